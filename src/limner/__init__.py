@@ -1,0 +1,65 @@
+"""limner: every kind of image generator behind one contract.
+
+A generative model is two iterators: `turns(batch, step)` yields losses, one per move of the training game;
+`frames(n, c)` yields pictures, from first sketch to finished image.
+
+>>> import limner
+>>> limner.ImageSpec(channels=3, height=32, width=32).dimensions
+3072
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from limner.checkpoint import load, save_model
+    from limner.data import open_data
+    from limner.errors import LimnerError
+    from limner.image import Batch, Condition, Images, ImageSpec, TextSpec
+    from limner.model import GenerativeModel, Learner, LikelihoodModel, Turn
+    from limner.noise import Noise
+    from limner.registry import Paper, build, models, register
+
+_HOMES = {
+    "checkpoint": ("load", "save_model"),
+    "data": ("open_data",),
+    "errors": ("LimnerError",),
+    "image": ("Batch", "Condition", "ImageSpec", "Images", "TextSpec"),
+    "model": ("GenerativeModel", "Learner", "LikelihoodModel", "Turn"),
+    "noise": ("Noise",),
+    "registry": ("Paper", "build", "models", "register"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = [
+    "Batch",
+    "Condition",
+    "GenerativeModel",
+    "ImageSpec",
+    "Images",
+    "Learner",
+    "LikelihoodModel",
+    "LimnerError",
+    "Noise",
+    "Paper",
+    "TextSpec",
+    "Turn",
+    "build",
+    "load",
+    "models",
+    "open_data",
+    "register",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import limner` does not import torch."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'limner' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"limner.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

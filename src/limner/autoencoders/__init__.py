@@ -1,0 +1,1 @@
+"""Autoencoders: a code for every image, and images from codes."""

@@ -1,0 +1,1 @@
+"""Diffusion models: noise turned into a picture step by step."""

@@ -1,0 +1,20 @@
+"""What a person did wrong, said in one line with the remedy; the command line prints it and exits with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LimnerError(Exception):
+    """A wrong argument, a bad file, an impossible wish: the message says what is wrong and what to do instead."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> LimnerError:
+    """The error for a name that is not among `known`, with the nearest valid one.
+
+    >>> str(unknown("model", "pixelcn", ["pixelcnn", "vae"], "limner models lists all"))
+    "unknown model 'pixelcn'; did you mean 'pixelcnn'? (limner models lists all)"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    said = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(names))}"
+    return LimnerError(f"unknown {kind} '{name}'; {said}" + (f" ({hint})" if hint else ""))

@@ -1,0 +1,1 @@
+"""Flows: an invertible or continuous map between noise and images."""

@@ -1,0 +1,288 @@
+"""The contract. A generative model is two iterators.
+
+`turns(batch, step)` yields losses, one per move of the training game; `frames(n, c)` yields pictures, from first
+sketch to finished image. One player or two, one step or a thousand: the loop, the metrics, the command line and
+the page cannot tell the difference.
+
+A coroutine is exactly "compute, hand over, be resumed later": when `turns` is resumed after a yield, the player
+named in that turn has been updated. So a GAN's generator loss, which must see the updated critic, is written on
+the line after the critic's:
+
+    yield Turn(critic_loss, of="critic")
+    yield Turn(generator_loss, of="generator")
+
+Two rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never on data.
+"""
+
+import functools
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.noise import Noise
+from limner.options import plain, validated
+
+_NOT_OPTIONS = ("n", "c", "noise", "preview")
+SAMPLE_BATCH = 64
+
+
+class Turn(NamedTuple):
+    """One move of the training game.
+
+    Args:
+        loss: a scalar; the player's parameters take one optimiser step against its gradient.
+        of: the player's name; None for the only one.
+        logs: numbers worth writing down, as scalar tensors; they are averaged over micro-batches.
+    """
+
+    loss: Float[Tensor, ""]
+    of: str | None = None
+    logs: Mapping[str, Tensor] = {}
+
+
+class Likelihood(NamedTuple):
+    """Natural-log probabilities of discrete images, and how they are to be read.
+
+    Args:
+        nats: float "b", log p(x) of each image.
+        kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or "estimate" ("~").
+    """
+
+    nats: Float[Tensor, "b"]
+    kind: Literal["exact", "lower", "estimate"]
+
+
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    """Make a constructor validate its arguments and write them down as `config`."""
+
+    @functools.wraps(init)
+    def recorded(self: "Learner", spec: ImageSpec, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is not recorded:  # a base class's constructor, called by a subclass
+            init(self, spec, *args, **kwargs)
+            return
+        names = list(inspect.signature(init).parameters)[2:]
+        if len(args) > len(names):
+            raise LimnerError(f"{type(self).__name__} takes {len(names)} options, not {len(args)}")
+        given = dict(zip(names, args)) | kwargs
+        values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
+        nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
+        own = {k: v for k, v in values.items() if k not in nested}
+        object.__setattr__(self, "spec", spec)
+        object.__setattr__(self, "config", plain(init, own, ("spec", *nested)) | nested)
+        init(self, spec, **values)
+
+    return recorded
+
+
+class Learner(nn.Module, ABC):
+    """Anything the loop can train: a generator, but also a classifier, a judge, an encoder.
+
+    The constructor takes an `ImageSpec` first; its further arguments are plain values (or other learners), are
+    validated, and are the model's configuration.
+    """
+
+    config: dict[str, Any]
+    spec: ImageSpec
+    name: ClassVar[str] = ""
+    """The registered name."""
+    couples_batch: bool = False
+    """Whether one image's loss depends on the others' (batch norm, minibatch statistics, batch transport)."""
+    batches_per_round: int = 1
+    """How many batches `turns` is handed at once, joined: k + 1 for k critic moves on fresh data and one more."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)
+
+    @abstractmethod
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """Yield the losses of one training step, one per move; a player is updated before the next line runs."""
+
+    def players(self) -> dict[str, nn.Module]:
+        """The parts that are trained, by name; parameters in no player are frozen."""
+        return {"model": self}
+
+    def prepare(self, batches: Iterator[Batch]) -> None:  # noqa: B027
+        """Initialise from data, once, before step 0 (activation norms, the data's deviation, a latent's scale)."""
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:  # noqa: B027
+        """Re-estimate buffers of the averaged weights from data (batch-norm statistics, a fitted Gaussian)."""
+
+    def description(self) -> dict[str, Any]:
+        """What rebuilds this model without its weights: its name, specification and configuration."""
+        return {"model": self.name, "spec": self.spec.to_json(), "config": self.config}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.parameters()), torch.empty(0)).device
+
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        parts = {id(p): p for part in self.players().values() for p in part.parameters()}
+        return sum(p.numel() for p in parts.values())
+
+
+def _finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
+    """Clamp each yielded frame to [-1, 1], as float32, without gradients."""
+
+    @torch.no_grad()
+    @functools.wraps(frames)
+    def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
+        for frame in frames(self, *args, **kwargs):
+            yield frame.float().clamp(-1, 1)
+
+    return clamped
+
+
+class GenerativeModel(Learner):
+    """A model that paints.
+
+    What `frames` takes beyond `n`, `c`, `noise` and `preview` are the model's own options (steps, guidance scale,
+    temperature, ...): its signature is their schema.
+    """
+
+    condition: Literal["optional", "required"] = "optional"
+    """required: without a condition, labels are drawn at the data's frequencies."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "frames" in cls.__dict__:
+            cls.frames = _finished(cls.frames)
+
+    @abstractmethod
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        """Yield n pictures as they form; the last frame is the sample.
+
+        Args:
+            n: how many pictures.
+            c: what they should be of; n rows, or no parts.
+            noise: n random streams; picture i depends on stream i alone.
+            preview: whether intermediate frames are wanted; without, only the last need be yielded.
+        """
+
+    def watch(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        seed: int = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """`frames` with everything checked and filled in: options, condition, evaluation mode, random streams.
+
+        Args:
+            n: how many pictures, at least 1.
+            c: what they should be of; n rows, one row for all, or no parts.
+            seed: picture i is drawn from stream seed + i, whatever n is.
+            preview: whether intermediate frames are wanted.
+            options: the model's own, see the signature of `frames`.
+
+        Raises:
+            LimnerError: an unknown or wrong option, or a condition that does not fit.
+        """
+        if n < 1:
+            raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+        asked = validated(type(self).frames, options, kind="sampler option", skip=_NOT_OPTIONS)
+        noise = Noise.sampling(seed, n, str(self.device))
+        c = self._completed(n, c.to(self.device), noise)
+        training = self.training
+        self.eval()
+        try:
+            yield from self.frames(n, c, noise=noise, preview=preview, **asked)
+        finally:
+            self.train(training)
+
+    def sample(
+        self, n: int, c: Condition = Condition(), *, seed: int = 0, **options: Any
+    ) -> Images:
+        """n finished pictures in [-1, 1], "n c h w"; the same seed gives the same picture alone or in any batch."""
+        if n < 1:
+            raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+        if len(c) == 1:
+            c = c.repeat(n)
+        parts = []
+        for first in range(0, n, SAMPLE_BATCH):
+            rows = slice(first, min(first + SAMPLE_BATCH, n))
+            painting = self.watch(
+                rows.stop - first, c.rows(rows), seed=seed + first, preview=False, **options
+            )
+            last = None
+            for last in painting:
+                pass
+            assert last is not None, f"{type(self).__name__}.frames yielded nothing"
+            parts.append(last)
+        return torch.cat(parts)
+
+    def _completed(self, n: int, c: Condition, noise: Noise) -> Condition:
+        """The condition for n pictures, checked against the specification, with required labels drawn."""
+        spec = self.spec
+        if len(c) == 1:
+            c = c.repeat(n)
+        if len(c) not in (0, n):
+            raise LimnerError(f"{len(c)} conditions for {n} pictures; give one, or one for each")
+        for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
+            if getattr(c, part) is not None and not known:
+                raise LimnerError(f"this model was trained without a {part}; leave the {part} out")
+        if c.label is not None and int(c.label.max()) >= len(spec.labels):
+            raise LimnerError(
+                f"label {int(c.label.max())} is beyond the {len(spec.labels)} classes of this model"
+            )
+        if self.condition == "required":
+            if spec.hint is not None and c.image is None:
+                raise LimnerError("this model needs a conditioning image; give one")
+            if spec.labels and c.label is None:
+                return Condition(draw_labels(spec, noise), c.text, c.image, c.present)
+        return c
+
+    @classmethod
+    def sample_schema(cls) -> dict[str, Any]:
+        """The JSON schema of the model's own sampling options."""
+        from limner.options import json_schema
+
+        return json_schema(cls.frames, skip=_NOT_OPTIONS)
+
+
+class LikelihoodModel(GenerativeModel):
+    """A model that also says how likely an image is."""
+
+    @abstractmethod
+    def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        """Natural-log probability of each image as one of `spec.levels` ** dimensions discrete ones.
+
+        Args:
+            x: images on the grid of `spec.levels` values in [-1, 1], "b c h w".
+            c: what they are of.
+            noise: b random streams, for bounds and estimates that draw.
+        """
+
+    def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        """-log2 p(x) / dimensions of each image, in the field `nats`' place; "lower" bounds it from above."""
+        nats, kind = self.log_prob(x, c, noise=noise)
+        return Likelihood(-nats / (self.spec.dimensions * math.log(2)), kind)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean bits per dimension."""
+        bits = self.bits_per_dim(batch.x, batch.c, noise=noise).nats.mean()
+        yield Turn(bits, logs={"bits_per_dim": bits.detach()})
+
+
+def draw_labels(spec: ImageSpec, noise: Noise) -> Int[Tensor, "b"]:
+    """One class for each stream, at the data's frequencies."""
+    shares = torch.tensor(spec.frequencies or [1.0] * len(spec.labels), dtype=torch.float64)
+    edges = (shares.cumsum(0) / shares.sum()).to(noise.streams.device)
+    return torch.searchsorted(edges, noise.uniform(dtype=torch.float64), right=True).clamp_(
+        max=len(spec.labels) - 1
+    )

@@ -1,0 +1,112 @@
+"""Random numbers as a pure function of who asks: streams keyed by (seed, step, image).
+
+Every image of a batch has a stream of its own, so that a picture is the same alone, in any batch, on any number
+of processes, and training can be stopped and continued at any step. Nothing here reads or moves torch's global
+generator. A stream is SplitMix64, computed for all positions at once instead of one after the other:
+
+    z_i = mix(s + (i + 1) g),   g = 0x9E3779B97F4A7C15,   s = the stream's seed,
+
+where `mix` is the generator's finaliser. Normal numbers are made from pairs of uniform ones by Box and Muller.
+
+References:
+    Steele, Lea, Flood (2014). Fast splittable pseudorandom number generators. OOPSLA.
+    Box, Muller (1958). A note on the generation of random normal deviates.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def _signed(number: int) -> int:
+    """The int64 with the same lowest 64 bits, for torch has no arithmetic on uint64."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MULTIPLY_1 = _signed(0xBF58476D1CE4E5B9)
+_MULTIPLY_2 = _signed(0x94D049BB133111EB)
+_SAMPLING = -1  # the step of sampling streams; training steps count from 0
+
+
+def _shift_xor(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
+    """z ^ (z >>> bits), in place; torch's >> is arithmetic, so the sign's copies are masked off."""
+    return z.bitwise_xor_((z >> bits).bitwise_and_((1 << (64 - bits)) - 1))
+
+
+def _mix(z: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """SplitMix64's finaliser, in place."""
+    z = _shift_xor(z, 30).mul_(_MULTIPLY_1)
+    z = _shift_xor(z, 27).mul_(_MULTIPLY_2)
+    return _shift_xor(z, 31)
+
+
+class Noise:
+    """Independent random streams, one per image of a batch; each call draws the next numbers from every stream.
+
+    Args:
+        streams: int64 "b", the seed of each image's stream.
+        draws: how many draws were made already.
+    """
+
+    def __init__(self, streams: Int[Tensor, "b"], draws: int = 0) -> None:
+        self.streams = streams
+        self.draws = draws
+
+    @classmethod
+    def keyed(
+        cls, seed: int, step: int, images: Sequence[int] | Int[Tensor, "b"], device: str = "cpu"
+    ) -> "Noise":
+        """Streams of the images with these global numbers at one training step."""
+        index = torch.as_tensor(images, dtype=torch.int64, device=device)
+        step_key = _mix(torch.tensor(_signed(seed), dtype=torch.int64, device=device) + _GAMMA)
+        image_key = _mix(step_key + _signed((step + 1) * _GAMMA))
+        return cls(_mix(image_key + (index + 1) * _GAMMA))
+
+    @classmethod
+    def sampling(cls, seed: int, n: int, device: str = "cpu") -> "Noise":
+        """Streams for n pictures, where picture i of seed s is picture 0 of seed s + i."""
+        seeds = torch.arange(seed, seed + n, dtype=torch.int64, device=device)
+        return cls(_mix(_mix(seeds + _GAMMA) + _signed(_SAMPLING * _GAMMA)))
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def rows(self, rows: slice | Int[Tensor, "r"]) -> "Noise":
+        """The streams of some of the images, from where they are now."""
+        return Noise(self.streams[rows], self.draws)
+
+    def to(self, device: torch.device | str) -> "Noise":
+        """The same streams on another device."""
+        return Noise(self.streams.to(device), self.draws)
+
+    def bits(self, n: int) -> Int[Tensor, "b n"]:
+        """The next n 64-bit numbers of each stream."""
+        start = _mix(self.streams + _signed((self.draws + 1) * _GAMMA))
+        self.draws += 1
+        counter = torch.arange(1, n + 1, dtype=torch.int64, device=start.device)
+        return _mix(start[:, None] + counter * _GAMMA)
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """Uniform numbers in [0, 1): 24 random bits each in float32, 53 in float64."""
+        digits = 53 if dtype == torch.float64 else 24
+        bits = self.bits(math.prod(shape))
+        values = (bits >> (64 - digits)).bitwise_and_((1 << digits) - 1).to(dtype)
+        return values.mul_(2.0**-digits).view(len(self), *shape)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """Standard normal numbers (to 5.8 standard deviations, beyond which 1e-8 of the mass lies)."""
+        n = math.prod(shape)
+        bits = self.bits((n + 1) // 2)
+        radius = (bits >> 40).bitwise_and_(0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24)
+        radius = radius.log_().mul_(-2).sqrt_()
+        angle = (bits >> 8).bitwise_and_(0xFFFFFF).to(dtype).mul_(2 * math.pi * 2.0**-24)
+        pairs = torch.cat([radius * angle.cos(), radius.mul_(angle.sin())], dim=1)
+        return pairs[:, :n].reshape(len(self), *shape)
+
+    def integers(self, high: int, *shape: int) -> Int[Tensor, "b *shape"]:
+        """Uniform integers 0 .. high - 1 (bias below high / 2^53)."""
+        return (self.uniform(*shape, dtype=torch.float64) * high).long().clamp_(max=high - 1)

@@ -1,0 +1,126 @@
+"""Every model by name: what `limner models`, the documentation, the studio and the contract tests read."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+from limner.errors import LimnerError, unknown
+from limner.image import ImageSpec
+from limner.model import Learner
+
+FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion")
+_L = TypeVar("_L", bound=type[Learner])
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a model is described."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str
+
+    def __str__(self) -> str:
+        return f"{self.authors} ({self.year}). {self.title}. arXiv:{self.arxiv}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered model.
+
+    Args:
+        name: what a person types.
+        family: which folder of the library it belongs to.
+        paper: where it is described.
+        model: its class.
+        tiny: options that make it small enough for the contract tests.
+    """
+
+    name: str
+    family: str
+    paper: Paper
+    model: type[Learner]
+    tiny: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def summary(self) -> str:
+        """The first line of the model's docstring."""
+        return (self.model.__doc__ or "").strip().split("\n")[0]
+
+
+_entries: dict[str, Entry] = {}
+
+
+def register(
+    name: str, *, family: str, paper: Paper, tiny: Mapping[str, Any] | None = None
+) -> Callable[[_L], _L]:
+    """Enter a model class under a name; to register is to be tested by the contract suite.
+
+    Args:
+        name: lower case, words joined by hyphens.
+        family: one of `FAMILIES`.
+        paper: where the model is described.
+        tiny: options for a model of a few thousand parameters, for tests.
+    """
+    if family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
+
+    def enter(model: _L) -> _L:
+        known = _entries.get(name)
+        if known and known.model.__qualname__ != model.__qualname__:
+            raise LimnerError(f"the model name '{name}' is taken by {known.model.__qualname__}")
+        model.name = name
+        _entries[name] = Entry(name, family, paper, model, tiny or {})
+        return model
+
+    return enter
+
+
+@cache
+def _load_families() -> None:
+    for family in FAMILIES:
+        package = importlib.import_module(f"limner.{family}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"limner.{family}.{module.name}")
+
+
+def models() -> dict[str, Entry]:
+    """All registered models, in the order of the families."""
+    _load_families()
+    order = {family: i for i, family in enumerate(FAMILIES)}
+    return dict(sorted(_entries.items(), key=lambda item: (order[item[1].family], item[0])))
+
+
+def entry(name: str) -> Entry:
+    """A registered model by name.
+
+    Raises:
+        LimnerError: no model is called so; the message names the nearest one.
+    """
+    known = models()
+    if name not in known:
+        raise unknown("model", name, known, "limner models lists all")
+    return known[name]
+
+
+def build(name: str, spec: ImageSpec, **config: Any) -> Learner:
+    """A new model with random weights.
+
+    Args:
+        name: a registered name.
+        spec: what the images are.
+        config: the model's own options; a nested model is given as its `description()`.
+    """
+    model = entry(name).model
+    return model(spec, **{key: _built(value) for key, value in config.items()})
+
+
+def _built(value: Any) -> Any:
+    """A nested model's description as the model; any other value as it is."""
+    if isinstance(value, dict) and value.keys() == {"model", "spec", "config"}:
+        return build(value["model"], ImageSpec.from_json(value["spec"]), **value["config"])
+    return value
