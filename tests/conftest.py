@@ -1,0 +1,98 @@
+"""What holds for every test: checked shapes, no network, two threads, fixed seeds, and no silent skips."""
+
+import os
+import random
+import runpy
+import sys
+import types
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+OFFLINE = Path(__file__).parent / "offline"
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    part for part in (str(OFFLINE), os.environ.get("PYTHONPATH")) if part
+)
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+
+import jaxtyping  # noqa: E402
+from beartype import BeartypeConf, beartype  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+assert not any(name == "limner" or name.startswith("limner.") for name in sys.modules), (
+    "limner was imported before its shapes could be checked"
+)
+checker = types.ModuleType("limner_checker")
+checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as in Python
+sys.modules[checker.__name__] = checker
+install_import_hook("limner", f"{checker.__name__}.check")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+MAY_SKIP = "may_skip"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        f"{MAY_SKIP}(reason): stays a skip when LIMNER_NO_SKIP=1 turns skips into failures",
+    )
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The global generators, which only peers and tests read: limner's own draws are keyed."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Shapes unchecked, as outside the tests, to see what the library itself says of a wrong one."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def mnist() -> str:
+    """The name of the MNIST source, where its files are at hand in the folder LIMNER_DATA."""
+    folder = os.environ.get("LIMNER_DATA")
+    if not folder:
+        pytest.skip("LIMNER_DATA, the folder of MNIST's files, is not set")
+    if not any(Path(folder).rglob("train-images*")):
+        pytest.skip(f"the folder LIMNER_DATA={folder} has no MNIST in it")
+    return "mnist"
+
+
+def _skips_fail() -> bool:
+    return os.environ.get("LIMNER_NO_SKIP") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With LIMNER_NO_SKIP=1 a skipped test has failed, unless it is marked `may_skip`."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and _skips_fail() and item.get_closest_marker(MAY_SKIP) is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though LIMNER_NO_SKIP=1: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a whole file that skips itself."""
+    report = yield
+    if report.outcome == "skipped" and _skips_fail():
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though LIMNER_NO_SKIP=1: {report.longrepr}"
+    return report

@@ -1,0 +1,26 @@
+import pytest
+
+from limner.errors import LimnerError, unknown
+
+
+def test_the_nearest_name_is_offered():
+    error = unknown("model", "pixelcn", ["pixelcnn", "vae"], "limner models lists all")
+    assert isinstance(error, LimnerError)
+    assert str(error) == (
+        "unknown model 'pixelcn'; did you mean 'pixelcnn'? (limner models lists all)"
+    )
+
+
+def test_without_a_near_name_all_are_listed_in_order():
+    assert str(unknown("family", "zzz", ["gans", "flows"])) == (
+        "unknown family 'zzz'; known: flows, gans"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\nb"])
+def test_any_name_makes_an_error_that_can_be_printed(name: str):
+    assert "unknown model" in str(unknown("model", name, ["vae"]))
+
+
+def test_a_generator_of_names_is_read_once():
+    assert "did you mean 'vae'" in str(unknown("model", "vea", (n for n in ["gan", "vae"])))

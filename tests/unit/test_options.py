@@ -1,0 +1,133 @@
+"""A wrong option is one line that says what to type instead."""
+
+import json
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limner.errors import LimnerError
+from limner.options import json_schema, parse_assignments, parse_value, plain, validated
+
+
+class Painter:
+    def __init__(
+        self,
+        spec: object,
+        width: int,
+        rate: float = 2e-4,
+        sizes: tuple[int, ...] = (1, 2),
+        kind: Literal["cosine", "linear"] = "cosine",
+        deep: bool = False,
+        cap: int | None = None,
+    ) -> None:
+        pass
+
+
+def read(**values: object) -> dict:
+    return validated(Painter.__init__, values, kind="model option", prefix="model.", skip=("spec",))
+
+
+def test_defaults_are_filled_in_and_types_converted():
+    assert read(width="8", sizes=[3, 4], rate=1) == {
+        "width": 8, "rate": 1.0, "sizes": (3, 4), "kind": "cosine", "deep": False, "cap": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"widht": 3}, "unknown model option 'model.widht'; did you mean 'model.width'?"),
+        ({"%%%%%%%%%%%%%%%%%": 3}, "known: model.cap, model.deep"),
+        ({}, "model option model.width is missing; give it as model.width=VALUE"),
+        ({"width": "broad"}, "model option model.width='broad': input should be a valid integer"),
+        ({"width": 1.5}, "model option model.width=1.5: input should be a valid integer"),
+        ({"width": 1, "kind": "cos"}, "model.kind='cos': input should be 'cosine' or 'linear'"),
+        ({"width": 1, "sizes": ["a"]}, "model option model.sizes.0='a'"),
+        ({"width": 1, "deep": "perhaps"}, "model.deep='perhaps'"),
+        ({"width": "x" * 999}, "..."),
+        ({"width": 1, "spec": 2}, "unknown model option 'model.spec'"),
+        ({"width": 1, "self": 2}, "unknown model option 'model.self'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(values: dict, said: str):
+    with pytest.raises(LimnerError) as caught:
+        read(**values)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+    assert caught.value.__cause__ is None
+
+
+def test_a_schema_is_json_and_names_types_and_defaults():
+    schema = json.loads(json.dumps(json_schema(Painter.__init__, skip=("spec",))))
+    assert set(schema["properties"]) == {"width", "rate", "sizes", "kind", "deep", "cap"}
+    assert schema["required"] == ["width"]
+    assert schema["properties"]["kind"]["enum"] == ["cosine", "linear"]
+    assert schema["properties"]["rate"]["default"] == 2e-4
+
+
+def test_plain_values_are_json_and_read_back_the_same():
+    values = read(width=3)
+    written = plain(Painter.__init__, values, ("spec",))
+    assert json.loads(json.dumps(written)) == written
+    assert read(**written) == values
+
+
+def test_arguments_of_any_number_are_no_options():
+    def frames(n: int, *rest: int, scale: float = 1.0, **more: int) -> None:
+        pass
+
+    assert validated(frames, {}, skip=("n",)) == {"scale": 1.0}
+    with pytest.raises(LimnerError, match="unknown option 'more'"):
+        validated(frames, {"more": 1}, skip=("n",))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3), ("2e-4", 2e-4), ("-1.5", -1.5), ("true", True), ("64,128", [64, 128]),
+        ("[1, 2]", [1, 2]), ("cosine", "cosine"), ("a,2", ["a", 2]), ("", ""), ("None", "None"),
+        ('"a,b"', "a,b"), ("C:\\x", "C:\\x"), ("a=b", "a=b"), ("{x = 1}", {"x": 1}),
+        ("runs/kl", "runs/kl"), ("1,", [1]),
+    ],
+)  # fmt: skip
+def test_values_are_read_as_typed(text: str, value: object):
+    read = parse_value(text)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@given(st.text(max_size=40))
+def test_no_text_breaks_the_reader(text: str):
+    parse_value(text)
+
+
+@given(st.one_of(st.integers(-(2**60), 2**60), st.booleans(), st.lists(st.integers(0, 9))))
+def test_json_numbers_read_as_themselves(value: object):
+    assert parse_value(json.dumps(value)) == value
+
+
+def test_assignments_are_sorted_into_sections():
+    found = parse_assignments(
+        ["model.channels=64", "train.steps=2000", "model.kind=a=b"], ("model", "train")
+    )
+    assert found == {"model": {"channels": 64, "kind": "a=b"}, "train": {"steps": 2000}}
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("channels", "'channels' is no option; write key=value"),
+        ("channels=3", "write model.channels or train.channels"),
+        ("modle.channels=3", "unknown section 'modle'; did you mean 'model'?"),
+        ("model.=3", "names no section"),
+        ("=3", "names no section"),
+    ],
+)
+def test_a_wrong_assignment_is_one_line(argument: str, said: str):
+    with pytest.raises(LimnerError) as caught:
+        parse_assignments([argument], ("model", "train"))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
