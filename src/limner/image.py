@@ -128,7 +128,7 @@ def to_levels(x: Images, levels: int) -> Int[Tensor, "b c h w"]:
 
 def from_levels(k: Int[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"], levels: int) -> Images:
     """Level k of `levels` as the value 2 k / (levels - 1) - 1 in [-1, 1]."""
-    return k.float() * (2 / (levels - 1)) - 1
+    return (2 * k.float() - (levels - 1)) / (levels - 1)  # exactly -1 and 1 at the ends
 
 
 def to_uint8(x: Images) -> UInt8[Tensor, "b c h w"]:
@@ -138,7 +138,7 @@ def to_uint8(x: Images) -> UInt8[Tensor, "b c h w"]:
 
 def from_uint8(pixels: UInt8[Tensor, "b c h w"]) -> Images:
     """A file's pixels as images in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+    return from_levels(pixels, 256)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,9 @@ class Condition:
     def __post_init__(self) -> None:
         sizes = {len(part) for part in self._parts().values()}
         if len(sizes) > 1:
-            raise LimnerError(f"the parts of a condition have different batch sizes: {sorted(sizes)}")
+            raise LimnerError(
+                f"the parts of a condition have different batch sizes: {sorted(sizes)}"
+            )
 
     def _parts(self) -> dict[str, Tensor]:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
