@@ -1,0 +1,249 @@
+"""Diffusion's lingua franca: a denoiser x_hat = D(x_t, t, c), the expected clean picture given a noisy one.
+
+A network F is never asked for x_hat directly. A parametrisation is four coefficients (EDM, equation 7),
+
+    D(x_t, t, c) = skip x_t + out F(inn x_t, label(t), c),
+
+and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each paper's own:
+
+    epsilon   DDPM's L_simple            skip = 1 / alpha      out = -sigma / alpha
+    x         the picture itself         skip = 0              out = 1
+    v         progressive distillation   skip = alpha          out = -sigma            (alpha^2 + sigma^2 = 1)
+    flow      flow matching's velocity   skip = 1              out = -sigma            (alpha + sigma = 1)
+    edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ...       (s = sigma / alpha)
+
+Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0))`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import GenerativeModel, Turn
+from limner.noise import Noise
+from limner.samplers import SAMPLERS, Sampler
+from limner.schedules import Schedule, Times
+
+
+class Coefficients(NamedTuple):
+    """D = skip x_t + out F(inn x_t): numbers in float64, of any one shape."""
+
+    skip: Times
+    out: Times
+    inn: Times
+
+
+Parametrisation = Callable[[Times, Times], Coefficients]
+"""(alpha, sigma) -> coefficients."""
+
+
+def epsilon(alpha: Times, sigma: Times) -> Coefficients:
+    """F is the noise. Ho et al. (2020), arXiv:2006.11239, equation 11."""
+    return Coefficients(1 / alpha, -sigma / alpha, torch.ones_like(alpha))
+
+
+def picture(alpha: Times, sigma: Times) -> Coefficients:
+    """F is the clean picture."""
+    return Coefficients(torch.zeros_like(alpha), torch.ones_like(alpha), torch.ones_like(alpha))
+
+
+def velocity(alpha: Times, sigma: Times) -> Coefficients:
+    """F is v = alpha eps - sigma x. Salimans, Ho (2022), arXiv:2202.00512, appendix D; alpha^2 + sigma^2 = 1."""
+    return Coefficients(alpha, -sigma, torch.ones_like(alpha))
+
+
+def flow(alpha: Times, sigma: Times) -> Coefficients:
+    """F is dx_t/dt = eps - x. Lipman et al. (2022), arXiv:2210.02747; alpha + sigma = 1."""
+    return Coefficients(torch.ones_like(alpha), -sigma, torch.ones_like(alpha))
+
+
+def edm(sigma_data: float) -> Parametrisation:
+    """F has unit input and unit target at every noise level. Karras et al. (2022), arXiv:2206.00364, table 1.
+
+    Args:
+        sigma_data: the standard deviation of the pictures' values.
+    """
+
+    def coefficients(alpha: Times, sigma: Times) -> Coefficients:
+        s = sigma / alpha
+        total = (s**2 + sigma_data**2).sqrt()
+        return Coefficients(
+            sigma_data**2 / total**2 / alpha, s * sigma_data / total, 1 / total / alpha
+        )
+
+    return coefficients
+
+
+def target_weights(alpha: Times, sigma: Times, k: Coefficients) -> tuple[Times, Times]:
+    """(a, b) such that F's target (x - skip x_t) / out is a x + b eps."""
+    return (1 - k.skip * alpha) / k.out, -k.skip * sigma / k.out
+
+
+def per_image(number: Times, x: Images) -> Float[Tensor, "#b 1 1 1"]:
+    """One number for each image (or for all), shaped to multiply images."""
+    return number.to(x).reshape(-1, 1, 1, 1)
+
+
+class Denoiser(Protocol):
+    """x_hat = D(x_t, t, c), with t one time for all images or one for each; it knows its schedule."""
+
+    schedule: Schedule
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The expected clean picture."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance: x_hat = D(x, null) + scale (D(x, c) - D(x, null)).
+
+    scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. A condition without
+    parts is left alone. Ho, Salimans (2022), arXiv:2207.12598, equation 6.
+    """
+
+    denoiser: Denoiser
+    scale: float
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the guided denoiser."""
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        if not len(c) or self.scale == 1:
+            return self.denoiser(x_t, t, c)
+        if self.scale == 0:
+            return self.denoiser(x_t, t, c.null())
+        both = Condition.cat([c, c.null()])
+        t = t if t.ndim == 0 else t.repeat(2)
+        conditional, unconditional = self.denoiser(x_t.repeat(2, 1, 1, 1), t, both).chunk(2)
+        return torch.lerp(unconditional, conditional, self.scale)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239, section 3.2."""
+
+    denoiser: Denoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the clipped denoiser."""
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        return self.denoiser(x_t, t, c).clamp(-1, 1)
+
+
+class DenoisingModel(GenerativeModel):
+    """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation and times.
+
+    A subclass's constructor calls this one and then sets `schedule`; it defines `parametrisation` and `draw_times`.
+
+    Args:
+        spec: what the images are.
+        network: F(x, label, c), a picture-shaped output for each input.
+        condition_dropout: how often training hides the whole condition, so that guidance has a null model.
+    """
+
+    default_sampler: ClassVar[str]
+    default_steps: ClassVar[int]
+    schedule: Schedule
+
+    def __init__(self, spec: ImageSpec, network: nn.Module, condition_dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.condition_dropout = condition_dropout
+
+    @property
+    @abstractmethod
+    def parametrisation(self) -> Parametrisation:
+        """What F predicts."""
+
+    @abstractmethod
+    def draw_times(self, noise: Noise) -> Times:
+        """One training time for each image, float64 "b"."""
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean squared error of F at a random time."""
+        t = self.draw_times(noise)
+        alpha, sigma = self.schedule(t)
+        k = self.parametrisation(alpha, sigma)
+        x, eps = batch.x, noise.normal(*self.spec.shape)
+        x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
+        a, b = target_weights(alpha, sigma, k)
+        target = per_image(a, x) * x + per_image(b, x) * eps
+        c = batch.c.drop(self.condition_dropout, noise)
+        F = self.network(per_image(k.inn, x) * x_t, self.schedule.label(t), c)
+        yield Turn((F.float() - target).square().mean())
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The denoiser D; the model is one."""
+        alpha, sigma = self.schedule(t)
+        k = self.parametrisation(alpha, sigma)
+        label = self.schedule.label(t).expand(len(x_t))
+        F = self.network(per_image(k.inn, x_t) * x_t, label, c).to(x_t.dtype)
+        return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        sampler: Literal["ancestral", "ddim", "euler", "heun", "dpm++"] | None = None,
+        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn: Annotated[float, Field(ge=0)] | None = None,
+        clip: bool = True,
+    ) -> Iterator[Images]:
+        """Yield the denoiser's view of the finished picture at every step, then the picture.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            sampler: how to walk from noise to picture; the paper's own by default.
+            steps: how many steps (Heun evaluates the network twice in each); the paper's own by default.
+            scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
+            eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
+            churn: for "heun": S_churn, how much noise is put back in all steps together.
+            clip: clamp x_hat to [-1, 1] at each step.
+        """
+        walk = chosen_sampler(sampler or self.default_sampler, eta=eta, churn=churn)
+        D: Denoiser = Guided(self, scale)
+        if clip:
+            D = Clipped(D)
+        times = self.schedule.times(steps or self.default_steps)
+        x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        memory = None
+        for t, s in zip(times[:-1], times[1:]):
+            x, sketch, memory = walk.step(D, x, t, s, c, noise, memory, len(times) - 1)
+            if preview:
+                yield sketch
+        yield x
+
+
+def chosen_sampler(name: str, **options: float | None) -> Sampler:
+    """A sampler by name with the options that were given.
+
+    Raises:
+        LimnerError: an option that this sampler does not have.
+    """
+    sampler = SAMPLERS[name]
+    known = {f.name for f in fields(sampler)}
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in known:
+            able = " or ".join(n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)})
+            raise LimnerError(f"the sampler {name} has no option {key}; it belongs to {able}")
+    return replace(sampler, **given)

@@ -1,0 +1,77 @@
+"""Attention over a picture's positions, and from them to tokens."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+Weights = Float[Tensor, "b heads q k"]
+Edit = Callable[[str, Weights], Weights]
+"""An attention hook: (site, attention weights) -> attention weights. Sites are named by the network."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention on a picture, with a residual and a zero-initialised way out: identity at first.
+
+    Vaswani et al. (2017), arXiv:1706.03762. With `token_dim`, keys and values come from the tokens, and the first
+    key is a learned one with value 0, so that a row whose tokens are all padding attends to nothing.
+
+    Args:
+        channels: of the picture.
+        head_dim: of each head; the number of heads is channels / head_dim.
+        token_dim: the length of a token for cross-attention; None attends to the picture itself.
+        site: what an `edit` hook knows this layer by.
+    """
+
+    def __init__(
+        self, channels: int, head_dim: int = 32, token_dim: int | None = None, site: str = ""
+    ) -> None:
+        super().__init__()
+        self.heads = max(channels // head_dim, 1)
+        self.site = site
+        self.edit: Edit | None = None
+        self.norm = nn.GroupNorm(groups(channels), channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(token_dim or channels, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.nothing = nn.Parameter(torch.zeros(channels)) if token_dim else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        tokens: Float[Tensor, "b l d"] | None = None,
+        mask: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """x plus what each position gathered; padded tokens (mask False) are never looked at."""
+        b, c, h, w = x.shape
+        positions = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
+        k, v = self.key_value(positions if tokens is None else tokens).chunk(2, dim=-1)
+        if self.nothing is not None:
+            k = torch.cat([self.nothing.to(k).expand(b, 1, c), k], dim=1)
+            v = torch.cat([torch.zeros_like(v[:, :1]), v], dim=1)
+            if mask is not None:
+                mask = F.pad(mask, (1, 0), value=True)
+        q, k, v = (self._split(part) for part in (self.query(positions), k, v))
+        visible = None if mask is None else mask[:, None, None, :]
+        if self.edit is None:
+            gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        else:
+            logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+            if visible is not None:
+                logits = logits.masked_fill(~visible, float("-inf"))
+            gathered = self.edit(self.site, logits.softmax(-1)) @ v
+        gathered = self.out(gathered.transpose(1, 2).reshape(b, h * w, c))
+        return x + gathered.reshape(b, h, w, c).permute(0, 3, 1, 2)
+
+    def _split(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b heads l d"]:
+        b, length, c = x.shape
+        return x.view(b, length, self.heads, c // self.heads).transpose(1, 2)
+
+
+def groups(channels: int) -> int:
+    """How many groups a group norm has: 32, or the most below that leave 4 channels or more in each."""
+    return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels // g >= min(4, channels))

@@ -1,0 +1,47 @@
+"""The residual block of convolutional denoisers."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.nn.attention import groups
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, norm with FiLM, SiLU, dropout, conv (zero at first), plus the input.
+
+    He et al. (2015), arXiv:1512.03385; the scale and shift from a vector as in Dhariwal, Nichol (2021),
+    arXiv:2105.05233 ("adaptive group normalization"). Where channels differ, the input passes a 1 x 1 convolution.
+
+    Args:
+        channels: in.
+        out: channels out.
+        vector: the length of the vector that sets scale and shift; None without one.
+        dropout: probability.
+    """
+
+    def __init__(
+        self, channels: int, out: int, vector: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(groups(channels), channels)
+        self.conv_1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.norm_2 = nn.GroupNorm(groups(out), out)
+        self.film = nn.Linear(vector, 2 * out) if vector else None
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = nn.Conv2d(out, out, 3, padding=1)
+        nn.init.zeros_(self.conv_2.weight)
+        nn.init.zeros_(self.conv_2.bias)  # pyright: ignore[reportArgumentType]
+        self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"] | None = None
+    ) -> Float[Tensor, "b out h w"]:
+        """The picture's features, modulated by the vector."""
+        h = self.norm_2(self.conv_1(F.silu(self.norm_1(x))))
+        if self.film is not None:
+            assert vector is not None
+            scale, shift = self.film(F.silu(vector))[:, :, None, None].to(h.dtype).chunk(2, dim=1)
+            h = torch.addcmul(shift, h, 1 + scale)
+        return self.skip(x) + self.conv_2(self.dropout(F.silu(h)))

@@ -1,0 +1,141 @@
+"""The U-Net: the denoiser of most diffusion models, and an image-to-image network for anything else."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.errors import LimnerError
+from limner.image import Condition, ImageSpec
+from limner.nn.attention import Attention, groups
+from limner.nn.condition import Conditioner, Signal
+from limner.nn.embed import NumberEmbedding
+from limner.nn.residual import ResidualBlock
+
+
+class Stage(nn.Module):
+    """A residual block, then self-attention and cross-attention where they are wanted."""
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        vector: int,
+        dropout: float,
+        attention: bool,
+        token_dim: int | None,
+        site: str,
+    ) -> None:
+        super().__init__()
+        self.block = ResidualBlock(channels, out, vector, dropout)
+        self.itself = Attention(out, site=f"{site}.self") if attention else None
+        cross = attention and token_dim
+        self.cross = Attention(out, token_dim=token_dim, site=f"{site}.cross") if cross else None
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"], signal: Signal
+    ) -> Float[Tensor, "b out h w"]:
+        """Features at the same resolution."""
+        x = self.block(x, vector)
+        if self.itself is not None:
+            x = self.itself(x)
+        if self.cross is not None and signal.tokens is not None:
+            x = self.cross(x, signal.tokens, signal.mask)
+        return x
+
+
+class UNet(nn.Module):
+    """F(x, label, c): an encoder and a decoder of residual blocks, joined at each resolution.
+
+    Ronneberger, Fischer, Brox (2015), arXiv:1505.04597, with time, classes and attention as in Ho et al. (2020),
+    arXiv:2006.11239, and Dhariwal, Nichol (2021), arXiv:2105.05233. It works on patches: the picture's 2 x 2 blocks
+    become channels (pixel-unshuffle), which costs a quarter of the arithmetic; a 3 x 3 convolution at full
+    resolution afterwards removes the blocks' seams. The output is 0 at first.
+
+    Args:
+        spec: what the images are.
+        channels: of each resolution, finest first; each further one halves height and width.
+        blocks: residual blocks at each resolution, in the encoder and again in the decoder.
+        attention: how many of the coarsest resolutions have attention.
+        patch: the side of the blocks that become channels.
+        dropout: in the residual blocks.
+        token_dim: the length of a token for cross-attention; None without text.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: tuple[int, ...] = (64, 128),
+        blocks: int = 1,
+        attention: int = 1,
+        patch: int = 2,
+        dropout: float = 0.0,
+        token_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        unit = patch * 2 ** (len(channels) - 1)
+        if spec.height % unit or spec.width % unit:
+            raise LimnerError(
+                f"a {spec.width} x {spec.height} picture cannot be halved as this U-Net needs: its sides must be "
+                f"multiples of {unit} (data.size={-(-max(spec.height, spec.width) // unit) * unit}, "
+                "fewer model.channels, or model.patch=1)"
+            )
+        vector = 4 * channels[0]
+        self.patch = patch
+        self.conditioner = Conditioner(spec, vector)
+        self.time = NumberEmbedding(vector)
+        patched = spec.channels * patch**2
+        inputs = (spec.channels + self.conditioner.planes) * patch**2
+        self.enter = nn.Conv2d(inputs, channels[0], 3, padding=1)
+
+        def stage(ins: int, level: int, site: str) -> Stage:
+            attended = level >= len(channels) - attention
+            return Stage(ins, channels[level], vector, dropout, attended, token_dim, site)
+
+        self.down = nn.ModuleList()
+        self.shrink = nn.ModuleList()
+        for level, width in enumerate(channels):
+            self.down.append(nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks)))
+            deeper = channels[level + 1] if level + 1 < len(channels) else None
+            self.shrink.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
+        self.middle = stage(channels[-1], len(channels) - 1, "middle")
+        self.up = nn.ModuleList()
+        self.grow = nn.ModuleList()
+        for level, width in reversed(list(enumerate(channels))):
+            self.up.append(nn.ModuleList(stage(2 * width, level, f"up{level}.{i}") for i in range(blocks)))
+            finer = channels[level - 1] if level else None
+            self.grow.append(nn.Conv2d(width, 4 * finer, 1) if finer else nn.Identity())
+        self.norm = nn.GroupNorm(groups(channels[0]), channels[0])
+        self.leave = nn.Conv2d(channels[0], patched, 3, padding=1)
+        self.seams = nn.Conv2d(spec.channels, spec.channels, 3, padding=1) if patch > 1 else None
+        for last in (self.leave, self.seams):
+            if last is not None:
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
+    ) -> Float[Tensor, "b c h w"]:
+        """A picture-shaped output for each input, told a number (time) and what the picture is of."""
+        signal = self.conditioner(c, len(x))
+        vector = self.time(label)
+        if signal.vector is not None:
+            vector = vector + signal.vector
+        if signal.planes is not None:
+            x = torch.cat([x, signal.planes.to(x)], dim=1)
+        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        passed = []
+        for stages, shrink in zip(self.down, self.shrink):
+            for stage in stages:
+                h = stage(h, vector, signal)
+                passed.append(h)
+            h = shrink(h)
+        h = self.middle(h, vector, signal)
+        for stages, grow in zip(self.up, self.grow):
+            for stage in stages:
+                h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
+            h = grow(h)
+            if not isinstance(grow, nn.Identity):
+                h = F.pixel_shuffle(h, 2)
+        h = F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch)
+        return h if self.seams is None else h + self.seams(h)
