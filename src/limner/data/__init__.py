@@ -1,0 +1,8 @@
+"""The data: sources of pictures, and the order in which they are seen."""
+
+from limner.data.check import CheckReport, check
+from limner.data.dataset import Dataset
+from limner.data.sources import SOURCES, open_data
+from limner.data.stream import Stream
+
+__all__ = ["SOURCES", "CheckReport", "Dataset", "Stream", "check", "open_data"]

@@ -1,0 +1,188 @@
+"""What is in a data source, and what is wrong with it: `limner data check`."""
+
+import hashlib
+import itertools
+import warnings
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from limner.data.decode import Header, fitted, flattened, header
+from limner.data.pictures import Reasons, each
+from limner.data.sources import find_source
+
+_TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
+_SHOWN = 10  # of anything that is listed
+_THUMB = 16
+_ALIKE = 3.0  # root mean square difference of two thumbnails, in grey values; re-saving makes 1
+_COMPARED = 20_000  # pictures, each with each
+
+
+@dataclass
+class CheckReport:
+    """What `check` found.
+
+    Args:
+        source: as it was typed.
+        pictures: how many files are sound pictures.
+        sizes, modes, formats: how many pictures have which, the most frequent first.
+        labels: how many pictures each class has.
+        captioned: how many pictures have captions.
+        captions: a few of them, each with its picture's name.
+        duplicates: names of pictures that are the same, pixel by pixel.
+        similar: pairs of pictures that look the same, of the first 20,000.
+        rotated: names of pictures that are turned by their EXIF orientation.
+        animated: names of those of which the first frame is taken.
+        broken: names of files that could not be decoded, and why.
+        refused: names of files that were not tried, and why.
+        problems: what else stops the data from being opened, each with its remedy.
+        tiles: small pictures for the contact sheet.
+    """
+
+    source: str
+    pictures: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    captioned: int = 0
+    captions: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)
+    similar: list[list[str]] = field(default_factory=list)
+    rotated: list[str] = field(default_factory=list)
+    animated: list[str] = field(default_factory=list)
+    broken: Reasons = field(default_factory=list)
+    refused: Reasons = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    tiles: list[Image.Image] = field(default_factory=list, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, complete."""
+        return {name: value for name, value in vars(self).items() if name != "tiles"}
+
+    def text(self) -> str:
+        """A table to read: one line a finding, long lists cut."""
+        of = f"{self.captioned} of {self.pictures + len(self.broken)} pictures"
+        lines = [
+            ("source", self.source),
+            ("pictures", f"{self.pictures} sound, {len(self.broken)} broken"),
+            ("sizes", _counted(self.sizes)),
+            ("modes", _counted(self.modes)),
+            ("formats", _counted(self.formats)),
+            ("labels", f"{len(self.labels)}: {_counted(self.labels)}" if self.labels else "none"),
+            ("captions", of if self.captioned else "none"),
+        ]
+        for title, found in {
+            "for example": [f"{name}: {said}" for name, said in self.captions],
+            "same pixels": [" = ".join(_cut(names)) for names in self.duplicates],
+            "look the same": [" ~ ".join(names) for names in self.similar],
+            "turned by EXIF": self.rotated,
+            "first frame of": self.animated,
+            "broken": [f"{name}: {reason}" for name, reason in self.broken],
+            "not tried": [f"{name}: {reason}" for name, reason in self.refused],
+            "to be put right": self.problems,
+        }.items():
+            titles = itertools.chain([f"{title} ({len(found)})"], itertools.repeat(""))
+            lines += zip(titles, _cut(found))
+        width = max(len(title) for title, _ in lines)
+        return "\n".join(f"{title:<{width}}  {said}".rstrip() for title, said in lines)
+
+    def sheet(self, path: str | Path) -> None:
+        """Save up to 100 of the pictures, evenly spread over the data, as one PNG."""
+        pitch = _TILE + 2
+        down = max(1, -(-len(self.tiles) // _ACROSS))
+        sheet = Image.new("RGB", (_ACROSS * pitch + 2, down * pitch + 2), "lightgrey")
+        for i, tile in enumerate(self.tiles):
+            sheet.paste(tile, (i % _ACROSS * pitch + 2, i // _ACROSS * pitch + 2))
+        sheet.save(path, format="PNG")
+
+
+class _Look(NamedTuple):
+    head: Header
+    content: str
+    thumb: UInt8[np.ndarray, "16 16"]
+    tile: Image.Image
+
+
+def _look(image: Image.Image) -> _Look:
+    """Header, content hash and two thumbnails of an opened picture."""
+    head, flat = header(image), flattened(image)
+    content = hashlib.sha256(f"{flat.mode} {flat.size}".encode() + flat.tobytes()).hexdigest()
+    thumb = np.asarray(flat.convert("L").resize((_THUMB, _THUMB)))
+    return _Look(head, content, thumb, fitted(flat.convert("RGB"), _TILE, _TILE, "pad"))
+
+
+def check(source: str, **options: Any) -> CheckReport:
+    """Look at every picture of a source and report; bad data are findings and no errors.
+
+    Args:
+        source: as for `open_data`; of `unpaired:A,B`, check the two one by one.
+        options: as for `open_data`.
+
+    Raises:
+        LimnerError: no such source, file or option.
+    """
+    report = CheckReport(source)
+    listing = find_source(source, options).listing(report.problems.append)
+    entries = listing.entries
+    report.refused = list(listing.refused)
+    report.labels = dict.fromkeys(listing.labels, 0)
+    for entry in entries:
+        if entry.label in report.labels:
+            report.labels[entry.label] += 1
+    captioned = [(entry.name, entry.captions[0]) for entry in entries if entry.captions]
+    report.captioned, report.captions = len(captioned), captioned[:3]
+
+    heads: list[Header] = []
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    thumbs: dict[str, np.ndarray] = {}  # of different pictures, by the name of the first
+    every = -(-len(entries) // _ACROSS**2) or 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
+        for entry, look in each(entries, _look, report.broken):
+            if not same[look.content] and len(thumbs) < _COMPARED:
+                thumbs[entry.name] = look.thumb
+            same[look.content].append(entry.name)
+            if len(heads) % every == 0:
+                report.tiles.append(look.tile)
+            if look.head.rotated:
+                report.rotated.append(entry.name)
+            if look.head.animated:
+                report.animated.append(entry.name)
+            heads.append(look.head)
+    report.pictures = len(heads)
+    report.sizes = dict(Counter(f"{head.width} x {head.height}" for head in heads).most_common())
+    report.modes = dict(Counter(head.mode for head in heads).most_common())
+    report.formats = dict(Counter(head.format for head in heads).most_common())
+    report.duplicates = [names for names in same.values() if len(names) > 1]
+    report.similar = _similar(thumbs)
+    return report
+
+
+def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
+    """Pairs of names whose thumbnails hardly differ."""
+    if not thumbs:
+        return []
+    names = list(thumbs)
+    points = torch.from_numpy(np.stack(list(thumbs.values()))).float().flatten(1)
+    pairs = []
+    for first in range(0, len(names), 1024):
+        near = torch.cdist(points[first : first + 1024], points) < _ALIKE * _THUMB
+        rows, columns = near.triu(first + 1).nonzero().T.tolist()
+        pairs += [[names[first + i], names[j]] for i, j in zip(rows, columns)]
+    return pairs
+
+
+def _cut(found: list[str]) -> list[str]:
+    more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    return found[:_SHOWN] + more
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(_cut([f"{name} ({count})" for name, count in counts.items()]))

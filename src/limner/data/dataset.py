@@ -1,0 +1,99 @@
+"""What a data set is: pixels by number, and what the pictures are of.
+
+A data set has no order and no randomness of its own: a `Stream` orders it, and hands it random
+streams for whatever is drawn anew each time (captions, binarisation).
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from limner.image import Images, ImageSpec, from_levels, from_uint8, to_levels
+from limner.noise import Noise
+
+BINARISE = -3
+"""The step of the random streams that binarise; those of training count from 0 (see noise.py)."""
+_FIXED_SEED = 0  # of the one binarisation that a held-out split has
+
+
+class Dataset(ABC):
+    """Pictures, numbered from 0.
+
+    Args:
+        spec: what the pictures are.
+        source: as it was typed, for messages and cards.
+        digest: a sha256 of pictures, captions, labels and options; equal digests are equal data.
+        labels: the class of each picture, or None.
+        weights: how often each is drawn, relatively; None when every one is seen once an epoch.
+        skipped: files left out, and why.
+        training: whether this split is trained on; others are never flipped, and binarised once.
+        flip: whether the stream mirrors every second picture.
+        dynamic: whether pixels are coin flips of their intensity (dynamic binarisation).
+    """
+
+    spec: ImageSpec
+    source: str = ""
+    digest: str = ""
+    labels: Int[Tensor, "n"] | None = None
+    weights: Float[Tensor, "n"] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    training: bool = True
+    flip: bool = False
+    dynamic: bool = False
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """Pictures as their files have them, neither requantised nor binarised."""
+
+    def images(self, indices: Int[Tensor, "b"], noise: Noise) -> Images:
+        """Pictures in [-1, 1] on the grid of `spec.levels`, binarised where that is asked for.
+
+        Dynamic binarisation draws each pixel, p(x = 1) = intensity: from `noise` where the data
+        are trained on, from one fixed seed where they are held out, that all score the same set.
+
+        Reference: Burda, Grosse, Salakhutdinov (2016). Importance weighted autoencoders.
+        arXiv:1509.00519.
+
+        Args:
+            indices: which pictures.
+            noise: b random streams.
+        """
+        x = from_uint8(self.pixels(indices))
+        if self.dynamic:
+            streams = noise if self.training else Noise.keyed(_FIXED_SEED, BINARISE, indices)
+            ink = streams.uniform(*self.spec.shape) < (x + 1) / 2
+            return from_levels(ink.long(), 2)
+        levels = self.spec.levels
+        return x if levels == 256 else from_levels(to_levels(x, levels), levels)
+
+    def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
+        """One caption of each picture, drawn from b random streams; None when there are none."""
+        return None
+
+    def hints(self, numbers: Int[Tensor, "b"], seed: int) -> Images | None:
+        """Conditioning images of the batch with these global numbers; None when there are none.
+
+        They go by number and not by picture: in unpaired data they are independent of it.
+        """
+        return None
+
+    def name(self, index: int) -> str:
+        """What a picture is called: its file's name where there is one."""
+        return str(index)
+
+    def first(self, n: int) -> Int[Tensor, "n"]:
+        """The first n pictures, of each class in turn; from the start again if there are fewer."""
+        order = torch.arange(len(self))
+        if self.labels is not None:
+            by_class = torch.argsort(self.labels, stable=True)
+            counts = torch.bincount(self.labels)
+            starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+            rank = torch.empty_like(order)
+            rank[by_class] = order - starts  # how many of its class come before it
+            order = torch.argsort(rank * len(counts) + self.labels)
+        return order[torch.arange(n) % len(order)]

@@ -1,0 +1,132 @@
+"""From a file to pixels: any picture becomes 8-bit grey or RGB, upright, on white.
+
+    file -> `reading` (format and caps checked, nothing decoded) -> `flattened` (first frame,
+    upright, on white, 8 bits) -> `fitted` (the size asked for) -> uint8 "c h w"
+
+Nothing here trusts a file: only raster formats are tried, sizes are capped before decoding, and
+whatever a decoder raises becomes one `UndecodableError` with a reason.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import IO, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+PIXEL_CAP = 64 * 2**20
+"""Pixels of one picture; 64 megapixels decode to 256 MB."""
+BYTE_CAP = 256 * 2**20
+"""Bytes of one file."""
+EXTENSIONS = frozenset((
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".avif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".jp2", ".j2k", ".tga", ".ico",
+))  # fmt: skip
+# No EPS, PDF, WMF and the like: their decoders run other programs.
+_FORMATS = ("PNG", "JPEG", "MPO", "PPM", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+_FORMATS += ("ICO", "TGA")  # TGA has no signature, so it is tried last
+_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn the picture by a quarter
+_SIXTEEN_BITS = 65535
+
+Fit = Literal["crop", "pad", "stretch"]
+Opener = Callable[[], IO[bytes]]
+T = TypeVar("T")
+
+
+class UndecodableError(Exception):
+    """A file that is no sound picture; the message is the reason."""
+
+
+class Header(NamedTuple):
+    """What a file says of its picture before it is decoded; width and height as seen, upright."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    rotated: bool
+    animated: bool
+
+
+@cache
+def _known() -> list[str]:
+    """The formats that this Pillow was built with."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of a picture file that is opened, its size checked, and closed again.
+
+    Raises:
+        UndecodableError: the file is empty, no picture, too large or damaged.
+    """
+    try:
+        with opener() as stream:
+            try:
+                image = Image.open(stream, formats=_known())
+            except UnidentifiedImageError:
+                stream.seek(0)
+                raise UndecodableError("no picture" if stream.read(1) else "empty file") from None
+            with image:
+                if image.width * image.height > PIXEL_CAP:
+                    size, cap = f"{image.width} x {image.height}", PIXEL_CAP >> 20
+                    raise UndecodableError(f"{size} pixels; the cap is {cap} megapixels")
+                return use(image)
+    except (UndecodableError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise UndecodableError(str(error).strip() or type(error).__name__) from error
+
+
+def header(image: Image.Image) -> Header:
+    """What an opened file says of its picture."""
+    turned = image.getexif().get(_ORIENTATION, 1)
+    width, height = image.size[::-1] if turned in (5, 6, 7, 8) else image.size
+    animated = getattr(image, "is_animated", False)
+    return Header(width, height, image.mode, image.format or "", turned in range(2, 9), animated)
+
+
+def is_grey(mode: str) -> bool:
+    """Whether a picture of this mode has no colour, whatever its depth or transparency."""
+    return mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16")
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """The first frame, upright, composited on white, in mode L or RGB."""
+    grey = is_grey(image.mode)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > _SIXTEEN_BITS:
+            raise UndecodableError("grey values beyond 16 bits; save it with 8 or 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 257 * 255
+    if image.mode == "F":
+        raise UndecodableError("floating-point pixels; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("L" if grey else "RGB")
+
+
+def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
+    """The picture at another size, antialiased: its middle, all of it on white, or stretched."""
+    size, bicubic = (width, height), Image.Resampling.BICUBIC
+    if image.size == size:
+        return image
+    if fit == "crop":
+        return ImageOps.fit(image, size, bicubic)
+    if fit == "pad":
+        return ImageOps.pad(image, size, bicubic, color="white")
+    return image.resize(size, bicubic)
+
+
+def to_pixels(
+    image: Image.Image, channels: int, height: int, width: int, fit: Fit
+) -> UInt8[Tensor, "c h w"]:
+    """An opened picture as pixels of a stated shape."""
+    image = fitted(flattened(image).convert("L" if channels == 1 else "RGB"), height, width, fit)
+    return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)

@@ -1,0 +1,287 @@
+"""Folders and archives of pictures: `folder:PATH` and `zip:PATH`.
+
+    flat              a.png b.jpg                  pictures
+    class folders     cat/a.png dog/b.jpg          the folder is the label
+    metadata          metadata.jsonl or .csv       a line a picture: file_name with text (or
+                                                   caption) and label, as Hugging Face has it
+    captions beside   a.png a.txt                  one caption a line, one drawn each time
+
+An archive is read as a stream and never extracted; members with unsafe names and links are left out
+and named.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from limner.data.decode import BYTE_CAP, EXTENSIONS
+from limner.data.pictures import Entry, Listing, Reasons, Report, Source
+from limner.errors import LimnerError, unknown
+
+TOTAL_CAP = 64 * 2**30
+"""Bytes of an archive's members, unpacked."""
+_METADATA = ("metadata.jsonl", "metadata.csv")
+_CAPTION_COLUMNS = ("text", "caption", "captions")
+
+
+class Files(NamedTuple):
+    """Named files, wherever they lie.
+
+    Args:
+        names: relative, with forward slashes, naturally sorted; hidden ones left out.
+        open: gives the bytes of one.
+        refused: those that are not to be opened, and why.
+    """
+
+    names: list[str]
+    open: Callable[[str], IO[bytes]]
+    refused: Reasons
+
+    def text(self, name: str, report: Report) -> str:
+        """A text file's contents; one that cannot be read is reported."""
+        try:
+            with self.open(name) as stream:
+                return stream.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            report(f"'{name}' is not UTF-8 text; save it as UTF-8")
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+            report(f"'{name}' cannot be read: {error}")
+        return ""
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """The sorting key by which picture 9 comes before picture 10."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _hidden(name: str) -> bool:
+    parts = name.split("/")
+    return any(p == "__MACOSX" or (p.startswith(".") and p.strip(".")) for p in parts)
+
+
+def folder_files(root: Path) -> Files:
+    """The files below a folder.
+
+    Raises:
+        LimnerError: there is no such folder.
+    """
+    if not root.is_dir():
+        is_file = f"'{root}' is a file; for an archive write zip:{root}"
+        raise LimnerError(is_file if root.is_file() else f"there is no folder '{root}'")
+    names, refused = [], []
+    for folder, _, files in os.walk(root):
+        for path in (Path(folder, file) for file in files):
+            name = path.relative_to(root).as_posix()
+            if _hidden(name):
+                continue
+            if not path.is_file():
+                refused.append((name, "no regular file"))
+            elif path.stat().st_size > BYTE_CAP:
+                refused.append((name, f"larger than {BYTE_CAP >> 20} MB"))
+            else:
+                names.append(name)
+    return Files(sorted(names, key=natural), lambda name: (root / name).open("rb"), refused)
+
+
+def zip_files(path: Path) -> Files:
+    """The members of an archive that are safe to read.
+
+    Raises:
+        LimnerError: there is no such archive, or it would unpack to more than `TOTAL_CAP`.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except IsADirectoryError:
+        raise LimnerError(f"'{path}' is a folder; write folder:{path}") from None
+    except FileNotFoundError:
+        raise LimnerError(f"there is no archive '{path}'") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise LimnerError(f"'{path}' is no sound zip archive: {error}") from None
+    members: dict[str, zipfile.ZipInfo] = {}
+    refused = []
+    for member in archive.infolist():
+        name = PurePosixPath(member.filename.replace("\\", "/")).as_posix()
+        if member.is_dir() or _hidden(name):
+            continue
+        if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
+            refused.append((name, "a path out of the archive"))
+        elif stat.S_ISLNK(member.external_attr >> 16):
+            refused.append((name, "a link"))
+        elif member.file_size > BYTE_CAP:
+            refused.append((name, f"larger than {BYTE_CAP >> 20} MB"))
+        else:
+            members[name] = member
+    total = sum(member.file_size for member in members.values())
+    if total > TOTAL_CAP:
+        raise LimnerError(
+            f"'{path}' would unpack to {total >> 30} GB, the cap is {TOTAL_CAP >> 30} GB; "
+            f"if you trust it, unpack it and write folder:PATH"
+        )
+    # A member never yields more than the size it declares: zipfile stops there and checks the sum.
+    return Files(sorted(members, key=natural), lambda name: archive.open(members[name]), refused)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Source):
+    """`folder:PATH`: pictures, with captions and classes where there are any.
+
+    Args:
+        split: "train", "test" (held out by `holdout`) or "all".
+        holdout: the share of pictures held out, chosen by a hash of their names.
+        labels: false to ignore classes; a list to fix their names and order.
+        captions: false to ignore captions.
+    """
+
+    split: Literal["train", "test", "all"] = "train"
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    labels: bool | list[str] = True
+    captions: bool = True
+
+    def files(self) -> Files:
+        """The files of the folder."""
+        return folder_files(Path(self.address).expanduser())
+
+    def listing(self, report: Report) -> Listing:
+        """The pictures with what metadata, folders and text files say of them."""
+        if self.split == "test" and not self.holdout:
+            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
+        files = self.files()
+        rows = dict(_metadata(files, report))
+        suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
+        pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
+        if not pictures:
+            others = f", only {len(files.names)} other files" if files.names else ", it is empty"
+            report(f"'{self.address}' holds no pictures (.png, .jpg, .webp, ...){others}")
+            return Listing([], (), files.refused)
+        labels, known = self._labels(pictures, rows, report)
+        captions = self._captions(pictures, rows, files, report)
+        entries = [
+            Entry(name, partial(files.open, name), labels.get(name), captions.get(name, ()))
+            for name in pictures
+            if self.split == "all" or (_share(name) < self.holdout) == (self.split == "test")
+        ]
+        return Listing(entries, known, files.refused)
+
+    def _labels(
+        self, pictures: list[str], rows: dict[str, dict], report: Report
+    ) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The label of each picture, and all labels; nothing where there are none."""
+        if self.labels is False:
+            return {}, ()
+        if rows:
+            found = {name: rows.get(name, {}).get("label") for name in pictures}
+            if all(label in (None, "") for label in found.values()):
+                return {}, ()
+        else:
+            top = os.path.commonpath([os.path.dirname(name) for name in pictures])  # noqa: PTH120
+            inside = [PurePosixPath(name).relative_to(top).parts for name in pictures]
+            found = {name: p[0] if len(p) > 1 else None for name, p in zip(pictures, inside)}
+            if not any(found.values()):
+                return {}, ()
+        remedy = "correct it, or give data.labels=false"
+        labels: dict[str, str] = {}
+        for name, label in found.items():
+            if label in (None, ""):
+                report(f"'{name}' has no label though others have; {remedy}")
+            elif isinstance(label, bool) or not isinstance(label, str | int):
+                report(f"'{name}' has label {label!r}, which is no word and no number; {remedy}")
+            elif isinstance(self.labels, list) and str(label) not in self.labels:
+                report(str(unknown("label", str(label), self.labels, f"of '{name}'; {remedy}")))
+            else:
+                labels[name] = str(label)
+        if isinstance(self.labels, list):
+            return labels, tuple(self.labels)
+        return labels, tuple(sorted(set(labels.values()), key=natural))
+
+    def _captions(
+        self, pictures: list[str], rows: dict[str, dict], files: Files, report: Report
+    ) -> dict[str, tuple[str, ...]]:
+        """The captions of each picture; nothing where there are none."""
+        if not self.captions:
+            return {}
+        present = set(files.names)
+        captions: dict[str, tuple[str, ...]] = {}
+        for name in pictures:
+            row = rows.get(name, {})
+            said = next((row[column] for column in _CAPTION_COLUMNS if row.get(column)), None)
+            beside = str(PurePosixPath(name).with_suffix(".txt"))
+            if said is None and beside in present:
+                said = files.text(beside, report).splitlines()
+            lines = said if isinstance(said, list) else [said or ""]
+            captions[name] = tuple(str(line).strip() for line in lines if str(line).strip())
+        missing = [name for name, said in captions.items() if not said]
+        if len(missing) == len(pictures):
+            return {}
+        if missing:
+            where = next((m for m in _METADATA if rows and m in present), None)
+            where = where or f"'{PurePosixPath(missing[0]).with_suffix('.txt')}'"
+            report(
+                f"{len(missing)} of {len(pictures)} have no caption, first '{missing[0]}'; "
+                f"write it into {where}, or give data.captions=false"
+            )
+        return captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zip(Folder):
+    """`zip:PATH`: the same, from an archive that is never extracted."""
+
+    def files(self) -> Files:
+        """The members of the archive."""
+        return zip_files(Path(self.address).expanduser())
+
+
+def _share(name: str) -> float:
+    """A number in [0, 1) that depends on a file's name alone."""
+    digest = hashlib.sha256(f"limner {name}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(picture, row) of every metadata file; `file_name` is relative to the file's folder."""
+    present = set(files.names)
+    for source in files.names:
+        if PurePosixPath(source).name not in _METADATA:
+            continue
+        text = files.text(source, report)
+        for number, row in _csv(text) if source.endswith(".csv") else _json(text):
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                report(f"line {number} of '{source}' has no file_name; add it or delete the line")
+                continue
+            name = (PurePosixPath(source).parent / row["file_name"]).as_posix()
+            if name not in present:
+                report(
+                    f"line {number} of '{source}' names '{row['file_name']}', which is not there; "
+                    f"correct the name or delete the line"
+                )
+                continue
+            yield name, row
+
+
+def _csv(text: str) -> Iterator[tuple[int, Any]]:
+    """(line number, row) of a table with a header."""
+    table = csv.DictReader(io.StringIO(text))
+    return ((table.line_num, row) for row in table)
+
+
+def _json(text: str) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of a JSON value a line; None where a line is none."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None

@@ -1,0 +1,202 @@
+"""Named data sets: `mnist`, `fashion-mnist` and `cifar10`, as their authors publish them.
+
+They are read from the folder in the environment variable LIMNER_DATA, else from `~/.cache/limner`,
+into which they are downloaded when they are asked for and are in neither. CIFAR-10 is read in its
+binary version, for the other one holds Python objects that no careful reader opens.
+
+References:
+    LeCun, Bottou, Bengio, Haffner (1998). Gradient-based learning applied to document recognition.
+    Xiao, Rasul, Vollgraf (2017). Fashion-MNIST. arXiv:1708.07747.
+    Krizhevsky (2009). Learning multiple layers of features from tiny images.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import sys
+import tarfile
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from limner.data.dataset import Dataset
+from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather, stop
+from limner.errors import LimnerError
+
+MNIST_TEST_BINARISED = "d209359692f00cc5d422e0d040a4f47a5b8ff8e9f371c5294eeece3f9cdd0059"
+"""SHA-256 of `mnist` split=test binarise=dynamic: 10,000 x 28 x 28 bytes, each 0 or 1, in order."""
+_RECORD = 1 + 3 * 32 * 32  # bytes: a class, then red, green, blue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Source):
+    """A data set that is known by its name.
+
+    Args:
+        split: "train" or "test", as published.
+    """
+
+    split: Literal["train", "test"] = "train"
+    name: ClassVar[str]
+    folders: ClassVar[tuple[str, ...]]
+    """Where files may lie, below LIMNER_DATA or the cache; they are downloaded to the first."""
+    classes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], UInt8[np.ndarray, "n"]]:
+        """All pictures and class numbers of the split."""
+
+    @abstractmethod
+    def published(self, file: str) -> tuple[list[str], str]:
+        """The addresses of a file, and its MD5."""
+
+    def listing(self, report: Report) -> Listing:
+        """The pictures as PGM or PPM files, the simplest there are, to go the way of any other."""
+        pixels, labels = self.arrays()
+        n, height, width, channels = pixels.shape
+        head = b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height)
+
+        def opener(i: int) -> Callable[[], IO[bytes]]:
+            return lambda: io.BytesIO(head + pixels[i].tobytes())
+
+        entries = [Entry(str(i), opener(i), self.classes[labels[i]]) for i in range(n)]
+        return Listing(entries, self.classes)
+
+    def open(self, typed: str) -> Dataset:
+        """The data set; nothing is decoded unless another size or colour is asked for."""
+        pixels, _ = self.arrays()
+        _, height, width, channels = pixels.shape
+        if self.shape not in (None, (height, width)) or self.channels not in (None, channels):
+            return gather(self, typed)
+        listing = self.listing(stop)
+        kept = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        content = hashlib.sha256(kept.numpy().tobytes()).hexdigest()
+        shape = (channels, height, width)
+        return Pictures(self, typed, listing, listing.entries, shape, kept, content, [])
+
+    def fetched(self, file: str) -> Path:
+        """Where a published file lies, packed or not; downloaded first if it is nowhere.
+
+        Raises:
+            LimnerError: it cannot be downloaded.
+        """
+        cache = Path.home() / ".cache" / "limner"
+        for root in (Path(os.environ.get("LIMNER_DATA") or cache).expanduser(), cache):
+            for path in (root / folder / file for folder in self.folders):
+                for candidate in (path, path.with_suffix("")):
+                    if candidate.is_file():
+                        return candidate
+        from torchvision.datasets.utils import download_url
+
+        partial, reason = cache / self.folders[0] / "partial", ""
+        addresses, md5 = self.published(file)
+        for address in addresses:
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    download_url(address, partial, file, md5)
+                return (partial / file).replace(partial.parent / file)
+            except (OSError, RuntimeError) as error:
+                reason = str(error).strip() or type(error).__name__
+        raise LimnerError(
+            f"{self.name} could not be downloaded ({reason}); set the environment variable "
+            f"LIMNER_DATA to a folder that holds {self.folders[0]}/{file}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mnist(Named):
+    """`mnist`: 60,000 and 10,000 handwritten digits of 28 x 28."""
+
+    name = "mnist"
+    folders = ("mnist", "MNIST/raw", "mnist/MNIST/raw")
+    classes = tuple("0123456789")
+    home: ClassVar[str] = "MNIST"
+    """The class in torchvision, which keeps the addresses."""
+
+    def published(self, file: str) -> tuple[list[str], str]:
+        """As torchvision knows them."""
+        import torchvision.datasets
+
+        known = getattr(torchvision.datasets, self.home)
+        return [mirror + file for mirror in known.mirrors], dict(known.resources)[file]
+
+    def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], UInt8[np.ndarray, "n"]]:
+        """All pictures and class numbers of the split."""
+        prefix = "train" if self.split == "train" else "t10k"
+        pixels = _idx(self.fetched(f"{prefix}-images-idx3-ubyte.gz"), 3)
+        labels = _idx(self.fetched(f"{prefix}-labels-idx1-ubyte.gz"), 1)
+        if len(pixels) != len(labels) or labels.max(initial=0) >= len(self.classes):
+            raise LimnerError(f"the pictures and labels of {self.name} do not belong together")
+        return pixels[..., None], labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class FashionMnist(Mnist):
+    """`fashion-mnist`: 60,000 and 10,000 pieces of clothing of 28 x 28."""
+
+    name = "fashion-mnist"
+    folders = ("fashion-mnist", "FashionMNIST/raw", "fashion-mnist/FashionMNIST/raw")
+    classes = ("t-shirt", "trouser", "pullover", "dress", "coat")
+    classes += ("sandal", "shirt", "sneaker", "bag", "ankle boot")
+    home = "FashionMNIST"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10(Named):
+    """`cifar10`: 50,000 and 10,000 photographs of 32 x 32 in ten classes."""
+
+    name = "cifar10"
+    folders = ("cifar10", "")
+    classes = ("airplane", "automobile", "bird", "cat", "deer")
+    classes += ("dog", "frog", "horse", "ship", "truck")
+
+    def published(self, file: str) -> tuple[list[str], str]:
+        """The author's page."""
+        return [f"https://www.cs.toronto.edu/~kriz/{file}"], "c32a1d4ab5d03f1284b67883e8d87530"
+
+    def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], UInt8[np.ndarray, "n"]]:
+        """All pictures and class numbers of the split."""
+        train = self.split == "train"
+        files = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
+        parts = _members(self.fetched("cifar-10-binary.tar.gz"), files)
+        records = np.frombuffer(parts, np.uint8).reshape(-1, _RECORD)
+        return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+
+
+def _idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
+    """An IDX file: 0, 0, 8 (bytes), how many dimensions, each as a big-endian int32, values."""
+    try:
+        data = path.read_bytes()
+        data = bytearray(gzip.decompress(data) if path.suffix == ".gz" else data)
+        if data[:4] != bytes([0, 0, 8, dimensions]):
+            raise ValueError("it is no IDX file of bytes")
+        head = 4 + 4 * dimensions
+        return np.frombuffer(data, np.uint8, offset=head).reshape(
+            np.frombuffer(data[4:head], ">i4")
+        )
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise LimnerError(f"'{path}' is damaged ({error}); delete it") from None
+
+
+def _members(path: Path, files: Sequence[str]) -> bytearray:
+    """Files of 10,000 records out of a packed archive, joined in order, read in passing."""
+    found = {}
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                if name in files and member.size == _RECORD * 10_000:
+                    stream = archive.extractfile(member)
+                    found[name] = stream.read() if stream else b""
+        return bytearray().join(found[file] for file in files)
+    except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
+        raise LimnerError(f"'{path}' is damaged ({error}); delete it") from None

@@ -1,0 +1,287 @@
+"""Pictures that lie in files, and the options that every kind of source shares.
+
+A `Source` says which files there are and what they are of (`listing`); `gather` decodes them once,
+leaves broken ones out, and makes a `Pictures` data set of the rest.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal, NamedTuple, NoReturn, TypeVar
+
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from limner.data.dataset import Dataset
+from limner.data.decode import Fit, Opener, UndecodableError, header, is_grey, reading, to_pixels
+from limner.errors import LimnerError
+from limner.image import ImageSpec
+from limner.noise import Noise
+
+_BROKEN_SHARE = 0.01  # of the pictures may be broken, or one of them
+T = TypeVar("T")
+Report = Callable[[str], None]
+"""Told of what is wrong with the data; `stop` raises it, `limner data check` collects it."""
+Reasons = list[tuple[str, str]]
+"""Names of files, and what is wrong with each."""
+
+
+def stop(message: str) -> NoReturn:
+    """The strict `Report`."""
+    raise LimnerError(message)
+
+
+class Entry(NamedTuple):
+    """One picture before it is decoded.
+
+    Args:
+        name: of the file, relative to the source.
+        open: gives its bytes.
+        label: the name of its class.
+        captions: one is drawn each time.
+        tags: words that may stand for or beside the caption, in any order.
+        weight: how often it is drawn, relatively; None for once an epoch.
+    """
+
+    name: str
+    open: Opener
+    label: str | None = None
+    captions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    weight: float | None = None
+
+
+class Listing(NamedTuple):
+    """The pictures of a split, the class names of all splits, and files that are not even tried."""
+
+    entries: list[Entry]
+    labels: tuple[str, ...] = ()
+    refused: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Where pictures come from; the fields are the options.
+
+    Args:
+        address: what follows the colon, as in `folder:PATH`; no option.
+        split: which part of the data.
+        size: one number, or "HEIGHTxWIDTH"; None for the size that all pictures have.
+        fit: how a picture gets there: its middle cropped, white added, or stretched.
+        channels: 1 (grey) or 3 (RGB); None for grey if all pictures are.
+        levels: values per channel.
+        binarise: to 2 levels: "dynamic" (coin flips of the intensity) or "threshold".
+        flip: whether to mirror every second picture in training.
+        memory: GiB of decoded pictures to keep; larger data are decoded each time.
+    """
+
+    address: str = ""
+    split: str = "train"
+    size: int | str | None = None
+    fit: Fit = "crop"
+    channels: Literal[1, 3] | None = None
+    levels: Annotated[int, Field(ge=2, le=256)] = 256
+    binarise: Literal["dynamic", "threshold"] | None = None
+    flip: bool = False
+    memory: Annotated[float, Field(ge=0)] = 4.0
+
+    @abstractmethod
+    def listing(self, report: Report) -> Listing:
+        """The pictures of the split; what is wrong with the data as a whole goes to `report`."""
+
+    def open(self, typed: str) -> Dataset:
+        """The data set, of a source typed so."""
+        return gather(self, typed)
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width) as asked for."""
+        if self.size is None:
+            return None
+        sides = str(self.size).lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+            raise LimnerError(
+                f"data option data.size={self.size}: give one number, or HEIGHTxWIDTH as in 32x48"
+            )
+        return int(sides[0]), int(sides[-1])
+
+
+class Pictures(Dataset):
+    """Pictures of a source, in memory or decoded when asked for.
+
+    Args:
+        source: with the options.
+        typed: the source as it was typed.
+        listing: what the source holds.
+        entries: those of its pictures that are sound.
+        shape: (channels, height, width).
+        kept: their pixels, or None to decode them each time.
+        content: a sha256 of their pixels.
+        broken: files left out, and why.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        typed: str,
+        listing: Listing,
+        entries: Sequence[Entry],
+        shape: tuple[int, int, int],
+        kept: UInt8[Tensor, "n c h w"] | None,
+        content: str,
+        broken: Reasons,
+    ) -> None:
+        if source.binarise and source.levels not in (2, 256):
+            raise LimnerError(
+                f"data.binarise makes 2 levels; leave data.levels={source.levels} out"
+            )
+        self.entries = entries
+        self.source = typed
+        self.skipped = (*listing.refused, *broken)
+        self.training = source.split in ("train", "all")
+        self.flip = source.flip and self.training
+        self.dynamic = source.binarise == "dynamic"
+        self._kept = kept
+        weights = torch.tensor([e.weight or 1.0 for e in entries], dtype=torch.float64)
+        if entries[0].weight is not None:
+            self.weights = weights
+        frequencies = ()
+        if listing.labels:
+            number = {label: i for i, label in enumerate(listing.labels)}
+            self.labels = torch.tensor([number[str(e.label)] for e in entries])
+            shares = torch.bincount(self.labels, weights, minlength=len(number)) / weights.sum()
+            frequencies = tuple(shares.tolist())
+        levels = 2 if source.binarise else source.levels
+        self.spec = ImageSpec(*shape, levels, listing.labels, frequencies)
+        self._decode = partial(
+            to_pixels, channels=shape[0], height=shape[1], width=shape[2], fit=source.fit
+        )
+        said = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
+        options = [self.training, self.flip, self.dynamic, self.spec.to_json()]
+        self.digest = hashlib.sha256(json.dumps([content, options, said]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        """The file's name, relative to the source."""
+        return self.entries[index].name
+
+    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """Pictures from memory, or decoded now."""
+        if self._kept is not None:
+            return self._kept[indices]
+        broken: Reasons = []
+        chosen = [self.entries[i] for i in indices.tolist()]
+        found = [picture for _, picture in each(chosen, self._decode, broken)]
+        if broken:
+            raise LimnerError(f"'{broken[0][0]}' can no longer be read: {broken[0][1]}")
+        return torch.stack(found)
+
+    def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
+        """A caption; half the time, where there are tags, these in any order for or after it."""
+        if not self.entries[0].captions:
+            return None
+        most = max(len(entry.tags) for entry in self.entries)
+        said = []
+        for i, u in zip(indices.tolist(), noise.uniform(2 + most, dtype=torch.float64).tolist()):
+            _, _, _, captions, tags, _ = self.entries[i]
+            caption = captions[int(u[0] * len(captions))]
+            shuffled = [tag for _, tag in sorted(zip(u[2:], tags))]
+            if tags and u[1] >= 0.5:
+                caption = ", ".join(shuffled if u[1] < 0.75 else [caption, *shuffled])
+            said.append(caption)
+        return said
+
+
+def each(
+    entries: Sequence[Entry], use: Callable[[Image.Image], T], broken: Reasons
+) -> Iterator[tuple[Entry, T]]:
+    """What `use` makes of each picture, in order, decoded in threads; broken ones are noted."""
+
+    def attempt(lot: list[Entry]) -> list[tuple[Entry, T | UndecodableError]]:
+        done = []
+        for entry in lot:
+            try:
+                done.append((entry, reading(entry.open, use)))
+            except UndecodableError as reason:
+                done.append((entry, reason))
+        return done
+
+    threads = os.cpu_count() or 1
+    rest = iter(entries)
+    at_once = min(
+        64, len(entries) // (4 * threads) + 1
+    )  # small pictures cost less than a hand-over
+    lots = iter(lambda: list(itertools.islice(rest, at_once)), [])
+    with ThreadPoolExecutor(threads) as pool:
+        for entry, result in itertools.chain.from_iterable(pool.map(attempt, lots)):
+            if isinstance(result, UndecodableError):
+                broken.append((entry.name, str(result)))
+            else:
+                yield entry, result
+
+
+def gather(source: Source, typed: str) -> Pictures:
+    """Decode a source's pictures once and leave the broken ones out.
+
+    Raises:
+        LimnerError: no pictures; no common size and none given; more than 1 % (and one) are broken.
+    """
+    listing = source.listing(stop)
+    if not listing.entries:
+        raise LimnerError(f"{typed} has no pictures in split '{source.split}'")
+    broken: Reasons = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
+        heads = list(each(listing.entries, header, broken))
+        _few(broken, len(listing.entries), typed)
+        height, width = source.shape or _common([(e.name, h.width, h.height) for e, h in heads])
+        channels = source.channels or (1 if all(is_grey(head.mode) for _, head in heads) else 3)
+        shape = (channels, height, width)
+        decode = partial(to_pixels, channels=channels, height=height, width=width, fit=source.fit)
+        fits = len(heads) * math.prod(shape) <= source.memory * 2**30
+        kept = torch.empty((len(heads), *shape), dtype=torch.uint8) if fits else None
+        content = hashlib.sha256()
+        entries: list[Entry] = []
+        for entry, picture in each([entry for entry, _ in heads], decode, broken):
+            content.update(picture.numpy().tobytes())
+            if kept is not None:
+                kept[len(entries)] = picture
+            entries.append(entry)
+    _few(broken, len(listing.entries), typed)
+    kept = None if kept is None else kept[: len(entries)]
+    return Pictures(source, typed, listing, entries, shape, kept, content.hexdigest(), broken)
+
+
+def _common(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
+    """The (height, width) that all pictures have."""
+    name, width, height = sizes[0]
+    for other, *size in sizes:
+        if size != [width, height]:
+            raise LimnerError(
+                f"the pictures differ in size: '{name}' is {width} x {height}, '{other}' is "
+                f"{size[0]} x {size[1]}; give one, for example data.size=32"
+            )
+    return height, width
+
+
+def _few(broken: Reasons, total: int, typed: str) -> None:
+    """Raise when too many pictures are broken, or all."""
+    if len(broken) == total or len(broken) > max(1, _BROKEN_SHARE * total):
+        first = ", ".join(f"'{name}' ({reason})" for name, reason in broken[:3])
+        raise LimnerError(
+            f"{len(broken)} of {total} pictures of {typed} are broken: {first}"
+            f"{', ...' if len(broken) > 3 else ''}; limner data check {typed} shows all"
+        )

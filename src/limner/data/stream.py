@@ -1,0 +1,105 @@
+"""The order of the data as a pure function of (seed, global image number).
+
+Training sees images 0, 1, 2, ...; image g is a certain picture, mirrored or not, with a certain
+caption, whatever the batch it comes in. So a run can be cut and resumed anywhere, and spread over
+any number of processes.
+
+    without weights   image g is element g mod N of the permutation of epoch g div N
+    with weights      image g is drawn at the data's weights, with replacement
+"""
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from limner.data.dataset import BINARISE, Dataset
+from limner.errors import LimnerError
+from limner.image import Batch, Condition
+from limner.noise import Noise
+
+# The steps of the data's random streams, below those of training (0, 1, ...) and sampling (-1).
+_ORDER, _FLIP, _CAPTION = -2, -4, -5
+
+
+class Stream:
+    """Endless training data.
+
+    Args:
+        dataset: where the pictures come from.
+        seed: of the order and of whatever is drawn.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self._edges = None
+        if dataset.weights is not None:
+            self._edges = dataset.weights.double().cumsum(0) / dataset.weights.double().sum()
+        self._orders: dict[int, Tensor] = {}  # the permutations of the last few epochs
+
+    def batch(self, first: int, n: int) -> Batch:
+        """The images with global numbers first .. first + n - 1."""
+        if first < 0 or n < 1:
+            raise LimnerError(f"a batch has n >= 1 images from first >= 0, not {n} from {first}")
+        return self.at(torch.arange(first, first + n))
+
+    def at(self, numbers: Int[Tensor, "b"]) -> Batch:
+        """The images with these global numbers."""
+        flip = torch.zeros(len(numbers), dtype=torch.bool)
+        if self.dataset.flip:
+            flip = Noise.keyed(self.seed, _FLIP, numbers).uniform() < 0.5
+        return self._batch(numbers, self.indices(numbers), flip)
+
+    def captions(self, numbers: Int[Tensor, "b"]) -> list[str] | None:
+        """The captions of the images with these global numbers; None when the data have none."""
+        noise = Noise.keyed(self.seed, _CAPTION, numbers)
+        return self.dataset.captions(self.indices(numbers), noise)
+
+    def batches(self, n: int, first: int = 0) -> Iterator[Batch]:
+        """Batches of n from image `first` on, endless; the next is made while one is used."""
+        with ThreadPoolExecutor(1, "limner-data") as ahead:
+            coming = ahead.submit(self.batch, first, n)
+            for following in itertools.count(first + n, n):
+                ready = coming.result()
+                coming = ahead.submit(self.batch, following, n)
+                yield ready
+
+    def preview(self, n: int) -> Batch:
+        """The same n pictures every time: the first, of each class in turn, none mirrored."""
+        return self._batch(torch.arange(n), self.dataset.first(n), torch.zeros(n).bool())
+
+    def indices(self, numbers: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """Which pictures of the data set the images with these global numbers are."""
+        n = len(self.dataset)
+        if self._edges is not None:
+            u = Noise.keyed(self.seed, _ORDER, numbers).uniform(dtype=torch.float64)
+            return torch.searchsorted(self._edges, u, right=True).clamp_(max=n - 1)
+        epochs = numbers.div(n, rounding_mode="floor")
+        chosen = torch.empty_like(numbers)
+        for epoch in epochs.unique().tolist():
+            here = epochs == epoch
+            chosen[here] = self._order(epoch)[numbers[here] % n]
+        return chosen
+
+    def _order(self, epoch: int) -> Int[Tensor, "n"]:
+        """The permutation of one epoch, a sort by random keys."""
+        order = self._orders.get(epoch)
+        if order is None:
+            keys = Noise.keyed(self.seed, _ORDER, [epoch]).bits(len(self.dataset))[0]
+            order = torch.argsort(keys, stable=True)
+            self._orders = dict([*self._orders.items()][-2:]) | {epoch: order}
+        return order
+
+    def _batch(
+        self, numbers: Int[Tensor, "b"], indices: Int[Tensor, "b"], flip: Bool[Tensor, "b"]
+    ) -> Batch:
+        data = self.dataset
+        x = data.images(indices, Noise.keyed(self.seed, BINARISE, numbers))
+        if flip.any():
+            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        label = None if data.labels is None else data.labels[indices]
+        return Batch(x, Condition(label=label, image=data.hints(numbers, self.seed)))
