@@ -1,11 +1,9 @@
 """The residual block of convolutional denoisers."""
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.nn.attention import groups
+from limner.nn.norm import NormSiLU
 
 
 class ResidualBlock(nn.Module):
@@ -15,7 +13,7 @@ class ResidualBlock(nn.Module):
     arXiv:2105.05233 ("adaptive group normalization"). Where channels differ, the input passes a 1 x 1 convolution.
 
     Args:
-        channels: in.
+        channels: channels in.
         out: channels out.
         vector: the length of the vector that sets scale and shift; None without one.
         dropout: probability.
@@ -25,9 +23,9 @@ class ResidualBlock(nn.Module):
         self, channels: int, out: int, vector: int | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.norm_1 = nn.GroupNorm(groups(channels), channels)
+        self.norm_1 = NormSiLU(channels)
         self.conv_1 = nn.Conv2d(channels, out, 3, padding=1)
-        self.norm_2 = nn.GroupNorm(groups(out), out)
+        self.norm_2 = NormSiLU(out)
         self.film = nn.Linear(vector, 2 * out) if vector else None
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = nn.Conv2d(out, out, 3, padding=1)
@@ -39,9 +37,8 @@ class ResidualBlock(nn.Module):
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"] | None = None
     ) -> Float[Tensor, "b out h w"]:
         """The picture's features, modulated by the vector."""
-        h = self.norm_2(self.conv_1(F.silu(self.norm_1(x))))
-        if self.film is not None:
-            assert vector is not None
-            scale, shift = self.film(F.silu(vector))[:, :, None, None].to(h.dtype).chunk(2, dim=1)
-            h = torch.addcmul(shift, h, 1 + scale)
-        return self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+        scale = shift = None
+        if self.film is not None and vector is not None:
+            scale, shift = self.film(vector).float().chunk(2, dim=1)
+        h = self.norm_2(self.conv_1(self.norm_1(x)), scale, shift)
+        return self.skip(x) + self.conv_2(self.dropout(h))

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec
-from limner.nn.attention import Attention, groups
+from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner, Signal
 from limner.nn.embed import NumberEmbedding
+from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 
 
@@ -105,7 +106,7 @@ class UNet(nn.Module):
             self.up.append(nn.ModuleList(stage(2 * width, level, f"up{level}.{i}") for i in range(blocks)))
             finer = channels[level - 1] if level else None
             self.grow.append(nn.Conv2d(width, 4 * finer, 1) if finer else nn.Identity())
-        self.norm = nn.GroupNorm(groups(channels[0]), channels[0])
+        self.norm = NormSiLU(channels[0])
         self.leave = nn.Conv2d(channels[0], patched, 3, padding=1)
         self.seams = nn.Conv2d(spec.channels, spec.channels, 3, padding=1) if patch > 1 else None
         for last in (self.leave, self.seams):
@@ -121,6 +122,7 @@ class UNet(nn.Module):
         vector = self.time(label)
         if signal.vector is not None:
             vector = vector + signal.vector
+        vector = F.silu(vector)
         if signal.planes is not None:
             x = torch.cat([x, signal.planes.to(x)], dim=1)
         h = self.enter(F.pixel_unshuffle(x, self.patch))
@@ -137,5 +139,5 @@ class UNet(nn.Module):
             h = grow(h)
             if not isinstance(grow, nn.Identity):
                 h = F.pixel_shuffle(h, 2)
-        h = F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch)
+        h = F.pixel_shuffle(self.leave(self.norm(h)), self.patch)
         return h if self.seams is None else h + self.seams(h)

@@ -1,0 +1,96 @@
+"""Group normalisation, modulation and SiLU as one operation."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def groups(channels: int) -> int:
+    """How many groups a group norm has: 32, or the most below that leave 4 channels or more in each."""
+    enough = min(4, channels)
+    return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels // g >= enough)
+
+
+class NormSiLU(nn.Module):
+    """silu((1 + scale) GroupNorm(x) + shift).
+
+    Wu, He (2018). Group normalization. arXiv:1803.08494.
+
+    Args:
+        channels: of the picture.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = groups(channels), eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        scale: Float[Tensor, "b c"] | None = None,
+        shift: Float[Tensor, "b c"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """The normalised, modulated, activated features, in x's type."""
+        gain = self.weight.expand(len(x), -1)
+        level = self.bias.expand(len(x), -1)
+        if scale is not None and shift is not None:
+            gain, level = gain * (1 + scale), level * (1 + scale) + shift
+        return _NormSiLU.apply(x, gain, level, self.groups, self.eps)  # pyright: ignore
+
+
+class _NormSiLU(torch.autograd.Function):
+    """silu(gain (x - mean) / deviation + level), the moments being those of groups of channels of each image.
+
+    In one operation the picture-sized tensors are read as seldom as possible: on a CPU, the library's group norm of a
+    channels-last tensor followed by modulation and SiLU takes about twice as long. Statistics are kept in float32.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gain, level, groups, eps):
+        b, c, h, w = x.shape
+        flat = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        n = h * w * (c // groups)
+        wide = flat.float()
+        mean = _group_sum(wide.sum(1), groups) / n
+        square = _group_sum((wide * wide).sum(1), groups) / n
+        rstd = (square - mean.square()).clamp_(min=0).add_(eps).rsqrt_()
+        ctx.save_for_backward(flat, gain, level, mean, rstd)
+        ctx.groups, ctx.count = groups, n
+        y = F.silu(_normalised(flat, gain, level, mean, rstd), inplace=True)
+        return y.view(b, h, w, c).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # pyright: ignore
+        flat, gain, level, mean, rstd = ctx.saved_tensors
+        b, c, h, w = grad.shape
+        g = grad.permute(0, 2, 3, 1).reshape(flat.shape).to(flat.dtype)
+        g = torch.ops.aten.silu_backward(g, _normalised(flat, gain, level, mean, rstd))
+        d_level = g.sum(1, dtype=torch.float32)
+        d_gain = rstd * ((g * flat).sum(1, dtype=torch.float32) - mean * d_level)
+        along = _group_sum(gain * d_gain, ctx.groups) / ctx.count * rstd * rstd
+        offset = mean * along - rstd * _group_sum(gain * d_level, ctx.groups) / ctx.count
+        d_x = torch.addcmul(_row(offset, flat), flat, _row(-along, flat))
+        d_x = d_x.addcmul_(g, _row(rstd * gain, flat))
+        return d_x.view(b, h, w, c).permute(0, 3, 1, 2), d_gain, d_level, None, None
+
+
+def _normalised(flat: Tensor, gain: Tensor, level: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    scale = rstd * gain
+    return torch.addcmul(_row(level - mean * scale, flat), flat, _row(scale, flat))
+
+
+def _group_sum(per_channel: Float[Tensor, "b c"], groups: int) -> Float[Tensor, "b c"]:
+    """The sum over each group of channels, at every channel of it."""
+    b, c = per_channel.shape
+    total = per_channel.view(b, groups, c // groups).sum(-1, keepdim=True)
+    return total.expand(b, groups, c // groups).reshape(b, c)
+
+
+def _row(per_channel: Float[Tensor, "b c"], like: Tensor) -> Float[Tensor, "b 1 c"]:
+    return per_channel[:, None, :].to(like.dtype)
