@@ -195,7 +195,7 @@ class GenerativeModel(Learner):
         """
         if n < 1:
             raise LimnerError(f"the number of pictures must be at least 1, not {n}")
-        asked = validated(type(self).frames, options, kind="sampler option", skip=_NOT_OPTIONS)
+        asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self._completed(n, c.to(self.device), noise)
         training = self.training
@@ -246,6 +246,15 @@ class GenerativeModel(Learner):
             if spec.labels and c.label is None:
                 return Condition(draw_labels(spec, noise), c.text, c.image, c.present)
         return c
+
+    @classmethod
+    def sampler_options(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's own sampling options, checked, with defaults filled in.
+
+        Raises:
+            LimnerError: an unknown or wrong option; the message names the nearest one.
+        """
+        return validated(cls.frames, asked, kind="sampler option", skip=_NOT_OPTIONS)
 
     @classmethod
     def sample_schema(cls) -> dict[str, Any]:

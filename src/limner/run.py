@@ -1,0 +1,424 @@
+"""A run is a folder: what was trained, how it went, what came out, and how to go on.
+
+    recipe.toml          the recipe in effect, every training option written out
+    log.jsonl            a line every `log_every` steps
+    curves.png           the same, drawn
+    samples/             sheets of the same pictures, painted by the averaged weights as they learn
+    model.safetensors    the averaged weights: the model
+    state/               everything needed to resume, see state.py
+
+When a line, a sheet or a state is written depends on the step alone, so a run that was killed and resumed
+leaves the same files as one that was not.
+"""
+
+import contextlib
+import datetime
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from limner import dist, pictures
+from limner.checkpoint import MODEL_FILE, read_header, save_model, write_durably
+from limner.data.dataset import Dataset
+from limner.data.stream import Stream
+from limner.errors import LimnerError
+from limner.image import Condition, to_uint8
+from limner.model import GenerativeModel
+from limner.recipe import Recipe
+from limner.registry import build
+from limner.state import clean, load_state, save_state
+from limner.train import Loop
+
+RECIPE_FILE = "recipe.toml"
+LOG_FILE = "log.jsonl"
+_COLUMNS = 10  # of a sample sheet, at most
+_QUIET_SECONDS = 10.0  # between progress lines where nobody watches a terminal
+
+OnStep = Callable[[Loop, dict[str, float]], bool | None]
+"""Is told after every step; a true answer ends the run there, whole."""
+
+
+def train(
+    recipe: Recipe,
+    run: Path | str,
+    *,
+    device: str = "auto",
+    dataset: Dataset | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Train a model into a new run folder.
+
+    Args:
+        recipe: what to train on what, and how.
+        run: the folder.
+        device: where.
+        dataset: in place of the recipe's source.
+        on_step: is told after every step, and may end the run by answering True.
+
+    Returns:
+        the model file.
+
+    Raises:
+        LimnerError: a wrong recipe, a folder that holds a run already, a disk that cannot be written, or training
+            that stays non-finite after all roll-backs.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
+    """
+    run = Path(run)
+    if (run / RECIPE_FILE).exists():
+        raise LimnerError(
+            f"{run} already holds a run; type: limner resume {run}, or give another --run"
+        )
+    return _begin(recipe.effective(), run, device, dataset, on_step)
+
+
+def resume(
+    run: Path | str,
+    assignments: Iterable[str] = (),
+    *,
+    device: str = "auto",
+    dataset: Dataset | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Go on with a run from its newest whole state; the arguments, result and errors are those of `train`.
+
+    Args:
+        assignments: values to change, such as "train.steps=20000"; the model and its optimiser stay.
+    """
+    run = Path(run)
+    if not (run / RECIPE_FILE).is_file():
+        raise LimnerError(f"{run} holds no run; `limner train` makes one")
+    old = Recipe.read(run / RECIPE_FILE)
+    recipe = old.updated(assignments).effective()
+    for key in ("optimizer", "seed", "init"):
+        if recipe.train.get(key) != old.train.get(key):
+            raise LimnerError(
+                f"train.{key} cannot change in a run that is resumed; train a new one"
+            )
+    if recipe.model != old.model:
+        raise LimnerError("a model cannot change in a run that is resumed; train a new one")
+    clean(run / "state")
+    if not any((run / "state").glob("step-*")):  # killed before its first state was written
+        return _begin(recipe, run, device, dataset, on_step)
+    with _process(recipe, device) as place:
+        state = load_state(run / "state", _say)
+        if state is None:
+            raise LimnerError(f"no state of {run} is whole; train again, into another --run")
+        header = read_header(run / MODEL_FILE)
+        stream = open_stream(recipe, dataset)
+        if stream.dataset.spec != header.spec:
+            raise LimnerError(
+                f"the data of {run} have changed: {header.spec}, now {stream.dataset.spec}"
+            )
+        loop = Loop(
+            build(header.model, header.spec, **header.config), stream.batch, recipe.options(), place
+        )
+        loop.restore(state)
+        session = _Session(run, recipe, loop, stream, on_step)
+        session.forget_later()
+        return session.go()
+
+
+def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
+    """A recipe's training images, in the order that its seed gives them."""
+    from limner.data import open_data
+
+    return Stream(dataset or open_data(**recipe.data), recipe.options().seed)
+
+
+def _begin(
+    recipe: Recipe, run: Path, device: str, dataset: Dataset | None, on_step: OnStep | None
+) -> Path:
+    with _process(recipe, device) as place:
+        options = recipe.options()
+        stream = open_stream(recipe, dataset)
+        loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options, place)
+        session = _Session(run, recipe, loop, stream, on_step)
+        loop.prepare()
+        session.save()
+        return session.go()
+
+
+@contextlib.contextmanager
+def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
+    """This process among those that train: its device and its threads."""
+    place, threads = dist.device(device), torch.get_num_threads()
+    if recipe.options().threads:
+        torch.set_num_threads(recipe.options().threads)
+    try:
+        with dist.joined(place):
+            yield place
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _say(line: str) -> None:
+    """Tell the person at the terminal; standard output is for results."""
+    if dist.first():
+        print(line, file=sys.stderr, flush=True)
+
+
+class _Session:
+    """From here to the last step, or to the first interruption."""
+
+    def __init__(
+        self, run: Path, recipe: Recipe, loop: Loop, stream: Stream, on_step: OnStep | None
+    ) -> None:
+        self.run, self.recipe, self.loop, self.stream = run, recipe, loop, stream
+        self.on_step = on_step
+        self.options = loop.options
+        self.painting = {}
+        if isinstance(loop.model, GenerativeModel):
+            self.painting = loop.model.sampler_options(recipe.sampler)
+        elif recipe.sampler:
+            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [sampler] out")
+        self.window = _Window()
+
+    def go(self) -> Path:
+        """Train to the end."""
+        loop, options = self.loop, self.options
+        if loop.step >= options.steps:
+            _say(f"{self.run} has its {options.steps:,} steps; to go on, give train.steps=MORE")
+        with _Interrupts() as interrupts, _Progress(options.steps, loop.step) as progress:
+            while loop.step < options.steps:
+                started = time.perf_counter()
+                logs = loop.advance()
+                self.window.add(logs, time.perf_counter() - started)
+                if loop.unlucky >= options.patience:
+                    self.roll_back()
+                    continue
+                ends = bool(self.on_step and self.on_step(loop, logs))
+                ends = dist.anyone(ends, loop.device) or loop.step == options.steps
+                progress.show(loop.step, logs, self.window.seconds_a_step, self.images_per_step)
+                if ends or self.due(options.log_every):
+                    self.log()
+                if ends or self.due(options.sample_every):
+                    self.paint()
+                if ends or (self.due(options.save_every) and not loop.unlucky):
+                    self.save()
+                if ends:
+                    break
+                if dist.anyone(interrupts.seen, loop.device):
+                    self.save()
+                    _say(f"stopped at step {loop.step:,}; to go on, type: limner resume {self.run}")
+                    raise KeyboardInterrupt
+        return self.run / MODEL_FILE
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all processes."""
+        return self.options.batch * self.loop.model.batches_per_round
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now."""
+        return every > 0 and self.loop.step % every == 0
+
+    def roll_back(self) -> None:
+        """Return to the newest state with half the learning rate."""
+        state, step = load_state(self.run / "state", _say), self.loop.step
+        if state is None:
+            raise LimnerError(f"no state of {self.run} is whole; train again, into another --run")
+        self.loop.roll_back(state)
+        self.forget_later()
+        self.window = _Window()
+        _say(
+            f"step {step:,} was the {self.options.patience}th in a row that was not finite; going on from step "
+            f"{self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
+        )
+
+    def forget_later(self) -> None:
+        """Drop lines of the log from after the present step, which will be written again."""
+        if dist.first():
+            rows = [row for row in read_log(self.run) if row["step"] <= self.loop.step]
+            with self.writing():
+                write_durably(self.run / LOG_FILE, "".join(map(_line, rows)).encode())
+
+    def log(self) -> None:
+        """Append a line: means since the last one."""
+        row = {"step": self.loop.step, "images": self.loop.images_seen}
+        row |= self.window.means(self.images_per_step)
+        self.window = _Window()
+        if dist.first():
+            with self.writing(), (self.run / LOG_FILE).open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+    def paint(self) -> None:
+        """Write a sheet of samples, always of the same seeds and conditions."""
+        n, model = self.options.samples, self.loop.calibrated()
+        if not n or not isinstance(model, GenerativeModel) or not dist.first():
+            return
+        c, columns = self.wishes(n)
+        n = len(c) or n
+        x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
+        sheet = pictures.grid(x, columns, scale=max(1, 64 // max(x.shape[-2:])))
+        with self.writing():
+            file = self.run / "samples" / f"step-{self.loop.step:06d}.png"
+            pictures.save_png(sheet, file, {"step": self.loop.step, "seed": 0} | self.painting)
+
+    def wishes(self, n: int) -> tuple[Condition, int]:
+        """What the pictures of a sheet are of, and its columns: one a class where there are classes."""
+        spec = self.loop.model.spec
+        if spec.text or spec.hint:
+            return self.stream.preview(n).c, min(n, _COLUMNS)
+        if not spec.labels:
+            return Condition(), min(n, _COLUMNS)
+        columns = min(n, len(spec.labels), _COLUMNS)
+        shown = torch.arange(columns) * len(spec.labels) // columns
+        return Condition(label=shown.repeat(n // columns)), columns
+
+    def save(self) -> None:
+        """Write the model, the state and the curves; on any error the previous ones stay."""
+        if dist.first():
+            with self.writing():
+                self.run.mkdir(parents=True, exist_ok=True)
+                self.recipe.write(self.run / RECIPE_FILE)
+                save_model(
+                    self.loop.calibrated(),
+                    self.run / MODEL_FILE,
+                    images_seen=self.loop.images_seen,
+                    recipe=self.recipe.sections(),
+                )
+                folder = self.run / "state"
+                save_state(folder, self.loop.step, self.loop.state(), self.options.keep)
+                if rows := read_log(self.run):
+                    title = f"{self.recipe.model['name']} on {self.recipe.data['source']}"
+                    pictures.curves(rows, self.run / "curves.png", title)
+        dist.barrier()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn an operating system's refusal into one line with the remedy."""
+        try:
+            yield
+        except OSError as error:
+            raise LimnerError(
+                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last saved state stays; "
+                f"make room or give another --run, then type: limner resume {self.run}"
+            ) from None
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; one that a killed process left unfinished is left out."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+class _Window:
+    """Means of what was said since the last line of the log, of finite numbers only."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+        self.steps, self.seconds = 0, 0.0
+
+    def add(self, logs: dict[str, float], seconds: float) -> None:
+        """One more step."""
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+        for name, value in logs.items():
+            self.values.setdefault(name, []).append(value)
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Without saving and painting."""
+        return self.seconds / max(1, self.steps)
+
+    def means(self, images_per_step: int) -> dict[str, float | None]:
+        """Of each number; null where none was finite."""
+        found: dict[str, float | None] = {
+            "images_per_second": round(images_per_step / self.seconds_a_step, 2)
+        }
+        for name, values in self.values.items():
+            finite = [value for value in values if math.isfinite(value)]
+            found[name] = sum(finite) / len(finite) if finite else None
+        return found
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM, noted until the step is done; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # only there can signals be caught
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen = True
+        _say("finishing this step, then saving; once more to stop at once")
+
+
+class _Progress:
+    """A live line on a terminal; elsewhere a plain one now and then."""
+
+    def __init__(self, steps: int, step: int) -> None:
+        self.steps = steps
+        self._spoken = time.monotonic()
+        self._bar = None
+        if dist.first() and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("step {task.completed:,}/{task.total:,}"),
+                progress.BarColumn(bar_width=None),
+                progress.TextColumn("{task.fields[said]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=steps, completed=step, said="")
+
+    def __enter__(self) -> "_Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, step: int, logs: dict[str, float], seconds_a_step: float, images: int) -> None:
+        """Say where training is.
+
+        Args:
+            step: of how many were given.
+            logs: of the step.
+            seconds_a_step: lately.
+            images: a step.
+        """
+        now = time.monotonic()
+        if not self._bar and (not dist.first() or now - self._spoken < _QUIET_SECONDS):
+            return
+        self._spoken = now
+        losses = [f"{k} {v:.4g}" for k, v in logs.items() if k.rpartition(".")[2] == "loss"]
+        left = datetime.timedelta(seconds=round(seconds_a_step * (self.steps - step)))
+        said = "  ".join([*losses, f"{images / seconds_a_step:,.0f} img/s", f"{left} left"])
+        if self._bar:
+            self._bar.update(self._task, completed=step, said=said)
+        else:
+            _say(f"step {step:,}/{self.steps:,}  {said}")

@@ -1,0 +1,474 @@
+"""The loop against its promises: exact accumulation, exact resume, one player or two, and what may go wrong."""
+
+import copy
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, ImageSpec
+from limner.model import GenerativeModel, Learner, Turn
+from limner.noise import Noise
+from limner.registry import Paper, register
+from limner.train import Loop, TrainOptions
+
+PAPER = Paper("A toy for tests", "Nobody", 2026, "0000.00000")
+SPEC = ImageSpec(channels=1, height=4, width=4)
+
+
+class Net(nn.Sequential):
+    def __init__(self, c_in: int, c_out: int, width: int = 4) -> None:
+        super().__init__(
+            nn.Conv2d(c_in, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, c_out, 3, padding=1)
+        )
+
+
+@register("toy-denoiser", family="diffusion", paper=PAPER)
+class ToyDenoiser(GenerativeModel):
+    """One player: denoise, with a layer that draws by itself and a buffer that remembers."""
+
+    def __init__(self, spec: ImageSpec, width: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.net = Net(spec.channels, spec.channels, width)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    scale: Tensor
+    seen: Tensor
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        self.scale.copy_(next(batches).x.std())
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        x = batch.x / self.scale
+        noisy = x + noise.normal(*x.shape[1:])
+        yield Turn(F.mse_loss(self.net(self.dropout(noisy)), x), logs={"power": x.square().mean()})
+        self.seen += 1
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        scale: float = 1.0,
+    ) -> Iterator[Tensor]:
+        yield scale * self.net(noise.normal(*self.spec.shape))
+
+
+@register("toy-gan", family="gans", paper=PAPER)
+class ToyGAN(GenerativeModel):
+    """Two players: k critic moves on fresh data each, then one of the generator that sees the updated critic."""
+
+    def __init__(self, spec: ImageSpec, critic_steps: int = 2, poison: int = -1) -> None:
+        super().__init__()
+        self.batches_per_round = critic_steps
+        self.critic_steps, self.poison = critic_steps, poison
+        self.generator = Net(1, spec.channels)
+        self.critic = Net(spec.channels, 1)
+        self.frozen = nn.Conv2d(1, 1, 1)
+
+    def players(self) -> dict[str, nn.Module]:
+        return {"critic": self.critic, "generator": self.generator}
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        n = len(batch.x) // self.critic_steps
+        z = noise.normal(1, *self.spec.shape[1:])
+        for k in range(self.critic_steps):
+            rows = slice(k * n, (k + 1) * n)
+            fake = self.generator(z[rows]).detach()
+            loss = self.critic(fake).mean() - self.critic(batch.x[rows]).mean()
+            yield Turn(loss + self.critic(batch.x[rows]).square().mean(), of="critic")
+        loss = -self.critic(self.frozen(self.generator(z[:n]))).mean()
+        yield Turn(loss * (math.nan if step == self.poison else 1), of="generator")
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Tensor]:
+        yield self.generator(noise.normal(1, *self.spec.shape[1:]))
+
+
+TOYS = {"one player": lambda: ToyDenoiser(SPEC), "two players": lambda: ToyGAN(SPEC)}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Bit for bit is promised for the same number of threads; one is also fastest for toys."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def images(first: int, n: int) -> Batch:
+    """Smooth pictures, a pure function of their numbers."""
+    x = Noise.keyed(7, 0, torch.arange(first, first + n)).uniform(1, 1, 1) - 0.5
+    ramp = torch.linspace(-0.5, 0.5, 16).view(1, 1, 4, 4)
+    return Batch(x + ramp, Condition())
+
+
+def options(**changed: object) -> TrainOptions:
+    return TrainOptions(**{"steps": 20, "batch": 8, "lr": 1e-2, "ema": 0.9} | changed)
+
+
+def loop_of(build, seed: int = 0, batches=images, **changed: object) -> Loop:
+    torch.manual_seed(seed)
+    return Loop(build(), batches, options(**changed))
+
+
+def ran(loop: Loop, steps: int) -> Loop:
+    loop.prepare()
+    for _ in range(steps):
+        loop.advance()
+    return loop
+
+
+def weights(loop: Loop) -> dict[str, Tensor]:
+    return {f"{g}/{k}": v for g, part in loop.state().items() for k, v in part.items()}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+@pytest.mark.parametrize("build", TOYS.values(), ids=TOYS)
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_accumulate_exactly(build, parts):
+    whole = ran(loop_of(build), 1)
+    split = ran(loop_of(build, micro_batches=parts), 1)
+    for name, weight in whole.model.named_parameters():
+        other = split.model.get_parameter(name)
+        torch.testing.assert_close(weight, other, atol=3e-6, rtol=0)
+
+
+def test_a_step_is_plain_autograd_for_both_players():
+    """Against the algorithm written out: critic, critic, generator, each with fresh gradients."""
+    loop = loop_of(TOYS["two players"], optimizer="adam", micro_batches=1)
+    model = copy.deepcopy(loop.model)
+    assert isinstance(model, ToyGAN)
+    critic = torch.optim.Adam(model.critic.parameters(), lr=1e-2)
+    generator = torch.optim.Adam(model.generator.parameters(), lr=1e-2)
+    batch, noise = images(0, 16), Noise.keyed(0, 0, range(16))
+    for turn in model.turns(batch, 0, noise):
+        player = critic if turn.of == "critic" else generator
+        critic.zero_grad()
+        generator.zero_grad()
+        turn.loss.backward()
+        player.step()
+    loop.advance()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(loop.model.get_parameter(name), weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("build", TOYS.values(), ids=TOYS)
+@pytest.mark.parametrize("stop", [1, 3])
+def test_resuming_equals_not_stopping(build, stop):
+    changed = {"micro_batches": 2, "schedule": "cosine", "warmup": 3, "average": "warmup"}
+    straight = ran(loop_of(build, **changed), 7)
+    stopped = ran(loop_of(build, **changed), stop)
+    resumed = loop_of(build, seed=99, **changed)
+    resumed.restore(stopped.state())
+    for _ in range(7 - stop):
+        resumed.advance()
+    assert_same(weights(straight), weights(resumed))
+
+
+def test_dropout_resumes_too_and_leaves_the_global_generator_alone():
+    build = lambda: ToyDenoiser(SPEC, dropout=0.5)  # noqa: E731
+    straight = ran(loop_of(build), 4)
+    resumed = loop_of(build, seed=5)
+    resumed.restore(ran(loop_of(build), 2).state())
+    before = torch.get_rng_state()
+    for _ in range(2):
+        torch.rand(3)
+        before = torch.get_rng_state()
+        resumed.advance()
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same(weights(straight), weights(resumed))
+
+
+def test_resuming_with_other_micro_batches():
+    straight = ran(loop_of(TOYS["one player"]), 4)
+    resumed = loop_of(TOYS["one player"], seed=5, micro_batches=4)
+    resumed.restore(ran(loop_of(TOYS["one player"]), 2).state())
+    for _ in range(2):
+        resumed.advance()
+    for name, weight in straight.model.named_parameters():
+        torch.testing.assert_close(resumed.model.get_parameter(name), weight, atol=1e-4, rtol=0)
+
+
+def test_only_the_named_player_moves_and_the_frozen_never_do():
+    loop = loop_of(TOYS["two players"], players={"critic": {"lr": 1e-9}})
+    before = copy.deepcopy(loop.model)
+    logs = loop.advance()
+    moved = {
+        name.split(".")[0]: (loop.model.get_parameter(name) - p).abs().max().item()
+        for name, p in before.named_parameters()
+    }
+    assert moved["frozen"] == 0
+    assert moved["critic"] < 1e-6 < moved["generator"]
+    assert logs["critic.lr"] == pytest.approx(1e-9)
+    assert logs["generator.lr"] == pytest.approx(1e-2)
+    assert {"critic.loss", "critic.norm", "generator.loss", "generator.norm"} <= logs.keys()
+    assert all(p.grad is None for p in loop.model.parameters())
+
+
+def test_each_micro_batch_gets_its_rows_of_each_batch_of_the_round():
+    seen: list[tuple[int, int]] = []
+
+    def recorded(first: int, n: int) -> Batch:
+        seen.append((first, n))
+        return images(first, n)
+
+    loop = loop_of(TOYS["two players"], batches=recorded, micro_batches=2)
+    loop.advance()
+    assert seen == [(0, 4), (8, 4), (4, 4), (12, 4)]
+    loop.advance()
+    assert seen[4:] == [(16, 4), (24, 4), (20, 4), (28, 4)]
+    assert (loop.step, loop.images_seen) == (2, 32)
+
+
+def test_the_average_follows_and_shares_what_is_frozen():
+    loop = loop_of(TOYS["two players"], ema=0.5)
+    start = copy.deepcopy(loop.model)
+    loop.advance()
+    for name, kept in loop.average.named_parameters():
+        live, first = loop.model.get_parameter(name), start.get_parameter(name)
+        torch.testing.assert_close(kept, (live + first) / 2)
+        assert not kept.requires_grad
+    assert not loop.average.training
+    assert loop.average.frozen.weight is loop.model.frozen.weight
+
+
+def test_prepare_is_followed_by_the_average_and_buffers_are_copied():
+    loop = ran(loop_of(TOYS["one player"], micro_batches=2), 3)
+    assert loop.average.get_buffer("scale") == images(0, 8).x.std()
+    assert loop.average.get_buffer("seen") == 6
+
+
+class Calibrated(ToyDenoiser):
+    """Its scale is re-estimated."""
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        self.scale.copy_(torch.stack([batch.x.mean() for batch in batches]).sum())
+
+
+def test_calibration_works_on_a_copy():
+    loop = loop_of(lambda: Calibrated(SPEC), calibrate_batches=3)
+    ready = loop.calibrated()
+    expected = sum(images(first, 8).x.mean() for first in (0, 8, 16))
+    torch.testing.assert_close(ready.get_buffer("scale"), expected)
+    assert loop.average.get_buffer("scale") == 1
+    plain = loop_of(TOYS["one player"])
+    assert plain.calibrated() is plain.average
+
+
+def test_a_step_that_is_not_finite_is_skipped_whole():
+    loop = loop_of(lambda: ToyDenoiser(SPEC), batches=lambda f, n: images(f, n) if f else _nan(n))
+    before = weights(loop)
+    logs = loop.advance()
+    assert math.isnan(logs["loss"])
+    assert (loop.unlucky, loop.step, loop.images_seen) == (1, 1, 8)
+    after = weights(loop)
+    for name in before:
+        if not name.startswith(("counters", "model/seen")):
+            assert torch.equal(before[name], after[name]), name
+    loop.advance()
+    assert loop.unlucky == 0
+
+
+def _nan(n: int) -> Batch:
+    return Batch(torch.full((n, 1, 4, 4), math.nan), Condition())
+
+
+def test_the_turns_after_one_that_is_not_finite_are_abandoned():
+    loop = loop_of(lambda: ToyGAN(SPEC, poison=0))
+    generator = copy.deepcopy(loop.model.generator)
+    loop.advance()
+    assert loop.unlucky == 1
+    for a, b in zip(generator.parameters(), loop.model.generator.parameters()):
+        assert torch.equal(a, b)
+    loop.advance()
+    assert loop.unlucky == 0
+
+
+def test_rolling_back_halves_the_rate_and_ends():
+    loop = loop_of(lambda: ToyGAN(SPEC, poison=2), rollbacks=2)
+    good = ran(loop, 1).state()
+    for count in (1, 2):
+        for _ in range(2):
+            loop.advance()
+        assert loop.unlucky == 1
+        loop.roll_back(good)
+        assert (loop.step, loop.unlucky, loop.rollbacks) == (1, 0, count)
+        assert loop.advance()["critic.lr"] == pytest.approx(1e-2 / 2**count)
+        loop.restore(good | {"counters": loop.state()["counters"] | {"step": torch.tensor(1)}})
+    loop.advance()
+    loop.advance()
+    with pytest.raises(LimnerError, match=r"player 'generator'.*step 3.*2 roll-backs.*train\.lr="):
+        loop.roll_back(good)
+
+
+class Greedy(ToyDenoiser):
+    """Memory runs out above some batch size."""
+
+    limit = 4
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        if len(batch.x) > self.limit:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        yield from super().turns(batch, step, noise)
+
+
+def test_out_of_memory_halves_the_micro_batch_once():
+    loop = ran(loop_of(lambda: Greedy(SPEC)), 2)
+    assert loop.micro_batches == 2
+    exact = ran(loop_of(TOYS["one player"], micro_batches=2), 2)
+    for name, weight in exact.model.named_parameters():
+        assert torch.equal(loop.model.get_parameter(name), weight)
+    greedier = loop_of(lambda: Greedy(SPEC), batch=32)
+    with pytest.raises(LimnerError, match=r"out of memory.*train\.micro_batches=4"):
+        greedier.advance()
+
+
+def test_other_errors_are_not_taken_for_memory():
+    loop = loop_of(lambda: ToyDenoiser(ImageSpec(3, 4, 4)))
+    with pytest.raises(RuntimeError, match="channels"):
+        loop.advance()
+
+
+class Unruly(ToyGAN):
+    """Breaks one rule of `turns` or another."""
+
+    rule = ""
+    counter = itertools.count()
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        loss = self.critic(batch.x).mean()
+        if self.rule == "order":
+            yield Turn(loss, of="critic" if next(self.counter) % 2 else "generator")
+        if self.rule == "unnamed":
+            yield Turn(loss)
+        if self.rule == "unknown":
+            yield Turn(loss, of="critics")
+        if self.rule == "unrelated":
+            yield Turn(loss, of="generator")
+        if self.rule == "length" and next(self.counter) % 2:
+            yield Turn(loss, of="critic")
+
+
+@pytest.mark.parametrize(
+    "rule, said",
+    [
+        ("order", "take different turns|depends on none"),
+        ("length", "take different turns"),
+        ("unnamed", "none of its players critic, generator"),
+        ("unknown", "did you mean 'critic'"),
+        ("unrelated", "depends on none of its weights"),
+    ],
+)
+def test_a_broken_rule_names_the_model(rule, said):
+    loop = loop_of(lambda: Unruly(SPEC), micro_batches=2)
+    loop.model.rule = rule
+    with pytest.raises(LimnerError, match=said) as error:
+        loop.advance()
+    assert "toy-gan" in str(error.value)
+
+
+def test_options_are_checked():
+    with pytest.raises(LimnerError, match=r"did you mean 'train\.steps'"):
+        TrainOptions.of({"stepps": 3})
+    with pytest.raises(LimnerError, match=r"train\.steps=0"):
+        TrainOptions(steps=0)
+    with pytest.raises(LimnerError, match=r"train\.betas"):
+        TrainOptions(betas=(0.5, 1.0))
+    with pytest.raises(LimnerError, match=r"train\.ema=0\.999.*0\.289"):
+        TrainOptions(average="power")
+    with pytest.raises(LimnerError, match=r"did you mean 'train\.players\.critic\.lr'"):
+        TrainOptions.of({"players": {"critic": {"lrr": 1}}})
+    with pytest.raises(LimnerError, match="unknown player 'criti'; did you mean 'critic'"):
+        loop_of(TOYS["two players"], players={"criti": {"lr": 1.0}})
+    with pytest.raises(LimnerError, match="multiple of 3"):
+        loop_of(TOYS["one player"], micro_batches=3)
+    assert TrainOptions.of({"betas": [0, 0.9], "lr": 1}).betas == (0.0, 0.9)
+
+
+def test_a_state_of_another_model_is_refused():
+    with pytest.raises(LimnerError, match="another model"):
+        loop_of(TOYS["one player"]).restore(loop_of(TOYS["two players"]).state())
+    with pytest.raises(LimnerError, match="another model"):
+        loop_of(TOYS["one player"]).restore(loop_of(lambda: ToyDenoiser(SPEC, width=8)).state())
+
+
+def test_half_precision_loss_is_within_one_per_cent():
+    build = lambda: ToyDenoiser(SPEC, width=64)  # noqa: E731
+    single, half = loop_of(build), loop_of(build, dtype="bfloat16")
+    assert half.advance()["loss"] == pytest.approx(single.advance()["loss"], rel=0.01)
+    assert half.advance() != single.advance()
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+
+
+def test_channels_last_changes_the_layout_and_not_the_result():
+    last = ran(loop_of(TOYS["one player"]), 3)
+    first = ran(loop_of(TOYS["one player"], channels_last=False), 3)
+    assert last.model.net[2].weight.stride() != first.model.net[2].weight.stride()
+    for name, weight in first.model.named_parameters():
+        torch.testing.assert_close(last.model.get_parameter(name), weight, atol=1e-4, rtol=0)
+
+
+class Block(nn.Module):
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.net = Net(c_in, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + x.mean()
+
+
+class Judge(Learner):
+    """No generator, several parts, in a list."""
+
+    def __init__(self, spec: ImageSpec, squared: bool = False) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([Block(1, 4), Block(4, 1)])
+        self.squared = squared
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        x = batch.x.detach().requires_grad_()
+        y = self.stages[1](self.stages[0](x)).mean()
+        if self.squared:
+            (slope,) = torch.autograd.grad(y, x, create_graph=True)
+            y = slope.square().sum()
+        yield Turn(y)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_networks_are_compiled_in_place_and_double_backward_is_explained(monkeypatch):
+    # everything but the code generator, which takes a C++ compiler half a minute
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    compiled = loop_of(lambda: Judge(SPEC), compile=True)
+    eager = loop_of(lambda: Judge(SPEC))
+    assert compiled.state()["model"].keys() == eager.state()["model"].keys()
+    assert compiled.advance()["loss"] == pytest.approx(eager.advance()["loss"], rel=1e-4)
+    with pytest.raises(LimnerError, match=r"train\.compile=false"):
+        loop_of(lambda: Judge(SPEC, squared=True), compile=True).advance()
+
+
+def test_clipping_bounds_the_step():
+    logs = loop_of(TOYS["one player"], clip=1e-3).advance()
+    assert logs["norm"] > 1e-3  # what is logged is the norm before clipping
+    plain = loop_of(TOYS["one player"], optimizer="rmsprop", betas=(0.0, 0.9), clip=1e-12)
+    before = copy.deepcopy(plain.model)
+    plain.advance()
+    moves = [(a - b).abs().max() for a, b in zip(before.parameters(), plain.model.parameters())]
+    assert max(moves) < 1e-5
