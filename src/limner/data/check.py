@@ -16,6 +16,7 @@ from PIL import Image
 from limner.data.decode import Header, fitted, flattened, header
 from limner.data.pictures import Reasons, each
 from limner.data.sources import find_source
+from limner.errors import LimnerError
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
@@ -122,12 +123,14 @@ def check(source: str, **options: Any) -> CheckReport:
     """Look at every picture of a source and report; bad data are findings and no errors.
 
     Args:
-        source: as for `open_data`; of `unpaired:A,B`, check the two one by one.
+        source: as for `open_data`, but one.
         options: as for `open_data`.
 
     Raises:
-        LimnerError: no such source, file or option.
+        LimnerError: no such source, file or option, or unpaired sources.
     """
+    if source.startswith("unpaired:"):
+        raise LimnerError("check the two sources of unpaired data one by one")
     report = CheckReport(source)
     listing = find_source(source, options).listing(report.problems.append)
     entries = listing.entries

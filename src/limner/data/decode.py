@@ -28,7 +28,17 @@ EXTENSIONS = frozenset((
 # No EPS, PDF, WMF and the like: their decoders run other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "PPM", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 _FORMATS += ("ICO", "TGA")  # TGA has no signature, so it is tried last
-_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn the picture by a quarter
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation; from 5 on, width and height change places."""
 _SIXTEEN_BITS = 65535
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -84,10 +94,19 @@ def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
 
 def header(image: Image.Image) -> Header:
     """What an opened file says of its picture."""
-    turned = image.getexif().get(_ORIENTATION, 1)
-    width, height = image.size[::-1] if turned in (5, 6, 7, 8) else image.size
+    turned = _orientation(image)
+    width, height = image.size[::-1] if turned >= 5 else image.size
     animated = getattr(image, "is_animated", False)
-    return Header(width, height, image.mode, image.format or "", turned in range(2, 9), animated)
+    return Header(width, height, image.mode, image.format or "", turned > 1, animated)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1, upright, where the file does not say or its metadata are damaged."""
+    try:
+        said = image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged metadata leave a sound picture sound
+        return 1
+    return said if said in _UPRIGHT else 1
 
 
 def is_grey(mode: str) -> bool:
@@ -98,7 +117,9 @@ def is_grey(mode: str) -> bool:
 def flattened(image: Image.Image) -> Image.Image:
     """The first frame, upright, composited on white, in mode L or RGB."""
     grey = is_grey(image.mode)
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if (turned := _orientation(image)) in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[turned])
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > _SIXTEEN_BITS:

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +97,15 @@ class Source(ABC):
     flip: bool = False
     memory: Annotated[float, Field(ge=0)] = 4.0
 
+    def __post_init__(self) -> None:
+        sides = "1" if self.size is None else str(self.size).lower()
+        if not re.fullmatch("0*[1-9][0-9]{0,4}(x0*[1-9][0-9]{0,4})?", sides):
+            raise LimnerError(
+                f"data option data.size={self.size}: give one number, or HEIGHTxWIDTH as in 32x48"
+            )
+        if self.binarise and self.levels not in (2, 256):
+            raise LimnerError(f"data.binarise makes 2 levels; leave data.levels={self.levels} out")
+
     @abstractmethod
     def listing(self, report: Report) -> Listing:
         """The pictures of the split; what is wrong with the data as a whole goes to `report`."""
@@ -109,12 +119,8 @@ class Source(ABC):
         """(height, width) as asked for."""
         if self.size is None:
             return None
-        sides = str(self.size).lower().split("x")
-        if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-            raise LimnerError(
-                f"data option data.size={self.size}: give one number, or HEIGHTxWIDTH as in 32x48"
-            )
-        return int(sides[0]), int(sides[-1])
+        height, *width = str(self.size).lower().split("x")
+        return int(height), int(*width or [height])
 
 
 class Pictures(Dataset):
@@ -142,10 +148,6 @@ class Pictures(Dataset):
         content: str,
         broken: Reasons,
     ) -> None:
-        if source.binarise and source.levels not in (2, 256):
-            raise LimnerError(
-                f"data.binarise makes 2 levels; leave data.levels={source.levels} out"
-            )
         self.entries = entries
         self.source = typed
         self.skipped = (*listing.refused, *broken)

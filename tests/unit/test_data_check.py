@@ -1,0 +1,108 @@
+"""`limner data check`: findings and no errors, whatever the data."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limner.data import check
+from limner.errors import LimnerError
+
+
+@pytest.fixture
+def awkward(tmp_path):
+    """A folder with one of everything."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    smooth = noise.resize((5, 5)).resize((40, 40), Image.Resampling.BICUBIC)
+    for folder in ("cat", "dog"):
+        (tmp_path / folder).mkdir()
+    smooth.save(tmp_path / "cat" / "1.png")
+    smooth.save(tmp_path / "cat" / "same.bmp")
+    smooth.save(tmp_path / "cat" / "again.jpg", quality=85)
+    Image.new("RGB", (20, 40), "red").save(tmp_path / "dog" / "2.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise.rotate(90).save(tmp_path / "dog" / "turned.jpg", exif=exif)
+    noise.rotate(180).save(
+        tmp_path / "dog" / "moving.gif", save_all=True, append_images=[noise.rotate(90)]
+    )
+    Image.new("L", (40, 40), 90).save(tmp_path / "dog" / "grey.png")
+    (tmp_path / "cat" / "empty.png").touch()
+    (tmp_path / "cat" / "half.png").write_bytes((tmp_path / "cat" / "1.png").read_bytes()[:500])
+    (tmp_path / "cat" / "1.txt").write_text("a cat")
+    return tmp_path
+
+
+def test_everything_is_found(awkward):
+    report = check(f"folder:{awkward}")
+    assert report.pictures == 7
+    assert report.sizes == {"40 x 40": 6, "20 x 40": 1}
+    assert report.modes["L"] == 1
+    assert report.formats["JPEG"] == 2
+    assert report.labels == {"cat": 5, "dog": 4}
+    assert (report.captioned, report.captions) == (1, [("cat/1.png", "a cat")])
+    assert report.duplicates == [["cat/1.png", "cat/same.bmp"]]
+    assert report.similar == [["cat/1.png", "cat/again.jpg"]]
+    assert report.rotated == ["dog/turned.jpg"]
+    assert report.animated == ["dog/moving.gif"]
+    assert [name for name, _ in report.broken] == ["cat/empty.png", "cat/half.png"]
+    assert len(report.problems) == 1  # the captions that are missing
+    assert json.loads(json.dumps(report.to_json()))["pictures"] == 7
+
+
+def test_the_text_names_it_all_in_columns(awkward):
+    text = check(f"folder:{awkward}").text()
+    for part in (
+        "7 sound, 2 broken", "40 x 40 (6), 20 x 40 (1)", "2: cat (5), dog (4)", "1 of 9 pictures",
+        "cat/1.png = cat/same.bmp", "cat/1.png ~ cat/again.jpg", "empty.png: empty file",
+        "broken (2)", "to be put right (1)", "data.captions=false",
+    ):  # fmt: skip
+        assert part in text
+    columns = {
+        len(line) - len(line[20:].lstrip()) for line in text.splitlines() if line[:20].strip() == ""
+    }
+    assert len(columns) <= 1
+
+
+def test_the_sheet_shows_the_pictures(awkward, tmp_path):
+    check(f"folder:{awkward}").sheet(tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (662, 68)
+
+
+def test_many_pictures_make_a_hundred_tiles(tmp_path):
+    for i in range(230):
+        Image.new("RGB", (2, 2), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    assert 70 <= len(check(f"folder:{tmp_path}").tiles) <= 100
+
+
+def test_empty_data_are_a_finding(tmp_path):
+    report = check(f"folder:{tmp_path}")
+    assert report.pictures == 0
+    assert "holds no pictures" in report.problems[0]
+    assert "0 sound" in report.text()
+    report.sheet(tmp_path / "sheet.png")
+    with pytest.raises(LimnerError, match="there is no folder"):
+        check(f"folder:{tmp_path / 'none'}")
+    with pytest.raises(LimnerError, match="one by one"):
+        check("unpaired:emoji,mnist")
+
+
+def test_wrong_metadata_are_findings(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.png"}\nno json\n')
+    assert len(check(f"folder:{tmp_path}").problems) == 2
+
+
+def test_archives_and_named_sets(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../a.png", b"")
+        archive.writestr("b.png", b"")
+    report = check(f"zip:{tmp_path / 'a.zip'}")
+    assert report.refused == [("../a.png", "a path out of the archive")]
+    assert report.broken == [("b.png", "empty file")]
+    emoji = check("emoji", split="held-out-concept")
+    assert emoji.pictures == emoji.captioned == sum(emoji.labels.values()) > 100
+    assert not emoji.problems

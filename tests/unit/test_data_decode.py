@@ -1,0 +1,160 @@
+"""Awkward picture files, one by one, against what they were made from."""
+
+import io
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.data import decode
+from limner.data.decode import UndecodableError, fitted, flattened, header, reading, to_pixels
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def saved(image: Image.Image, form: str = "PNG", **options: object) -> Callable[[], io.BytesIO]:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return lambda: io.BytesIO(stream.getvalue())
+
+
+def flat(image: Image.Image, form: str = "PNG", **options: object) -> Image.Image:
+    return reading(saved(image, form, **options), flattened)
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(UndecodableError) as caught:
+        reading(lambda: io.BytesIO(data), flattened)
+    return str(caught.value)
+
+
+def random_rgb(height: int = 9, width: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_png_comes_back_exactly():
+    pixels = random_rgb()
+    shape = {"channels": 3, "height": 9, "width": 7}
+    for fit in ("crop", "pad", "stretch"):
+        got = reading(
+            saved(Image.fromarray(pixels)), lambda i, fit=fit: to_pixels(i, **shape, fit=fit)
+        )
+        assert torch.equal(got, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_transparency_is_composited_on_white_as_pillow_does():
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    white = Image.new("RGBA", image.size, "white")
+    expected = np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+    assert np.array_equal(np.asarray(flat(image)), expected)
+
+
+def test_grey_with_alpha_stays_grey():
+    image = Image.merge("LA", [Image.new("L", (2, 1), 0), Image.fromarray(np.uint8([[0, 255]]))])
+    got = flat(image)
+    assert got.mode == "L"
+    assert list(got.tobytes()) == [255, 0]
+
+
+def test_a_transparent_palette_is_composited():
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    assert flat(image).getpixel((0, 0)) == RED
+    got = flat(image, transparency=0)
+    assert got.getpixel((0, 0)) == WHITE
+    assert got.getpixel((1, 0)) == (0, 0, 255)
+    in_between = flat(image, transparency=bytes([255, 0]))
+    assert [in_between.getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped():
+    values = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    for form in ("PNG", "TIFF"):
+        assert np.array_equal(np.asarray(flat(Image.fromarray(values), form)), RAMP)
+    assert "16 bits" in reason(saved(Image.fromarray(np.int32([[70_000]])), "TIFF")().getvalue())
+    assert "floating" in reason(saved(Image.fromarray(np.float32([[0.5]])), "TIFF")().getvalue())
+
+
+def test_one_bit_and_cmyk():
+    assert flat(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == 255
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    got = flat(red, "JPEG", quality=100).getpixel((4, 4))
+    assert all(abs(a - b) < 6 for a, b in zip(got, RED))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(orientation):
+    image = Image.fromarray(random_rgb(4, 6))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    undo = {
+        1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM",
+        5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
+    }[orientation]  # fmt: skip
+    upright = image.transpose(Image.Transpose[undo]) if undo else image
+    opener = saved(image, exif=exif)
+    assert np.array_equal(np.asarray(reading(opener, flattened)), np.asarray(upright))
+    head = reading(opener, header)
+    assert (head.width, head.height) == upright.size
+    assert head.rotated == (orientation != 1)
+
+
+def test_damaged_metadata_leave_a_picture_sound():
+    pixels = random_rgb()
+    opener = saved(Image.fromarray(pixels), exif=b"Exif\0\0II*\0\xff\xff\xff\xff damaged")
+    assert np.array_equal(np.asarray(reading(opener, flattened)), pixels)
+    assert not reading(opener, header).rotated
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    for form in ("GIF", "PNG", "WEBP"):
+        opener = saved(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
+        assert reading(opener, header).animated
+        assert reading(opener, flattened).getpixel((0, 0)) == RED
+
+
+def test_broken_files_have_reasons():
+    good = saved(Image.fromarray(random_rgb(64, 64)))().getvalue()
+    jpeg = saved(Image.fromarray(random_rgb(64, 64)), "JPEG")().getvalue()
+    assert reason(b"") == "empty file"
+    assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "no picture"
+    assert reason(os.urandom(100)) == "no picture"
+    assert "truncated" in reason(good[: len(good) // 2])
+    assert "truncated" in reason(jpeg[: len(jpeg) // 2])
+    damaged = bytearray(good)
+    damaged[200:220] = bytes(20)
+    assert reason(bytes(damaged))
+
+
+def test_no_decoder_that_runs_programs_is_tried():
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n") == "no picture"
+
+
+def test_pixels_are_counted_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(decode, "PIXEL_CAP", 64)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert "9 x 9 pixels" in reason(b"P5 9 9 255\n" + bytes(81))
+
+
+def test_fits():
+    image = Image.new("RGB", (40, 20), "black")
+    image.paste("red", (0, 0, 5, 20))
+    cropped = fitted(image, 10, 10, "crop")
+    assert np.asarray(cropped).max() == 0  # the red margin is gone
+    padded = np.asarray(fitted(image, 10, 10, "pad"))
+    assert (padded[0] == 255).all()
+    assert (padded[-1] == 255).all()
+    assert fitted(image, 10, 12, "stretch").size == (12, 10)
+
+
+def test_resizing_is_antialiased():
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    small = np.asarray(fitted(Image.fromarray(board.astype(np.uint8)), 8, 8, "crop")).astype(float)
+    assert abs(small - 127.5).max() < 4

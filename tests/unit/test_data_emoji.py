@@ -1,0 +1,105 @@
+"""The bundled emoji: what is drawn how often, and what is never said in training."""
+
+import json
+from collections import Counter
+from importlib.resources import files
+
+import pytest
+import torch
+
+from limner.data import Stream, emoji, open_data
+from limner.data.emoji import Emoji
+from limner.data.pictures import Pictures, stop
+from limner.errors import LimnerError
+from limner.noise import Noise
+
+HELD_OUT = ("held-out-concept", "held-out-pair")
+
+
+def listing(**options):
+    return Emoji(**options).listing(stop)
+
+
+def undecoded(**options) -> Pictures:
+    """The data set without its pixels, which most of these tests have no need of."""
+    source = Emoji(**options)
+    found = source.listing(stop)
+    return Pictures(source, "emoji", found, found.entries, (3, 128, 128), None, "", [])
+
+
+def test_pictures_classes_and_styles():
+    data = open_data("emoji", size=16, split="held-out-concept", style="line")
+    assert len(data.spec.labels) == 9
+    assert data.spec.shape == (3, 16, 16)
+    assert not data.skipped
+    assert sum(data.spec.frequencies) == pytest.approx(1)
+    counts = {
+        style: len(listing(style=style, split="all").entries) for style in ("3d", "flat", "line")
+    }
+    assert sum(counts.values()) == len(listing(style="all", split="all").entries)
+    assert min(counts.values()) > 1000
+    assert listing(style="3d", split="held-out-pair").labels == data.spec.labels
+    assert listing(label=None).labels == ()
+
+
+def test_splits_share_no_picture_and_no_caption():
+    parts = [listing(style="all", split=split).entries for split in ("train", *HELD_OUT)]
+    for field in ("name", "captions"):
+        values = [{getattr(entry, field) for entry in part} for part in parts]
+        assert len(set().union(*values)) == sum(map(len, values))
+
+
+@pytest.mark.parametrize("style", ["3d", "all"])
+def test_no_held_out_caption_is_ever_drawn_in_training(style):
+    held_out = {
+        caption.lower()
+        for split in HELD_OUT
+        for entry in listing(style="all", split=split).entries
+        for caption in entry.captions
+    }
+    data = undecoded(style=style)
+    drawn = Stream(data, 0).captions(torch.arange(30_000))
+    assert not held_out & {caption.lower() for caption in drawn}
+    one_word = {tag.lower() for entry in data.entries for tag in entry.tags}
+    assert not held_out & one_word
+
+
+def test_captions_are_labels_tags_or_both():
+    data = undecoded()
+    index = next(i for i, entry in enumerate(data.entries) if len(entry.tags) == 3)
+    entry = data.entries[index]
+    n = 4000
+    said = data.captions(torch.full((n,), index), Noise.keyed(0, 0, range(n)))
+    forms = Counter(
+        "label" if s == entry.captions[0] else "both" if s.startswith(entry.captions[0]) else "tags"
+        for s in said
+    )
+    assert forms["label"] == pytest.approx(n / 2, abs=150)
+    assert forms["tags"] == pytest.approx(n / 4, abs=150)
+    orders = Counter(s for s in said if s.count(", ") == 2)
+    assert len(orders) == 6
+    assert {frozenset(order.split(", ")) for order in orders} == {frozenset(entry.tags)}
+
+
+def test_concepts_are_drawn_evenly_and_people_less():
+    data = undecoded(people=0.25)
+    archive = emoji.zip_files(files("limner.data") / "assets" / "emoji.zip")
+    rows = [json.loads(line) for line in archive.text("metadata.jsonl", stop).splitlines()]
+    concept_of = {row["file_name"]: row["concept"] for row in rows}
+    concepts = [concept_of[entry.name] for entry in data.entries]
+    people = {concept_of[e.name] for e in data.entries if e.label == "people & body"}
+    share = Counter()
+    for concept, weight in zip(concepts, data.weights.tolist()):
+        share[concept] += weight
+    assert all(w == pytest.approx(0.25 if c in people else 1) for c, w in share.items())
+    n = 100_000
+    drawn = Counter(concepts[i] for i in Stream(data, 0).indices(torch.arange(n)).tolist())
+    mean = n / sum(share.values())
+    chi_square = sum((drawn[c] - mean * w) ** 2 / (mean * w) for c, w in share.items())
+    assert chi_square == pytest.approx(len(share), abs=5 * (2 * len(share)) ** 0.5)
+
+
+def test_a_missing_archive_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(emoji, "files", lambda _: tmp_path)
+    with pytest.raises(LimnerError, match="the bundled emoji are missing"):
+        open_data("emoji")

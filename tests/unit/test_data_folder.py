@@ -1,0 +1,338 @@
+"""Folders and archives: every layout, and every way in which they can be wrong."""
+
+import csv
+import io
+import json
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.data import Stream, folder, open_data
+from limner.errors import LimnerError
+from limner.noise import Noise
+
+
+def picture(path: Path, shade: int = 0, size: tuple[int, int] = (8, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, 0, 255 - shade)).save(path)
+
+
+def pictures(root: Path, *names: str) -> str:
+    for shade, name in enumerate(names):
+        picture(root / name, shade)
+    return f"folder:{root}"
+
+
+def shades(data) -> list[int]:
+    return data.pixels(torch.arange(len(data)))[:, 0, 0, 0].tolist()
+
+
+def said(data, n: int = 50) -> set[str]:
+    indices = torch.arange(len(data)).repeat(n)
+    return set(data.captions(indices, Noise.keyed(0, 0, torch.arange(len(indices)))))
+
+
+def test_a_flat_folder_is_sorted_naturally_and_hidden_files_are_ignored(tmp_path):
+    source = pictures(tmp_path, "9.png", "10.png", "B2.png", "a1.png", ".hidden.png", ".git/x.png")
+    (tmp_path / "README.md").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no caption of any picture")
+    data = open_data(source)
+    assert [data.name(i) for i in range(len(data))] == ["9.png", "10.png", "a1.png", "B2.png"]
+    assert shades(data) == [0, 1, 3, 2]
+    assert data.labels is None
+    assert data.weights is None
+    assert data.spec.shape == (3, 8, 8)
+    assert data.captions(torch.tensor([0]), Noise.keyed(0, 0, [0])) is None
+
+
+def test_class_folders_are_labels(tmp_path):
+    source = pictures(tmp_path, "dog/1.png", "cat/1.png", "cat/deep/2.png")
+    data = open_data(source)
+    assert data.spec.labels == ("cat", "dog")
+    assert data.labels.tolist() == [0, 0, 1]
+    assert data.spec.frequencies == pytest.approx((2 / 3, 1 / 3))
+    assert open_data(source, labels=False).spec.labels == ()
+    assert open_data(source, labels=["dog", "cat", "emu"]).labels.tolist() == [1, 1, 0]
+    with pytest.raises(
+        LimnerError, match=r"unknown label 'cat'; did you mean 'cats'\?.*'cat/1.png'"
+    ):
+        open_data(source, labels=["dog", "cats"])
+    picture(tmp_path / "stray.png")
+    with pytest.raises(LimnerError, match=r"'stray.png' has no label.*data.labels=false"):
+        open_data(source)
+
+
+def test_metadata_as_json_lines(tmp_path):
+    source = pictures(tmp_path, "a.png", "b.png", "sub/c.png")
+    rows = [
+        {"file_name": "a.png", "text": "one", "label": 10},
+        {"file_name": "b.png", "text": ["two", "three"], "label": 9},
+        {"file_name": "sub/c.png", "text": "four", "label": 10},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = open_data(source)
+    assert data.spec.labels == ("9", "10")
+    assert data.labels.tolist() == [1, 0, 1]
+    assert said(data) == {"one", "two", "three", "four"}
+
+
+def test_metadata_as_csv_beside_its_pictures(tmp_path):
+    source = pictures(tmp_path, "x/a.png", "x/b.png")
+    with (tmp_path / "x" / "metadata.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("file_name", "caption"), ("a.png", "a, b"), ("b.png", "c")])
+    assert said(open_data(source)) == {"a, b", "c"}
+
+
+def test_captions_beside_the_pictures(tmp_path):
+    source = pictures(tmp_path, "a.png", "b.jpg")
+    (tmp_path / "a.txt").write_text("a cat\n\n  a small cat \n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("ein Köter", encoding="utf-8-sig")
+    data = open_data(source)
+    assert said(data) == {"a cat", "a small cat", "ein Köter"}
+    noise = Noise.keyed(0, 0, range(400))
+    drawn = data.captions(torch.zeros(400, dtype=torch.long), noise)
+    assert 150 < drawn.count("a cat") < 250
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(LimnerError, match=r"'b.txt' is not UTF-8"):
+        open_data(source)
+
+
+def test_a_missing_caption_is_named_with_the_remedy(tmp_path):
+    source = pictures(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.txt").write_text("a cat")
+    with pytest.raises(LimnerError, match=r"1 of 2 have no caption, first 'b.png'.*'b.txt'"):
+        open_data(source)
+    assert open_data(source, captions=False).entries[0].captions == ()
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a cat"}\n')
+    with pytest.raises(LimnerError, match=r"'b.png'; write it into metadata.jsonl"):
+        open_data(source)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"line 2 of 'metadata.jsonl' has no file_name"),
+        ("[1]", r"line 2 of 'metadata.jsonl' has no file_name"),
+        ('{"text": "x"}', r"line 2 of 'metadata.jsonl' has no file_name"),
+        ('{"file_name": "gone.png"}', r"line 2 .* names 'gone.png', which is not there"),
+        ('{"file_name": "../a.png"}', r"line 2 .* names '../a.png', which is not there"),
+        ('{"file_name": "b.png", "label": [1]}', r"'b.png' has label \[1\]"),
+        ('{"file_name": "b.png", "label": null}', r"'b.png' has no label though others have"),
+    ],
+)
+def test_wrong_metadata_is_named(tmp_path, line, message):
+    source = pictures(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "label": "cat"}\n' + line)
+    with pytest.raises(LimnerError, match=message):
+        open_data(source)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(LimnerError, match=r"there is no folder"):
+        open_data(f"folder:{tmp_path / 'none'}")
+    with pytest.raises(LimnerError, match=r"holds no pictures .* it is empty"):
+        open_data(f"folder:{tmp_path}")
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(LimnerError, match=r"holds no pictures .* only 1 other files"):
+        open_data(f"folder:{tmp_path}")
+    with pytest.raises(LimnerError, match=r"is a file; for an archive write zip:"):
+        open_data(f"folder:{tmp_path / 'a.txt'}")
+    with pytest.raises(LimnerError, match=r"is no sound zip archive"):
+        open_data(f"zip:{tmp_path / 'a.txt'}")
+    with pytest.raises(LimnerError, match=r"is a folder; write folder:"):
+        open_data(f"zip:{tmp_path}")
+    with pytest.raises(LimnerError, match=r"there is no archive"):
+        open_data(f"zip:{tmp_path / 'b.zip'}")
+
+
+def test_one_broken_file_is_skipped_and_more_than_a_hundredth_stop(tmp_path):
+    source = pictures(tmp_path, *(f"{i}.png" for i in range(5)))
+    (tmp_path / "2.png").write_bytes(b"")
+    data = open_data(source)
+    assert data.skipped == (("2.png", "empty file"),)
+    assert shades(data) == [0, 1, 3, 4]
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(whole[:-30])
+    with pytest.raises(
+        LimnerError,
+        match=r"2 of 5 .*'2.png' \(empty file\), '3.png' \(.*; limner data check folder",
+    ):
+        open_data(source)
+
+
+def test_a_truncated_picture_is_found_when_it_is_decoded(tmp_path):
+    source = pictures(tmp_path, *(f"{i}.png" for i in range(4)))
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:-30])
+    for memory in (4.0, 0.0):
+        data = open_data(source, memory=memory)
+        assert [name for name, _ in data.skipped] == ["1.png"]
+        assert shades(data) == [0, 2, 3]
+
+
+def test_two_broken_of_two_hundred_are_skipped(tmp_path):
+    source = pictures(tmp_path, *(f"{i}.png" for i in range(200)))
+    for i in (3, 4):
+        (tmp_path / f"{i}.png").write_bytes(b"GIF89a")
+    assert len(open_data(source)) == 198
+
+
+def test_one_broken_picture_alone_is_an_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(LimnerError, match=r"1 of 1 pictures .* 'a.png' \(no picture\)"):
+        open_data(f"folder:{tmp_path}")
+
+
+def test_wrong_extension(tmp_path):
+    picture(tmp_path / "a.png", 7)
+    (tmp_path / "a.png").rename(tmp_path / "a.JPG")
+    assert shades(open_data(f"folder:{tmp_path}")) == [7]
+
+
+def test_mixed_sizes_need_one(tmp_path):
+    picture(tmp_path / "a.png", size=(8, 8))
+    picture(tmp_path / "b.png", size=(8, 6))
+    source = f"folder:{tmp_path}"
+    with pytest.raises(
+        LimnerError, match=r"'a.png' is 8 x 8, 'b.png' is 8 x 6; give one, for example data.size=32"
+    ):
+        open_data(source)
+    assert open_data(source, size=4).spec.shape == (3, 4, 4)
+    assert open_data(source, size="4x6").spec.shape == (3, 4, 6)
+    for size in ("0", "4x", "axb", "1x2x3"):
+        with pytest.raises(
+            LimnerError, match=rf"data.size={size}: give one number, or HEIGHTxWIDTH"
+        ):
+            open_data(source, size=size)
+
+
+def test_channels_are_grey_if_all_are(tmp_path):
+    Image.new("L", (4, 4), 100).save(tmp_path / "a.png")
+    assert open_data(f"folder:{tmp_path}").spec.channels == 1
+    assert open_data(f"folder:{tmp_path}", channels=3).spec.channels == 3
+    picture(tmp_path / "b.png", size=(4, 4))
+    assert open_data(f"folder:{tmp_path}").spec.channels == 3
+    grey = open_data(f"folder:{tmp_path}", channels=1)
+    assert shades(grey) == [100, round(0.114 * 255)]
+
+
+def test_holdout_parts_the_pictures_by_name(tmp_path):
+    names = [f"{i}.png" for i in range(100)]
+    source = pictures(tmp_path, *names)
+    parts = [open_data(source, holdout=0.3, split=split) for split in ("train", "test")]
+    found = [{data.name(i) for i in range(len(data))} for data in parts]
+    assert found[0] | found[1] == set(names)
+    assert not found[0] & found[1]
+    assert 20 <= len(parts[1]) <= 40
+    assert len(open_data(source, holdout=0.3, split="all")) == 100
+    with pytest.raises(LimnerError, match=r"give for example data.holdout=0.1"):
+        open_data(source, split="test")
+
+
+def test_unknown_options_and_sources(tmp_path):
+    source = pictures(tmp_path, "a.png")
+    with pytest.raises(LimnerError, match=r"'data.hold_out'; did you mean 'data.holdout'\?"):
+        open_data(source, hold_out=0.1)
+    with pytest.raises(LimnerError, match=r"data.fit='squash': input should be 'crop'"):
+        open_data(source, fit="squash")
+    with pytest.raises(LimnerError, match=r"unknown data source 'fodler:x'; did you mean 'folder"):
+        open_data("fodler:x")
+    with pytest.raises(LimnerError, match=r"'folder' is to be written folder:PATH"):
+        open_data("folder")
+    with pytest.raises(LimnerError, match=r"leave data.levels=5 out"):
+        open_data(source, levels=5, binarise="dynamic")
+
+
+def test_digest_is_of_contents_and_options(tmp_path):
+    source = pictures(tmp_path / "a", "1.png", "2.png")
+    copy = pictures(tmp_path / "b", "1.png", "2.png")
+    digest = open_data(source).digest
+    assert open_data(copy).digest == digest
+    assert open_data(copy, memory=0).digest == digest
+    others = {open_data(source, **o).digest for o in ({"flip": True}, {"levels": 4}, {"size": 4})}
+    picture(tmp_path / "b" / "2.png", 200)
+    assert len(others | {digest, open_data(copy).digest}) == 5
+
+
+def zipped(path: Path, root: Path) -> str:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(root.rglob("*")):
+            archive.write(file, file.relative_to(root.parent))
+    return f"zip:{path}"
+
+
+def test_an_archive_is_as_its_folder(tmp_path):
+    root = tmp_path / "data"
+    source = pictures(root, "dog/1.png", "cat/2.png", "cat/10.png")
+    for name in ("dog/1", "cat/2", "cat/10"):
+        (root / f"{name}.txt").write_text(f"this is {name}")
+    (tmp_path / "data" / "__MACOSX").mkdir()
+    picture(root / "__MACOSX" / "x.png")
+    here, there = open_data(source), open_data(zipped(tmp_path / "data.zip", root))
+    assert shades(here) == shades(there)
+    assert here.spec == there.spec
+    assert said(here) == said(there)
+    unkept = open_data(f"zip:{tmp_path / 'data.zip'}", memory=0)
+    assert unkept.digest == there.digest
+    assert shades(unkept) == shades(there)
+
+
+def test_unsafe_members_are_refused_and_named(tmp_path, monkeypatch):
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "PNG")
+    monkeypatch.setattr(folder, "BYTE_CAP", 10_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (
+            "ok.png",
+            "../up.png",
+            "in/../../up.png",
+            "/abs.png",
+            "C:/abs.png",
+            "a\\b.png",
+        ):
+            archive.writestr(name, stream.getvalue())
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("bomb.png", bytes(10**6))
+    data = open_data(f"zip:{tmp_path / 'a.zip'}", labels=False)
+    assert [data.name(i) for i in range(len(data))] == ["a/b.png", "ok.png"]
+    refused = dict(data.skipped)
+    out = "a path out of the archive"
+    assert refused.pop("link.png") == "a link"
+    assert refused.pop("bomb.png").startswith("larger than")
+    assert set(refused.values()) == {out}
+    assert len(refused) == 4
+    monkeypatch.setattr(folder, "TOTAL_CAP", 100)
+    with pytest.raises(LimnerError, match=r"would unpack to"):
+        open_data(f"zip:{tmp_path / 'a.zip'}")
+
+
+def test_a_damaged_member_is_skipped(tmp_path):
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    for i in range(4):
+        noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / f"{i}.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i in range(4):
+            archive.write(root / f"{i}.png", f"{i}.png")
+        middle = archive.getinfo("2.png").header_offset + 1500
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[middle] ^= 255
+    (tmp_path / "a.zip").write_bytes(data)
+    opened = open_data(f"zip:{tmp_path / 'a.zip'}")
+    assert [name for name, _ in opened.skipped] == ["2.png"]
+
+
+def test_what_disappears_later_is_named(tmp_path):
+    data = open_data(pictures(tmp_path, "a.png", "b.png"), memory=0)
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(LimnerError, match=r"'b.png' can no longer be read"):
+        Stream(data).batch(0, 2)

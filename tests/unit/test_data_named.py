@@ -1,0 +1,159 @@
+"""Named data sets: MNIST against its raw bytes, the others from files made here."""
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.data import Stream, open_data
+from limner.data.named import MNIST_TEST_BINARISED
+from limner.errors import LimnerError
+from limner.image import to_levels
+from limner.noise import Noise
+
+
+def raw(name: str, head: int) -> np.ndarray:
+    path = next(Path(os.environ["LIMNER_DATA"]).rglob(name))
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=head)
+
+
+def test_mnist_is_its_raw_bytes(mnist):
+    data = open_data(mnist)
+    assert len(data) == 60_000
+    assert data.spec.shape == (1, 28, 28)
+    assert data.spec.labels == tuple("0123456789")
+    assert data.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    pixels = raw("train-images-idx3-ubyte.gz", 16).reshape(60_000, 1, 28, 28)
+    assert np.array_equal(data.pixels(torch.arange(60_000)).numpy(), pixels)
+    assert np.array_equal(data.labels.numpy(), raw("train-labels-idx1-ubyte.gz", 8))
+    assert sum(data.spec.frequencies) == pytest.approx(1)
+    assert Stream(data).preview(20).c.label.tolist() == [*range(10)] * 2
+
+
+def test_mnist_has_a_test_split(mnist):
+    data = open_data(mnist, split="test")
+    assert len(data) == 10_000
+    assert data.labels[:4].tolist() == [7, 2, 1, 0]
+    assert open_data(mnist, split="test", binarise="threshold").spec.levels == 2
+
+
+def test_the_binarised_mnist_test_set_is_one_and_the_same(mnist):
+    data = open_data(mnist, split="test", binarise="dynamic")
+    x = data.images(torch.arange(10_000), Noise.keyed(123, 45, range(10_000)))
+    bits = to_levels(x, 2).to(torch.uint8)
+    assert hashlib.sha256(bits.numpy().tobytes()).hexdigest() == MNIST_TEST_BINARISED
+    some = Stream(data, 9).preview(100)
+    assert torch.equal(some.x, x[data.first(100)])
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Path:
+    """A LIMNER_DATA with three pictures of everything, and no cache."""
+    monkeypatch.setenv("LIMNER_DATA", str(tmp_path))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    head = bytes([0, 0, 8, 3]) + np.array([3, 28, 28], ">i4").tobytes()
+    (folder / "train-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+    labels = bytes([0, 0, 8, 1]) + np.array([3], ">i4").tobytes() + bytes([9, 0, 3])
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    return tmp_path
+
+
+def test_torchvisions_layout(small):
+    data = open_data("fashion-mnist")
+    assert [data.spec.labels[i] for i in data.labels] == ["ankle boot", "t-shirt", "dress"]
+
+
+def test_another_size_and_colour(small):
+    data = open_data("fashion-mnist")
+    large = open_data("fashion-mnist", size=32, channels=3)
+    assert large.spec.shape == (3, 32, 32)
+    assert torch.equal(large.labels, data.labels)
+    pixels, larger = (d.pixels(torch.arange(3)).float() for d in (data, large))
+    assert torch.equal(larger[:, 0], larger[:, 2])
+    assert torch.allclose(larger.mean((1, 2, 3)), pixels.mean((1, 2, 3)), rtol=0.05)
+
+
+def test_a_damaged_file_is_named(small):
+    path = small / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(LimnerError, match=r"train-labels-idx1-ubyte.gz' is damaged"):
+        open_data("fashion-mnist")
+    path.write_bytes(gzip.compress(b"<html>"))
+    with pytest.raises(LimnerError, match=r"is damaged \(it is no IDX file"):
+        open_data("fashion-mnist")
+
+
+def test_cifar10_from_its_archive(small):
+    rng = np.random.default_rng(0)
+    (small / "cifar10").mkdir()
+    with tarfile.open(small / "cifar10" / "cifar-10-binary.tar.gz", "w:gz", compresslevel=1) as tar:
+        records = np.zeros((10_000, 3073), np.uint8)
+        records[:9] = rng.integers(0, 256, (9, 3073))
+        records[:, 0] = np.arange(10_000) % 10
+        member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        member.size = records.size
+        tar.addfile(member, io.BytesIO(records.tobytes()))
+    data = open_data("cifar10", split="test")
+    assert data.spec.shape == (3, 32, 32)
+    assert data.spec.labels[int(data.labels[6])] == "frog"
+    expected = records[:9, 1:].reshape(9, 3, 32, 32)
+    assert np.array_equal(data.pixels(torch.arange(9)).numpy(), expected)
+    with pytest.raises(LimnerError, match="is damaged"):
+        open_data("cifar10")
+
+
+def test_a_failed_download_is_one_line(small, monkeypatch):
+    from torchvision.datasets import utils
+
+    def fail(*_: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(utils, "download_url", fail)
+    with pytest.raises(
+        LimnerError,
+        match=r"mnist could not be downloaded \(no route to host\); set .* LIMNER_DATA .*mnist/tr",
+    ):
+        open_data("mnist")
+
+
+def test_a_download_lies_in_the_cache_once_it_is_complete(small, monkeypatch):
+    from torchvision.datasets import utils
+
+    def download(address: str, folder: Path, file: str, md5: str) -> None:
+        assert address.endswith(file)
+        assert len(md5) == 32
+        print("progress")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        source = small / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+        data = source.read_bytes() if "images" in file else bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3])
+        (Path(folder) / file).write_bytes(gzip.compress(data))
+
+    monkeypatch.setattr(utils, "download_url", download)
+    assert open_data("mnist").labels.tolist() == [1, 2, 3]
+    monkeypatch.setattr(utils, "download_url", None)
+    assert open_data("mnist").labels.tolist() == [1, 2, 3]
+
+
+def test_unpaired_sources(small):
+    (small / "p,q").mkdir()
+    Image.new("L", (28, 28), 200).save(small / "p,q" / "a.png")
+    source = f"unpaired:fashion-mnist,folder:{small / 'p,q'}"
+    data = open_data(source, **{"a.size": 14, "channels": 1})
+    assert data.spec.shape == (1, 28, 28)
+    assert data.spec.hint.shape == (1, 14, 14)
+    assert data.source == source
+    batch = Stream(data).batch(0, 5)
+    assert batch.c.image.shape == (5, 1, 14, 14)
+    for wrong in ("unpaired:mnist", "unpaired:"):
+        with pytest.raises(LimnerError, match="is to be written unpaired:A,B"):
+            open_data(wrong)
