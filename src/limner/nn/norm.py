@@ -47,7 +47,8 @@ class _NormSiLU(torch.autograd.Function):
     """silu(gain (x - mean) / deviation + level), the moments being those of groups of channels of each image.
 
     In one operation the picture-sized tensors are read as seldom as possible: on a CPU, the library's group norm of a
-    channels-last tensor followed by modulation and SiLU takes about twice as long. Statistics are kept in float32.
+    channels-last tensor followed by modulation and SiLU takes about twice as long. Statistics are kept in
+    float32, or in float64 where something is float64.
     """
 
     @staticmethod
@@ -55,7 +56,7 @@ class _NormSiLU(torch.autograd.Function):
         b, c, h, w = x.shape
         flat = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
         n = h * w * (c // groups)
-        wide = flat.float()
+        wide = flat.to(_exact(flat, gain))
         mean = _group_sum(wide.sum(1), groups) / n
         square = _group_sum((wide * wide).sum(1), groups) / n
         rstd = (square - mean.square()).clamp_(min=0).add_(eps).rsqrt_()
@@ -70,14 +71,20 @@ class _NormSiLU(torch.autograd.Function):
         flat, gain, level, mean, rstd = ctx.saved_tensors
         b, c, h, w = grad.shape
         g = grad.permute(0, 2, 3, 1).reshape(flat.shape).to(flat.dtype)
+        exact = _exact(flat, gain)
         g = torch.ops.aten.silu_backward(g, _normalised(flat, gain, level, mean, rstd))
-        d_level = g.sum(1, dtype=torch.float32)
-        d_gain = rstd * ((g * flat).sum(1, dtype=torch.float32) - mean * d_level)
+        d_level = g.sum(1, dtype=exact)
+        d_gain = rstd * ((g * flat).sum(1, dtype=exact) - mean * d_level)
         along = _group_sum(gain * d_gain, ctx.groups) / ctx.count * rstd * rstd
         offset = mean * along - rstd * _group_sum(gain * d_level, ctx.groups) / ctx.count
         d_x = torch.addcmul(_row(offset, flat), flat, _row(-along, flat))
         d_x = d_x.addcmul_(g, _row(rstd * gain, flat))
         return d_x.view(b, h, w, c).permute(0, 3, 1, 2), d_gain, d_level, None, None
+
+
+def _exact(x: Tensor, gain: Tensor) -> torch.dtype:
+    """What sums are kept in: float32, or float64 where something is float64."""
+    return torch.promote_types(torch.promote_types(x.dtype, gain.dtype), torch.float32)
 
 
 def _normalised(flat: Tensor, gain: Tensor, level: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
