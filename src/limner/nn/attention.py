@@ -20,7 +20,7 @@ class Attention(nn.Module):
 
     Args:
         channels: of the picture.
-        head_dim: of each head; the number of heads is channels / head_dim.
+        head_dim: of each head, or more where it does not divide the channels.
         token_dim: the length of a token for cross-attention; None attends to the picture itself.
         site: what an `edit` hook knows this layer by.
     """
@@ -29,7 +29,8 @@ class Attention(nn.Module):
         self, channels: int, head_dim: int = 32, token_dim: int | None = None, site: str = ""
     ) -> None:
         super().__init__()
-        self.heads = max(channels // head_dim, 1)
+        most = max(channels // head_dim, 1)
+        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
         self.site = site
         self.edit: Edit | None = None
         self.norm = nn.LayerNorm(channels)
