@@ -39,7 +39,7 @@ def test_pictures_classes_and_styles():
     assert sum(counts.values()) == len(listing(style="all", split="all").entries)
     assert min(counts.values()) > 1000
     assert listing(style="3d", split="held-out-pair").labels == data.spec.labels
-    assert listing(label=None).labels == ()
+    assert listing(label="none").labels == ()
 
 
 def test_splits_share_no_picture_and_no_caption():

@@ -29,13 +29,13 @@ class Emoji(Source):
         split: "train"; "held-out-concept", emoji of which it has no variant; "held-out-pair",
             variants that it lacks of emoji that it has; or "all".
         style: "3d", "flat", "line", or "all".
-        label: "group" makes Unicode's nine groups the classes; None for no classes.
+        label: "group" makes Unicode's nine groups the classes; "none" for no classes.
         people: how often people and hands are drawn, for 1 when their concepts are as all others.
     """
 
     split: Literal["train", "held-out-concept", "held-out-pair", "all"] = "train"
     style: Literal["3d", "flat", "line", "all"] = "3d"
-    label: Literal["group"] | None = "group"
+    label: Literal["group", "none"] = "group"
     people: Annotated[float, Field(gt=0)] = 0.5
 
     def listing(self, report: Report) -> Listing:
@@ -49,7 +49,7 @@ class Emoji(Source):
         with as_file(asset) as path:
             archive = zip_files(path)
         rows = [json.loads(line) for line in archive.text("metadata.jsonl", report).splitlines()]
-        groups = sorted({row["group"] for row in rows}) if self.label else ()
+        groups = sorted({row["group"] for row in rows}) if self.label == "group" else ()
         held_out = {row["caption"].lower() for row in rows if row["split"] != "train"}
         rows = [row for row in rows if self.style in (row["style"], "all")]
         rows = [row for row in rows if self.split in (row["split"], "all")]
@@ -60,7 +60,7 @@ class Emoji(Source):
             entry = Entry(
                 name=row["file_name"],
                 open=partial(archive.open, row["file_name"]),
-                label=row["group"] if self.label else None,
+                label=row["group"] if groups else None,
                 captions=(row["caption"],),
                 tags=tuple(kept),
                 weight=(self.people if row["group"] == _PEOPLE else 1) / variants[row["concept"]],

@@ -223,9 +223,7 @@ def each(
 
     threads = os.cpu_count() or 1
     rest = iter(entries)
-    at_once = min(
-        64, len(entries) // (4 * threads) + 1
-    )  # small pictures cost less than a hand-over
+    at_once = min(64, len(entries) // (4 * threads) + 1)  # a hand-over costs as much as an icon
     lots = iter(lambda: list(itertools.islice(rest, at_once)), [])
     with ThreadPoolExecutor(threads) as pool:
         for entry, result in itertools.chain.from_iterable(pool.map(attempt, lots)):
