@@ -18,7 +18,7 @@ Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0)
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -231,6 +231,10 @@ class DenoisingModel(GenerativeModel):
             if preview:
                 yield sketch
         yield x
+
+    def frame_count(self, **options: Any) -> int:
+        """One for each step, and the picture."""
+        return (options.get("steps") or self.default_steps) + 1
 
 
 def chosen_sampler(name: str, **options: float | None) -> Sampler:

@@ -117,6 +117,16 @@ class Learner(nn.Module, ABC):
     def calibrate(self, batches: Iterator[Batch]) -> None:  # noqa: B027
         """Re-estimate buffers of the averaged weights from data (batch-norm statistics, a fitted Gaussian)."""
 
+    def train(self, mode: bool = True) -> "Learner":
+        """Training mode for what is trained; nested learners that no player trains stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            trained = {id(p) for part in self.players().values() for p in part.parameters()}
+            for part in self.modules():
+                if isinstance(part, Learner) and part is not self:
+                    part.train(any(id(p) in trained for p in part.parameters()))
+        return self
+
     def description(self) -> dict[str, Any]:
         """What rebuilds this model without its weights: its name, specification and configuration."""
         return {"model": self.name, "spec": self.spec.to_json(), "config": self.config}
@@ -135,11 +145,15 @@ class Learner(nn.Module, ABC):
 def _finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
     """Clamp each yielded frame to [-1, 1], as float32, without gradients."""
 
-    @torch.no_grad()
     @functools.wraps(frames)
     def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
-        for frame in frames(self, *args, **kwargs):
-            yield frame.float().clamp(-1, 1)
+        painting = frames(self, *args, **kwargs)
+        while True:
+            with torch.no_grad():  # around each step, for whoever watches keeps gradients of their own
+                frame = next(painting, None)
+            if frame is None:
+                return
+            yield frame.detach().float().clamp(-1, 1)
 
     return clamped
 
@@ -225,6 +239,10 @@ class GenerativeModel(Learner):
             assert last is not None, f"{type(self).__name__}.frames yielded nothing"
             parts.append(last)
         return torch.cat(parts)
+
+    def frame_count(self, **options: Any) -> int:
+        """How many frames `frames` yields with a preview: what a progress bar counts to."""
+        return 1
 
     def _completed(self, n: int, c: Condition, noise: Noise) -> Condition:
         """The condition for n pictures, checked against the specification, with required labels drawn."""
