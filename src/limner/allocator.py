@@ -1,0 +1,25 @@
+"""The C library's memory allocator, tuned for tensors on a CPU."""
+
+import ctypes
+import sys
+from functools import cache
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # the parameters' numbers in glibc's malloc.h
+_KEPT = 2**28
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let freed memory be used again instead of being returned to the kernel after each operation.
+
+    glibc gives large blocks back at once, and the kernel then fills every page of the next one with zeros; on small
+    networks that takes a tenth to a third of a training step (benchmarks/allocator.py). Only on Linux with glibc;
+    elsewhere nothing is done. A process then keeps its peak of memory until it ends.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_TOP_PAD, _KEPT)
