@@ -4,9 +4,9 @@
 identity. Processes talk over gloo on CPUs and over NCCL on GPUs.
 """
 
-import contextlib
+import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as torch_dist
@@ -38,19 +38,18 @@ def device(name: str = "auto") -> torch.device:
     return found
 
 
-@contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[None]:
-    """Be one of the processes that torchrun started, for as long as the block lasts."""
+def join(device: torch.device) -> None:
+    """Become one of the processes that torchrun started, until this one exits.
+
+    The group is joined once: torchrun's store keeps the addresses of a group that was left, and joining a second
+    one then waits for them forever, now and then.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_dist.is_initialized():
-        yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        torch_dist.destroy_process_group()
+    atexit.register(torch_dist.destroy_process_group)
 
 
 def size() -> int:

@@ -153,9 +153,9 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
     place, threads = dist.device(device), torch.get_num_threads()
     if recipe.options().threads:
         torch.set_num_threads(recipe.options().threads)
+    dist.join(place)
     try:
-        with dist.joined(place):
-            yield place
+        yield place
     finally:
         torch.set_num_threads(threads)
 
@@ -202,6 +202,7 @@ class _Session:
                     self.log()
                 if ends or self.due(options.sample_every):
                     self.paint()
+                    self.draw()
                 if ends or (self.due(options.save_every) and not loop.unlucky):
                     self.save()
                 if ends:
@@ -275,7 +276,7 @@ class _Session:
         return Condition(label=shown.repeat(n // columns)), columns
 
     def save(self) -> None:
-        """Write the model, the state and the curves; on any error the previous ones stay."""
+        """Write the model and the state; on any error the previous ones stay."""
         if dist.first():
             with self.writing():
                 self.run.mkdir(parents=True, exist_ok=True)
@@ -288,10 +289,14 @@ class _Session:
                 )
                 folder = self.run / "state"
                 save_state(folder, self.loop.step, self.loop.state(), self.options.keep)
-                if rows := read_log(self.run):
-                    title = f"{self.recipe.model['name']} on {self.recipe.data['source']}"
-                    pictures.curves(rows, self.run / "curves.png", title)
         dist.barrier()
+
+    def draw(self) -> None:
+        """Draw the log so far."""
+        if dist.first() and (rows := read_log(self.run)):
+            title = f"{self.recipe.model['name']} on {self.recipe.data['source']}"
+            with self.writing():
+                pictures.curves(rows, self.run / "curves.png", title)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -375,11 +375,15 @@ class Loop:
                         raise self._rule_broken("its micro-batches take different turns")
                     player = mover
                     if turn and player:
-                        self._backward(turn.loss / count, player)
+                        (turn.loss / count).backward(inputs=player.parameters)
                         losses.append(turn.loss.detach().float())
                         for name, value in turn.logs.items():
                             logs.setdefault(name, []).append(value.detach().float())
             except (torch.OutOfMemoryError, RuntimeError) as error:
+                if self.options.compile and _differentiates_twice(error):
+                    raise self._rule_broken(
+                        "compiled networks cannot be differentiated twice; type train.compile=false"
+                    ) from None
                 if not _is_out_of_memory(error):
                     raise
                 if number:
@@ -415,17 +419,6 @@ class Loop:
         if turn.of not in self.players:
             raise unknown("player", turn.of, self.players, f"model '{_name(self.model)}'")
         return self.players[turn.of]
-
-    def _backward(self, loss: Float[Tensor, ""], player: _Player) -> None:
-        try:
-            loss.backward(inputs=player.parameters)
-        except RuntimeError as error:
-            if "double backward" in str(error):
-                raise LimnerError(
-                    f"model '{_name(self.model)}' differentiates gradients, which compiled networks cannot; "
-                    "type train.compile=false"
-                ) from None
-            raise
 
     def _update(self, player: _Player, loss: Float[Tensor, ""], logs: dict) -> bool:
         """Let a player take its step; False, and no step, when its loss or gradient is not finite anywhere."""
@@ -532,6 +525,10 @@ def _channels_last_(model: nn.Module) -> None:
     for tensor in tensors:
         if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def _differentiates_twice(error: RuntimeError) -> bool:
+    return any(words in str(error) for words in ("double backward", "donated buffer"))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

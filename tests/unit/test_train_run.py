@@ -1,0 +1,366 @@
+"""A run's folder: what it holds, that it can be killed anywhere, and what may go wrong. Also a script: MODE RUN."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import SPEC, _one_thread, images  # noqa: F401
+from torch import Tensor
+
+from limner.checkpoint import load, read_header
+from limner.data import Dataset
+from limner.errors import LimnerError
+from limner.estimate import dry_run
+from limner.image import ImageSpec, to_uint8
+from limner.recipe import Recipe
+from limner.run import read_log, resume, train
+from limner.train import Loop
+
+
+class Ramps(Dataset):
+    """Thirty-two smooth pictures in memory."""
+
+    def __init__(self, labels: tuple[str, ...] = ()) -> None:
+        self.spec = ImageSpec(*SPEC.shape, labels=labels)
+        self.labels = torch.arange(32) % len(labels) if labels else None
+        self._pixels = to_uint8(images(0, 32).x)
+
+    def __len__(self) -> int:
+        return 32
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        return self._pixels[indices]
+
+
+STEPS = 36
+SHORT = {
+    "steps": STEPS,
+    "batch": 4,
+    "lr": 1e-2,
+    "ema": 0.9,
+    "log_every": 4,
+    "sample_every": 12,
+    "samples": 6,
+    "save_every": 3,
+    "average": "warmup",
+}
+
+
+def recipe(model: str, **changed: object) -> Recipe:
+    own = {"width": 4, "dropout": 0.1} if model == "toy-denoiser" else {}
+    return Recipe({"name": model} | own, {"source": "ramps"}, SHORT | changed)
+
+
+def files(run: Path) -> set[str]:
+    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, Path]:
+    """Both toys, trained without interruption."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("straight")
+    for model in ("toy-denoiser", "toy-gan"):
+        train(recipe(model), folder / model, dataset=Ramps(), device="cpu")
+    torch.set_num_threads(threads)
+    return {model: folder / model for model in ("toy-denoiser", "toy-gan")}
+
+
+def test_the_folder_holds_everything(finished):
+    run = finished["toy-denoiser"]
+    state = {f"state/step-{s:08d}/{n}" for s in (33, 36) for n in ("manifest.json",)}
+    groups = ("model", "average", "optimizer", "counters")
+    state |= {f"state/step-{s:08d}/{g}.safetensors" for s in (33, 36) for g in groups}
+    sheets = {f"samples/step-{s:06d}.png" for s in (12, 24, 36)}
+    assert files(run) == state | sheets | {
+        "recipe.toml",
+        "log.jsonl",
+        "curves.png",
+        "model.safetensors",
+    }
+    rows = read_log(run)
+    assert [row["step"] for row in rows] == list(range(4, STEPS + 1, 4))
+    assert rows[-1]["images"] == STEPS * 4
+    assert {"loss", "norm", "lr", "power", "images_per_second"} <= rows[0].keys()
+    header = read_header(run / "model.safetensors")
+    assert (header.model, header.images_seen) == ("toy-denoiser", STEPS * 4)
+    assert header.recipe["train"]["micro_batches"] == 1
+    assert load(run).sample(2).shape == (2, 1, 4, 4)
+
+
+SCRIPT = [sys.executable, __file__]
+
+
+def start(mode: str, run: Path) -> subprocess.Popen:
+    return subprocess.Popen([*SCRIPT, mode, str(run)], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(process: subprocess.Popen, run: Path, after: int) -> None:
+    """Until the run has saved a step beyond the one given."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        saved = [int(path.name[5:]) for path in run.rglob("step-????????")]
+        if max(saved, default=-1) > after:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no progress: {process.communicate()[1]}")
+
+
+def newest(run: Path) -> int:
+    return max((int(path.name[5:]) for path in run.rglob("step-????????")), default=-1)
+
+
+@pytest.mark.parametrize("model", ["toy-denoiser", "toy-gan"])
+def test_killed_anywhere_it_ends_with_the_same_bytes(model, finished, tmp_path):
+    run, chance = tmp_path / model, random.Random(model)
+    for blow in (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+        before = newest(run)
+        process = start(model, run)
+        wait_for_steps(process, run, before)
+        time.sleep(chance.uniform(0, 0.05))
+        process.send_signal(blow)
+        said = process.communicate(timeout=60)[1]
+        if blow == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130, said
+            assert f"limner resume {run}" in said
+            assert f"at step {newest(run)};" in said
+        assert newest(run) < STEPS, "it was over before it was hit; make the steps slower"
+    resume(run, dataset=Ramps(), device="cpu")
+    for name in ("model.safetensors", "samples/step-000012.png", "samples/step-000036.png"):
+        assert (run / name).read_bytes() == (finished[model] / name).read_bytes(), name
+    steps = [row["step"] for row in read_log(run)]
+    assert steps == sorted(set(steps))
+    assert not list((run / "state").glob(".partial-*"))
+
+
+def test_a_damaged_state_is_named_and_passed_over(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    stop_at(run, 10)
+    damaged = run / "state" / "step-00000010" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    resume(run, dataset=Ramps(), device="cpu")
+    assert "step-00000010 is damaged" in capsys.readouterr().err
+    straight = finished["toy-denoiser"] / "model.safetensors"
+    assert (run / "model.safetensors").read_bytes() == straight.read_bytes()
+
+
+def test_with_every_state_damaged_it_says_so(tmp_path):
+    run = tmp_path / "run"
+    stop_at(run, 4)
+    for manifest in run.rglob("manifest.json"):
+        manifest.write_text("{")
+    with pytest.raises(LimnerError, match="no state of .* is whole"):
+        resume(run, dataset=Ramps(), device="cpu")
+
+
+def stop_at(run: Path, step: int, **changed: object) -> None:
+    def on_step(loop: Loop, logs: dict[str, float]) -> bool:
+        return loop.step == step
+
+    train(recipe("toy-denoiser", **changed), run, dataset=Ramps(), device="cpu", on_step=on_step)
+
+
+def test_on_step_ends_a_run_whole(tmp_path):
+    stop_at(tmp_path / "run", 5)
+    assert read_header(tmp_path / "run" / "model.safetensors").images_seen == 20
+    assert [row["step"] for row in read_log(tmp_path / "run")] == [4, 5]
+    assert (tmp_path / "run/samples/step-000005.png").exists()
+
+
+def test_resuming_can_change_what_may_change(tmp_path, capsys):
+    run = tmp_path / "run"
+    stop_at(run, 3)
+    resume(run, ["train.steps=5", "train.lr=1e-3"], dataset=Ramps(), device="cpu")
+    assert read_header(run / "model.safetensors").images_seen == 20
+    assert read_log(run)[-1]["lr"] == pytest.approx(1e-3)
+    assert Recipe.read(run / "recipe.toml").train["steps"] == 5
+    resume(run, dataset=Ramps(), device="cpu")
+    assert "give train.steps=MORE" in capsys.readouterr().err
+    for change, said in (
+        ("model.width=8", "a model cannot change"),
+        ("train.optimizer=rmsprop", "train.optimizer cannot change"),
+        ("train.seed=3", "train.seed cannot change"),
+        ("train.stepz=3", "did you mean 'train.steps'"),
+    ):
+        with pytest.raises(LimnerError, match=said):
+            resume(run, [change], dataset=Ramps(), device="cpu")
+    with pytest.raises(LimnerError, match="data of .* have changed"):
+        resume(run, ["train.steps=9"], dataset=Ramps(("a", "b")), device="cpu")
+
+
+def test_a_folder_with_a_run_is_left_alone(finished, tmp_path):
+    run = finished["toy-denoiser"]
+    with pytest.raises(LimnerError, match=rf"limner resume {run}"):
+        train(recipe("toy-denoiser"), run, dataset=Ramps())
+    with pytest.raises(LimnerError, match="holds no run"):
+        resume(tmp_path)
+
+
+def test_nothing_is_written_when_the_recipe_is_wrong(tmp_path):
+    wrong = [
+        (Recipe({"name": "toy-denoiser"}, {"source": "x"}, {}, {"scal": 2}), "did you mean 'scale'"),
+        (Recipe({"name": "toy-denoizer"}, {"source": "x"}), "did you mean 'toy-denoiser'"),
+        (Recipe({"name": "toy-denoiser", "widht": 3}, {"source": "x"}), r"did you mean 'model\.width'"),
+        (Recipe({"name": "toy-denoiser"}, {"source": "x"}, {"lr": -1}), r"train\.lr=-1"),
+        (Recipe({"name": "toy-denoiser"}, {"source": "x"}, {"batch": 9, "micro_batches": 2}), "even"),
+    ]
+    for each, said in wrong:
+        with pytest.raises(LimnerError, match=said):
+            train(each, tmp_path / "run", dataset=Ramps())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LimnerError, match="cannot write"):
+        train(recipe("toy-denoiser"), tmp_path / "file" / "run", dataset=Ramps())
+
+
+def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run))
+
+    def on_step(loop: Loop, logs: dict[str, float]) -> None:
+        if loop.step == 6:
+            monkeypatch.setattr("limner.state.write_durably", full)
+
+    with pytest.raises(LimnerError, match=r"No space left on device.*limner resume"):
+        train(recipe("toy-denoiser"), run, dataset=Ramps(), on_step=on_step)
+    monkeypatch.undo()
+    assert newest(run) == 3
+    assert not list((run / "state").glob(".partial-*"))
+    resume(run, ["train.steps=7"], dataset=Ramps())
+    assert newest(run) == 7
+
+
+def test_a_run_that_stays_sick_is_rolled_back_and_stopped(tmp_path, capsys):
+    sick = recipe("toy-gan", patience=1, rollbacks=2)
+    sick.model["poison"] = 7
+    with pytest.raises(LimnerError, match=r"player 'generator'.*2 roll-backs"):
+        train(sick, tmp_path / "run", dataset=Ramps())
+    said = capsys.readouterr().err
+    assert "going on from step 6 with 0.5 of" in said
+    assert "going on from step 6 with 0.25 of" in said
+    assert newest(tmp_path / "run") == 6
+    patient = recipe("toy-gan", patience=2, steps=12)
+    patient.model["poison"] = 7
+    train(patient, tmp_path / "patient", dataset=Ramps())
+    assert None not in [row["critic.loss"] for row in read_log(tmp_path / "patient")]
+
+
+def test_sheets_have_a_column_for_each_class(tmp_path, monkeypatch):
+    asked = []
+    original = "limner.model.GenerativeModel.sample"
+    monkeypatch.setattr(original, lambda self, n, c, **_: (asked.append(c), torch.zeros(n, 1, 4, 4))[1])
+    train(recipe("toy-denoiser", steps=1), tmp_path / "run", dataset=Ramps(("a", "b", "c")))
+    assert asked[0].label.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_terminal_gets_a_live_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    train(recipe("toy-gan", steps=2), tmp_path / "run", dataset=Ramps())
+    said = capsys.readouterr().err
+    assert "step 2/2" in said
+    assert "img/s" in said
+
+
+def test_without_a_terminal_lines_are_few(tmp_path, monkeypatch, capsys):
+    train(recipe("toy-gan", steps=9), tmp_path / "quiet", dataset=Ramps())
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("limner.run._QUIET_SECONDS", 0.0)
+    train(recipe("toy-gan", steps=2), tmp_path / "run", dataset=Ramps())
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 1/2  critic.loss ")
+    assert first.endswith(" left")
+
+
+def test_a_dry_run_writes_nothing_and_tells_the_cost(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cost = dry_run(recipe("toy-denoiser", micro_batches=2), dataset=Ramps(), device="cpu")
+    kernels = 4 * 9 + 4 * 9
+    assert cost.parameters == {"model": kernels + 4 + 1}
+    # forward, and backward for the weights of both layers and the input of the second: 2 FLOP a multiply-add
+    assert cost.flops == 2 * 16 * (2 * kernels + 4 * 9)
+    assert cost.moments == 2 * 4 * (kernels + 5) + 4 * 4
+    assert cost.gradients == 4 * (kernels + 5)
+    assert cost.activations >= 2 * (16 + 2 * 64) * 4
+    assert cost.images == STEPS * 4
+    assert "GFLOP an image" in str(cost)
+    two = dry_run(recipe("toy-gan"), dataset=Ramps(), device="cpu")
+    assert two.parameters.keys() == {"critic", "generator"}
+    assert two.frozen == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_the_loop_is_light():
+    code = "import sys, limner.train, limner.run; print({'matplotlib', 'rich'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Under torchrun, each process takes its share of the batch; then one process goes on alone."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 --local-addr 127.0.0.1".split()
+    subprocess.run(
+        [sys.executable, *torchrun, __file__, "pair", str(tmp_path / "pair")],
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    for model in ("toy-denoiser", "toy-gan"):
+        run = tmp_path / "pair" / model
+        train(paired(model), tmp_path / "one" / model, dataset=Ramps())
+        together, alone = load(run), load(tmp_path / "one" / model)
+        for name, weight in alone.state_dict().items():
+            torch.testing.assert_close(
+                together.state_dict()[name].double(), weight.double(), atol=1e-6, rtol=0
+            )
+        assert newest(run) == 6
+        resume(run, ["train.steps=7"], dataset=Ramps())
+
+
+def paired(model: str) -> Recipe:
+    """Without dropout, whose masks depend on the shares; Adam's epsilon amplifies rounding at first."""
+    made = recipe(model, steps=6, lr=1e-3, micro_batches=2)
+    if model == "toy-denoiser":
+        made.model["dropout"] = 0.0
+    return made
+
+
+def _slowly(loop: Loop, logs: dict[str, float]) -> None:
+    time.sleep(0.03)
+
+
+def main(mode: str, run: Path) -> None:
+    torch.set_num_threads(1)
+    if mode == "pair":
+        for model in ("toy-denoiser", "toy-gan"):
+            train(paired(model), run / model, dataset=Ramps(), device="cpu")
+    elif (run / "recipe.toml").exists():
+        resume(run, dataset=Ramps(), device="cpu", on_step=_slowly)
+    else:
+        train(recipe(mode), run, dataset=Ramps(), device="cpu", on_step=_slowly)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], Path(sys.argv[2]))
+    except KeyboardInterrupt:
+        sys.exit(130)
