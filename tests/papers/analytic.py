@@ -1,0 +1,112 @@
+"""Data whose optimal denoiser is known in closed form, and what walks a sampler along it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from limner.denoising import per_image
+from limner.image import Condition
+from limner.noise import Noise
+from limner.schedules import Schedule
+
+NOTHING = Condition()
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """The optimal denoiser where every number of a picture is N(mean, variance) by itself."""
+
+    schedule: Schedule
+    mean: float = 0.7
+    variance: float = 2.5
+
+    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+        """E[x | x_t] = mean + alpha variance / (alpha^2 variance + sigma^2) (x_t - alpha mean)."""
+        alpha, sigma = (per_image(level, x_t) for level in self.schedule(t))
+        gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+        return self.mean + gain * (x_t - alpha * self.mean)
+
+    def marginal(self, t: Tensor) -> tuple[float, float]:
+        """Mean and standard deviation of x_t."""
+        alpha, sigma = map(float, self.schedule(t))
+        return alpha * self.mean, math.sqrt(alpha**2 * self.variance + sigma**2)
+
+    def transported(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The probability flow from t to s, exactly: it keeps the number of standard deviations."""
+        (mean_t, deviation_t), (mean_s, deviation_s) = self.marginal(t), self.marginal(s)
+        return mean_s + deviation_s / deviation_t * (x_t - mean_t)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A denoiser that is sure of the picture."""
+
+    schedule: Schedule
+    value: Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+        return self.value.expand_as(x_t)
+
+
+@dataclass(frozen=True)
+class TwoClasses:
+    """Class y in {0, 1} is N(-+mean, variance) in every number; label -1 asks for the mixture."""
+
+    schedule: Schedule
+    mean: float = 0.8
+    variance: float = 0.3
+
+    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+        alpha, sigma = (per_image(level, x_t) for level in self.schedule(t))
+        total = alpha**2 * self.variance + sigma**2
+        evidence = alpha * self.mean * x_t / total
+        balance = evidence.sum((1, 2, 3), keepdim=True).tanh()  # p(1) - p(0)
+        label = c.label.view(-1, 1, 1, 1)
+        mean = self.mean * torch.where(label < 0, balance, 2 * label - 1)
+        return mean + alpha * self.variance / total * (x_t - alpha * mean)
+
+
+class Peer(Noise):
+    """Normal numbers of torch's own generator, as a peer draws them."""
+
+    def __init__(self, n: int, seed: int = 0) -> None:
+        super().__init__(torch.zeros(n, dtype=torch.int64))
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(len(self), *shape, generator=self.generator, dtype=dtype)
+
+
+class Fixed(Noise):
+    """The same number wherever a normal one is asked for."""
+
+    def __init__(self, n: int, value: float) -> None:
+        super().__init__(torch.zeros(n, dtype=torch.int64))
+        self.value = value
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full((len(self), *shape), self.value, dtype=dtype)
+
+
+def time(t: float) -> Tensor:
+    return torch.tensor(t, dtype=torch.float64)
+
+
+def pictures(*values: float) -> Tensor:
+    """One picture of one pixel for each number, in float64."""
+    return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
+
+
+def walked(sampler, D, x: Tensor, times: Tensor | Sequence[float], noise: Noise | None = None):
+    """Every x that a sampler visits, the first one left out."""
+    times = torch.as_tensor(times, dtype=torch.float64)
+    noise = Noise.sampling(0, len(x)) if noise is None else noise
+    memory, visited = None, []
+    for t, s in pairwise(times):
+        x, _, memory = sampler.step(D, x, t, s, NOTHING, noise, memory, len(times) - 1)
+        visited.append(x)
+    return visited

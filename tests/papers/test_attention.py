@@ -1,0 +1,126 @@
+"""Attention: what it may look at, what a hook sees, and what it is at first."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from limner.nn.attention import Attention
+
+
+def spread(layer: Attention) -> Attention:
+    """The layer with a way out that is not 0."""
+    torch.nn.init.normal_(layer.out.weight, std=0.3)
+    torch.nn.init.normal_(layer.out.bias, std=0.3)
+    return layer
+
+
+@pytest.mark.parametrize("token_dim", [None, 5])
+def test_it_is_the_identity_at_first(token_dim):
+    layer = Attention(8, head_dim=4, token_dim=token_dim)
+    x = torch.randn(2, 8, 3, 4)
+    tokens = None if token_dim is None else torch.randn(2, 6, 5)
+    assert torch.equal(layer(x, tokens), x)
+
+
+def test_it_is_torchs_multi_head_attention():
+    channels, heads = 12, 3
+    layer = spread(Attention(channels, head_dim=4))
+    peer = torch.nn.MultiheadAttention(channels, heads, batch_first=True)
+    with torch.no_grad():
+        peer.in_proj_weight.copy_(torch.cat([layer.query.weight, layer.key_value.weight]))
+        peer.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key_value.bias]))
+        peer.out_proj.weight.copy_(layer.out.weight)
+        peer.out_proj.bias.copy_(layer.out.bias)
+    x = torch.randn(2, channels, 3, 4)
+    positions = F.layer_norm(x.flatten(2).mT, (channels,))
+    gathered, _ = peer(positions, positions, positions, need_weights=False)
+    expected = x + gathered.mT.view_as(x)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 6, 24, 50, 64, 100, 130])
+def test_any_number_of_channels_has_heads(channels):
+    layer = Attention(channels)
+    assert channels % layer.heads == 0
+    assert channels // layer.heads >= min(32, channels)
+    assert layer(torch.randn(1, channels, 2, 2)).shape == (1, channels, 2, 2)
+
+
+@pytest.fixture
+def crossed():
+    """A cross-attention, a picture, and tokens of which the first row has 4, the second 1, the third none."""
+    layer = spread(Attention(8, head_dim=4, token_dim=5, site="middle.cross"))
+    torch.nn.init.normal_(layer.nothing)
+    x, tokens = torch.randn(3, 8, 2, 3), torch.randn(3, 6, 5)
+    mask = torch.arange(6) < torch.tensor([4, 1, 0])[:, None]
+    return layer, x, tokens, mask
+
+
+@pytest.fixture(params=["fused", "edited"])
+def path(request, crossed):
+    """Both ways of computing it: the library's in one, and in parts, with a hook."""
+    if request.param == "edited":
+        crossed[0].edit = lambda site, weights: weights
+    return request.param
+
+
+def test_padded_tokens_get_no_gradient_and_change_nothing(crossed, path):
+    layer, x, tokens, mask = crossed
+    tokens.requires_grad_()
+    y = layer(x, tokens, mask)
+    (gradient,) = torch.autograd.grad(y.square().sum(), tokens)
+    assert (gradient[~mask] == 0).all()
+    assert (gradient[mask] != 0).any(-1).all()
+    other = torch.where(mask[..., None], tokens, 100 * torch.randn_like(tokens))
+    assert torch.equal(layer(x, other, mask), y)
+    shorter = layer(x, tokens[:, :4], mask[:, :4])
+    torch.testing.assert_close(shorter, y, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_without_tokens_gathers_nothing(crossed, path):
+    layer, x, tokens, mask = crossed
+    y = layer(x, tokens, mask)
+    assert y.isfinite().all()
+    expected = x[2] + layer.out.bias[:, None, None]
+    torch.testing.assert_close(y[2], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_hook_sees_weights_that_sum_to_1_at_its_site(crossed):
+    layer, x, tokens, mask = crossed
+    seen = []
+
+    def edit(site, weights):
+        seen.append((site, weights))
+        return weights
+
+    plain = layer(x, tokens, mask)
+    layer.edit = edit
+    torch.testing.assert_close(layer(x, tokens, mask), plain, rtol=1e-5, atol=1e-6)
+    ((site, weights),) = seen
+    assert site == "middle.cross"
+    assert weights.shape == (3, 2, 6, 7)  # b, heads, positions, nothing and the tokens
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 6), rtol=1e-6, atol=1e-6)
+    assert (weights[..., 1:].masked_select(~mask[:, None, None, :]) == 0).all()
+
+
+def test_a_hook_changes_what_is_gathered(crossed):
+    layer, x, tokens, mask = crossed
+    plain = layer(x, tokens, mask)
+
+    def only_nothing(site, weights):
+        return F.one_hot(torch.zeros_like(weights[..., 0], dtype=torch.long), 7).to(weights)
+
+    layer.edit = only_nothing
+    edited = layer(x, tokens, mask)
+    torch.testing.assert_close(edited, x + layer.out.bias[:, None, None], rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(edited[:2], plain[:2], atol=1e-3)
+
+
+def test_in_parts_and_in_one_agree_in_bfloat16():
+    """bfloat16 on a CPU takes the way in parts; float32 takes the library's."""
+    layer = spread(Attention(64, head_dim=32)).requires_grad_(False)
+    x = torch.randn(2, 64, 4, 4)
+    whole = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(x)
+    assert float((half.float() - whole).norm() / (whole - x).norm()) < 0.02

@@ -1,0 +1,322 @@
+"""Parametrisations, their losses, guidance and clipping, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from analytic import Constant, Gaussian, TwoClasses, pictures, time
+from torch import nn
+
+from limner.denoising import (
+    Clipped,
+    DenoisingModel,
+    Guided,
+    edm,
+    epsilon,
+    flow,
+    per_image,
+    picture,
+    target_weights,
+    velocity,
+)
+from limner.image import Batch, Condition, ImageSpec
+from limner.noise import Noise
+from limner.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas
+
+PRESERVING = DiscreteSchedule(linear_betas())
+EXPLODING = VarianceExploding()
+LINE = LinearPath()
+PAIRS = {
+    "epsilon": (epsilon, PRESERVING),
+    "x": (picture, PRESERVING),
+    "v": (velocity, PRESERVING),
+    "edm": (edm(0.4), EXPLODING),
+    "edm, preserving": (edm(0.4), PRESERVING),
+    "flow": (flow, LINE),
+    "epsilon, line": (epsilon, LINE),
+    "x, line": (picture, LINE),
+}
+every_pair = pytest.mark.parametrize(("parametrisation", "schedule"), PAIRS.values(), ids=PAIRS)
+TIMES = torch.tensor([0.002, 0.1, 0.37, 0.5, 0.9], dtype=torch.float64)
+
+
+class AtOneTime(DenoisingModel):
+    """A denoising model whose time, schedule, parametrisation and network a test chooses."""
+
+    default_sampler = "euler"
+    default_steps = 8
+    parametrisation = staticmethod(epsilon)
+    time = 0.5
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__(spec, nn.Identity(), 0.0)
+
+    def draw_times(self, noise: Noise) -> torch.Tensor:
+        return torch.full((len(noise),), self.time, dtype=torch.float64)
+
+
+class Recorder(nn.Module):
+    """A network that answers 0 and keeps what it was given."""
+
+    def forward(self, x, label, c):
+        self.x, self.label, self.c = x, label, c
+        return torch.zeros_like(x)
+
+
+class Answer(nn.Module):
+    """The network F with which a parametrisation's D is a given denoiser."""
+
+    def __init__(self, D, k, t: float) -> None:
+        super().__init__()
+        self.D, self.k, self.t = D, k, time(t)
+
+    def forward(self, x, label, c):
+        x_t = x / self.k.inn
+        return (self.D(x_t, self.t, c) - self.k.skip * x_t) / self.k.out
+
+
+def at_one_time(parametrisation, schedule, t: float, network=None, pixels=(1, 2, 2)):
+    model = AtOneTime(ImageSpec(*pixels))
+    model.parametrisation, model.schedule, model.time = parametrisation, schedule, t
+    model.network = Recorder() if network is None else network
+    return model
+
+
+def mean_loss(model, x, seed=0) -> float:
+    noise = Noise.keyed(seed, 0, torch.arange(len(x)))
+    (turn,) = model.turns(Batch(x, Condition()), 0, noise)
+    return float(turn.loss)
+
+
+@every_pair
+def test_a_network_that_meets_its_target_gives_back_the_picture(parametrisation, schedule):
+    """skip x_t + out (a x + b eps) = x, whatever x and eps are."""
+    alpha, sigma = schedule(TIMES)
+    k = parametrisation(alpha, sigma)
+    a, b = target_weights(alpha, sigma, k)
+    x, eps = torch.randn(2, len(TIMES), dtype=torch.float64)
+    torch.testing.assert_close(k.skip * (alpha * x + sigma * eps) + k.out * (a * x + b * eps), x)
+
+
+@pytest.mark.parametrize("t", TIMES.tolist())
+def test_epsilon_x_and_v_say_the_same(t):
+    """From v: x = alpha x_t - sigma v and eps = sigma x_t + alpha v, and back."""
+    alpha, sigma = PRESERVING(time(t))
+    x, eps = torch.randn(2, 50, dtype=torch.float64)
+    x_t, v = alpha * x + sigma * eps, alpha * eps - sigma * x
+    for F, parametrisation in ((eps, epsilon), (x, picture), (v, velocity)):
+        k = parametrisation(alpha, sigma)
+        x_hat = k.skip * x_t + k.out * F
+        torch.testing.assert_close(x_hat, x, rtol=0, atol=1e-11)
+        eps_hat = (x_t - alpha * x_hat) / sigma
+        torch.testing.assert_close(eps_hat, eps, rtol=0, atol=1e-11)
+        torch.testing.assert_close(alpha * eps_hat - sigma * x_hat, v, rtol=0, atol=1e-11)
+    torch.testing.assert_close(sigma * x_t + alpha * v, eps, rtol=0, atol=1e-11)
+
+
+def test_the_targets_are_the_papers():
+    alpha, sigma = PRESERVING(TIMES)
+    one, none = torch.ones_like(alpha), torch.zeros_like(alpha)
+    for parametrisation, levels, expected in (
+        (epsilon, (alpha, sigma), (none, one)),
+        (picture, (alpha, sigma), (one, none)),
+        (velocity, (alpha, sigma), (-sigma, alpha)),
+        (flow, LINE(TIMES), (-one, one)),
+    ):
+        found = target_weights(*levels, parametrisation(*levels))
+        for weight, wanted in zip(found, expected):
+            torch.testing.assert_close(weight, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("t", [0.05, 0.3, 0.8])
+@pytest.mark.parametrize("name", ["epsilon", "v", "edm", "edm, preserving", "flow"])
+def test_each_loss_is_the_error_of_the_picture_times_the_papers_weight(name, t):
+    """epsilon: SNR; v: SNR + 1; EDM: (s^2 + sd^2) / (s sd)^2 = SNR + 1 / sd^2; flow: 1 / t^2."""
+    parametrisation, schedule = PAIRS[name]
+    alpha, sigma = map(float, schedule(time(t)))
+    snr = (alpha / sigma) ** 2
+    weight = {"epsilon": snr, "v": snr + 1, "flow": 1 / t**2}.get(name, snr + 1 / 0.4**2)
+    D = Gaussian(schedule, mean=0.1, variance=0.5)
+    x = torch.randn(64, 1, 2, 2).double()
+
+    def loss(parametrisation):
+        k = parametrisation(*schedule(time(t)))
+        return mean_loss(at_one_time(parametrisation, schedule, t, Answer(D, k, t)), x)
+
+    assert loss(parametrisation) == pytest.approx(weight * loss(picture), rel=1e-5)
+
+
+@every_pair
+def test_the_denoiser_of_a_model_is_skip_plus_out_times_network(parametrisation, schedule):
+    D = Gaussian(schedule, mean=0.1, variance=0.5)
+    t = time(0.37)
+    network = Answer(D, parametrisation(*schedule(t)), 0.37)
+    model = at_one_time(parametrisation, schedule, 0.37, network)
+    x_t = torch.randn(5, 1, 2, 2, dtype=torch.float64)
+    expected = D(x_t, t, Condition())
+    torch.testing.assert_close(model(x_t, t, Condition()), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model(x_t, t.expand(5), Condition()), expected, rtol=0, atol=1e-10)
+
+
+def test_gaussian_data_have_a_closed_form_for_the_noise():
+    """eps_hat = sigma (alpha^2 S + sigma^2 I)^-1 (x_t - alpha mu) in correlated dimensions."""
+    root = torch.randn(4, 4, dtype=torch.float64)
+    S, mu = root @ root.T, torch.randn(4, dtype=torch.float64)
+    x_t = torch.randn(4, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(S)
+    for t in TIMES:
+        alpha, sigma = PRESERVING(t)
+        closed = sigma * torch.linalg.solve(
+            alpha**2 * S + sigma**2 * torch.eye(4).double(), x_t - alpha * mu
+        )
+        along = vectors.T @ x_t, vectors.T @ mu
+        x_hat = torch.stack(
+            [
+                Gaussian(PRESERVING, float(m), float(v))(
+                    x.view(1, 1, 1, 1), t, Condition()
+                ).squeeze()
+                for x, m, v in zip(*along, values)
+            ]
+        )
+        eps_hat = (x_t - alpha * (vectors @ x_hat)) / sigma
+        torch.testing.assert_close(eps_hat, closed, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.3, 0.6])
+def test_the_least_error_of_the_noise_on_gaussian_data(t):
+    """E |eps - eps_hat|^2 = alpha^2 variance / (alpha^2 variance + sigma^2) in each dimension."""
+    alpha, sigma = map(float, PRESERVING(time(t)))
+    D = Gaussian(PRESERVING)
+    network = Answer(D, epsilon(*PRESERVING(time(t))), t)
+    model = at_one_time(epsilon, PRESERVING, t, network, (1, 8, 8))
+    x = (0.7 + math.sqrt(2.5) * Noise.sampling(5, 1000).normal(1, 8, 8)).double()
+    least = alpha**2 * 2.5 / (alpha**2 * 2.5 + sigma**2)
+    standard_error = least * math.sqrt(2 / x.numel())
+    assert mean_loss(model, x) == pytest.approx(least, abs=3 * standard_error)
+
+
+class Linear(nn.Module):
+    """An affine network of the picture's two numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(2, 2)
+
+    def forward(self, x, label, c):
+        return self.map(x.flatten(1)).view_as(x)
+
+
+def test_a_trained_linear_denoiser_reaches_the_least_error():
+    """The mean of alpha^2 l / (alpha^2 l + sigma^2) over the eigenvalues l of the covariance."""
+    t, n = 0.4, 4096
+    alpha, sigma = map(float, PRESERVING(time(t)))
+    root = torch.tensor([[1.2, 0.0], [0.9, 0.3]])
+    variances = torch.linalg.eigvalsh(root @ root.T)
+    least = float((alpha**2 * variances / (alpha**2 * variances + sigma**2)).mean())
+
+    def draw(seed):
+        z = Noise.keyed(seed, 1, torch.arange(n)).normal(2)
+        return (z @ root.T + torch.tensor([0.5, -0.2])).view(n, 1, 1, 2)
+
+    model = at_one_time(epsilon, PRESERVING, t, Linear(), (1, 1, 2))
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=30)
+
+    def closure():
+        optimizer.zero_grad()
+        (turn,) = model.turns(Batch(draw(0), Condition()), 0, Noise.keyed(0, 0, torch.arange(n)))
+        turn.loss.backward()
+        return turn.loss
+
+    start = float(closure().detach())
+    optimizer.step(closure)
+    with torch.no_grad():
+        losses = torch.tensor([mean_loss(model, draw(seed), seed) for seed in range(1, 21)])
+    standard_error = float(losses.std()) / math.sqrt(len(losses))
+    assert start > 2 * least
+    # A fit to n pictures of 3 weights for each output costs about 3 / n more than the least.
+    assert float(losses.mean()) == pytest.approx(least, abs=3 * standard_error + 6 * least / n)
+
+
+def conditional(y: float, n: int = 1) -> Condition:
+    return Condition(label=torch.full((n,), int(y), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("schedule", [PRESERVING, LINE, EXPLODING], ids=["vp", "line", "ve"])
+def test_guidance_on_two_gaussian_classes_has_a_closed_form(schedule):
+    """D_guided = (x_t + sigma^2 grad [log p(x_t) + scale log p(y | x_t)]) / alpha, by autograd."""
+    D = TwoClasses(schedule)
+    t = time(0.3)
+    alpha, sigma = schedule(t)
+    total = alpha**2 * D.variance + sigma**2
+    x_t = torch.tensor([-1.1, -0.2, 0.4, 1.5], dtype=torch.float64).view(4, 1, 1, 1)
+    for y in (0, 1):
+        for scale in (0.0, 0.5, 1.0, 3.0, 7.5):
+            x = x_t.clone().requires_grad_()
+            joint = torch.cat(
+                [-((x - side * alpha * D.mean) ** 2) / (2 * total) for side in (-1, 1)], dim=1
+            ).flatten(1)
+            log_p = joint.logsumexp(1)
+            objective = (log_p + scale * joint.log_softmax(1)[:, y]).sum()
+            (score,) = torch.autograd.grad(objective, x)
+            expected = (x_t + sigma**2 * score) / alpha
+            found = Guided(D, scale)(x_t, t, conditional(y, 4))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_guidance_at_scale_1_is_conditional_and_at_0_unconditional_exactly():
+    D = TwoClasses(PRESERVING)
+    x_t, t = torch.randn(4, 1, 1, 1, dtype=torch.float64), time(0.3)
+    c = conditional(1, 4)
+    assert torch.equal(Guided(D, 1.0)(x_t, t, c), D(x_t, t, c))
+    assert torch.equal(Guided(D, 0.0)(x_t, t, c), D(x_t, t, c.null()))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 4.0, 50.0])
+def test_where_nothing_is_asked_for_no_scale_changes_anything(scale):
+    D = TwoClasses(PRESERVING)
+    x_t, t = torch.randn(4, 1, 1, 1, dtype=torch.float64), time(0.3)
+    null = conditional(-1, 4)
+    assert torch.equal(Guided(D, scale)(x_t, t, null), D(x_t, t, null))
+    assert torch.equal(Guided(D, scale)(x_t, t.expand(4), null), D(x_t, t, null))
+    sure = Constant(PRESERVING, pictures(0.5))
+    assert torch.equal(Guided(sure, scale)(x_t, t, Condition()), sure(x_t, t, Condition()))
+
+
+def test_guidance_and_clipping_nest():
+    D = TwoClasses(PRESERVING)
+    x_t, t, c = pictures(2.0, -3.0), time(0.3), conditional(1, 2)
+    guided = Guided(D, 5.0)
+    clipped = Clipped(guided)
+    assert clipped.schedule is PRESERVING
+    assert torch.equal(clipped(x_t, t, c), guided(x_t, t, c).clamp(-1, 1))
+    assert float(guided(x_t, t, c).abs().max()) > 1
+
+
+def test_training_hides_the_condition_as_often_as_it_says():
+    n, p = 4000, 0.15
+    model = at_one_time(epsilon, PRESERVING, 0.5, pixels=(1, 1, 1))
+    model.condition_dropout = p
+    batch = Batch(torch.zeros(n, 1, 1, 1), conditional(1, n))
+    next(model.turns(batch, 0, Noise.keyed(0, 0, torch.arange(n))))
+    hidden = model.network.c.label == -1
+    assert set(model.network.c.label.tolist()) == {-1, 1}
+    assert float(hidden.double().mean()) == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / n))
+    again = Condition(label=conditional(1, n).label, image=torch.ones(n, 1, 1, 1))
+    dropped = again.drop(p, Noise.keyed(0, 1, torch.arange(n)))
+    assert torch.equal(dropped.present, dropped.label == 1)  # a row is hidden as a whole
+
+
+def test_a_model_of_gaussian_data_samples_their_moments():
+    """`frames` of the flow-matching line with the optimal network: the law at t = 0."""
+    model = at_one_time(flow, LINE, 0.5, pixels=(1, 4, 4))
+    D = Gaussian(LINE, mean=0.1, variance=0.04)
+
+    class Optimal(nn.Module):
+        def forward(self, x, label, c):
+            t = label[0].double() / 1000
+            return (x - D(x, t, c)) / per_image(t, x)
+
+    model.network = Optimal()
+    x = model.sample(64, sampler="heun", steps=32)
+    assert float(x.mean()) == pytest.approx(0.1, abs=3 * 0.2 / 32)
+    assert float(x.var()) == pytest.approx(0.04, abs=3 * 0.04 * math.sqrt(2 / 1024))

@@ -1,0 +1,90 @@
+"""The fused group norm, modulation and SiLU against torch's own three."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck
+
+from limner.nn.norm import NormSiLU, groups
+
+
+def reference(norm: NormSiLU, x, scale=None, shift=None):
+    h = F.group_norm(x, norm.groups, norm.weight, norm.bias, norm.eps)
+    if scale is not None:
+        h = (1 + scale[:, :, None, None]) * h + shift[:, :, None, None]
+    return F.silu(h)
+
+
+def made(channels, dtype=torch.float32):
+    norm = NormSiLU(channels).to(dtype)
+    with torch.no_grad():
+        norm.weight.normal_(1, 0.3)
+        norm.bias.normal_(0, 0.3)
+    x = 2 * torch.randn(3, channels, 5, 4, dtype=dtype) + 0.5
+    scale, shift = 0.5 * torch.randn(2, 3, channels, dtype=dtype)
+    return norm, [part.requires_grad_() for part in (x, scale, shift)]
+
+
+def value_and_gradients(function, norm, parts):
+    y = function(*parts)
+    wanted = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    return y, torch.autograd.grad(y, [*parts, norm.weight, norm.bias], wanted)
+
+
+@pytest.mark.parametrize("channels", [4, 12, 64])
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+def test_it_is_silu_of_the_modulated_group_norm(channels, modulated, layout, dtype, tolerance):
+    norm, parts = made(channels, dtype)
+    parts = parts if modulated else parts[:1]
+    parts[0] = parts[0].detach().contiguous(memory_format=layout).requires_grad_()
+    ours, our_gradients = value_and_gradients(norm, norm, parts)
+    theirs, their_gradients = value_and_gradients(lambda *a: reference(norm, *a), norm, parts)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    for mine, peer in zip(our_gradients, their_gradients):
+        torch.testing.assert_close(mine, peer, rtol=tolerance, atol=20 * tolerance)
+
+
+def test_its_gradient_is_the_limit_of_differences():
+    norm, parts = made(8, torch.float64)
+    weights = [norm.weight, norm.bias]
+
+    def function(x, scale, shift, *_):
+        return norm(x, scale, shift)
+
+    assert gradcheck(function, (*parts, *weights))
+
+
+def test_in_bfloat16_it_errs_as_bfloat16_does():
+    """Features in bfloat16, weights in float32, as under autocast: within a few of the 2^-9 of rounding."""
+    norm, (x, scale, shift) = made(64)
+    half = x.detach().bfloat16().requires_grad_()
+    ours = norm(half, scale, shift)
+    theirs = reference(norm, half.float(), scale, shift)
+    assert ours.dtype == torch.bfloat16
+    error = (ours.float() - theirs).abs() / (1 + theirs.abs())
+    assert float(error.max()) < 4 * 2**-9
+    wanted = torch.randn_like(theirs)
+    (mine,) = torch.autograd.grad(ours, half, wanted.bfloat16())
+    (peer,) = torch.autograd.grad(theirs, half, wanted)
+    assert mine.dtype == torch.bfloat16
+    assert float((mine.float() - peer.float()).norm() / peer.float().norm()) < 0.01
+
+
+def test_constant_features_are_no_division_by_zero():
+    norm = NormSiLU(8)
+    x = torch.full((2, 8, 4, 4), 3.0, requires_grad=True)
+    y = norm(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, torch.zeros_like(y), rtol=0, atol=1e-3)
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6, 50, 64, 96, 128, 256, 320])
+def test_groups_divide_the_channels(channels):
+    found = groups(channels)
+    assert channels % found == 0
+    assert found <= 32
+    assert channels // found >= min(4, channels)

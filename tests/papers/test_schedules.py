@@ -1,0 +1,127 @@
+"""How much picture and how much noise: the chain behind a schedule, and diffusers' tables."""
+
+import math
+
+import pytest
+import torch
+from diffusers import EDMEulerScheduler
+from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
+from diffusers.training_utils import compute_snr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limner.schedules import (
+    DiscreteSchedule,
+    LinearPath,
+    VarianceExploding,
+    cosine_betas,
+    linear_betas,
+)
+
+BETAS = {"linear": linear_betas, "cosine": cosine_betas}
+SCHEDULES = {
+    "linear": DiscreteSchedule(linear_betas()),
+    "cosine": DiscreteSchedule(cosine_betas()),
+    "short": DiscreteSchedule(linear_betas(20)),
+    "line": LinearPath(),
+    "exploding": VarianceExploding(),
+}
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+
+
+@pytest.mark.parametrize("betas", BETAS.values(), ids=BETAS)
+@pytest.mark.parametrize("T", [7, 1000])
+def test_T_one_step_kernels_compose_to_the_closed_form(betas, T):
+    """x_k = sqrt(1 - beta) x_{k-1} + sqrt(beta) z, k times over, is alpha x + sigma eps."""
+    schedule = DiscreteSchedule(betas(T))
+    picture, variance = 1.0, 0.0
+    for k, beta in enumerate(betas(T).tolist(), start=1):
+        picture, variance = math.sqrt(1 - beta) * picture, (1 - beta) * variance + beta
+        alpha, sigma = schedule(torch.tensor(k / T, dtype=torch.float64))
+        assert float(alpha) == pytest.approx(picture, rel=1e-11)
+        assert float(sigma) == pytest.approx(math.sqrt(variance), rel=1e-11)
+
+
+@every_schedule
+def test_the_signal_to_noise_ratio_falls_along_the_path(schedule):
+    t = torch.linspace(0, 1, 3001, dtype=torch.float64)[1:] * schedule.prior_deviation
+    alpha, sigma = schedule(t)
+    assert (alpha.diff() <= 0).all()
+    assert (sigma.diff() > 0).all()
+    assert ((alpha / sigma).diff() < 0).all()
+    assert (schedule.label(t).diff() > 0).all()
+
+
+@given(st.floats(0, 1), st.sampled_from(["linear", "cosine", "short"]))
+def test_variance_is_preserved_between_the_steps_too(t, name):
+    alpha, sigma = SCHEDULES[name](torch.tensor(t, dtype=torch.float64))
+    assert float(alpha**2 + sigma**2) == pytest.approx(1, abs=1e-14)
+
+
+@every_schedule
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 60])
+def test_a_sampler_visits_falling_times_from_noise_to_picture(schedule, steps):
+    times = schedule.times(steps)
+    assert len(times) == steps + 1
+    assert times.dtype == torch.float64
+    assert (times.diff() < 0).all()
+    alpha, sigma = schedule(times)
+    assert float(times[0]) == pytest.approx(schedule.prior_deviation)
+    assert float(alpha[-1]) == 1
+    assert float(sigma[-1]) == 0
+
+
+def test_a_discrete_schedule_visits_its_own_steps_and_all_of_them_when_asked():
+    schedule = SCHEDULES["short"]
+    assert (schedule.times(20) * 20).tolist() == pytest.approx(list(range(20, -1, -1)))
+    assert (schedule.times(7) * 20).tolist() == pytest.approx([20, 17, 14, 11, 9, 6, 3, 0])
+
+
+def test_what_the_linear_betas_leave_of_the_picture():
+    """alpha-bar_T = 4.036e-5, so a pixel at 1 or -1 costs 2.911e-5 bits at the prior."""
+    alpha, sigma = SCHEDULES["linear"](torch.tensor(1.0, dtype=torch.float64))
+    assert float(alpha**2) == pytest.approx(4.036e-5, rel=1e-3)
+    bits = 0.5 * (alpha**2 + sigma**2 - 1 - 2 * sigma.log()) / math.log(2)
+    assert float(bits) == pytest.approx(2.911e-5, rel=1e-3)
+
+
+def test_betas_for_any_number_of_steps_end_at_about_the_same_noise():
+    whole = SCHEDULES["linear"](torch.ones((), dtype=torch.float64))[0].log()
+    for T in (100, 300, 4000):
+        assert float(linear_betas(T).sum()) == pytest.approx(float(linear_betas().sum()), rel=0.01)
+        short = DiscreteSchedule(linear_betas(T))(torch.ones((), dtype=torch.float64))[0].log()
+        assert float(short) == pytest.approx(float(whole), rel=0.15)
+
+
+@pytest.mark.parametrize("T", [10, 1000])
+def test_cosine_betas_are_those_of_diffusers(T):
+    theirs = betas_for_alpha_bar(T, alpha_transform_type="cosine")
+    torch.testing.assert_close(cosine_betas(T).float(), theirs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_the_signal_to_noise_ratio_is_diffusers(name):
+    schedule = SCHEDULES[name]
+    k = torch.arange(1000)
+
+    class Tables:
+        alphas_cumprod = torch.cumprod(1 - BETAS[name](), 0)
+
+    alpha, sigma = schedule((k + 1).double() / 1000)
+    torch.testing.assert_close(
+        ((alpha / sigma) ** 2).float(), compute_snr(Tables, k), rtol=1e-5, atol=0
+    )
+
+
+@pytest.mark.parametrize("steps", [2, 18, 50])
+def test_the_times_of_edm_are_those_of_the_paper_and_of_diffusers(steps):
+    times = VarianceExploding(0.002, 80, 7).times(steps)
+    for i in range(steps):
+        share = i / (steps - 1)
+        root = 80 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+        assert float(times[i]) == pytest.approx(root**7, rel=1e-12)
+    peer = EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0)
+    peer.set_timesteps(steps)
+    torch.testing.assert_close(times.float(), peer.sigmas, rtol=1e-5, atol=0)
+    ours = VarianceExploding().label(times[:-1]) / 1000
+    torch.testing.assert_close(ours.float(), peer.timesteps, rtol=1e-5, atol=1e-6)

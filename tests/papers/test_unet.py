@@ -1,0 +1,151 @@
+"""The U-Net and its parts: what they are at first, what they see, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import get_timestep_embedding
+
+from limner.errors import LimnerError
+from limner.image import Condition, ImageSpec
+from limner.nn.condition import Conditioner
+from limner.nn.embed import sinusoidal
+from limner.nn.residual import ResidualBlock
+from limner.nn.unet import UNet
+from limner.noise import Noise
+
+SPEC = ImageSpec(3, 8, 8, labels=("a", "b", "c"), hint=ImageSpec(1, 4, 4))
+
+
+def awake(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with every weight moved, so that no layer is 0 any more."""
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return network
+
+
+def asked(n: int, label: int = 1) -> Condition:
+    return Condition(label=torch.full((n,), label), image=torch.rand(n, 1, 4, 4) * 2 - 1)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("channels", [(8,), (8, 12), (8, 16, 24)])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_its_output_is_0_at_first_and_picture_shaped_later(patch, channels, blocks):
+    network = UNet(SPEC, channels, blocks, attention=1, patch=patch)
+    x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), asked(2)
+    assert torch.equal(network(x, label, c), torch.zeros_like(x))
+    y = awake(network)(x, label, c)
+    assert y.shape == x.shape
+    assert float(y.detach().std()) > 1e-3
+
+
+def test_every_weight_of_an_awake_network_gets_a_gradient():
+    network = awake(UNet(SPEC, (8, 16), blocks=2, attention=2, dropout=0.1))
+    c = Condition(label=torch.tensor([0, 1, 2, -1]), image=asked(4).image)
+    network(torch.randn(4, 3, 8, 8), torch.rand(4) * 1000, c).square().mean().backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_each_picture_is_its_own():
+    network = awake(UNet(SPEC, (8, 16))).eval()
+    x, label, c = torch.randn(3, 3, 8, 8), torch.tensor([3.0, 400.0, 900.0]), asked(3)
+    whole = network(x, label, c)
+    for i in range(3):
+        alone = network(x[i : i + 1], label[i : i + 1], c.rows(slice(i, i + 1)))
+        torch.testing.assert_close(alone, whole[i : i + 1], rtol=1e-4, atol=1e-5)
+
+
+def test_time_class_and_image_matter_and_their_absence_has_its_own_meaning():
+    network = awake(UNet(SPEC, (8, 16))).eval()
+    x, label, c = torch.randn(1, 3, 8, 8), torch.tensor([400.0]), asked(1)
+    plain = network(x, label, c)
+    others = [
+        network(x, label + 100, c),
+        network(x, label, Condition(torch.tensor([2]), image=c.image)),
+        network(x, label, Condition(torch.tensor([-1]), image=c.image)),
+        network(x, label, Condition(c.label, image=-c.image)),
+        network(x, label, Condition(c.label)),
+    ]
+    for first in range(len(others)):
+        assert not torch.allclose(others[first], plain, atol=1e-3)
+        for second in range(first):
+            assert not torch.allclose(others[first], others[second], atol=1e-3)
+
+
+def test_a_null_condition_is_no_condition():
+    network = awake(UNet(SPEC, (8, 16))).eval()
+    x, label = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0])
+    nothing = network(x, label, Condition())
+    assert torch.equal(network(x, label, asked(2).null()), nothing)
+
+
+def test_half_a_condition_dropped_is_null_row_by_row():
+    c = asked(2000)
+    p = 0.3
+    dropped = c.drop(p, Noise.keyed(0, 0, torch.arange(2000)))
+    signal = Conditioner(SPEC, 4)(dropped, 2000)
+    absent = signal.planes[:, -1].amax((1, 2)) == 0
+    assert torch.equal(absent, dropped.label == -1)
+    assert (signal.planes[absent] == 0).all()
+    share = float(absent.double().mean())
+    assert share == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / 2000))
+
+
+def test_patches_are_put_back_where_they_were():
+    x = torch.randn(2, 3, 8, 12)
+    for patch in (1, 2, 4):
+        assert torch.equal(F.pixel_shuffle(F.pixel_unshuffle(x, patch), patch), x)
+    network = UNet(SPEC, (12,), attention=0, patch=2)
+    with torch.no_grad():  # straight through: enter and leave copy, blocks are the identity
+        for layer in (network.enter, network.leave):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+            layer.weight[:, :12, 1, 1] = torch.eye(12)
+        block = network.up[0][0].block  # of the decoder, which takes [h, passed]
+        torch.nn.init.zeros_(block.skip.weight)
+        torch.nn.init.zeros_(block.skip.bias)
+        block.skip.weight[:, :12, 0, 0] = torch.eye(12)
+    network.norm = torch.nn.Identity()
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(network(x, torch.rand(2), Condition()), x)
+
+
+@pytest.mark.parametrize("vector", [None, 6])
+def test_a_residual_block_is_the_identity_at_first(vector):
+    block = ResidualBlock(8, 8, vector)
+    x = torch.randn(2, 8, 4, 4)
+    told = None if vector is None else torch.randn(2, vector)
+    assert torch.equal(block(x, told), x)
+    widening = ResidualBlock(8, 12, vector)
+    torch.testing.assert_close(widening(x, told), widening.skip(x))
+
+
+def test_a_residual_block_is_its_formula():
+    """skip(x) + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift))."""
+    block = awake(ResidualBlock(8, 12, 6)).double().eval()
+    x, told = torch.randn(2, 8, 4, 4).double(), torch.randn(2, 6).double()
+    first, second = block.norm_1, block.norm_2
+    h = F.silu(F.group_norm(x, first.groups, first.weight, first.bias, first.eps))
+    h = F.group_norm(block.conv_1(h), second.groups, second.weight, second.bias, second.eps)
+    scale, shift = block.film(told)[:, :, None, None].chunk(2, dim=1)
+    expected = block.skip(x) + block.conv_2(F.silu((1 + scale) * h + shift))
+    torch.testing.assert_close(block(x, told), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [8, 128])
+def test_the_embedding_of_a_number_is_diffusers(dim):
+    number = torch.tensor([0.0, 1.0, 17.5, 400.0, 999.0])
+    peer = get_timestep_embedding(number, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+    torch.testing.assert_close(sinusoidal(number, dim), peer, rtol=0, atol=2e-4)  # float32 angles
+    closed = number.double()[:, None] * 10_000 ** (-torch.arange(dim // 2) / (dim // 2)).double()
+    exact = torch.cat([closed.cos(), closed.sin()], 1)
+    torch.testing.assert_close(sinusoidal(number, dim).double(), exact, rtol=0, atol=1e-4)
+
+
+def test_a_picture_that_cannot_be_halved_is_refused_with_a_way_out():
+    with pytest.raises(LimnerError, match=r"multiples of 8 \(data.size=16"):
+        UNet(ImageSpec(1, 10, 12), (8, 16, 32))
