@@ -1,7 +1,7 @@
 """Many processes as one: what the loop needs of torch.distributed, and nothing else.
 
-`torchrun --nproc-per-node N ...` sets RANK, WORLD_SIZE and LOCAL_RANK; without them everything here is the
-identity. Processes talk over gloo on CPUs and over NCCL on GPUs.
+`torchrun --nproc-per-node N ...` sets RANK, WORLD_SIZE and LOCAL_RANK; without them everything here
+is the identity. Processes talk over gloo on CPUs and over NCCL on GPUs.
 """
 
 import atexit
@@ -20,7 +20,7 @@ def device(name: str = "auto") -> torch.device:
     """This process's device.
 
     Args:
-        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda", "cuda:1", "mps").
+        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1", "mps").
 
     Raises:
         LimnerError: torch knows no such device, or this machine has none.
@@ -41,8 +41,8 @@ def device(name: str = "auto") -> torch.device:
 def join(device: torch.device) -> None:
     """Become one of the processes that torchrun started, until this one exits.
 
-    The group is joined once: torchrun's store keeps the addresses of a group that was left, and joining a second
-    one then waits for them forever, now and then.
+    The group is joined once: torchrun's store keeps the addresses of a group that was left, and who
+    joins a second one waits for them forever, now and then.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_dist.is_initialized():
         return
@@ -89,8 +89,8 @@ def average_gradients_(
 ) -> Shaped[Tensor, ""]:
     """Replace each gradient, and return the loss, by the mean over all processes, in one message.
 
-    A parameter without gradient counts as zero where another process has one for it (text dropped from every row
-    here, but not there), and stays without where nobody has.
+    A parameter without gradient counts as zero where another process has one for it (text dropped
+    from every row here, but not there), and stays without where nobody has.
     """
     if size() == 1:
         return loss

@@ -1,4 +1,4 @@
-"""What a recipe will cost, measured on a few real steps before the long run: parameters, FLOPs, memory, time."""
+"""What a recipe will cost in FLOPs, memory and time, measured on a few real steps beforehand."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Estimate:
     Args:
         parameters: of each player.
         frozen: parameters that are not trained.
-        flops: floating-point operations for one image, forward and backward (a multiply-add is two).
+        flops: operations for one image, forward and backward (a multiply-add is two).
         weights, gradients, moments, average: bytes.
         activations: bytes that the largest turn of one micro-batch keeps for its backward pass.
         images_per_second: measured.
@@ -121,7 +121,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
 
 
 def count_flops() -> FlopCounterMode:
-    """A context that counts multiply-adds as two operations, attention on CPUs included, which torch leaves out."""
+    """A context that counts operations, also those of attention on CPUs, which torch leaves out."""
     return FlopCounterMode(
         display=False,
         custom_mapping={
@@ -155,7 +155,7 @@ class _Kept:
 
 
 class _Held(AbstractContextManager["_Held"]):
-    """Counts the bytes that autograd keeps for backward passes: each storage once, parameters not at all."""
+    """Counts the bytes that autograd keeps: each storage once, parameters not at all."""
 
     def __init__(self) -> None:
         self.peak = self._now = 0

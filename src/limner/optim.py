@@ -2,7 +2,7 @@
 
     optimisers   adamw | adam | rmsprop
     schedules    constant | cosine, each after a linear warm-up
-    averages     constant | warmup | power: the beta of  average <- beta average + (1 - beta) weights
+    averages     constant | warmup | power: beta in  average <- beta average + (1 - beta) weights
 
 Nothing here has a memory but the optimisers' own moments, so a stopped run continues exactly.
 """
@@ -26,7 +26,7 @@ AverageName = Literal["constant", "warmup", "power"]
 WARMUP_POWER = 2 / 3
 """Of the average's warm-up, as diffusers' `EMAModel(use_ema_warmup=True)` has it."""
 WIDEST = math.sqrt(1 / 12)
-"""The relative width of a power-function average at gamma = 0, the plain mean of all weights so far."""
+"""The relative width of a power-function average at gamma = 0, the plain mean of all so far."""
 
 
 def optimizer(
@@ -40,8 +40,8 @@ def optimizer(
     """A player's optimiser.
 
     Args:
-        name: "adamw" (weight decay apart from the gradient), "adam", or "rmsprop" (whose decay is betas[1] and
-            momentum betas[0]), which WGAN's weight clipping wants.
+        name: "adamw" (weight decay apart from the gradient), "adam", or "rmsprop" (whose decay is
+            betas[1] and momentum betas[0]), which WGAN's weight clipping wants.
         parameters: what it updates, at least one.
         lr: the learning rate, before any schedule.
         betas: the decay rates of the first and second moment.
@@ -77,12 +77,12 @@ def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
     """How much of the average is kept at update t = 0, 1, 2, ...
 
     constant    beta
-    warmup      min(beta, 1 - (1 + t)^(-2/3)): short at first, so that the random start is soon forgotten
-    power       (1 - 1 / (t + 1))^(gamma + 1): the average's width stays a fixed share of the training so far
+    warmup      min(beta, 1 - (1 + t)^(-2/3)): short at first, to forget the random start soon
+    power       (1 - 1 / (t + 1))^(gamma + 1): the width stays a fixed share of the training so far
 
     Args:
         name: which.
-        ema: beta, below 1 (0 = no averaging); for "power" the relative width sigma_rel, such as 0.05 or 0.10.
+        ema: beta, below 1 (0 = no averaging); for "power" the relative width sigma_rel, as 0.05.
 
     Raises:
         LimnerError: a number out of range.
@@ -105,11 +105,11 @@ def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
 
 @functools.cache
 def _gamma(sigma_rel: float) -> float:
-    """gamma with sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), the root of a cubic above 0."""
+    """gamma > 0 with sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), a cubic's root."""
     if not 0 < sigma_rel < WIDEST:
         raise LimnerError(
-            f"train.ema={sigma_rel:g}: with train.average=power this is the average's relative width, "
-            f"above 0 and below {WIDEST:.3f}; try train.ema=0.05"
+            f"train.ema={sigma_rel:g}: with train.average=power this is the average's relative "
+            f"width, above 0 and below {WIDEST:.3f}; try train.ema=0.05"
         )
     t = sigma_rel**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
@@ -119,4 +119,5 @@ def lerp_(
     average: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], beta: float
 ) -> None:
     """average <- beta average + (1 - beta) weights, in place, for a whole list at once."""
-    torch._foreach_lerp_(list(average), list(weights), 1 - beta)  # pyright: ignore[reportPrivateImportUsage]
+    lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+    lerp(list(average), list(weights), 1 - beta)

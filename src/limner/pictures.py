@@ -1,4 +1,4 @@
-"""Pictures of pictures, as files: grids, strips, a run's curves; PNGs that say how they were made."""
+"""Pictures as files: grids, strips, a run's curves; PNGs that say how they were made."""
 
 import base64
 import io
@@ -66,8 +66,8 @@ def to_pil(image: UInt8[Tensor, "c h w"]) -> Image.Image:
 def png(image: UInt8[Tensor, "c h w"], settings: Mapping[str, Any] | None = None) -> bytes:
     """An image as a PNG file, with how it was made.
 
-    The settings go into an iTXt chunk `limner` as JSON, and into `parameters` as other programs write
-    them: the prompt, then "Steps: 20, Seed: 1, ...".
+    The settings go into an iTXt chunk `limner` as JSON, and into `parameters` as other programs
+    write them: the prompt, then "Steps: 20, Seed: 1, ...".
     """
     text = PngImagePlugin.PngInfo()
     if settings is not None:
@@ -88,7 +88,7 @@ def save_png(
 
 
 def read_settings(path: Path | str) -> dict[str, Any] | None:
-    """How a picture was made, as `save_png` wrote it; None when it does not say. Pixels are not decoded.
+    """How a picture was made, as `save_png` wrote it, or None; pixels are not decoded.
 
     Raises:
         LimnerError: no PNG file.

@@ -1,4 +1,4 @@
-"""A recipe says what is trained on what and how: one TOML file, whose header comment is its documentation.
+"""A recipe says what is trained on what and how: a TOML file whose header is its documentation.
 
     # What this trains, the command, the hardware, the time it takes, the number to expect.
     [model]
@@ -112,12 +112,12 @@ class Recipe:
         return TrainOptions.of(self.train)
 
     def effective(self) -> "Recipe":
-        """The same with every training option written out, so that later defaults do not change it."""
+        """The same with every training option written out, for defaults may change."""
         values = {k: v for k, v in vars(self.options()).items() if v is not None}
         return replace(self, train=_copied(values))
 
     def build(self, spec: ImageSpec) -> Learner:
-        """The model with random weights that its seed decides; nested models named in `train.init` come with theirs.
+        """The model with random weights, from the seed; those of `train.init` come with theirs.
 
         Raises:
             LimnerError: an unknown model or option.
@@ -167,7 +167,7 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A plain value as TOML; JSON's escapes are TOML's too, but for what is above the first plane."""
+    """A plain value as TOML; JSON's escapes are TOML's too, but for surrogate pairs."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -7,8 +7,8 @@
     model.safetensors    the averaged weights: the model
     state/               everything needed to resume, see state.py
 
-When a line, a sheet or a state is written depends on the step alone, so a run that was killed and resumed
-leaves the same files as one that was not.
+When a line, a sheet or a state is written depends on the step alone, so a run that was killed and
+resumed leaves the same files as one that was not.
 """
 
 import contextlib
@@ -68,8 +68,8 @@ def train(
         the model file.
 
     Raises:
-        LimnerError: a wrong recipe, a folder that holds a run already, a disk that cannot be written, or training
-            that stays non-finite after all roll-backs.
+        LimnerError: a wrong recipe, a folder that holds a run already, a disk that cannot be
+            written, or training that stays non-finite after all roll-backs.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
     """
     run = Path(run)
@@ -88,10 +88,10 @@ def resume(
     dataset: Dataset | None = None,
     on_step: OnStep | None = None,
 ) -> Path:
-    """Go on with a run from its newest whole state; the arguments, result and errors are those of `train`.
+    """Go on with a run from its newest whole state; arguments, result and errors as for `train`.
 
     Args:
-        assignments: values to change, such as "train.steps=20000"; the model and its optimiser stay.
+        assignments: values to change, as "train.steps=20000"; model and optimiser stay.
     """
     run = Path(run)
     if not (run / RECIPE_FILE).is_file():
@@ -231,8 +231,8 @@ class _Session:
         self.forget_later()
         self.window = _Window()
         _say(
-            f"step {step:,} was the {self.options.patience}th in a row that was not finite; going on from step "
-            f"{self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
+            f"{self.options.patience} steps in a row up to {step:,} were not finite; going on from "
+            f"step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
         )
 
     def forget_later(self) -> None:
@@ -265,7 +265,7 @@ class _Session:
             pictures.save_png(sheet, file, {"step": self.loop.step, "seed": 0} | self.painting)
 
     def wishes(self, n: int) -> tuple[Condition, int]:
-        """What the pictures of a sheet are of, and its columns: one a class where there are classes."""
+        """What the pictures of a sheet are of, and its columns: one for each class if any."""
         spec = self.loop.model.spec
         if spec.text or spec.hint:
             return self.stream.preview(n).c, min(n, _COLUMNS)
@@ -305,8 +305,9 @@ class _Session:
             yield
         except OSError as error:
             raise LimnerError(
-                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last saved state stays; "
-                f"make room or give another --run, then type: limner resume {self.run}"
+                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last "
+                "saved state stays; make room or give another --run, then type: "
+                f"limner resume {self.run}"
             ) from None
 
 

@@ -3,8 +3,8 @@
     state/step-00000500/ manifest.json   {"format": 1, "step": 500, "files": {name: sha256}}
                          model.safetensors, average.safetensors, optimizer.safetensors, ...
 
-A state is written to `state/.partial-...`, made durable, and only then given its name. When a run is
-resumed the newest state whose hashes all fit is taken; damaged ones are named and passed over.
+A state is written to `state/.partial-...`, made durable, and only then given its name. When a run
+is resumed the newest state whose hashes all fit is taken; damaged ones are named and passed over.
 """
 
 import contextlib

@@ -1,15 +1,16 @@
-"""The one loop. It answers each turn of a model with a backward pass and a step of the player that the turn names.
+"""The one loop: each turn of a model is answered by a step of the player that the turn names.
 
     for each step:
         one iterator `model.turns(rows, step, noise)` for each micro-batch
         until they end, all in lock step:
-            each yields a loss, answered by (loss / micro-batches).backward(inputs=the player's parameters)
+            each yields a loss, answered by (loss / micro-batches).backward(inputs=the player's)
             gradients are averaged over processes, clipped, and the player takes its step
             only then are the iterators resumed
         the average follows the weights
 
-So gradients accumulate exactly for any number of players, and no family is known here. Data, noise and dropout are
-pure functions of (seed, step); with `Loop.state` a stopped run continues bit for bit.
+So gradients accumulate exactly for any number of players, and no family is known here. Data, noise
+and dropout are pure functions of (seed, step); with `Loop.state` a stopped run continues bit for
+bit.
 """
 
 import contextlib
@@ -18,12 +19,9 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner import dist, optim
@@ -31,115 +29,11 @@ from limner.errors import LimnerError, unknown
 from limner.image import Batch, Condition
 from limner.model import Learner, Turn
 from limner.noise import Noise
-from limner.options import validated
+from limner.train_options import TrainOptions
 
 Groups = dict[str, dict[str, Tensor]]
 """Named groups of named tensors: what a state is made of."""
 CPU = torch.device("cpu")
-_Count = Annotated[int, Field(ge=1)]
-_OrNever = Annotated[int, Field(ge=0)]
-_Positive = Annotated[float, Field(gt=0)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
-_NotNegative = Annotated[float, Field(ge=0)]
-
-
-@dataclass(frozen=True)
-class PlayerOptions:
-    """One player's own optimiser settings; what is None is as for every player.
-
-    Reference: Heusel et al. (2017). GANs trained by a two time-scale update rule. arXiv:1706.08500.
-    """
-
-    lr: _Positive | None = None
-    betas: tuple[_Share, _Share] | None = None
-    weight_decay: _NotNegative | None = None
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train, whatever the model.
-
-    Args:
-        steps: how many training steps.
-        batch: images a step, over all micro-batches and processes.
-        micro_batches: parts that a batch is split into, to save memory.
-        seed: of the first weights, the data's order, and all noise.
-        optimizer: "adamw", "adam" or "rmsprop".
-        lr: the highest learning rate.
-        betas: decay rates of the optimiser's moments.
-        weight_decay: the pull of the weights to zero.
-        warmup: steps of linear rise of the learning rate.
-        schedule: of the learning rate: "constant", or "cosine" down to 0 at the last step.
-        clip: the largest gradient norm; 0 does not clip.
-        ema: the average's decay rate (0 = no averaging), or its relative width for average="power".
-        average: how the decay rate depends on time, see `optim.average_beta`.
-        dtype: in which the networks compute; weights and losses are float32 anyway.
-        channels_last: whether images and kernels lie in memory pixel by pixel, as fast convolutions like it.
-        compile: whether the networks are compiled; models that differentiate gradients cannot be.
-        threads: of the CPU; 0 leaves it to torch.
-        log_every: steps between lines of the log.
-        sample_every: steps between sample sheets; 0 = only at the end.
-        samples: pictures on a sheet; 0 = none.
-        save_every: steps between saved states.
-        keep: how many saved states stay.
-        calibrate_batches: batches for models that re-estimate buffers of the averaged weights.
-        patience: non-finite steps in a row before the run is rolled back to the last saved state at half the rate.
-        rollbacks: how often, before the run stops.
-        players: a player's own lr, betas and weight_decay, by its name.
-        init: runs or model files that nested models come from, by the model's option (`init.first_stage`).
-    """
-
-    steps: _Count = 10_000
-    batch: _Count = 64
-    micro_batches: _Count = 1
-    seed: int = 0
-    optimizer: optim.OptimizerName = "adamw"
-    lr: _Positive = 3e-4
-    betas: tuple[_Share, _Share] = (0.9, 0.999)
-    weight_decay: _NotNegative = 0.0
-    warmup: _OrNever = 0
-    schedule: optim.ScheduleName = "constant"
-    clip: _NotNegative = 0.0
-    ema: float = 0.999
-    average: optim.AverageName = "constant"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = True
-    compile: bool = False
-    threads: _OrNever = 0
-    log_every: _Count = 50
-    sample_every: _OrNever = 1000
-    samples: _OrNever = 40
-    save_every: _Count = 1000
-    keep: _Count = 2
-    calibrate_batches: _Count = 16
-    patience: _Count = 10
-    rollbacks: _OrNever = 3
-    players: dict[str, dict[str, Any]] | None = None
-    init: dict[str, str] | None = None
-
-    def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        checked = validated(TrainOptions, given, kind="train option", prefix="train.")
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        optim.average_beta(self.average, self.ema)
-        for name in self.players or {}:
-            self.player(name)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "TrainOptions":
-        """Options as a recipe has them.
-
-        Raises:
-            LimnerError: an unknown name (the nearest valid one is named), or a value that cannot be.
-        """
-        return cls(**validated(cls, values, kind="train option", prefix="train."))
-
-    def player(self, name: str) -> PlayerOptions:
-        """A player's own settings."""
-        own = (self.players or {}).get(name, {})
-        prefix = f"train.players.{name}."
-        return PlayerOptions(**validated(PlayerOptions, own, kind="train option", prefix=prefix))
 
 
 class _Player:
@@ -170,15 +64,15 @@ class _Player:
         }
 
     def restore(self, moments: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`; a moment lies in memory as its parameter does, so that sums round alike."""
+        """The inverse of `state`; moments lie in memory as their parameters do, as is expected."""
         self.optimizer.state.clear()
-        for name, p in zip(self.names, self.parameters):
-            prefix = f"{self.name}/{name}/"
-            found = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
-            for key, value in found.items():
-                like = p if value.shape == p.shape else value
-                kept = torch.empty_like(like, dtype=value.dtype, device=p.device)
-                self.optimizer.state[p][key] = kept.copy_(value)
+        own = dict(zip(self.names, self.parameters))
+        for path, value in moments.items():
+            player, name, key = path.split("/")
+            if player == self.name:
+                like = own[name] if value.shape == own[name].shape else value
+                kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
+                self.optimizer.state[own[name]][key] = kept.detach().copy_(value)
 
 
 class Loop:
@@ -192,7 +86,7 @@ class Loop:
 
     Attributes:
         model: the weights in training.
-        average: the average of the weights over time, in evaluation mode; frozen weights are shared with the model.
+        average: the average of the weights over time, in evaluation mode; shares what is frozen.
         step: how many steps were taken.
         images_seen: how many images they saw; also the number of the next one.
         micro_batches: into how many parts a batch is split; doubled once when memory runs out.
@@ -231,14 +125,14 @@ class Loop:
                     network.compile()
 
     def prepare(self) -> None:
-        """Initialise the model from data, once, before step 0; the average and other processes follow."""
+        """Initialise the model from data, before step 0; the average and other processes follow."""
         with self._seeded("prepare"), torch.no_grad():
             self.model.prepare(self._first_batches())
         dist.broadcast_(list(self.model.state_dict().values()))
         self.average.load_state_dict(self.model.state_dict())
 
     def calibrated(self) -> Learner:
-        """The averaged model as it is to be used: where the model asks for it, a copy with buffers re-estimated."""
+        """The averaged model as it is to be used: buffers re-estimated where it asks for that."""
         if type(self.model).calibrate is Learner.calibrate:
             return self.average
         ready = copy.deepcopy(self.average, dict(self._frozen))
@@ -250,17 +144,17 @@ class Loop:
         """Take one training step.
 
         Returns:
-            the means over micro-batches of each player's loss, gradient norm and learning rate (prefixed by the
-            player's name where there are several), and of what the model logs. After a step that was skipped
-            because something was not finite, `unlucky` is above 0.
+            the means over micro-batches of each player's loss, gradient norm and learning rate
+            (prefixed by the player's name where there are several), and of what the model logs.
+            After a step that was skipped because something was not finite, `unlucky` is above 0.
 
         Raises:
             LimnerError: the model breaks the rules of `turns`, or memory ran out a second time.
         """
         logs = self._play()
-        if logs is None and self.micro_batches == self.options.micro_batches:
-            self.micro_batches *= 2
-            self._share()
+        finer = 2 * self.options.micro_batches
+        if logs is None and self.micro_batches < finer and self._splits(finer):
+            self.micro_batches = finer
             logs = self._play()
         if logs is None:
             raise self._too_large()
@@ -279,8 +173,9 @@ class Loop:
         scale, count = self.lr_scale / 2, self.rollbacks + 1
         if count > self.options.rollbacks:
             raise LimnerError(
-                f"the loss or gradient of player '{self._culprit}' is not finite at step {self.step}, after "
-                f"{self.rollbacks} roll-backs; try train.lr={self.options.lr / 4:g} or train.clip=1"
+                f"the loss or gradient of player '{self._culprit}' is not finite at step "
+                f"{self.step}, after {self.rollbacks} roll-backs; try train.lr="
+                f"{self.options.lr / 4:g} or train.clip=1"
             )
         self.restore(state)
         self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0
@@ -322,13 +217,17 @@ class Loop:
         """Images that one step takes."""
         return self.options.batch * self.model.batches_per_round
 
+    def _splits(self, micro_batches: int) -> bool:
+        return self.options.batch % (micro_batches * dist.size()) == 0
+
     def _share(self) -> int:
         """Rows of each batch in each micro-batch of each process."""
         parts = self.micro_batches * dist.size()
-        if self.options.batch % parts:
+        if not self._splits(self.micro_batches):
             raise LimnerError(
-                f"train.batch={self.options.batch} cannot be split evenly into {self.micro_batches} "
-                f"micro-batches on {dist.size()} processes; choose a multiple of {parts}"
+                f"train.batch={self.options.batch} cannot be split evenly into "
+                f"{self.micro_batches} micro-batches on {dist.size()} processes; choose a "
+                f"multiple of {parts}"
             )
         return self.options.batch // parts
 
@@ -349,7 +248,7 @@ class Loop:
         return (self._batch([first], n) for first in itertools.count(0, n))
 
     def _game(self, chunk: int) -> Iterator[Turn]:
-        """The turns of one micro-batch: the same rows of each of the round's batches, with their noise."""
+        """The turns of one micro-batch: the same rows of each of the round's batches."""
         n = self._share()
         first = self.images_seen + chunk * n
         starts = list(range(first, first + self._round, self.options.batch))
@@ -399,11 +298,13 @@ class Loop:
             if not self._update(player, torch.stack(losses).mean(), logs):
                 self.unlucky, self._culprit = self.unlucky + 1, player.name
                 break
+        if not logs:
+            return {}
         means = torch.stack([torch.stack(values).mean() for values in logs.values()])
         return dict(zip(logs, dist.mean_(means).tolist()))
 
     def _resumed(self, game: Iterator[Turn], number: int, chunk: int) -> Turn | None:
-        """A game's next turn, None at its end, with whatever its layers draw by themselves keyed."""
+        """A game's next turn, None at its end; what its layers draw by themselves is keyed."""
         half = self.options.dtype == "bfloat16"
         with (
             self._seeded(self.step, number, chunk),
@@ -421,7 +322,7 @@ class Loop:
         return self.players[turn.of]
 
     def _update(self, player: _Player, loss: Float[Tensor, ""], logs: dict) -> bool:
-        """Let a player take its step; False, and no step, when its loss or gradient is not finite anywhere."""
+        """Let a player take its step; no step, and False, where something is not finite."""
         loss = dist.average_gradients_(player.parameters, loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         if not gradients:
@@ -464,10 +365,10 @@ class Loop:
         return LimnerError(f"model '{_name(self.model)}' at step {self.step}: {what}")
 
     def _too_large(self) -> LimnerError:
-        parts = self.micro_batches * (2 if self.micro_batches == self.options.micro_batches else 1)
         return LimnerError(
             f"out of memory at step {self.step} with {self._share()} images at a time; "
-            f"try train.micro_batches={2 * parts} or train.batch={max(1, self.options.batch // 2)}"
+            f"try train.micro_batches={2 * self.micro_batches} or "
+            f"train.batch={max(1, self.options.batch // 2)}"
         )
 
 
@@ -476,7 +377,7 @@ _COUNTERS = ("step", "images_seen", "unlucky", "rollbacks", "updates")
 
 @contextlib.contextmanager
 def seeded(key: tuple[object, ...], device: torch.device = CPU) -> Iterator[None]:
-    """torch's global generators, seeded by a key for the length of a block, and left as they were."""
+    """torch's global generators seeded by a key for the length of a block, then as they were."""
     generators = [torch.default_generator]  # torch.manual_seed formats a stack trace each time
     if device.type == "cuda":
         generators.append(torch.cuda.default_generators[device.index])
@@ -512,7 +413,7 @@ def _players(model: Learner, options: TrainOptions) -> dict[str, _Player]:
 
 
 def _networks(part: nn.Module) -> Iterator[nn.Module]:
-    """What is compiled in a player: itself, or what is in a learner or container, which the compiler skips."""
+    """What is compiled in a player: itself, or the members of containers, which compilers skip."""
     if isinstance(part, (Learner, nn.ModuleList, nn.ModuleDict, nn.Sequential)):
         for child in part.children():
             yield from _networks(child)

@@ -1,4 +1,4 @@
-"""The loop against its promises: exact accumulation, exact resume, one player or two, and what may go wrong."""
+"""The loop against its promises: exact accumulation and resume, one player or two, and failures."""
 
 import copy
 import functools
@@ -20,6 +20,7 @@ from limner.train import Loop, TrainOptions
 
 PAPER = Paper("A toy for tests", "Nobody", 2026, "0000.00000")
 SPEC = ImageSpec(channels=1, height=4, width=4)
+NOTHING = Condition()
 
 
 class Net(nn.Sequential):
@@ -55,7 +56,7 @@ class ToyDenoiser(GenerativeModel):
     def frames(
         self,
         n: int,
-        c: Condition = Condition(),
+        c: Condition = NOTHING,
         *,
         noise: Noise,
         preview: bool = True,
@@ -66,7 +67,7 @@ class ToyDenoiser(GenerativeModel):
 
 @register("toy-gan", family="gans", paper=PAPER)
 class ToyGAN(GenerativeModel):
-    """Two players: k critic moves on fresh data each, then one of the generator that sees the updated critic."""
+    """Two players: k critic moves on fresh data each, then one of the generator, after them."""
 
     def __init__(self, spec: ImageSpec, critic_steps: int = 2, poison: int = -1) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class ToyGAN(GenerativeModel):
         yield Turn(loss * (math.nan if step == self.poison else 1), of="generator")
 
     def frames(
-        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+        self, n: int, c: Condition = NOTHING, *, noise: Noise, preview: bool = True
     ) -> Iterator[Tensor]:
         yield self.generator(noise.normal(1, *self.spec.shape[1:]))
 

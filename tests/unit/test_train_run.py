@@ -1,26 +1,27 @@
-"""A run's folder: what it holds, that it can be killed anywhere, and what may go wrong. Also a script: MODE RUN."""
+"""A run's folder: what it holds, that it can be killed anywhere, and what may go wrong.
+
+Also a script, which the tests run and kill: python test_train_run.py MODE RUN.
+"""
 
 import errno
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from test_train import SPEC, _one_thread, images  # noqa: F401
+from test_train import SPEC, ToyDenoiser, _one_thread, images  # noqa: F401
 from torch import Tensor
 
 from limner.checkpoint import load, read_header
 from limner.data import Dataset
 from limner.errors import LimnerError
 from limner.estimate import dry_run
-from limner.image import ImageSpec, to_uint8
+from limner.image import Condition, ImageSpec, to_uint8
 from limner.recipe import Recipe
 from limner.run import read_log, resume, train
 from limner.train import Loop
@@ -161,7 +162,7 @@ def test_with_every_state_damaged_it_says_so(tmp_path):
     stop_at(run, 4)
     for manifest in run.rglob("manifest.json"):
         manifest.write_text("{")
-    with pytest.raises(LimnerError, match="no state of .* is whole"):
+    with pytest.raises(LimnerError, match=r"no state of .* is whole"):
         resume(run, dataset=Ramps(), device="cpu")
 
 
@@ -196,7 +197,7 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
     ):
         with pytest.raises(LimnerError, match=said):
             resume(run, [change], dataset=Ramps(), device="cpu")
-    with pytest.raises(LimnerError, match="data of .* have changed"):
+    with pytest.raises(LimnerError, match=r"data of .* have changed"):
         resume(run, ["train.steps=9"], dataset=Ramps(("a", "b")), device="cpu")
 
 
@@ -209,12 +210,13 @@ def test_a_folder_with_a_run_is_left_alone(finished, tmp_path):
 
 
 def test_nothing_is_written_when_the_recipe_is_wrong(tmp_path):
+    name, data = {"name": "toy-denoiser"}, {"source": "ramps"}
     wrong = [
-        (Recipe({"name": "toy-denoiser"}, {"source": "x"}, {}, {"scal": 2}), "did you mean 'scale'"),
-        (Recipe({"name": "toy-denoizer"}, {"source": "x"}), "did you mean 'toy-denoiser'"),
-        (Recipe({"name": "toy-denoiser", "widht": 3}, {"source": "x"}), r"did you mean 'model\.width'"),
-        (Recipe({"name": "toy-denoiser"}, {"source": "x"}, {"lr": -1}), r"train\.lr=-1"),
-        (Recipe({"name": "toy-denoiser"}, {"source": "x"}, {"batch": 9, "micro_batches": 2}), "even"),
+        (Recipe(name, data, sampler={"scal": 2}), "did you mean 'scale'"),
+        (Recipe({"name": "toy-denoizer"}, data), "did you mean 'toy-denoiser'"),
+        (Recipe(name | {"widht": 3}, data), r"did you mean 'model\.width'"),
+        (Recipe(name, data, {"lr": -1}), r"train\.lr=-1"),
+        (Recipe(name, data, {"batch": 9, "micro_batches": 2}), "cannot be split evenly"),
     ]
     for each, said in wrong:
         with pytest.raises(LimnerError, match=said):
@@ -264,8 +266,12 @@ def test_a_run_that_stays_sick_is_rolled_back_and_stopped(tmp_path, capsys):
 
 def test_sheets_have_a_column_for_each_class(tmp_path, monkeypatch):
     asked = []
-    original = "limner.model.GenerativeModel.sample"
-    monkeypatch.setattr(original, lambda self, n, c, **_: (asked.append(c), torch.zeros(n, 1, 4, 4))[1])
+
+    def sample(model: ToyDenoiser, n: int, c: Condition, **_: object) -> Tensor:
+        asked.append(c)
+        return torch.zeros(n, 1, 4, 4)
+
+    monkeypatch.setattr(ToyDenoiser, "sample", sample)
     train(recipe("toy-denoiser", steps=1), tmp_path / "run", dataset=Ramps(("a", "b", "c")))
     assert asked[0].label.tolist() == [0, 1, 2, 0, 1, 2]
 
@@ -294,7 +300,7 @@ def test_a_dry_run_writes_nothing_and_tells_the_cost(tmp_path, monkeypatch):
     cost = dry_run(recipe("toy-denoiser", micro_batches=2), dataset=Ramps(), device="cpu")
     kernels = 4 * 9 + 4 * 9
     assert cost.parameters == {"model": kernels + 4 + 1}
-    # forward, and backward for the weights of both layers and the input of the second: 2 FLOP a multiply-add
+    # forward, backward for both layers' weights and the second's input: 2 FLOP a multiply-add
     assert cost.flops == 2 * 16 * (2 * kernels + 4 * 9)
     assert cost.moments == 2 * 4 * (kernels + 5) + 4 * 4
     assert cost.gradients == 4 * (kernels + 5)
@@ -316,9 +322,9 @@ def test_importing_the_loop_is_light():
 def test_two_processes_equal_one(tmp_path):
     """Under torchrun, each process takes its share of the batch; then one process goes on alone."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 --local-addr 127.0.0.1".split()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     subprocess.run(
-        [sys.executable, *torchrun, __file__, "pair", str(tmp_path / "pair")],
+        [sys.executable, *torchrun, "--nproc-per-node=2", __file__, "pair", str(tmp_path / "pair")],
         env=environment,
         check=True,
         capture_output=True,
@@ -337,7 +343,7 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def paired(model: str) -> Recipe:
-    """Without dropout, whose masks depend on the shares; Adam's epsilon amplifies rounding at first."""
+    """A recipe without dropout, whose masks depend on the shares."""
     made = recipe(model, steps=6, lr=1e-3, micro_batches=2)
     if model == "toy-denoiser":
         made.model["dropout"] = 0.0

@@ -1,0 +1,76 @@
+"""What the loop needs of many processes; two real ones are tested in test_train_run."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from limner import dist
+from limner.errors import LimnerError
+
+
+def test_alone_everything_is_the_identity():
+    values = torch.arange(3.0)
+    assert (dist.rank(), dist.size(), dist.first()) == (0, 1, True)
+    assert dist.mean_(values) is values
+    assert dist.anyone(True, torch.device("cpu"))
+    assert not dist.anyone(False, torch.device("cpu"))
+    dist.broadcast_([values])
+    dist.barrier()
+    dist.join(torch.device("cpu"))
+    assert dist.average_gradients_([], torch.tensor(2.0)) == 2
+    assert values.tolist() == [0, 1, 2]
+
+
+def test_devices():
+    assert dist.device("cpu") == torch.device("cpu")
+    assert dist.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(LimnerError, match="'gpu' is no device"):
+        dist.device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(LimnerError, match="no CUDA device"):
+            dist.device("cuda")
+
+
+def test_gradients_are_averaged_in_one_message(monkeypatch):
+    """Two processes played by two threads that add up their messages."""
+    messages: dict[int, torch.Tensor] = {}
+    meeting, mine = threading.Barrier(2), threading.local()
+
+    def all_reduce(flat: torch.Tensor) -> None:
+        messages[mine.rank] = flat.clone()
+        meeting.wait()
+        flat.copy_(messages[0] + messages[1])
+        meeting.wait()
+
+    monkeypatch.setattr(dist, "size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    shapes = [(2, 3, 4, 4), (3,), (2,)]
+    parameters = [[nn.Parameter(torch.zeros(s)) for s in shapes] for _ in range(2)]
+    for own in parameters:
+        own[0].data = own[0].data.contiguous(memory_format=torch.channels_last)
+    for rank in (0, 1):
+        gradient = torch.arange(96.0).view(2, 3, 4, 4)
+        parameters[rank][0].grad = gradient * (1 + 2 * rank)
+    parameters[1][1].grad = torch.ones(3)
+    losses: dict[int, float] = {}
+
+    def process(rank: int) -> None:
+        mine.rank = rank
+        loss = dist.average_gradients_(parameters[rank], torch.tensor(float(rank)))
+        losses[rank] = loss.item()
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert losses == {0: 0.5, 1: 0.5}
+    for own in parameters:
+        first, second, third = own
+        assert first.grad is not None and second.grad is not None
+        assert torch.equal(first.grad, 2 * torch.arange(96.0).view(2, 3, 4, 4))
+        assert first.grad.stride() == first.stride()  # or fused optimisers mix up the entries
+        assert second.grad.tolist() == [0.5] * 3
+        assert third.grad is None

@@ -1,0 +1,124 @@
+"""Recipes: read, changed on the command line, written, read again."""
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limner.errors import LimnerError
+from limner.recipe import Recipe
+
+TEXT = """\
+# A toy: limner train toy.toml
+#
+# One minute on two cores; expect 1.23 bits/dim.
+
+[model]
+name = "pixelcnn"
+channels = 64
+
+[data]
+source = "emoji"
+
+[train]
+steps = 20_000
+players.critic = {lr = 4e-4}
+
+[sampler]
+temperature = 0.9
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "toy.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_reading_and_overriding(file):
+    recipe = Recipe.read(
+        file, ["train.steps=3", "model.widths=64,128", "train.players.critic.betas=0,0.9"]
+    )
+    assert recipe.about.splitlines()[0] == "A toy: limner train toy.toml"
+    assert recipe.model == {"name": "pixelcnn", "channels": 64, "widths": [64, 128]}
+    assert recipe.train == {"steps": 3, "players": {"critic": {"lr": 4e-4, "betas": [0, 0.9]}}}
+    assert recipe.sampler == {"temperature": 0.9}
+    assert recipe.options().player("critic").betas == (0.0, 0.9)
+    assert Recipe.read(file).train["steps"] == 20_000  # the file's own values are left alone
+
+
+def test_a_recipe_without_a_file():
+    recipe = Recipe.of("ddpm", "folder:pics", ["data.size=32", "sampler.steps=20"])
+    assert recipe.sections() == {
+        "model": {"name": "ddpm"},
+        "data": {"source": "folder:pics", "size": 32},
+        "train": {},
+        "sampler": {"steps": 20},
+    }
+
+
+def test_the_effective_recipe_holds_every_option(file, tmp_path):
+    effective = Recipe.read(file).effective()
+    assert effective.train["clip"] == 0
+    assert effective.train["betas"] == [0.9, 0.999]
+    effective.write(tmp_path / "out.toml")
+    again = Recipe.read(tmp_path / "out.toml")
+    assert again == effective == again.effective()
+    assert (tmp_path / "out.toml").read_text().startswith("# A toy: limner train toy.toml\n#\n#")
+
+
+WRONG = {
+    "[modl]\nname = 'x'": "unknown section 'modl'; did you mean 'model'",
+    "name = 'x'": "'name' in .* is in no section",
+    "[model]\nname = 'x'": r"does not say data\.source",
+    "[data]\nsource = 'x'": r"does not say model\.name",
+    "[model]\nname = 3\n[data]\nsource = 'x'": r"does not say model\.name",
+    "[model]\nname = \nx = 1": r"not valid TOML: .*line 2",
+    "[model]\nname = 'a'\nname = 'b'": "not valid TOML",
+}
+
+
+@pytest.mark.parametrize("text, said", WRONG.items())
+def test_what_is_wrong_is_said(tmp_path, text, said):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(LimnerError, match=said):
+        Recipe.read(tmp_path / "r.toml")
+
+
+def test_other_wrongs(file, tmp_path):
+    with pytest.raises(LimnerError, match="there is no recipe"):
+        Recipe.read(tmp_path / "none.toml")
+    with pytest.raises(LimnerError, match="cannot read the recipe"):
+        Recipe.read(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    with pytest.raises(LimnerError, match="cannot read the recipe"):
+        Recipe.read(tmp_path / "latin.toml")
+    with pytest.raises(LimnerError, match=r"train\.steps has no parts"):
+        Recipe.read(file, ["train.steps.more=1"])
+    with pytest.raises(LimnerError, match=r"did you mean 'train\.steps'"):
+        Recipe.read(file, ["train.step=1"]).options()
+
+
+PLAIN = st.one_of(
+    st.booleans(),
+    st.integers(-(2**62), 2**62),
+    st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+)
+KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+VALUES = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3)
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_any_plain_values_survive_toml(values):
+    recipe = Recipe({"name": "x"}, {"source": "y"}, values)
+    assert tomllib.loads(recipe.to_toml()) == recipe.sections()
+
+
+def test_only_plain_values_are_written():
+    with pytest.raises(LimnerError, match="plain values"):
+        Recipe({"name": "x"}, {"source": "y", "what": object()}).to_toml()

@@ -1,0 +1,106 @@
+"""States on disk: whole or not at all, the newest whole one wins."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.errors import LimnerError
+from limner.state import clean, load_state, save_state
+
+
+def groups(step: int) -> dict:
+    weights = torch.full((2, 3), float(step)).t()
+    tied = {"a": weights, "b": weights.clone(memory_format=torch.contiguous_format)}
+    return {"model": tied, "counters": {"step": torch.tensor(step)}, "optimizer": {}}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for step in (5, 10, 15):
+        save_state(tmp_path / "state", step, groups(step), keep=2)
+    return tmp_path / "state"
+
+
+def test_what_was_saved_is_loaded_and_old_ones_go(folder):
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
+    said: list[str] = []
+    loaded, saved = load_state(folder, said.append), groups(15)
+    assert loaded is not None and said == []
+    assert loaded.keys() == saved.keys()
+    for name, tensors in saved.items():
+        for key, value in tensors.items():
+            assert torch.equal(loaded[name][key], value)
+
+
+def flip_a_bit(path: Path) -> None:
+    file = path / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit": flip_a_bit,
+    "a file missing": lambda path: (path / "counters.safetensors").unlink(),
+    "a file cut short": lambda path: os.truncate(path / "model.safetensors", 20),
+    "no manifest": lambda path: (path / "manifest.json").unlink(),
+    "half a manifest": lambda path: os.truncate(path / "manifest.json", 30),
+    "a strange manifest": lambda path: (path / "manifest.json").write_text("[1]"),
+    "no files named": lambda path: (path / "manifest.json").write_text('{"format": 1}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_state_is_named_and_passed_over(folder, damage):
+    damage(folder / "step-00000015")
+    said: list[str] = []
+    loaded = load_state(folder, said.append)
+    assert loaded is not None and loaded["counters"]["step"] == 10
+    assert len(said) == 1 and "step-00000015 is damaged" in said[0]
+
+
+def test_a_newer_format_is_not_called_damaged(folder):
+    manifest = folder / "step-00000015" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    with pytest.raises(LimnerError, match="newer limner"):
+        load_state(folder, print)
+
+
+def test_a_manifest_cannot_point_elsewhere(folder):
+    manifest = folder / "step-00000015" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    values["files"] = {"../step-00000010/model.safetensors": "0" * 64}
+    manifest.write_text(json.dumps(values))
+    said: list[str] = []
+    load_state(folder, said.append)
+    assert "step-00000015/model.safetensors" in said[0] or "hash of model" in said[0]
+
+
+def test_orphans_are_cleaned_and_no_state_is_none(tmp_path, folder):
+    (folder / ".partial-step-00000020-1").mkdir()
+    (folder / ".partial-step-00000020-1" / "model.safetensors").touch()
+    clean(folder)
+    assert not list(folder.glob(".partial*"))
+    assert load_state(tmp_path / "nothing", print) is None
+
+
+def test_the_same_step_can_be_saved_again(folder):
+    flip_a_bit(folder / "step-00000015")
+    save_state(folder, 15, groups(15), keep=2)
+    loaded = load_state(folder, pytest.fail)
+    assert loaded is not None and loaded["counters"]["step"] == 15
+    assert not list(folder.glob(".partial*"))
+
+
+def test_a_failed_save_leaves_the_others(folder, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("limner.state.sha256", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_state(folder, 20, groups(20), keep=2)
+    monkeypatch.undo()
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000010", "step-00000015"]
