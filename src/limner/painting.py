@@ -12,6 +12,7 @@ from torch import Tensor
 
 import limner
 from limner import dist, pictures
+from limner.allocator import keep_freed_memory
 from limner.checkpoint import load
 from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec, to_uint8
@@ -66,6 +67,7 @@ def paint(
     """
     if out.suffix.lower() != ".png":
         raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+    keep_freed_memory()
     model = load_generator(path, str(dist.device(device)))
     options = parse_assignments(assignments, ["sampler"]).get("sampler", {})
     options = model.sampler_options(options)

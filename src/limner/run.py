@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from limner import dist, pictures
+from limner.allocator import keep_freed_memory
 from limner.checkpoint import MODEL_FILE, read_header, save_model, write_durably
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
@@ -150,6 +151,7 @@ def _begin(
 @contextlib.contextmanager
 def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
     """This process among those that train: its device and its threads."""
+    keep_freed_memory()
     place, threads = dist.device(device), torch.get_num_threads()
     if recipe.options().threads:
         torch.set_num_threads(recipe.options().threads)
