@@ -1,5 +1,6 @@
 """What a recipe will cost in FLOPs, memory and time, measured on a few real steps beforehand."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -121,14 +122,28 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
 
 
 def count_flops() -> FlopCounterMode:
-    """A context that counts operations, also those of attention on CPUs, which torch leaves out."""
+    """A context that counts operations.
+
+    Torch's own count leaves out attention on CPUs, and takes the gradient of a grouped kernel for
+    that of a whole one; both are put right here.
+    """
     return FlopCounterMode(
         display=False,
         custom_mapping={
+            torch.ops.aten.convolution_backward: _convolution_back,
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_back,
         },
     )
+
+
+def _convolution_back(
+    grad: Any, x: Any, weight: Any, *options: Any, out_shape: Any = None, **_: Any
+) -> int:
+    """As much as forward for each gradient that is wanted, the input's and the kernel's."""
+    transposed, wanted = options[4], options[7]
+    places = math.prod((x if transposed else grad)[2:])
+    return 2 * x[0] * places * math.prod(weight) * (wanted[0] + wanted[1])
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

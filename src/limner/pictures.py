@@ -152,10 +152,10 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> No
     figure = Figure(figsize=(10, 2.6 * math.ceil(len(panels) / 2) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11, color="#222222")
-    axes = figure.subplots(math.ceil(len(panels) / 2), 2, squeeze=False).flat
+    axes = figure.subplots(math.ceil(len(panels) / 2), 2, squeeze=False).flatten()
     for axis, (heading, keys) in zip(axes, panels.items()):
         _draw(axis, heading, keys, rows)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_axis_off()
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
@@ -164,6 +164,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> No
 
 _COLOURS = ("#2f6fb2", "#d9663b", "#3c9a6b", "#8a5fb0", "#b8962e", "#5b6770")
 _ENDINGS = {"loss": "loss", "norm": "gradient norm", "lr": "learning rate"}
+_OTHER = "from the model"
 _NOT_DRAWN = {"step", "images", "seconds", "skipped"}
 _LOG_FROM = 20  # a range of values wider than this factor is drawn on a logarithmic axis
 
@@ -175,7 +176,7 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         if key in _NOT_DRAWN:
             continue
         speed = key == "images_per_second"
-        other = "images per second" if speed else "from the model"
+        other = "images per second" if speed else _OTHER
         panels.setdefault(_ENDINGS.get(key.rpartition(".")[2], other), []).append(key)
     return {heading: keys for heading, keys in panels.items() if keys}
 
@@ -193,7 +194,12 @@ def _draw(axis: Any, heading: str, keys: list[str], rows: Sequence[Mapping[str, 
         axis.plot([], [], color=colour, lw=1.6, label=key)
     if drawn and min(drawn) > 0 and max(drawn) > _LOG_FROM * min(drawn):
         axis.set_yscale("log")
-    axis.set_title(heading, fontsize=10, loc="left", color="#222222")
+    axis.set_title(
+        keys[0] if heading == _OTHER and len(keys) == 1 else heading,
+        fontsize=10,
+        loc="left",
+        color="#222222",
+    )
     axis.set_xlabel("step", fontsize=8, color="#555555")
     axis.tick_params(labelsize=8, colors="#555555")
     axis.grid(color="#e4e4e4", lw=0.6)
