@@ -48,7 +48,7 @@ def test_any_number_of_channels_has_heads(channels):
 
 @pytest.fixture
 def crossed():
-    """A cross-attention, a picture, and tokens of which the first row has 4, the second 1, the third none."""
+    """Pictures and tokens: 4 for the first picture, 1 for the second, none for the third."""
     layer = spread(Attention(8, head_dim=4, token_dim=5, site="middle.cross"))
     torch.nn.init.normal_(layer.nothing)
     x, tokens = torch.randn(3, 8, 2, 3), torch.randn(3, 6, 5)

@@ -260,8 +260,8 @@ def test_a_sampler_takes_only_its_own_options():
         chosen_sampler("dpm++", eta=0.5)
 
 
-# What follows compares with diffusers. Its tables are float32 unless replaced, and some of its steps
-# round the state to float32; where they do, the tolerance is float32's.
+# What follows compares with diffusers. Its tables are float32 unless replaced, and some of its
+# steps round the state to float32; where they do, the tolerance is of float32.
 
 BETAS = {"linear": linear_betas(), "cosine": cosine_betas()}
 every_betas = pytest.mark.parametrize("name", BETAS)
