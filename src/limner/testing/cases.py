@@ -1,0 +1,147 @@
+"""What the contract is checked on: each model, small, on each kind of data that it takes."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec, TextSpec, from_levels
+from limner.model import GenerativeModel, Learner
+from limner.noise import Noise
+from limner.registry import Entry, entry
+
+_TEXT = TextSpec(length=5, vocabulary=12, asset="contract", sha256="0" * 64)
+_LABELS = {"labels": ("one", "two", "three"), "frequencies": (0.5, 0.3, 0.2)}
+_DATA = {
+    "grey": ImageSpec(1, 8, 8),
+    "labelled": ImageSpec(3, 8, 8, **_LABELS),
+    "captioned": ImageSpec(3, 8, 8, text=_TEXT),
+    "translating": ImageSpec(3, 8, 8, hint=ImageSpec(1, 8, 8)),
+}
+_SIZES = (8, 16, 32)
+_LEVELS = (256, 2)
+_QUICK = {"steps": 3}  # sampling options, for models that have them
+_PERTURBATION = 0.05
+SEED = 11
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model class with a small configuration, on a small specification.
+
+    Args:
+        name: for reading.
+        model: the class.
+        spec: what the images are.
+        config: its options; a nested learner is given as its own case.
+    """
+
+    name: str
+    model: type[Learner]
+    spec: ImageSpec
+    config: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def build(self) -> Learner:
+        """The model with its first weights, which are the same each time."""
+        options = {k: v.build() if isinstance(v, Case) else v for k, v in self.config.items()}
+        with torch.random.fork_rng([]):
+            torch.manual_seed(SEED)
+            return self.model(self.spec, **options)
+
+    def ready(self) -> Any:
+        """The model prepared, with every weight moved a little, and calibrated, in evaluation mode.
+
+        Many networks end in a layer of zeros, behind which a mistake would not be seen.
+        """
+        model = self.build()
+        with torch.random.fork_rng([]), torch.no_grad():
+            torch.manual_seed(SEED)
+            model.train().prepare(self.batches())
+            for i, p in enumerate(model.parameters()):
+                noise = Noise.keyed(SEED, 0, [i]).normal(p.numel(), dtype=torch.float64)
+                p += (_PERTURBATION * noise).view(p.shape).to(p.dtype)
+            model.eval().calibrate(itertools.islice(self.batches(), 2))
+        return model.eval()
+
+    def batches(self) -> Iterator[Batch]:
+        """Random data without end."""
+        return (toy_data(self.spec, first, 8) for first in itertools.count(0, 8))
+
+
+def toy_data(spec: ImageSpec, first: int, n: int) -> Batch:
+    """Random images and conditions with global numbers first .. first + n - 1."""
+    noise = Noise.keyed(SEED, 1, range(first, first + n))
+    x = from_levels(noise.integers(spec.levels, *spec.shape), spec.levels)
+    return Batch(x, random_conditions(spec, noise))
+
+
+def random_conditions(spec: ImageSpec, noise: Noise) -> Condition:
+    """Whatever the data have of labels, text and conditioning images, at random."""
+    label = noise.integers(len(spec.labels)) if spec.labels else None
+    text = 1 + noise.integers(spec.text.vocabulary - 1, spec.text.length) if spec.text else None
+    image = noise.uniform(*spec.hint.shape) * 2 - 1 if spec.hint else None
+    return Condition(label, text, image)
+
+
+def asked_of(model: Learner, n: int) -> Condition:
+    """n conditions that the model may be sampled with."""
+    return random_conditions(model.spec, Noise.keyed(SEED, 2, range(n)))
+
+
+def painted(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int = 5) -> Images:
+    """A sample, in few steps where the model takes steps."""
+    return model.sample(n, c, seed=seed, **quick_options(model))
+
+
+def quick_options(model: GenerativeModel) -> dict[str, int]:
+    """The sampling options that make a model quick."""
+    known = model.sample_schema()["properties"]
+    return {name: value for name, value in _QUICK.items() if name in known}
+
+
+def cases(of: Entry) -> list[Case]:
+    """A registered model on each kind of data that it takes, at the smallest size that it takes.
+
+    The configuration is the `tiny` of its registration, where {"model": NAME} stands for a nested model with its own
+    tiny configuration, on the same data, or on those changed by {"model": NAME, "spec": {...}}.
+    """
+    found: list[Case] = []
+    for kind, spec in _DATA.items():
+        case, model = _smallest(of, kind, spec)
+        if model is not None and (not found or _uses(model.spec, spec)):
+            found.append(case)
+    return found or [_case(of, "grey", _DATA["grey"])]
+
+
+def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | None]:
+    case = _case(of, kind, spec)
+    for size, levels in itertools.product(_SIZES, _LEVELS):
+        hint = spec.hint and spec.hint.resized(size, size)
+        case = _case(of, kind, replace(spec.resized(size, size), levels=levels, hint=hint))
+        try:
+            return case, case.build()
+        except LimnerError:
+            continue
+    return case, None
+
+
+def _case(of: Entry, kind: str, spec: ImageSpec) -> Case:
+    config = {
+        key: _case(entry(value["model"]), kind, replace(spec, **value.get("spec", {})))
+        if isinstance(value, Mapping) and "model" in value
+        else value
+        for key, value in of.tiny.items()
+    }
+    return Case(f"{of.name}-{kind}", of.model, spec, config)
+
+
+def _uses(kept: ImageSpec, given: ImageSpec) -> bool:
+    """Whether the model takes what sets these data apart."""
+    parts = [(kept.labels, given.labels), (kept.text, given.text), (kept.hint, given.hint)]
+    return all(k == g for k, g in parts)

@@ -1,0 +1,347 @@
+"""Promises 1 to 10 of the contract, a function each; a broken one is an AssertionError that says how."""
+
+import copy
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limner.checkpoint import load, save_model
+from limner.errors import LimnerError
+from limner.image import Batch, ImageSpec, to_uint8
+from limner.model import GenerativeModel, Learner, LikelihoodModel, Turn
+from limner.noise import Noise
+from limner.registry import entry
+from limner.testing.cases import SEED, Case, asked_of, painted, quick_options, toy_data
+from limner.train import Loop, TrainOptions
+
+_LONGEST_GAME = 32  # steps until every weight must have had a gradient
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
+    """The first name under which two states differ; empty when they do not."""
+    if a.keys() != b.keys():
+        return min(a.keys() ^ b.keys())
+    return next((k for k in a if a[k].dtype != b[k].dtype or not torch.equal(a[k], b[k])), "")
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _loop(case: Case, micro_batches: int = 1, batch: int = 4) -> Loop:
+    options = TrainOptions(
+        steps=8, batch=batch, micro_batches=micro_batches, lr=1e-3, ema=0.9, seed=SEED
+    )
+    return Loop(case.build(), lambda first, n: toy_data(case.spec, first, n), options)
+
+
+def check_builds(case: Case) -> None:
+    """1. It builds from a specification; its configuration is JSON and rebuilds the same weights' names."""
+    model = case.build()
+    described = json.loads(json.dumps(model.description()))
+    assert described["config"] == model.config, "the configuration changes when written as JSON"
+    spec = ImageSpec.from_json(described["spec"])
+    assert spec == model.spec, "the specification changes when written as JSON"
+    nested = {k: v.build() for k, v in case.config.items() if isinstance(v, Case)}
+    again = type(model)(spec, **described["config"] | nested)
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, again)]
+    assert shapes[0] == shapes[1], "the configuration does not rebuild the same network"
+    assert again.config == model.config, "the configuration does not rebuild itself"
+    if not nested:
+        type(model)(case.spec)  # the defaults are a model, too
+
+
+def check_paints(case: Case) -> None:
+    """2. Samples are finite float32 pictures of the specification's shape in [-1, 1], and change nothing."""
+    model = case.ready()
+    before, generator = _copied(model.state_dict()), torch.get_rng_state()
+    x = painted(model, 3, asked_of(model, 3))
+    assert x.shape == (3, *model.spec.shape), f"shape {tuple(x.shape)}, not {model.spec.shape}"
+    assert x.dtype == torch.float32, f"{x.dtype}, not float32"
+    assert bool(x.isfinite().all()), "not finite"
+    assert float(x.abs().max()) <= 1, "outside [-1, 1]"
+    assert not x.requires_grad, "a picture that carries gradients"
+    changed = _same(before, model.state_dict())
+    assert not changed, f"sampling changes '{changed}'"
+    assert torch.equal(generator, torch.get_rng_state()), (
+        "sampling draws from torch's global generator; draw from `noise`"
+    )
+
+
+def check_last_frame(case: Case) -> None:
+    """3. The last of the frames is the sample, whether or not the earlier ones are asked for."""
+    model = case.ready()
+    c = asked_of(model, 2)
+    frames = list(model.watch(2, c, seed=5, **quick_options(model)))
+    sample = painted(model, 2, c)
+    assert torch.equal(frames[-1], sample), "the last frame is not the sample"
+    for frame in frames:
+        assert frame.shape == sample.shape, f"a frame has the shape {tuple(frame.shape)}"
+        assert float(frame.abs().max()) <= 1, "a frame is outside [-1, 1]"
+
+
+def check_any_batch(case: Case) -> None:
+    """4. The same seed gives the same picture, alone or in any batch; so do likelihoods.
+
+    Within one level of 256, for sums round differently; autoregressive models exactly, in float64, for there one
+    pixel that rounds otherwise changes all that follow.
+    """
+    model = case.ready()
+    exact = entry(model.name).family == "autoregressive" if model.name else False
+    if exact:
+        model = model.double()
+    c = asked_of(model, 8)
+    if c.label is not None and model.condition == "optional":
+        c = replace(c, label=torch.where(torch.arange(8) == 6, -1, c.label))
+    many = to_uint8(painted(model, 8, c)).int()
+    for first, n in ((0, 3), (5, 3), (6, 1)):
+        rows = slice(first, first + n)
+        few = to_uint8(painted(model, n, c.rows(rows), 5 + first)).int()
+        off = int((few - many[rows]).abs().max())
+        assert off <= (0 if exact else 1), (
+            f"pictures {first} .. {first + n - 1} of 8 differ by {off} levels when painted by themselves"
+        )
+    if isinstance(model, LikelihoodModel):
+        x, c = toy_data(model.spec, 0, 8)
+        dtype = next(model.parameters()).dtype
+        nats = [
+            model.log_prob(x[:n].to(dtype), c.rows(slice(0, n)), noise=Noise.sampling(0, n)).nats
+            for n in (8, 3)
+        ]
+        assert torch.allclose(nats[0][:3], nats[1], rtol=1e-4, atol=1e-3), (
+            "an image's likelihood depends on the batch that it is in"
+        )
+
+
+def check_turns(case: Case) -> None:
+    """5. Each loss is a finite scalar and trains its own player, every weight of it, and nobody else.
+
+    Also: no weight is in two players, the order of turns is the same for any data, and only the player that just
+    moved may be changed by the model itself (as WGAN clips its critic).
+    """
+    model = case.ready().train()
+    players = {
+        name: [p for p in part.parameters() if p.requires_grad]
+        for name, part in model.players().items()
+    }
+    ids = [id(p) for own in players.values() for p in own]
+    assert len(ids) == len(set(ids)), "a weight is in two players"
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert set(ids) <= names.keys(), "a player has weights that the model has not"
+    waiting, size = set(ids), 4 * model.batches_per_round
+    for step in range(_LONGEST_GAME):
+        mover: list[nn.Parameter] = []
+        kept = {id(p): p.detach().clone() for p in model.parameters()}
+        for turn in model.turns(*_round(case, step, size)):
+            _nobody_moved(model, kept, mover, names)
+            kept |= {id(p): p.detach().clone() for p in mover}
+            mover = players[_player(turn, players)]
+            _check_loss(turn)
+            turn.loss.backward(inputs=mover)
+            _nobody_moved(model, kept, [], names)
+            for p in model.parameters():
+                mine = any(p is q for q in mover)
+                assert mine or p.grad is None, (
+                    f"the turn of '{turn.of}' leaves a gradient in '{names[id(p)]}'"
+                )
+                if p.grad is not None:
+                    assert bool(p.grad.isfinite().all()), f"the gradient of '{names[id(p)]}'"
+                    waiting.discard(id(p))
+                    p.data -= 1e-3 * p.grad
+                    kept[id(p)], p.grad = p.detach().clone(), None
+        _nobody_moved(model, kept, mover, names)
+        assert mover, f"step {step} has no turn"
+        if not waiting and step:
+            break
+    assert not waiting, f"'{min(names[i] for i in waiting)}' is trained by no turn"
+    orders = [
+        [turn.of for turn in model.turns(*_round(case, 0, size, data=data))] for data in (0, 10**6)
+    ]
+    assert orders[0] == orders[1], "the order of turns depends on data"
+
+
+def _round(case: Case, step: int, n: int, data: int = 0) -> tuple[Batch, int, Noise]:
+    first = data + step * n
+    return toy_data(case.spec, first, n), step, Noise.keyed(SEED, step, range(first, first + n))
+
+
+def _player(turn: Turn, players: Iterable[str]) -> str:
+    known = list(players)
+    if turn.of is None and len(known) == 1:
+        return known[0]
+    assert turn.of in known, f"a turn of '{turn.of}', which is none of {known}"
+    return str(turn.of)
+
+
+def _check_loss(turn: Turn) -> None:
+    assert turn.loss.shape == (), f"a loss of the shape {tuple(turn.loss.shape)}, not a scalar"
+    assert bool(turn.loss.isfinite()), f"a loss of {float(turn.loss)}"
+    for name, value in turn.logs.items():
+        assert value.numel() == 1, f"the log '{name}' is no scalar"
+        assert not value.requires_grad, f"the log '{name}' keeps its graph; detach it"
+
+
+def _nobody_moved(
+    model: Learner, kept: Mapping[int, Tensor], but: list[nn.Parameter], names: Mapping[int, str]
+) -> None:
+    allowed = {id(p) for p in but}
+    for p in model.parameters():
+        if id(p) not in allowed:
+            assert torch.equal(p, kept[id(p)]), (
+                f"'{names[id(p)]}' was changed outside its player's turn"
+            )
+
+
+def check_saves(case: Case) -> None:
+    """6. A saved model loads as the same model: weights, configuration, specification, pictures."""
+    model = case.ready()
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, Path(folder) / "model.safetensors")
+        loaded: Any = load(folder)
+    changed = _same(model.state_dict(), loaded.state_dict())
+    assert not changed, f"'{changed}' is not as it was saved"
+    assert loaded.description() == model.description(), "the description is not as it was saved"
+    if isinstance(model, GenerativeModel):
+        c = asked_of(model, 3)
+        assert torch.equal(painted(model, 3, c), painted(loaded, 3, c)), (
+            "a loaded model paints other pictures; is something it remembers no parameter or buffer?"
+        )
+
+
+def check_condition(case: Case) -> None:
+    """7. Another class, caption or conditioning image changes the picture; none at all works where it may.
+
+    Where conditions are optional, asking for nothing in so many words (label -1, text of padding, an image marked
+    absent) paints what asking nothing paints. Where a conditioning image is required, its lack is a LimnerError.
+    """
+    model = case.ready()
+    asked = asked_of(model, 6)
+    for part in ("label", "text", "image"):
+        value = getattr(asked, part)
+        if value is None:
+            continue
+        others = [asked.rows(slice(i, i + 1)) for i in range(6)]
+        if part == "label":
+            others = [replace(others[0], label=torch.tensor([k])) for k in range(3)]
+        seen = [painted(model, 4, c) for c in others]
+        for a, b in itertools.combinations(range(len(seen)), 2):
+            if not torch.equal(getattr(others[a], part), getattr(others[b], part)):
+                moved = float((seen[a] - seen[b]).abs().max())
+                assert moved > 1e-5, f"another {part} leaves the picture as it is"
+    if not len(asked):
+        return
+    if model.condition == "optional":
+        nothing, null = painted(model, 6), painted(model, 6, asked.null())
+        off = int((to_uint8(nothing).int() - to_uint8(null).int()).abs().max())
+        assert off <= 1, "a null condition paints something else than no condition"
+    elif model.spec.hint is None:
+        painted(model, 2)  # labels are drawn
+    else:
+        try:
+            painted(model, 2)
+        except LimnerError:
+            return
+        raise AssertionError("a required conditioning image may be left out")
+
+
+def check_resumes(case: Case) -> None:
+    """8. Training that was stopped and continued is training that was not stopped, bit for bit."""
+    straight = _loop(case)
+    straight.prepare()
+    for _ in range(2):
+        straight.advance()
+    state = straight.state()
+    resumed = _loop(case)
+    resumed.restore(state)
+    for _ in range(3):
+        logs = straight.advance(), resumed.advance()
+        assert logs[0] == logs[1], f"after a restart the losses differ: {logs[0]} and {logs[1]}"
+    for group, tensors in straight.state().items():
+        changed = _same(tensors, resumed.state()[group])
+        assert not changed, f"after a restart '{changed}' of the {group} differs"
+    _same_pictures(
+        straight.calibrated(), resumed.calibrated(), "after a restart the pictures differ"
+    )
+
+
+def _same_pictures(a: Learner, b: Learner, said: str) -> None:
+    if isinstance(a, GenerativeModel) and isinstance(b, GenerativeModel):
+        c = asked_of(a, 2)
+        assert torch.equal(painted(a, 2, c), painted(b, 2, c)), said
+
+
+def check_accumulates(case: Case) -> None:
+    """9. Two half batches train as one whole batch does, unless the model says that it `couples_batch`.
+
+    Plain gradient descent, for Adam turns rounding errors of tiny gradients into whole steps; dropout is silenced,
+    for it draws for whatever batch it sees.
+    """
+    if case.build().couples_batch:
+        return
+    ends = []
+    for parts in (1, 2):
+        loop = _loop(case, parts)
+        for module in loop.model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+        for player in loop.players.values():
+            player.optimizer = torch.optim.SGD(player.parameters, lr=1e-3)
+        loop.prepare()
+        loop.advance()
+        loop.advance()
+        assert not loop.unlucky, "training is not finite"
+        ends.append(_copied(loop.model.state_dict()))
+    for name, whole in ends[0].items():
+        off = float((whole.double() - ends[1][name].double()).abs().max()) if whole.numel() else 0
+        assert off <= 1e-5 * max(1.0, float(whole.double().abs().max())), (
+            f"two half batches move '{name}' otherwise than one whole batch does (by {off:.1e}); "
+            "does one image's loss depend on the others' (couples_batch)?"
+        )
+
+
+def check_moves(case: Case) -> None:
+    """10. A copy, another device and either mode keep the contract; nested frozen models are left alone."""
+    model = case.ready()
+    twin = copy.deepcopy(model)
+    before = _copied(model.state_dict())
+    _same_pictures(model, twin, "a copy paints other pictures")
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.zero_()
+    changed = _same(before, model.state_dict())
+    assert not changed, f"a copy shares '{changed}' with its original"
+    if isinstance(model, GenerativeModel):
+        c = asked_of(model, 2)
+        quiet = painted(model, 2, c)
+        model.train()
+        assert torch.equal(quiet, painted(model, 2, c)), "the mode changes the picture"
+        assert model.training, "sampling leaves the model in another mode"
+        if torch.cuda.is_available():
+            moved = painted(model.cuda(), 2, c)
+            assert moved.is_cuda, "painted on another device than the model's"
+            assert float((moved.cpu() - quiet).abs().mean()) < 0.05, "another picture on a GPU"
+    _frozen_stay(case)
+
+
+def _frozen_stay(case: Case) -> None:
+    loop = _loop(case)
+    loop.prepare()
+    trained = {id(p) for part in loop.model.players().values() for p in part.parameters()}
+    frozen = {
+        name: part
+        for name, part in loop.model.named_modules()
+        if isinstance(part, Learner) and not any(id(p) in trained for p in part.parameters())
+    }
+    before = {name: _copied(part.state_dict()) for name, part in frozen.items()}
+    loop.advance()
+    for name, part in frozen.items():
+        changed = _same(before[name], part.state_dict())
+        assert not changed, f"training changes '{changed}' of the frozen '{name}'"
+        assert not part.training, f"the frozen '{name}' is in training mode"

@@ -1,0 +1,73 @@
+"""The contract: eleven promises of every registered model and of the toys, and proof that each can be broken."""
+
+from collections.abc import Callable
+
+import pytest
+import toys
+
+from limner import testing
+from limner.registry import models
+from limner.testing import Case, cases, checks_for
+
+CASES = [case for of in models().values() for case in cases(of)]
+
+
+def keeping(check: Callable[[Case], None]) -> pytest.MarkDecorator:
+    """Every model that makes this promise, on each kind of data that it takes."""
+    able = [case for case in CASES if check in checks_for(case.model)]
+    return pytest.mark.parametrize("case", able, ids=str)
+
+
+@keeping(testing.check_builds)
+def test_1_it_builds_from_spec_and_config(case: Case):
+    testing.check_builds(case)
+
+
+@keeping(testing.check_paints)
+def test_2_samples_are_pictures(case: Case):
+    testing.check_paints(case)
+
+
+@keeping(testing.check_last_frame)
+def test_3_the_last_frame_is_the_sample(case: Case):
+    testing.check_last_frame(case)
+
+
+@keeping(testing.check_any_batch)
+def test_4_a_picture_is_the_same_in_any_batch(case: Case):
+    testing.check_any_batch(case)
+
+
+@keeping(testing.check_turns)
+def test_5_each_turn_trains_its_player_and_nobody_else(case: Case):
+    testing.check_turns(case)
+
+
+@keeping(testing.check_saves)
+def test_6_a_saved_model_loads_as_itself(case: Case):
+    testing.check_saves(case)
+
+
+@keeping(testing.check_condition)
+def test_7_another_condition_changes_the_picture(case: Case):
+    testing.check_condition(case)
+
+
+@keeping(testing.check_resumes)
+def test_8_resuming_equals_not_stopping(case: Case):
+    testing.check_resumes(case)
+
+
+@keeping(testing.check_accumulates)
+def test_9_two_half_batches_equal_one(case: Case):
+    testing.check_accumulates(case)
+
+
+@keeping(testing.check_moves)
+def test_10_copies_devices_and_modes_keep_the_contract(case: Case):
+    testing.check_moves(case)
+
+
+@keeping(testing.check_entropy_floor)
+def test_11_nothing_is_compressed_below_its_entropy(case: Case):
+    testing.check_entropy_floor(case)
