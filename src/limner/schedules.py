@@ -35,7 +35,7 @@ class Schedule(ABC):
         """(alpha, sigma) at each time."""
 
     @abstractmethod
-    def times(self, steps: int) -> Float64[Tensor, "steps+1"]:
+    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Decreasing times from pure noise to the clean picture (sigma = 0) for a sampler of so many steps."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class DiscreteSchedule(Schedule):
     betas: Float64[Tensor, "T"] = field(repr=False)
 
     @cached_property
-    def _log_alpha_bar(self) -> Float64[Tensor, "T+1"]:
+    def _log_alpha_bar(self) -> Float64[Tensor, "{self.T}+1"]:
         start = torch.zeros(1, dtype=torch.float64)
         return torch.cat([start, torch.log1p(-self.betas.double()).cumsum(0)])
 
@@ -77,7 +77,7 @@ class DiscreteSchedule(Schedule):
         log_alpha_bar = torch.lerp(table[below], table[below + 1], k - below)
         return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
 
-    def times(self, steps: int) -> Float64[Tensor, "steps+1"]:
+    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Evenly spaced steps of the T, the last one (t = 1) always first; more than T are visited in between."""
         k = torch.linspace(self.T, 0, steps + 1, dtype=torch.float64)
         return (k.round() if steps <= self.T else k) / self.T
@@ -106,7 +106,7 @@ class LinearPath(Schedule):
     def __call__(self, t: Times) -> tuple[Times, Times]:
         return 1 - t.double(), t.double()
 
-    def times(self, steps: int) -> Float64[Tensor, "steps+1"]:
+    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Evenly spaced."""
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
@@ -131,7 +131,7 @@ class VarianceExploding(Schedule):
     def __call__(self, t: Times) -> tuple[Times, Times]:
         return torch.ones_like(t, dtype=torch.float64), t.double()
 
-    def times(self, steps: int) -> Float64[Tensor, "steps+1"]:
+    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, then 0."""
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
