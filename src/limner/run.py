@@ -352,7 +352,7 @@ class _Window:
         }
         for name, values in self.values.items():
             finite = [value for value in values if math.isfinite(value)]
-            found[name] = sum(finite) / len(finite) if finite else None
+            found[name] = float(f"{sum(finite) / len(finite):.6g}") if finite else None
         return found
 
 
