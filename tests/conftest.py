@@ -1,4 +1,4 @@
-"""What holds for every test: checked shapes, no network, one thread, fixed seeds, and no silent skips."""
+"""What holds for every test: checked shapes, no network, one thread, seeds, no silent skips."""
 
 import os
 import random
@@ -13,7 +13,9 @@ from typing import Any
 OFFLINE = Path(__file__).parent / "offline"
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on small tensors, beside others, took 13x as long
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two threads on small tensors, beside others, took 13x as long
 os.environ["PYTHONPATH"] = os.pathsep.join(
     part for part in (str(OFFLINE), os.environ.get("PYTHONPATH")) if part
 )
@@ -69,7 +71,7 @@ def _seeded() -> None:
 
 @pytest.fixture
 def unchecked_shapes() -> Iterator[None]:
-    """Shapes unchecked, as outside the tests, to see what the library itself says of a wrong one."""
+    """Shapes unchecked, as outside the tests, to see what the library itself says."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

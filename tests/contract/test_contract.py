@@ -1,12 +1,14 @@
-"""The contract: eleven promises of every registered model and of the toys, and proof that each can be broken."""
+"""The contract: eleven promises of every model and toy, and proof that each can be broken."""
 
 from collections.abc import Callable
 
 import pytest
 import toys
+from broken import BROKEN, Broken
 
-from limner import testing
-from limner.registry import models
+from limner import registry, testing
+from limner.errors import LimnerError
+from limner.registry import Entry, models
 from limner.testing import Case, cases, checks_for
 
 CASES = [case for of in models().values() for case in cases(of)]
@@ -71,3 +73,34 @@ def test_10_copies_devices_and_modes_keep_the_contract(case: Case):
 @keeping(testing.check_entropy_floor)
 def test_11_nothing_is_compressed_below_its_entropy(case: Case):
     testing.check_entropy_floor(case)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.model.__name__)
+def test_a_broken_model_is_found_out(broken: Broken, monkeypatch: pytest.MonkeyPatch):
+    name = "toy-" + broken.model.__name__.lower()
+    paper = models()["toy-dropout"].paper
+    made = Entry(name, "gans", paper, broken.model, models()[broken.model.name].tiny)
+    monkeypatch.setitem(registry._entries, name, made)
+    monkeypatch.setattr(broken.model, "name", name)
+    case = Case(name, broken.model, broken.spec, cases(made)[0].config)
+    with pytest.raises((AssertionError, LimnerError), match=broken.said):
+        broken.check(case)
+
+
+def test_every_check_is_proved_able_to_fail():
+    able = {check for case in CASES for check in checks_for(case.model)}
+    assert able == {broken.check for broken in BROKEN}
+
+
+def test_check_model_runs_every_check_on_every_kind_of_data():
+    done = testing.check_model("toy-two-step")
+    kinds = {line.split(":")[0] for line in done}
+    assert kinds == {"toy-two-step-grey", "toy-two-step-labelled"}
+    assert len(done) == 2 * len(checks_for(toys.TwoStep))
+
+
+def test_check_model_names_the_promise_that_is_broken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(toys.TwoStep, "label", lambda self, c, n: 0.0, raising=False)
+    monkeypatch.setattr(toys.TwoStep, "velocity", lambda self, x, t, c: x * x.mean())
+    with pytest.raises(AssertionError, match=r"toy-two-step-grey, promise \d+\. "):
+        testing.check_model("toy-two-step")

@@ -1,6 +1,8 @@
-"""Toys that stand for the hard cases of the contract: models of a few lines, each with one difficulty.
+"""Toys that stand for the hard cases of the contract: models of a few lines, each with one
+difficulty.
 
-They are models like any other and go through the same checks; `test_contract.py` also breaks them on purpose.
+They are models like any other and go through the same checks; `test_contract.py` also breaks them
+on purpose.
 """
 
 import itertools
@@ -57,7 +59,8 @@ def critic(spec: ImageSpec, width: int) -> nn.Sequential:
 
 
 @register(
-    "toy-critics", family="gans",
+    "toy-critics",
+    family="gans",
     paper=Paper("Wasserstein GAN", "Arjovsky, Chintala, Bottou", 2017, "1701.07875"),
     tiny={"critic_steps": 3},
 )  # fmt: skip
@@ -109,11 +112,11 @@ class Critics(GenerativeModel):
 
 @register(
     "toy-lazy", family="gans",
-    paper=Paper("Analyzing and improving the image quality of StyleGAN", "Karras et al.", 2019, "1912.04958"),
+    paper=Paper("Analyzing and improving the image quality of StyleGAN", "Karras et al.", 2019, "1912.04958",),
     tiny={"r1_every": 2},
 )  # fmt: skip
 class Lazy(GenerativeModel):
-    """A class-conditional GAN with lazy R1: a turn that depends on the step, and a gradient of a gradient."""
+    """Lazy R1: a turn that depends on the step, with a gradient of a gradient."""
 
     def __init__(self, spec: ImageSpec, r1_every: int = 16, width: int = 16) -> None:
         super().__init__()
@@ -147,7 +150,7 @@ class Lazy(GenerativeModel):
 
 @register(
     "toy-translator", family="autoencoders",
-    paper=Paper("Image-to-image translation with conditional adversarial networks", "Isola et al.", 2016, "1611.07004"),
+    paper=Paper("Image-to-image translation with conditional adversarial networks", "Isola et al.", 2016, "1611.07004",),
 )  # fmt: skip
 class Translator(GenerativeModel):
     """A picture from a conditioning image, without which it cannot paint."""
@@ -207,7 +210,7 @@ class Cycle(Translator):
     paper=Paper("Improved techniques for training GANs", "Salimans et al.", 2016, "1606.03498"),
 )  # fmt: skip
 class Classifier(Learner):
-    """A learner that paints nothing; dropout and batch norm show whether it is left alone when frozen."""
+    """A learner that paints nothing; its batch norm shows whether it is left alone when frozen."""
 
     couples_batch = True
 
@@ -228,7 +231,7 @@ class Classifier(Learner):
 
 @register(
     "toy-nested", family="autoencoders",
-    paper=Paper("Perceptual losses for real-time style transfer", "Johnson, Alahi, Fei-Fei", 2016, "1603.08155"),
+    paper=Paper("Perceptual losses for real-time style transfer", "Johnson, Alahi, Fei-Fei", 2016, "1603.08155",),
     tiny={"judge": {"model": "toy-classifier"}},
 )  # fmt: skip
 class Nested(GenerativeModel):
@@ -259,7 +262,7 @@ class Nested(GenerativeModel):
     paper=Paper("Flow matching for generative modeling", "Lipman et al.", 2022, "2210.02747"),
 )  # fmt: skip
 class TwoStep(GenerativeModel):
-    """A velocity field walked by Adams and Bashforth's two-step rule, which remembers the last velocity."""
+    """A velocity field walked by Adams and Bashforth's rule, which remembers the last velocity."""
 
     def __init__(self, spec: ImageSpec, width: int = 16, p: float = 0.1) -> None:
         super().__init__()
@@ -281,8 +284,14 @@ class TwoStep(GenerativeModel):
         yield Turn((self.velocity(x, t, c) - (batch.x - z)).square().mean())
 
     def frames(
-        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True, steps: int = 5
-    ) -> Iterator[Images]:  # fmt: skip
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        steps: int = 5,
+    ) -> Iterator[Images]:
         x, last = noise.normal(*self.spec.shape), None
         for k in range(steps):
             v = self.velocity(x, torch.full((n,), k / steps, device=x.device), c)
@@ -385,11 +394,17 @@ class Autoencoder(LikelihoodModel):
 
 
 @register(
-    "toy-prepared", family="flows",
-    paper=Paper("Glow: generative flow with invertible 1x1 convolutions", "Kingma, Dhariwal", 2018, "1807.03039"),
-)  # fmt: skip
+    "toy-prepared",
+    family="flows",
+    paper=Paper(
+        "Glow: generative flow with invertible 1x1 convolutions",
+        "Kingma, Dhariwal",
+        2018,
+        "1807.03039",
+    ),
+)
 class Prepared(LikelihoodModel):
-    """A flow of one activation norm, set from the first data: y = (k + u) / levels, z = exp(s) (y - m)."""
+    """A flow of one activation norm, set from data: y = (k + u) / levels, z = exp(s) (y - m)."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()

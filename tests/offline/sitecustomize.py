@@ -1,7 +1,8 @@
-"""No network contact: every Python that starts with this folder on PYTHONPATH reaches loopback addresses only.
+"""No network contact: every Python that starts with this folder on PYTHONPATH reaches loopback
+addresses only.
 
-`tests/conftest.py` imports it and passes it on to every subprocess of the suite. Sockets of the local machine
-(AF_UNIX, 127.0.0.0/8, ::1) stay open, for torchrun and the studio talk over them.
+`tests/conftest.py` imports it and passes it on to every subprocess of the suite. Sockets of the
+local machine (AF_UNIX, 127.0.0.0/8, ::1) stay open, for torchrun and the studio talk over them.
 """
 
 import ipaddress

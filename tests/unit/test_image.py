@@ -20,8 +20,15 @@ from limner.noise import Noise
 
 TEXT = TextSpec(length=4, vocabulary=9, asset="words", sha256="00")
 FULL = ImageSpec(
-    3, 8, 6, levels=4, labels=("cat", "dog"), frequencies=(0.25, 0.75), text=TEXT, hint=ImageSpec(1, 4, 3)
-)  # fmt: skip
+    3,
+    8,
+    6,
+    levels=4,
+    labels=("cat", "dog"),
+    frequencies=(0.25, 0.75),
+    text=TEXT,
+    hint=ImageSpec(1, 4, 3),
+)
 
 
 def condition(n: int = 3) -> Condition:

@@ -1,4 +1,4 @@
-"""The random streams against SplitMix64's published numbers, scipy's tests, and their own promises."""
+"""The random streams against SplitMix64's published numbers, scipy, and their own promises."""
 
 import math
 from itertools import pairwise

@@ -3,18 +3,19 @@
     from limner.testing import check_model
     check_model("my-model")
 
-Eleven promises, one function each; a promise that is broken is an AssertionError that says how. A check is given a
-`Case`: a model class with a small configuration on a small specification. `cases` makes them from the registry: a
-grey, a labelled, a captioned and a translating data set, as far as the model takes them. What a model does not use
-of its data (classes, captions, conditioning images) it either refuses with a LimnerError, or takes out of its
-`spec`, as in `self.spec = replace(spec, labels=(), frequencies=())`.
+Eleven promises, one function each; a promise that is broken is an AssertionError that says how. A
+check is given a `Case`: a model class with a small configuration on a small specification. `cases`
+makes them from the registry: a grey, a labelled, a captioned and a translating data set, as far as
+the model takes them. What a model does not use of its data (classes, captions, conditioning images)
+it either refuses with a LimnerError, or takes out of its `spec`, as in `self.spec = replace(spec,
+labels=(), frequencies=())`.
 """
 
 from collections.abc import Callable
 
 from limner.model import GenerativeModel, Learner, LikelihoodModel
 from limner.registry import entry
-from limner.testing.cases import Case, cases, painted, toy_data
+from limner.testing.cases import Case, cases
 from limner.testing.entropy import check_entropy_floor
 from limner.testing.promises import (
     check_accumulates,
@@ -29,7 +30,14 @@ from limner.testing.promises import (
     check_turns,
 )
 
-LEARNER_CHECKS = (check_builds, check_turns, check_saves, check_resumes, check_accumulates, check_moves)  # fmt: skip
+LEARNER_CHECKS = (
+    check_builds,
+    check_turns,
+    check_saves,
+    check_resumes,
+    check_accumulates,
+    check_moves,
+)
 PAINTER_CHECKS = (check_paints, check_last_frame, check_any_batch, check_condition)
 LIKELIHOOD_CHECKS = (check_entropy_floor,)
 

@@ -108,8 +108,9 @@ def quick_options(model: GenerativeModel) -> dict[str, int]:
 def cases(of: Entry) -> list[Case]:
     """A registered model on each kind of data that it takes, at the smallest size that it takes.
 
-    The configuration is the `tiny` of its registration, where {"model": NAME} stands for a nested model with its own
-    tiny configuration, on the same data, or on those changed by {"model": NAME, "spec": {...}}.
+    The configuration is the `tiny` of its registration, where {"model": NAME} stands for a nested
+    model with its own tiny configuration, on the same data, or on those changed by {"model": NAME,
+    "spec": {...}}.
     """
     found: list[Case] = []
     for kind, spec in _DATA.items():

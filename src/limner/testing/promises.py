@@ -1,4 +1,4 @@
-"""Promises 1 to 10 of the contract, a function each; a broken one is an AssertionError that says how."""
+"""Promises 1 to 10 of the contract, a function each; an AssertionError says how one is broken."""
 
 import copy
 import itertools
@@ -43,7 +43,7 @@ def _loop(case: Case, micro_batches: int = 1, batch: int = 4) -> Loop:
 
 
 def check_builds(case: Case) -> None:
-    """1. It builds from a specification; its configuration is JSON and rebuilds the same weights' names."""
+    """1. It builds from a specification; its configuration is JSON and rebuilds the network."""
     model = case.build()
     described = json.loads(json.dumps(model.description()))
     assert described["config"] == model.config, "the configuration changes when written as JSON"
@@ -59,7 +59,7 @@ def check_builds(case: Case) -> None:
 
 
 def check_paints(case: Case) -> None:
-    """2. Samples are finite float32 pictures of the specification's shape in [-1, 1], and change nothing."""
+    """2. Samples are finite float32 pictures of the right shape in [-1, 1], and change nothing."""
     model = case.ready()
     before, generator = _copied(model.state_dict()), torch.get_rng_state()
     x = painted(model, 3, asked_of(model, 3))
@@ -90,8 +90,8 @@ def check_last_frame(case: Case) -> None:
 def check_any_batch(case: Case) -> None:
     """4. The same seed gives the same picture, alone or in any batch; so do likelihoods.
 
-    Within one level of 256, for sums round differently; autoregressive models exactly, in float64, for there one
-    pixel that rounds otherwise changes all that follow.
+    Within one level of 256, for sums round differently; autoregressive models exactly, in float64,
+    for there one pixel that rounds otherwise changes all that follow.
     """
     model = case.ready()
     exact = entry(model.name).family == "autoregressive" if model.name else False
@@ -106,7 +106,8 @@ def check_any_batch(case: Case) -> None:
         few = to_uint8(painted(model, n, c.rows(rows), 5 + first)).int()
         off = int((few - many[rows]).abs().max())
         assert off <= (0 if exact else 1), (
-            f"pictures {first} .. {first + n - 1} of 8 differ by {off} levels when painted by themselves"
+            f"pictures {first} .. {first + n - 1} of 8 differ by {off} levels "
+            "when painted by themselves"
         )
     if isinstance(model, LikelihoodModel):
         x, c = toy_data(model.spec, 0, 8)
@@ -121,10 +122,11 @@ def check_any_batch(case: Case) -> None:
 
 
 def check_turns(case: Case) -> None:
-    """5. Each loss is a finite scalar and trains its own player, every weight of it, and nobody else.
+    """5. Each loss is a finite scalar and trains its own player, every weight of it, and nobody
+    else.
 
-    Also: no weight is in two players, the order of turns is the same for any data, and only the player that just
-    moved may be changed by the model itself (as WGAN clips its critic).
+    Also: no weight is in two players, the order of turns is the same for any data, and only the
+    player that just moved may be changed by the model itself (as WGAN clips its critic).
     """
     model = case.ready().train()
     players = {
@@ -182,7 +184,7 @@ def _player(turn: Turn, players: Iterable[str]) -> str:
 
 def _check_loss(turn: Turn) -> None:
     assert turn.loss.shape == (), f"a loss of the shape {tuple(turn.loss.shape)}, not a scalar"
-    assert bool(turn.loss.isfinite()), f"a loss of {float(turn.loss)}"
+    assert bool(turn.loss.isfinite()), f"a loss of {turn.loss.item()}"
     for name, value in turn.logs.items():
         assert value.numel() == 1, f"the log '{name}' is no scalar"
         assert not value.requires_grad, f"the log '{name}' keeps its graph; detach it"
@@ -211,15 +213,17 @@ def check_saves(case: Case) -> None:
     if isinstance(model, GenerativeModel):
         c = asked_of(model, 3)
         assert torch.equal(painted(model, 3, c), painted(loaded, 3, c)), (
-            "a loaded model paints other pictures; is something it remembers no parameter or buffer?"
+            "a loaded model paints other pictures; is what it remembers a parameter or buffer?"
         )
 
 
 def check_condition(case: Case) -> None:
-    """7. Another class, caption or conditioning image changes the picture; none at all works where it may.
+    """7. Another class, caption or conditioning image changes the picture; none at all works where
+    it may.
 
-    Where conditions are optional, asking for nothing in so many words (label -1, text of padding, an image marked
-    absent) paints what asking nothing paints. Where a conditioning image is required, its lack is a LimnerError.
+    Where conditions are optional, asking for nothing in so many words (label -1, text of padding,
+    an image marked absent) paints what asking nothing paints. Where a conditioning image is
+    required, its lack is a LimnerError.
     """
     model = case.ready()
     asked = asked_of(model, 6)
@@ -278,10 +282,11 @@ def _same_pictures(a: Learner, b: Learner, said: str) -> None:
 
 
 def check_accumulates(case: Case) -> None:
-    """9. Two half batches train as one whole batch does, unless the model says that it `couples_batch`.
+    """9. Two half batches train as one whole batch does, unless the model says that it
+    `couples_batch`.
 
-    Plain gradient descent, for Adam turns rounding errors of tiny gradients into whole steps; dropout is silenced,
-    for it draws for whatever batch it sees.
+    Plain gradient descent, for Adam turns rounding errors of tiny gradients into whole steps;
+    dropout is silenced, for it draws for whatever batch it sees.
     """
     if case.build().couples_batch:
         return
@@ -307,7 +312,7 @@ def check_accumulates(case: Case) -> None:
 
 
 def check_moves(case: Case) -> None:
-    """10. A copy, another device and either mode keep the contract; nested frozen models are left alone."""
+    """10. A copy, another device and either mode keep the contract; frozen parts are left alone."""
     model = case.ready()
     twin = copy.deepcopy(model)
     before = _copied(model.state_dict())
