@@ -12,6 +12,7 @@ from typing import Any
 
 OFFLINE = Path(__file__).parent / "offline"
 
+sys.path.insert(0, str(Path(__file__).parent / "contract"))  # for `import toys`
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"

@@ -61,7 +61,21 @@ class Header:
         """The inverse of `to_json`; what a later version added is left aside."""
         values = json.loads(text)
         known = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
-        return cls(**known | {"spec": ImageSpec.from_json(values["spec"])})
+        header = cls(**known | {"spec": ImageSpec.from_json(values["spec"])})
+        for name, kind in _HEADER_TYPES.items():
+            if not isinstance(getattr(header, name), kind):
+                raise TypeError(f"{name} is no {kind.__name__}")
+        return header
+
+
+_HEADER_TYPES = {
+    "model": str,
+    "config": dict,
+    "images_seen": int,
+    "recipe": dict,
+    "version": str,
+    "format": int,
+}
 
 
 def sha256(path: Path) -> str:
@@ -181,8 +195,16 @@ def read_header(path: Path) -> Header:
                 f"({limner.__version__}); type: pip install -U limner"
             )
         return Header.from_json(metadata["limner"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise LimnerError(f"the header of {path} is damaged ({error!r}); copy it again") from None
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise LimnerError(
+            f"the header of {path} is damaged ({_brief(error)}); copy it again"
+        ) from None
+
+
+def _brief(error: Exception) -> str:
+    """An error's first line, for a message of one line."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said if len(said) <= 200 else said[:197] + "..."
 
 
 def model_file(path: Path | str) -> Path:
@@ -199,7 +221,14 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     """
     file = model_file(path)
     header = read_header(file)
-    model = build(header.model, header.spec, **header.config)
+    try:
+        model = build(header.model, header.spec, **header.config)
+    except LimnerError:
+        raise
+    except Exception as error:  # whatever a constructor makes of options that nobody would choose
+        raise LimnerError(
+            f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
+        ) from None
     load_weights(model, load_tensors(file), file)
     return model.to(device).eval()
 
@@ -209,7 +238,11 @@ def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) ->
     own = model.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    for kind, names in (("lacks", missing), ("has the unknown", extra), ("has a misshapen", shapes)):
+    for kind, names in (
+        ("lacks", missing),
+        ("has the unknown", extra),
+        ("has a misshapen", shapes),
+    ):
         if names:
             raise LimnerError(
                 f"{source} does not fit the model '{model.name}': it {kind} tensor "

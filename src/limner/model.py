@@ -149,7 +149,9 @@ def _finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator
     def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
         painting = frames(self, *args, **kwargs)
         while True:
-            with torch.no_grad():  # around each step, for whoever watches keeps gradients of their own
+            with (
+                torch.no_grad()
+            ):  # around each step, for whoever watches keeps gradients of their own
                 frame = next(painting, None)
             if frame is None:
                 return
@@ -207,8 +209,7 @@ class GenerativeModel(Learner):
         Raises:
             LimnerError: an unknown or wrong option, or a condition that does not fit.
         """
-        if n < 1:
-            raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+        c = _for_each(n, c)
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self._completed(n, c.to(self.device), noise)
@@ -223,10 +224,7 @@ class GenerativeModel(Learner):
         self, n: int, c: Condition = Condition(), *, seed: int = 0, **options: Any
     ) -> Images:
         """n finished pictures in [-1, 1], "n c h w"; the same seed gives the same picture alone or in any batch."""
-        if n < 1:
-            raise LimnerError(f"the number of pictures must be at least 1, not {n}")
-        if len(c) == 1:
-            c = c.repeat(n)
+        c = _for_each(n, c)
         parts = []
         for first in range(0, n, SAMPLE_BATCH):
             rows = slice(first, min(first + SAMPLE_BATCH, n))
@@ -247,10 +245,6 @@ class GenerativeModel(Learner):
     def _completed(self, n: int, c: Condition, noise: Noise) -> Condition:
         """The condition for n pictures, checked against the specification, with required labels drawn."""
         spec = self.spec
-        if len(c) == 1:
-            c = c.repeat(n)
-        if len(c) not in (0, n):
-            raise LimnerError(f"{len(c)} conditions for {n} pictures; give one, or one for each")
         for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
             if getattr(c, part) is not None and not known:
                 raise LimnerError(f"this model was trained without a {part}; leave the {part} out")
@@ -258,6 +252,12 @@ class GenerativeModel(Learner):
             raise LimnerError(
                 f"label {int(c.label.max())} is beyond the {len(spec.labels)} classes of this model"
             )
+        if c.text is not None and spec.text:
+            long, top = c.text.shape[1] > spec.text.length, int(c.text.max())
+            if long or top >= spec.text.vocabulary:
+                raise LimnerError(
+                    "these tokens are of another model; limner.prompted(model.spec, prompts) makes fitting ones"
+                )
         if self.condition == "required":
             if spec.hint is not None and c.image is None:
                 raise LimnerError("this model needs a conditioning image; give one")
@@ -304,6 +304,17 @@ class LikelihoodModel(GenerativeModel):
         """One move: the mean bits per dimension."""
         bits = self.bits_per_dim(batch.x, batch.c, noise=noise).nats.mean()
         yield Turn(bits, logs={"bits_per_dim": bits.detach()})
+
+
+def _for_each(n: int, c: Condition) -> Condition:
+    """A condition of n rows, or without parts."""
+    if n < 1:
+        raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+    if len(c) == 1:
+        c = c.repeat(n)
+    if len(c) not in (0, n):
+        raise LimnerError(f"{len(c)} conditions for {n} pictures; give one, or one for each")
+    return c
 
 
 def draw_labels(spec: ImageSpec, noise: Noise) -> Int[Tensor, "b"]:

@@ -1,0 +1,292 @@
+"""A model file gives back the model that was saved; anything else is refused in one line."""
+
+import itertools
+import json
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toys
+from safetensors.torch import save_file
+
+from limner.checkpoint import (
+    FORMAT,
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    MODEL_FILE,
+    Header,
+    load,
+    load_tensors,
+    read_header,
+    save_model,
+    save_tensors,
+    sha256,
+    write_durably,
+)
+from limner.errors import LimnerError
+from limner.image import ImageSpec
+from limner.model import Learner
+
+LABELLED = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.25, 0.75))
+
+
+@pytest.fixture
+def model() -> toys.TwoStep:
+    return toys.TwoStep(LABELLED, width=5)
+
+
+def raw(path: Path, header: bytes, data: bytes = b"") -> Path:
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    return path
+
+
+def with_metadata(path: Path, said: Any) -> Path:
+    """A valid file whose limner header is whatever is given: text, or a value to be written as JSON."""
+    text = said if isinstance(said, str) else json.dumps(said)
+    save_file({"a": torch.zeros(1)}, path, {"limner": text})
+    return path
+
+
+def good_header(**changes: Any) -> dict[str, Any]:
+    return json.loads(Header("toy-two-step", LABELLED, {"width": 5, "p": 0.1}).to_json()) | changes
+
+
+def refused(path: Path, read: Callable[[Path], Any] = load) -> str:
+    with pytest.raises(LimnerError) as caught:
+        read(path)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 500
+    return said
+
+
+def test_a_model_comes_back_whole(model: toys.TwoStep, tmp_path: Path):
+    save_model(model, tmp_path / "run", images_seen=7, recipe={"train": {"lr": 1e-3}})
+    file = tmp_path / "run" / MODEL_FILE
+    header = read_header(file)
+    assert (header.model, header.images_seen, header.format) == ("toy-two-step", 7, FORMAT)
+    assert header.recipe == {"train": {"lr": 1e-3}}
+    assert header.spec == LABELLED
+    for path in (file, tmp_path / "run", str(file)):
+        loaded = load(path)
+        assert type(loaded) is toys.TwoStep
+        assert loaded.description() == model.description()
+        assert not loaded.training
+        assert torch.equal(loaded.sample(2), model.sample(2))
+    assert [p.name for p in file.parent.iterdir()] == [MODEL_FILE], "nothing partial is left"
+
+
+def test_a_nested_model_comes_back_whole(tmp_path: Path):
+    model = toys.Nested(LABELLED, judge=toys.Classifier(LABELLED, width=3))
+    save_model(model, tmp_path)
+    loaded = load(tmp_path)
+    assert isinstance(loaded, toys.Nested)
+    assert loaded.judge.config == {"width": 3}
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path: Path):
+    model = toys.Critics(ImageSpec(1, 8, 8), width=64)
+    save_model(model, tmp_path / "whole.safetensors")
+    save_model(model, tmp_path / "half.safetensors", dtype=torch.float16)
+    whole, half = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("whole", "half"))
+    assert half < 0.6 * whole
+    loaded = load(tmp_path / "half.safetensors").state_dict()
+    for name, saved in model.state_dict().items():
+        assert loaded[name].dtype == saved.dtype
+        assert torch.allclose(loaded[name].double(), saved.double(), rtol=1e-3, atol=1e-6)
+
+
+def test_shared_and_strided_tensors_are_saved_by_value(tmp_path: Path):
+    base = torch.arange(12.0).view(3, 4)
+    save_tensors({"a": base, "b": base.T, "c": base[:, 1]}, tmp_path / "x.safetensors")
+    back = load_tensors(tmp_path / "x.safetensors")
+    assert torch.equal(back["b"], base.T)
+    assert torch.equal(back["c"], base[:, 1])
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "x"
+    write_durably(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_sha256_is_the_published_hash_of_abc(tmp_path: Path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    assert "there is no file" in refused(tmp_path / "none.safetensors")
+    assert "there is no file" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 30, 300, -1])
+def test_a_truncated_file_is_refused(model: toys.TwoStep, tmp_path: Path, keep: int):
+    save_model(model, tmp_path)
+    file = tmp_path / MODEL_FILE
+    file.write_bytes(file.read_bytes()[:keep])
+    assert str(file) in refused(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04" + bytes(100),
+        b"\x80\x02}q\x00." * 20,
+        b"GIF89a" * 9,
+        bytes(8),
+        b"\xff" * 64,
+    ],
+)
+def test_other_files_are_no_models(tmp_path: Path, content: bytes):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    assert str(path) in refused(path)
+
+
+def test_a_safetensors_file_of_somebody_else_is_named_as_such(tmp_path: Path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert "was not written by limner" in refused(tmp_path / "a.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": "pt"})
+    assert "was not written by limner" in refused(tmp_path / "a.safetensors")
+
+
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 2 * 2**30))
+        file.truncate(3 * 2**30)  # sparse: nothing is on the disk
+    start = time.perf_counter()
+    assert "2,147,483,648 bytes" in refused(path)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_a_header_of_many_tensors_is_refused_quickly(tmp_path: Path):
+    one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{i}": one for i in range(MAX_TENSORS + 1)}).encode()
+    assert len(header) < MAX_HEADER_BYTES
+    path = raw(tmp_path / "x.safetensors", header)
+    start = time.perf_counter()
+    assert f"{MAX_TENSORS + 1:,} tensors" in refused(path, load_tensors)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{" * 50_000,
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"__metadata__": []}',
+        b'{"__metadata__": {"limner": 3}}',
+        b'{"a": 3}',
+        b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}',
+    ],
+    ids=range(10),
+)
+def test_a_crafted_safetensors_header_is_refused(tmp_path: Path, header: bytes):
+    path = raw(tmp_path / "x.safetensors", header)
+    refused(path)
+    refused(path, load_tensors)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "not JSON",
+        "",
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        [],
+        3,
+        None,
+        "{}",
+        {"format": "one"},
+        {"format": [1]},
+        {"format": None, "version": "0"},
+        good_header(format=1e400),
+        good_header(spec=None),
+        good_header(spec=[]),
+        good_header(spec={}),
+        good_header(spec={"channels": "many", "height": 2, "width": 2}),
+        good_header(spec={"channels": 0, "height": 2, "width": 2}),
+        good_header(spec={"channels": 10**9, "height": 10**9, "width": 10**9}),
+        good_header(spec=good_header()["spec"] | {"surprise": 1}),
+        good_header(spec=good_header()["spec"] | {"labels": 3}),
+        good_header(spec=good_header()["spec"] | {"hint": "x"}),
+        good_header(spec=good_header()["spec"] | {"text": [1]}),
+        good_header(config=None),
+        good_header(config=[]),
+        good_header(config="abc"),
+        good_header(config={"width": "wide"}),
+        good_header(config={"width": -3}),
+        good_header(config={"width": 10**12}),
+        good_header(config={"self": 1}),
+        good_header(config={"spec": 1}),
+        good_header(config={"__class__": 1}),
+        good_header(config={"width": {"model": "toy-two-step", "spec": {}, "config": {}}}),
+        good_header(config={"width": {"model": 3, "spec": None, "config": None}}),
+        good_header(model=None),
+        good_header(model=["toy-two-step"]),
+        good_header(model={}),
+        good_header(model="os.system"),
+        good_header(model="../toys"),
+    ],
+    ids=itertools.count(),
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_crafted_limner_header_is_refused(tmp_path: Path, said: Any):
+    refused(with_metadata(tmp_path / "x.safetensors", said))
+
+
+def test_a_newer_format_says_how_to_read_it(tmp_path: Path):
+    header = good_header(format=FORMAT + 1, version="9.0", model="from-the-future", spec=7)
+    said = refused(with_metadata(tmp_path / "x.safetensors", header))
+    assert "written by limner 9.0, newer than this one" in said
+    assert "pip install -U limner" in said
+
+
+def test_what_a_later_version_added_is_left_aside(tmp_path: Path):
+    path = with_metadata(tmp_path / "x.safetensors", good_header(mood="cheerful"))
+    assert read_header(path).model == "toy-two-step"
+
+
+def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path):
+    path = with_metadata(tmp_path / "x.safetensors", good_header(model="toy-two-stop"))
+    assert "did you mean 'toy-two-step'" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.pop("out.bias"), "lacks tensor 'out.bias' (1 such)"),
+        (lambda w: w.update(more=torch.zeros(1)), "has the unknown tensor 'more'"),
+        (lambda w: w.update({"out.bias": torch.zeros(3)}), "has a misshapen tensor 'out.bias'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    model: Learner, tmp_path: Path, change: Callable[[dict], Any], said: str
+):
+    weights = dict(model.state_dict())
+    change(weights)
+    header = Header(model.name, model.spec, model.config)
+    save_file(weights, tmp_path / MODEL_FILE, {"limner": header.to_json()})
+    assert said in refused(tmp_path)

@@ -1,0 +1,204 @@
+"""What the base classes promise of every model, whatever it is."""
+
+import math
+
+import pytest
+import torch
+import toys
+
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, ImageSpec
+from limner.model import SAMPLE_BATCH, GenerativeModel, Learner, Turn, draw_labels
+from limner.noise import Noise
+
+GREY = ImageSpec(1, 2, 2)
+LABELLED = ImageSpec(1, 2, 2, labels=("a", "b", "c"), frequencies=(0.6, 0.3, 0.1))
+PAIRED = ImageSpec(1, 4, 4, hint=ImageSpec(2, 4, 4))
+
+
+class Loud(GenerativeModel):
+    """Frames far outside [-1, 1], in half precision, with gradients."""
+
+    def __init__(self, spec: ImageSpec, scale: float = 9.0, kind: str = "plain") -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(scale))
+
+    def turns(self, batch: Batch, step: int, noise: Noise):
+        yield Turn(self.weight.square())
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True,
+        gain: float = 1.0,
+    ):  # fmt: skip
+        yield (gain * self.weight * noise.normal(*self.spec.shape)).half()
+
+
+def test_frames_are_clamped_float32_without_gradients_and_watching_keeps_its_own():
+    for frame in Loud(GREY).watch(3):
+        assert frame.dtype == torch.float32
+        assert float(frame.abs().max()) == 1
+        assert not frame.requires_grad
+        assert torch.is_grad_enabled(), "whoever watches goes on with gradients as before"
+
+
+def test_the_constructor_is_the_configuration():
+    model = Loud(GREY, 3)
+    assert model.config == {"scale": 3.0, "kind": "plain"}
+    assert model.spec == GREY
+    with pytest.raises(LimnerError, match="did you mean 'model.scale'"):
+        Loud(GREY, scael=3)
+    with pytest.raises(LimnerError, match=r"model.scale='big': input should be a valid number"):
+        Loud(GREY, scale="big")
+    with pytest.raises(LimnerError, match="Loud takes 2 options, not 3"):
+        Loud(GREY, 1.0, "plain", 2)
+
+
+def test_a_subclass_records_its_own_arguments():
+    class Quiet(Loud):
+        """Quieter."""
+
+        def __init__(self, spec: ImageSpec, softness: float = 2.0) -> None:
+            super().__init__(spec, scale=1 / softness)
+
+    assert Quiet(GREY, softness=4).config == {"softness": 4.0}
+    assert Quiet(GREY, softness=4).weight.item() == 0.25
+
+
+def test_options_of_frames_are_checked_before_anything_is_painted():
+    model = Loud(GREY)
+    quiet = model.sample(2, gain=0.0)
+    assert not quiet.any()
+    with pytest.raises(LimnerError, match="unknown sampler option 'gian'; did you mean 'gain'"):
+        model.sample(2, gian=2)
+    with pytest.raises(LimnerError, match="gain='x'"):
+        model.sample(2, gain="x")
+    assert set(model.sample_schema()["properties"]) == {"gain"}
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_pictures_is_a_wrong_number(n: int):
+    with pytest.raises(LimnerError, match=f"at least 1, not {n}"):
+        Loud(GREY).sample(n)
+    with pytest.raises(LimnerError, match=f"at least 1, not {n}"):
+        next(Loud(GREY).watch(n))
+
+
+def test_many_pictures_are_painted_in_batches_with_the_same_seeds():
+    model = Loud(GREY, scale=0.1)
+    n = SAMPLE_BATCH + 3
+    many = model.sample(n, seed=4)
+    assert many.shape == (n, *GREY.shape)
+    assert torch.equal(many[-3:], model.sample(3, seed=4 + SAMPLE_BATCH))
+
+
+def test_conditions_follow_their_pictures_across_batches():
+    model = toys.TwoStep(LABELLED)
+    torch.nn.init.normal_(model.out.weight)
+    n = SAMPLE_BATCH + 2
+    label = torch.arange(n) % 3
+    many = model.sample(n, Condition(label))
+    last = model.sample(2, Condition(label[-2:]), seed=SAMPLE_BATCH)
+    assert torch.allclose(many[-2:], last, atol=1e-5)
+    assert torch.equal(
+        model.sample(n, Condition(label[:1])), model.sample(n, Condition(torch.zeros_like(label)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "c", "said"),
+    [
+        (toys.Dropout(GREY), Condition(torch.zeros(2, dtype=torch.int64)), "leave the label out"),
+        (
+            toys.Dropout(GREY),
+            Condition(text=torch.zeros(2, 3, dtype=torch.int64)),
+            "leave the text",
+        ),
+        (toys.Dropout(GREY), Condition(image=torch.zeros(2, 1, 2, 2)), "leave the image out"),
+        (
+            toys.TwoStep(LABELLED),
+            Condition(torch.tensor([0, 3])),
+            "label 3 is beyond the 3 classes",
+        ),
+        (toys.TwoStep(LABELLED), Condition(torch.tensor([0, 1, 2])), "3 conditions for 2 pictures"),
+        (toys.Translator(PAIRED), Condition(), "needs a conditioning image"),
+    ],
+)
+def test_a_condition_that_does_not_fit_is_one_line(model, c: Condition, said: str):
+    with pytest.raises(LimnerError, match=said):
+        model.sample(2, c)
+
+
+def test_required_labels_are_drawn_at_the_datas_frequencies():
+    n = 20_000
+    label = draw_labels(LABELLED, Noise.sampling(0, n))
+    shares = torch.bincount(label, minlength=3) / n
+    for share, expected in zip(shares.tolist(), LABELLED.frequencies):
+        assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
+    even = draw_labels(ImageSpec(1, 2, 2, labels=("a", "b")), Noise.sampling(0, n))
+    assert abs(float(even.double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(n)
+
+
+def test_a_model_that_requires_labels_is_given_them():
+    class Demanding(toys.TwoStep):
+        """Paints nothing without a label."""
+
+        condition = "required"
+
+        def velocity(self, x, t, c):
+            assert c.label is not None
+            return super().velocity(x, t, c)
+
+    model = Demanding(LABELLED)
+    assert torch.equal(model.sample(4, seed=1), model.sample(4, seed=1))
+
+
+def test_sampling_restores_the_mode_even_when_it_is_left_early():
+    model = toys.TwoStep(GREY).train()
+    watching = model.watch(1)
+    next(watching)
+    watching.close()
+    assert model.training
+    model.eval().sample(1)
+    assert not model.training
+
+
+def test_bits_per_dim_are_nats_in_other_units():
+    model = toys.Pixels(GREY)
+    x, noise = torch.zeros(3, *GREY.shape), Noise.sampling(0, 3)
+    bits = model.bits_per_dim(x, noise=noise)
+    assert bits.kind == "exact"
+    assert torch.allclose(bits.nats, torch.full((3,), 8.0))
+    turn = next(model.turns(Batch(x, Condition()), 0, noise))
+    assert float(turn.loss.detach()) == pytest.approx(8)
+    assert not turn.logs["bits_per_dim"].requires_grad
+
+
+def test_nested_learners_that_nobody_trains_stay_in_evaluation_mode():
+    model = toys.Nested(GREY, judge=toys.Classifier(GREY)).train()
+    assert model.training
+    assert not any(part.training for part in model.judge.modules())
+    assert not any(part.training for part in model.eval().modules())
+
+    class Joint(toys.Nested):
+        """Trains its judge as well."""
+
+        def players(self) -> dict[str, torch.nn.Module]:
+            return {"model": self}
+
+    assert Joint(GREY, judge=toys.Classifier(GREY)).train().judge.training
+
+
+def test_parameters_are_counted_once_and_only_where_trained():
+    model = toys.Nested(GREY, judge=toys.Classifier(GREY))
+    assert model.parameter_count() == sum(p.numel() for p in model.painter.parameters())
+    assert Loud(GREY).parameter_count() == 1
+
+
+def test_a_model_without_parameters_is_somewhere():
+    class Bare(Learner):
+        """Nothing."""
+
+        def turns(self, batch: Batch, step: int, noise: Noise):
+            yield from ()
+
+    assert Bare().device == torch.device("cpu")
