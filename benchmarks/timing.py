@@ -1,0 +1,53 @@
+"""Contestants timed in turns, so that noise of the machine hits all of them; results as a table."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+Call = Callable[[], object]
+
+
+def interleaved(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds a call takes, of each contestant in each round: A B C A B C ...
+
+    Args:
+        calls: what is timed, by name; each is called twice beforehand.
+        rounds: how often all of them take their turn.
+        seconds: about how long a turn lasts: as many calls as that takes, and at least one.
+    """
+    turns = {}
+    for name, call in calls.items():
+        call()
+        turns[name] = max(1, round(seconds / timed(call)))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(timed(call, turns[name]))
+    return found
+
+
+def timed(call: Call, times: int = 1) -> float:
+    """Mean seconds of so many calls in a row; a call returns once its work is done."""
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
+    """The median of the rounds' ratios, and their least and greatest: "1.52 (1.40-1.61)"."""
+    found = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, the first column being names."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 140).print(table)

@@ -1,0 +1,328 @@
+"""How fast is training, beside diffusers and denoising-diffusion-pytorch?
+
+    pip install "limner[bench]"
+    python benchmarks/training.py
+    python benchmarks/training.py --sizes 32 --dtypes float32 --compile --rounds 15
+
+Each trains a denoiser of unlabelled RGB pictures as its own documentation does, on the same batch,
+which lies in memory:
+
+    limner      `Loop.advance` of the model "ddpm": channels-last, AdamW, the average of the weights
+    diffusers   `UNet2DModel`, `DDPMScheduler.add_noise`, MSE, gradient clipping, AdamW
+    ddp         denoising-diffusion-pytorch: `Unet` in `GaussianDiffusion`, gradient clipping, Adam,
+                the average of the weights every tenth step
+
+The peers' widths are chosen so that the forward and backward passes of one picture cost as many
+FLOPs as limner's, to 5 %, as torch's `FlopCounterMode` counts them. The three take turns,
+A B C A B C; medians over the rounds are printed.
+
+How to read it:
+
+    GFLOP/img   what one picture costs, forward and backward
+    img/s       pictures a second, in whole training steps
+    limner is   so many times as fast as this row: median (least-greatest of the rounds)
+    GFLOP/s     img/s times GFLOP/img
+    conv        GFLOP/s of the network's widest 3 x 3 convolution alone, forward and backward, at
+                the same batch, resolution, type and memory layout, in the same rounds
+    of conv     GFLOP/s over conv: what is not lost to everything else
+"""
+
+import argparse
+import bisect
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timing import Call, interleaved, ratio, show
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from limner import Batch, Condition, ImageSpec, build
+from limner.train import Loop, TrainOptions
+
+CHANNELS = 3
+TOLERANCE = 0.05
+GROWTHS = (2.0, 1.75, 2.25, 1.5, 2.5)  # of the widths from one resolution to the next
+Widths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all three have in common."""
+
+    size: int
+    batch: int
+    dtype: str
+    compile: bool
+    device: str
+    channels: Widths
+
+    @property
+    def pictures(self) -> Tensor:
+        """A batch in [-1, 1]."""
+        return torch.rand(self.batch, CHANNELS, self.size, self.size, device=self.device) * 2 - 1
+
+    def autocast(self) -> torch.autocast:
+        """What lets networks compute in the type."""
+        half = self.dtype == "bfloat16"
+        return torch.autocast(self.device, torch.bfloat16, enabled=half)
+
+    def finish(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A training step, its network's cost, and the convolution that it is measured by."""
+
+    step: Call
+    widths: str
+    flops: float
+    convolution: Call
+    convolution_flops: float
+
+
+def cost(network: nn.Module, inputs: tuple) -> float:
+    """FLOPs of the forward and backward passes; on the device "meta", where nothing is computed."""
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs).sum().backward()
+    return counter.get_total_flops()
+
+
+def matched(
+    make: Callable[[Widths], nn.Module],
+    inputs: tuple,
+    flops: float,
+    levels: int,
+    growths: Sequence[float] = GROWTHS,
+) -> tuple[Widths, float]:
+    """The widths of a network of so many FLOPs, and its FLOPs; multiples of 8 if possible."""
+    for unit in (8, 4, 2):
+        for growth in growths:
+
+            def at(w: int, unit: int = unit, growth: float = growth) -> tuple[Widths, float]:
+                widths = tuple(unit * round(w * growth**i) for i in range(levels))
+                return widths, cost(make(widths), inputs)
+
+            w = bisect.bisect_left(range(256), flops, lo=1, key=lambda w: at(w)[1])
+            for widths, own in (at(max(w - 1, 1)), at(w)):
+                if abs(own / flops - 1) <= TOLERANCE:
+                    return widths, own
+    raise SystemExit(
+        f"no widths come within {TOLERANCE:.0%} of {flops:.2e} FLOPs: change --channels"
+    )
+
+
+def widest(network: nn.Module, run: Call) -> tuple[nn.Conv2d, torch.Size]:
+    """The 3 x 3 convolution with most channels in times out, and the shape of what it is given."""
+    seen: list[tuple[nn.Conv2d, torch.Size]] = []
+    hooks = [
+        m.register_forward_pre_hook(lambda m, args: seen.append((m, args[0].shape)))
+        for m in network.modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return max(seen, key=lambda found: found[0].in_channels * found[0].out_channels)
+
+
+def alone(
+    layer: nn.Conv2d, shape: torch.Size, layout: torch.memory_format, setting: Setting
+) -> tuple[Call, float]:
+    """A forward and a backward pass of a convolution like this one, and their FLOPs."""
+    dtype = getattr(torch, setting.dtype)
+    like = nn.Conv2d(
+        layer.in_channels, layer.out_channels, 3, layer.stride, layer.padding, bias=False
+    ).to(setting.device, dtype, memory_format=layout)
+    x = torch.randn(shape, device=setting.device, dtype=dtype).to(memory_format=layout)
+    x.requires_grad_()
+    g = torch.randn_like(like(x))
+
+    def passes() -> None:
+        torch.autograd.grad(like(x), (x, like.weight), g)
+        setting.finish()
+
+    multiplications = layer.in_channels * layer.out_channels * 9 * g[:, 0].numel()
+    return passes, 3 * 2 * multiplications  # the output, the input's gradient, the weight's
+
+
+def contestant(
+    network: nn.Module, step: Call, widths: Widths, flops: float, setting: Setting
+) -> Contestant:
+    layout = next(
+        torch.channels_last if is_channels_last(p) else torch.contiguous_format
+        for p in network.parameters()
+        if p.ndim == 4 and p.shape[-1] == 3
+    )
+    passes, convolution_flops = alone(*widest(network, step), layout, setting)
+    if setting.compile:
+        network.compile()
+    return Contestant(step, str(widths), flops, passes, convolution_flops)
+
+
+def is_channels_last(p: Tensor) -> bool:
+    return p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+
+
+def limner(setting: Setting) -> Contestant:
+    spec = ImageSpec(CHANNELS, setting.size, setting.size)
+    model = build("ddpm", spec, channels=setting.channels)
+    batch = Batch(setting.pictures, Condition())
+    options = TrainOptions(steps=10**6, batch=setting.batch, dtype=setting.dtype)
+    loop = Loop(model, lambda first, n: batch.rows(slice(0, n)), options, setting.device)
+
+    def step() -> None:
+        loop.advance()
+        setting.finish()
+
+    with torch.device("meta"):
+        like = build("ddpm", spec, channels=setting.channels).network
+        x = torch.randn(1, CHANNELS, setting.size, setting.size)
+        flops = cost(like, (x, torch.rand(1), Condition()))
+    return contestant(loop.model.network, step, setting.channels, flops, setting)
+
+
+def diffusers(setting: Setting, flops: float) -> Contestant:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    class Network(UNet2DModel):
+        def forward(self, x, t):
+            return super().forward(x, t, return_dict=False)[0]
+
+    levels = len(setting.channels)
+    attended = ("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",)
+
+    def make(widths: Widths) -> nn.Module:
+        return Network(
+            sample_size=setting.size,
+            block_out_channels=widths,
+            layers_per_block=1,
+            down_block_types=attended,
+            up_block_types=tuple(block.replace("Down", "Up") for block in reversed(attended)),
+            norm_num_groups=math.gcd(32, *widths),
+        )
+
+    with torch.device("meta"):
+        x = torch.randn(1, CHANNELS, setting.size, setting.size)
+        widths, own = matched(make, (x, torch.zeros(1)), flops, levels)
+    network = make(widths).to(setting.device)
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    pictures = setting.pictures
+
+    def step() -> None:
+        noise = torch.randn_like(pictures)
+        t = torch.randint(0, 1000, (setting.batch,), device=setting.device)
+        with setting.autocast():
+            predicted = network(scheduler.add_noise(pictures, noise, t), t)
+            loss = F.mse_loss(predicted.float(), noise)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return contestant(network, step, widths, own, setting)
+
+
+def ddp(setting: Setting, flops: float) -> Contestant:
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from ema_pytorch import EMA
+
+    def make(widths: Widths) -> nn.Module:
+        return Unet(widths[0], dim_mults=tuple(width // widths[0] for width in widths))
+
+    with torch.device("meta"):
+        x = torch.randn(1, CHANNELS, setting.size, setting.size)
+        levels = len(setting.channels)
+        widths, own = matched(make, (x, torch.zeros(1)), flops, levels, growths=(2.0,))
+    network = make(widths)
+    diffusion = GaussianDiffusion(network, image_size=setting.size, objective="pred_noise")
+    diffusion = diffusion.to(setting.device)
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
+    average = EMA(diffusion, beta=0.995, update_every=10).to(setting.device)
+    pictures = (setting.pictures + 1) / 2
+
+    def step() -> None:
+        with setting.autocast():
+            loss = diffusion(pictures)
+        loss.backward()
+        nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update()
+        loss.item()
+
+    return contestant(network, step, widths, own, setting)
+
+
+def compare(setting: Setting, rounds: int, seconds: float) -> None:
+    """Time the three and the convolutions in turns, and print the table."""
+    ours = limner(setting)
+    peers = {"diffusers": diffusers(setting, ours.flops), "ddp": ddp(setting, ours.flops)}
+    contestants = {"limner": ours} | peers
+    calls = {name: c.step for name, c in contestants.items()}
+    calls |= {f"conv of {name}": c.convolution for name, c in contestants.items()}
+    found = interleaved(calls, rounds, seconds)
+    rows = []
+    for name, c in contestants.items():
+        times, alone_times = found[name], found[f"conv of {name}"]
+        rate = setting.batch / statistics.median(times)
+        peak = c.convolution_flops / statistics.median(alone_times)
+        rows.append(
+            (
+                name,
+                c.widths,
+                f"{c.flops / 1e9:.3f}",
+                f"{rate:.0f}",
+                ratio(times, found["limner"]),
+                f"{rate * c.flops / 1e9:.0f}",
+                f"{peak / 1e9:.0f}",
+                f"{rate * c.flops / peak:.0%}",
+            )
+        )
+    compiled = ", compiled" if setting.compile else ""
+    show(
+        f"{setting.size} x {setting.size}, batch {setting.batch}, {setting.dtype}{compiled}, "
+        f"{setting.device}, {torch.get_num_threads()} threads, {rounds} rounds",
+        ("", "widths", "GFLOP/img", "img/s", "limner is", "GFLOP/s", "conv", "of conv"),
+        rows,
+    )
+
+
+def main() -> None:
+    summary, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32], help="sides of a picture")
+    parser.add_argument("--batch", type=int, default=64, help="pictures a step")
+    dtypes = ("float32", "bfloat16")
+    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=[64, 128], help="limner's widths"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile all networks")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves it to torch")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of one turn, at least")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for size in args.sizes:
+        for dtype in args.dtypes:
+            torch.manual_seed(0)
+            channels = tuple(args.channels)
+            setting = Setting(size, args.batch, dtype, args.compile, args.device, channels)
+            compare(setting, args.rounds, args.seconds)
+
+
+if __name__ == "__main__":
+    main()
