@@ -45,7 +45,7 @@ def raw(path: Path, header: bytes, data: bytes = b"") -> Path:
 
 
 def with_metadata(path: Path, said: Any) -> Path:
-    """A valid file whose limner header is whatever is given: text, or a value to be written as JSON."""
+    """A valid file whose limner header is whatever is given: text, or a value for JSON."""
     text = said if isinstance(said, str) else json.dumps(said)
     save_file({"a": torch.zeros(1)}, path, {"limner": text})
     return path

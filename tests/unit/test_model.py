@@ -45,7 +45,7 @@ def test_the_constructor_is_the_configuration():
     model = Loud(GREY, 3)
     assert model.config == {"scale": 3.0, "kind": "plain"}
     assert model.spec == GREY
-    with pytest.raises(LimnerError, match="did you mean 'model.scale'"):
+    with pytest.raises(LimnerError, match=r"did you mean 'model\.scale'"):
         Loud(GREY, scael=3)
     with pytest.raises(LimnerError, match=r"model.scale='big': input should be a valid number"):
         Loud(GREY, scale="big")

@@ -1,0 +1,354 @@
+"""The habits of the house, as tests: each names the file and the line that breaks it."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import limner
+from limner.registry import FAMILIES, models
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "limner"
+FILES = sorted(SOURCE.rglob("*.py"))
+LONGEST_FILE = 450
+
+CONTRACT = ("errors", "image", "noise", "options", "model", "registry", "checkpoint")
+ABOVE_FAMILIES = ("data", "train", "optim", "dist", "evaluate")
+OUTERMOST = ("cli", "__main__", "studio", "testing", "demo", "doctor", "listing")
+LAYERS = ("contract", "shared mathematics", "families", "training and judging", "outermost")
+
+
+def name_of(file: Path) -> str:
+    """`limner.nn.unet` for its file."""
+    parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and name of every import, but those for type checkers only."""
+    skipped = {
+        id(inner)
+        for node in ast.walk(module)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(module):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, "imports are absolute"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def layers() -> dict[str, int]:
+    """How far out each module or package of limner lies, where that is not by its imports."""
+    first = {
+        **dict.fromkeys(CONTRACT, 0),
+        "nn": 1,
+        **dict.fromkeys(FAMILIES, 2),
+        **dict.fromkeys(ABOVE_FAMILIES, 3),
+        **dict.fromkeys(OUTERMOST, 4),
+    }
+    free = (
+        {file.name.removesuffix(".py") for file in SOURCE.glob("*.py")}
+        - first.keys()
+        - {"__init__"}
+    )
+    free |= {"zoo"}
+    for part in sorted(free):  # a module lies where what imports it, and what it imports, allow
+        first[part] = 1
+    for _ in free:
+        for part in free:
+            files = [SOURCE / f"{part}.py"] if (SOURCE / f"{part}.py").exists() else []
+            files += sorted((SOURCE / part).glob("*.py"))
+            used = [t for f in files for _, n in imports(tree(f)) if (t := top(n))]
+            first[part] = max([first[part], *(first[t] for t in used if t != part)])
+    return first
+
+
+def top(imported: str) -> str:
+    """`nn` for `limner.nn.unet.UNet`; empty for what is not limner's, or for the package itself."""
+    parts = imported.split(".")
+    if parts[0] != "limner" or len(parts) < 2:
+        return ""
+    return parts[1] if (SOURCE / parts[1]).is_dir() or (SOURCE / f"{parts[1]}.py").exists() else ""
+
+
+def crossings(of: dict[str, int], name: str, module: ast.Module) -> list[str]:
+    """The imports of a module that point outwards, or from one family into another."""
+    own = top(name)
+    found = []
+    for line, imported in imports(module):
+        other = top(imported)
+        if not own or not other or own == other:
+            continue
+        where = f"{name}:{line} ({LAYERS[of[own]]}) imports {imported} ({LAYERS[of[other]]})"
+        if of[other] > of[own] or (own in FAMILIES and other in FAMILIES):
+            found.append(where)
+    return found
+
+
+def test_imports_point_inwards():
+    of = layers()
+    found = [line for file in FILES for line in crossings(of, name_of(file), tree(file))]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("limner.image", "from limner.nn.unet import UNet"),
+        ("limner.nn.unet", "import limner.diffusion.ddpm"),
+        ("limner.nn.unet", "from limner import train"),
+        ("limner.diffusion.ddpm", "from limner.train import Loop"),
+        ("limner.diffusion.ddpm", "from limner.flows.flow_matching import FlowMatching"),
+        ("limner.diffusion.ddpm", "def f():\n    from limner.gans import gan"),
+        ("limner.train", "from limner.cli import app"),
+    ],
+)
+def test_an_import_that_points_outwards_is_seen(name: str, code: str):
+    assert crossings(layers(), name, ast.parse(code))
+
+
+BANNED = {
+    "pickle": r"\b(c?[Pp]ickle|dill|cloudpickle|joblib|shelve|marshal)\b",
+    "torch.load": r"(?<!safetensors\.)\btorch\.(load|save|hub|jit\.load|package)\b",
+    "allow_pickle": r"\ballow_pickle\b",
+    "distributed checkpoints": r"\bdistributed\.checkpoint\b|\bdcp\.load\b",
+    "yaml.load": r"\byaml\.(unsafe_|full_)?load\b",
+    "eval": r"(?<![\w.])eval\(",
+    "exec": r"(?<![\w.])exec\(",
+    "__import__": r"\b__import__\(",
+    "shell": r"\bshell\s*=\s*True\b|\bos\.system\(",
+    "annotations as text": r"from __future__ import annotations",
+    "unfinished": r"\b(TODO|FIXME|XXX|HACK)\b|\bfor now\b|\bNotImplementedError\b",
+    "paths of one machine": r"(?<![\w.<])/(tmp|work|home|root|Users)/",
+}
+
+
+@pytest.mark.parametrize("rule", BANNED)
+def test_nothing_banned_is_in_the_source(rule: str):
+    files = [*FILES, *sorted((ROOT / "examples").glob("*.py"))]
+    assert not (found := matches(BANNED[rule], files)), "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ("pickle", "import pickle"),
+        ("pickle", "from pickle import loads"),
+        ("torch.load", "x = torch.load(path)"),
+        ("torch.load", "torch.save(x, path)"),
+        ("allow_pickle", "np.load(f, allow_pickle=True)"),
+        ("distributed checkpoints", "import torch.distributed.checkpoint as dcp"),
+        ("yaml.load", "yaml.load(text)"),
+        ("eval", "eval(text)"),
+        ("exec", "    exec(code)"),
+        ("__import__", "__import__(name)"),
+        ("shell", "subprocess.run(x, shell=True)"),
+        ("annotations as text", "from __future__ import annotations"),
+        ("unfinished", "# TODO: later"),
+        ("unfinished", "raise NotImplementedError"),
+        ("paths of one machine", 'open("/tmp/x")'),
+    ],
+)
+def test_what_is_banned_is_seen(rule: str, line: str):
+    assert re.search(BANNED[rule], line)
+    for harmless in ("model.eval()", "self.evaluate(x)", "executor.submit", "https://a.org/tmp.x"):
+        assert not re.search(BANNED[rule], harmless)
+
+
+def matches(pattern: str, files: list[Path]) -> list[str]:
+    return [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in files
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+
+
+def test_modules_are_imported_by_name_only_from_the_librarys_own_lists():
+    """A name that was found in a file is never imported: import_module stands in two places."""
+    files = [f for f in FILES if f not in (SOURCE / "__init__.py", SOURCE / "registry.py")]
+    found = matches(r"\b(import_module|module_from_spec|exec_module|pkgutil|runpy)\b", files)
+    assert not found, "\n".join(found)
+    for file in (SOURCE / "__init__.py", SOURCE / "registry.py"):
+        for line in matches(r"import_module\(", [file]):
+            assert re.search(r'import_module\(f"limner\.\{', line), line
+
+
+def numbers(file: Path) -> Iterator[tuple[int, Any]]:
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            yield node.lineno, node.value
+
+
+def test_the_range_of_pixels_is_known_to_one_file():
+    found = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for file in FILES
+        if file != SOURCE / "image.py"
+        for line, value in numbers(file)
+        if value == 127.5
+    ]
+    assert not found, found
+    assert any(value == 127.5 for _, value in numbers(SOURCE / "image.py"))
+
+
+def test_no_family_knows_how_many_levels_a_pixel_has():
+    """Widths of networks may be 256: only a number that is scaled, compared or clamped with counts."""
+    found = []
+    for family in FAMILIES:
+        for file in sorted((SOURCE / family).rglob("*.py")):
+            for node in ast.walk(tree(file)):
+                inner: list[ast.AST] = []
+                if isinstance(node, ast.BinOp):
+                    inner = [node.left, node.right]
+                elif isinstance(node, ast.Compare):
+                    inner = [node.left, *node.comparators]
+                elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    clamps = node.func.attr.startswith(("clamp", "clip", "mul", "div"))
+                    inner = [*node.args, *(k.value for k in node.keywords)] if clamps else []
+                found += [
+                    f"{file.relative_to(ROOT)}:{n.lineno}"
+                    for n in inner
+                    if isinstance(n, ast.Constant) and n.value in (255, 256, 255.0, 256.0)
+                ]
+            found += [
+                f"{file.relative_to(ROOT)}:{line}" for line, value in numbers(file) if value == 255
+            ]
+    assert not found, found
+
+
+def test_every_model_cites_a_paper_and_says_what_it_is():
+    for name, of in models().items():
+        assert re.fullmatch(r"\d{4}\.\d{4,5}", of.paper.arxiv), f"{name}: {of.paper.arxiv}"
+        year = 2000 + int(of.paper.arxiv[:2])
+        assert 0 <= of.paper.year - year <= 3 or of.paper.year == year - 1, f"{name}: {of.paper}"
+        assert of.paper.title, name
+        assert of.paper.authors, name
+        assert re.fullmatch(r"[a-z0-9]+([-+.][a-z0-9]+)*", name), f"{name} is no name to be typed"
+        assert of.summary, f"{name} has no docstring"
+        assert len(of.summary) <= 100, (
+            f"{name}: the first line of its docstring is for `limner models`"
+        )
+        if name.startswith("toy-"):
+            continue
+        source = Path(sys.modules[of.model.__module__].__file__ or "")
+        assert of.paper.arxiv in source.read_text(encoding="utf-8")
+        assert of.family in source.parts, f"{name} is of {of.family}, but lies in {source}"
+
+
+def test_files_are_short():
+    sizes = {f: len(f.read_text(encoding="utf-8").splitlines()) for f in FILES}
+    found = [f"{f.relative_to(ROOT)}: {n} lines" for f, n in sizes.items() if n > LONGEST_FILE]
+    assert not found, f"split by noun, at {LONGEST_FILE} lines at the latest: {found}"
+
+
+def test_no_file_is_a_drawer():
+    drawers = {"utils", "util", "helpers", "helper", "misc", "common", "base", "tools"}
+    found = [f for f in FILES if f.stem in drawers or f.parent.name in drawers]
+    assert not found, found
+
+
+def test_what_is_public_is_documented():
+    found = []
+    for file in FILES:
+        if not ast.get_docstring(tree(file)):
+            found.append(f"{file.relative_to(ROOT)}:1")
+        for node in tree(file).body:
+            named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            if named and not node.name.startswith("_") and not ast.get_docstring(node):
+                found.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not found, "\n".join(found)
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in limner.__all__:
+        assert getattr(limner, name) is not None
+        assert name in dir(limner)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = limner.nothing
+
+
+TEXTS = [
+    f
+    for pattern in ("*.md", "docs/**/*.md", "docs/**/*.py", "recipes/*", "examples/*", "*.toml")
+    for f in sorted(ROOT.glob(pattern))
+    if f.is_file() and "_build" not in f.parts
+]
+
+
+def test_documents_name_no_path_of_one_machine():
+    found = matches(BANNED["paths of one machine"], [f for f in TEXTS if f.suffix != ".png"])
+    assert not found, "\n".join(found)
+
+
+def in_a_new_python(code: str) -> str:
+    """What a new interpreter prints, with nothing checked or blocked."""
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    return said.stdout
+
+
+def test_importing_limner_does_not_import_torch():
+    heavy = in_a_new_python(
+        "import sys, limner\n"
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'PIL', 'matplotlib') if m in sys.modules])"
+    )
+    assert heavy.strip() == "[]"
+
+
+HELP = """
+import sys
+from limner.__main__ import main
+sys.argv = ["limner", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+assert "torch" not in sys.modules, "limner --help imports torch"
+"""
+
+
+def test_asking_for_help_does_not_import_torch():
+    assert "train" in in_a_new_python(
+        HELP.replace("finally:", "except SystemExit as end:\n    assert not end.code")
+    )
+
+
+@cache
+def seconds(code: str) -> float:
+    """How long a new interpreter takes with this, at the best of three, once it is warm."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        alone = os.environ | {"PYTHONPATH": ""}
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=alone)
+        return time.perf_counter() - start
+
+    run()
+    return min(run() for _ in range(3))
+
+
+@pytest.mark.parametrize("start", ["import limner", HELP], ids=["import", "help"])
+def test_starting_takes_a_quarter_of_importing_torch(start: str):
+    assert seconds(start) <= seconds("import torch") / 4
