@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from limner.model import GenerativeModel, Learner, LikelihoodModel, Turn
     from limner.noise import Noise
     from limner.registry import Paper, build, models, register
+    from limner.text import prompted
 
 _HOMES = {
     "checkpoint": ("load", "save_model"),
@@ -30,6 +31,7 @@ _HOMES = {
     "model": ("GenerativeModel", "Learner", "LikelihoodModel", "Turn"),
     "noise": ("Noise",),
     "registry": ("Paper", "build", "models", "register"),
+    "text": ("prompted",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "load",
     "models",
     "open_data",
+    "prompted",
     "register",
     "save_model",
 ]

@@ -161,7 +161,6 @@ class DenoisingModel(GenerativeModel):
 
     def __init__(self, spec: ImageSpec, network: nn.Module, condition_dropout: float) -> None:
         super().__init__()
-        self.spec = replace(spec, text=None)  # captions are not used yet, so they cannot be asked for
         self.network = network
         self.condition_dropout = condition_dropout
 

@@ -258,6 +258,12 @@ class GenerativeModel(Learner):
                 raise LimnerError(
                     "these tokens are of another model; limner.prompted(model.spec, prompts) makes fitting ones"
                 )
+        if c.text is not None and spec.text:
+            long, top = c.text.shape[1] > spec.text.length, int(c.text.max())
+            if long or top >= spec.text.vocabulary:
+                raise LimnerError(
+                    "these tokens are of another model; limner.prompted(model.spec, prompts) makes fitting ones"
+                )
         if self.condition == "required":
             if spec.hint is not None and c.image is None:
                 raise LimnerError("this model needs a conditioning image; give one")

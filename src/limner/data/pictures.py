@@ -29,6 +29,7 @@ from limner.data.decode import Fit, Opener, UndecodableError, header, is_grey, r
 from limner.errors import LimnerError
 from limner.image import ImageSpec
 from limner.noise import Noise
+from limner.text import LENGTH, text_spec
 
 _BROKEN_SHARE = 0.01  # of the pictures may be broken, or one of them
 T = TypeVar("T")
@@ -84,6 +85,8 @@ class Source(ABC):
         levels: values per channel.
         binarise: to 2 levels: "dynamic" (coin flips of the intensity) or "threshold".
         flip: whether to mirror every second picture in training.
+        text: whether captions become tokens, of which models can learn to paint from prompts.
+        tokens: how many of them at most; a longer caption is cut.
         memory: GiB of decoded pictures to keep; larger data are decoded each time.
     """
 
@@ -95,6 +98,8 @@ class Source(ABC):
     levels: Annotated[int, Field(ge=2, le=256)] = 256
     binarise: Literal["dynamic", "threshold"] | None = None
     flip: bool = False
+    text: bool = False
+    tokens: Annotated[int, Field(ge=1, le=256)] = LENGTH
     memory: Annotated[float, Field(ge=0)] = 4.0
 
     def __post_init__(self) -> None:
@@ -165,7 +170,10 @@ class Pictures(Dataset):
             shares = torch.bincount(self.labels, weights, minlength=len(number)) / weights.sum()
             frequencies = tuple(shares.tolist())
         levels = 2 if source.binarise else source.levels
-        self.spec = ImageSpec(*shape, levels, listing.labels, frequencies)
+        text = text_spec(source.tokens) if source.text else None
+        if text and not entries[0].captions:
+            raise LimnerError(f"{typed} has no captions; leave data.text=true out")
+        self.spec = ImageSpec(*shape, levels, listing.labels, frequencies, text)
         self._decode = partial(
             to_pixels, channels=shape[0], height=shape[1], width=shape[2], fit=source.fit
         )

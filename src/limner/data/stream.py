@@ -20,6 +20,7 @@ from limner.data.dataset import BINARISE, Dataset
 from limner.errors import LimnerError
 from limner.image import Batch, Condition
 from limner.noise import Noise
+from limner.text import Tokenizer
 
 # The steps of the data's random streams, below those of training (0, 1, ...) and sampling (-1).
 _ORDER, _FLIP, _CAPTION = -2, -4, -5
@@ -39,6 +40,8 @@ class Stream:
         self._edges = None
         if dataset.weights is not None:
             self._edges = dataset.weights.double().cumsum(0) / dataset.weights.double().sum()
+        text = dataset.spec.text
+        self._tokenizer = None if text is None else Tokenizer(text)
         self._orders: dict[int, Tensor] = {}  # the permutations of the last few epochs
 
     def batch(self, first: int, n: int) -> Batch:
@@ -102,4 +105,8 @@ class Stream:
         if flip.any():
             x = torch.where(flip[:, None, None, None], x.flip(-1), x)
         label = None if data.labels is None else data.labels[indices]
-        return Batch(x, Condition(label=label, image=data.hints(numbers, self.seed)))
+        text = None
+        if self._tokenizer is not None:
+            said = data.captions(indices, Noise.keyed(self.seed, _CAPTION, numbers))
+            text = None if said is None else self._tokenizer.encode(said)
+        return Batch(x, Condition(label, text, data.hints(numbers, self.seed)))

