@@ -1,4 +1,4 @@
-"""Sphinx's configuration. The table of models is made from the registry, so that it cannot be out of date."""
+"""Sphinx's configuration; the table of models is made from the registry."""
 
 from pathlib import Path
 

@@ -3,9 +3,15 @@
 import signal
 import sys
 
-import click
+import typer
 
 from limner.errors import LimnerError
+
+# The base of what typer raises for wrong use; newer releases bring their own copy of click, older
+# ones import it.
+_Wrong: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 
 def main() -> None:
@@ -17,16 +23,13 @@ def main() -> None:
 
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else "")
-        code = 2
-    except click.ClickException as error:
-        print(f"limner: {_lowered(error.format_message())}", file=sys.stderr)
+    except _Wrong as error:
+        print(_said(error), file=sys.stderr)
         code = 2
     except LimnerError as error:
         print(f"limner: {error}", file=sys.stderr)
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:  # the reader of standard output, such as head, has gone
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -35,10 +38,13 @@ def main() -> None:
     sys.exit(code)
 
 
-def _lowered(message: str) -> str:
-    """One line without a capital and a full stop."""
+def _said(error: Exception) -> str:
+    """One line without a capital and a full stop; the help, where a command was left out."""
+    message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return message
     line = " ".join(message.split()).rstrip(".")
-    return line[:1].lower() + line[1:]
+    return f"limner: {line[:1].lower()}{line[1:]}"
 
 
 if __name__ == "__main__":

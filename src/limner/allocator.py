@@ -4,7 +4,11 @@ import ctypes
 import sys
 from functools import cache
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # the parameters' numbers in glibc's malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (
+    -1,
+    -2,
+    -3,
+)  # the parameters' numbers in glibc's malloc.h
 _KEPT = 2**28
 
 
@@ -12,9 +16,10 @@ _KEPT = 2**28
 def keep_freed_memory() -> None:
     """Let freed memory be used again instead of being returned to the kernel after each operation.
 
-    glibc gives large blocks back at once, and the kernel then fills every page of the next one with zeros; on small
-    networks that takes a tenth to a third of a training step (benchmarks/allocator.py). Only on Linux with glibc;
-    elsewhere nothing is done. A process then keeps its peak of memory until it ends.
+    glibc gives large blocks back at once, and the kernel then fills every page of the next one with
+    zeros; on small networks that takes a tenth to a third of a training step
+    (benchmarks/allocator.py). Only on Linux with glibc; elsewhere nothing is done. A process then
+    keeps its peak of memory until it ends.
     """
     if sys.platform != "linux":
         return

@@ -1,7 +1,9 @@
-"""One `model.safetensors` is a model: weights, and a JSON header that rebuilds the network around them.
+"""One `model.safetensors` is a model: weights, and a JSON header that rebuilds the network around
+them.
 
-No file that is loaded here can run code: safetensors holds numbers only, the header is capped before it is parsed,
-and a model is built by its registered name, never by a class named in the file.
+No file that is loaded here can run code: safetensors holds numbers only, the header is capped
+before it is parsed, and a model is built by its registered name, never by a class named in the
+file.
 """
 
 import hashlib
@@ -60,8 +62,9 @@ class Header:
     def from_json(cls, text: str) -> "Header":
         """The inverse of `to_json`; what a later version added is left aside."""
         values = json.loads(text)
-        known = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
-        header = cls(**known | {"spec": ImageSpec.from_json(values["spec"])})
+        known: dict[str, Any] = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
+        known["spec"] = ImageSpec.from_json(values["spec"])
+        header = cls(**known)
         for name, kind in _HEADER_TYPES.items():
             if not isinstance(getattr(header, name), kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
@@ -127,7 +130,8 @@ def save_model(
         path: the file, or a folder, which then gets `model.safetensors`.
         images_seen: how many training images the weights have seen.
         recipe: how they were trained.
-        dtype: of the stored floating-point weights (`torch.float16` halves a file); None keeps each as it is.
+        dtype: of the stored floating-point weights (`torch.float16` halves a file); None keeps each
+            as it is.
     """
     path = Path(path)
     if path.is_dir() or not path.suffix:
@@ -217,7 +221,8 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     """A model from its file, or from the folder of a run or model, in evaluation mode.
 
     Raises:
-        LimnerError: not a model file, a newer format, an unknown model, or weights that do not fit it.
+        LimnerError: not a model file, a newer format, an unknown model, or weights that do not fit
+            it.
     """
     file = model_file(path)
     header = read_header(file)

@@ -1,4 +1,4 @@
-"""The command line: the same words as in Python. Nothing here imports torch before a command runs."""
+"""The command line: the same words as in Python; torch is imported when a command runs."""
 
 import json
 import re
@@ -25,9 +25,7 @@ app.add_typer(data_app, name="data")
 
 Options = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")]
 Run = Annotated[Path | None, typer.Option("--run", help="The folder that the run goes to.")]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -92,7 +90,7 @@ def models_(
 
 
 def _recipe(arguments: list[str]) -> tuple[Any, str]:
-    """A recipe from `RECIPE.toml [key=value ...]` or `MODEL SOURCE [key=value ...]`, and a name for its run."""
+    """A recipe from `RECIPE.toml` or `MODEL SOURCE` and `key=value ...`, and a name for its run."""
     from limner.recipe import Recipe
 
     words = [a for a in arguments if not _is_option(a)]

@@ -1,6 +1,8 @@
-"""Diffusion's lingua franca: a denoiser x_hat = D(x_t, t, c), the expected clean picture given a noisy one.
+"""Diffusion's lingua franca: a denoiser x_hat = D(x_t, t, c), the expected clean picture given a
+noisy one.
 
-A network F is never asked for x_hat directly. A parametrisation is four coefficients (EDM, equation 7),
+A network F is never asked for x_hat directly. A parametrisation is four coefficients (EDM, equation
+7),
 
     D(x_t, t, c) = skip x_t + out F(inn x_t, label(t), c),
 
@@ -8,9 +10,10 @@ and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each pape
 
     epsilon   DDPM's L_simple            skip = 1 / alpha      out = -sigma / alpha
     x         the picture itself         skip = 0              out = 1
-    v         progressive distillation   skip = alpha          out = -sigma            (alpha^2 + sigma^2 = 1)
-    flow      flow matching's velocity   skip = 1              out = -sigma            (alpha + sigma = 1)
-    edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ...       (s = sigma / alpha)
+    v         progressive distillation   skip = alpha          out = -sigma            (alpha^2 +
+    sigma^2 = 1) flow      flow matching's velocity   skip = 1              out = -sigma
+    (alpha + sigma = 1) edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ...
+          (s = sigma / alpha)
 
 Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0))`.
 """
@@ -18,6 +21,7 @@ Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0)
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -56,7 +60,7 @@ def picture(alpha: Times, sigma: Times) -> Coefficients:
 
 
 def velocity(alpha: Times, sigma: Times) -> Coefficients:
-    """F is v = alpha eps - sigma x. Salimans, Ho (2022), arXiv:2202.00512, appendix D; alpha^2 + sigma^2 = 1."""
+    """F is v = alpha eps - sigma x. Salimans, Ho (2022), arXiv:2202.00512, appendix D."""
     return Coefficients(alpha, -sigma, torch.ones_like(alpha))
 
 
@@ -66,7 +70,8 @@ def flow(alpha: Times, sigma: Times) -> Coefficients:
 
 
 def edm(sigma_data: float) -> Parametrisation:
-    """F has unit input and unit target at every noise level. Karras et al. (2022), arXiv:2206.00364, table 1.
+    """F has unit input and unit target at every noise level. Karras et al. (2022),
+    arXiv:2206.00364, table 1.
 
     Args:
         sigma_data: the standard deviation of the pictures' values.
@@ -93,9 +98,12 @@ def per_image(number: Times, x: Images) -> Float[Tensor, "#b 1 1 1"]:
 
 
 class Denoiser(Protocol):
-    """x_hat = D(x_t, t, c), with t one time for all images or one for each; it knows its schedule."""
+    """x_hat = D(x_t, t, c), with one t for all images or one for each; it knows its schedule."""
 
-    schedule: Schedule
+    @property
+    def schedule(self) -> Schedule:
+        """What alpha and sigma are at each time."""
+        ...
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
         """The expected clean picture."""
@@ -106,8 +114,8 @@ class Denoiser(Protocol):
 class Guided:
     """Classifier-free guidance: x_hat = D(x, null) + scale (D(x, c) - D(x, null)).
 
-    scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. A condition without
-    parts is left alone. Ho, Salimans (2022), arXiv:2207.12598, equation 6.
+    scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. A
+    condition without parts is left alone. Ho, Salimans (2022), arXiv:2207.12598, equation 6.
     """
 
     denoiser: Denoiser
@@ -119,6 +127,7 @@ class Guided:
         return self.denoiser.schedule
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The guided picture; one evaluation of a doubled batch."""
         if not len(c) or self.scale == 1:
             return self.denoiser(x_t, t, c)
         if self.scale == 0:
@@ -131,7 +140,7 @@ class Guided:
 
 @dataclass(frozen=True)
 class Clipped:
-    """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239, section 3.2."""
+    """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239."""
 
     denoiser: Denoiser
 
@@ -141,18 +150,22 @@ class Clipped:
         return self.denoiser.schedule
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The clipped picture."""
         return self.denoiser(x_t, t, c).clamp(-1, 1)
 
 
 class DenoisingModel(GenerativeModel):
-    """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation and times.
+    """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
+    and times.
 
-    A subclass's constructor calls this one and then sets `schedule`; it defines `parametrisation` and `draw_times`.
+    A subclass's constructor calls this one and then sets `schedule`; it defines `parametrisation`
+    and `draw_times`.
 
     Args:
         spec: what the images are.
         network: F(x, label, c), a picture-shaped output for each input.
-        condition_dropout: how often training hides the whole condition, so that guidance has a null model.
+        condition_dropout: how often training hides the whole condition, so that guidance has a null
+            model.
     """
 
     default_sampler: ClassVar[str]
@@ -213,7 +226,8 @@ class DenoisingModel(GenerativeModel):
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
             sampler: how to walk from noise to picture; the paper's own by default.
-            steps: how many steps (Heun evaluates the network twice in each); the paper's own by default.
+            steps: how many steps (Heun evaluates the network twice in each); the paper's own by
+                default.
             scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
             eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
             churn: for "heun": S_churn, how much noise is put back in all steps together.
@@ -226,7 +240,7 @@ class DenoisingModel(GenerativeModel):
         times = self.schedule.times(steps or self.default_steps)
         x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
         memory = None
-        for t, s in zip(times[:-1], times[1:]):
+        for t, s in pairwise(times):
             x, sketch, memory = walk.step(D, x, t, s, c, noise, memory, len(times) - 1)
             if preview:
                 yield sketch

@@ -1,4 +1,4 @@
-"""What `limner doctor` says: what this machine has, how fast it is, and what to do about what is missing."""
+"""What `limner doctor` says: what this machine has, its speed, and remedies for what is missing."""
 
 import os
 import platform
@@ -52,7 +52,9 @@ class Examination:
             + (f" -> {f.remedy}" if f.remedy else "")
             for f in self.findings
         ]
-        return "\n".join([*lines, "all is well" if self.healthy else "limner cannot work like this"])
+        return "\n".join(
+            [*lines, "all is well" if self.healthy else "limner cannot work like this"]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -67,7 +69,10 @@ def examine() -> Examination:
             Finding("python", platform.python_version()),
             Finding("torch", _torch()),
             _cores(),
-            Finding("speed", f"{_rate(torch.float32):.0f} GFLOP/s float32, {_rate(torch.bfloat16):.0f} bfloat16"),
+            Finding(
+                "speed",
+                f"{_rate(torch.float32):.0f} GFLOP/s float32, {_rate(torch.bfloat16):.0f} bfloat16",
+            ),
             Finding("accelerator", _accelerator()),
             _disk(),
             _models(),
@@ -89,7 +94,10 @@ def _torch() -> str:
 
 
 def _cores() -> Finding:
-    usable, threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, torch.get_num_threads()
+    usable, threads = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        torch.get_num_threads(),
+    )
     remedy = ""
     if threads > usable:
         remedy = f"more threads than cores slow everything down; set OMP_NUM_THREADS={usable}"
@@ -141,15 +149,22 @@ def _named_data() -> Finding:
     if not folder:
         return Finding("LIMNER_DATA", "not set; mnist and others are downloaded when asked for")
     if not Path(folder).is_dir():
-        return Finding("LIMNER_DATA", folder, "there is no such folder; set it to where mnist/ lies")
-    return Finding("LIMNER_DATA", f"{folder} ({', '.join(sorted(os.listdir(folder))) or 'empty'})")
+        return Finding(
+            "LIMNER_DATA", folder, "there is no such folder; set it to where mnist/ lies"
+        )
+    return Finding(
+        "LIMNER_DATA",
+        f"{folder} ({', '.join(sorted(p.name for p in Path(folder).iterdir())) or 'empty'})",
+    )
 
 
 def _extras() -> list[Finding]:
     return [
         Finding(
             f"[{extra}]",
-            "installed" if all(find_spec(m) for m in modules) else f"not installed (pip install 'limner[{extra}]')",
+            "installed"
+            if all(find_spec(m) for m in modules)
+            else f"not installed (pip install 'limner[{extra}]')",
         )
         for extra, modules in _EXTRAS.items()
     ]

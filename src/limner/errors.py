@@ -1,11 +1,11 @@
-"""What a person did wrong, said in one line with the remedy; the command line prints it and exits with 2."""
+"""What a person did wrong, in one line with the remedy; the command line exits with 2."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class LimnerError(Exception):
-    """A wrong argument, a bad file, an impossible wish: the message says what is wrong and what to do instead."""
+    """A wrong argument, a bad file, an impossible wish: what is wrong, and what to do instead."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> LimnerError:

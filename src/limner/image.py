@@ -1,7 +1,7 @@
 """What an image is: a tensor in [-1, 1], the specification of a data set, a condition, a batch.
 
-Images are uint8 in files and at the metrics; they cross to [-1, 1] and back once, here. Nothing else in the
-library knows the number 127.5.
+Images are uint8 in files and at the metrics; they cross to [-1, 1] and back once, here. Nothing
+else in the library knows the number 127.5.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Images = Float[Tensor, "b c h w"]
 
 @dataclass(frozen=True)
 class TextSpec:
-    """How captions become tokens: at most `length` of them, out of `vocabulary`, by a named package asset."""
+    """How captions become tokens: at most `length`, out of `vocabulary`, by a package asset."""
 
     length: int
     vocabulary: int
@@ -37,9 +37,11 @@ class ImageSpec:
         channels, height, width: the shape of one image.
         levels: values per channel; likelihoods are probabilities of these.
         labels: class names; empty when the data have no classes.
-        frequencies: the share of each class among the data, as the labels are drawn when none is asked for.
+        frequencies: the share of each class among the data, as the labels are drawn when none is
+            asked for.
         text: how captions become tokens; None when the data have no captions.
-        hint: what a conditioning image looks like (another domain, edges, low resolution); None without one.
+        hint: what a conditioning image looks like (another domain, edges, low resolution); None
+            without one.
     """
 
     channels: int
@@ -143,7 +145,8 @@ def from_uint8(pixels: UInt8[Tensor, "b c h w"]) -> Images:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a picture should be of: meanings, not mechanisms; every part may be absent, for all rows or for some.
+    """What a picture should be of: meanings, not mechanisms; every part may be absent, for all rows
+    or for some.
 
     Args:
         label: class numbers, int64 "b"; -1 where a row has none.
@@ -178,7 +181,7 @@ class Condition:
         return self._dropped(drop)
 
     def drop(self, p: float, noise: Noise) -> "Condition":
-        """Each row made null, as a whole, with probability p (classifier-free guidance's joint training)."""
+        """Each row made null, as a whole, with probability p (joint training for guidance)."""
         if p == 0 or not len(self):
             return self
         return self._dropped(noise.uniform() < p)
@@ -209,7 +212,7 @@ class Condition:
 
     @staticmethod
     def cat(conditions: Sequence["Condition"]) -> "Condition":
-        """Conditions with the same parts, one after the other; a part's `present` may be left out."""
+        """Conditions with the same parts, one after the other; `present` may be left out."""
         if any(c.present is not None for c in conditions):
             conditions = [
                 c

@@ -41,7 +41,9 @@ def options_text(entry: Entry) -> str:
         for name, schema in properties.items():
             default = schema.get("default")
             shown = "" if default is None else f"= {_shown(default)}"
-            lines.append(f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip())
+            lines.append(
+                f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip()
+            )
     lines += ["", f"train it: limner train {entry.name} emoji data.size=16"]
     return "\n".join(lines)
 

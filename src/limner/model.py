@@ -1,23 +1,25 @@
 """The contract. A generative model is two iterators.
 
-`turns(batch, step)` yields losses, one per move of the training game; `frames(n, c)` yields pictures, from first
-sketch to finished image. One player or two, one step or a thousand: the loop, the metrics, the command line and
-the page cannot tell the difference.
+`turns(batch, step)` yields losses, one per move of the training game; `frames(n, c)` yields
+pictures, from first sketch to finished image. One player or two, one step or a thousand: the loop,
+the metrics, the command line and the page cannot tell the difference.
 
-A coroutine is exactly "compute, hand over, be resumed later": when `turns` is resumed after a yield, the player
-named in that turn has been updated. So a GAN's generator loss, which must see the updated critic, is written on
-the line after the critic's:
+A coroutine is exactly "compute, hand over, be resumed later": when `turns` is resumed after a
+yield, the player named in that turn has been updated. So a GAN's generator loss, which must see the
+updated critic, is written on the line after the critic's:
 
     yield Turn(critic_loss, of="critic")
     yield Turn(generator_loss, of="generator")
 
-Two rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never on data.
+Two rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never
+on data.
 """
 
 import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -53,7 +55,8 @@ class Likelihood(NamedTuple):
 
     Args:
         nats: float "b", log p(x) of each image.
-        kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or "estimate" ("~").
+        kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or
+            "estimate" ("~").
     """
 
     nats: Float[Tensor, "b"]
@@ -85,8 +88,8 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 class Learner(nn.Module, ABC):
     """Anything the loop can train: a generator, but also a classifier, a judge, an encoder.
 
-    The constructor takes an `ImageSpec` first; its further arguments are plain values (or other learners), are
-    validated, and are the model's configuration.
+    The constructor takes an `ImageSpec` first; its further arguments are plain values (or other
+    learners), are validated, and are the model's configuration.
     """
 
     config: dict[str, Any]
@@ -94,9 +97,9 @@ class Learner(nn.Module, ABC):
     name: ClassVar[str] = ""
     """The registered name."""
     couples_batch: bool = False
-    """Whether one image's loss depends on the others' (batch norm, minibatch statistics, batch transport)."""
+    """Whether one image's loss depends on the others' (batch norm, minibatch statistics)."""
     batches_per_round: int = 1
-    """How many batches `turns` is handed at once, joined: k + 1 for k critic moves on fresh data and one more."""
+    """How many batches `turns` is handed at once, joined: k + 1 for k critic moves and one more."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -105,20 +108,20 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the losses of one training step, one per move; a player is updated before the next line runs."""
+        """Yield a training step's losses, one per move; the player is updated before the next."""
 
     def players(self) -> dict[str, nn.Module]:
         """The parts that are trained, by name; parameters in no player are frozen."""
         return {"model": self}
 
-    def prepare(self, batches: Iterator[Batch]) -> None:  # noqa: B027
-        """Initialise from data, once, before step 0 (activation norms, the data's deviation, a latent's scale)."""
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Initialise from data, once, before step 0 (activation norms, a latent's scale)."""
 
-    def calibrate(self, batches: Iterator[Batch]) -> None:  # noqa: B027
-        """Re-estimate buffers of the averaged weights from data (batch-norm statistics, a fitted Gaussian)."""
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
 
     def train(self, mode: bool = True) -> "Learner":
-        """Training mode for what is trained; nested learners that no player trains stay in evaluation mode."""
+        """Training mode, but for nested learners that no player trains."""
         super().train(mode)
         if mode:
             trained = {id(p) for part in self.players().values() for p in part.parameters()}
@@ -128,7 +131,7 @@ class Learner(nn.Module, ABC):
         return self
 
     def description(self) -> dict[str, Any]:
-        """What rebuilds this model without its weights: its name, specification and configuration."""
+        """What rebuilds this model without its weights: name, specification, configuration."""
         return {"model": self.name, "spec": self.spec.to_json(), "config": self.config}
 
     @property
@@ -163,8 +166,8 @@ def _finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator
 class GenerativeModel(Learner):
     """A model that paints.
 
-    What `frames` takes beyond `n`, `c`, `noise` and `preview` are the model's own options (steps, guidance scale,
-    temperature, ...): its signature is their schema.
+    What `frames` takes beyond `n`, `c`, `noise` and `preview` are the model's own options (steps,
+    guidance scale, temperature, ...): its signature is their schema.
     """
 
     condition: Literal["optional", "required"] = "optional"
@@ -197,7 +200,8 @@ class GenerativeModel(Learner):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """`frames` with everything checked and filled in: options, condition, evaluation mode, random streams.
+        """`frames` with everything checked and filled in: options, condition, evaluation mode,
+        random streams.
 
         Args:
             n: how many pictures, at least 1.
@@ -223,7 +227,7 @@ class GenerativeModel(Learner):
     def sample(
         self, n: int, c: Condition = Condition(), *, seed: int = 0, **options: Any
     ) -> Images:
-        """n finished pictures in [-1, 1], "n c h w"; the same seed gives the same picture alone or in any batch."""
+        """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
         c = _for_each(n, c)
         parts = []
         for first in range(0, n, SAMPLE_BATCH):
@@ -231,11 +235,7 @@ class GenerativeModel(Learner):
             painting = self.watch(
                 rows.stop - first, c.rows(rows), seed=seed + first, preview=False, **options
             )
-            last = None
-            for last in painting:
-                pass
-            assert last is not None, f"{type(self).__name__}.frames yielded nothing"
-            parts.append(last)
+            parts.append(deque(painting, maxlen=1).pop())
         return torch.cat(parts)
 
     def frame_count(self, **options: Any) -> int:
@@ -243,7 +243,7 @@ class GenerativeModel(Learner):
         return 1
 
     def _completed(self, n: int, c: Condition, noise: Noise) -> Condition:
-        """The condition for n pictures, checked against the specification, with required labels drawn."""
+        """The condition for n pictures, checked, with required labels drawn."""
         spec = self.spec
         for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
             if getattr(c, part) is not None and not known:
@@ -256,13 +256,8 @@ class GenerativeModel(Learner):
             long, top = c.text.shape[1] > spec.text.length, int(c.text.max())
             if long or top >= spec.text.vocabulary:
                 raise LimnerError(
-                    "these tokens are of another model; limner.prompted(model.spec, prompts) makes fitting ones"
-                )
-        if c.text is not None and spec.text:
-            long, top = c.text.shape[1] > spec.text.length, int(c.text.max())
-            if long or top >= spec.text.vocabulary:
-                raise LimnerError(
-                    "these tokens are of another model; limner.prompted(model.spec, prompts) makes fitting ones"
+                    "these tokens are of another model; "
+                    "limner.prompted(model.spec, prompts) makes fitting ones"
                 )
         if self.condition == "required":
             if spec.hint is not None and c.image is None:
@@ -293,7 +288,8 @@ class LikelihoodModel(GenerativeModel):
 
     @abstractmethod
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """Natural-log probability of each image as one of `spec.levels` ** dimensions discrete ones.
+        """Natural-log probability of each image as one of `spec.levels` ** dimensions discrete
+        ones.
 
         Args:
             x: images on the grid of `spec.levels` values in [-1, 1], "b c h w".
@@ -302,7 +298,7 @@ class LikelihoodModel(GenerativeModel):
         """
 
     def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """-log2 p(x) / dimensions of each image, in the field `nats`' place; "lower" bounds it from above."""
+        """-log2 p(x) / dimensions of each image, in `nats`' place; "lower" bounds it from above."""
         nats, kind = self.log_prob(x, c, noise=noise)
         return Likelihood(-nats / (self.spec.dimensions * math.log(2)), kind)
 

@@ -1,12 +1,14 @@
 """Random numbers as a pure function of who asks: streams keyed by (seed, step, image).
 
-Every image of a batch has a stream of its own, so that a picture is the same alone, in any batch, on any number
-of processes, and training can be stopped and continued at any step. Nothing here reads or moves torch's global
-generator. A stream is SplitMix64, computed for all positions at once instead of one after the other:
+Every image of a batch has a stream of its own, so that a picture is the same alone, in any batch,
+on any number of processes, and training can be stopped and continued at any step. Nothing here
+reads or moves torch's global generator. A stream is SplitMix64, computed for all positions at once
+instead of one after the other:
 
     z_i = mix(s + (i + 1) g),   g = 0x9E3779B97F4A7C15,   s = the stream's seed,
 
-where `mix` is the generator's finaliser. Normal numbers are made from pairs of uniform ones by Box and Muller.
+where `mix` is the generator's finaliser. Normal numbers are made from pairs of uniform ones by Box
+and Muller.
 
 References:
     Steele, Lea, Flood (2014). Fast splittable pseudorandom number generators. OOPSLA.
@@ -45,7 +47,8 @@ def _mix(z: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
 
 
 class Noise:
-    """Independent random streams, one per image of a batch; each call draws the next numbers from every stream.
+    """Independent random streams, one per image of a batch; each call draws the next numbers from
+    every stream.
 
     Args:
         streams: int64 "b", the seed of each image's stream.
@@ -98,7 +101,7 @@ class Noise:
         return values.mul_(2.0**-digits).view(len(self), *shape)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """Standard normal numbers (to 5.8 standard deviations, beyond which 1e-8 of the mass lies)."""
+        """Standard normal numbers, cut at 5.9 deviations (4e-9 of the mass lies beyond)."""
         n = math.prod(shape)
         bits = self.bits((n + 1) // 2)
         radius = (bits >> 40).bitwise_and_(0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24)

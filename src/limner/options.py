@@ -1,4 +1,4 @@
-"""Options are a function's own arguments: validated, described as a JSON schema, and read from `key=value`."""
+"""Options are a function's own arguments: validated, described, and read from `key=value`."""
 
 import inspect
 import tomllib
@@ -40,7 +40,8 @@ def validated(
     prefix: str = "",
     skip: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The arguments of `function` with `values` filled in, converted to their types, defaults included.
+    """The arguments of `function` with `values` filled in, converted to their types, defaults
+    included.
 
     Args:
         function: whose signature is the schema.
@@ -50,7 +51,8 @@ def validated(
         skip: arguments that are not options.
 
     Raises:
-        LimnerError: an unknown name (the nearest valid one is named), a missing one, or a wrong type.
+        LimnerError: an unknown name (the nearest valid one is named), a missing one, or a wrong
+            type.
     """
     schema = _fields(function, frozenset(skip))
     for name in values:
@@ -71,7 +73,7 @@ def validated(
 
 
 def json_schema(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Any]:
-    """The JSON schema of a function's arguments, as `--help`, the API and the page's form show it."""
+    """The JSON schema of a function's arguments."""
     return _fields(function, frozenset(skip)).model_json_schema()
 
 

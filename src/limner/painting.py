@@ -1,4 +1,4 @@
-"""What `limner sample` does: find a model, paint with a progress bar, write one PNG with its settings."""
+"""What `limner sample` does: find a model, paint, write one PNG with its settings."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from limner.image import Condition, ImageSpec, to_uint8
 from limner.model import SAMPLE_BATCH, GenerativeModel
 from limner.options import parse_assignments
 
+_ROW = 8  # so many pictures stand in one row
 _SHOWN_SIDE = 128  # small pictures are enlarged to about this, pixel by pixel
 
 
@@ -79,11 +80,11 @@ def paint(
             rows = slice(first, min(first + SAMPLE_BATCH, total))
             size = rows.stop - first
             frames = model.frame_count(**options)
-            x = None
-            for x in model.watch(size, c.rows(rows), seed=seed + first, **options):
+            frame = None
+            for frame in model.watch(size, c.rows(rows), seed=seed + first, **options):  # noqa: B007
                 advance(size / frames)
-            assert x is not None
-            parts.append(to_uint8(x).cpu())
+            assert frame is not None
+            parts.append(to_uint8(frame).cpu())
     images = torch.cat(parts)
     settings = {
         "model": model.name,
@@ -95,7 +96,8 @@ def paint(
         "version": limner.__version__,
     }
     scale = max(1, _SHOWN_SIDE // max(images.shape[-2:]))
-    sheet = pictures.grid(images, n if len(c) > n else None, scale=scale, gap=0 if total == 1 else 8)
+    columns = n if len(c) > n or n <= _ROW else None
+    sheet = pictures.grid(images, columns, scale=scale, gap=0 if total == 1 else 8)
     try:
         pictures.save_png(sheet, out, settings)
     except OSError as error:
@@ -105,7 +107,7 @@ def paint(
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator:
-    """A progress bar on standard error, for so many pictures; yields a function that moves it by some."""
+    """A progress bar on standard error; yields a function that moves it by some pictures."""
     console = Console(stderr=True)
     columns = (
         TextColumn("painting"),
@@ -113,6 +115,8 @@ def progress(total: int) -> Iterator:
         TextColumn("{task.completed:.0f}/{task.total} pictures"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("painting", total=total)
         yield lambda by: bar.advance(task, by)

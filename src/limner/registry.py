@@ -1,4 +1,4 @@
-"""Every model by name: what `limner models`, the documentation, the studio and the contract tests read."""
+"""Every model by name: what `limner models`, the documentation and the contract tests read."""
 
 import importlib
 import pkgutil
@@ -121,6 +121,9 @@ def build(name: str, spec: ImageSpec, **config: Any) -> Learner:
 
 def _built(value: Any) -> Any:
     """A nested model's description as the model; any other value as it is."""
-    if isinstance(value, dict) and value.keys() == {"model", "spec", "config"}:
-        return build(value["model"], ImageSpec.from_json(value["spec"]), **value["config"])
-    return value
+    if not isinstance(value, dict):
+        return value
+    given: dict[str, Any] = {str(key): part for key, part in value.items()}  # pyright: ignore
+    if given.keys() != {"model", "spec", "config"}:
+        return given
+    return build(given["model"], ImageSpec.from_json(given["spec"]), **given["config"])

@@ -26,6 +26,11 @@ from typing import Any
 
 import torch
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 from limner import dist, pictures
 from limner.allocator import keep_freed_memory
 from limner.checkpoint import MODEL_FILE, read_header, save_model, write_durably
@@ -78,7 +83,8 @@ def train(
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
-    return _begin(recipe.effective(), run, device, dataset, on_step)
+    with _alone(run):
+        return _begin(recipe.effective(), run, device, dataset, on_step)
 
 
 def resume(
@@ -106,26 +112,30 @@ def resume(
             )
     if recipe.model != old.model:
         raise LimnerError("a model cannot change in a run that is resumed; train a new one")
-    clean(run / "state")
-    if not any((run / "state").glob("step-*")):  # killed before its first state was written
-        return _begin(recipe, run, device, dataset, on_step)
-    with _process(recipe, device) as place:
-        state = load_state(run / "state", _say)
-        if state is None:
-            raise LimnerError(f"no state of {run} is whole; train again, into another --run")
-        header = read_header(run / MODEL_FILE)
-        stream = open_stream(recipe, dataset)
-        if stream.dataset.spec != header.spec:
-            raise LimnerError(
-                f"the data of {run} have changed: {header.spec}, now {stream.dataset.spec}"
+    with _alone(run):
+        clean(run / "state")
+        if not any((run / "state").glob("step-*")):  # killed before its first state was written
+            return _begin(recipe, run, device, dataset, on_step)
+        with _process(recipe, device) as place:
+            state = load_state(run / "state", _say)
+            if state is None:
+                raise LimnerError(f"no state of {run} is whole; train again, into another --run")
+            header = read_header(run / MODEL_FILE)
+            stream = open_stream(recipe, dataset)
+            if stream.dataset.spec != header.spec:
+                raise LimnerError(
+                    f"the data of {run} have changed: {header.spec}, now {stream.dataset.spec}"
+                )
+            loop = Loop(
+                build(header.model, header.spec, **header.config),
+                stream.batch,
+                recipe.options(),
+                place,
             )
-        loop = Loop(
-            build(header.model, header.spec, **header.config), stream.batch, recipe.options(), place
-        )
-        loop.restore(state)
-        session = _Session(run, recipe, loop, stream, on_step)
-        session.forget_later()
-        return session.go()
+            loop.restore(state)
+            session = _Session(run, recipe, loop, stream, on_step)
+            session.forget_later()
+            return session.go()
 
 
 def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
@@ -146,6 +156,34 @@ def _begin(
         loop.prepare()
         session.save()
         return session.go()
+
+
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep other commands out of a run's folder while this one writes to it; a killed command's
+    lock is gone.
+
+    Raises:
+        LimnerError: another command is at work there, or the folder cannot be written.
+    """
+    if not dist.first() or fcntl is None:
+        yield
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("w")
+    except OSError as error:
+        raise LimnerError(
+            f"cannot write {run}: {error.strerror}; give a folder that can be written as --run"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LimnerError(
+                f"another command is training in {run}; wait for it, or give another --run"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

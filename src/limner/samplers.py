@@ -1,13 +1,16 @@
-"""Samplers: one step from x_t to x_s, s < t, given a denoiser. All have the same signature, side by side.
+"""Samplers: one step from x_t to x_s, s < t, given a denoiser. All have the same signature, side by
+side.
 
-Each is a value. Nothing but `memory`, which a step returns and the next one takes, lives longer than a step. With
-x_hat = D(x_t, t, c) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything below holds for any schedule,
-variance-preserving, -exploding or flow matching's line, and never divides by alpha, which may be 0 at the start.
+Each is a value. Nothing but `memory`, which a step returns and the next one takes, lives longer
+than a step. With x_hat = D(x_t, t, c) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything
+below holds for any schedule, variance-preserving, -exploding or flow matching's line, and never
+divides by alpha, which may be 0 at the start.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -23,18 +26,18 @@ Time = Float64[Tensor, ""]
 
 
 class Step(NamedTuple):
-    """What a step returns: the next state, the denoiser's view of the finished picture, what to remember."""
+    """What a step returns: the next state, the denoiser's view of the picture, what to remember."""
 
     x: Images
     sketch: Images
     memory: Any
 
 
-class Sampler(Protocol):
-    """A frozen dataclass with a `step`; its fields are its options."""
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A way to walk from noise to picture; its fields are its options."""
 
-    __dataclass_fields__: Any
-
+    @abstractmethod
     def step(
         self,
         D: "Denoiser",
@@ -47,7 +50,6 @@ class Sampler(Protocol):
         steps: int,
     ) -> Step:
         """Go from time t to time s, one of `steps` in all."""
-        ...
 
 
 def _levels(D: "Denoiser", t: Time) -> tuple[float, float]:
@@ -56,18 +58,19 @@ def _levels(D: "Denoiser", t: Time) -> tuple[float, float]:
 
 
 def _posterior_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
-    """Var q(x_s | x_t, x) = sigma_{t|s}^2 sigma_s^2 / sigma_t^2 of the Markov chain with these marginals."""
+    """Var q(x_s | x_t, x) = sigma_{t|s}^2 sigma_s^2 / sigma_t^2, the chain's posterior."""
     return _step_variance(alpha_t, sigma_t, alpha_s, sigma_s) * (sigma_s / sigma_t) ** 2
 
 
 def _step_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
-    """sigma_{t|s}^2 = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, the noise that the chain adds from s to t."""
+    """sigma_{t|s}^2 = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, what is added from s to t."""
     return max(sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2, 0.0)
 
 
 @dataclass(frozen=True)
-class Ancestral:
-    """DDPM's reverse process: draw from q(x_s | x_t, x = x_hat), with that very variance ("fixed small").
+class Ancestral(Sampler):
+    """DDPM's reverse process: draw from q(x_s | x_t, x = x_hat), with that very variance ("fixed
+    small").
 
     mean = alpha_{t|s} sigma_s^2 / sigma_t^2 x_t + alpha_s sigma_{t|s}^2 / sigma_t^2 x_hat.
     Ho, Jain, Abbeel (2020), arXiv:2006.11239, equations 6-7 and algorithm 2.
@@ -84,10 +87,12 @@ class Ancestral:
 
 
 @dataclass(frozen=True)
-class DDIM:
-    """x_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z, std = eta times the ancestral deviation.
+class DDIM(Sampler):
+    """x_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z, std = eta times the ancestral
+    deviation.
 
-    eta = 0 is deterministic; eta = 1 is DDPM. Song, Meng, Ermon (2020), arXiv:2010.02502, equations 12 and 16.
+    eta = 0 is deterministic; eta = 1 is DDPM. Song, Meng, Ermon (2020), arXiv:2010.02502, equations
+    12 and 16.
     """
 
     eta: float = 0.0
@@ -102,25 +107,31 @@ class DDIM:
 
 
 @dataclass(frozen=True)
-class Euler:
-    """x_s = x_t + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat, the probability flow's first-order step.
+class Euler(Sampler):
+    """x_s = x_t + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat, the probability flow's
+    first-order step.
 
-    On flow matching's line this is x_t + (s - t) v; in sigma it is EDM's Euler step; it equals DDIM with eta = 0.
+    On flow matching's line this is x_t + (s - t) v; in sigma it is EDM's Euler step; it equals DDIM
+    with eta = 0.
     """
 
     def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x_hat = D(x, t, c)
-        return Step(_moved(x, levels_t, levels_s, x_hat, _noise_in(x, levels_t, x_hat)), x_hat, None)
+        return Step(
+            _moved(x, levels_t, levels_s, x_hat, _noise_in(x, levels_t, x_hat)), x_hat, None
+        )
 
 
 @dataclass(frozen=True)
-class Heun:
-    """Euler's step, then again with the average of both ends' x_hat and eps_hat: second order, two evaluations.
+class Heun(Sampler):
+    """Euler's step, then again with the average of both ends' x_hat and eps_hat: second order, two
+    evaluations.
 
-    The rule is trapezoidal in alpha and sigma, dx = x_hat d(alpha) + eps_hat d(sigma), so it is EDM's algorithm 1
-    when alpha = 1 and Heun's method in t on flow matching's line. `churn` is S_churn of algorithm 2: before the
-    step, noise is added that raises sigma by the factor 1 + min(churn / steps, sqrt(2) - 1); alpha = 1 only.
+    The rule is trapezoidal in alpha and sigma, dx = x_hat d(alpha) + eps_hat d(sigma), so it is
+    EDM's algorithm 1 when alpha = 1 and Heun's method in t on flow matching's line. `churn` is
+    S_churn of algorithm 2: before the step, noise is added that raises sigma by the factor 1 +
+        min(churn / steps, sqrt(2) - 1); alpha = 1 only.
     Karras, Aittala, Aila, Laine (2022), arXiv:2206.00364.
     """
 
@@ -154,12 +165,13 @@ class Heun:
 
 
 @dataclass(frozen=True)
-class DPMSolver:
-    """DPM-Solver++ (2M): a second-order multistep method, one evaluation a step; `memory` is the last x_hat.
+class DPMSolver(Sampler):
+    """DPM-Solver++ (2M): a second-order multistep method, one evaluation a step; `memory` is the
+    last x_hat.
 
     With lambda = ln(alpha / sigma), h = lambda_s - lambda_t and r = h_last / h:
-    x_s = sigma_s / sigma_t x_t + (alpha_s - sigma_s alpha_t / sigma_t) ((1 + 1/2r) x_hat - 1/2r x_hat_last).
-    The first step and the last (where h is infinite) are of first order.
+    x_s = sigma_s / sigma_t x_t + (alpha_s - sigma_s alpha_t / sigma_t) ((1 + 1/2r) x_hat - 1/2r
+    x_hat_last). The first step and the last (where h is infinite) are of first order.
     Lu, Zhou, Bao, Chen, Li, Zhu (2022), arXiv:2211.01095, algorithm 2.
     """
 

@@ -4,15 +4,17 @@ Every model that denoises along a Gaussian path sees
 
     x_t = alpha(t) x + sigma(t) eps,   eps ~ N(0, I),
 
-with t = 0 the clean picture. A schedule says alpha and sigma, which times a sampler should visit, and what number
-the network is told instead of t. All of it is computed in float64.
+with t = 0 the clean picture. A schedule says alpha and sigma, which times a sampler should visit,
+and what number the network is told instead of t. All of it is computed in float64.
 
 References:
-    Ho, Jain, Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239 (linear betas).
-    Nichol, Dhariwal (2021). Improved denoising diffusion probabilistic models. arXiv:2102.09672 (cosine).
-    Karras, Aittala, Aila, Laine (2022). Elucidating the design space of diffusion-based generative models.
+    Ho, Jain, Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239 (linear
+    betas). Nichol, Dhariwal (2021). Improved denoising diffusion probabilistic models.
+    arXiv:2102.09672 (cosine). Karras, Aittala, Aila, Laine (2022). Elucidating the design space of
+    diffusion-based generative models.
         arXiv:2206.00364 (sigma as time).
-    Lipman, Chen, Ben-Hamu, Nickel, Le (2022). Flow matching for generative modeling. arXiv:2210.02747 (linear path).
+    Lipman, Chen, Ben-Hamu, Nickel, Le (2022). Flow matching for generative modeling.
+    arXiv:2210.02747 (linear path).
 """
 
 import math
@@ -36,11 +38,11 @@ class Schedule(ABC):
 
     @abstractmethod
     def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
-        """Decreasing times from pure noise to the clean picture (sigma = 0) for a sampler of so many steps."""
+        """Decreasing times for so many steps, from pure noise to the clean picture (sigma = 0)."""
 
     @abstractmethod
     def label(self, t: Times) -> Times:
-        """What the network is told: a number that varies over hundreds to a thousand along the path."""
+        """What the network is told instead of t: a number that varies over about a thousand."""
 
     @property
     def prior_deviation(self) -> float:
@@ -50,7 +52,8 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class DiscreteSchedule(Schedule):
-    """T variance-preserving steps of variance beta_k: alpha(k/T)^2 = prod_{i<=k} (1 - beta_i), alpha^2 + sigma^2 = 1.
+    """T variance-preserving steps of variance beta_k: alpha(k/T)^2 = prod_{i<=k} (1 - beta_i),
+    alpha^2 + sigma^2 = 1.
 
     Between the steps log alpha^2 is interpolated linearly.
 
@@ -71,6 +74,7 @@ class DiscreteSchedule(Schedule):
         return len(self.betas)
 
     def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(alpha, sigma), by table."""
         table = self._log_alpha_bar.to(t.device)
         k = (t.double() * self.T).clamp(0, self.T)
         below = k.floor().long().clamp(max=self.T - 1)
@@ -78,7 +82,7 @@ class DiscreteSchedule(Schedule):
         return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
 
     def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
-        """Evenly spaced steps of the T, the last one (t = 1) always first; more than T are visited in between."""
+        """Evenly spaced among the T steps, from the last one (t = 1); beyond T also between."""
         k = torch.linspace(self.T, 0, steps + 1, dtype=torch.float64)
         return (k.round() if steps <= self.T else k) / self.T
 
@@ -88,12 +92,12 @@ class DiscreteSchedule(Schedule):
 
 
 def linear_betas(T: int = 1000) -> Float64[Tensor, "T"]:
-    """DDPM's betas: linear from 1e-4 to 0.02 for T = 1000, rescaled by 1000 / T for another T (section 4)."""
+    """DDPM's betas (section 4): linear from 1e-4 to 0.02 for T = 1000, else times 1000 / T."""
     return torch.linspace(0.1 / T, min(20 / T, 0.999), T, dtype=torch.float64)
 
 
 def cosine_betas(T: int = 1000, s: float = 0.008) -> Float64[Tensor, "T"]:
-    """Improved DDPM's betas (equation 17): alpha-bar = cos^2((t + s) / (1 + s) pi / 2), clipped at 0.999."""
+    """Improved DDPM's (equation 17): alpha-bar = cos^2((t + s) / (1 + s) pi / 2); capped."""
     t = torch.linspace(0, 1, T + 1, dtype=torch.float64)
     alpha_bar = ((t + s) / (1 + s) * (math.pi / 2)).cos() ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
@@ -104,6 +108,7 @@ class LinearPath(Schedule):
     """Flow matching's straight line from picture to noise: alpha = 1 - t, sigma = t."""
 
     def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(1 - t, t)."""
         return 1 - t.double(), t.double()
 
     def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
@@ -120,7 +125,8 @@ class VarianceExploding(Schedule):
     """EDM's schedule: alpha = 1 and sigma is the time itself.
 
     Args:
-        sigma_min, sigma_max: the least noise that is removed by a network evaluation, and where sampling starts.
+        sigma_min, sigma_max: the least noise that is removed by a network evaluation, and where
+            sampling starts.
         rho: how much the times crowd near sigma_min (equation 5).
     """
 
@@ -129,16 +135,17 @@ class VarianceExploding(Schedule):
     rho: float = 7.0
 
     def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(1, t)."""
         return torch.ones_like(t, dtype=torch.float64), t.double()
 
     def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
-        """sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, then 0."""
+        """sigma_i = (max^(1/rho) + i/(N-1) (min^(1/rho) - max^(1/rho)))^rho, then 0."""
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return torch.cat([(high + ramp * (low - high)) ** self.rho, ramp.new_zeros(1)])
 
     def label(self, t: Times) -> Times:
-        """250 ln sigma: EDM's c_noise = ln(sigma) / 4 on the scale of the other schedules' labels."""
+        """250 ln sigma: EDM's c_noise = ln(sigma) / 4 on the scale of the other labels."""
         return 250 * t.log()
 
     @property

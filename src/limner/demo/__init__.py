@@ -118,7 +118,7 @@ def _affordable_steps(recipe: Recipe, dataset: Dataset, seconds: float) -> int:
 
 
 def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None:
-    """Train, and paint a sheet now and then; stop early if the machine turned out slower than it seemed."""
+    """Train, and paint a sheet now and then; end early if the machine is slower than it seemed."""
     steps = found.recipe.train["steps"]
     due = {max(1, round(steps * (i / (_SKETCHES - 1)) ** 2)) for i in range(_SKETCHES)}
     begun = time.perf_counter()
@@ -128,7 +128,9 @@ def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None
         nonlocal painting
         if loop.step in due:
             paused = time.perf_counter()
-            found.sheets.append((loop.images_seen, _sheet(loop.average, _WATCHED, found.recipe.sampler)))
+            found.sheets.append(
+                (loop.images_seen, _sheet(loop.average, _WATCHED, found.recipe.sampler))
+            )
             painting += time.perf_counter() - paused
         found.images = loop.images_seen
         return time.perf_counter() - begun - painting > _RESERVE * seconds
@@ -138,7 +140,9 @@ def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None
     found.log = read_log(run)
 
 
-def _sheet(model: Any, n: int, options: Mapping[str, Any], seed: int = 0) -> UInt8[Tensor, "n c h w"]:
+def _sheet(
+    model: Any, n: int, options: Mapping[str, Any], seed: int = 0
+) -> UInt8[Tensor, "n c h w"]:
     """n pictures of each class, class by class; always the same streams of noise."""
     label = torch.arange(len(model.spec.labels)).repeat_interleave(n)
     return to_uint8(model.sample(len(label), Condition(label=label), seed=seed, **options))

@@ -62,7 +62,7 @@ def _picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
 
 
 def _rows(labels: tuple[str, ...], columns: list[tuple[str, UInt8[Tensor, "n c h w"]]]) -> str:
-    """A table with a row for each class and a column for each sheet, which holds some pictures of every class."""
+    """A table: a row for each class, a column for each sheet, which holds pictures of all."""
     head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name, _ in columns)
     body = []
     for i, label in enumerate(labels):

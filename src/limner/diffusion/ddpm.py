@@ -2,12 +2,14 @@
 
 Ho, Jain, Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239.
 
-A picture is destroyed in T small steps of noise, q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1}, beta_k I); a network
-learns to undo them. Trained on L_simple (equation 14): the noise in x_k is predicted, for a random k.
+A picture is destroyed in T small steps of noise, q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1},
+beta_k I); a network learns to undo them. Trained on L_simple (equation 14): the noise in x_k is
+predicted, for a random k.
 
-Kept: linear betas, epsilon prediction, ancestral sampling with the smaller of the paper's two fixed variances, x_hat
-clipped. Also here: the cosine schedule of Nichol, Dhariwal (2021), arXiv:2102.09672, and prediction of the picture
-or of v. Different: the U-Net works on 2 x 2 patches, and sampling visits 250 of the 1,000 steps unless told otherwise.
+Kept: linear betas, epsilon prediction, ancestral sampling with the smaller of the paper's two fixed
+variances, x_hat clipped. Also here: the cosine schedule of Nichol, Dhariwal (2021),
+arXiv:2102.09672, and prediction of the picture or of v. Different: the U-Net works on 2 x 2
+patches, and sampling visits 250 of the 1,000 steps unless told otherwise.
 """
 
 from typing import Annotated, Literal
@@ -45,7 +47,6 @@ class DDPM(DenoisingModel):
 
     default_sampler = "ancestral"
     default_steps = 250
-    schedule: DiscreteSchedule
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class DDPM(DenoisingModel):
     ) -> None:
         network = UNet(spec, channels, blocks, attention, patch, dropout)
         super().__init__(spec, network, condition_dropout)
-        self.schedule = DiscreteSchedule(_BETAS[schedule](T))
+        self.schedule, self.T = DiscreteSchedule(_BETAS[schedule](T)), T
         self.prediction = prediction
 
     @property
@@ -72,4 +73,4 @@ class DDPM(DenoisingModel):
 
     def draw_times(self, noise: Noise) -> Times:
         """k / T with k uniform on 1 .. T."""
-        return (noise.integers(self.schedule.T) + 1).double() / self.schedule.T
+        return (noise.integers(self.T) + 1).double() / self.T

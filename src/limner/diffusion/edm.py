@@ -1,13 +1,15 @@
 """EDM: the design space of diffusion, put in order.
 
-Karras, Aittala, Aila, Laine (2022). Elucidating the design space of diffusion-based generative models.
-arXiv:2206.00364.
+Karras, Aittala, Aila, Laine (2022). Elucidating the design space of diffusion-based generative
+models. arXiv:2206.00364.
 
-Time is the noise's standard deviation sigma. The network's input and target have unit variance at every sigma
-(table 1); training draws ln sigma from a normal law; sampling is Heun's method on few, well chosen sigmas.
+Time is the noise's standard deviation sigma. The network's input and target have unit variance at
+every sigma (table 1); training draws ln sigma from a normal law; sampling is Heun's method on few,
+well chosen sigmas.
 
-Kept: preconditioning, loss, noise law, times, the stochastic and the deterministic sampler. Different: sigma_data is
-measured on the data unless it is given; no augmentation pipeline; the U-Net works on 2 x 2 patches.
+Kept: preconditioning, loss, noise law, times, the stochastic and the deterministic sampler.
+Different: sigma_data is measured on the data unless it is given; no augmentation pipeline; the
+U-Net works on 2 x 2 patches.
 """
 
 from collections.abc import Iterator
@@ -44,7 +46,8 @@ class EDM(DenoisingModel):
     Args:
         spec: what the images are.
         channels, blocks, attention, patch, dropout: of the `UNet`.
-        sigma_data: the standard deviation of the pictures' values; measured on the data when not given.
+        sigma_data: the standard deviation of the pictures' values; measured on the data when not
+            given.
         mean, deviation: of ln sigma in training (the paper's P_mean and P_std).
         condition_dropout: how often training hides the condition.
     """
@@ -76,7 +79,9 @@ class EDM(DenoisingModel):
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Measure sigma_data, unless it was given."""
         if self.measure:
-            values = torch.cat([batch.x.double().flatten() for batch in islice(batches, _MEASURED_BATCHES)])
+            values = torch.cat(
+                [batch.x.double().flatten() for batch in islice(batches, _MEASURED_BATCHES)]
+            )
             self.sigma_data.copy_(values.std().clamp_(min=1e-3))
 
     @property

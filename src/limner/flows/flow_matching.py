@@ -1,14 +1,16 @@
 """Flow matching on the straight line between picture and noise, also known as rectified flow.
 
 Lipman, Chen, Ben-Hamu, Nickel, Le (2022). Flow matching for generative modeling. arXiv:2210.02747.
-Liu, Gong, Liu (2022). Flow straight and fast: learning to generate and transfer data with rectified flow.
-arXiv:2209.03003.
+Liu, Gong, Liu (2022). Flow straight and fast: learning to generate and transfer data with rectified
+flow. arXiv:2209.03003.
 
-x_t = (1 - t) x + t eps; a network learns the velocity dx_t/dt = eps - x, averaged over all pairs through x_t; the
-ordinary differential equation dx/dt = F(x, t) carries noise (t = 1) to pictures (t = 0).
+x_t = (1 - t) x + t eps; a network learns the velocity dx_t/dt = eps - x, averaged over all pairs
+through x_t; the ordinary differential equation dx/dt = F(x, t) carries noise (t = 1) to pictures (t
+= 0).
 
-Kept: the optimal-transport path with sigma_min = 0, the plain squared error. Different: time runs from picture to
-noise, as in the rest of the library; t may be drawn logit-normally (Esser et al. (2024), arXiv:2403.03206).
+Kept: the optimal-transport path with sigma_min = 0, the plain squared error. Different: time runs
+from picture to noise, as in the rest of the library; t may be drawn logit-normally (Esser et al.
+(2024), arXiv:2403.03206).
 """
 
 from typing import Annotated, Literal

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 Weights = Float[Tensor, "b heads q k"]
 Edit = Callable[[str, Weights], Weights]
-"""An attention hook: (site, attention weights) -> attention weights. Sites are named by the network."""
+"""A hook: (site, attention weights) -> attention weights; the network names the sites."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention on a picture, with a residual and a zero-initialised way out: identity at first.
+    """Multi-head attention on a picture, with a residual and a zero-initialised way out: identity
+    at first.
 
-    Vaswani et al. (2017), arXiv:1706.03762. With `token_dim`, keys and values come from the tokens, and the first
-    key is a learned one with value 0, so that a row whose tokens are all padding attends to nothing.
+    Vaswani et al. (2017), arXiv:1706.03762. With `token_dim`, keys and values come from the tokens,
+    and the first key is a learned one with value 0, so that a row whose tokens are all padding
+    attends to nothing.
 
     Args:
         channels: of the picture.
@@ -77,5 +79,5 @@ class Attention(nn.Module):
 
 
 def _slow_in_one(q: Tensor) -> bool:
-    """Whether the library's fused attention loses to its parts: its bfloat16 gradient on a CPU takes 6 times as long."""
+    """Whether fused attention loses to its parts: its bfloat16 gradient on a CPU takes 6 times."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 
 def groups(channels: int) -> int:
-    """How many groups a group norm has: 32, or the most below that leave 4 channels or more in each."""
+    """How many groups a group norm has: 32, or the most below that leave 4 channels in each."""
     enough = min(4, channels)
     return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels // g >= enough)
 
@@ -44,11 +44,12 @@ class NormSiLU(nn.Module):
 
 
 class _NormSiLU(torch.autograd.Function):
-    """silu(gain (x - mean) / deviation + level), the moments being those of groups of channels of each image.
+    """silu(gain (x - mean) / deviation + level), the moments being those of groups of channels of
+    each image.
 
-    In one operation the picture-sized tensors are read as seldom as possible: on a CPU, the library's group norm of a
-    channels-last tensor followed by modulation and SiLU takes about twice as long. Statistics are kept in
-    float32, or in float64 where something is float64.
+    In one operation the picture-sized tensors are read as seldom as possible: on a CPU, the
+    library's group norm of a channels-last tensor followed by modulation and SiLU takes about twice
+    as long. Statistics are kept in float32, or in float64 where something is float64.
     """
 
     @staticmethod

@@ -9,8 +9,9 @@ from limner.nn.norm import NormSiLU
 class ResidualBlock(nn.Module):
     """norm, SiLU, conv, norm with FiLM, SiLU, dropout, conv (zero at first), plus the input.
 
-    He et al. (2015), arXiv:1512.03385; the scale and shift from a vector as in Dhariwal, Nichol (2021),
-    arXiv:2105.05233 ("adaptive group normalization"). Where channels differ, the input passes a 1 x 1 convolution.
+    He et al. (2015), arXiv:1512.03385; the scale and shift from a vector as in Dhariwal, Nichol
+    (2021), arXiv:2105.05233 ("adaptive group normalization"). Where channels differ, the input
+    passes a 1 x 1 convolution.
 
     Args:
         channels: channels in.

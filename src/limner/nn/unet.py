@@ -1,4 +1,4 @@
-"""The U-Net: the denoiser of most diffusion models, and an image-to-image network for anything else."""
+"""The U-Net: the denoiser of most diffusion models, and an image-to-image network."""
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +48,12 @@ class Stage(nn.Module):
 class UNet(nn.Module):
     """F(x, label, c): an encoder and a decoder of residual blocks, joined at each resolution.
 
-    Ronneberger, Fischer, Brox (2015), arXiv:1505.04597, with time, classes and attention as in Ho et al. (2020),
-    arXiv:2006.11239, and Dhariwal, Nichol (2021), arXiv:2105.05233. It works on patches: the picture's 2 x 2 blocks
-    become channels (pixel-unshuffle), which costs a quarter of the arithmetic; a 3 x 3 convolution at full
-    resolution afterwards removes the blocks' seams. The output is 0 at first. Where there is text, attention to its
-    tokens follows self-attention, as in Rombach et al. (2021), arXiv:2112.10752.
+    Ronneberger, Fischer, Brox (2015), arXiv:1505.04597, with time, classes and attention as in Ho
+    et al. (2020), arXiv:2006.11239, and Dhariwal, Nichol (2021), arXiv:2105.05233. It works on
+    patches: the picture's 2 x 2 blocks become channels (pixel-unshuffle), which costs a quarter of
+        the arithmetic; a 3 x 3 convolution at full
+    resolution afterwards removes the blocks' seams. The output is 0 at first. Where there is text,
+    attention to its tokens follows self-attention, as in Rombach et al. (2021), arXiv:2112.10752.
 
     Args:
         spec: what the images are.
@@ -74,10 +75,11 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         unit = patch * 2 ** (len(channels) - 1)
+        fitting = -(-max(spec.height, spec.width) // unit) * unit
         if spec.height % unit or spec.width % unit:
             raise LimnerError(
-                f"a {spec.width} x {spec.height} picture cannot be halved as this U-Net needs: its sides must be "
-                f"multiples of {unit} (data.size={-(-max(spec.height, spec.width) // unit) * unit}, "
+                f"a {spec.width} x {spec.height} picture cannot be halved as this U-Net needs: its "
+                f"sides must be multiples of {unit} (data.size={fitting}, "
                 "fewer model.channels, or model.patch=1)"
             )
         vector = 4 * channels[0]
@@ -121,7 +123,7 @@ class UNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
     ) -> Float[Tensor, "b c h w"]:
-        """A picture-shaped output for each input, told a number (time) and what the picture is of."""
+        """A picture-shaped output, given a number (time) and what the picture is of."""
         signal = self.conditioner(c, len(x))
         vector = self.time(label)
         if signal.vector is not None:

@@ -1,0 +1,201 @@
+"""The command line as a person uses it: what it prints and writes, and a line for a mistake."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import limner
+from limner.__main__ import main
+from limner.pictures import read_settings
+
+TINY = ["model.channels=8,8", "train.steps=3", "train.batch=4", "train.samples=0", "data.size=8"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def limner_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps, with classes."""
+    from limner.recipe import Recipe
+    from limner.run import train
+
+    run = tmp_path_factory.mktemp("cli") / "run"
+    train(Recipe.of("edm", "emoji", TINY), run)
+    return run
+
+
+def test_version_and_help(limner_):
+    assert limner_("--version")[1].strip() == f"limner {limner.__version__}"
+    code, out, _ = limner_("--help")
+    assert code == 0
+    for command in ("demo", "doctor", "models", "data", "train", "resume", "sample"):
+        assert command in out
+
+
+def test_models_as_a_table_and_as_json(limner_):
+    code, out, _ = limner_("models")
+    assert code == 0 and "arXiv:2006.11239" in out
+    code, out, _ = limner_("models", "--json")
+    listed = {each["name"]: each for each in json.loads(out)}
+    assert {"ddpm", "edm", "flow-matching"} <= listed.keys()
+    assert listed["ddpm"]["model"]["properties"]["T"]["default"] == 1000
+    code, out, _ = limner_("models", "ddpm")
+    assert "model.T" in out and "sampler.steps" in out and "Ho, Jain, Abbeel (2020)" in out
+
+
+def test_doctor_names_what_it_looked_at(limner_):
+    code, out, _ = limner_("doctor", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["healthy"]
+    assert {"torch", "cores", "speed", "emoji"} <= {f["name"] for f in report["findings"]}
+
+
+def test_train_resume_and_sample_by_the_words_of_the_readme(limner_):
+    code, out, _ = limner_("train", "edm", "emoji", *TINY)
+    assert code == 0 and "runs/edm-emoji" in out
+    assert Path("runs/edm-emoji/model.safetensors").is_file()
+    code, out, _ = limner_("train", "edm", "emoji", *TINY)
+    assert code == 0 and "runs/edm-emoji-2" in out, "a second run of the same name goes elsewhere"
+    code, _, _ = limner_("resume", "runs/edm-emoji", "train.steps=5")
+    assert code == 0
+    assert json.loads(Path("runs/edm-emoji/log.jsonl").read_text().splitlines()[-1])["step"] == 5
+    code, out, _ = limner_("sample", "-m", "runs/edm-emoji", "-n", "2", "sampler.steps=2")
+    assert code == 0 and out.strip() == "sample.png"
+
+
+def test_dry_run_says_what_it_costs_and_writes_nothing(limner_):
+    code, out, _ = limner_("train", "flow-matching", "emoji", *TINY, "--dry-run")
+    assert code == 0 and "GFLOP an image" in out and "images a second" in out
+    assert not Path("runs").exists()
+
+
+def test_a_sheet_has_a_row_for_each_label_and_remembers_how_it_was_made(limner_, trained: Path):
+    out = ["-o", "sheet.png"]
+    code, _, _ = limner_(
+        *("sample", "-m", str(trained), "--label", "all", "-n", "3", "--seed", "5", *out),
+        *("sampler.steps=2", "sampler.scale=2"),
+    )
+    assert code == 0
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size == (3 * 136 + 8, 9 * 136 + 8)
+    settings = read_settings("sheet.png")
+    assert settings is not None
+    assert settings["seed"] == 5 and settings["sampler"]["scale"] == 2.0
+    assert settings["labels"] == ["all"] and settings["model"] == "edm"
+
+
+def test_the_same_seed_is_the_same_picture_alone(limner_, trained: Path):
+    common = ["sample", "-m", str(trained), "--label", "flags", "sampler.steps=2"]
+    limner_(*common, "-n", "3", "--seed", "4", "-o", "three.png")
+    limner_(*common, "-n", "1", "--seed", "6", "-o", "one.png")
+    with Image.open("three.png") as three, Image.open("one.png") as one:
+        third = three.crop((2 * 136 + 8, 8, 3 * 136, 136))
+        pixels = (torch.tensor(list(each.tobytes())) for each in (third, one))
+        assert (next(pixels) - next(pixels)).abs().max() <= 1
+
+
+def test_data_check_as_text_json_and_sheet(limner_, tmp_path: Path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (10, 12), "red").save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"")
+    code, out, _ = limner_("data", "check", f"folder:{folder}", "--sheet", "sheet.png")
+    assert code == 0 and "b.png" in out and Path("sheet.png").is_file()
+    code, out, _ = limner_("data", "check", f"folder:{folder}", "--json")
+    assert json.loads(out)["pictures"] == 1
+
+
+MISTAKES = {
+    "unknown command": (["trian"], "no such command"),
+    "unknown flag": (["sample", "--lable", "x"], "--label"),
+    "unknown model": (["train", "pixelcn", "emoji"], "limner models lists all"),
+    "unknown model to list": (["models", "edn"], "did you mean 'edm'?"),
+    "unknown source": (["train", "edm", "emojis"], "did you mean 'emoji'?"),
+    "nothing to train": (["train", "edm"], "limner train MODEL SOURCE"),
+    "no such recipe": (["train", "nowhere.toml"], "there is no recipe nowhere.toml"),
+    "unknown section": (["train", "edm", "emoji", "trian.steps=3"], "did you mean 'train'?"),
+    "no section": (["train", "edm", "emoji", "steps=3"], "or train.steps"),
+    "unknown train option": (["train", "edm", "emoji", "train.step=3"], "train.steps"),
+    "wrong type": (["train", "edm", "emoji", "train.steps=many"], "train.steps='many'"),
+    "out of range": (["train", "edm", "emoji", "train.batch=0"], "train.batch=0"),
+    "unknown model option": (["train", "edm", "emoji", "model.chanels=8"], "model.channels"),
+    "unknown data option": (["train", "edm", "emoji", "data.sizes=8"], "data.size"),
+    "impossible size": (["train", "edm", "emoji", "data.size=18"], "data.size=20"),
+    "unknown sampler option": (
+        ["train", "edm", "emoji", *TINY, "sampler.step=3"],
+        "did you mean 'steps'",
+    ),
+    "nothing to resume": (["resume", "nowhere"], "nowhere"),
+    "no model named": (["sample"], "limner sample -m RUN"),
+    "no such model file": (["sample", "-m", "nowhere"], "'nowhere'"),
+    "missing folder": (["data", "check", "folder:nowhere"], "nowhere"),
+    "folder without path": (["data", "check", "folder"], "folder:PATH"),
+    "zero pictures": (["sample", "-n", "0"], "-n"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_with_the_remedy_and_exit_code_2(mistake: str, limner_):
+    arguments, remedy = MISTAKES[mistake]
+    code, out, err = limner_(*arguments)
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("limner: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert remedy.lower() in err.lower()
+    assert not Path("runs").exists(), "nothing is left behind"
+
+
+SAMPLE_MISTAKES = {
+    "unknown label": (["--label", "anmals"], "animals"),
+    "ambiguous label": (["--label", "s"], "several"),
+    "unknown option": (["sampler.stesp=3"], "steps"),
+    "too many steps": (["sampler.steps=100000"], "4000"),
+    "eta without ddim": (["sampler.sampler=heun", "sampler.eta=1"], "ddim"),
+    "a prompt": (["a red apple"], "--label"),
+    "no picture file": (["-o", "picture.gif"], "NAME.png"),
+    "a folder that cannot be": (["-o", "/dev/null/picture.png"], "cannot write"),
+}
+
+
+@pytest.mark.parametrize("mistake", SAMPLE_MISTAKES)
+def test_a_mistake_while_sampling(mistake: str, limner_, trained: Path):
+    arguments, remedy = SAMPLE_MISTAKES[mistake]
+    code, _, err = limner_("sample", "-m", str(trained), *arguments)
+    assert code == 2, err
+    assert err.count("\n") == 1 and remedy.lower() in err.lower()
+
+
+def test_a_file_that_is_no_model(limner_, tmp_path: Path):
+    (tmp_path / "model.safetensors").write_bytes(b"not a model")
+    code, _, err = limner_("sample", "-m", "model.safetensors")
+    assert code == 2 and "model.safetensors" in err and err.count("\n") == 1
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
+    import limner.doctor
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(limner.doctor, "examine", interrupted)
+    assert limner_("doctor")[0] == 130
