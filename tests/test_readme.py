@@ -1,0 +1,151 @@
+"""The README is run: its Python executes, its commands parse, its links lead somewhere."""
+
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+
+from limner.__main__ import main
+from limner.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+REQUIRED = ("pip install -e . && limner demo", "pip install -e '.[test]' && pytest")
+
+
+class Block(NamedTuple):
+    """A fenced block: where it begins, its language, its lines."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    start, language = None, ""
+    for number, line in enumerate(lines, 1):
+        fence = re.match(r"\s*```\s*(\w*)", line)
+        if fence and start is None:
+            start, language = number, fence[1]
+        elif fence and start is not None:
+            yield Block(page, start, language, "\n".join(lines[start : number - 1]))
+            start = None
+    assert start is None, f"{page.name}:{start}: a block that does not end"
+
+
+def commands(block: Block) -> list[str]:
+    """The commands of a shell block: comments taken off, continued lines joined, chains cut."""
+    found = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        chain: list[str] = []
+        for word in [*words, "&&"]:
+            if word in ("&&", ";", "|"):
+                found += [shlex.join(chain)] if chain else []
+                chain = []
+            else:
+                chain.append(word)
+    return found
+
+
+SHELL = [block for page in PAGES for block in blocks(page) if block.language in ("sh", "bash")]
+COMMANDS = [(str(block), command) for block in SHELL for command in commands(block)]
+LIMNER = [(where, command) for where, command in COMMANDS if command.startswith("limner ")]
+
+
+def parsed(command: str) -> None:
+    """Parse a limner command line without running it, by the real command line's own parser."""
+    group: Any = typer.main.get_command(app)
+    words = shlex.split(command)[1:]
+    context = group.make_context("limner", list(words), resilient_parsing=False)
+    rest = [*context._protected_args, *context.args]
+    while rest:
+        name, inner, rest = group.resolve_command(context, rest)
+        context = inner.make_context(name, rest, parent=context)
+        if not hasattr(inner, "resolve_command"):
+            return
+        group, rest = inner, [*context._protected_args, *context.args]
+
+
+@pytest.mark.parametrize("command", REQUIRED)
+def test_the_readme_has_the_two_commands_on_lines_of_their_own(command: str):
+    lines = [line for block in blocks(README) for line in block.text.splitlines()]
+    assert command in lines
+
+
+@pytest.mark.parametrize("block", [b for b in blocks(README) if b.language == "python"], ids=str)
+def test_python_in_the_readme_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    code = compile("\n" * block.line + block.text, str(README), "exec")
+    exec(code, {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(("where", "command"), LIMNER)
+def test_a_command_line_in_the_documents_parses(where: str, command: str):
+    try:
+        parsed(command)
+    except Exception as error:
+        said = getattr(error, "message", None) or str(error)
+        pytest.fail(f"{where}: {command}: {said}")
+
+
+@pytest.mark.parametrize("wrong", ["limner pait", "limner train --nonsense", "limner data chek x"])
+def test_a_wrong_command_line_does_not_parse(wrong: str):
+    with pytest.raises(Exception, match=r"(?i)no such|got unexpected|missing"):
+        parsed(wrong)
+
+
+TRAINED = sorted({c for _, c in LIMNER if c.startswith("limner train ") and "..." not in c})
+
+
+@pytest.mark.parametrize("command", TRAINED)
+def test_training_in_the_documents_is_possible(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Every option is one, and the data are there; where a dry run is shown, it is made."""
+    words = shlex.split(command)
+    if any(
+        re.match(r"(folder|zip|unpaired):", word) or word in ("mnist", "cifar10") for word in words
+    ):
+        parsed(command)  # the reader's own pictures, or such as must be fetched
+        return
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    if "--dry-run" not in words:
+        monkeypatch.setattr("limner.estimate.dry_run", lambda recipe, device: "possible")
+        words.append("--dry-run")
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code, capsys.readouterr().err
+
+
+def test_what_is_installed_in_the_documents_can_be():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].keys()
+    for where, command in COMMANDS:
+        for wanted in re.findall(r"\.\[([\w,]+)\]", command):
+            assert set(wanted.split(",")) <= extras, f"{where}: {command}"
+        script = re.match(r"python3? ([\w/]+\.py)", command)
+        assert not script or (ROOT / script[1]).exists(), f"{where}: {command}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.exists()], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"(https?:|mailto:|#)", link):
+            target = page.parent / link.split("#")[0]
+            assert target.exists(), f"{page.name}: {link}"
