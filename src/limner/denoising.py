@@ -1,19 +1,17 @@
-"""Diffusion's lingua franca: a denoiser x_hat = D(x_t, t, c), the expected clean picture given a
-noisy one.
+"""Diffusion's lingua franca: a denoiser D(x_t, t, c), the clean picture to expect of a noisy one.
 
-A network F is never asked for x_hat directly. A parametrisation is four coefficients (EDM, equation
-7),
+A network F is never asked for x_hat directly. A parametrisation is four coefficients (EDM,
+equation 7),
 
     D(x_t, t, c) = skip x_t + out F(inn x_t, label(t), c),
 
 and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each paper's own:
 
-    epsilon   DDPM's L_simple            skip = 1 / alpha      out = -sigma / alpha
-    x         the picture itself         skip = 0              out = 1
-    v         progressive distillation   skip = alpha          out = -sigma            (alpha^2 +
-    sigma^2 = 1) flow      flow matching's velocity   skip = 1              out = -sigma
-    (alpha + sigma = 1) edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ...
-          (s = sigma / alpha)
+    epsilon   DDPM's L_simple            skip = 1 / alpha   out = -sigma / alpha
+    x         the picture itself         skip = 0           out = 1
+    v         progressive distillation   skip = alpha       out = -sigma   (alpha^2 + sigma^2 = 1)
+    flow      flow matching's velocity   skip = 1           out = -sigma   (alpha + sigma = 1)
+    edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ...   (s = sigma / alpha)
 
 Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0))`.
 """

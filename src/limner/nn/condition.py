@@ -28,10 +28,11 @@ class Signal(NamedTuple):
 
 
 class Conditioner(nn.Module):
-    """A `Condition` as a `Signal`, by what the data have: labels and text vectors, text tokens, an image planes.
+    """A `Condition` as a `Signal`: labels make a vector, text a vector and tokens, images planes.
 
-    The vectors of label and text add up. A row without a label (-1) or text (all padding) has a learned vector of
-    its own; a row without its image gets zero planes and a presence plane that says so.
+    The vectors of label and text add up. A row without a label (-1) or text (all padding) has a
+    learned vector of its own; a row without its image gets zero planes and a presence plane that
+    says so.
 
     Args:
         spec: what the data are.

@@ -51,9 +51,9 @@ class UNet(nn.Module):
     Ronneberger, Fischer, Brox (2015), arXiv:1505.04597, with time, classes and attention as in Ho
     et al. (2020), arXiv:2006.11239, and Dhariwal, Nichol (2021), arXiv:2105.05233. It works on
     patches: the picture's 2 x 2 blocks become channels (pixel-unshuffle), which costs a quarter of
-        the arithmetic; a 3 x 3 convolution at full
-    resolution afterwards removes the blocks' seams. The output is 0 at first. Where there is text,
-    attention to its tokens follows self-attention, as in Rombach et al. (2021), arXiv:2112.10752.
+    the arithmetic; a 3 x 3 convolution at full resolution afterwards removes the blocks' seams. The
+    output is 0 at first. Where there is text, attention to its tokens follows self-attention, as in
+    Rombach et al. (2021), arXiv:2112.10752.
 
     Args:
         spec: what the images are.
