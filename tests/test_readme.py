@@ -70,13 +70,13 @@ def parsed(command: str) -> None:
     group: Any = typer.main.get_command(app)
     words = shlex.split(command)[1:]
     context = group.make_context("limner", list(words), resilient_parsing=False)
-    rest = [*context._protected_args, *context.args]
+    rest = [*getattr(context, "_protected_args", []), *context.args]
     while rest:
         name, inner, rest = group.resolve_command(context, rest)
         context = inner.make_context(name, rest, parent=context)
         if not hasattr(inner, "resolve_command"):
             return
-        group, rest = inner, [*context._protected_args, *context.args]
+        group, rest = inner, [*getattr(context, "_protected_args", []), *context.args]
 
 
 @pytest.mark.parametrize("command", REQUIRED)

@@ -63,7 +63,7 @@ def critic(spec: ImageSpec, width: int) -> nn.Sequential:
     family="gans",
     paper=Paper("Wasserstein GAN", "Arjovsky, Chintala, Bottou", 2017, "1701.07875"),
     tiny={"critic_steps": 3},
-)  # fmt: skip
+)
 class Critics(GenerativeModel):
     """k critic moves on fresh data for each of a generator with batch norm."""
 
@@ -111,10 +111,16 @@ class Critics(GenerativeModel):
 
 
 @register(
-    "toy-lazy", family="gans",
-    paper=Paper("Analyzing and improving the image quality of StyleGAN", "Karras et al.", 2019, "1912.04958",),
+    "toy-lazy",
+    family="gans",
+    paper=Paper(
+        "Analyzing and improving the image quality of StyleGAN",
+        "Karras et al.",
+        2019,
+        "1912.04958",
+    ),
     tiny={"r1_every": 2},
-)  # fmt: skip
+)
 class Lazy(GenerativeModel):
     """Lazy R1: a turn that depends on the step, with a gradient of a gradient."""
 
@@ -149,9 +155,15 @@ class Lazy(GenerativeModel):
 
 
 @register(
-    "toy-translator", family="autoencoders",
-    paper=Paper("Image-to-image translation with conditional adversarial networks", "Isola et al.", 2016, "1611.07004",),
-)  # fmt: skip
+    "toy-translator",
+    family="autoencoders",
+    paper=Paper(
+        "Image-to-image translation with conditional adversarial networks",
+        "Isola et al.",
+        2016,
+        "1611.07004",
+    ),
+)
 class Translator(GenerativeModel):
     """A picture from a conditioning image, without which it cannot paint."""
 
@@ -174,10 +186,15 @@ class Translator(GenerativeModel):
 
 
 @register(
-    "toy-cycle", family="gans",
-    paper=Paper("Unpaired image-to-image translation using cycle-consistent adversarial networks",
-                "Zhu et al.", 2017, "1703.10593"),
-)  # fmt: skip
+    "toy-cycle",
+    family="gans",
+    paper=Paper(
+        "Unpaired image-to-image translation using cycle-consistent adversarial networks",
+        "Zhu et al.",
+        2017,
+        "1703.10593",
+    ),
+)
 class Cycle(Translator):
     """Two generators, A -> B and back, against two critics; c.image is an independent draw of A."""
 
@@ -206,9 +223,10 @@ class Cycle(Translator):
 
 
 @register(
-    "toy-classifier", family="gans",
+    "toy-classifier",
+    family="gans",
     paper=Paper("Improved techniques for training GANs", "Salimans et al.", 2016, "1606.03498"),
-)  # fmt: skip
+)
 class Classifier(Learner):
     """A learner that paints nothing; its batch norm shows whether it is left alone when frozen."""
 
@@ -230,10 +248,16 @@ class Classifier(Learner):
 
 
 @register(
-    "toy-nested", family="autoencoders",
-    paper=Paper("Perceptual losses for real-time style transfer", "Johnson, Alahi, Fei-Fei", 2016, "1603.08155",),
+    "toy-nested",
+    family="autoencoders",
+    paper=Paper(
+        "Perceptual losses for real-time style transfer",
+        "Johnson, Alahi, Fei-Fei",
+        2016,
+        "1603.08155",
+    ),
     tiny={"judge": {"model": "toy-classifier"}},
-)  # fmt: skip
+)
 class Nested(GenerativeModel):
     """A generator that is trained on the features of a frozen model inside it."""
 
@@ -258,9 +282,10 @@ class Nested(GenerativeModel):
 
 
 @register(
-    "toy-two-step", family="diffusion",
+    "toy-two-step",
+    family="diffusion",
     paper=Paper("Flow matching for generative modeling", "Lipman et al.", 2022, "2210.02747"),
-)  # fmt: skip
+)
 class TwoStep(GenerativeModel):
     """A velocity field walked by Adams and Bashforth's rule, which remembers the last velocity."""
 
@@ -303,9 +328,10 @@ class TwoStep(GenerativeModel):
 
 
 @register(
-    "toy-dropout", family="gans",
+    "toy-dropout",
+    family="gans",
     paper=Paper("Implicit maximum likelihood estimation", "Li, Malik", 2018, "1809.09087"),
-)  # fmt: skip
+)
 class Dropout(GenerativeModel):
     """Layers that draw by themselves in training, from torch's global generator."""
 
@@ -324,9 +350,10 @@ class Dropout(GenerativeModel):
 
 
 @register(
-    "toy-pixels", family="autoregressive",
+    "toy-pixels",
+    family="autoregressive",
     paper=Paper("Pixel recurrent neural networks", "van den Oord et al.", 2016, "1601.06759"),
-)  # fmt: skip
+)
 class Pixels(LikelihoodModel):
     """The exact likelihood: each number has a table of probabilities of its own."""
 
@@ -356,9 +383,10 @@ class Pixels(LikelihoodModel):
 
 
 @register(
-    "toy-vae", family="autoencoders",
+    "toy-vae",
+    family="autoencoders",
     paper=Paper("Auto-encoding variational Bayes", "Kingma, Welling", 2013, "1312.6114"),
-)  # fmt: skip
+)
 class Autoencoder(LikelihoodModel):
     """A lower bound: log p(x | z) - KL(q(z | x) || p(z)), with z ~ q."""
 

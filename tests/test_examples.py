@@ -1,0 +1,51 @@
+"""The examples run as a person would run them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_guide_for_a_new_paper_is_short_checked_and_learns(tmp_path: Path):
+    guide = EXAMPLES / "new_paper.py"
+    assert len(guide.read_text(encoding="utf-8").splitlines()) < 80
+    done = subprocess.run(
+        [sys.executable, str(guide)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for promise in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11):
+        assert f"nice-grey: {promise}. " in done.stdout
+    first, last = re.findall(r"<= (\d+\.\d+)", done.stdout)
+    assert float(last) < 7.5 < float(first)
+
+
+def test_the_guide_fails_when_its_likelihood_is_wrong(tmp_path: Path):
+    """Without the dequantisation constant the guide's own check must see it."""
+    guide = (EXAMPLES / "new_paper.py").read_text(encoding="utf-8")
+    wrong = guide.replace(" - D * math.log(L)", "")
+    assert wrong != guide
+    (tmp_path / "wrong.py").write_text(wrong, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "wrong.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "compressed below their entropy" in done.stderr
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
+def test_an_example_says_what_it_is(example: Path):
+    assert example.read_text(encoding="utf-8").startswith('"""')
