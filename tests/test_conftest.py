@@ -1,0 +1,99 @@
+"""What holds for every test does hold: no network, checked shapes, no silent skips."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+from limner.image import to_uint8
+from limner.noise import Noise
+
+ELSEWHERE = "192.0.2.1"  # reserved for documents: nobody is there
+CONNECT = f"import socket; socket.create_connection(('{ELSEWHERE}', 80), timeout=1)"
+
+
+def test_no_other_machine_can_be_reached():
+    with socket.socket() as caller:
+        for connect in (caller.connect, caller.connect_ex):
+            with pytest.raises(OSError, match=f"may not reach {ELSEWHERE}"):
+                connect((ELSEWHERE, 80))
+    with pytest.raises(OSError, match="may not look up example"):
+        urllib.request.urlopen("http://example.org", timeout=1)
+    said = subprocess.run(
+        [sys.executable, "-c", CONNECT], capture_output=True, text=True, check=False
+    )
+    assert "NetworkBlockedError" in said.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_this_machine_can_be_reached(host: str):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection((host, server.getsockname()[1]), timeout=5).close()
+
+
+def test_sockets_in_the_file_system_work(tmp_path: Path):
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(os.path.relpath(tmp_path / "s"))
+        server.listen()
+        client.connect(os.path.relpath(tmp_path / "s"))
+
+
+def test_shapes_are_checked():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        to_uint8(torch.zeros(3, 3))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        Noise.sampling(0, 2).rows("all")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_shapes_can_be_left_unchecked():
+    assert to_uint8(torch.zeros(3, 3)).shape == (3, 3)
+
+
+def test_tests_begin_with_the_same_generators():
+    assert torch.initial_seed() == 0
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+
+
+SKIPPING = """
+import pytest
+
+def test_skips():
+    pytest.skip("no reason")
+
+@pytest.mark.skipif(True, reason="of no matter")
+def test_is_skipped(): ...
+
+@pytest.mark.may_skip("there is no accelerator")
+def test_may_skip():
+    pytest.skip("allowed")
+
+@pytest.mark.xfail(strict=True)
+def test_fails_as_expected():
+    assert False
+"""
+
+
+@pytest.mark.parametrize(
+    ("strict", "outcome"),
+    [("0", "3 skipped, 1 xfailed"), ("1", "1 failed, 1 skipped, 1 xfailed, 1 error")],
+)
+def test_skips_fail_where_none_is_allowed(tmp_path: Path, strict: str, outcome: str):
+    (tmp_path / "test_skipping.py").write_text(SKIPPING)
+    search = os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--rootdir", ".", "."],
+        cwd=tmp_path,
+        env=os.environ | {"LIMNER_NO_SKIP": strict, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.search(outcome, done.stdout), done.stdout + done.stderr
