@@ -11,7 +11,7 @@ and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each pape
     x         the picture itself         skip = 0           out = 1
     v         progressive distillation   skip = alpha       out = -sigma   (alpha^2 + sigma^2 = 1)
     flow      flow matching's velocity   skip = 1           out = -sigma   (alpha + sigma = 1)
-    edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ...   (s = sigma / alpha)
+    edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ... (s = sigma / alpha)
 
 Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0))`.
 """

@@ -22,7 +22,7 @@ from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec, TextSpec
 
 ASSET = "words"
-LENGTH = 24
+LENGTH = 16
 """Tokens of a caption, unless said otherwise. An emoji's name has up to 13, with all tags 49."""
 _UNKNOWN = 1  # what the tokeniser makes of other scripts, emoji, and words of over 100 letters
 _SHOWN = 40  # letters of a prompt in a message
@@ -161,7 +161,7 @@ def _warned(line: str) -> None:
 def prompted(
     spec: ImageSpec, prompts: str | Sequence[str], report: Callable[[str], None] = _warned
 ) -> Condition:
-    """Prompts as a condition, a row each.
+    """Prompts as a condition, a row each, padded to the longest.
 
     Args:
         spec: the model's.
@@ -178,4 +178,5 @@ def prompted(
     for reading in readings:
         for line in reading.remarks():
             report(line)
-    return Condition(text=tokenizer.rows(readings))
+    longest = max((len(reading.tokens) for reading in readings), default=0)
+    return Condition(text=tokenizer.rows(readings)[:, : max(longest, 1)])

@@ -117,7 +117,7 @@ def test_another_word_table_is_refused_in_one_line(wrong):
 
 
 def test_padding_changes_nothing():
-    encoder = spread(TextEncoder(TEXT, 16))
+    encoder = spread(TextEncoder(TEXT, 16, 24))
     text = tokens(*PROMPTS)
     long, short = encoder(text), encoder(text[:, :6])
     torch.testing.assert_close(long.tokens[:, :6], short.tokens)
@@ -129,7 +129,7 @@ def test_padding_changes_nothing():
 
 
 def test_what_lies_in_padded_places_changes_nothing():
-    encoder = spread(TextEncoder(TEXT, 16))
+    encoder = spread(TextEncoder(TEXT, 16, 24))
     text = tokens(*PROMPTS)
     clean = encoder(text)
     littered = (text == 0)[..., None]
@@ -140,7 +140,7 @@ def test_what_lies_in_padded_places_changes_nothing():
 
 
 def test_padded_places_get_no_gradient():
-    encoder = spread(TextEncoder(TEXT, 16))
+    encoder = spread(TextEncoder(TEXT, 16, 24))
     text = tokens(*PROMPTS)
     found = encoder(text)
     looked = spread(Attention(8, token_dim=16))(torch.randn(4, 8, 2, 2), found.tokens, found.mask)
@@ -159,7 +159,7 @@ def test_padded_places_get_no_gradient():
 
 
 def test_every_weight_learns_and_the_table_does_not():
-    encoder = spread(TextEncoder(TEXT, 16))
+    encoder = spread(TextEncoder(TEXT, 16, 24))
     assert not any("table" in name or "scale" in name for name in encoder.state_dict())
     table = encoder.table.clone()
     found = encoder(tokens("a b c d e f g h i j k l", ""))
@@ -171,7 +171,7 @@ def test_every_weight_learns_and_the_table_does_not():
 
 
 def test_order_matters():
-    encoder = spread(TextEncoder(TEXT, 16))
+    encoder = spread(TextEncoder(TEXT, 16, 24))
     a, b = tokens("red heart on blue", "blue heart on red")
     assert sorted(a.tolist()) == sorted(b.tolist())
     found = encoder(torch.stack([a, b]))
@@ -181,7 +181,7 @@ def test_order_matters():
 
 
 def test_a_row_without_text_has_a_learned_vector_and_no_tokens():
-    encoder = spread(TextEncoder(TEXT, 16))
+    encoder = spread(TextEncoder(TEXT, 16, 24))
     found = encoder(torch.zeros(2, 12, dtype=torch.int64))
     assert torch.equal(found.vector, encoder.nothing.expand(2, -1))
     assert not found.tokens.any()

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from limner.image import Condition, ImageSpec
 from limner.nn.text import TextEncoder
 
+_WORD = 192  # a row of the word table; a wider transformer would cost what a U-Net does
+
 
 class Signal(NamedTuple):
     """A condition in a network's terms; absent parts are None.
@@ -36,7 +38,7 @@ class Conditioner(nn.Module):
 
     Args:
         spec: what the data are.
-        dim: the length of the vector, and of each token.
+        dim: the length of the vector; tokens are as long, but not longer than words are.
 
     Attributes:
         token_dim: the length of each token; None when there are none.
@@ -47,8 +49,10 @@ class Conditioner(nn.Module):
         super().__init__()
         self.size = spec.height, spec.width
         self.label = nn.Embedding(len(spec.labels) + 1, dim) if spec.labels else None
-        self.text = TextEncoder(spec.text, dim) if spec.text else None
-        self.token_dim = dim if spec.text else None
+        self.token_dim = min(dim, _WORD) if spec.text else None
+        self.text = None
+        if spec.text and self.token_dim:
+            self.text = TextEncoder(spec.text, self.token_dim, dim)
         self.planes = spec.hint.channels + 1 if spec.hint else 0
 
     def forward(self, c: Condition, n: int) -> Signal:

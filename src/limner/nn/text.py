@@ -23,7 +23,7 @@ class Encoded(NamedTuple):
 
     tokens: Float[Tensor, "b l d"]
     mask: Bool[Tensor, "b l"]
-    vector: Float[Tensor, "b d"]
+    vector: Float[Tensor, "b p"]
 
 
 class TextEncoder(nn.Module):
@@ -36,7 +36,8 @@ class TextEncoder(nn.Module):
 
     Args:
         spec: how captions become tokens.
-        dim: the length of each token's vector and of the pooled one.
+        dim: the length of each token's vector.
+        pooled: the length of the text's vector.
         layers: of the transformer.
 
     Raises:
@@ -46,7 +47,7 @@ class TextEncoder(nn.Module):
     table: Tensor
     scale: Tensor
 
-    def __init__(self, spec: TextSpec, dim: int, layers: int = 2) -> None:
+    def __init__(self, spec: TextSpec, dim: int, pooled: int, layers: int = 2) -> None:
         super().__init__()
         table, scale = word_table(spec)
         self.register_buffer("table", table, persistent=False)
@@ -55,8 +56,8 @@ class TextEncoder(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(spec.length, dim))
         self.layers = nn.ModuleList(_Layer(dim, f"text{i}.self") for i in range(layers))
         self.norm = nn.LayerNorm(dim)
-        self.pool = nn.Linear(dim, dim)
-        self.nothing = nn.Parameter(torch.zeros(dim))
+        self.pool = nn.Linear(dim, pooled)
+        self.nothing = nn.Parameter(torch.zeros(pooled))
 
     def forward(self, text: Int[Tensor, "b l"]) -> Encoded:
         """The text's vectors; more padding, up to the specification's length, changes nothing."""
