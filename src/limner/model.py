@@ -252,6 +252,13 @@ class GenerativeModel(Learner):
             raise LimnerError(
                 f"label {int(c.label.max())} is beyond the {len(spec.labels)} classes of this model"
             )
+        if c.label is not None and int(c.label.min()) < -1:
+            raise LimnerError(f"label {int(c.label.min())} is no class; -1 means none")
+        if c.image is not None and spec.hint and c.image.shape[1] != spec.hint.channels:
+            raise LimnerError(
+                f"the conditioning image has {c.image.shape[1]} channels, "
+                f"and this model was trained with {spec.hint.channels}"
+            )
         if c.text is not None and spec.text:
             long, top = c.text.shape[1] > spec.text.length, int(c.text.max())
             if long or top >= spec.text.vocabulary:
