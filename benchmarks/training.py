@@ -14,7 +14,8 @@ which lies in memory:
 
 The peers' widths are chosen so that the forward and backward passes of one picture cost as many
 FLOPs as limner's, to 5 %, as torch's `FlopCounterMode` counts them. The three take turns,
-A B C A B C; medians over the rounds are printed.
+A B C A B C; medians over the rounds are printed. Where other programs compute too, two threads
+wait for each other: use --threads 1, or look at the ratios' spread.
 
 How to read it:
 
