@@ -1,7 +1,7 @@
 """limner: every kind of image generator behind one contract.
 
-A generative model is two iterators: `turns(batch, step)` yields losses, one per move of the training game;
-`frames(n, c)` yields pictures, from first sketch to finished image.
+A generative model is two iterators: `turns(batch, step)` yields losses, one per move of the
+training game; `frames(n, c)` yields pictures, from first sketch to finished image.
 
 >>> import limner
 >>> limner.ImageSpec(channels=3, height=32, width=32).dimensions

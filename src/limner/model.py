@@ -260,8 +260,8 @@ class GenerativeModel(Learner):
                 f"and this model was trained with {spec.hint.channels}"
             )
         if c.text is not None and spec.text:
-            long, top = c.text.shape[1] > spec.text.length, int(c.text.max())
-            if long or top >= spec.text.vocabulary:
+            known = (c.text >= 0) & (c.text < spec.text.vocabulary)
+            if c.text.shape[1] > spec.text.length or not known.all():
                 raise LimnerError(
                     "these tokens are of another model; "
                     "limner.prompted(model.spec, prompts) makes fitting ones"

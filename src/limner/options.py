@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
 
 from limner.errors import LimnerError, unknown
 
@@ -74,7 +75,15 @@ def validated(
 
 def json_schema(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Any]:
     """The JSON schema of a function's arguments."""
-    return _fields(function, frozenset(skip)).model_json_schema()
+    return _fields(function, frozenset(skip)).model_json_schema(schema_generator=_Schemas)
+
+
+class _Schemas(GenerateJsonSchema):
+    """JSON schemas in which a nested model is an object (its `description()`)."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
+        """What stands for a value that JSON has no word for."""
+        return {"type": "object"}
 
 
 def plain(function: Callable[..., Any], values: Mapping[str, Any], skip: Iterable[str]) -> dict:

@@ -1,13 +1,10 @@
 """What `limner sample` does: find a model, paint, write one PNG with its settings."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 import limner
@@ -18,6 +15,7 @@ from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec, to_uint8
 from limner.model import SAMPLE_BATCH, GenerativeModel
 from limner.options import parse_assignments
+from limner.progress import painting_progress
 
 _ROW = 8  # so many pictures stand in one row
 _SHOWN_SIDE = 128  # small pictures are enlarged to about this, pixel by pixel
@@ -74,7 +72,7 @@ def paint(
     options = model.sampler_options(options)
     c = conditions(model.spec, labels, n)
     total = len(c) or n
-    with progress(total) as advance:
+    with painting_progress(total) as advance:
         parts = []
         for first in range(0, total, SAMPLE_BATCH):
             rows = slice(first, min(first + SAMPLE_BATCH, total))
@@ -103,20 +101,3 @@ def paint(
     except OSError as error:
         raise LimnerError(f"cannot write {out}: {error.strerror or error}") from None
     return images
-
-
-@contextlib.contextmanager
-def progress(total: int) -> Iterator:
-    """A progress bar on standard error; yields a function that moves it by some pictures."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("painting"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total} pictures"),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("painting", total=total)
-        yield lambda by: bar.advance(task, by)

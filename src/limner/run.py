@@ -12,11 +12,10 @@ resumed leaves the same files as one that was not.
 """
 
 import contextlib
-import datetime
 import json
 import math
+import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +38,7 @@ from limner.data.stream import Stream
 from limner.errors import LimnerError
 from limner.image import Condition, to_uint8
 from limner.model import GenerativeModel
+from limner.progress import TrainingProgress, say
 from limner.recipe import Recipe
 from limner.registry import build
 from limner.state import clean, load_state, save_state
@@ -47,7 +47,6 @@ from limner.train import Loop
 RECIPE_FILE = "recipe.toml"
 LOG_FILE = "log.jsonl"
 _COLUMNS = 10  # of a sample sheet, at most
-_QUIET_SECONDS = 10.0  # between progress lines where nobody watches a terminal
 
 OnStep = Callable[[Loop, dict[str, float]], bool | None]
 """Is told after every step; a true answer ends the run there, whole."""
@@ -83,8 +82,7 @@ def train(
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
-    with _alone(run):
-        return _begin(recipe.effective(), run, device, dataset, on_step)
+    return _begin(recipe.effective(), run, device, dataset, on_step)
 
 
 def resume(
@@ -112,30 +110,25 @@ def resume(
             )
     if recipe.model != old.model:
         raise LimnerError("a model cannot change in a run that is resumed; train a new one")
-    with _alone(run):
+    if not any((run / "state").glob("step-*")):  # killed before its first state was written
+        return _begin(recipe, run, device, dataset, on_step)
+    with _process(recipe, device) as place, _alone(run):
         clean(run / "state")
-        if not any((run / "state").glob("step-*")):  # killed before its first state was written
-            return _begin(recipe, run, device, dataset, on_step)
-        with _process(recipe, device) as place:
-            state = load_state(run / "state", _say)
-            if state is None:
-                raise LimnerError(f"no state of {run} is whole; train again, into another --run")
-            header = read_header(run / MODEL_FILE)
-            stream = open_stream(recipe, dataset)
-            if stream.dataset.spec != header.spec:
-                raise LimnerError(
-                    f"the data of {run} have changed: {header.spec}, now {stream.dataset.spec}"
-                )
-            loop = Loop(
-                build(header.model, header.spec, **header.config),
-                stream.batch,
-                recipe.options(),
-                place,
+        state = load_state(run / "state", say)
+        if state is None:
+            raise LimnerError(f"no state of {run} is whole; train again, into another --run")
+        header = read_header(run / MODEL_FILE)
+        stream = open_stream(recipe, dataset)
+        if stream.dataset.spec != header.spec:
+            raise LimnerError(
+                f"the data of {run} have changed: {header.spec}, now {stream.dataset.spec}"
             )
-            loop.restore(state)
-            session = _Session(run, recipe, loop, stream, on_step)
-            session.forget_later()
-            return session.go()
+        model = build(header.model, header.spec, **header.config)
+        loop = Loop(model, stream.batch, recipe.options(), place)
+        loop.restore(state)
+        session = _Session(run, recipe, loop, stream, on_step)
+        session.forget_later()
+        return session.go()
 
 
 def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
@@ -153,9 +146,11 @@ def _begin(
         stream = open_stream(recipe, dataset)
         loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options, place)
         session = _Session(run, recipe, loop, stream, on_step)
-        loop.prepare()
-        session.save()
-        return session.go()
+        with _alone(run):
+            clean(run / "state")
+            loop.prepare()
+            session.save()
+            return session.go()
 
 
 @contextlib.contextmanager
@@ -171,19 +166,20 @@ def _alone(run: Path) -> Iterator[None]:
         return
     try:
         run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("w")
+        folder = os.open(run, os.O_RDONLY)
     except OSError as error:
+        raise _refused(error, run) from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(folder)
         raise LimnerError(
-            f"cannot write {run}: {error.strerror}; give a folder that can be written as --run"
+            f"another command is training in {run}; wait for it, or give another --run"
         ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LimnerError(
-                f"another command is training in {run}; wait for it, or give another --run"
-            ) from None
+    try:
         yield
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager
@@ -198,12 +194,6 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
         yield place
     finally:
         torch.set_num_threads(threads)
-
-
-def _say(line: str) -> None:
-    """Tell the person at the terminal; standard output is for results."""
-    if dist.first():
-        print(line, file=sys.stderr, flush=True)
 
 
 class _Session:
@@ -226,8 +216,8 @@ class _Session:
         """Train to the end."""
         loop, options = self.loop, self.options
         if loop.step >= options.steps:
-            _say(f"{self.run} has its {options.steps:,} steps; to go on, give train.steps=MORE")
-        with _Interrupts() as interrupts, _Progress(options.steps, loop.step) as progress:
+            say(f"{self.run} has its {options.steps:,} steps; to go on, give train.steps=MORE")
+        with _Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
             while loop.step < options.steps:
                 started = time.perf_counter()
                 logs = loop.advance()
@@ -249,7 +239,7 @@ class _Session:
                     break
                 if dist.anyone(interrupts.seen, loop.device):
                     self.save()
-                    _say(f"stopped at step {loop.step:,}; to go on, type: limner resume {self.run}")
+                    say(f"stopped at step {loop.step:,}; to go on, type: limner resume {self.run}")
                     raise KeyboardInterrupt
         return self.run / MODEL_FILE
 
@@ -264,13 +254,13 @@ class _Session:
 
     def roll_back(self) -> None:
         """Return to the newest state with half the learning rate."""
-        state, step = load_state(self.run / "state", _say), self.loop.step
+        state, step = load_state(self.run / "state", say), self.loop.step
         if state is None:
             raise LimnerError(f"no state of {self.run} is whole; train again, into another --run")
         self.loop.roll_back(state)
         self.forget_later()
         self.window = _Window()
-        _say(
+        say(
             f"{self.options.patience} steps in a row up to {step:,} were not finite; going on from "
             f"step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
         )
@@ -344,11 +334,14 @@ class _Session:
         try:
             yield
         except OSError as error:
-            raise LimnerError(
-                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last "
-                "saved state stays; make room or give another --run, then type: "
-                f"limner resume {self.run}"
-            ) from None
+            raise _refused(error, self.run) from None
+
+
+def _refused(error: OSError, run: Path) -> LimnerError:
+    return LimnerError(
+        f"cannot write {error.filename or run}: {error.strerror or error}; the last saved "
+        f"state stays; make room or give another --run, then type: limner resume {run}"
+    )
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -417,54 +410,4 @@ class _Interrupts:
         if self.seen:
             raise KeyboardInterrupt
         self.seen = True
-        _say("finishing this step, then saving; once more to stop at once")
-
-
-class _Progress:
-    """A live line on a terminal; elsewhere a plain one now and then."""
-
-    def __init__(self, steps: int, step: int) -> None:
-        self.steps = steps
-        self._spoken = time.monotonic()
-        self._bar = None
-        if dist.first() and sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            self._bar = progress.Progress(
-                progress.TextColumn("step {task.completed:,}/{task.total:,}"),
-                progress.BarColumn(bar_width=None),
-                progress.TextColumn("{task.fields[said]}"),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task("", total=steps, completed=step, said="")
-
-    def __enter__(self) -> "_Progress":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def show(self, step: int, logs: dict[str, float], seconds_a_step: float, images: int) -> None:
-        """Say where training is.
-
-        Args:
-            step: of how many were given.
-            logs: of the step.
-            seconds_a_step: lately.
-            images: a step.
-        """
-        now = time.monotonic()
-        if not self._bar and (not dist.first() or now - self._spoken < _QUIET_SECONDS):
-            return
-        self._spoken = now
-        losses = [f"{k} {v:.4g}" for k, v in logs.items() if k.rpartition(".")[2] == "loss"]
-        left = datetime.timedelta(seconds=round(seconds_a_step * (self.steps - step)))
-        said = "  ".join([*losses, f"{images / seconds_a_step:,.0f} img/s", f"{left} left"])
-        if self._bar:
-            self._bar.update(self._task, completed=step, said=said)
-        else:
-            _say(f"step {step:,}/{self.steps:,}  {said}")
+        say("finishing this step, then saving; once more to stop at once")

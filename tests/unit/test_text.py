@@ -241,7 +241,11 @@ def test_condition_dropout_hides_text(dropout):
 
 def test_tokens_of_another_model_are_refused():
     model = painter()
-    for text in (torch.full((1, 12), TEXT.vocabulary), torch.ones(1, 13, dtype=torch.int64)):
+    for text in (
+        torch.full((1, 12), TEXT.vocabulary),
+        torch.ones(1, 13).long(),
+        -torch.ones(1, 12).long(),
+    ):
         with pytest.raises(LimnerError, match="tokens are of another model"):
             model.sample(1, Condition(text=text), steps=1)
 

@@ -288,7 +288,7 @@ def test_a_terminal_gets_a_live_line(tmp_path, monkeypatch, capsys):
 def test_without_a_terminal_lines_are_few(tmp_path, monkeypatch, capsys):
     train(recipe("toy-gan", steps=9), tmp_path / "quiet", dataset=Ramps())
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("limner.run._QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("limner.progress._QUIET_SECONDS", 0.0)
     train(recipe("toy-gan", steps=2), tmp_path / "run", dataset=Ramps())
     first, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith("step 1/2  critic.loss ")
