@@ -53,8 +53,8 @@ def write_page(found: "Findings", path: Path, total_seconds: float) -> Path:
 
 
 def _some(frames: list[Any]) -> list[tuple[int, Any]]:
-    """Every second frame, and the last."""
-    return [(i, x) for i, x in enumerate(frames) if i % 2 == 0 or i == len(frames) - 1]
+    """Every fourth frame, and the last."""
+    return [(i, x) for i, x in enumerate(frames) if i % 4 == 0 or i == len(frames) - 1]
 
 
 def _picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:

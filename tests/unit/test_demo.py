@@ -1,0 +1,59 @@
+"""The demo end to end, shortened: it trains, and its page holds everything it shows."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import limner.demo
+from limner.errors import LimnerError
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limner.demo, "PICTURES", 2)
+        patch.setattr(limner.demo, "SCALES", (1.0, 3.0))
+        patch.setattr(limner.demo, "_SKETCHES", 2)
+        patch.setattr(limner.demo, "_RESERVE", 1e9)  # all of the steps, however slow they are
+        return limner.demo.run_demo(out, seconds=0.1)
+
+
+def test_the_page_needs_nothing_else(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert not re.search(r"@import|url\(\s*['\"]?http", text)
+    assert "$" not in re.sub(r"<(pre|svg).*?</\1>", "", text, flags=re.DOTALL)
+
+
+def test_its_pictures_are_of_every_group_and_decode(page: Path):
+    text = page.read_text(encoding="utf-8")
+    alternatives = re.findall(r'alt="([^"]+)"', text)
+    for group in ("smileys", "animals", "flags", "symbols"):
+        assert any(group in alt for alt in alternatives)
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", text)
+    assert len(pictures) == 9 * (2 + 2 + 11 + 2), "painted and real, learning, forming, scales"
+    for picture in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+            image.load()
+            assert image.height == 16 + 2
+
+
+def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):
+    run = page.parent / "run"
+    assert (run / "model.safetensors").is_file()
+    assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"] == 20
+
+
+def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(LimnerError, match="holds something else"):
+        limner.demo.run_demo(tmp_path, seconds=0.1)
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+    assert limner.demo._emptied(page.parent) == page.parent / "run"
+    assert not (page.parent / "run").exists()
