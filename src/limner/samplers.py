@@ -125,13 +125,13 @@ class Euler(Sampler):
 
 @dataclass(frozen=True)
 class Heun(Sampler):
-    """Euler's step, then again with the average of both ends' x_hat and eps_hat: second order, two
-    evaluations.
+    """Euler's step, then again with the mean of both ends' x_hat and eps_hat: second order.
 
     The rule is trapezoidal in alpha and sigma, dx = x_hat d(alpha) + eps_hat d(sigma), so it is
-    EDM's algorithm 1 when alpha = 1 and Heun's method in t on flow matching's line. `churn` is
-    S_churn of algorithm 2: before the step, noise is added that raises sigma by the factor 1 +
-        min(churn / steps, sqrt(2) - 1); alpha = 1 only.
+    EDM's algorithm 1 when alpha = 1 and Heun's method in t on flow matching's line. A step costs
+    two evaluations; the last, to the clean picture, is Euler's and costs one. `churn` is S_churn of
+    algorithm 2: before a step, noise is added that raises sigma by the factor
+    1 + min(churn / steps, sqrt(2) - 1); alpha = 1 only.
     Karras, Aittala, Aila, Laine (2022), arXiv:2206.00364.
     """
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from limner.checkpoint import load
-from limner.data import Dataset, open_data
+from limner.data import Dataset, Stream, open_data
 from limner.demo.page import write_page
 from limner.errors import LimnerError
 from limner.image import Condition, to_uint8
@@ -27,6 +27,7 @@ PICTURES = 8
 SCALES = (0.0, 1.0, 2.0, 4.0)
 """Guidance scales that are compared."""
 _WATCHED = 2  # pictures of each class whose making is shown
+_MET = 20_000  # training images among which real ones of each class are found
 _TIMED_STEPS = 12  # to learn this machine's speed
 _SKETCHES = 6  # sheets painted while training goes on
 _RESERVE = 1.6  # a run may take this many times what was planned before it is ended early
@@ -79,7 +80,7 @@ def run_demo(out: Path, seconds: float) -> Path:
     model = load(run)
     assert isinstance(model, GenerativeModel)
     _paint(found, model, dataset)
-    page = write_page(found, out / "index.html", time.perf_counter() - started)
+    page = write_page(found, out / "index.html", run, time.perf_counter() - started)
     print(
         f"open {page}\n"
         f"paint more:      limner sample -m {run} --label all -n 8\n"
@@ -148,14 +149,25 @@ def _sheet(
     return to_uint8(model.sample(len(label), Condition(label=label), seed=seed, **options))
 
 
+def _drawn(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
+    """The first `PICTURES` of each class, class by class, that training meets."""
+    assert dataset.labels is not None
+    met = Stream(dataset).indices(torch.arange(_MET))
+    label = dataset.labels[met]
+    chosen = []
+    for i in range(classes):
+        seen = dict.fromkeys(met[label == i].tolist())  # each picture once, in the order met
+        chosen += list(seen)[:PICTURES]
+    return torch.tensor(chosen)
+
+
 def _paint(found: Findings, model: GenerativeModel, dataset: Dataset) -> None:
     """The pictures of the finished page: first draws of fixed seeds, all of them."""
     options = found.recipe.sampler
     found.parameters = model.parameter_count()
     found.painted = _sheet(model, PICTURES, options)
     classes = len(found.labels)
-    by_class = dataset.first(classes * PICTURES).view(PICTURES, classes).T.flatten()
-    found.real = dataset.pixels(by_class)
+    found.real = dataset.pixels(_drawn(dataset, classes))
     label = torch.arange(classes)
     frames = model.watch(classes, Condition(label=label), seed=100, **options)
     found.forming = [to_uint8(frame) for frame in frames]

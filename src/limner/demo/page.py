@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from limner.demo import Findings
 
 
-def write_page(found: "Findings", path: Path, total_seconds: float) -> Path:
+def write_page(found: "Findings", path: Path, run: Path, total_seconds: float) -> Path:
     """Fill the template, and write it."""
     labels, recipe = found.labels, found.recipe
     assert found.painted is not None and found.real is not None
@@ -45,6 +45,7 @@ def write_page(found: "Findings", path: Path, total_seconds: float) -> Path:
         curve=_curve(found.log),
         recipe=html.escape(recipe.to_toml()),
         machine=html.escape(_machine()),
+        run=html.escape(str(run)),
         date=time.strftime("%Y-%m-%d"),
         version=limner.__version__,
     )

@@ -36,4 +36,5 @@ class NumberEmbedding(nn.Module):
 
     def forward(self, number: Float[Tensor, "b"]) -> Float[Tensor, "b dim"]:
         """A vector for each number."""
-        return self.perceptron(sinusoidal(number, self.features))
+        features = sinusoidal(number, self.features)
+        return self.perceptron(features.to(next(self.parameters()).dtype))

@@ -40,6 +40,6 @@ class ResidualBlock(nn.Module):
         """The picture's features, modulated by the vector."""
         scale = shift = None
         if self.film is not None and vector is not None:
-            scale, shift = self.film(vector).float().chunk(2, dim=1)
+            scale, shift = self.film(vector).chunk(2, dim=1)
         h = self.norm_2(self.conv_1(self.norm_1(x)), scale, shift)
         return self.skip(x) + self.conv_2(self.dropout(h))
