@@ -17,7 +17,7 @@ def keep_freed_memory() -> None:
     """Let freed memory be used again instead of being returned to the kernel after each operation.
 
     glibc gives large blocks back at once, and the kernel then fills every page of the next one with
-    zeros; on small networks that takes a tenth to a third of a training step
+    zeros; on small networks that takes about a tenth of a training step
     (benchmarks/allocator.py). Only on Linux with glibc; elsewhere nothing is done. A process then
     keeps its peak of memory until it ends.
     """

@@ -1,0 +1,69 @@
+"""What does keeping freed memory gain in training on a CPU (limner.allocator)?
+
+    python benchmarks/allocator.py
+    python benchmarks/allocator.py --size 32 --dtype float32
+
+A process trains as the C library's allocator comes, another one keeps its freed memory; they take
+turns. How to read it: img/s is the median over the rounds; `gain` the ratio of the two in a round.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+
+import torch
+from timing import ratio, show, timed
+
+from limner import Batch, Condition, ImageSpec, build
+from limner.allocator import keep_freed_memory
+from limner.train import Loop, TrainOptions
+
+BATCH = 64
+STEPS = 20
+
+
+def images_per_second(size: int, dtype: str) -> float:
+    spec = ImageSpec(channels=3, height=size, width=size)
+    x = torch.rand(BATCH, *spec.shape) * 2 - 1
+    options = TrainOptions.of({"batch": BATCH, "dtype": dtype})
+    loop = Loop(build("edm", spec), lambda first, n: Batch(x[:n], Condition()), options)
+    for _ in range(5):
+        loop.advance()
+    return BATCH / timed(loop.advance, STEPS)
+
+
+def main() -> None:
+    summary, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=16)
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("usual", "keeping"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        if args.only == "keeping":
+            keep_freed_memory()
+        print(images_per_second(args.size, args.dtype))
+        return
+    rates: dict[str, list[float]] = {"usual": [], "keeping": []}
+    for _ in range(args.rounds):
+        for name, found in rates.items():
+            command = [sys.executable, __file__, "--only", name]
+            command += ["--size", str(args.size), "--dtype", args.dtype]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found.append(float(done.stdout))
+    show(
+        f"{args.size} x {args.size}, {args.dtype}, {torch.get_num_threads()} threads",
+        ("", "img/s", "gain"),
+        [
+            (name, f"{statistics.median(found):,.0f}", ratio(found, rates["usual"]))
+            for name, found in rates.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
