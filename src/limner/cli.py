@@ -167,37 +167,64 @@ def _trained(folder: Path) -> None:
 @app.command()
 def sample(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT] [sampler.key=value ...]")
+        list[str] | None, typer.Argument(metavar="[PROMPT ...] [sampler.key=value ...]")
     ] = None,
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="What the pictures should keep away from.")
     ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option("--label", help="A class by name or number; repeat for several; 'all'."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, max=10_000, help="Pictures of each label.")] = 1,
-    seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, max=10_000, help="Pictures of each. [default: 1]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Picture i is drawn from seed + i. [default: 0]")
+    ] = None,
+    vary: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Paint variations of the seed's picture, this far away."),
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option("--from", help="A picture of limner, whose settings to use.")
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("sample.png"),
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A file for each picture: NAME-0.png, ...")
+    ] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Also how they form: NAME-strip.png.")
+    ] = False,
+    gif: Annotated[bool, typer.Option("--gif", help="Also how they form: NAME.gif.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Paint pictures with a trained model, as one PNG that remembers how they were made."""
-    from limner.painting import paint
+    """Paint pictures with a trained model, as PNG files that remember how they were made."""
+    from limner.options import parse_assignments
+    from limner.painting import Wish, paint, write
 
+    if out.suffix.lower() != ".png":
+        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
     words = [a for a in arguments or [] if not _is_option(a)]
-    assignments = [a for a in arguments or [] if _is_option(a)]
-    if words:
-        raise LimnerError(
-            f"no model here takes a prompt; say which class with --label instead of '{words[0]}' "
-            "(limner sample -m MODEL --label NAME)"
-        )
-    if model is None:
-        raise LimnerError(
-            "say which model paints: limner sample -m RUN, with the folder of a run "
-            "(limner train edm emoji data.size=16 makes one)"
-        )
-    paint(model, label or [], n, seed, assignments, out, device)
-    typer.echo(str(out))
+    options = parse_assignments([a for a in arguments or [] if _is_option(a)], ["sampler"])
+    given = {
+        "model": model,
+        "prompts": words or None,
+        "negative": negative,
+        "labels": label or None,
+        "n": n,
+        "seed": seed,
+        "vary": vary,
+    }
+    base = vars(Wish.read(like)) if like else {}
+    values = base | {key: value for key, value in given.items() if value is not None}
+    values["sampler"] = base.get("sampler", {}) | options.get("sampler", {})
+    sheet, wish = paint(Wish.of(values), device=device, forming=strip or gif)
+    for path in write(sheet, wish, out, separate=separate, strip=strip, gif=gif):
+        typer.echo(str(path))
 
 
 @data_app.command("check")

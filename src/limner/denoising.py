@@ -112,8 +112,9 @@ class Denoiser(Protocol):
 class Guided:
     """Classifier-free guidance: x_hat = D(x, null) + scale (D(x, c) - D(x, null)).
 
-    scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. A
-    condition without parts is left alone. Ho, Salimans (2022), arXiv:2207.12598, equation 6.
+    scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. Where the
+    condition says what to avoid, that stands in null's place. A condition without parts is left
+    alone. Ho, Salimans (2022), arXiv:2207.12598, equation 6.
     """
 
     denoiser: Denoiser
@@ -126,11 +127,12 @@ class Guided:
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
         """The guided picture; one evaluation of a doubled batch."""
+        asked, contrast = c.opposed()
         if not len(c) or self.scale == 1:
-            return self.denoiser(x_t, t, c)
+            return self.denoiser(x_t, t, asked)
         if self.scale == 0:
-            return self.denoiser(x_t, t, c.null())
-        both = Condition.cat([c, c.null()])
+            return self.denoiser(x_t, t, contrast)
+        both = Condition.cat([asked, contrast])
         t = t if t.ndim == 0 else t.repeat(2)
         conditional, unconditional = self.denoiser(x_t.repeat(2, 1, 1, 1), t, both).chunk(2)
         return torch.lerp(unconditional, conditional, self.scale)

@@ -153,12 +153,14 @@ class Condition:
         text: token numbers, int64 "b l"; 0 is padding, a row of padding has no text.
         image: conditioning images in [-1, 1], "b k hh ww".
         present: bool "b", which rows have their conditioning image; None means all.
+        avoid: tokens of what it should not be of, int64 "b m"; guidance goes away from them.
     """
 
     label: Int[Tensor, "b"] | None = None
     text: Int[Tensor, "b l"] | None = None
     image: Float[Tensor, "b k hh ww"] | None = None
     present: Bool[Tensor, "b"] | None = None
+    avoid: Int[Tensor, "b m"] | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(part) for part in self._parts().values()}
@@ -179,6 +181,18 @@ class Condition:
         """The same rows with nothing asked for: label -1, text all padding, image absent."""
         drop = torch.ones(len(self), dtype=torch.bool, device=self._device())
         return self._dropped(drop)
+
+    def opposed(self) -> "tuple[Condition, Condition]":
+        """What guidance goes towards, and what it goes away from: nothing asked for, or `avoid`."""
+        asked, contrast = replace(self, avoid=None), self.null()
+        if self.avoid is None or asked.text is None:
+            return asked, contrast
+        length = max(asked.text.shape[1], self.avoid.shape[1])
+        text, avoid = (
+            torch.nn.functional.pad(row, (0, length - row.shape[1]))
+            for row in (asked.text, self.avoid)
+        )
+        return replace(asked, text=text), replace(contrast, text=avoid)
 
     def drop(self, p: float, noise: Noise) -> "Condition":
         """Each row made null, as a whole, with probability p (joint training for guidance)."""

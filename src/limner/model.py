@@ -20,7 +20,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.noise import Noise
+from limner.noise import Blend, Noise
 from limner.options import plain, validated
 
 _NOT_OPTIONS = ("n", "c", "noise", "preview")
@@ -196,7 +196,7 @@ class GenerativeModel(Learner):
         n: int,
         c: Condition = Condition(),
         *,
-        seed: int = 0,
+        seed: int | Sequence[int | Blend] = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
@@ -206,7 +206,7 @@ class GenerativeModel(Learner):
         Args:
             n: how many pictures, at least 1.
             c: what they should be of; n rows, one row for all, or no parts.
-            seed: picture i is drawn from stream seed + i, whatever n is.
+            seed: picture i is drawn from stream seed + i, whatever n is; or a seed for each.
             preview: whether intermediate frames are wanted.
             options: the model's own, see the signature of `frames`.
 
@@ -214,6 +214,8 @@ class GenerativeModel(Learner):
             LimnerError: an unknown or wrong option, or a condition that does not fit.
         """
         c = _for_each(n, c)
+        if not isinstance(seed, int) and len(seed) != n:
+            raise LimnerError(f"{len(seed)} seeds for {n} pictures; give one, or one for each")
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self._completed(n, c.to(self.device), noise)
@@ -225,15 +227,21 @@ class GenerativeModel(Learner):
             self.train(training)
 
     def sample(
-        self, n: int, c: Condition = Condition(), *, seed: int = 0, **options: Any
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        **options: Any,
     ) -> Images:
         """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
         c = _for_each(n, c)
         parts = []
         for first in range(0, n, SAMPLE_BATCH):
             rows = slice(first, min(first + SAMPLE_BATCH, n))
+            own = seed + first if isinstance(seed, int) else seed[rows]
             painting = self.watch(
-                rows.stop - first, c.rows(rows), seed=seed + first, preview=False, **options
+                rows.stop - first, c.rows(rows), seed=own, preview=False, **options
             )
             parts.append(deque(painting, maxlen=1).pop())
         return torch.cat(parts)
@@ -259,6 +267,8 @@ class GenerativeModel(Learner):
                 f"the conditioning image has {c.image.shape[1]} channels, "
                 f"and this model was trained with {spec.hint.channels}"
             )
+        if c.avoid is not None and c.text is None:
+            raise LimnerError("what to avoid goes with a text; give one, if only an empty one")
         if c.text is not None and spec.text:
             known = (c.text >= 0) & (c.text < spec.text.vocabulary)
             if c.text.shape[1] > spec.text.length or not known.all():

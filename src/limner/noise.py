@@ -17,6 +17,7 @@ References:
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -46,18 +47,38 @@ def _mix(z: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     return _shift_xor(z, 31)
 
 
+class Blend(NamedTuple):
+    """A seed between two: its normal numbers are sqrt(1 - amount^2) z_seed + amount z_other.
+
+    Args:
+        seed, other: whose numbers are blended.
+        amount: 0 is the seed, 1 the other; a little is a variation, all between is a path.
+    """
+
+    seed: int
+    other: int
+    amount: float
+
+
 class Noise:
-    """Independent random streams, one per image of a batch; each call draws the next numbers from
-    every stream.
+    """Independent random streams, one per image; each call draws the next numbers from all.
 
     Args:
         streams: int64 "b", the seed of each image's stream.
         draws: how many draws were made already.
+        others: float64 "b" and int64 "b": how much of which other stream is blended into normal
+            numbers; None where nothing is.
     """
 
-    def __init__(self, streams: Int[Tensor, "b"], draws: int = 0) -> None:
+    def __init__(
+        self,
+        streams: Int[Tensor, "b"],
+        draws: int = 0,
+        others: tuple[Float[Tensor, "b"], Int[Tensor, "b"]] | None = None,
+    ) -> None:
         self.streams = streams
         self.draws = draws
+        self.others = others
 
     @classmethod
     def keyed(
@@ -70,21 +91,39 @@ class Noise:
         return cls(_mix(image_key + (index + 1) * _GAMMA))
 
     @classmethod
-    def sampling(cls, seed: int, n: int, device: str = "cpu") -> "Noise":
-        """Streams for n pictures, where picture i of seed s is picture 0 of seed s + i."""
+    def sampling(cls, seed: int | Sequence[int | Blend], n: int, device: str = "cpu") -> "Noise":
+        """Streams for n pictures: of the seeds given, or of seed, seed + 1, ..."""
+        if not isinstance(seed, int):
+            return cls._blended(seed, device)
         seeds = torch.arange(seed, seed + n, dtype=torch.int64, device=device)
         return cls(_mix(_mix(seeds + _GAMMA) + _signed(_SAMPLING * _GAMMA)))
+
+    @classmethod
+    def _blended(cls, seeds: Sequence[int | Blend], device: str) -> "Noise":
+        """Streams of seeds of which some are blended with others."""
+        blends = [each if isinstance(each, Blend) else Blend(each, each, 0.0) for each in seeds]
+
+        def streams(numbers: list[int]) -> Int[Tensor, "b"]:
+            return torch.cat([cls.sampling(number, 1, device).streams for number in numbers])
+
+        own = cls(streams([each.seed for each in blends]))
+        amounts = torch.tensor([each.amount for each in blends], dtype=torch.float64, device=device)
+        if amounts.any():
+            own.others = amounts, streams([each.other for each in blends])
+        return own
 
     def __len__(self) -> int:
         return len(self.streams)
 
     def rows(self, rows: slice | Int[Tensor, "r"]) -> "Noise":
         """The streams of some of the images, from where they are now."""
-        return Noise(self.streams[rows], self.draws)
+        others = self.others and (self.others[0][rows], self.others[1][rows])
+        return Noise(self.streams[rows], self.draws, others)
 
     def to(self, device: torch.device | str) -> "Noise":
         """The same streams on another device."""
-        return Noise(self.streams.to(device), self.draws)
+        others = self.others and (self.others[0].to(device), self.others[1].to(device))
+        return Noise(self.streams.to(device), self.draws, others)
 
     def bits(self, n: int) -> Int[Tensor, "b n"]:
         """The next n 64-bit numbers of each stream."""
@@ -102,6 +141,13 @@ class Noise:
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
         """Standard normal numbers, cut at 5.9 deviations (4e-9 of the mass lies beyond)."""
+        if self.others:
+            amount, streams = self.others
+            amount = amount.to(dtype).view(-1, *(1 for _ in shape))
+            other = Noise(streams, self.draws).normal(*shape, dtype=dtype)
+            own = Noise(self.streams, self.draws).normal(*shape, dtype=dtype)
+            self.draws += 1
+            return (1 - amount.square()).sqrt() * own + amount * other
         n = math.prod(shape)
         bits = self.bits((n + 1) // 2)
         radius = (bits >> 40).bitwise_and_(0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24)

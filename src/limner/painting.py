@@ -1,103 +1,249 @@
-"""What `limner sample` does: find a model, paint, write one PNG with its settings."""
+"""What `limner sample` does: from wishes to pictures that say how they were made."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import UInt8
+from pydantic import Field
 from torch import Tensor
 
 import limner
 from limner import dist, pictures
 from limner.allocator import keep_freed_memory
-from limner.checkpoint import load
+from limner.checkpoint import load, model_file, read_header, write_durably
 from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec, to_uint8
 from limner.model import SAMPLE_BATCH, GenerativeModel
-from limner.options import parse_assignments
-from limner.progress import painting_progress
+from limner.noise import Blend
+from limner.options import validated
+from limner.progress import painting_progress, say
+from limner.text import prompted
+from limner.zoo import find_model
 
+Pictures = UInt8[Tensor, "n c h w"]
 _ROW = 8  # so many pictures stand in one row
 _SHOWN_SIDE = 128  # small pictures are enlarged to about this, pixel by pixel
+_GAP = 8
+_STRIP = 12  # frames of a strip
+_GIF_MS = 80  # a frame of an animation; the last one stays ten times as long
+_Text = Annotated[str, Field(max_length=100_000)]
 
 
-def load_generator(path: str, device: str = "cpu") -> GenerativeModel:
-    """A model that paints, from a run or model folder or a model file.
-
-    Raises:
-        LimnerError: nothing there, or a model that does not paint.
-    """
-    if not Path(path).exists():
-        raise LimnerError(f"there is no run, model folder or model file '{path}'")
-    model = load(path, device)
-    if not isinstance(model, GenerativeModel):
-        raise LimnerError(f"'{path}' is a {model.name}, which paints nothing")
-    return model
-
-
-def conditions(spec: ImageSpec, labels: Sequence[str], n: int) -> Condition:
-    """n rows of each label that is named, or of every one for "all"; no parts when none is."""
-    if not labels:
-        return Condition()
-    names = spec.labels if "all" in labels and "all" not in spec.labels else labels
-    indices = torch.tensor([spec.label_index(name) for name in names])
-    return Condition(label=indices.repeat_interleave(n))
-
-
-def paint(
-    path: str,
-    labels: Sequence[str],
-    n: int,
-    seed: int,
-    assignments: Sequence[str],
-    out: Path,
-    device: str = "auto",
-) -> UInt8[Tensor, "n c h w"]:
-    """Paint, and write a grid (one row a label) as a PNG that says how it was made.
+@dataclass(frozen=True)
+class Wish:
+    """Everything that decides a sheet of pictures, as a PNG remembers it.
 
     Args:
-        path: of the model.
-        labels: class names, or "all"; empty leaves the model free.
-        n: pictures of each.
-        seed: picture i is drawn from seed + i.
-        assignments: `sampler.key=value` as typed.
-        out: the PNG file.
-        device: where.
+        model: as it was named; None for the bundled default.
+        prompts: what to paint; a row of the sheet for each.
+        negative: what to keep away from, by guidance.
+        labels: class names, or "all"; a row for each.
+        n: pictures of each row.
+        seed: picture i of a row is drawn from seed + i, so that rows can be compared.
+        vary: for above 0, the pictures after a row's first are variations of it, this far away.
+        sampler: the model's own options.
     """
-    if out.suffix.lower() != ".png":
-        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+
+    model: str | None = None
+    prompts: tuple[_Text, ...] = ()
+    negative: _Text = ""
+    labels: tuple[str, ...] = ()
+    n: Annotated[int, Field(ge=1, le=10_000)] = 1
+    seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
+    vary: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sampler: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Wish":
+        """A wish from plain values, checked."""
+        return cls(**validated(cls, values, kind="setting"))
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Wish":
+        """The wish that a picture of limner remembers.
+
+        Raises:
+            LimnerError: not a PNG file, or one that does not say how it was made.
+        """
+        settings = pictures.read_settings(path)
+        if settings is None:
+            raise LimnerError(
+                f"{path} does not say how it was made; limner writes PNG files that do"
+            )
+        known = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
+        return cls.of(known)
+
+    def condition(self, spec: ImageSpec) -> Condition:
+        """One row for each row of the sheet; no parts when nothing is asked for."""
+        labels = spec.labels if "all" in self.labels and "all" not in spec.labels else self.labels
+        indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
+        if not self.prompts and not self.negative:
+            return Condition(label=indices) if len(indices) else Condition()
+        asked = prompted(spec, self.prompts or ("",), say)
+        if self.negative:
+            avoid = prompted(spec, self.negative, say).text
+            assert avoid is not None
+            asked = replace(asked, avoid=avoid.expand(len(asked), -1))
+        if not len(indices):
+            return asked
+        each = asked.repeat(len(indices))
+        return replace(each, label=indices.repeat(len(asked)))
+
+    def seeds(self) -> list[int | Blend]:
+        """Those of one row."""
+        numbers = range(self.seed, self.seed + self.n)
+        if not self.vary:
+            return list(numbers)
+        return [self.seed, *(Blend(self.seed, other, self.vary) for other in numbers[1:])]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What was painted.
+
+    Args:
+        images: row by row.
+        frames: how they formed, where that was asked for.
+        columns: pictures in a row of the sheet.
+    """
+
+    images: Pictures
+    frames: list[Pictures]
+    columns: int
+
+
+def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[str, Any]]:
+    """The model that is to paint, and its options: those asked for over those of its recipe.
+
+    Raises:
+        LimnerError: no such model, one that does not paint, or options that it does not have.
+    """
+    path = find_model(wish.model)
+    model = load(path, str(dist.device(device)))
+    if not isinstance(model, GenerativeModel):
+        raise LimnerError(f"'{path}' is a {model.name}, which paints nothing")
+    usual = read_header(model_file(path)).recipe.get("sampler", {})
+    return model, model.sampler_options(usual | wish.sampler)
+
+
+def paint(wish: Wish, *, device: str = "auto", forming: bool = False) -> tuple[Sheet, Wish]:
+    """Paint a sheet with a progress bar.
+
+    Args:
+        wish: what.
+        device: where.
+        forming: whether to keep frames of how the pictures form.
+
+    Returns:
+        the sheet, and the wish with every option written out.
+    """
     keep_freed_memory()
-    model = load_generator(path, str(dist.device(device)))
-    options = parse_assignments(assignments, ["sampler"]).get("sampler", {})
-    options = model.sampler_options(options)
-    c = conditions(model.spec, labels, n)
-    total = len(c) or n
+    model, options = open_model(wish, device)
+    if wish.negative and options.get("scale", 1.0) <= 1:
+        raise LimnerError("a negative prompt works through guidance; give sampler.scale=3")
+    rows = wish.condition(model.spec)
+    c = rows.repeat(wish.n)
+    seeds = wish.seeds() * max(len(rows), 1)
+    total, count = len(seeds), model.frame_count(**options)
+    kept = {round(i * (count - 1) / (_STRIP - 1)) for i in range(_STRIP)} if forming else set()
+    parts: list[list[Pictures]] = []
     with painting_progress(total) as advance:
-        parts = []
         for first in range(0, total, SAMPLE_BATCH):
-            rows = slice(first, min(first + SAMPLE_BATCH, total))
-            size = rows.stop - first
-            frames = model.frame_count(**options)
-            frame = None
-            for frame in model.watch(size, c.rows(rows), seed=seed + first, **options):  # noqa: B007
-                advance(size / frames)
-            assert frame is not None
-            parts.append(to_uint8(frame).cpu())
-    images = torch.cat(parts)
-    settings = {
-        "model": model.name,
-        "labels": list(labels),
-        "n": n,
-        "seed": seed,
-        "size": f"{model.spec.width}x{model.spec.height}",
-        "sampler": {key: value for key, value in options.items() if value is not None},
-        "version": limner.__version__,
-    }
-    scale = max(1, _SHOWN_SIDE // max(images.shape[-2:]))
-    columns = n if len(c) > n or n <= _ROW else None
-    sheet = pictures.grid(images, columns, scale=scale, gap=0 if total == 1 else 8)
+            own = seeds[first : first + SAMPLE_BATCH]
+            cut = c.rows(slice(first, first + len(own)))
+            frames: list[Pictures] = []
+            for i, frame in enumerate(model.watch(len(own), cut, seed=own, **options)):
+                advance(len(own) / count)
+                if i in kept or i == count - 1:
+                    frames.append(to_uint8(frame).cpu())
+            parts.append(frames)
+    joined = [torch.cat(same) for same in zip(*parts, strict=True)]
+    columns = wish.n if len(rows) > 1 or wish.n <= _ROW else _ROW
+    chosen = {key: value for key, value in options.items() if value is not None}
+    return Sheet(joined[-1], joined if forming else [], columns), replace(wish, sampler=chosen)
+
+
+def write(
+    sheet: Sheet,
+    wish: Wish,
+    out: Path,
+    *,
+    separate: bool = False,
+    strip: bool = False,
+    gif: bool = False,
+) -> list[Path]:
+    """Write a sheet as PNG files that say how they were made.
+
+    Args:
+        sheet: what was painted.
+        wish: from what.
+        out: the PNG file.
+        separate: a file for each picture, NAME-0.png, NAME-1.png, ..., in place of one grid.
+        strip: how the pictures form, as NAME-strip.png too.
+        gif: the same as an animation, NAME.gif.
+
+    Returns:
+        the files.
+    """
+    scale = max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
+    settings = _settings(wish)
+    written: list[Path] = []
     try:
-        pictures.save_png(sheet, out, settings)
+        if separate:
+            for i, image in enumerate(sheet.images):
+                path = out.with_stem(f"{out.stem}-{i}")
+                one = pictures.grid(image[None], 1, scale=scale, gap=0)
+                pictures.save_png(one, path, _settings(_alone(wish, i)))
+                written.append(path)
+        else:
+            pictures.save_png(_laid_out(sheet.images, sheet.columns, scale), out, settings)
+            written.append(out)
+        if strip:
+            path = out.with_stem(f"{out.stem}-strip")
+            pictures.save_png(
+                pictures.strip(sheet.frames, scale=max(1, scale // 2)), path, settings
+            )
+            written.append(path)
+        if gif:
+            path = out.with_suffix(".gif")
+            stages = [_laid_out(frame, sheet.columns, scale) for frame in sheet.frames]
+            write_durably(path, _animation(stages))
+            written.append(path)
     except OSError as error:
         raise LimnerError(f"cannot write {out}: {error.strerror or error}") from None
-    return images
+    return written
+
+
+def _laid_out(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh ww"]:
+    return pictures.grid(images, columns, scale=scale, gap=_GAP if len(images) > 1 else 0)
+
+
+def _settings(wish: Wish) -> dict[str, Any]:
+    """What a PNG remembers; the prompt also where other programs look for it."""
+    values = {key: value for key, value in asdict(wish).items() if value not in ((), "", None)}
+    return {"prompt": "; ".join(wish.prompts), "version": limner.__version__} | values
+
+
+def _alone(wish: Wish, i: int) -> Wish:
+    """The wish for picture i of the sheet alone; a variation needs its row."""
+    row, column = divmod(i, wish.n)
+    prompts, labels = wish.prompts, wish.labels
+    if len(prompts) > 1 and not labels:
+        prompts = prompts[row : row + 1]
+    if len(labels) > 1 and not prompts:
+        labels = labels[row : row + 1]
+    wish = replace(wish, prompts=prompts, labels=labels)
+    return wish if wish.vary else replace(wish, n=1, seed=wish.seed + column)
+
+
+def _animation(stages: Sequence[UInt8[Tensor, "c h w"]]) -> bytes:
+    """Frames as a GIF that loops."""
+    images = [pictures.to_pil(stage).convert("RGB") for stage in stages]
+    times = [_GIF_MS] * (len(images) - 1) + [10 * _GIF_MS]
+    file = io.BytesIO()
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
+    return file.getvalue()

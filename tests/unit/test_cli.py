@@ -101,7 +101,7 @@ def test_a_sheet_has_a_row_for_each_label_and_remembers_how_it_was_made(limner_,
     settings = read_settings("sheet.png")
     assert settings is not None
     assert settings["seed"] == 5 and settings["sampler"]["scale"] == 2.0
-    assert settings["labels"] == ["all"] and settings["model"] == "edm"
+    assert settings["labels"] == ["all"] and settings["model"] == str(trained)
 
 
 def test_the_same_seed_is_the_same_picture_alone(limner_, trained: Path):
@@ -171,7 +171,7 @@ SAMPLE_MISTAKES = {
     "unknown option": (["sampler.stesp=3"], "steps"),
     "too many steps": (["sampler.steps=100000"], "4000"),
     "eta without ddim": (["sampler.sampler=heun", "sampler.eta=1"], "ddim"),
-    "a prompt": (["a red apple"], "--label"),
+    "a prompt": (["a red apple"], "trained without text"),
     "no picture file": (["-o", "picture.gif"], "NAME.png"),
     "a folder that cannot be": (["-o", "/dev/null/picture.png"], "cannot write"),
 }

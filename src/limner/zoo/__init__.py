@@ -1,0 +1,37 @@
+"""The bundled models: a folder each, with `model.safetensors` and a card that says its numbers."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from limner.checkpoint import MODEL_FILE
+from limner.errors import LimnerError
+
+DEFAULT = "emoji"
+"""The model that paints when none is named."""
+
+
+def bundled() -> dict[str, Path]:
+    """The folders of the bundled models, by name."""
+    folder = Path(str(files("limner.zoo")))
+    return {each.parent.name: each.parent for each in sorted(folder.glob(f"*/{MODEL_FILE}"))}
+
+
+def find_model(name: str | None) -> Path:
+    """The path of a bundled model, a run or model folder, or a model file.
+
+    Raises:
+        LimnerError: there is none, or none was named and the default one is not bundled.
+    """
+    known = bundled()
+    if name is None and DEFAULT not in known:
+        raise LimnerError(
+            "say which model paints: limner sample -m RUN, with the folder of a run "
+            "(limner train flow-matching emoji data.size=16 makes one)"
+        )
+    name = name or DEFAULT
+    if name in known:
+        return known[name]
+    if not Path(name).exists():
+        others = f"; bundled are: {', '.join(known)}" if known else ""
+        raise LimnerError(f"there is no run, model folder or model file '{name}'{others}")
+    return Path(name)

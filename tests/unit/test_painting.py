@@ -1,0 +1,183 @@
+"""`limner sample` with prompts: sheets, seeds, variations, files, and settings that come back."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from limner.__main__ import main
+from limner.errors import LimnerError
+from limner.noise import Blend, Noise
+from limner.painting import Wish, open_model, paint, write
+from limner.pictures import read_settings, save_png
+
+OPTIONS = ["model.channels=8,8", "train.steps=30", "train.batch=8", "train.samples=0"]
+DATA = ["data.size=8", "data.text=true", "data.label=none", "train.lr=1e-2", "train.ema=0"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of a text model that was trained just enough to depend on its prompt."""
+    from limner.recipe import Recipe
+    from limner.run import train
+
+    run = tmp_path_factory.mktemp("painting") / "run"
+    usual = ["sampler.steps=3", "sampler.scale=4"]
+    train(Recipe.of("flow-matching", "emoji", [*OPTIONS, *DATA, *usual]), run)
+    return str(run)
+
+
+def painted(wish: Wish) -> torch.Tensor:
+    return paint(wish)[0].images
+
+
+def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
+    sheet, _ = paint(Wish(model, prompts=("a red apple", "a dog"), n=3, seed=5))
+    assert sheet.images.shape == (6, 3, 8, 8)
+    assert sheet.columns == 3
+    alone = painted(Wish(model, prompts=("a dog",), seed=7))
+    assert (sheet.images[5].int() - alone[0].int()).abs().max() <= 1
+    assert not torch.equal(sheet.images[2], sheet.images[5]), "another prompt is another picture"
+
+
+def test_the_recipe_says_the_usual_options_and_a_wish_overrides_them(model: str):
+    options = open_model(Wish(model, sampler={"steps": 5}))[1]
+    assert options["steps"] == 5
+    assert options["scale"] == 4.0
+
+
+def test_a_negative_prompt_leads_away(model: str):
+    wish = Wish(model, prompts=("a dog",))
+    assert not torch.equal(painted(wish), painted(replace(wish, negative="brown")))
+    assert torch.equal(painted(wish), painted(replace(wish, negative="")))
+    with pytest.raises(LimnerError, match=r"sampler\.scale=3"):
+        paint(replace(wish, negative="brown", sampler={"scale": 1.0}))
+
+
+def test_variations_begin_with_the_picture_and_stay_near_it(model: str):
+    wish = Wish(model, prompts=("a dog",), n=4, seed=3)
+    own = painted(replace(wish, n=1))
+    near, far = (painted(replace(wish, vary=amount)) for amount in (0.1, 1.0))
+    assert torch.equal(near[0], own[0])
+
+    def distance(images: torch.Tensor) -> float:
+        return (images[1:].double() - own.double()).abs().mean().item()
+
+    assert 0 < distance(near) < distance(far)
+    assert torch.equal(far[2], painted(replace(wish, n=1, seed=5))[0]), "amount 1 is the other seed"
+
+
+def test_blended_noise_is_standard_normal_on_a_circle_through_both():
+    seeds = [Blend(1, 2, 0.6), 1, 2]
+    z = Noise.sampling(seeds, 3).normal(4000, dtype=torch.float64)
+    torch.testing.assert_close(z[0], 0.8 * z[1] + 0.6 * z[2])
+    assert abs(z[0].std() - 1) < 0.05
+    part = Noise.sampling(seeds, 3).rows(slice(0, 1))
+    assert torch.equal(part.normal(5), Noise.sampling(seeds, 3).normal(5)[:1])
+    assert torch.equal(z[1], Noise.sampling(1, 1).normal(4000, dtype=torch.float64)[0])
+
+
+PROMPTS = {
+    "empty": ("", None),
+    "ten thousand characters": ("dog " * 2500, "cut after"),
+    "another script": ("красное яблоко", "unknown words"),
+    "nonsense": ("xqzw \U0001f34e \x00", None),
+    "surrogate": ("dog \ud800", None),
+}
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_any_prompt_gets_a_picture(kind: str, model: str, capsys: pytest.CaptureFixture[str]):
+    prompt, remark = PROMPTS[kind]
+    assert painted(Wish(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
+    said = capsys.readouterr().err
+    assert said.count("\n") <= 1
+    assert (remark or "") in said
+
+
+def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):
+    wish = Wish(
+        model, prompts=("a dog", "a cat"), negative="red", n=2, seed=9, sampler={"steps": 2}
+    )
+    sheet, full = paint(wish)
+    write(sheet, full, tmp_path / "sheet.png")
+    again = Wish.read(tmp_path / "sheet.png")
+    assert again == full
+    assert torch.equal(painted(again), sheet.images)
+    with Image.open(tmp_path / "sheet.png") as image:
+        parameters = image.info["parameters"]
+    assert parameters.startswith("a dog; a cat\n") and "Seed: 9" in parameters
+
+
+def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
+    sheet, full = paint(Wish(model, prompts=("a dog", "a cat"), n=2, seed=9))
+    files = write(sheet, full, tmp_path / "one.png", separate=True)
+    assert [file.name for file in files] == [f"one-{i}.png" for i in range(4)]
+    last = Wish.read(files[3])
+    assert (last.prompts, last.seed, last.n) == (("a cat",), 10, 1)
+    assert (painted(last)[0].int() - sheet.images[3].int()).abs().max() <= 1
+    with Image.open(files[3]) as image:
+        assert image.size == (128, 128), "small pictures are enlarged, pixel by pixel"
+
+
+def test_how_it_formed_as_a_strip_and_an_animation(model: str, tmp_path: Path):
+    sheet, full = paint(Wish(model, prompts=("a dog",), n=2), forming=True)
+    assert len(sheet.frames) == 4
+    assert torch.equal(sheet.frames[-1], sheet.images)
+    files = write(sheet, full, tmp_path / "a.png", strip=True, gif=True)
+    assert [file.name for file in files] == ["a.png", "a-strip.png", "a.gif"]
+    with Image.open(tmp_path / "a.gif") as image:
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
+    assert sum(times) == 3 * 80 + 800, "equal frames may be one that stays longer"
+    with Image.open(tmp_path / "a.png") as still, Image.open(tmp_path / "a.gif") as moving:
+        assert still.size == moving.size
+
+
+HOSTILE = {
+    "no settings": None,
+    "a wrong type": {"n": "many"},
+    "far too many": {"n": 10**9},
+    "a list of prompts that is none": {"prompts": 3},
+    "an unknown option": {"sampler": {"stesp": 3}},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_picture_with_odd_settings_gets_one_line(kind: str, model: str, tmp_path: Path):
+    settings = HOSTILE[kind]
+    settings = None if settings is None else {"model": model} | settings
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "odd.png", settings)
+    with pytest.raises(LimnerError) as error:
+        paint(Wish.read(tmp_path / "odd.png"))
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_line_says_all_of_it(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["limner", "sample", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        assert not left.value.code, said.err
+        return said.out
+
+    made = run("a dog", "a cat", "-m", model, "-n", "2", "--negative", "blue", "--gif", "--strip")
+    assert made.split() == ["sample.png", "sample-strip.png", "sample.gif"]
+    assert run("--from", "sample.png", "-o", "again.png").split() == ["again.png"]
+    assert Path("again.png").read_bytes() == Path("sample.png").read_bytes()
+    run("--from", "sample.png", "--seed", "4", "a bird", "-o", "other.png")
+    settings = read_settings("other.png")
+    assert settings is not None
+    assert settings["seed"] == 4 and settings["prompts"] == ["a bird"]
+    assert settings["negative"] == "blue", "what is not given stays"
+    assert run("a dog", "-m", model, "-n", "2", "--separate").split() == [
+        "sample-0.png",
+        "sample-1.png",
+    ]
