@@ -180,11 +180,9 @@ def sample(
         typer.Option("--label", help="A class by name or number; repeat for several; 'all'."),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, max=10_000, help="Pictures of each. [default: 1]")
+        int | None, typer.Option("-n", min=1, max=10_000, help="Pictures of each (1).")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Picture i is drawn from seed + i. [default: 0]")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Picture i is drawn from seed + i (0).")] = None,
     vary: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Paint variations of the seed's picture, this far away."),

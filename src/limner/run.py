@@ -135,7 +135,16 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
     """A recipe's training images, in the order that its seed gives them."""
     from limner.data import open_data
 
-    return Stream(dataset or open_data(**recipe.data), recipe.options().seed)
+    dataset = dataset or open_data(**recipe.data)
+    if dataset.skipped:
+        name, reason = dataset.skipped[0]
+        count = len(dataset.skipped)
+        more = f" and {count - 1} more" if count > 1 else ""
+        say(
+            f"left out: {name} ({reason}){more}; to see all, type: "
+            f"limner data check {dataset.source}"
+        )
+    return Stream(dataset, recipe.options().seed)
 
 
 def _begin(

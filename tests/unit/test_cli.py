@@ -199,3 +199,17 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
 
     monkeypatch.setattr(limner.doctor, "examine", interrupted)
     assert limner_("doctor")[0] == 130
+
+
+def test_a_broken_picture_is_named_and_left_out_of_training(limner_, tmp_path: Path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    code, _, err = limner_("train", "edm", f"folder:{folder}", *TINY)
+    assert code == 0
+    assert (
+        f"left out: bad.png (no picture); to see all, type: limner data check folder:{folder}"
+        in err
+    )
