@@ -1,0 +1,221 @@
+"""Cascaded diffusion: a small picture from one model, enlarged by another that sees it.
+
+Ho, Saharia, Chan, Fleet, Norouzi, Salimans (2021). Cascaded diffusion models for high fidelity
+image generation. arXiv:2106.15282.
+
+    z ~ p(z | c)        the base, trained before, at low resolution
+    x ~ p(x | z_s, c)   the upsampler, at high resolution, z_s = z + s eps
+
+A picture of the base is not quite a reduced one of the data, so the upsampler must not trust it to
+the last pixel. In training, z is the data's picture reduced, and s is uniform in [0, augmentation]
+for each image (conditioning augmentation, section 4); the upsampler is told s in a plane of its
+own. In sampling, s is a small constant.
+
+Kept: independent training of the stages, the condition in both, Gaussian conditioning augmentation.
+Different: noise is added to z at full contrast, where the paper walks the forward process; either
+stage may be any model of this library; label and text are hidden from the upsampler now and then,
+so that it can paint without. It is sampled without guidance, whose null model would not see z: what
+is asked for, and what is to be avoided, guides the base.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from inspect import signature
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import GenerativeModel, Turn
+from limner.noise import Noise
+from limner.registry import Paper, build, entry, register
+
+SamplerName = Literal["ancestral", "ddim", "euler", "heun", "dpm++"]
+Steps = Annotated[int, Field(ge=1, le=4000)]
+
+
+def reduced(x: Images, height: int, width: int) -> Float[Tensor, "b c hh ww"]:
+    """Pictures at a lower resolution, by the antialiased bicubic filter that data are read with."""
+    size = height, width
+    return F.interpolate(x, size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+@register(
+    "cascade",
+    family="diffusion",
+    paper=Paper(
+        "Cascaded diffusion models for high fidelity image generation",
+        "Ho, Saharia, Chan, Fleet, Norouzi, Salimans",
+        2021,
+        "2106.15282",
+    ),
+    tiny={
+        "base": {"model": "flow-matching", "spec": {"height": 4, "width": 4}},
+        "options": {"channels": (8, 16)},
+    },
+)
+class Cascade(GenerativeModel):
+    """Cascade: a frozen model paints small, and an upsampler that sees it paints large.
+
+    Args:
+        spec: what the images are.
+        base: a trained model of the same data at low resolution; as in train.init.base="runs/NAME".
+        upsampler: the registered name of the model that enlarges; one that takes a conditioning
+            image.
+        options: the upsampler's own; its defaults where left out.
+        augmentation: the largest deviation of the noise on the low resolution in training.
+        condition_dropout: how often training hides label and text from the upsampler; the low
+            resolution, never.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        base: GenerativeModel,
+        upsampler: str = "flow-matching",
+        options: dict[str, Any] | None = None,
+        augmentation: Annotated[float, Field(ge=0)] = 0.4,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        super().__init__()
+        _check_fit(base.spec, spec)
+        own = dict(options or {})
+        if "condition_dropout" in signature(entry(upsampler).model.__init__).parameters:
+            own.setdefault("condition_dropout", 0.0)  # it would hide the low resolution, too
+        hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
+        enlarging = build(upsampler, replace(spec, hint=hint), **own)
+        if not isinstance(enlarging, GenerativeModel) or enlarging.spec.hint != hint:
+            raise LimnerError(f"model '{upsampler}' takes no conditioning image to enlarge")
+        self.base, self.upsampler = base, enlarging
+        self.augmentation = augmentation
+        self.condition_dropout = condition_dropout
+        self.condition = base.condition
+        self.couples_batch = enlarging.couples_batch
+        self.batches_per_round = enlarging.batches_per_round
+
+    def players(self) -> dict[str, nn.Module]:
+        """Those of the upsampler; the base is frozen."""
+        return self.upsampler.players()
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """The upsampler's, on what it will see."""
+        self.upsampler.prepare(self._hinted(batches))
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """The upsampler's, on what it saw."""
+        self.upsampler.calibrate(self._hinted(batches))
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The upsampler's moves, given the reduced picture under noise."""
+        yield from self.upsampler.turns(self._told(batch, noise), step, noise)
+
+    def _hinted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for i, batch in enumerate(batches):
+            yield self._told(batch, Noise.keyed(0, i, range(len(batch.x)), str(batch.x.device)))
+
+    def _told(self, batch: Batch, noise: Noise) -> Batch:
+        """A batch as the upsampler is trained on it."""
+        z = reduced(batch.x, self.base.spec.height, self.base.spec.width)
+        level = self.augmentation * noise.uniform()
+        c = batch.c.drop(self.condition_dropout, noise)
+        return Batch(batch.x, self.hinted(c, z, level, noise))
+
+    def hinted(self, c: Condition, z: Images, level: Float[Tensor, "b"], noise: Noise) -> Condition:
+        """The upsampler's condition: label and text, and the low resolution under noise.
+
+        Args:
+            c: what the pictures are of.
+            z: the pictures at low resolution.
+            level: the deviation s of each one's noise, in [0, augmentation].
+            noise: where the noise is drawn.
+
+        Returns:
+            a condition whose image is z + s eps, which may leave [-1, 1], and as its last channel
+            s itself, from -1 (none) to 1 (augmentation).
+        """
+        s = level.to(z).view(-1, 1, 1, 1)
+        noisy = z + s * noise.normal(*z.shape[1:]).to(z)
+        told = 2 * s / (self.augmentation or 1.0) - 1
+        image = torch.cat([noisy, told.expand_as(z[:, :1])], dim=1)
+        return Condition(label=c.label, text=c.text, image=image)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        sampler: SamplerName | None = None,
+        steps: Steps | None = None,
+        scale: Annotated[float, Field(ge=0, le=100)] | None = None,
+        upsampler_sampler: SamplerName | None = None,
+        upsampler_steps: Steps | None = None,
+        level: Annotated[float, Field(ge=0)] | None = None,
+    ) -> Iterator[Images]:
+        """Yield the base's frames enlarged, then the upsampler's.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            sampler, steps, scale: the base's, where it has them; its own defaults when left out.
+            upsampler_sampler, upsampler_steps: the upsampler's, likewise.
+            level: the deviation of the noise on the base's picture; a quarter of the largest in
+                training by default. More hides more of the base's mistakes, and of its picture.
+        """
+        s = self.augmentation / 4 if level is None else level
+        if s > self.augmentation:
+            raise LimnerError(
+                f"sampler option level={s:g} is beyond this model's training; "
+                f"give at most {self.augmentation:g}"
+            )
+        given = self._base_options(sampler=sampler, steps=steps, scale=scale)
+        further = self._upsampler_options(
+            upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps
+        )
+        z = torch.empty(0)  # the base's last frame, in the end
+        for z in self.base.frames(n, c, noise=noise, preview=preview, **given):
+            if preview:
+                yield F.interpolate(z, (self.spec.height, self.spec.width), mode="nearest")
+        seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
+        yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
+
+    def frame_count(self, **options: Any) -> int:
+        """Those of both stages."""
+        base = self.base.frame_count(**self._base_options(**options))
+        return base + self.upsampler.frame_count(**self._upsampler_options(**options))
+
+    def _base_options(self, **asked: Any) -> dict[str, Any]:
+        """The base's sampling options, checked; what was not given is at its default."""
+        names = ("sampler", "steps", "scale")
+        given = {name: asked[name] for name in names if asked.get(name) is not None}
+        return self.base.sampler_options(given)
+
+    def _upsampler_options(self, **asked: Any) -> dict[str, Any]:
+        """The upsampler's sampling options, checked, without guidance."""
+        names = ("sampler", "steps")
+        given = {k: v for k in names if (v := asked.get(f"upsampler_{k}")) is not None}
+        known = self.upsampler.sampler_options(given)
+        return known | {"scale": 1.0} if "scale" in known else known
+
+
+def _check_fit(low: ImageSpec, high: ImageSpec) -> None:
+    """Whether a base of one specification can be enlarged to another."""
+    if low.hint or high.hint:
+        raise LimnerError("a cascade paints without conditioning images; leave the pairs out")
+    for part in ("channels", "labels", "text"):
+        if getattr(low, part) != getattr(high, part):
+            raise LimnerError(
+                f"the base was trained on data with other {part}; train both stages on the same"
+            )
+    factor = high.height // low.height
+    if factor < 2 or (high.height, high.width) != (factor * low.height, factor * low.width):
+        raise LimnerError(
+            f"a cascade enlarges a whole number of times, at least twice, and the base's "
+            f"{low.width} x {low.height} do not become {high.width} x {high.height} so; "
+            f"try data.size={2 * max(low.height, low.width)}"
+        )

@@ -1,0 +1,227 @@
+"""Cascades: reduction, the told level, a frozen base, oracles for upsamplers, and a tiny one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from toy import SPEC, batches, colours_are_right, one_thread
+
+from limner.diffusion.cascade import Cascade, reduced
+from limner.errors import LimnerError
+from limner.flows.flow_matching import FlowMatching
+from limner.image import Batch, Condition, TextSpec
+from limner.model import GenerativeModel
+from limner.noise import Noise
+from limner.registry import build
+from limner.train import Loop, TrainOptions
+
+LOW = SPEC.resized(4, 4)
+
+
+def base() -> FlowMatching:
+    return FlowMatching(LOW, channels=(16,), patch=1)
+
+
+def cascade(**options) -> Cascade:
+    return Cascade(SPEC, base(), options={"channels": [8]}, **options)
+
+
+def low_batches(first: int, n: int) -> Batch:
+    x, c = batches(first, n)
+    return Batch(reduced(x, 4, 4), c)
+
+
+def trained(model: GenerativeModel, data=batches, steps: int = 200) -> GenerativeModel:
+    loop = Loop(model, data, TrainOptions(steps=steps, batch=32, lr=6e-3, ema=0.98))
+    loop.prepare()
+    for _ in range(steps):
+        loop.advance()
+    return loop.average
+
+
+class Enlarger(torch.nn.Module):
+    """The velocity towards the low resolution's pixels doubled, whatever the noise."""
+
+    def forward(self, x, label, c):
+        m = F.interpolate(c.image[:, :-1], scale_factor=2, mode="nearest")
+        return (x - m) / (label / 1000).view(-1, 1, 1, 1).to(x)
+
+
+class Watched(torch.nn.Module):
+    """A network that answers 0 and keeps the conditions that it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def forward(self, x, label, c):
+        self.seen.append(c)
+        return self.weight * x
+
+
+def test_a_constant_picture_is_reduced_to_itself():
+    for value in (-1.0, 0.3, 1.0):
+        x = torch.full((2, 3, 12, 12), value)
+        torch.testing.assert_close(reduced(x, 4, 4), torch.full((2, 3, 4, 4), value))
+
+
+def test_what_is_finer_than_the_low_resolution_is_averaged_away():
+    stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 1, 32, 32)
+    assert float(reduced(stripes, 8, 8)[..., 2:-2].abs().max()) < 0.05
+
+
+def test_the_level_plane_says_how_much_noise_there_is():
+    n, model = 4000, cascade(augmentation=0.4)
+    z, level = torch.zeros(n, 3, 4, 4), 0.4 * torch.arange(n) / (n - 1)
+    image = model.hinted(Condition(), z, level, Noise.keyed(0, 0, range(n))).image
+    noisy, told = image[:, :3], image[:, 3]
+    torch.testing.assert_close(told, (level / 0.2 - 1)[:, None, None].expand(n, 4, 4))
+    assert torch.equal(noisy[0], z[0])
+    assert told[0].unique().tolist() == [-1]
+    assert float((noisy[1:] / level[1:, None, None, None]).std()) == pytest.approx(1, abs=0.01)
+
+
+def test_without_augmentation_the_low_resolution_is_as_it_is():
+    model, z = cascade(augmentation=0.0), torch.rand(2, 3, 4, 4)
+    image = model.hinted(Condition(), z, torch.zeros(2), Noise.keyed(0, 0, range(2))).image
+    assert torch.equal(image, torch.cat([z, -torch.ones(2, 1, 4, 4)], 1))
+    assert model.sample(1, steps=1, upsampler_steps=1).isfinite().all()
+
+
+def test_training_hides_the_label_but_never_the_low_resolution():
+    n, model = 400, cascade(condition_dropout=0.5, augmentation=0.0)
+    model.upsampler.network = Watched()
+    batch = batches(0, n)
+    next(model.turns(batch, 0, Noise.keyed(0, 0, range(n))))
+    (c,) = model.upsampler.network.seen
+    assert 0.4 < float((c.label == -1).float().mean()) < 0.6
+    assert c.present is None
+    torch.testing.assert_close(c.image[:, :3], reduced(batch.x, 4, 4))
+
+
+def test_training_draws_levels_uniformly_up_to_the_augmentation():
+    n, model = 2000, cascade(augmentation=0.2)
+    model.upsampler.network = Watched()
+    next(model.turns(batches(0, n), 0, Noise.keyed(0, 0, range(n))))
+    told = model.upsampler.network.seen[0].image[:, 3, 0, 0]
+    assert float(told.min()) >= -1
+    assert float(told.max()) <= 1
+    assert float(told.mean()) == pytest.approx(0, abs=0.05)
+    assert float(told.std()) == pytest.approx(3**-0.5, abs=0.03)
+
+
+def test_the_upsampler_sees_the_same_condition_without_guidance():
+    model = cascade()
+    model.upsampler.network = Watched()
+    label = torch.tensor([0, 1])
+    model.sample(2, Condition(label=label), steps=1, scale=3.0, upsampler_steps=2)
+    for c in model.upsampler.network.seen:
+        assert torch.equal(c.label, label)
+        assert c.present is None
+        assert c.image[:, 3].unique().tolist() == [-0.5]  # a quarter of the augmentation
+
+
+def test_training_leaves_the_base_as_it_was():
+    model = cascade()
+    before = {k: v.clone() for k, v in model.base.state_dict().items()}
+    moved = {k: v.clone() for k, v in model.upsampler.state_dict().items()}
+    average = trained(model, steps=3)
+    for kept in (model.base, average.base):
+        assert not kept.training
+        for name, value in kept.state_dict().items():
+            assert torch.equal(value, before[name]), name
+    assert any(not torch.equal(v, moved[k]) for k, v in model.upsampler.state_dict().items())
+    assert model.parameter_count() == sum(p.numel() for p in model.upsampler.parameters())
+
+
+def test_a_perfect_upsampler_gives_the_base_picture_enlarged():
+    model = cascade()
+    model.upsampler.network = Enlarger()
+    options = {"steps": 2, "level": 0.0}
+    small = list(model.watch(3, **options))[2]
+    for walk, steps in (("euler", 1), ("heun", 3), ("ancestral", 5)):
+        x = model.sample(3, upsampler_sampler=walk, upsampler_steps=steps, **options)
+        torch.testing.assert_close(x, small, rtol=0, atol=1e-5)
+    blurred = model.sample(3, steps=2, level=0.4, upsampler_steps=1)
+    assert float((blurred - small).abs().mean()) > 0.05
+
+
+def test_the_frames_show_both_stages():
+    model = cascade().eval()
+    frames = list(model.watch(2, seed=4, steps=3, upsampler_steps=5))
+    assert len(frames) == model.frame_count(steps=3, upsampler_steps=5) == 4 + 6
+    assert len(list(model.watch(2))) == model.frame_count() == 16 + 16
+    small = list(model.base.watch(2, seed=4, steps=3))
+    for frame, z in zip(frames, small):
+        assert torch.equal(frame[..., ::2, ::2], z)
+        assert torch.equal(frame[..., 1::2, 1::2], z)
+    assert not torch.equal(frames[-1][..., ::2, ::2], frames[-1][..., 1::2, 1::2])
+    assert len(list(model.watch(2, preview=False))) == 1
+
+
+def test_any_model_that_takes_a_hint_enlarges_and_is_prepared_on_what_it_will_see():
+    seen = []
+    model = cascade(upsampler="edm")
+    assert model.upsampler.name == "edm"
+    prepared = model.upsampler.prepare
+    model.upsampler.prepare = lambda data: prepared(seen.append(b) or b for b in data)
+    loop = Loop(model, batches, TrainOptions(batch=8))
+    loop.prepare()
+    x = torch.cat([batches(8 * i, 8).x for i in range(16)])
+    assert float(loop.model.upsampler.sigma_data) == pytest.approx(float(x.std()), rel=1e-3)
+    assert {b.c.image.shape for b in seen} == {(8, 4, 4, 4)}
+    assert model.sample(1, steps=1, upsampler_steps=2).shape == (1, 3, 8, 8)
+
+
+def test_a_base_that_needs_labels_makes_a_cascade_that_does():
+    needy = base()
+    needy.condition = "required"
+    assert Cascade(SPEC, needy).condition == "required"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (replace(LOW, channels=1), "other channels"),
+        (replace(LOW, labels=("red", "green")), "other labels"),
+        (replace(LOW, text=TextSpec(5, 10, "words", "")), "other text"),
+        (replace(LOW, hint=LOW), "without conditioning images"),
+        (LOW.resized(6, 6), "6 x 6 do not become 8 x 8"),
+        (LOW.resized(8, 8), "at least twice"),
+        (LOW.resized(4, 2), "whole number"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_refused(spec, said, monkeypatch):
+    other = base()
+    monkeypatch.setattr(other, "spec", spec)
+    with pytest.raises(LimnerError, match=said):
+        Cascade(SPEC, other)
+
+
+def test_wrong_options_are_refused():
+    model = cascade(augmentation=0.2)
+    with pytest.raises(LimnerError, match=r"level=0\.3 .* at most 0\.2"):
+        model.sample(1, level=0.3)
+    with pytest.raises(LimnerError, match="upsampler_steps"):
+        model.sample(1, upsampler_step=3)
+    with pytest.raises(LimnerError, match="did you mean 'flow-matching'"):
+        Cascade(SPEC, base(), upsampler="flow-match")
+    with pytest.raises(LimnerError, match="base"):
+        build("cascade", SPEC)
+
+
+def test_a_tiny_one_enlarges_what_its_base_painted():
+    with one_thread():
+        torch.manual_seed(0)
+        small = trained(base(), low_batches)
+        torch.manual_seed(1)
+        model = trained(Cascade(SPEC, small, options={"channels": [16], "patch": 1}))
+        assert colours_are_right(model)
+        frames = list(model.watch(32, Condition(label=torch.arange(32) % 2), seed=3))
+        painted = frames[small.frame_count() - 1][..., ::2, ::2]
+        agreed = (reduced(frames[-1], 4, 4) - painted).abs().mean((1, 2, 3))
+        other = (reduced(frames[-1], 4, 4) - painted.roll(1, 0)).abs().mean((1, 2, 3))
+        assert float(agreed.mean()) < 0.12 < 0.5 < float(other.mean())
+        assert float(agreed.max()) < 0.3
