@@ -82,7 +82,10 @@ class ImageSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the fields at their defaults."""
-        values = asdict(self)
+        values = asdict(self) | {
+            "labels": list(self.labels),
+            "frequencies": list(self.frequencies),
+        }
         if self.hint is not None:
             values["hint"] = self.hint.to_json()
         return {f.name: values[f.name] for f in fields(self) if getattr(self, f.name) != f.default}

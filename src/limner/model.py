@@ -63,6 +63,18 @@ class Likelihood(NamedTuple):
     kind: Literal["exact", "lower", "estimate"]
 
 
+def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
+    """Say what to type where a constructor wants another model and got none."""
+    parameter = inspect.signature(init).parameters[name]
+    wanted = isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Learner)
+    absent = name not in given and parameter.default is parameter.empty
+    if wanted and (absent or not isinstance(given.get(name, parameter.default), Learner | None)):
+        raise LimnerError(
+            f"model.{name} is a model of its own; give the run that it comes from: "
+            f"train.init.{name}=runs/NAME"
+        )
+
+
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
     """Make a constructor validate its arguments and write them down as `config`."""
 
@@ -75,6 +87,8 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         if len(args) > len(names):
             raise LimnerError(f"{type(self).__name__} takes {len(names)} options, not {len(args)}")
         given = dict(zip(names, args)) | kwargs
+        for name in names:
+            _refuse_no_model(init, name, given)
         values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
         nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
         own = {k: v for k, v in values.items() if k not in nested}

@@ -213,3 +213,10 @@ def test_a_broken_picture_is_named_and_left_out_of_training(limner_, tmp_path: P
         f"left out: bad.png (no picture); to see all, type: limner data check folder:{folder}"
         in err
     )
+
+
+@pytest.mark.parametrize("given", [[], ["model.base=runs/x"]])
+def test_a_nested_model_is_asked_for_by_its_run(given: list[str], limner_):
+    code, _, err = limner_("train", "cascade", "emoji", "data.size=16", *given)
+    assert code == 2 and err.count("\n") == 1
+    assert "train.init.base=runs/NAME" in err
