@@ -1,0 +1,117 @@
+"""Samplers on data that are a mixture: components keep their weights, training pictures return."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from analytic import walked
+from scipy import stats
+from torch import Tensor
+
+from limner.denoising import per_image
+from limner.image import Condition
+from limner.noise import Noise
+from limner.samplers import DDIM, Ancestral, DPMSolver, Euler, Heun
+from limner.schedules import DiscreteSchedule, LinearPath, Schedule, VarianceExploding, cosine_betas
+
+PATHS = {
+    "line": LinearPath(),
+    "preserving": DiscreteSchedule(cosine_betas()),
+    "exploding": VarianceExploding(),
+}
+every_path = pytest.mark.parametrize("schedule", PATHS.values(), ids=PATHS)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The optimal denoiser of sum_k w_k N(mean_k, variance I): posterior-weighted means.
+
+    With variance 0 it is the optimal denoiser of a training set: a softmax over its pictures.
+    """
+
+    schedule: Schedule
+    means: Tensor
+    weights: Tensor
+    variance: float = 0.0
+
+    def posterior(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """p(k | x_t), "b k"."""
+        alpha, sigma = (level.double() for level in self.schedule(t))
+        total = alpha**2 * self.variance + sigma**2
+        gaps = (x_t.flatten(1)[:, None] - alpha * self.means.flatten(1)).square().sum(-1)
+        return (self.weights.log() - gaps / (2 * total)).softmax(-1)
+
+    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+        alpha, sigma = (per_image(level, x_t) for level in self.schedule(t))
+        gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+        p = self.posterior(x_t, t)
+        mean = torch.einsum("bk,kchw->bchw", p, self.means)
+        return mean + gain * (x_t - alpha * mean)
+
+
+def started(schedule: Schedule, n: int, shape: tuple[int, ...]) -> tuple[Tensor, Noise]:
+    noise = Noise.sampling(0, n)
+    return schedule.prior_deviation * noise.normal(*shape, dtype=torch.float64), noise
+
+
+def test_the_optimal_denoiser_is_the_posterior_mean_by_quadrature():
+    """E[x | x_t] of a mixture in one dimension equals the ratio of two integrals over x."""
+    means = torch.tensor([-0.7, 0.1, 0.9], dtype=torch.float64)
+    weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    D = Mixture(LinearPath(), means.view(-1, 1, 1, 1), weights, variance=0.02)
+    x = torch.linspace(-3, 3, 60_001, dtype=torch.float64)
+    density = (weights * torch.exp(-((x[:, None] - means) ** 2) / 0.04)).sum(-1)
+    for t in (0.1, 0.5, 0.9):
+        for x_t in (-1.0, 0.0, 0.4):
+            likelihood = torch.exp(-((x_t - (1 - t) * x) ** 2) / (2 * t**2))
+            expected = (x * density * likelihood).sum() / (density * likelihood).sum()
+            found = D(
+                torch.full((1, 1, 1, 1), x_t, dtype=torch.float64),
+                torch.tensor(t, dtype=torch.float64),
+                Condition(),
+            )
+            assert float(found) == pytest.approx(float(expected), abs=1e-9)
+
+
+@every_path
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [(Ancestral(), 200), (DDIM(), 200), (Euler(), 200), (Heun(), 100), (DPMSolver(), 100)],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
+)
+def test_components_keep_their_weights(sampler, steps: int, schedule: Schedule):
+    """A chi-squared test of the components that 2,000 samples fall to."""
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    corners = torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
+    D = Mixture(schedule, 0.8 * corners.view(4, 2, 1, 1), weights, variance=0.01)
+    x, noise = started(schedule, 2000, (2, 1, 1))
+    end = walked(sampler, D, x, schedule.times(steps), noise)[-1]
+    nearest = torch.cdist(end.flatten(1), D.means.flatten(1)).argmin(1)
+    counts = torch.bincount(nearest, minlength=4)
+    assert stats.chisquare(counts.numpy(), (2000 * weights).numpy()).pvalue > 1e-3
+    spread = (end - D.means[nearest]).std()
+    assert float(spread) == pytest.approx(math.sqrt(D.variance), rel=0.15)
+
+
+@every_path
+@pytest.mark.parametrize(
+    "sampler", [Ancestral(), DDIM(), Heun(), DPMSolver()], ids=lambda s: type(s).__name__
+)
+def test_the_closed_form_memoriser_paints_its_training_pictures(sampler, schedule: Schedule):
+    """A network of the least loss on a finite set of pictures can only give them back."""
+    pictures = torch.rand(12, 3, 4, 4, dtype=torch.float64) * 2 - 1
+    D = Mixture(schedule, pictures, torch.full((12,), 1 / 12, dtype=torch.float64))
+    x, noise = started(schedule, 64, (3, 4, 4))
+    end = walked(sampler, D, x, schedule.times(60), noise)[-1]
+    distances = torch.cdist(end.flatten(1), pictures.flatten(1))
+    first, second = distances.topk(2, largest=False).values.unbind(1)
+    assert (first / second < 1 / 3).double().mean() >= 0.98, "the d1 / d2 meter calls them copies"
+    assert len(distances.argmin(1).unique()) == 12, "and all of them return"
+    held_out = torch.rand(64, 3, 4, 4, dtype=torch.float64) * 2 - 1
+    first, second = (
+        torch.cdist(held_out.flatten(1), pictures.flatten(1))
+        .topk(2, largest=False)
+        .values.unbind(1)
+    )
+    assert (first / second < 1 / 3).double().mean() == 0, "the meter finds no copy among new ones"
