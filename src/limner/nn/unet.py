@@ -119,6 +119,7 @@ class UNet(nn.Module):
             if last is not None:
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
