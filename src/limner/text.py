@@ -13,9 +13,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from jaxtyping import Float, Int, Int8
+from safetensors.torch import load
 from torch import Tensor
 
 from limner.errors import LimnerError
@@ -46,7 +46,7 @@ def _asset() -> _Asset:
             f"the bundled word table is missing (limner/data/assets/{ASSET}.safetensors, .json); "
             "reinstall limner, or build it with python tools/build_words.py"
         ) from None
-    tensors = safetensors.torch.load(table)
+    tensors = load(table)
     sha256 = hashlib.sha256(table + words).hexdigest()
     return _Asset(tensors["table"], tensors["scale"].float(), words.decode(), sha256)
 
