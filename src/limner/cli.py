@@ -198,6 +198,9 @@ def sample(
         bool, typer.Option("--strip", help="Also how they form: NAME-strip.png.")
     ] = False,
     gif: Annotated[bool, typer.Option("--gif", help="Also how they form: NAME.gif.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, or bfloat16: quicker, slightly other pictures.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Paint pictures with a trained model, as PNG files that remember how they were made."""
@@ -216,6 +219,7 @@ def sample(
         "n": n,
         "seed": seed,
         "vary": vary,
+        "dtype": dtype,
     }
     base = vars(Wish.read(like)) if like else {}
     values = base | {key: value for key, value in given.items() if value is not None}

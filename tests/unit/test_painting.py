@@ -181,3 +181,15 @@ def test_the_command_line_says_all_of_it(
         "sample-0.png",
         "sample-1.png",
     ]
+
+
+def test_bfloat16_paints_nearly_the_same_and_the_picture_remembers_it(model: str, tmp_path: Path):
+    wish = Wish(model, prompts=("a dog",), n=2)
+    quick = replace(wish, dtype="bfloat16")
+    exact, rounded = painted(wish).int(), painted(quick).int()
+    assert 0 < (exact - rounded).abs().max() < 64
+    assert (exact - rounded).abs().float().mean() < 3
+    (path,) = write(*paint(quick), tmp_path / "quick.png")
+    assert Wish.read(path).dtype == "bfloat16"
+    with pytest.raises(LimnerError, match="dtype"):
+        Wish.of({"dtype": "float8"})
