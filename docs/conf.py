@@ -25,9 +25,7 @@ def _papers() -> str:
     """A row for each registered model."""
     rows = ["| model | family | what it is | paper |", "|---|---|---|---|"]
     for name, entry in models().items():
-        paper = entry.paper
-        cited = f"{paper.authors} ({paper.year}). {paper.title}. arXiv:{paper.arxiv}"
-        rows.append(f"| `{name}` | {entry.family} | {entry.summary} | {cited} |")
+        rows.append(f"| `{name}` | {entry.family} | {entry.summary} | {entry.paper} |")
     return "\n".join(rows) + "\n"
 
 

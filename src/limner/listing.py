@@ -24,7 +24,7 @@ def described(entry: Entry) -> dict[str, Any]:
 
 def table_text(entries: Sequence[Entry]) -> str:
     """One line a model: name, family, what it is, paper."""
-    rows = [(e.name, e.family, e.summary, f"arXiv:{e.paper.arxiv}") for e in entries]
+    rows = [(e.name, e.family, e.summary, e.paper.identifier) for e in entries]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)

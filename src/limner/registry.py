@@ -11,21 +11,33 @@ from limner.errors import LimnerError, unknown
 from limner.image import ImageSpec
 from limner.model import Learner
 
-FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion")
+FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
 _L = TypeVar("_L", bound=type[Learner])
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a model is described."""
+    """Where a model is described.
+
+    Args:
+        title, authors, year: as they are cited.
+        arxiv: its number there.
+        doi: of a paper that is not on arXiv.
+    """
 
     title: str
     authors: str
     year: int
-    arxiv: str
+    arxiv: str = ""
+    doi: str = ""
+
+    @property
+    def identifier(self) -> str:
+        """`arXiv:NUMBER` or `doi:NUMBER`."""
+        return f"arXiv:{self.arxiv}" if self.arxiv else f"doi:{self.doi}"
 
     def __str__(self) -> str:
-        return f"{self.authors} ({self.year}). {self.title}. arXiv:{self.arxiv}"
+        return f"{self.authors} ({self.year}). {self.title}. {self.identifier}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ def _own_entries(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_paper_reads_like_a_reference():
     assert str(PAPER) == "Somebody, Other (2024). A title. arXiv:2401.00001"
+    older = Paper("A title", "Somebody", 1998, doi="10.1109/5.726791")
+    assert str(older) == "Somebody (1998). A title. doi:10.1109/5.726791"
 
 
 def test_models_come_in_the_order_of_families_and_then_by_name():
