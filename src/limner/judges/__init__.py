@@ -1,0 +1,1 @@
+"""Judges: networks that look at pictures, so that generators can be measured."""
