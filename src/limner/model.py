@@ -21,7 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -32,7 +32,7 @@ from limner.image import Batch, Condition, Images, ImageSpec
 from limner.noise import Blend, Noise
 from limner.options import plain, validated
 
-_NOT_OPTIONS = ("n", "c", "noise", "preview")
+_NOT_OPTIONS = ("n", "c", "noise", "preview", "upper")
 SAMPLE_BATCH = 64
 
 
@@ -227,6 +227,18 @@ class GenerativeModel(Learner):
         Raises:
             LimnerError: an unknown or wrong option, or a condition that does not fit.
         """
+        yield from self._watched(self.frames, n, c, seed, preview, options)
+
+    def _watched(
+        self,
+        frames: Callable[..., Iterator[Images]],
+        n: int,
+        c: Condition,
+        seed: int | Sequence[int | Blend],
+        preview: bool,
+        options: Mapping[str, Any],
+    ) -> Iterator[Images]:
+        """What `watch` does, for frames that begin in some other way than from nothing."""
         c = _for_each(n, c)
         if not isinstance(seed, int) and len(seed) != n:
             raise LimnerError(f"{len(seed)} seeds for {n} pictures; give one, or one for each")
@@ -236,7 +248,7 @@ class GenerativeModel(Learner):
         training = self.training
         self.eval()
         try:
-            yield from self.frames(n, c, noise=noise, preview=preview, **asked)
+            yield from frames(n, c, noise=noise, preview=preview, **asked)
         finally:
             self.train(training)
 
@@ -314,8 +326,37 @@ class GenerativeModel(Learner):
         return json_schema(cls.frames, skip=_NOT_OPTIONS)
 
 
+@runtime_checkable
+class Completes(Protocol):
+    """A model that can go on from the upper part of a picture."""
+
+    def complete(
+        self,
+        upper: Images,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that begin with given rows, as `watch` yields pictures.
+
+        Args:
+            upper: the first rows of each picture, fewer than the model's height, "b c rows w".
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+        ...
+
+
 class LikelihoodModel(GenerativeModel):
     """A model that also says how likely an image is."""
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """What stands beside a likelihood in reports: how many importance samples, which
+        dequantisation; empty where `log_prob` draws nothing.
+        """
+        return ""
 
     @abstractmethod
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:

@@ -27,6 +27,7 @@ class Dataset(ABC):
         digest: a sha256 of pictures, captions, labels and options; equal digests are equal data.
         labels: the class of each picture, or None.
         weights: how often each is drawn, relatively; None when every one is seen once an epoch.
+        groups: which pictures are variants of one thing, as equal numbers; None where unknown.
         skipped: files left out, and why.
         training: whether this split is trained on; others are never flipped, and binarised once.
         flip: whether the stream mirrors every second picture.
@@ -38,6 +39,7 @@ class Dataset(ABC):
     digest: str = ""
     labels: Int[Tensor, "n"] | None = None
     weights: Float[Tensor, "n"] | None = None
+    groups: Int[Tensor, "n"] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     training: bool = True
     flip: bool = False

@@ -64,6 +64,7 @@ class Emoji(Source):
                 captions=(row["caption"],),
                 tags=tuple(kept),
                 weight=(self.people if row["group"] == _PEOPLE else 1) / variants[row["concept"]],
+                group=row["concept"],
             )
             entries.append(entry)
         return Listing(entries, tuple(groups))

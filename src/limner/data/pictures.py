@@ -54,6 +54,7 @@ class Entry(NamedTuple):
         captions: one is drawn each time.
         tags: words that may stand for or beside the caption, in any order.
         weight: how often it is drawn, relatively; None for once an epoch.
+        group: what it is a variant of.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Entry(NamedTuple):
     captions: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     weight: float | None = None
+    group: str | None = None
 
 
 class Listing(NamedTuple):
@@ -163,6 +165,9 @@ class Pictures(Dataset):
         weights = torch.tensor([e.weight or 1.0 for e in entries], dtype=torch.float64)
         if entries[0].weight is not None:
             self.weights = weights
+        if entries[0].group is not None:
+            number = {group: i for i, group in enumerate(dict.fromkeys(e.group for e in entries))}
+            self.groups = torch.tensor([number[e.group] for e in entries])
         frequencies = ()
         if listing.labels:
             number = {label: i for i, label in enumerate(listing.labels)}
@@ -206,7 +211,7 @@ class Pictures(Dataset):
         most = max(len(entry.tags) for entry in self.entries)
         said = []
         for i, u in zip(indices.tolist(), noise.uniform(2 + most, dtype=torch.float64).tolist()):
-            _, _, _, captions, tags, _ = self.entries[i]
+            captions, tags = self.entries[i].captions, self.entries[i].tags
             caption = captions[int(u[0] * len(captions))]
             shuffled = [tag for _, tag in sorted(zip(u[2:], tags))]
             if tags and u[1] >= 0.5:
