@@ -120,6 +120,19 @@ def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
         tensor.copy_(contiguous)
 
 
+def broadcast_text(text: str, device: torch.device) -> str:
+    """The first process's text, on every process."""
+    if size() == 1:
+        return text
+    content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
+    length = torch.tensor([len(content)], device=device)
+    broadcast_([length])
+    if not first():
+        content = torch.zeros(int(length), dtype=torch.uint8, device=device)
+    broadcast_([content])
+    return bytes(content.cpu().numpy()).decode()
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if size() > 1:

@@ -69,19 +69,32 @@ class TrainingProgress:
 
 
 @contextlib.contextmanager
-def painting_progress(total: int) -> Iterator[Callable[[float], None]]:
+def painting_progress(total: int, doing: str = "painting") -> Iterator[Callable[[float], None]]:
     """A progress bar on standard error; yields a function that moves it by some pictures."""
     from rich import progress
     from rich.console import Console
 
     console = Console(stderr=True)
     columns = (
-        progress.TextColumn("painting"),
+        progress.TextColumn(doing),
         progress.BarColumn(),
         progress.TextColumn("{task.completed:.0f}/{task.total} pictures"),
         progress.TimeRemainingColumn(),
     )
-    quiet = not console.is_terminal
-    with progress.Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task("painting", total=total)
-        yield lambda by: bar.advance(task, by)
+    live = console.is_terminal and dist.first()
+    with progress.Progress(*columns, console=console, transient=True, disable=not live) as bar:
+        task = bar.add_task(doing, total=total)
+        began = spoken = time.monotonic()
+        done = 0.0
+
+        def advance(by: float) -> None:
+            nonlocal done, spoken
+            done += by
+            bar.advance(task, by)
+            now = time.monotonic()
+            if not live and now - spoken >= _QUIET_SECONDS:
+                spoken = now
+                left = datetime.timedelta(seconds=round((now - began) * (total - done) / done))
+                say(f"{doing} {done:,.0f}/{total:,} pictures  {left} left")
+
+        yield advance

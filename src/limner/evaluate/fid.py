@@ -32,6 +32,7 @@ from limner.evaluate.statistics import (
     Moments,
     checked,
     checked_pair,
+    same_dimension,
     shuffled,
     student,
 )
@@ -47,11 +48,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Raises:
         LimnerError: fewer than 2 images in a set; different features; moments beyond float64.
     """
-    if len(a.mean) != len(b.mean):
-        raise LimnerError(
-            f"{len(a.mean)} features cannot be compared with {len(b.mean)}; take both from the "
-            "same extractor"
-        )
+    same_dimension(len(a.mean), len(b.mean))
     first, second = a.covariance, b.covariance
     between = (a.mean - b.mean).square().sum()
     apart = between + first.trace() + second.trace()
@@ -138,13 +135,14 @@ def extrapolated(
     Args:
         features: of the images that are judged.
         reference: what they are compared with.
-        parts: how many.
+        parts: how many, at least 5.
         seed: of the shuffle.
 
     Raises:
         LimnerError: see `limit`; NaN or infinite features.
     """
-    x = checked(features, 2 * len(reference.mean) + 1, "the extrapolated Frechet distance")
+    least = max(parts, 2 * len(reference.mean) + 1)
+    x = checked(features, least, "the extrapolated Frechet distance")
     shares = x[shuffled(len(x), seed)].tensor_split(parts)
     return limit([Moments.of(share) for share in shares], reference)
 

@@ -70,7 +70,7 @@ class Moments:
             LimnerError: no row; NaN or infinite features; another number of features.
         """
         x = checked(features, 1, "a mean")
-        _same_dimension(len(self.mean), x.shape[1])
+        same_dimension(len(self.mean), x.shape[1])
         n = self.n + len(x)
         mean = x.mean(0)
         between = mean - self.mean
@@ -84,7 +84,7 @@ class Moments:
         Raises:
             LimnerError: another number of features.
         """
-        _same_dimension(len(self.mean), len(other.mean))
+        same_dimension(len(self.mean), len(other.mean))
         if not (self.n and other.n):
             return self if self.n else other
         n = self.n + other.n
@@ -99,7 +99,7 @@ class Moments:
         Raises:
             LimnerError: another number of features; a part that is not smaller.
         """
-        _same_dimension(len(self.mean), len(part.mean))
+        same_dimension(len(self.mean), len(part.mean))
         n = self.n - part.n
         if n < 1:
             raise LimnerError(f"{part.n} images cannot be taken out of {self.n}")
@@ -161,7 +161,8 @@ def checked(features: Float[Tensor, "n d"], least: int, metric: str) -> Float64[
     if features.ndim != 2 or not features.shape[1]:
         raise LimnerError(f"{metric} takes a row of features for each image")
     if len(features) < least:
-        raise LimnerError(f"{metric} needs at least {least} images, not {len(features)}")
+        images = "image" if least == 1 else "images"
+        raise LimnerError(f"{metric} needs at least {least} {images}, not {len(features)}")
     x = features.detach().to("cpu", torch.float64)
     if bad := int((~x.isfinite()).any(1).sum()):
         raise LimnerError(
@@ -180,11 +181,16 @@ def checked_pair(
         LimnerError: see `checked`; another number of features.
     """
     one, other = checked(x, least[0], metric), checked(y, least[1], metric)
-    _same_dimension(one.shape[1], other.shape[1])
+    same_dimension(one.shape[1], other.shape[1])
     return one, other
 
 
-def _same_dimension(d: int, other: int) -> None:
+def same_dimension(d: int, other: int) -> None:
+    """Sets are comparable when they have equally many features.
+
+    Raises:
+        LimnerError: they have not.
+    """
     if d != other:
         raise LimnerError(
             f"{d} features cannot be compared with {other}; take both from the same extractor"

@@ -1,0 +1,410 @@
+"""`limner evaluate`: a subject, a reference, and every metric that applies.
+
+1  open both, choose an extractor, ask each metric whether it applies   nothing is painted yet
+2  paint and look, in blocks of 64, each process its share              what is done is kept
+3  the first process makes numbers of what was seen                     the blocks are forgotten
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import limner
+from limner import dist
+from limner.allocator import keep_freed_memory
+from limner.data import Dataset
+from limner.errors import LimnerError, unknown
+from limner.evaluate.blocks import Seen, SeenDigests
+from limner.evaluate.captions import Retrieval
+from limner.evaluate.classes import Accuracy, Modes
+from limner.evaluate.copies import Copies
+from limner.evaluate.features import Extractor
+from limner.evaluate.features import extractor as open_extractor
+from limner.evaluate.fidelity import (
+    DensityCoverage,
+    Frechet,
+    Inception,
+    Kernel,
+    PrecisionRecall,
+)
+from limner.evaluate.likelihood import LogLikelihood
+from limner.evaluate.metric import Metric, Setting
+from limner.evaluate.opening import Opened, Reference, check_alike, open_reference, open_subject
+from limner.evaluate.report import DataUsed, Number, Report, Subject, append
+from limner.evaluate.subjects import PaintedPictures, RealPictures
+from limner.model import GenerativeModel
+from limner.progress import painting_progress, say
+
+METRICS: dict[str, type[Metric]] = {
+    metric.name: metric
+    for metric in (
+        Frechet,
+        Kernel,
+        Inception,
+        PrecisionRecall,
+        DensityCoverage,
+        Accuracy,
+        Retrieval,
+        Copies,
+        Modes,
+        LogLikelihood,
+    )
+}
+"""Every metric by its name."""
+PICTURES = 1000
+"""At most so many does a model paint, unless said otherwise."""
+_SAMPLES = 64  # of the sheet
+
+
+def evaluate(
+    subject: str | Path | GenerativeModel | Dataset,
+    against: str | Dataset,
+    *,
+    metrics: Sequence[str] | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    extractor: str | Extractor | None = None,
+    weights: Path | str | None = None,
+    sampler: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    training: Dataset | None = None,
+    device: str = "auto",
+) -> Report:
+    """Judge a model or a folder of pictures by real ones.
+
+    What was painted is kept, in the folder `limner.evaluate.cache.cache_folder()`, until the report
+    is made: the same call again goes on where an interrupted one stopped. Under torchrun the work
+    is shared, and every process returns the report.
+
+    Args:
+        subject: a bundled model, a run or model folder, a model file, a folder or zip archive of
+            pictures; or a model or data set in memory.
+        against: a source as for `open_data`, with the split "test" where there is one and `data`
+            names none; or a data set.
+        metrics: names from `METRICS`; None for all that apply.
+        n: pictures of the subject; None for as many of a model as the reference has, at most 1,000,
+            and for all that are there.
+        seed: picture i is painted from seed + i.
+        extractor: its name, see `limner.evaluate.features.extractor`, or one of your own; None for
+            the one that fits the data.
+        weights: the extractor's, from elsewhere.
+        sampler: the model's own options, over those of its recipe.
+        data: options of the source, over those of the model's recipe.
+        training: what models learn from, where `against` is a data set.
+        device: where.
+
+    Returns:
+        the report, with its sheets of pictures on the first process.
+
+    Raises:
+        LimnerError: a wrong argument; a metric that was named and does not apply; pictures that
+            cannot be compared; NaN in pictures or features; a subject that makes one picture only.
+        KeyboardInterrupt: Ctrl-C; the same call goes on.
+    """
+    keep_freed_memory()
+    began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    place = dist.device(device)
+    dist.join(place)
+    opened = open_subject(subject, data or {}, place)
+    reference = open_reference(against, data or {}, opened.data, training)
+    setting = _setting(opened, reference, n, seed, sampler or {}, place)
+    setting = _with_extractor(setting, extractor, weights)
+    chosen, left_out = _chosen(setting, metrics)
+    digests = SeenDigests()
+    seen = Seen([(setting.subject, digests), *(need for m in chosen for need in m.needs())])
+    _look(seen, place)
+
+    def made() -> Report:
+        remarks = [*_remarks(opened, setting, reference), *_repeated(seen, setting, digests)]
+        numbers, sheets, failed = _measured(seen, chosen, strict=metrics is not None)
+        first = range(min(_SAMPLES, len(setting.subject)))
+        return Report(
+            subject=_described(opened, setting),
+            against=_used(reference.real, reference.options),
+            n=len(setting.subject),
+            seed=seed,
+            numbers=tuple(numbers),
+            training=_used(reference.training) if reference.training else None,
+            held_out=_used(reference.held_out) if reference.held_out else None,
+            left_out=left_out | failed,
+            remarks=tuple(remarks),
+            protocol=tuple(_protocol(setting)),
+            extractors={e.name: e.fingerprint for metric in chosen for e in metric.extractors()},
+            versions=_versions(),
+            device=place.type,
+            date=date,
+            seconds=time.perf_counter() - began,
+            painting_seconds=seen.seconds(setting.subject),
+            pictures={"samples": seen.pixels(setting.subject, first)} | sheets,
+        )
+
+    report = _of_first_process(made, place)
+    if dist.first():
+        if opened.run:
+            try:
+                append(report, opened.run)
+            except LimnerError as error:
+                say(str(error))
+        seen.discard()
+    return report
+
+
+def _setting(
+    opened: Opened,
+    reference: Reference,
+    n: int | None,
+    seed: int,
+    sampler: Mapping[str, Any],
+    place: torch.device,
+) -> Setting:
+    """What is judged, without an extractor.
+
+    Raises:
+        LimnerError: pictures that cannot be compared; an impossible number of them; options of a
+            sampler that there is not.
+    """
+    if n is not None and n < 1:
+        raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+    if opened.model:
+        n = n or min(PICTURES, len(reference.real))
+        check_alike(opened.name, opened.model.spec, reference.real, paints=True)
+        subject = PaintedPictures(
+            opened.model,
+            reference.real,
+            n,
+            seed=seed,
+            options=opened.model.sampler_options(opened.recipe.get("sampler", {}) | dict(sampler)),
+            name=opened.name,
+            fingerprint=opened.fingerprint,
+        )
+    else:
+        assert opened.pictures is not None
+        if sampler:
+            raise LimnerError(
+                f"{opened.name} are pictures, which no sampler paints; leave sampler."
+                f"{next(iter(sampler))} out"
+            )
+        if n and n > len(opened.pictures):
+            raise LimnerError(f"{opened.name} has {len(opened.pictures)} pictures, not {n}")
+        check_alike(opened.name, opened.pictures.spec, reference.real, paints=False)
+        subject = RealPictures(opened.pictures, n, opened.name)
+    return Setting(
+        subject,
+        opened.model,
+        opened.fingerprint,
+        seed,
+        place,
+        reference.real,
+        reference.training,
+        reference.held_out,
+    )
+
+
+def _with_extractor(
+    setting: Setting, asked: str | Extractor | None, weights: Path | str | None
+) -> Setting:
+    """The setting with an extractor that has seen a picture; or why there is none.
+
+    Raises:
+        LimnerError: the one that was named cannot be had, or cannot see such pictures.
+    """
+    try:
+        if asked is None or isinstance(asked, str):
+            found = open_extractor(asked, setting.reference.spec, setting.device, weights)
+        else:
+            found = asked
+        seen = found(setting.reference.pictures(torch.arange(1)))
+    except LimnerError as error:
+        if asked:
+            raise
+        return replace(setting, no_extractor=str(error))
+    return replace(setting, extractor=found, has_logits=seen.logits is not None)
+
+
+def _chosen(setting: Setting, names: Sequence[str] | None) -> tuple[list[Metric], dict[str, str]]:
+    """The metrics that are computed, and why others are not.
+
+    Raises:
+        LimnerError: one that was named does not apply, or none applies.
+    """
+    for name in names or ():
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    chosen: list[Metric] = []
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys(METRICS if names is None else names):
+        metric = METRICS[name](setting)
+        why = metric.refusal()
+        if why and names is not None:
+            raise LimnerError(f"metric '{name}' does not apply here: {why}")
+        if why := why or ("" if names else metric.doubt()):
+            left_out[name] = why
+        else:
+            chosen.append(metric)
+    if not chosen:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise LimnerError(f"no metric applies ({reasons or 'none was named'})")
+    return chosen, left_out
+
+
+def _look(seen: Seen, place: torch.device) -> None:
+    """Paint and look at this process's share, and wait for the others.
+
+    Raises:
+        LimnerError: here or in another process.
+    """
+    failure: LimnerError | None = None
+    try:
+        with painting_progress(seen.waiting(), "judging") as advance:
+            for work in seen.works.values():
+                work.do_share(advance)
+    except LimnerError as error:
+        failure = error
+    except KeyboardInterrupt:
+        say("stopped; what is done is kept: to go on, type the same command again")
+        raise
+    if dist.anyone(failure is not None, place):
+        raise failure or LimnerError("another process stopped; its message says why")
+
+
+def _measured(
+    seen: Seen, metrics: Sequence[Metric], strict: bool
+) -> tuple[list[Number], dict[str, Any], dict[str, str]]:
+    """Numbers and sheets of all metrics; and of those that turn out to have none, why not.
+
+    Args:
+        seen: what was seen.
+        metrics: which.
+        strict: whether such a one is an error.
+    """
+    numbers: list[Number] = []
+    sheets: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for metric in metrics:
+        try:
+            found, shown = metric.numbers(seen), metric.sheets(seen)
+        except LimnerError as error:
+            if strict:
+                raise
+            failed[metric.name] = str(error)
+            continue
+        numbers += found
+        sheets |= shown
+    if not numbers:
+        raise LimnerError(f"no metric has a value ({'; '.join(failed.values())})")
+    return numbers, sheets, failed
+
+
+def _of_first_process(make: Callable[[], Report], place: torch.device) -> Report:
+    """The report that the first process makes, on every process.
+
+    Raises:
+        LimnerError: making it failed.
+    """
+    report, document = None, {}
+    if dist.first():
+        try:
+            report = make()
+            document = {"report": report.to_json()}
+        except LimnerError as error:
+            document = {"error": str(error)}
+    document = json.loads(dist.broadcast_text(json.dumps(document), place))
+    if "error" in document:
+        raise LimnerError(document["error"])
+    return report or Report.from_json(document["report"])
+
+
+def _described(opened: Opened, setting: Setting) -> Subject:
+    model = opened.model
+    if model is None:
+        return Subject(
+            opened.name, "pictures", opened.fingerprint, shape=setting.subject.spec.shape
+        )
+    assert isinstance(setting.subject, PaintedPictures)
+    options = {name: v for name, v in setting.subject.options.items() if v is not None}
+    return Subject(
+        name=opened.name,
+        kind="model",
+        fingerprint=opened.fingerprint,
+        model=model.name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        images_seen=opened.images_seen,
+        data=opened.data,
+        sampler=json.loads(json.dumps(options, default=str)),
+        shape=model.spec.shape,
+    )
+
+
+def _used(real: RealPictures, options: Mapping[str, Any] | None = None) -> DataUsed:
+    return DataUsed(
+        real.name, len(real), real.dataset.digest or real.fingerprint, dict(options or {})
+    )
+
+
+def _remarks(opened: Opened, setting: Setting, reference: Reference) -> Iterator[str]:
+    """What to know before the numbers are believed."""
+    real = reference.real
+    trains = reference.training is not None and reference.training.dataset is real.dataset
+    if trains:
+        yield f"{real.name} is what models learn from: a copy of it would score best"
+    source = opened.data.get("source")
+    if source and reference.options and source != real.dataset.source:
+        yield f"{opened.name} was trained on {source}, not on {real.dataset.source}"
+    if len(real) < len(real.dataset):
+        yield f"of the {len(real.dataset):,} pictures of {real.name}, {len(real):,} are looked at"
+    if opened.model is None:
+        return
+    spec = opened.model.spec
+    told = real.condition(torch.arange(1), spec)
+    if spec.labels and told.label is None:
+        yield f"{real.name} has not the classes of {opened.name}, which paints at its own choice"
+    if spec.text and told.text is None:
+        yield f"{real.name} has no captions, and so {opened.name} paints without"
+    if real.dataset.weights is not None and not len(told):
+        yield f"training draws the pictures of {real.name} by weight; here each counts once"
+
+
+def _repeated(seen: Seen, setting: Setting, digests: SeenDigests) -> Iterator[str]:
+    """How many pictures are the same.
+
+    Raises:
+        LimnerError: all of them.
+    """
+    n = len(setting.subject)
+    distinct = len(seen.of(setting.subject, digests)["digest"].unique())
+    if distinct == 1 < n:
+        raise LimnerError(
+            f"all {n:,} pictures of {setting.subject.name} are the same one, and no metric has "
+            "anything to say of them; look at one with limner sample"
+        )
+    if distinct < n:
+        yield f"of the {n:,} pictures of {setting.subject.name}, {distinct:,} are different"
+
+
+def _protocol(setting: Setting) -> Iterator[str]:
+    """How it was done, for people."""
+    s = setting
+    if isinstance(s.subject, PaintedPictures):
+        told = s.reference.condition(torch.arange(1), s.subject.spec)
+        parts = [name for name in ("label", "text", "image") if getattr(told, name) is not None]
+        under = f", under {' and '.join(parts)} of {s.reference.name}" if parts else ""
+        yield f"painted from the seeds {s.seed} to {s.seed + len(s.subject) - 1}{under}"
+        options = [f"{k}={v}" for k, v in s.subject.options.items() if v is not None]
+        if options:
+            yield f"sampler: {', '.join(options)}"
+    yield "real pictures: each once, in a fixed random order; intervals are of 95 %"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "limner": limner.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }

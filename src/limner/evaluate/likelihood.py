@@ -1,0 +1,116 @@
+"""How likely a model finds real pictures, in nats and in bits per dimension.
+
+    bits/dim = -log2 p(x) / dimensions,   1 nat = 1 / ln 2 bits
+
+of the discrete picture x, so that models of pixels, of dequantised pixels and of latents can be
+compared. A bound below log p bounds bits/dim from above, and is printed with "<=".
+"""
+
+import math
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from limner.errors import LimnerError
+from limner.evaluate.blocks import Columns, Observer, Seen
+from limner.evaluate.cache import key
+from limner.evaluate.metric import Metric
+from limner.evaluate.report import Number, Sign
+from limner.evaluate.subjects import Numbers, PictureSet, Pixels, RealPictures
+from limner.model import LikelihoodModel
+from limner.noise import Noise
+
+_DRAWS = -8  # the step of the random streams of bounds and estimates, see data/stream.py
+_KINDS = ("exact", "lower", "estimate")
+_NATS: dict[str, Sign] = {"exact": "=", "lower": ">=", "estimate": "~"}
+_BITS: dict[str, Sign] = {"exact": "=", "lower": "<=", "estimate": "~"}
+
+
+class SeenLikely(Observer):
+    """log p(x) of real pictures, under what they are of.
+
+    Args:
+        model: of such pictures.
+        fingerprint: of its weights.
+        seed: of what the model draws.
+    """
+
+    def __init__(self, model: LikelihoodModel, fingerprint: str, seed: int) -> None:
+        self.model, self.seed = model, seed
+        self.name = "likelihood"
+        self.fingerprint = key("likelihood", fingerprint, seed)
+
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """`nats`, float64 "b", and `kind`, an index of exact, lower, estimate.
+
+        Raises:
+            LimnerError: a picture has no finite likelihood.
+        """
+        assert isinstance(pictures, RealPictures)
+        device = str(self.model.device)
+        c = pictures.condition(numbers, self.model.spec).to(device)
+        streams = Noise.keyed(self.seed, _DRAWS, numbers, device)
+        nats, kind = self.model.log_prob(pictures.images(numbers).to(device), c, noise=streams)
+        nats = nats.double().cpu()
+        if not nats.isfinite().all():
+            worst = int(numbers[~nats.isfinite()][0])
+            raise LimnerError(
+                f"{pictures.called(worst)} has no finite likelihood; the mean has no value"
+            )
+        return {"nats": nats, "kind": torch.full((len(nats),), _KINDS.index(kind))}
+
+
+class LogLikelihood(Metric):
+    """The mean log-likelihood of the reference."""
+
+    name = "likelihood"
+    summary = "log-likelihood of the reference: nats a picture, and bits a dimension"
+
+    @cached_property
+    def model(self) -> LikelihoodModel:
+        """It is one, or `refusal` has said that it is not."""
+        assert isinstance(self.setting.model, LikelihoodModel)
+        return self.setting.model
+
+    @cached_property
+    def observer(self) -> SeenLikely:
+        """The model."""
+        return SeenLikely(self.model, self.setting.fingerprint, self.setting.seed)
+
+    @cached_property
+    def pictures(self) -> RealPictures:
+        """As many of the reference as are painted for the other metrics."""
+        return self.setting.reference.first(len(self.setting.subject))
+
+    def refusal(self) -> str:
+        """Not of pictures, nor of a model that gives no likelihood."""
+        if isinstance(self.setting.model, LikelihoodModel):
+            return ""
+        return f"{self.setting.subject.name} does not say how likely a picture is"
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """Real pictures, by the model."""
+        return [(self.pictures, self.observer)]
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """Nats and bits, with the standard error of the mean."""
+        found = seen.of(self.pictures, self.observer)
+        nats, n = found["nats"], len(found["nats"])
+        kind = _KINDS[int(found["kind"].max())]
+        mean, error = float(nats.mean()), float(nats.std()) / math.sqrt(n) if n > 1 else None
+        bit = self.pictures.spec.dimensions * math.log(2)  # nats of one bit in every dimension
+        more: dict[str, Any] = {"protocol": self.protocol()}
+        bits = Number(
+            self.name, "bits/dim", -mean / bit, n, sign=_BITS[kind], better="lower", **more,
+            error=None if error is None else error / bit,
+        )  # fmt: skip
+        more |= {"unit": "nats", "better": "higher", "error": error}
+        return [bits, Number(self.name, "log-likelihood", mean, n, sign=_NATS[kind], **more)]
+
+    def protocol(self) -> str:
+        """What the model says of its likelihood, and what it was told."""
+        told = self.pictures.condition(torch.arange(1), self.model.spec)
+        given = [name for name in ("label", "text", "image") if getattr(told, name) is not None]
+        said = [self.model.likelihood_protocol, f"given the {' and '.join(given)}" if given else ""]
+        return "; ".join(filter(None, said))

@@ -1,0 +1,92 @@
+"""What a metric is: whether it applies, what has to be seen for it, and the numbers it makes."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from limner.evaluate.blocks import Observer, Seen
+from limner.evaluate.features import Extractor
+from limner.evaluate.report import Number
+from limner.evaluate.subjects import PictureSet, Pixels, RealPictures
+from limner.model import GenerativeModel
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known before anything is painted.
+
+    Args:
+        subject: the pictures that are judged.
+        model: that paints them; None for pictures that are there already.
+        fingerprint: of the model's weights, or of the pictures.
+        seed: of the first picture, and of whatever else is drawn.
+        device: where models and extractors compute.
+        reference: the real pictures that they are judged by, all of them.
+        training: those that models learn from; None where that is unknown.
+        held_out: those that they never see; one of the two is the reference.
+        extractor: what sees features; None where none fits.
+        no_extractor: why none does.
+        has_logits: whether it says classes too.
+    """
+
+    subject: PictureSet
+    model: GenerativeModel | None
+    fingerprint: str
+    seed: int
+    device: torch.device
+    reference: RealPictures
+    training: RealPictures | None
+    held_out: RealPictures | None
+    extractor: Extractor | None = None
+    no_extractor: str = ""
+    has_logits: bool = False
+
+    @property
+    def other(self) -> RealPictures | None:
+        """As many real pictures as are judged, none of them in the reference: what a perfect
+        model would read.
+        """
+        trains = self.training is not None and self.training.dataset is self.reference.dataset
+        other = self.held_out if trains else self.training
+        return other and other.first(len(self.subject))
+
+
+class Metric(ABC):
+    """A metric of `--metrics`, in one setting.
+
+    Attributes:
+        name: as it is typed.
+        summary: what it says, in a line.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def refusal(self) -> str:
+        """Why it does not apply; empty when it does."""
+        return ""
+
+    def doubt(self) -> str:
+        """Why it is left out unless it is asked for by name; empty when it is not."""
+        return ""
+
+    def extractors(self) -> list[Extractor]:
+        """Those whose names stand beside its numbers."""
+        return []
+
+    @abstractmethod
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """Which pictures have to be seen by whom."""
+
+    @abstractmethod
+    def numbers(self, seen: Seen) -> list[Number]:
+        """What it found, the subject's numbers first."""
+
+    def sheets(self, seen: Seen) -> dict[str, Pixels]:
+        """Pictures that belong to the numbers, by the name of their sheet."""
+        return {}
