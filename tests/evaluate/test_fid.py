@@ -1,0 +1,267 @@
+"""The Frechet distance: closed forms, invariances, bias, and the reference tools."""
+
+import math
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg
+
+from limner.errors import LimnerError
+from limner.evaluate.fid import (
+    distance_of_features,
+    extrapolated,
+    floor,
+    frechet_distance,
+    limit,
+)
+from limner.evaluate.statistics import Moments
+
+MANY = 10**9  # so many images that their moments are the law's
+
+
+def law(mean: torch.Tensor, covariance: torch.Tensor) -> Moments:
+    return Moments(MANY, mean.double(), covariance.double() * (MANY - 1))
+
+
+def mix(d: int) -> torch.Tensor:
+    """What makes features correlated, of unlike variances."""
+    axes = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(d))
+    return torch.logspace(0, -1, d, dtype=torch.float64)[:, None] * torch.linalg.qr(axes)[0]
+
+
+def drawn(n: int, d: int, seed: int, scale: float = 1.0, mean: float = 0.0) -> torch.Tensor:
+    """Features of the law N(mean, scale^2 mix' mix)."""
+    x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return scale * x @ mix(d) + mean
+
+
+def sqrtm(product: np.ndarray) -> np.ndarray:
+    root = linalg.sqrtm(product)
+    assert np.abs(np.imag(root)).max() < 1e-6
+    return np.real(root)
+
+
+@pytest.mark.parametrize("d", [1, 5])
+def test_isotropic_laws(d: int):
+    """|m_1 - m_2|^2 + d (s_1 - s_2)^2."""
+    a = law(torch.full((d,), 2.0), 9 * torch.eye(d))
+    b = law(torch.full((d,), -1.0), 4 * torch.eye(d))
+    assert frechet_distance(a, b) == pytest.approx(9 * d + d, rel=1e-12)
+    assert frechet_distance(b, a) == pytest.approx(10 * d, rel=1e-12)
+
+
+def test_commuting_covariances():
+    """sum (sqrt l - sqrt k)^2, whatever the common eigenvectors; also where some are 0."""
+    axes = torch.linalg.qr(drawn(4, 4, 0))[0]
+    for values in (([1.0, 2, 3, 4], [4.0, 3, 2, 1]), ([1.0, 2, 0, 0], [0.0, 3, 2, 0])):
+        one, other = torch.tensor(values, dtype=torch.float64)
+        a, b = (law(torch.zeros(4), axes @ v.diag() @ axes.T) for v in (one, other))
+        expected = float((one.sqrt() - other.sqrt()).square().sum())
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_two_by_two_against_the_matrix_root():
+    one, other = torch.tensor([[2.0, 0.7], [0.7, 1]]), torch.tensor([[1.0, -0.4], [-0.4, 3]])
+    root = sqrtm((one.double() @ other.double()).numpy())
+    expected = 7 - 2 * np.trace(root)
+    a, b = (law(torch.zeros(2), covariance) for covariance in (one, other))
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(3, 40),
+    m=st.integers(3, 40),
+    factor=st.floats(0.1, 10),
+    shift=st.floats(-100, 100),
+)
+def test_rotation_and_shift_change_nothing_and_scale_counts_twice(seed, n, m, factor, shift):
+    d = 12  # between n and m, below both and above both
+    x, y = drawn(n, d, seed), drawn(m, d, seed + 1, scale=1.3, mean=0.2)
+    turn = torch.linalg.qr(drawn(d, d, seed + 2))[0]
+    expected = distance_of_features(x, y)
+    moved = distance_of_features(factor * x @ turn + shift, factor * y @ turn + shift)
+    assert moved == pytest.approx(factor**2 * expected, rel=1e-8, abs=1e-8)
+    assert distance_of_features(y, x) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 16), (10, 16), (16, 16), (2, 16), (17, 16)])
+def test_the_distance_from_itself_is_0(n: int, d: int):
+    x = drawn(n, d, 0)
+    assert 0 <= distance_of_features(x, x) < 1e-8
+    assert 0 <= frechet_distance(Moments.of(x), Moments.of(x)) < 1e-8
+
+
+def test_all_ways_to_the_trace_of_the_root_agree():
+    """Cholesky and symmetric eigenvalues, scipy's matrix root, eigenvalues of the product, and the
+    nuclear norm of the centred features."""
+    x, y = drawn(300, 64, 0), drawn(400, 64, 1, scale=1.5, mean=0.3)
+    found = frechet_distance(Moments.of(x), Moments.of(y))
+    assert distance_of_features(x, y) == found
+    one, other = (np.cov(z.numpy(), rowvar=False) for z in (x, y))
+    apart = float((x.mean(0) - y.mean(0)).square().sum()) + np.trace(one) + np.trace(other)
+    assert found == pytest.approx(apart - 2 * np.trace(sqrtm(one @ other)), rel=1e-9)
+    product = np.linalg.eigvals(one @ other).astype(complex)
+    assert found == pytest.approx(apart - 2 * np.sqrt(product).real.sum(), rel=1e-9)
+    nuclear = torch.linalg.svdvals((x - x.mean(0)) @ (y - y.mean(0)).T).sum()
+    nuclear = float(nuclear) / math.sqrt((len(x) - 1) * (len(y) - 1))
+    assert found == pytest.approx(apart - 2 * nuclear, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 40), (30, 64), (65, 20), (200, 30), (2, 3)])
+def test_fewer_images_than_features(n: int, m: int):
+    """The covariances are singular; the nuclear norm needs none."""
+    d = 64
+    x, y = drawn(n, d, 0), drawn(m, d, 1, scale=1.5, mean=0.3)
+    a, b = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
+    nuclear = torch.linalg.svdvals(a @ b.T).sum()
+    apart = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum()
+    expected = float(apart - 2 * nuclear)
+    assert distance_of_features(x, y) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(Moments.of(x), Moments.of(y)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_features_that_never_change_or_repeat_each_other():
+    """Dead units and copies of units make covariances singular for any number of images."""
+    x, y = drawn(300, 8, 0), drawn(300, 8, 1, scale=1.5, mean=0.3)
+    expected = distance_of_features(x, y)
+    wide = [torch.cat([z, z, torch.full((300, 3), 0.1, dtype=torch.float64)], 1) for z in (x, y)]
+    assert distance_of_features(*wide) == pytest.approx(2 * expected, rel=1e-9)
+
+
+def test_a_model_that_makes_one_picture_only():
+    """All that is left is the distance of the means and the other set's variance."""
+    y = drawn(100, 8, 1)
+    for n in (100, 5):
+        x = torch.full((n, 8), 0.3, dtype=torch.float64)
+        expected = float((0.3 - y.mean(0)).square().sum() + y.var(0).sum())
+        assert distance_of_features(x, y) == pytest.approx(expected, rel=1e-9)
+        assert distance_of_features(x, x) == pytest.approx(0, abs=1e-20)
+
+
+Theirs = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
+
+
+def of_pytorch_fid() -> Theirs:
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    return calculate_frechet_distance
+
+
+def of_clean_fid() -> Theirs:
+    from cleanfid.fid import frechet_distance as theirs
+
+    return theirs
+
+
+def of_torch_fidelity() -> Theirs:
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    def theirs(m1, s1, m2, s2) -> float:
+        one, other = {"mu": m1, "sigma": s1}, {"mu": m2, "sigma": s2}
+        return fid_statistics_to_metric(one, other, False)["frechet_inception_distance"]
+
+    return theirs
+
+
+def of_torchmetrics() -> Theirs:
+    from torchmetrics.image.fid import _compute_fid
+
+    return lambda *parts: float(_compute_fid(*map(torch.from_numpy, parts)))
+
+
+@pytest.mark.parametrize(
+    ("package", "peer"),
+    [
+        ("pytorch-fid", of_pytorch_fid),
+        ("clean-fid", of_clean_fid),
+        ("torch-fidelity", of_torch_fidelity),
+        ("torchmetrics", of_torchmetrics),
+    ],
+)
+@pytest.mark.parametrize("d", [3, 128])
+def test_distances_are_those_of(package: str, peer: Callable[[], Theirs], d: int):
+    x, y = drawn(600, d, 0), drawn(500, d, 1, scale=1.5, mean=0.3)
+    parts = [f(z.numpy()) for z in (x, y) for f in (lambda z: z.mean(0), lambda z: np.cov(z.T))]
+    with warnings.catch_warnings():  # of scipy, that sqrtm's `disp` will go
+        warnings.filterwarnings("ignore", message="The `disp` argument", append=False)
+        theirs = peer()(*parts)
+    found = frechet_distance(Moments.of(x), Moments.of(y))
+    assert found == pytest.approx(theirs, rel=1e-9), f"{package} {version(package)}"
+
+
+@pytest.mark.parametrize(("d", "n", "m"), [(32, 1000, 1000), (64, 1000, 5000)])
+def test_the_floor_is_what_equal_laws_are_apart(d: int, n: int, m: int):
+    pairs = ((drawn(n, d, 2 * i), drawn(m, d, 2 * i + 1)) for i in range(20))
+    found = np.mean([distance_of_features(x, y) for x, y in pairs])
+    assert found == pytest.approx(floor(mix(d).T @ mix(d), n, m), rel=0.05)
+    seen = floor(drawn(n, d, 0).T.cov(), n, m)
+    assert found == pytest.approx(seen, rel=0.1), "a sample's covariance will do"
+
+
+def test_the_floor_of_unit_variances_by_hand():
+    """(1/n + 1/m) (d + d (d + 1) / 4)."""
+    expected = (1 / 100 + 1 / 50) * (6 + 6 * 7 / 4)
+    assert floor(torch.eye(6, dtype=torch.float64), 100, 50) == pytest.approx(expected, rel=1e-12)
+    half = floor(torch.eye(6, dtype=torch.float64), 100, math.inf)
+    assert half == pytest.approx(expected / 3, rel=1e-12)
+    assert floor(torch.zeros(6, 6, dtype=torch.float64), 100, 50) == 0
+    with pytest.raises(LimnerError, match="of 6 features needs more than 6 images, not 6"):
+        floor(torch.eye(6, dtype=torch.float64), 100, 6)
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.2, 1.3)])
+def test_the_limit_is_the_distance_of_the_laws(mean: float, scale: float):
+    """For equal and for different laws: 95 % of the intervals have it, and the mean is it."""
+    d, n, sets = 12, 200, 30
+    covariance = mix(d).T @ mix(d)
+    truth = law(torch.full((d,), mean), scale**2 * covariance)
+    reference = law(torch.zeros(d), covariance)
+    expected = frechet_distance(truth, reference)
+    seen = [drawn(n, d, i, scale, mean) for i in range(sets)]
+    found = [extrapolated(x, reference, seed=i) for i, x in enumerate(seen)]
+    assert sum(e.low <= expected <= e.high for e in found) >= 26
+    values = np.array([e.value for e in found])
+    assert abs(values.mean() - expected) < 3 * values.std() / math.sqrt(sets)
+    biased = np.mean([frechet_distance(Moments.of(x), reference) for x in seen])
+    assert biased - expected > 0.5 * floor(truth.covariance, n, math.inf)
+
+
+def test_the_limit_is_of_parts_in_any_order():
+    x, reference = drawn(100, 4, 0), Moments.of(drawn(1000, 4, 1))
+    parts = [Moments.of(rows) for rows in x.split(10)]
+    assert limit(parts, reference) == pytest.approx(limit(parts[::-1], reference), rel=1e-9)
+    assert extrapolated(x.float(), reference) == extrapolated(x.float(), reference)
+    with pytest.raises(LimnerError, match="at least 5 parts, not 4"):
+        limit(parts[:4], reference)
+    with pytest.raises(LimnerError, match="of 4 features needs more than 8 images, not 5"):
+        limit([Moments.of(row[None]) for row in x[:5]], reference)
+    with pytest.raises(LimnerError, match="needs at least 20 images, not 12"):
+        extrapolated(x[:12], reference)
+
+
+def test_what_has_no_distance_is_refused():
+    x = drawn(9, 3, 0)
+    with pytest.raises(LimnerError, match="the Frechet distance needs at least 2 images, not 1"):
+        distance_of_features(x, x[:1])
+    with pytest.raises(LimnerError, match="at least 2 images, not 1"):
+        frechet_distance(Moments.of(x), Moments.of(x[:1]))
+    with pytest.raises(LimnerError, match="of 9 of 9 images are NaN or infinite"):
+        distance_of_features(x / 0, x)
+    with pytest.raises(LimnerError, match="too large for their squares"):
+        frechet_distance(Moments.of(1e200 * x), Moments.of(x))
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_different_features_have_no_distance():
+    with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
+        frechet_distance(Moments.of(drawn(9, 3, 0)), Moments.of(drawn(9, 4, 0)))
+    with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
+        distance_of_features(drawn(9, 3, 0), drawn(9, 4, 0))

@@ -1,0 +1,127 @@
+"""The Inception Score: identities, bias, and the reference tools on the same logits."""
+
+import math
+from importlib.metadata import version
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limner.errors import LimnerError
+from limner.evaluate.inception_score import Predictions, Score, ceiling, inception_score
+
+
+def logits(n: int, k: int, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(n, k, generator=torch.Generator().manual_seed(n + k))
+
+
+def one_hot(classes: torch.Tensor, k: int) -> torch.Tensor:
+    """Of a classifier that is certain: the other classes' probabilities underflow to 0."""
+    return 1e4 * torch.nn.functional.one_hot(classes, k).double()
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**31), k=st.integers(2, 12), n=st.integers(1, 30))
+def test_sharpness_times_diversity_is_the_divergence(seed: int, k: int, n: int):
+    """S D = exp E KL(c(y|x) || c(y)) with all in their bounds, on draws of a Dirichlet law."""
+    torch.manual_seed(seed)
+    c = torch.distributions.Dirichlet(torch.full((k,), 0.3, dtype=torch.float64)).sample((n,))
+    c = c.clamp(min=1e-300)
+    S, D, IS = Predictions.of(c.log()).score
+    c = c / c.sum(1, keepdim=True)
+    divergence = (c * (c.log() - c.mean(0).log())).sum(1).mean()
+    assert pytest.approx(float(divergence.exp()), rel=1e-12) == IS
+    assert IS == S * D
+    assert 1 / k - 1e-12 <= S <= 1 + 1e-12
+    assert 1 - 1e-12 <= D <= k + 1e-9
+    assert 1 - 1e-12 <= IS <= k + 1e-9
+
+
+def test_what_is_known_of_extreme_classifiers():
+    k = 7
+    uniform = inception_score(torch.zeros(70, k), splits=1).mean
+    assert uniform == pytest.approx((1 / k, k, 1), rel=1e-12)
+    constant = inception_score(one_hot(torch.full((70,), 2), k)).mean
+    assert constant == pytest.approx((1, 1, 1), rel=1e-12)
+    balanced = inception_score(one_hot(torch.arange(70) % k, k), splits=1).mean
+    assert balanced == pytest.approx((1, k, k), rel=1e-12)
+
+
+def test_a_perfect_generator_reads_below_the_number_of_classes():
+    """Oracle of the bias: K exp(-(K - 1) / 2N) with N pictures in a split."""
+    classes = torch.randint(10, (100_000,), generator=torch.Generator().manual_seed(0))
+    found = inception_score(one_hot(classes, 10), splits=1000).mean.inception_score
+    assert ceiling(10, 100) == pytest.approx(9.56, abs=0.01)
+    assert found == pytest.approx(ceiling(10, 100), rel=2e-3)
+
+
+@pytest.mark.parametrize("splits", [1, 3, 10])
+def test_scores_are_torch_fidelitys(splits: int):
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    some = logits(257, 11)
+    found = inception_score(some, splits, seed=None)
+    theirs = isc_features_to_metric(some, splits, shuffle=False)
+    said = f"torch-fidelity {version('torch-fidelity')}"
+    mean, deviation = theirs["inception_score_mean"], theirs["inception_score_std"]
+    assert found.mean.inception_score == pytest.approx(mean, rel=1e-10), said
+    assert found.deviation.inception_score == pytest.approx(deviation, rel=1e-9, abs=1e-12), said
+
+
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save all:UserWarning")
+def test_scores_are_torchmetrics():
+    """Whose deviation divides by one split less, and whose shuffle is the global generator's."""
+    from torchmetrics.image.inception import InceptionScore
+
+    some = logits(300, 11).double()
+    peer = InceptionScore(feature=torch.nn.Identity(), splits=10)
+    peer.set_dtype(torch.float64)
+    peer.update(some)
+    torch.manual_seed(5)
+    mean, deviation = map(float, peer.compute())
+    torch.manual_seed(5)
+    found = inception_score(some[torch.randperm(300)], splits=10, seed=None)
+    said = f"torchmetrics {version('torchmetrics')}"
+    assert found.mean.inception_score == pytest.approx(mean, rel=1e-9), said
+    assert found.deviation.inception_score * math.sqrt(10 / 9) == pytest.approx(deviation, rel=1e-9)
+
+
+def test_the_whole_is_in_its_splits_and_parts_add_up():
+    some = logits(100, 5)
+    whole = inception_score(some, splits=1)
+    assert whole.splits == (whole.mean,)
+    assert whole.deviation == Score(0, 0, 0)
+    parts = [Predictions.of(rows) for rows in some.split(7)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    assert merged.score == pytest.approx(whole.mean, rel=1e-12)
+    ten = inception_score(some)
+    assert len(ten.splits) == 10
+    assert ten.mean.diversity == pytest.approx(sum(s.diversity for s in ten.splits) / 10)
+
+
+def test_sorted_pictures_are_shuffled_by_the_seed_alone():
+    some = one_hot(torch.arange(100) // 10, 10)
+    assert inception_score(some, seed=None).mean.inception_score == pytest.approx(1)
+    shuffled = inception_score(some)
+    assert shuffled.mean.inception_score > 5
+    torch.manual_seed(1)
+    assert inception_score(some) == shuffled
+    assert inception_score(some, seed=1) != shuffled
+
+
+def test_what_cannot_be_scored_is_refused():
+    with pytest.raises(LimnerError, match="in 10 splits needs as many images, not 9"):
+        inception_score(logits(9, 3))
+    with pytest.raises(LimnerError, match="in 10 splits needs as many images, not 0"):
+        inception_score(logits(0, 3))
+    with pytest.raises(LimnerError, match="at least 1 split, not 0"):
+        inception_score(logits(9, 3), splits=0)
+    bad = logits(20, 3)
+    bad[3] = torch.nan
+    with pytest.raises(LimnerError, match="of 1 of 2 images are NaN or infinite"):
+        inception_score(bad, seed=None)
+    with pytest.raises(LimnerError, match="3 classes cannot be added to 4"):
+        Predictions.of(logits(2, 3)).merge(Predictions.of(logits(2, 4)))

@@ -1,0 +1,134 @@
+"""Precision and recall, density and coverage: known sets, ties, and the reference tools."""
+
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from limner.errors import LimnerError
+from limner.evaluate import neighbours
+from limner.evaluate.neighbours import density_coverage, precision_recall
+
+
+def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, dtype=torch.float64, generator=generator) + mean
+
+
+def line(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_same_set_is_precise_and_complete(k: int):
+    x = drawn(60, 8, 0)
+    assert precision_recall(x, x, k) == (1, 1)
+    density, coverage = density_coverage(x, x, k)
+    assert density == pytest.approx((k + 1) / k), "each ball has its own point and k others"
+    assert coverage == 1
+
+
+def test_sets_far_apart_have_nothing_in_common():
+    x, y = drawn(60, 8, 0), drawn(60, 8, 1, mean=50)
+    assert precision_recall(x, y) == (0, 0)
+    assert density_coverage(x, y) == (0, 0)
+
+
+def test_one_real_point_again_and_again_is_precise_and_nothing_else():
+    x = drawn(60, 8, 0)
+    found = precision_recall(x, x[7].expand(60, 8))
+    assert found.precision == 1
+    assert found.recall == pytest.approx(1 / 60)
+    assert density_coverage(x, x[7].expand(60, 8)).coverage < 0.5
+
+
+def test_points_on_a_line_by_hand():
+    """Balls of the reals (k = 1): [-1, 1], [0, 2], [2, 6], [9, 15]; of the fakes: [0.5, 1.5],
+    [1, 2], [8.5, 24.5] and [8.5, 24.5]."""
+    real, fake = line(0, 1, 4, 12), line(1, 1.5, 8.5, 16.5)
+    real, fake = line(0, 1, 4, 12), line(1, 1.5, 8, 16)
+    # reals: radii 1, 1, 3, 8 -> [-1, 1] [0, 2] [1, 7] [4, 20]; fakes: radii .5, .5, 6.5, 8 ->
+    # [.5, 1.5] [1, 2] [1.5, 14.5] [8, 24]
+    found = precision_recall(real, fake, k=1)
+    assert found == (1, 3 / 4), "0 lies in no fake ball"
+    density, coverage = density_coverage(real, fake, k=1)
+    assert density == (3 + 2 + 1 + 1) / 4, "1 lies in three balls, on the border of two"
+    assert coverage == 1
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_values_are_prdcs(k: int, capsys: pytest.CaptureFixture[str]):
+    from prdc import compute_prdc
+
+    x, y = drawn(150, 6, 0), drawn(130, 6, 1, mean=0.3)
+    theirs = compute_prdc(x.numpy(), y.numpy(), k)
+    assert "Num real" in capsys.readouterr().out
+    found = {**precision_recall(x, y, k)._asdict(), **density_coverage(x, y, k)._asdict()}
+    assert 0.05 < found["recall"] < 0.99
+    assert 0.05 < found["coverage"] < 0.99
+    assert found == pytest.approx(theirs, rel=1e-9), f"prdc {version('prdc')}"
+
+
+def test_values_are_torch_fidelitys():
+    """Who calls the fakes the first set."""
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    x, y = drawn(150, 6, 0), drawn(130, 6, 1, mean=0.5)
+    theirs = prc_features_to_metric(y, x, prc_neighborhood=3, verbose=False)
+    found = precision_recall(x, y)
+    said = f"torch-fidelity {version('torch-fidelity')}"
+    assert found.precision != found.recall
+    assert found.precision == pytest.approx(theirs["precision"], rel=1e-6), said  # theirs: float32
+    assert found.recall == pytest.approx(theirs["recall"], rel=1e-6), said
+
+
+@pytest.mark.parametrize("block", [1, 64, 1000])
+def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch):
+    x, y = drawn(70, 6, 0), drawn(50, 6, 1, mean=0.3)
+    x, y = torch.cat([x, y[:20], x[:5]]), torch.cat([y, x[:20], y[:3]])  # ties, at 0 and beyond
+    expected = precision_recall(x, y), density_coverage(x, y)
+    monkeypatch.setattr(neighbours, "_BLOCK", block)
+    assert (precision_recall(x, y), density_coverage(x, y)) == expected
+
+
+def test_rotation_shift_and_scale_change_nothing():
+    """Also with copies, whose balls touch points at the very radius."""
+    x, y = drawn(70, 6, 0), drawn(70, 6, 1, mean=0.3)
+    x, y = torch.cat([x, y[:30]]), torch.cat([y, x[:30]])
+    turn = torch.linalg.qr(drawn(6, 6, 2))[0]
+    moved = [1e-3 * z @ turn + 50 for z in (x, y)]
+    assert precision_recall(*moved) == precision_recall(x, y)
+    assert density_coverage(*moved) == density_coverage(x, y)
+
+
+def test_sets_of_one_point_are_equal_or_are_not():
+    """Where prdc's open balls of radius 0 are empty."""
+    one, other = torch.full((20, 3), 0.1), torch.full((20, 3), 0.2)
+    assert precision_recall(one, one) == (1, 1)
+    assert density_coverage(one, one).coverage == 1
+    assert precision_recall(one, other) == (0, 0)
+    assert density_coverage(one, other) == (0, 0)
+    assert precision_recall(drawn(20, 3, 0, mean=9), one) == (0, 0)
+
+
+def test_what_has_no_value_is_refused():
+    x = drawn(20, 3, 0)
+    with pytest.raises(LimnerError, match="recall with k = 3 needs at least 4 images, not 3"):
+        precision_recall(x, x[:3])
+    with pytest.raises(LimnerError, match="coverage with k = 5 needs at least 6 images, not 5"):
+        density_coverage(x[:5], x)
+    with pytest.raises(LimnerError, match="needs at least 1 image, not 0"):
+        density_coverage(x, x[:0])
+    assert 0 <= density_coverage(x, x[:1]).coverage < 1
+    for call in (precision_recall, density_coverage):
+        with pytest.raises(LimnerError, match="k is at least 1, not 0"):
+            call(x, x, 0)
+        with pytest.raises(LimnerError, match="of 20 of 20 images are NaN or infinite"):
+            call(x, x / 0)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_different_features_are_refused():
+    for call in (precision_recall, density_coverage):
+        with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
+            call(drawn(20, 3, 0), drawn(20, 4, 0))

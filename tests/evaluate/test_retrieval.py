@@ -1,0 +1,68 @@
+"""Retrieval: ranks, ties, chance, intervals."""
+
+import pytest
+import torch
+
+from limner.errors import LimnerError
+from limner.evaluate.retrieval import ranks, retrieval
+
+
+def test_a_diagonal_is_found_and_a_reversed_one_is_last():
+    found = retrieval(torch.eye(30), torch.arange(30))
+    assert found.r1 == found.r5 == found.median_rank == (1, 1, 1)
+    assert found.gallery == 30
+    lost = retrieval(-torch.eye(30), torch.arange(30))
+    assert lost.r1 == lost.r5 == (0, 0, 0)
+    assert lost.median_rank == (30, 30, 30)
+
+
+def test_chance_is_k_over_the_gallery():
+    n, gallery = 4000, 50
+    similarity = torch.rand(n, gallery, generator=torch.Generator().manual_seed(0))
+    found = retrieval(similarity, torch.arange(n) % gallery)
+    for share, k in ((found.r1, 1), (found.r5, 5)):
+        p = k / gallery
+        error = (p * (1 - p) / n) ** 0.5
+        assert abs(share.value - p) < 3 * error
+        assert share.low < share.value < share.high
+        assert share.high - share.low == pytest.approx(2 * 1.96 * error, rel=0.2)
+    assert found.median_rank.value == pytest.approx(25.5, abs=1.5)
+
+
+def test_ties_count_against():
+    found = retrieval(torch.zeros(12, 6), torch.zeros(12, dtype=torch.int64))
+    assert found.r1 == found.r5 == (0, 0, 0)
+    assert found.median_rank.value == 6
+    similarity = torch.tensor([[0.5, 0.5, 0.1], [0.9, 0.5, 0.9], [0.1, 0.2, 0.2]])
+    assert ranks(similarity, torch.tensor([0, 1, 0])).tolist() == [2, 3, 3]
+
+
+def test_captions_may_be_in_any_column_and_shared():
+    similarity = torch.rand(9, 7, generator=torch.Generator().manual_seed(0))
+    best = similarity.argmax(1)
+    assert retrieval(similarity, best).r1.value == 1
+    shuffled = torch.tensor([3, 1, 4, 0, 6, 2, 5])
+    moved = retrieval(similarity[:, shuffled], shuffled.argsort()[(best + 1) % 7])
+    assert moved == retrieval(similarity, (best + 1) % 7)
+
+
+def test_the_seed_is_of_the_intervals_alone():
+    similarity = torch.rand(60, 9, generator=torch.Generator().manual_seed(0))
+    own = torch.arange(60) % 9
+    first, other = retrieval(similarity, own), retrieval(similarity, own, seed=5000)
+    assert first == retrieval(similarity, own)
+    assert first.r5.value == other.r5.value
+    assert first != other
+
+
+def test_what_has_no_value_is_refused():
+    own = torch.arange(6)
+    with pytest.raises(LimnerError, match="R@5 needs a gallery of more than 5 captions, not 5"):
+        retrieval(torch.eye(6)[:, :5], own)
+    with pytest.raises(LimnerError, match="retrieval needs at least 1 image, not 0"):
+        retrieval(torch.eye(6)[:0], own[:0])
+    for wrong in (own + 1, own - 1):
+        with pytest.raises(LimnerError, match="has its own caption among the gallery's 6"):
+            retrieval(torch.eye(6), wrong)
+    with pytest.raises(LimnerError, match="of 1 of 6 images are NaN or infinite"):
+        retrieval(torch.eye(6).index_fill(0, torch.tensor(2), torch.nan), own)

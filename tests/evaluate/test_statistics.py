@@ -1,0 +1,150 @@
+"""Moments that add up to numpy's, checked features, seeded draws."""
+
+from functools import reduce
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from scipy import stats
+
+from limner.errors import LimnerError
+from limner.evaluate.statistics import (
+    Moments,
+    checked,
+    checked_pair,
+    percentiles,
+    resampled,
+    shuffled,
+    student,
+)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_equal(found: Moments, x: torch.Tensor) -> None:
+    """To numpy's mean and covariance (divided by n - 1) of all rows at once."""
+    rows = x.double().numpy()
+    expected = np.atleast_2d(np.cov(rows, rowvar=False))
+    assert found.n == len(rows)
+    np.testing.assert_allclose(found.mean.numpy(), rows.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.covariance.numpy(), expected, rtol=1e-9, atol=1e-11)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=8).filter(lambda s: sum(s) > 1),
+    d=st.integers(1, 5),
+    offset=st.sampled_from([0.0, 1e3]),
+    order=st.randoms(use_true_random=False),
+)
+def test_any_partition_in_any_order_gives_the_moments_of_the_whole(sizes, d, offset, order):
+    """Also of float32 features with a mean of 1,000 deviations, where E[xx'] - mm' would fail."""
+    x = (normal(sum(sizes), d) + offset).float()
+    parts = list(x.split(sizes))
+    order.shuffle(parts)
+    assert_equal(reduce(Moments.update, parts, Moments.empty(d)), x)
+    assert_equal(reduce(Moments.merge, map(Moments.of, parts), Moments.empty(d)), x)
+
+
+def test_a_part_can_be_taken_out_again():
+    x = normal(50, 4) + 100
+    whole = Moments.of(x)
+    assert_equal(whole.without(Moments.of(x[:20])), x[20:])
+    with pytest.raises(LimnerError, match="50 images cannot be taken out of 50"):
+        whole.without(whole)
+
+
+def test_moments_of_nothing_change_nothing():
+    some = Moments.of(normal(9, 3))
+    assert Moments.empty(3).merge(some) is some
+    assert some.merge(Moments.empty(3)) is some
+    with pytest.raises(LimnerError, match="at least 2 images, not 0"):
+        _ = Moments.empty(3).covariance
+    with pytest.raises(LimnerError, match="at least 2 images, not 1"):
+        _ = Moments.of(normal(1, 3)).covariance
+
+
+def test_moments_go_through_a_file():
+    some = Moments.of(normal(9, 3))
+    again = Moments.from_tensors(load(save(some.tensors())))
+    assert again.n == some.n
+    assert torch.equal(again.mean, some.mean)
+    assert torch.equal(again.scatter, some.scatter)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": torch.tensor(-1)},
+        {"n": torch.tensor(9.0)},
+        {"mean": torch.zeros(4, dtype=torch.float64)},
+        {"mean": torch.zeros(3)},
+        {"scatter": torch.full((3, 3), torch.nan, dtype=torch.float64)},
+        {"scatter": torch.zeros(3, 2, dtype=torch.float64)},
+    ],
+)
+def test_damaged_moments_are_refused(change: dict[str, torch.Tensor]):
+    tensors = Moments.of(normal(9, 3)).tensors()
+    with pytest.raises(LimnerError, match="these moments are damaged"):
+        Moments.from_tensors(tensors | change)
+    tensors.pop(next(iter(change)))
+    with pytest.raises(LimnerError, match="have the tensors n, mean and scatter"):
+        Moments.from_tensors(tensors)
+
+
+def test_what_is_wrong_with_features_is_said():
+    bad = normal(5, 3)
+    bad[1, 2], bad[3, 0] = torch.nan, -torch.inf
+    with pytest.raises(LimnerError, match="of 2 of 5 images are NaN or infinite, so KID has no"):
+        checked(bad, 2, "KID")
+    with pytest.raises(LimnerError, match="KID needs at least 2 images, not 1"):
+        checked(normal(1, 3), 2, "KID")
+    with pytest.raises(LimnerError, match="a mean needs at least 1 image, not 0"):
+        Moments.of(normal(0, 3))
+    with pytest.raises(LimnerError, match="a row of features for each image"):
+        checked(normal(3, 0), 1, "KID")
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_different_features_are_not_compared():
+    with pytest.raises(LimnerError, match="3 features cannot be compared with 4; take both from"):
+        checked_pair(normal(5, 3), normal(5, 4), (1, 1), "KID")
+    for call in (Moments.merge, Moments.without):
+        with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
+            call(Moments.of(normal(5, 3)), Moments.of(normal(4, 4)))
+    with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
+        Moments.of(normal(5, 3)).update(normal(4, 4))
+
+
+def test_features_are_copied_into_float64_without_their_gradient():
+    x = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    assert checked(x, 1, "KID").dtype == torch.float64
+    assert not checked(x, 1, "KID").requires_grad
+
+
+def test_a_shuffle_is_a_permutation_of_its_seed():
+    first, second = shuffled(1000, 0), shuffled(1000, 1)
+    assert sorted(first.tolist()) == list(range(1000))
+    assert torch.equal(first, shuffled(1000, 0))
+    assert not torch.equal(first, second)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15, "unrelated"
+    assert abs(np.corrcoef(first, range(1000))[0, 1]) < 0.15
+
+
+def test_a_bootstrap_gives_the_standard_error_of_a_mean():
+    x = normal(200)
+    drawn = x[resampled(200, 0)].mean(1)
+    assert float(drawn.std()) == pytest.approx(float(x.std()) / 200**0.5, rel=0.1)
+    value, low, high = percentiles(float(x.mean()), drawn)
+    assert low < value < high
+    assert high - low == pytest.approx(2 * 1.96 * float(x.std()) / 200**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("degrees", [4, 9, 19, 100])
+def test_students_percentile_is_scipys(degrees: int):
+    assert student(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-3)
