@@ -1,0 +1,226 @@
+"""Convolutions that see only what comes earlier: on whole pictures, and one pixel at a time.
+
+Pictures are scanned row by row, left to right; of a pixel, channel by channel. Features lie last
+in every tensor: "b h w f" of a whole picture, "b w f" of a row, "b f" of a pixel. Whatever looks at
+one place only (activations, gates, residuals) is then written once for all three.
+
+While a picture is painted, a `Walk` goes along, and each convolution keeps of earlier pixels what
+it will see again, between halos of zeros. What the rows above contribute is computed for a whole
+row when it begins; a pixel then costs one small matrix product a layer. (Ramachandran et al.
+(2017), arXiv:1704.06001, paint in this spirit.)
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+Mask = Literal["A", "B"]
+
+
+@dataclass
+class Walk:
+    """Where painting is, and what each layer remembers of earlier pixels.
+
+    Args:
+        width: of the picture.
+        row, column: of the pixel that is asked for.
+        memory: of each layer, which makes it when it is first asked.
+    """
+
+    width: int
+    row: int = 0
+    column: int = 0
+    memory: dict[nn.Module, Any] = field(default_factory=dict[nn.Module, Any])
+
+
+def feature_channels(features: int, channels: int, parts: int = 1) -> Int[Tensor, "features"]:
+    """Which channel of the picture each feature belongs to: equal shares, in order, in each
+    part."""
+    each = features // parts
+    return (torch.arange(each) * channels // each).repeat(parts)
+
+
+def visible(
+    outs: Int[Tensor, "o"], ins: Int[Tensor, "i"], rows: int, left: int, right: int, mask: Mask
+) -> Bool[Tensor, "o i rows columns"]:
+    """Which weights of a kernel see nothing but what comes earlier.
+
+    Args:
+        outs, ins: the channel that each feature belongs to.
+        rows: of the kernel; the last one is the pixel's own.
+        left, right: how far it sees to either side, to the right in the rows above only.
+        mask: of its own pixel, "A" sees earlier channels, "B" its own channel too.
+    """
+    seen = torch.ones(len(outs), len(ins), rows, left + 1 + right, dtype=torch.bool)
+    seen[:, :, -1, left + 1 :] = False
+    seen[:, :, -1, left] = outs[:, None] > ins if mask == "A" else outs[:, None] >= ins
+    return seen
+
+
+class _Convolution(nn.Module):
+    """A convolution of some rows, the last one being the pixel's own.
+
+    Args:
+        seen: which weights there are; the others are 0.
+        left: how many columns of the kernel lie to the left of the pixel.
+
+    Weights and biases are drawn within 1 / sqrt(n), n being how many numbers an output sees.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, seen: Bool[Tensor, "o i rows columns"], left: int) -> None:
+        super().__init__()
+        self.rows, self.left, self.right = seen.shape[2], left, seen.shape[3] - 1 - left
+        bound = seen.flatten(1).sum(1).clamp(min=1).rsqrt()
+        weight = (2 * torch.rand(seen.shape) - 1) * bound[:, None, None, None]
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter((2 * torch.rand(len(seen)) - 1) * bound)
+        self.register_buffer("mask", None if seen.all() else seen.float(), persistent=False)
+
+    def kernel(self) -> Float[Tensor, "o i rows columns"]:
+        """The weights, 0 where nothing may be seen."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
+    def whole(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
+        """Features of the whole picture."""
+        kernel = self.kernel()
+        if kernel.shape[2:] == (1, 1):
+            return F.linear(x, kernel[:, :, 0, 0], self.bias)
+        padded = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
+        return _convolved(padded, kernel, self.bias)
+
+    def halo(self, x: Float[Tensor, "*at i"], walk: Walk) -> Float[Tensor, "b rows columns i"]:
+        """Room for the last rows of the input, all 0."""
+        return x.new_zeros(len(x), self.rows, self.left + walk.width + self.right, x.shape[-1])
+
+
+def _convolved(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel, bias).permute(0, 2, 3, 1)
+
+
+class CausalConv2d(_Convolution):
+    """A masked convolution: it sees rows above, and its own row up to its own pixel.
+
+    van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, section 3.4. The rows of the
+    paper's kernels that lie below the pixel are not there at all: 3 x 3 costs as much as 2 x 3.
+
+    Args:
+        ins, outs: features.
+        rows, left, right, mask: see `visible`.
+        channels: of the picture, among which the features are shared out.
+        parts: that the output is to be split into, each with features of every channel.
+    """
+
+    def __init__(
+        self,
+        ins: int,
+        outs: int,
+        rows: int = 1,
+        left: int = 0,
+        right: int = 0,
+        mask: Mask = "B",
+        channels: int = 1,
+        parts: int = 1,
+    ) -> None:
+        to, of = feature_channels(outs, channels, parts), feature_channels(ins, channels)
+        super().__init__(visible(to, of, rows, left, right, mask), left)
+
+    def forward(
+        self, x: Float[Tensor, "*at i"], walk: Walk | None = None
+    ) -> Float[Tensor, "*to o"]:
+        """Features of the whole picture; with a walk, of its pixel, given the input there, or all
+        of an input that is still growing, as the picture itself is."""
+        if walk is None:
+            return self.whole(x)
+        memory = walk.memory.get(self)
+        if memory is None:
+            memory = _Point(self) if self.weight.shape[2:] == (1, 1) else _Pixels(self, x, walk)
+            walk.memory[self] = memory
+        return memory.step(x, walk)
+
+
+class _Point:
+    """A 1 x 1 kernel, masked."""
+
+    def __init__(self, layer: CausalConv2d) -> None:
+        self.kernel, self.bias = layer.kernel()[:, :, 0, 0], layer.bias
+
+    def step(self, x: Tensor, walk: Walk) -> Tensor:
+        return F.linear(x, self.kernel, self.bias)
+
+
+class _Pixels:
+    """What a `CausalConv2d` keeps while a picture is painted.
+
+    Attributes:
+        along: the kernel's last row up to the pixel, as a matrix; "(columns i) o".
+        above: the kernel's other rows; "o i rows columns".
+        recent: the last rows of the input, between halos; "b rows columns i".
+        given: what the rows above contribute to each pixel of this row; "b w o".
+    """
+
+    def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
+        kernel = layer.kernel()
+        self.left, self.bias, self.row = layer.left, layer.bias, -1
+        self.along = kernel[:, :, -1, : layer.left + 1].permute(2, 1, 0).flatten(0, 1).contiguous()
+        self.above = kernel[:, :, :-1]
+        self.recent = layer.halo(x, walk)
+        self.given = layer.bias.expand(len(x), walk.width, -1)
+
+    def step(self, x: Tensor, walk: Walk) -> Tensor:
+        row, column, first = walk.row, walk.column, self.left
+        grows = x.ndim == 4  # what was stored of its last pixel, was stored before it was painted
+        if self.row != row:
+            if grows and row:
+                self.recent[:, -1, first : first + walk.width] = x[:, row - 1]
+            self.begin(row)
+        own = self.recent[:, -1]
+        if grows:
+            own[:, first : first + walk.width] = x[:, row]
+        else:
+            own[:, first + column] = x
+        seen = own[:, column : first + column + 1].flatten(1)
+        return torch.addmm(self.given[:, column], seen, self.along)
+
+    def begin(self, row: int) -> None:
+        self.row = row
+        if self.above.shape[2]:
+            self.given = _convolved(self.recent[:, 1:], self.above, self.bias)[:, 0]
+            self.recent = self.recent.roll(-1, 1)
+
+
+class RowConv2d(_Convolution):
+    """A convolution that sees rows above and all of its own row, for features that know nothing of
+    the picture's own row.
+
+    Args:
+        ins, outs: features.
+        rows: of the kernel; the last one is the pixel's own.
+        reach: how far it sees to either side.
+    """
+
+    def __init__(self, ins: int, outs: int, rows: int, reach: int) -> None:
+        seen = torch.ones(outs, ins, rows, 2 * reach + 1, dtype=torch.bool)
+        super().__init__(seen, left=reach)
+
+    def forward(
+        self, x: Float[Tensor, "*at i"], walk: Walk | None = None
+    ) -> Float[Tensor, "*at o"]:
+        """Features of the whole picture; with a walk, of its row, given the input there."""
+        if walk is None:
+            return self.whole(x)
+        recent = walk.memory.get(self)
+        recent = self.halo(x, walk) if recent is None else recent.roll(-1, 1)
+        recent[:, -1, self.left : self.left + walk.width] = x
+        walk.memory[self] = recent
+        return _convolved(recent, self.kernel(), self.bias)[:, 0]
+
+
+def shifted_down(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
+    """Each row in the place of the one below it; the first is 0."""
+    return F.pad(x, (0, 0, 0, 0, 1, 0))[:, :-1]

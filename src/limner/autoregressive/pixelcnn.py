@@ -1,0 +1,107 @@
+"""PixelCNN: masked convolutions, all pixels' likelihoods at once.
+
+van den Oord, Kalchbrenner, Kavukcuoglu (2016). Pixel recurrent neural networks. arXiv:1601.06759,
+sections 3.3 to 3.6 and table 1.
+
+Kept: a 7 x 7 convolution with mask A, residual blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions with
+mask B on 2 h features (figure 5, left), two 1 x 1 convolutions, a softmax over the levels (a
+sigmoid where there are two); the channels see one another in order. The field of masked kernels
+has a blind spot: what lies above, further to the right than rows go up, is never seen. Different:
+labels and captions shift the features of each block, as in Gated PixelCNN.
+"""
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.autoregressive.causal import CausalConv2d, Walk
+from limner.autoregressive.raster import AutoregressiveModel
+from limner.image import ImageSpec
+from limner.likelihood import softmax_law
+from limner.registry import Paper, register
+
+
+class Block(nn.Module):
+    """x + conv 1 x 1 (relu conv 3 x 3 (relu conv 1 x 1 (relu x))), all with mask B."""
+
+    def __init__(self, h: int, channels: int, vector: int) -> None:
+        super().__init__()
+        self.narrow = CausalConv2d(2 * h, h, channels=channels)
+        self.look = CausalConv2d(h, h, rows=2, left=1, right=1, channels=channels)
+        self.widen = CausalConv2d(h, 2 * h, channels=channels)
+        self.told = nn.Linear(vector, h, bias=False) if vector else None
+
+    def forward(
+        self, x: Float[Tensor, "*at f"], vector: Tensor | None, walk: Walk | None
+    ) -> Float[Tensor, "*at f"]:
+        """Features of the same size."""
+        h = self.look(F.relu(self.narrow(F.relu(x), walk)), walk)
+        if self.told is not None:
+            h = h + self.told(vector)
+        return x + self.widen(F.relu(h), walk)
+
+
+class Network(nn.Module):
+    """Table 1: theta of every pixel.
+
+    Args:
+        channels: of the picture.
+        size: how many numbers theta has.
+        h, blocks, top, vector: see `PixelCNN`.
+    """
+
+    def __init__(
+        self, channels: int, size: int, h: int, blocks: int, top: int, vector: int
+    ) -> None:
+        super().__init__()
+        self.enter = CausalConv2d(channels, 2 * h, 4, 3, 3, "A", channels)
+        self.blocks = nn.ModuleList(Block(h, channels, vector) for _ in range(blocks))
+        self.top = CausalConv2d(2 * h, top, channels=channels)
+        self.leave = CausalConv2d(top, size, channels=channels)
+
+    def forward(
+        self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
+    ) -> Float[Tensor, "..."]:
+        """theta of all pixels, or of the walk's."""
+        h = self.enter(x, walk)
+        for block in self.blocks:
+            h = block(h, vector, walk)
+        return self.leave(F.relu(self.top(F.relu(h), walk)), walk)
+
+
+@register(
+    "pixelcnn",
+    family="autoregressive",
+    paper=Paper(
+        "Pixel recurrent neural networks",
+        "van den Oord, Kalchbrenner, Kavukcuoglu",
+        2016,
+        "1601.06759",
+    ),
+    tiny={"h": 6, "blocks": 1, "top": 6},
+)
+class PixelCNN(AutoregressiveModel):
+    """PixelCNN: exact likelihood by masked convolutions.
+
+    Args:
+        spec: what the images are.
+        h: half the features of the residual blocks.
+        blocks: how many there are.
+        top: features of the last layer but one.
+        condition_dropout: how often training hides the condition.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        h: Annotated[int, Field(ge=1)] = 32,
+        blocks: Annotated[int, Field(ge=1)] = 7,
+        top: Annotated[int, Field(ge=1)] = 32,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        super().__init__(spec, 2 * h, condition_dropout)
+        self.law = softmax_law(spec)
+        self.network = Network(spec.channels, self.law.size, h, blocks, top, self.vector_size)

@@ -1,0 +1,193 @@
+"""What holds for every autoregressive model: causal, normalised, cached sampling is exact."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from limner.autoregressive.raster import AutoregressiveModel
+from limner.errors import LimnerError
+from limner.image import Condition, ImageSpec, from_levels
+from limner.model import Completes
+from limner.noise import Noise
+from limner.registry import models
+from limner.testing.cases import Case
+from limner.text import text_spec
+
+FAMILY = [of for of in models().values() if of.family == "autoregressive"]
+every = pytest.mark.parametrize("of", FAMILY, ids=lambda of: of.name)
+RGB = ImageSpec(3, 4, 5, levels=4)
+
+
+def ready(of, spec: ImageSpec, **config) -> AutoregressiveModel:
+    """A tiny one, with weights that make pixels depend on each other strongly, in float64."""
+    model = Case(of.name, of.model, spec, dict(of.tiny) | config).ready().double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p *= 2
+    return model
+
+
+def thetas(model: AutoregressiveModel, x: Tensor) -> Tensor:
+    """All pixels' laws given the picture "h w c", as "h w p"."""
+    return model.network(x[None], None)[0]
+
+
+@every
+def test_nothing_is_seen_but_what_comes_earlier(of):
+    """d theta_i / d x_j is exactly 0 for j >= i in the order of rows, columns, channels."""
+    H, W, C = 4, 5, 3
+    model = ready(of, RGB)
+    x = torch.rand(H, W, C, dtype=torch.float64)
+    seen = torch.autograd.functional.jacobian(lambda x: thetas(model, x), x)
+    parts = 1 if model.whole_pixels else C  # theta of each channel, or of all of them at once
+    seen = seen.view(H * W * parts, -1, H * W * C).abs().sum(1)
+    i = torch.arange(H * W * parts)[:, None] * C // parts
+    later = torch.arange(H * W * C) >= i
+    assert not seen[later].any()
+    assert seen[-1, : (H * W - 1) * C].count_nonzero() > C  # and much of what comes earlier is
+
+
+@every
+@pytest.mark.parametrize("shape", [(1, 3, 3, 2), (1, 2, 1, 3), (2, 1, 2, 3), (3, 1, 1, 3)])
+def test_the_probabilities_of_all_pictures_sum_to_one(of, shape):
+    C, H, W, levels = shape
+    model = ready(of, ImageSpec(C, H, W, levels=levels))
+    all_k = torch.tensor(list(itertools.product(range(levels), repeat=C * H * W)))
+    x = from_levels(all_k.view(-1, C, H, W), levels)
+    with torch.no_grad():
+        nats, kind = model.log_prob(x, noise=Noise.sampling(0, len(x)))
+    assert kind == "exact"
+    assert float(nats.exp().sum()) == pytest.approx(1, abs=1e-9)
+    assert float(nats.std()) > 1e-3
+
+
+def naive(model: AutoregressiveModel) -> AutoregressiveModel:
+    """The same model, which looks at the whole picture for each value."""
+
+    def looking(x: Tensor, c: Condition):
+        vector = model._vector(c, len(x), (1, 1))
+        return lambda row, column: model.network(x, vector)[:, row, column]
+
+    model.looking = looking
+    return model
+
+
+@every
+@pytest.mark.parametrize("spec", [RGB, ImageSpec(1, 7, 6, levels=2), ImageSpec(1, 1, 9, levels=3)])
+def test_cached_sampling_paints_what_naive_sampling_paints(of, spec):
+    n = 5
+    cached = ready(of, spec)
+    upper = from_levels(
+        Noise.sampling(3, n).integers(spec.levels, *spec.shape)[:, :, : spec.height // 2],
+        spec.levels,
+    )
+    painted = [cached.sample(n, seed=8), cached.sample(n, seed=8, temperature=0.3, top_p=0.6)]
+    gone_on = list(cached.complete(upper, seed=8))[-1] if spec.height > 1 else painted[0]
+    model = naive(cached)
+    assert torch.equal(model.sample(n, seed=8), painted[0])
+    assert torch.equal(model.sample(n, seed=8, temperature=0.3, top_p=0.6), painted[1])
+    assert not torch.equal(painted[0], painted[1])
+    if spec.height > 1:
+        assert torch.equal(list(model.complete(upper, seed=8))[-1], gone_on)
+
+
+def asked(spec: ImageSpec, n: int) -> Condition:
+    noise = Noise.sampling(4, n)
+    label = noise.integers(len(spec.labels)) if spec.labels else None
+    text = None
+    if spec.text:
+        text = 1 + noise.integers(spec.text.vocabulary - 1, spec.text.length)
+    return Condition(label, text)
+
+
+@every
+def test_what_was_recorded_while_sampling_is_the_likelihood(of):
+    """The sum of log p of each value, as it was drawn under its condition, is log p(x)."""
+    n, said, recorded = 3, [], torch.zeros(3, dtype=torch.float64)
+    spec = replace(RGB, labels=("one", "two"), text=text_spec(4))
+    model = ready(of, spec)
+    law, c = model.law, asked(spec, n)
+
+    class Recording(type(law)):
+        """Notes what the law said, and where what is drawn of it will stand."""
+
+        def log_probs(self, theta, k, channel):
+            log_p = super().log_probs(theta, k, channel)
+            said.append((k, channel, log_p))
+            return log_p
+
+    law.__class__ = Recording
+    x = model.sample(n, c, seed=2)
+    for k, channel, log_p in said:
+        recorded += log_p.gather(-1, k[:, channel, None]).squeeze(-1)
+    assert len(said) == spec.dimensions
+    with torch.no_grad():
+        nats = model.log_prob(x, c, noise=Noise.sampling(0, n)).nats
+    torch.testing.assert_close(nats, recorded, rtol=0, atol=1e-9)
+
+
+@every
+def test_frames_grow_from_the_upper_left_corner_row_by_row(of):
+    spec = ImageSpec(1, 5, 4, levels=2)
+    model = ready(of, spec)
+    frames = list(model.watch(2, seed=1))
+    assert len(frames) == model.frame_count() == 5
+    for row, frame in enumerate(frames, 1):
+        assert torch.equal(frame[:, :, :row], frames[-1][:, :, :row])
+        assert not frame[:, :, row:].any()
+
+
+@every
+def test_a_completion_begins_with_what_was_given(of):
+    model = ready(of, RGB)
+    assert isinstance(model, Completes)
+    x = model.sample(4, seed=1)
+    done = list(model.complete(x[:, :, :2], seed=9))[-1]
+    assert torch.equal(done[:, :, :2], x[:, :, :2])
+    assert torch.equal(list(model.complete(x[:, :, :2], seed=1))[-1], x)
+    with pytest.raises(LimnerError, match="give this model up to 3 of 5 with 3"):
+        next(iter(model.complete(x)))
+
+
+@every
+def test_low_temperatures_paint_the_most_probable_values(of):
+    """At temperature 0.01, or at a tiny top_p, each value is the likeliest given the earlier."""
+    model = ready(of, ImageSpec(1, 3, 4, levels=5))
+    greedy = model.sample(3, seed=0, top_p=1e-6)
+    assert torch.equal(greedy, model.sample(3, seed=50, top_p=1e-6))
+    assert torch.equal(greedy, model.sample(3, seed=50, temperature=0.01))
+
+
+def markov(first: int, n: int, stay: float = 0.9) -> Iterator[Tensor]:
+    """Rows of pixels that keep their predecessor's value with probability `stay`."""
+    noise = Noise.keyed(5, 0, range(first, first + n))
+    flips = (noise.uniform(8) >= stay).long()
+    flips[:, 0] = noise.integers(2)
+    return from_levels(flips.cumsum(1)[:, None, None] % 2, 2)
+
+
+@every
+def test_a_markov_chain_is_learnt_to_its_entropy(of):
+    """H = ln 2 + 7 (-0.9 ln 0.9 - 0.1 ln 0.1) nats, never less by 3 standard errors."""
+    from limner.image import Batch
+    from limner.train import Loop, TrainOptions
+
+    entropy = math.log(2) - 7 * (0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = of.model(ImageSpec(1, 1, 8, levels=2), **of.tiny)
+    options = TrainOptions(steps=150, batch=64, lr=2e-2, schedule="cosine", ema=0.9)
+    loop = Loop(model, lambda first, n: Batch(markov(first, n), Condition()), options)
+    loop.prepare()
+    for _ in range(options.steps):
+        loop.advance()
+    n = 2000
+    with torch.no_grad():
+        nats = -loop.average.log_prob(markov(10**6, n), noise=Noise.sampling(0, n)).nats
+    error = float(nats.std()) / math.sqrt(n)
+    assert entropy - 3 * error < float(nats.mean()) < entropy + 0.15 + 3 * error

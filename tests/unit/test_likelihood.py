@@ -1,0 +1,148 @@
+"""Pixel laws against independent computations, and the draw."""
+
+import itertools
+
+import pytest
+import torch
+from scipy import stats
+
+from limner.image import ImageSpec
+from limner.likelihood import (
+    Bernoulli,
+    Categorical,
+    DiscretisedLogisticMixture,
+    Gaussian,
+    draw,
+    softmax_law,
+)
+
+LAWS = [
+    Bernoulli(1),
+    Bernoulli(3),
+    Categorical(1, 256),
+    Categorical(3, 4),
+    Gaussian(1, 256),
+    Gaussian(2, 5),
+    DiscretisedLogisticMixture(1, 2, 3),
+    DiscretisedLogisticMixture(1, 256, 5),
+    DiscretisedLogisticMixture(3, 4, 2),
+]
+named = pytest.mark.parametrize("law", LAWS, ids=lambda law: f"{type(law).__name__}-{law.channels}")
+
+
+def random_theta(law, n: int, scale: float = 2.0):
+    return scale * torch.randn(n, law.size, dtype=torch.float64)
+
+
+@named
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+def test_the_masses_of_all_values_sum_to_one(law, scale):
+    theta = random_theta(law, 7, scale)
+    every = torch.tensor(list(itertools.product(range(law.levels), repeat=law.channels)))
+    log_p = law.log_prob(theta[:, None].expand(-1, len(every), -1), every.expand(7, -1, -1))
+    assert bool(log_p.isfinite().all())
+    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(7, dtype=torch.float64))
+
+
+@named
+def test_the_chain_rule_holds_channel_by_channel(law):
+    """log p(k) = sum_c log p(k_c | k_<c), and each conditional sums to one."""
+    theta, k = random_theta(law, 50), torch.randint(law.levels, (50, law.channels))
+    total = torch.zeros(50, dtype=torch.float64)
+    for channel in range(law.channels):
+        unread = k.clone()
+        unread[:, channel:] = 0
+        log_p = law.log_probs(theta, unread, channel)
+        torch.testing.assert_close(log_p.logsumexp(-1), torch.zeros(50, dtype=torch.float64))
+        total += log_p.gather(-1, k[:, channel, None]).squeeze(-1)
+    torch.testing.assert_close(total, law.log_prob(theta, k))
+
+
+@named
+def test_float32_and_its_gradients_stay_finite(law):
+    """Whatever a network says, and at every level."""
+    theta = (40 * torch.randn(400, law.size)).requires_grad_()
+    k = torch.randint(law.levels, (400, law.channels))
+    law.log_prob(theta, k).sum().backward()
+    assert theta.grad is not None
+    assert bool(theta.grad.isfinite().all())
+
+
+def test_a_logistic_mixture_is_scipys():
+    """Salimans et al., equations 1 to 3, with the logistic distribution function of scipy."""
+    C, L, M = 3, 256, 4
+    law = DiscretisedLogisticMixture(C, L, M)
+    for theta in random_theta(law, 5, 1.0):
+        logit, mean, log_scale, a = (
+            part.numpy() for part in theta.view(-1, M).split((1, C, C, 3), 0)
+        )
+        a = torch.tensor(a).tanh().numpy()
+        k = torch.randint(L, (C,))
+        v = 2 * k.numpy() / (L - 1) - 1
+        mu = mean.copy()
+        mu[1] += a[0] * v[0]
+        mu[2] += a[1] * v[0] + a[2] * v[1]
+        mass = torch.tensor(logit[0]).softmax(0).numpy()
+        for c in range(C):
+            with_scale = stats.logistic(mu[c], torch.tensor(log_scale[c]).exp().numpy())
+            upper = 1.0 if k[c] == L - 1 else with_scale.cdf(v[c] + 1 / (L - 1))
+            lower = 0.0 if k[c] == 0 else with_scale.cdf(v[c] - 1 / (L - 1))
+            mass = mass * (upper - lower)
+        log_p = float(law.log_prob(theta, k))
+        assert log_p == pytest.approx(float(torch.tensor(mass.sum()).log()), rel=1e-8)
+
+
+def test_a_gaussian_bin_is_scipys():
+    L, law = 9, Gaussian(1, 9)
+    for theta in random_theta(law, 5, 1.0):
+        normal = stats.norm(float(theta[0]), float(theta[1].exp()))
+        edges = [-float("inf"), *((2 * k + 1) / (L - 1) - 1 for k in range(L - 1)), float("inf")]
+        expected = torch.tensor(
+            [normal.cdf(b) - normal.cdf(a) for a, b in itertools.pairwise(edges)]
+        )
+        log_p = law.log_probs(theta, torch.zeros(1, dtype=torch.long), 0)
+        torch.testing.assert_close(log_p.exp(), expected, rtol=1e-8, atol=1e-14)
+
+
+def test_two_levels_need_one_logit():
+    law = softmax_law(ImageSpec(3, 1, 1, levels=2))
+    assert isinstance(law, Bernoulli)
+    assert law.size == 3
+    assert softmax_law(ImageSpec(3, 1, 1)).size == 3 * 256
+    theta, k = random_theta(law, 9), torch.randint(2, (9, 3))
+    expected = torch.distributions.Bernoulli(logits=theta).log_prob(k.double()).sum(-1)
+    torch.testing.assert_close(law.log_prob(theta, k), expected)
+
+
+def test_draws_follow_the_law_and_are_monotone_in_u():
+    log_p = torch.tensor([0.1, 0.0, 0.4, 0.5]).log()
+    n = 10_000
+    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    k = draw(log_p.expand(n, -1), u)
+    assert torch.bincount(k, minlength=4).tolist() == [1000, 0, 4000, 5000]
+    assert bool((k.diff() >= 0).all())
+    ends = draw(log_p.expand(2, -1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    assert ends.tolist() == [0, 3]
+
+
+def test_nothing_improbable_is_drawn_at_either_end():
+    log_p = torch.tensor([-torch.inf, 0.0, -torch.inf])
+    ends = draw(log_p.expand(2, -1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    assert ends.tolist() == [1, 1]
+
+
+def test_temperature_and_top_p():
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    n = 9000
+    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+
+    def counts(**options):
+        return torch.bincount(draw(p.log().expand(n, -1), u, **options), minlength=4) / n
+
+    torch.testing.assert_close(
+        counts(temperature=0.5), (p**2 / (p**2).sum()).float(), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        counts(top_p=0.5), torch.tensor([0, 0, 3 / 7, 4 / 7]), atol=1e-3, rtol=0
+    )
+    assert counts(top_p=0.39).tolist() == [0, 0, 0, 1]
