@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from limner.errors import LimnerError
 from limner.image import Batch, Images, ImageSpec
 from limner.judges.augmentation import moved, spoilt
-from limner.model import Learner, Turn
+from limner.judges.judge import ImageTextJudge
+from limner.model import Turn
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.text import TextEncoder
@@ -50,7 +51,7 @@ _LARGEST_SCALE = 100.0  # section 2.5: more made training unstable
     ),
     tiny={"channels": (8, 16), "vector": 8, "words": 8},
 )
-class DualEncoder(Learner):
+class DualEncoder(ImageTextJudge):
     """An image-text judge: which caption belongs to which picture.
 
     Args:
@@ -106,16 +107,17 @@ class DualEncoder(Learner):
         return self.trunk(x).float().mean((2, 3))
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"] | None:
-        """A score for each class, of which softmax makes probabilities; None without classes."""
+        """A score for each class; None where the data have none."""
         return None if self.head is None else self.head(features)
 
     def cosines(
         self, features: Float[Tensor, "b d"], text: Int[Tensor, "k l"]
     ) -> Float[Tensor, "b k"]:
-        """How well each picture, by its features, shows what each text says: from -1 to 1."""
+        """The cosines of the pictures' vectors with the texts'."""
         seen = F.normalize(self.project(features).float(), dim=1)
         said = F.normalize(self.text(text).vector.float(), dim=1)
-        return (seen[:, None] * said).sum(-1)  # autocast would make a matrix product less precise
+        with torch.autocast(seen.device.type, enabled=False):  # or cosines have three digits
+            return seen @ said.T
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: the contrastive loss, plus the cross-entropy of the classes if there are

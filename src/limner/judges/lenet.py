@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from limner.errors import LimnerError
 from limner.image import Batch, Images, ImageSpec
 from limner.judges.augmentation import moved
-from limner.model import Learner, Turn
+from limner.judges.judge import Judge
+from limner.model import Turn
 from limner.noise import Noise
 from limner.registry import Paper, register
 
@@ -39,7 +40,7 @@ from limner.registry import Paper, register
     ),
     tiny={"channels": (4, 8), "hidden": 16},
 )
-class LeNet(Learner):
+class LeNet(Judge):
     """A small convolutional classifier, for digits.
 
     Args:
@@ -89,7 +90,7 @@ class LeNet(Learner):
         return self.trunk(x)
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """A score for each class, of which softmax makes probabilities."""
+        """A score for each class."""
         return self.head(features)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

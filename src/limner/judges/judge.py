@@ -1,0 +1,31 @@
+"""What a judge is: a learner that makes features of pictures, and classes or captions of these."""
+
+from abc import abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limner.image import Images
+from limner.model import Learner
+
+
+class Judge(Learner):
+    """A learner that sees features in pictures."""
+
+    @abstractmethod
+    def features(self, x: Images) -> Float[Tensor, "b d"]:
+        """What is seen in pictures of the size and channels of `spec`."""
+
+    @abstractmethod
+    def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"] | None:
+        """A score for each of `spec.labels`, of which softmax makes probabilities; None without."""
+
+
+class ImageTextJudge(Judge):
+    """A judge that also compares pictures with captions."""
+
+    @abstractmethod
+    def cosines(
+        self, features: Float[Tensor, "b d"], text: Int[Tensor, "k l"]
+    ) -> Float[Tensor, "b k"]:
+        """How well each picture, by its features, shows what each text says: from -1 to 1."""
