@@ -141,11 +141,21 @@ BANNED = {
     "paths of one machine": r"(?<![\w.<])/(tmp|work|home|root|Users)/",
 }
 
+CONVERTER = SOURCE / "evaluate" / "convert.py"  # of foreign weights, in a process of its own
+
 
 @pytest.mark.parametrize("rule", BANNED)
 def test_nothing_banned_is_in_the_source(rule: str):
     files = [*FILES, *sorted((ROOT / "examples").glob("*.py"))]
+    if rule == "torch.load":
+        files.remove(CONVERTER)
     assert not (found := matches(BANNED[rule], files)), "\n".join(found)
+
+
+def test_the_converter_reads_tensors_only_and_no_part_of_limner_imports_it():
+    assert len(read := matches(BANNED["torch.load"], [CONVERTER])) == 1
+    assert "weights_only=True" in read[0]
+    assert not [f for f in FILES for _, name in imports(tree(f)) if "evaluate.convert" in name]
 
 
 @pytest.mark.parametrize(

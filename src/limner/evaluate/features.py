@@ -1,0 +1,250 @@
+"""From pictures to the numbers that metrics are made of: extractors, by name.
+
+    lenet                      grey digits, at 28 x 28: 128 features, 10 classes; bundled
+    emoji-judge                emoji, at 32 x 32: 192 features, 9 classes, captions; bundled
+    inception-v3               of the Frechet inception distance: 2,048 features, 1,008 classes
+    inception-v3-pytorch-fid   the same, of pictures resized as by pytorch-fid
+    dinov2, clip               through transformers, as many features as the model has
+
+An extractor takes uint8 pictures of any size and resizes them as it says. Numbers of different
+extractors cannot be compared, so each has a name, to stand beside every number, and a fingerprint.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor
+
+from limner.checkpoint import load, model_file, read_header
+from limner.errors import LimnerError, unknown
+from limner.image import ImageSpec, TextSpec, from_uint8
+from limner.judges.judge import ImageTextJudge, Judge
+from limner.zoo import bundled
+
+Pixels = UInt8[Tensor, "b c h w"]
+Precision = Literal["float32", "bfloat16"]
+"""In which a network computes; features are float32 anyway."""
+JUDGES = ("lenet", "emoji-judge")
+"""The bundled extractors."""
+NAMES = (*JUDGES, "inception-v3", "inception-v3-pytorch-fid", "dinov2", "clip")
+
+
+class Features(NamedTuple):
+    """What an extractor sees in pictures.
+
+    Args:
+        features: a row for each.
+        logits: scores of classes, of which softmax makes probabilities; None without classes.
+    """
+
+    features: Float[Tensor, "b d"]
+    logits: Float[Tensor, "b k"] | None
+
+
+class Extractor(Protocol):
+    """Pictures to features.
+
+    Attributes:
+        name: stands beside every number.
+        fingerprint: a SHA-256 of weights and preprocessing; equal ones give equal features.
+        dim: how many features a picture has.
+        classes: the names of the logits' classes; () where they have none.
+    """
+
+    name: str
+    fingerprint: str
+    dim: int
+    classes: tuple[str, ...]
+
+    def __call__(self, images: Pixels) -> Features:
+        """The features of grey or RGB pictures of any size.
+
+        Raises:
+            LimnerError: pictures of other channels, or of colours where the extractor knows none.
+        """
+        ...
+
+
+@runtime_checkable
+class ImageText(Protocol):
+    """What an extractor has that also compares pictures with captions.
+
+    Attributes:
+        text: how captions become tokens, see `Tokenizer`.
+    """
+
+    text: TextSpec
+
+    def similarity(self, images: Pixels, text: Int[Tensor, "k l"]) -> Float[Tensor, "b k"]:
+        """How well each picture shows what each caption says: cosines, from -1 to 1."""
+        ...
+
+
+def extractor(
+    name: str | None,
+    spec: ImageSpec,
+    device: str | torch.device = "cpu",
+    weights: Path | str | None = None,
+    dtype: Precision = "float32",
+) -> Extractor:
+    """An extractor, ready to use.
+
+    Args:
+        name: one of `NAMES`; None for the bundled one that was trained on such pictures.
+        spec: what the pictures are; only read where the name is None.
+        device: where it computes.
+        weights: a file or folder in place of the usual weights: for a bundled judge a run of one's
+            own, for `dinov2` and `clip` a folder, or a name on the Hugging Face hub.
+        dtype: in which it computes.
+
+    Raises:
+        LimnerError: no such extractor, none that fits, or weights that are nowhere or do not fit.
+    """
+    name = name or _fitting(spec)
+    if name not in NAMES:
+        raise unknown("extractor", name, NAMES)
+    if name in JUDGES:
+        return _judge(name, device, weights, dtype)
+    if name in ("dinov2", "clip"):
+        from limner.evaluate.pretrained import pretrained
+
+        return pretrained(name, weights, device, dtype)
+    from limner.checkpoint import load_tensors
+    from limner.evaluate.inception import Inception, loaded
+    from limner.evaluate.weights import inception_file
+
+    file = inception_file(weights)
+    network = loaded(load_tensors(file), str(file))
+    resized = "pytorch-fid" if name.endswith("pytorch-fid") else "tensorflow"
+    return Inception(network, resized, device, dtype)
+
+
+def _bundled(name: str) -> Path:
+    folders = bundled()
+    if name not in folders:
+        raise LimnerError(f"the bundled judge '{name}' is missing; reinstall limner")
+    return folders[name]
+
+
+def _fitting(spec: ImageSpec) -> str:
+    """The bundled judge that was trained on such pictures, as far as can be seen."""
+    for name in JUDGES:
+        known = read_header(model_file(_bundled(name))).spec
+        alike = name != "lenet" or spec.shape == known.shape
+        if alike and spec.labels in ((), known.labels) and spec.channels in (1, 3):
+            return name
+    classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
+    raise LimnerError(
+        f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
+        f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}"
+    )
+
+
+def _judge(
+    name: str, device: str | torch.device, weights: Path | str | None, dtype: Precision
+) -> "JudgeExtractor":
+    path = Path(weights) if weights else _bundled(name)
+    model = load(path, str(device))
+    said = f"{name} of {weights}" if weights else name
+    if isinstance(model, ImageTextJudge):
+        return ImageTextExtractor(model, said, dtype)
+    if isinstance(model, Judge):
+        return JudgeExtractor(model, said, dtype)
+    raise LimnerError(f"'{path}' is a {model.name}, which is no judge; train lenet or dual-encoder")
+
+
+class JudgeExtractor:
+    """A judge as an extractor; pictures of another size are stretched to its own, antialiased.
+
+    Args:
+        judge: a trained one.
+        name: of this judge.
+        dtype: in which it computes.
+    """
+
+    def __init__(self, judge: Judge, name: str, dtype: Precision = "float32") -> None:
+        self.name = named(name, dtype)
+        self.judge = judge.eval()
+        self.spec = judge.spec
+        self.half = dtype == "bfloat16"
+        size = f"{self.spec.height} x {self.spec.width}"
+        self.fingerprint = fingerprint(judge.state_dict(), f"{size}, bicubic, {dtype}")
+        self.classes = self.spec.labels
+        self.dim = self(torch.zeros(1, *self.spec.shape, dtype=torch.uint8)).features.shape[1]
+
+    @torch.inference_mode()
+    def __call__(self, images: Pixels) -> Features:
+        """The judge's features and logits."""
+        features = self._features(images)
+        logits = self.judge.logits(features)
+        return Features(features, None if logits is None else logits.float())
+
+    def _features(self, images: Pixels) -> Float[Tensor, "b d"]:
+        see = grey if self.spec.channels == 1 else coloured
+        x = from_uint8(see(images.to(self.judge.device), self.name))
+        size = (self.spec.height, self.spec.width)
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            return self.judge.features(x).float()
+
+
+class ImageTextExtractor(JudgeExtractor):
+    """A judge of pictures and captions as an extractor."""
+
+    def __init__(self, judge: ImageTextJudge, name: str, dtype: Precision = "float32") -> None:
+        super().__init__(judge, name, dtype)
+        assert judge.spec.text is not None, "a judge of captions has a word table"
+        self.judge: ImageTextJudge = judge
+        self.text = judge.spec.text
+
+    @torch.inference_mode()
+    def similarity(self, images: Pixels, text: Int[Tensor, "k l"]) -> Float[Tensor, "b k"]:
+        """How well each picture shows what each caption says: cosines, from -1 to 1."""
+        return self.judge.cosines(self._features(images), text.to(self.judge.device)).float()
+
+
+def coloured(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
+    """RGB pictures: grey ones three times over, as a grey file is shown.
+
+    Raises:
+        LimnerError: neither grey nor RGB; the message is in the extractor's name.
+    """
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise LimnerError(f"{name} judges grey or RGB pictures, and these have {channels} channels")
+    return images.expand(-1, 3, -1, -1)
+
+
+def grey(images: Pixels, name: str) -> UInt8[Tensor, "b 1 h w"]:
+    """Grey pictures, also where each was saved as RGB.
+
+    Raises:
+        LimnerError: pictures with colours; the message is in the extractor's name.
+    """
+    if images.shape[1] not in (1, 3) or not torch.equal(images[:, :1].expand_as(images), images):
+        raise LimnerError(
+            f"{name} judges grey pictures, and these have colours; choose another extractor, or "
+            "make them grey with data.channels=1"
+        )
+    return images[:, :1]
+
+
+def named(name: str, dtype: Precision) -> str:
+    """An extractor's name, which says when it computes in another precision than usual."""
+    return name if dtype == "float32" else f"{name} ({dtype})"
+
+
+def fingerprint(weights: Mapping[str, Shaped[Tensor, "..."]], preprocessing: str) -> str:
+    """The SHA-256 of tensors, by their names, and of how pictures are prepared."""
+    content = hashlib.sha256(preprocessing.encode())
+    for name, tensor in sorted(weights.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        content.update(flat.view(torch.uint8).numpy().data)
+    return content.hexdigest()

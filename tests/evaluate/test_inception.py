@@ -1,0 +1,161 @@
+"""The network and its preparation, beside pytorch-fid 0.3.0 and torch-fidelity 0.4.0, with the same
+random weights in their format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_fid.fid_score
+import pytorch_fid.inception
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+from limner.errors import LimnerError
+from limner.evaluate.inception import Inception, Network, loaded, read_from_corners
+from limner.image import from_uint8
+from limner.pictures import save_png
+
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    """Random ones that keep activations near 1, statistics of every norm included."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    with torch.device("meta"):
+        known = Network().state_dict()
+    for name, like in known.items():
+        u = torch.rand(like.shape, generator=generator) - 0.5
+        if name.endswith(("bn.weight", "running_var")):
+            u = 1 + u / 2
+        elif like.ndim > 1:
+            u *= (24 / like[0].numel()) ** 0.5  # of variance 2 / fan-in
+        found[name] = u if like.ndim else torch.tensor(0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def network(weights: Weights) -> Network:
+    return loaded(weights, "these")
+
+
+@pytest.fixture(scope="module")
+def fidelity(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """torch-fidelity's extractor."""
+    file = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save(weights, file)
+    return FeatureExtractorInceptionV3(
+        "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
+    )
+
+
+@pytest.fixture(scope="module")
+def theirs(weights: Weights) -> Iterator[torch.nn.Module]:
+    """pytorch-fid's extractor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            pytorch_fid.inception, "load_state_dict_from_url", lambda *_, **__: dict(weights)
+        )
+        yield pytorch_fid.inception.InceptionV3([3]).eval()
+
+
+def pixels(n: int, height: int, width: int, channels: int = 3) -> Tensor:
+    return torch.randint(0, 256, (n, channels, height, width), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (299, 299), (512, 64), (300, 17), (1, 1)])
+def test_resizing_is_tensorflows_to_the_last_bit(size: tuple[int, int]):
+    x = pixels(1, *size).float()
+    peer = interpolate_bilinear_2d_like_tensorflow1x(x, size=(299, 299), align_corners=False)
+    assert torch.equal(read_from_corners(x, 299, 299), peer)
+
+
+def test_resizing_reads_pixel_i_at_i_side_over_n():
+    x = torch.tensor([0.0, 8.0]).view(1, 1, 1, 2)
+    assert read_from_corners(x, 1, 4).flatten().tolist() == [0, 4, 8, 8]
+
+
+def test_each_block_is_pytorch_fids_and_torch_fidelitys(network: Network, fidelity, theirs):
+    blocks = [name for name, _ in network.named_children() if name.startswith("Mixed_")]
+    assert len(blocks) == 11
+    by_name = dict(zip(blocks, [*theirs.blocks[2], *theirs.blocks[3]]))
+    x = torch.rand(1, 192, 19, 19)  # what comes before the first
+    with torch.inference_mode():
+        for name in blocks:
+            y = network.get_submodule(name)(x)
+            for peer in (by_name[name], fidelity.get_submodule(name)):
+                torch.testing.assert_close(y, peer(x), rtol=1e-5, atol=1e-5)
+            x = y
+        last = torch.rand(1, 3, 75, 75)
+        stem = theirs.blocks[1](theirs.blocks[0](last))
+    assert x.shape[1] == 2048
+    assert stem.shape[1] == 192
+
+
+@pytest.mark.parametrize("size", [(32, 32), (310, 40)])
+def test_features_and_logits_are_torch_fidelitys(network: Network, fidelity, size: tuple[int, int]):
+    images = pixels(2, *size)
+    features, logits = Inception(network)(images)
+    peer = fidelity(images)
+    assert features.std() > 0.1
+    torch.testing.assert_close(features, peer[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, peer[1], rtol=1e-4, atol=1e-4)
+
+
+def test_from_files_on_features_are_pytorch_fids(network: Network, theirs, tmp_path: Path):
+    images = pixels(3, 32, 32)
+    for i, image in enumerate(images):
+        save_png(image, tmp_path / f"{i}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    peer = pytorch_fid.fid_score.get_activations(files, theirs, 2, 2048, "cpu", num_workers=0)
+    ours = Inception(network, "pytorch-fid")
+    assert ours.name == "inception-v3-pytorch-fid"
+    torch.testing.assert_close(
+        ours(images).features.double(), torch.from_numpy(peer), rtol=1e-4, atol=1e-4
+    )
+    away = Inception(network)(images).features - ours(images).features
+    assert away.abs().max() > 1e-2, "the two preparations can be told apart"
+
+
+def test_a_picture_has_the_same_features_in_any_batch_and_a_grey_one_those_of_rgb(network: Network):
+    extract, images = Inception(network), pixels(2, 28, 28, channels=1)
+    grey = extract(images).features
+    rgb = extract(images[1:].expand(-1, 3, -1, -1)).features
+    torch.testing.assert_close(grey[1:], rgb, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_is_close_and_says_so(weights: Weights):
+    images = pixels(2, 32, 32)
+    exact = Inception(loaded(weights, "these"))
+    half = Inception(loaded(weights, "these"), dtype="bfloat16")
+    assert (exact.name, half.name) == ("inception-v3", "inception-v3 (bfloat16)")
+    assert exact.fingerprint != half.fingerprint
+    a, b = exact(images).features, half(images).features
+    assert b.dtype == torch.float32
+    assert 0 < (a - b).norm() / a.norm() < 0.05
+
+
+def test_what_a_picture_becomes_is_in_the_range_that_the_network_knows():
+    ends = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert from_uint8(ends).unique().tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("spoil", ["missing", "misshapen"])
+def test_other_weights_are_refused_in_one_line(weights: Weights, spoil: str):
+    other = dict(weights)
+    if spoil == "missing":
+        del other["Mixed_5b.branch1x1.conv.weight"]
+    else:
+        other["fc.weight"] = torch.zeros(1000, 2048)  # torchvision's
+    with pytest.raises(LimnerError, match=r"my\.pth does not hold the Inception network") as said:
+        loaded(other, "my.pth")
+    assert "\n" not in str(said.value)
+
+
+def test_pictures_of_four_channels_are_refused(network: Network):
+    with pytest.raises(LimnerError, match="inception-v3 judges grey or RGB pictures"):
+        Inception(network)(pixels(1, 8, 8, channels=4))
