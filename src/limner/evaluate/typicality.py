@@ -1,0 +1,161 @@
+"""Is a picture as likely as real pictures are, or far less, or far more?
+
+A model's likeliest pictures are not typical ones: a blank sheet has a higher density than any
+digit, as the origin has under a normal law in many dimensions, where nearly all mass lies far from
+it (Nalisnick et al. 2019a, 2019b). So both sides count. With the log-likelihoods r_1 .. r_n of real
+pictures that the model never saw, and that of the picture in question, s,
+
+    p = min(1, 2 min(1 + #{i: r_i <= s}, 1 + #{i: r_i >= s}) / (n + 1)).
+
+Were s one more real picture, all ranks would be equally likely, hence P(p <= a) <= a, whatever the
+law and whatever the model (Bates et al. 2023). Nalisnick et al. compare |mean r - s| with a bound
+of their own; ranks need none, and see two tails of different weight.
+
+A picture that passes is as likely as real ones, and no more is said: other pictures may be, too.
+
+References:
+    Nalisnick, Matsukawa, Teh, Gorur, Lakshminarayanan (2019a). Do deep generative models know what
+    they don't know? arXiv:1810.09136.
+    Nalisnick, Matsukawa, Teh, Lakshminarayanan (2019b). Detecting out-of-distribution inputs to
+    deep generative models using typicality. arXiv:1906.02994.
+    Bates, Candes, Lei, Romano, Sesia (2023). Testing for outliers with conformal p-values.
+    arXiv:2104.08279.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.errors import LimnerError
+
+UNUSUAL = 0.05
+"""A smaller p has one real picture in twenty at most."""
+UNREASONABLE = 0.01
+"""A smaller p has one in a hundred; fewer than 199 real pictures cannot show that."""
+
+Verdict = Literal["typical", "unlikely", "likely", "far too unlikely", "far too likely"]
+"""As likely as real pictures; beyond 95 % of them on either side; beyond 99 %."""
+
+
+@dataclass(frozen=True)
+class Typicality:
+    """A picture's log-likelihood among those of real pictures.
+
+    Args:
+        nats: the log-likelihood.
+        n: how many real pictures.
+        percentile: the share of them that are less likely, ties counted half, in percent.
+        p: the two-sided p-value, in (0, 1].
+        beyond: nats below the least likely real picture (negative), or above the likeliest one; 0
+            between them.
+    """
+
+    nats: float
+    n: int
+    percentile: float
+    p: float
+    beyond: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """In a word or three."""
+        if self.p > UNUSUAL:
+            return "typical"
+        if self.p > UNREASONABLE:
+            return "unlikely" if self.percentile < 50 else "likely"
+        return "far too unlikely" if self.percentile < 50 else "far too likely"
+
+    def sentence(self) -> str:
+        """In a sentence."""
+        if self.verdict == "typical" and not self.beyond:
+            return "as likely as real pictures are"
+        less = self.percentile < 50
+        share = 100 - self.percentile if less else self.percentile
+        than = f"{share:.1f} % of"
+        if self.beyond:
+            than = f"all {self.n:,}"
+        said = f"{'less likely' if less else 'likelier'} than {than} real pictures"
+        if self.beyond:
+            said += f", by {abs(self.beyond):,.3g} nats"
+        if self.verdict.startswith("far too"):
+            why = "" if less else "; what is plain is likely, and yet not typical"
+            return f"{self.verdict}: {said}{why}"
+        if self.n < 2 / UNREASONABLE - 1:
+            said += "; they are too few to say more"
+        return said
+
+
+def typicality(nats: float, reference: Float[Tensor, "n"]) -> Typicality:
+    """A picture's log-likelihood among those of real pictures that the model never saw.
+
+    Args:
+        nats: log p of the picture.
+        reference: log p of the real ones, in the same way.
+
+    Raises:
+        LimnerError: no real picture, or likelihoods that are NaN or infinite; minus infinity is a
+            likelihood for the picture in question.
+    """
+    real, s = reference.double().cpu(), float(nats)
+    if not len(real):
+        raise LimnerError("typicality needs the likelihoods of real pictures, and there are none")
+    if not real.isfinite().all() or not s < float("inf"):
+        raise LimnerError("typicality needs finite likelihoods, and some are NaN or infinite")
+    below, above = int((real < s).sum()), int((real > s).sum())
+    low, high = float(real.min()), float(real.max())
+    return Typicality(
+        nats=s,
+        n=len(real),
+        percentile=100 * (below + (len(real) - below - above) / 2) / len(real),
+        p=float(p_values(torch.tensor([s], dtype=torch.float64), real)),
+        beyond=min(s - low, 0.0) + max(s - high, 0.0),
+    )
+
+
+def p_values(nats: Float[Tensor, "m"], reference: Float[Tensor, "n"]) -> Float[Tensor, "m"]:
+    """The two-sided p-value of each picture; see the module.
+
+    Args:
+        nats: log p of the pictures.
+        reference: log p of real ones.
+    """
+    ordered, s = reference.double().sort().values, nats.double()
+    n = len(ordered)
+    up_to = torch.searchsorted(ordered, s, right=True)  # r <= s
+    from_s = n - torch.searchsorted(ordered, s)  # r >= s
+    return (2 * (1 + torch.minimum(up_to, from_s)).double() / (n + 1)).clamp(max=1)
+
+
+def oddness(nats: Float[Tensor, "m"], reference: Float[Tensor, "n"]) -> Float[Tensor, "m"]:
+    """1 - p, which all beyond the real pictures share, and among those more the farther they are.
+
+    Args:
+        nats: log p of the pictures.
+        reference: log p of real ones.
+    """
+    s, real = nats.double(), reference.double()
+    beyond = (real.min() - s).clamp(min=0) + (s - real.max()).clamp(min=0)
+    step = 1 / (len(real) + 1)  # p itself goes in steps of twice that
+    return 1 - p_values(s, real) + step * (1 - 1 / (1 + beyond))
+
+
+def auroc(odd: Float[Tensor, "m"], real: Float[Tensor, "n"]) -> float:
+    """The area under the receiver operating characteristic: how often an odd picture scores higher
+    than a real one, ties counted half; 1 tells all apart, 0.5 is chance.
+
+    Args:
+        odd: scores of pictures that are to be found, higher where they seem odder.
+        real: scores of real pictures.
+
+    Raises:
+        LimnerError: none of either, or NaN.
+    """
+    odd, real = odd.double().cpu(), real.double().cpu().sort().values
+    if not len(odd) or not len(real) or odd.isnan().any() or real.isnan().any():
+        raise LimnerError("an AUROC needs scores of odd and of real pictures, none of them NaN")
+    less = torch.searchsorted(real, odd)
+    up_to = torch.searchsorted(real, odd, right=True)
+    return float((less + up_to).double().mean()) / (2 * len(real))
