@@ -1,0 +1,150 @@
+"""The memorisation meter: its definition by brute force, copies of all kinds, and a model that can
+only give back what it was trained on."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limner.errors import LimnerError
+from limner.evaluate.memorisation import Memorisation, memorisation, suspects
+from limner.image import from_uint8, to_uint8
+
+
+def drawn(n: int, seed: int, side: int = 12) -> Tensor:
+    """Smooth coloured pictures, all unlike one another."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 2 * torch.rand(n, 3, 4, 4, generator=generator) - 1
+    return to_uint8(F.interpolate(coarse, (side, side), mode="bilinear"))
+
+
+def painted_by_the_memoriser(train: Tensor, n: int, steps: int = 40) -> Tensor:
+    """Samples of the denoiser of least loss on a training set, a softmax over its pictures, along
+    x_t = (1 - t) x + t noise."""
+    known = from_uint8(train).double()
+    x = torch.randn(n, *train.shape[1:], dtype=torch.float64)
+    for i in range(steps):
+        t, s = 1 - i / steps, 1 - (i + 1) / steps
+        apart = (x.flatten(1)[:, None] - (1 - t) * known.flatten(1)).square().sum(-1)
+        mean = torch.einsum("bk,kchw->bchw", (-apart / (2 * t**2)).softmax(1), known)
+        x = x + (s - t) * (x - mean) / t
+    return to_uint8(x.float())
+
+
+def distance(picture: Tensor, known: Tensor, shift: int) -> float:
+    """The root mean square of the least difference, over all shifts and flips, one by one."""
+    _, h, w = known.shape
+    middle = known[:, shift : h - shift, shift : w - shift].double()
+    return min(
+        float((part.double() - middle).square().mean().sqrt())
+        for side in (picture, picture.flip(-1))
+        for y, x in itertools.product(range(2 * shift + 1), repeat=2)
+        for part in [side[:, y : y + h - 2 * shift, x : x + w - 2 * shift]]
+    )
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_distances_are_their_definition(shift: int):
+    train = drawn(7, 0, side=6)
+    pictures = torch.cat([drawn(4, 1, side=6), train[2:3]])
+    found = memorisation(pictures, train, shift=shift)
+    for i, picture in enumerate(pictures):
+        by_hand = torch.tensor([distance(picture, known, shift) for known in train])
+        nearest = int(by_hand.argmin())
+        assert found.nearest[i] == nearest
+        assert float(found.first[i]) == pytest.approx(float(by_hand.min()), abs=1e-5)
+        assert float(found.second[i]) == pytest.approx(float(by_hand.sort().values[1]), rel=1e-5)
+        others = [distance(train[nearest], k, shift) for j, k in enumerate(train) if j != nearest]
+        assert float(found.own[i]) == pytest.approx(min(others), rel=1e-5)
+
+
+def test_the_closed_form_memoriser_is_caught_and_new_pictures_are_not():
+    train, held_out = drawn(60, 0), memorisation(drawn(200, 1), drawn(60, 0))
+    found = memorisation(painted_by_the_memoriser(train, 100), train)
+    assert found.share_copied >= 0.98
+    assert found.share_authentic <= 0.02
+    assert found.share_closer(held_out) >= 0.98
+    assert len(found.nearest.unique()) > 40, "many of them return"
+    assert held_out.share_copied == 0, "the meter's own false positives"
+    assert held_out.share_authentic > 0.4
+    again = memorisation(drawn(200, 2), train)
+    assert again.share_closer(held_out) <= 0.05, "1 % of held-out pictures are so near"
+
+
+def test_a_copy_that_was_shifted_mirrored_and_repainted_is_a_copy():
+    train = drawn(20, 0)
+    grains = torch.randint(-3, 4, train.shape, generator=torch.Generator().manual_seed(0))
+    spoilt = {
+        "itself": train,
+        "shifted": train.roll((2, -1), (2, 3)),
+        "mirrored": train.flip(-1),
+        "both": train.roll((-2, 2), (2, 3)).flip(-1),
+        "grainy": (train.short() + grains).clamp(0, 255).to(torch.uint8),
+    }
+    for how, pictures in spoilt.items():
+        found = memorisation(pictures, train)
+        assert found.nearest.equal(torch.arange(20)), how
+        assert found.copied.all(), how
+        assert not (found.first > found.own).any(), how
+        assert (found.first == 0).all() or how == "grainy"
+    assert not memorisation(train.flip(-2), train).copied.any(), "upside down is another picture"
+
+
+def test_twins_of_a_picture_do_not_hide_its_copies():
+    """Another drawing of the same thing stands as near to a copy as the original does."""
+    train = drawn(20, 0)
+    redrawn = ((3 * train.float() + drawn(20, 3).float()) / 4).to(torch.uint8)  # a quarter is new
+    both, things = torch.cat([train, redrawn]), torch.arange(20).repeat(2)
+    between = ((train.short() + redrawn.short()) // 2).to(torch.uint8)
+    assert memorisation(between, both).share_copied < 0.2
+    assert memorisation(between, both, things).share_copied == 1
+    near = (train.short() + 2).clamp(0, 255).to(torch.uint8)
+    assert memorisation(train, torch.cat([train, near])).share_copied == 1, "twins by themselves"
+    assert memorisation(train, torch.cat([train, near])).second.min() > 8
+
+
+def test_the_same_in_any_batch():
+    train, pictures = drawn(30, 0), drawn(40, 1)
+    whole = memorisation(pictures, train)
+    alone = [memorisation(picture[None], train) for picture in pictures]
+    for name, column in vars(whole).items():
+        assert torch.equal(column, torch.cat([getattr(one, name) for one in alone])), name
+
+
+def test_the_most_suspicious_pairs_come_first():
+    train = drawn(10, 0)
+    pictures = torch.cat([drawn(5, 1), train[[3]]])
+    pairs = suspects(pictures, train, memorisation(pictures, train), pairs=2)
+    assert len(pairs) == 4
+    assert torch.equal(pairs[0], train[3])
+    assert torch.equal(pairs[1], train[3])
+
+
+def test_an_exact_copy_of_a_picture_without_any_other_near_has_ratio_0():
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    assert float(Memorisation(zero.long(), zero, zero, one).ratio) == 0
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("pictures", "train", "said"),
+    [
+        (drawn(0, 0), drawn(3, 0), "needs at least 1 picture and 2 training pictures, not 0 and 3"),
+        (drawn(1, 0), drawn(1, 0), "needs at least 1 picture and 2 training pictures, not 1 and 1"),
+        (drawn(1, 0, side=16), drawn(3, 0), "pictures of 3 x 16 x 16 cannot be compared with"),
+        (drawn(1, 0, side=4), drawn(3, 0, side=4), "4 x 4 cannot be shifted by 2 pixels"),
+        (drawn(1, 0), drawn(1, 0).expand(5, -1, -1, -1), "no second one to compare with"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(pictures: Tensor, train: Tensor, said: str):
+    with pytest.raises(LimnerError, match=said) as told:
+        memorisation(pictures, train)
+    assert "\n" not in str(told.value)
+
+
+def test_percentiles_of_few_are_refused():
+    found = memorisation(drawn(99, 1), drawn(10, 0))
+    with pytest.raises(LimnerError, match="at least 100 held-out pictures, not 99"):
+        found.share_closer(found)
