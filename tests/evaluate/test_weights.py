@@ -1,0 +1,205 @@
+"""Where the weights of `inception-v3` come from, offline: files and downloads are stubs."""
+
+import hashlib
+import io
+import os
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from limner.checkpoint import load_tensors, save_tensors
+from limner.errors import LimnerError
+from limner.evaluate import weights
+from limner.evaluate.convert import convert
+from limner.evaluate.features import extractor
+from limner.evaluate.weights import FILE, inception_file
+from limner.image import ImageSpec
+
+TENSORS = {"fc.weight": torch.arange(6.0).view(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, without weights."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("LIMNER_WEIGHTS", raising=False)
+    return home
+
+
+@pytest.fixture
+def converted_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converter in this process, to save the seconds that a new one takes."""
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        try:
+            convert(Path(command[-2]), Path(command[-1]))
+        except Exception as error:
+            return subprocess.CompletedProcess(command, 1, "", str(error))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def kept(home: Path) -> list[str]:
+    """What lies in the cache."""
+    return sorted(path.name for path in home.rglob("*") if path.is_file())
+
+
+def published(folder: Path, tensors: dict[str, Tensor] | None = None) -> Path:
+    """A file as the peers publish it."""
+    folder.mkdir(exist_ok=True)
+    file = folder / f"pt_{FILE}"
+    torch.save(tensors or TENSORS, file)
+    return file
+
+
+def served(monkeypatch: pytest.MonkeyPatch, content: bytes, *, expected: bytes | None = None):
+    """What the address sends, and what it should."""
+    asked: list[str] = []
+
+    def answer(address: str, timeout: float) -> io.BytesIO:
+        asked.append(address)
+        return io.BytesIO(content)
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    digest = hashlib.sha256(content if expected is None else expected).hexdigest()
+    monkeypatch.setattr(weights, "SHA256", digest)
+    return asked
+
+
+def same(file: Path) -> bool:
+    found = load_tensors(file)
+    return found.keys() == TENSORS.keys() and all(found[k].equal(v) for k, v in TENSORS.items())
+
+
+def test_a_file_that_is_given_is_converted_once(tmp_path: Path, home: Path):
+    given = published(tmp_path / "here")
+    found = inception_file(given)
+    assert same(found)
+    assert kept(home) == [f"{hashlib.sha256(given.read_bytes()).hexdigest()}.safetensors"]
+    before = found.stat().st_mtime_ns
+    assert inception_file(str(given)).stat().st_mtime_ns == before
+    assert inception_file(given.parent) == found, "its folder will do"
+
+
+@pytest.mark.usefixtures("converted_here")
+def test_files_of_the_first_kind_are_read_too(tmp_path: Path):
+    """The published file is older than torch's zip format."""
+    file = tmp_path / "old.pth"
+    torch.save(TENSORS, file, _use_new_zipfile_serialization=False)
+    assert same(inception_file(file))
+
+
+@pytest.mark.usefixtures("converted_here")
+@pytest.mark.parametrize("how", ["file", "folder"])
+def test_the_variable_says_where(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "weights" / f"inception-{FILE}".replace(".pth", ".safetensors")
+    file.parent.mkdir()
+    save_tensors(TENSORS, file)
+    monkeypatch.setenv("LIMNER_WEIGHTS", str(file if how == "file" else file.parent))
+    assert inception_file() == file
+    other = published(tmp_path / "other", {"fc.weight": torch.zeros(1)})
+    assert load_tensors(inception_file(other)).keys() == {"fc.weight"}, "what is given goes first"
+
+
+@pytest.mark.usefixtures("converted_here")
+def test_a_download_is_checked_converted_and_kept(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    content = published(tmp_path / "theirs").read_bytes()
+    asked = served(monkeypatch, content)
+    assert same(inception_file())
+    assert same(inception_file())
+    assert asked == [weights.ADDRESS], "asked once"
+    assert kept(home) == [f"{hashlib.sha256(content).hexdigest()}.safetensors"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("LIMNER_WEIGHTS", str(empty))
+    assert same(inception_file()), "a folder for all weights need not hold these"
+
+
+def refused(said: str, given: Path | str | None = None) -> None:
+    with pytest.raises(LimnerError, match=said) as told:
+        inception_file(given)
+    assert "\n" not in str(told.value)
+
+
+def test_another_file_than_the_published_one_is_not_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    served(monkeypatch, b"a page that says please log in", expected=b"the file")
+    refused("is not the published file")
+    assert kept(home) == []
+
+
+def test_more_than_the_published_file_is_not_read(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(weights, "BYTES", 3 * 2**20)
+    read = 0
+
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            nonlocal read
+            read += size
+            return bytes(size)
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Endless())
+    refused("is not the published file")
+    assert read <= weights.BYTES + 2**20
+    assert kept(home) == []
+
+
+def test_without_a_network_one_line_says_what_to_do(home: Path, monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    said = rf"no route to host.*set LIMNER_WEIGHTS to.*{FILE}.*lenet and emoji-judge need no"
+    refused(said)
+    with pytest.raises(LimnerError, match=said):
+        extractor("inception-v3", ImageSpec(3, 32, 32))
+    assert kept(home) == []
+
+
+def test_places_without_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    refused("no weights of inception-v3 in nowhere.pth; set LIMNER_WEIGHTS", "nowhere.pth")
+    refused("no weights of inception-v3 in .*home", tmp_path / "home")
+    monkeypatch.setenv("LIMNER_WEIGHTS", str(tmp_path / "absent.pth"))
+    refused("no weights of inception-v3 in .*absent.pth")
+
+
+class Harmful:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("harm",)
+
+
+def unsound(file: Path, home: Path) -> None:
+    refused("is no sound file of weights", file)
+    assert kept(home) == []
+
+
+def test_no_code_in_a_file_is_run(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"fc.weight": Harmful()}, tmp_path / "weights.pth")
+    unsound(tmp_path / "weights.pth", home)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.usefixtures("converted_here")
+def test_files_that_hold_anything_but_tensors_are_refused(tmp_path: Path, home: Path):
+    file = tmp_path / "weights.pth"
+    for content in (b"noise", b""):
+        file.write_bytes(content)
+        unsound(file, home)
+    for thing in (torch.zeros(2), {"a": 1.0}, {1: torch.zeros(2)}):
+        torch.save(thing, file)
+        unsound(file, home)
