@@ -1,0 +1,129 @@
+"""DINOv2 and CLIP beside transformers' own preprocessing and models, tiny and of random weights."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from limner.errors import LimnerError
+from limner.evaluate.features import extractor
+from limner.image import ImageSpec
+
+SPEC = ImageSpec(3, 32, 32)
+TOWER: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "initializer_range": 0.3,
+}
+
+
+def tiny_dinov2(folder: Path) -> Any:
+    config = transformers.Dinov2Config(**TOWER, image_size=28, patch_size=14)
+    model = transformers.Dinov2Model(config)
+    torch.nn.init.normal_(model.embeddings.position_embeddings)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def tiny_clip(folder: Path) -> Any:
+    """A whole CLIP, as it is published; its half for pictures is what is used."""
+    shared = {"projection_dim": 12}
+    text = {**TOWER, **shared, "vocab_size": 20, "max_position_embeddings": 8}
+    vision = {**TOWER, **shared, "image_size": 30, "patch_size": 10}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, **shared)
+    model = transformers.CLIPModel(config)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def seen_by(model: Any, pixels: Tensor) -> Tensor:
+    """The features that papers measure by, by transformers' own way."""
+    with torch.inference_mode():
+        if isinstance(model, transformers.CLIPModel):
+            pooled = model.vision_model(pixel_values=pixels).pooler_output
+            return model.visual_projection(pooled)
+        return model(pixel_values=pixels).last_hidden_state[:, 0]  # the class token
+
+
+KINDS = {
+    "dinov2": (tiny_dinov2, 224, 16, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "clip": (tiny_clip, 30, 12, [0.4815, 0.4578, 0.4082], [0.2686, 0.2613, 0.2758]),
+}
+every_kind = pytest.mark.parametrize("name", KINDS)
+
+
+@every_kind
+@pytest.mark.parametrize("enlarged", [False, True])
+def test_features_are_transformers_own(name: str, enlarged: bool, tmp_path: Path):
+    tiny, side, dim, mean, deviation = KINDS[name]
+    model = tiny(tmp_path)
+    extract = extractor(name, SPEC, weights=tmp_path)
+    assert (extract.dim, extract.classes) == (dim, ())
+    assert extract.name == f"{name} ({tmp_path.name})"
+    size = side // 2 if enlarged else side
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    processor = transformers.CLIPImageProcessor(
+        size={"height": side, "width": side},
+        do_center_crop=False,
+        image_mean=mean,
+        image_std=deviation,
+        resample=3,  # bicubic
+    )
+    pixels = processor(list(images), return_tensors="pt")["pixel_values"]
+    features, logits = extract(images)
+    assert logits is None
+    # theirs are rounded to whole levels once more after they were enlarged
+    near = 2e-2 if enlarged else 1e-3
+    torch.testing.assert_close(features, seen_by(model, pixels), rtol=near, atol=near)
+
+
+@every_kind
+def test_half_precision_says_so_and_a_grey_picture_is_its_rgb(name: str, tmp_path: Path):
+    KINDS[name][0](tmp_path)
+    exact = extractor(name, SPEC, weights=str(tmp_path))
+    half = extractor(name, SPEC, weights=tmp_path, dtype="bfloat16")
+    assert half.name == f"{name} ({tmp_path.name}) (bfloat16)"
+    assert half.fingerprint != exact.fingerprint
+    grey = torch.randint(0, 256, (2, 1, 20, 20), dtype=torch.uint8)
+    features = exact(grey).features
+    torch.testing.assert_close(features, exact(grey.expand(-1, 3, -1, -1)).features)
+    close = half(grey).features
+    assert close.dtype == torch.float32
+    assert 0 < (close - features).norm() / features.norm() < 0.05
+
+
+def refused(said: str, name: str, weights: Path | str) -> None:
+    with pytest.raises(LimnerError, match=said) as told:
+        extractor(name, SPEC, weights=weights)
+    assert "\n" not in str(told.value)
+
+
+def test_other_models_and_incomplete_ones_are_refused(tmp_path: Path):
+    tiny_dinov2(tmp_path / "dinov2")
+    refused("no weights of clip in .*dinov2", "clip", tmp_path / "dinov2")
+    refused("no weights of dinov2 in .*absent", "dinov2", tmp_path / "absent")
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "dinov2" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["layernorm.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    refused("it lacks the tensor 'layernorm.weight'", "dinov2", tmp_path / "dinov2")
+
+
+def test_weights_that_could_hold_code_are_not_opened(tmp_path: Path):
+    model = tiny_dinov2(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    refused("there are no weights of dinov2", "dinov2", tmp_path)
+
+
+def test_without_transformers_one_line_says_what_to_type(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    refused(r"dinov2 needs transformers; type: pip install 'limner\[transformers\]'", "dinov2", "x")
