@@ -1,0 +1,182 @@
+"""Extractors by name: what they see, and what they refuse; judges here are small and untrained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limner import build
+from limner.checkpoint import load, save_model
+from limner.errors import LimnerError
+from limner.evaluate import features
+from limner.evaluate.features import ImageText, extractor, fingerprint
+from limner.image import ImageSpec, from_uint8
+from limner.judges.judge import ImageTextJudge, Judge
+from limner.text import Tokenizer, text_spec
+
+DIGITS = ImageSpec(1, 12, 12, labels=tuple("0123"))
+EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())
+LENET = {"channels": (4, 8), "hidden": 16}
+DUAL = {"channels": (8, 16), "vector": 8, "words": 8}
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "digits"
+    save_model(build("lenet", DIGITS, **LENET), folder)
+    return folder
+
+
+@pytest.fixture
+def emoji(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "judge"
+    save_model(build("dual-encoder", EMOJI, **DUAL), folder)
+    return folder
+
+
+@pytest.fixture
+def zoo(digits: Path, emoji: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """The two as if they were bundled."""
+    known = {"lenet": digits, "emoji-judge": emoji}
+    monkeypatch.setattr(features, "bundled", lambda: known)
+    return known
+
+
+def pixels(n: int, channels: int, side: int) -> Tensor:
+    return torch.randint(0, 256, (n, channels, side, side), dtype=torch.uint8)
+
+
+def judge_in(folder: Path) -> Judge:
+    found = load(folder)
+    assert isinstance(found, Judge)
+    return found.eval()
+
+
+def test_features_and_logits_are_the_judges(digits: Path):
+    extract, judge = extractor("lenet", DIGITS, weights=digits), judge_in(digits)
+    assert extract.name == f"lenet of {digits}"
+    assert (extract.dim, extract.classes) == (16, DIGITS.labels)
+    images = pixels(3, 1, 12)
+    with torch.inference_mode():
+        seen = judge.features(from_uint8(images))
+        expected = judge.logits(seen)
+    found, logits = extract(images)
+    assert torch.equal(found, seen)
+    assert expected is not None
+    assert logits is not None
+    assert torch.equal(logits, expected)
+
+
+def test_pictures_of_another_size_are_stretched_antialiased(digits: Path):
+    extract = extractor("lenet", DIGITS, weights=digits)
+    images = pixels(2, 1, 30)
+    resized = F.interpolate(from_uint8(images), (12, 12), mode="bicubic", antialias=True)
+    with torch.inference_mode():
+        expected = judge_in(digits).features(resized.clamp(-1, 1))
+    torch.testing.assert_close(extract(images).features, expected)
+
+
+def test_grey_pictures_are_known_as_rgb_and_colours_are_refused(digits: Path, emoji: Path):
+    extract = extractor("lenet", DIGITS, weights=digits)
+    images = pixels(2, 1, 12)
+    assert torch.equal(extract(images).features, extract(images.expand(-1, 3, -1, -1)).features)
+    with pytest.raises(LimnerError, match=r"lenet of .* judges grey pictures.*data\.channels=1"):
+        extract(pixels(2, 3, 12))
+    coloured = extractor("emoji-judge", EMOJI, weights=emoji)
+    grey = pixels(2, 1, 16)
+    assert torch.equal(coloured(grey).features, coloured(grey.expand(-1, 3, -1, -1)).features)
+    with pytest.raises(LimnerError, match="judges grey or RGB pictures, and these have 4 channels"):
+        coloured(pixels(2, 4, 16))
+
+
+def test_a_judge_of_captions_compares(emoji: Path, digits: Path):
+    extract = extractor("emoji-judge", EMOJI, weights=emoji)
+    assert isinstance(extract, ImageText)
+    assert not isinstance(extractor("lenet", DIGITS, weights=digits), ImageText)
+    judge = load(emoji)
+    assert isinstance(judge, ImageTextJudge)
+    images, text = pixels(4, 3, 16), Tokenizer(extract.text).encode(["a dog", "a red apple"])
+    with torch.inference_mode():
+        said = judge.eval().cosines(judge.features(from_uint8(images)), text)
+    found = extract.similarity(images, text)
+    torch.testing.assert_close(found, said)
+    assert found.shape == (4, 2)
+    assert found.abs().max() <= 1 + 1e-6
+
+
+def test_half_precision_is_close_and_says_so(emoji: Path):
+    exact = extractor("emoji-judge", EMOJI, weights=emoji)
+    half = extractor("emoji-judge", EMOJI, weights=emoji, dtype="bfloat16")
+    assert half.name == f"emoji-judge of {emoji} (bfloat16)"
+    images = pixels(4, 3, 16)
+    a, b = exact(images).features, half(images).features
+    assert b.dtype == torch.float32
+    assert 0 < (a - b).norm() / a.norm() < 0.05
+
+
+def test_fingerprints_tell_weights_and_preprocessing_apart():
+    weights = {"a": torch.ones(3), "b": torch.zeros(2, 2)}
+    first = fingerprint(weights, "28 x 28")
+    assert first == fingerprint(dict(reversed(weights.items())), "28 x 28")
+    others = [
+        fingerprint(weights, "32 x 32"),
+        fingerprint(weights | {"a": torch.tensor([1, 1, 1 + 1e-6])}, "28 x 28"),
+        fingerprint(weights | {"b": torch.zeros(4)}, "28 x 28"),
+        fingerprint(weights | {"b": torch.zeros(2, 2).half()}, "28 x 28"),
+        fingerprint({"a": weights["a"], "c": weights["b"]}, "28 x 28"),
+        fingerprint({"a": weights["a"]}, "28 x 28"),
+    ]
+    assert len({first, *others}) == 7
+
+
+def test_fingerprints_are_of_the_extractor_in_use(digits: Path, emoji: Path):
+    found = [extractor("lenet", DIGITS, weights=w) for w in (digits, digits, emoji)]
+    assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
+    half = extractor("lenet", DIGITS, weights=digits, dtype="bfloat16")
+    assert half.fingerprint != found[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (DIGITS, "lenet"),
+        (replace(DIGITS, labels=()), "lenet"),
+        (EMOJI, "emoji-judge"),
+        (EMOJI.resized(64, 64), "emoji-judge"),
+        (ImageSpec(1, 32, 32), "emoji-judge"),
+        (ImageSpec(3, 12, 12), "emoji-judge"),
+    ],
+)
+def test_without_a_name_the_bundled_one_for_such_pictures_is_taken(
+    spec: ImageSpec, name: str, zoo: dict[str, Path]
+):
+    assert extractor(None, spec).name == name
+
+
+@pytest.mark.parametrize(
+    "spec", [replace(DIGITS, labels=("shirt", "shoe")), ImageSpec(2, 12, 12), ImageSpec(4, 16, 16)]
+)
+def test_where_none_fits_the_names_are_told(spec: ImageSpec, zoo: dict[str, Path]):
+    with pytest.raises(
+        LimnerError, match=r"no bundled extractor was trained .* name one: lenet, "
+    ) as e:
+        extractor(None, spec)
+    assert "\n" not in str(e.value)
+
+
+def test_a_bundled_one_is_called_by_its_name_alone(zoo: dict[str, Path]):
+    assert extractor("lenet", DIGITS).name == "lenet"
+
+
+def test_what_is_no_extractor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(LimnerError, match="unknown extractor 'lenett'; did you mean 'lenet'"):
+        extractor("lenett", DIGITS)
+    save_model(build("ddpm", ImageSpec(3, 8, 8), channels=(8,)), tmp_path / "ddpm")
+    with pytest.raises(LimnerError, match="is a ddpm, which is no judge; train lenet or"):
+        extractor("lenet", DIGITS, weights=tmp_path / "ddpm")
+    monkeypatch.setattr(features, "bundled", dict)
+    with pytest.raises(LimnerError, match="bundled judge 'lenet' is missing; reinstall limner"):
+        extractor("lenet", DIGITS)
