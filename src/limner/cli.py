@@ -26,6 +26,9 @@ app.add_typer(data_app, name="data")
 Options = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")]
 Run = Annotated[Path | None, typer.Option("--run", help="The folder that the run goes to.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Against = Annotated[
+    str | None, typer.Option(help="Real pictures: a source; unless given, what was trained on.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -227,6 +230,165 @@ def sample(
     sheet, wish = paint(Wish.of(values), device=device, forming=strip or gif)
     for path in write(sheet, wish, out, separate=separate, strip=strip, gif=gif):
         typer.echo(str(path))
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[
+        str,
+        typer.Argument(help="A bundled name, a run, a model file, a folder or zip of pictures."),
+    ],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[sampler.key=value data.key=value ...]")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="The real pictures: emoji, mnist, folder:PATH, ... (the model's data)"),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Which, as in fid,kid,likelihood (all that apply).")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", "--n", min=1, help="Pictures (as the reference, <= 1000).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
+    extractor: Annotated[
+        str | None, typer.Option(help="lenet, emoji-judge, inception-v3, ... (the fitting one)")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="The extractor's weights.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where files go (RUN/evaluation/SOURCE).")
+    ] = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+) -> None:
+    """Judge a model or a folder of pictures by real ones; a run also keeps the report."""
+    from limner import dist
+    from limner.evaluate.evaluation import evaluate as judge
+    from limner.evaluate.report import report_folder
+    from limner.options import parse_assignments
+    from limner.progress import say
+
+    given = parse_assignments(options or [], ["sampler", "data"])
+    try:
+        report = judge(
+            subject,
+            against,
+            metrics=None if metrics is None else metrics.replace(",", " ").split(),
+            n=n,
+            seed=seed,
+            extractor=extractor,
+            weights=weights,
+            sampler=given.get("sampler"),
+            data=given.get("data"),
+            device=device,
+        )
+    except KeyboardInterrupt:
+        say("stopped; what is done is kept: to go on, type the same command again")
+        raise
+    if not dist.first():
+        return
+    folder = out or report_folder(report)
+    written = report.write(folder) if folder else []
+    if as_json:
+        _print_json(report.to_json())
+        return
+    typer.echo(report.text())
+    if folder:
+        typer.echo(f"written to {folder}: {', '.join(path.name for path in written)}")
+
+
+@app.command()
+def compare(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="SUBJECT ... [sampler.key=value data.key=value ...]")
+    ],
+    against: Against = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names, as in fid,kid; all that apply, unless given.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Pictures of each (at most 1,000).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
+    extractor: Annotated[str | None, typer.Option(help="What sees the pictures.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The extractor's, from elsewhere.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for index.html.")] = Path(
+        "comparison"
+    ),
+    as_json: AsJson = False,
+    device: Device = "auto",
+) -> None:
+    """Put runs, models and folders of pictures side by side: a leaderboard, and a page of it."""
+    from limner import dist
+    from limner.evaluate.comparison import compare as compare_all
+    from limner.options import parse_assignments
+
+    subjects = [a for a in arguments if not _is_option(a)]
+    options = parse_assignments([a for a in arguments if _is_option(a)], ["sampler", "data"])
+    found = compare_all(
+        subjects,
+        against,
+        metrics=metrics.split(",") if metrics else None,
+        n=n,
+        seed=seed,
+        extractor=extractor,
+        weights=weights,
+        sampler=options.get("sampler"),
+        data=options.get("data"),
+        device=device,
+    )
+    if dist.first():
+        page, *_ = found.write(out)
+        if as_json:
+            _print_json(found.to_json())
+        else:
+            typer.echo(f"{found.text()}\n\nopen {page}")
+    if len(found.judged) < len(found.subjects):
+        raise typer.Exit(2)
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(help="A run or model folder, a model file, or bundled.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE ... [data.key=value ...]")
+    ] = None,
+    against: Against = None,
+    n: Annotated[int, typer.Option("-n", min=2, help="Real pictures, at most.")] = 1000,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Tell noise, negatives, ... from real pictures.")
+    ] = False,
+    foreign: Annotated[
+        str | None, typer.Option(help="Other data for the self-test (emoji).")
+    ] = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+) -> None:
+    """Say how likely pictures are to a model, among real ones."""
+    from limner.evaluate.oddities import self_test as run_self_test
+    from limner.evaluate.scoring import Scorer
+    from limner.evaluate.scoring import score as score_all
+    from limner.options import parse_assignments
+
+    images = [a for a in arguments or [] if not _is_option(a)]
+    assignments = [a for a in arguments or [] if _is_option(a)]
+    data = parse_assignments(assignments, ["data"]).get("data", {})
+    if self_test and images:
+        raise LimnerError("a self-test makes its own pictures; leave the files or --self-test out")
+    if self_test:
+        test = run_self_test(Scorer.open(model, against, n, data, device), foreign)
+        return _print_json(test.to_json()) if as_json else typer.echo(test.text())
+    found = score_all(model, images, against=against, n=n, data=data, device=device)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        typer.echo(found.text())
+    for why in found.failed.values():
+        typer.echo(f"limner: {why}", err=True)
+    if found.failed:
+        raise typer.Exit(2)
+    return None
 
 
 @data_app.command("check")

@@ -69,8 +69,19 @@ class TrainingProgress:
 
 
 @contextlib.contextmanager
-def painting_progress(total: int, doing: str = "painting") -> Iterator[Callable[[float], None]]:
-    """A progress bar on standard error; yields a function that moves it by some pictures."""
+def painting_progress(
+    total: int, doing: str = "painting", quiet: bool = False
+) -> Iterator[Callable[[float], None]]:
+    """A progress bar on standard error, and a line now and then where nobody watches a terminal.
+
+    Args:
+        total: how many pictures there will be.
+        doing: what is done to them.
+        quiet: show nothing.
+
+    Yields:
+        a function that moves it by some pictures.
+    """
     from rich import progress
     from rich.console import Console
 
@@ -81,7 +92,7 @@ def painting_progress(total: int, doing: str = "painting") -> Iterator[Callable[
         progress.TextColumn("{task.completed:.0f}/{task.total} pictures"),
         progress.TimeRemainingColumn(),
     )
-    live = console.is_terminal and dist.first()
+    live = console.is_terminal and dist.first() and not quiet
     with progress.Progress(*columns, console=console, transient=True, disable=not live) as bar:
         task = bar.add_task(doing, total=total)
         began = spoken = time.monotonic()
@@ -92,7 +103,7 @@ def painting_progress(total: int, doing: str = "painting") -> Iterator[Callable[
             done += by
             bar.advance(task, by)
             now = time.monotonic()
-            if not live and now - spoken >= _QUIET_SECONDS:
+            if not live and not quiet and now - spoken >= _QUIET_SECONDS:
                 spoken = now
                 left = datetime.timedelta(seconds=round((now - began) * (total - done) / done))
                 say(f"{doing} {done:,.0f}/{total:,} pictures  {left} left")

@@ -6,8 +6,8 @@
     nearest in training  for each caption the training picture whose caption is nearest to it: what
                          a model that gives back its training pictures would read
 
-The gallery are the captions of the first pictures of the reference, one of each thing (variants of
-one thing, a hand in six skin tones, would be taken for one another by anybody).
+The gallery are the captions of the first pictures, one of each thing (variants of one thing, a hand
+in six skin tones, would be taken for one another by anybody).
 """
 
 from functools import cached_property
@@ -50,28 +50,19 @@ class Retrieval(OfFeatures):
             return f"{s.reference.name} has no captions"
         if s.subject.captions(first) is None:
             return f"{s.subject.name} was given no captions"
-        if len(self.gallery) < _LEAST:
-            return f"it needs at least {_LEAST} captions of different things"
+        for pictures, found in zip((s.subject, s.reference), self.galleries):
+            if len(found) < _LEAST:
+                return (
+                    f"it needs captions of at least {_LEAST} different things, and the first "
+                    f"{len(s.subject):,} of {pictures.name} have {len(found)}"
+                )
         return ""
 
     @cached_property
-    def gallery(self) -> list[int]:
-        """The numbers of pictures whose captions are the gallery."""
-        reference = self.setting.reference
-        numbers = torch.arange(min(len(reference), len(self.setting.subject)))
-        groups, captions = reference.groups(numbers), self.captions(numbers)
-        things = captions if groups is None else groups.tolist()
-        first: dict[object, int] = {}
-        said: set[str] = set()
-        for number, (thing, caption) in enumerate(zip(things, captions)):
-            if thing not in first and caption not in said and len(first) < GALLERY:
-                first[thing] = number
-                said.add(caption)
-        return list(first.values())
-
-    def captions(self, numbers: Int[Tensor, "b"]) -> list[str]:
-        """Of real pictures."""
-        return self.setting.reference.captions(numbers) or []
+    def galleries(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Of the subject, and of as many pictures of the reference: number -> caption."""
+        s = self.setting
+        return gallery(s.subject), gallery(s.reference.first(len(s.subject)))
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Nothing but the pictures, which are there anyway."""
@@ -79,31 +70,29 @@ class Retrieval(OfFeatures):
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Of the subject, and of the three rows that say what it is worth."""
-        s, numbers = self.setting, torch.tensor(self.gallery)
-        captions = self.captions(numbers)
+        s = self.setting
+        asked, said = self.galleries
+        captions = list(asked.values())
+        painted = self.similarity(seen.pixels(s.subject, asked), captions)
+        real = self.similarity(s.reference.pictures(torch.tensor(list(said))), list(said.values()))
         own = torch.arange(len(captions))
-        painted = self.similarity(seen.pixels(s.subject, self.gallery), captions)
         rows = [
             (SUBJECT, painted, own),
-            (
-                f"real ({s.reference.name})",
-                self.similarity(s.reference.pictures(numbers), captions),
-                own,
-            ),
+            (f"real ({s.reference.name})", real, torch.arange(len(said))),
             ("shuffled captions", painted, _others(len(captions))),
         ]
-        if s.training and s.training.captions(numbers[:1]):
+        if s.training and s.training.captions(torch.arange(1)):
             found = s.training.pictures(nearest(s.training, captions))
             rows.append(("nearest in training", self.similarity(found, captions), own))
-        numbers_found: list[Number] = []
+        numbers: list[Number] = []
         for row, similarity, mine in rows:
-            r1, r5, rank, gallery = retrieval(similarity, mine)
-            shared: dict[str, Any] = {"row": row, "protocol": f"among {gallery} captions"}
+            r1, r5, rank, size = retrieval(similarity, mine)
+            shared: dict[str, Any] = {"row": row, "protocol": f"among {size} captions"}
             for name, value, better in (
                 ("R@1", r1, "higher"), ("R@5", r5, "higher"), ("median rank", rank, "lower"),
             ):  # fmt: skip
-                numbers_found.append(self.number(name, value, len(mine), better=better, **shared))
-        return numbers_found
+                numbers.append(self.number(name, value, len(mine), better=better, **shared))
+        return numbers
 
     def similarity(self, pixels: Pixels, captions: list[str]) -> Float[Tensor, "n k"]:
         """Of each picture to each caption, to the judge."""
@@ -112,6 +101,20 @@ class Retrieval(OfFeatures):
         text = Tokenizer(judge.text).encode(captions)
         parts = [judge.similarity(some, text).cpu() for some in pixels.split(BLOCK)]
         return torch.cat(parts)
+
+
+def gallery(pictures: PictureSet) -> dict[int, str]:
+    """Captions of a set's first pictures, one of each thing, by the number of the picture."""
+    numbers = torch.arange(len(pictures))
+    groups, captions = pictures.groups(numbers), pictures.captions(numbers) or []
+    things = captions if groups is None else groups.tolist()
+    found: dict[int, str] = {}
+    before: set[object] = set()
+    for number, (thing, caption) in enumerate(zip(things, captions)):
+        if not before & {thing, caption} and len(found) < GALLERY:
+            found[number] = caption
+            before |= {thing, caption}
+    return found
 
 
 def nearest(real: RealPictures, captions: list[str]) -> Int[Tensor, "n"]:

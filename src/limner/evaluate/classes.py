@@ -1,6 +1,5 @@
 """The metrics of classes: are pictures of what was asked for, and of how many kinds?"""
 
-import math
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -58,9 +57,9 @@ class Accuracy(OfFeatures):
                 continue
             place = [self.extractor.classes.index(name) for name in pictures.spec.labels]
             right = logits.argmax(1) == torch.tensor(place)[asked]
-            share, n = float(right.double().mean()), len(right)
-            error = math.sqrt(share * (1 - share) / n)
-            found.append(self.number("accuracy", share, n, row=row, error=error, better="higher"))
+            shared: dict[str, Any] = {"row": row, "extractor": self.extractor.name}
+            accuracy = float(right.double().mean())
+            found.append(self.share("accuracy", accuracy, len(right), better="higher", **shared))
         return found
 
 

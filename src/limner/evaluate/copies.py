@@ -27,6 +27,8 @@ class SeenCopies(Observer):
         training: all pictures that models learn from.
     """
 
+    lasting = True
+
     def __init__(self, training: RealPictures) -> None:
         self.training = training
         self.name = "copies"
@@ -106,14 +108,14 @@ class Copies(Metric):
         for row, of in by_row.items():
             n = len(of.first)
             shared: dict[str, Any] = {"row": row, "m": len(self.observer.training)}
-            found.append(Number(self.name, "copied", of.share_copied, n, better="lower",
+            found.append(self.share("copied", of.share_copied, n, better="lower",
                                 protocol="d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored",
                                 **shared))  # fmt: skip
-            found.append(Number(self.name, "authentic", of.share_authentic, n, better="higher",
+            found.append(self.share("authentic", of.share_authentic, n, better="higher",
                                 protocol="d1 > the nearest training picture's own distance",
                                 **shared))  # fmt: skip
             if held_out and len(held_out[0].first) >= _FEWEST_FOR_PERCENTILES:
-                found.append(Number(self.name, "closer than held-out", of.share_closer(held_out[0]),
+                found.append(self.share("closer than held-out", of.share_closer(held_out[0]),
                                     n, better="lower",
                                     protocol="d1 below the 1st percentile of held-out pictures'",
                                     **shared))  # fmt: skip

@@ -65,7 +65,7 @@ _SAMPLES = 64  # of the sheet
 
 def evaluate(
     subject: str | Path | GenerativeModel | Dataset,
-    against: str | Dataset,
+    against: str | Dataset | Reference | None = None,
     *,
     metrics: Sequence[str] | None = None,
     n: int | None = None,
@@ -76,6 +76,7 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     training: Dataset | None = None,
     device: str = "auto",
+    quiet: bool = False,
 ) -> Report:
     """Judge a model or a folder of pictures by real ones.
 
@@ -87,7 +88,8 @@ def evaluate(
         subject: a bundled model, a run or model folder, a model file, a folder or zip archive of
             pictures; or a model or data set in memory.
         against: a source as for `open_data`, with the split "test" where there is one and `data`
-            names none; or a data set.
+            names none; or a data set, or what `open_reference` made of one. None for the source
+            that the model was trained on.
         metrics: names from `METRICS`; None for all that apply.
         n: pictures of the subject; None for as many of a model as the reference has, at most 1,000,
             and for all that are there.
@@ -99,6 +101,7 @@ def evaluate(
         data: options of the source, over those of the model's recipe.
         training: what models learn from, where `against` is a data set.
         device: where.
+        quiet: show no progress.
 
     Returns:
         the report, with its sheets of pictures on the first process.
@@ -113,13 +116,13 @@ def evaluate(
     place = dist.device(device)
     dist.join(place)
     opened = open_subject(subject, data or {}, place)
-    reference = open_reference(against, data or {}, opened.data, training)
+    reference = open_reference(against, data or {}, opened, training)
     setting = _setting(opened, reference, n, seed, sampler or {}, place)
     setting = _with_extractor(setting, extractor, weights)
     chosen, left_out = _chosen(setting, metrics)
     digests = SeenDigests()
     seen = Seen([(setting.subject, digests), *(need for m in chosen for need in m.needs())])
-    _look(seen, place)
+    _look(seen, place, quiet)
 
     def made() -> Report:
         remarks = [*_remarks(opened, setting, reference), *_repeated(seen, setting, digests)]
@@ -254,7 +257,7 @@ def _chosen(setting: Setting, names: Sequence[str] | None) -> tuple[list[Metric]
     return chosen, left_out
 
 
-def _look(seen: Seen, place: torch.device) -> None:
+def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
     """Paint and look at this process's share, and wait for the others.
 
     Raises:
@@ -262,14 +265,11 @@ def _look(seen: Seen, place: torch.device) -> None:
     """
     failure: LimnerError | None = None
     try:
-        with painting_progress(seen.waiting(), "judging") as advance:
+        with painting_progress(seen.waiting(), "judging", quiet) as advance:
             for work in seen.works.values():
                 work.do_share(advance)
     except LimnerError as error:
         failure = error
-    except KeyboardInterrupt:
-        say("stopped; what is done is kept: to go on, type the same command again")
-        raise
     if dist.anyone(failure is not None, place):
         raise failure or LimnerError("another process stopped; its message says why")
 

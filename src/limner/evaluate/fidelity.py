@@ -106,15 +106,23 @@ class Frechet(OfFeatures):
             of = seen.of(pictures, self.observer)
             moments, features = Moments.from_tensors(of), of["features"]
             distance = fid.frechet_distance(moments, reference)
-            found.append(self.number(name, distance, moments.n, row=row, **shared))
-            if row == SUBJECT and not self.doubt():
-                floor = fid.floor(reference.covariance, moments.n, reference.n)
-                shown = self.number(name, floor, moments.n, row="floor", sign="~", **shared)
-                found.append(shown)
+            if min(moments.n, reference.n) <= self.extractor.dim:
+                few = "fewer pictures than features: only comparable at this n"
+                found.append(
+                    self.number(name, distance, moments.n, row=row, protocol=few, **shared)
+                )
+                continue
+            more, limits = dict(shared), []
             if len(features) > 2 * self.extractor.dim:
                 estimate = fid.extrapolated(features, reference)
-                shown = self.number(limit, estimate, len(features), row=row, sign="~", **shared)
-                found.append(shown)
+                half = (estimate.high - estimate.low) / 2  # the jackknife's error is of both
+                more |= {"low": distance - half, "high": distance + half}
+                limits = [self.number(limit, estimate, len(features), row=row, sign="~", **shared)]
+            found.append(self.number(name, distance, moments.n, row=row, **more))
+            if row == SUBJECT:
+                floor = fid.floor(reference.covariance, moments.n, reference.n)
+                found.append(self.number(name, floor, moments.n, row="floor", sign="~", **shared))
+            found += limits
         return found
 
 
@@ -155,8 +163,12 @@ class Neighbours(OfFeatures):
             features = seen.of(pictures, self.observer)["features"]
             n = min(len(features), len(reference))
             shared: dict[str, Any] = {"row": row, "m": n, "protocol": f"{self.k} neighbours"}
-            for name, share in zip(self.names, self.shares(reference[:n], features[:n])):
-                found.append(self.number(name, share, n, better="higher", **shared))
+            shared |= {"extractor": self.extractor.name, "better": "higher"}
+            for name, value in zip(self.names, self.shares(reference[:n], features[:n])):
+                if name == "density":  # is no share: it may exceed 1
+                    found.append(Number(self.name, name, value, n, **shared))
+                else:
+                    found.append(self.share(name, value, n, **shared))
         return found
 
 

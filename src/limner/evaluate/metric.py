@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from limner.evaluate.blocks import Observer, Seen
 from limner.evaluate.features import Extractor
 from limner.evaluate.report import Number
+from limner.evaluate.statistics import wilson
 from limner.evaluate.subjects import PictureSet, Pixels, RealPictures
 from limner.model import GenerativeModel
 
@@ -86,6 +87,11 @@ class Metric(ABC):
     @abstractmethod
     def numbers(self, seen: Seen) -> list[Number]:
         """What it found, the subject's numbers first."""
+
+    def share(self, name: str, value: float, n: int, **more: Any) -> Number:
+        """A share of n pictures, with its interval."""
+        low, high = wilson(value, n)
+        return Number(self.name, name, value, n, low=low, high=high, **more)
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
         """Pictures that belong to the numbers, by the name of their sheet."""

@@ -138,48 +138,51 @@ class Reference:
 
 
 def open_reference(
-    against: str | Dataset,
+    against: str | Dataset | Reference | None,
     asked: Mapping[str, Any],
-    usual: Mapping[str, Any],
+    subject: Opened,
     training: Dataset | None = None,
 ) -> Reference:
     """The reference, with the splits that are told apart from it.
 
     Args:
-        against: a source, as for `open_data`, or a data set.
+        against: a source, as for `open_data`, or a data set; None for the one that the subject was
+            trained on. What is a reference already is returned.
         asked: options of the source. Without `split`, the split is "test" where there is one.
-        usual: the recipe's section on data; its options are the defaults where it names the same
-            source.
+        subject: of which the data's options are the defaults where they name the same source.
         training: of a data set that is given: what models learn from.
 
     Raises:
-        LimnerError: see `open_data`.
+        LimnerError: see `open_data`; no source.
     """
+    if isinstance(against, Reference):
+        return against
     if isinstance(against, Dataset):
         real = RealPictures(against, _LARGEST_REFERENCE)
         if training is not None:
             return Reference(real, RealPictures(training), real)
         return Reference(real, real, None) if against.training else Reference(real, None, real)
+    usual = subject.data
+    source: str | None = against or usual.get("source")
+    if source is None:
+        raise LimnerError(
+            f"say which real pictures {subject.name} is judged by: --against emoji, mnist, "
+            "folder:PATH, ..."
+        )
     options: dict[str, Any] = {}
-    if usual.get("source") == against:
+    if usual.get("source") == source:
         options |= {k: v for k, v in usual.items() if k not in ("source", "split", "flip")}
     options |= asked
-    splits = _splits(against)
-    if (
-        "split" not in options
-        and _TEST in splits
-        and ("holdout" in options or not _held_by(against))
-    ):
-        options["split"] = _TEST
-    dataset = open_data(against, **options)
-    real = _named(dataset, against, options)
-    if dataset.training:
-        others = (
-            [s for s in splits if s not in (_TRAIN, _ALL)] if options.get("split") != _ALL else []
-        )
-        held_out = next(filter(None, (_other(against, options, s) for s in others)), None)
-        return Reference(real, real, held_out, options)
-    return Reference(real, _other(against, options, _TRAIN), real, options)
+    splits = _splits(source)
+    held = _TEST in splits and ("holdout" in options or not _held_by(source))
+    options |= {"split": _TEST} if held and "split" not in options else {}
+    dataset = open_data(source, **options)
+    real = _named(dataset, source, options)
+    if not dataset.training:
+        return Reference(real, _other(source, options, _TRAIN), real, options)
+    others = () if options.get("split") == _ALL else set(splits) - {_TRAIN, _ALL}
+    held_out = next(filter(None, (_other(source, options, s) for s in splits if s in others)), None)
+    return Reference(real, real, held_out, options)
 
 
 def _splits(source: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ is worth ("floor", "real", "chance", "shuffled captions", ...).
 import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -265,7 +266,8 @@ class Report:
         beside: dict[tuple[str, str], list[str]] = {}
         for each in self.numbers:
             if each.row != SUBJECT:
-                beside.setdefault((each.metric, each.name), []).append(f"{each.row} {each.shown()}")
+                row = each.row.partition(" (")[0]
+                beside.setdefault((each.metric, each.name), []).append(f"{row} {each.shown()}")
         return [
             (
                 each.name,
@@ -279,8 +281,13 @@ class Report:
         ]
 
     def _footnotes(self) -> list[str]:
-        lines = [f"{each.name}: {each.protocol}" for each in self.numbers if each.protocol]
-        lines = list(dict.fromkeys(lines))
+        named: dict[str, list[str]] = {}
+        for each in self.numbers:
+            row, _, of = each.row.partition(" (")
+            for note in (each.protocol, of and f"{row} is {of.removesuffix(')')}"):
+                if note:
+                    named.setdefault(note, []).append(each.name)
+        lines = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in named.items()]
         lines += [f"remark: {line}" for line in self.remarks]
         lines += [f"left out: {metric} ({why})" for metric, why in self.left_out.items()]
         lines += list(self.protocol)
@@ -299,6 +306,14 @@ class Report:
 
 
 _HEADINGS = ("metric", "value", "n / against", "extractor", "beside it")
+
+
+def report_folder(report: Report) -> Path | None:
+    """Where a run's report is written, a folder for each reference; None for other subjects."""
+    run = Path(report.subject.name)
+    if not (run / "recipe.toml").is_file():
+        return None
+    return run / "evaluation" / re.sub(r"[^a-z0-9]+", "-", report.against.name.lower()).strip("-")
 
 
 def append(report: Report, run: Path, **more: Any) -> None:

@@ -18,6 +18,7 @@ from limner.noise import Noise
 
 DRAWS = 1000
 """How often a bootstrap draws its sample anew."""
+_NORMAL = 1.959963984540054  # the 97.5th percentile of the normal law
 
 
 class Estimate(NamedTuple):
@@ -213,13 +214,26 @@ def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
     return Estimate(value, low, high)
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The interval of 95 % of a share that was counted in n things; it has a width at 0 and 1 too.
+
+    Reference:
+        Wilson (1927). Probable inference, the law of succession, and statistical inference.
+        Journal of the American Statistical Association 22.
+    """
+    z2 = _NORMAL**2 / n
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def student(degrees: int) -> float:
     """The 97.5th percentile of Student's t, to 1e-3 from 4 degrees of freedom on.
 
     Reference:
         Abramowitz, Stegun (1964). Handbook of Mathematical Functions, 26.7.5.
     """
-    z, v = 1.959963984540054, degrees
+    z, v = _NORMAL, degrees
     return (
         z
         + (z**3 + z) / (4 * v)

@@ -58,6 +58,10 @@ class PictureSet(ABC):
     def captions(self, numbers: Numbers) -> list[str] | None:
         """What they are to show; None where nothing was said."""
 
+    @abstractmethod
+    def groups(self, numbers: Numbers) -> Numbers | None:
+        """Which of them are variants of one thing; None where that is unknown."""
+
     def called(self, number: int) -> str:
         """A picture in a message."""
         return f"picture {number} of {self.name}"
@@ -117,7 +121,7 @@ class RealPictures(PictureSet):
         return self.dataset.captions(self.indices(numbers), streams)
 
     def groups(self, numbers: Numbers) -> Numbers | None:
-        """Which pictures are variants of one thing; None where that is unknown."""
+        """As the data set says."""
         known = self.dataset.groups
         return None if known is None else known[self.indices(numbers)]
 
@@ -201,6 +205,10 @@ class PaintedPictures(PictureSet):
     def captions(self, numbers: Numbers) -> list[str] | None:
         """The prompts."""
         return self.real.captions(numbers) if self.spec.text else None
+
+    def groups(self, numbers: Numbers) -> Numbers | None:
+        """Those of the real pictures."""
+        return self.real.groups(numbers)
 
 
 def _digest(dataset: Dataset) -> str:
