@@ -166,6 +166,7 @@ _COLOURS = ("#2f6fb2", "#d9663b", "#3c9a6b", "#8a5fb0", "#b8962e", "#5b6770")
 _ENDINGS = {"loss": "loss", "norm": "gradient norm", "lr": "learning rate"}
 _OTHER = "from the model"
 _NOT_DRAWN = {"step", "images", "seconds", "skipped"}
+_EVALUATED = "evaluate."  # each of these numbers has a scale of its own
 _LOG_FROM = 20  # a range of values wider than this factor is drawn on a logarithmic axis
 
 
@@ -175,8 +176,9 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     for key in dict.fromkeys(key for row in rows for key in row):
         if key in _NOT_DRAWN:
             continue
-        speed = key == "images_per_second"
-        other = "images per second" if speed else _OTHER
+        other = "images per second" if key == "images_per_second" else _OTHER
+        if key.startswith(_EVALUATED):
+            other = key.removeprefix(_EVALUATED)
         panels.setdefault(_ENDINGS.get(key.rpartition(".")[2], other), []).append(key)
     return {heading: keys for heading, keys in panels.items() if keys}
 

@@ -30,7 +30,7 @@ from limner.options import parse_assignments
 from limner.registry import build
 from limner.train import TrainOptions, seeded
 
-SECTIONS = ("model", "data", "train", "sampler")
+SECTIONS = ("model", "data", "train", "sampler", "evaluate")
 Section = dict[str, Any]
 
 
@@ -43,6 +43,7 @@ class Recipe:
         data: the `source`, and the options of `open_data`.
         train: see `TrainOptions`.
         sampler: the options of the model's `frames` for sample sheets.
+        evaluate: which numbers to measure while it trains, see `EvaluateOptions`.
         about: the header comment of the file.
     """
 
@@ -50,6 +51,7 @@ class Recipe:
     data: Section
     train: Section = field(default_factory=dict)
     sampler: Section = field(default_factory=dict)
+    evaluate: Section = field(default_factory=dict)
     about: str = ""
 
     @classmethod

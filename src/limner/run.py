@@ -15,12 +15,9 @@ import contextlib
 import json
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -36,7 +33,9 @@ from limner.checkpoint import MODEL_FILE, read_header, save_model, write_durably
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
 from limner.errors import LimnerError
+from limner.evaluate.during import Evaluations
 from limner.image import Condition, to_uint8
+from limner.interrupts import Interrupts
 from limner.model import GenerativeModel
 from limner.progress import TrainingProgress, say
 from limner.recipe import Recipe
@@ -126,7 +125,7 @@ def resume(
         model = build(header.model, header.spec, **header.config)
         loop = Loop(model, stream.batch, recipe.options(), place)
         loop.restore(state)
-        session = _Session(run, recipe, loop, stream, on_step)
+        session = _Session(run, recipe, loop, stream, dataset, on_step)
         session.forget_later()
         return session.go()
 
@@ -154,7 +153,7 @@ def _begin(
         options = recipe.options()
         stream = open_stream(recipe, dataset)
         loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options, place)
-        session = _Session(run, recipe, loop, stream, on_step)
+        session = _Session(run, recipe, loop, stream, dataset, on_step)
         with _alone(run):
             clean(run / "state")
             loop.prepare()
@@ -209,7 +208,13 @@ class _Session:
     """From here to the last step, or to the first interruption."""
 
     def __init__(
-        self, run: Path, recipe: Recipe, loop: Loop, stream: Stream, on_step: OnStep | None
+        self,
+        run: Path,
+        recipe: Recipe,
+        loop: Loop,
+        stream: Stream,
+        dataset: Dataset | None,
+        on_step: OnStep | None,
     ) -> None:
         self.run, self.recipe, self.loop, self.stream = run, recipe, loop, stream
         self.on_step = on_step
@@ -219,6 +224,9 @@ class _Session:
             self.painting = loop.model.sampler_options(recipe.sampler)
         elif recipe.sampler:
             raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [sampler] out")
+        elif recipe.evaluate:
+            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [evaluate] out")
+        self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
         self.window = _Window()
 
     def go(self) -> Path:
@@ -226,7 +234,7 @@ class _Session:
         loop, options = self.loop, self.options
         if loop.step >= options.steps:
             say(f"{self.run} has its {options.steps:,} steps; to go on, give train.steps=MORE")
-        with _Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
+        with Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
             while loop.step < options.steps:
                 started = time.perf_counter()
                 logs = loop.advance()
@@ -237,10 +245,12 @@ class _Session:
                 ends = bool(self.on_step and self.on_step(loop, logs))
                 ends = dist.anyone(ends, loop.device) or loop.step == options.steps
                 progress.show(loop.step, logs, self.window.seconds_a_step, self.images_per_step)
-                if ends or self.due(options.log_every):
+                evaluated = self.evaluate(ends)
+                if ends or evaluated or self.due(options.log_every):
                     self.log()
                 if ends or self.due(options.sample_every):
                     self.paint()
+                if ends or evaluated or self.due(options.sample_every):
                     self.draw()
                 if ends or (self.due(options.save_every) and not loop.unlucky):
                     self.save()
@@ -280,6 +290,16 @@ class _Session:
             rows = [row for row in read_log(self.run) if row["step"] <= self.loop.step]
             with self.writing():
                 write_durably(self.run / LOG_FILE, "".join(map(_line, rows)).encode())
+
+    def evaluate(self, ends: bool) -> bool:
+        """Measure the averaged model where that is due, for the next line of the log."""
+        images = self.loop.images_seen
+        if not self.evaluations.due(images, self.images_per_step, ends):
+            return False
+        model = self.loop.calibrated()
+        assert isinstance(model, GenerativeModel)
+        self.window.note(self.evaluations.numbers(model, self.loop.device))
+        return True
 
     def log(self) -> None:
         """Append a line: means since the last one."""
@@ -377,6 +397,10 @@ class _Window:
     def add(self, logs: dict[str, float], seconds: float) -> None:
         """One more step."""
         self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+        self.note(logs)
+
+    def note(self, logs: Mapping[str, float]) -> None:
+        """Numbers that took no time."""
         for name, value in logs.items():
             self.values.setdefault(name, []).append(value)
 
@@ -394,29 +418,3 @@ class _Window:
             finite = [value for value in values if math.isfinite(value)]
             found[name] = float(f"{sum(finite) / len(finite):.6g}") if finite else None
         return found
-
-
-class _Interrupts:
-    """Ctrl-C and SIGTERM, noted until the step is done; the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Interrupts":
-        if (
-            threading.current_thread() is threading.main_thread()
-        ):  # only there can signals be caught
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
-        say("finishing this step, then saving; once more to stop at once")

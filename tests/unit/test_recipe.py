@@ -56,6 +56,7 @@ def test_a_recipe_without_a_file():
         "data": {"source": "folder:pics", "size": 32},
         "train": {},
         "sampler": {"steps": 20},
+        "evaluate": {},
     }
 
 
