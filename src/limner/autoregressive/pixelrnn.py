@@ -1,0 +1,346 @@
+"""PixelRNN: LSTMs that run over the picture, by rows or by diagonals.
+
+van den Oord, Kalchbrenner, Kavukcuoglu (2016). Pixel recurrent neural networks. arXiv:1601.06759,
+sections 3.1 to 3.6 and table 1.
+
+The states of many pixels, a front, are computed at once from those of the front before:
+
+    i, f, o = sigmoid(K_ss * h + K_is * x),   g = tanh(K_ss * h + K_is * x)        (3)
+    c' = f c + i g,   h' = o tanh(c')
+
+    Row LSTM            a front is a row; a state sees three of the row above, so that a pixel sees
+                        a triangle
+    Diagonal BiLSTM     a front is a diagonal, a column of the skewed picture; a state sees the one
+                        to its left and the one above. Of an N x N picture there are 2 N - 1. A
+                        second map goes from the upper right corner, and is shifted down by one row
+                        before it is added, so that a pixel sees all that comes earlier
+
+Kept: a 7 x 7 convolution with mask A; layers on 2 h features, with h features for each gate;
+residual connections, and skip connections from each layer to the top (section 3.3); two 1 x 1
+convolutions; a softmax. K_is has mask B, and is one product for all gates of both directions.
+Different: labels and captions shift the gates; and the second map, which is shifted down anyway,
+sees each pixel itself, for otherwise the last one of the row above is hidden from most pixels.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.autoregressive.causal import CausalConv2d, Walk, shifted_down
+from limner.autoregressive.raster import AutoregressiveModel
+from limner.autoregressive.recurrence import Recurrence, Scan, diagonals, rows
+from limner.image import ImageSpec
+from limner.likelihood import softmax_law
+from limner.registry import Paper, register
+
+PAPER = Paper(
+    "Pixel recurrent neural networks", "van den Oord, Kalchbrenner, Kavukcuoglu", 2016, "1601.06759"
+)
+
+
+def cell_step(
+    gates: Float[Tensor, "b g"], cell: Float[Tensor, "b h"]
+) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b h"]]:
+    """h and c of one pixel: equation 3 after its convolutions."""
+    i, f, o, g = gates.chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
+
+
+class _Painting(Protocol):
+    """What a layer keeps while a picture is painted."""
+
+    def step(
+        self, gates: Float[Tensor, "b g"], picture: Float[Tensor, "b h w c"], walk: Walk
+    ) -> Float[Tensor, "b f"]: ...
+
+
+class _PaintedRows:
+    """The Row LSTM, pixel by pixel.
+
+    Attributes:
+        states: of the row above until the row begins, then of this one; between zeros.
+        above: cells of the row above.
+        cells: of this row.
+        given: what this row's gates have of the row above.
+    """
+
+    def __init__(self, weight: Tensor, like: Tensor, width: int) -> None:
+        self.weight, self.row = weight[0], -1
+        self.states = like.new_zeros(len(like), width + 2, weight.shape[2])
+        self.above = self.states[:, 1:-1].clone()
+        self.cells, self.given = self.above.clone(), like.new_empty(0)
+
+    def step(
+        self, gates: Float[Tensor, "b g"], picture: Float[Tensor, "b h w c"], walk: Walk
+    ) -> Float[Tensor, "b f"]:
+        if self.row != walk.row:
+            self.row = walk.row
+            self.above, self.cells = self.cells, self.above
+            seen = self.states.unfold(1, walk.width, 1)  # "b taps h w"
+            self.given = torch.einsum("bkhw,khg->bwg", seen, self.weight)
+        at = walk.column
+        state, self.cells[:, at] = cell_step(gates + self.given[:, at], self.above[:, at])
+        self.states[:, at + 1] = state
+        return state
+
+
+class _Along:
+    """States along a row, each seeing the one before and the one above.
+
+    Attributes:
+        states, cells: of the row above until this one begins; a zero comes first.
+        given: what this row's gates have of the row above.
+    """
+
+    def __init__(self, weight: Tensor, like: Tensor, width: int) -> None:
+        self.up, self.beside = weight
+        self.states = like.new_zeros(len(like), width + 1, weight.shape[1])
+        self.cells = torch.zeros_like(self.states)
+        self.begin()
+
+    def begin(self) -> None:
+        self.given = self.states[:, 1:] @ self.up
+
+    def step(self, gates: Float[Tensor, "b g"], at: int) -> Float[Tensor, "b h"]:
+        gates = torch.addmm(gates + self.given[:, at], self.states[:, at], self.beside)
+        self.states[:, at + 1], self.cells[:, at + 1] = cell_step(gates, self.cells[:, at])
+        return self.states[:, at + 1]
+
+
+class _PaintedDiagonals:
+    """The Diagonal BiLSTM, pixel by pixel; the map from the right, when the row below begins."""
+
+    def __init__(self, layer: "DiagonalBiLSTM", like: Tensor, width: int) -> None:
+        self.left, self.right = (_Along(each, like, width) for each in layer.weight)
+        self.gates = like.new_zeros(len(like), width, like.shape[1] // 2)
+        self.itself, self.row = layer.itself, 0
+        self.above = torch.zeros_like(self.right.states[:, 1:])
+
+    def step(
+        self, gates: Float[Tensor, "b g"], picture: Float[Tensor, "b h w c"], walk: Walk
+    ) -> Float[Tensor, "b f"]:
+        if self.row != walk.row:
+            self.row = walk.row
+            given = (self.gates + self.itself(picture[:, walk.row - 1])).flip(1)
+            for at in range(walk.width):
+                self.right.step(given[:, at], at)
+            self.above = self.right.states[:, 1:].flip(1)
+            self.left.begin()
+            self.right.begin()
+        ours, self.gates[:, walk.column] = gates.chunk(2, 1)
+        return self.left.step(ours, walk.column) + self.above[:, walk.column]
+
+
+class _LSTM(nn.Module, ABC):
+    """Equation 3 over a picture.
+
+    Args:
+        h: features of the states and of each gate.
+        channels: of the picture.
+        vector: see `PixelRNN`.
+        directions, taps: of K_ss.
+        left: how far K_is sees.
+    """
+
+    def __init__(
+        self, h: int, channels: int, vector: int, directions: int, taps: int, left: int
+    ) -> None:
+        super().__init__()
+        gates = 4 * directions
+        self.enter = CausalConv2d(2 * h, gates * h, left=left, channels=channels, parts=gates)
+        self.told = nn.Linear(vector, gates * h, bias=False) if vector else None
+        weight = 2 * torch.rand(directions, taps, h, 4 * h) - 1
+        self.weight = nn.Parameter(weight / (taps * h) ** 0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*at i"],
+        picture: Float[Tensor, "b h w c"],
+        vector: Tensor | None,
+        walk: Walk | None,
+    ) -> Float[Tensor, "*at f"]:
+        """The states of the whole picture, or of the walk's pixel."""
+        gates = self.enter(x, walk)
+        if self.told is not None:
+            gates = gates + self.told(vector)
+        if walk is None:
+            return self.whole(gates, picture)
+        if self not in walk.memory:
+            walk.memory[self] = self.painting(gates, walk.width)
+        painting: _Painting = walk.memory[self]
+        return painting.step(gates, picture, walk)
+
+    @abstractmethod
+    def whole(
+        self, gates: Float[Tensor, "b h w g"], picture: Float[Tensor, "b h w c"]
+    ) -> Float[Tensor, "b h w f"]:
+        """The states, from what their gates have of the input."""
+
+    @abstractmethod
+    def painting(self, like: Float[Tensor, "b g"], width: int) -> _Painting:
+        """What is kept while pictures are painted."""
+
+    def states(self, given: Float[Tensor, "b h w d g"], scan: Scan) -> Float[Tensor, "b h w d f"]:
+        """In each direction; in the precision of K_ss, for its sums are long."""
+        with torch.autocast(given.device.type, enabled=False):
+            pixels = given.flatten(1, 2).to(self.weight.dtype)
+            states = Recurrence.apply(pixels, self.weight, scan)
+        assert isinstance(states, Tensor)
+        return states.unflatten(1, given.shape[1:3])
+
+
+class RowLSTM(_LSTM):
+    """Section 3.1: K_is is 3 x 1 with mask B, K_ss 3 x 1 on the row above."""
+
+    def __init__(self, h: int, channels: int, vector: int) -> None:
+        super().__init__(h, channels, vector, directions=1, taps=3, left=1)
+
+    def whole(
+        self, gates: Float[Tensor, "b h w g"], picture: Float[Tensor, "b h w c"]
+    ) -> Float[Tensor, "b h w f"]:
+        """Row by row."""
+        return self.states(gates[..., None, :], rows(*gates.shape[1:3]))[..., 0, :]
+
+    def painting(self, like: Float[Tensor, "b g"], width: int) -> _Painting:
+        """Two rows of states."""
+        return _PaintedRows(self.weight, like, width)
+
+
+class DiagonalBiLSTM(_LSTM):
+    """Section 3.2: K_is is 1 x 1 with mask B, K_ss 2 x 1 on the skewed map, in two directions."""
+
+    def __init__(self, h: int, channels: int, vector: int) -> None:
+        super().__init__(h, channels, vector, directions=2, taps=2, left=0)
+        self.itself = nn.Linear(channels, 4 * h, bias=False)
+
+    def whole(
+        self, gates: Float[Tensor, "b h w g"], picture: Float[Tensor, "b h w c"]
+    ) -> Float[Tensor, "b h w f"]:
+        """The map from the left, and the one from the right in the place of the row below."""
+        left, right = gates.chunk(2, -1)
+        given = torch.stack([left, right + self.itself(picture)], -2)
+        left, right = self.states(given, diagonals(*gates.shape[1:3])).unbind(-2)
+        return left + shifted_down(right)
+
+    def painting(self, like: Float[Tensor, "b g"], width: int) -> _Painting:
+        """Two rows of states, in each direction."""
+        return _PaintedDiagonals(self, like, width)
+
+
+class Network(nn.Module):
+    """Table 1: theta of every pixel.
+
+    Args:
+        kind: of the layers.
+        channels: of the picture.
+        size: how many numbers theta has.
+        h, layers, top, vector: see `PixelRNN`.
+    """
+
+    def __init__(
+        self,
+        kind: type[RowLSTM] | type[DiagonalBiLSTM],
+        channels: int,
+        size: int,
+        h: int,
+        layers: int,
+        top: int,
+        vector: int,
+    ) -> None:
+        super().__init__()
+        self.enter = CausalConv2d(channels, 2 * h, 4, 3, 3, "A", channels)
+        self.layers = nn.ModuleList(kind(h, channels, vector) for _ in range(layers))
+        widen = [CausalConv2d(h, 4 * h, channels=channels, parts=2) for _ in range(layers)]
+        self.widen = nn.ModuleList(widen)
+        self.top = CausalConv2d(2 * h, top, channels=channels)
+        self.leave = CausalConv2d(top, size, channels=channels)
+
+    def forward(
+        self, picture: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
+    ) -> Float[Tensor, "..."]:
+        """theta of all pixels, or of the walk's."""
+        x = self.enter(picture, walk)
+        skips = torch.zeros_like(x)
+        for layer, widen in zip(self.layers, self.widen):
+            residual, skip = widen(layer(x, picture, vector, walk), walk).chunk(2, -1)
+            x, skips = x + residual, skips + skip
+        return self.leave(F.relu(self.top(F.relu(x + skips), walk)), walk)
+
+
+class PixelRNN(AutoregressiveModel):
+    """What both share.
+
+    Args:
+        spec: what the images are.
+        kind: of the layers.
+        h: features of the states; layers have twice as many.
+        layers: how many there are.
+        top: features of the last layer but one.
+        condition_dropout: how often training hides the condition.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        kind: type[RowLSTM] | type[DiagonalBiLSTM],
+        h: int,
+        layers: int,
+        top: int,
+        condition_dropout: float,
+    ) -> None:
+        super().__init__(spec, 2 * h, condition_dropout)
+        self.law = softmax_law(spec)
+        size, vector = self.law.size, self.vector_size
+        self.network = Network(kind, spec.channels, size, h, layers, top, vector)
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@register(
+    "pixelrnn-row", family="autoregressive", paper=PAPER, tiny={"h": 4, "layers": 1, "top": 6}
+)
+class PixelRNNRow(PixelRNN):
+    """PixelRNN, Row LSTM: exact likelihood by states that see a triangle above them.
+
+    Args:
+        spec, h, layers, top, condition_dropout: see `PixelRNN`.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        h: _Count = 16,
+        layers: _Count = 7,
+        top: _Count = 32,
+        condition_dropout: _Share = 0.1,
+    ) -> None:
+        super().__init__(spec, RowLSTM, h, layers, top, condition_dropout)
+
+
+@register(
+    "pixelrnn-diagonal", family="autoregressive", paper=PAPER, tiny={"h": 4, "layers": 1, "top": 6}
+)
+class PixelRNNDiagonal(PixelRNN):
+    """PixelRNN, Diagonal BiLSTM: exact likelihood by states that see all that comes earlier.
+
+    Args:
+        spec, h, layers, top, condition_dropout: see `PixelRNN`.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        h: _Count = 16,
+        layers: _Count = 7,
+        top: _Count = 32,
+        condition_dropout: _Share = 0.1,
+    ) -> None:
+        super().__init__(spec, DiagonalBiLSTM, h, layers, top, condition_dropout)

@@ -1,0 +1,160 @@
+"""Recurrences over a picture in which the states of many pixels are computed at once.
+
+Such pixels are a front: a row of the picture, or a diagonal, which is a column of the skewed
+picture of van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, figure 3. A state sees
+states of the front before. The paper pads the skewed picture; here a front holds its pixels only.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CELL = 1  # the tap through which a state sees the cell that goes on
+
+
+@dataclass(frozen=True)
+class Front:
+    """Pixels whose states are computed at once.
+
+    Args:
+        pixels: which they are, among all pixels front by front.
+        states: where their states are kept; each front's lie between two zeros.
+        seen: where the states lie that they see, for each tap; all are of the front before.
+    """
+
+    pixels: slice
+    states: slice
+    seen: tuple[slice, ...]
+
+
+class Scan:
+    """In which order the states of a picture are computed.
+
+    Args:
+        orders: the pixels front by front, as numbers of the raster, in each direction.
+        lengths: pixels of each front.
+        offsets: where the first pixel of each front begins to see, among the states of the front
+            before and the zeros around them.
+        taps: how many states a state sees, one beside the other.
+    """
+
+    def __init__(
+        self, orders: Int[Tensor, "d pixels"], lengths: list[int], offsets: list[int], taps: int
+    ) -> None:
+        self.orders, self.inverse, self.taps = orders, orders.argsort(1), taps
+        self.fronts: list[Front] = []
+        pixel, before, place = 0, 0, lengths[0] + 2  # zeros come before the first front
+        for length, offset in zip(lengths, offsets):
+            starts = [before + offset + tap for tap in range(taps)]
+            seen = tuple(slice(start, start + length) for start in starts)
+            states = slice(place + 1, place + 1 + length)
+            self.fronts.append(Front(slice(pixel, pixel + length), states, seen))
+            pixel, before, place = pixel + length, place, place + length + 2
+        self.places = place
+
+    def pack(self, x: Float[Tensor, "b pixels d f"]) -> Float[Tensor, "d pixels b f"]:
+        """A picture's features front by front, in each direction."""
+        return _picked(x.permute(2, 1, 0, 3), self.orders)
+
+    def unpack(self, x: Float[Tensor, "d pixels b f"]) -> Float[Tensor, "b pixels d f"]:
+        """The inverse of `pack`."""
+        return _picked(x, self.inverse).permute(2, 1, 0, 3)
+
+    def kept(self, states: Float[Tensor, "d places b f"]) -> Float[Tensor, "d pixels b f"]:
+        """The states, without the zeros between fronts."""
+        return torch.cat([states[:, front.states] for front in self.fronts], 1)
+
+    def seen(
+        self, states: Float[Tensor, "d places b f"], tap: int
+    ) -> Float[Tensor, "d pixels b f"]:
+        """What each pixel sees through one tap."""
+        return torch.cat([states[:, front.seen[tap]] for front in self.fronts], 1)
+
+
+def _picked(x: Float[Tensor, "d pixels b f"], orders: Tensor) -> Float[Tensor, "d pixels b f"]:
+    picked = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    for d, order in enumerate(orders.to(x.device)):
+        torch.index_select(x[d], 0, order, out=picked[d])
+    return picked
+
+
+@lru_cache(maxsize=16)
+def rows(height: int, width: int) -> Scan:
+    """Row by row; a state sees the three above it."""
+    return Scan(torch.arange(height * width)[None], [width] * height, [0] * height, 3)
+
+
+@lru_cache(maxsize=16)
+def diagonals(height: int, width: int) -> Scan:
+    """Diagonal by diagonal, from the upper left and from the upper right corner; a state sees the
+    one above and the one beside it."""
+    raster = torch.arange(height * width)
+    row, column = raster // width, raster % width
+    order = ((row + column) * height + row).argsort()
+    mirrored = (row * width + width - 1 - column)[order]
+    first = [max(0, t - width + 1) for t in range(height + width - 1)]  # row of each diagonal
+    lengths = [min(t, height - 1) - r + 1 for t, r in enumerate(first)]
+    offsets = [b - a for a, b in zip([0, *first], first)]
+    return Scan(torch.stack([order, mirrored]), lengths, offsets, 2)
+
+
+class Recurrence(torch.autograd.Function):
+    """All states of a picture from what its gates have of the input, and K_ss.
+
+    The gradient is written out: once more over the fronts, and one product for K_ss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, weight: Tensor, scan: Scan) -> Tensor:
+        """h, "b pixels d h", of K_is * x, "b pixels d 4h", and K_ss, "d taps h 4h"."""
+        gates, h = scan.pack(given), weight.shape[2]
+        directions, _, b, _ = gates.shape
+        states = gates.new_zeros(directions, scan.places, b, h)
+        cells = torch.zeros_like(states)
+        for front in scan.fronts:
+            own, cell = gates[:, front.pixels], cells[:, front.states]
+            for tap, seen in enumerate(front.seen):
+                own.flatten(1, 2).baddbmm_(states[:, seen].flatten(1, 2), weight[:, tap])
+            i, f, o = own[..., : 3 * h].sigmoid_().chunk(3, -1)
+            torch.mul(f, cells[:, front.seen[_CELL]], out=cell)
+            cell.addcmul_(i, own[..., 3 * h :].tanh_())
+            torch.mul(o, cell.tanh(), out=states[:, front.states])
+        ctx.save_for_backward(gates, weight, states, cells)
+        ctx.scan = scan
+        return scan.unpack(scan.kept(states))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        """Gradients of the input's part of the gates, and of K_ss."""
+        gates, weight, states, cells = ctx.saved_tensors
+        scan, h = ctx.scan, weight.shape[2]
+        grad, back = scan.pack(grad), weight.transpose(2, 3)
+        d_gates = torch.empty_like(gates)
+        d_states, d_cells = torch.zeros_like(states), torch.zeros_like(cells)
+        for front in reversed(scan.fronts):
+            own, d_own = gates[:, front.pixels], d_gates[:, front.pixels]
+            i, f, o, g = own.chunk(4, -1)
+            d_i, d_f, d_o, d_g = d_own.chunk(4, -1)
+            before, tanh = front.seen[_CELL], cells[:, front.states].tanh()
+            d_state = d_states[:, front.states].add_(grad[:, front.pixels])
+            d_cell = d_cells[:, front.states].add_(d_state * o * (1 - tanh * tanh))
+            torch.mul(d_cell, g, out=d_i)
+            torch.mul(d_cell, cells[:, before], out=d_f)
+            torch.mul(d_state, tanh, out=d_o)
+            torch.mul(d_cell, i * (1 - g * g), out=d_g)
+            sigmoids = own[..., : 3 * h]
+            d_own[..., : 3 * h].mul_(sigmoids * (1 - sigmoids))
+            d_cells[:, before].addcmul_(d_cell, f)
+            for tap, seen in enumerate(front.seen):
+                d_states[:, seen].flatten(1, 2).baddbmm_(d_own.flatten(1, 2), back[:, tap])
+        flat = d_gates.flatten(1, 2)
+        taps = [scan.seen(states, tap).flatten(1, 2).transpose(1, 2) for tap in range(scan.taps)]
+        return scan.unpack(d_gates), torch.stack([seen @ flat for seen in taps], 1), None
