@@ -1,0 +1,159 @@
+"""Judges: pictures moved and spoilt exactly, LeNet's paths, and the contrastive loss of CLIP."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as V
+from torch import Tensor
+
+from limner import build
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, ImageSpec
+from limner.judges.augmentation import moved, spoilt
+from limner.judges.dual_encoder import DualEncoder
+from limner.noise import Noise
+from limner.text import Tokenizer, text_spec
+
+EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())
+SAID = ["a dog", "a red apple", "a blue heart", "the sun", "a house", "an old car"]
+
+
+class Drawn(Noise):
+    """A stream whose uniform numbers are given, and whose normal ones are all 1."""
+
+    def __init__(self, *rows: tuple[float, ...]) -> None:
+        super().__init__(torch.arange(len(rows)))
+        self.rows = torch.tensor(rows)
+
+    def uniform(self, *shape: int, **_) -> Tensor:
+        return self.rows[:, : shape[0]]
+
+    def normal(self, *shape: int, **_) -> Tensor:
+        return torch.ones(len(self.rows), *shape)
+
+
+def pictures(n: int, side: int = 16) -> Tensor:
+    return 2 * torch.rand(n, 3, side, side) - 1
+
+
+def test_a_picture_that_is_not_moved_stays_as_it_is():
+    x = pictures(2)
+    still = moved(x, Noise.keyed(0, 0, range(2)), shift=0, stretch=1, turn=0)
+    torch.testing.assert_close(still, x, rtol=0, atol=1e-5)
+
+
+def test_shifts_are_whole_pixels_where_asked_and_edges_go_on():
+    x = pictures(1)
+    found = moved(x, Drawn((0.5, 0.5, 1.0, 0.0)), shift=3, stretch=1, turn=0)
+    right, down = [*range(3, 16), 15, 15, 15], [0, 0, 0, *range(13)]
+    torch.testing.assert_close(found, x[:, :, down][..., right], rtol=0, atol=1e-5)
+
+
+def test_turns_and_stretches_are_torchvisions():
+    x = torch.zeros(1, 3, 17, 17)
+    x[..., 4:13, 6:11] = pictures(1, 9)[..., :5]
+    quarter = moved(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=90)
+    torch.testing.assert_close(quarter, x.rot90(1, (2, 3)), rtol=0, atol=1e-5)
+    bilinear = V.InterpolationMode.BILINEAR
+    turned = moved(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=20)
+    torch.testing.assert_close(turned, V.rotate(x, 20, bilinear), rtol=0, atol=1e-4)
+    larger = moved(x, Drawn((0.5, 0.0, 0.5, 0.5)), shift=3, stretch=1.3, turn=0)
+    expected = V.affine(x, 0, [0, 0], 1.3, [0], bilinear)
+    torch.testing.assert_close(larger, expected, rtol=0, atol=1e-4)
+
+
+def test_blur_is_torchvisions_and_grain_has_its_deviation():
+    x = pictures(2)
+    found = spoilt(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
+    for i, deviation in enumerate((1.0, 0.25)):
+        expected = V.gaussian_blur(x[i], [7, 7], [deviation, deviation])
+        inner = (slice(None), slice(3, -3), slice(3, -3))  # edges go on in another way
+        torch.testing.assert_close(found[i][inner], expected[inner], rtol=0, atol=1e-5)
+    grey = spoilt(torch.zeros(1, 3, 16, 16), Drawn((0.0, 0.5)), blur=1, grain=0.2)
+    assert grey.unique().tolist() == pytest.approx([0.1])
+    torch.testing.assert_close(spoilt(x, Drawn((1.0, 1.0), (1.0, 1.0)), blur=0, grain=0), x)
+    assert spoilt(torch.ones(1, 3, 8, 8), Drawn((0.0, 1.0)), blur=1, grain=0.2).max() == 1
+
+
+def test_pictures_are_moved_and_spoilt_by_their_own_streams():
+    x = pictures(4)
+    changes: list[Callable[[Tensor, Noise], Tensor]] = [
+        lambda x, noise: moved(x, noise, shift=3, stretch=1.2, turn=10),
+        lambda x, noise: spoilt(x, noise, blur=1, grain=0.2),
+    ]
+    for change in changes:
+        whole = change(x, Noise.keyed(0, 5, range(4)))
+        last = change(x[3:], Noise.keyed(0, 5, range(3, 4)))
+        torch.testing.assert_close(whole[3:], last, rtol=0, atol=1e-6)
+        assert not torch.allclose(whole, x)
+
+
+def judge() -> DualEncoder:
+    found = build("dual-encoder", EMOJI, channels=(8, 16), vector=8, words=8)
+    assert isinstance(found, DualEncoder)
+    for name in found.spoiling:
+        found.spoiling[name] = 0.0
+    found.moving.update(shift=0.0, stretch=1.0, turn=0.0)
+    return found.eval()
+
+
+def logged(model: DualEncoder, x: Tensor, said: list[str]) -> dict[str, Tensor]:
+    text = Tokenizer(text_spec()).encode(said)
+    batch = Batch(x, Condition(label=torch.arange(len(x)) % 3, text=text))
+    (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(len(x))))
+    return {"loss": turn.loss, **turn.logs}
+
+
+def test_the_loss_is_clips_plus_cross_entropy():
+    """Figure 3 of the paper: the mean of the cross-entropies along both axes."""
+    model, x = judge(), pictures(6)
+    logs = logged(model, x, SAID)
+    features = model.features(x)
+    p = model.cosines(features, Tokenizer(text_spec()).encode(SAID)).div(0.07).exp()
+    own = p.diagonal()
+    expected = -((own / p.sum(1)).log().mean() + (own / p.sum(0)).log().mean()) / 2
+    torch.testing.assert_close(logs["contrastive"], expected)
+    logits = model.logits(features)
+    assert logits is not None
+    classes = -logits.softmax(1)[torch.arange(6), torch.arange(6) % 3].log().mean()
+    torch.testing.assert_close(logs["loss"], expected + classes)
+
+
+def test_a_judge_that_tells_nothing_apart_loses_log_n():
+    model = judge()
+    with torch.no_grad():
+        model.project.weight.zero_()
+    assert float(logged(model, pictures(6), SAID)["contrastive"]) == pytest.approx(math.log(6))
+
+
+def test_equal_captions_are_all_right():
+    """What comes twice can only be guessed between, at log 2, and neither guess is wrong."""
+    model, x = judge(), pictures(3)
+    once = logged(model, x, SAID[:3])
+    twice = logged(model, x.repeat(2, 1, 1, 1), SAID[:3] * 2)
+    torch.testing.assert_close(twice["contrastive"], once["contrastive"] + math.log(2))
+    torch.testing.assert_close(twice["found"], once["found"])
+    assert float(logged(model, pictures(6), ["a dog"] * 6)["found"]) == 1
+
+
+def test_cosines_are_precise_under_autocast():
+    model, x = judge(), pictures(6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cosines = model.cosines(model.features(x), Tokenizer(text_spec()).encode(SAID))
+    assert cosines.dtype == torch.float32
+    assert cosines.to(torch.bfloat16).float().ne(cosines).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "said"),
+    [
+        ("lenet", ImageSpec(1, 28, 28), "this model learns classes, and the data have none"),
+        ("lenet", ImageSpec(1, 3, 28, labels=("a", "b")), "of at least 4 x 4 pixels"),
+        ("dual-encoder", ImageSpec(3, 32, 32), "this model learns captions, and the data have"),
+    ],
+)
+def test_data_that_cannot_be_learnt_are_refused(name: str, spec: ImageSpec, said: str):
+    with pytest.raises(LimnerError, match=said):
+        build(name, spec)
