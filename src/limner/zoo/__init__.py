@@ -1,10 +1,15 @@
-"""The bundled models: a folder each, with `model.safetensors` and a card that says its numbers."""
+"""The bundled models: a folder each, with `model.safetensors` and a card that says its numbers.
+
+Some paint, others judge, see `limner.evaluate.features`.
+"""
 
 from importlib.resources import files
 from pathlib import Path
 
-from limner.checkpoint import MODEL_FILE
+from limner.checkpoint import MODEL_FILE, read_header
 from limner.errors import LimnerError
+from limner.model import GenerativeModel
+from limner.registry import entry
 
 DEFAULT = "emoji"
 """The model that paints when none is named."""
@@ -16,8 +21,13 @@ def bundled() -> dict[str, Path]:
     return {each.parent.name: each.parent for each in sorted(folder.glob(f"*/{MODEL_FILE}"))}
 
 
+def paints(folder: Path) -> bool:
+    """Whether a bundled model makes pictures, and is no judge of them."""
+    return issubclass(entry(read_header(folder / MODEL_FILE).model).model, GenerativeModel)
+
+
 def find_model(name: str | None) -> Path:
-    """The path of a bundled model, a run or model folder, or a model file.
+    """The path of a bundled model, a run or model folder, or a model file that is to paint.
 
     Raises:
         LimnerError: there is none, or none was named and the default one is not bundled.
@@ -32,6 +42,7 @@ def find_model(name: str | None) -> Path:
     if name in known:
         return known[name]
     if not Path(name).exists():
-        others = f"; bundled are: {', '.join(known)}" if known else ""
+        painters = ", ".join(each for each, folder in known.items() if paints(folder))
+        others = f"; bundled are: {painters}" if painters else ""
         raise LimnerError(f"there is no run, model folder or model file '{name}'{others}")
     return Path(name)

@@ -1,0 +1,108 @@
+"""Bundle a judge: its weights in half precision, its log, and the numbers of its card.
+
+    limner train recipes/lenet.toml --run runs/lenet
+    python tools/bundle_judge.py lenet runs/lenet
+
+    python tools/bundle_judge.py lenet          what is bundled, measured again
+
+A judge is measured on real pictures that it was not trained on, as the extractor that metrics use.
+Accuracy is over all pictures of a split and style. Retrieval asks of each style's pictures, one of
+each concept, for their own caption among those of all these concepts; chance is k over so many.
+"""
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from limner.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.data import open_data
+from limner.data.dataset import Dataset
+from limner.data.pictures import Pictures
+from limner.evaluate.features import JUDGES, Extractor, ImageText, extractor
+from limner.evaluate.retrieval import retrieval
+from limner.text import Tokenizer
+
+ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
+_BATCH = 500
+
+
+def bundle(name: str, run: Path) -> None:
+    """Write a run's weights and log to the zoo."""
+    header = read_header(model_file(run))
+    save_model(
+        load(run),
+        ZOO / name,
+        images_seen=header.images_seen,
+        recipe=header.recipe,
+        dtype=torch.float16,
+    )
+    shutil.copy(run / "log.jsonl", ZOO / name)
+
+
+def in_batches(data: Dataset, numbers: Tensor) -> Iterator[UInt8[Tensor, "b c h w"]]:
+    """The pictures with these numbers."""
+    return (data.pixels(some) for some in numbers.split(_BATCH))
+
+
+def accuracy(judge: Extractor, data: Dataset) -> float:
+    """The share of pictures whose class gets the highest score."""
+    assert data.labels is not None
+    seen = [judge(pixels).logits for pixels in in_batches(data, torch.arange(len(data)))]
+    found = torch.cat([logits.argmax(1) for logits in seen if logits is not None])
+    return float((found == data.labels).double().mean())
+
+
+def of_each_concept(data: Pictures) -> dict[str, int]:
+    """The number of a concept's first picture by its caption."""
+    first = {entry.group: i for i, entry in reversed(list(enumerate(data.entries)))}
+    return {data.entries[i].captions[0]: i for i in sorted(first.values())}
+
+
+def told(judge: Extractor, split: str, style: str) -> str:
+    """A row of the emoji judge's table."""
+    data = open_data("emoji", size=32, split=split, style=style)
+    assert isinstance(data, Pictures)
+    assert isinstance(judge, ImageText)
+    own = of_each_concept(data)
+    text = Tokenizer(judge.text).encode(list(own))
+    pictures = in_batches(data, torch.tensor(list(own.values())))
+    similarity = torch.cat([judge.similarity(pixels, text) for pixels in pictures])
+    found = retrieval(similarity, torch.arange(len(own)))
+    return (
+        f"| {split} | {style} | {len(data):,} | {accuracy(judge, data):.1%} | {len(own)} "
+        f"| {found.r1.value:.1%} | {found.r5.value:.1%} | {found.median_rank.value:g} |"
+    )
+
+
+def main() -> None:
+    """Bundle a run, if one is given, and print the card's numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=JUDGES)
+    parser.add_argument("run", type=Path, nargs="?", help="of its recipe")
+    asked = parser.parse_args()
+    if asked.run:
+        bundle(asked.name, asked.run)
+    file = ZOO / asked.name / "model.safetensors"
+    header = read_header(file)
+    judge = extractor(asked.name, header.spec)
+    print(f"{load(file).parameter_count():,} parameters, {file.stat().st_size:,} bytes")
+    print(f"SHA-256 {sha256(file)}")
+    if asked.name == "lenet":
+        for split in ("train", "test"):
+            data = open_data("mnist", split=split)
+            print(f"accuracy on {split}: {accuracy(judge, data):.2%} of {len(data):,}", flush=True)
+        return
+    print("| split | style | pictures | accuracy | captions | R@1 | R@5 | median rank |")
+    print("|---|---|---|---|---|---|---|---|")
+    for split in ("train", "held-out-pair", "held-out-concept"):
+        for style in ("3d", "flat", "line"):
+            print(told(judge, split, style), flush=True)
+
+
+if __name__ == "__main__":
+    main()
