@@ -161,6 +161,11 @@ def resume(
 
 
 def _trained(folder: Path) -> None:
+    from limner.zoo import paints
+
+    if not paints(folder):
+        typer.echo(f"trained: {folder}/model.safetensors (curves.png beside it)")
+        return
     typer.echo(
         f"trained: {folder}/model.safetensors (sheets in {folder}/samples, curves.png beside it)"
     )
