@@ -218,7 +218,10 @@ class Report:
 
     def text(self) -> str:
         """A table to read on a terminal, and what was left out."""
-        rows = [_HEADINGS, *self._rows()]
+        rows = [_HEADINGS]
+        for *cells, beside in self._rows():
+            first, *others = beside.split(_BREAK)
+            rows += [(*cells, first), *(("",) * len(cells) + (each,) for each in others)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
         lines = [self._title(), ""]
         lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
@@ -263,30 +266,28 @@ class Report:
 
     def _rows(self) -> list[tuple[str, ...]]:
         """A row for each number of the subject, with what stands beside it."""
-        beside: dict[tuple[str, str], list[str]] = {}
+        rows: list[tuple[str, ...]] = []
         for each in self.numbers:
             if each.row != SUBJECT:
-                row = each.row.partition(" (")[0]
-                beside.setdefault((each.metric, each.name), []).append(f"{row} {each.shown()}")
-        return [
-            (
-                each.name,
-                each.shown(),
-                f"{each.n:,}" + (f" / {each.m:,}" if each.m else ""),
-                each.extractor,
-                "; ".join(beside.get((each.metric, each.name), ())),
-            )
-            for each in self.numbers
-            if each.row == SUBJECT
-        ]
+                continue
+            beside = [
+                f"{other.row.partition(' (')[0]} {other.shown()}"
+                + (f", n {other.n:,}" if other.n != each.n else "")
+                for other in self.numbers
+                if (other.metric, other.name) == (each.metric, each.name) and other is not each
+            ]
+            n = f"{each.n:,}" + (f" / {each.m:,}" if each.m else "")
+            rows.append((each.name, each.shown(), n, each.extractor, _BREAK.join(beside)))
+        return rows
 
     def _footnotes(self) -> list[str]:
         named: dict[str, list[str]] = {}
-        for each in self.numbers:
+        for each in sorted(self.numbers, key=lambda each: each.row != SUBJECT):
             row, _, of = each.row.partition(" (")
-            for note in (each.protocol, of and f"{row} is {of.removesuffix(')')}"):
-                if note:
-                    named.setdefault(note, []).append(each.name)
+            if each.protocol and each.name not in (known := named.setdefault(each.protocol, [])):
+                known.append(each.name if each.row == SUBJECT else f"{each.name} ({row})")
+            if of:
+                named.setdefault(f"{row} is {of.removesuffix(')')}", []).append(each.name)
         lines = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in named.items()]
         lines += [f"remark: {line}" for line in self.remarks]
         lines += [f"left out: {metric} ({why})" for metric, why in self.left_out.items()]
@@ -305,6 +306,7 @@ class Report:
         return [*lines, f"{self.date}, {versions}, {self.device}; {took}"]
 
 
+_BREAK = "; "
 _HEADINGS = ("metric", "value", "n / against", "extractor", "beside it")
 
 
