@@ -10,8 +10,9 @@ row when it begins; a pixel then costs one small matrix product a layer. (Ramach
 (2017), arXiv:1704.06001, paint in this spirit.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 Mask = Literal["A", "B"]
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -35,6 +37,27 @@ class Walk:
     row: int = 0
     column: int = 0
     memory: dict[nn.Module, Any] = field(default_factory=dict[nn.Module, Any])
+
+    def each_row(self, owner: nn.Module, compute: Callable[[], _T]) -> _T:
+        """What is computed when a row begins, and kept until its end."""
+        row, kept = self.memory.get(owner, (None, None))
+        if row != self.row:
+            kept = compute()
+            self.memory[owner] = self.row, kept
+        return kept
+
+    def row_above(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b w i"]:
+        """The row above the walk's; 0 above the first."""
+        return x[:, self.row - 1] if self.row else torch.zeros_like(x[:, 0])
+
+    def pixel_before(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b i"]:
+        """The pixel to the left of the walk's; 0 to the left of the first."""
+        row = x[:, self.row]
+        return row[:, self.column - 1] if self.column else torch.zeros_like(row[:, 0])
+
+    def halved(self) -> "Walk":
+        """The same walk on a picture of half the size."""
+        return Walk((self.width + 1) // 2, self.row // 2, self.column // 2, self.memory)
 
 
 def feature_channels(features: int, channels: int, parts: int = 1) -> Int[Tensor, "features"]:
@@ -67,14 +90,16 @@ class _Convolution(nn.Module):
     Args:
         seen: which weights there are; the others are 0.
         left: how many columns of the kernel lie to the left of the pixel.
+        stride: how many rows and columns share an output, that of the first ones.
 
     Weights and biases are drawn within 1 / sqrt(n), n being how many numbers an output sees.
     """
 
     mask: Tensor | None
 
-    def __init__(self, seen: Bool[Tensor, "o i rows columns"], left: int) -> None:
+    def __init__(self, seen: Bool[Tensor, "o i rows columns"], left: int, stride: int = 1) -> None:
         super().__init__()
+        self.stride = stride
         self.rows, self.left, self.right = seen.shape[2], left, seen.shape[3] - 1 - left
         bound = seen.flatten(1).sum(1).clamp(min=1).rsqrt()
         weight = (2 * torch.rand(seen.shape) - 1) * bound[:, None, None, None]
@@ -86,21 +111,21 @@ class _Convolution(nn.Module):
         """The weights, 0 where nothing may be seen."""
         return self.weight if self.mask is None else self.weight * self.mask
 
-    def whole(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w o"]:
+    def whole(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b hh ww o"]:
         """Features of the whole picture."""
         kernel = self.kernel()
         if kernel.shape[2:] == (1, 1):
             return F.linear(x, kernel[:, :, 0, 0], self.bias)
         padded = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
-        return _convolved(padded, kernel, self.bias)
+        return _convolved(padded, kernel, self.bias, self.stride)
 
     def halo(self, x: Float[Tensor, "*at i"], walk: Walk) -> Float[Tensor, "b rows columns i"]:
         """Room for the last rows of the input, all 0."""
         return x.new_zeros(len(x), self.rows, self.left + walk.width + self.right, x.shape[-1])
 
 
-def _convolved(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    return F.conv2d(x.permute(0, 3, 1, 2), kernel, bias).permute(0, 2, 3, 1)
+def _convolved(x: Tensor, kernel: Tensor, bias: Tensor, stride: int) -> Tensor:
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride).permute(0, 2, 3, 1)
 
 
 class CausalConv2d(_Convolution):
@@ -114,6 +139,7 @@ class CausalConv2d(_Convolution):
         rows, left, right, mask: see `visible`.
         channels: of the picture, among which the features are shared out.
         parts: that the output is to be split into, each with features of every channel.
+        stride: of the output; a walk between two outputs gets none that means anything.
     """
 
     def __init__(
@@ -126,9 +152,10 @@ class CausalConv2d(_Convolution):
         mask: Mask = "B",
         channels: int = 1,
         parts: int = 1,
+        stride: int = 1,
     ) -> None:
         to, of = feature_channels(outs, channels, parts), feature_channels(ins, channels)
-        super().__init__(visible(to, of, rows, left, right, mask), left)
+        super().__init__(visible(to, of, rows, left, right, mask), left, stride)
 
     def forward(
         self, x: Float[Tensor, "*at i"], walk: Walk | None = None
@@ -139,7 +166,8 @@ class CausalConv2d(_Convolution):
             return self.whole(x)
         memory = walk.memory.get(self)
         if memory is None:
-            memory = _Point(self) if self.weight.shape[2:] == (1, 1) else _Pixels(self, x, walk)
+            one = self.weight.shape[2:] == (1, 1)
+            memory = _Point(self) if one else _Pixels(self, x, walk)
             walk.memory[self] = memory
         return memory.step(x, walk)
 
@@ -166,7 +194,7 @@ class _Pixels:
 
     def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
         kernel = layer.kernel()
-        self.left, self.bias, self.row = layer.left, layer.bias, -1
+        self.left, self.bias, self.stride, self.row = layer.left, layer.bias, layer.stride, -1
         self.along = kernel[:, :, -1, : layer.left + 1].permute(2, 1, 0).flatten(0, 1).contiguous()
         self.above = kernel[:, :, :-1]
         self.recent = layer.halo(x, walk)
@@ -185,12 +213,12 @@ class _Pixels:
         else:
             own[:, first + column] = x
         seen = own[:, column : first + column + 1].flatten(1)
-        return torch.addmm(self.given[:, column], seen, self.along)
+        return torch.addmm(self.given[:, column // self.stride], seen, self.along)
 
     def begin(self, row: int) -> None:
         self.row = row
         if self.above.shape[2]:
-            self.given = _convolved(self.recent[:, 1:], self.above, self.bias)[:, 0]
+            self.given = _convolved(self.recent[:, 1:], self.above, self.bias, self.stride)[:, 0]
             self.recent = self.recent.roll(-1, 1)
 
 
@@ -202,15 +230,16 @@ class RowConv2d(_Convolution):
         ins, outs: features.
         rows: of the kernel; the last one is the pixel's own.
         reach: how far it sees to either side.
+        stride: of the output, as for `CausalConv2d`.
     """
 
-    def __init__(self, ins: int, outs: int, rows: int, reach: int) -> None:
+    def __init__(self, ins: int, outs: int, rows: int, reach: int, stride: int = 1) -> None:
         seen = torch.ones(outs, ins, rows, 2 * reach + 1, dtype=torch.bool)
-        super().__init__(seen, left=reach)
+        super().__init__(seen, reach, stride)
 
     def forward(
         self, x: Float[Tensor, "*at i"], walk: Walk | None = None
-    ) -> Float[Tensor, "*at o"]:
+    ) -> Float[Tensor, "*to o"]:
         """Features of the whole picture; with a walk, of its row, given the input there."""
         if walk is None:
             return self.whole(x)
@@ -218,9 +247,14 @@ class RowConv2d(_Convolution):
         recent = self.halo(x, walk) if recent is None else recent.roll(-1, 1)
         recent[:, -1, self.left : self.left + walk.width] = x
         walk.memory[self] = recent
-        return _convolved(recent, self.kernel(), self.bias)[:, 0]
+        return _convolved(recent, self.kernel(), self.bias, self.stride)[:, 0]
 
 
 def shifted_down(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
     """Each row in the place of the one below it; the first is 0."""
     return F.pad(x, (0, 0, 0, 0, 1, 0))[:, :-1]
+
+
+def shifted_right(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:
+    """Each column in the place of the one to its right; the first is 0."""
+    return F.pad(x, (0, 0, 1, 0))[:, :, :-1]

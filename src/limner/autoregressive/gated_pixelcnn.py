@@ -1,0 +1,168 @@
+"""Gated PixelCNN: two stacks of convolutions without a blind spot, and gates.
+
+van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves, Kavukcuoglu (2016). Conditional image
+generation with PixelCNN decoders. arXiv:1606.05328, section 2, equations 2 and 3, figure 2.
+
+    vertical stack      convolutions of the rows above, right of the pixel as well as left
+    horizontal stack    convolutions along the row, up to the pixel; each layer is told of the
+                        vertical one
+    both                y = tanh(W_f * x + V_f h) sigmoid(W_g * x + V_g h)                  (3)
+
+with h a vector of the label, the caption, or both. Kept: a first layer of 7 x 7 with mask A, then
+layers of 3 x 3; residual connections in the horizontal stack only; two 1 x 1 convolutions, and a
+softmax over the levels. The vertical stack sees the picture shifted down by a row, so that none of
+its layers has to be masked.
+"""
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.autoregressive.causal import CausalConv2d, Mask, RowConv2d, Walk, shifted_down
+from limner.autoregressive.raster import AutoregressiveModel
+from limner.image import ImageSpec
+from limner.likelihood import softmax_law
+from limner.registry import Paper, register
+
+
+def gated(x: Float[Tensor, "*at g"]) -> Float[Tensor, "*at f"]:
+    """Equation 2: the first half's tanh times the second half's sigmoid."""
+    f, g = x.chunk(2, -1)
+    return f.tanh() * g.sigmoid()
+
+
+class Vertical(nn.Module):
+    """A layer of the vertical stack, on rows that are shifted down.
+
+    Args:
+        ins, outs: features.
+        vector: see `GatedPixelCNN`.
+        rows, reach: of the kernel, see `RowConv2d`.
+    """
+
+    def __init__(self, ins: int, outs: int, vector: int, rows: int, reach: int) -> None:
+        super().__init__()
+        self.look = RowConv2d(ins, 2 * outs, rows, reach)
+        self.link = nn.Linear(2 * outs, 2 * outs, bias=False)
+        self.told = nn.Linear(vector, 4 * outs, bias=False) if vector else None
+
+    def forward(
+        self, v: Float[Tensor, "*at i"], vector: Tensor | None, walk: Walk | None
+    ) -> tuple[Float[Tensor, "*at o"], Float[Tensor, "*at g"]]:
+        """The features, and what the horizontal stack is told of them, and of the vector."""
+        seen = self.look(v, walk)
+        link = self.link(seen)
+        if self.told is not None:
+            vertical, horizontal = self.told(vector).chunk(2, -1)
+            seen, link = seen + vertical, link + horizontal
+        return gated(seen), link
+
+
+class Horizontal(nn.Module):
+    """A layer of the horizontal stack.
+
+    Args:
+        ins, outs: features.
+        channels: of the picture.
+        reach: of the kernel, to the left.
+        mask: "A" for the first layer, which has no residual connection.
+    """
+
+    def __init__(self, ins: int, outs: int, channels: int, reach: int, mask: Mask = "B") -> None:
+        super().__init__()
+        self.look = CausalConv2d(ins, 2 * outs, left=reach, mask=mask, channels=channels, parts=2)
+        self.leave = CausalConv2d(outs, outs, channels=channels)
+        self.residual = mask == "B"
+
+    def forward(
+        self, h: Float[Tensor, "*at i"], link: Float[Tensor, "*to g"], walk: Walk | None
+    ) -> Float[Tensor, "*to o"]:
+        """The features."""
+        new = self.leave(gated(self.look(h, walk) + link), walk)
+        return h + new if self.residual else new
+
+
+class Network(nn.Module):
+    """theta of every pixel.
+
+    Args:
+        channels: of the picture.
+        size: how many numbers theta has.
+        features, layers, top, vector: see `GatedPixelCNN`.
+    """
+
+    def __init__(
+        self, channels: int, size: int, features: int, layers: int, top: int, vector: int
+    ) -> None:
+        super().__init__()
+        f, C = features, channels
+        down = [Vertical(f, f, vector, rows=2, reach=1) for _ in range(layers)]
+        along = [Horizontal(f, f, C, reach=1) for _ in range(layers)]
+        self.down = nn.ModuleList([Vertical(C, f, vector, rows=3, reach=3), *down])
+        self.along = nn.ModuleList([Horizontal(C, f, C, reach=3, mask="A"), *along])
+        self.top = CausalConv2d(f, top, channels=C)
+        self.leave = CausalConv2d(top, size, channels=C)
+
+    def forward(
+        self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
+    ) -> Float[Tensor, "..."]:
+        """theta of all pixels, or of the walk's."""
+        if walk is None:
+            links = self.links(shifted_down(x), vector, None)
+        else:
+            told = None if vector is None else vector[:, None]
+            row = walk.each_row(self, lambda: self.links(walk.row_above(x), told, walk))
+            links = [link[:, walk.column] for link in row]
+        h = x
+        for along, link in zip(self.along, links):
+            h = along(h, link, walk)
+        return self.leave(F.relu(self.top(F.relu(h), walk)), walk)
+
+    def links(
+        self, v: Float[Tensor, "*at i"], vector: Tensor | None, walk: Walk | None
+    ) -> list[Float[Tensor, "*at g"]]:
+        """What the vertical stack tells each layer of the horizontal one."""
+        links: list[Tensor] = []
+        for down in self.down:
+            v, link = down(v, vector, walk)
+            links.append(link)
+        return links
+
+
+@register(
+    "gated-pixelcnn",
+    family="autoregressive",
+    paper=Paper(
+        "Conditional image generation with PixelCNN decoders",
+        "van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves, Kavukcuoglu",
+        2016,
+        "1606.05328",
+    ),
+    tiny={"features": 8, "layers": 1, "top": 12},
+)
+class GatedPixelCNN(AutoregressiveModel):
+    """Gated PixelCNN: exact likelihood by gated convolutions without a blind spot.
+
+    Args:
+        spec: what the images are.
+        features: of each stack.
+        layers: how many there are after the first one.
+        top: features of the last layer but one.
+        condition_dropout: how often training hides the condition.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        features: Annotated[int, Field(ge=1)] = 32,
+        layers: Annotated[int, Field(ge=1)] = 10,
+        top: Annotated[int, Field(ge=1)] = 64,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        super().__init__(spec, features, condition_dropout)
+        self.law = softmax_law(spec)
+        size = self.law.size
+        self.network = Network(spec.channels, size, features, layers, top, self.vector_size)
