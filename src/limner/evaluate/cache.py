@@ -8,6 +8,7 @@ A file is written under a name of its own and then renamed, so that several proc
 same one; it carries a hash of its tensors, so that a damaged one counts as absent.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -64,7 +65,8 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
             "that can be written"
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def kept(path: Path) -> dict[str, Tensor] | None:

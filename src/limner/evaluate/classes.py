@@ -29,8 +29,8 @@ class Accuracy(OfFeatures):
         """The pictures are of no classes, or not of those that the extractor knows."""
         if why := super().refusal():
             return why
-        subject, first = self.setting.subject, torch.arange(1)
-        if not subject.spec.labels or subject.labels(first) is None:
+        subject = self.setting.subject
+        if not subject.classes:
             return f"{subject.name} has no classes, or others than {self.setting.reference.name}"
         if not self.setting.has_logits or not self.known(subject):
             return f"{self.extractor.name} does not know the classes of {subject.name}"
@@ -38,7 +38,7 @@ class Accuracy(OfFeatures):
 
     def known(self, pictures: PictureSet) -> bool:
         """Whether the extractor knows a set's classes."""
-        return set(pictures.spec.labels) <= set(self.extractor.classes)
+        return set(pictures.classes) <= set(self.extractor.classes)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """The class scores of the subject and of the reference."""
@@ -55,7 +55,7 @@ class Accuracy(OfFeatures):
             asked = pictures.labels(torch.arange(len(logits)))
             if asked is None or not self.known(pictures):
                 continue
-            place = [self.extractor.classes.index(name) for name in pictures.spec.labels]
+            place = [self.extractor.classes.index(name) for name in pictures.classes]
             right = logits.argmax(1) == torch.tensor(place)[asked]
             shared: dict[str, Any] = {"row": row, "extractor": self.extractor.name}
             accuracy = float(right.double().mean())

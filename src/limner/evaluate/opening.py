@@ -20,6 +20,7 @@ from limner.zoo import bundled
 _LOOKS = ("size", "fit", "channels", "levels", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
+_OF_TRAINING = ("source", "split", "flip", "label")  # judges know classes that no model is told
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def open_reference(
         )
     options: dict[str, Any] = {}
     if usual.get("source") == source:
-        options |= {k: v for k, v in usual.items() if k not in ("source", "split", "flip")}
+        options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}
     options |= asked
     splits = _splits(source)
     held = _TEST in splits and ("holdout" in options or not _held_by(source))

@@ -50,6 +50,11 @@ class PictureSet(ABC):
     def pictures(self, numbers: Numbers) -> Pixels:
         """The pictures with these numbers."""
 
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """The names of their classes; () where they are of none."""
+
     @abstractmethod
     def labels(self, numbers: Numbers) -> Numbers | None:
         """The classes that they are to be of; None where there are none."""
@@ -109,6 +114,11 @@ class RealPictures(PictureSet):
         """The same in [-1, 1]."""
         indices = self.indices(numbers)
         return self.dataset.images(indices, Noise.keyed(_ORDER, BINARISE, indices))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the data set."""
+        return () if self.dataset.labels is None else self.spec.labels
 
     def labels(self, numbers: Numbers) -> Numbers | None:
         """Their classes."""
@@ -198,9 +208,15 @@ class PaintedPictures(PictureSet):
             )
         return to_uint8(x).cpu()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the real pictures, where the model is told their classes or captions."""
+        told = self.real.condition(torch.arange(1), self.spec)
+        return () if told.label is None and told.text is None else self.real.classes
+
     def labels(self, numbers: Numbers) -> Numbers | None:
-        """The classes that were asked for."""
-        return self.real.labels(numbers) if self.spec.labels == self.real.spec.labels else None
+        """The classes that were asked for, if only in words."""
+        return self.real.labels(numbers) if self.classes else None
 
     def captions(self, numbers: Numbers) -> list[str] | None:
         """The prompts."""

@@ -1,0 +1,175 @@
+"""`limner evaluate` as a person types it, and evaluation while a model trains."""
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from limner.__main__ import main
+from limner.checkpoint import load
+from limner.evaluate.report import Report, read_reports
+from limner.recipe import Recipe
+from limner.run import read_log, resume, train
+
+SIDE = 8
+TINY = ["model.channels=8,8", "train.batch=8", "train.samples=0", "train.log_every=4"]
+TINY += ["data.holdout=0.4", "sampler.steps=2"]
+CHEAP = ["evaluate.every=40", "evaluate.n=20", "evaluate.metrics=kid,is"]
+CHEAP += ["evaluate.extractor=lenet"]
+
+
+def ramps(folder: Path, n: int, channels: int = 1, side: int = SIDE) -> Path:
+    """Pictures of grey or coloured ramps."""
+    folder.mkdir(parents=True)
+    x = torch.randint(0, 200, (n, channels, 1, 1)) + torch.arange(0, 7 * side, 7).view(side, 1)
+    for i, image in enumerate(x.expand(n, channels, side, side).to(torch.uint8)):
+        array = image.permute(1, 2, 0).squeeze().numpy()
+        Image.fromarray(array).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures, and a run that learnt from it, evaluated on the way."""
+    home = tmp_path_factory.mktemp("judging")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_CACHE", str(home / "cache"))
+        patch.chdir(home)
+        ramps(home / "pics", 100)
+        train(Recipe.of("edm", "folder:pics", [*TINY, *CHEAP, "train.steps=12"]), "run")
+    return home
+
+
+@pytest.fixture
+def limner_(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home: Path):
+    code, out, _ = limner_("evaluate", "run", "--extractor", "lenet")
+    assert code == 0
+    assert "run (edm," in out and "against folder:pics test" in out
+    assert "lenet" in out and "left out: likelihood (run does not say" in out
+    folder = home / "run" / "evaluation" / "folder-pics-test"
+    assert {f.name for f in folder.iterdir()} == {
+        "report.json", "report.md", "samples.png", "suspects.png"
+    }  # fmt: skip
+    report = Report.from_json(json.loads((folder / "report.json").read_text()))
+    assert report.n == report.against.pictures, "as many as the reference, where that has few"
+    assert report.training and report.training.name == "folder:pics train"
+    assert report.training.pictures + report.against.pictures == 100
+    assert report.subject.images_seen == 96 and report.subject.sampler["steps"] == 2
+    assert [Report.from_json(line) for line in read_reports(home / "run")] == [report]
+    assert f"written to {Path('run/evaluation/folder-pics-test')}: report.json" in out
+
+
+def test_json_is_one_document_and_options_reach_the_sampler(limner_):
+    code, out, _ = limner_(
+        *("evaluate", "run/model.safetensors", "--metrics", "kid", "--extractor", "lenet"),
+        *("-n", "12", "--seed", "7", "--json", "sampler.steps=3"),
+    )
+    document = json.loads(out)
+    assert code == 0 and document["subject"]["sampler"]["steps"] == 3
+    assert (document["n"], document["seed"]) == (12, 7)
+    assert {n["metric"] for n in document["numbers"]} == {"kid"}
+    assert all(n["extractor"] == "lenet" for n in document["numbers"])
+
+
+def test_folders_and_archives_of_pictures_read_the_same(limner_, home: Path):
+    with zipfile.ZipFile(home / "pics.zip", "w") as archive:
+        for file in sorted((home / "pics").iterdir())[:50]:
+            archive.write(file, file.name)
+    (home / "unpacked").mkdir()
+    zipfile.ZipFile(home / "pics.zip").extractall(home / "unpacked")
+    common = ("--against", "folder:pics", "--extractor", "lenet", "--json")
+    found = []
+    for subject in ("pics.zip", "unpacked", "zip:pics.zip"):
+        code, out, _ = limner_("evaluate", subject, *common)
+        assert code == 0
+        found.append(json.loads(out))
+    assert found[0]["numbers"] == found[1]["numbers"] == found[2]["numbers"]
+    assert found[0]["subject"]["kind"] == "pictures" and found[0]["n"] == 50
+    code, _, _ = limner_("evaluate", "unpacked", *common[:-1], "-o", "judged", "--metrics", "is")
+    assert code == 0 and Path("judged/report.md").is_file()
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
+    ramps(home / "large", 12, side=16)
+    ramps(home / "coloured", 12, channels=3)
+    ramps(home / "grey-as-one", 1)
+    (home / "empty").mkdir()
+    (home / "texts").mkdir()
+    (home / "texts" / "a.txt").write_text("a word")
+    by = ("--against", "folder:pics", "--extractor", "lenet")
+    for arguments, said in (
+        (("empty", *by), "empty"),
+        (("texts", *by), "texts"),
+        (("large", *by), "give data.size=16"),
+        (("coloured", *by), "coloured has RGB pictures, and folder:pics train has grey ones"),
+        (("grey-as-one", *by, "--metrics", "kid"), "it needs at least 10 pictures"),
+        (("pics",), "say which real pictures pics is judged by: --against"),
+        (("nowhere", *by), "there is no run, model file or folder of pictures 'nowhere'"),
+        (("run", "--extractor", "lenett"), "did you mean 'lenet'?"),
+        (("run", "--metrics", "fad"), "did you mean 'fid'?"),
+        (("run", "train.lr=3"), "unknown section 'train'"),
+    ):
+        code, out, err = limner_("evaluate", *arguments)
+        assert (code, out) == (2, "") and said in err, (arguments, err)
+        assert err.count("\n") == 1 and err.startswith("limner: "), err
+    code, out, _ = limner_("evaluate", "coloured", *by, "data.channels=1", "--metrics", "is")
+    assert code == 0, "the remedy that the message names is one"
+
+
+def test_ctrl_c_says_how_to_go_on(limner_, monkeypatch: pytest.MonkeyPatch):
+    from limner.evaluate.blocks import Work
+
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Work, "do_share", pressed)
+    code, out, err = limner_("evaluate", "run", "--extractor", "lenet", "--seed", "3")
+    assert (code, out) == (130, "") and "type the same command again" in err
+
+
+def test_training_logs_and_draws_numbers_and_learns_the_same(home: Path, monkeypatch):
+    """12 steps of 8 images, evaluated every 40 images: after steps 5, 10 and, at the end, 12."""
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+    rows = {row["step"]: row for row in read_log(home / "run")}
+    names = {name for row in rows.values() for name in row if name.startswith("evaluate.")}
+    assert {"evaluate.KD (lenet)", "evaluate.IS (lenet)"} <= names
+    assert [step for step, row in rows.items() if names <= row.keys()] == [5, 10, 12]
+    assert list(rows) == [4, 5, 8, 10, 12]
+    with Image.open(home / "run" / "curves.png") as drawn:
+        assert drawn.height > 4 * 280, "a panel for each number"
+    plain = Recipe.of("edm", "folder:pics", [*TINY, "train.steps=6"])
+    train(plain, "plain")
+    resume("plain", ["train.steps=12", *CHEAP])
+    same = load("run").state_dict()
+    for name, weight in load("plain").state_dict().items():
+        assert torch.equal(weight, same[name]), "evaluation draws no random number of training"
+    numbers = {k: v for k, v in rows[12].items() if k in names}
+    assert {k: v for k, v in read_log(home / "plain")[-1].items() if k in names} == numbers
+
+
+def test_training_goes_on_where_a_model_cannot_be_evaluated_yet(home: Path, monkeypatch, capsys):
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+    asked = [*TINY, *CHEAP[:-1], "evaluate.metrics=likelihood", "train.steps=5"]
+    train(Recipe.of("edm", "folder:pics", asked), "unlikely")
+    assert "not evaluated: metric 'likelihood' does not apply" in capsys.readouterr().err
+    assert read_log(home / "unlikely")[-1]["step"] == 5

@@ -1,0 +1,387 @@
+"""`evaluate` as a whole: numbers that are what they say, by one process or many, killed or not."""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scenes import SPEC, Eye, Painter, Shades
+from torch import Tensor
+
+from limner.data import Dataset
+from limner.errors import LimnerError
+from limner.evaluate import blocks
+from limner.evaluate.cache import cache_folder, keep, kept
+from limner.evaluate.evaluation import METRICS, evaluate
+from limner.evaluate.features import Features
+from limner.evaluate.fid import distance_of_features
+from limner.evaluate.kid import kid
+from limner.evaluate.report import Number, Report, append, read_reports
+from limner.evaluate.statistics import shuffled
+from limner.image import Condition, ImageSpec, to_uint8
+from limner.model import Likelihood, LikelihoodModel
+from limner.noise import Noise
+from limner.text import Tokenizer
+
+N = 200
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def judged(subject: object, n: int | None = N, **more: object) -> Report:
+    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)} | more
+    return evaluate(subject, n=n, extractor=Eye(), device="cpu", quiet=True, **given)
+
+
+def value(report: Report, name: str, row: str = "subject") -> float:
+    found = report.number(name, row)
+    assert found is not None, f"no {name} ({row}) among {report.numbers}"
+    return found.value
+
+
+def test_numbers_are_those_of_the_pure_functions_on_the_same_pictures():
+    model, real = Painter(SPEC, deafness=0.3), Shades(240, seed=1, training=False)
+    report = judged(model, against=real, training=None)
+    order = shuffled(240, 0)
+    assert SPEC.text is not None
+    text = Tokenizer(SPEC.text).encode(real.captions(order[:N], Noise.sampling(0, 1)))
+    x = to_uint8(model.sample(N, Condition(text=text), seed=0))
+    of_model, of_real = (Eye()(some).features.float() for some in (x, real.pixels(order)))
+    assert value(report, "FD") == pytest.approx(distance_of_features(of_model, of_real), rel=1e-10)
+    distance = kid(of_model, of_real)
+    found = report.number("KD")
+    assert found is not None and (found.low, found.high) == pytest.approx(distance[1:], rel=1e-10)
+    assert found.value == pytest.approx(distance.value, rel=1e-10)
+    assert (found.n, found.m, found.extractor) == (N, 240, "eye")
+
+
+def test_a_model_that_hears_half_is_half_right_and_beside_it_stands_what_that_is_worth():
+    """Of the deaf half, one in twelve is right by chance."""
+    report = judged(Painter(SPEC, deafness=0.5), n=1000, metrics=["accuracy", "retrieval", "is"])
+    accuracy = report.number("accuracy")
+    assert accuracy is not None and accuracy.low is not None and accuracy.high is not None
+    assert accuracy.low < 0.5 + 0.5 / 12 < accuracy.high
+    assert value(report, "accuracy", "real (shades)") == 1
+    assert value(report, "R@1", "real (shades)") == 1, "the ceiling"
+    assert value(report, "R@1", "nearest in training") == 1, "a cheat would score as well"
+    assert value(report, "R@1") < 1
+    perfect = judged(Painter(SPEC), metrics=["retrieval"])
+    assert value(perfect, "R@1") == 1
+    assert value(perfect, "R@1", "shuffled captions") == 0, "no picture is told its own colour"
+    assert value(perfect, "median rank", "shuffled captions") > 1
+    assert "among 12 captions" in perfect.text()
+
+
+def test_a_folder_of_copies_is_caught_and_new_pictures_are_not():
+    training = Shades(240)
+    copies = judged(_some(training, 100), n=None, training=training)
+    assert value(copies, "copied") == 1 and value(copies, "authentic") == 0
+    assert value(copies, "copied", "real (shades)") < 0.05, "its false positives"
+    sheet = copies.pictures["suspects"]
+    assert torch.equal(sheet[0::2], sheet[1::2]), "each stands beside what it is a copy of"
+    assert copies.subject.kind == "pictures" and copies.painting_seconds == 0
+    new = judged(Shades(100, seed=5), n=None, training=training)
+    assert value(new, "copied") < 0.05
+
+
+def _some(data: Shades, n: int) -> Shades:
+    some = Shades(n)
+    some._pixels = data._pixels[:n]
+    return some
+
+
+def test_what_was_painted_before_an_interruption_is_not_painted_again(monkeypatch):
+    whole = judged(Painter(SPEC, deafness=0.3))
+    model, paint = Painter(SPEC, deafness=0.3), Painter.sample
+
+    def interrupted(self: Painter, n: int, *a: object, **k: object) -> Tensor:
+        if len(self.painted) == 2:
+            raise KeyboardInterrupt
+        return paint(self, n, *a, **k)
+
+    monkeypatch.setattr(Painter, "sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        judged(model)
+    monkeypatch.setattr(Painter, "sample", paint)
+    again = judged(model)
+    assert model.painted == [64, 64, 64, 8], "blocks of 64, none of them twice"
+    assert again.numbers == whole.numbers
+    assert not list((cache_folder() / "work").iterdir()), "finished work is cleared away"
+
+
+def _process(rank: int, size: int, port: int, folder: Path, suicidal: bool) -> None:
+    """One of several that share the work; a suicidal one is killed after its first block."""
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    model = Painter(SPEC, deafness=0.3)
+    if suicidal:
+        paint = model.sample
+
+        def sample(*a: object, **k: object) -> Tensor:
+            if model.painted:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return paint(*a, **k)
+
+        model.sample = sample  # pyright: ignore[reportAttributeAccessIssue]
+    report = judged(model, n=500)
+    (folder / f"{rank}.json").write_text(json.dumps(report.to_json()))
+
+
+def _together(folder: Path, suicidal: bool) -> list[dict]:
+    """Three processes at once; their reports, of which there are none where one was killed."""
+    folder.mkdir()
+    context = multiprocessing.get_context("fork")  # torch is there already
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=_process, args=(rank, 3, port, folder, suicidal and rank == 1))
+        for rank in range(3)
+    ]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and any(p.is_alive() for p in processes):
+        if suicidal and processes[1].exitcode is not None:
+            for process in processes:  # as torchrun does
+                process.kill()
+        time.sleep(0.01)
+    for process in processes:
+        process.join(1)
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+
+
+def test_one_process_or_three_one_of_them_killed_and_restarted(tmp_path: Path, cache: Path):
+    alone = judged(Painter(SPEC, deafness=0.3), n=500).numbers
+    assert _together(tmp_path / "killed", suicidal=True) == []
+    done = {path.name for path in (cache / "work").rglob("*.pictures")}
+    assert "block-000001.pictures" in done and "block-000004.pictures" not in done
+    reports = [Report.from_json(each) for each in _together(tmp_path / "again", suicidal=False)]
+    assert len(reports) == 3, "every process has the report"
+    for report in reports:
+        assert [replace(n, value=0, low=None, high=None, error=None, parts=()) for n in alone] == [
+            replace(n, value=0, low=None, high=None, error=None, parts=()) for n in report.numbers
+        ]
+        for one, other in zip(alone, report.numbers):
+            assert other.value == pytest.approx(one.value, rel=1e-10, abs=1e-12)
+
+
+def test_statistics_of_a_data_set_are_kept_by_its_content():
+    real, training = Shades(240, seed=1, training=False), Shades(240)
+    given = {"metrics": ["fid"], "device": "cpu", "quiet": True, "training": training}
+    eye = Eye()
+    first = evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
+    assert eye.seen == 1 + 240 + 2 * N, "one to look, the reference, the painted, as many real"
+    eye.seen = 0
+    again = evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
+    assert eye.seen == 1 + N and again.numbers == first.numbers
+    file = next((cache_folder() / "statistics").iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    eye.seen = 0
+    assert evaluate(Painter(SPEC), real, n=N, extractor=eye, **given).numbers == first.numbers
+    assert eye.seen > 1 + N, "damaged statistics are made again"
+    real._pixels[0, 0, 0, 0] ^= 1
+    eye.seen = 0
+    evaluate(Painter(SPEC), real, n=N, extractor=eye, **given)
+    assert eye.seen == 1 + 240 + N, "one other pixel is another data set"
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
+    """What is held of 400 blocks: one at a time, and the rows of the first 256 pictures."""
+    monkeypatch.setattr(blocks, "MOST_FEATURES", 256)
+    monkeypatch.setattr(blocks, "MOST_LOGITS", 256)
+    alive: list[weakref.ref] = []
+    held: list[int] = []
+
+    def stream() -> Iterator[dict[str, Tensor]]:
+        for number in range(400):
+            held.append(sum(ref() is not None for ref in alive))
+            rows = Noise.keyed(0, number, range(64))
+            block = {"features": rows.normal(6), "logits": rows.normal(12)}
+            alive.extend(weakref.ref(tensor) for tensor in block.values())
+            yield block
+
+    found = blocks.SeenFeatures(Eye()).together(stream())
+    assert max(held) <= 2 * (256 // 64 + 1)
+    assert int(found["n"]) == 400 * 64 and len(found["features"]) == len(found["logits"]) == 256
+    model, eye = Painter(SPEC), Eye()
+    given = {"metrics": ["fid", "kid", "is"], "device": "cpu", "quiet": True, "extractor": eye}
+    evaluate(model, Shades(240, seed=1, training=False), n=1000, **given)
+    assert max(model.painted) == 64 and eye.most == 64
+
+
+class OnePicture(Dataset):
+    """The same again and again, of any shape."""
+
+    source = "folder:one"
+
+    def __init__(self, n: int, spec: ImageSpec = SPEC) -> None:
+        self.spec, self.n = replace(spec, labels=(), text=None), n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        return torch.full((len(indices), *self.spec.shape), 9, dtype=torch.uint8)
+
+
+class Blind(Eye):
+    """Sees nothing in the 70th picture."""
+
+    fingerprint = "blind"
+
+    def __call__(self, images: Tensor) -> Features:
+        features, logits = super().__call__(images)
+        if self.seen > 70:
+            features[5, 0] = torch.nan
+        return Features(features, logits)
+
+
+MISTAKES = {
+    "other sizes": (
+        OnePicture(20, ImageSpec(3, 8, 8)), {},
+        "folder:one has pictures of 8 x 8, and shades has 6 x 6; give data.size=8",
+    ),
+    "grey and RGB": (
+        OnePicture(20, ImageSpec(1, 6, 6)), {},
+        "folder:one has grey pictures, and shades has RGB ones; give data.channels=1",
+    ),
+    "one picture only": (
+        OnePicture(20), {}, "all 20 pictures of folder:one are the same one",
+    ),
+    "no pictures": (OnePicture(0), {}, "folder:one holds no pictures"),
+    "fewer than splits": (
+        Shades(9), {"metrics": ["is"]},
+        "metric 'is' does not apply here: it needs at least 10 pictures, and shades has 9",
+    ),
+    "too few": (
+        Shades(9), {"metrics": ["kid"]},
+        "metric 'kid' does not apply here: it needs at least 10 pictures, and shades has 9",
+    ),
+    "too many asked for": (Shades(9), {"n": 10}, "shades has 9 pictures, not 10"),
+    "none asked for": (Shades(9), {"n": 0}, "at least 1, not 0"),
+    "NaN": (
+        Shades(100), {"extractor": Blind(), "metrics": ["kid"]},
+        "by eye are NaN or infinite, and so no metric has a value",
+    ),
+    "an unknown metric": (
+        Shades(9), {"metrics": ["kdi"]}, "unknown metric 'kdi'; did you mean 'kid'?",
+    ),
+    "a likelihood of pictures": (
+        Shades(9), {"metrics": ["likelihood"]}, "shades does not say how likely a picture is",
+    ),
+    "a sampler of pictures": (
+        Shades(9), {"sampler": {"steps": 3}}, "which no sampler paints; leave sampler.steps out",
+    ),
+    "an unknown sampler option": (
+        Painter(SPEC), {"sampler": {"stesp": 3}}, "unknown sampler option 'stesp'",
+    ),
+    "nothing to be judged by": (Shades(9), {"against": None}, "say which real pictures"),
+    "nothing there": ("no/such/run", {}, "no run, model file or folder of pictures 'no/such/run'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_said_in_one_line(mistake: str):
+    subject, given, said = MISTAKES[mistake]
+    with pytest.raises(LimnerError) as refused:
+        evaluate(
+            subject,
+            **{"against": Shades(240, seed=1), "extractor": Eye(), "device": "cpu"} | given,
+        )
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_metric_without_a_value_is_left_out_with_the_reason_unless_it_was_named():
+    report = judged(Shades(9), n=None)
+    assert "at least 10 pictures, and shades has 9" in report.left_out["kid"]
+    assert report.number("precision") is not None
+    few = judged(Shades(6, seed=3), n=None, metrics=["fid"])
+    found = few.number("FD")
+    assert found is not None and "fewer pictures than features" in found.protocol
+    assert few.number("FD", "floor") is None
+    assert "too few" in judged(Shades(6, seed=3), n=None).left_out["fid"]
+
+
+class Coin(LikelihoodModel):
+    """Each pixel is a fair draw of its levels, or of one more: a bound that is a nat too low."""
+
+    def __init__(self, spec: ImageSpec, kind: str = "exact") -> None:
+        super().__init__()
+        self.kind = kind
+
+    def log_prob(self, x: Tensor, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        nats = -self.spec.dimensions * math.log(self.spec.levels) - (self.kind == "lower")
+        return Likelihood(torch.full((len(x),), nats), self.kind)  # pyright: ignore[reportArgumentType]
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Tensor]:
+        yield noise.uniform(*self.spec.shape) * 2 - 1
+
+
+def test_likelihoods_say_what_they_are():
+    exact = judged(Coin(SPEC), metrics=["likelihood"])
+    assert value(exact, "bits/dim") == pytest.approx(8, rel=1e-7)
+    assert value(exact, "log-likelihood") == pytest.approx(-108 * math.log(256), rel=1e-7)
+    found = judged(Coin(SPEC, kind="lower"), metrics=["likelihood"])
+    bits, nats = found.number("bits/dim"), found.number("log-likelihood")
+    assert bits is not None and nats is not None
+    assert (bits.sign, nats.sign) == ("<=", ">=") and bits.error == 0
+    assert bits.value == pytest.approx(8 + 1 / (108 * math.log(2)), rel=1e-7)
+    assert "<= 8.013 ± 0" in found.text() and bits.n == N
+
+
+def test_a_report_is_plain_data(tmp_path: Path):
+    report = judged(Painter(SPEC, deafness=0.3), n=60)
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+    assert {f.name for f in report.write(tmp_path)} == {
+        "report.json", "report.md", "samples.png", "suspects.png"
+    }  # fmt: skip
+    assert Report.from_json(json.loads((tmp_path / "report.json").read_text())) == report
+    for text in (report.text(), report.markdown()):
+        assert "eye" in text and "real is shades" in text and "left out: likelihood" in text
+    append(report, tmp_path, step=3)
+    with (tmp_path / "report.jsonl").open("a") as file:
+        file.write('{"cut')
+    append(report, tmp_path)
+    first, second = read_reports(tmp_path)
+    assert first["step"] == 3 and Report.from_json(second) == report
+    with pytest.raises(LimnerError, match="newer limner"):
+        Report.from_json(report.to_json() | {"format": 99})
+    with pytest.raises(LimnerError, match="is not finite"):
+        Number("kid", "KD", math.nan, 3)
+
+
+def test_what_is_kept_is_whole_or_absent(tmp_path: Path):
+    file = tmp_path / "a" / "b.safetensors"
+    keep(file, {"x": torch.arange(3)})
+    found = kept(file)
+    assert found is not None and found["x"].tolist() == [0, 1, 2]
+    file.write_bytes(file.read_bytes()[:-1])
+    assert kept(file) is None and kept(tmp_path / "none") is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LimnerError, match="set LIMNER_CACHE to a folder"):
+        keep(tmp_path / "file" / "c", {"x": torch.zeros(1)})
+
+
+def test_every_metric_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "judging.md").read_text()
+    for name, metric in METRICS.items():
+        assert f"`{name}` | {metric.summary}" in page
