@@ -1,0 +1,233 @@
+"""`limner score` on a model whose likelihoods are known in closed form: independent pixels."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toys
+from PIL import Image
+from scipy.stats import mannwhitneyu
+
+from limner.__main__ import main
+from limner.checkpoint import save_model
+from limner.errors import LimnerError
+from limner.evaluate.features import JudgeExtractor
+from limner.evaluate.oddities import self_test
+from limner.evaluate.scoring import Scorer, score
+from limner.image import ImageSpec, from_uint8
+from limner.judges.lenet import LeNet
+from limner.noise import Noise
+from limner.pictures import save_png, to_pil
+
+SIDE, INK, REAL = 8, 0.2, 250  # a fifth of the pixels are ink, all of them in one half
+
+
+def drawn(n: int) -> torch.Tensor:
+    """Pictures as a file has them, with ink in the left half, the right one, the left one, ..."""
+    left = torch.arange(SIDE) < SIDE // 2
+    here = left ^ (torch.arange(n) % 2 == 1)[:, None]
+    ink = Noise.sampling(0, n).uniform(1, SIDE, SIDE) < 2 * INK * here[:, None, None]
+    return ink.to(torch.uint8) * 255
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data` with drawn pictures, `run` with the law they are drawn from, and odd pictures."""
+    root = tmp_path_factory.mktemp("score")
+    (root / "data").mkdir()
+    for i, picture in enumerate(drawn(REAL)):
+        to_pil(picture).save(root / "data" / f"{i}.png")
+    save_png(drawn(1)[0], root / "drawn.png")
+    save_png(255 - drawn(1)[0], root / "inverted.png")
+    save_png(torch.zeros(1, SIDE, SIDE, dtype=torch.uint8), root / "blank.png")
+    Image.new("RGB", (31, 40), "black").save(root / "large.png")
+    (root / "text.png").write_text("no picture")
+    model = toys.Pixels(ImageSpec(1, SIDE, SIDE, levels=2))
+    logits = torch.tensor([1 - INK, INK]).log().repeat(SIDE * SIDE)
+    with torch.no_grad():
+        model.logits.weight.copy_(logits.expand_as(model.logits.weight))
+    data = {"source": f"folder:{root / 'data'}", "levels": 2, "holdout": 0.9}
+    (root / "run").mkdir()
+    save_model(model, root / "run", recipe={"data": data})
+    (root / "run" / "recipe.toml").write_text("")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def nats(ink: int) -> float:
+    return ink * math.log(INK) + (SIDE**2 - ink) * math.log(1 - INK)
+
+
+def test_likelihoods_percentiles_and_verdicts_are_those_of_the_closed_form(folder: Path):
+    names = ["drawn", "inverted", "blank"]
+    found = score(folder / "run", [folder / f"{name}.png" for name in names])
+    ink = int((drawn(1) > 0).sum())
+    by_name = dict(zip(names, found.pictures))
+    assert by_name["blank"].typicality.nats == pytest.approx(nats(0), rel=1e-5)
+    assert by_name["drawn"].typicality.nats == pytest.approx(nats(ink), rel=1e-5)
+    assert by_name["inverted"].typicality.nats == pytest.approx(nats(SIDE**2 - ink), rel=1e-5)
+    for each in found.pictures:
+        assert each.bits == pytest.approx(-each.typicality.nats / (SIDE**2 * math.log(2)))
+    verdicts = [by_name[name].typicality.verdict for name in names]
+    assert verdicts == ["typical", "far too unlikely", "far too likely"]
+    entropy = -(INK * math.log(INK) + (1 - INK) * math.log(1 - INK)) * SIDE**2
+    deviation = math.sqrt(SIDE**2 * INK * (1 - 2 * INK)) * math.log((1 - INK) / INK)
+    assert found.mean == pytest.approx(-entropy, abs=3 * deviation / math.sqrt(found.n))
+    assert found.deviation == pytest.approx(deviation, rel=0.2)
+
+
+def test_real_pictures_are_held_out_ones(folder: Path):
+    scorer = Scorer.open(folder / "run", None, 1000, {}, "cpu")
+    assert scorer.real.name.endswith(" test") and not scorer.real.dataset.training
+    assert not scorer.remarks
+    train = Scorer.open(folder / "run", None, 1000, {"split": "train"}, "cpu")
+    assert "learnt from" in train.remarks[0]
+    assert len(scorer.real) + len(train.real) == REAL
+
+
+def test_scores_of_real_pictures_are_kept_beside_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = score(folder / "run", [folder / "blank.png"])
+    assert list((folder / "run" / "scores").glob("*.safetensors"))
+    asked: list[int] = []
+    original = toys.Pixels.log_prob
+
+    def counting(self, x, *rest, **more):
+        asked.append(len(x))
+        return original(self, x, *rest, **more)
+
+    monkeypatch.setattr(toys.Pixels, "log_prob", counting)
+    assert score(folder / "run", [folder / "blank.png"]).to_json() == first.to_json()
+    assert asked == [1], "the real pictures were scored again"
+    score(folder / "run", [folder / "blank.png"], n=100)
+    assert sum(asked) == 102, "fewer real pictures are other scores"
+
+
+def test_a_picture_is_read_as_the_data_are_and_changes_are_said(folder: Path):
+    found = score(folder / "run", [folder / "large.png", folder / "drawn.png"])
+    assert found.pictures[0].changed == "seen at 8 x 8 instead of 40 x 31, in grey"
+    assert found.pictures[0].typicality.nats == pytest.approx(nats(0), rel=1e-5)
+    assert found.pictures[1].changed == ""
+    grey = folder / "grey.png"
+    save_png(torch.full((1, SIDE, SIDE), 90, dtype=torch.uint8), grey)
+    assert score(folder / "run", [grey]).pictures[0].changed == "seen in 2 levels"
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_scored(folder: Path):
+    odd = [folder / "text.png", folder / "nowhere.png", folder / "data"]
+    found = score(folder / "run", [*odd, folder / "blank.png"])
+    assert len(found.pictures) == 1 and list(found.failed) == [str(path) for path in odd]
+    reasons = " ".join(found.failed.values())
+    assert "no picture" in reasons and "no file" in reasons and "/*.png" in reasons
+    with pytest.raises(LimnerError, match="no file"):
+        score(folder / "run", odd)
+
+
+def test_a_lower_bound_says_so(folder: Path, tmp_path: Path):
+    bound = toys.Prepared(ImageSpec(1, SIDE, SIDE, levels=2))
+    save_model(bound, tmp_path / "bound.safetensors")
+    source = f"folder:{folder / 'data'}"
+    blank = folder / "blank.png"
+    found = score(tmp_path / "bound.safetensors", [blank], against=source, data={"levels": 2})
+    assert found.kind == "lower"
+    assert ">= " in found.text() and "<= " in found.text() and "learnt from" in found.text()
+    twice = score(
+        tmp_path / "bound.safetensors", [folder / "drawn.png", blank], against=source,
+        data={"levels": 2},
+    )  # fmt: skip
+    assert twice.pictures[1] == found.pictures[0], "a score depends on what it is asked beside"
+
+
+def test_a_model_without_likelihood_names_those_that_have_one(folder: Path, tmp_path: Path):
+    save_model(toys.Lazy(ImageSpec(1, SIDE, SIDE)), tmp_path / "gan.safetensors")
+    with pytest.raises(LimnerError, match=r"does not say how likely .* pixelcnn") as raised:
+        score(tmp_path / "gan.safetensors", [folder / "blank.png"], against="emoji")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(LimnerError, match="name a model first"):
+        score(folder / "data", [folder / "blank.png"], against="emoji")
+    with pytest.raises(LimnerError, match="--against"):
+        save_model(toys.Pixels(ImageSpec(1, SIDE, SIDE)), tmp_path / "unknown.safetensors")
+        score(tmp_path / "unknown.safetensors", [folder / "blank.png"])
+
+
+@pytest.fixture(scope="module")
+def classifier() -> JudgeExtractor:
+    """LeNet, trained to say in which half the ink is."""
+    spec = ImageSpec(1, SIDE, SIDE, levels=2, labels=("left", "right"))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        judge = LeNet(spec, (4, 8), 16)
+    x, label = from_uint8(drawn(64)), torch.arange(64) % 2
+    parameters = list(judge.parameters())
+    for _ in range(60):
+        loss = F.cross_entropy(judge.logits(judge.features(x)), label)
+        for p, slope in zip(parameters, torch.autograd.grad(loss, parameters)):
+            p.data -= 0.3 * slope
+    return JudgeExtractor(judge, "left-or-right")
+
+
+def test_a_likelihood_finds_what_a_classifier_is_sure_of(folder: Path, classifier: JudgeExtractor):
+    scorer = Scorer.open(folder / "run", None, 200, {}, "cpu")
+    black = folder / "black"
+    black.mkdir()
+    to_pil(torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)).save(black / "0.png")
+    found = self_test(scorer, f"folder:{black}", classifier)
+    rows = {row.kind: row for row in found.rows}
+    assert list(rows) == ["real", "noise", "blank", "inverted", f"folder:{black}"]
+    for kind, row in rows.items():
+        if kind != "real":
+            assert row.untypical is not None and row.untypical > 0.98, kind
+    assert rows["noise"].unlikely == rows["inverted"].unlikely == 1
+    assert rows[f"folder:{black}"].unlikely == 0, "all black is the likeliest picture of all"
+    pixels = scorer.real.pictures(torch.arange(100, 200))
+    certain = [classifier(x).logits.softmax(1).amax(1) for x in (pixels, 255 - pixels)]
+    doubt = mannwhitneyu(*(1 - c.numpy() for c in reversed(certain))).statistic / 100**2
+    assert rows["inverted"].doubt == pytest.approx(doubt, abs=1e-3)
+    for kind, c in zip(("real", "inverted"), certain):
+        assert rows[kind].sure == pytest.approx(float((c >= 0.9).double().mean()))
+        assert rows[kind].sure > 0.5, "a negative is of one of the classes, to a classifier"
+    assert "left-or-right is sure" in found.text()
+    assert "too few to refuse any" in found.text()
+
+
+def test_a_self_test_without_a_classifier_says_why(folder: Path):
+    scorer = Scorer.open(folder / "run", None, 100, {}, "cpu")
+    found = self_test(scorer, f"folder:{folder / 'data'}")
+    assert found.classifier == "" and "no classifier stands beside" in found.text()
+    assert found.rows[-1].untypical == pytest.approx(0.5, abs=0.15), "of the same law"
+    with pytest.raises(LimnerError, match="at least 40"):
+        self_test(Scorer.open(folder / "run", None, 30, {}, "cpu"))
+
+
+def test_the_command_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def limner(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", "score", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    run, blank = str(folder / "run"), str(folder / "blank.png")
+    code, out, _ = limner(run, blank)
+    assert code == 0 and "far too likely" in out and "bits/dim" in out
+    code, out, err = limner(run, blank, str(folder / "text.png"), "--json")
+    document = json.loads(out)
+    assert code == 2 and err.count("\n") == 1 and "no picture" in err
+    assert document["pictures"][0]["typicality"]["verdict"] == "far too likely"
+    foreign = f"folder:{folder / 'data'}"
+    code, out, _ = limner(run, "--self-test", "-n", "50", "--foreign", foreign)
+    assert code == 0 and "inverted" in out
+    code, out, err = limner(run)
+    assert code == 2 and err.count("\n") == 1 and "name the pictures" in err
