@@ -29,6 +29,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 Against = Annotated[
     str | None, typer.Option(help="Real pictures: a source; unless given, what was trained on.")
 ]
+Model = Annotated[
+    str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -113,6 +116,14 @@ def _is_option(argument: str) -> bool:
     return re.match(r"[a-z_]+(\.[A-Za-z0-9_]+)*=", argument) is not None
 
 
+def _apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[str, Any]]:
+    """The words among arguments, and what `key=value ...` says of each section."""
+    from limner.options import parse_assignments
+
+    words = [a for a in arguments or [] if not _is_option(a)]
+    return words, parse_assignments([a for a in arguments or [] if _is_option(a)], sections)
+
+
 def _free_folder(name: str) -> Path:
     """runs/NAME, or runs/NAME-2, -3, ... when that is taken."""
     folder, number = Path("runs") / name, 1
@@ -177,9 +188,7 @@ def sample(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT ...] [sampler.key=value ...]")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
-    ] = None,
+    model: Model = None,
     negative: Annotated[
         str | None, typer.Option(help="What the pictures should keep away from.")
     ] = None,
@@ -212,13 +221,11 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Paint pictures with a trained model, as PNG files that remember how they were made."""
-    from limner.options import parse_assignments
     from limner.painting import Wish, paint, write
 
     if out.suffix.lower() != ".png":
         raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
-    words = [a for a in arguments or [] if not _is_option(a)]
-    options = parse_assignments([a for a in arguments or [] if _is_option(a)], ["sampler"])
+    words, options = _apart(arguments, "sampler")
     given = {
         "model": model,
         "prompts": words or None,
@@ -234,6 +241,34 @@ def sample(
     values["sampler"] = base.get("sampler", {}) | options.get("sampler", {})
     sheet, wish = paint(Wish.of(values), device=device, forming=strip or gif)
     for path in write(sheet, wish, out, separate=separate, strip=strip, gif=gif):
+        typer.echo(str(path))
+
+
+@app.command()
+def edit(
+    arguments: Annotated[list[str], typer.Argument(metavar="IMAGE ... [sampler.key=value ...]")],
+    model: Model = None,
+    keep: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of the height that stays, from above.")
+    ] = 0.5,
+    prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
+    label: Annotated[str | None, typer.Option(help="A class by name or number.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Ways to go on from each.")] = 6,
+    seed: Annotated[int, typer.Option(help="Way i is drawn from seed + i.")] = 0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("edit.png"),
+    device: Device = "auto",
+) -> None:
+    """Keep the upper part of pictures, and let a model paint the rest anew."""
+    from limner.editing import complete
+    from limner.painting import Wish, write
+
+    if out.suffix.lower() != ".png":
+        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+    files, options = _apart(arguments, "sampler")
+    asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
+    given = asked | {"sampler": {}} | options | {"model": model, "n": n, "seed": seed}
+    sheet, wish = complete([Path(file) for file in files], Wish.of(given), keep, device=device)
+    for path in write(sheet, wish, out):
         typer.echo(str(path))
 
 
@@ -271,10 +306,9 @@ def evaluate(
     from limner import dist
     from limner.evaluate.evaluation import evaluate as judge
     from limner.evaluate.report import report_folder
-    from limner.options import parse_assignments
     from limner.progress import say
 
-    given = parse_assignments(options or [], ["sampler", "data"])
+    given = _apart(options, "sampler", "data")[1]
     try:
         report = judge(
             subject,
@@ -327,10 +361,8 @@ def compare(
     """Put runs, models and folders of pictures side by side: a leaderboard, and a page of it."""
     from limner import dist
     from limner.evaluate.comparison import compare as compare_all
-    from limner.options import parse_assignments
 
-    subjects = [a for a in arguments if not _is_option(a)]
-    options = parse_assignments([a for a in arguments if _is_option(a)], ["sampler", "data"])
+    subjects, options = _apart(arguments, "sampler", "data")
     found = compare_all(
         subjects,
         against,
@@ -374,11 +406,9 @@ def score(
     from limner.evaluate.oddities import self_test as run_self_test
     from limner.evaluate.scoring import Scorer
     from limner.evaluate.scoring import score as score_all
-    from limner.options import parse_assignments
 
-    images = [a for a in arguments or [] if not _is_option(a)]
-    assignments = [a for a in arguments or [] if _is_option(a)]
-    data = parse_assignments(assignments, ["data"]).get("data", {})
+    images, options = _apart(arguments, "data")
+    data = options.get("data", {})
     if self_test and images:
         raise LimnerError("a self-test makes its own pictures; leave the files or --self-test out")
     if self_test:
@@ -405,9 +435,8 @@ def data_check(
 ) -> None:
     """Sizes, channels, labels, captions, duplicates and broken files of a source."""
     from limner.data import check
-    from limner.options import parse_assignments
 
-    report = check(source, **parse_assignments(options or [], ["data"]).get("data", {}))
+    report = check(source, **_apart(options, "data")[1].get("data", {}))
     if sheet is not None:
         report.sheet(sheet)
     if as_json:

@@ -1,0 +1,81 @@
+"""`limner edit`: what stays of a picture, what is painted, and what is refused."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from limner.__main__ import main
+from limner.checkpoint import save_model
+from limner.editing import complete, read_picture
+from limner.errors import LimnerError
+from limner.image import ImageSpec, to_uint8
+from limner.painting import Wish
+from limner.pictures import read_settings
+from limner.registry import build
+
+SPEC = ImageSpec(1, 6, 5, levels=2, labels=("one", "two"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("editing") / "model"
+    torch.manual_seed(0)
+    save_model(build("pixelcnn", SPEC, h=4, blocks=1, top=4), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.linear_gradient("L").resize((10, 12)).convert("RGB").save(path)
+    return path
+
+
+def test_a_picture_is_seen_as_the_model_sees_its_data(picture: Path):
+    x = read_picture(picture, SPEC)
+    assert x.shape == (1, 1, 6, 5)
+    assert x.unique().tolist() == [-1, 1]
+    assert (x[0, 0, :3] == -1).all() and (x[0, 0, 3:] == 1).all()
+
+
+def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
+    sheet, wish = complete([picture, picture], Wish(model, n=4, labels=("two",)), 0.5)
+    assert sheet.columns == 6
+    assert wish.sampler == {"temperature": 1.0, "top_p": 1.0}
+    rows = sheet.images.unflatten(0, (2, 6))
+    seen = to_uint8(read_picture(picture, SPEC))[0]
+    assert torch.equal(rows[0, 0], seen)
+    assert (rows[0, 1, :, 3:] == 128).all()
+    assert (rows[:, :, :, :3] == seen[:, :3]).all()
+    assert torch.equal(rows[0], rows[1]), "the same picture and seeds"
+    assert len(rows[0, 2:].unique(dim=0)) == 4
+    with pytest.raises(LimnerError, match="give one label or prompt"):
+        complete([picture], Wish(model, labels=("one", "two")), 0.5)
+
+
+@pytest.mark.parametrize(("keep", "stays"), [(0.0, 1), (1.0, 5), (0.34, 2)])
+def test_at_least_a_row_stays_and_at_least_one_is_painted(model, picture, keep, stays):
+    sheet, _ = complete([picture], Wish(model), keep)
+    assert (sheet.images[1] == 128).all(2).sum() == 6 - stays
+
+
+def test_as_a_command(model, picture, tmp_path, monkeypatch, capsys):
+    def limner_(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", "edit", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0), capsys.readouterr().err
+
+    out = tmp_path / "edit.png"
+    assert limner_(str(picture), "-m", model, "-o", str(out), "sampler.top_p=0.9")[0] == 0
+    settings = read_settings(out)
+    assert settings is not None and settings["sampler"]["top_p"] == 0.9
+    code, said = limner_(str(tmp_path / "none.png"), "-m", model)
+    assert code == 2 and "there is no file" in said
+    code, said = limner_("sampler.top_p=0.9", "-m", model)
+    assert code == 2 and "limner edit IMAGE" in said
+    code, said = limner_(str(picture), "-m", "emoji")
+    assert code == 2 and said
