@@ -160,7 +160,7 @@ def test_low_temperatures_paint_the_most_probable_values(of):
     model = ready(of, ImageSpec(1, 3, 4, levels=5))
     greedy = model.sample(3, seed=0, top_p=1e-6)
     assert torch.equal(greedy, model.sample(3, seed=50, top_p=1e-6))
-    assert torch.equal(greedy, model.sample(3, seed=50, temperature=1e-4))
+    assert torch.equal(greedy, model.sample(3, seed=50, temperature=1e-9))
 
 
 def markov(first: int, n: int, stay: float = 0.9) -> Iterator[Tensor]:
@@ -181,7 +181,7 @@ def test_a_markov_chain_is_learnt_to_its_entropy(of):
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         model = of.model(ImageSpec(1, 1, 8, levels=2), **of.tiny)
-    options = TrainOptions(steps=150, batch=64, lr=2e-2, schedule="cosine", ema=0.9)
+    options = TrainOptions(steps=100, batch=48, lr=2e-2, schedule="cosine", ema=0.9)
     loop = Loop(model, lambda first, n: Batch(markov(first, n), Condition()), options)
     loop.prepare()
     for _ in range(options.steps):

@@ -1,0 +1,346 @@
+"""PixelCNN++: whole pixels by a mixture of logistics, in a network that goes down and up again.
+
+Salimans, Karpathy, Chen, Kingma (2017). PixelCNN++: improving the PixelCNN with discretized
+logistic mixture likelihood and other modifications. arXiv:1701.05517.
+
+    section 2.1     the discretised logistic mixture, see `limner.likelihood`
+    section 2.2     all channels of a pixel at once, so that no feature belongs to one of them
+    section 2.3     strided convolutions, and transposed ones, to see far
+    section 2.4     short-cuts from the way down to the way up
+    section 2.5     dropout on the residual path
+
+As in Gated PixelCNN there are two streams: one of the rows above, one of the row up to the pixel,
+which is told of the other. Kept from the paper's code: kernels of 2 x 3 and 2 x 2, x and -x both
+through an ELU, gates, weight normalisation, and first weights by which features of the first batch
+have mean 0 and deviation 1 (0.1 where they are added to others). Different: pictures of any size,
+and as many sizes as are asked for.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from limner.autoregressive.causal import CausalConv2d, RowConv2d, Walk, shifted_down, shifted_right
+from limner.autoregressive.raster import AutoregressiveModel
+from limner.image import Batch, ImageSpec
+from limner.likelihood import DiscretisedLogisticMixture
+from limner.noise import Noise
+from limner.registry import Paper, register
+
+_ADDED = 0.1  # the first deviation of what is added to a residual stream
+_LEAST_DEVIATION = 1e-4  # of features that can be scaled
+
+
+def both_elu(x: Float[Tensor, "*at f"]) -> Float[Tensor, "*at g"]:
+    """ELU of x and of -x, twice as many features."""
+    return F.elu(torch.cat([x, -x], -1))
+
+
+Links = dict[tuple[int, int], Tensor]
+"""What the stream of rows says to the other, for the number of each size and layer."""
+
+
+def _look(rows: bool, ins: int, outs: int, stride: int = 1) -> RowConv2d | CausalConv2d:
+    """2 x 3 for the stream of rows, 2 x 2 for the other."""
+    if rows:
+        return RowConv2d(ins, outs, rows=2, reach=1, stride=stride)
+    return CausalConv2d(ins, outs, rows=2, left=1, stride=stride)
+
+
+class Residual(nn.Module):
+    """x + a sigmoid(b), with a and b two convolutions away from x.
+
+    Args:
+        rows: whether it is of the stream of rows, which says what it sees to the other one.
+        number: of the size and layer.
+        f, vector, dropout: see `Stream`.
+        skip: whether a short-cut comes from the way down.
+    """
+
+    def __init__(
+        self, rows: bool, number: tuple[int, int], f: int, skip: bool, vector: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.number = number
+        self.first, self.second = _look(rows, 2 * f, f), _look(rows, 2 * f, 2 * f)
+        self.skip = CausalConv2d(2 * f, f) if skip else None
+        self.link = CausalConv2d(2 * f, f) if rows else None
+        self.told = nn.Linear(vector, 2 * f, bias=False) if vector else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*at f"],
+        skip: Tensor | None,
+        links: Links,
+        vector: Tensor | None,
+        walk: Walk | None,
+    ) -> Float[Tensor, "*at f"]:
+        """The features."""
+        h = self.first(both_elu(x), walk)
+        if self.skip is not None and skip is not None:
+            h = h + self.skip(both_elu(skip), walk)
+        if self.link is None:
+            link = links[self.number]
+            h = h + (link if walk is None else link[:, walk.column])
+        h = self.second(self.dropout(both_elu(h)), walk)
+        if self.told is not None:
+            h = h + self.told(vector)
+        a, b = h.chunk(2, -1)
+        x = x + a * b.sigmoid()
+        if self.link is not None:
+            links[self.number] = self.link(both_elu(x), walk)
+        return x
+
+
+class GrowRows(nn.Module):
+    """A transposed 2 x 3 convolution with stride 2: each row becomes two."""
+
+    def __init__(self, f: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter((2 * torch.rand(f, f, 2, 3) - 1) / (2 * f) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(f))
+
+    def forward(
+        self, small: Tensor | None, like: Float[Tensor, "*at f"], walk: Walk | None
+    ) -> Float[Tensor, "*at f"]:
+        """Features of the size of others; with a walk, of its row, the small one being handed in
+        at every other row."""
+        if walk is None:
+            assert small is not None
+            return self._grown(small, self.weight, like.shape[2])[:, : like.shape[1]]
+        if small is not None:
+            walk.memory[self] = small[:, None]
+        half = self.weight[:, :, walk.row % 2, None]
+        return self._grown(walk.memory[self], half, walk.width)[:, 0]
+
+    def _grown(self, x: Tensor, weight: Tensor, width: int) -> Tensor:
+        x, stride = x.permute(0, 3, 1, 2), (weight.shape[2], 2)
+        x = F.conv_transpose2d(x, weight, self.bias, stride)
+        return x.permute(0, 2, 3, 1)[:, :, 1 : 1 + width]
+
+
+class GrowPixels(nn.Module):
+    """A transposed 2 x 2 convolution with stride 2: each pixel becomes four."""
+
+    def __init__(self, f: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter((2 * torch.rand(f, f, 2, 2) - 1) / f**0.5)
+        self.bias = nn.Parameter(torch.zeros(f))
+
+    def forward(
+        self, small: Tensor | None, like: Float[Tensor, "*at f"], walk: Walk | None
+    ) -> Float[Tensor, "*at f"]:
+        """Features of the size of others; with a walk, of its pixel, the small one being handed in
+        at every other pixel of every other row."""
+        if walk is None:
+            assert small is not None
+            x = F.conv_transpose2d(small.permute(0, 3, 1, 2), self.weight, self.bias, stride=2)
+            return x.permute(0, 2, 3, 1)[:, : like.shape[1], : like.shape[2]]
+        if self not in walk.memory:
+            row = like.new_zeros(len(like), (walk.width + 1) // 2, like.shape[1])
+            walk.memory[self] = row, self.weight.permute(2, 3, 0, 1).contiguous()
+        row, weight = walk.memory[self]
+        if small is not None:
+            row[:, walk.column // 2] = small
+        corner = weight[walk.row % 2, walk.column % 2]
+        return torch.addmm(self.bias, row[:, walk.column // 2], corner)
+
+
+class Stream(nn.Module):
+    """One of the two streams, on pictures of one size; in its middle lie those on smaller ones.
+
+    Args:
+        rows: whether it is that of the rows above.
+        f: features.
+        blocks: residual blocks on the way down.
+        sizes: how many there are, this one and smaller ones.
+        vector: the length of what the pictures are of.
+        dropout: see `PixelCNNpp`.
+        depth: how often the picture was halved.
+    """
+
+    def __init__(
+        self,
+        rows: bool,
+        f: int,
+        blocks: int,
+        sizes: int,
+        vector: int,
+        dropout: float,
+        depth: int = 0,
+    ) -> None:
+        super().__init__()
+        self.rows, self.inner = rows, None
+        back = blocks + 1 if sizes > 1 else blocks  # the smallest size turns round without a step
+        layers = [
+            Residual(rows, (depth, i), f, i >= blocks, vector, dropout)
+            for i in range(blocks + back)
+        ]
+        self.down, self.up = nn.ModuleList(layers[:blocks]), nn.ModuleList(layers[blocks:])
+        if sizes > 1:
+            self.inner = Stream(rows, f, blocks, sizes - 1, vector, dropout, depth + 1)
+            self.shrink = _look(rows, f, f, stride=2)
+            self.grow = GrowRows(f) if rows else GrowPixels(f)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*at f"],
+        links: Links,
+        vector: Tensor | None,
+        walk: Walk | None,
+    ) -> Float[Tensor, "*at f"]:
+        """The features; the stream of rows writes links, the other one reads them."""
+        seen = [x]
+        for layer in self.down:
+            seen.append(layer(seen[-1], None, links, vector, walk))
+        if self.inner is None:
+            x = seen.pop()
+        else:
+            small, smaller = self.shrink(seen[-1], walk), None
+            if walk is None:
+                smaller = self.inner(small, links, vector, None)
+            elif walk.row % 2 == 0 and (self.rows or walk.column % 2 == 0):
+                smaller = self.inner(small, links, vector, walk.halved())
+            x = self.grow(smaller, x, walk)
+        for layer, skip in zip(self.up, reversed(seen)):
+            x = layer(x, skip, links, vector, walk)
+        return x
+
+
+class Network(nn.Module):
+    """theta of every pixel.
+
+    Args:
+        channels: of the picture.
+        size: how many numbers theta has.
+        f, blocks, sizes, vector, dropout: see `Stream`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        f: int,
+        blocks: int,
+        sizes: int,
+        vector: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        ins = channels + 1  # the last one is 1 inside the picture
+        self.enter_rows = RowConv2d(ins, f, rows=2, reach=1)
+        self.enter_above = RowConv2d(ins, f, rows=1, reach=1)
+        self.enter_left = CausalConv2d(ins, f, rows=2)
+        self.of_rows = Stream(True, f, blocks, sizes, vector, dropout)
+        self.of_row = Stream(False, f, blocks, sizes, vector, dropout)
+        self.leave = CausalConv2d(f, size)
+
+    def forward(
+        self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
+    ) -> Float[Tensor, "..."]:
+        """theta of all pixels, or of the walk's."""
+        if walk is None:
+            inside = F.pad(x, (0, 1), value=1.0)
+            links: Links = {}
+            above = self.above(shifted_down(inside), links, vector, None)
+            left = shifted_right(inside)
+        else:
+            links = walk.memory.setdefault(self.of_rows, {})
+            row = F.pad(walk.row_above(x), (0, 1), value=float(walk.row > 0))
+            told = None if vector is None else vector[:, None]
+            above = walk.each_row(self, lambda: self.above(row, links, told, walk))
+            above = above[:, walk.column]
+            left = F.pad(walk.pixel_before(x), (0, 1), value=float(walk.column > 0))
+        features = self.of_row(above + self.enter_left(left, walk), links, vector, walk)
+        return self.leave(F.elu(features), walk)
+
+    def above(
+        self, x: Float[Tensor, "*at c"], links: Links, vector: Tensor | None, walk: Walk | None
+    ) -> Float[Tensor, "*at f"]:
+        """The stream of rows, and what the other one begins with of them."""
+        self.of_rows(self.enter_rows(x, walk), links, vector, walk)
+        return self.enter_above(x, walk)
+
+
+@register(
+    "pixelcnnpp",
+    family="autoregressive",
+    paper=Paper(
+        "PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood and other "
+        "modifications",
+        "Salimans, Karpathy, Chen, Kingma",
+        2017,
+        "1701.05517",
+    ),
+    tiny={"features": 4, "blocks": 1, "sizes": 2, "components": 2, "dropout": 0.1},
+)
+class PixelCNNpp(AutoregressiveModel):
+    """PixelCNN++: exact likelihood of whole pixels by mixtures of logistics.
+
+    Args:
+        spec: what the images are.
+        features: of each stream.
+        blocks: residual blocks of each size on the way down.
+        sizes: of the picture in the network, each half the one before.
+        components: of the mixture.
+        dropout: how often training silences a feature.
+        condition_dropout: how often training hides the condition.
+    """
+
+    whole_pixels = True
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        features: Annotated[int, Field(ge=1)] = 32,
+        blocks: Annotated[int, Field(ge=1)] = 2,
+        sizes: Annotated[int, Field(ge=1, le=6)] = 3,
+        components: Annotated[int, Field(ge=1)] = 10,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        super().__init__(spec, 2 * features, condition_dropout)
+        self.law = DiscretisedLogisticMixture(spec.channels, spec.levels, components)
+        size, vector = self.law.size, self.vector_size
+        self.network = Network(spec.channels, size, features, blocks, sizes, vector, dropout)
+        for layer in self._layers():
+            transposed = isinstance(layer, GrowRows | GrowPixels)
+            parametrizations.weight_norm(layer, dim=1 if transposed else 0)
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """First weights: on the first batch, features have mean 0 and deviation 1."""
+        blocks = [part for part in self.network.modules() if isinstance(part, Residual)]
+        added = {id(block.second) for block in blocks}
+        hooks = [
+            layer.register_forward_hook(partial(_standardise, _ADDED if id(layer) in added else 1))
+            for layer in self._layers()
+        ]
+        batch = next(batches)
+        self.log_prob(batch.x, batch.c, noise=Noise.sampling(0, len(batch.x)))
+        for hook in hooks:
+            hook.remove()
+
+    def _layers(self) -> list[nn.Module]:
+        kinds = RowConv2d | CausalConv2d | GrowRows | GrowPixels
+        return [part for part in self.network.modules() if isinstance(part, kinds)]
+
+
+def _standardise(deviation: float, layer: Any, _: Any, out: Tensor) -> Tensor:
+    """Rescale a layer's weights so that what it gave has mean 0 and this deviation.
+
+    Salimans, Kingma (2016). Weight normalization. arXiv:1602.07868, section 3.
+    """
+    now, mean = torch.std_mean(out.flatten(0, -2), 0)
+    scale = torch.where(now > _LEAST_DEVIATION, deviation / now, 1.0)
+    length = layer.parametrizations.weight.original0
+    length.mul_(scale.view_as(length))
+    layer.bias.copy_((layer.bias - mean) * scale)
+    return (out - mean) * scale
