@@ -1,0 +1,150 @@
+"""Charts as SVG for a page: drawn in the page's own colours, light or dark, with its own fonts.
+
+The classes `dot`, `bar`, `best`, `beside`, `through`, `grid`, `axis`, `mid` and `end` are for the
+page's style.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from limner.webpage import text
+
+_WIDTH, _ROW, _MARGIN = 320, 30, 10  # units of the drawing, about a pixel each
+_NAME = 44  # letters of a name that fit in a row
+_LOG_FROM = 30  # a range of positive values wider than this factor is drawn on a logarithmic axis
+
+
+class Dot(NamedTuple):
+    """A value with its interval.
+
+    Args:
+        name: of its row.
+        value: where the dot is.
+        low, high: the ends of its bar; infinite where there is none; both the value without a bar.
+        kind: "best", "beside", or "" for any other subject.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    kind: str = ""
+
+
+class Point(NamedTuple):
+    """A subject in two values."""
+
+    name: str
+    x: float
+    y: float
+
+
+def intervals(dots: Sequence[Dot], label: str) -> str:
+    """A row for each value, its dot on a common axis; a line through all rows where a value is not
+    a subject's.
+
+    Args:
+        dots: at least one.
+        label: what is drawn, for who hears the page.
+    """
+    ends = [e for d in dots for e in (d.value, d.low, d.high) if math.isfinite(e)]
+    place, ticks = _axis(ends, _MARGIN, _WIDTH - _MARGIN)
+    bottom = _ROW * len(dots) + 6
+    parts = [_vertical(place(t), 0, bottom, "grid") + _tick(place(t), bottom, t) for t in ticks]
+    parts += [_vertical(place(d.value), 0, bottom, "through") for d in dots if d.kind == "beside"]
+    for i, d in enumerate(dots):
+        y = _ROW * i + 22
+        left = place(d.low) if math.isfinite(d.low) else 0
+        right = place(d.high) if math.isfinite(d.high) else _WIDTH
+        parts.append(f'<text x="0" y="{y - 9}">{text(_short(d.name))}</text>')
+        if right > left:
+            bar = f'x1="{left:.1f}" x2="{right:.1f}" y1="{y}" y2="{y}"'
+            parts.append(f'<line class="bar {d.kind}" {bar}/>')
+        dot = f'cx="{place(d.value):.1f}" cy="{y}" r="4"'
+        parts.append(f'<circle class="dot {d.kind}" {dot}><title>{d.value:g}</title></circle>')
+    return _drawing(_WIDTH, bottom + 18, parts, label)
+
+
+def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
+    """Each subject as a dot, on axes that are logarithmic where values differ by much.
+
+    Args:
+        points: at least one.
+        x_name, y_name: of the axes.
+    """
+    width, height, left, bottom = 640, 300, 52, 258
+    x_place, x_ticks = _axis([p.x for p in points], left + 14, width - 14)
+    y_place, y_ticks = _axis([p.y for p in points], bottom - 14, 30)
+    parts: list[str] = []
+    for t in x_ticks:
+        parts.append(_vertical(x_place(t), 24, bottom, "grid") + _tick(x_place(t), bottom, t))
+    for t in y_ticks:
+        y = y_place(t)
+        parts.append(f'<line class="grid" x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="axis end" x="{left - 6}" y="{y + 4:.1f}">{_said(t)}</text>')
+    parts.append(f'<text class="axis" x="0" y="14">{text(y_name)}</text>')
+    parts.append(f'<text class="axis end" x="{width}" y="{height - 6}">{text(x_name)}</text>')
+    for p in points:
+        x, y = x_place(p.x), y_place(p.y)
+        end = x > 0.6 * width
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+        where = f'x="{x - 9 if end else x + 9:.1f}" y="{y + 4:.1f}"'
+        parts.append(f'<text class="{"end" if end else ""}" {where}>{text(_short(p.name))}</text>')
+    return _drawing(width, height, parts, f"{y_name} against {x_name}")
+
+
+def _axis(
+    values: Sequence[float], start: float, end: float
+) -> tuple[Callable[[float], float], list[float]]:
+    """Where each value is drawn, and the values at which there are ticks."""
+    low, high = min(values), max(values)
+    log = low > 0 and high > _LOG_FROM * low
+    scale: Callable[[float], float] = math.log if log else float
+    if high == low:
+        room = abs(low) / 2 or 1.0
+        low, high = low - room, high + room
+    a, b = scale(low), scale(high)
+
+    def place(value: float) -> float:
+        return start + (scale(value) - a) / (b - a) * (end - start)
+
+    return place, _decades(low, high) if log else _round_values(low, high)
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Two to six multiples of 1, 2 or 5 times a power of ten."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= 5)
+    return [
+        i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Powers of ten, at most five of them."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    return [10.0**e for e in range(first, last + 1, max(1, -(-(last - first) // 4)))]
+
+
+def _drawing(width: int, height: int, parts: Sequence[str], label: str) -> str:
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg {size} role="img" aria-label="{text(label)}">{"".join(parts)}</svg>'
+
+
+def _vertical(x: float, top: float, bottom: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+
+
+def _tick(x: float, bottom: float, value: float) -> str:
+    return f'<text class="axis mid" x="{x:.1f}" y="{bottom + 14}">{_said(value)}</text>'
+
+
+def _said(value: float) -> str:
+    """Without digits that only rounding made."""
+    return f"{0.0 if abs(value) < 1e-12 else value:.4g}"
+
+
+def _short(name: str) -> str:
+    """A name by its end, which tells runs apart."""
+    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"

@@ -1,0 +1,325 @@
+"""`limner compare`: several subjects by one reference, side by side.
+
+1  open the reference, which is the same for all: what the models were trained on, or `against`
+2  judge one subject after the other        a report that fits was made before and is taken instead
+3  look at the first pictures of each, and find the training picture nearest to each
+4  a leaderboard                            one page, JSON, Markdown; a line for what failed
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import limner
+from limner import dist
+from limner.checkpoint import model_file, read_header
+from limner.errors import LimnerError, unknown
+from limner.evaluate.cache import cache_folder, keep, kept, key
+from limner.evaluate.evaluation import METRICS, PICTURES, evaluate
+from limner.evaluate.features import Extractor
+from limner.evaluate.features import extractor as open_extractor
+from limner.evaluate.leaderboard import Compared, Comparison, Pairs
+from limner.evaluate.memorisation import memorisation
+from limner.evaluate.metric import Setting
+from limner.evaluate.opening import Opened, Reference, open_reference, open_subject
+from limner.evaluate.report import Report, append, read_reports
+from limner.evaluate.subjects import PaintedPictures, PictureSet, Pixels, RealPictures
+from limner.progress import say
+from limner.run import read_log
+from limner.zoo import bundled
+
+SHOWN = 32
+"""Pictures of each subject on the page,"""
+PAIRED = 8
+"""and so many of them beside the training picture that is nearest."""
+
+
+def compare(
+    subjects: Sequence[str | Path],
+    against: str | None = None,
+    *,
+    metrics: Sequence[str] | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    extractor: str | None = None,
+    weights: Path | str | None = None,
+    sampler: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    device: str = "auto",
+) -> Comparison:
+    """Judge several subjects by one reference.
+
+    A report that an evaluation made before, of the same model, pictures, options and version, is
+    taken instead of making it anew.
+
+    Args:
+        subjects: bundled models, run or model folders, model files, folders or zip archives of
+            pictures.
+        against: a source; None for what the models were trained on.
+        metrics: names from `METRICS`, of which each subject gets those that apply; None for all.
+        seed, extractor, weights, sampler, device: as for `evaluate`.
+        n: pictures of each subject; None for as many as the reference has, at most 1,000, and for
+            fewer where a folder has fewer.
+        data: options of the source, over those of the first model that was trained on it.
+
+    Raises:
+        LimnerError: no subject, no reference, or not one subject that could be judged; the message
+            has a reason for each.
+    """
+    began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    names = list(dict.fromkeys(str(each) for each in subjects))
+    if not names:
+        raise LimnerError("name what is to be compared: runs, models, or folders of pictures")
+    reference = _reference(names, against, data or {})
+    n = n or min(PICTURES, len(reference.real))
+    for name in metrics or ():
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    place = dist.device(device)
+    judge = _Judge(reference, n, seed, metrics, sampler or {}, place)
+    judge.choose(extractor, weights)
+    found: list[Compared] = []
+    for i, name in enumerate(names):
+        say(f"{name} ({i + 1} of {len(names)})")
+        try:
+            found.append(judge(name))
+        except LimnerError as error:
+            found.append(Compared(name, error=str(error)))
+        except Exception as error:  # whatever a model raises: the others are not lost for it
+            first = str(error).strip().partition("\n")[0]
+            found.append(Compared(name, error=f"{type(error).__name__}: {first}".rstrip(": ")))
+        if found[-1].error:
+            say(f"{name} could not be judged: {found[-1].error}")
+    if not any(each.report for each in found):
+        reasons = "; ".join(f"{each.name}: {each.error}" for each in found)
+        raise LimnerError(f"no subject could be judged ({reasons})")
+    return Comparison(
+        against=next(each.report.against for each in found if each.report),
+        subjects=tuple(found),
+        real=reference.real.pictures(torch.arange(min(SHOWN, len(reference.real)))),
+        n=n,
+        seed=seed,
+        date=date,
+        seconds=time.perf_counter() - began,
+    )
+
+
+class _Judge:
+    """Makes a report of one subject after the other.
+
+    Args:
+        reference: what all are judged by.
+        n: pictures of each.
+        seed: of the first one.
+        metrics: names, of which those are computed that apply; None for all.
+        sampler: the options of models, over those of their recipes.
+        place: where.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        n: int,
+        seed: int,
+        metrics: Sequence[str] | None,
+        sampler: Mapping[str, Any],
+        place: torch.device,
+    ) -> None:
+        self.reference, self.n, self.seed, self.place = reference, n, seed, place
+        self.metrics, self.sampler = metrics, dict(sampler)
+        self.extractor: Extractor | None = None
+        self.no_extractor = ""
+
+    def choose(self, asked: str | None, weights: Path | str | None) -> None:
+        """Open the extractor, which is the same for all, if there is one for such pictures.
+
+        Raises:
+            LimnerError: the one that was named cannot be had.
+        """
+        try:
+            spec = self.reference.real.spec
+            self.extractor = open_extractor(asked, spec, self.place, weights)
+        except LimnerError as error:
+            if asked:
+                raise
+            self.no_extractor = str(error)
+
+    def __call__(self, name: str) -> Compared:
+        """A subject, judged now or before.
+
+        Raises:
+            LimnerError: it cannot be.
+        """
+        opened = open_subject(name, self.reference.options, self.place)
+        pictures, shelf = self.pictures(opened), _shelf(opened)
+        metrics = self.applying(opened, pictures)
+        reports = (Report.from_json(row) for row in reversed(read_reports(shelf)))
+        before = next((r for r in reports if self.fits(r, opened, pictures, metrics)), None)
+        if before:
+            say(f"{name} was judged before, at {before.date}")
+        report = before or evaluate(
+            name,
+            self.reference,
+            metrics=metrics,
+            n=len(pictures),
+            seed=self.seed,
+            extractor=self.extractor,
+            sampler=self.sampler if opened.model else {},
+            data=self.reference.options,
+            device=str(self.place),
+        )
+        if not before and not opened.run and dist.first():
+            shelf.mkdir(parents=True, exist_ok=True)
+            append(report, shelf)
+        seconds = _trained(opened.run or bundled().get(name))
+        samples, pairs = self.sheets(report, pictures) if dist.first() else (None, None)
+        return Compared(name, report, "", seconds, before is not None, samples, pairs)
+
+    def pictures(self, opened: Opened) -> PictureSet:
+        """The pictures that are judged."""
+        if opened.model is None:
+            assert opened.pictures is not None
+            return RealPictures(opened.pictures, self.n, opened.name)
+        options = opened.model.sampler_options(opened.recipe.get("sampler", {}) | self.sampler)
+        return PaintedPictures(
+            opened.model,
+            self.reference.real,
+            self.n,
+            seed=self.seed,
+            options=options,
+            name=opened.name,
+            fingerprint=opened.fingerprint,
+        )
+
+    def applying(self, opened: Opened, pictures: PictureSet) -> list[str] | None:
+        """Those of the metrics that were named that apply to a subject; None where none was.
+
+        Raises:
+            LimnerError: none of them applies.
+        """
+        if self.metrics is None:
+            return None
+        real, first = self.reference.real, torch.arange(1)
+        setting = Setting(
+            pictures,
+            opened.model,
+            opened.fingerprint,
+            self.seed,
+            self.place,
+            real,
+            self.reference.training,
+            self.reference.held_out,
+            self.extractor,
+            self.no_extractor,
+            self.extractor is not None and self.extractor(real.pictures(first)).logits is not None,
+        )
+        refusals = {name: METRICS[name](setting).refusal() for name in self.metrics}
+        if all(refusals.values()):
+            reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
+            raise LimnerError(f"none of the metrics applies ({reasons})")
+        return [name for name, why in refusals.items() if not why]
+
+    def fits(
+        self, report: Report, opened: Opened, pictures: PictureSet, metrics: list[str] | None
+    ) -> bool:
+        """Whether a report says what would be found now."""
+        real, wanted = self.reference.real, set(METRICS if metrics is None else metrics)
+        options = pictures.options if isinstance(pictures, PaintedPictures) else {}
+        sampler = {name: v for name, v in options.items() if v is not None}
+        judge = self.extractor
+        return (
+            report.subject.fingerprint == opened.fingerprint
+            and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
+            and report.against.digest == (real.dataset.digest or real.fingerprint)
+            and report.against.pictures == len(real)
+            and (report.n, report.seed) == (len(pictures), self.seed)
+            and wanted <= {number.metric for number in report.numbers} | report.left_out.keys()
+            and (judge is None or report.extractors.get(judge.name) == judge.fingerprint)
+            and report.device == self.place.type
+            and report.versions.get("limner") == limner.__version__
+        )
+
+    def sheets(self, report: Report, pictures: PictureSet) -> tuple[Pixels, Pairs | None]:
+        """The first pictures, and pairs of one and the training picture nearest to it."""
+        n, training = min(SHOWN, len(pictures)), self.reference.training
+        name = key(pictures.fingerprint, n, PAIRED, training and training.fingerprint)
+        path = cache_folder() / "sheets" / f"{name}.safetensors"
+        found = kept(path)
+        if found is None:
+            samples = report.pictures.get("samples")
+            samples = pictures.pictures(torch.arange(n)) if samples is None else samples[:n]
+            found = {"samples": samples} | self.paired(samples[:PAIRED])
+            with contextlib.suppress(LimnerError):
+                keep(path, found)
+        return found["samples"], found.get("pairs")
+
+    def paired(self, samples: Pixels) -> dict[str, Pairs]:
+        """Pictures, each followed by the training picture nearest to it, as `pairs`; or nothing."""
+        training = self.reference.training
+        if training is None:
+            return {}
+        groups = training.groups(torch.arange(len(training)))
+        try:
+            nearest = memorisation(samples, self.training_pixels, groups).nearest
+        except LimnerError:  # too few or too small training pictures, or all alike
+            return {}
+        return {"pairs": torch.stack([samples, self.training_pixels[nearest]], 1).flatten(0, 1)}
+
+    @cached_property
+    def training_pixels(self) -> Pixels:
+        """All pictures that models learn from."""
+        assert self.reference.training is not None
+        return self.reference.training.pictures(torch.arange(len(self.reference.training)))
+
+
+def _reference(names: Sequence[str], against: str | None, data: Mapping[str, Any]) -> Reference:
+    """What all are judged by, read as the first model that was trained on it reads it.
+
+    Raises:
+        LimnerError: the models were trained on different data, or no model says on which, and
+            `against` is not given.
+    """
+    known = {name: found for name in names if (found := _trained_on(name))}
+    sources = {found["source"]: name for name, found in reversed(known.items())}
+    if against is None and len(sources) > 1:
+        said = ", ".join(f"{name} on {source}" for source, name in reversed(sources.items()))
+        raise LimnerError(
+            f"the models were trained on different data ({said}); give --against SOURCE"
+        )
+    if against is None and not sources:
+        raise LimnerError("say which real pictures all are judged by: --against SOURCE")
+    source = against or next(iter(sources))
+    usual = next((found for found in known.values() if found["source"] == source), {})
+    return open_reference(source, data, Opened("the subjects", "", recipe={"data": usual}))
+
+
+def _trained_on(name: str) -> dict[str, Any]:
+    """The data section of a model's recipe; empty for what is no model, or does not say."""
+    try:
+        found = read_header(model_file(bundled().get(name, Path(name).expanduser())))
+    except LimnerError:  # pictures, or what its turn will tell
+        return {}
+    data = found.recipe.get("data", {})
+    return data if data.get("source") else {}
+
+
+def _shelf(opened: Opened) -> Path:
+    """The folder whose reports are of a subject: its run's, else one of the cache."""
+    return opened.run or cache_folder() / "reports" / opened.fingerprint[:32]
+
+
+def _trained(folder: Path | None) -> float:
+    """Seconds in training steps, by a run's log, without saving and painting; 0 without a log."""
+    seconds, before = 0.0, 0
+    for row in read_log(folder) if folder else ():
+        if rate := row.get("images_per_second"):
+            seconds += (row["images"] - before) / rate
+        before = row["images"]
+    return seconds

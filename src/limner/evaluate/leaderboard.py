@@ -1,0 +1,316 @@
+"""What a comparison found: a leaderboard, with what stands beside it and what may be said of it.
+
+    Comparison
+      against      what all were judged by           DataUsed
+      subjects     those that were judged, and why others were not   Compared
+      columns()    every number of any subject       Column
+      lines()      a row of numbers for each         Line
+      beside()     floors and ceilings               Line
+      best(c)      who is ahead beyond doubt, or why nobody is said to be
+
+The best value of a column is marked only where its interval of 95 % overlaps with no other one, and
+all were computed from equally many pictures: else chance, or n, may have made the difference.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+import limner
+from limner.checkpoint import write_durably
+from limner.errors import LimnerError
+from limner.evaluate.evaluation import METRICS
+from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
+from limner.evaluate.subjects import Pixels
+from limner.evaluate.tables import aligned, markdown
+
+FORMAT = 1
+Pairs = UInt8[Tensor, "p c h w"]
+"""Pictures, each followed by the training picture nearest to it."""
+MARK = "★"
+"""Stands behind the best value."""
+_NORMAL = 1.959963984540054  # 95 % of the normal law lie within so many deviations
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A subject of a comparison.
+
+    Args:
+        name: as it was typed.
+        report: what was found; None where it failed.
+        error: why it failed.
+        trained_seconds: in training steps, by the run's log; 0 where that is unknown.
+        reused: whether the report was made before.
+        samples: its first pictures.
+        pairs: the first few of them, each followed by the training picture nearest to it.
+    """
+
+    name: str
+    report: Report | None = None
+    error: str = ""
+    trained_seconds: float = 0.0
+    reused: bool = False
+    samples: Pixels | None = field(default=None, repr=False, compare=False)
+    pairs: Pairs | None = field(default=None, repr=False, compare=False)
+
+
+class Column(NamedTuple):
+    """A number of the leaderboard, with what it is in every subject."""
+
+    metric: str
+    name: str
+    extractor: str
+    better: Literal["", "higher", "lower"]
+
+
+class Line(NamedTuple):
+    """A row of the leaderboard: a subject, or what stands beside all of them."""
+
+    name: str
+    subject: Compared | None
+    numbers: dict[tuple[str, str], Number]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several subjects by one reference; see the module's docstring.
+
+    Args:
+        against: the reference.
+        subjects: in the order in which they were asked for.
+        real: the first pictures of the reference, under whose conditions models painted.
+        n: pictures of each, where it has so many.
+        seed: of the first one.
+        date: when it began, ISO 8601, UTC.
+        seconds: how long it took.
+    """
+
+    against: DataUsed
+    subjects: tuple[Compared, ...]
+    real: Pixels = field(repr=False, compare=False)
+    n: int
+    seed: int
+    date: str
+    seconds: float
+
+    @property
+    def judged(self) -> list[tuple[Compared, Report]]:
+        """Those that did not fail."""
+        return [(each, each.report) for each in self.subjects if each.report]
+
+    def columns(self) -> list[Column]:
+        """Every number of any subject, in the order of the metrics."""
+        found: dict[tuple[str, str], Column] = {}
+        for metric in METRICS:
+            for _, report in self.judged:
+                for x in report.numbers:
+                    if x.metric == metric and x.row == SUBJECT:
+                        column = Column(x.metric, x.name, x.extractor, x.better)
+                        found.setdefault((x.metric, x.name), column)
+        return list(found.values())
+
+    def lines(self) -> list[Line]:
+        """The subjects that did not fail."""
+        return [Line(each.name, each, _numbers(report, SUBJECT)) for each, report in self.judged]
+
+    def beside(self) -> list[Line]:
+        """Floors and ceilings: rows that are no subject's, where all that have them agree.
+
+        A row is told apart by its n only where subjects of different n have it.
+        """
+        reports = [report for _, report in self.judged]
+        found: dict[str, dict[tuple[str, str], Number]] = {}
+        for row in dict.fromkeys(x.row for r in reports for x in r.numbers if x.row != SUBJECT):
+            for column in self.columns():
+                place = (column.metric, column.name)
+                by_n: dict[int, list[Number]] = {}
+                for report in reports:
+                    if x := _numbers(report, row).get(place):
+                        by_n.setdefault(x.n, []).append(x)
+                for n, same in sorted(by_n.items(), reverse=True):
+                    if all(math.isclose(x.value, same[0].value, rel_tol=1e-9) for x in same):
+                        name = row if n == max(by_n) else f"{row}, n = {n:,}"
+                        found.setdefault(name, {})[place] = same[0]
+        return [Line(name, None, numbers) for name, numbers in found.items()]
+
+    def best(self, column: Column) -> tuple[Compared | None, str]:
+        """The subject whose value is the best beyond doubt, or why there is none."""
+        place = (column.metric, column.name)
+        found = [(line.subject, x) for line in self.lines() if (x := line.numbers.get(place))]
+        if not column.better:
+            return None, "neither way is better"
+        if len(found) < 2:
+            return None, "there is one value only"
+        if len({(x.n, x.m, x.extractor) for _, x in found}) > 1:
+            return None, "not of equally many pictures"
+        spans = [interval(x) for _, x in found]
+        sign = 1 if column.better == "lower" else -1
+        first, *others = sorted(range(len(found)), key=lambda i: sign * found[i][1].value)
+        known = [span for span in spans if span]
+        if len(known) < len(spans):
+            return None, "no interval is known"
+        low, high = known[first]
+        apart = [high < known[i][0] if sign > 0 else known[i][1] < low for i in others]
+        return (found[first][0], "") if all(apart) else (None, "intervals overlap")
+
+    def unmarked(self) -> dict[str, list[str]]:
+        """Why no best is marked -> in which columns."""
+        found: dict[str, list[str]] = {}
+        for column in self.columns():
+            best, why = self.best(column)
+            if best is None:
+                found.setdefault(why, []).append(column.name)
+        return found
+
+    @property
+    def title(self) -> str:
+        """What was compared."""
+        n = len(self.judged)
+        return f"{n} {'subject' if n == 1 else 'subjects'} against {self.against.name}"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """A row for each number, a column for each subject and for what stands beside them."""
+        lines = [*self.lines(), *self.beside()]
+        rows: list[tuple[str, ...]] = [("", *(line.name for line in lines))]
+        for heading, cells in zip(FACTS, zip(*(facts(line.subject) for line in lines))):
+            rows.append((heading, *(said for said, _ in cells)))
+        for column in self.columns():
+            best, _ = self.best(column)
+            shown = [column.name + (f" ({column.extractor})" if column.extractor else "")]
+            for line in lines:
+                x = line.numbers.get((column.metric, column.name))
+                mark = f" {MARK}" if best is not None and line.subject is best else ""
+                shown.append(x.shown() + mark if x else "")
+            rows.append(tuple(shown))
+        return rows
+
+    def notes(self) -> list[str]:
+        """What to know of the table, and of the subjects."""
+        lines = [
+            f"{MARK} the best: its interval of 95 % is apart from all others, and all are of "
+            "equally many pictures"
+        ]
+        for why, names in self.unmarked().items():
+            lines.append(f"no best is marked in {', '.join(names)}: {why}")
+        named: dict[str, list[str]] = {}
+        for each, report in self.judged:
+            for remark in report.remarks:
+                named.setdefault(remark, []).append(each.name)
+        for remark, names in named.items():
+            whose = "" if len(names) == len(self.judged) else f" ({', '.join(names)})"
+            lines.append(f"remark{whose}: {remark}")
+        return [*lines, f"{self.date}, limner {limner.__version__}; {self.seconds:,.0f} s"]
+
+    def failures(self) -> list[str]:
+        """A line for each subject that could not be judged."""
+        return [f"not judged: {each.name}: {each.error}" for each in self.subjects if each.error]
+
+    def text(self) -> str:
+        """The table to read on a terminal."""
+        lines = [self.title, "", *aligned(self.table()), "", *self.notes(), *self.failures()]
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """The same as a document."""
+        lines = [f"# {self.title}", "", *markdown(self.table()), ""]
+        return (
+            "\n".join([*lines, *(f"- {line}" for line in [*self.notes(), *self.failures()])]) + "\n"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: every report whole."""
+        marks = {c.name: best.name for c in self.columns() if (best := self.best(c)[0])}
+        subjects = [
+            {
+                "name": each.name,
+                "error": each.error,
+                "trained_seconds": each.trained_seconds,
+                "report": each.report.to_json() if each.report else None,
+            }
+            for each in self.subjects
+        ]
+        against = {"name": self.against.name, "pictures": self.against.pictures}
+        against |= {"digest": self.against.digest, "options": self.against.options}
+        document = {"format": FORMAT, "against": against, "n": self.n, "seed": self.seed}
+        document |= {"date": self.date, "subjects": subjects, "best": marks}
+        return json.loads(json.dumps(document, default=str, allow_nan=False))
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write index.html, comparison.json and comparison.md.
+
+        Raises:
+            LimnerError: the folder cannot be written.
+        """
+        from limner.evaluate.page import page
+
+        document = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
+        files = {
+            "index.html": page(self),
+            "comparison.json": f"{document}\n",
+            "comparison.md": self.markdown(),
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                write_durably(folder / name, content.encode())
+        except OSError as error:
+            raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+        return [folder / name for name in files]
+
+
+FACTS = ("parameters", "training time", "images seen", "time a picture")
+"""What is known of a model beside its numbers."""
+
+
+def facts(subject: Compared | None) -> list[tuple[str, float]]:
+    """The cells of `FACTS`, as text and as a number to sort by; empty, and NaN, where unknown."""
+    if subject is None or subject.report is None:
+        return [("", math.nan)] * len(FACTS)
+    of, report = subject.report.subject, subject.report
+    return [
+        (f"{of.parameters:,}", of.parameters) if of.parameters else ("", math.nan),
+        _timed(subject.trained_seconds),
+        (f"{of.images_seen:,}", of.images_seen) if of.images_seen else ("", math.nan),
+        _timed(report.seconds_a_picture),
+    ]
+
+
+def interval(number: Number) -> tuple[float, float] | None:
+    """Where the true value is, at 95 %; a bound has one end only. None where it is unknown.
+
+    A standard error counts 1.96 times; over splits, whose error is their deviation, once.
+    """
+    if number.low is not None and number.high is not None:
+        low, high = number.low, number.high
+    elif number.error is not None:
+        reach = number.error if number.parts else _NORMAL * number.error
+        low, high = number.value - reach, number.value + reach
+    else:
+        return None
+    if number.sign == "<=":
+        return -math.inf, high
+    return (low, math.inf) if number.sign == ">=" else (low, high)
+
+
+def duration(seconds: float) -> str:
+    """A time as it is said: "2 h 13 min", "45 s", "12 ms"."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 99.5:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _timed(seconds: float) -> tuple[str, float]:
+    return (duration(seconds), seconds) if seconds else ("", math.nan)
+
+
+def _numbers(report: Report, row: str) -> dict[tuple[str, str], Number]:
+    return {(x.metric, x.name): x for x in report.numbers if x.row == row}

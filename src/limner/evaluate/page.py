@@ -1,0 +1,228 @@
+"""The page of `limner compare`: one HTML file with everything in it."""
+
+import math
+import re
+from importlib.resources import files
+
+from limner import pictures
+from limner.evaluate.charts import Dot, Point, intervals, scatter
+from limner.evaluate.evaluation import METRICS
+from limner.evaluate.leaderboard import (
+    FACTS,
+    MARK,
+    Column,
+    Compared,
+    Comparison,
+    Line,
+    facts,
+    interval,
+)
+from limner.evaluate.report import Number
+from limner.evaluate.subjects import Pixels
+from limner.webpage import document, picture, text
+
+_COLUMNS = 8  # of a sheet
+_SIDE = 96  # pictures are enlarged to about this
+
+
+def page(found: Comparison) -> str:
+    """The whole page."""
+    title = found.title
+    parts = [
+        f"<h1>{text(title)}</h1>",
+        _lead(found),
+        "<h2>Leaderboard</h2>",
+        "<p>Click a heading to sort. Below the subjects stands what their numbers are worth: what "
+        "real pictures read, and the floor that a perfect model would still read.</p>",
+        f'<div class="sheet" tabindex="0" role="region" aria-label="Leaderboard">{_board(found)}'
+        "</div>",
+        _failed(found),
+        _list(found.notes()),
+        "<h2>Pictures</h2>",
+        "<p>The first ones of each, not chosen; models painted each under the conditions of the "
+        "real picture at the same place.</p>",
+        f'<div class="cards">{_sheets(found)}</div>',
+        _nearest(found),
+        "<h2>Number by number</h2>",
+        "<p>Bars are intervals of 95 %, as far as they are known; hollow dots and broken lines are "
+        "no subject's, but what stands beside all of them.</p>",
+        f'<div class="charts">{_charts(found)}</div>',
+        _speed(found),
+        "<h2>Reports</h2>",
+        "<p>Everything that was found of each, and how.</p>",
+        *(_report(each) for each, _ in found.judged),
+        "<footer>This file needs nothing else. Beside it, comparison.json holds all numbers, and "
+        "comparison.md the table.</footer>",
+    ]
+    style, script = (
+        (files("limner.evaluate") / name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js")
+    )
+    return document(title, "\n".join(parts), style=style, script=script)
+
+
+def _lead(found: Comparison) -> str:
+    against = found.against
+    return (
+        f'<p class="lead"><b>{found.n:,}</b> pictures of each, judged by '
+        f"<b>{text(against.name)}</b> ({against.pictures:,} real pictures).</p>"
+    )
+
+
+def _board(found: Comparison) -> str:
+    """The table: a row for each subject, then those that stand beside them."""
+    columns = found.columns()
+    groups = [("the model", len(FACTS), "")]
+    for metric in dict.fromkeys(column.metric for column in columns):
+        width = sum(column.metric == metric for column in columns)
+        groups.append((metric, width, METRICS[metric].summary))
+    above = "".join(
+        f'<th colspan={width} scope=colgroup title="{text(summary)}">{text(name)}</th>'
+        for name, width, summary in groups
+    )
+    heads = [_head(name, i + 1, "ascending") for i, name in enumerate(FACTS)]
+    for i, column in enumerate(columns):
+        first = "descending" if column.better == "higher" else "ascending"
+        heads.append(_head(column.name, len(FACTS) + 1 + i, first))
+    corner = '<th class="corner" data-at=0 data-first="ascending"><button>subject</button></th>'
+    best = {column: found.best(column)[0] for column in columns}
+    rows = "".join(_row(line, columns, best) for line in found.lines())
+    beside = "".join(_row(line, columns, best) for line in found.beside())
+    return (
+        f'<table class="board"><thead><tr><th class="corner"></th>{above}</tr>'
+        f"<tr>{corner}{''.join(heads)}</tr></thead><tbody>{rows}</tbody>"
+        f'<tbody class="beside">{beside}</tbody></table>'
+    )
+
+
+def _head(name: str, at: int, first: str) -> str:
+    return f'<th scope=col data-at={at} data-first="{first}"><button>{text(name)}</button></th>'
+
+
+def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None]) -> str:
+    name = text(line.name)
+    cells = [f'<th scope=row data-value="{name}">{name.replace("/", "/<wbr>")}</th>']
+    for said, value in facts(line.subject):
+        cells.append(f'<td data-value="{_sortable(value)}">{text(said)}</td>')
+    for column in columns:
+        x = line.numbers.get((column.metric, column.name))
+        first = line.subject is not None and line.subject is best[column]
+        cells.append(_cell(x, column, first))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(x: Number | None, column: Column, best: bool) -> str:
+    if x is None:
+        return '<td data-value=""></td>'
+    value, around = _said(x)
+    n = f"n = {x.n:,}" + (f" / {x.m:,}" if x.m else "")
+    title = f"{column.name}: {x.shown()}, {n}{f', {x.extractor}' if x.extractor else ''}"
+    kind = ' class="best"' if best else ""
+    small = f"<small>{text(around)}</small>" if around else ""
+    mark = f'<span aria-label="best"> {MARK}</span>' if best else ""
+    return (
+        f'<td data-value="{_sortable(x.value)}" title="{text(title)}"{kind}>{text(value)}{mark}'
+        f"{small}</td>"
+    )
+
+
+def _said(x: Number) -> tuple[str, str]:
+    """A value with its sign, and what stands around it: the interval and the unit."""
+    found = re.match(r"((?:[<>]=|~)? ?\S+) ?(.*)", x.shown())
+    assert found is not None
+    return found[1], found[2]
+
+
+def _sortable(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)
+
+
+def _failed(found: Comparison) -> str:
+    return "".join(f'<p class="failed">{text(line)}</p>' for line in found.failures())
+
+
+def _list(lines: list[str]) -> str:
+    return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in lines)}</ul>"
+
+
+def _charts(found: Comparison) -> str:
+    """A chart for each column of which one way is better."""
+    figures: list[str] = []
+    beside = found.beside()
+    for column in found.columns():
+        best, _ = found.best(column)
+        dots: list[Dot] = []
+        for line in [*found.lines(), *beside]:
+            x = line.numbers.get((column.metric, column.name))
+            if x is None:
+                continue
+            low, high = interval(x) or (x.value, x.value)
+            kind = "beside" if line.subject is None else "best" if line.subject is best else ""
+            dots.append(Dot(line.name, x.value, low, high, kind))
+        if column.better and dots:
+            what = f"{column.better} is better" + (
+                f"; {column.extractor}" if column.extractor else ""
+            )
+            caption = f"<figcaption>{text(column.name)} <small>{text(what)}</small></figcaption>"
+            figures.append(f"<figure>{caption}{intervals(dots, column.name)}</figure>")
+    return "".join(figures)
+
+
+def _speed(found: Comparison) -> str:
+    """The board's first number against the time that a picture takes, for two models or more."""
+    column = next((column for column in found.columns() if column.better), None)
+    if column is None:
+        return ""
+    points: list[Point] = []
+    for line in found.lines():
+        x = line.numbers.get((column.metric, column.name))
+        seconds = (
+            line.subject.report.seconds_a_picture if line.subject and line.subject.report else 0
+        )
+        if x and seconds:
+            points.append(Point(line.name, seconds, x.value))
+    if len(points) < 2:
+        return ""
+    drawn = scatter(points, "seconds a picture", f"{column.name} ({column.better} is better)")
+    return f'<h2>Quality and speed</h2><div class="sheet">{drawn}</div>'
+
+
+def _sheets(found: Comparison) -> str:
+    """The first pictures of the reference and of each subject."""
+    sheets = [(f"real ({found.against.name})", found.real)]
+    sheets += [(each.name, each.samples) for each, _ in found.judged if each.samples is not None]
+    return "".join(_figure(name, sheet, f"the first pictures of {name}") for name, sheet in sheets)
+
+
+def _nearest(found: Comparison) -> str:
+    """The first pictures of each model above the training pictures nearest to them."""
+    figures: list[str] = []
+    for each, _ in found.judged:
+        if each.pairs is not None:
+            rows = each.pairs.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+            alt = f"pictures of {each.name} above their nearest training pictures"
+            figures.append(_figure(each.name, rows, alt, len(rows) // 2))
+    if not figures:
+        return ""
+    said = (
+        "In each upper row the first pictures, in the lower one the training picture nearest to "
+        "each, pixel by pixel, shifted and mirrored: a model that learnt by heart shows the same "
+        "twice."
+    )
+    cards = f'<div class="cards">{"".join(figures)}</div>'
+    return f"<h2>Nearest training pictures</h2><p>{said}</p>{cards}"
+
+
+def _figure(name: str, sheet: Pixels, alt: str, columns: int = _COLUMNS) -> str:
+    scale = max(1, _SIDE // max(sheet.shape[-2:]))
+    drawn = picture(pictures.grid(sheet, columns, scale=scale, gap=4), alt)
+    return f"<figure>{drawn}<figcaption>{text(name)}</figcaption></figure>"
+
+
+def _report(each: Compared) -> str:
+    assert each.report is not None
+    made = f" <small>made {text(each.report.date)}</small>" if each.reused else ""
+    return (
+        f"<details><summary>{text(each.name)}{made}</summary>"
+        f"<pre>{text(each.report.text())}</pre></details>"
+    )

@@ -1,0 +1,353 @@
+"""`limner compare`: what may be called the best, what is taken from earlier reports, what the page
+holds; on models whose likelihoods are known in closed form."""
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from limner.__main__ import main
+from limner.checkpoint import save_model
+from limner.errors import LimnerError
+from limner.evaluate import comparison
+from limner.evaluate.charts import _axis
+from limner.evaluate.comparison import compare
+from limner.evaluate.leaderboard import MARK, Column, Compared, Comparison, duration, interval
+from limner.evaluate.report import DataUsed, Number, Report, Subject
+from limner.image import ImageSpec
+from limner.noise import Noise
+from limner.pictures import to_pil
+
+SIDE, INK, N = 8, 0.2, 40
+METRICS = ["likelihood", "memorisation"]
+
+
+def number(value: float, **more) -> Number:
+    return Number("fid", "FD", value, **{"n": 100, "better": "lower"} | more)
+
+
+def compared(*numbers: Number | tuple[Number, ...]) -> Comparison:
+    """A comparison of made-up subjects a, b, ... with these numbers."""
+    real = DataUsed("data test", 10, "d")
+    subjects = []
+    for name, own in zip("abcdef", numbers):
+        own = own if isinstance(own, tuple) else (own,)
+        report = Report(Subject(name, "model", name), real, own[0].n, 0, own)
+        subjects.append(Compared(name, report))
+    nothing = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    return Comparison(real, tuple(subjects), nothing, 100, 0, "2026-01-01", 1.0)
+
+
+def best_of(*numbers: Number) -> str | None:
+    """Who is the best, or why nobody is."""
+    found = compared(*numbers)
+    best, why = found.best(found.columns()[0])
+    return best.name if best else why
+
+
+def test_an_interval_is_the_numbers_own_or_by_its_error_and_a_bound_has_one_end():
+    assert interval(number(1, low=0.5, high=2)) == (0.5, 2)
+    low, high = interval(number(1, error=0.1)) or (0, 0)
+    assert (low, high) == pytest.approx((1 - 0.1959964, 1 + 0.1959964))
+    assert interval(number(1, error=0.1, parts=(0.9, 1.1))) == pytest.approx((0.9, 1.1))
+    assert interval(number(1, low=0.5, high=2, sign="<=")) == (-math.inf, 2)
+    assert interval(number(1, low=0.5, high=2, sign=">=")) == (0.5, math.inf)
+    assert interval(number(1)) is None
+
+
+def test_the_best_is_marked_only_where_intervals_are_apart_and_n_is_the_same():
+    one, apart = number(1, low=0.8, high=1.2), number(2, low=1.3, high=2.7)
+    touching = number(1.5, low=1.1, high=1.9)
+    assert best_of(apart, one) == "b"
+    assert best_of(one, touching, apart) == "intervals overlap"
+    assert best_of(one, number(2)) == "no interval is known"
+    assert best_of(one, number(2, n=50, low=1.9, high=2.1)) == "not of equally many pictures"
+    assert best_of(one, number(2, m=7, low=1.9, high=2.1)) == "not of equally many pictures"
+    assert best_of(one) == "there is one value only"
+    assert best_of(number(1, better=""), number(2, better="")) == "neither way is better"
+    more = {"better": "higher"}
+    assert (
+        best_of(number(1, low=0.8, high=1.2, **more), number(2, low=1.3, high=2.7, **more)) == "b"
+    )
+
+
+def test_a_bound_may_be_better_than_it_says_but_not_worse():
+    exact = number(80, low=79.9, high=80.1)
+    good, bad = (number(v, low=v - 0.1, high=v + 0.1, sign="<=") for v in (78, 82))
+    assert best_of(exact, good) == "b", "at most 78 is below 80"
+    assert best_of(exact, bad) == "intervals overlap", "at most 82 may be 79"
+
+
+def test_floors_and_ceilings_are_rows_where_all_agree():
+    floor, real = number(0.1, row="floor"), number(0.2, row="real (data train)")
+    own = [number(v, row="shuffled captions") for v in (1.0, 2.0)]
+    found = compared((number(1), floor, real, own[0]), (number(2), floor, real, own[1]))
+    rows = {line.name: line.numbers["fid", "FD"].value for line in found.beside()}
+    assert rows == {"floor": 0.1, "real (data train)": 0.2}
+    few = number(0.4, n=50, row="floor")
+    found = compared((number(1), floor), (number(2, n=50), few))
+    rows = {line.name: line.numbers["fid", "FD"].value for line in found.beside()}
+    assert rows == {"floor": 0.1, "floor, n = 50": 0.4}
+
+
+def test_durations_as_they_are_said():
+    assert [duration(s) for s in (0.0123, 2, 45.12, 150, 8040)] == [
+        "12.3 ms", "2 s", "45.1 s", "2 min", "2 h 14 min",
+    ]  # fmt: skip
+
+
+def test_training_time_is_that_of_the_steps_in_the_log(tmp_path: Path):
+    rows = [
+        {"step": 10, "images": 100, "images_per_second": 50},
+        {"step": 20, "images": 200, "images_per_second": 25},
+        {"step": 30, "images": 300, "images_per_second": None},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert comparison._trained(tmp_path) == 100 / 50 + 100 / 25
+    assert comparison._trained(tmp_path / "nowhere") == comparison._trained(None) == 0
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6).map(lambda v: float(f"{v:.3g}")), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_an_axis_holds_all_values_in_order_and_a_few_ticks(values: list[float], positive: bool):
+    values = [abs(v) + 1e-3 for v in values] if positive else values
+    place, ticks = _axis(values, 10.0, 310.0)
+    spots = [place(v) for v in sorted(values)]
+    assert spots == sorted(spots) and all(10 - 1e-6 <= s <= 310 + 1e-6 for s in spots)
+    if len(set(values)) > 1:
+        assert spots[0] == pytest.approx(10) and spots[-1] == pytest.approx(310)
+    assert len(ticks) <= 6 and all(10 - 1e-3 <= place(t) <= 310 + 1e-3 for t in ticks)
+    assert len(ticks) >= 2 or (min(values) > 0 and max(values) < 1e3 * min(values))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data`; runs of `right`, its law, and `wrong`, evenly black and white; `copies` of data."""
+    root = tmp_path_factory.mktemp("compare")
+    (root / "data").mkdir()
+    ink = Noise.sampling(0, 3 * N).uniform(1, SIDE, SIDE) < INK
+    for i, picture in enumerate(ink.to(torch.uint8) * 255):
+        to_pil(picture).save(root / "data" / f"{i}.png")
+    shutil.copytree(root / "data", root / "copies")
+    data = {"source": f"folder:{root / 'data'}", "levels": 2, "holdout": 0.5}
+    log = {"step": 1, "images": 640, "images_per_second": 5.0}
+    for name, p in (("right", INK), ("wrong", 0.5)):
+        model = toys.Pixels(ImageSpec(1, SIDE, SIDE, levels=2))
+        logits = torch.tensor([1 - p, p]).log().repeat(SIDE * SIDE)
+        with torch.no_grad():
+            model.logits.weight.copy_(logits.expand_as(model.logits.weight))
+        (root / name).mkdir()
+        save_model(model, root / name, recipe={"data": data}, images_seen=640)
+        (root / name / "recipe.toml").write_text("")
+        (root / name / "log.jsonl").write_text(json.dumps(log) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMNER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def subjects(folder: Path) -> list[Path]:
+    return [folder / "wrong", folder / "right", folder / "copies", folder / "nowhere"]
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, cache: None) -> Comparison:
+    return compare(subjects(folder), metrics=METRICS, n=N)
+
+
+def test_a_leaderboard_says_what_is_true(folder: Path, found: Comparison):
+    bits = Column("likelihood", "bits/dim", "", "lower")
+    assert bits in found.columns()
+    lines = {Path(line.name).name: line for line in found.lines()}
+    assert list(lines) == ["wrong", "right", "copies"]
+    assert lines["wrong"].numbers["likelihood", "bits/dim"].value == pytest.approx(1)
+    entropy = -INK * math.log2(INK) - (1 - INK) * math.log2(1 - INK)
+    right = lines["right"].numbers["likelihood", "bits/dim"]
+    assert right.value == pytest.approx(entropy, abs=4 * (right.error or 0))
+    best, _ = found.best(bits)
+    assert best is not None and best.name == str(folder / "right")
+    copied = lines["copies"].numbers["memorisation", "copied"]
+    assert copied.value > 0.3, "half of the folder are training pictures"
+    assert any(line.name.startswith("real") for line in found.beside())
+
+
+def test_a_subject_that_fails_gets_its_line(folder: Path, found: Comparison):
+    *others, failed = found.subjects
+    assert all(each.report for each in others)
+    assert failed.report is None and "there is no run" in failed.error
+    for written in (found.text(), found.markdown()):
+        assert f"not judged: {folder / 'nowhere'}" in written
+    with pytest.raises(LimnerError, match=r"no subject could be judged .*nowhere"):
+        compare([folder / "nowhere"], f"folder:{folder / 'data'}")
+
+
+def test_what_a_model_raises_is_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(self, *rest, **more):
+        raise RuntimeError("out of luck\nand more")
+
+    monkeypatch.setattr(toys.Pixels, "log_prob", broken)
+    pair = [folder / "wrong", folder / "copies"]
+    found = compare(pair, metrics=METRICS, n=N // 2, seed=7)
+    assert found.subjects[0].error == "RuntimeError: out of luck"
+    report = found.subjects[1].report
+    assert report and {x.metric for x in report.numbers} == {"memorisation"}, "what applies"
+
+
+def test_reports_that_fit_are_taken_and_others_are_not(
+    folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+
+    def refusing(name: str, *rest, **more):
+        asked.append(Path(name).name)
+        raise LimnerError("judged anew")
+
+    monkeypatch.setattr(comparison, "evaluate", refusing)
+    again = compare(subjects(folder), metrics=METRICS, n=N)
+    assert asked == [] and all(each.reused for each in again.subjects[:3])
+    before, now = found.to_json(), again.to_json()
+    assert before["subjects"] == now["subjects"] and before["best"] == now["best"]
+    for each, other in zip(found.subjects[:3], again.subjects):
+        assert torch.equal(each.samples, other.samples) and torch.equal(each.pairs, other.pairs)
+    data = f"folder:{folder / 'data'}"
+    for changed in (
+        {"n": N - 1},
+        {"seed": 1},
+        {"metrics": None},
+        {"data": {"holdout": 0.4}},
+    ):
+        with pytest.raises(LimnerError, match="judged anew"):
+            compare([folder / "right"], data, **{"metrics": METRICS, "n": N} | changed)
+    assert asked == ["right"] * 4
+    part = compare([folder / "right"], metrics=["likelihood"], n=N)
+    assert part.subjects[0].reused, "a report with more metrics says these, too"
+
+
+def test_the_pairs_are_a_picture_and_its_nearest_training_picture(found: Comparison):
+    wrong, _, copies, _ = found.subjects
+    for each in (wrong, copies):
+        assert each.samples is not None and each.pairs is not None
+        assert torch.equal(each.pairs[0::2], each.samples[: len(each.pairs) // 2])
+    same = (copies.pairs[0::2] == copies.pairs[1::2]).flatten(1).all(1)
+    assert 0 < same.sum() < len(same), "held-out pictures are nobody's copies"
+
+
+class Page(HTMLParser):
+    """The tags of a page, checked to be closed in order, and what would be fetched."""
+
+    void = frozenset(("meta", "img", "br", "wbr", "line", "circle"))
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.cells: list[int] = []
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "xlink:href")]
+        if tag == "tr":
+            self.cells.append(0)
+        if tag in ("td", "th"):
+            self.cells[-1] += int(dict(attrs).get("colspan") or 1)
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.void:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in self.void
+
+
+def test_the_page_is_whole_and_needs_nothing_else(found: Comparison, tmp_path: Path):
+    page, document, table = found.write(tmp_path / "out")
+    content = page.read_text(encoding="utf-8")
+    parsed = Page(content)
+    assert parsed.open == [] and len(set(parsed.cells)) == 1, "each row has a cell in each column"
+    assert parsed.sources and all(s.startswith("data:image/png;base64,") for s in parsed.sources)
+    assert not re.search(r"@import|url\(|https?://", content)
+    for source in parsed.sources:
+        with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
+            image.load()
+    assert len(parsed.sources) == 1 + 3 + 3, "the real ones, three sheets, three of neighbours"
+    words = html.unescape(re.sub(r"<[^>]+>", "", content))
+    for each, report in found.judged:
+        assert report.text() in words and each.name in words
+        for x in report.numbers:
+            assert x.shown().split(" ")[0] in words
+    assert content.count('class="best"') == len(found.to_json()["best"]) > 0
+    written = json.loads(document.read_text(encoding="utf-8"))
+    for each, subject in zip(found.subjects, written["subjects"]):
+        assert (each.report is None) == (subject["report"] is None)
+        if each.report:
+            assert Report.from_json(subject["report"]) == each.report
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert sum(MARK in line and line.startswith("|") for line in lines) == len(written["best"])
+
+
+def test_words_from_outside_are_shown_as_text(folder: Path, tmp_path: Path):
+    odd = tmp_path / "<img src=x onerror=alert(1)>"
+    shutil.copytree(folder / "copies", odd)
+    found = compare(
+        [odd], f"folder:{folder / 'data'}", metrics=["memorisation"], data={"levels": 2}
+    )
+    (page, *_) = found.write(tmp_path / "out")
+    assert "<img src=x" not in page.read_text(encoding="utf-8")
+
+
+def test_the_reference_is_what_the_models_agree_on(folder: Path, tmp_path: Path):
+    with pytest.raises(LimnerError, match="name what is to be compared"):
+        compare([])
+    with pytest.raises(LimnerError, match="--against SOURCE"):
+        compare([folder / "copies"])
+    other = tmp_path / "other.safetensors"
+    save_model(toys.Pixels(ImageSpec(1, 8, 8)), other, recipe={"data": {"source": "mnist"}})
+    with pytest.raises(LimnerError, match=r"different data .*on mnist.*--against"):
+        compare([folder / "right", other])
+
+
+def test_the_command_line(
+    folder: Path, found: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+
+    def limner(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", "compare", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    common = ["--metrics", ",".join(METRICS), "-n", str(N)]
+    both = [str(folder / "wrong"), str(folder / "right")]
+    code, out, _ = limner(*both, *common)
+    assert code == 0 and MARK in out and "open comparison/index.html" in out
+    assert Path("comparison/index.html").is_file() and Path("comparison/comparison.md").is_file()
+    code, out, _ = limner(*both, str(folder / "nowhere"), *common, "-o", "other", "--json")
+    assert code == 2 and len(json.loads(out)["subjects"]) == 3
+    code, out, err = limner(*both, "--metrics", "fidd")
+    assert code == 2 and out == "" and "unknown metric 'fidd'; did you mean 'fid'?" in err
+    assert err.splitlines()[-1].startswith("limner: ")
