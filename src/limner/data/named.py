@@ -43,9 +43,11 @@ class Named(Source):
 
     Args:
         split: "train" or "test", as published.
+        label: "class" keeps the classes; "none" is for models of p(x) alone.
     """
 
     split: Literal["train", "test"] = "train"
+    label: Literal["class", "none"] = "class"
     name: ClassVar[str]
     folders: ClassVar[tuple[str, ...]]
     """Where files may lie, below LIMNER_DATA or the cache; they are downloaded to the first."""
@@ -68,8 +70,11 @@ class Named(Source):
         def opener(i: int) -> Callable[[], IO[bytes]]:
             return lambda: io.BytesIO(head + pixels[i].tobytes())
 
-        entries = [Entry(str(i), opener(i), self.classes[labels[i]]) for i in range(n)]
-        return Listing(entries, self.classes)
+        classes = self.classes if self.label == "class" else ()
+        entries = [
+            Entry(str(i), opener(i), classes[labels[i]] if classes else None) for i in range(n)
+        ]
+        return Listing(entries, classes)
 
     def open(self, typed: str) -> Dataset:
         """The data set; nothing is decoded unless another size or colour is asked for."""
