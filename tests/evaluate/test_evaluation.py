@@ -385,3 +385,10 @@ def test_every_metric_is_documented():
     page = (Path(__file__).parents[2] / "docs" / "judging.md").read_text()
     for name, metric in METRICS.items():
         assert f"`{name}` | {metric.summary}" in page
+
+
+def test_of_many_training_pictures_only_the_first_pictures_are_compared_with_all(monkeypatch):
+    monkeypatch.setattr("limner.evaluate.copies._MOST_PIXELS", 240 * 108 * 130)
+    report = judged(Painter(SPEC), metrics=["memorisation"])
+    found = report.number("copied")
+    assert found is not None and (found.n, report.n) == (128, N), "two whole blocks"

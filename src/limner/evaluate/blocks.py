@@ -42,11 +42,13 @@ class Observer(ABC):
         name: of its files.
         fingerprint: of everything that decides what it writes.
         lasting: whether what it wrote of real data stays in the cache.
+        most: so many pictures it looks at, whole blocks; None for all.
     """
 
     name: str
     fingerprint: str
     lasting: bool = False
+    most: int | None = None
 
     @abstractmethod
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
@@ -148,13 +150,14 @@ class Work:
         waiting = [o for o in self.observers if not self._found_before(o)]
         for block in self._share() if waiting else ():
             for observer in waiting:
-                self._look(observer, block)
+                if block in self._seen_by(observer):
+                    self._look(observer, block)
             advance(len(self._numbers(block)))
 
     def of(self, observer: Observer) -> dict[str, Tensor]:
         """What an observer wrote of all pictures; blocks that are missing are done now."""
         if not self._found_before(observer):
-            found = observer.together(self._look(observer, b) for b in range(self.blocks))
+            found = observer.together(self._look(observer, b) for b in self._seen_by(observer))
             if self._lasts(observer):
                 keep(self._file(observer), found)
             self._found[observer.fingerprint] = found
@@ -182,6 +185,10 @@ class Work:
 
     def _share(self) -> range:
         return range(dist.rank(), self.blocks, dist.size())
+
+    def _seen_by(self, observer: Observer) -> range:
+        most = len(self.pictures) if observer.most is None else observer.most
+        return range(min(self.blocks, -(-most // BLOCK)))
 
     def _found_before(self, observer: Observer) -> bool:
         """Whether what it wrote is known already, by an earlier call or evaluation."""

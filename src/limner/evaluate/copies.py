@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from limner.errors import LimnerError
-from limner.evaluate.blocks import Columns, Observer, Seen
+from limner.evaluate.blocks import BLOCK, Columns, Observer, Seen
 from limner.evaluate.cache import key
 from limner.evaluate.memorisation import Memorisation, memorisation, suspects
 from limner.evaluate.metric import Metric
@@ -18,6 +18,7 @@ from limner.evaluate.subjects import Numbers, PictureSet, Pixels, RealPictures
 _FEWEST_FOR_PERCENTILES = 100
 _LEAST_SIDE = 5  # pictures are shifted by 2 pixels both ways
 _PAIRS = 24
+_MOST_PIXELS = 10**10  # of training pictures, once for each picture: about 40 s of one core
 
 
 class SeenCopies(Observer):
@@ -31,8 +32,10 @@ class SeenCopies(Observer):
 
     def __init__(self, training: RealPictures) -> None:
         self.training = training
+        pixels = len(training) * training.spec.dimensions
+        self.most = max(1, _MOST_PIXELS // pixels // BLOCK) * BLOCK
         self.name = "copies"
-        self.fingerprint = key("copies", training.fingerprint, len(training))
+        self.fingerprint = key("copies", training.fingerprint, len(training), self.most)
 
     @cached_property
     def pixels(self) -> UInt8[Tensor, "m c h w"]:
