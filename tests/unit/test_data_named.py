@@ -50,7 +50,7 @@ def test_the_binarised_mnist_test_set_is_one_and_the_same(mnist):
     bits = to_levels(x, 2).to(torch.uint8)
     assert hashlib.sha256(bits.numpy().tobytes()).hexdigest() == MNIST_TEST_BINARISED
     some = Stream(data, 9).preview(100)
-    assert torch.equal(some.x, x[data.first(100)])
+    assert torch.equal(some.x, x[data.overview(100)])
 
 
 @pytest.fixture

@@ -134,8 +134,14 @@ def test_looking_ahead_changes_nothing():
 
 def test_preview_takes_classes_in_turn():
     toy = Toy(6, labels=torch.tensor([1, 1, 1, 0, 1, 0]))
-    assert toy.first(8).tolist() == [3, 0, 5, 1, 2, 4, 3, 0]
+    assert toy.overview(8).tolist() == [3, 0, 5, 1, 2, 4, 3, 0]
     assert torch.equal(Stream(toy, 1).preview(4).x, Stream(toy, 2).preview(4).x)
+
+
+def test_preview_spreads_over_data_without_classes():
+    toy = Toy(7, labels=None)
+    assert toy.overview(3).tolist() == [0, 2, 4]
+    assert toy.overview(9).tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
 
 
 def test_dynamic_binarisation_has_the_intensity_as_mean():

@@ -88,9 +88,14 @@ class Dataset(ABC):
         """What a picture is called: its file's name where there is one."""
         return str(index)
 
-    def first(self, n: int) -> Int[Tensor, "n"]:
-        """The first n pictures, of each class in turn; from the start again if there are fewer."""
+    def overview(self, n: int) -> Int[Tensor, "n"]:
+        """n pictures: the first of each class in turn, or without classes spread over the data.
+
+        Where there are fewer, it begins again.
+        """
         order = torch.arange(len(self))
+        if self.labels is None and n < len(self):
+            return torch.arange(n) * len(self) // n
         if self.labels is not None:
             by_class = torch.argsort(self.labels, stable=True)
             counts = torch.bincount(self.labels)

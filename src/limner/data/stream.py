@@ -72,8 +72,8 @@ class Stream:
                 yield ready
 
     def preview(self, n: int) -> Batch:
-        """The same n pictures every time: the first, of each class in turn, none mirrored."""
-        return self._batch(torch.arange(n), self.dataset.first(n), torch.zeros(n).bool())
+        """The same n pictures every time, of every class in turn, none mirrored."""
+        return self._batch(torch.arange(n), self.dataset.overview(n), torch.zeros(n).bool())
 
     def indices(self, numbers: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """Which pictures of the data set the images with these global numbers are."""
