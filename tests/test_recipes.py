@@ -1,0 +1,30 @@
+"""Every recipe can be begun: what it says is known, and its model builds and would paint so."""
+
+from pathlib import Path
+
+import pytest
+
+from limner.data.sources import find_source
+from limner.image import ImageSpec
+from limner.model import GenerativeModel
+from limner.recipe import Recipe
+from limner.text import text_spec
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_can_be_begun(file):
+    recipe = Recipe.read(file)
+    assert f"limner train recipes/{file.name}" in recipe.about, "its header tells the command"
+    data, options = dict(recipe.data), recipe.options()
+    source = find_source(data.pop("source"), data)
+    if options.init:
+        return  # its nested models come from other runs
+    shape = (3, *source.shape) if source.shape else (1, 28, 28)
+    labels = () if data.get("label") == "none" else ("one", "two")
+    levels = 2 if source.binarise else source.levels
+    text = text_spec(source.tokens) if source.text else None
+    model = recipe.build(ImageSpec(*shape, levels, labels, text=text))
+    if isinstance(model, GenerativeModel):
+        model.sampler_options(recipe.sampler)
