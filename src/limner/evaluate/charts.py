@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from limner.webpage import text
 
-_WIDTH, _ROW, _MARGIN = 320, 30, 10  # units of the drawing, about a pixel each
+_WIDTH, _ROW, _LINE, _MARGIN = 320, 30, 13, 10  # units of the drawing, about a pixel each
 _NAME = 44  # letters of a name that fit in a row
 _LOG_FROM = 30  # a range of positive values wider than this factor is drawn on a logarithmic axis
 
@@ -73,25 +73,28 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
         points: at least one.
         x_name, y_name: of the axes.
     """
-    width, height, left, bottom = 640, 300, 52, 258
-    x_place, x_ticks = _axis([p.x for p in points], left + 14, width - 14)
-    y_place, y_ticks = _axis([p.y for p in points], bottom - 14, 30)
+    height, left, bottom = 260, 44, 218
+    x_place, x_ticks = _axis([p.x for p in points], left + 12, _WIDTH - 12)
+    y_place, y_ticks = _axis([p.y for p in points], bottom - 12, 34)
     parts: list[str] = []
     for t in x_ticks:
         parts.append(_vertical(x_place(t), 24, bottom, "grid") + _tick(x_place(t), bottom, t))
     for t in y_ticks:
         y = y_place(t)
-        parts.append(f'<line class="grid" x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="axis end" x="{left - 6}" y="{y + 4:.1f}">{_said(t)}</text>')
-    parts.append(f'<text class="axis" x="0" y="14">{text(y_name)}</text>')
-    parts.append(f'<text class="axis end" x="{width}" y="{height - 6}">{text(x_name)}</text>')
-    for p in points:
+    parts.append(f'<text class="axis" x="0" y="12">{text(y_name)}</text>')
+    parts.append(f'<text class="axis end" x="{_WIDTH}" y="{height - 6}">{text(x_name)}</text>')
+    above = -math.inf  # the name before, further up: names never lie on one another
+    for p in sorted(points, key=lambda p: y_place(p.y)):
         x, y = x_place(p.x), y_place(p.y)
-        end = x > 0.6 * width
-        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-        where = f'x="{x - 9 if end else x + 9:.1f}" y="{y + 4:.1f}"'
-        parts.append(f'<text class="{"end" if end else ""}" {where}>{text(_short(p.name))}</text>')
-    return _drawing(width, height, parts, f"{y_name} against {x_name}")
+        above = max(y, above + _LINE)
+        left_of = x > _WIDTH / 2
+        where = f'x="{x - 9 if left_of else x + 9:.1f}" y="{above + 4:.1f}"'
+        name = text(_short(p.name, _NAME // 2))
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(f'<text class="{"end" if left_of else ""}" {where}>{name}</text>')
+    return _drawing(_WIDTH, height, parts, f"{y_name} against {x_name}")
 
 
 def _axis(
@@ -122,9 +125,14 @@ def _round_values(low: float, high: float) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten, at most five of them."""
-    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    return [10.0**e for e in range(first, last + 1, max(1, -(-(last - first) // 4)))]
+    """Powers of ten, 2 and 5 times those where there is room; at most six."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for multiples in ((1, 2, 5), (1,)):
+        every = [m * 10.0**e for e in powers for m in multiples]
+        found = [v for v in every if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+        if len(found) <= 6:
+            return found
+    return found[:: -(-len(found) // 6)]
 
 
 def _drawing(width: int, height: int, parts: Sequence[str], label: str) -> str:
@@ -145,6 +153,6 @@ def _said(value: float) -> str:
     return f"{0.0 if abs(value) < 1e-12 else value:.4g}"
 
 
-def _short(name: str) -> str:
+def _short(name: str, letters: int = _NAME) -> str:
     """A name by its end, which tells runs apart."""
-    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
+    return name if len(name) <= letters else f"…{name[1 - letters :]}"

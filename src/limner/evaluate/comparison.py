@@ -10,6 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,15 +23,13 @@ from limner import dist
 from limner.checkpoint import model_file, read_header
 from limner.errors import LimnerError, unknown
 from limner.evaluate.cache import cache_folder, keep, kept, key
-from limner.evaluate.evaluation import METRICS, PICTURES, evaluate
-from limner.evaluate.features import Extractor
-from limner.evaluate.features import extractor as open_extractor
+from limner.evaluate.evaluation import METRICS, PICTURES, evaluate, setting_of, with_extractor
 from limner.evaluate.leaderboard import Compared, Comparison, Pairs
 from limner.evaluate.memorisation import memorisation
 from limner.evaluate.metric import Setting
 from limner.evaluate.opening import Opened, Reference, open_reference, open_subject
 from limner.evaluate.report import Report, append, read_reports
-from limner.evaluate.subjects import PaintedPictures, PictureSet, Pixels, RealPictures
+from limner.evaluate.subjects import PaintedPictures, PictureSet, Pixels
 from limner.progress import say
 from limner.run import read_log
 from limner.zoo import bundled
@@ -83,8 +82,7 @@ def compare(
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
     place = dist.device(device)
-    judge = _Judge(reference, n, seed, metrics, sampler or {}, place)
-    judge.choose(extractor, weights)
+    judge = _Judge(reference, n, seed, metrics, sampler or {}, place, extractor, weights)
     found: list[Compared] = []
     for i, name in enumerate(names):
         say(f"{name} ({i + 1} of {len(names)})")
@@ -121,6 +119,10 @@ class _Judge:
         metrics: names, of which those are computed that apply; None for all.
         sampler: the options of models, over those of their recipes.
         place: where.
+        extractor, weights: as for `evaluate`; the same for all.
+
+    Raises:
+        LimnerError: the extractor that was named cannot be had, or cannot see such pictures.
     """
 
     def __init__(
@@ -131,25 +133,16 @@ class _Judge:
         metrics: Sequence[str] | None,
         sampler: Mapping[str, Any],
         place: torch.device,
+        extractor: str | None,
+        weights: Path | str | None,
     ) -> None:
         self.reference, self.n, self.seed, self.place = reference, n, seed, place
         self.metrics, self.sampler = metrics, dict(sampler)
-        self.extractor: Extractor | None = None
-        self.no_extractor = ""
-
-    def choose(self, asked: str | None, weights: Path | str | None) -> None:
-        """Open the extractor, which is the same for all, if there is one for such pictures.
-
-        Raises:
-            LimnerError: the one that was named cannot be had.
-        """
-        try:
-            spec = self.reference.real.spec
-            self.extractor = open_extractor(asked, spec, self.place, weights)
-        except LimnerError as error:
-            if asked:
-                raise
-            self.no_extractor = str(error)
+        real, training, held_out = reference.real, reference.training, reference.held_out
+        setting = Setting(real, None, real.fingerprint, seed, place, real, training, held_out)
+        found = with_extractor(setting, extractor, weights)
+        self.extractor = found.extractor
+        self.seeing = {of: getattr(found, of) for of in ("extractor", "no_extractor", "has_logits")}
 
     def __call__(self, name: str) -> Compared:
         """A subject, judged now or before.
@@ -158,20 +151,23 @@ class _Judge:
             LimnerError: it cannot be.
         """
         opened = open_subject(name, self.reference.options, self.place)
-        pictures, shelf = self.pictures(opened), _shelf(opened)
-        metrics = self.applying(opened, pictures)
+        n = self.n if opened.pictures is None else min(self.n, len(opened.pictures))
+        sampler = self.sampler if opened.model else {}
+        setting = setting_of(opened, self.reference, n, self.seed, sampler, self.place)
+        metrics = self.applying(replace(setting, **self.seeing))
+        shelf = opened.run or cache_folder() / "reports" / opened.fingerprint[:32]
         reports = (Report.from_json(row) for row in reversed(read_reports(shelf)))
-        before = next((r for r in reports if self.fits(r, opened, pictures, metrics)), None)
+        before = next((r for r in reports if self.fits(r, setting, metrics)), None)
         if before:
             say(f"{name} was judged before, at {before.date}")
         report = before or evaluate(
             name,
             self.reference,
             metrics=metrics,
-            n=len(pictures),
+            n=n,
             seed=self.seed,
             extractor=self.extractor,
-            sampler=self.sampler if opened.model else {},
+            sampler=sampler,
             data=self.reference.options,
             device=str(self.place),
         )
@@ -179,26 +175,10 @@ class _Judge:
             shelf.mkdir(parents=True, exist_ok=True)
             append(report, shelf)
         seconds = _trained(opened.run or bundled().get(name))
-        samples, pairs = self.sheets(report, pictures) if dist.first() else (None, None)
+        samples, pairs = self.sheets(report, setting.subject) if dist.first() else (None, None)
         return Compared(name, report, "", seconds, before is not None, samples, pairs)
 
-    def pictures(self, opened: Opened) -> PictureSet:
-        """The pictures that are judged."""
-        if opened.model is None:
-            assert opened.pictures is not None
-            return RealPictures(opened.pictures, self.n, opened.name)
-        options = opened.model.sampler_options(opened.recipe.get("sampler", {}) | self.sampler)
-        return PaintedPictures(
-            opened.model,
-            self.reference.real,
-            self.n,
-            seed=self.seed,
-            options=options,
-            name=opened.name,
-            fingerprint=opened.fingerprint,
-        )
-
-    def applying(self, opened: Opened, pictures: PictureSet) -> list[str] | None:
+    def applying(self, setting: Setting) -> list[str] | None:
         """Those of the metrics that were named that apply to a subject; None where none was.
 
         Raises:
@@ -206,36 +186,21 @@ class _Judge:
         """
         if self.metrics is None:
             return None
-        real, first = self.reference.real, torch.arange(1)
-        setting = Setting(
-            pictures,
-            opened.model,
-            opened.fingerprint,
-            self.seed,
-            self.place,
-            real,
-            self.reference.training,
-            self.reference.held_out,
-            self.extractor,
-            self.no_extractor,
-            self.extractor is not None and self.extractor(real.pictures(first)).logits is not None,
-        )
         refusals = {name: METRICS[name](setting).refusal() for name in self.metrics}
         if all(refusals.values()):
             reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
             raise LimnerError(f"none of the metrics applies ({reasons})")
         return [name for name, why in refusals.items() if not why]
 
-    def fits(
-        self, report: Report, opened: Opened, pictures: PictureSet, metrics: list[str] | None
-    ) -> bool:
+    def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
         """Whether a report says what would be found now."""
         real, wanted = self.reference.real, set(METRICS if metrics is None else metrics)
+        pictures = setting.subject
         options = pictures.options if isinstance(pictures, PaintedPictures) else {}
         sampler = {name: v for name, v in options.items() if v is not None}
         judge = self.extractor
         return (
-            report.subject.fingerprint == opened.fingerprint
+            report.subject.fingerprint == setting.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
             and report.against.digest == (real.dataset.digest or real.fingerprint)
             and report.against.pictures == len(real)
@@ -308,11 +273,6 @@ def _trained_on(name: str) -> dict[str, Any]:
         return {}
     data = found.recipe.get("data", {})
     return data if data.get("source") else {}
-
-
-def _shelf(opened: Opened) -> Path:
-    """The folder whose reports are of a subject: its run's, else one of the cache."""
-    return opened.run or cache_folder() / "reports" / opened.fingerprint[:32]
 
 
 def _trained(folder: Path | None) -> float:

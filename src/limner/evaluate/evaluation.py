@@ -25,7 +25,7 @@ from limner.evaluate.blocks import Seen, SeenDigests
 from limner.evaluate.captions import Retrieval
 from limner.evaluate.classes import Accuracy, Modes
 from limner.evaluate.copies import Copies
-from limner.evaluate.features import Extractor
+from limner.evaluate.features import Extractor, JudgeExtractor
 from limner.evaluate.features import extractor as open_extractor
 from limner.evaluate.fidelity import (
     DensityCoverage,
@@ -36,7 +36,14 @@ from limner.evaluate.fidelity import (
 )
 from limner.evaluate.likelihood import LogLikelihood
 from limner.evaluate.metric import Metric, Setting
-from limner.evaluate.opening import Opened, Reference, check_alike, open_reference, open_subject
+from limner.evaluate.opening import (
+    Opened,
+    Reference,
+    check_alike,
+    check_varied,
+    open_reference,
+    open_subject,
+)
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
 from limner.evaluate.subjects import PaintedPictures, RealPictures
 from limner.model import GenerativeModel
@@ -117,8 +124,8 @@ def evaluate(
     dist.join(place)
     opened = open_subject(subject, data or {}, place)
     reference = open_reference(against, data or {}, opened, training)
-    setting = _setting(opened, reference, n, seed, sampler or {}, place)
-    setting = _with_extractor(setting, extractor, weights)
+    setting = setting_of(opened, reference, n, seed, sampler or {}, place)
+    setting = with_extractor(setting, extractor, weights)
     chosen, left_out = _chosen(setting, metrics)
     digests = SeenDigests()
     seen = Seen([(setting.subject, digests), *(need for m in chosen for need in m.needs())])
@@ -159,7 +166,7 @@ def evaluate(
     return report
 
 
-def _setting(
+def setting_of(
     opened: Opened,
     reference: Reference,
     n: int | None,
@@ -175,6 +182,7 @@ def _setting(
     """
     if n is not None and n < 1:
         raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+    check_varied(reference.real)
     if opened.model:
         n = n or min(PICTURES, len(reference.real))
         check_alike(opened.name, opened.model.spec, reference.real, paints=True)
@@ -210,7 +218,7 @@ def _setting(
     )
 
 
-def _with_extractor(
+def with_extractor(
     setting: Setting, asked: str | Extractor | None, weights: Path | str | None
 ) -> Setting:
     """The setting with an extractor that has seen a picture; or why there is none.
@@ -354,7 +362,9 @@ def _remarks(opened: Opened, setting: Setting, reference: Reference) -> Iterator
     trains = reference.training is not None and reference.training.dataset is real.dataset
     if trains:
         yield f"{real.name} is what models learn from: a copy of it would score best"
-    source = opened.data.get("source")
+    judge, source = setting.extractor, opened.data.get("source")
+    if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", real.dataset.source):
+        yield f"{judge.name} learnt to see {judge.learnt}, and may be blind to {real.dataset.source}"
     if source and reference.options and source != real.dataset.source:
         yield f"{opened.name} was trained on {source}, not on {real.dataset.source}"
     if len(real) < len(real.dataset):

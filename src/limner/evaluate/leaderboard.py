@@ -24,6 +24,7 @@ from torch import Tensor
 import limner
 from limner.checkpoint import write_durably
 from limner.errors import LimnerError
+from limner.evaluate.blocks import BLOCK
 from limner.evaluate.evaluation import METRICS
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
 from limner.evaluate.subjects import Pixels
@@ -156,8 +157,10 @@ class Comparison:
         if len(known) < len(spans):
             return None, "no interval is known"
         low, high = known[first]
-        apart = [high < known[i][0] if sign > 0 else known[i][1] < low for i in others]
-        return (found[first][0], "") if all(apart) else (None, "intervals overlap")
+        near = [i for i in others if not (high < known[i][0] if sign > 0 else known[i][1] < low)]
+        if near and all(math.isinf(known[i][0]) or math.isinf(known[i][1]) for i in near):
+            return None, "a bound may be better than it says"
+        return (None, "intervals overlap") if near else (found[first][0], "")
 
     def unmarked(self) -> dict[str, list[str]]:
         """Why no best is marked -> in which columns."""
@@ -186,7 +189,8 @@ class Comparison:
             for line in lines:
                 x = line.numbers.get((column.metric, column.name))
                 mark = f" {MARK}" if best is not None and line.subject is best else ""
-                shown.append(x.shown() + mark if x else "")
+                n = f", n {x.n:,}" if x and x.n != self.n else ""
+                shown.append(x.shown() + n + mark if x else "")
             rows.append(tuple(shown))
         return rows
 
@@ -198,6 +202,11 @@ class Comparison:
         ]
         for why, names in self.unmarked().items():
             lines.append(f"no best is marked in {', '.join(names)}: {why}")
+        devices = sorted({report.device for _, report in self.judged if report.device})
+        if any(report.painting_seconds for _, report in self.judged):
+            lines.append(
+                f"time a picture: painted in blocks of {BLOCK}, on {' and '.join(devices)}"
+            )
         named: dict[str, list[str]] = {}
         for each, report in self.judged:
             for remark in report.remarks:

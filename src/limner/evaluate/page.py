@@ -4,6 +4,9 @@ import math
 import re
 from importlib.resources import files
 
+import torch
+from torch.nn.functional import avg_pool2d
+
 from limner import pictures
 from limner.evaluate.charts import Dot, Point, intervals, scatter
 from limner.evaluate.evaluation import METRICS
@@ -22,7 +25,12 @@ from limner.evaluate.subjects import Pixels
 from limner.webpage import document, picture, text
 
 _COLUMNS = 8  # of a sheet
-_SIDE = 96  # pictures are enlarged to about this
+_SIDE = 96  # small pictures are enlarged to about this, and large ones made smaller
+_COSTS = {
+    "time a picture": ("seconds a picture", 1),
+    "parameters": ("million parameters", 1e6),
+    "training time": ("minutes of training", 60),
+}  # of what is drawn: in which unit
 
 
 def page(found: Comparison) -> str:
@@ -47,7 +55,7 @@ def page(found: Comparison) -> str:
         "<p>Bars are intervals of 95 %, as far as they are known; hollow dots and broken lines are "
         "no subject's, but what stands beside all of them.</p>",
         f'<div class="charts">{_charts(found)}</div>',
-        _speed(found),
+        _costs(found),
         "<h2>Reports</h2>",
         "<p>Everything that was found of each, and how.</p>",
         *(_report(each) for each, _ in found.judged),
@@ -86,8 +94,8 @@ def _board(found: Comparison) -> str:
         heads.append(_head(column.name, len(FACTS) + 1 + i, first))
     corner = '<th class="corner" data-at=0 data-first="ascending"><button>subject</button></th>'
     best = {column: found.best(column)[0] for column in columns}
-    rows = "".join(_row(line, columns, best) for line in found.lines())
-    beside = "".join(_row(line, columns, best) for line in found.beside())
+    rows = "".join(_row(line, columns, best, found.n) for line in found.lines())
+    beside = "".join(_row(line, columns, best, found.n) for line in found.beside())
     return (
         f'<table class="board"><thead><tr><th class="corner"></th>{above}</tr>'
         f"<tr>{corner}{''.join(heads)}</tr></thead><tbody>{rows}</tbody>"
@@ -99,24 +107,28 @@ def _head(name: str, at: int, first: str) -> str:
     return f'<th scope=col data-at={at} data-first="{first}"><button>{text(name)}</button></th>'
 
 
-def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None]) -> str:
+def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None], n: int) -> str:
+    """A row; cells say their number of pictures where it is not n."""
     name = text(line.name)
-    cells = [f'<th scope=row data-value="{name}">{name.replace("/", "/<wbr>")}</th>']
+    broken = name.replace("/", "/<wbr>").replace(":", ":<wbr>")
+    cells = [f'<th scope=row data-value="{name}">{broken}</th>']
     for said, value in facts(line.subject):
         cells.append(f'<td data-value="{_sortable(value)}">{text(said)}</td>')
     for column in columns:
         x = line.numbers.get((column.metric, column.name))
         first = line.subject is not None and line.subject is best[column]
-        cells.append(_cell(x, column, first))
+        cells.append(_cell(x, column, first, n))
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _cell(x: Number | None, column: Column, best: bool) -> str:
+def _cell(x: Number | None, column: Column, best: bool, n: int) -> str:
     if x is None:
         return '<td data-value=""></td>'
     value, around = _said(x)
-    n = f"n = {x.n:,}" + (f" / {x.m:,}" if x.m else "")
-    title = f"{column.name}: {x.shown()}, {n}{f', {x.extractor}' if x.extractor else ''}"
+    of = f"n = {x.n:,}" + (f" / {x.m:,}" if x.m else "")
+    title = f"{column.name}: {x.shown()}, {of}{f', {x.extractor}' if x.extractor else ''}"
+    around += f", n {x.n:,}" if x.n != n else ""
+    around = around.removeprefix(", ")
     kind = ' class="best"' if best else ""
     small = f"<small>{text(around)}</small>" if around else ""
     mark = f'<span aria-label="best"> {MARK}</span>' if best else ""
@@ -168,23 +180,25 @@ def _charts(found: Comparison) -> str:
     return "".join(figures)
 
 
-def _speed(found: Comparison) -> str:
-    """The board's first number against the time that a picture takes, for two models or more."""
+def _costs(found: Comparison) -> str:
+    """The board's first number against what each model costs, where two models differ."""
     column = next((column for column in found.columns() if column.better), None)
     if column is None:
         return ""
-    points: list[Point] = []
-    for line in found.lines():
-        x = line.numbers.get((column.metric, column.name))
-        seconds = (
-            line.subject.report.seconds_a_picture if line.subject and line.subject.report else 0
-        )
-        if x and seconds:
-            points.append(Point(line.name, seconds, x.value))
-    if len(points) < 2:
+    figures: list[str] = []
+    for fact, (unit, size) in _COSTS.items():
+        points: list[Point] = []
+        for line in found.lines():
+            x = line.numbers.get((column.metric, column.name))
+            cost = facts(line.subject)[FACTS.index(fact)][1] / size
+            if x and not math.isnan(cost):
+                points.append(Point(line.name, cost, x.value))
+        if len({p.x for p in points}) > 1:
+            drawn = scatter(points, unit, f"{column.name}, {column.better} is better")
+            figures.append(f"<figure><figcaption>{text(fact)}</figcaption>{drawn}</figure>")
+    if not figures:
         return ""
-    drawn = scatter(points, "seconds a picture", f"{column.name} ({column.better} is better)")
-    return f'<h2>Quality and speed</h2><div class="sheet">{drawn}</div>'
+    return f'<h2>Quality and cost</h2><div class="charts">{"".join(figures)}</div>'
 
 
 def _sheets(found: Comparison) -> str:
@@ -204,17 +218,21 @@ def _nearest(found: Comparison) -> str:
             figures.append(_figure(each.name, rows, alt, len(rows) // 2))
     if not figures:
         return ""
+    training = next((report.training for _, report in found.judged if report.training), None)
+    among = f", of {training.pictures:,}" if training else ""
     said = (
         "In each upper row the first pictures, in the lower one the training picture nearest to "
-        "each, pixel by pixel, shifted and mirrored: a model that learnt by heart shows the same "
-        "twice."
+        f"each{among}: pixel by pixel, shifted by up to 2, or mirrored. A model that learnt by "
+        "heart shows the same twice."
     )
     cards = f'<div class="cards">{"".join(figures)}</div>'
     return f"<h2>Nearest training pictures</h2><p>{said}</p>{cards}"
 
 
 def _figure(name: str, sheet: Pixels, alt: str, columns: int = _COLUMNS) -> str:
-    scale = max(1, _SIDE // max(sheet.shape[-2:]))
+    side = max(sheet.shape[-2:])
+    scale, smaller = max(1, _SIDE // side), max(1, side // _SIDE)
+    sheet = avg_pool2d(sheet.float(), smaller).round().to(torch.uint8)
     drawn = picture(pictures.grid(sheet, columns, scale=scale, gap=4), alt)
     return f"<figure>{drawn}<figcaption>{text(name)}</figcaption></figure>"
 
