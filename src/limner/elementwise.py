@@ -1,0 +1,170 @@
+"""Invertible maps of single numbers, z = f(x; theta), for couplings, whose networks say theta.
+
+    Additive   z = x + t
+    Affine     z = exp(s) x + t
+    Spline     a monotonic rational-quadratic spline, the identity outside of [-reach, reach]
+
+All are the identity where theta is 0, as it is when a network ends in a layer of zeros.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Numbers = Float[Tensor, "b c h w"]
+Theta = Float[Tensor, "b size c h w"]
+
+
+class Elementwise(ABC):
+    """z = f(x; theta), increasing in x, for each number by itself."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many numbers theta has for each number of x."""
+
+    @abstractmethod
+    def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
+        """z, and log dz/dx of each number."""
+
+    @abstractmethod
+    def inverse(self, z: Numbers, theta: Theta) -> Numbers:
+        """The x of z."""
+
+
+@dataclass(frozen=True)
+class Additive(Elementwise):
+    """z = x + t. Dinh, Krueger, Bengio (2014), arXiv:1410.8516, section 3.2."""
+
+    @property
+    def size(self) -> int:
+        """t."""
+        return 1
+
+    def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
+        """x + t, and zeros."""
+        return x + theta[:, 0], torch.zeros_like(x)
+
+    def inverse(self, z: Numbers, theta: Theta) -> Numbers:
+        """z - t."""
+        return z - theta[:, 0]
+
+
+@dataclass(frozen=True)
+class Affine(Elementwise):
+    """z = exp(s) x + t with theta = (t, raw s). Dinh, Sohl-Dickstein, Bengio (2016),
+    arXiv:1605.08803, equation 5.
+
+    s = bound tanh(raw / bound): neither the map nor its inverse stretches by more than exp(bound),
+    so that a sample stays finite wherever the network is asked for one. (The paper's s is tanh
+    times a learned number; Glow's exp(s) is a sigmoid, whose inverse has no bound.)
+
+    Args:
+        bound: the largest |s|.
+    """
+
+    bound: float = 2.0
+
+    @property
+    def size(self) -> int:
+        """t and raw s."""
+        return 2
+
+    def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
+        """exp(s) x + t, and s."""
+        s = self._log_scale(theta)
+        return torch.addcmul(theta[:, 0], x, s.exp()), s
+
+    def inverse(self, z: Numbers, theta: Theta) -> Numbers:
+        """exp(-s) (z - t)."""
+        return (z - theta[:, 0]) * (-self._log_scale(theta)).exp()
+
+    def _log_scale(self, theta: Theta) -> Numbers:
+        return self.bound * (theta[:, 1] / self.bound).tanh()
+
+
+class _Bin(NamedTuple):
+    """The piece of a spline that a number lies in: where it starts, how wide and high it is, its
+    slopes at both ends."""
+
+    x: Numbers
+    width: Numbers
+    z: Numbers
+    height: Numbers
+    d: Numbers
+    d_next: Numbers
+
+    @property
+    def slope(self) -> Numbers:
+        """The mean one, s_k."""
+        return self.height / self.width
+
+
+@dataclass(frozen=True)
+class Spline(Elementwise):
+    """A monotonic rational-quadratic spline. Durkan, Bekasov, Murray, Papamakarios (2019). Neural
+    spline flows. arXiv:1906.04032, section 3.1.
+
+    theta is the raw widths, heights and inner slopes of the bins, in this order: 3 bins - 1.
+
+    Args:
+        bins: how many pieces.
+        reach: the spline maps [-reach, reach] to itself; the identity continues it.
+        least: the smallest width and height of a bin, as a share of all, and the smallest slope.
+    """
+
+    bins: int = 8
+    reach: float = 4.0
+    least: float = 1e-3
+
+    @property
+    def size(self) -> int:
+        """3 bins - 1."""
+        return 3 * self.bins - 1
+
+    def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
+        """Equations 4 and 5."""
+        inside = x.abs() < self.reach
+        k = self._bin(x, theta, by_z=False)
+        xi = ((x - k.x) / k.width).clamp(0, 1)
+        between = xi * (1 - xi)
+        bottom = k.slope + (k.d_next + k.d - 2 * k.slope) * between
+        z = k.z + k.height * (k.slope * xi.square() + k.d * between) / bottom
+        top = k.d_next * xi.square() + 2 * k.slope * between + k.d * (1 - xi).square()
+        log_slope = 2 * k.slope.log() + top.log() - 2 * bottom.log()
+        return torch.where(inside, z, x), torch.where(inside, log_slope, 0)
+
+    def inverse(self, z: Numbers, theta: Theta) -> Numbers:
+        """Equations 6 to 8, the root of a quadratic in xi."""
+        k = self._bin(z, theta, by_z=True)
+        up = (z - k.z).clamp(min=0).minimum(k.height)
+        bend = k.d_next + k.d - 2 * k.slope
+        a = k.height * (k.slope - k.d) + up * bend
+        b = k.height * k.d - up * bend
+        c = -k.slope * up
+        xi = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
+        return torch.where(z.abs() < self.reach, k.x + xi * k.width, z)
+
+    def _bin(self, at: Numbers, theta: Theta, by_z: bool) -> _Bin:
+        raw = theta.movedim(1, -1).split([self.bins, self.bins, self.bins - 1], -1)
+        x, width = self._knots(raw[0])
+        z, height = self._knots(raw[1])
+        one = math.log(math.expm1(1 - self.least))  # where softplus and the least are 1 together
+        d = F.pad(self.least + F.softplus(raw[2] + one), (1, 1), value=1.0)
+        inner = (z if by_z else x)[..., 1:-1].contiguous()
+        k = torch.searchsorted(inner, at.detach().contiguous()[..., None], right=True)
+        found = (x, width, z, height, d[..., :-1], d[..., 1:])
+        return _Bin(*(part.gather(-1, k).squeeze(-1) for part in found))
+
+    def _knots(self, raw: Float[Tensor, "*at k"]) -> tuple[Tensor, Tensor]:
+        """Where bins start (and the last one ends), and how wide they are."""
+        share = self.least + (1 - self.least * self.bins) * raw.softmax(-1)
+        inner = self.reach * (2 * share.cumsum(-1)[..., :-1] - 1)
+        edges = F.pad(F.pad(inner, (1, 0), value=-self.reach), (0, 1), value=self.reach)
+        return edges, edges.diff(dim=-1)

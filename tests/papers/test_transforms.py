@@ -1,0 +1,260 @@
+"""Transforms, maps of numbers in couplings, dequantisation: inverses, Jacobians, closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from limner.dequantisation import Uniform, Variational, log_normal
+from limner.elementwise import Additive, Affine, Spline
+from limner.errors import LimnerError
+from limner.image import from_levels
+from limner.nn.condition import Signal
+from limner.noise import Noise
+from limner.transforms import (
+    ActNorm,
+    Chain,
+    Coupling,
+    Inverse,
+    InvertibleConv,
+    Logit,
+    MaskedCoupling,
+    Permutation,
+    Sigmoid,
+    Split,
+    Squeeze,
+    checkerboard,
+)
+
+SHAPE = (3, 2, 2)
+
+
+class Network(nn.Module):
+    """theta by a random 3 x 3 convolution and tanh, so that it is no linear function."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, 3, padding=1)
+
+    def forward(self, x, s):
+        return 1.5 * self.conv(x).tanh()
+
+
+def coupling(f, seen: int = 1, mapped: int = 2) -> Coupling:
+    return Coupling(Network(seen, f.size * mapped), f)
+
+
+def masked(f, odd: bool) -> MaskedCoupling:
+    return MaskedCoupling(Network(3, f.size * 3), f, checkerboard(2, 2, odd))
+
+
+TRANSFORMS = {
+    "squeeze": lambda: Squeeze(),
+    "squeeze, one side": lambda: Squeeze(1, 2),
+    "unsqueeze": lambda: Chain(Squeeze(), Inverse(Squeeze())),
+    "permutation": lambda: Permutation((2, 0, 1)),
+    "logit": lambda: Logit(0.05),
+    "logit of almost all": lambda: Logit(1e-6),
+    "sigmoid": lambda: Sigmoid(),
+    "activation norm": lambda: ActNorm(3),
+    "1 x 1 convolution": lambda: InvertibleConv(3),
+    "additive coupling": lambda: coupling(Additive()),
+    "affine coupling": lambda: coupling(Affine()),
+    "spline coupling": lambda: coupling(Spline(bins=5, reach=2.0)),
+    "checkerboard, affine": lambda: masked(Affine(), odd=True),
+    "checkerboard, spline": lambda: masked(Spline(bins=4, reach=2.0), odd=False),
+    "split": lambda: Split(ActNorm(1)),
+    "chain": lambda: Chain(
+        ActNorm(3), Squeeze(), InvertibleConv(12), Split(ActNorm(6)), Inverse(Squeeze())
+    ),
+}
+each = pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
+
+
+def ready(make, dtype=torch.float64) -> nn.Module:
+    """A transform whose weights are no longer those that it began with."""
+    transform = make().to(dtype)
+    for p in transform.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    return transform
+
+
+def numbers(n: int = 4, dtype=torch.float64) -> torch.Tensor:
+    """In (0, 1), where a logit takes them."""
+    return torch.rand(n, *SHAPE, dtype=dtype)
+
+
+@each
+def test_the_inverse_brings_back_what_went_in(make):
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        transform, x = ready(make, dtype), numbers(dtype=dtype)
+        with torch.no_grad():
+            z, log_c = transform(x)
+            assert z.dtype == log_c.dtype == dtype
+            assert z[0].numel() == x[0].numel()
+            torch.testing.assert_close(transform.inverse(z), x, rtol=0, atol=tolerance)
+
+
+@each
+def test_log_c_is_the_log_determinant_of_autograds_jacobian(make):
+    transform, x = ready(make), numbers(2)
+    _, log_c = transform(x)
+    for i in range(2):
+
+        def flat(v: torch.Tensor) -> torch.Tensor:
+            return transform(v.view(1, *SHAPE))[0].flatten()
+
+        J = torch.autograd.functional.jacobian(flat, x[i].flatten())
+        expected = torch.linalg.slogdet(J).logabsdet
+        torch.testing.assert_close(log_c[i], expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("f", [Additive(), Affine(), Spline()], ids=repr)
+def test_where_theta_is_zero_numbers_stay_as_they_are(f):
+    x = 3 * torch.randn(2, *SHAPE, dtype=torch.float64)
+    theta = x.new_zeros(2, f.size, *SHAPE)
+    z, log_slope = f(x, theta)
+    torch.testing.assert_close(z, x)
+    torch.testing.assert_close(log_slope, torch.zeros_like(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(f.inverse(x, theta), x)
+
+
+def test_an_affine_map_stretches_by_no_more_than_its_bound():
+    theta = torch.tensor([0.0, 1e6]).view(1, 2, 1, 1, 1)
+    z, log_slope = Affine(bound=1.5)(torch.ones(1, 1, 1, 1), theta)
+    assert float(log_slope) == pytest.approx(1.5)
+    assert float(z) == pytest.approx(math.exp(1.5))
+
+
+def test_a_spline_of_one_law_for_all_meets_its_ends_with_slope_one():
+    f = Spline(bins=6, reach=2.0)
+    theta = torch.randn(1, f.size, 1, 1, 1, dtype=torch.float64).expand(-1, -1, 1, 1, 4001)
+    x = torch.linspace(-2.5, 2.5, 4001, dtype=torch.float64).view(1, 1, 1, -1)
+    z, log_slope = f(x, theta)
+    assert (z.diff() > 0).all()
+    assert (z.diff() / x.diff() - 1)[x[..., 1:] < -2].abs().max() < 1e-9
+    middle = (log_slope[..., 1:] + log_slope[..., :-1]) / 2
+    steps = (z.diff() / x.diff()).log()
+    torch.testing.assert_close(steps, middle, rtol=0, atol=0.1)  # the slope has no jumps
+
+
+def test_a_spline_is_the_one_of_neural_spline_flows():
+    peer = pytest.importorskip("normflows.utils.splines")
+    f = Spline(bins=7, reach=3.0)
+    x = 2 * torch.randn(5, *SHAPE, dtype=torch.float64)
+    theta = torch.randn(5, f.size, *SHAPE, dtype=torch.float64)
+    widths, heights, slopes = theta.movedim(1, -1).split([7, 7, 6], -1)
+    one = math.log(math.expm1(1 - 1e-3))  # what ours adds, so that zeros are the identity
+    for inverse in (False, True):
+        theirs, log_det = peer.unconstrained_rational_quadratic_spline(
+            x, widths, heights, slopes + one, inverse=inverse, tail_bound=3.0
+        )
+        ours = f.inverse(x, theta) if inverse else f(x, theta)[0]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+        if not inverse:
+            torch.testing.assert_close(f(x, theta)[1], log_det, rtol=0, atol=1e-10)
+
+
+def test_activation_norm_begins_with_what_the_data_are():
+    x = 3 + 2 * torch.randn(8, 3, 4, 4) * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1)
+    norm = ActNorm(3)
+    z = norm.prepare(x)
+    torch.testing.assert_close(z, norm(x)[0])
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z.var((0, 2, 3), correction=0), torch.ones(3), rtol=1e-4, atol=0)
+
+
+def test_each_activation_norm_begins_with_what_comes_before_it():
+    first, second, third = ActNorm(3), ActNorm(12), ActNorm(6)
+    chain = Chain(first, Permutation((1, 2, 0)), Squeeze(), second, Split(third))
+    x = 5 + 3 * torch.randn(64, *SHAPE)
+    seen = Squeeze()(Permutation((1, 2, 0))(first.prepare(x))[0])[0]
+    chain.prepare(x)
+    z = second(seen)[0]
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(12), rtol=0, atol=1e-4)
+    assert float(third.b.detach().abs().max()) < 1e-4  # what it sees is normal already
+
+
+def test_a_constant_channel_keeps_activation_norm_finite():
+    z = ActNorm(1).prepare(torch.full((4, 1, 2, 2), 7.0))
+    assert z.isfinite().all()
+
+
+def test_a_1x1_convolution_begins_as_a_rotation_and_is_its_lu_form():
+    conv = InvertibleConv(6).double()
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    torch.testing.assert_close(conv.W @ conv.W.T, torch.eye(6).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(conv(x)[1], x.new_zeros(2), rtol=0, atol=1e-5)
+    for p in conv.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    z, log_c = conv(x)
+    torch.testing.assert_close(z, torch.einsum("oi,bihw->bohw", conv.W, x))
+    expected = 3 * 5 * torch.linalg.slogdet(conv.W).logabsdet
+    torch.testing.assert_close(log_c, expected.expand(2))
+
+
+def test_half_of_the_channels_is_not_touched():
+    x = numbers()
+    z, _ = ready(TRANSFORMS["affine coupling"])(x)
+    assert torch.equal(z[:, :1], x[:, :1])
+    assert (z[:, 1:] != x[:, 1:]).all()
+    z, _ = ready(TRANSFORMS["checkerboard, affine"])(x)
+    stays = checkerboard(2, 2, odd=True).expand(4, 3, 2, 2)
+    assert torch.equal(z[stays], x[stays])
+    assert (z[~stays] != x[~stays]).all()
+
+
+def test_an_order_that_is_none_is_refused():
+    with pytest.raises(LimnerError, match="no order of 3 channels"):
+        Permutation((0, 0, 1))
+
+
+@pytest.mark.parametrize("levels", [2, 4, 256])
+def test_dequantised_numbers_lie_in_their_level(levels):
+    k = Noise.sampling(0, 8).integers(levels, *SHAPE)
+    x = from_levels(k, levels)
+    dequantise = Uniform(levels)
+    y, log_c = dequantise(x, noise=Noise.sampling(0, 8))
+    assert torch.equal((y * levels).floor(), k.float())
+    assert torch.equal(dequantise.inverse(y), x)
+    torch.testing.assert_close(log_c, torch.full((8,), -12 * math.log(levels)))
+    assert (y * levels - k).std() == pytest.approx(1 / math.sqrt(12), rel=0.2)
+
+
+def test_uniform_data_cost_eight_bits():
+    """The density of uniform numbers is 1: log P = log C, 8 bits for each of 256 levels."""
+    x = torch.zeros(1, *SHAPE)
+    _, log_c = Uniform(256)(x, noise=Noise.sampling(0, 1))
+    assert -float(log_c) / (12 * math.log(2)) == pytest.approx(8)
+
+
+def variational() -> Variational:
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, 3, padding=1)
+
+        def forward(self, x, s):
+            return self.conv(torch.cat([x, s.planes], 1))
+
+    steps = [MaskedCoupling(Told(), Affine(), checkerboard(2, 2, odd)) for odd in (True, False)]
+    return Variational(4, Chain(*steps, Sigmoid()))
+
+
+def test_a_variational_dequantisation_says_how_dense_its_draws_are():
+    """q(u | x) is the density of normal numbers over the Jacobian of the flow that maps them."""
+    dequantise = variational().double()
+    x = from_levels(Noise.sampling(0, 2).integers(4, *SHAPE), 4).double()
+    y, log_c = dequantise(x, noise=Noise.sampling(0, 2))
+    assert torch.equal(dequantise.inverse(y), x.float())
+    eps = Noise.sampling(0, 2).normal(*SHAPE, dtype=torch.float64)
+    for i in range(2):
+
+        def flat(v: torch.Tensor, i: int = i) -> torch.Tensor:
+            told = Signal(planes=x[i : i + 1])
+            return dequantise.flow(v.view(1, *SHAPE), told)[0].flatten()
+
+        J = torch.autograd.functional.jacobian(flat, eps[i].flatten())
+        log_q = log_normal(eps[i : i + 1]) - torch.linalg.slogdet(J).logabsdet
+        torch.testing.assert_close(log_c[i : i + 1], -log_q - 12 * math.log(4))
