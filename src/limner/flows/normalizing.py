@@ -1,0 +1,240 @@
+"""What normalizing flows have in common: an invertible map from pictures to normal numbers.
+
+    log p(x) = log N(z; 0, I) + log C,   z = flow(dequantise(x))
+
+The latent z has the picture's shape: what was split off at a scale lies at the pixels that it came
+from. A draw scales z by the temperature and goes back.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.dequantisation import Dequantisation, Uniform, Variational, log_normal
+from limner.elementwise import Affine
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec, to_levels
+from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.nn.condition import Conditioner, Signal
+from limner.noise import Noise
+from limner.transforms import (
+    Chain,
+    Logit,
+    MaskedCoupling,
+    Sigmoid,
+    Squeeze,
+    Transform,
+    checkerboard,
+)
+
+Shape = tuple[int, int, int]
+Dequantised = Literal["uniform", "variational"]
+_DEQUANTISING = 4, 32  # couplings of the flow that dequantises, and features of their networks
+
+
+class CouplingNetwork(nn.Module):
+    """Three convolutions, 3 x 3, 1 x 1 and 3 x 3, the last one 0 at first, with ReLU between.
+
+    Kingma, Dhariwal (2018), arXiv:1807.03039, section 4.
+
+    Args:
+        channels: in, with those of the signal's planes.
+        hidden: features of the two hidden layers.
+        out: channels out.
+        vector: the length of the signal's vector, which shifts the features; 0 without one.
+    """
+
+    def __init__(self, channels: int, hidden: int, out: int, vector: int = 0) -> None:
+        super().__init__()
+        self.look = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.think = nn.Conv2d(hidden, hidden, 1)
+        self.say = zero(nn.Conv2d(hidden, out, 3, padding=1))
+        self.told = nn.Linear(vector, hidden, bias=False) if vector else None
+
+    def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
+        """theta of a coupling."""
+        h = self.look(x if s.planes is None else torch.cat([x, s.planes], 1))
+        if self.told is not None and s.vector is not None:
+            h = h + self.told(s.vector)[:, :, None, None]
+        return self.say(F.relu(self.think(F.relu(h))))
+
+
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """A convolution whose weights and biases are 0."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class NormalizingFlow(LikelihoodModel):
+    """An invertible map between pictures and normal numbers.
+
+    A subclass's constructor calls this one, and then sets `flow`, from "c h w" to the same shape.
+
+    Args:
+        spec: what the images are.
+        scales: L, how many.
+        alpha: of the logit that numbers pass first; None leaves it out.
+        dequantisation: how levels become numbers with a density.
+        vector: the length of the vector that labels and captions become.
+        condition_dropout: how often training hides the condition.
+    """
+
+    flow: Transform
+    done_at: Tensor
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        scales: int,
+        alpha: float | None,
+        dequantisation: Dequantised,
+        vector: int,
+        condition_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.spec = replace(spec, hint=None)
+        self.conditioner = Conditioner(self.spec, vector)
+        self.vector_size = vector if spec.labels or spec.text else 0
+        self.condition_dropout = condition_dropout
+        self.scales = scales
+        self.enter = Chain() if alpha is None else Chain(Logit(alpha))
+        self.dequantise: Dequantisation = Uniform(spec.levels)
+        if dequantisation == "variational":
+            self.dequantise = Variational(spec.levels, _dequantising(spec.shape))
+        self.register_buffer("done_at", scale_of(spec.shape, scales), persistent=False)
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How it was dequantised."""
+        return self.dequantise.protocol
+
+    def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        """A bound on log P(x) that is exact up to dequantisation: log p(y) of a y in x's bin, plus
+        log C of the dequantisation."""
+        s = self.signal(c, len(x))
+        y, log_bins = self.dequantise(x, s, noise=noise)
+        return Likelihood(self.log_density(y, s) + log_bins, "lower")
+
+    def log_density(self, y: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b"]:
+        """log p(y), exactly, of dequantised pictures in [0, 1]."""
+        h, log_enter = self.enter(y, s)
+        z, log_c = self.flow(h, s)
+        return log_normal(z) + log_c + log_enter
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean bits per dimension."""
+        c = batch.c.drop(self.condition_dropout, noise)
+        yield from super().turns(Batch(batch.x, c), step, noise)
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Initialise every activation norm from the first batch."""
+        x, c = next(batches)
+        s = self.signal(c, len(x))
+        y = self.dequantise.prepare(x, s, noise=Noise.sampling(0, len(x), str(x.device)))
+        self.flow.prepare(self.enter.prepare(y, s), s)
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b c h w"]:
+        """The normal numbers z of pictures, the centres of whose bins are taken."""
+        s, levels = self.signal(c, len(x)), self.spec.levels
+        y = (to_levels(x, levels).to(x.dtype) + 0.5) / levels
+        return self.flow(self.enter(y, s)[0], s)[0]
+
+    def decode(self, z: Float[Tensor, "b c h w"], c: Condition = Condition()) -> Images:
+        """The pictures of normal numbers, on the grid of levels."""
+        s = self.signal(c, len(z))
+        return self.dequantise.inverse(self.enter.inverse(self.flow.inverse(z, s), s))
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
+    ) -> Iterator[Images]:
+        """Yield the pictures from coarse to fine: at first only the last scale's numbers are drawn.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            temperature: of the normal numbers; below 1 is more careful, 0 the most probable ones.
+        """
+        dtype = next(self.flow.parameters()).dtype
+        z = temperature * noise.normal(*self.spec.shape, dtype=dtype)
+        for finest in range(self.scales if preview else 1, 0, -1):
+            yield self.decode(z.masked_fill(self.done_at < finest, 0), c)
+
+    def frame_count(self, **options: object) -> int:
+        """One for each scale."""
+        return self.scales
+
+    def signal(self, c: Condition, n: int) -> Signal:
+        """What the pictures are of, as a vector; nothing where the data say nothing."""
+        return Signal(vector=self.conditioner(c, n).vector)
+
+
+def halving(shape: Shape) -> Squeeze:
+    """The squeeze that halves those sides that are even."""
+    _, h, w = shape
+    return Squeeze(2 - h % 2, 2 - w % 2)
+
+
+def halved(shape: Shape) -> Shape:
+    """The shape after `halving`."""
+    c, h, w = shape
+    rows, columns = 2 - h % 2, 2 - w % 2
+    return c * rows * columns, h // rows, w // columns
+
+
+def check_scales(shape: Shape, scales: int) -> None:
+    """Refuse pictures that cannot be halved so often.
+
+    Raises:
+        LimnerError: there is nothing to halve at a scale, or nothing to couple.
+    """
+    left = shape
+    for scale in range(1, scales + 1):
+        c, h, w = halved(left)
+        if c < 2:
+            raise LimnerError(
+                f"a flow of grey pictures needs an even height or width, not {h} x {w}; "
+                "choose another data.size"
+            )
+        if scale > 1 and (h, w) == left[1:]:
+            raise LimnerError(
+                f"pictures of {shape[1]} x {shape[2]} have {scale - 1} scales at most; "
+                f"type model.L={scale - 1}"
+            )
+        left = c // 2, h, w
+
+
+def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
+    """At which scale each number is done: 1 is the finest, `scales` the coarsest."""
+    if scales == 1:
+        return torch.ones(shape)
+    c, h, w = halved(shape)
+    done = torch.ones(1, c, h, w)
+    done[0, : c // 2] += scale_of((c // 2, h, w), scales - 1)
+    return halving(shape).inverse(done)[0]
+
+
+def _dequantising(shape: Shape) -> Chain:
+    """From normal numbers to u in (0, 1), told of the picture: couplings of a checkerboard."""
+    (c, h, w), (couplings, hidden) = shape, _DEQUANTISING
+    return Chain(
+        *(
+            MaskedCoupling(
+                CouplingNetwork(2 * c, hidden, 2 * c), Affine(), checkerboard(h, w, i % 2 == 1)
+            )
+            for i in range(couplings)
+        ),
+        Sigmoid(),
+    )

@@ -1,0 +1,172 @@
+"""RealNVP: real-valued non-volume-preserving transformations.
+
+Dinh, Sohl-Dickstein, Bengio (2016). Density estimation using Real NVP. arXiv:1605.08803.
+
+At each scale: three couplings with checkerboard masks, a squeeze of 2 x 2 blocks into channels,
+three couplings with channel masks, and half of the channels is done; at the last scale four
+couplings with checkerboard masks: section 3.6.
+
+Kept: affine coupling with masks, residual networks for s and t, the multi-scale architecture, the
+logit of the numbers first (section 4.1). Different: where the paper has batch norm on the couplings
+of the flow, there is activation norm, which Glow replaced it by: initialised from data likewise,
+but the same for a picture alone and in a batch, and inverted exactly; inside of the networks there
+is group norm. s is bounded by a constant, not by a learned number. Labels and captions scale and
+shift the networks' features.
+"""
+
+from typing import Annotated
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.elementwise import Affine
+from limner.flows.normalizing import (
+    Dequantised,
+    NormalizingFlow,
+    Shape,
+    check_scales,
+    halved,
+    halving,
+    zero,
+)
+from limner.image import ImageSpec
+from limner.nn.condition import Signal
+from limner.nn.norm import NormSiLU
+from limner.nn.residual import ResidualBlock
+from limner.registry import Paper, register
+from limner.transforms import (
+    ActNorm,
+    Chain,
+    Coupling,
+    Inverse,
+    MaskedCoupling,
+    Permutation,
+    Split,
+    Transform,
+    checkerboard,
+)
+
+
+class Network(nn.Module):
+    """s and t: a residual network that ends in zeros.
+
+    Args:
+        channels: in.
+        features: of its residual blocks.
+        blocks: how many there are.
+        out: channels out.
+        vector: the length of the signal's vector; 0 without one.
+    """
+
+    def __init__(self, channels: int, features: int, blocks: int, out: int, vector: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(channels, features, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(features, features, vector or None) for _ in range(blocks)
+        )
+        self.norm = NormSiLU(features)
+        self.leave = zero(nn.Conv2d(features, out, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
+        """theta of a coupling."""
+        h = self.enter(x)
+        for block in self.blocks:
+            h = block(h, s.vector)
+        return self.leave(self.norm(h))
+
+
+class Layers:
+    """Couplings of one size, each followed by an activation norm.
+
+    Args:
+        features, blocks, vector: of their networks.
+    """
+
+    def __init__(self, features: int, blocks: int, vector: int) -> None:
+        self.features, self.blocks, self.vector = features, blocks, vector
+        self.f = Affine()
+
+    def checkerboards(self, shape: Shape, n: int) -> list[Transform]:
+        """n couplings with masks that take turns: figure 3, left."""
+        c, h, w = shape
+        return [
+            layer
+            for i in range(n)
+            for layer in (
+                MaskedCoupling(self._network(c, c), self.f, checkerboard(h, w, i % 2 == 1)),
+                ActNorm(c),
+            )
+        ]
+
+    def channels(self, shape: Shape, n: int) -> list[Transform]:
+        """n couplings of half of the channels, given the other half, that take turns: figure 3,
+        right."""
+        c, seen = shape[0], shape[0] // 2
+        reverse = range(c - 1, -1, -1)
+        return [
+            layer
+            for _ in range(n)
+            for layer in (
+                Coupling(self._network(seen, c - seen), self.f),
+                ActNorm(c),
+                Permutation(reverse),
+            )
+        ]
+
+    def scales(self, shape: Shape, L: int) -> Chain:
+        """The multi-scale flow: equations 13 to 16."""
+        if L == 1:  # one pixel has no checkerboard
+            last = self.channels if shape[1:] == (1, 1) else self.checkerboards
+            return Chain(*last(shape, 4))
+        squeeze, (c, h, w) = halving(shape), halved(shape)
+        return Chain(
+            *self.checkerboards(shape, 3),
+            squeeze,
+            *self.channels((c, h, w), 3),
+            Split(self.scales((c // 2, h, w), L - 1)),
+            Inverse(squeeze),
+        )
+
+    def _network(self, channels: int, mapped: int) -> Network:
+        out = self.f.size * mapped
+        return Network(channels, self.features, self.blocks, out, self.vector)
+
+
+@register(
+    "realnvp",
+    family="flows",
+    paper=Paper(
+        "Density estimation using Real NVP",
+        "Dinh, Sohl-Dickstein, Bengio",
+        2016,
+        "1605.08803",
+    ),
+    tiny={"features": 8, "blocks": 1},
+)
+class RealNVP(NormalizingFlow):
+    """RealNVP: couplings with checkerboard and channel masks, at several scales.
+
+    Args:
+        spec: what the images are.
+        L: how many scales.
+        features: of the residual networks.
+        blocks: how many blocks they have.
+        alpha: of the logit that numbers pass first; None leaves it out.
+        dequantisation: how levels become numbers with a density.
+        condition_dropout: how often training hides the condition.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        L: Annotated[int, Field(ge=1)] = 2,
+        features: Annotated[int, Field(ge=1)] = 32,
+        blocks: Annotated[int, Field(ge=1)] = 4,
+        alpha: Annotated[float, Field(gt=0, lt=0.5)] | None = 0.05,
+        dequantisation: Dequantised = "uniform",
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        check_scales(spec.shape, L)
+        super().__init__(spec, L, alpha, dequantisation, features, condition_dropout)
+        self.flow = Layers(features, blocks, self.vector_size).scales(spec.shape, L)
