@@ -1,0 +1,182 @@
+"""DCGAN: the networks that made adversarial training stable, for the games of this family.
+
+Radford, Metz, Chintala (2015). Unsupervised representation learning with deep convolutional
+generative adversarial networks. arXiv:1511.06434.
+
+Kept: strided and transposed convolutions without pooling or hidden layers that are fully connected,
+batch norm, ReLU and tanh in the generator, leaky ReLU in the critic, weights from N(0, 0.02).
+Different: 4 x 4 kernels; as many halvings as leave at least four pixels, so that any size works
+(a picture is cut from the middle of the next one that can be made); classes and text. The generator
+sees them beside z, and the critic by a projection: s(x, c) = w . h(x) + v(c) . h(x) / sqrt(d)
+(Miyato, Koyama, 2018, arXiv:1802.05637, without the label's own term).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import GenerativeModel
+from limner.nn.condition import Conditioner
+from limner.nn.standing import standing_statistics
+from limner.noise import Noise
+
+NormName = Literal["batch", "layer", "none"]
+_DEVIATION = 0.02
+
+
+def halvings(spec: ImageSpec) -> int:
+    """How often a picture is halved: as often as leaves four pixels, and at least once."""
+    return max(1, int(math.log2(min(spec.height, spec.width) / 4)))
+
+
+class Generator(nn.Module):
+    """z and what to paint, to a picture.
+
+    Args:
+        spec: what the pictures are.
+        latent: how many numbers z has.
+        channels: before the last layer; twice as many with each halving.
+    """
+
+    def __init__(self, spec: ImageSpec, latent: int, channels: int) -> None:
+        super().__init__()
+        k = halvings(spec)
+        self.size = spec.height, spec.width
+        self.smallest = math.ceil(spec.height / 2**k), math.ceil(spec.width / 2**k)
+        widths = [channels * 2**i for i in reversed(range(k))]
+        self.conditioner = Conditioner(spec, latent)
+        asked = latent if spec.labels or spec.text else 0
+        self.first = nn.Linear(latent + asked, widths[0] * math.prod(self.smallest), bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU()]
+        for before, after in pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], spec.channels, 4, 2, 1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialise)
+
+    def forward(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
+        """Pictures in [-1, 1]."""
+        asked = self.conditioner(c, len(z)).vector
+        h = self.first(z if asked is None else torch.cat([z, asked], dim=1))
+        x = self.layers(h.unflatten(1, (-1, *self.smallest)))
+        top, left = ((made - kept) // 2 for made, kept in zip(x.shape[-2:], self.size))
+        return x[..., top : top + self.size[0], left : left + self.size[1]]
+
+
+class Critic(nn.Module):
+    """A picture and what it is said to be of, to a score: the higher, the more it looks real.
+
+    Args:
+        spec: what the pictures are.
+        channels: of the first layer; twice as many with each halving.
+        norm: of the further layers; "batch" lets a picture's score depend on the others'.
+    """
+
+    def __init__(self, spec: ImageSpec, channels: int, norm: NormName) -> None:
+        super().__init__()
+        k = halvings(spec)
+        widths = [spec.channels, *(channels * 2**i for i in range(k))]
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(pairwise(widths)):
+            normed = norm != "none" and i > 0
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=not normed))
+            if normed:
+                layers.append(nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(1, after))
+            layers.append(nn.LeakyReLU(0.2))
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        features = widths[-1] * (spec.height // 2**k) * (spec.width // 2**k)
+        self.last = nn.Linear(features, 1)
+        self.conditioner = Conditioner(spec, features)
+        self.apply(_initialise)
+
+    def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
+        """A score for each picture."""
+        h = self.layers(x)
+        score = self.last(h)[:, 0]
+        said = self.conditioner(c, len(x)).vector
+        if said is not None:
+            score = score + (said * h).sum(1) / math.sqrt(h.shape[1])
+        return score
+
+
+def _initialise(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(layer.weight, 0.0, _DEVIATION)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, 1.0, _DEVIATION)
+
+
+class DCGAN(GenerativeModel):
+    """Two players on these networks; what they play for, a subclass says in `turns`.
+
+    Args:
+        spec: what the images are; at least 8 x 8 pixels.
+        latent: how many numbers z has.
+        channels: of the widest layers in pixels, in both networks.
+        norm: the critic's.
+        condition_dropout: how often training hides label and text from both.
+    """
+
+    couples_batch = True
+
+    def __init__(
+        self, spec: ImageSpec, latent: int, channels: int, norm: NormName, condition_dropout: float
+    ) -> None:
+        super().__init__()
+        if min(spec.height, spec.width) < 8:
+            raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
+        self.spec = replace(spec, hint=None)
+        self.latent, self.condition_dropout = latent, condition_dropout
+        if spec.labels:
+            self.condition = "required"
+        self.generator = Generator(self.spec, latent, channels)
+        self.critic = Critic(self.spec, channels, norm)
+
+    def players(self) -> dict[str, nn.Module]:
+        """The critic, which moves first, and the generator."""
+        return {"critic": self.critic, "generator": self.generator}
+
+    def paint(self, noise: Noise, c: Condition) -> Images:
+        """G(z, c) for the next z of each stream."""
+        return self.generator(noise.normal(self.latent), c)
+
+    def moves(self, batch: Batch, noise: Noise) -> list[tuple[Images, Condition, Noise]]:
+        """A round's batches, a move of the critic's each: pictures, what they are of, streams."""
+        n = len(batch.x) // self.batches_per_round
+        parts = [slice(first, first + n) for first in range(0, len(batch.x), n)]
+        streams = [noise.rows(rows) for rows in parts]
+        hidden = self.condition_dropout
+        return [
+            (batch.x[rows], batch.c.rows(rows).drop(hidden, own), own)
+            for rows, own in zip(parts, streams)
+        ]
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """The generator's batch statistics, for labels and text as the data have them."""
+        with standing_statistics(self.generator):
+            for i, (x, c) in enumerate(batches):
+                self.paint(Noise.keyed(0, i, range(len(x)), str(self.device)), c)
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        """Yield the pictures, which are painted at a stroke.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+        """
+        yield self.paint(noise, c)

@@ -1,0 +1,89 @@
+"""GAN: a critic learns to tell pictures from paintings, and a generator to deceive it.
+
+Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville, Bengio (2014). Generative
+adversarial nets. arXiv:1406.2661.
+
+    min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))
+
+For the best critic this is 2 JSD(data, G) - log 4 (theorem 1). Where the critic is sure,
+log(1 - D) hardly changes, and the generator learns nothing; so it lowers -log D(G(z)) in practice
+(section 3): the non-saturating game, with the same fixed point.
+
+Kept: Algorithm 1, with k moves of the critic on fresh pictures and fresh z before each of the
+generator's. Different: DCGAN's networks; further objectives; classes and text.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from limner.gans.dcgan import DCGAN, NormName
+from limner.gans.losses import OBJECTIVES, Name, Scores
+from limner.image import Batch, ImageSpec
+from limner.model import Turn
+from limner.noise import Noise
+from limner.registry import Paper, register
+
+
+@register(
+    "gan",
+    family="gans",
+    paper=Paper(
+        "Generative adversarial nets",
+        "Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville, Bengio",
+        2014,
+        "1406.2661",
+    ),
+    tiny={"latent": 4, "channels": 4, "critic_steps": 2},
+)
+class GAN(DCGAN):
+    """GAN: the minimax game and its non-saturating form, on DCGAN's networks.
+
+    Args:
+        spec: what the images are; at least 8 x 8 pixels.
+        objective: what is played for; see `limner.gans.losses`.
+        critic_steps: moves of the critic before each of the generator's.
+        latent: how many numbers z has.
+        channels: of the layers next to the pictures, in both networks.
+        norm: the critic's; "batch" as DCGAN has it.
+        condition_dropout: how often training hides label and text from both.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        objective: Name = "non-saturating",
+        critic_steps: Annotated[int, Field(ge=1)] = 1,
+        latent: Annotated[int, Field(ge=1)] = 100,
+        channels: Annotated[int, Field(ge=1)] = 64,
+        norm: NormName = "batch",
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    ) -> None:
+        super().__init__(spec, latent, channels, norm, condition_dropout)
+        self.objective = OBJECTIVES[objective]
+        self.batches_per_round = critic_steps
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The critic's moves, then the generator's against the critic that they left."""
+        moves = self.moves(batch, noise)
+        for x, c, own in moves:
+            with torch.no_grad():
+                fake = self.paint(own, c)
+            on_real, on_fake = self.critic(x, c), self.critic(fake, c)
+            yield Turn(
+                self.objective.critic(on_real.float(), on_fake.float()),
+                of="critic",
+                logs={"D(real)": believed(on_real), "D(fake)": believed(on_fake)},
+            )
+        _, c, own = moves[-1]
+        scores = self.critic(self.paint(own, c), c)
+        yield Turn(self.objective.generator(scores.float()), of="generator")
+
+
+def believed(scores: Scores) -> Float[Tensor, ""]:
+    """How real the critic holds pictures, on average: D = sigmoid(s)."""
+    return scores.detach().float().sigmoid().mean()

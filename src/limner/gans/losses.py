@@ -1,0 +1,133 @@
+"""What a critic and a generator play for: the objectives of adversarial training, side by side.
+
+`real` and `fake` are a critic's scores, before any sigmoid, "b" or "b ...". With D = sigmoid of the
+score, softplus(-s) = -log D and softplus(s) = -log(1 - D), which never overflow.
+
+    objective        the critic lowers                        the generator lowers
+    minimax          -E log D(x) - E log(1 - D(G(z)))          E log(1 - D(G(z)))
+    non-saturating   the same                                 -E log D(G(z))
+    least-squares    E (s(x) - 1)^2 / 2 + E s(G(z))^2 / 2      E (s(G(z)) - 1)^2 / 2
+    hinge            E (1 - s(x))_+ + E (1 + s(G(z)))_+       -E s(G(z))
+    wasserstein      E s(G(z)) - E s(x)                       -E s(G(z))
+
+Goodfellow et al. (2014). Generative adversarial nets. arXiv:1406.2661 (the first two).
+Mao, Li, Xie, Lau, Wang, Smolley (2016). Least squares generative adversarial networks.
+arXiv:1611.04076 (equation 9). Lim, Ye (2017). Geometric GAN. arXiv:1705.02894 (hinge).
+Arjovsky, Chintala, Bottou (2017). Wasserstein GAN. arXiv:1701.07875.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.image import Images
+
+Scores = Float[Tensor, "b *rest"]
+Scalar = Float[Tensor, ""]
+Name = Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein"]
+
+
+class Objective(NamedTuple):
+    """A game: what each of the two lowers."""
+
+    critic: Callable[[Scores, Scores], Scalar]
+    generator: Callable[[Scores], Scalar]
+
+
+def discriminate(real: Scores, fake: Scores) -> Scalar:
+    """-E log D(x) - E log(1 - D(G(z))): real or fake, as a classifier learns it."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def minimax(fake: Scores) -> Scalar:
+    """E log(1 - D(G(z))): its gradient D(G(z)) in the score vanishes where the critic is sure."""
+    return -F.softplus(fake).mean()
+
+
+def non_saturating(fake: Scores) -> Scalar:
+    """-E log D(G(z)): its gradient D(G(z)) - 1 in the score is largest where the critic is sure."""
+    return F.softplus(-fake).mean()
+
+
+def least_squares_critic(real: Scores, fake: Scores) -> Scalar:
+    """Scores drawn to 1 for real, to 0 for fake pictures."""
+    return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+
+def least_squares_generator(fake: Scores) -> Scalar:
+    """Scores of fake pictures drawn to 1."""
+    return (fake - 1).square().mean() / 2
+
+
+def hinge(real: Scores, fake: Scores) -> Scalar:
+    """Only scores within the margin, below 1 for real or above -1 for fake pictures, count."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def wasserstein(real: Scores, fake: Scores) -> Scalar:
+    """E s(G(z)) - E s(x): minus the estimate of the distance, if s is 1-Lipschitz."""
+    return fake.mean() - real.mean()
+
+
+def raised(fake: Scores) -> Scalar:
+    """-E s(G(z))."""
+    return -fake.mean()
+
+
+OBJECTIVES: dict[Name, Objective] = {
+    "minimax": Objective(discriminate, minimax),
+    "non-saturating": Objective(discriminate, non_saturating),
+    "least-squares": Objective(least_squares_critic, least_squares_generator),
+    "hinge": Objective(hinge, raised),
+    "wasserstein": Objective(wasserstein, raised),
+}
+
+
+def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:
+    """d s(x_i) / d x_i for each picture, itself differentiable.
+
+    A picture's score must depend on no other picture, so the critic has no batch norm.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return slope
+
+
+def gradient_penalty(
+    critic: Callable[[Images], Scores], real: Images, fake: Images, mix: Float[Tensor, "b"]
+) -> Scalar:
+    """E (||d s(x) / d x||_2 - 1)^2 at x = mix real + (1 - mix) fake.
+
+    Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville (2017). Improved training of Wasserstein GANs.
+    arXiv:1704.00028, equation 3.
+
+    Args:
+        critic: scores of pictures, whatever else they depend on.
+        real, fake: pictures.
+        mix: uniform in [0, 1], one for each pair.
+    """
+    m = mix.to(real).view(-1, 1, 1, 1)
+    slope = gradient(critic, m * real + (1 - m) * fake)
+    return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
+
+
+def r1(critic: Callable[[Images], Scores], real: Images) -> Scalar:
+    """E ||d s(x) / d x||^2 on real pictures; its weight is gamma / 2.
+
+    Mescheder, Geiger, Nowozin (2018). Which training methods for GANs do actually converge?
+    arXiv:1801.04406, equation 9. Applied every k-th step only ("lazy"), it is weighted k times as
+    much (Karras et al., 2019, arXiv:1912.04958, section 3.1).
+    """
+    return gradient(critic, real).square().flatten(1).sum(1).mean()
+
+
+@torch.no_grad()
+def clip_weights(critic: nn.Module, limit: float) -> None:
+    """Every weight w moved into [-limit, limit], in place (WGAN's Algorithm 1, line 7)."""
+    for w in critic.parameters():
+        w.clamp_(-limit, limit)

@@ -1,0 +1,270 @@
+"""The games of adversarial training, against mathematics."""
+
+import math
+from statistics import NormalDist
+
+import pytest
+import torch
+from scipy.stats import wasserstein_distance
+from torch import nn
+
+from limner import Condition, ImageSpec, Noise, build
+from limner.errors import LimnerError
+from limner.gans.dcgan import DCGAN
+from limner.gans.losses import (
+    OBJECTIVES,
+    discriminate,
+    gradient,
+    gradient_penalty,
+    minimax,
+    non_saturating,
+    r1,
+    wasserstein,
+)
+from limner.image import Batch
+
+DATA, MODEL = NormalDist(0.0, 1.0), NormalDist(1.0, 1.5)
+
+
+def drawn(law: NormalDist, n: int = 20_000) -> torch.Tensor:
+    """Evenly spaced quantiles, whose mean of a function is its expectation to many digits."""
+    return torch.tensor([law.inv_cdf((i + 0.5) / n) for i in range(n)], dtype=torch.float64)
+
+
+def log_density(law: NormalDist, x: torch.Tensor) -> torch.Tensor:
+    return torch.distributions.Normal(law.mean, law.stdev).log_prob(x)
+
+
+def best_score(x: torch.Tensor) -> torch.Tensor:
+    """The logit of D* = p / (p + q)."""
+    return log_density(DATA, x) - log_density(MODEL, x)
+
+
+def test_the_best_critic_is_p_over_p_plus_q():
+    real, fake = drawn(DATA), drawn(MODEL)
+    for bend in (torch.sin, torch.cos, torch.tanh):
+        amount = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        bent = [best_score(x) + amount * bend(x) for x in (real, fake)]
+        (slope,) = torch.autograd.grad(discriminate(*bent), amount)
+        assert abs(slope) < 1e-4
+        worse = [best_score(x) + 0.1 * bend(x) for x in (real, fake)]
+        assert discriminate(*worse) > discriminate(best_score(real), best_score(fake))
+
+
+def test_its_value_is_twice_the_jensen_shannon_divergence_less_log_4():
+    value = -discriminate(best_score(drawn(DATA)), best_score(drawn(MODEL)))
+    x = torch.linspace(-15, 15, 60_001, dtype=torch.float64)
+    p, q = log_density(DATA, x).exp(), log_density(MODEL, x).exp()
+    middle = (p + q) / 2
+    kl = [torch.trapezoid(torch.xlogy(a, a) - torch.xlogy(a, middle), x) for a in (p, q)]
+    assert value.item() == pytest.approx(sum(kl).item() - math.log(4), abs=1e-4)
+
+
+@pytest.mark.parametrize("score", [-12.0, -3.0, 0.0, 3.0])
+def test_the_minimax_generator_learns_nothing_from_a_sure_critic(score: float):
+    s = torch.tensor([score], dtype=torch.float64, requires_grad=True)
+    D = 1 / (1 + math.exp(-score))
+    assert torch.autograd.grad(minimax(s), s)[0].item() == pytest.approx(-D)
+    assert torch.autograd.grad(non_saturating(s), s)[0].item() == pytest.approx(D - 1)
+
+
+def test_objectives_by_hand():
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0])
+    by_hand = {
+        "minimax": (
+            math.log1p(math.exp(-2)) / 2 + math.log1p(math.exp(-0.5)) / 2
+            + math.log1p(math.exp(-3)) / 2 + math.log1p(math.e) / 2,
+            -(math.log1p(math.exp(-3)) + math.log1p(math.e)) / 2,
+        ),
+        "least-squares": ((1 + 0.25) / 4 + (9 + 1) / 4, (16 + 0) / 4),
+        "hinge": (0.25 + 1.0, 1.0),
+        "wasserstein": (-1 - 1.25, 1.0),
+    }  # fmt: skip
+    for name, (critic, generator) in by_hand.items():
+        assert OBJECTIVES[name].critic(real, fake).item() == pytest.approx(critic), name
+        assert OBJECTIVES[name].generator(fake).item() == pytest.approx(generator), name
+    assert OBJECTIVES["non-saturating"].critic is OBJECTIVES["minimax"].critic
+    expected = (math.log1p(math.exp(3)) + math.log1p(math.exp(-1))) / 2
+    assert non_saturating(fake).item() == pytest.approx(expected)
+
+
+def pictures(n: int, seed: int = 0) -> torch.Tensor:
+    return Noise.keyed(seed, 0, range(n)).normal(2, 3, 3, dtype=torch.float64)
+
+
+def test_the_penalty_of_a_linear_critic_is_known():
+    w = (0.3 * pictures(1, 7)).requires_grad_()
+    norm = torch.linalg.vector_norm(w)
+
+    def critic(x: torch.Tensor) -> torch.Tensor:
+        return (w * x).sum((1, 2, 3)) + 5
+
+    mix = Noise.keyed(1, 0, range(6)).uniform(dtype=torch.float64)
+    penalty = gradient_penalty(critic, pictures(6), pictures(6, 1), mix)
+    assert penalty.item() == pytest.approx((norm.item() - 1) ** 2, rel=1e-6)
+    (slope,) = torch.autograd.grad(penalty, w)
+    torch.testing.assert_close(slope, (2 * (norm - 1) * w / norm).detach(), rtol=1e-5, atol=1e-8)
+    assert r1(critic, pictures(6)).item() == pytest.approx(norm.item() ** 2, rel=1e-6)
+
+
+def test_the_penalty_is_taken_between_pictures_and_paintings():
+    A = Noise.keyed(2, 0, range(18)).normal(18, dtype=torch.float64)
+    A = A + A.T
+
+    def critic(x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * torch.einsum("bi,ij,bj->b", x.flatten(1), A, x.flatten(1))
+
+    real, fake = pictures(5), pictures(5, 1)
+    torch.testing.assert_close(gradient(critic, real).flatten(1), real.flatten(1) @ A)
+    mix = torch.tensor([0.0, 1.0, 0.25, 0.5, 0.9], dtype=torch.float64)
+    between = mix[:, None] * real.flatten(1) + (1 - mix)[:, None] * fake.flatten(1)
+    expected = ((between @ A).norm(dim=1) - 1).square().mean()
+    found = gradient_penalty(critic, real, fake, mix)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert r1(critic, real).item() == pytest.approx(
+        (real.flatten(1) @ A).square().sum(1).mean().item(), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("penalised", ["penalty", "r1"])
+def test_penalties_are_differentiated_through_the_gradient(penalised: str):
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    real, fake, mix = pictures(4), pictures(4, 1), torch.full((4,), 0.3, dtype=torch.float64)
+
+    def value() -> torch.Tensor:
+        return r1(critic, real) if penalised == "r1" else gradient_penalty(critic, real, fake, mix)
+
+    weight = critic[1].weight
+    (slope,) = torch.autograd.grad(value(), weight)
+    step = 1e-5
+    for place in ((0, 0), (3, 11)):
+        sides = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[place] += sign * step
+            sides.append(value().item())
+            with torch.no_grad():
+                weight[place] -= sign * step
+        numeric = (sides[0] - sides[1]) / (2 * step)
+        assert slope[place].item() == pytest.approx(numeric, rel=1e-5, abs=1e-8)
+
+
+def test_a_penalised_critic_estimates_the_earth_movers_distance():
+    torch.manual_seed(0)
+    real = torch.tensor([-1.0, -0.5, 0.0, 2.0]).view(-1, 1, 1, 1)
+    fake = torch.tensor([0.5, 1.5, 2.5, 3.0]).view(-1, 1, 1, 1)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(1, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1))
+    adam = torch.optim.Adam(critic.parameters(), lr=5e-3, betas=(0.0, 0.9))
+    for step in range(500):
+        mix = Noise.keyed(0, step, range(16)).uniform()
+        pairs = real.repeat_interleave(4, 0), fake.repeat(4, 1, 1, 1)
+        loss = wasserstein(critic(real), critic(fake))
+        adam.zero_grad()
+        (loss + 10 * gradient_penalty(critic, *pairs, mix)).backward()
+        adam.step()
+    estimate = -wasserstein(critic(real), critic(fake)).item()
+    distance = wasserstein_distance(real.flatten().numpy(), fake.flatten().numpy())
+    assert 0.8 * distance < estimate < 1.15 * distance
+
+
+SPEC = ImageSpec(1, 9, 12, labels=("a", "b"), frequencies=(0.5, 0.5))
+SMALL = {"latent": 4, "channels": 4}
+
+
+def drawn_batch(n: int) -> Batch:
+    noise = Noise.keyed(3, 0, range(n))
+    return Batch(noise.uniform(1, 9, 12) * 2 - 1, Condition(label=noise.integers(2)))
+
+
+def model_of(name: str, **options: object) -> DCGAN:
+    torch.manual_seed(0)
+    model = build(name, SPEC, **SMALL, **options)
+    assert isinstance(model, DCGAN)
+    return model
+
+
+@pytest.mark.parametrize("name", ["gan", "wgan", "wgan-gp"])
+def test_the_critic_moves_k_times_on_fresh_pictures(name: str, monkeypatch: pytest.MonkeyPatch):
+    model = model_of(name, critic_steps=3)
+    assert model.batches_per_round == 3
+    seen: list[torch.Tensor] = []
+    forward = model.critic.forward
+
+    def watched(x: torch.Tensor, c: Condition) -> torch.Tensor:
+        seen.append(x.detach())
+        return forward(x, c)
+
+    monkeypatch.setattr(model.critic, "forward", watched)
+    batch = drawn_batch(12)
+    turns = list(model.turns(batch, 0, Noise.keyed(0, 0, range(12))))
+    assert [turn.of for turn in turns] == ["critic"] * 3 + ["generator"]
+    for i in range(3):
+        assert any(torch.equal(x, batch.x[4 * i : 4 * i + 4]) for x in seen)
+    real = {x[0].sum().item() for x in batch.x.split(4)}
+    paintings = [x for x in seen if x[0].sum().item() not in real]
+    assert len({x.sum().item() for x in paintings}) == len(paintings)  # no z is used twice
+
+
+def test_weights_are_clipped_after_each_move():
+    model = model_of("wgan", clip=0.003, critic_steps=2)
+    for turn in model.turns(drawn_batch(8), 0, Noise.keyed(0, 0, range(8))):
+        if turn.of == "generator":
+            largest = max(w.abs().max().item() for w in model.critic.parameters())
+            assert largest == pytest.approx(0.003)
+        with torch.no_grad():
+            for w in model.critic.parameters():
+                w.add_(1.0)
+
+
+def test_the_logged_distance_is_the_critics_difference_of_means():
+    model = model_of("wgan-gp", critic_steps=1)
+    batch, noise = drawn_batch(6), Noise.keyed(0, 0, range(6))
+    turn = next(iter(model.turns(batch, 0, noise)))
+    with torch.no_grad():
+        fake = model.paint(Noise.keyed(0, 0, range(6)), batch.c)
+        expected = model.critic(batch.x, batch.c).mean() - model.critic(fake, batch.c).mean()
+    assert turn.logs["wasserstein"].item() == pytest.approx(expected.item(), abs=1e-6)
+    penalised = -turn.logs["wasserstein"] + 10 * turn.logs["penalty"]
+    assert turn.loss.item() == pytest.approx(penalised.item(), rel=1e-5)
+
+
+def test_without_batch_norm_a_score_is_of_its_own_picture_alone():
+    batch = drawn_batch(6)
+    for norm in ("layer", "none"):
+        model = model_of("wgan-gp", norm=norm).train()
+        together, alone = model.critic(*batch), model.critic(*batch.rows(slice(2, 3)))
+        torch.testing.assert_close(together[2:3], alone)
+    with pytest.raises(LimnerError, match="norm"):
+        model_of("wgan-gp", norm="batch")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (28, 28), (31, 17), (64, 64)])
+def test_pictures_of_any_size(size: tuple[int, int]):
+    model = build("gan", ImageSpec(3, *size), **SMALL)
+    assert isinstance(model, DCGAN)
+    assert model.sample(2).shape == (2, 3, *size)
+    assert model.critic(model.sample(2), Condition()).shape == (2,)
+
+
+def test_pictures_too_small_are_refused_in_words():
+    with pytest.raises(LimnerError, match="at least 8 x 8"):
+        build("gan", ImageSpec(3, 7, 32))
+
+
+def test_calibration_gives_the_generator_the_statistics_of_what_it_paints():
+    model = model_of("gan")
+    batches = [drawn_batch(16) for _ in range(4)]
+    with torch.no_grad():
+        for norm in (m for m in model.generator.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.running_mean.fill_(7.0)  # pyright: ignore
+    model.eval().calibrate(iter(batches))
+    norm = next(m for m in model.generator.modules() if isinstance(m, nn.BatchNorm2d))
+    assert norm.momentum == 0.1 and not norm.training
+    seen = []
+    for i, (_, c) in enumerate(batches):
+        z = Noise.keyed(0, i, range(16)).normal(4)
+        asked = model.generator.conditioner(c, 16).vector
+        h = model.generator.first(torch.cat([z, asked], 1))
+        seen.append(h.unflatten(1, (norm.num_features, -1)).mean((0, 2)))
+    torch.testing.assert_close(norm.running_mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6)
