@@ -64,6 +64,7 @@ def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home
     assert code == 0
     assert "run (edm," in out and "against folder:pics test" in out
     assert "lenet" in out and "left out: likelihood (run does not say" in out
+    assert "remark: lenet learnt to see mnist, and may be blind to folder:pics" in out
     folder = home / "run" / "evaluation" / "folder-pics-test"
     assert {f.name for f in folder.iterdir()} == {
         "report.json", "report.md", "samples.png", "suspects.png"

@@ -253,6 +253,15 @@ class Blind(Eye):
         return Features(features, logits)
 
 
+class Void(Painter):
+    """Its weights are NaN."""
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Tensor]:
+        yield torch.full((n, *self.spec.shape), torch.nan)
+
+
 MISTAKES = {
     "other sizes": (
         OnePicture(20, ImageSpec(3, 8, 8)), {},
@@ -264,6 +273,13 @@ MISTAKES = {
     ),
     "one picture only": (
         OnePicture(20), {}, "all 20 pictures of folder:one are the same one",
+    ),
+    "nothing but one picture to be judged by": (
+        Shades(20), {"against": OnePicture(130)},
+        "all 130 pictures of folder:one are the same one, and nothing can be judged by them",
+    ),
+    "NaN in a picture": (
+        Void(SPEC), {"n": 3}, "picture 0 of Void has pixels that are NaN or infinite",
     ),
     "no pictures": (OnePicture(0), {}, "folder:one holds no pictures"),
     "fewer than splits": (

@@ -48,10 +48,9 @@ class SeenCopies(Observer):
         try:
             return dict(vars(memorisation(pixels, self.pixels, groups)))
         except LimnerError:  # the training pictures are all alike: said when all pictures are seen
-            unknown = torch.full((len(pixels),), torch.nan, dtype=torch.float64)
-            return {"nearest": torch.zeros(len(pixels), dtype=torch.int64)} | dict.fromkeys(
-                ("first", "second", "own"), unknown
-            )
+            unknown = torch.full((3, len(pixels)), torch.nan, dtype=torch.float64)
+            nearest = torch.zeros(len(pixels), dtype=torch.int64)
+            return {"nearest": nearest} | dict(zip(("first", "second", "own"), unknown.clone()))
 
 
 class Copies(Metric):

@@ -362,9 +362,9 @@ def _remarks(opened: Opened, setting: Setting, reference: Reference) -> Iterator
     trains = reference.training is not None and reference.training.dataset is real.dataset
     if trains:
         yield f"{real.name} is what models learn from: a copy of it would score best"
-    judge, source = setting.extractor, opened.data.get("source")
-    if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", real.dataset.source):
-        yield f"{judge.name} learnt to see {judge.learnt}, and may be blind to {real.dataset.source}"
+    judge, source, other = setting.extractor, opened.data.get("source"), real.dataset.source
+    if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", other):
+        yield f"{judge.name} learnt to see {judge.learnt}, and may be blind to {other or 'these'}"
     if source and reference.options and source != real.dataset.source:
         yield f"{opened.name} was trained on {source}, not on {real.dataset.source}"
     if len(real) < len(real.dataset):

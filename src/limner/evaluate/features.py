@@ -151,10 +151,11 @@ def _judge(
     path = Path(weights) if weights else _bundled(name)
     model = load(path, str(device))
     said = f"{name} of {weights}" if weights else name
+    learnt = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
     if isinstance(model, ImageTextJudge):
-        return ImageTextExtractor(model, said, dtype)
+        return ImageTextExtractor(model, said, dtype, learnt)
     if isinstance(model, Judge):
-        return JudgeExtractor(model, said, dtype)
+        return JudgeExtractor(model, said, dtype, learnt)
     raise LimnerError(f"'{path}' is a {model.name}, which is no judge; train lenet or dual-encoder")
 
 
@@ -165,10 +166,14 @@ class JudgeExtractor:
         judge: a trained one.
         name: of this judge.
         dtype: in which it computes.
+        learnt: the source that it was trained on; empty where that is unknown.
     """
 
-    def __init__(self, judge: Judge, name: str, dtype: Precision = "float32") -> None:
+    def __init__(
+        self, judge: Judge, name: str, dtype: Precision = "float32", learnt: str = ""
+    ) -> None:
         self.name = named(name, dtype)
+        self.learnt = learnt
         self.judge = judge.eval()
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
@@ -197,8 +202,10 @@ class JudgeExtractor:
 class ImageTextExtractor(JudgeExtractor):
     """A judge of pictures and captions as an extractor."""
 
-    def __init__(self, judge: ImageTextJudge, name: str, dtype: Precision = "float32") -> None:
-        super().__init__(judge, name, dtype)
+    def __init__(
+        self, judge: ImageTextJudge, name: str, dtype: Precision = "float32", learnt: str = ""
+    ) -> None:
+        super().__init__(judge, name, dtype, learnt)
         assert judge.spec.text is not None, "a judge of captions has a word table"
         self.judge: ImageTextJudge = judge
         self.text = judge.spec.text

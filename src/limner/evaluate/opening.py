@@ -15,11 +15,12 @@ from limner.evaluate.features import fingerprint
 from limner.evaluate.subjects import RealPictures
 from limner.image import ImageSpec
 from limner.model import GenerativeModel
-from limner.zoo import bundled
+from limner.zoo import bundled, painters
 
 _LOOKS = ("size", "fit", "channels", "levels", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
+_PART = 64  # pictures that are read at a time
 _OF_TRAINING = ("source", "split", "flip", "label")  # judges know classes that no model is told
 
 
@@ -79,10 +80,7 @@ def open_subject(
         return _model(name, bundled()[name], device)
     path = Path(name).expanduser()
     if not path.exists():
-        raise LimnerError(
-            f"there is no run, model file or folder of pictures '{name}'; bundled models are: "
-            f"{', '.join(bundled())}"
-        )
+        raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
     if path.suffix == ".safetensors" or (path / MODEL_FILE).is_file():
         return _model(name, path, device)
     if path.is_dir() and (path / "recipe.toml").is_file():
@@ -212,6 +210,21 @@ def _named(dataset: Dataset, source: str, options: Mapping[str, Any]) -> RealPic
     split = options.get("split")
     name = f"{source} {split or (_TRAIN if dataset.training else '')}".strip()
     return RealPictures(dataset, _LARGEST_REFERENCE, name)
+
+
+def check_varied(real: RealPictures) -> None:
+    """Refuse to judge by one picture again and again.
+
+    Raises:
+        LimnerError: all are the same one.
+    """
+    first = real.pictures(torch.arange(1))
+    others = torch.arange(1, len(real)).split(_PART)
+    if len(real) > 1 and all(bool((real.pictures(some) == first).all()) for some in others):
+        raise LimnerError(
+            f"all {len(real):,} pictures of {real.name} are the same one, and nothing can be "
+            "judged by them"
+        )
 
 
 def check_alike(name: str, spec: ImageSpec, real: RealPictures, paints: bool) -> None:

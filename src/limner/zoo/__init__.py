@@ -26,6 +26,12 @@ def paints(folder: Path) -> bool:
     return issubclass(entry(read_header(folder / MODEL_FILE).model).model, GenerativeModel)
 
 
+def painters() -> str:
+    """The bundled models that paint, for a message: "; bundled are: ...", or nothing."""
+    names = ", ".join(name for name, folder in bundled().items() if paints(folder))
+    return f"; bundled are: {names}" if names else ""
+
+
 def find_model(name: str | None) -> Path:
     """The path of a bundled model, a run or model folder, or a model file that is to paint.
 
@@ -42,7 +48,5 @@ def find_model(name: str | None) -> Path:
     if name in known:
         return known[name]
     if not Path(name).exists():
-        painters = ", ".join(each for each, folder in known.items() if paints(folder))
-        others = f"; bundled are: {painters}" if painters else ""
-        raise LimnerError(f"there is no run, model folder or model file '{name}'{others}")
+        raise LimnerError(f"there is no run, model folder or model file '{name}'{painters()}")
     return Path(name)
