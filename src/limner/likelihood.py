@@ -29,6 +29,7 @@ from torch import Tensor
 from limner.image import ImageSpec
 
 _LEAST_LOG_SCALE = -7.0  # as in the code of Salimans et al. (2017)
+_AT_ONCE = 2**14  # pixels of which all levels are looked at together
 
 
 class PixelLaw(ABC):
@@ -58,6 +59,39 @@ class PixelLaw(ABC):
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
         """log p(k_channel = 0 .. levels - 1 | k_<channel, theta); k is read before it only."""
+
+    def mean(self, theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at c"]:
+        """The expected value of each channel in [-1, 1], given the expected ones before it.
+
+        Which is E[k | theta] where channels are independent, as in all laws but the mixture.
+        """
+        parts = [self._mean(some) for some in theta.reshape(-1, self.size).split(_AT_ONCE)]
+        return torch.cat(parts).view(*theta.shape[:-1], self.channels)
+
+    def sample(
+        self, theta: Float[Tensor, "*at p"], u: Float[Tensor, "*at c"]
+    ) -> Int[Tensor, "*at c"]:
+        """Values drawn from the law, by one uniform number in [0, 1) for each."""
+        flat = theta.reshape(-1, self.size), u.reshape(-1, self.channels)
+        parts = [self._sample(*some) for some in zip(*(each.split(_AT_ONCE) for each in flat))]
+        return torch.cat(parts).view(u.shape)
+
+    def _mean(self, theta: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
+        k = torch.zeros(len(theta), self.channels, dtype=torch.int64, device=theta.device)
+        values: list[Tensor] = []
+        for channel in range(self.channels):
+            p = self.log_probs(theta, k, channel).exp()
+            every = torch.arange(self.levels, device=p.device)
+            values.append(p @ _value(every, self.levels, p))
+            nearest = (values[-1].detach() + 1) * ((self.levels - 1) / 2)
+            k[:, channel] = nearest.round().long().clamp_(0, self.levels - 1)
+        return torch.stack(values, -1)
+
+    def _sample(self, theta: Float[Tensor, "n p"], u: Float[Tensor, "n c"]) -> Int[Tensor, "n c"]:
+        k = torch.zeros(u.shape, dtype=torch.int64, device=u.device)
+        for channel in range(self.channels):
+            k[:, channel] = draw(self.log_probs(theta, k, channel), u[:, channel])
+        return k
 
 
 class Bernoulli(PixelLaw):

@@ -146,3 +146,34 @@ def test_temperature_and_top_p():
         counts(top_p=0.5), torch.tensor([0, 0, 3 / 7, 4 / 7]), atol=1e-3, rtol=0
     )
     assert counts(top_p=0.39).tolist() == [0, 0, 0, 1]
+
+
+@named
+def test_the_mean_is_the_sum_over_levels_and_draws_have_it(law):
+    """Channel by channel; for the laws without dependence it is the mean of draws, too."""
+    theta = random_theta(law, 3, 1.0)
+    every = torch.arange(law.levels, dtype=torch.float64)
+    values = (2 * every - (law.levels - 1)) / (law.levels - 1)
+    mean = law.mean(theta.view(3, 1, -1)).view(3, -1)
+    k = ((mean + 1) * (law.levels - 1) / 2).round().long()
+    for channel in range(law.channels):
+        expected = law.log_probs(theta, k, channel).exp() @ values
+        torch.testing.assert_close(mean[:, channel], expected)
+    if isinstance(law, DiscretisedLogisticMixture) and law.channels > 1:
+        return
+    n = 20_000
+    u = torch.rand(3, n, law.channels, dtype=torch.float64)
+    drawn = values[law.sample(theta[:, None].expand(-1, n, -1), u)]
+    off = (drawn.mean(1) - mean).abs()
+    assert bool((off <= 4 * drawn.std(1) / n**0.5 + 1e-9).all())
+
+
+def test_draws_of_dependent_channels_follow_their_joint_law():
+    law = DiscretisedLogisticMixture(3, 2, 2)
+    theta, n = random_theta(law, 1, 1.0), 40_000
+    u = torch.rand(n, 3, dtype=torch.float64)
+    k = law.sample(theta.expand(n, -1), u)
+    every = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    p = law.log_prob(theta.expand(8, -1), every).exp()
+    seen = torch.bincount(k @ torch.tensor([4, 2, 1]), minlength=8) / n
+    assert float((seen - p).abs().max()) <= 4 * (0.25 / n) ** 0.5

@@ -1,0 +1,129 @@
+"""Autoencoder: a code of few numbers from which the picture is made again.
+
+Hinton, Salakhutdinov (2006). Reducing the dimensionality of data with neural networks. Science 313,
+504-507. doi:10.1126/science.1127647.
+
+    minimise  E |x - D(E(x))|^2
+
+It is no model of p(x): nothing says which codes belong to pictures, and it gives no likelihood. To
+paint all the same, `calibrate` fits a Gaussian N(m, V diag(l) V^T) to the codes of the data, and
+`frames` decodes draws from it; the better the codes happen to be normal, the better the pictures.
+Codes are handed out as the Gaussian sees them, u = diag(l)^(-1/2) V^T (E(x) - m): uncorrelated, of
+variance 1, the direction of largest variance first.
+
+Different from the paper: residual convolutions unless perceptrons are asked for, all layers trained
+together from random weights, squared error. It ignores labels and captions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from limner.autoencoders.coders import coders
+from limner.codes import Encodes
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import Turn
+from limner.noise import Noise
+from limner.registry import Paper, register
+
+_LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where they are
+
+
+@register(
+    "autoencoder",
+    family="autoencoders",
+    paper=Paper(
+        "Reducing the dimensionality of data with neural networks",
+        "Hinton, Salakhutdinov",
+        2006,
+        doi="10.1126/science.1127647",
+    ),
+    tiny={"latent": 3, "channels": (8,)},
+)
+class Autoencoder(Encodes):
+    """Autoencoder: reconstructs; it has no p(x), and paints from a Gaussian fitted to its codes.
+
+    Args:
+        spec: what the images are.
+        latent: how many numbers a code has.
+        channels: of each resolution, finest first; each halves height and width.
+        blocks: residual blocks at each resolution.
+        hidden: widths of perceptrons in place of convolutions, from the picture to the code.
+    """
+
+    spherical = False
+    code_mean: Float[Tensor, "d"]
+    code_axes: Float[Tensor, "d d"]
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent: Annotated[int, Field(ge=1)] = 32,
+        channels: tuple[int, ...] = (32, 64),
+        blocks: Annotated[int, Field(ge=0)] = 1,
+        hidden: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
+        self.encoder, self.decoder = coders(
+            spec,
+            latent,
+            latent,
+            spec.channels,
+            channels=channels,
+            blocks=blocks,
+            hidden=hidden,
+            vector=0,
+        )
+        self.register_buffer("code_mean", torch.zeros(latent))
+        self.register_buffer("code_axes", torch.eye(latent))
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean squared error of a pixel's channel."""
+        x_hat = self.decoder(self.encoder(batch.x)).permute(0, 3, 1, 2)
+        error = (x_hat - batch.x).square().mean()
+        yield Turn(error, logs={"squared_error": error.detach()})
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """Fit the Gaussian: m, and V diag(l)^(1/2), the axes of its ellipsoid."""
+        z = torch.cat([self.encoder(batch.x) for batch in batches]).double()
+        mean = z.mean(0)
+        covariance = (z - mean).T @ (z - mean) / max(1, len(z) - 1)
+        variances, directions = torch.linalg.eigh(covariance)
+        variances = variances.flip(0).clamp(min=_LEAST_SHARE * float(variances.max()) + 1e-12)
+        self.code_mean.copy_(mean)
+        self.code_axes.copy_(directions.flip(1) * variances.sqrt())
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """Whitened codes."""
+        z = self.encoder(x) - self.code_mean
+        return z @ self.code_axes / self.code_axes.square().sum(0)
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture of each whitened code."""
+        theta = self.decoder(self.code_mean + z @ self.code_axes.T)
+        return theta.permute(0, 3, 1, 2)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
+    ) -> Iterator[Images]:
+        """Yield the pictures of codes that are drawn from the fitted Gaussian.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            temperature: of the draw; below 1 is nearer to the mean code.
+        """
+        u = noise.normal(len(self.code_mean), dtype=self.code_mean.dtype)
+        yield self.decode(temperature * u, c)

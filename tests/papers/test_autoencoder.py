@@ -1,0 +1,178 @@
+"""The autoencoder against principal components, and paths between codes."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from limner.autoencoders.autoencoder import Autoencoder
+from limner.autoencoders.coders import halvings
+from limner.codes import lerp, slerp
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, ImageSpec
+from limner.model import LikelihoodModel
+from limner.noise import Noise
+
+SPEC = ImageSpec(1, 3, 4)
+
+
+def pictures(n: int, spec: ImageSpec = SPEC, rank: int = 3) -> torch.Tensor:
+    """Pictures of which three directions vary much, and all others little."""
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.randn(rank, spec.dimensions, generator=generator)
+    scale = 0.1 / torch.arange(1.0, rank + 1)[:, None]
+    hidden = torch.randn(n, rank, generator=generator)
+    x = hidden @ (mixing * scale) + 0.01 * torch.randn(n, spec.dimensions, generator=generator)
+    return (x + 0.1).clamp(-1, 1).view(n, *spec.shape)
+
+
+def principal_components(x: torch.Tensor, k: int) -> tuple[torch.Tensor, float]:
+    """The k directions of largest variance, and the mean square outside of them."""
+    flat = x.flatten(1).double()
+    variances, directions = torch.linalg.eigh(torch.cov(flat.T, correction=0))
+    return directions[:, -k:], float(variances[:-k].sum() / flat.shape[1])
+
+
+def linear(x: torch.Tensor, latent: int) -> Any:
+    """A linear autoencoder whose weights are the best there are."""
+    model: Any = Autoencoder(SPEC, latent=latent, hidden=()).double()
+    directions, _ = principal_components(x, latent)
+    mean = x.flatten(1).double().mean(0)
+    encoder, decoder = model.encoder.perceptron.layers[0], model.decoder.perceptron.layers[0]
+    with torch.no_grad():
+        encoder.weight.copy_(directions.T)
+        encoder.bias.copy_(-mean @ directions)
+        decoder.weight.copy_(directions)
+        decoder.bias.copy_(mean)
+    return model
+
+
+def test_principal_components_are_where_a_linear_one_comes_to_rest():
+    """Baldi, Hornik (1989): the least squared error is what lies outside of them."""
+    x = pictures(200).double()
+    _, least = principal_components(x, 2)
+    model = linear(x, 2)
+
+    def loss() -> torch.Tensor:
+        return next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(200)))).loss
+
+    best = loss()
+    assert float(best.detach()) == pytest.approx(least, rel=1e-9)
+    for slope in torch.autograd.grad(best, list(model.parameters())):
+        assert float(slope.abs().max()) < 1e-9
+    for _ in range(10):
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.02 * torch.randn_like(p)
+        assert float(loss().detach()) > least
+
+
+def test_the_gaussian_is_that_of_the_codes():
+    """Whitened codes have mean 0 and covariance 1; draws have the data's covariance, as far as the
+    code keeps it; the axes come in order."""
+    x = pictures(500).double()
+    model = linear(x, 3)
+    model.calibrate(iter([Batch(x[:200], Condition()), Batch(x[200:], Condition())]))
+    u = model.encode(x)
+    torch.testing.assert_close(u.mean(0), torch.zeros(3, dtype=u.dtype), atol=1e-9, rtol=0)
+    torch.testing.assert_close(u.T.cov(), torch.eye(3, dtype=u.dtype), atol=1e-9, rtol=0)
+    lengths = model.code_axes.square().sum(0)
+    assert bool((lengths.diff() < 0).all())
+    directions, _ = principal_components(x, 3)
+    drawn = next(model.watch(20_000)).flatten(1).double()
+    kept = directions @ directions.T
+    expected = kept @ x.flatten(1).T.cov() @ kept
+    torch.testing.assert_close(drawn.T.cov(), expected, atol=0.001, rtol=0)
+    torch.testing.assert_close(drawn.mean(0), x.flatten(1).mean(0), atol=0.01, rtol=0)
+
+
+def test_reconstruction_is_projection_and_decode_inverts_encode():
+    x = pictures(40).double()
+    model = linear(x, 3)
+    model.calibrate(iter([Batch(x, Condition())]))
+    directions, _ = principal_components(x, 3)
+    mean = x.flatten(1).mean(0)
+    projected = mean + (x.flatten(1) - mean) @ directions @ directions.T
+    torch.testing.assert_close(model.reconstruct(x).flatten(1).double(), projected)
+    z = torch.randn(7, 3, dtype=torch.float64)
+    torch.testing.assert_close(model.encode(model.decode(z)), z)
+    half = model.interpolate(x[:1], x[1:2], steps=3)[:, 1]
+    torch.testing.assert_close(half.flatten().double(), projected[:2].mean(0))
+
+
+def test_codes_that_never_move_do_no_harm():
+    """More numbers than the data have directions: a covariance without full rank."""
+    x = pictures(16, rank=1).double()
+    model = linear(x, 3)
+    with torch.no_grad():
+        model.encoder.perceptron.layers[0].weight[0] = 0
+    model.calibrate(iter([Batch(x, Condition())]))
+    assert bool(model.encode(x).isfinite().all())
+    assert bool(model.sample(5).isfinite().all())
+
+
+def test_it_claims_no_likelihood():
+    assert not issubclass(Autoencoder, LikelihoodModel)
+
+
+def test_any_size_is_halved_upwards():
+    assert halvings(28, 5, 3) == [(28, 5), (14, 3), (7, 2), (4, 1)]
+    for height, width in ((1, 2), (7, 9)):
+        model = Autoencoder(ImageSpec(2, height, width), latent=2, channels=(4, 8))
+        x = torch.rand(3, 2, height, width)
+        assert model.reconstruct(x).shape == x.shape
+
+
+def test_the_great_circle():
+    """Ends at its ends, of constant norm and constant speed between unit vectors; a straight line
+    where there is no circle."""
+    a, b = torch.randn(2, 5, 16, dtype=torch.float64)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    ends = slerp(a, b, t)[:, [0, -1]]
+    torch.testing.assert_close(ends, torch.stack([a, b], 1))
+    a, b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
+    path = slerp(a, b, t)
+    torch.testing.assert_close(path.norm(dim=2), torch.ones(5, 9, dtype=torch.float64))
+    angle = (a * b).sum(1).acos()
+    steps = (path[:, 1:] * path[:, :-1]).sum(2).acos()
+    torch.testing.assert_close(steps, (angle / 8)[:, None].expand(-1, 8))
+    torch.testing.assert_close(slerp(a, a, t), lerp(a, a, t))
+    torch.testing.assert_close(slerp(a, -a, t), lerp(a, -a, t))
+    middle = slerp(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]]), torch.tensor([0.5]))
+    torch.testing.assert_close(middle[0, 0], torch.tensor([2.0, 4.0]) * math.sqrt(0.5))
+
+
+def test_a_traversal_moves_one_coordinate_to_the_values():
+    x = pictures(60).double()
+    model = linear(x, 3)
+    model.calibrate(iter([Batch(x, Condition())]))
+    shown = model.traverse(x[:1], coordinates=(2, 0), values=(-1, 0.5))
+    z = model.encode(x[:1])
+    z[0, 2] = 0.5
+    torch.testing.assert_close(shown[0, 1], model.decode(z)[0].float())
+    chosen = model.traverse(x[:1], coordinates=1, values=(-1, 1))
+    first = model.traverse(x[:1], coordinates=[0], values=(-1, 1))
+    torch.testing.assert_close(chosen, first)  # the direction of largest variance tells most
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m, x: m.reconstruct(x[:, :, :2]), "codes of 1 x 3 x 4 pictures, not of 1 x 2 x 4"),
+        (lambda m, x: m.interpolate(x, x, steps=1), "at least 2"),
+        (lambda m, x: m.interpolate(x, x[:1]), "cannot be paired"),
+        (lambda m, x: m.traverse(x[:1], coordinates=[3]), "coordinates 0 to 2"),
+        (lambda m, x: m.reconstruct(x, Condition(label=torch.zeros(2).long())), "give one"),
+    ],
+)
+def test_wrong_use_says_what_is_wrong(call, said, unchecked_shapes):
+    with pytest.raises(LimnerError, match=said):
+        call(Autoencoder(SPEC, latent=3), torch.zeros(4, 1, 3, 4))
+
+
+def test_training_mode_is_left_as_it_was():
+    model = Autoencoder(SPEC, latent=2)
+    assert model.training
+    assert not model.reconstruct(torch.zeros(1, 1, 3, 4)).requires_grad
+    assert model.training
