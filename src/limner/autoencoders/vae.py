@@ -1,0 +1,251 @@
+"""Variational autoencoder, with the importance-weighted bound.
+
+Kingma, Welling (2013). Auto-encoding variational Bayes. arXiv:1312.6114.
+Burda, Grosse, Salakhutdinov (2015). Importance weighted autoencoders. arXiv:1509.00519.
+
+    p(x) = int p(x | z) p(z) dz,   p(z) = N(0, 1),   q(z | x) = N(mu(x), diag(sigma(x)^2))
+    log p(x) >= E log p(x | z) - KL(q(z | x) || p(z))                                    the ELBO
+    KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - 1 - ln sigma_j^2)                             appendix B
+
+Trained on the ELBO, or, as IWAE, on the bound of k draws. p(x | z) is a law of discrete pixels, so
+that the bounds are of the probability of the picture itself. `log_prob` gives the bound of
+`importance_samples` draws unless it is told another number.
+
+Also here, for the ELBO: KL warm-up, as in Bowman et al. (2015), arXiv:1511.06349; a constant weight
+beta, as in Higgins et al. (2017); free bits, lambda nats for each number of the code, as in Kingma
+et al. (2016), arXiv:1606.04934, equation 15: sum_j max(lambda, E KL_j), the mean being that of the
+batch. With labels or captions c, all of it is given c: q(z | x, c) and p(x | z, c), with p(z).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from limner.autoencoders.bound import Normal, importance_weighted, standard
+from limner.autoencoders.coders import coders, pixel_law
+from limner.codes import Encodes
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
+from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.nn.condition import Conditioner
+from limner.noise import Noise
+from limner.registry import Paper, register
+
+_TOLD = 64  # the length of the vector that labels and captions become
+
+
+@register(
+    "vae",
+    family="autoencoders",
+    paper=Paper("Auto-encoding variational Bayes", "Kingma, Welling", 2013, "1312.6114"),
+    tiny={"latent": 2, "channels": (8,), "importance_samples": 4},
+)
+class VAE(LikelihoodModel, Encodes):
+    """Variational autoencoder: codes with a prior, and a bound on log p(x).
+
+    Args:
+        spec: what the images are.
+        latent: how many numbers a code has.
+        channels: of each resolution, finest first; each halves height and width.
+        blocks: residual blocks at each resolution.
+        hidden: widths of perceptrons in place of convolutions, from the picture to the code.
+        pixels: the law of a pixel given the code; unless given, bernoulli for two levels, else
+            logistic.
+        components: of the logistic law, which is a mixture.
+        objective: "elbo", or "iwae", the bound of k draws.
+        k: draws of the code for each picture in training.
+        beta: the weight of the KL term, for the ELBO.
+        warmup: steps in which that weight rises from 0.
+        free_bits: nats of each number of the code that cost nothing.
+        importance_samples: draws for the bound that is reported.
+        condition_dropout: how often training hides the condition.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent: Annotated[int, Field(ge=1)] = 32,
+        channels: tuple[int, ...] = (32, 64),
+        blocks: Annotated[int, Field(ge=0)] = 1,
+        hidden: tuple[int, ...] | None = None,
+        pixels: Literal["bernoulli", "logistic", "gaussian"] | None = None,
+        components: Annotated[int, Field(ge=1)] = 1,
+        objective: Literal["elbo", "iwae"] = "elbo",
+        k: Annotated[int, Field(ge=1)] = 1,
+        beta: Annotated[float, Field(ge=0)] = 1.0,
+        warmup: Annotated[int, Field(ge=0)] = 0,
+        free_bits: Annotated[float, Field(ge=0)] = 0.0,
+        importance_samples: Annotated[int, Field(ge=1)] = 100,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        super().__init__()
+        if objective == "iwae" and (beta != 1 or warmup or free_bits):
+            raise LimnerError(
+                "IWAE's bound has no KL term of its own; leave model.beta, model.warmup and "
+                "model.free_bits out, or give model.objective=elbo"
+            )
+        self.spec = replace(spec, hint=None)
+        self.law = pixel_law(spec, pixels, components)
+        self.latent, self.objective, self.k = latent, objective, k
+        self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
+        self.importance_samples = importance_samples
+        self.condition_dropout = condition_dropout
+        self.couples_batch = free_bits > 0
+        self.conditioner = Conditioner(self.spec, _TOLD)
+        self.encoder, self.decoder = coders(
+            spec,
+            2 * latent,
+            latent,
+            self.law.size,
+            channels=channels,
+            blocks=blocks,
+            hidden=hidden,
+            vector=_TOLD if spec.labels or spec.text else 0,
+        )
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How many draws."""
+        return f"IW-{self.importance_samples}" if self.importance_samples > 1 else "ELBO, one draw"
+
+    def log_prob(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        k: Annotated[int, Field(ge=1)] | None = None,
+    ) -> Likelihood:
+        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q.
+
+        Args:
+            x, c, noise: see `LikelihoodModel.log_prob`.
+            k: draws; `importance_samples` unless given.
+        """
+        vector, levels, q = self._seen(x, c)
+
+        def log_weights(g: int) -> Float[Tensor, "g b"]:
+            return _log_weights(*self._terms(levels, vector, q, self._draws(g, noise)))
+
+        k = k or self.importance_samples
+        nats = importance_weighted(log_weights, k, self.spec.dimensions, len(x))
+        return Likelihood(nats.to(x.dtype), "lower")
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move, in bits per dimension; the logs of both terms are nats of a picture."""
+        c = batch.c.drop(self.condition_dropout, noise)
+        vector, levels, q = self._seen(batch.x, c)
+        z = self._draws(self.k, noise)
+        bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
+        if self.objective == "iwae":
+            terms = self._terms(levels, vector, q, z)
+            likely, prior, posterior = terms
+            bound = _log_weights(*terms).logsumexp(0) - math.log(self.k)
+            loss, kl = -bound.mean(), (posterior - prior).mean()
+        else:
+            likely = self._log_likelihood(levels, vector, q.draw(z))
+            each = q.kl(standard(q.mean)).mean(0)  # of each number of the code, over the batch
+            share = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+            loss = self.beta * share * each.clamp(min=self.free_bits).sum() - likely.mean()
+            kl = each.sum()
+            bound = likely.mean() - kl
+        logs = {
+            "bits_per_dim": -bound.mean().detach() / bit,
+            "reconstruction": -likely.mean().detach(),
+            "kl": kl.detach(),
+        }
+        yield Turn(loss / bit, logs=logs)
+
+    def posterior(self, x: Images, c: Condition = Condition()) -> Normal:
+        """q(z | x): mu(x), ln sigma(x); each "b d"."""
+        return self._seen(x, c)[2]
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """mu(x), the mean of q(z | x)."""
+        return self.posterior(x, c).mean
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The mean of p(x | z)."""
+        return self.law.mean(self.decoder(z, self._vector(c, len(z)))).permute(0, 3, 1, 2)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
+        shown: Literal["mean", "draw"] = "mean",
+    ) -> Iterator[Images]:
+        """Yield the pictures of codes that are drawn from the prior.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            temperature: of the code; below 1 is nearer to the mean one.
+            shown: the mean of p(x | z), as papers show it, or a picture drawn from it: a sample of
+                p(x).
+        """
+        z = temperature * noise.normal(self.latent, dtype=self._dtype)
+        if shown == "mean":
+            yield self.decode(z, c)
+            return
+        theta = self.decoder(z, self._vector(c, n))
+        k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
+        yield from_levels(k, self.spec.levels).permute(0, 3, 1, 2)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.decoder.parameters()).dtype
+
+    def _vector(self, c: Condition, n: int) -> Float[Tensor, "b v"] | None:
+        return self.conditioner(c, n).vector
+
+    def _seen(
+        self, x: Images, c: Condition
+    ) -> tuple[Float[Tensor, "b v"] | None, Int[Tensor, "b h w c"], Normal]:
+        """What pictures are of, their levels, and what the encoder makes of both."""
+        levels, vector = to_levels(x, self.spec.levels), self._vector(c, len(x))
+        seen = from_levels(levels, self.spec.levels).to(self._dtype)
+        q = Normal(*self.encoder(seen, vector).chunk(2, 1))
+        return vector, levels.permute(0, 2, 3, 1), q
+
+    def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:
+        """g standard normal numbers for each of the code, the same however many come at once."""
+        return torch.stack([noise.normal(self.latent, dtype=self._dtype) for _ in range(g)])
+
+    def _log_likelihood(
+        self,
+        levels: Int[Tensor, "b h w c"],
+        vector: Float[Tensor, "b v"] | None,
+        z: Float[Tensor, "g b d"],
+    ) -> Float[Tensor, "g b"]:
+        """log p(x | z) of g codes for each picture."""
+        told = None if vector is None else vector.repeat(len(z), 1)
+        theta = self.decoder(z.flatten(0, 1), told).unflatten(0, z.shape[:2])
+        return self.law.log_prob(theta, levels.expand(len(z), *levels.shape)).sum((-2, -1))
+
+    def _terms(
+        self,
+        levels: Int[Tensor, "b h w c"],
+        vector: Float[Tensor, "b v"] | None,
+        q: Normal,
+        epsilon: Float[Tensor, "g b d"],
+    ) -> tuple[Float[Tensor, "g b"], Float[Tensor, "g b"], Float[Tensor, "g b"]]:
+        """log p(x | z), log p(z), log q(z | x) of draws from q."""
+        z = q.draw(epsilon)
+        prior = standard(z).log_prob(z).sum(-1)
+        return self._log_likelihood(levels, vector, z), prior, q.log_prob(z).sum(-1)
+
+
+def _log_weights(
+    likely: Float[Tensor, "g b"], prior: Float[Tensor, "g b"], posterior: Float[Tensor, "g b"]
+) -> Float[Tensor, "g b"]:
+    """log w = log p(x | z) + log p(z) - log q(z | x)."""
+    return likely + prior - posterior

@@ -1,0 +1,283 @@
+"""The variational autoencoder against closed forms, quadrature, and its own theorems."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limner.autoencoders import bound
+from limner.autoencoders.bound import Normal, importance_weighted, standard
+from limner.autoencoders.vae import VAE
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, ImageSpec, from_levels
+from limner.likelihood import PixelLaw
+from limner.noise import Noise
+
+SPEC = ImageSpec(1, 2, 3)
+SIGMA = 0.3
+
+
+class Density(PixelLaw):
+    """N(theta, SIGMA^2) at the values of the levels: what probabilistic PCA has for its pixels."""
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__(channels, levels)
+        self.size = channels
+
+    def log_prob(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"]
+    ) -> Float[Tensor, "*at"]:
+        v = (2 * k.double() - (self.levels - 1)) / (self.levels - 1)
+        return torch.distributions.Normal(theta, SIGMA).log_prob(v).sum(-1)
+
+    def log_probs(self, theta, k, channel):
+        raise AssertionError("no level is drawn")
+
+
+def linear(W: Tensor | None = None, m: Tensor | None = None) -> tuple[Any, Any]:
+    """Probabilistic PCA (Tipping, Bishop, 1999): x = W z + m + SIGMA e, its exact posterior
+    q = N(M^-1 W^T (x - m), SIGMA^2 M^-1) with M = W^T W + SIGMA^2, which is diagonal for
+    orthogonal columns; and its p(x) = N(m, W W^T + SIGMA^2)."""
+    D = SPEC.dimensions
+    generator = torch.Generator().manual_seed(1)
+    if W is None or m is None:
+        columns = torch.linalg.qr(torch.randn(D, 2, generator=generator, dtype=torch.float64)).Q
+        W = columns * torch.tensor([0.9, 0.5])
+        m = 0.1 * torch.randn(D, generator=generator, dtype=torch.float64)
+    model: Any = VAE(SPEC, latent=2, hidden=()).double()
+    model.law = Density(1, 256)
+    model.decoder = type(model.decoder)(SPEC, 2, (), 1, 0).double()
+    M = W.square().sum(0) + SIGMA**2
+    encoder, decoder = (part.perceptron.layers[0] for part in (model.encoder, model.decoder))
+    with torch.no_grad():
+        decoder.weight.copy_(W)
+        decoder.bias.copy_(m)
+        encoder.weight.zero_()
+        encoder.weight[:2] = (W / M).T
+        encoder.bias[:2] = -(W / M).T @ m
+        encoder.bias[2:] = (SIGMA / M.sqrt()).log()
+    covariance = W @ W.T + SIGMA**2 * torch.eye(D, dtype=torch.float64)
+    return model, torch.distributions.MultivariateNormal(m, covariance)
+
+
+def some_pictures(n: int, spec: ImageSpec = SPEC) -> Tensor:
+    return from_levels(torch.randint(spec.levels, (n, *spec.shape)), spec.levels)
+
+
+def test_with_the_exact_posterior_every_weight_is_the_probability():
+    model, p = linear()
+    x = some_pictures(9).double()
+    exact = p.log_prob(x.flatten(1))
+    for k in (1, 2, 50):
+        nats, kind = model.log_prob(x, noise=Noise.sampling(k, 9), k=k)
+        torch.testing.assert_close(nats, exact, rtol=1e-6, atol=1e-6)
+        assert kind == "lower"
+    turn = next(model.turns(Batch(x, Condition()), 0, Noise.sampling(0, 9)))
+    per_picture = turn.logs["reconstruction"] + turn.logs["kl"]
+    assert math.isfinite(float(per_picture))
+
+
+@torch.no_grad()
+def test_a_wrong_posterior_costs_its_kl_and_more_draws_win_some_of_it_back():
+    """E ELBO = log p - KL(q || posterior) <= E L_5 <= E L_50 <= log p, in standard errors."""
+    model, p = linear()
+    x, shift, wider = some_pictures(1).double(), 0.5, 0.4
+    right = model.posterior(x)
+    with torch.no_grad():
+        bias = model.encoder.perceptron.layers[0].bias
+        bias[:2] += shift
+        bias[2:] += wider
+    wrong = model.posterior(x)
+    gap = float(wrong.kl(right).sum())
+    exact, n = float(p.log_prob(x.flatten(1))), 4000
+    many = x.expand(n, -1, -1, -1)
+    bounds = {}
+    for k in (1, 5, 50):
+        nats = model.log_prob(many, noise=Noise.sampling(10**6 * k, n), k=k).nats
+        bounds[k] = float(nats.mean()), 3 * float(nats.std()) / math.sqrt(n)
+    assert bounds[1][0] == pytest.approx(exact - gap, abs=bounds[1][1])
+    assert bounds[1][0] + bounds[1][1] < bounds[5][0] - bounds[5][1]
+    assert bounds[5][0] + bounds[5][1] < bounds[50][0] - bounds[50][1]
+    assert bounds[50][0] <= exact + bounds[50][1]
+    assert exact - bounds[50][0] < gap / 10
+    turn = next(model.turns(Batch(many, Condition()), 0, Noise.sampling(3, n)))
+    nats = -float(turn.logs["bits_per_dim"]) * SPEC.dimensions * math.log(2)
+    assert nats == pytest.approx(exact - gap, abs=bounds[1][1])  # the KL analytic, not drawn
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("pixels", "levels"), [("bernoulli", 2), ("logistic", 5), ("gaussian", 5)])
+def test_the_bound_tends_to_the_marginal_by_quadrature(pixels, levels):
+    """A code of one number: p(x) = int p(x | z) N(z; 0, 1) dz by the trapezoidal rule, and these
+    sum to one over all pictures."""
+    spec = ImageSpec(1, 1, 2, levels=levels)
+    model: Any = VAE(spec, latent=1, hidden=(3,), pixels=pixels).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.5 * torch.randn_like(p)
+        last = model.encoder.perceptron.layers[-1]
+        last.weight.mul_(0.3)
+        last.bias[1] = 0.3  # a wide q, so that weights are bounded
+    every = torch.cartesian_prod(*[torch.arange(levels)] * 2).view(-1, 1, 1, 2)
+    x = from_levels(every, levels).double()
+    z = torch.linspace(-9, 9, 2001, dtype=torch.float64)
+    theta = model.decoder(z[:, None])
+    k = every.permute(0, 2, 3, 1)[:, None].expand(-1, len(z), -1, -1, -1)
+    likely = model.law.log_prob(theta.expand(len(x), *theta.shape), k).sum((-2, -1))
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z)
+    marginal = (likely + prior).exp().sum(1) * (z[1] - z[0])
+    assert float(marginal.sum()) == pytest.approx(1, abs=1e-6)
+    R, k = 200, 20
+    rows = x.repeat(R, 1, 1, 1)
+    nats = model.log_prob(rows, noise=Noise.sampling(0, len(rows)), k=k).nats.view(R, -1)
+    joined = nats.logsumexp(0) - math.log(R)  # the bound of R k draws
+    torch.testing.assert_close(joined, marginal.log(), atol=0.1, rtol=0)
+    over = nats.mean(0) - marginal.log()
+    assert bool((over <= 3 * nats.std(0) / math.sqrt(R)).all())
+
+
+def test_the_kl_is_torchs_and_appendix_bs():
+    q = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))
+    p = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))
+    theirs = [torch.distributions.Normal(n.mean, n.log_deviation.exp()) for n in (q, p)]
+    torch.testing.assert_close(q.kl(p), torch.distributions.kl_divergence(*theirs))
+    variance = (2 * q.log_deviation).exp()
+    appendix = 0.5 * (q.mean.square() + variance - 1 - variance.log())
+    torch.testing.assert_close(q.kl(standard(q.mean)), appendix)
+    z = torch.randn(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(q.log_prob(z), theirs[0].log_prob(z))
+    torch.testing.assert_close(q.draw(z), q.mean + z * variance.sqrt())
+
+
+def test_the_bound_in_parts_is_the_bound_at_once(monkeypatch):
+    """As many draws at once as memory allows, the same numbers, bit for bit in what is drawn."""
+    model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,)).double()
+    x = some_pictures(5, model.spec).double()
+    whole = model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats
+    monkeypatch.setattr(bound, "_AT_ONCE", 5 * 16 * 4)  # 4, 4, 4, 1
+    torch.testing.assert_close(model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats, whole)
+    sizes: list[int] = []
+
+    def weights(g: int) -> Tensor:
+        sizes.append(g)
+        return torch.zeros(g, 5)
+
+    assert importance_weighted(weights, 13, 16, 5).tolist() == [0.0] * 5
+    assert sizes == [4, 4, 4, 1]
+
+
+def test_warm_up_beta_and_free_bits():
+    """The loss by hand: reconstruction + weight sum_j max(lambda, mean KL_j)."""
+    x = some_pictures(6, ImageSpec(1, 4, 4))
+    batch, D = Batch(x, Condition()), 16
+
+    def nats(step: int, **options: Any) -> tuple[float, float, Tensor]:
+        torch.manual_seed(0)
+        model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,), **options)
+        turn = next(model.turns(batch, step, Noise.keyed(0, 0, range(6))))
+        each = model.posterior(x)
+        kl = each.kl(standard(each.mean)).mean(0).detach()
+        reconstruction = float(turn.logs["reconstruction"])
+        assert float(turn.logs["kl"]) == pytest.approx(float(kl.sum()), rel=1e-5)
+        bits = float(turn.logs["bits_per_dim"]) * D * math.log(2)
+        assert bits == pytest.approx(reconstruction + float(kl.sum()), rel=1e-5)
+        return float(turn.loss.detach()) * D * math.log(2), reconstruction, kl
+
+    for step, options, weight in (
+        (0, {}, 1.0),
+        (0, {"warmup": 10}, 0.1),
+        (4, {"warmup": 10, "beta": 2.0}, 1.0),
+        (99, {"warmup": 10}, 1.0),
+        (0, {"beta": 0.0}, 0.0),
+    ):
+        loss, reconstruction, kl = nats(step, **options)
+        assert loss == pytest.approx(reconstruction + weight * float(kl.sum()), rel=1e-5)
+    bits = float(kl.median())  # some below, some above
+    loss, reconstruction, kl = nats(0, free_bits=bits)
+    assert loss == pytest.approx(reconstruction + float(kl.clamp(min=bits).sum()), rel=1e-5)
+    assert float(kl.clamp(min=bits).sum()) > float(kl.sum())
+    assert VAE(SPEC, latent=2, channels=(8,), free_bits=0.1).couples_batch
+    assert not VAE(SPEC, latent=2, channels=(8,)).couples_batch
+
+
+def test_iwaes_gradient_is_the_weighted_one():
+    """Burda et al., equation 14: sum_i w~_i grad log w_i, with w~ the normalised weights; and with
+    one draw the loss is the ELBO with its KL drawn."""
+    torch.manual_seed(3)
+    model: Any = VAE(SPEC, latent=2, hidden=(4,), objective="iwae", k=5).double()
+    x, noise = some_pictures(3).double(), Noise.keyed(0, 0, range(3))
+    turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(3))))
+    parameters = list(model.parameters())
+    given = torch.autograd.grad(turn.loss, parameters)
+    vector, levels, q = model._seen(x, Condition())
+    likely, prior, posterior = model._terms(levels, vector, q, model._draws(5, noise))
+    log_w = likely + prior - posterior
+    weights = log_w.detach().softmax(0)
+    bit = SPEC.dimensions * math.log(2)
+    expected = torch.autograd.grad(-(weights * log_w).sum(0).mean() / bit, parameters)
+    for a, b in zip(given, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    bound = (log_w.logsumexp(0) - math.log(5)).mean()
+    assert float(turn.loss.detach()) == pytest.approx(-float(bound.detach()) / bit)
+
+
+def test_the_most_likely_linear_one_is_where_the_elbo_comes_to_rest(monkeypatch):
+    """Tipping, Bishop, equation 7: W = U (L - SIGMA^2)^(1/2) of the largest variances L. There the
+    ELBO is the likelihood, and flat; the mean over the draws +-sqrt(2) e_1, +-sqrt(2) e_2 is exact
+    for what is quadratic."""
+    n, k = 300, 4
+    _, p = linear()
+    levels = ((p.sample((n,)).clamp(-1, 1) + 1) * 127.5).round().long()
+    x = from_levels(levels.view(n, *SPEC.shape), 256).double()
+    flat = x.flatten(1)
+    variances, directions = torch.linalg.eigh(torch.cov(flat.T, correction=0))
+    W = directions[:, -2:] * (variances[-2:] - SIGMA**2).sqrt()
+    model, best = linear(W, flat.mean(0))
+    model.k = k
+    points = math.sqrt(2) * torch.cat([torch.eye(2), -torch.eye(2)]).double()
+    monkeypatch.setattr(model, "_draws", lambda g, noise: points[:, None].expand(g, n, 2))
+    turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(n))))
+    bit = SPEC.dimensions * math.log(2)
+    assert float(turn.loss.detach()) * bit == pytest.approx(-float(best.log_prob(flat).mean()))
+    for slope in torch.autograd.grad(turn.loss, list(model.parameters())):
+        assert float(slope.abs().max()) < 1e-6
+
+
+def test_draws_are_the_law_given_the_code_and_labels_matter():
+    spec = replace(ImageSpec(1, 2, 2, levels=2), labels=("a", "b"))
+    model: Any = VAE(spec, latent=2, hidden=(4,))
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.5 * torch.randn_like(p)
+    label = Condition(label=torch.zeros(1, dtype=torch.long))
+    n = 4000
+    mean = next(model.watch(n, label))
+    drawn = next(model.watch(n, label, shown="draw"))
+    assert drawn.unique().tolist() == [-1, 1]
+    off = (drawn.mean(0) - mean.mean(0)).abs()
+    assert float(off.max()) <= 4 / math.sqrt(n)
+    assert not torch.equal(drawn[0], drawn[1])
+    cold = model.sample(3, label, temperature=0.0)
+    torch.testing.assert_close(cold[0], model.decode(torch.zeros(1, 2), label)[0].detach())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"pixels": "bernoulli"}, "data.binarise=dynamic"),
+        ({"objective": "iwae", "beta": 2.0}, "no KL term of its own"),
+        ({"k": 0}, "model.k=0"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, said):
+    with pytest.raises(LimnerError, match=said):
+        VAE(SPEC, **options)
+
+
+def test_the_protocol_names_the_bound():
+    assert VAE(SPEC, importance_samples=50).likelihood_protocol == "IW-50"
+    assert VAE(SPEC, importance_samples=1).likelihood_protocol == "ELBO, one draw"
