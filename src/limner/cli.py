@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from limner import cli_pictures
+from limner.arguments import Against, AsJson, Device, Model, Options, Run, apart, is_option
 from limner.errors import LimnerError
 
 app = typer.Typer(
@@ -22,17 +24,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
 app.add_typer(data_app, name="data")
-
-Options = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")]
-Run = Annotated[Path | None, typer.Option("--run", help="The folder that the run goes to.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Against = Annotated[
-    str | None, typer.Option(help="Real pictures: a source; unless given, what was trained on.")
-]
-Model = Annotated[
-    str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
 def _print_json(document: Any) -> None:
@@ -99,8 +90,8 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
     """A recipe from `RECIPE.toml` or `MODEL SOURCE` and `key=value ...`, and a name for its run."""
     from limner.recipe import Recipe
 
-    words = [a for a in arguments if not _is_option(a)]
-    assignments = [a for a in arguments if _is_option(a)]
+    words = [a for a in arguments if not is_option(a)]
+    assignments = [a for a in arguments if is_option(a)]
     if len(words) == 1 and words[0].endswith(".toml"):
         return Recipe.read(words[0], assignments), Path(words[0]).stem
     if len(words) == 2 and not words[0].endswith(".toml"):
@@ -110,18 +101,6 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
         "say what to train: limner train RECIPE.toml, or limner train MODEL SOURCE, as in "
         "limner train edm emoji data.size=16"
     )
-
-
-def _is_option(argument: str) -> bool:
-    return re.match(r"[a-z_]+(\.[A-Za-z0-9_]+)*=", argument) is not None
-
-
-def _apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[str, Any]]:
-    """The words among arguments, and what `key=value ...` says of each section."""
-    from limner.options import parse_assignments
-
-    words = [a for a in arguments or [] if not _is_option(a)]
-    return words, parse_assignments([a for a in arguments or [] if _is_option(a)], sections)
 
 
 def _free_folder(name: str) -> Path:
@@ -225,7 +204,7 @@ def sample(
 
     if out.suffix.lower() != ".png":
         raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
-    words, options = _apart(arguments, "sampler")
+    words, options = apart(arguments, "sampler")
     given = {
         "model": model,
         "prompts": words or None,
@@ -244,32 +223,8 @@ def sample(
         typer.echo(str(path))
 
 
-@app.command()
-def edit(
-    arguments: Annotated[list[str], typer.Argument(metavar="IMAGE ... [sampler.key=value ...]")],
-    model: Model = None,
-    keep: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of the height that stays, from above.")
-    ] = 0.5,
-    prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
-    label: Annotated[str | None, typer.Option(help="A class by name or number.")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Ways to go on from each.")] = 6,
-    seed: Annotated[int, typer.Option(help="Way i is drawn from seed + i.")] = 0,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("edit.png"),
-    device: Device = "auto",
-) -> None:
-    """Keep the upper part of pictures, and let a model paint the rest anew."""
-    from limner.editing import complete
-    from limner.painting import Wish, write
-
-    if out.suffix.lower() != ".png":
-        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
-    files, options = _apart(arguments, "sampler")
-    asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
-    given = asked | {"sampler": {}} | options | {"model": model, "n": n, "seed": seed}
-    sheet, wish = complete([Path(file) for file in files], Wish.of(given), keep, device=device)
-    for path in write(sheet, wish, out):
-        typer.echo(str(path))
+for command in (cli_pictures.edit, cli_pictures.reconstruct, cli_pictures.interpolate):
+    app.command()(command)
 
 
 @app.command()
@@ -308,7 +263,7 @@ def evaluate(
     from limner.evaluate.report import report_folder
     from limner.progress import say
 
-    given = _apart(options, "sampler", "data")[1]
+    given = apart(options, "sampler", "data")[1]
     try:
         report = judge(
             subject,
@@ -362,11 +317,11 @@ def compare(
     from limner import dist
     from limner.evaluate.comparison import compare as compare_all
 
-    subjects, options = _apart(arguments, "sampler", "data")
+    subjects, options = apart(arguments, "sampler", "data")
     found = compare_all(
         subjects,
         against,
-        metrics=metrics.split(",") if metrics else None,
+        metrics=metrics.replace(",", " ").split() if metrics else None,
         n=n,
         seed=seed,
         extractor=extractor,
@@ -407,7 +362,7 @@ def score(
     from limner.evaluate.scoring import Scorer
     from limner.evaluate.scoring import score as score_all
 
-    images, options = _apart(arguments, "data")
+    images, options = apart(arguments, "data")
     data = options.get("data", {})
     if self_test and images:
         raise LimnerError("a self-test makes its own pictures; leave the files or --self-test out")
@@ -436,7 +391,7 @@ def data_check(
     """Sizes, channels, labels, captions, duplicates and broken files of a source."""
     from limner.data import check
 
-    report = check(source, **_apart(options, "data")[1].get("data", {}))
+    report = check(source, **apart(options, "data")[1].get("data", {}))
     if sheet is not None:
         report.sheet(sheet)
     if as_json:

@@ -1,0 +1,104 @@
+"""The commands that are given pictures: edit, reconstruct, interpolate."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limner.arguments import Device, Model, apart
+from limner.errors import LimnerError
+
+Prompt = Annotated[str | None, typer.Option(help="What the pictures are of.")]
+Label = Annotated[str | None, typer.Option(help="Their class, by name or number.")]
+
+
+def edit(
+    arguments: Annotated[list[str], typer.Argument(metavar="IMAGE ... [sampler.key=value ...]")],
+    model: Model = None,
+    keep: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of the height that stays, from above.")
+    ] = 0.5,
+    prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
+    label: Annotated[str | None, typer.Option(help="A class by name or number.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Ways to go on from each.")] = 6,
+    seed: Annotated[int, typer.Option(help="Way i is drawn from seed + i.")] = 0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("edit.png"),
+    device: Device = "auto",
+) -> None:
+    """Keep the upper part of pictures, and let a model paint the rest anew."""
+    from limner.editing import complete
+    from limner.painting import Wish, write
+
+    _check_png(out)
+    files, options = apart(arguments, "sampler")
+    asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
+    given = asked | {"sampler": {}} | options | {"model": model, "n": n, "seed": seed}
+    sheet, wish = complete([Path(file) for file in files], Wish.of(given), keep, device=device)
+    for path in write(sheet, wish, out):
+        typer.echo(str(path))
+
+
+def reconstruct(
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_default=False)
+    ] = None,
+    model: Model = None,
+    prompt: Prompt = None,
+    label: Label = None,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1000, help="How many, where no picture is given.")
+    ] = 16,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path(
+        "reconstruct.png"
+    ),
+    device: Device = "auto",
+) -> None:
+    """Show pictures, yours or the data's, above what a model makes of their codes."""
+    from limner import latents
+    from limner.painting import write
+
+    _check_png(out)
+    wish = _wish(model, prompt, label, n)
+    sheet, wish, error = latents.reconstruct(images or [], wish, device=device)
+    for path in write(sheet, wish, out):
+        typer.echo(f"{path}  (mean squared error {error:.4g} on the scale from -1 to 1)")
+
+
+def interpolate(
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_default=False)
+    ] = None,
+    model: Model = None,
+    steps: Annotated[int, typer.Option(min=2, max=100, help="Pictures on each path.")] = 8,
+    prompt: Prompt = None,
+    label: Label = None,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1000, help="Paths, where no picture is given.")
+    ] = 6,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path(
+        "interpolate.png"
+    ),
+    device: Device = "auto",
+) -> None:
+    """Go from picture to picture through their codes; with one, show what its code's numbers do."""
+    from limner import latents
+    from limner.painting import write
+
+    _check_png(out)
+    wish = _wish(model, prompt, label, n)
+    sheet, wish = latents.interpolate(images or [], wish, steps, device=device)
+    for path in write(sheet, wish, out):
+        typer.echo(str(path))
+
+
+def _check_png(out: Path) -> None:
+    if out.suffix.lower() != ".png":
+        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+
+
+def _wish(model: str | None, prompt: str | None, label: str | None, n: int) -> Any:
+    """A wish for pictures that are made from others."""
+    from limner.painting import Wish
+
+    asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
+    return Wish.of(asked | {"model": model, "n": n, "sampler": {}})

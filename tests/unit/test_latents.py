@@ -1,0 +1,122 @@
+"""`limner reconstruct` and `limner interpolate`: what is in which place of the sheet."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from limner import latents
+from limner.__main__ import main
+from limner.checkpoint import load, save_model
+from limner.codes import Encodes
+from limner.editing import read_picture
+from limner.errors import LimnerError
+from limner.image import Condition, ImageSpec, to_uint8
+from limner.painting import Wish
+from limner.pictures import read_settings
+from limner.registry import build
+
+SPEC = ImageSpec(1, 6, 5, labels=("one", "two"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("latents") / "model"
+    torch.manual_seed(0)
+    made = build("vae", SPEC, latent=3, hidden=(4,))
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.3 * torch.randn_like(p)
+    save_model(made, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(3):
+        grey = Image.linear_gradient("L").rotate(90 * i).resize((5, 6))
+        grey.save(folder / f"{i}.png")
+    return sorted(folder.iterdir())
+
+
+def opened(model: str, files: list[Path]) -> tuple[Encodes, torch.Tensor]:
+    found = load(model)
+    assert isinstance(found, Encodes)
+    return found, torch.cat([read_picture(file, found.spec) for file in files])
+
+
+def test_pictures_stand_above_what_is_made_of_them(model, files):
+    """Nine of them: a row of eight pairs, and a row with one pair and white."""
+    many = [*files, *files, *files]
+    sheet, wish, error = latents.reconstruct(many, Wish(model, labels=("two",), sampler={}))
+    known, x = opened(model, many)
+    x_hat = known.reconstruct(x, Condition(label=torch.tensor([1])))
+    assert sheet.columns == 8
+    assert wish.sampler == {}
+    rows = sheet.images.unflatten(0, (4, 8))
+    assert torch.equal(rows[0], to_uint8(x[:8]))
+    assert torch.equal(rows[1], to_uint8(x_hat[:8]))
+    assert torch.equal(rows[2, :1], to_uint8(x[8:]))
+    assert torch.equal(rows[3, :1], to_uint8(x_hat[8:]))
+    assert bool((rows[2:, 1:] == 255).all())
+    assert error == pytest.approx(float((x - x_hat).square().mean()))
+
+
+def test_a_path_stands_between_the_pictures_that_it_joins(model, files):
+    sheet, _ = latents.interpolate(files, Wish(model, sampler={}), 4)
+    known, x = opened(model, files)
+    assert sheet.columns == 6
+    rows = sheet.images.unflatten(0, (2, 6))
+    assert torch.equal(rows[:, 0], to_uint8(x[:2]))
+    assert torch.equal(rows[:, -1], to_uint8(x[1:]))
+    assert torch.equal(rows[:, 1], to_uint8(known.reconstruct(x[:2])))
+    assert torch.equal(rows[:, -2], to_uint8(known.reconstruct(x[1:])))
+    assert not torch.equal(rows[0, 2], rows[0, 1])
+
+
+def test_one_picture_shows_what_its_code_means(model, files):
+    """A row for each number, all of them here; in the middle, at 0, and beside it."""
+    sheet, _ = latents.interpolate(files[:1], Wish(model, sampler={}), 4)
+    known, x = opened(model, files[:1])
+    assert sheet.columns == 7
+    rows = sheet.images.unflatten(0, (3, 7))
+    with torch.no_grad():
+        z = known.encode(x)
+        shown = {}
+        for i in range(3):
+            moved = z.clone()
+            moved[0, i] = 0
+            shown[i] = to_uint8(known.decode(moved))[0]
+    assert all(any(torch.equal(row[3], each) for row in rows) for each in shown.values())
+
+
+def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
+    def limner_(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    out = tmp_path / "out.png"
+    given = [str(files[0]), str(files[1]), "-m", model, "-o", str(out)]
+    code, said, _ = limner_("reconstruct", *given, "--label", "two")
+    assert code == 0 and "mean squared error" in said
+    settings = read_settings(out)
+    assert settings is not None and settings["labels"] == ["two"]
+    assert limner_("interpolate", *given, "--steps", "3")[0] == 0
+    with Image.open(out) as shown:
+        assert shown.width > shown.height
+    code, _, said = limner_("interpolate", "-m", model, "-o", str(out))
+    assert code == 2 and "say which real pictures" in said
+    code, _, said = limner_("reconstruct", *given[:-1], "out.jpg")
+    assert code == 2 and "no PNG file" in said
+
+
+def test_what_has_no_codes_is_refused(files, tmp_path):
+    save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
+    with pytest.raises(LimnerError, match="a pixelcnn model has no codes; autoencoders and flows"):
+        latents.reconstruct(files, Wish(str(tmp_path), sampler={}))
