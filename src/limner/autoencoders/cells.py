@@ -1,0 +1,169 @@
+"""What NVAE is built of: residual cells, changes of resolution, and the norms of their kernels.
+
+Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2007.03898, sections
+3.1 and 3.2, figure 3.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_ADDED = 0.1  # of a cell's output: deep towers begin near the identity, as in the paper's code
+_MOMENTUM = 0.05  # running statistics catch up in about 20 steps, section 3.1.1
+_FIRST_ITERATIONS = 10
+
+
+class SqueezeExcitation(nn.Module):
+    """x times a gate for each channel, made of the means of all channels.
+
+    Hu, Shen, Albanie, Sun, Wu (2017). Squeeze-and-excitation networks. arXiv:1709.01507.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // 16, 4)
+        self.squeeze, self.excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The gated features."""
+        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
+        return x * gate[:, :, None, None]
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, momentum=_MOMENTUM)
+
+
+class GenerativeCell(nn.Module):
+    """Figure 3a: BN, 1 x 1 to more channels, BN, swish, depthwise 5 x 5, BN, swish, 1 x 1, BN,
+    squeeze-excitation; added to the input.
+
+    Depthwise kernels see far for few weights; what they lack in expressiveness the many channels
+    between the two 1 x 1 convolutions give back.
+
+    Args:
+        channels: of the features.
+        expansion: how many times as many there are inside.
+    """
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        wide = expansion * channels
+        self.residual = nn.Sequential(
+            _norm(channels),
+            nn.Conv2d(channels, wide, 1, bias=False),
+            _norm(wide),
+            nn.SiLU(),
+            nn.Conv2d(wide, wide, 5, padding=2, groups=wide, bias=False),
+            _norm(wide),
+            nn.SiLU(),
+            nn.Conv2d(wide, channels, 1, bias=False),
+            _norm(channels),
+            SqueezeExcitation(channels),
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Features of the same size."""
+        return x + _ADDED * self.residual(x)
+
+
+class EncodingCell(nn.Module):
+    """Figure 3b: twice BN, swish and a 3 x 3 convolution, squeeze-excitation; added to the input.
+
+    Args:
+        channels: of the features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            _norm(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            _norm(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            SqueezeExcitation(channels),
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Features of the same size."""
+        return x + _ADDED * self.residual(x)
+
+
+class Grow(nn.Module):
+    """A 1 x 1 convolution to four times the channels, which become twice the height and width; what
+    is more than the size asked for is cut off."""
+
+    def __init__(self, ins: int, outs: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.widen = nn.Conv2d(ins, 4 * outs, 1)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o hh ww"]:
+        """Features of the finer resolution."""
+        height, width = self.size
+        return F.pixel_shuffle(self.widen(x), 2)[:, :, :height, :width]
+
+
+class SpectralNorms(nn.Module):
+    """The sum of the largest singular values of kernels, as matrices of a row for each output.
+
+    Spectral regularisation, Yoshida, Miyato (2017), arXiv:1705.10941: with every layer's Lipschitz
+    constant, that of the encoder's q(z | x) is kept small. Found by power iteration, u <- W W^T u,
+    which goes on from step to step; kernels of one shape are multiplied together.
+
+    Args:
+        kernels: of which shapes there will be how many.
+    """
+
+    def __init__(self, kernels: Iterable[Float[Tensor, "..."]]) -> None:
+        super().__init__()
+        for shape, group in _by_shape(kernels):
+            u = F.normalize(torch.randn(len(group), shape[0], 1), dim=1)
+            self.register_buffer(_name(shape), u)
+
+    def forward(self, kernels: Iterable[Float[Tensor, "..."]]) -> Float[Tensor, ""]:
+        """The sum, after another iteration; gradients are those of u^T W v, with u and v fixed."""
+        total = torch.zeros(())
+        for shape, group in _by_shape(kernels):
+            W = torch.stack(group)
+            u = self.get_buffer(_name(shape))
+            with torch.no_grad():
+                v = F.normalize(W.mT @ u, dim=1)
+                u.copy_(F.normalize(W @ v, dim=1))
+            total = total.to(W) + (u.clone().mT @ W @ v).sum()
+        return total
+
+    def settle(self, kernels: Iterable[Float[Tensor, "..."]]) -> None:
+        """Several iterations, from which those of training go on."""
+        kept = list(kernels)
+        for _ in range(_FIRST_ITERATIONS):
+            self(kept)
+
+
+def kernels(network: nn.Module) -> Iterator[Float[Tensor, "..."]]:
+    """Those of all convolutions."""
+    return (part.weight for part in network.modules() if isinstance(part, nn.Conv2d))
+
+
+def norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """All batch norms."""
+    return [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+def _by_shape(
+    kernels: Iterable[Float[Tensor, "..."]],
+) -> list[tuple[tuple[int, int], list[Float[Tensor, "..."]]]]:
+    groups: dict[tuple[int, int], list[Tensor]] = {}
+    for kernel in kernels:
+        matrix = kernel.flatten(1)
+        groups.setdefault((matrix.shape[0], matrix.shape[1]), []).append(matrix)
+    return list(groups.items())
+
+
+def _name(shape: tuple[int, int]) -> str:
+    return f"u_{shape[0]}x{shape[1]}"

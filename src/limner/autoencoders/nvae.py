@@ -1,0 +1,376 @@
+"""NVAE: codes in groups, from coarse to fine, each given those before it.
+
+Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2007.03898.
+
+    p(z) = prod_l p(z_l | z_<l),   q(z | x) = prod_l q(z_l | z_<l, x)                    section 3
+    log p(x) >= E log p(x | z) - sum_l E KL(q(z_l | z_<l, x) || p(z_l | z_<l))         equation 1
+    p(z_l | z_<l) = N(mu, sigma^2)
+    q(z_l | z_<l, x) = N(mu + d_mu, (sigma d_sigma)^2)             residual normals, section 3.2
+    KL = 1/2 (d_mu^2 / sigma^2 + d_sigma^2 - ln d_sigma^2 - 1)                         equation 2
+
+The encoder goes up, and leaves features for each group; the decoder goes down, and where x is given
+each group's posterior is made of both (figure 2). Kept: depthwise generative cells, batch norm,
+swish, squeeze-excitation, residual normals, spectral regularisation, a norm on batch norm's scales,
+KL warm-up and balancing (appendix A), and, against infinities, mu and ln sigma within +-5 by
+5 tanh(./5). `calibrate` re-estimates batch norm's statistics for the averaged weights. A code is
+handed out as the prior sees it, epsilon_l = (z_l - mu) / sigma, all groups in a row, which is
+standard normal under p(z).
+
+Different: strided convolutions and pixel shuffling between resolutions, no cells at full
+resolution, no normalising flows in the posterior. It ignores labels and captions.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.autoencoders.bound import Normal, importance_weighted, standard
+from limner.autoencoders.cells import (
+    EncodingCell,
+    GenerativeCell,
+    Grow,
+    SpectralNorms,
+    kernels,
+    norms,
+)
+from limner.autoencoders.coders import halvings, pixel_law
+from limner.codes import Encodes
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
+from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.noise import Noise
+from limner.registry import Paper, register
+
+_EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
+_LIMIT = 5.0  # of means and log-deviations, as in the paper's code
+_LEAST_KL = 0.01  # nats that a group counts for at least when groups are balanced
+_CALIBRATION = -10  # the step of the random streams that `calibrate` draws codes from
+
+
+class Group(nn.Module):
+    """One group of the code: what goes before it, its laws, and what it tells the decoder.
+
+    Args:
+        channels: of both towers here.
+        latent: numbers of the code at each place.
+        cells: generative ones, before the prior is made.
+        first: whether it is the coarsest: its prior is standard, and nothing goes before it.
+    """
+
+    def __init__(self, channels: int, latent: int, cells: int, first: bool) -> None:
+        super().__init__()
+        count = 0 if first else cells
+        self.cells = nn.Sequential(*(GenerativeCell(channels, _EXPANSION) for _ in range(count)))
+        self.prior = None if first else nn.Conv2d(channels, 2 * latent, 1)
+        self.merge = None if first else nn.Conv2d(channels, channels, 1)
+        self.posterior = nn.Conv2d(channels, 2 * latent, 3, padding=1)
+        self.take = nn.Conv2d(channels + latent, channels, 1)
+
+    def before(
+        self, s: Float[Tensor, "b c h w"], z: Float[Tensor, "b d h w"]
+    ) -> tuple[Float[Tensor, "b c h w"], Normal]:
+        """The decoder's features, and p(z_l | z_<l); z is for its shape."""
+        s = self.cells(s)
+        return s, standard(z) if self.prior is None else _limited(self.prior(F.elu(s)))
+
+    def given(
+        self, seen: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
+    ) -> Normal:
+        """q(z_l | z_<l, x): the prior moved by d_mu, and made d_sigma times as wide."""
+        both = seen if self.merge is None else seen + self.merge(s)
+        moved, wider = _limited(self.posterior(F.elu(both)))
+        return Normal(p.mean + moved, p.log_deviation + wider)
+
+    def told(
+        self, s: Float[Tensor, "b c h w"], z: Float[Tensor, "b d h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The decoder's features once it knows z_l."""
+        return self.take(torch.cat([s, z.to(s)], 1))
+
+
+Choose = Callable[[int, Group, Tensor, Normal, Tensor], Tensor]
+"""(l, group, decoder's features, p(z_l | z_<l), epsilon_l) -> z_l."""
+
+
+@register(
+    "nvae",
+    family="autoencoders",
+    paper=Paper(
+        "NVAE: a deep hierarchical variational autoencoder", "Vahdat, Kautz", 2020, "2007.03898"
+    ),
+    tiny={
+        "channels": (8, 8),
+        "groups": (1, 2),
+        "latent": 2,
+        "components": 2,
+        "importance_samples": 2,
+    },
+)
+class NVAE(LikelihoodModel, Encodes):
+    """NVAE: a deep hierarchy of codes, and a bound on log p(x).
+
+    Args:
+        spec: what the images are.
+        channels: of each resolution, finest first; each halves height and width.
+        groups: how many of the code at each of the coarsest resolutions, coarsest first.
+        latent: numbers of the code at each place of a group.
+        cells: in each tower before each group, and at each resolution without groups.
+        pixels: the law of a pixel given the code; unless given, bernoulli for two levels, else
+            logistic.
+        components: of the logistic law, which is a mixture.
+        warmup: steps in which the KL terms' weight rises from 0, and in which they are balanced.
+        spectral: lambda, the weight of the kernels' spectral norms and of batch norm's scales.
+        importance_samples: draws for the bound that is reported.
+    """
+
+    couples_batch = True
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: tuple[int, ...] = (32, 64, 64),
+        groups: tuple[Annotated[int, Field(ge=1)], ...] = (2, 4),
+        latent: Annotated[int, Field(ge=1)] = 8,
+        cells: Annotated[int, Field(ge=1)] = 1,
+        pixels: Literal["bernoulli", "logistic", "gaussian"] | None = None,
+        components: Annotated[int, Field(ge=1)] = 5,
+        warmup: Annotated[int, Field(ge=0)] = 1000,
+        spectral: Annotated[float, Field(ge=0)] = 0.01,
+        importance_samples: Annotated[int, Field(ge=1)] = 10,
+    ) -> None:
+        super().__init__()
+        if not 1 <= len(groups) <= len(channels):
+            raise LimnerError(
+                f"model.groups={','.join(map(str, groups))}: give a number for 1 to "
+                f"{len(channels)} resolutions, as many as model.channels has at most"
+            )
+        self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
+        self.law = pixel_law(spec, pixels, components)
+        self.warmup, self.spectral = warmup, spectral
+        self.importance_samples = importance_samples
+        sizes = halvings(spec.height, spec.width, len(channels))
+        plain = len(channels) - len(groups)
+        counts = [0] * plain + list(groups[::-1])  # of groups at each resolution, finest first
+
+        self.shrink, self.up = nn.ModuleList(), nn.ModuleList()
+        self.groups, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.shapes: list[tuple[int, int, int]] = []
+        for i, width in enumerate(channels):
+            ins = channels[i - 1] if i else spec.channels
+            self.shrink.append(nn.Conv2d(ins, width, 3, stride=2, padding=1))
+            towers = max(1, counts[i])
+            self.up.append(
+                nn.ModuleList(
+                    nn.Sequential(*(EncodingCell(width) for _ in range(cells)))
+                    for _ in range(towers)
+                )
+            )
+        for i in reversed(range(len(channels))):
+            width, finer = channels[i], channels[max(0, i - 1)]
+            for _ in range(counts[i]):
+                self.groups.append(Group(width, latent, cells, first=not self.shapes))
+                self.shapes.append((latent, *sizes[i + 1]))
+            smooth = [GenerativeCell(width, _SMOOTHING) for _ in range(0 if counts[i] else cells)]
+            self.grow.append(nn.Sequential(*smooth, Grow(width, finer, sizes[i])))
+        self.counts = counts
+        self.start = nn.Parameter(torch.zeros(1, channels[-1], *sizes[-1]))
+        self.leave = nn.Conv2d(channels[0], self.law.size, 3, padding=1)
+        self.spectral_norms = SpectralNorms(kernels(self))
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How many draws."""
+        return f"IW-{self.importance_samples}" if self.importance_samples > 1 else "ELBO, one draw"
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Let the power iteration of the spectral norms settle."""
+        self.spectral_norms.settle(kernels(self))
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """Batch norm's statistics: their means over the batches, codes being drawn from q."""
+        measured = norms(self)
+        usual = [part.momentum for part in measured]
+        self.eval()
+        for part in measured:
+            part.reset_running_stats()
+            part.momentum = None  # the mean over all batches
+            part.train()
+        with torch.no_grad():
+            for number, batch in enumerate(batches):
+                n, first = len(batch.x), number * len(batch.x)
+                noise = Noise.keyed(0, _CALIBRATION, range(first, first + n), str(self.device))
+                self._terms(batch.x, self._draws(1, noise)[0])
+        for part, momentum in zip(measured, usual):
+            part.momentum = momentum
+        self.eval()
+
+    def log_prob(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        k: Annotated[int, Field(ge=1)] | None = None,
+    ) -> Likelihood:
+        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q.
+
+        Args:
+            x, c, noise: see `LikelihoodModel.log_prob`.
+            k: draws; `importance_samples` unless given.
+        """
+        seen = self._seen(x)
+
+        def log_weights(g: int) -> Float[Tensor, "g b"]:
+            epsilon = self._draws(g, noise).flatten(0, 1)
+            many = [features.repeat(g, 1, 1, 1) for features in seen]
+            likely, _, ratio = self._terms(x.repeat(g, 1, 1, 1), epsilon, many)
+            return (likely - ratio).unflatten(0, (g, -1))
+
+        k = k or self.importance_samples
+        nats = importance_weighted(log_weights, k, self.spec.dimensions, len(x))
+        return Likelihood(nats.to(x.dtype), "lower")
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move, in bits per dimension; the logs of both terms are nats of a picture."""
+        likely, kl, _ = self._terms(batch.x, self._draws(1, noise)[0])
+        each, share = kl.mean(1), 1.0
+        weighted = each.sum()
+        if step < self.warmup:
+            share = (step + 1) / self.warmup
+            weighted = (self.balance(each.detach()) * each).sum()
+        scales = torch.stack([part.weight.abs().max() for part in norms(self)]).sum()
+        regular = self.spectral_norms(kernels(self)) + scales
+        loss = share * weighted - likely.mean() + self.spectral * regular
+        bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
+        logs = {
+            "bits_per_dim": (each.sum() - likely.mean()).detach() / bit,
+            "reconstruction": -likely.mean().detach(),
+            "kl": each.sum().detach(),
+            "active_groups": (each.detach() > 1).sum(),  # those that say more than a nat
+        }
+        yield Turn(loss / bit, logs=logs)
+
+    def balance(self, each: Float[Tensor, "l"]) -> Float[Tensor, "l"]:
+        """Weights of the groups' KL terms: the KL per number of a group, of mean 1.
+
+        So groups that say much pay more, and those that say little are not silenced. Appendix A.
+        """
+        sizes = each.new_tensor([math.prod(shape) for shape in self.shapes])
+        share = (each.abs() + _LEAST_KL) / sizes
+        return share / share.mean()
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """epsilon of the means of q, each given the means before it."""
+        seen, found = self._seen(x), list[Tensor]()
+
+        def choose(at: int, group: Group, s: Tensor, p: Normal, _: Tensor) -> Tensor:
+            q = group.given(seen[at], s, p)
+            found.append((q.mean - p.mean) * (-p.log_deviation).exp())
+            return q.mean
+
+        self._down(x.new_zeros(len(x), self._size), choose)
+        return torch.cat([part.flatten(1) for part in found], 1)
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The mean of p(x | z), z_l = mu + sigma epsilon_l."""
+        return self.law.mean(self._down(z, _from_prior)).permute(0, 3, 1, 2)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
+        shown: Literal["mean", "draw"] = "mean",
+    ) -> Iterator[Images]:
+        """Yield the pictures of codes that are drawn from the prior.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            temperature: of every group's draw; below 1 is nearer to its mean.
+            shown: the mean of p(x | z), or a picture drawn from it: a sample of p(x).
+        """
+        epsilon = temperature * self._draws(1, noise)[0]
+        if shown == "mean":
+            yield self.decode(epsilon)
+            return
+        theta = self._down(epsilon, _from_prior)
+        k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
+        yield from_levels(k, self.spec.levels).permute(0, 3, 1, 2)
+
+    @property
+    def _size(self) -> int:
+        """Numbers of the whole code."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:
+        """g standard normal codes of each picture, the same however many come at once."""
+        dtype = self.start.dtype
+        return torch.stack([noise.normal(self._size, dtype=dtype) for _ in range(g)])
+
+    def _seen(self, x: Images) -> list[Float[Tensor, "b ..."]]:
+        """What the encoder leaves for each group, coarsest first."""
+        levels = to_levels(x, self.spec.levels)
+        h, seen = from_levels(levels, self.spec.levels).to(self.start.dtype), list[Tensor]()
+        for shrink, towers, count in zip(self.shrink, self.up, self.counts):
+            h = shrink(h)
+            for tower in towers.children():
+                h = tower(h)
+                seen += [h] if count else []
+        return seen[::-1]
+
+    def _down(self, code: Float[Tensor, "b d"], choose: Choose) -> Float[Tensor, "b h w p"]:
+        """theta of each pixel, by way of all groups, whose numbers `choose` chooses."""
+        parts = code.split([math.prod(shape) for shape in self.shapes], 1)
+        s, at = self.start.expand(len(code), -1, -1, -1), 0
+        for grow, count in zip(self.grow, self.counts[::-1]):
+            for _ in range(count):
+                group, epsilon = self.groups[at], parts[at].unflatten(1, self.shapes[at])
+                assert isinstance(group, Group)
+                s, p = group.before(s, epsilon)
+                s = group.told(s, choose(at, group, s, p, epsilon))
+                at += 1
+            s = grow(s)
+        return self.leave(F.elu(s)).permute(0, 2, 3, 1)
+
+    def _terms(
+        self,
+        x: Images,
+        epsilon: Float[Tensor, "b d"],
+        seen: list[Float[Tensor, "b ..."]] | None = None,
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "l b"], Float[Tensor, "b"]]:
+        """log p(x | z), the KL of each group, and log q(z | x) / p(z), z being drawn from q."""
+        seen, kl, ratio = self._seen(x) if seen is None else seen, list[Tensor](), list[Tensor]()
+
+        def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
+            q = group.given(seen[at], s, p)
+            z = q.draw(epsilon)
+            kl.append(q.kl(p).flatten(1).sum(1))
+            ratio.append((q.log_prob(z) - p.log_prob(z)).flatten(1).sum(1))
+            return z
+
+        theta = self._down(epsilon, choose)
+        k = to_levels(x, self.spec.levels).permute(0, 2, 3, 1)
+        likely = self.law.log_prob(theta, k).sum((1, 2))
+        return likely, torch.stack(kl), torch.stack(ratio).sum(0)
+
+
+def _from_prior(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
+    """z_l = mu + sigma epsilon_l."""
+    return p.draw(epsilon)
+
+
+def _limited(both: Float[Tensor, "b c h w"]) -> Normal:
+    """A mean and a log-deviation, each within +-5, in float32 or more."""
+    wide = both.to(torch.promote_types(both.dtype, torch.float32))
+    return Normal(*(_LIMIT * (wide / _LIMIT).tanh()).chunk(2, 1))

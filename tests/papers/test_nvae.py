@@ -1,0 +1,217 @@
+"""NVAE against quadrature, singular values and sums by hand."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from limner.autoencoders.bound import Normal
+from limner.autoencoders.cells import GenerativeCell, SpectralNorms, kernels, norms
+from limner.autoencoders.nvae import NVAE, Group
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, ImageSpec, from_levels
+from limner.noise import Noise
+
+SPEC = ImageSpec(1, 5, 6, levels=2)
+TINY: dict[str, Any] = {"channels": (4, 6), "groups": (1, 2), "latent": 2}
+
+
+def moved(spec: ImageSpec = SPEC, scale: float = 0.3, **options: Any) -> Any:
+    """A model in float64, its weights moved, and its batch norms measured."""
+    torch.manual_seed(0)
+    model: Any = NVAE(spec, **(TINY | options)).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += scale * torch.randn_like(p)
+    model.calibrate(iter([Batch(pictures(16, spec), Condition())]))
+    return model.eval()
+
+
+def pictures(n: int, spec: ImageSpec = SPEC) -> torch.Tensor:
+    return from_levels(torch.randint(spec.levels, (n, *spec.shape)), spec.levels).double()
+
+
+@torch.no_grad()
+def test_the_bound_tends_to_the_marginal_by_quadrature():
+    """Two groups of one number: p(x) = int p(x | z(e)) N(e; 0, 1) de on a grid, for the prior sees
+    standard normal codes; all pictures' probabilities sum to one; the bound comes near from below.
+    """
+    spec = ImageSpec(1, 1, 2, levels=2)
+    model = moved(spec, channels=(3,), groups=(2,), latent=1)
+    every = torch.cartesian_prod(*[torch.arange(2)] * 2).view(-1, 1, 1, 2)
+    axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
+    e = torch.cartesian_prod(axis, axis)
+    ink = model.decode(e)[:, 0, 0].add(1).div(2)  # p of 1 at both pixels
+    k = every[:, 0, 0, None, :].expand(-1, len(e), -1)
+    p = torch.where(k == 1, ink, 1 - ink).prod(-1)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(e).sum(1).exp()
+    marginal = (p * prior).sum(1) * (axis[1] - axis[0]) ** 2
+    assert float(marginal.sum()) == pytest.approx(1, abs=1e-6)
+    x = from_levels(every, 2).double()
+    R, k = 300, 10
+    rows = x.repeat(R, 1, 1, 1)
+    nats = model.log_prob(rows, noise=Noise.sampling(0, len(rows)), k=k).nats.view(R, -1)
+    joined = nats.logsumexp(0) - math.log(R)  # the bound of R k draws
+    torch.testing.assert_close(joined, marginal.log(), atol=0.1, rtol=0)
+    over = nats.mean(0) - marginal.log()
+    assert bool((over <= 3 * nats.std(0) / math.sqrt(R)).all())
+
+
+def test_residual_normals_have_equation_twos_kl():
+    s, seen = torch.randn(2, 3, 4, 3, 3, dtype=torch.float64)
+    group = Group(4, 2, 1, first=False).double()
+    s, p = group.before(s, torch.zeros(3, 2, 3, 3, dtype=torch.float64))
+    q = group.given(seen, s, p)
+    d_mean, log_d = q.mean - p.mean, q.log_deviation - p.log_deviation
+    variance, wider = (2 * p.log_deviation).exp(), (2 * log_d).exp()
+    torch.testing.assert_close(q.kl(p), 0.5 * (d_mean**2 / variance + wider - wider.log() - 1))
+
+
+def test_kl_and_ratio_agree_in_expectation():
+    """The analytic KL terms are the mean of log q / p over many draws."""
+    model, n = moved(), 3000
+    x = pictures(1).expand(n, -1, -1, -1)
+    with torch.no_grad():
+        _, kl, ratio = model._terms(x, model._draws(1, Noise.sampling(0, n))[0])
+    off = kl.sum(0) - ratio
+    assert abs(float(off.mean())) <= 3 * float(off.std()) / math.sqrt(n)
+
+
+def test_encode_gives_the_means_and_decode_follows_them():
+    model, x = moved(), pictures(4)
+    with torch.no_grad():
+        seen = model._seen(x)
+        theta = model._down(
+            x.new_zeros(4, model._size), lambda at, g, s, p, _: g.given(seen[at], s, p).mean
+        )
+        z = model.encode(x)
+        torch.testing.assert_close(model._down(z, _prior), theta)
+    assert z.shape == (4, 2 * (2 * 2) + 2 * 2 * (3 * 3))
+    shown = model.law.mean(theta).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(model.reconstruct(x), shown)
+
+
+def _prior(at: int, group: Any, s: Any, p: Normal, epsilon: Any) -> Any:
+    return p.draw(epsilon)
+
+
+def test_only_the_pictures_own_pixels_count():
+    """5 x 6 is doubled to 6 x 6 at the end: the cut row is no part of the likelihood."""
+    model = moved()
+    with torch.no_grad():
+        model.leave.weight.zero_()
+        model.leave.bias.zero_()
+        likely, _, _ = model._terms(pictures(2), model._draws(1, Noise.sampling(0, 2))[0])
+    assert likely.tolist() == pytest.approx([-30 * math.log(2)] * 2)
+
+
+def test_spectral_norms_are_the_largest_singular_values():
+    torch.manual_seed(2)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 5, groups=8), torch.nn.Conv2d(3, 8, 3)
+    ).double()
+    measure: Any = SpectralNorms(kernels(network)).double()
+    assert {name: u.shape for name, u in measure.named_buffers()} == {
+        "u_8x27": (2, 8, 1),
+        "u_8x25": (1, 8, 1),
+    }
+    for _ in range(20):
+        measure.settle(kernels(network))
+    total = measure(kernels(network))
+    weights = list(kernels(network))
+    exact = torch.stack([torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights]).sum()
+    torch.testing.assert_close(total, exact)
+    for a, b in zip(torch.autograd.grad(total, weights), torch.autograd.grad(exact, weights)):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_generative_cell_is_depthwise_and_begins_near_the_identity():
+    cell = GenerativeCell(4, 6)
+    assert [tuple(k.shape) for k in kernels(cell)] == [(24, 4, 1, 1), (24, 1, 5, 5), (4, 24, 1, 1)]
+    x = torch.randn(8, 4, 6, 6)
+    assert 0 < float((cell(x) - x).detach().std()) < 0.2
+
+
+def test_warm_up_balances_groups_and_ends_at_the_bound():
+    model, x = moved(warmup=10, spectral=0.0).train(), pictures(8)
+    bit = SPEC.dimensions * math.log(2)
+
+    def turn(step: int) -> tuple[float, float, torch.Tensor]:
+        made = next(model.turns(Batch(x, Condition()), step, Noise.keyed(0, 0, range(8))))
+        with torch.no_grad():
+            noise = Noise.keyed(0, 0, range(8))
+            likely, kl, _ = model._terms(x, model._draws(1, noise)[0])
+        assert float(made.logs["bits_per_dim"]) * bit == pytest.approx(
+            float(kl.sum(0).mean() - likely.mean())
+        )
+        return float(made.loss.detach()) * bit, -float(likely.mean()), kl.mean(1)
+
+    loss, reconstruction, kl = turn(10)
+    assert loss == pytest.approx(reconstruction + float(kl.sum()))
+    loss, reconstruction, kl = turn(4)
+    per_number = (kl + 0.01) / torch.tensor([8.0, 18.0, 18.0])
+    gamma = per_number / per_number.mean()
+    assert loss == pytest.approx(reconstruction + 0.5 * float((gamma * kl).sum()))
+    assert float(gamma.mean()) == pytest.approx(1)
+
+
+def test_the_regularisation_is_norms_plus_scales():
+    x = pictures(8)
+    losses, plain = [], moved(spectral=0.0).train()
+    for spectral in (0.0, 0.5):
+        plain.spectral = spectral
+        turn = next(plain.turns(Batch(x, Condition()), 10**6, Noise.keyed(0, 0, range(8))))
+        losses.append(float(turn.loss.detach()) * SPEC.dimensions * math.log(2))
+    scales = sum(float(part.weight.detach().abs().max()) for part in norms(plain))
+    largest = sum(float(torch.linalg.matrix_norm(k.detach().flatten(1), 2)) for k in kernels(plain))
+    assert losses[1] - losses[0] <= 0.5 * (scales + largest) + 1e-6
+    assert losses[1] - losses[0] >= 0.5 * (scales + 0.5 * largest)
+
+
+def test_calibration_takes_the_mean_over_batches():
+    """The first batch norm of the encoder: means of the batches' means, whatever was there."""
+    model = moved()
+    batches = [Batch(pictures(8), Condition()) for _ in range(3)]
+    first = model.up[0][0][0].residual[0]
+    first.running_mean.fill_(7.0)
+    model.calibrate(iter(batches))
+    with torch.no_grad():
+        seen = [model.shrink[0](batch.x) for batch in batches]
+    means = torch.stack([h.mean((0, 2, 3)) for h in seen]).mean(0)
+    variances = torch.stack([h.var((0, 2, 3)) for h in seen]).mean(0)
+    torch.testing.assert_close(first.running_mean, means)
+    torch.testing.assert_close(first.running_var, variances)
+    assert first.momentum == 0.05
+    assert not any(part.training for part in norms(model))
+
+
+@pytest.mark.parametrize("scale", [10.0, 100.0])
+def test_no_weights_make_it_infinite(scale):
+    """Whatever the networks say: losses, gradients, likelihoods and samples stay finite."""
+    model = moved(ImageSpec(1, 5, 6), scale=scale, components=2).float().train()
+    batch = Batch(pictures(6, model.spec).float(), Condition())
+    turn = next(model.turns(batch, 0, Noise.keyed(0, 0, range(6))))
+    turn.loss.backward()
+    assert bool(turn.loss.isfinite())
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    model.eval()
+    assert bool(model.log_prob(batch.x, noise=Noise.sampling(0, 6), k=3).nats.isfinite().all())
+    assert bool(model.sample(4).isfinite().all())
+
+
+def test_temperature_zero_is_the_most_probable_code():
+    model = moved()
+    x = model.sample(3, temperature=0.0)
+    assert torch.equal(x[0], x[1])
+    assert not torch.equal(*model.sample(2))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            x[:1], model.decode(x.new_zeros(1, model._size).double()).float()
+        )
+    assert model.sample(2, shown="draw").unique().tolist() == [-1, 1]
+
+
+def test_groups_have_resolutions():
+    with pytest.raises(LimnerError, match="a number for 1 to 2 resolutions"):
+        NVAE(SPEC, channels=(4, 4), groups=(1, 1, 1))
