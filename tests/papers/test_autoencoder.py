@@ -112,6 +112,20 @@ def test_codes_that_never_move_do_no_harm():
     assert bool(model.sample(5).isfinite().all())
 
 
+def test_pixels_that_never_change_move_no_weight():
+    """Perceptrons see what differs from the mean picture."""
+    x = pictures(64).double()
+    x[:, :, 0], x[:, :, 1, :2] = -1, 1
+    model: Any = Autoencoder(SPEC, latent=2, hidden=(5,)).double()
+    model.prepare(iter([Batch(x[:32], Condition()), Batch(x[32:], Condition())]))
+    torch.testing.assert_close(model.encoder.centre, x.mean(0))
+    turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(64))))
+    (slope,) = torch.autograd.grad(turn.loss, [model.encoder.perceptron.layers[0].weight])
+    size = slope.abs().amax(0).view(3, 4)
+    assert float(size[0].max()) < 1e-12 and float(size[1, :2].max()) < 1e-12
+    assert float(size[2].min()) > 1e-6
+
+
 def test_it_claims_no_likelihood():
     assert not issubclass(Autoencoder, LikelihoodModel)
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.coders import coders
+from limner.autoencoders.coders import centre, coders
 from limner.codes import Encodes
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Turn
@@ -82,6 +82,10 @@ class Autoencoder(Encodes):
         )
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_axes", torch.eye(latent))
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Tell perceptrons the mean picture."""
+        centre(self.encoder, batches)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: the mean squared error of a pixel's channel."""

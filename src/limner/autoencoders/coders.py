@@ -6,6 +6,7 @@ what is too much is cut off on the way up.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,10 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
-from limner.image import Images, ImageSpec
+from limner.image import Batch, Images, ImageSpec
 from limner.likelihood import Bernoulli, DiscretisedLogisticMixture, Gaussian, PixelLaw
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
+
+_CENTRED_BY = 32  # batches
 
 
 def pixel_law(
@@ -92,6 +95,13 @@ def coders(
     )
 
 
+def centre(encoder: nn.Module, batches: Iterator[Batch]) -> None:
+    """Let an encoder of perceptrons know the mean picture; one of convolutions needs none."""
+    if isinstance(encoder, PerceptronEncoder):
+        means = [batch.x.mean(0) for batch in itertools.islice(batches, _CENTRED_BY)]
+        encoder.centre.copy_(torch.stack(means).mean(0))
+
+
 def halvings(height: int, width: int, times: int) -> list[tuple[int, int]]:
     """A picture's size, and what is left of it after each halving, rounded up.
 
@@ -137,17 +147,24 @@ class Perceptron(nn.Module):
 
 
 class PerceptronEncoder(nn.Module):
-    """A picture's numbers in a row through a perceptron."""
+    """A picture's numbers in a row, less their mean over the data, through a perceptron.
+
+    Where hundreds of pixels are the same in all pictures, as MNIST's margins are, their weights
+    would else be as many copies of the bias, which one step of Adam moves all in one direction.
+    """
+
+    centre: Float[Tensor, "c h w"]
 
     def __init__(self, spec: ImageSpec, hidden: tuple[int, ...], size: int, vector: int) -> None:
         super().__init__()
+        self.register_buffer("centre", torch.zeros(spec.shape))
         self.perceptron = Perceptron((spec.dimensions, *hidden, size), vector)
 
     def forward(
         self, x: Images, vector: Float[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b size"]:
         """Numbers of each picture."""
-        return self.perceptron(x.permute(0, 2, 3, 1).flatten(1), vector)
+        return self.perceptron((x - self.centre).permute(0, 2, 3, 1).flatten(1), vector)
 
 
 class PerceptronDecoder(nn.Module):

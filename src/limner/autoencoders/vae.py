@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.autoencoders.bound import Normal, importance_weighted, standard
-from limner.autoencoders.coders import coders, pixel_law
+from limner.autoencoders.coders import centre, coders, pixel_law
 from limner.codes import Encodes
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
@@ -136,6 +136,10 @@ class VAE(LikelihoodModel, Encodes):
         k = k or self.importance_samples
         nats = importance_weighted(log_weights, k, self.spec.dimensions, len(x))
         return Likelihood(nats.to(x.dtype), "lower")
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Tell perceptrons the mean picture."""
+        centre(self.encoder, batches)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move, in bits per dimension; the logs of both terms are nats of a picture."""
