@@ -37,6 +37,22 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=_MOMENTUM)
 
 
+class Depthwise(nn.Conv2d):
+    """A 5 x 5 kernel for each channel by itself.
+
+    It computes in its weights' own type: on a CPU, the backward pass in bfloat16 takes nearly four
+    times as long as in float32.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 5, padding=2, groups=channels, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Features of the same size."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
 class GenerativeCell(nn.Module):
     """Figure 3a: BN, 1 x 1 to more channels, BN, swish, depthwise 5 x 5, BN, swish, 1 x 1, BN,
     squeeze-excitation; added to the input.
@@ -57,7 +73,7 @@ class GenerativeCell(nn.Module):
             nn.Conv2d(channels, wide, 1, bias=False),
             _norm(wide),
             nn.SiLU(),
-            nn.Conv2d(wide, wide, 5, padding=2, groups=wide, bias=False),
+            Depthwise(wide),
             _norm(wide),
             nn.SiLU(),
             nn.Conv2d(wide, channels, 1, bias=False),
