@@ -114,10 +114,9 @@ class _Convolution(nn.Module):
     def whole(self, x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b hh ww o"]:
         """Features of the whole picture."""
         kernel = self.kernel()
-        if kernel.shape[2:] == (1, 1):
-            return F.linear(x, kernel[:, :, 0, 0], self.bias)
-        padded = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
-        return _convolved(padded, kernel, self.bias, self.stride)
+        if kernel.shape[2:] != (1, 1):
+            x = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
+        return _convolved(x, kernel, self.bias, self.stride)
 
     def halo(self, x: Float[Tensor, "*at i"], walk: Walk) -> Float[Tensor, "b rows columns i"]:
         """Room for the last rows of the input, all 0."""
