@@ -1,0 +1,129 @@
+"""The pictures of the page on autoencoders, by two runs:
+
+    limner train recipes/vae-mnist-binary.toml --run runs/vae
+    limner train vae mnist data.binarise=dynamic data.label=none model.latent=2 \
+        model.hidden=400,400 train.steps=6000 train.batch=100 train.lr=1e-3 \
+        train.schedule=cosine train.threads=1 --run runs/plane
+    python docs/figures/autoencoders.py runs/vae runs/plane
+"""
+
+import math
+import sys
+from typing import Any
+
+import torch
+from labelled import PICTURES, labelled
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from limner import Noise, load, open_data
+from limner.image import Images, to_uint8
+from limner.pictures import grid
+
+MNIST: dict[str, Any] = {"split": "test", "binarise": "dynamic"}
+DRAWS = 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000
+COUNTED = 200  # digits under the bounds
+TAB10 = "tab10"
+
+
+def digits(n: int, first: int = 0) -> tuple[Images, torch.Tensor]:
+    """Test digits, in the file's order, and their classes."""
+    data = open_data("mnist", **MNIST)
+    numbers = torch.arange(first, first + n)
+    assert data.labels is not None
+    return data.images(numbers, Noise.keyed(0, 0, numbers)), data.labels[numbers]
+
+
+def sheet(x: Images, *words: Any) -> None:
+    """Grey pictures as `labelled` shows them; it gives a single channel colours of its own."""
+    labelled(to_uint8(x).expand(-1, 3, -1, -1), *words, scale=2)
+
+
+def reconstructions(model: Any) -> None:
+    x, _ = digits(12)
+    images = torch.cat([x, model.reconstruct(x)])
+    sheet(images, "reconstructions", ["test digit", "E p(x | z)"], [""] * 12)
+
+
+def paths(model: Any) -> None:
+    x, _ = digits(8)
+    path = model.interpolate(x[::2], x[1::2], 10)
+    rows = torch.cat([x[::2, None], path, x[1::2, None]], 1).flatten(0, 1)
+    columns = ["digit", *(f"{i / 9:.2f}" for i in range(10)), "digit"]
+    sheet(rows, "code-paths", [""] * 4, columns)
+
+
+def traversal(model: Any) -> None:
+    x, _ = digits(1)
+    values = -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0
+    shown = model.traverse(x, 6, values).flatten(0, 1)
+    sheet(shown, "traversal", [""] * 6, [f"{v:g}" for v in values])
+
+
+def plane(model: Any) -> None:
+    """Where test digits lie, and what lies at the quantiles of the prior."""
+    x, label = digits(3000)
+    with torch.no_grad():
+        z = model.encode(x)
+    side = 18
+    quantiles = torch.special.ndtri((torch.arange(side) + 0.5) / side)
+    at = torch.cartesian_prod(-quantiles, quantiles).flip(1).float()
+    with torch.no_grad():
+        tiles = to_uint8(model.decode(at))
+    figure = Figure(figsize=(10.4, 5.0), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    points = left.scatter(*z.T.numpy(), c=label.numpy(), s=5, cmap=TAB10, vmin=-0.5, vmax=9.5)
+    figure.colorbar(points, ax=left, ticks=range(10), label="class, which the model is not told")
+    left.set(xlabel="$z_1$", ylabel="$z_2$", title="means of q(z | x) of 3,000 test digits")
+    left.set_aspect("equal")
+    right.imshow(grid(tiles, side, gap=0)[0].numpy(), cmap="gray")
+    right.set(title="E p(x | z) at the quantiles of p(z)", xlabel="$z_1$", ylabel="$z_2$")
+    right.set_xticks([]), right.set_yticks([])
+    figure.savefig(PICTURES / "latent-plane.png", metadata={"Software": None})
+
+
+def bounds(model: Any) -> None:
+    """The mean bound of test digits against the number of draws, with standard errors of the
+    difference to the last one."""
+    x, _ = digits(COUNTED)
+    found: dict[int, torch.Tensor] = {}
+    with torch.no_grad():
+        for k in DRAWS:
+            parts = [
+                model.log_prob(x[i : i + 50], noise=Noise.keyed(k, 0, range(i, i + 50)), k=k).nats
+                for i in range(0, COUNTED, 50)
+            ]
+            found[k] = torch.cat(parts).double()
+    means = [-float(found[k].mean()) for k in DRAWS]
+    last = found[DRAWS[-1]]
+    errors = [float((found[k] - last).std()) / math.sqrt(COUNTED) for k in DRAWS]
+    for k, mean, error in zip(DRAWS, means, errors):
+        print(f"IW-{k}: {mean:.2f} nats (+-{error:.2f} beside IW-{DRAWS[-1]})")
+    figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.errorbar(DRAWS, means, errors, color="#2f6fb2", marker="o", ms=4, lw=1.4, capsize=2)
+    axis.set_xscale("log")
+    axis.set(
+        xlabel="k, draws from q(z | x)",
+        ylabel="$-L_k$, nats a digit",
+        title=f"the bound on {COUNTED} test digits: k = 1 is the ELBO",
+    )
+    axis.grid(color="#e4e4e4", lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURES / "bounds.png", metadata={"Software": None})
+
+
+def main() -> None:
+    PICTURES.mkdir(exist_ok=True)
+    model, flat = (load(run) for run in sys.argv[1:3])
+    reconstructions(model)
+    paths(model)
+    traversal(model)
+    plane(flat)
+    bounds(model)
+
+
+if __name__ == "__main__":
+    main()
