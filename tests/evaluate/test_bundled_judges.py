@@ -1,0 +1,76 @@
+"""The bundled judges are as good as their cards say, on real pictures that they never saw."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.checkpoint import MODEL_FILE, load, read_header, sha256
+from limner.data import open_data
+from limner.data.dataset import Dataset
+from limner.errors import LimnerError
+from limner.evaluate.features import JUDGES, Extractor, extractor
+from limner.painting import Wish, open_model
+from limner.zoo import bundled, find_model
+
+LARGEST = 3_000_000  # bytes
+LEAST = 0.52  # of the emoji judge on concepts that are new to it
+
+
+def card(name: str) -> str:
+    return (bundled()[name] / "README.md").read_text(encoding="utf-8")
+
+
+def right(judge: Extractor, data: Dataset) -> float:
+    """The share of pictures whose class gets the highest score."""
+    assert data.labels is not None
+    found = []
+    for some in torch.arange(len(data)).split(500):
+        logits = judge(data.pixels(some)).logits
+        assert logits is not None
+        found.append(logits.argmax(1))
+    return float((torch.cat(found) == data.labels).double().mean())
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_the_card_is_of_the_file(name: str):
+    file: Path = bundled()[name] / MODEL_FILE
+    assert file.stat().st_size <= LARGEST
+    assert f"{file.stat().st_size:,} bytes" in card(name)
+    assert f"{load(file).parameter_count():,} parameters" in card(name)
+    assert sha256(file) in card(name)
+    assert (file.parent / "log.jsonl").is_file()
+    steps, batch = (read_header(file).recipe["train"][key] for key in ("steps", "batch"))
+    assert f"{steps:,} steps of {batch} images" in card(name)
+    assert read_header(file).images_seen == steps * batch
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_judge_is_not_asked_to_paint(name: str):
+    with pytest.raises(LimnerError, match="which paints nothing"):
+        open_model(Wish(model=name))
+    with pytest.raises(LimnerError, match="no run, model folder or model file 'emojy'") as said:
+        find_model("emojy")
+    assert name not in str(said.value)
+
+
+def test_lenet_knows_the_digits(mnist: str):
+    data = open_data(mnist, split="test")
+    assert len(data) == 10_000
+    said = re.search(r"10,000 test images \| \*\*([\d.]+) %", card("lenet"))
+    assert said
+    found = right(extractor(None, data.spec), data)
+    assert found >= 0.994
+    assert found == pytest.approx(float(said[1]) / 100, abs=2e-4), "two pictures, on other hardware"
+
+
+@pytest.mark.parametrize("style", ("3d", "flat", "line"))
+def test_the_emoji_judge_knows_groups_of_emoji_that_it_never_saw(style: str):
+    said = re.search(rf"\| held-out-concept \| {style} \| (\d+) \| ([\d.]+) %", card("emoji-judge"))
+    assert said
+    data = open_data("emoji", size=32, split="held-out-concept", style=style)
+    assert len(data) == int(said[1])
+    found = right(extractor("emoji-judge", data.spec), data)
+    assert found >= LEAST, "chance is 1 in 9"
+    assert found == pytest.approx(float(said[2]) / 100, abs=0.02), "two pictures, on other hardware"
