@@ -186,12 +186,16 @@ class DenoisingModel(GenerativeModel):
     def draw_times(self, noise: Noise) -> Times:
         """One training time for each image, float64 "b"."""
 
+    def draw_noise(self, batch: Batch, noise: Noise) -> Images:
+        """The noise that each picture is paired with in training: its own, independent one."""
+        return noise.normal(*self.spec.shape)
+
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: the mean squared error of F at a random time."""
         t = self.draw_times(noise)
         alpha, sigma = self.schedule(t)
         k = self.parametrisation(alpha, sigma)
-        x, eps = batch.x, noise.normal(*self.spec.shape)
+        x, eps = batch.x, self.draw_noise(batch, noise)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
         a, b = target_weights(alpha, sigma, k)
         target = per_image(a, x) * x + per_image(b, x) * eps

@@ -351,6 +351,9 @@ class Completes(Protocol):
 class LikelihoodModel(GenerativeModel):
     """A model that also says how likely an image is."""
 
+    likelihood_is_slow: bool = False
+    """Whether one takes many passes through a network, so that reports have it if asked for."""
+
     @property
     def likelihood_protocol(self) -> str:
         """What stands beside a likelihood in reports: how many importance samples, which

@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import kstest, norm
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
 
+from limner.dequantisation import Uniform
 from limner.flows.flow_matching import FlowMatching
-from limner.image import Batch, Condition, ImageSpec
+from limner.image import Batch, Condition, ImageSpec, from_levels
 from limner.noise import Noise
+from limner.testing.cases import toy_data
 
 GREY = ImageSpec(1, 4, 4)
 
@@ -76,3 +79,81 @@ def test_a_tiny_one_learns_the_colour_of_each_class():
         model = trained(FlowMatching(SPEC, channels=(16,)))
         assert colours_are_right(model)
         assert colours_are_right(model, sampler="euler", steps=25, scale=1.5)
+
+
+def test_optimal_pairing_is_the_cheapest_exchange_of_noise_within_a_class():
+    spec = ImageSpec(1, 4, 4, labels=("one", "two"))
+    batch = toy_data(spec, 0, 24)
+    batch = Batch(batch.x, Condition(label=torch.arange(24) % 2))
+    own = FlowMatching(spec, channels=(4,)).draw_noise(batch, Noise.sampling(0, 24))
+    assert torch.equal(own, Noise.sampling(0, 24).normal(1, 4, 4))
+    model = FlowMatching(spec, channels=(4,), pairing="optimal")
+    assert model.couples_batch
+    eps = model.draw_noise(batch, Noise.sampling(0, 24))
+    for label in range(2):
+        rows = batch.c.label == label
+        x, mine, paired = (part[rows].flatten(1) for part in (batch.x, own, eps))
+        cost = torch.cdist(x, mine).square()
+        i, j = linear_sum_assignment(cost.numpy())
+        torch.testing.assert_close(paired, mine[j])
+        assert cost[i, j].sum() < cost.trace()  # it was worth it
+
+
+def test_optimal_pairing_leaves_captioned_pictures_alone_and_exchanges_all_without_condition():
+    x = torch.randn(8, 1, 4, 4)
+    model = FlowMatching(GREY, channels=(4,), pairing="optimal")
+    own = Noise.sampling(0, 8).normal(1, 4, 4)
+    each = model.draw_noise(
+        Batch(x, Condition(text=torch.arange(8)[:, None])), Noise.sampling(0, 8)
+    )
+    assert torch.equal(each, own)
+    free = model.draw_noise(Batch(x, Condition()), Noise.sampling(0, 8))
+    _, j = linear_sum_assignment(torch.cdist(x.flatten(1), own.flatten(1)).square().numpy())
+    torch.testing.assert_close(free, own[j])
+
+
+class Normal(torch.nn.Module):
+    """The velocity where every number of a picture is N(m, s^2), by itself."""
+
+    m, s = 0.2, 0.6
+
+    def forward(self, x, label, c):
+        t = (label / 1000).view(-1, 1, 1, 1)
+        variance = (1 - t) ** 2 * self.s**2 + t**2
+        return -self.m + (t - (1 - t) * self.s**2) / variance * (x - (1 - t) * self.m)
+
+
+@pytest.mark.parametrize(("divergence", "kind"), [("exact", "lower"), ("hutchinson", "estimate")])
+def test_the_likelihood_is_the_density_times_the_size_of_the_bins(divergence, kind):
+    """Of a diagonal Jacobian, Hutchinson's estimate is exact, too."""
+    levels, n = 5, 6
+    spec = ImageSpec(1, 4, 4, levels=levels)
+    model = FlowMatching(spec, channels=(4,)).double()
+    model.network = Normal()
+    k = Noise.sampling(1, n).integers(levels, 1, 4, 4)
+    x = from_levels(k, levels).double()
+    said = model.log_prob(x, noise=Noise.sampling(0, n), divergence=divergence, tolerance=1e-7)
+    assert said.kind == kind
+    y, _ = Uniform(levels)(x, noise=Noise.sampling(0, n))
+    at = x + 2 * (y * levels - k - 0.5) / (levels - 1)  # anywhere in the bin of its level
+    density = torch.distributions.Normal(Normal.m, Normal.s).log_prob(at).sum((1, 2, 3))
+    expected = density + 16 * math.log(2 / (levels - 1))
+    torch.testing.assert_close(said.nats, expected, rtol=0, atol=1e-5)
+
+
+def test_small_pictures_have_exact_divergence_and_each_its_own_condition():
+    spec = ImageSpec(1, 4, 4, labels=("one", "two"))
+    model = FlowMatching(spec, channels=(4,)).double().eval()
+    for p in model.parameters():
+        p.data += 0.02 * torch.randn_like(p)
+    x = toy_data(spec, 0, 3).x.double()
+    c = Condition(label=torch.tensor([0, 1, -1]))
+    said = model.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
+    assert said.kind == "lower"
+    assert "exact divergence" in model.likelihood_protocol
+    for i in range(3):
+        one = slice(i, i + 1)
+        own = Noise.sampling(i, 1)
+        alone = model.log_prob(x[one], c.rows(one), noise=own, tolerance=1e-2).nats
+        torch.testing.assert_close(alone, said.nats[one], rtol=1e-9, atol=1e-6)
+    assert FlowMatching(SPEC, channels=(4,)).likelihood_protocol.endswith("Hutchinson's divergence")

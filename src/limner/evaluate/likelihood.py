@@ -89,6 +89,10 @@ class LogLikelihood(Metric):
             return ""
         return f"{self.setting.subject.name} does not say how likely a picture is"
 
+    def doubt(self) -> str:
+        """It takes long."""
+        return "it takes long; ask with metrics=likelihood" if self.model.likelihood_is_slow else ""
+
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Real pictures, by the model."""
         return [(self.pictures, self.observer)]

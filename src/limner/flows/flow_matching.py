@@ -8,22 +8,33 @@ x_t = (1 - t) x + t eps; a network learns the velocity dx_t/dt = eps - x, averag
 through x_t; the ordinary differential equation dx/dt = F(x, t) carries noise (t = 1) to pictures (t
 = 0).
 
-Kept: the optimal-transport path with sigma_min = 0, the plain squared error. Different: time runs
-from picture to noise, as in the rest of the library; t may be drawn logit-normally (Esser et al.
-(2024), arXiv:2403.03206).
+Kept: the optimal-transport path with sigma_min = 0, the plain squared error, the likelihood by the
+instantaneous change of variables. Different: time runs from picture to noise, as in the rest of the
+library; t may be drawn logit-normally (Esser et al. (2024), arXiv:2403.03206); the pictures of a
+batch may be paired with its noise at least squared distance (Tong et al. (2023), arXiv:2302.00482,
+algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but only among those that are of the same
+thing, for else the noise would tell what a picture is of.
 """
 
+import math
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from limner.denoising import DenoisingModel, Parametrisation, flow
-from limner.image import ImageSpec
+from limner.dequantisation import Uniform
+from limner.flows.continuous import log_density
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import Likelihood, LikelihoodModel
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.registry import Paper, register
 from limner.schedules import LinearPath, Times
+from limner.transport import assignment
+
+_EXACT = 32  # numbers in a picture up to which the divergence is exact unless asked otherwise
 
 
 def _uniform(noise: Noise) -> Times:
@@ -48,18 +59,21 @@ _TIMES = {"uniform": _uniform, "logit-normal": _logit_normal}
     ),
     tiny={"channels": (8, 16)},
 )
-class FlowMatching(DenoisingModel):
+class FlowMatching(DenoisingModel, LikelihoodModel):
     """Flow matching: a velocity field carries noise to pictures along straight lines.
 
     Args:
         spec: what the images are.
         channels, blocks, attention, patch, dropout: of the `UNet`.
         time: the law of t in training.
+        pairing: of pictures and noise in a training batch: each picture has noise of its own, or
+            that which is nearest for all together.
         condition_dropout: how often training hides the condition.
     """
 
     default_sampler = "heun"
     default_steps = 15
+    likelihood_is_slow = True
 
     def __init__(
         self,
@@ -70,12 +84,14 @@ class FlowMatching(DenoisingModel):
         patch: Annotated[int, Field(ge=1)] = 2,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         time: Literal["uniform", "logit-normal"] = "logit-normal",
+        pairing: Literal["independent", "optimal"] = "independent",
         condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
         network = UNet(spec, channels, blocks, attention, patch, dropout)
         super().__init__(spec, network, condition_dropout)
         self.schedule = LinearPath()
         self.time = time
+        self.couples_batch = pairing == "optimal"
 
     @property
     def parametrisation(self) -> Parametrisation:
@@ -85,3 +101,65 @@ class FlowMatching(DenoisingModel):
     def draw_times(self, noise: Noise) -> Times:
         """t in (0, 1)."""
         return _TIMES[self.time](noise).clamp_(min=1e-5)
+
+    def draw_noise(self, batch: Batch, noise: Noise) -> Images:
+        """Noise of each picture's own, or the batch's, exchanged among pictures of one thing."""
+        eps = super().draw_noise(batch, noise)
+        if not self.couples_batch:
+            return eps
+        x, paired = batch.x.flatten(1), eps.clone()
+        for rows in _alike(batch.c, len(x)):
+            cost = torch.cdist(x[rows].double(), eps[rows].flatten(1).double()).square()
+            paired[rows] = eps[rows[assignment(cost)]]
+        return paired
+
+    def velocity(self, x: Images, t: Times, c: Condition) -> Images:
+        """dx/dt at times t, one for each picture."""
+        return self.network(x, self.schedule.label(t), c).to(x.dtype)
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How it was dequantised, and how the divergence is computed."""
+        way = "exact" if self.spec.dimensions <= _EXACT else "Hutchinson's"
+        return f"uniform dequantisation, one draw; {way} divergence"
+
+    def log_prob(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        divergence: Literal["exact", "hutchinson"] | None = None,
+        tolerance: float = 1e-4,
+    ) -> Likelihood:
+        """log P(x) by the change of variables along the flow, from dequantised pictures.
+
+        Args:
+            x, c, noise: see `LikelihoodModel.log_prob`.
+            divergence: exact, which takes a backward pass for each number of a picture, or
+                Hutchinson's estimate; by default exact for the smallest pictures.
+            tolerance: of the steps, whose lengths each picture has for itself.
+        """
+        levels, D = self.spec.levels, self.spec.dimensions
+        y, log_bins = Uniform(levels)(x, noise=noise)
+        wide = levels / (levels - 1)  # of levels at -1 and 1, the outer bins reach beyond
+        exact = divergence == "exact" or (divergence is None and D <= _EXACT)
+        nats, _ = log_density(
+            lambda at, t, rows: self.velocity(at, t, c.rows(rows)),
+            wide * (2 * y - 1),
+            noise=None if exact else noise,
+            tolerance=tolerance,
+        )
+        nats = nats + D * math.log(2 * wide) + log_bins
+        return Likelihood(nats, "lower" if exact else "estimate")
+
+
+def _alike(c: Condition, n: int) -> list[Tensor]:
+    """The numbers of rows that are of the same thing, together."""
+    told = [part for part in (c.label, c.text) if part is not None]
+    told += [part.flatten(1) for part in (c.image,) if part is not None]
+    if not told:
+        return [torch.arange(n)]
+    keys = torch.cat([part.reshape(n, -1).double() for part in told], 1)
+    _, group = torch.unique(keys, dim=0, return_inverse=True)
+    return [(group == g).nonzero().flatten() for g in range(int(group.max()) + 1)]

@@ -1,0 +1,42 @@
+"""Optimal transport between two sets of as many points: who is paired with whom at least cost."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def assignment(cost: Float[Tensor, "n n"]) -> Int[Tensor, "n"]:
+    """The permutation that makes sum_i cost[i, permutation[i]] least, exactly.
+
+    Shortest augmenting paths with dual variables u and v, u_i + v_j <= cost_ij, O(n^3): Jonker,
+    Volgenant (1987). A shortest augmenting path algorithm for dense and sparse linear assignment
+    problems. Computing.
+
+    Args:
+        cost: what a pair of row and column costs.
+    """
+    c = cost.detach().double().cpu().numpy()
+    n = len(c)
+    u, v = np.zeros(n), np.zeros(n)
+    row_of = np.full(n, -1)  # of each column
+    for start in range(n):
+        least, before = np.full(n, np.inf), np.full(n, -1)  # the shortest path to each column
+        seen = np.zeros(n, dtype=bool)
+        row, column, length = start, -1, 0.0
+        while row >= 0:
+            through = length + c[row] - u[row] - v
+            shorter = ~seen & (through < least)
+            least[shorter], before[shorter] = through[shorter], column
+            column = int(np.where(seen, np.inf, least).argmin())
+            length, row = least[column], int(row_of[column])
+            seen[column] = True
+        inner = seen & (row_of >= 0)
+        u[start] += length
+        u[row_of[inner]] += length - least[inner]
+        v[inner] -= length - least[inner]
+        while column >= 0:  # along the path, each column takes the row of the one before
+            previous = int(before[column])
+            row_of[column] = start if previous < 0 else row_of[previous]
+            column = previous
+    return torch.from_numpy(np.argsort(row_of)).to(cost.device)

@@ -1,0 +1,151 @@
+"""The solver of differential equations, and what it makes of velocities: densities."""
+
+import math
+
+import pytest
+import torch
+
+from limner.errors import LimnerError
+from limner.flows.continuous import divergence, hutchinson, log_density
+from limner.noise import Noise
+from limner.ode import solve
+
+A = torch.tensor([[-0.5, 2.0, 0.3], [-1.5, 0.2, 0.0], [0.4, -0.7, 0.6]], dtype=torch.float64)
+
+
+def linear(t, x, rows):
+    return x @ A.T
+
+
+def test_a_linear_equation_has_the_matrix_exponential_for_its_solution():
+    x = torch.randn(5, 3, dtype=torch.float64)
+    found, _ = solve(linear, x, 0.0, 2.0, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, x @ torch.linalg.matrix_exp(2 * A).T, rtol=0, atol=1e-8)
+    back, _ = solve(linear, found, 2.0, 0.0, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-7)
+
+
+def test_the_error_follows_the_tolerance_and_the_work_its_fifth_root():
+    x = torch.randn(1, 3, dtype=torch.float64)
+    exact = x @ torch.linalg.matrix_exp(4 * A).T
+    error, work = [], []
+    for tolerance in (1e-4, 1e-9):
+        found, evaluations = solve(linear, x, 0.0, 4.0, rtol=tolerance, atol=tolerance)
+        error.append(float((found - exact).abs().max()))
+        work.append(int(evaluations[0]))
+    assert 1e-7 < error[0] < 1e-2 and error[1] < 1e-6 * max(error[0] * 1e3, 1)
+    assert 5 < work[1] / work[0] < 15  # (1e-4 / 1e-9)^(1 / 5) = 10
+
+
+def test_each_row_has_steps_of_its_own():
+    """dx/dt = -r x: a row is as exact, and costs as much, beside a stiff one as alone."""
+    rate = torch.tensor([0.1, 1.0, 300.0], dtype=torch.float64)
+    x = torch.ones(3, 2, dtype=torch.float64)
+
+    def decay(t, x, rows, rate=rate):
+        return -rate[rows, None] * x
+
+    found, evaluations = solve(decay, x, 0.0, 1.0, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found[:, 0], (-rate).exp(), rtol=0, atol=1e-5)
+    assert evaluations[0] < evaluations[1] < evaluations[2] / 5
+    for i in range(3):
+        alone, own = solve(
+            lambda t, x, rows, i=i: -rate[i] * x, x[i : i + 1], 0.0, 1.0, rtol=1e-6, atol=1e-9
+        )
+        assert torch.equal(alone[0], found[i])
+        assert own[0] == evaluations[i]
+
+
+def test_the_time_of_each_row_is_its_own():
+    """dx/dt = 3 t^2 r: x(2) = 8 r, whatever steps the others take."""
+    rate = torch.tensor([1.0, -200.0], dtype=torch.float64)
+
+    def grow(t, x, rows):
+        return (3 * t.square() * rate[rows])[:, None]
+
+    found, _ = solve(grow, torch.zeros(2, 1, dtype=torch.float64), 0.0, 2.0)
+    torch.testing.assert_close(found[:, 0], 8 * rate)
+
+
+def test_it_is_torchdiffeqs_dopri5():
+    peer = pytest.importorskip("torchdiffeq")
+    x = torch.randn(1, 2, dtype=torch.float64)
+
+    def pendulum(t, x):
+        return torch.stack([x[:, 1], -x[:, 0].sin() - 0.1 * x[:, 1] + t.sin()], 1)
+
+    times = torch.tensor([0.0, 5.0], dtype=torch.float64)
+    theirs = peer.odeint(pendulum, x, times, rtol=1e-9, atol=1e-9, method="dopri5")[1]
+    ours, _ = solve(lambda t, x, rows: pendulum(t, x), x, 0.0, 5.0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+def test_what_has_no_solution_is_an_error():
+    x = torch.ones(1, 1, dtype=torch.float64)
+    with pytest.raises(LimnerError, match="not finite"):
+        solve(lambda t, x, rows: x / 0, x, 0.0, 1.0)
+    with pytest.raises(LimnerError, match="no solution in 20 steps"):
+        solve(lambda t, x, rows: x.square(), x, 0.0, 2.0, most=20)  # infinite at t = 1
+
+
+def test_the_exact_divergence_is_the_trace():
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    v = torch.tanh(x @ A.T)
+    slope = 1 - v.detach().square()
+    torch.testing.assert_close(divergence(v, x), slope @ A.diagonal())
+
+
+def test_hutchinsons_estimate_has_the_mean_and_variance_that_theory_gives():
+    """tr A, and 2 sum_{i != j} S_ij^2 with S the symmetric part of A, for random signs."""
+    n = 4000
+    signs = 2.0 * Noise.sampling(0, n).integers(2, 3).double() - 1
+    x = torch.zeros(n, 3, dtype=torch.float64, requires_grad=True)
+    found = hutchinson(x @ A.T, x, signs)
+    S = (A + A.T) / 2
+    variance = 2 * float((S - S.diag().diag()).square().sum())
+    assert float(found.mean()) == pytest.approx(float(A.trace()), abs=3 * math.sqrt(variance / n))
+    assert float(found.var()) == pytest.approx(variance, rel=0.1)
+
+
+class Straight:
+    """The velocity of flow matching where pictures are N(m, S), exactly.
+
+    E[eps - x | x_t] = -m + (t - (1 - t) S) ((1 - t)^2 S + t^2)^-1 (x_t - (1 - t) m).
+    """
+
+    def __init__(self, d: int) -> None:
+        self.m = torch.linspace(-0.5, 0.5, d, dtype=torch.float64)
+        B = torch.randn(d, d, dtype=torch.float64)
+        self.S = 0.3 * B @ B.T + 0.2 * torch.eye(d, dtype=torch.float64)
+        self.one = torch.eye(d, dtype=torch.float64)
+
+    def __call__(self, x, t, rows=None):
+        t = t.double().view(-1, 1, 1)
+        marginal = (1 - t) ** 2 * self.S + t**2 * self.one
+        gain = torch.linalg.solve(marginal, t * self.one - (1 - t) * self.S).transpose(1, 2)
+        away = x.flatten(1).double() - (1 - t[:, :, 0]) * self.m
+        v = -self.m + (gain @ away[..., None]).squeeze(-1)
+        return v.view_as(x).to(x.dtype)
+
+    def log_prob(self, x):
+        return torch.distributions.MultivariateNormal(self.m, self.S).log_prob(x.flatten(1))
+
+
+def test_the_density_of_a_gaussian_is_found_along_its_flow():
+    v = Straight(4)
+    x = 0.7 * torch.randn(6, 1, 2, 2, dtype=torch.float64)
+    nats, found = log_density(v, x, noise=None, tolerance=1e-8)
+    torch.testing.assert_close(nats, v.log_prob(x), rtol=0, atol=1e-6)
+    L = torch.linalg.cholesky(v.S)
+    white = torch.linalg.solve_triangular(L, (x.flatten(1) - v.m).T, upper=False)
+    length = white.square().sum(0)  # of the noise that a picture comes from, however it is turned
+    torch.testing.assert_close(found.x[:, :-1].square().sum(1), length, rtol=0, atol=1e-5)
+
+
+def test_hutchinsons_density_is_unbiased():
+    v, n = Straight(4), 1500
+    x = (0.7 * torch.randn(1, 1, 2, 2, dtype=torch.float64)).expand(n, -1, -1, -1)
+    nats, _ = log_density(v, x, noise=Noise.sampling(0, n), tolerance=1e-5)
+    gap = nats - v.log_prob(x)
+    assert float(gap.std()) > 0.05  # the estimate is one
+    assert abs(float(gap.mean())) < 3 * float(gap.std()) / math.sqrt(n)
