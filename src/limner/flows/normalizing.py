@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from limner.codes import Encodes
 from limner.dequantisation import Dequantisation, Uniform, Variational, log_normal
 from limner.elementwise import Affine
 from limner.errors import LimnerError
@@ -73,7 +74,7 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-class NormalizingFlow(LikelihoodModel):
+class NormalizingFlow(LikelihoodModel, Encodes):
     """An invertible map between pictures and normal numbers.
 
     A subclass's constructor calls this one, and then sets `flow`, from "c h w" to the same shape.
@@ -141,16 +142,17 @@ class NormalizingFlow(LikelihoodModel):
         y = self.dequantise.prepare(x, s, noise=Noise.sampling(0, len(x), str(x.device)))
         self.flow.prepare(self.enter.prepare(y, s), s)
 
-    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b c h w"]:
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The normal numbers z of pictures, the centres of whose bins are taken."""
         s, levels = self.signal(c, len(x)), self.spec.levels
         y = (to_levels(x, levels).to(x.dtype) + 0.5) / levels
-        return self.flow(self.enter(y, s)[0], s)[0]
+        return self.flow(self.enter(y, s)[0], s)[0].flatten(1)
 
-    def decode(self, z: Float[Tensor, "b c h w"], c: Condition = Condition()) -> Images:
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """The pictures of normal numbers, on the grid of levels."""
         s = self.signal(c, len(z))
-        return self.dequantise.inverse(self.enter.inverse(self.flow.inverse(z, s), s))
+        h = self.flow.inverse(z.unflatten(1, self.spec.shape), s)
+        return self.dequantise.inverse(self.enter.inverse(h, s))
 
     def frames(
         self,
@@ -170,7 +172,7 @@ class NormalizingFlow(LikelihoodModel):
         dtype = next(self.flow.parameters()).dtype
         z = temperature * noise.normal(*self.spec.shape, dtype=dtype)
         for finest in range(self.scales if preview else 1, 0, -1):
-            yield self.decode(z.masked_fill(self.done_at < finest, 0), c)
+            yield self.decode(z.masked_fill(self.done_at < finest, 0).flatten(1), c)
 
     def frame_count(self, **options: object) -> int:
         """One for each scale."""
