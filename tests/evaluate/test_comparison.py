@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from limner.evaluate import comparison
 from limner.evaluate.charts import _axis
 from limner.evaluate.comparison import compare
 from limner.evaluate.leaderboard import MARK, Column, Compared, Comparison, duration, interval
-from limner.evaluate.report import DataUsed, Number, Report, Subject
-from limner.image import ImageSpec
+from limner.evaluate.report import DataUsed, Number, Report, Subject, append
+from limner.image import Condition, ImageSpec
 from limner.noise import Noise
 from limner.pictures import to_pil
 
@@ -212,6 +213,25 @@ def test_what_a_model_raises_is_its_line(folder: Path, monkeypatch: pytest.Monke
     assert report and {x.metric for x in report.numbers} == {"memorisation"}, "what applies"
 
 
+def test_an_option_goes_to_the_models_that_have_it(
+    folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
+):
+    painted = toys.Pixels.frames
+
+    def frames(self, n, c=Condition(), *, noise, preview=True, temperature: float = 1.0):
+        return painted(self, n, c, noise=noise, preview=preview)
+
+    monkeypatch.setattr(toys.Pixels, "frames", frames)
+    both = [folder / "right", folder / "copies"]
+    with_option = compare(both, metrics=METRICS, n=N, sampler={"temperature": 0.5})
+    assert [each.reused for each in with_option.subjects] == [False, True], "folders have none"
+    report = with_option.subjects[0].report
+    assert report and report.subject.sampler == {"temperature": 0.5}
+    assert f"sampler.temperature=0.5 is for {folder / 'right'}" in with_option.notes()
+    with pytest.raises(LimnerError, match=r"'sampler.temperatur'; did you mean 'sampler.temp"):
+        compare(both, metrics=METRICS, n=N, sampler={"temperatur": 0.5})
+
+
 def test_reports_that_fit_are_taken_and_others_are_not(
     folder: Path, found: Comparison, monkeypatch: pytest.MonkeyPatch
 ):
@@ -240,6 +260,22 @@ def test_reports_that_fit_are_taken_and_others_are_not(
     assert asked == ["right"] * 4
     part = compare([folder / "right"], metrics=["likelihood"], n=N)
     assert part.subjects[0].reused, "a report with more metrics says these, too"
+
+
+def test_a_report_that_left_a_metric_out_does_not_say_it(folder: Path, found: Comparison):
+    report = found.subjects[1].report
+    assert report
+    left = [x for x in report.numbers if x.metric != "likelihood"]
+    without = replace(report, numbers=tuple(left), left_out={"likelihood": "it is slow"})
+    append(without, folder / "right")
+    kept = (folder / "right" / "report.jsonl").read_text().splitlines()
+    (folder / "right" / "report.jsonl").write_text(kept[-1] + "\n")
+    try:
+        again = compare([folder / "right"], metrics=METRICS, n=N)
+    finally:
+        (folder / "right" / "report.jsonl").write_text("\n".join(kept[:-1]) + "\n")
+    assert not again.subjects[0].reused
+    assert again.subjects[0].report and again.subjects[0].report.numbers == report.numbers
 
 
 def test_the_pairs_are_a_picture_and_its_nearest_training_picture(found: Comparison):

@@ -20,7 +20,7 @@ import torch
 
 import limner
 from limner import dist
-from limner.checkpoint import model_file, read_header
+from limner.checkpoint import Header, model_file, read_header
 from limner.errors import LimnerError, unknown
 from limner.evaluate.cache import cache_folder, keep, kept, key
 from limner.evaluate.evaluation import METRICS, PICTURES, evaluate, setting_of, with_extractor
@@ -30,7 +30,9 @@ from limner.evaluate.metric import Setting
 from limner.evaluate.opening import Opened, Reference, open_reference, open_subject
 from limner.evaluate.report import Report, append, read_reports
 from limner.evaluate.subjects import PaintedPictures, PictureSet, Pixels
+from limner.model import GenerativeModel
 from limner.progress import say
+from limner.registry import models
 from limner.run import read_log
 from limner.zoo import bundled
 
@@ -63,20 +65,26 @@ def compare(
             pictures.
         against: a source; None for what the models were trained on.
         metrics: names from `METRICS`, of which each subject gets those that apply; None for all.
-        seed, extractor, weights, sampler, device: as for `evaluate`.
+        seed, extractor, weights, device: as for `evaluate`.
+        sampler: options over those of the recipes; each goes to the models that have it.
         n: pictures of each subject; None for as many as the reference has, at most 1,000, and for
             fewer where a folder has fewer.
         data: options of the source, over those of the first model that was trained on it.
 
     Raises:
-        LimnerError: no subject, no reference, or not one subject that could be judged; the message
-            has a reason for each.
+        LimnerError: no subject, no reference, an option that no model has, or not one subject that
+            could be judged; the message has a reason for each.
     """
     began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     names = list(dict.fromkeys(str(each) for each in subjects))
     if not names:
         raise LimnerError("name what is to be compared: runs, models, or folders of pictures")
-    reference = _reference(names, against, data or {})
+    headers = {name: header for name in names if (header := _header(name))}
+    known = {option for header in headers.values() for option in _options(header.model)}
+    for option in sampler or {}:
+        if option not in known:
+            raise unknown("sampler option", f"sampler.{option}", [f"sampler.{k}" for k in known])
+    reference = _reference(headers, against, data or {})
     n = n or min(PICTURES, len(reference.real))
     for name in metrics or ():
         if name not in METRICS:
@@ -104,6 +112,7 @@ def compare(
         real=reference.real.pictures(torch.arange(min(SHOWN, len(reference.real)))),
         n=n,
         seed=seed,
+        sampler=dict(sampler or {}),
         date=date,
         seconds=time.perf_counter() - began,
     )
@@ -117,7 +126,7 @@ class _Judge:
         n: pictures of each.
         seed: of the first one.
         metrics: names, of which those are computed that apply; None for all.
-        sampler: the options of models, over those of their recipes.
+        sampler: the options of those models that have them, over those of their recipes.
         place: where.
         extractor, weights: as for `evaluate`; the same for all.
 
@@ -152,9 +161,11 @@ class _Judge:
         """
         opened = open_subject(name, self.reference.options, self.place)
         n = self.n if opened.pictures is None else min(self.n, len(opened.pictures))
-        sampler = self.sampler if opened.model else {}
+        own = _options(opened.model.name) if opened.model else ()
+        sampler = {option: value for option, value in self.sampler.items() if option in own}
         setting = setting_of(opened, self.reference, n, self.seed, sampler, self.place)
-        metrics = self.applying(replace(setting, **self.seeing))
+        setting = replace(setting, **self.seeing)
+        metrics = self.applying(setting)
         shelf = opened.run or cache_folder() / "reports" / opened.fingerprint[:32]
         reports = (Report.from_json(row) for row in reversed(read_reports(shelf)))
         before = next((r for r in reports if self.fits(r, setting, metrics)), None)
@@ -194,19 +205,23 @@ class _Judge:
 
     def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
         """Whether a report says what would be found now."""
-        real, wanted = self.reference.real, set(METRICS if metrics is None else metrics)
-        pictures = setting.subject
+        real, pictures = self.reference.real, setting.subject
         options = pictures.options if isinstance(pictures, PaintedPictures) else {}
         sampler = {name: v for name, v in options.items() if v is not None}
-        judge = self.extractor
+        found = {number.metric for number in report.numbers}
+        would = [METRICS[name](setting) for name in (METRICS if metrics is None else metrics)]
+        if metrics is None:
+            found |= report.left_out.keys()
+            would = [metric for metric in would if not (metric.refusal() or metric.doubt())]
+        by = {e.name: e.fingerprint for metric in would for e in metric.extractors()}
         return (
             report.subject.fingerprint == setting.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
             and report.against.digest == (real.dataset.digest or real.fingerprint)
             and report.against.pictures == len(real)
             and (report.n, report.seed) == (len(pictures), self.seed)
-            and wanted <= {number.metric for number in report.numbers} | report.left_out.keys()
-            and (judge is None or report.extractors.get(judge.name) == judge.fingerprint)
+            and {metric.name for metric in would} <= found
+            and by.items() <= report.extractors.items()
             and report.device == self.place.type
             and report.versions.get("limner") == limner.__version__
         )
@@ -244,15 +259,33 @@ class _Judge:
         return self.reference.training.pictures(torch.arange(len(self.reference.training)))
 
 
-def _reference(names: Sequence[str], against: str | None, data: Mapping[str, Any]) -> Reference:
+def _header(name: str) -> Header | None:
+    """What a model file says of itself; None for pictures, and for what its turn will tell."""
+    try:
+        return read_header(model_file(bundled().get(name, Path(name).expanduser())))
+    except LimnerError:
+        return None
+
+
+def _options(model: str) -> frozenset[str]:
+    """The options with which a registered model paints; none of one that does not."""
+    of = models()[model].model if model in models() else None
+    schema = of.sample_schema() if of and issubclass(of, GenerativeModel) else {}
+    return frozenset(schema.get("properties", ()))
+
+
+def _reference(
+    headers: Mapping[str, Header], against: str | None, data: Mapping[str, Any]
+) -> Reference:
     """What all are judged by, read as the first model that was trained on it reads it.
 
     Raises:
         LimnerError: the models were trained on different data, or no model says on which, and
             `against` is not given.
     """
-    known = {name: found for name in names if (found := _trained_on(name))}
-    sources = {found["source"]: name for name, found in reversed(known.items())}
+    known = {name: header.recipe.get("data", {}) for name, header in headers.items()}
+    known = {name: section for name, section in known.items() if section.get("source")}
+    sources = {section["source"]: name for name, section in reversed(known.items())}
     if against is None and len(sources) > 1:
         said = ", ".join(f"{name} on {source}" for source, name in reversed(sources.items()))
         raise LimnerError(
@@ -261,18 +294,8 @@ def _reference(names: Sequence[str], against: str | None, data: Mapping[str, Any
     if against is None and not sources:
         raise LimnerError("say which real pictures all are judged by: --against SOURCE")
     source = against or next(iter(sources))
-    usual = next((found for found in known.values() if found["source"] == source), {})
+    usual = next((section for section in known.values() if section["source"] == source), {})
     return open_reference(source, data, Opened("the subjects", "", recipe={"data": usual}))
-
-
-def _trained_on(name: str) -> dict[str, Any]:
-    """The data section of a model's recipe; empty for what is no model, or does not say."""
-    try:
-        found = read_header(model_file(bundled().get(name, Path(name).expanduser())))
-    except LimnerError:  # pictures, or what its turn will tell
-        return {}
-    data = found.recipe.get("data", {})
-    return data if data.get("source") else {}
 
 
 def _trained(folder: Path | None) -> float:

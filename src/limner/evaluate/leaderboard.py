@@ -90,6 +90,7 @@ class Comparison:
         seed: of the first one.
         date: when it began, ISO 8601, UTC.
         seconds: how long it took.
+        sampler: options that were asked for; each was for the models that have it.
     """
 
     against: DataUsed
@@ -99,6 +100,7 @@ class Comparison:
     seed: int
     date: str
     seconds: float
+    sampler: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def judged(self) -> list[tuple[Compared, Report]]:
@@ -196,12 +198,17 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What to know of the table, and of the subjects."""
-        lines = [
-            f"{MARK} the best: its interval of 95 % is apart from all others, and all are of "
-            "equally many pictures"
-        ]
-        for why, names in self.unmarked().items():
-            lines.append(f"no best is marked in {', '.join(names)}: {why}")
+        lines = ["[low, high] is an interval of 95 %; ± a standard error, over splits a deviation"]
+        if len(self.judged) > 1:
+            lines.append(
+                f"{MARK} the best: its interval of 95 % is apart from all others, and all are of "
+                "equally many pictures"
+            )
+            for why, names in self.unmarked().items():
+                lines.append(f"no best is marked in {', '.join(names)}: {why}")
+        for option, value in self.sampler.items():
+            ours = [r.subject.name for _, r in self.judged if option in r.subject.sampler]
+            lines.append(f"sampler.{option}={value} is for {', '.join(ours) or 'none of them'}")
         devices = sorted({report.device for _, report in self.judged if report.device})
         if any(report.painting_seconds for _, report in self.judged):
             lines.append(
@@ -247,7 +254,8 @@ class Comparison:
         against = {"name": self.against.name, "pictures": self.against.pictures}
         against |= {"digest": self.against.digest, "options": self.against.options}
         document = {"format": FORMAT, "against": against, "n": self.n, "seed": self.seed}
-        document |= {"date": self.date, "subjects": subjects, "best": marks}
+        document |= {"sampler": self.sampler, "date": self.date}
+        document |= {"subjects": subjects, "best": marks}
         return json.loads(json.dumps(document, default=str, allow_nan=False))
 
     def write(self, folder: Path) -> list[Path]:
