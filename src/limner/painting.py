@@ -154,9 +154,7 @@ def paint(wish: Wish, *, device: str = "auto", forming: bool = False) -> tuple[S
     total, count = len(seeds), model.frame_count(**options)
     kept = {round(i * (count - 1) / (_STRIP - 1)) for i in range(_STRIP)} if forming else set()
     parts: list[list[Pictures]] = []
-    precision = torch.autocast(
-        model.device.type, torch.bfloat16, enabled=wish.dtype == "bfloat16"
-    )
+    precision = torch.autocast(model.device.type, torch.bfloat16, enabled=wish.dtype == "bfloat16")
     with painting_progress(total) as advance, precision:
         for first in range(0, total, SAMPLE_BATCH):
             own = seeds[first : first + SAMPLE_BATCH]

@@ -74,7 +74,7 @@ class TrainOptions:
     schedule: optim.ScheduleName = "constant"
     clip: _NotNegative = 0.0
     ema: float = 0.999
-    average: optim.AverageName = "constant"
+    average: optim.AverageName = "warmup"
     dtype: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     compile: bool = False
