@@ -260,6 +260,7 @@ def test_reports_that_fit_are_taken_and_others_are_not(
     assert asked == ["right"] * 4
     part = compare([folder / "right"], metrics=["likelihood"], n=N)
     assert part.subjects[0].reused, "a report with more metrics says these, too"
+    assert {column.metric for column in part.columns()} == {"likelihood"}, "and no others"
 
 
 def test_a_report_that_left_a_metric_out_does_not_say_it(folder: Path, found: Comparison):

@@ -171,6 +171,8 @@ class _Judge:
         before = next((r for r in reports if self.fits(r, setting, metrics)), None)
         if before:
             say(f"{name} was judged before, at {before.date}")
+            asked = [x for x in before.numbers if metrics is None or x.metric in metrics]
+            before = replace(before, numbers=tuple(asked))
         report = before or evaluate(
             name,
             self.reference,
