@@ -1,0 +1,186 @@
+"""Bundle the prompt model: its weights in half precision, sheets of first draws, and a card.
+
+    limner train recipes/emoji32.toml --run runs/emoji32
+    limner train recipes/emoji64.toml --run runs/emoji64
+    python tools/bundle_emoji.py runs/emoji32 runs/emoji64
+
+Nothing on the sheets is chosen by what it looks like: captions are drawn from a fixed seed, the
+free prompts were written down before their pictures were seen, and every prompt shows the pictures
+of seeds 0, 1, 2, 3. The upsampler's run may hold another base, as it learns without one; the base
+that is bundled is the first run's. What is printed goes into the card.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from limner.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.data import open_data
+from limner.data.emoji import Emoji
+from limner.data.pictures import stop
+from limner.data.stream import Stream
+from limner.diffusion.cascade import Cascade
+from limner.evaluate.memorisation import Memorisation, memorisation, suspects
+from limner.model import Learner
+from limner.noise import Noise
+from limner.painting import Wish, paint
+from limner.pictures import grid, save_png
+from limner.run import read_log
+
+ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo" / "emoji"
+Split = Literal["train", "held-out-pair", "held-out-concept"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+SHOWN, SEEDS = 20, 4  # prompts of a sheet; pictures of each
+FREE = (
+    "a puppy",
+    "an automobile",
+    "a joyful face",
+    "a purple cat",
+    "a kitten with sunglasses",
+    "a blue apple",
+    "a green heart",
+    "a heart on fire",
+    "a rocket in the sky",
+    "a yellow flower",
+    "a sailing boat",
+    "a sad cloud with rain",
+    "a pizza with pineapple",
+    "a frightened face",
+    "a golden crown",
+    "a violin",
+    "a snowy mountain",
+    "a wizard",
+    "a monkey eating a banana",
+    "a house at night",
+)
+"""Words that no caption has, and combinations that no picture shows."""
+DRAWS = 4  # noise levels at which each picture's loss is measured
+MEASURED, _PART = 256, 64  # draws of a split whose loss is measured; at a time
+SEED = 2026  # of the captions on the sheets
+
+
+def assembled(base: Path, fine: Path) -> Cascade:
+    """The upsampler's run over the base's weights, as a file in half precision gives them back."""
+    model = load(fine)
+    if not isinstance(model, Cascade):
+        raise SystemExit(f"{fine} is no run of a cascade; train recipes/emoji64.toml")
+    model.base.load_state_dict(load(base).state_dict())
+    header = read_header(model_file(fine))
+    recipe = header.recipe
+    recipe["train"]["init"] = {"base": "runs/emoji32"}
+    save_model(model, ZOO, images_seen=header.images_seen, recipe=recipe, dtype=torch.float16)
+    bundled = load(ZOO)
+    assert isinstance(bundled, Cascade)
+    return bundled
+
+
+def captions(split: Split) -> list[str]:
+    """The captions of a split in a fixed random order: of the first variant of each concept."""
+    entries = Emoji(split=split).listing(stop).entries
+    found = list({e.group: e.captions[0] for e in reversed(entries)}.values())
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(SEED))
+    return [found[i] for i in order]
+
+
+def sheet(prompts: Sequence[str], path: Path, columns: int = 4) -> UInt8[Tensor, "n c h w"]:
+    """First draws of each prompt under its words."""
+    images = paint(Wish(prompts=tuple(prompts), n=SEEDS))[0].images
+    rows = -(-len(prompts) // columns)
+    figure = Figure(figsize=(2.75 * columns, 0.95 * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, prompt, own in zip(axes, prompts, images.split(SEEDS)):
+        axis.imshow(grid(own, SEEDS, gap=1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.set_title(prompt if len(prompt) < 42 else prompt[:39] + "...", fontsize=8, pad=2)
+    figure.savefig(path, metadata={"Software": None})
+    return images
+
+
+def measured_loss(model: Learner, size: int, split: Split) -> float:
+    """The training objective on a split, at fixed noise, with nothing hidden or dropped."""
+    data = open_data("emoji", split=split, size=size, style="3d", text=True, label="none")
+    batch = Stream(data).batch(0, MEASURED)
+    total = 0.0
+    with torch.inference_mode():
+        for first in range(0, MEASURED, _PART):
+            part = batch.rows(slice(first, first + _PART))
+            for draw in range(DRAWS):
+                noise = Noise.keyed(SEED, draw, range(first, first + _PART))
+                (turn,) = model.turns(part, 0, noise)
+                total += turn.loss.item()
+    return total * _PART / MEASURED / DRAWS
+
+
+def curves(runs: Sequence[Path], path: Path) -> None:
+    """The losses of both stages against the images that each has seen."""
+    figure = Figure(figsize=(8, 2.8), layout="constrained", dpi=100)
+    FigureCanvasAgg(figure)
+    for axis, run, name in zip(figure.subplots(1, 2), runs, ("32 x 32", "64 x 64")):
+        log = read_log(run)
+        axis.plot([row["images"] for row in log], [row["loss"] for row in log], color="#d9663b")
+        axis.set_yscale("log")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("images seen")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def told(name: str, found: Memorisation, held_out: Memorisation) -> str:
+    """A row of the card's table on memorisation."""
+    return (
+        f"| {name} | {len(found.first)} | {found.first.median():.1f} | {found.share_copied:.0%} "
+        f"| {found.share_authentic:.0%} | {found.share_closer(held_out):.0%} |"
+    )
+
+
+def main() -> None:
+    """Write the model and its sheets, and print the card's numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("base", type=Path, help="the run of recipes/emoji32.toml")
+    parser.add_argument("fine", type=Path, help="the run of recipes/emoji64.toml")
+    runs = parser.parse_args()
+    model = assembled(runs.base, runs.fine)
+    file = ZOO / "model.safetensors"
+    print(f"{model.parameter_count():,} parameters, {file.stat().st_size:,} bytes, {sha256(file)}")
+    for stage, run in zip(("emoji32", "emoji64"), (runs.base, runs.fine)):
+        shutil.copy(run / "log.jsonl", ZOO / f"{stage}.jsonl")
+    curves([runs.base, runs.fine], ZOO / "curves.png")
+
+    model.condition_dropout = model.base.condition_dropout = 0.0  # pyright: ignore
+    print("\n| split | first stage | second stage |\n|---|---|---|")
+    for split in SPLITS:
+        losses = [measured_loss(m, s, split) for m, s in ((model.base, 32), (model, 64))]
+        print(f"| {split} | {losses[0]:.4f} | {losses[1]:.4f} |", flush=True)
+
+    prompts = {split: captions(split)[:SHOWN] for split in SPLITS} | {"free": FREE}
+    painted = {name: sheet(words, ZOO / f"{name}.png") for name, words in prompts.items()}
+    train = open_data("emoji", size=64, style="3d", label="none")
+    known = train.pixels(torch.arange(len(train)))
+    real = []
+    for split in SPLITS[1:]:
+        data = open_data("emoji", size=64, style="3d", label="none", split=split)
+        real.append(data.pixels(torch.arange(len(data))))
+    held_out = memorisation(torch.cat(real), known, train.groups)
+    print("\n| pictures | n | median d1 | copied | authentic | closer |\n|---|---|---|---|---|---|")
+    print(told("real, held out", held_out, held_out))
+    for name, images in painted.items():
+        print(told(name, memorisation(images, known, train.groups), held_out), flush=True)
+        first = images[::SEEDS]
+        pairs = suspects(first, known, memorisation(first, known, train.groups))
+        save_png(grid(pairs, 10, gap=2), ZOO / f"{name}-nearest.png")
+    print(json.dumps(prompts, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
