@@ -17,6 +17,8 @@ from limner.errors import LimnerError
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limner.demo, "PROMPTS", ("a red apple", "<b>"))
+        patch.setattr(limner.demo, "_EACH", 1)
         patch.setattr(limner.demo, "PICTURES", 2)
         patch.setattr(limner.demo, "SCALES", (1.0, 3.0))
         patch.setattr(limner.demo, "_SKETCHES", 2)
@@ -36,12 +38,18 @@ def test_its_pictures_are_of_every_group_and_decode(page: Path):
     alternatives = re.findall(r'alt="([^"]+)"', text)
     for group in ("smileys", "animals", "flags", "symbols"):
         assert any(group in alt for alt in alternatives)
-    pictures = re.findall(r"data:image/png;base64,([^\"]+)", text)
-    assert len(pictures) == 9 * (2 + 2 + 11 + 2), "painted and real, learning, forming, scales"
-    for picture in pictures:
+    heights = []
+    for picture in re.findall(r"data:image/png;base64,([^\"]+)", text):
         with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
             image.load()
-            assert image.height == 16 + 2
+            heights.append(image.height)
+    painted = 9 * (2 + 2 + 11 + 2)  # painted and real, learning, forming, scales
+    assert heights == [64 + 2 * 4] * 2 + [16 + 2 * 1] * painted
+
+
+def test_prompts_stand_under_their_pictures_as_they_were_typed(page: Path):
+    found = re.findall(r"<figcaption>(.*?)</figcaption>", page.read_text(encoding="utf-8"))
+    assert found == ["a red apple", "&lt;b&gt;"]
 
 
 def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):

@@ -1,4 +1,4 @@
-"""`limner demo`: a minute of training on emoji, then one page that shows what was learnt."""
+"""`limner demo`: prompts painted by the bundled model, a minute of training, and a page of both."""
 
 import shutil
 import time
@@ -18,6 +18,7 @@ from limner.demo.page import write_page
 from limner.errors import LimnerError
 from limner.image import Condition, to_uint8
 from limner.model import GenerativeModel
+from limner.painting import Wish, paint
 from limner.recipe import Recipe
 from limner.run import read_log, train
 from limner.train import Loop
@@ -26,6 +27,18 @@ PICTURES = 8
 """Pictures of each class on the last sheet."""
 SCALES = (0.0, 1.0, 2.0, 4.0)
 """Guidance scales that are compared."""
+PROMPTS = (
+    "a red apple",
+    "a dog",
+    "a crying face",
+    "a pizza",
+    "an astronaut",
+    "a heart on fire",
+    "a joyful face with sunglasses",
+    "an automobile",
+)
+"""What the bundled model paints; "joyful" and "automobile" are in no caption."""
+_EACH = 4  # pictures of each prompt
 _WATCHED = 2  # pictures of each class whose making is shown
 _MET = 20_000  # training images among which real ones of each class are found
 _TIMED_STEPS = 12  # to learn this machine's speed
@@ -39,6 +52,7 @@ class Findings:
 
     Args:
         labels: the classes.
+        prompted: what the bundled model painted of each prompt.
         seconds, images: how long was trained on how many.
         sheets: (images seen, pictures) as training went on, `_WATCHED` of each class.
         painted: `PICTURES` of each class at the end; real: as many from the data.
@@ -50,6 +64,7 @@ class Findings:
 
     labels: tuple[str, ...]
     recipe: Recipe
+    prompted: dict[str, UInt8[Tensor, "n c h w"]]
     seconds: float = 0.0
     images: int = 0
     parameters: int = 0
@@ -62,7 +77,7 @@ class Findings:
 
 
 def run_demo(out: Path, seconds: float) -> Path:
-    """Train for about so many seconds, write `out/index.html`, and say what to try next.
+    """Paint prompts, train for about so many seconds, write `out/index.html`, say what is next.
 
     A demo that is already in the folder is replaced.
 
@@ -75,7 +90,8 @@ def run_demo(out: Path, seconds: float) -> Path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
     recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
-    found = Findings(labels=dataset.spec.labels, recipe=recipe)
+    prompted = paint(Wish(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
+    found = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
     _train(found, run, dataset, seconds)
     model = load(run)
     assert isinstance(model, GenerativeModel)
@@ -83,6 +99,7 @@ def run_demo(out: Path, seconds: float) -> Path:
     page = write_page(found, out / "index.html", run, time.perf_counter() - started)
     print(
         f"open {page}\n"
+        f'from words:      limner sample "{PROMPTS[0]}" -n {_EACH}\n'
         f"paint more:      limner sample -m {run} --label all -n 8\n"
         f"train longer:    limner resume {run} train.steps={8 * recipe.train['steps']}\n"
         f"your pictures:   limner train flow-matching folder:PATH data.size=32"

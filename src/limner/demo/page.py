@@ -28,6 +28,7 @@ def write_page(found: "Findings", path: Path, run: Path, total_seconds: float) -
     assert found.painted is not None and found.real is not None
     template = (files("limner.demo") / "page.html").read_text(encoding="utf-8")
     page = Template(template).substitute(
+        prompts=_prompts(found.prompted),
         images=f"{found.images:,}",
         seconds=f"{found.seconds:.0f}",
         total=f"{total_seconds:.0f}",
@@ -60,6 +61,15 @@ def _some(frames: list[Any]) -> list[tuple[int, Any]]:
 
 def _picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
     return f'<img src="{data_uri(image)}" alt="{html.escape(alt)}">'
+
+
+def _prompts(painted: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
+    """Each prompt under its pictures."""
+    figures = []
+    for prompt, images in painted.items():
+        picture = _picture(grid(images, gap=4), prompt)
+        figures.append(f"<figure>{picture}<figcaption>{html.escape(prompt)}</figcaption></figure>")
+    return "".join(figures)
 
 
 def _rows(labels: tuple[str, ...], columns: list[tuple[str, UInt8[Tensor, "n c h w"]]]) -> str:
