@@ -12,19 +12,22 @@ DDIM steps, all of equally many FLOPs a picture and step (see training.py on how
     ddp         `GaussianDiffusion.ddim_sample`
 
 How to read it: `img/s` are finished pictures a second, medians over the rounds; `limner is` so many
-times as fast as this row: median (least-greatest of the rounds).
+times as fast as this row: median (least-greatest of the rounds); `GFLOP/s` what that is in
+arithmetic; `conv` that of the network's widest 3 x 3 convolution alone, forward, at the same batch,
+type and memory layout, in the same rounds; `of conv` the first over the second.
 """
 
 import argparse
 import math
 import os
 import statistics
+from dataclasses import dataclass
 
 import torch
 from timing import Call, interleaved, ratio, show
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from training import CHANNELS, TOLERANCE, matched
+from training import CHANNELS, TOLERANCE, is_channels_last, matched, widest
 
 from limner import Condition, ImageSpec, build
 from limner.model import GenerativeModel
@@ -36,8 +39,19 @@ def forward_flops(network: nn.Module, inputs: tuple) -> float:
     return counter.get_total_flops()
 
 
-def contestants(size: int, batch: int, steps: int, channels: tuple[int, ...]) -> dict[str, Call]:
-    """One call that paints a batch, for each."""
+@dataclass(frozen=True)
+class Contestant:
+    """What paints a batch, its network, and what one evaluation for one picture costs."""
+
+    paint: Call
+    network: nn.Module
+    flops: float
+
+
+def contestants(
+    size: int, batch: int, steps: int, channels: tuple[int, ...]
+) -> dict[str, Contestant]:
+    """The three, at equal FLOPs."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
@@ -47,13 +61,15 @@ def contestants(size: int, batch: int, steps: int, channels: tuple[int, ...]) ->
     assert isinstance(model, GenerativeModel)
     x, t = torch.randn(1, CHANNELS, size, size, device="meta"), torch.zeros(1, device="meta")
     with torch.device("meta"):
-        flops = 3 * forward_flops(
-            build("ddpm", spec, channels=channels).network, (x, t, Condition())
-        )
+        own = forward_flops(build("ddpm", spec, channels=channels).network, (x, t, Condition()))
     down = ("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",)
 
-    def theirs(widths: tuple[int, ...]) -> nn.Module:
-        return UNet2DModel(
+    class Plain(UNet2DModel):
+        def forward(self, x, t, **options):
+            return super().forward(x, t, return_dict=False)[0]
+
+    def theirs(widths: tuple[int, ...], kind: type[UNet2DModel] = UNet2DModel) -> nn.Module:
+        return kind(
             sample_size=size,
             block_out_channels=widths,
             layers_per_block=1,
@@ -62,30 +78,74 @@ def contestants(size: int, batch: int, steps: int, channels: tuple[int, ...]) ->
             norm_num_groups=math.gcd(32, *widths),
         )
 
-    class Plain(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x, t):
-            return self.network(x, t, return_dict=False)[0]
-
     def other(widths: tuple[int, ...]) -> nn.Module:
         return Unet(widths[0], dim_mults=tuple(width // widths[0] for width in widths))
 
-    with torch.device("meta"):
-        widths, _ = matched(lambda w: Plain(theirs(w)), (x, t), flops, levels)
-        narrow, _ = matched(other, (x, t), flops, levels, growths=(2.0,))
-    pipeline = DDIMPipeline(theirs(widths), DDIMScheduler(num_train_timesteps=1000))
+    with torch.device("meta"):  # `matched` counts forward and backward passes
+        widths, full = matched(lambda w: theirs(w, Plain), (x, t), 3 * own, levels)
+        narrow, least = matched(other, (x, t), 3 * own, levels, growths=(2.0,))
+    unet, plain = theirs(widths), other(narrow)
+    pipeline = DDIMPipeline(unet, DDIMScheduler(num_train_timesteps=1000))
     pipeline.set_progress_bar_config(disable=True)
     diffusion = GaussianDiffusion(
-        other(narrow), image_size=size, sampling_timesteps=steps, ddim_sampling_eta=0.0
+        plain, image_size=size, sampling_timesteps=steps, ddim_sampling_eta=0.0
     )
     return {
-        "limner": lambda: model.sample(batch, sampler="ddim", steps=steps),
-        "diffusers": lambda: pipeline(batch, num_inference_steps=steps, output_type="np"),
-        "ddp": lambda: diffusion.sample(batch),
+        "limner": Contestant(
+            lambda: model.sample(batch, sampler="ddim", steps=steps), model.network, own
+        ),
+        "diffusers": Contestant(
+            lambda: pipeline(batch, num_inference_steps=steps, output_type="np"), unet, full / 3
+        ),
+        "ddp": Contestant(lambda: diffusion.sample(batch), plain, least / 3),
     }
+
+
+def alone(contestant: Contestant, dtype: torch.dtype) -> tuple[Call, float]:
+    """The network's widest 3 x 3 convolution, forward, in the type, and its FLOPs."""
+    layer, shape = widest(contestant.network, contestant.paint)
+    last = is_channels_last(layer.weight)
+    layout = torch.channels_last if last else torch.contiguous_format
+    like = nn.Conv2d(layer.in_channels, layer.out_channels, 3, layer.stride, 1, bias=False)
+    like = like.to(dtype, memory_format=layout)
+    x = torch.randn(shape, dtype=dtype).to(memory_format=layout)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            like(x)
+
+    return forward, 2 * 9 * layer.in_channels * like(x).numel()
+
+
+def compare(args: argparse.Namespace, size: int, dtype: torch.dtype) -> None:
+    """Time the three and the convolutions in turns, and print the table."""
+    found = contestants(size, args.batch, args.steps, tuple(args.channels))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        convolutions = {name: alone(c, dtype) for name, c in found.items()}
+        calls = {name: c.paint for name, c in found.items()}
+        calls |= {f"conv of {name}": call for name, (call, _) in convolutions.items()}
+        times = interleaved(calls, args.rounds, seconds=1.0)
+    rows = []
+    for name, c in found.items():
+        rate = args.batch / statistics.median(times[name])
+        speed = rate * args.steps * c.flops
+        peak = convolutions[name][1] / statistics.median(times[f"conv of {name}"])
+        rows.append(
+            (
+                name,
+                f"{rate:.1f}",
+                ratio(times[name], times["limner"]),
+                f"{speed / 1e9:.0f}",
+                f"{peak / 1e9:.0f}",
+                f"{speed / peak:.0%}",
+            )
+        )
+    show(
+        f"{size} x {size}, batch {args.batch}, {args.steps} steps, {dtype}, equal FLOPs to "
+        f"{TOLERANCE:.0%}, {torch.get_num_threads()} threads, {args.rounds} rounds",
+        ("", "img/s", "limner is", "GFLOP/s", "conv", "of conv"),
+        rows,
+    )
 
 
 def main() -> None:
@@ -97,26 +157,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128])
+    dtypes = ("float32", "bfloat16")
+    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     for size in args.sizes:
-        torch.manual_seed(0)
-        calls = contestants(size, args.batch, args.steps, tuple(args.channels))
-        found = interleaved(calls, args.rounds, seconds=1.0)
-        show(
-            f"{size} x {size}, batch {args.batch}, {args.steps} steps, float32, equal FLOPs to "
-            f"{TOLERANCE:.0%}, {torch.get_num_threads()} threads, {args.rounds} rounds",
-            ("", "img/s", "limner is"),
-            [
-                (
-                    name,
-                    f"{args.batch / statistics.median(times):.1f}",
-                    ratio(times, found["limner"]),
-                )
-                for name, times in found.items()
-            ],
-        )
+        for dtype in args.dtypes:
+            torch.manual_seed(0)
+            compare(args, size, getattr(torch, dtype))
 
 
 if __name__ == "__main__":
