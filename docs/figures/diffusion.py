@@ -1,0 +1,97 @@
+"""The pictures of the page on diffusion, by the bundled model: python docs/figures/diffusion.py
+
+Each is of the first seeds: 0, or 0 to n - 1.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import UInt8
+from labelled import PICTURES, labelled
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from limner.painting import Wish, paint
+from limner.schedules import DiscreteSchedule, LinearPath, cosine_betas, linear_betas
+
+PROMPTS = "a red apple", "a dog", "a crying face", "a pizza", "an astronaut", "a snowman"
+SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++"
+
+
+def painted(wish: Wish, **options: float | str) -> UInt8[Tensor, "n c h w"]:
+    return paint(replace(wish, sampler=options))[0].images
+
+
+def columns(sheets: list[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h w"]:
+    """Sheets of one picture a row become columns."""
+    return torch.stack(sheets, dim=1).flatten(0, 1)
+
+
+def prompts() -> None:
+    images = painted(Wish(prompts=PROMPTS, n=8))
+    labelled(images, "prompts", PROMPTS, [f"seed {i}" for i in range(8)])
+
+
+def forming() -> None:
+    sheet, _ = paint(Wish(prompts=PROMPTS[:4]), forming=True)
+    labelled(columns(sheet.frames), "forming", PROMPTS[:4], [""] * len(sheet.frames))
+
+
+def guidance() -> None:
+    scales = 0.0, 1.0, 1.5, 2.5, 4.0, 7.0
+    images = columns([painted(Wish(prompts=PROMPTS), scale=scale) for scale in scales])
+    labelled(images, "guidance", PROMPTS, [f"scale {scale:g}" for scale in scales])
+
+
+def samplers() -> None:
+    steps = 3, 5, 10, 20, 40
+    wish = Wish(prompts=PROMPTS[1:2])
+    images = [painted(wish, sampler=name, steps=n) for name in SAMPLERS for n in steps]
+    labelled(torch.cat(images), "samplers", SAMPLERS, [f"{n} steps" for n in steps])
+
+
+def negative() -> None:
+    rows = "", "red", "yellow"
+    wish = Wish(prompts=("a heart",), n=8)
+    images = torch.cat([painted(replace(wish, negative=row), scale=4.0) for row in rows])
+    words = [f'without "{row}"' if row else "a heart" for row in rows]
+    labelled(images, "negative", words, [f"seed {i}" for i in range(8)])
+
+
+def variations() -> None:
+    amounts = 0.1, 0.3, 0.6, 1.0
+    wish = Wish(prompts=("a house",), n=8)
+    images = torch.cat([painted(replace(wish, vary=amount)) for amount in amounts])
+    labelled(images, "variations", [f"--vary {a:g}" for a in amounts], ["the picture", *[""] * 7])
+
+
+def schedules() -> None:
+    """How much picture and how much noise there is at each time."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained", dpi=100)
+    FigureCanvasAgg(figure)
+    known = {
+        "DDPM, linear betas": DiscreteSchedule(linear_betas()),
+        "DDPM, cosine betas": DiscreteSchedule(cosine_betas()),
+        "flow matching": LinearPath(),
+    }
+    for axis, (name, schedule) in zip(figure.subplots(1, 3, sharey=True), known.items()):
+        t = schedule.times(200)
+        alpha, sigma = schedule(t)
+        axis.plot(t / t.max(), alpha, color="#d9663b", label="alpha, the picture's")
+        axis.plot(t / t.max(), sigma, color="#3b7dd9", label="sigma, the noise's")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("t / T")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / "schedules.png", metadata={"Software": None})
+
+
+def main() -> None:
+    for figure in (prompts, forming, guidance, samplers, negative, variations, schedules):
+        figure()
+
+
+if __name__ == "__main__":
+    main()

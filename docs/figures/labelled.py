@@ -1,0 +1,40 @@
+"""A sheet of pictures with words at its rows and columns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from limner.pictures import grid
+
+PICTURES = Path(__file__).parents[1] / "pictures"
+_GAP, _DPI = 4, 100
+
+
+def labelled(
+    images: UInt8[Tensor, "n c h w"],
+    name: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    scale: int = 1,
+) -> None:
+    """Write docs/pictures/NAME.png: images row by row, every pixel a square of side `scale`."""
+    sheet = grid(images, len(columns), scale=scale, gap=_GAP)
+    _, height, width = sheet.shape
+    left = 10 + 6.2 * max(map(len, rows))  # room for the words, in pixels
+    top = 22
+    figure = Figure(figsize=((left + width) / _DPI, (top + height) / _DPI), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    across, down = left + width, top + height
+    axis = figure.add_axes((left / across, 0, width / across, height / down))
+    axis.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="nearest")
+    step_x, step_y = (width - _GAP) / len(columns), (height - _GAP) / len(rows)
+    axis.set_xticks([(i + 0.5) * step_x for i in range(len(columns))], columns, fontsize=9)
+    axis.set_yticks([(i + 0.5) * step_y for i in range(len(rows))], rows, fontsize=9)
+    axis.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False, pad=3)
+    axis.spines[:].set_visible(False)
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / f"{name}.png", metadata={"Software": None})
