@@ -24,13 +24,13 @@ def labelled(
     """Write docs/pictures/NAME.png: images row by row, every pixel a square of side `scale`."""
     sheet = grid(images, len(columns), scale=scale, gap=_GAP)
     _, height, width = sheet.shape
-    left = 10 + 6.2 * max(map(len, rows))  # room for the words, in pixels
+    left = 12 + 7 * max(map(len, rows))  # room for the words, in pixels
     top = 22
     figure = Figure(figsize=((left + width) / _DPI, (top + height) / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
     across, down = left + width, top + height
     axis = figure.add_axes((left / across, 0, width / across, height / down))
-    axis.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axis.imshow(sheet.expand(3, -1, -1).permute(1, 2, 0).numpy(), interpolation="nearest")
     step_x, step_y = (width - _GAP) / len(columns), (height - _GAP) / len(rows)
     axis.set_xticks([(i + 0.5) * step_x for i in range(len(columns))], columns, fontsize=9)
     axis.set_yticks([(i + 0.5) * step_y for i in range(len(rows))], rows, fontsize=9)

@@ -200,7 +200,8 @@ def test_a_likelihood_finds_what_a_classifier_is_sure_of(folder: Path, classifie
     assert "too few to refuse any" in found.text()
 
 
-def test_a_self_test_without_a_classifier_says_why(folder: Path):
+def test_a_self_test_without_a_classifier_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("limner.evaluate.features.JUDGES", ())
     scorer = Scorer.open(folder / "run", None, 100, {}, "cpu")
     found = self_test(scorer, f"folder:{folder / 'data'}")
     assert found.classifier == "" and "no classifier stands beside" in found.text()

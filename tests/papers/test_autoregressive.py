@@ -19,7 +19,7 @@ from limner.registry import models
 from limner.testing.cases import Case
 from limner.text import text_spec
 
-FAMILY = [of for of in models().values() if of.family == "autoregressive"]
+FAMILY = [of for of in models().values() if issubclass(of.model, AutoregressiveModel)]
 every = pytest.mark.parametrize("of", FAMILY, ids=lambda of: of.name)
 RGB = ImageSpec(3, 4, 5, levels=4)
 

@@ -146,7 +146,6 @@ MISTAKES = {
         "did you mean 'steps'",
     ),
     "nothing to resume": (["resume", "nowhere"], "nowhere"),
-    "no model named": (["sample"], "limner sample -m RUN"),
     "no such model file": (["sample", "-m", "nowhere"], "'nowhere'"),
     "missing folder": (["data", "check", "folder:nowhere"], "nowhere"),
     "folder without path": (["data", "check", "folder"], "folder:PATH"),

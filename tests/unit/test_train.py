@@ -239,7 +239,7 @@ def test_each_micro_batch_gets_its_rows_of_each_batch_of_the_round():
 
 
 def test_the_average_follows_and_shares_what_is_frozen():
-    loop = loop_of(TOYS["two players"], ema=0.5)
+    loop = loop_of(TOYS["two players"], ema=0.5, average="constant")
     start = copy.deepcopy(loop.model)
     loop.advance()
     for name, kept in loop.average.named_parameters():
