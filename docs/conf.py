@@ -10,6 +10,7 @@ author = "The limner authors"
 project_copyright = "2026, the limner authors"
 version = release = limner.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_heading_anchors = 2
 myst_enable_extensions = ["deflist"]
 html_theme = "furo"
 html_title = "limner"

@@ -33,7 +33,7 @@ class Paper:
 
     @property
     def identifier(self) -> str:
-        """`arXiv:NUMBER` or `doi:NUMBER`."""
+        """Its number, with arXiv or doi before it."""
         return f"arXiv:{self.arxiv}" if self.arxiv else f"doi:{self.doi}"
 
     def __str__(self) -> str:
