@@ -33,17 +33,13 @@ def painters() -> str:
 
 
 def find_model(name: str | None) -> Path:
-    """The path of a bundled model, a run or model folder, or a model file that is to paint.
+    """The path of a bundled model, a run or model folder, or a model file that is to paint; of the
+    default one when none is named.
 
     Raises:
-        LimnerError: there is none, or none was named and the default one is not bundled.
+        LimnerError: there is none.
     """
     known = bundled()
-    if name is None and DEFAULT not in known:
-        raise LimnerError(
-            "say which model paints: limner sample -m RUN, with the folder of a run "
-            "(limner train flow-matching emoji data.size=16 makes one)"
-        )
     name = name or DEFAULT
     if name in known:
         return known[name]
