@@ -45,6 +45,7 @@ from limner.codes import Encodes
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.nn.standing import standing_statistics
 from limner.noise import Noise
 from limner.registry import Paper, register
 
@@ -196,21 +197,12 @@ class NVAE(LikelihoodModel, Encodes):
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Batch norm's statistics: their means over the batches, codes being drawn from q."""
-        measured = norms(self)
-        usual = [part.momentum for part in measured]
         self.eval()
-        for part in measured:
-            part.reset_running_stats()
-            part.momentum = None  # the mean over all batches
-            part.train()
-        with torch.no_grad():
+        with standing_statistics(self), torch.no_grad():
             for number, batch in enumerate(batches):
                 n, first = len(batch.x), number * len(batch.x)
                 noise = Noise.keyed(0, _CALIBRATION, range(first, first + n), str(self.device))
                 self._terms(batch.x, self._draws(1, noise)[0])
-        for part, momentum in zip(measured, usual):
-            part.momentum = momentum
-        self.eval()
 
     def log_prob(
         self,
