@@ -190,6 +190,12 @@ def sample(
     separate: Annotated[
         bool, typer.Option("--separate", help="A file for each picture: NAME-0.png, ...")
     ] = False,
+    enlarge: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=32, help="Pixels a side for one (small pictures to about 128); 1 for none."
+        ),
+    ] = None,
     strip: Annotated[
         bool, typer.Option("--strip", help="Also how they form: NAME-strip.png.")
     ] = False,
@@ -219,7 +225,7 @@ def sample(
     values = base | {key: value for key, value in given.items() if value is not None}
     values["sampler"] = base.get("sampler", {}) | options.get("sampler", {})
     sheet, wish = paint(Wish.of(values), device=device, forming=strip or gif)
-    for path in write(sheet, wish, out, separate=separate, strip=strip, gif=gif):
+    for path in write(sheet, wish, out, separate=separate, enlarge=enlarge, strip=strip, gif=gif):
         typer.echo(str(path))
 
 

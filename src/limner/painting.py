@@ -177,6 +177,7 @@ def write(
     out: Path,
     *,
     separate: bool = False,
+    enlarge: int | None = None,
     strip: bool = False,
     gif: bool = False,
 ) -> list[Path]:
@@ -187,13 +188,14 @@ def write(
         wish: from what.
         out: the PNG file.
         separate: a file for each picture, NAME-0.png, NAME-1.png, ..., in place of one grid.
+        enlarge: so many pixels a side stand for one; as many as make about 128 if None.
         strip: how the pictures form, as NAME-strip.png too.
         gif: the same as an animation, NAME.gif.
 
     Returns:
         the files.
     """
-    scale = max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
+    scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
     settings = _settings(wish)
     written: list[Path] = []
     try:

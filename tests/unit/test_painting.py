@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from torchvision.transforms.functional import pil_to_tensor
 
 from limner.__main__ import main
 from limner.errors import LimnerError
@@ -121,6 +122,9 @@ def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
     assert (painted(last)[0].int() - sheet.images[3].int()).abs().max() <= 1
     with Image.open(files[3]) as image:
         assert image.size == (128, 128), "small pictures are enlarged, pixel by pixel"
+    (small, *_) = write(sheet, full, tmp_path / "small.png", separate=True, enlarge=1)
+    with Image.open(small) as image:
+        assert torch.equal(pil_to_tensor(image), sheet.images[0])
 
 
 def test_how_it_formed_as_a_strip_and_an_animation(model: str, tmp_path: Path):
@@ -177,6 +181,9 @@ def test_the_command_line_says_all_of_it(
     assert settings is not None
     assert settings["seed"] == 4 and settings["prompts"] == ["a bird"]
     assert settings["negative"] == "blue", "what is not given stays"
+    run("a dog", "-m", model, "--enlarge", "3")
+    with Image.open("sample.png") as image:
+        assert image.size == (24, 24)
     assert run("a dog", "-m", model, "-n", "2", "--separate").split() == [
         "sample-0.png",
         "sample-1.png",
