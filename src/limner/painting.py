@@ -1,7 +1,7 @@
 """What `limner sample` does: from wishes to pictures that say how they were made."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,15 +80,20 @@ class Wish:
         known = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
         return cls.of(known)
 
-    def condition(self, spec: ImageSpec) -> Condition:
-        """One row for each row of the sheet; no parts when nothing is asked for."""
+    def condition(self, spec: ImageSpec, report: Callable[[str], None] = say) -> Condition:
+        """One row for each row of the sheet; no parts when nothing is asked for.
+
+        Args:
+            spec: the model's.
+            report: told, in a line each, what of the prompts is left out.
+        """
         labels = spec.labels if "all" in self.labels and "all" not in spec.labels else self.labels
         indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
         if not self.prompts and not self.negative:
             return Condition(label=indices) if len(indices) else Condition()
-        asked = prompted(spec, self.prompts or ("",), say)
+        asked = prompted(spec, self.prompts or ("",), report)
         if self.negative:
-            avoid = prompted(spec, self.negative, say).text
+            avoid = prompted(spec, self.negative, report).text
             assert avoid is not None
             asked = replace(asked, avoid=avoid.expand(len(asked), -1))
         if not len(indices):
@@ -102,6 +107,22 @@ class Wish:
         if not self.vary:
             return list(numbers)
         return [self.seed, *(Blend(self.seed, other, self.vary) for other in numbers[1:])]
+
+    def alone(self, i: int) -> "Wish":
+        """The wish for picture i of the sheet alone; a variation needs its row."""
+        row, column = divmod(i, self.n)
+        prompts, labels = self.prompts, self.labels
+        if len(prompts) > 1 and not labels:
+            prompts = prompts[row : row + 1]
+        if len(labels) > 1 and not prompts:
+            labels = labels[row : row + 1]
+        wish = replace(self, prompts=prompts, labels=labels)
+        return wish if wish.vary else replace(wish, n=1, seed=wish.seed + column)
+
+    def settings(self) -> dict[str, Any]:
+        """What a PNG remembers; the prompt also where other programs look for it."""
+        values = {key: value for key, value in asdict(self).items() if value not in ((), "", None)}
+        return {"prompt": "; ".join(self.prompts), "version": limner.__version__} | values
 
 
 @dataclass(frozen=True)
@@ -196,14 +217,14 @@ def write(
         the files.
     """
     scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
-    settings = _settings(wish)
+    settings = wish.settings()
     written: list[Path] = []
     try:
         if separate:
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
                 one = pictures.grid(image[None], 1, scale=scale, gap=0)
-                pictures.save_png(one, path, _settings(_alone(wish, i)))
+                pictures.save_png(one, path, wish.alone(i).settings())
                 written.append(path)
         else:
             pictures.save_png(_laid_out(sheet.images, sheet.columns, scale), out, settings)
@@ -226,24 +247,6 @@ def write(
 
 def _laid_out(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh ww"]:
     return pictures.grid(images, columns, scale=scale, gap=_GAP if len(images) > 1 else 0)
-
-
-def _settings(wish: Wish) -> dict[str, Any]:
-    """What a PNG remembers; the prompt also where other programs look for it."""
-    values = {key: value for key, value in asdict(wish).items() if value not in ((), "", None)}
-    return {"prompt": "; ".join(wish.prompts), "version": limner.__version__} | values
-
-
-def _alone(wish: Wish, i: int) -> Wish:
-    """The wish for picture i of the sheet alone; a variation needs its row."""
-    row, column = divmod(i, wish.n)
-    prompts, labels = wish.prompts, wish.labels
-    if len(prompts) > 1 and not labels:
-        prompts = prompts[row : row + 1]
-    if len(labels) > 1 and not prompts:
-        labels = labels[row : row + 1]
-    wish = replace(wish, prompts=prompts, labels=labels)
-    return wish if wish.vary else replace(wish, n=1, seed=wish.seed + column)
 
 
 def _animation(stages: Sequence[UInt8[Tensor, "c h w"]]) -> bytes:

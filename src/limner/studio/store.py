@@ -1,0 +1,463 @@
+"""What the studio remembers: jobs, pictures, and what models there were.
+
+SQLite in the studio's folder, or any database that SQLAlchemy speaks to. One server writes; a lock
+keeps its threads in line.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    create_engine,
+    delete,
+    event,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from limner.errors import LimnerError
+
+WAITING, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+OVER = (DONE, FAILED, CANCELLED)
+
+
+class Table(DeclarativeBase):
+    """What all tables share."""
+
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012, as SQLAlchemy wants it
+
+
+class Job(Table):
+    """What somebody asked for, and how it went."""
+
+    __tablename__ = "jobs"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    key: Mapped[str | None] = mapped_column(String(80), unique=True)
+    state: Mapped[str] = mapped_column(String(12), index=True)
+    model: Mapped[str] = mapped_column(Text)
+    task: Mapped[str] = mapped_column(String(40))
+    params: Mapped[dict[str, Any]]
+    inputs: Mapped[dict[str, Any]]
+    board: Mapped[str | None] = mapped_column(String(40), index=True)
+    cell: Mapped[dict[str, Any]]
+    alike: Mapped[str] = mapped_column(String(64))
+    attempts: Mapped[int] = mapped_column(default=0)
+    created: Mapped[float]
+    started: Mapped[float | None]
+    finished: Mapped[float | None]
+    error: Mapped[dict[str, Any] | None]
+    notes: Mapped[dict[str, Any] | None]
+
+
+class Picture(Table):
+    """A file of pixels: painted by a job, or uploaded."""
+
+    __tablename__ = "pictures"
+    __table_args__ = (Index("pictures_shown", "painted", "number"),)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    job: Mapped[int | None] = mapped_column(ForeignKey("jobs.number"), index=True)
+    painted: Mapped[bool]
+    place: Mapped[int] = mapped_column(default=0)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    width: Mapped[int]
+    height: Mapped[int]
+    model: Mapped[str] = mapped_column(Text, default="")
+    words: Mapped[str] = mapped_column(Text, default="")
+    settings: Mapped[dict[str, Any] | None]
+    favourite: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[float]
+
+
+class Kept(Table):
+    """Documents by name, such as the catalogue of models."""
+
+    __tablename__ = "kept"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    document: Mapped[dict[str, Any]]
+
+
+class FullError(Exception):
+    """So many jobs wait that no more are taken."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job as it comes in.
+
+    Args:
+        model, task, params, inputs: what to do.
+        alike: equal for jobs that may be painted in one batch.
+        board, cell: the grid that it belongs to, and where.
+        key: the client's own name for it, so that asking twice is asking once.
+    """
+
+    model: str
+    task: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    alike: str
+    board: str | None = None
+    cell: Mapping[str, Any] | None = None
+    key: str | None = None
+
+
+def new_id() -> str:
+    """An id that cannot be guessed."""
+    return secrets.token_urlsafe(16)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A picture as a worker hands it over: its file's name, its size, how it was made."""
+
+    sha256: str
+    width: int
+    height: int
+    settings: Mapping[str, Any]
+
+
+class Store:
+    """The database.
+
+    Args:
+        url: where it is.
+        limit: how many jobs may wait.
+
+    Raises:
+        LimnerError: it cannot be opened.
+    """
+
+    def __init__(self, url: str, limit: int = 200) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        try:
+            self._engine = _engine(url)
+            Table.metadata.create_all(self._engine)
+        except Exception as error:  # whatever a driver raises
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise LimnerError(
+                f"the database {url.split('://')[0]} cannot be opened: {said[0]}"
+            ) from None
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._lock, Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    # Jobs ---------------------------------------------------------------------------------------
+
+    def submit(self, asked: Asked) -> Job:
+        """Put a job in the queue; the one that is there already if the client asks again.
+
+        Raises:
+            FullError: too many wait.
+        """
+        with self._writing() as session:
+            if asked.key:
+                known = session.scalar(select(Job).where(Job.key == asked.key))
+                if known is not None:
+                    return known
+            waiting = session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
+            if waiting >= self.limit:
+                raise FullError
+            job = Job(
+                id=new_id(),
+                key=asked.key,
+                state=WAITING,
+                model=asked.model,
+                task=asked.task,
+                params=dict(asked.params),
+                inputs=dict(asked.inputs),
+                alike=asked.alike,
+                board=asked.board,
+                cell=dict(asked.cell or {}),
+                created=time.time(),
+            )
+            session.add(job)
+            return job
+
+    def job(self, id: str) -> Job | None:
+        """A job by its id."""
+        with self._reading() as session:
+            return session.scalar(select(Job).where(Job.id == id))
+
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        with self._reading() as session:
+            return session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
+
+    def position(self, job: Job) -> int:
+        """How many jobs are painted before this one that waits."""
+        with self._reading() as session:
+            before = Job.state.in_((WAITING, RUNNING)), Job.number < job.number
+            return session.scalar(select(func.count()).where(*before)) or 0
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        with self._reading() as session:
+            rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
+            return {state: count for state, count in rows}  # noqa: C416, a row is no tuple
+
+    def jobs(self, *, board: str | None = None, unfinished: bool = False) -> list[Job]:
+        """The jobs of a grid, or all that wait or run, in their order."""
+        with self._reading() as session:
+            query = select(Job).order_by(Job.number).limit(1000)
+            if board is not None:
+                query = query.where(Job.board == board)
+            if unfinished:
+                query = query.where(Job.state.in_((WAITING, RUNNING)))
+            return list(session.scalars(query))
+
+    def begin(self, pictures: int) -> list[Job]:
+        """The job that has waited longest, with those behind it that fit into a batch; they run.
+
+        Args:
+            pictures: how many a batch has at most, unless a single job has more.
+        """
+        with self._writing() as session:
+            queue = select(Job).where(Job.state == WAITING).order_by(Job.number)
+            first = session.scalar(queue.limit(1))
+            if first is None:
+                return []
+            batch, room = [first], pictures - first.params.get("n", 1)
+            if first.alike:
+                for job in session.scalars(queue.where(Job.alike == first.alike).limit(pictures)):
+                    if job is not first and job.params.get("n", 1) <= room:
+                        batch.append(job)
+                        room -= job.params.get("n", 1)
+            for job in batch:
+                job.state, job.started, job.attempts = RUNNING, time.time(), job.attempts + 1
+            return batch
+
+    def finish(self, id: str, painted: Sequence[Painted], notes: Mapping[str, Any]) -> bool:
+        """Keep what a job painted; whether it was still wanted."""
+        with self._writing() as session:
+            job = session.scalar(select(Job).where(Job.id == id, Job.state == RUNNING))
+            if job is None:
+                return False
+            job.state, job.finished, job.notes = DONE, time.time(), dict(notes)
+            for place, each in enumerate(painted):
+                session.add(
+                    Picture(
+                        id=new_id(),
+                        job=job.number,
+                        painted=True,
+                        place=place,
+                        sha256=each.sha256,
+                        width=each.width,
+                        height=each.height,
+                        model=job.model,
+                        words=words(job.params),
+                        settings=dict(each.settings),
+                        created=job.finished,
+                    )
+                )
+            return True
+
+    def fail(self, id: str, error: Mapping[str, Any]) -> bool:
+        """A job that ends with an error."""
+        return self._end(id, (RUNNING, WAITING), FAILED, dict(error))
+
+    def cancel(self, id: str) -> bool:
+        """A job that is wanted no longer; whether it had not ended yet."""
+        return self._end(id, (RUNNING, WAITING), CANCELLED, None)
+
+    def _end(self, id: str, of: Sequence[str], state: str, error: dict[str, Any] | None) -> bool:
+        with self._writing() as session:
+            ended = session.execute(
+                update(Job)
+                .where(Job.id == id, Job.state.in_(of))
+                .values(state=state, finished=time.time(), error=error)
+            )
+            return bool(ended.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def again(self, id: str) -> bool:
+        """Put a job that runs back to where it was in the queue."""
+        with self._writing() as session:
+            put = session.execute(
+                update(Job).where(Job.id == id, Job.state == RUNNING).values(state=WAITING)
+            )
+            return bool(put.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def recover(self) -> int:
+        """Queue again what ran when the server was stopped; it is not the jobs' fault."""
+        with self._writing() as session:
+            found = session.execute(
+                update(Job)
+                .where(Job.state == RUNNING)
+                .values(state=WAITING, attempts=Job.attempts - 1)
+            )
+            return found.rowcount  # pyright: ignore[reportAttributeAccessIssue]
+
+    # Pictures -----------------------------------------------------------------------------------
+
+    def upload(self, painted: Painted) -> Picture:
+        """Remember a file that somebody sent."""
+        with self._writing() as session:
+            picture = Picture(
+                id=new_id(),
+                job=None,
+                painted=False,
+                sha256=painted.sha256,
+                width=painted.width,
+                height=painted.height,
+                settings=dict(painted.settings) or None,
+                created=time.time(),
+            )
+            session.add(picture)
+            return picture
+
+    def picture(self, id: str) -> Picture | None:
+        """A picture by its id."""
+        with self._reading() as session:
+            return session.scalar(select(Picture).where(Picture.id == id))
+
+    def pictures_of(self, jobs: Sequence[Job]) -> dict[int, list[Picture]]:
+        """What jobs painted, by their numbers."""
+        found: dict[int, list[Picture]] = {job.number: [] for job in jobs}
+        with self._reading() as session:
+            query = select(Picture).where(Picture.job.in_(found)).order_by(Picture.place)
+            for picture in session.scalars(query):
+                assert picture.job is not None
+                found[picture.job].append(picture)
+        return found
+
+    def job_of(self, picture: Picture) -> Job | None:
+        """The job that painted a picture."""
+        with self._reading() as session:
+            return session.get(Job, picture.job) if picture.job is not None else None
+
+    def history(
+        self,
+        *,
+        search: str = "",
+        model: str = "",
+        favourite: bool = False,
+        before: int | None = None,
+        limit: int = 60,
+    ) -> tuple[list[Picture], int]:
+        """The newest pictures that were painted, and how many there are in all.
+
+        Args:
+            search: words, each of which is in the prompt, the class or the model's name.
+            model: its name.
+            favourite: only those.
+            before: older than the picture of this number.
+            limit: at most so many.
+        """
+        query = select(Picture).where(Picture.painted)
+        for word in search.lower().split()[:10]:
+            escaped = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
+            text = func.lower(Picture.words + " " + Picture.model)
+            query = query.where(text.like(f"%{escaped}%", escape="\\"))
+        if model:
+            query = query.where(Picture.model == model)
+        if favourite:
+            query = query.where(Picture.favourite)
+        with self._reading() as session:
+            total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+            if before is not None:
+                query = query.where(Picture.number < before)
+            found = session.scalars(query.order_by(Picture.number.desc()).limit(limit))
+            return list(found), total
+
+    def favour(self, id: str, favourite: bool) -> Picture | None:
+        """Mark a picture, or take the mark away."""
+        with self._writing() as session:
+            picture = session.scalar(select(Picture).where(Picture.id == id))
+            if picture is not None:
+                picture.favourite = favourite
+            return picture
+
+    def forget(self, id: str) -> str | None:
+        """Delete a picture; the name of its file if no other picture has it."""
+        with self._writing() as session:
+            picture = session.scalar(select(Picture).where(Picture.id == id))
+            if picture is None:
+                return None
+            session.delete(picture)
+            session.flush()
+            return picture.sha256 if self._unused(session, picture.sha256) else ""
+
+    def forget_old(self, keep: int, uploads_before: float) -> list[str]:
+        """Delete the oldest pictures beyond so many, favourites aside, and old uploads; the names
+        of files that nothing needs any more.
+        """
+        with self._writing() as session:
+            plain = select(Picture).where(Picture.painted, ~Picture.favourite)
+            beyond = plain.order_by(Picture.number.desc()).offset(keep)
+            sent = select(Picture).where(~Picture.painted, Picture.created < uploads_before)
+            open_jobs = session.scalars(
+                select(Job.inputs).where(Job.state.in_((WAITING, RUNNING)))
+            ).all()
+            needed = {id for inputs in open_jobs for id in inputs.values()}
+            old = [*session.scalars(beyond), *session.scalars(sent)]
+            old = [picture for picture in old if picture.id not in needed]
+            for picture in old:
+                session.delete(picture)
+            session.flush()
+            shas = {picture.sha256 for picture in old}
+            return [sha for sha in shas if self._unused(session, sha)]
+
+    def _unused(self, session: Session, sha256: str) -> bool:
+        return session.scalar(select(Picture.id).where(Picture.sha256 == sha256).limit(1)) is None
+
+    # Documents ----------------------------------------------------------------------------------
+
+    def keep(self, name: str, document: dict[str, Any]) -> None:
+        """Remember a document in place of what was there by its name."""
+        with self._writing() as session:
+            session.execute(delete(Kept).where(Kept.name == name))
+            session.add(Kept(name=name, document=document))
+
+    def kept(self, name: str) -> dict[str, Any]:
+        """A document by name; empty if there is none."""
+        with self._reading() as session:
+            found = session.get(Kept, name)
+            return found.document if found else {}
+
+
+def words(params: Mapping[str, Any]) -> str:
+    """By what a picture is found."""
+    return " ".join(str(params.get(name) or "") for name in ("prompt", "label")).strip()
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=5, max_overflow=20, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": 30}, pool_size=5, max_overflow=60)
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, record: Any) -> None:
+        del record
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+        cursor.execute("PRAGMA synchronous=NORMAL")  # safe in WAL, and no fsync for each job
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine

@@ -1,0 +1,153 @@
+"""The studio's memory: the queue, the pictures, what is forgotten."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from limner.errors import LimnerError
+from limner.studio.store import CANCELLED, RUNNING, WAITING, Asked, FullError, Painted, Store
+
+
+def asked(n: int = 1, alike: str = "", key: str | None = None, prompt: str = "a dot") -> Asked:
+    return Asked("emoji", "paint", {"prompt": prompt, "n": n}, {}, alike, key=key)
+
+
+def painted(name: str) -> Painted:
+    return Painted(name * 64, 8, 8, {"seed": 0})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path / 'studio.db'}", limit=20)
+    yield store
+    store.close()
+
+
+def test_jobs_are_begun_in_the_order_in_which_they_came(store: Store):
+    ids = [store.submit(asked()).id for _ in range(3)]
+    assert store.position(store.jobs()[2]) == 2
+    assert [store.begin(16)[0].id for _ in range(3)] == ids
+    assert store.begin(16) == []
+
+
+def test_jobs_that_are_alike_are_one_batch_up_to_its_size(store: Store):
+    first, other, *rest = [
+        store.submit(asked(n, alike)).id
+        for n, alike in ((6, "a"), (1, "b"), (8, "a"), (3, "a"), (2, "a"))
+    ]
+    assert [job.id for job in store.begin(16)] == [first, rest[0], rest[2]]  # 6 + 8 + 2
+    assert [job.id for job in store.begin(16)] == [other]
+    assert [job.id for job in store.begin(16)] == [rest[1]]
+
+
+def test_jobs_that_are_like_no_other_are_begun_alone(store: Store):
+    store.submit(asked()), store.submit(asked())
+    assert len(store.begin(16)) == 1
+
+
+def test_a_full_queue_takes_no_more_and_asking_twice_is_asking_once(tmp_path: Path):
+    store = Store(f"sqlite:///{tmp_path / 'studio.db'}", limit=2)
+    first = store.submit(asked(key="k"))
+    assert store.submit(asked(key="k")).id == first.id
+    store.submit(asked())
+    with pytest.raises(FullError):
+        store.submit(asked())
+    assert store.submit(asked(key="k")).id == first.id
+    store.close()
+
+
+def test_many_threads_lose_and_double_nothing(store: Store):
+    got: list[str] = []
+
+    def client() -> None:
+        for _ in range(5):
+            try:
+                got.append(store.submit(asked()).id)
+            except FullError:
+                got.append("")
+
+    threads = [threading.Thread(target=client) for _ in range(10)]
+    [each.start() for each in threads], [each.join() for each in threads]
+    taken = [id for id in got if id]
+    assert len(got) == 50 and len(taken) == len(set(taken)) == 20 == store.waiting()
+
+
+def test_what_ran_when_the_server_was_killed_waits_again_in_its_place(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'studio.db'}"
+    store = Store(url)
+    ids = [store.submit(asked()).id for _ in range(2)]
+    store.begin(1)
+    again = Store(url)  # the first was never closed
+    assert again.recover() == 1
+    begun = again.begin(1)[0]
+    assert begun.id == ids[0] and begun.attempts == 1
+    store.close(), again.close()
+
+
+def test_a_cancelled_job_is_neither_begun_nor_finished(store: Store):
+    waiting, running = store.submit(asked()).id, store.submit(asked()).id
+    assert store.cancel(waiting)
+    assert store.begin(1)[0].id == running
+    assert store.cancel(running) and not store.cancel(running)
+    assert not store.finish(running, [painted("a")], {})
+    job = store.job(running)
+    assert job and job.state == CANCELLED and store.history()[1] == 0
+    assert not store.again(running)
+
+
+def test_history_is_searched_word_by_word_and_a_percent_sign_is_one(store: Store):
+    for i, prompt in enumerate(("a Red apple", "100% green apple", "a cat")):
+        store.submit(asked(prompt=prompt))
+        store.finish(store.begin(1)[0].id, [painted(str(i))], {})
+
+    def found(**of: object) -> list[str]:
+        return [p.words for p in store.history(**of)[0]]  # type: ignore[arg-type]
+
+    assert found() == ["a cat", "100% green apple", "a Red apple"]
+    assert found(search="APPLE red") == ["a Red apple"]
+    assert found(search="0%") == ["100% green apple"]
+    assert found(search="emoji") == found(model="emoji") == found()
+    newest = store.history(limit=1)[0][0]
+    assert [p.words for p in store.history(before=newest.number, limit=1)[0]] == [
+        "100% green apple"
+    ]
+    store.favour(newest.id, True)
+    assert found(favourite=True) == ["a cat"]
+
+
+def test_a_file_is_forgotten_with_the_last_picture_that_has_it(store: Store):
+    one, two = store.upload(painted("a")), store.upload(painted("a"))
+    assert store.forget(one.id) == ""
+    assert store.forget(two.id) == "a" * 64
+    assert store.forget(two.id) is None
+
+
+def test_old_pictures_go_and_favourites_and_what_a_job_needs_stay(store: Store):
+    for i in range(4):
+        store.submit(asked())
+        store.finish(store.begin(1)[0].id, [painted(str(i))], {})
+    oldest = store.history()[0][-1]
+    store.favour(oldest.id, True)
+    needed, sent = store.upload(painted("n")), store.upload(painted("s"))
+    store.submit(Asked("emoji", "edit", {}, {"image": needed.id}, ""))
+    gone = store.forget_old(2, time.time() + 1)
+    assert sorted(gone) == ["1" * 64, "s" * 64]
+    assert store.picture(oldest.id) and store.picture(needed.id) and not store.picture(sent.id)
+
+
+def test_states_are_counted_and_documents_kept(store: Store):
+    store.submit(asked()), store.submit(asked())
+    store.begin(1)
+    assert store.counts() == {WAITING: 1, RUNNING: 1}
+    store.keep("catalogue", {"a": 1})
+    store.keep("catalogue", {"b": 2})
+    assert store.kept("catalogue") == {"b": 2} and store.kept("nothing") == {}
+
+
+def test_a_database_that_is_not_there_is_named_in_one_line():
+    with pytest.raises(LimnerError, match="the database sqlite cannot be opened") as said:
+        Store("sqlite:////no/such/folder/studio.db")
+    assert "\n" not in str(said.value)
