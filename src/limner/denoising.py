@@ -16,11 +16,11 @@ and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each pape
 Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0))`.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -31,8 +31,8 @@ from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn
 from limner.noise import Noise
-from limner.samplers import SAMPLERS, Sampler
-from limner.schedules import Schedule, Times
+from limner.samplers import SAMPLERS, Sampler, SamplerName
+from limner.schedules import Schedule, Spacing, Times
 
 
 class Coefficients(NamedTuple):
@@ -43,6 +43,7 @@ class Coefficients(NamedTuple):
     inn: Times
 
 
+Variance = Float[Tensor, "b c h w"] | None
 Parametrisation = Callable[[Times, Times], Coefficients]
 """(alpha, sigma) -> coefficients."""
 
@@ -107,51 +108,87 @@ class Denoiser(Protocol):
         """The expected clean picture."""
         ...
 
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The same, and where the variance of a reverse step lies, if the denoiser says so: at v in
+        small^(1 - v) large^v, "b c h w" (`samplers.Ancestral`).
+        """
+        ...
+
 
 @dataclass(frozen=True)
-class Guided:
+class Wrapped(ABC):
+    """A denoiser made of another one, whose schedule it has."""
+
+    denoiser: Denoiser
+
+    @abstractmethod
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The changed picture, and the variance of the denoiser within."""
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The changed picture."""
+        return self.with_variance(x_t, t, c)[0]
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the denoiser within."""
+        return self.denoiser.schedule
+
+
+@dataclass(frozen=True)
+class Guided(Wrapped):
     """Classifier-free guidance: x_hat = D(x, null) + scale (D(x, c) - D(x, null)).
 
     scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. Where the
     condition says what to avoid, that stands in null's place. A condition without parts is left
     alone. Ho, Salimans (2022), arXiv:2207.12598, equation 6.
+
+    Args:
+        scale: how far to go.
+        interval: the least and the greatest noise sigma / alpha at which to guide; elsewhere the
+            model is the conditional one. Kynkaanniemi et al. (2024), arXiv:2404.07724.
+        rescale: a share of x_hat is given the standard deviation of D(x, c), picture by picture,
+            which guidance raises. Lin, Liu, Li, Yang (2023), arXiv:2305.08891, equations 15-16,
+            for x_hat in place of the network's output.
     """
 
-    denoiser: Denoiser
     scale: float
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
 
-    @property
-    def schedule(self) -> Schedule:
-        """That of the guided denoiser."""
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
-        """The guided picture; one evaluation of a doubled batch."""
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The guided picture, and the conditional variance; one evaluation of a doubled batch."""
         asked, contrast = c.opposed()
-        if not len(c) or self.scale == 1:
-            return self.denoiser(x_t, t, asked)
+        if not len(c) or self.scale == 1 or not self._guides(t):
+            return self.denoiser.with_variance(x_t, t, asked)
         if self.scale == 0:
-            return self.denoiser(x_t, t, contrast)
+            return self.denoiser.with_variance(x_t, t, contrast)
         both = Condition.cat([asked, contrast])
         t = t if t.ndim == 0 else t.repeat(2)
-        conditional, unconditional = self.denoiser(x_t.repeat(2, 1, 1, 1), t, both).chunk(2)
-        return torch.lerp(unconditional, conditional, self.scale)
+        x_hat, v = self.denoiser.with_variance(x_t.repeat(2, 1, 1, 1), t, both)
+        conditional, unconditional = x_hat.chunk(2)
+        guided = torch.lerp(unconditional, conditional, self.scale)
+        if self.rescale:
+            wanted, got = (some.std((1, 2, 3), keepdim=True) for some in (conditional, guided))
+            guided = torch.lerp(guided, guided * wanted / got, self.rescale)
+        return guided, v if v is None else v.chunk(2)[0]
+
+    def _guides(self, t: Times) -> bool:
+        if self.interval is None:
+            return True
+        alpha, sigma = self.schedule(t)
+        low, high = self.interval
+        return bool(((low * alpha <= sigma) & (sigma <= high * alpha)).all())
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(Wrapped):
     """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239."""
 
-    denoiser: Denoiser
-
-    @property
-    def schedule(self) -> Schedule:
-        """That of the clipped denoiser."""
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
         """The clipped picture."""
-        return self.denoiser(x_t, t, c).clamp(-1, 1)
+        x_hat, v = self.denoiser.with_variance(x_t, t, c)
+        return x_hat.clamp(-1, 1), v
 
 
 class DenoisingModel(GenerativeModel):
@@ -211,6 +248,10 @@ class DenoisingModel(GenerativeModel):
         F = self.network(per_image(k.inn, x_t) * x_t, label, c).to(x_t.dtype)
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F
 
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The picture; and no variance, unless a paper learns one."""
+        return self(x_t, t, c), None
+
     def frames(
         self,
         n: int,
@@ -218,11 +259,16 @@ class DenoisingModel(GenerativeModel):
         *,
         noise: Noise,
         preview: bool = True,
-        sampler: Literal["ancestral", "ddim", "euler", "heun", "dpm++"] | None = None,
+        sampler: SamplerName | None = None,
         steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        spacing: Spacing | None = None,
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
         eta: Annotated[float, Field(ge=0, le=1)] | None = None,
         churn: Annotated[float, Field(ge=0)] | None = None,
+        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        order: Annotated[int, Field(ge=1, le=3)] | None = None,
         clip: bool = True,
     ) -> Iterator[Images]:
         """Yield the denoiser's view of the finished picture at every step, then the picture.
@@ -232,16 +278,22 @@ class DenoisingModel(GenerativeModel):
             sampler: how to walk from noise to picture; the paper's own by default.
             steps: how many steps (Heun evaluates the network twice in each); the paper's own by
                 default.
+            spacing: which of a discrete schedule's steps are visited, see `schedules.Spacing`.
             scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
+            interval, rescale: of the guidance, see `Guided`.
             eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
             churn: for "heun": S_churn, how much noise is put back in all steps together.
+            variance: for "ancestral": of a step, from the least that can be right, 0, to the
+                largest, 1; the model's own by default.
+            order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
             clip: clamp x_hat to [-1, 1] at each step.
         """
-        walk = chosen_sampler(sampler or self.default_sampler, eta=eta, churn=churn)
-        D: Denoiser = Guided(self, scale)
+        asked = {"eta": eta, "churn": churn, "variance": variance, "order": order}
+        walk = chosen_sampler(sampler or self.default_sampler, **asked)
+        D: Denoiser = Guided(self, scale, interval, rescale)
         if clip:
             D = Clipped(D)
-        times = self.schedule.times(steps or self.default_steps)
+        times = self.schedule.times(steps or self.default_steps, spacing)
         x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
         memory = None
         for t, s in pairwise(times):

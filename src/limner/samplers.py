@@ -10,7 +10,8 @@ divides by alpha, which may be 0 at the start.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -69,20 +70,32 @@ def _step_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: floa
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """DDPM's reverse process: draw from q(x_s | x_t, x = x_hat), with that very variance ("fixed
-    small").
+    """DDPM's reverse process: a Gaussian step with the mean of q(x_s | x_t, x = x_hat).
 
-    mean = alpha_{t|s} sigma_s^2 / sigma_t^2 x_t + alpha_s sigma_{t|s}^2 / sigma_t^2 x_hat.
-    Ho, Jain, Abbeel (2020), arXiv:2006.11239, equations 6-7 and algorithm 2.
+    mean = alpha_{t|s} sigma_s^2 / sigma_t^2 x_t + alpha_s sigma_{t|s}^2 / sigma_t^2 x_hat;
+    its variance is small^(1 - v) large^v, between the least that can be right, that of
+    q(x_s | x_t, x), and the largest, sigma_{t|s}^2. `variance` is v: 0 is the papers' "fixed
+    small", 1 "fixed large"; by default it is as the denoiser says, or 0 where it says nothing. The
+    step to the clean picture is its mean.
+    Ho, Jain, Abbeel (2020), arXiv:2006.11239, equations 6-7 and algorithm 2; Nichol, Dhariwal
+    (2021), arXiv:2102.09672, equation 15; Ho, Salimans (2022), arXiv:2207.12598, algorithm 2.
     """
+
+    variance: float | None = None
 
     def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
-        x_hat = D(x, t, c)
-        added = _step_variance(alpha_t, sigma_t, alpha_s, sigma_s)
+        if self.variance is None:
+            x_hat, v = D.with_variance(x, t, c)
+        else:
+            x_hat, v = D(x, t, c), self.variance
+        large = _step_variance(alpha_t, sigma_t, alpha_s, sigma_s)
+        small = _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
         keep = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
-        mean = keep * x + alpha_s * added / sigma_t**2 * x_hat
-        deviation = math.sqrt(_posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s))
+        mean = keep * x + alpha_s * large / sigma_t**2 * x_hat
+        if small == 0:
+            return Step(mean, x_hat, None)
+        deviation = math.sqrt(small) * (large / small) ** (0.5 * (0.0 if v is None else v))
         return Step(_with_noise(mean, deviation, noise), x_hat, None)
 
 
@@ -166,26 +179,117 @@ class Heun(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolver(Sampler):
-    """DPM-Solver++ (2M): a second-order multistep method, one evaluation a step; `memory` is the
-    last x_hat.
+    """DPM-Solver++ (2M, 3M): a multistep method, one evaluation a step; `memory` is the last views.
 
-    With lambda = ln(alpha / sigma), h = lambda_s - lambda_t and r = h_last / h:
-    x_s = sigma_s / sigma_t x_t + (alpha_s - sigma_s alpha_t / sigma_t) ((1 + 1/2r) x_hat - 1/2r
-    x_hat_last). The first step and the last (where h is infinite) are of first order.
-    Lu, Zhou, Bao, Chen, Li, Zhu (2022), arXiv:2211.01095, algorithm 2.
+    With lambda = ln(alpha / sigma), h = lambda_s - lambda_t, and x_hat' and x_hat'' the first two
+    derivatives in lambda of a parabola (order 3) or line (order 2) through the last views,
+    x_s = sigma_s / sigma_t x_t + alpha_s ((1 - e^-h) x_hat + (h + e^-h - 1) x_hat'
+    + (h^2 / 2 - h - e^-h + 1) x_hat''), where order 2 approximates the second factor by
+    h (1 - e^-h) / 2. The first step and the last (where h is infinite) are of first order.
+    Lu, Zhou, Bao, Chen, Li, Zhu (2022), arXiv:2211.01095, algorithm 2 and appendix.
     """
+
+    order: int = 2
 
     def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
         x_hat = D(x, t, c)
-        lambda_t, lambda_s = _log_ratio(alpha_t, sigma_t), _log_ratio(alpha_s, sigma_s)
-        mixed = x_hat
-        if memory is not None and math.isfinite(lambda_s):
-            last, lambda_last = memory
-            extrapolate = 0.5 * (lambda_s - lambda_t) / (lambda_t - lambda_last)
-            mixed = torch.lerp(x_hat, last, -extrapolate)
-        to_x = alpha_s - sigma_s * alpha_t / sigma_t
-        return Step(sigma_s / sigma_t * x + to_x * mixed, x_hat, (x_hat, lambda_t))
+        past = _remembered(memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
+        h = _log_ratio(alpha_s, sigma_s) - past[0].at
+        to_x = alpha_s - sigma_s * alpha_t / sigma_t  # alpha_s (1 - e^-h)
+        x = sigma_s / sigma_t * x + to_x * x_hat
+        if math.isfinite(h) and len(past) > 1:
+            slopes = [(a.x_hat - b.x_hat) / (a.at - b.at) for a, b in pairwise(past)]
+            if len(past) == 2:
+                x = x + to_x * h / 2 * slopes[0]
+            else:
+                bend = (slopes[0] - slopes[1]) / (past[0].at - past[2].at)
+                slope = slopes[0] + bend * (past[0].at - past[1].at)
+                lost = -math.expm1(-h)
+                x = x + alpha_s * ((h - lost) * slope + (h * h - 2 * h + 2 * lost) * bend)
+        return Step(x, x_hat, past)
+
+
+@dataclass(frozen=True)
+class UniPC(Sampler):
+    """UniPC: a multistep predictor, and a corrector that costs nothing.
+
+    The view x_hat at the predicted x_s, which the next step needs anyway, first corrects x_s, and
+    then predicts from it. With h = lambda_s - lambda_t, B = e^-h - 1 and r_i = (lambda_i -
+    lambda_t) / h for the views before (the predictor) and that at s, r = 1 (the corrector),
+    x_s = sigma_s / sigma_t x_t - alpha_s B (x_hat + sum_i a_i (x_hat_i - x_hat) / r_i),
+    where a solves sum_i r_i^(k-1) a_i = b_k, so that polynomials of the order's degree are exact.
+    Zhao, Bai, Rao, Zhou, Lu (2023), arXiv:2302.04867, algorithms 5 and 6, B_2(h).
+    """
+
+    order: int = 2
+
+    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+        levels_t, levels_s = _levels(D, t), _levels(D, s)
+        x_hat = D(x, t, c)
+        views, last = memory or ((), None)
+        now = _View(x_hat, _log_ratio(*levels_t))
+        if last is not None and all(math.isfinite(view.at) for view in (now, views[0])):
+            x = _combined(last.x, last.levels, levels_t, views[: last.order], now)
+        past = _remembered(views, x_hat, now.at, self.order)
+        order = len(past) if math.isfinite(_log_ratio(*levels_s)) else 1
+        predicted = _combined(x, levels_t, levels_s, past[:order], None)
+        return Step(predicted, x_hat, (past, _Last(x, levels_t, order)))
+
+
+class _View(NamedTuple):
+    """What the picture looked like at lambda = `at`."""
+
+    x_hat: Images
+    at: float
+
+
+class _Last(NamedTuple):
+    """The step before: where it began, and with how many views."""
+
+    x: Images
+    levels: tuple[float, float]
+    order: int
+
+
+def _remembered(
+    views: tuple[_View, ...] | None, x_hat: Images, at: float, order: int
+) -> tuple[_View, ...]:
+    """The newest views, this one first, at most `order` of them and none of pure noise but it."""
+    past = [view for view in views or () if math.isfinite(view.at)]
+    return (_View(x_hat, at), *past)[: order if math.isfinite(at) else 1]
+
+
+def _combined(
+    x: Images,
+    here: tuple[float, float],
+    there: tuple[float, float],
+    views: tuple[_View, ...],
+    arrived: _View | None,
+) -> Images:
+    """UniPC's x_s from views at and before `here`, and from that at x_s for the corrector."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = here, there
+    to_x = alpha_s - sigma_s * alpha_t / sigma_t
+    others = [*views[1:], *([arrived] if arrived else [])]
+    mixed = views[0].x_hat
+    if others:
+        h = _log_ratio(*there) - views[0].at
+        r = torch.tensor([(view.at - views[0].at) / h for view in others], dtype=torch.float64)
+        weights = _weights(r, h) if len(r) > 1 else [0.5]
+        for a, r_i, view in zip(weights, r.tolist(), others, strict=True):
+            mixed = mixed + a / r_i * (view.x_hat - views[0].x_hat)
+    return sigma_s / sigma_t * x + to_x * mixed
+
+
+def _weights(r: Float64[Tensor, "p"], h: float) -> list[float]:
+    """a with sum_i r_i^(k-1) a_i = b_k = k! phi_{k+1}(-h) (-h) / (e^-h - 1)."""
+    phi, factorial, b = math.expm1(-h) / -h - 1, 1, []
+    for k in range(1, len(r) + 1):
+        b.append(phi * factorial / math.expm1(-h))
+        factorial *= k + 1
+        phi = phi / -h - 1 / factorial
+    powers = torch.arange(len(r), dtype=torch.float64)
+    return torch.linalg.solve(r[None] ** powers[:, None], r.new_tensor(b)).tolist()
 
 
 def _log_ratio(alpha: float, sigma: float) -> float:
@@ -194,9 +298,9 @@ def _log_ratio(alpha: float, sigma: float) -> float:
     return math.log(alpha / sigma) if sigma else math.inf
 
 
-def _with_noise(mean: Images, deviation: float, noise: Noise) -> Images:
+def _with_noise(mean: Images, deviation: float | Images, noise: Noise) -> Images:
     """mean + deviation z; no numbers are drawn when the deviation is 0."""
-    if deviation == 0:
+    if isinstance(deviation, float) and deviation == 0:
         return mean
     return mean + deviation * noise.normal(*mean.shape[1:], dtype=mean.dtype)
 
@@ -214,10 +318,12 @@ def _moved(
     return x + (there[0] - here[0]) * x_hat + (there[1] - here[1]) * eps_hat
 
 
-SAMPLERS: dict[str, Sampler] = {
+SamplerName = Literal["ancestral", "ddim", "euler", "heun", "dpm++", "unipc"]
+SAMPLERS: dict[SamplerName, Sampler] = {
     "ancestral": Ancestral(),
     "ddim": DDIM(),
     "euler": Euler(),
     "heun": Heun(),
     "dpm++": DPMSolver(),
+    "unipc": UniPC(),
 }

@@ -21,12 +21,20 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from limner.errors import LimnerError
+
 Times = Float[Tensor, "*b"]
+Spacing = Literal["uniform", "quadratic", "leading", "trailing"]
+"""Which S of T steps are visited, from the last to the first: uniform, the first and the T-th and
+evenly between; quadratic, as the squares of even numbers, more of them near the picture; leading,
+every (T // S)-th from the first; trailing, every (T / S)-th down from the T-th. Song, Meng, Ermon
+(2020), arXiv:2010.02502, appendix D.2; Lin, Liu, Li, Yang (2023), arXiv:2305.08891, table 2."""
 
 
 class Schedule(ABC):
@@ -36,9 +44,19 @@ class Schedule(ABC):
     def __call__(self, t: Times) -> tuple[Times, Times]:
         """(alpha, sigma) at each time."""
 
+    def times(self, steps: int, spacing: Spacing | None = None) -> Float64[Tensor, "{steps}+1"]:
+        """Decreasing times for so many steps, from pure noise to the clean picture (sigma = 0).
+
+        Raises:
+            LimnerError: a spacing, and the schedule is none of discrete steps.
+        """
+        if spacing is not None:
+            raise LimnerError("spacing is for models of discrete steps (ddpm); leave it out")
+        return self.own_times(steps)
+
     @abstractmethod
-    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
-        """Decreasing times for so many steps, from pure noise to the clean picture (sigma = 0)."""
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """The times that the schedule's paper visits."""
 
     @abstractmethod
     def label(self, t: Times) -> Times:
@@ -81,8 +99,29 @@ class DiscreteSchedule(Schedule):
         log_alpha_bar = torch.lerp(table[below], table[below + 1], k - below)
         return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
 
-    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
-        """Evenly spaced among the T steps, from the last one (t = 1); beyond T also between."""
+    def times(self, steps: int, spacing: Spacing | None = None) -> Float64[Tensor, "{steps}+1"]:
+        """Of the T steps those of the spacing, by default trailing; beyond T also between them.
+
+        Raises:
+            LimnerError: another spacing for more steps than there are.
+        """
+        if spacing in (None, "trailing"):
+            return self.own_times(steps)
+        if steps > self.T:
+            raise LimnerError(f"{steps} steps with spacing={spacing}: there are only {self.T}")
+        i = torch.arange(steps, dtype=torch.float64)
+        of_last = i / max(steps - 1, 1) if steps > 1 else torch.ones_like(i)
+        k = {
+            "uniform": 1 + (self.T - 1) * of_last,
+            "quadratic": 1 + (self.T - 1) * of_last**2,
+            "leading": 1 + i * (self.T // steps),
+        }[spacing].round()
+        for at in range(1, steps):  # squares of near numbers may round to one step
+            k[at] = torch.maximum(k[at], k[at - 1] + 1)
+        return torch.cat([k.flip(0), k.new_zeros(1)]) / self.T
+
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Evenly spaced down from the last of the T steps (t = 1); beyond T also between them."""
         k = torch.linspace(self.T, 0, steps + 1, dtype=torch.float64)
         return (k.round() if steps <= self.T else k) / self.T
 
@@ -94,6 +133,17 @@ class DiscreteSchedule(Schedule):
 def linear_betas(T: int = 1000) -> Float64[Tensor, "T"]:
     """DDPM's betas (section 4): linear from 1e-4 to 0.02 for T = 1000, else times 1000 / T."""
     return torch.linspace(0.1 / T, min(20 / T, 0.999), T, dtype=torch.float64)
+
+
+def sigmoid_betas(
+    T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0
+) -> Float64[Tensor, "T"]:
+    """Betas of alpha-bar = (S(end) - S(t)) / (S(end) - S(start)), S(t) = sigmoid((start + t (end -
+    start)) / tau); capped. Jabri, Fleet, Chen (2022), arXiv:2212.11972, algorithm in appendix B.
+    """
+    at = (torch.linspace(start, end, T + 1, dtype=torch.float64) / tau).sigmoid()
+    alpha_bar = (at[-1] - at) / (at[-1] - at[0])
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 
 def cosine_betas(T: int = 1000, s: float = 0.008) -> Float64[Tensor, "T"]:
@@ -111,7 +161,7 @@ class LinearPath(Schedule):
         """(1 - t, t)."""
         return 1 - t.double(), t.double()
 
-    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Evenly spaced."""
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
@@ -138,7 +188,7 @@ class VarianceExploding(Schedule):
         """(1, t)."""
         return torch.ones_like(t, dtype=torch.float64), t.double()
 
-    def times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """sigma_i = (max^(1/rho) + i/(N-1) (min^(1/rho) - max^(1/rho)))^rho, then 0."""
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)

@@ -16,8 +16,15 @@ from limner.schedules import Schedule
 NOTHING = Condition()
 
 
+class Plain:
+    """A denoiser that says nothing of variances."""
+
+    def with_variance(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, None]:
+        return self(x_t, t, c), None  # pyright: ignore[reportCallIssue]
+
+
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Plain):
     """The optimal denoiser where every number of a picture is N(mean, variance) by itself."""
 
     schedule: Schedule
@@ -42,7 +49,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Plain):
     """A denoiser that is sure of the picture."""
 
     schedule: Schedule
@@ -53,7 +60,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class TwoClasses:
+class TwoClasses(Plain):
     """Class y in {0, 1} is N(-+mean, variance) in every number; label -1 asks for the mixture."""
 
     schedule: Schedule

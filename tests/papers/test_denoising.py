@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from analytic import Constant, Gaussian, TwoClasses, pictures, time
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
 from limner.denoising import (
@@ -280,6 +281,28 @@ def test_where_nothing_is_asked_for_no_scale_changes_anything(scale):
     assert torch.equal(Guided(D, scale)(x_t, t.expand(4), null), D(x_t, t, null))
     sure = Constant(PRESERVING, pictures(0.5))
     assert torch.equal(Guided(sure, scale)(x_t, t, Condition()), sure(x_t, t, Condition()))
+
+
+def test_guidance_stays_within_its_interval_of_noise():
+    D, x_t, c = TwoClasses(PRESERVING), pictures(0.4, -1.0), conditional(1, 2)
+    limited = Guided(D, 4.0, interval=(0.5, 2.0))
+    for t in torch.linspace(0.02, 0.98, 25, dtype=torch.float64):
+        alpha, sigma = PRESERVING(t)
+        scale = 4.0 if 0.5 <= sigma / alpha <= 2 else 1.0
+        assert torch.equal(limited(x_t, t, c), Guided(D, scale)(x_t, t, c))
+
+
+@pytest.mark.parametrize("rescale", [0.3, 1.0])
+def test_rescaled_guidance_is_diffusers(rescale):
+    D = TwoClasses(PRESERVING)
+    x_t, t = torch.randn(4, 3, 5, 5, dtype=torch.float64), time(0.3)
+    c = conditional(1, 4)
+    guided, wanted = Guided(D, 4.0)(x_t, t, c), D(x_t, t, c)
+    theirs = rescale_noise_cfg(guided, wanted, rescale)
+    found = Guided(D, 4.0, rescale=rescale)(x_t, t, c)
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-12)
+    if rescale == 1:
+        torch.testing.assert_close(found.std((1, 2, 3)), wanted.std((1, 2, 3)))
 
 
 def test_guidance_and_clipping_nest():

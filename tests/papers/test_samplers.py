@@ -14,12 +14,13 @@ from diffusers import (
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 
 from limner.denoising import chosen_sampler
 from limner.errors import LimnerError
 from limner.noise import Noise
-from limner.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun
+from limner.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, UniPC
 from limner.schedules import (
     DiscreteSchedule,
     LinearPath,
@@ -88,7 +89,7 @@ def test_ddim_with_eta_1_is_ancestral_sampling(schedule, steps):
 def test_samplers_without_randomness_draw_none(schedule):
     D = Gaussian(schedule)
     x = schedule.prior_deviation * torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    for sampler in (DDIM(0.0), Euler(), Heun(), DPMSolver()):
+    for sampler in (DDIM(0.0), Euler(), Heun(), DPMSolver(), DPMSolver(3), UniPC(), UniPC(3)):
         noises = [Noise.sampling(seed, 2) for seed in (0, 1)]
         ends = [walked(sampler, D, x, schedule.times(6), noise)[-1] for noise in noises]
         assert torch.equal(*ends)
@@ -179,6 +180,33 @@ def test_second_order_on_edms_times(sampler):
     )
     assert ratios(found)[-1] == pytest.approx(4, rel=0.06)
     assert found[-1] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(DPMSolver(3), 3), (UniPC(1), 2), (UniPC(2), 3)],
+    ids=["dpm++ 3M", "unipc 1", "unipc 2"],
+)
+def test_higher_order_in_log_snr(sampler, order):
+    """Error times n^order tends to a constant; the corrector adds one order to the predictor's.
+
+    In times that are even in lambda, from lambda = -1 to 2 on the line, without the error of the
+    first two steps, when there are too few views to be of that order.
+    """
+
+    def times(n):
+        return 1 / (1 + torch.linspace(-1, 2, n + 1, dtype=torch.float64).exp())
+
+    D = Gaussian(LINE)
+    x, found = pictures(1.3, -2.0), []
+    for n in (40, 80, 160):
+        at = times(n)
+        end, memory = x, None
+        for i, (t, s) in enumerate(pairwise(at)):
+            here = D.transported(x, at[0], t) if i < 3 else end
+            end, _, memory = sampler.step(D, here, t, s, NOTHING, None, memory, n)
+        found.append(float((end - D.transported(x, at[0], at[-1])).abs().max()))
+    assert ratios(found)[-1] == pytest.approx(2**order, rel=0.2)
 
 
 def moments(sampler, D, times, m: float, v: float) -> tuple[float, float]:
@@ -283,15 +311,16 @@ def times_of(peer, T=1000):
 
 
 @every_betas
-@pytest.mark.parametrize("steps", [1000, 50])
-def test_ancestral_is_diffusers_ddpm(name, steps):
+@pytest.mark.parametrize(("steps", "variance"), [(1000, None), (50, 0.0), (1000, 1.0), (50, 1.0)])
+def test_ancestral_is_diffusers_ddpm(name, steps, variance):
     schedule = DiscreteSchedule(BETAS[name])
     D = Gaussian(schedule, 0.2, 0.4)
-    peer = DDPMScheduler(clip_sample=False, variance_type="fixed_small", prediction_type="sample")
+    kind = "fixed_large" if variance else "fixed_small"
+    peer = DDPMScheduler(clip_sample=False, variance_type=kind, prediction_type="sample")
     peer = in_float64(peer, BETAS[name])
     peer.set_timesteps(steps)
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(Ancestral(), D, x, times_of(peer), Peer(2))
+    ours = walked(Ancestral(variance), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
     for k, mine in zip(peer.timesteps, ours, strict=True):
         x_hat = D(x, time((int(k) + 1) / 1000), NOTHING)
@@ -394,3 +423,24 @@ def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps):
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D(x, times[i], NOTHING), k, x).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)
+
+
+@with_old_arrays
+@every_betas
+@pytest.mark.parametrize(("steps", "order"), [(10, 1), (10, 2), (40, 2), (40, 3)])
+def test_unipc_is_diffusers(name, steps, order):
+    """But for the last steps, whose order diffusers lowers one by one."""
+    schedule = DiscreteSchedule(BETAS[name])
+    D = Gaussian(schedule, 0.2, 0.4)
+    peer = UniPCMultistepScheduler(prediction_type="sample", solver_order=order)
+    peer = in_float64(peer, BETAS[name])
+    peer.set_timesteps(steps)
+    times = times_of(peer)
+    alpha, sigma = schedule(times)
+    peer.sigmas = sigma / alpha
+    x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
+    ours = walked(UniPC(order), D, x, times)
+    for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
+        x = peer.step(D(x, times[i], NOTHING), k, x).prev_sample
+        if i < steps - order + 1 or order < 3:
+            torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)

@@ -4,24 +4,27 @@ import math
 
 import pytest
 import torch
-from diffusers import EDMEulerScheduler
+from diffusers import DDIMScheduler, EDMEulerScheduler
 from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
 from diffusers.training_utils import compute_snr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limner.errors import LimnerError
 from limner.schedules import (
     DiscreteSchedule,
     LinearPath,
     VarianceExploding,
     cosine_betas,
     linear_betas,
+    sigmoid_betas,
 )
 
-BETAS = {"linear": linear_betas, "cosine": cosine_betas}
+BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 SCHEDULES = {
     "linear": DiscreteSchedule(linear_betas()),
     "cosine": DiscreteSchedule(cosine_betas()),
+    "sigmoid": DiscreteSchedule(sigmoid_betas()),
     "short": DiscreteSchedule(linear_betas(20)),
     "line": LinearPath(),
     "exploding": VarianceExploding(),
@@ -97,6 +100,50 @@ def test_betas_for_any_number_of_steps_end_at_about_the_same_noise():
 def test_cosine_betas_are_those_of_diffusers(T):
     theirs = betas_for_alpha_bar(T, alpha_transform_type="cosine")
     torch.testing.assert_close(cosine_betas(T).float(), theirs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("T", [10, 1000])
+def test_sigmoid_betas_are_those_of_the_closed_form(T):
+    """gamma(t) as the paper's code has it, with sigmoid written out, up to the cap."""
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    def gamma(t):
+        return (sigmoid(3) - sigmoid(6 * t - 3)) / (sigmoid(3) - sigmoid(-3))
+
+    betas = sigmoid_betas(T).tolist()
+    known = [min(1 - gamma((k + 1) / T) / gamma(k / T), 0.999) for k in range(T)]
+    assert betas == pytest.approx(known, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "theirs"),
+    [("leading", "leading"), ("trailing", "trailing"), ("uniform", "linspace")],
+)
+@pytest.mark.parametrize("steps", [10, 15, 50, 1000])
+def test_spacings_are_those_of_diffusers(spacing, theirs, steps):
+    """Which counts steps from 0, and rounds halves in another way."""
+    peer = DDIMScheduler(timestep_spacing=theirs)
+    peer.set_timesteps(steps)
+    ours = 1000 * SCHEDULES["linear"].times(steps, spacing)
+    difference = ours[:-1].round().long() - 1 - torch.as_tensor(peer.timesteps)
+    assert difference.abs().max() <= (spacing != "leading" and 1000 % steps > 0)
+
+
+def test_a_quadratic_spacing_visits_squares_each_once():
+    schedule = SCHEDULES["linear"]
+    k = (1000 * schedule.times(11, "quadratic")).round().long().tolist()
+    assert k == [1 + round(999 * (i / 10) ** 2) for i in range(10, -1, -1)] + [0]
+    many = schedule.times(900, "quadratic")
+    assert (many.diff() < 0).all() and float(many[0]) == 1
+
+
+def test_a_spacing_needs_a_schedule_of_as_many_steps():
+    with pytest.raises(LimnerError, match="there are only 20"):
+        SCHEDULES["short"].times(21, "leading")
+    with pytest.raises(LimnerError, match="spacing is for models of discrete steps"):
+        VarianceExploding().times(18, "leading")
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

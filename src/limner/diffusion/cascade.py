@@ -21,7 +21,7 @@ is asked for, and what is to be avoided, guides the base.
 from collections.abc import Iterator
 from dataclasses import replace
 from inspect import signature
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,8 @@ from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn
 from limner.noise import Noise
 from limner.registry import Paper, build, entry, register
+from limner.samplers import SamplerName
 
-SamplerName = Literal["ancestral", "ddim", "euler", "heun", "dpm++"]
 Steps = Annotated[int, Field(ge=1, le=4000)]
 
 

@@ -21,9 +21,9 @@ from limner.image import ImageSpec
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.registry import Paper, register
-from limner.schedules import DiscreteSchedule, Times, cosine_betas, linear_betas
+from limner.schedules import DiscreteSchedule, Times, cosine_betas, linear_betas, sigmoid_betas
 
-_BETAS = {"linear": linear_betas, "cosine": cosine_betas}
+_BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 _PREDICTIONS = {"epsilon": epsilon, "x": picture, "v": velocity}
 
 
@@ -57,7 +57,7 @@ class DDPM(DenoisingModel):
         patch: Annotated[int, Field(ge=1)] = 2,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         T: Annotated[int, Field(ge=1)] = 1000,
-        schedule: Literal["linear", "cosine"] = "linear",
+        schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
         prediction: Literal["epsilon", "x", "v"] = "epsilon",
         condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
