@@ -1,0 +1,191 @@
+"""Flows as densities of few numbers: they hold all the probability there is, and no more of it;
+Glow's step is normflows' block."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import chi2
+from torch import nn
+
+from limner.elementwise import Affine, Spline
+from limner.flows.glow import Glow, step
+from limner.flows.normalizing import NormalizingFlow
+from limner.flows.realnvp import RealNVP
+from limner.image import Batch, Condition, ImageSpec, from_levels
+from limner.nn.condition import Signal
+from limner.noise import Noise
+from limner.transforms import NOTHING, ActNorm, Chain, Coupling, InvertibleConv, MaskedCoupling
+
+PLANE = ImageSpec(2, 1, 1)  # two numbers: a picture of one pixel
+FLOWS = {
+    "glow": lambda: Glow(PLANE, L=1, K=4, hidden=16),
+    "glow of splines": lambda: Glow(PLANE, L=1, K=3, hidden=16, coupling="spline"),
+    "realnvp": lambda: RealNVP(PLANE, L=1, features=8, blocks=1, alpha=None),
+}
+each = pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)
+
+
+def bent(model: NormalizingFlow) -> NormalizingFlow:
+    """With other weights than at first, where it is linear at most."""
+    for p in model.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    return model.double().eval().requires_grad_(False)
+
+
+def points(x: torch.Tensor) -> torch.Tensor:
+    """Points of the plane as pictures."""
+    return x.reshape(-1, 2, 1, 1)
+
+
+@each
+def test_all_probability_is_there_and_draws_lie_where_it_is(make):
+    """The density integrates to 1 within 1e-3; a chi-squared test of draws in cells of the plane
+    against its integral over them."""
+    model, n, cells, fine = bent(make()), 40_000, 16, 16
+    x = model.flow.inverse(points(Noise.sampling(0, n).normal(2, dtype=torch.float64))).view(n, 2)
+    margin = 0.25 * (x.amax(0) - x.amin(0))
+    low, high = x.amin(0) - margin, x.amax(0) + margin
+    side = cells * fine
+    at = (torch.arange(side) + 0.5) / side
+    grid = low + (high - low) * torch.cartesian_prod(at, at)
+    density = torch.cat([model.log_density(points(p), NOTHING) for p in grid.split(2**17)]).exp()
+    mass = density.view(cells, fine, cells, fine).sum((1, 3)) * ((high - low) / side).prod()
+    assert float(mass.sum()) == pytest.approx(1, abs=1e-3)
+    cell = ((x - low) / (high - low) * cells).long()
+    seen = torch.bincount(cell[:, 0] * cells + cell[:, 1], minlength=cells**2)
+    expected = n * mass.flatten()
+    full = expected >= 5
+    rest = torch.stack([seen[~full].sum(), expected[~full].sum()])
+    statistic = ((seen - expected).square() / expected)[full].sum()
+    statistic = statistic + (rest[0] - rest[1]).square() / rest[1]
+    assert int(full.sum()) > 20
+    assert float(statistic) < chi2.isf(1e-4, int(full.sum()))
+
+
+@pytest.mark.parametrize("name", ["glow", "realnvp"])
+def test_a_trained_one_finds_the_entropy_of_normal_data_and_never_less(name):
+    """1/2 ln((2 pi e)^2 |Sigma|) nats within 3 standard errors; the mean of log p - log q over
+    draws of p is a divergence, never below 0."""
+    A = torch.tensor([[1.0, 0.0], [1.2, 0.5]])
+    true = torch.distributions.MultivariateNormal(torch.tensor([0.5, -1.0]), A @ A.T)
+    model = FLOWS[name]()
+    model.flow.prepare(points(true.sample((1000,))))
+    optimiser = torch.optim.Adam(model.flow.parameters(), lr=1e-2)
+    steps = 120
+    for i in range(steps):
+        optimiser.param_groups[0]["lr"] = 1e-2 * (1 - i / steps)
+        loss = -model.log_density(points(true.sample((128,))), NOTHING).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    x = true.sample((20_000,))
+    with torch.no_grad():
+        log_q = model.log_density(points(x), NOTHING)
+    error = float(log_q.std()) / math.sqrt(len(x))
+    assert abs(float(-log_q.mean() - true.entropy())) < 3 * error
+    gap = true.log_prob(x) - log_q
+    assert float(gap.mean()) > -3 * float(gap.std()) / math.sqrt(len(x))
+
+
+class Always(nn.Module):
+    """The same theta, whatever it sees."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(size, 1, 1))
+
+    def forward(self, x: torch.Tensor, _: Signal) -> torch.Tensor:
+        return self.theta.expand(len(x), -1, -1, -1)
+
+
+class Alike(NormalizingFlow):
+    """A spline for each of two numbers, whatever the other is."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__(spec, 1, None, "uniform", 8, 0.0)
+        f, every = Spline(), torch.zeros(2, 1, 1, dtype=torch.bool)
+        self.flow = Chain(ActNorm(2), MaskedCoupling(Always(2 * f.size), f, every))
+
+
+def test_one_picture_alone_costs_a_quarter_of_a_bit_and_after_training_next_to_none():
+    """Its numbers are uniform in their bins: a normal law of their moments costs
+    log2(2 pi e / 12) / 2 bits, a flow that learns the bins 0, from above."""
+    x = from_levels(torch.tensor([3, 200]).view(1, 2, 1, 1), 256).expand(256, -1, -1, -1)
+    model = Alike(PLANE)
+    model.prepare(iter([Batch(x, Condition())]))
+
+    def bits() -> tuple[float, float]:
+        many = x[:1].expand(4096, -1, -1, -1)
+        with torch.no_grad():
+            found = model.bits_per_dim(many, noise=Noise.sampling(9, 4096)).nats
+        return float(found.mean()), float(found.std()) / 64
+
+    mean, error = bits()
+    assert abs(mean - math.log2(2 * math.pi * math.e / 12) / 2) < 3 * error
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
+    for i in range(200):
+        optimiser.param_groups[0]["lr"] = 0.05 * (1 - i / 200)
+        (turn,) = model.turns(Batch(x, Condition()), i, Noise.keyed(0, i, torch.arange(256)))
+        optimiser.zero_grad()
+        turn.loss.backward()
+        optimiser.step()
+    mean, error = bits()
+    assert -3 * error < mean < 0.1
+    assert (model.eval().sample(1000) == x[:1]).double().mean() > 0.95
+
+
+class AsNormflows(nn.Module):
+    """normflows' network, telling our affine map what its own would do.
+
+    Theirs is z = sigmoid(p + 2) (x - t); ours, exp(s) x + t with s = 2 tanh(raw / 2).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor, _: Signal) -> torch.Tensor:
+        p = self.network(x)
+        s = F.logsigmoid(p[:, 1::2] + 2)
+        return torch.cat([-p[:, 0::2] * s.exp(), 2 * (s / 2).atanh()], 1)
+
+
+@pytest.mark.filterwarnings("ignore:torch.lu is deprecated")
+def test_a_step_of_flow_is_normflows_glow_block():
+    """The same z, log C and inverse, on equal weights."""
+    normflows = pytest.importorskip("normflows")
+    theirs: Any = normflows.flows.GlowBlock(6, 8).double()
+    x = torch.randn(3, 6, 4, 4, dtype=torch.float64)
+    theirs.inverse(x)  # its activation norm begins
+    for p in theirs.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    couple, mix, norm = theirs.flows
+    ours = step(6, 8, 0, Affine()).double()
+    own_norm, own_mix, own_coupling = ours
+    assert isinstance(own_mix, InvertibleConv)
+    assert isinstance(own_coupling, Coupling)
+    with torch.no_grad():
+        own_norm.log_s.copy_(-norm.s.flatten())
+        own_norm.b.copy_(-(norm.t * (-norm.s).exp()).flatten())
+        own_mix.P.copy_(mix.P)
+        own_mix.sign.copy_(mix.sign_S)
+        for name, part in (("log_s", mix.log_S), ("L", mix.L), ("U", mix.U)):
+            getattr(own_mix, name).copy_(part)
+    network: Any = own_coupling.network
+    own_coupling.network = AsNormflows(couple.flows[1].param_map)
+    with torch.no_grad():
+        z, log_c = theirs.inverse(x)
+        own_z, own_log_c = ours(x)
+        torch.testing.assert_close(own_z, z, rtol=0, atol=1e-10)
+        torch.testing.assert_close(own_log_c, log_c, rtol=0, atol=1e-10)
+        torch.testing.assert_close(ours.inverse(z), theirs(z)[0], rtol=0, atol=1e-9)
+        convolutions = [m for m in couple.flows[1].param_map.net if isinstance(m, nn.Conv2d)]
+        for own, other in zip(
+            (network.look, network.think, network.say), convolutions, strict=True
+        ):
+            own.load_state_dict(other.state_dict())
+        seen = x[:, :3]
+        torch.testing.assert_close(network(seen, NOTHING), couple.flows[1].param_map(seen))
