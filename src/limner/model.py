@@ -32,7 +32,7 @@ from limner.image import Batch, Condition, Images, ImageSpec
 from limner.noise import Blend, Noise
 from limner.options import plain, validated
 
-_NOT_OPTIONS = ("n", "c", "noise", "preview", "upper")
+_NOT_OPTIONS = ("n", "c", "noise", "preview", "upper", "style_of")
 SAMPLE_BATCH = 64
 
 
@@ -344,6 +344,37 @@ class Completes(Protocol):
         Args:
             upper: the first rows of each picture, fewer than the model's height, "b c rows w".
             c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+        ...
+
+
+@runtime_checkable
+class Mixes(Protocol):
+    """A model whose pictures have styles, layer by layer, which can be mixed."""
+
+    @property
+    def style_layers(self) -> int:
+        """How many styles a picture has, from coarse to fine."""
+        ...
+
+    def mix(
+        self,
+        other: Sequence[int | Blend],
+        layers: slice,
+        c: Condition = Condition(),
+        *,
+        seed: Sequence[int | Blend],
+        **options: Any,
+    ) -> Images:
+        """The pictures of seeds, but that some layers have the styles of other seeds' pictures.
+
+        Args:
+            other: the seed, for each picture, whose styles are taken.
+            layers: where they are taken.
+            c: what all pictures, and those that styles are taken from, are of; n rows, one, or no
+                parts.
+            seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
+            options: the model's own, see the signature of `frames`.
         """
         ...
 

@@ -17,12 +17,10 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
 
 from limner.gans.dcgan import DCGAN, NormName
-from limner.gans.losses import OBJECTIVES, Name, Scores
+from limner.gans.losses import OBJECTIVES, Name, believed
 from limner.image import Batch, ImageSpec
 from limner.model import Turn
 from limner.noise import Noise
@@ -82,8 +80,3 @@ class GAN(DCGAN):
         _, c, own = moves[-1]
         scores = self.critic(self.paint(own, c), c)
         yield Turn(self.objective.generator(scores.float()), of="generator")
-
-
-def believed(scores: Scores) -> Float[Tensor, ""]:
-    """How real the critic holds pictures, on average: D = sigmoid(s)."""
-    return scores.detach().float().sigmoid().mean()

@@ -87,6 +87,11 @@ OBJECTIVES: dict[Name, Objective] = {
 }
 
 
+def believed(scores: Scores) -> Scalar:
+    """How real the critic holds pictures, on average: D = sigmoid(s)."""
+    return scores.detach().float().sigmoid().mean()
+
+
 def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:
     """d s(x_i) / d x_i for each picture, itself differentiable.
 

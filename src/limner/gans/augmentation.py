@@ -1,0 +1,216 @@
+"""Adaptive augmentation: the critic sees pictures only after random changes, so that it cannot
+learn few of them by heart.
+
+Each change is made with probability p, to real pictures and paintings alike. As long as p is well
+below 1, the generator still learns the data, not the changes (appendix C). Whether the critic
+overfits is told by r_t = E[sign s(x)] on real pictures: p rises while r_t is above its target, else
+it falls (section 3).
+
+Karras, Aittala, Hellsten, Laine, Lehtinen, Aila (2020). Training generative adversarial networks
+with limited data. arXiv:2006.06676, appendix B.
+
+Kept: the changes "bgc" (blits, geometry, colour), in their order and strength; they can be
+differentiated twice.
+Different: pictures are sampled bilinearly, not through a wavelet's filter.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.image import Images
+from limner.noise import Noise
+
+Matrices = Float[Tensor, "b n n"]
+_SCALE, _SHIFT = 0.2, 0.125  # deviations of log2 of a scale, and of a shift as a share of the side
+_BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
+
+
+class Chances(NamedTuple):
+    """What random changes are drawn from: each is made with probability p, else it is neutral."""
+
+    p: Float[Tensor, ""]
+    noise: Noise
+
+    def normal(self, scale: float) -> Float[Tensor, "b"]:
+        """N(0, scale^2), or 0."""
+        return torch.where(self.happens(self.p), scale * self.noise.normal(), 0.0)
+
+    def angle(self, p: Float[Tensor, ""]) -> Float[Tensor, "b"]:
+        """Uniform in [-pi, pi), or 0."""
+        return torch.where(self.happens(p), math.pi * (2 * self.noise.uniform() - 1), 0.0)
+
+    def choice(self, k: int) -> Float[Tensor, "b"]:
+        """One of 0 .. k - 1, or 0."""
+        return torch.where(self.happens(self.p), self.noise.integers(k), 0).float()
+
+    def happens(self, p: Float[Tensor, ""]) -> Tensor:
+        """Yes or no, for each picture."""
+        return self.noise.uniform() < p
+
+
+class Augmentation(nn.Module):
+    """Random changes of pictures, and how often they are made.
+
+    Args:
+        target: what r_t is drawn to; 0 makes no changes.
+        images: pictures until p has risen from 0 to 1, if it always rises.
+        every: steps between changes of p.
+
+    Attributes:
+        p: the probability of each change, a buffer.
+    """
+
+    p: Tensor
+    signs: Tensor
+
+    def __init__(self, target: float, images: int, every: int) -> None:
+        super().__init__()
+        self.target, self.images, self.every = target, images, every
+        self.register_buffer("p", torch.zeros(()))
+        self.register_buffer("signs", torch.zeros(2))  # their sum, and how many
+
+    def forward(self, x: Images, noise: Noise) -> Images:
+        """Changed pictures."""
+        if not self.target:
+            return x
+        chances = Chances(self.p, noise)
+        x = sampled(x, placements(chances, x.shape[2], x.shape[3]))
+        return recoloured(x, colours(chances)) if x.shape[1] in (1, 3) else x
+
+    @torch.no_grad()
+    def notice(self, real: Float[Tensor, "b"], step: int) -> None:
+        """Count the signs of scores of real pictures, and move p where that is due.
+
+        Args:
+            real: scores.
+            step: of training.
+        """
+        if not self.target:
+            return
+        self.signs += torch.stack([real.float().sign().sum(), self.signs.new_tensor(len(real))])
+        if (step + 1) % self.every == 0:
+            total, count = self.signs
+            self.p += (total / count - self.target).sign() * count / self.images
+            self.p.clamp_(0, 1)
+            self.signs.zero_()
+
+
+def placements(chances: Chances, h: int, w: int) -> Matrices:
+    """Where each picture's pixels come from: "b 3 3", in pixels from the middle.
+
+    Args:
+        chances: what is drawn.
+        h, w: height and width of the pictures.
+    """
+    m = stretched(1 - 2 * chances.choice(2), torch.ones(()))  # a mirror image
+    m = m @ turned(chances.choice(4) * (math.pi / 2))
+    fits = chances.happens(chances.p)
+    moves = [(2 * chances.noise.uniform() - 1) * _SHIFT * side for side in (w, h)]
+    m = m @ shifted(*(torch.where(fits, move.round(), 0.0) for move in moves))
+    scale = torch.exp2(chances.normal(_SCALE))
+    m = m @ stretched(scale, scale)
+    once = 1 - (1 - chances.p.clamp(max=1)).sqrt()  # so that one of two rotations happens with p
+    m = m @ turned(chances.angle(once))
+    scale = torch.exp2(chances.normal(_SCALE))
+    m = m @ stretched(scale, 1 / scale) @ turned(chances.angle(once))
+    fits = chances.happens(chances.p)
+    moves = [chances.noise.normal() * _SHIFT * side for side in (w, h)]
+    return m @ shifted(*(torch.where(fits, move, 0.0) for move in moves))
+
+
+def colours(chances: Chances) -> Matrices:
+    """How each picture's colours change: "b 4 4", of (red, green, blue, 1)."""
+    luma = torch.ones(4, device=chances.p.device) / math.sqrt(3)  # the axis of greys, a unit vector
+    luma[3] = 0
+    along = luma.outer(luma)
+    eye = torch.eye(4, device=chances.p.device)
+    m = eye.repeat(len(chances.noise), 1, 1)
+    brightness = chances.normal(_BRIGHTNESS)
+    m[:, :3, 3] = brightness[:, None]
+    contrast = torch.exp2(chances.normal(_CONTRAST))
+    m = torch.stack([contrast, contrast, contrast, torch.ones_like(contrast)], 1)[:, :, None] * m
+    m = (eye - 2 * along * chances.choice(2)[:, None, None]) @ m  # light and dark change places
+    m = _about(luma, chances.angle(chances.p)) @ m
+    saturation = torch.exp2(chances.normal(_SATURATION))[:, None, None]
+    return (along + (eye - along) * saturation) @ m
+
+
+def recoloured(x: Images, m: Matrices) -> Images:
+    """Colours changed; greys, by what all three channels do on average."""
+    if x.shape[1] == 1:
+        m = m[:, :3].mean(1, keepdim=True)
+        m = torch.stack([m[..., :3].sum(2), m[..., 3]], 2)
+    linear, offset = m[:, : x.shape[1], : x.shape[1]], m[:, : x.shape[1], -1]
+    mixed = torch.einsum("bij,bjhw->bihw", linear.to(x), x)
+    return mixed + offset.to(x)[:, :, None, None]
+
+
+def sampled(x: Images, m: Matrices) -> Images:
+    """y at u = x at m u, bilinear between pixels; outside, the picture is reflected.
+
+    Args:
+        x: pictures.
+        m: "b 3 3", of (to the right, down, 1), in pixels from the middle.
+    """
+    b, c, h, w = x.shape
+    down, right = torch.meshgrid(
+        torch.arange(h, device=x.device) - (h - 1) / 2,
+        torch.arange(w, device=x.device) - (w - 1) / 2,
+        indexing="ij",
+    )
+    u = torch.stack([right.flatten(), down.flatten(), torch.ones_like(right).flatten()])
+    places = m.to(u) @ u  # b 3 h*w
+    column, row = (_reflected(places[:, i] + (side - 1) / 2, side) for i, side in enumerate((w, h)))
+    left, top = column.floor(), row.floor()
+    y = torch.zeros_like(x).flatten(2)
+    pixels = x.flatten(2)
+    for i, share_i in ((0, 1 - (row - top)), (1, row - top)):
+        for j, share_j in ((0, 1 - (column - left)), (1, column - left)):
+            index = (top + i).clamp(max=h - 1) * w + (left + j).clamp(max=w - 1)
+            taken = pixels.gather(2, index.long()[:, None].expand(b, c, h * w))
+            y = y + taken * (share_i * share_j).to(x)[:, None]
+    return y.unflatten(2, (h, w))
+
+
+def _reflected(place: Float[Tensor, "b n"], side: int) -> Float[Tensor, "b n"]:
+    """Places moved to 0 .. side - 1, as between two mirrors that stand on the outermost pixels."""
+    if side == 1:
+        return torch.zeros_like(place)
+    return (side - 1) - (place.remainder(2 * (side - 1)) - (side - 1)).abs()
+
+
+def stretched(right: Float[Tensor, "b"], down: Float[Tensor, "*b"]) -> Matrices:
+    """diag(right, down, 1)."""
+    down = down.expand_as(right).to(right)
+    return torch.stack([right, down, torch.ones_like(right)], 1).diag_embed()
+
+
+def shifted(right: Float[Tensor, "b"], down: Float[Tensor, "b"]) -> Matrices:
+    """Moved by so many pixels."""
+    m = torch.eye(3, device=right.device).repeat(len(right), 1, 1)
+    m[:, 0, 2], m[:, 1, 2] = right, down
+    return m
+
+
+def turned(angle: Float[Tensor, "b"]) -> Matrices:
+    """Turned about the middle, in radians."""
+    m = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
+    m[:, 0, 0] = m[:, 1, 1] = angle.cos()
+    m[:, 1, 0] = angle.sin()
+    m[:, 0, 1] = -angle.sin()
+    return m
+
+
+def _about(axis: Float[Tensor, "4"], angle: Float[Tensor, "b"]) -> Matrices:
+    """Rodrigues' rotation about an axis in the space of colours, "b 4 4"."""
+    x, y, z, _ = axis
+    nil = torch.zeros_like(x)
+    cross = torch.stack([nil, -z, y, nil, z, nil, -x, nil, -y, x, nil, nil, nil, nil, nil, nil])
+    cross = cross.view(4, 4)
+    a = angle[:, None, None]
+    eye = torch.eye(4, device=axis.device)
+    return eye + a.sin() * cross + (1 - a.cos()) * cross @ cross

@@ -1,0 +1,133 @@
+"""Equalised learning rates, and convolutions whose weights follow a style.
+
+An equalised layer keeps weights of unit variance and multiplies by He's constant when it runs, so
+that Adam moves all layers at one relative speed (Karras, Aila, Laine, Lehtinen, 2017,
+arXiv:1710.10196, section 4.1). With a rate m its weights are 1 / m as large, and learn m times as
+fast.
+
+A modulated convolution scales the weights of input channel i by a style s_i, then, demodulated,
+every output map's weights to unit length (Karras, Laine, Aittala, Hellsten, Lehtinen, Aila, 2019,
+arXiv:1912.04958, equations 1 and 3):
+
+    w'_oik = s_i w_oik        w''_oik = w'_oik / sqrt(sum_ik w'_oik^2 + 1e-8)
+
+A style is of one picture, and the weights w'' are, too. But convolution is linear: w'' * x equals
+d_o (w * (s_i x_i)) with d_o = 1 / sqrt(sum_i s_i^2 sum_k w_oik^2 + 1e-8), which needs one ordinary
+convolution for the whole batch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.gans.resampling import blurred
+
+_GAIN = math.sqrt(2)
+"""Keeps the variance that a leaky ReLU halves."""
+
+
+def activated(x: Float[Tensor, "b *rest"]) -> Float[Tensor, "b *rest"]:
+    """sqrt(2) leaky_relu(x), of slope 0.2."""
+    return F.leaky_relu(x, 0.2) * _GAIN
+
+
+class Linear(nn.Module):
+    """y = m (W x / sqrt(n) + b), W drawn from N(0, 1 / m^2).
+
+    Args:
+        n: numbers that go in.
+        out: numbers that come out.
+        rate: m, how fast it learns.
+        bias: what b m is at first.
+    """
+
+    def __init__(self, n: int, out: int, rate: float = 1.0, bias: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, n) / rate)
+        self.bias = nn.Parameter(torch.full((out,), bias / rate))
+        self.rate, self.scale = rate, rate / math.sqrt(n)
+
+    def forward(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b out"]:
+        """One row for each of x."""
+        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+
+class Conv(nn.Module):
+    """A convolution with equalised weights.
+
+    Args:
+        channels: that go in.
+        out: channels that come out.
+        kernel: its side.
+        bias: whether it adds one.
+        halving: whether the picture is blurred and halved on the way.
+    """
+
+    def __init__(
+        self, channels: int, out: int, kernel: int, *, bias: bool = True, halving: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out)) if bias else None
+        self.scale, self.halving = 1 / math.sqrt(channels * kernel**2), halving
+        self.border = kernel // 2
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
+        """As high and wide as x, or half as much."""
+        w = self.weight * self.scale
+        if not self.halving:
+            return F.conv2d(x, w, self.bias, padding=self.border)
+        return F.conv2d(blurred(x, self.border + 1), w, self.bias, stride=2)
+
+
+class ModulatedConv(nn.Module):
+    """A convolution whose weights are scaled by each picture's style.
+
+    Args:
+        channels: that go in.
+        out: channels that come out.
+        kernel: its side.
+        style: numbers of w, of which the style is an affine function.
+        demodulate: whether the scaled weights of an output map are brought to unit length.
+        doubling: whether the picture is doubled and blurred on the way.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int,
+        style: int,
+        *,
+        demodulate: bool = True,
+        doubling: bool = False,
+    ) -> None:
+        super().__init__()
+        self.affine = Linear(style, channels, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(out, channels, kernel, kernel))
+        self.scale = 1 / math.sqrt(channels * kernel**2)
+        self.demodulate, self.doubling, self.border = demodulate, doubling, kernel // 2
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"]
+    ) -> Float[Tensor, "b out hh ww"]:
+        """As high and wide as x, or twice as much."""
+        return self.convolved(x, self.affine(w))
+
+    def convolved(
+        self, x: Float[Tensor, "b c h w"], s: Float[Tensor, "b c"]
+    ) -> Float[Tensor, "b out hh ww"]:
+        """The same from the style s itself."""
+        weight = self.weight * self.scale
+        h = x * s[:, :, None, None]
+        if self.doubling:
+            h = 4 * blurred(F.conv_transpose2d(h, weight.transpose(0, 1), stride=2), self.border)
+        else:
+            h = F.conv2d(h, weight, padding=self.border)
+        if not self.demodulate:
+            return h
+        squares = F.linear(s.square(), weight.square().sum((2, 3)))
+        return h * (squares + 1e-8).rsqrt().to(h.dtype)[:, :, None, None]

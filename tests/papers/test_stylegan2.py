@@ -1,0 +1,454 @@
+"""StyleGAN2, against mathematics, scipy and another's convolution."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.signal import upfirdn
+from torch import nn
+
+from limner import Condition, ImageSpec, Noise, build
+from limner.errors import LimnerError
+from limner.gans.augmentation import (
+    Augmentation,
+    Chances,
+    colours,
+    placements,
+    recoloured,
+    sampled,
+    shifted,
+    turned,
+)
+from limner.gans.losses import r1
+from limner.gans.modulation import Conv, Linear, ModulatedConv, activated
+from limner.gans.resampling import blurred, doubled, halved
+from limner.gans.style_networks import Critic, deviation, normalised
+from limner.gans.stylegan2 import StyleGAN2, path_lengths
+from limner.image import Batch
+
+SPEC = ImageSpec(3, 14, 28, labels=("a", "b"), frequencies=(0.5, 0.5))
+PLAIN = ImageSpec(1, 16, 16)
+SMALL = {"latent": 5, "style": 6, "depth": 2, "channels": 3, "most_channels": 5}
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return Noise.keyed(seed, 0, range(shape[0])).normal(*shape[1:], dtype=torch.float64)
+
+
+def model_of(spec: ImageSpec = SPEC, **options: object) -> StyleGAN2:
+    torch.manual_seed(0)
+    model = build("stylegan2", spec, **SMALL | options)
+    assert isinstance(model, StyleGAN2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.3 * torch.randn_like(p)  # no strength of noise, and no bias, stays 0
+    return model
+
+
+def calibrated(spec: ImageSpec = SPEC, **options: object) -> StyleGAN2:
+    model = model_of(spec, **options).eval()
+    with torch.no_grad():
+        model.calibrate(iter([drawn_batch(8, spec)]))
+    return model
+
+
+def drawn_batch(n: int, spec: ImageSpec = SPEC) -> Batch:
+    noise = Noise.keyed(3, 0, range(n))
+    x = noise.uniform(*spec.shape) * 2 - 1
+    return Batch(x, Condition(label=noise.integers(2)) if spec.labels else Condition())
+
+
+# --- modulated convolutions ---------------------------------------------------------------------
+
+
+def grouped(layer: ModulatedConv, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """Equations 1 and 3 as they stand: weights for each picture, and a group for each."""
+    b, c, h, w = x.shape
+    weights = s[:, None, :, None, None] * layer.weight * layer.scale
+    if layer.demodulate:
+        weights = weights / (weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    y = F.conv2d(x.reshape(1, b * c, h, w), weights.flatten(0, 1), padding=1, groups=b)
+    return y.view(b, -1, h, w)
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_scaling_what_goes_in_and_out_is_scaling_the_weights(demodulate: bool):
+    torch.manual_seed(0)
+    layer = ModulatedConv(4, 3, 3, 5, demodulate=demodulate).double()
+    x, w = numbers(6, 4, 5, 7), numbers(6, 5, seed=1)
+    expected = grouped(layer, x, layer.affine(w))
+    torch.testing.assert_close(layer(x, w), expected, rtol=1e-12, atol=1e-12)
+    alone = torch.cat([layer(x[i : i + 1], w[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(layer(x, w), alone, rtol=1e-12, atol=1e-12)
+
+
+def test_it_is_the_modulated_convolution_of_stylegan2_pytorch():
+    """Values of `Conv2DMod(3, 2, 3)` of stylegan2_pytorch 1.9.0, which modulates by y + 1."""
+    layer = ModulatedConv(3, 2, 3, 1).double()
+    layer.scale = 1.0
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(54, dtype=torch.float64).sin().view(2, 3, 3, 3))
+    x = (0.7 * torch.arange(120, dtype=torch.float64)).cos().view(2, 3, 4, 5)
+    y = torch.tensor([[0.3, -0.4, 1.2], [-2.0, 0.5, 0.1]], dtype=torch.float64)
+    made = layer.convolved(x, y + 1)
+    at = [[0.7715106140531756, 0.4253015718858796], [-0.7237601058325042, -2.315150807910953]]
+    sums = [[-0.23073847909500222, 0.4429469706029236], [-0.13347586709495385, 0.5336433489495749]]
+    torch.testing.assert_close(made[:, :, 1, 2], torch.tensor(at, dtype=torch.float64))
+    torch.testing.assert_close(made.sum((2, 3)), torch.tensor(sums, dtype=torch.float64))
+
+
+def test_demodulated_maps_of_white_noise_have_unit_variance():
+    torch.manual_seed(0)
+    layer = ModulatedConv(8, 6, 3, 4).double()
+    x, w = numbers(1, 8, 60, 60).expand(2, -1, -1, -1), 5 * numbers(2, 4, seed=1)
+    made = layer(x, w)[:, :, 1:-1, 1:-1]
+    torch.testing.assert_close(made.std((2, 3)), torch.ones(2, 6).double(), rtol=0.07, atol=0)
+
+
+def test_doubling_is_a_convolution_among_zeros_then_the_filter():
+    torch.manual_seed(0)
+    layer = ModulatedConv(4, 3, 3, 5, doubling=True).double()
+    x, w = numbers(2, 4, 5, 6), numbers(2, 5, seed=1)
+    apart = torch.zeros(2, 4, 11, 13, dtype=torch.float64)
+    apart[:, :, 1:-1:2, 1:-1:2] = x
+    turned_round = ModulatedConv(4, 3, 3, 5).double()
+    turned_round.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        turned_round.weight.copy_(layer.weight.flip(2, 3))
+    expected = 4 * blurred(turned_round(apart, w), 1)
+    assert layer(x, w).shape == (2, 3, 10, 12)
+    torch.testing.assert_close(layer(x, w), expected)
+
+
+# --- equalised rates ----------------------------------------------------------------------------
+
+
+def test_equalised_layers_keep_unit_variance():
+    torch.manual_seed(0)
+    x = numbers(400, 50)
+    assert Linear(50, 60).double()(x).std().item() == pytest.approx(1, abs=0.05)
+    assert Linear(50, 60, 0.01).double()(x).std().item() == pytest.approx(1, abs=0.05)
+    planes = numbers(4, 8, 30, 30)
+    assert Conv(8, 9, 3).double()(planes)[..., 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.1)
+    assert activated(numbers(1, 100_000)).square().mean().item() == pytest.approx(1.04, abs=0.02)
+
+
+def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
+    """Adam's first step moves a weight by lr whatever its gradient, and what it does by lr m."""
+    moved = []
+    for rate in (1.0, 0.01):
+        torch.manual_seed(0)
+        layer = Linear(7, 1, rate).double()
+        before = layer(numbers(1, 7))
+        adam = torch.optim.Adam(layer.parameters(), lr=1e-4)
+        layer(numbers(1, 7)).sum().backward()
+        adam.step()
+        moved.append((layer(numbers(1, 7)) - before).item())
+    assert moved[1] == pytest.approx(0.01 * moved[0], rel=1e-3)
+
+
+def test_normalised_z_lies_on_a_sphere():
+    z = normalised(3 * numbers(4, 9))
+    torch.testing.assert_close(z.square().mean(1), torch.ones(4).double())
+    model = model_of()
+    c = Condition(label=torch.tensor([0, 1, 1]))
+    z = numbers(3, 5).float()
+    torch.testing.assert_close(model.mapping(z, c), model.mapping(7 * z, c))
+
+
+# --- resampling ---------------------------------------------------------------------------------
+
+TAPS = [0.125, 0.375, 0.375, 0.125]
+
+
+def test_resampling_equals_scipy():
+    x = numbers(1, 1, 6, 10)
+    up = x[0, 0].numpy()
+    for axis in (0, 1):
+        up = upfirdn([2 * t for t in TAPS], up, up=2, axis=axis)
+    torch.testing.assert_close(doubled(x)[0, 0], torch.from_numpy(up)[1:13, 1:21])
+    down = F.pad(x, (1, 1, 1, 1))[0, 0].numpy()
+    for axis in (0, 1):
+        down = upfirdn(TAPS, down, axis=axis)
+    valid = torch.from_numpy(down)[3:-3, 3:-3]
+    torch.testing.assert_close(blurred(x, 1)[0, 0], valid)
+    torch.testing.assert_close(halved(x)[0, 0], valid[::2, ::2])
+
+
+def test_resampling_keeps_the_mean_and_is_its_own_adjoint():
+    ones = torch.ones(1, 2, 12, 12, dtype=torch.float64)
+    for made in (doubled(ones), halved(ones), blurred(ones, 2)):
+        torch.testing.assert_close(made[..., 2:-2, 2:-2], torch.ones_like(made)[..., 2:-2, 2:-2])
+    x, y = numbers(2, 3, 4, 6), numbers(2, 3, 8, 12, seed=1)
+    product = (doubled(x) * y).sum().item()
+    assert product == pytest.approx(4 * (x * halved(y)).sum().item())
+
+
+# --- the critic ---------------------------------------------------------------------------------
+
+
+def test_deviation_by_hand():
+    x = torch.tensor([0.0, 1.0, 2.0, 10.0, 0.0, 3.0, 2.0, 14.0]).view(8, 1, 1, 1)
+    x = torch.cat([x, 3 * x], dim=1).expand(8, 2, 2, 1)
+    seen = deviation(x)
+    even, odd = [0.0, 2.0, 0.0, 2.0], [1.0, 10.0, 3.0, 14.0]
+    for group, first in ((even, 0), (odd, 1)):
+        std = torch.tensor(group).std(correction=0).item()
+        torch.testing.assert_close(seen[first::2], torch.full((4, 1, 2, 1), 2 * std))
+    assert deviation(x[:6]).unique().numel() == 2  # 6 pictures: 2 groups of 3
+    assert deviation(x[:1]).max() < 2e-4
+
+
+def test_a_condition_is_a_projection():
+    critic = model_of().critic
+    assert isinstance(critic, Critic)
+    x = drawn_batch(1).x.expand(3, -1, -1, -1)
+    scores = critic(x, Condition(label=torch.tensor([-1, 0, 1])))
+    h: list[torch.Tensor] = []
+    critic.score.register_forward_hook(lambda layer, given, made: h.append(given[0]))
+    plain = critic(x, Condition(label=torch.tensor([0, 0, 0])))
+    assert critic.conditioner.label is not None
+    v = critic.conditioner.label.weight
+    expected = (v[2] - v[1]) @ h[0][1] / math.sqrt(v.shape[1])
+    assert (scores[2] - plain[1]).item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+# --- regularisation -----------------------------------------------------------------------------
+
+
+def test_path_lengths_of_a_linear_map():
+    """|A^T y| / sqrt(pixels); the mean square over y is |A|^2 / pixels."""
+    A = numbers(12, 4)
+
+    def paint(w: torch.Tensor) -> torch.Tensor:
+        return (w.mean(1) @ A.T).view(-1, 3, 2, 2)
+
+    w = numbers(5000, 2, 4, seed=1).requires_grad_()
+    y = numbers(5000, 3, 2, 2, seed=2)
+    lengths = path_lengths(paint, w, y)
+    by_hand = (y.flatten(1) @ A / 2).norm(dim=1) / math.sqrt(4)  # half through each of two layers
+    torch.testing.assert_close(lengths, by_hand)
+    expected = A.square().sum() / 4 / 4
+    assert lengths.square().mean().item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_an_orthogonal_map_has_paths_of_one_length_and_leaves_nothing_to_learn():
+    Q = nn.Parameter(torch.linalg.qr(numbers(6, 6)).Q)
+    w = numbers(7, 1, 6, seed=1).requires_grad_()
+    y = F.normalize(numbers(7, 6, seed=2)).view(7, 1, 2, 3)
+    lengths = path_lengths(lambda w: (w[:, 0] @ Q.T).view(-1, 1, 2, 3), w, y)
+    torch.testing.assert_close(lengths, torch.full((7,), 1 / math.sqrt(6), dtype=torch.float64))
+    penalty = (lengths - lengths.detach().mean()).square().mean()
+    (slope,) = torch.autograd.grad(penalty, Q)
+    assert slope.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 4])
+def test_regularisation_is_lazy(step: int):
+    model = model_of(r1_every=2, path_every=4, gamma=3.0)
+    batch, noise = drawn_batch(6), Noise.keyed(0, step, range(6))
+    turns = list(model.turns(batch, step, noise))
+    moves = ["critic", *["critic"] * (step % 2 == 0), "generator", *["generator"] * (step % 4 == 0)]
+    assert [turn.of for turn in turns] == moves
+    if step % 2 == 0:
+        steep = turns[1].logs["r1"].item()
+        assert turns[1].loss.item() == pytest.approx(2 * 3.0 / 2 * steep)
+        assert steep == pytest.approx(r1(lambda x: model.critic(x, batch.c), batch.x).item())
+
+
+def test_lazy_regularisation_has_the_same_expectation():
+    """Every 16th step 16 times as strong: over 16 steps, what every step would have been."""
+    penalties = {}
+    for every in (1, 16):
+        model = model_of(r1_every=every, path_every=0, gamma=2.0)
+        batch = drawn_batch(4)
+        losses = []
+        for step in range(16):
+            turns = list(model.turns(batch, step, Noise.keyed(0, step, range(4))))
+            losses += [turn.loss.item() for turn in turns if "r1" in turn.logs]
+        penalties[every] = sum(losses)
+    assert penalties[16] == pytest.approx(penalties[1], rel=1e-5)
+
+
+def test_the_mean_length_follows_slowly():
+    model = model_of(r1_every=0, path_every=1)
+    seen = 0.0
+    for step in range(3):
+        turns = list(model.turns(drawn_batch(4), step, Noise.keyed(0, step, range(4))))
+        seen += 0.01 * (turns[-1].logs["path_length"].item() - seen)
+        assert model.path_length.item() == pytest.approx(seen, rel=1e-5)
+
+
+# --- styles -------------------------------------------------------------------------------------
+
+
+def test_training_mixes_two_styles_at_a_random_layer():
+    model = model_of(PLAIN)
+    n = 2000
+    w = model.mixed(Condition(), Noise.keyed(0, 0, range(n)))
+    same = (w == w[:, :1]).all(2)
+    crossings = same.sum(1)
+    assert bool((same.long().diff(dim=1) <= 0).all())  # one style, then the other to the end
+    shares = crossings.bincount(minlength=model.style_layers + 1) / n
+    assert shares[0] == 0
+    assert shares[-1].item() == pytest.approx(0.1, abs=0.03)
+    inner = shares[1:-1]
+    torch.testing.assert_close(inner, torch.full_like(inner, 0.9 / len(inner)), atol=0.04, rtol=0)
+
+
+def test_truncation_goes_to_the_mean_of_the_class_and_spares_fine_layers():
+    model = calibrated()
+    c = Condition(label=torch.tensor([0, 1, 0]))
+
+    def styles(psi: float, cutoff: int | None = None) -> torch.Tensor:
+        return model.styles(c, Noise.sampling(0, 3), psi, cutoff)
+
+    whole, mean = styles(1.0), styles(0.0)
+    assert torch.equal(whole, styles(0.3, 0))
+    torch.testing.assert_close(mean, model.w_mean[[1, 2, 1]][:, None].expand_as(mean))
+    torch.testing.assert_close(styles(0.25), torch.lerp(mean, whole, 0.25))
+    part = styles(0.0, 3)
+    assert torch.equal(part[:, :3], mean[:, :3]) and torch.equal(part[:, 3:], whole[:, 3:])
+
+
+def test_calibration_finds_the_mean_style_of_each_class_and_how_styles_vary():
+    model = calibrated()
+    z = Noise.keyed(9, 0, range(20_000)).normal(5)
+    with torch.no_grad():
+        for label in (0, 1):
+            w = model.mapping(z, Condition(label=torch.full((20_000,), label)))
+            off = (w.mean(0) - model.w_mean[label + 1]).abs().max().item()
+            assert off < 5 * w.std(0).max().item() / math.sqrt(1024)
+        c = drawn_batch(8).c.repeat(2500)
+        w = model.mapping(z, c)
+    code = (w - model.w_mean[0]) @ torch.linalg.inv(model.w_axes)
+    torch.testing.assert_close(code.T.cov(), torch.eye(6), atol=0.2, rtol=0)
+
+
+def test_mixing_with_itself_changes_nothing_and_layers_are_from_coarse_to_fine():
+    model = calibrated()
+    c = Condition(label=torch.tensor([1]))
+    own, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
+    assert torch.equal(model.mix([0, 1, 2], slice(0, 2), c, seed=[0, 1, 2]), own)
+    assert torch.equal(model.mix([7, 8, 9], slice(0, 0), c, seed=[0, 1, 2]), own)
+    with torch.no_grad():
+        for layer in model.synthesis.modules():
+            if hasattr(layer, "strength"):
+                layer.strength.zero_()
+    own, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
+    mixed = model.mix([7, 8, 9], slice(0, None), c, seed=[0, 1, 2])
+    torch.testing.assert_close(mixed, other)
+    last = model.mix([7, 8, 9], slice(model.style_layers - 1, None), c, seed=[0, 1, 2])
+    assert not torch.equal(last, own) and not torch.equal(last, other)
+
+
+def test_mixing_draws_labels_as_sampling_does():
+    model = calibrated()
+    assert torch.equal(model.mix([3, 4], slice(1, 3), seed=[3, 4]), model.sample(2, seed=[3, 4]))
+
+
+def test_a_picture_of_its_own_is_found_again():
+    model = calibrated(PLAIN)
+    with torch.no_grad():
+        x = model.decode(0.7 * numbers(2, 6).float())
+        code = model.encode(x)
+        found = model.decode(code)
+    far = (x[0] - x[1]).square().mean()
+    assert (found - x).square().mean() < 0.001 * far
+    assert not code.requires_grad
+    assert model.reconstruct(x).shape == x.shape
+
+
+# --- sizes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(4, 4), (28, 28), (32, 32), (14, 28), (24, 40), (7, 9)])
+def test_pictures_of_many_sizes(size: tuple[int, int]):
+    model = model_of(ImageSpec(3, *size))
+    x = model.sample(2)
+    assert x.shape == (2, 3, *size)
+    assert model.critic(x, Condition()).shape == (2,)
+    assert len(list(model.watch(1))) == model.frame_count()
+
+
+@pytest.mark.parametrize(("size", "near"), [((30, 30), 32), ((3, 9), 4), ((28, 30), 28)])
+def test_other_sizes_are_refused_with_the_next_one(size: tuple[int, int], near: int):
+    with pytest.raises(LimnerError, match=f"type data.size={near}"):
+        build("stylegan2", ImageSpec(3, *size), **SMALL)
+
+
+# --- augmentation -------------------------------------------------------------------------------
+
+
+def chances(p: float, n: int = 500, seed: int = 0) -> Chances:
+    return Chances(torch.tensor(p), Noise.keyed(seed, 0, range(n)))
+
+
+def test_without_chance_nothing_changes():
+    x = numbers(5, 3, 8, 12).float()
+    made = Augmentation(0.6, 1, 4)(x, Noise.keyed(0, 0, range(5)))
+    torch.testing.assert_close(made, x, rtol=0, atol=1e-6)
+    assert Augmentation(0.0, 1, 4)(x, Noise.keyed(0, 0, range(5))) is x
+
+
+def test_placements_are_exact_where_pixels_fall_on_pixels():
+    x = numbers(2, 1, 6, 6)
+    quarter = turned(torch.full((2,), math.pi / 2))
+    torch.testing.assert_close(sampled(x, quarter), torch.rot90(x, 1, (2, 3)), atol=1e-5, rtol=0)
+    right = sampled(x, shifted(torch.full((2,), 2.0), torch.full((2,), -1.0)))
+    torch.testing.assert_close(right[:, :, 1:, :4], x[:, :, :5, 2:])
+    torch.testing.assert_close(right[:, :, 1:, 4], x[:, :, :5, 4])  # in the mirror at column 5
+    half = sampled(x, shifted(torch.full((2,), 0.5), torch.zeros(2)))
+    torch.testing.assert_close(half[..., :5], (x[..., :5] + x[..., 1:]) / 2)
+
+
+def test_each_change_is_made_with_its_probability():
+    for p in (0.0, 0.3):
+        moved = placements(chances(p, 4000), 16, 16)
+        still = (moved - torch.eye(3)).abs().amax((1, 2)) < 1e-5
+        # mirror, quarter turns, blit, size, two rotations, proportions, shift
+        expected = (1 - p / 2) * (1 - 3 * p / 4) * (1 - p * 24 / 25) * (1 - p) ** 4
+        assert still.float().mean().item() == pytest.approx(expected, abs=0.03)
+        tinted = colours(chances(p, 4000))
+        still = (tinted - torch.eye(4)).abs().amax((1, 2)) < 1e-5
+        expected = (1 - p) ** 4 * (1 - p / 2)
+        assert still.float().mean().item() == pytest.approx(expected, abs=0.03)
+
+
+def test_colour_keeps_to_its_axes():
+    """Hue, saturation and luma leave the greys' axis in place; contrast and light are affine."""
+    m = colours(chances(1.0, 300))
+    grey = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    along = m @ grey
+    torch.testing.assert_close(along[:, :1].expand(-1, 3), along[:, :3], rtol=1e-3, atol=1e-4)
+    x = numbers(300, 1, 4, 4).float()
+    mono, colour = recoloured(x, m), recoloured(x.expand(-1, 3, -1, -1), m).mean(1, keepdim=True)
+    torch.testing.assert_close(mono, colour, rtol=1e-3, atol=1e-4)
+
+
+def test_r1_reaches_through_augmentation():
+    """The gradient in the picture before its change, itself differentiable."""
+    model = model_of(augment=0.5, gamma=1.0)
+    model.augmentation.p.fill_(1.0)
+    batch = drawn_batch(4)
+    noise = Noise.keyed(0, 0, range(4))
+    steep = model.steepness(*batch, noise)
+    x = batch.x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model.judged(x, batch.c, Noise.keyed(0, 0, range(4))).sum(), x)
+    assert steep.item() == pytest.approx(slope.square().sum().item() / 4, rel=1e-4)
+    weight = model.critic.from_picture.weight
+    assert torch.autograd.grad(steep, weight)[0].abs().max() > 0
+
+
+def test_the_chance_follows_the_signs_of_real_scores():
+    augment = Augmentation(0.6, images=100, every=2)
+    sure, unsure = torch.ones(10), torch.tensor([1.0] * 7 + [-1.0] * 3)  # r_t = 1 and 0.4
+    seen = []
+    for step, scores in enumerate([sure, sure, sure, sure, sure, unsure, unsure, unsure]):
+        augment.notice(scores, step)
+        seen.append(round(augment.p.item(), 3))
+    assert seen == [0.0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.4]
+    for step in range(40):
+        augment.notice(unsure, step)
+    assert augment.p.item() == 0
