@@ -118,9 +118,11 @@ class _Convolution(nn.Module):
             x = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
         return _convolved(x, kernel, self.bias, self.stride)
 
-    def halo(self, x: Float[Tensor, "*at i"], walk: Walk) -> Float[Tensor, "b rows columns i"]:
+    def halo(
+        self, x: Float[Tensor, "*at i"], walk: Walk, rows: int
+    ) -> Float[Tensor, "b rows columns i"]:
         """Room for the last rows of the input, all 0."""
-        return x.new_zeros(len(x), self.rows, self.left + walk.width + self.right, x.shape[-1])
+        return x.new_zeros(len(x), rows, self.left + walk.width + self.right, x.shape[-1])
 
 
 def _convolved(x: Tensor, kernel: Tensor, bias: Tensor, stride: int) -> Tensor:
@@ -185,40 +187,48 @@ class _Pixels:
     """What a `CausalConv2d` keeps while a picture is painted.
 
     Attributes:
-        along: the kernel's last row up to the pixel, as a matrix; "(columns i) o".
-        above: the kernel's other rows; "o i rows columns".
-        recent: the last rows of the input, between halos; "b rows columns i".
+        recent: the last rows of the input, one fewer than the kernel has and at least one, between
+            halos; "b rows columns i".
+        above: the kernel's rows but the last, as a matrix; "(rows columns i) o".
+        along: the last row up to the pixel, likewise; "(columns i) o".
         given: what the rows above contribute to each pixel of this row; "b w o".
+
+    All else are views of these, made once: the newest row without its halos and each pixel of it,
+    what each output sees of the rows above and of its own row, and what it is given.
     """
 
     def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
-        kernel = layer.kernel()
-        self.left, self.bias, self.stride, self.row = layer.left, layer.bias, layer.stride, -1
-        self.along = kernel[:, :, -1, : layer.left + 1].permute(2, 1, 0).flatten(0, 1).contiguous()
-        self.above = kernel[:, :, :-1]
-        self.recent = layer.halo(x, walk)
-        self.given = layer.bias.expand(len(x), walk.width, -1)
+        kernel, left, width = layer.kernel().permute(2, 3, 1, 0), layer.left, walk.width
+        self.grows = x.ndim == 4
+        self.bias, self.stride, self.row = layer.bias, layer.stride, 0
+        self.above = kernel[:-1].flatten(0, 2)
+        self.along = kernel[-1, : left + 1].flatten(0, 1)
+        self.recent = layer.halo(x, walk, max(1, layer.rows - 1))
+        self.given = layer.bias.repeat(len(x), -(-width // layer.stride), 1)
+        windows = self.recent.unfold(2, kernel.shape[1], 1).permute(0, 2, 1, 4, 3)
+        self.seen_above = windows[:, :: self.stride]  # "b w rows columns i"
+        self.seen_along = windows[:, :, -1, : left + 1].flatten(2).unbind(1)
+        self.own = self.recent[:, -1, left : left + width]
+        self.pixels, self.shares = self.own.unbind(1), self.given.unbind(1)
 
     def step(self, x: Tensor, walk: Walk) -> Tensor:
-        row, column, first = walk.row, walk.column, self.left
-        grows = x.ndim == 4  # what was stored of its last pixel, was stored before it was painted
+        row, column = walk.row, walk.column
         if self.row != row:
-            if grows and row:
-                self.recent[:, -1, first : first + walk.width] = x[:, row - 1]
-            self.begin(row)
-        own = self.recent[:, -1]
-        if grows:
-            own[:, first : first + walk.width] = x[:, row]
+            self.begin(x, row)
+        if self.grows:
+            self.own.copy_(x[:, row])
         else:
-            own[:, first + column] = x
-        seen = own[:, column : first + column + 1].flatten(1)
-        return torch.addmm(self.given[:, column // self.stride], seen, self.along)
+            self.pixels[column].copy_(x)
+        return torch.addmm(self.shares[column // self.stride], self.seen_along[column], self.along)
 
-    def begin(self, row: int) -> None:
+    def begin(self, x: Tensor, row: int) -> None:
         self.row = row
-        if self.above.shape[2]:
-            self.given = _convolved(self.recent[:, 1:], self.above, self.bias, self.stride)[:, 0]
-            self.recent = self.recent.roll(-1, 1)
+        if self.grows:  # what was stored of its last pixel, was stored before it was painted
+            self.own.copy_(x[:, row - 1])
+        if len(self.above):
+            seen = self.seen_above.flatten(2).flatten(0, 1)
+            torch.addmm(self.bias, seen, self.above, out=self.given.flatten(0, 1))
+            self.recent.copy_(self.recent.roll(-1, 1))
 
 
 class RowConv2d(_Convolution):
@@ -243,7 +253,7 @@ class RowConv2d(_Convolution):
         if walk is None:
             return self.whole(x)
         recent = walk.memory.get(self)
-        recent = self.halo(x, walk) if recent is None else recent.roll(-1, 1)
+        recent = self.halo(x, walk, self.rows) if recent is None else recent.roll(-1, 1)
         recent[:, -1, self.left : self.left + walk.width] = x
         walk.memory[self] = recent
         return _convolved(recent, self.kernel(), self.bias, self.stride)[:, 0]

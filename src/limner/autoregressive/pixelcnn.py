@@ -12,7 +12,6 @@ labels and captions shift the features of each block, as in Gated PixelCNN.
 
 from typing import Annotated
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -38,10 +37,10 @@ class Block(nn.Module):
         self, x: Float[Tensor, "*at f"], vector: Tensor | None, walk: Walk | None
     ) -> Float[Tensor, "*at f"]:
         """Features of the same size."""
-        h = self.look(F.relu(self.narrow(F.relu(x), walk)), walk)
+        h = self.look(self.narrow(x.relu(), walk).relu_(), walk)
         if self.told is not None:
             h = h + self.told(vector)
-        return x + self.widen(F.relu(h), walk)
+        return x + self.widen(h.relu_(), walk)
 
 
 class Network(nn.Module):
@@ -69,7 +68,7 @@ class Network(nn.Module):
         h = self.enter(x, walk)
         for block in self.blocks:
             h = block(h, vector, walk)
-        return self.leave(F.relu(self.top(F.relu(h), walk)), walk)
+        return self.leave(self.top(h.relu_(), walk).relu_(), walk)
 
 
 @register(
