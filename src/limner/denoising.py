@@ -43,7 +43,7 @@ class Coefficients(NamedTuple):
     inn: Times
 
 
-Variance = Float[Tensor, "b c h w"] | None
+Variance = Float[Tensor, "#b #c #h #w"] | None
 Parametrisation = Callable[[Times, Times], Coefficients]
 """(alpha, sigma) -> coefficients."""
 
@@ -191,6 +191,22 @@ class Clipped(Wrapped):
         return x_hat.clamp(-1, 1), v
 
 
+class Example(NamedTuple):
+    """What a denoising network is taught.
+
+    Args:
+        x_t: pictures under noise.
+        t: how much of it there is, for each picture.
+        c: what the pictures are of, where that is not hidden.
+        target: what F should say.
+    """
+
+    x_t: Images
+    t: Times
+    c: Condition
+    target: Images
+
+
 class DenoisingModel(GenerativeModel):
     """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
     and times.
@@ -229,24 +245,32 @@ class DenoisingModel(GenerativeModel):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: the mean squared error of F at a random time."""
+        e = self.example(batch, noise)
+        yield Turn((self.output(e.x_t, e.t, e.c).float() - e.target).square().mean())
+
+    def example(self, batch: Batch, noise: Noise) -> Example:
+        """What the network is taught by a batch: pictures under noise, and what F should say."""
         t = self.draw_times(noise)
         alpha, sigma = self.schedule(t)
-        k = self.parametrisation(alpha, sigma)
+        a, b = target_weights(alpha, sigma, self.parametrisation(alpha, sigma))
         x, eps = batch.x, self.draw_noise(batch, noise)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
-        a, b = target_weights(alpha, sigma, k)
         target = per_image(a, x) * x + per_image(b, x) * eps
-        c = batch.c.drop(self.condition_dropout, noise)
-        F = self.network(per_image(k.inn, x) * x_t, self.schedule.label(t), c)
-        yield Turn((F.float() - target).square().mean())
+        return Example(x_t, t, batch.c.drop(self.condition_dropout, noise), target)
+
+    def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
+        """The network's F(inn x_t, label(t), c), with a time for each picture."""
+        inn = self.parametrisation(*self.schedule(t)).inn
+        return self.network(per_image(inn, x_t) * x_t, self.schedule.label(t), c)
+
+    def seen(self, F: Images, x_t: Images, t: Times) -> Images:
+        """D = skip x_t + out F."""
+        k = self.parametrisation(*self.schedule(t))
+        return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
         """The denoiser D; the model is one."""
-        alpha, sigma = self.schedule(t)
-        k = self.parametrisation(alpha, sigma)
-        label = self.schedule.label(t).expand(len(x_t))
-        F = self.network(per_image(k.inn, x_t) * x_t, label, c).to(x_t.dtype)
-        return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F
+        return self.seen(self.output(x_t, t.expand(len(x_t)), c), x_t, t)
 
     def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
         """The picture; and no variance, unless a paper learns one."""

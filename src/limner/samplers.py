@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from limner.image import Condition, Images
@@ -298,7 +298,9 @@ def _log_ratio(alpha: float, sigma: float) -> float:
     return math.log(alpha / sigma) if sigma else math.inf
 
 
-def _with_noise(mean: Images, deviation: float | Images, noise: Noise) -> Images:
+def _with_noise(
+    mean: Images, deviation: float | Float[Tensor, "#b #c #h #w"], noise: Noise
+) -> Images:
     """mean + deviation z; no numbers are drawn when the deviation is 0."""
     if isinstance(deviation, float) and deviation == 0:
         return mean

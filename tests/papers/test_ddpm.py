@@ -1,9 +1,11 @@
-"""DDPM: its times and labels, its sampling options, and what a tiny one learns."""
+"""DDPM: its times and labels, its bound, its sampling options, and what a tiny one learns."""
 
 import math
 
 import pytest
 import torch
+from analytic import Fixed as Always
+from torch import nn
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
 
 from limner.diffusion.ddpm import DDPM
@@ -107,3 +109,136 @@ def test_a_tiny_one_learns_the_colour_of_each_class():
         model = trained(model)
         assert colours_are_right(model, steps=50)
         assert colours_are_right(model, sampler="ddim", steps=15, scale=2.0)
+
+
+def published_terms(model: DDPM, x: torch.Tensor, eps: float, learned: torch.Tensor | None):
+    """The bound's terms as the papers write them, by alpha-bar and beta, step by step."""
+    betas = model.schedule.betas
+    bar = torch.cumprod(1 - betas, 0)
+    before = torch.cat([bar.new_ones(1), bar[:-1]])
+    posterior = betas * (1 - before) / (1 - bar)
+    clipped = torch.cat([posterior[1:2], posterior[1:]])
+    terms = []
+    for k in range(len(betas)):
+        x_t = bar[k].sqrt() * x + (1 - bar[k]).sqrt() * eps
+        x_hat = model(x_t, torch.tensor((k + 1) / len(betas)).double(), Condition()).clamp(-1, 1)
+        weight_x = betas[k] * before[k].sqrt() / (1 - bar[k])
+        weight_t = (1 - before[k]) * (1 - betas[k]).sqrt() / (1 - bar[k])
+        true, mean = weight_x * x + weight_t * x_t, weight_x * x_hat + weight_t * x_t
+        log_var = {"small": clipped[k].log(), "large": betas[k].log()}.get(model.variance)
+        if log_var is None:
+            share = (learned + 1) / 2
+            log_var = share * betas[k].log() + (1 - share) * clipped[k].log()
+        p = torch.distributions.Normal(mean, (log_var / 2).exp().expand_as(mean))
+        if k:
+            q = torch.distributions.Normal(true, posterior[k].sqrt().expand_as(true))
+            term = torch.distributions.kl_divergence(q, p)
+        else:
+            upper = torch.where(x > 0.999, 1.0, p.cdf(x + 1 / 255))
+            lower = torch.where(x < -0.999, 0.0, p.cdf(x - 1 / 255))
+            term = -(upper - lower).clamp(min=1e-300).log()
+        terms.append(term.flatten(1).sum(1))
+    return terms
+
+
+class Fixed(nn.Module):
+    """A network that answers by a fixed, arbitrary function, and says the same of each variance."""
+
+    raw = 0.4
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.twice = twice
+
+    def forward(self, x, label, c):
+        F = 0.8 * x + 0.1 * x.roll(1, -1) + 1e-4 * label.view(-1, 1, 1, 1)
+        return torch.cat([F, torch.full_like(F, self.raw)], 1) if self.twice else F
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+@pytest.mark.parametrize("T", [2, 30])
+def test_the_bounds_terms_are_the_papers(variance, T):
+    model = tiny(T=T, variance=variance)
+    model.network = Fixed(variance == "learned")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (3, 1, 4, 4), generator=generator).double() / 127.5 - 1
+    found = model.bound(x, noise=Always(3, 0.6))
+    first, *others = published_terms(model, x, 0.6, torch.tensor(0.4).double())
+    torch.testing.assert_close(found.decoder, first, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.steps, sum(others, first * 0), rtol=1e-6, atol=1e-6)
+
+
+def test_the_prior_term_of_the_linear_schedule():
+    """2.911e-5 bits per dimension where every number is 1 or -1."""
+    x = torch.ones(2, 1, 4, 4) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    prior = tiny().bound(x, noise=Noise.sampling(0, 2), terms=1).prior
+    assert prior.tolist() == pytest.approx([2.911e-5 * 16 * math.log(2)] * 2, rel=1e-3)
+
+
+def test_some_steps_estimate_the_sum_of_all():
+    model = tiny(T=20)
+    model.network = Fixed(False)
+    n = 3000
+    x = torch.zeros(n, 1, 4, 4).double()
+    whole = model.bound(x, noise=Noise.sampling(0, n)).steps
+    some = model.bound(x, noise=Noise.sampling(n, n), terms=3).steps
+    error = math.sqrt(float(whole.var() + some.var()) / n)
+    assert float(some.std()) > float(whole.std()), "it did not skip any"
+    assert float(some.mean()) == pytest.approx(float(whole.mean()), abs=3.5 * error)
+
+
+def test_the_bound_holds_for_binary_pictures_whose_law_is_known():
+    """The optimal denoiser of independent fair bits, tanh(alpha x_t / sigma^2): -log P = D ln 2."""
+    spec = ImageSpec(1, 4, 4, levels=2)
+    model = DDPM(spec, channels=(4,), T=200, prediction="x", schedule="cosine")
+
+    class Optimal(nn.Module):
+        def forward(self, x, label, c):
+            alpha, sigma = model.schedule(label.double() / 1000)
+            return (x * (alpha / sigma**2).view(-1, 1, 1, 1)).tanh()
+
+    model.network = Optimal()
+    x = (torch.arange(512 * 16) % 3 % 2 * 2.0 - 1).view(512, 1, 4, 4).double()
+    nats, kind = model.log_prob(x, noise=Noise.sampling(0, 512), terms=200)
+    assert kind == "lower"
+    known, error = 16 * math.log(2), float(nats.std()) / math.sqrt(512)
+    assert known - 3 * error < -float(nats.mean()) < 1.1 * known
+
+
+def test_the_bound_teaches_the_variance_alone():
+    model = tiny(T=10, variance="learned", bound_weight=7.0)
+    x = torch.linspace(-1, 1, 64).round(decimals=1).view(4, 1, 4, 4)
+    out = (0.1 * torch.randn(4, 2, 4, 4)).requires_grad_()
+    model.output = lambda x_t, t, c: out
+    batch = Batch(x, Condition())
+    (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, torch.arange(4)))
+    (both,) = torch.autograd.grad(turn.loss, out)
+    target = model.example(batch, Noise.keyed(0, 0, torch.arange(4))).target
+    simple = (out[:, :1] - target).square()
+    (alone,) = torch.autograd.grad(simple.mean(), out)
+    torch.testing.assert_close(both[:, :1], alone[:, :1])
+    assert float(both[:, 1:].abs().min()) > 0
+
+
+def test_the_best_variance_is_that_of_the_posterior_and_the_error_of_the_mean():
+    model = tiny(T=10, variance="learned")
+    x, x_hat = torch.zeros(1, 1, 4, 4).double(), torch.full((1, 1, 4, 4), 0.3).double()
+    v = torch.full_like(x, 0.5).requires_grad_()
+    t = torch.tensor([0.6]).double()
+    for _ in range(200):
+        (slope,) = torch.autograd.grad(model._terms(x, x_hat, v, t).sum(), v)
+        v = (v - 5 * slope).detach().requires_grad_()
+    large, small, toward = model._steps[:, 5]
+    variance = small ** (1 - v) * large**v
+    torch.testing.assert_close(variance, (small + (0.3 * toward) ** 2).expand_as(v).detach())
+
+
+def test_ancestral_steps_have_the_learned_variance():
+    model = tiny(T=10, variance="learned")
+    model.network = Fixed(True)
+    own = model.sample(2, steps=10)
+    same = model.sample(2, steps=10, variance=(Fixed.raw + 1) / 2)
+    torch.testing.assert_close(own, same, rtol=0, atol=1e-5)
+    assert not torch.equal(own, model.sample(2, steps=10, variance=0.0))
+    model.sample(2, Condition(), steps=3, scale=2.0)
+    assert model.sample(2, steps=3, sampler="ddim").shape == (2, 1, 4, 4)

@@ -6,25 +6,64 @@ A picture is destroyed in T small steps of noise, q(x_k | x_{k-1}) = N(sqrt(1 - 
 beta_k I); a network learns to undo them. Trained on L_simple (equation 14): the noise in x_k is
 predicted, for a random k.
 
-Kept: linear betas, epsilon prediction, ancestral sampling with the smaller of the paper's two fixed
-variances, x_hat clipped. Also here: the cosine schedule of Nichol, Dhariwal (2021),
-arXiv:2102.09672, and prediction of the picture or of v. Different: the U-Net works on 2 x 2
-patches, and sampling visits 250 of the 1,000 steps unless told otherwise.
+The likelihood is bounded by the chain (equation 5), each term in closed form but for the draw of
+x_k:
+
+    -log p(x_0) <= KL(q(x_T | x_0) || N(0, I)) + sum_{k=2}^T KL(q(x_{k-1} | x_k, x_0) || p(x_{k-1} |
+    x_k)) - log p(x_0 | x_1).
+
+Kept: linear betas, epsilon prediction, ancestral sampling with either of the paper's fixed
+variances, x_hat clipped, the discretised decoder. Also here, of Nichol, Dhariwal (2021), Improved
+denoising diffusion probabilistic models, arXiv:2102.09672: the cosine schedule, and a variance that
+the network learns from the bound (the hybrid loss, in bits per dimension); and prediction of the
+picture or of v. Different: the U-Net works on 2 x 2 patches, and sampling visits 250 of the 1,000
+steps unless told otherwise.
 """
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Literal, NamedTuple
 
+import torch
+from jaxtyping import Float, Float64
 from pydantic import Field
+from torch import Tensor
 
-from limner.denoising import DenoisingModel, Parametrisation, epsilon, picture, velocity
-from limner.image import ImageSpec
+from limner.denoising import (
+    DenoisingModel,
+    Parametrisation,
+    Variance,
+    epsilon,
+    per_image,
+    picture,
+    velocity,
+)
+from limner.image import Batch, Condition, Images, ImageSpec, to_levels
+from limner.likelihood import Gaussian
+from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.registry import Paper, register
 from limner.schedules import DiscreteSchedule, Times, cosine_betas, linear_betas, sigmoid_betas
 
 _BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
+_TERMS = 100  # steps of the chain that a likelihood looks at, unless asked otherwise
 _PREDICTIONS = {"epsilon": epsilon, "x": picture, "v": velocity}
+
+
+class Bound(NamedTuple):
+    """The parts of the bound on -log P(x), in nats.
+
+    Args:
+        prior: L_T, what the last x_T still tells of each picture, "b".
+        steps: the sum of L_{k-1} for k = 2 .. T.
+        decoder: L_0, of the discrete picture given x_1.
+    """
+
+    prior: Float64[Tensor, "b"]
+    steps: Float64[Tensor, "b"]
+    decoder: Float64[Tensor, "b"]
 
 
 @register(
@@ -33,7 +72,7 @@ _PREDICTIONS = {"epsilon": epsilon, "x": picture, "v": velocity}
     paper=Paper("Denoising diffusion probabilistic models", "Ho, Jain, Abbeel", 2020, "2006.11239"),
     tiny={"channels": (8, 16), "T": 20},
 )
-class DDPM(DenoisingModel):
+class DDPM(DenoisingModel, LikelihoodModel):
     """Denoising diffusion: noise is removed in small random steps.
 
     Args:
@@ -42,11 +81,16 @@ class DDPM(DenoisingModel):
         T: how many steps destroy a picture.
         schedule: how the noise of the steps grows.
         prediction: what the network is asked for.
+        variance: of a reverse step: the least that can be right, the largest, or, by the network,
+            between them.
+        bound_weight: of the bound, in bits per dimension, beside L_simple, where the variance is
+            learned.
         condition_dropout: how often training hides the condition.
     """
 
     default_sampler = "ancestral"
     default_steps = 250
+    likelihood_is_slow = True
 
     def __init__(
         self,
@@ -59,12 +103,16 @@ class DDPM(DenoisingModel):
         T: Annotated[int, Field(ge=1)] = 1000,
         schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
         prediction: Literal["epsilon", "x", "v"] = "epsilon",
+        variance: Literal["small", "large", "learned"] = "small",
+        bound_weight: Annotated[float, Field(ge=0)] = 0.001,
         condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
-        network = UNet(spec, channels, blocks, attention, patch, dropout)
+        out = spec.channels * (2 if variance == "learned" else 1)
+        network = UNet(spec, channels, blocks, attention, patch, dropout, out)
         super().__init__(spec, network, condition_dropout)
         self.schedule, self.T = DiscreteSchedule(_BETAS[schedule](T)), T
-        self.prediction = prediction
+        self.prediction, self.variance = prediction, variance
+        self.bound_weight = bound_weight
 
     @property
     def parametrisation(self) -> Parametrisation:
@@ -74,3 +122,119 @@ class DDPM(DenoisingModel):
     def draw_times(self, noise: Noise) -> Times:
         """k / T with k uniform on 1 .. T."""
         return (noise.integers(self.T) + 1).double() / self.T
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: L_simple; with a learned variance and the bound, which then teaches only it."""
+        if self.variance != "learned":
+            yield from super().turns(batch, step, noise)
+            return
+        e = self.example(batch, noise)
+        F, raw = self.output(e.x_t, e.t, e.c).float().chunk(2, dim=1)
+        simple = (F - e.target).square().mean()
+        x_hat = self.seen(F.detach(), e.x_t, e.t).clamp(-1, 1)
+        terms = self._terms(batch.x, x_hat, _share(raw), e.t)
+        bits = self.T * terms.mean() / (self.spec.dimensions * math.log(2))
+        loss = simple + self.bound_weight * bits
+        yield Turn(loss, logs={"simple": simple.detach(), "bits_per_dim": bits.detach()})
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The denoiser D."""
+        return self.with_variance(x_t, t, c)[0]
+
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The picture, and v: 0 for the least variance, 1 for the largest, or as learned."""
+        out = self.output(x_t, t.expand(len(x_t)), c)
+        if self.variance == "learned":
+            out, raw = out.chunk(2, dim=1)
+            return self.seen(out, x_t, t), _share(raw.to(x_t.dtype))
+        v = x_t.new_full((1, 1, 1, 1), float(self.variance == "large"))
+        return self.seen(out, x_t, t), v
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How much of the chain was looked at."""
+        return f"{min(_TERMS, self.T):,} of {self.T:,} steps, one draw each"
+
+    def log_prob(
+        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
+    ) -> Likelihood:
+        """A lower bound of log P(x), from as many steps of the chain as `terms` says.
+
+        Args:
+            x, c, noise: see `LikelihoodModel.log_prob`.
+            terms: see `bound`.
+        """
+        parts = self.bound(x, c, noise=noise, terms=terms)
+        return Likelihood(-(parts.prior + parts.steps + parts.decoder), "lower")
+
+    def bound(
+        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int | None = None
+    ) -> Bound:
+        """The variational bound of -log P(x), in parts.
+
+        Args:
+            x, c, noise: see `LikelihoodModel.log_prob`.
+            terms: of the T - 1 steps between the first and the last, how many are drawn, one from
+                each of as many equal parts of the chain, for an estimate without bias; all of them
+                unless given.
+        """
+        alpha, sigma = (
+            float(level) for level in self.schedule(torch.ones((), dtype=torch.float64))
+        )
+        squares = x.double().square().flatten(1)
+        prior = 0.5 * (alpha**2 * squares + sigma**2 - 1 - 2 * math.log(sigma)).sum(1)
+        first = torch.full((len(x),), 1 / self.T, dtype=torch.float64, device=x.device)
+        decoder = self._drawn_terms(x, c, first, noise)
+        inner = self.T - 1
+        count = min(terms or inner, inner)
+        steps = torch.zeros_like(prior)
+        for part in range(count):
+            u = noise.uniform(dtype=torch.float64)
+            k = 2 + ((part + u) * inner / count).floor().clamp(max=inner - 1)
+            if count == inner:
+                k = torch.full_like(u, 2 + part)
+            steps += self._drawn_terms(x, c, k / self.T, noise) * inner / count
+        return Bound(prior, steps, decoder)
+
+    @torch.no_grad()
+    def _drawn_terms(self, x: Images, c: Condition, t: Times, noise: Noise) -> Float64[Tensor, "b"]:
+        """The term of one step for each picture, at one draw of x_t."""
+        alpha, sigma = self.schedule(t)
+        eps = noise.normal(*self.spec.shape).to(x)
+        x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
+        x_hat, v = self.with_variance(x_t, t, c)
+        return self._terms(x, x_hat.clamp(-1, 1), v, t).double()
+
+    def _terms(self, x: Images, x_hat: Images, v: Variance, t: Times) -> Float[Tensor, "b"]:
+        """KL(q(x_s | x_t, x) || p(x_s | x_t)) of each picture in nats; for s = 0, -log p(x | x_t).
+
+        Both means lie on one line, so that they differ by a multiple of x - x_hat. The variance of
+        the decoder is, where the least one would be 0, that of the step before.
+        """
+        large, small, toward = (self._steps.to(x.device)[:, (t * self.T).round().long() - 1]).to(x)
+        large, small, toward = (per_image(each, x) for each in (large, small, toward))
+        log_variance = torch.lerp(small.log(), large.log(), v.to(x) if v is not None else 0 * small)
+        apart = (toward * (x - x_hat)).square()
+        kl = 0.5 * (log_variance - small.log() + (small + apart) / log_variance.exp() - 1)
+        law = Gaussian(self.spec.channels, self.spec.levels)
+        theta = torch.cat([x_hat, (log_variance / 2).expand_as(x_hat)], 1).movedim(1, -1)
+        k = to_levels(x, self.spec.levels).movedim(1, -1)
+        decoder = -law.log_prob(theta, k).flatten(1).sum(1)
+        return torch.where(t * self.T > 1.5, kl.flatten(1).sum(1), decoder)
+
+    @cached_property
+    def _steps(self) -> Float64[Tensor, "3 T"]:
+        """Of each step: sigma_{t|s}^2, the posterior's variance, the weight of x in its mean."""
+        alpha, sigma = self.schedule(torch.arange(self.T + 1, dtype=torch.float64) / self.T)
+        large = sigma[1:] ** 2 - (alpha[1:] / alpha[:-1]) ** 2 * sigma[:-1] ** 2
+        small = large * (sigma[:-1] / sigma[1:]) ** 2
+        if self.T > 1:
+            small[0] = small[1]
+        else:
+            small[0] = large[0]
+        return torch.stack([large, small, alpha[:-1] * large / sigma[1:] ** 2])
+
+
+def _share(raw: Images) -> Images:
+    """v, which is 0 at -1 and 1 at 1. Nichol, Dhariwal (2021), arXiv:2102.09672, equation 15."""
+    return (raw + 1) / 2

@@ -62,6 +62,7 @@ class UNet(nn.Module):
         attention: how many of the coarsest resolutions have attention.
         patch: the side of the blocks that become channels.
         dropout: in the residual blocks.
+        out: channels of the output; as many as the picture's unless given.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class UNet(nn.Module):
         attention: int = 1,
         patch: int = 2,
         dropout: float = 0.0,
+        out: int | None = None,
     ) -> None:
         super().__init__()
         unit = patch * 2 ** (len(channels) - 1)
@@ -86,7 +88,7 @@ class UNet(nn.Module):
         self.patch = patch
         self.conditioner = Conditioner(spec, vector)
         self.time = NumberEmbedding(vector)
-        patched = spec.channels * patch**2
+        out = out or spec.channels
         inputs = (spec.channels + self.conditioner.planes) * patch**2
         self.enter = nn.Conv2d(inputs, channels[0], 3, padding=1)
 
@@ -113,8 +115,8 @@ class UNet(nn.Module):
             finer = channels[level - 1] if level else None
             self.grow.append(nn.Conv2d(width, 4 * finer, 1) if finer else nn.Identity())
         self.norm = NormSiLU(channels[0])
-        self.leave = nn.Conv2d(channels[0], patched, 3, padding=1)
-        self.seams = nn.Conv2d(spec.channels, spec.channels, 3, padding=1) if patch > 1 else None
+        self.leave = nn.Conv2d(channels[0], out * patch**2, 3, padding=1)
+        self.seams = nn.Conv2d(out, out, 3, padding=1) if patch > 1 else None
         for last in (self.leave, self.seams):
             if last is not None:
                 nn.init.zeros_(last.weight)
@@ -123,8 +125,8 @@ class UNet(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
-    ) -> Float[Tensor, "b c h w"]:
-        """A picture-shaped output, given a number (time) and what the picture is of."""
+    ) -> Float[Tensor, "b out h w"]:
+        """An output of the picture's size, given a number (time) and what the picture is of."""
         signal = self.conditioner(c, len(x))
         vector = self.time(label)
         if signal.vector is not None:
