@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from limner.errors import LimnerError
-from limner.studio.store import CANCELLED, RUNNING, WAITING, Asked, FullError, Painted, Store
+from limner.studio.store import Store
+from limner.studio.tables import CANCELLED, RUNNING, WAITING, Asked, FullError, Painted
 
 
 def asked(n: int = 1, alike: str = "", key: str | None = None, prompt: str = "a dot") -> Asked:

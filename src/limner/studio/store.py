@@ -4,131 +4,32 @@ SQLite in the studio's folder, or any database that SQLAlchemy speaks to. One se
 keeps its threads in line.
 """
 
-import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    ForeignKey,
-    Index,
-    String,
-    Text,
-    create_engine,
-    delete,
-    event,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import create_engine, delete, event, func, select, update
 from sqlalchemy.engine import Engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from limner.errors import LimnerError
-
-WAITING, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
-OVER = (DONE, FAILED, CANCELLED)
-
-
-class Table(DeclarativeBase):
-    """What all tables share."""
-
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012, as SQLAlchemy wants it
-
-
-class Job(Table):
-    """What somebody asked for, and how it went."""
-
-    __tablename__ = "jobs"
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    id: Mapped[str] = mapped_column(String(40), unique=True)
-    key: Mapped[str | None] = mapped_column(String(80), unique=True)
-    state: Mapped[str] = mapped_column(String(12), index=True)
-    model: Mapped[str] = mapped_column(Text)
-    task: Mapped[str] = mapped_column(String(40))
-    params: Mapped[dict[str, Any]]
-    inputs: Mapped[dict[str, Any]]
-    board: Mapped[str | None] = mapped_column(String(40), index=True)
-    cell: Mapped[dict[str, Any]]
-    alike: Mapped[str] = mapped_column(String(64))
-    attempts: Mapped[int] = mapped_column(default=0)
-    created: Mapped[float]
-    started: Mapped[float | None]
-    finished: Mapped[float | None]
-    error: Mapped[dict[str, Any] | None]
-    notes: Mapped[dict[str, Any] | None]
-
-
-class Picture(Table):
-    """A file of pixels: painted by a job, or uploaded."""
-
-    __tablename__ = "pictures"
-    __table_args__ = (Index("pictures_shown", "painted", "number"),)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    id: Mapped[str] = mapped_column(String(40), unique=True)
-    job: Mapped[int | None] = mapped_column(ForeignKey("jobs.number"), index=True)
-    painted: Mapped[bool]
-    place: Mapped[int] = mapped_column(default=0)
-    sha256: Mapped[str] = mapped_column(String(64), index=True)
-    width: Mapped[int]
-    height: Mapped[int]
-    model: Mapped[str] = mapped_column(Text, default="")
-    words: Mapped[str] = mapped_column(Text, default="")
-    settings: Mapped[dict[str, Any] | None]
-    favourite: Mapped[bool] = mapped_column(default=False)
-    created: Mapped[float]
-
-
-class Kept(Table):
-    """Documents by name, such as the catalogue of models."""
-
-    __tablename__ = "kept"
-    name: Mapped[str] = mapped_column(String(40), primary_key=True)
-    document: Mapped[dict[str, Any]]
-
-
-class FullError(Exception):
-    """So many jobs wait that no more are taken."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A job as it comes in.
-
-    Args:
-        model, task, params, inputs: what to do.
-        alike: equal for jobs that may be painted in one batch.
-        board, cell: the grid that it belongs to, and where.
-        key: the client's own name for it, so that asking twice is asking once.
-    """
-
-    model: str
-    task: str
-    params: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    alike: str
-    board: str | None = None
-    cell: Mapping[str, Any] | None = None
-    key: str | None = None
-
-
-def new_id() -> str:
-    """An id that cannot be guessed."""
-    return secrets.token_urlsafe(16)
-
-
-@dataclass(frozen=True)
-class Painted:
-    """A picture as a worker hands it over: its file's name, its size, how it was made."""
-
-    sha256: str
-    width: int
-    height: int
-    settings: Mapping[str, Any]
+from limner.studio.tables import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    RUNNING,
+    WAITING,
+    Asked,
+    FullError,
+    Job,
+    Kept,
+    Painted,
+    Picture,
+    Table,
+    new_id,
+)
 
 
 class Store:
@@ -346,6 +247,13 @@ class Store:
                 found[picture.job].append(picture)
         return found
 
+    def job_ids(self, pictures: Sequence[Picture]) -> dict[int, str]:
+        """The ids of the jobs that painted pictures, by the jobs' numbers."""
+        numbers = {picture.job for picture in pictures}
+        with self._reading() as session:
+            rows = session.execute(select(Job.number, Job.id).where(Job.number.in_(numbers)))
+            return {number: id for number, id in rows}  # noqa: C416, a row is no tuple
+
     def job_of(self, picture: Picture) -> Job | None:
         """The job that painted a picture."""
         with self._reading() as session:
@@ -422,6 +330,11 @@ class Store:
             session.flush()
             shas = {picture.sha256 for picture in old}
             return [sha for sha in shas if self._unused(session, sha)]
+
+    def unused(self, sha256: str) -> bool:
+        """Whether no picture has a file."""
+        with self._reading() as session:
+            return self._unused(session, sha256)
 
     def _unused(self, session: Session, sha256: str) -> bool:
         return session.scalar(select(Picture.id).where(Picture.sha256 == sha256).limit(1)) is None

@@ -1,0 +1,140 @@
+"""What the studio answers: jobs, pictures, models and errors as documents."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from limner.studio.tables import WAITING, Job, Picture
+
+Values = dict[str, Any]
+
+
+class Problem(BaseModel):
+    """What went wrong, in one line, and what to do instead."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class PictureAnswer(BaseModel):
+    """A picture; its pixels are at `url`, a PNG file that says how it was made."""
+
+    id: str
+    number: int
+    url: str
+    job: str | None
+    place: int
+    width: int
+    height: int
+    model: str
+    words: str
+    settings: Values | None
+    favourite: bool
+    created: float
+
+
+class JobAnswer(BaseModel):
+    """A job: what was asked for, how far it is, what came of it."""
+
+    id: str
+    state: str
+    model: str
+    task: str
+    params: Values
+    inputs: Values
+    board: str | None
+    cell: Values
+    position: int | None
+    eta: float | None
+    created: float
+    started: float | None
+    finished: float | None
+    outputs: list[PictureAnswer]
+    error: Problem | None
+    notes: Values | None
+
+
+class Accepted(BaseModel):
+    """A job that was taken."""
+
+    id: str
+    state: str
+    position: int
+    eta: float | None
+
+
+class Jobs(BaseModel):
+    """Several jobs, in their order."""
+
+    jobs: list[JobAnswer]
+
+
+class History(BaseModel):
+    """Pictures, the newest first, and how many there are of them in all."""
+
+    pictures: list[PictureAnswer]
+    total: int
+
+
+class PicturePage(BaseModel):
+    """A picture and the job that painted it."""
+
+    picture: PictureAnswer
+    job: JobAnswer | None
+
+
+class Uploaded(BaseModel):
+    """A picture that was sent; `settings` if it was painted by limner."""
+
+    id: str
+    url: str
+    width: int
+    height: int
+    settings: Values | None
+
+
+class Models(BaseModel):
+    """What the models that paint are, and why others cannot be used."""
+
+    model_config = ConfigDict(protected_namespaces=())
+    models: list[Values]
+    broken: Values
+    ready: bool
+    limits: Values
+
+
+class Favour(BaseModel):
+    """Whether a picture is a favourite."""
+
+    model_config = ConfigDict(extra="forbid")
+    favourite: bool
+
+
+def url(picture: Picture) -> str:
+    """Where the pixels are."""
+    return f"/api/v1/assets/{picture.id}"
+
+
+def picture_answer(picture: Picture, job: str | None) -> PictureAnswer:
+    """A picture as a document."""
+    own = ("id", "number", "place", "width", "height", "model", "words", "settings", "favourite")
+    named: Values = {name: getattr(picture, name) for name in own}
+    return PictureAnswer(**named, created=picture.created, url=url(picture), job=job)
+
+
+def job_answer(
+    job: Job, pictures: Sequence[Picture], position: int | None = None, eta: float | None = None
+) -> JobAnswer:
+    """A job as a document."""
+    own = ("id", "state", "model", "task", "params", "inputs", "board", "cell", "notes")
+    times = ("created", "started", "finished")
+    named: Values = {name: getattr(job, name) for name in (*own, *times)}
+    return JobAnswer(
+        **named,
+        position=position if job.state == WAITING else None,
+        eta=eta,
+        outputs=[picture_answer(each, job.id) for each in pictures],
+        error=Problem(**job.error) if job.error else None,
+    )

@@ -1,0 +1,116 @@
+"""Pictures that come in and go out: whatever is sent is decoded, bounded and encoded anew.
+
+The server's own Pillow does that, for the decoder of training data needs torch. Only rasters are
+tried; a file's size in pixels is read before any is decoded.
+"""
+
+import hashlib
+import io
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from limner.errors import LimnerError
+from limner.studio.settings import MAX_UPLOAD_PIXELS
+from limner.studio.tables import Painted
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
+_SIDE = 1024  # models see less than that
+_MOST_SETTINGS = 20_000  # letters
+
+
+def take(content: bytes, folder: Path) -> Painted:
+    """Keep what somebody sent as a PNG file without metadata; its settings are read, not kept.
+
+    Raises:
+        LimnerError: no raster picture, a damaged one, or one of too many pixels.
+    """
+    image, settings = _decoded(content)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    name = keep(file.getvalue(), folder)
+    return Painted(name, image.width, image.height, settings)
+
+
+def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
+    known = "send a PNG, JPEG, WebP, GIF, BMP or AVIF file"
+    if not content:
+        raise LimnerError(f"the file is empty; {known}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.init()
+            formats = [name for name in _FORMATS if name in Image.OPEN]
+            with Image.open(io.BytesIO(content), formats=formats) as image:
+                if image.width * image.height > MAX_UPLOAD_PIXELS:
+                    size, cap = f"{image.width} x {image.height}", MAX_UPLOAD_PIXELS >> 20
+                    raise LimnerError(f"{size} pixels are too many; send at most {cap} megapixels")
+                settings = _settings(image)
+                image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                return _flat(upright), settings
+    except (LimnerError, MemoryError):
+        raise
+    except Exception:  # a damaged file can make a decoder raise anything
+        raise LimnerError(f"that is no sound picture; {known}") from None
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """On white, in colour, at most so large."""
+    if image.mode.startswith("I") or image.mode == "F":
+        raise LimnerError("the picture has more than 8 bits a channel; save it with 8")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    image = image.convert("RGB")
+    if max(image.size) > _SIDE:
+        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    return image
+
+
+def _settings(image: Image.Image) -> dict[str, Any]:
+    """How a picture of limner was made; nothing for any other."""
+    text = image.info.get("limner")
+    if not isinstance(text, str) or len(text) > _MOST_SETTINGS:
+        return {}
+    try:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and "\\u0000" not in text else {}
+
+
+def keep(content: bytes, folder: Path) -> str:
+    """Write a file under its own hash, which is returned."""
+    name = hashlib.sha256(content).hexdigest()
+    path = folder / name[:2] / f"{name}.png"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.urandom(4).hex()}.partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+    return name
+
+
+def resized(path: Path, width: int) -> bytes:
+    """A picture as a PNG of another width: smaller smoothly, larger pixel by pixel.
+
+    Raises:
+        LimnerError: its file is gone.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            height = max(1, round(image.height * width / image.width))
+            smaller = width < image.width
+            how = Image.Resampling.BICUBIC if smaller else Image.Resampling.NEAREST
+            file = io.BytesIO()
+            image.resize((width, min(height, 4 * width)), how).save(file, "PNG")
+    except FileNotFoundError:
+        raise LimnerError("this picture's file is gone") from None
+    return file.getvalue()

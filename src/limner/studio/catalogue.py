@@ -1,0 +1,96 @@
+"""The models that the studio has: the bundled ones, and every run below a folder.
+
+Finding them takes no torch, describing them does. So the server finds, a worker describes, and the
+descriptions are remembered for the server's next start.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = "model.safetensors"
+_DEPTH = 4  # folders below the root in which runs are looked for
+_MOST = 200
+
+
+def found(root: Path) -> dict[str, Path]:
+    """The folders of models by the name that a person types: bundled ones, then runs, the newest
+    first.
+    """
+    zoo = Path(__file__).parent.parent / "zoo"
+    bundled = {path.parent.name: path.parent for path in sorted(zoo.glob(f"*/{FILE}"))}
+    runs: list[Path] = []
+    for folder, inner, files in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        hidden = (name for name in inner if name.startswith((".", "__")))
+        inner[:] = [] if depth >= _DEPTH else sorted({*inner} - {*hidden, *_NEVER})
+        if FILE in files and Path(folder).resolve().parent != zoo.resolve():
+            runs.append(Path(folder))
+            inner[:] = []
+    runs.sort(key=lambda run: -(run / FILE).stat().st_mtime)
+    own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
+    return bundled | {name: run for name, run in own.items() if name not in bundled}
+
+
+_NEVER = ("node_modules", "site-packages", "state", "samples", "src")
+
+
+def stamp(folder: Path) -> str:
+    """What changes when a model's file does."""
+    try:
+        status = (folder / FILE).stat()
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def described(name: str, folder: Path) -> dict[str, Any] | None:
+    """What a client must know of a model that paints; None for one that does not.
+
+    Raises:
+        LimnerError: its file is damaged, or of a model that this limner does not know.
+    """
+    from safetensors import safe_open
+
+    from limner.checkpoint import read_header
+    from limner.model import GenerativeModel
+    from limner.registry import entry
+    from limner.studio.tasks import helps, tasks_of
+
+    header = read_header(folder / FILE)
+    registered = entry(header.model)
+    model = registered.model
+    if not issubclass(model, GenerativeModel):
+        return None
+    schema = model.sample_schema()
+    with safe_open(folder / FILE, "pt") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+    spec, hint = header.spec, header.spec.hint
+    usual: Mapping[str, Any] = header.recipe.get("sampler", {})
+    return {
+        "name": name,
+        "kind": header.model,
+        "family": registered.family,
+        "summary": registered.summary,
+        "paper": str(registered.paper),
+        "bundled": folder.parent.name == "zoo",
+        "parameters": sum(_product(shape) for shape in shapes),
+        "images_seen": header.images_seen,
+        "size": list(spec.shape),
+        "labels": list(spec.labels),
+        "text": spec.text is not None,
+        "hint": list(hint.shape) if hint else None,
+        "condition": model.condition,
+        "schema": schema,
+        "help": helps(model.frames),
+        "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
+        "tasks": {key: task.described(model) for key, task in tasks_of(model).items()},
+    }
+
+
+def _product(shape: list[int]) -> int:
+    product = 1
+    for side in shape:
+        product *= side
+    return product

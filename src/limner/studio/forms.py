@@ -1,0 +1,149 @@
+"""What may be asked for: the shape of a request, and whether a model can do it.
+
+A request is checked against the JSON schemas of the model and the task, which are made from the
+same signatures that the command line reads; the server needs no torch for that.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from limner.errors import LimnerError, unknown
+from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
+
+_MOST_OPTIONS = 64
+
+
+def _clean(text: str) -> str:
+    """Text that every database takes: no NUL, no halves of surrogate pairs."""
+    if "\0" in text:
+        raise ValueError("has a NUL character; leave it out")
+    return text.encode("utf-8", "replace").decode()
+
+
+Words = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_clean)]
+Name = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_clean)]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,40}$")]
+Values = Annotated[dict[Name, JsonValue], Field(max_length=_MOST_OPTIONS)]
+
+
+class Strict(BaseModel):
+    """Unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Params(Strict):
+    """What to paint."""
+
+    prompt: Words = ""
+    negative: Words = ""
+    label: Words = ""
+    n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
+    seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
+    vary: Annotated[float, Field(ge=0, le=1)] = 0.0
+    dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
+    sampler: Values = Field(default_factory=dict, description="the model's own options")
+    options: Values = Field(default_factory=dict, description="the task's own options")
+
+
+class Cell(Strict):
+    """Where in a grid a job stands."""
+
+    x: Annotated[int, Field(ge=0, le=999)] = 0
+    y: Annotated[int, Field(ge=0, le=999)] = 0
+    z: Annotated[int, Field(ge=0, le=999)] = 0
+    names: Annotated[list[Words], Field(max_length=3)] = Field(default_factory=list)
+
+
+class Request(Strict):
+    """A job."""
+
+    model: Name = "emoji"
+    task: Name = "paint"
+    params: Params = Field(default_factory=Params)
+    inputs: Annotated[dict[Name, Id], Field(max_length=8)] = Field(default_factory=dict)
+    board: Id | None = Field(default=None, description="the grid that the job belongs to")
+    cell: Cell | None = None
+
+
+def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Whether a model can do what is asked for.
+
+    Raises:
+        LimnerError: it cannot; the message says what to ask for instead.
+    """
+    if request.model not in models:
+        raise unknown("model", request.model, models)
+    model, params = models[request.model], request.params
+    if request.task not in model["tasks"]:
+        raise unknown(f"task of model {request.model},", request.task, model["tasks"])
+    task = model["tasks"][request.task]
+    if (params.prompt or params.negative) and not model["text"]:
+        raise LimnerError("this model was trained without text; leave the prompt out")
+    if params.label and not _is_label(params.label, model["labels"]):
+        if not model["labels"]:
+            raise LimnerError("this model has no classes; leave the label out")
+        raise unknown("class", params.label, model["labels"])
+    values("sampler option", params.sampler, model["schema"])
+    values("option", params.options, task["schema"])
+    _check_inputs(request, model, task)
+
+
+def _is_label(label: str, labels: list[str]) -> bool:
+    return label in labels or (label.isdecimal() and label.isascii() and int(label) < len(labels))
+
+
+def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+    known = dict(task["inputs"])
+    if model["hint"] and request.task == "paint":
+        known["hint"] = {"required": model["condition"] == "required"}
+    for name in request.inputs:
+        if name not in known:
+            if not known:
+                raise LimnerError(f"task {request.task} takes no picture; leave inputs out")
+            raise unknown("input", name, known)
+    for name, about in known.items():
+        if about["required"] and name not in request.inputs:
+            raise LimnerError(f"task {request.task} needs a picture; give inputs.{name}")
+
+
+def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Whether values fit a JSON schema.
+
+    Raises:
+        LimnerError: one does not; the message names it and the bound, or the nearest name.
+    """
+    for name in given:
+        if name not in schema.get("properties", {}):
+            raise unknown(kind, name, schema.get("properties", {}))
+    try:
+        json.dumps(given, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise LimnerError(f"{kind}s must be finite numbers, words, or lists of such") from None
+    error = next(iter(Draft202012Validator(schema).iter_errors(given)), None)
+    if error is None:
+        return
+    while error.context:  # of the kinds that a value may have, the one that is not "nothing"
+        error = max(error.context, key=lambda each: each.validator_value != "null")
+    assert isinstance(error, ValidationError)
+    name = ".".join(map(str, error.absolute_path)) or "value"
+    shown = repr(error.instance)
+    said = error.message if len(error.message) < 200 else f"is no {error.validator_value}"
+    said = said.removeprefix(shown).strip()
+    raise LimnerError(f"{kind} {name}={shown[:60]} {said}")
+
+
+def alike(request: Request, stamp: str) -> str:
+    """Equal for jobs that may be painted in one batch; empty for one that goes alone."""
+    if request.task != "paint" or request.inputs or request.params.vary:
+        return ""
+    params = request.params
+    parts = [bool(params.prompt or params.negative), bool(params.negative), bool(params.label)]
+    same = [request.model, stamp, params.dtype, params.sampler, parts]
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,148 @@
+"""What every request passes: who may ask, from which page, how much may be sent, what may be shown.
+
+Host    names this studio, so that no page elsewhere can reach it under a name of its own
+Origin  of whatever changes something is this studio
+token   is known, where the studio can be reached from other machines
+body    is as large as the route allows, counted as it comes
+"""
+
+import hmac
+import json
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, quote, urlencode
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from limner.studio.settings import MAX_JSON_BYTES, MAX_UPLOAD_BYTES, Settings
+
+COOKIE = "limner_token"
+_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+        b"form-action 'self'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_OPEN = ("/healthz", "/readyz")
+
+
+class TooLargeError(Exception):
+    """More was sent than the route allows."""
+
+
+class Guard:
+    """The middleware.
+
+    Args:
+        app: what is guarded.
+        settings: of the studio.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass, or answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        cap = MAX_UPLOAD_BYTES if scope["path"].startswith("/api/v1/assets") else MAX_JSON_BYTES
+        started, read = False, 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > cap:
+                raise TooLargeError
+            return message
+
+        async def sealed(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = dict(message)
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        try:
+            declared = headers.get("content-length", "0")
+            if declared.isdecimal() and int(declared[:20]) > cap:
+                raise TooLargeError
+            await self.app(scope, counted, sealed)
+        except TooLargeError:
+            if not started:
+                said = f"the request has more than {cap:,} bytes"
+                await _answer(send, 413, "too-large", said, "send less")
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str, str] | None:
+        """Status, code, message and hint; None for a request that may pass."""
+        host = headers.get("host", "")
+        if not self.settings.answers_to(host):
+            said = f"this studio is not called {host[:80]!r}"
+            return 421, "wrong-host", said, "open the address that it printed, or give --name"
+        origin = headers.get("origin")
+        if scope["method"] not in _SAFE:
+            same = origin is None or origin.partition("://")[2] == host
+            if not same or headers.get("sec-fetch-site", "same-origin") not in (
+                "same-origin",
+                "none",
+            ):
+                said = "a page elsewhere may change nothing here"
+                return 403, "wrong-origin", said, "use the studio's own page"
+        if self.settings.token and scope["path"] not in _OPEN and not self._known(scope, headers):
+            said = "this studio wants its token"
+            hint = "open it as /?token=TOKEN once, or send Authorization: Bearer TOKEN"
+            return 401, "no-token", said, hint
+        return None
+
+    def _known(self, scope: Scope, headers: dict[str, str]) -> bool:
+        """Whether the token came with a request: in a header, a cookie, or the page's address."""
+        given = [headers.get("authorization", "").removeprefix("Bearer ")]
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            cookie = None
+        if cookie is not None:
+            given.append(cookie.value)
+        if scope["path"] == "/":
+            given += [
+                v for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k == "token"
+            ]
+        return any(self.is_token(each) for each in given)
+
+    def is_token(self, given: str) -> bool:
+        """Compared in constant time."""
+        token = quote(self.settings.token).encode()
+        return hmac.compare_digest(quote(given).encode(), token) or hmac.compare_digest(
+            given.encode("utf-8", "replace"), token
+        )
+
+
+def cookie(token: str) -> str:
+    """The header that makes a browser remember the token."""
+    return f"{COOKIE}={quote(token)}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+
+
+def without_token(query: str) -> str:
+    """An address's query without the token."""
+    return urlencode([(k, v) for k, v in parse_qsl(query) if k != "token"])
+
+
+async def _answer(send: Send, status: int, code: str, message: str, hint: str) -> None:
+    body = json.dumps({"code": code, "message": message, "hint": hint}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 413:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *_HEADERS]})
+    await send({"type": "http.response.body", "body": body})

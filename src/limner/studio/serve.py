@@ -1,0 +1,98 @@
+"""`limner studio`: listen, say where, serve until told to stop."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from limner.errors import LimnerError
+from limner.studio.server import build, until_drained
+from limner.studio.settings import Settings, is_loopback
+
+_PATIENCE = 3  # seconds for answers that are under way when the server stops
+
+
+class _Server(uvicorn.Server):
+    """Asked to stop, it lets what runs end first; asked twice, it stops at once."""
+
+    asked = 0
+    on_stop: Callable[[], None] = staticmethod(lambda: None)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT or SIGTERM."""
+        self.asked += 1
+        if self.asked == 1:
+            self.on_stop()
+        else:
+            self.should_exit = self.force_exit = True
+
+
+def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        settings: how the studio is set up.
+        say: told the address, once it answers.
+
+    Raises:
+        LimnerError: the port is taken, the folder cannot be written, or the database not opened.
+    """
+    with _listening(settings) as listener:
+        try:
+            app = build(settings)
+        except OSError as error:
+            raise LimnerError(f"cannot write {settings.folder}: {error.strerror}") from None
+        asyncio.run(_served(app, listener, settings, say))
+
+
+async def _served(
+    app: object, listener: socket.socket, settings: Settings, say: Callable[[str], None]
+) -> None:
+    config = uvicorn.Config(
+        app,  # pyright: ignore[reportArgumentType]
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_PATIENCE,
+        backlog=2048,
+    )
+    server, loop = _Server(config), asyncio.get_running_loop()
+    stopping: set[asyncio.Task[None]] = set()
+
+    def stop() -> None:
+        server.should_exit = True
+
+    def drain() -> None:
+        studio = app.state.studio  # pyright: ignore[reportAttributeAccessIssue]
+        stopping.add(loop.create_task(until_drained(studio, stop)))
+
+    server.on_stop = lambda: loop.call_soon_threadsafe(drain)  # pyright: ignore
+    say(address(settings, listener.getsockname()[1]))
+    await server.serve([listener])
+
+
+def address(settings: Settings, port: int) -> str:
+    """What to open in a browser."""
+    host = settings.host
+    host = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    host = f"[{host}]" if ":" in host else host
+    query = f"/?token={settings.token}" if settings.token and not is_loopback(host) else ""
+    return f"http://{host}:{port}{query}"
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """A socket that listens already, so that whoever comes early is answered late."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        said = f"cannot listen on {settings.host}:{settings.port} ({error.strerror})"
+        raise LimnerError(f"{said}; give --port 0 for a port that is free") from None
+    return listener

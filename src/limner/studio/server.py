@@ -1,0 +1,417 @@
+"""The studio's web server: the page, and the API that the page is made of.
+
+POST   /api/v1/jobs              a job -> 202 | 422 | 429 Retry-After | 503
+GET    /api/v1/jobs/{id}         how it is
+GET    /api/v1/jobs/{id}/events  what happens, as server-sent events; Last-Event-ID resumes
+DELETE /api/v1/jobs/{id}         cancel
+POST   /api/v1/assets            a picture -> its id
+GET    /api/v1/assets/{id}       its pixels, ?w= of another width
+GET    /api/v1/models            families, tasks, schemas of options, limits
+GET    /api/v1/history           what was painted: search, favourites
+GET    /healthz /readyz /metrics
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.sse import format_sse_event
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+import limner
+from limner.errors import LimnerError
+from limner.studio import answers, assets, forms
+from limner.studio.guard import Guard, cookie, without_token
+from limner.studio.jobs import Studio, aside
+from limner.studio.settings import (
+    MAX_PICTURES,
+    MAX_PROMPT,
+    MAX_UPLOAD_BYTES,
+    MAX_UPLOAD_PIXELS,
+    Settings,
+)
+from limner.studio.tables import Asked, FullError, Job, Picture
+
+Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+_PAGE = str(files("limner.studio") / "page")
+_FOREVER = "private, max-age=31536000, immutable"
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(
+        self, status: int, code: str, message: str, hint: str = "", wait: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.wait = status, code, wait
+        self.message, self.hint = message, hint
+
+
+def _problem(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
+    return JSONResponse({"code": code, "message": message, "hint": hint}, status)
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How errors look, for the OpenAPI document."""
+    return {status: {"model": answers.Problem} for status in (400, 401, 403, 421, 422, *statuses)}
+
+
+def build(settings: Settings) -> FastAPI:
+    """The application."""
+    studio = Studio(settings)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        await studio.open()
+        yield
+        await studio.close()
+
+    app = FastAPI(
+        title="limner studio",
+        version=limner.__version__,
+        lifespan=life,
+        docs_url=None,  # it would load its scripts from another host
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    app.state.studio = studio
+    _explain_errors(app)
+    _add_jobs(app, studio)
+    _add_pictures(app, studio)
+    _add_state(app, studio)
+    _add_page(app, settings)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+def _explain_errors(app: FastAPI) -> None:
+    """Every error is a `Problem`."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Any, error: RefusedError) -> Response:
+        response = _problem(error.status, error.code, error.message, error.hint)
+        if error.wait is not None:
+            response.headers["Retry-After"] = str(error.wait)
+        return response
+
+    @app.exception_handler(LimnerError)
+    async def wrong(_: Any, error: LimnerError) -> Response:
+        message, _, hint = str(error).partition("; ")
+        return _problem(422, "invalid", message, hint)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Any, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
+        said = str(first["msg"]).removeprefix("Value error, ")
+        return _problem(422, "invalid", f"{where}: {said}" if where else said, "see openapi.json")
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Any, error: HTTPException) -> Response:
+        hint = "see /api/v1/openapi.json for what there is"
+        response = _problem(error.status_code, "http", str(error.detail), hint)
+        response.headers.update(error.headers or {})
+        return response
+
+
+async def _job(id: Id, request: Request) -> Job:
+    job = await aside(request.app.state.studio.store.job, id)
+    if job is None:
+        raise RefusedError(404, "unknown", "there is no such job", "it may have been deleted")
+    return job
+
+
+async def _picture(id: Id, request: Request) -> Picture:
+    picture = await aside(request.app.state.studio.store.picture, id)
+    if picture is None:
+        raise RefusedError(404, "unknown", "there is no such picture", "it may have been deleted")
+    return picture
+
+
+KnownJob = Annotated[Job, Depends(_job)]
+KnownPicture = Annotated[Picture, Depends(_picture)]
+
+
+def _add_jobs(app: FastAPI, studio: Studio) -> None:
+    async def answer(job: Job) -> answers.JobAnswer:
+        pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
+        position = await aside(studio.store.position, job)
+        return answers.job_answer(job, pictures, position, studio.eta(job, position))
+
+    @app.post(
+        "/api/v1/jobs",
+        status_code=202,
+        responses=_errors(413, 429, 503),
+        response_model=answers.Accepted,
+    )
+    async def submit(
+        request: forms.Request,
+        idempotency_key: Annotated[str | None, Header(pattern=r"^[A-Za-z0-9_-]{8,80}$")] = None,
+    ) -> Any:
+        """Ask for pictures. With an Idempotency-Key, asking again is asking once."""
+        if studio.draining:
+            raise RefusedError(
+                503, "draining", "the studio is being stopped", "ask again later", 10
+            )
+        if not studio.models and not studio.ready:
+            raise RefusedError(503, "starting", "the models are not loaded yet", "ask again", 1)
+        if request.model not in studio.models:
+            await studio.look()
+        forms.check(request, studio.models)
+        for name, id in request.inputs.items():
+            if await aside(studio.store.picture, id) is None:
+                raise LimnerError(f"there is no picture for inputs.{name}; send it to assets first")
+        asked = Asked(
+            request.model,
+            request.task,
+            request.params.model_dump(),
+            request.inputs,
+            forms.alike(request, studio.stamps.get(request.model, "")),
+            request.board,
+            request.cell.model_dump() if request.cell else None,
+            idempotency_key,
+        )
+        try:
+            job = await aside(studio.store.submit, asked)
+        except FullError:
+            said = f"{studio.settings.queue} jobs wait already"
+            raise RefusedError(429, "full", said, "ask again when some are done", 5) from None
+        studio.arrived()
+        position = await aside(studio.store.position, job)
+        return answers.Accepted(
+            id=job.id, state=job.state, position=position, eta=studio.eta(job, position)
+        )
+
+    @app.get("/api/v1/jobs", responses=_errors(), response_model=answers.Jobs)
+    async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:
+        """The jobs that wait or run; or all of a grid."""
+        found = await aside(studio.store.jobs, board=board, unfinished=board is None)
+        pictures = await aside(studio.store.pictures_of, found)
+        ahead = 0
+        answered: list[answers.JobAnswer] = []
+        for job in found:
+            answered.append(answers.job_answer(job, pictures[job.number], ahead))
+            ahead += job.state in ("queued", "running")
+        return answers.Jobs(jobs=answered)
+
+    @app.get("/api/v1/jobs/{id}", responses=_errors(404), response_model=answers.JobAnswer)
+    async def job_state(job: KnownJob) -> Any:
+        """How a job is."""
+        return await answer(job)
+
+    @app.delete("/api/v1/jobs/{id}", responses=_errors(404), response_model=answers.JobAnswer)
+    async def cancel(job: KnownJob) -> Any:
+        """Cancel a job that waits or runs; one that is over stays as it is."""
+        await studio.cancel(job)
+        again = await aside(studio.store.job, job.id)
+        return await answer(again or job)
+
+    @app.get(
+        "/api/v1/jobs/{id}/events",
+        responses=_errors(404) | {200: {"content": {"text/event-stream": {}}}},
+        response_class=StreamingResponse,
+    )
+    async def events(
+        job: KnownJob, last_event_id: Annotated[str | None, Header(max_length=40)] = None
+    ) -> Response:
+        """What happens to a job: queued, started, progress, frame, then done, failed or
+        cancelled.
+        """
+        after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
+        channel = await studio.channel(job)
+        if channel.over:  # how it ended is told to everybody, whatever they have heard
+            after = 0
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield format_sse_event(comment="limner", retry=1000)
+            async for event in channel.listen(after):
+                if event is None:
+                    yield format_sse_event(comment="alive")
+                else:
+                    data = json.dumps(event.data)
+                    yield format_sse_event(data_str=data, event=event.name, id=str(event.id))
+
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+
+def _add_pictures(app: FastAPI, studio: Studio) -> None:
+    @app.post(
+        "/api/v1/assets",
+        status_code=201,
+        responses=_errors(413, 415),
+        response_model=answers.Uploaded,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
+    async def upload(request: Request) -> Any:
+        """Send a picture, as the request's body; it is decoded and encoded anew."""
+        content = await request.body()
+        try:
+            taken = await aside(assets.take, content, studio.files)
+        except LimnerError as error:
+            message, _, hint = str(error).partition("; ")
+            raise RefusedError(415, "no-picture", message, hint) from None
+        picture = await aside(studio.store.upload, taken)
+        size = {"width": picture.width, "height": picture.height}
+        where = answers.url(picture)
+        return answers.Uploaded(id=picture.id, url=where, settings=picture.settings, **size)
+
+    @app.get(
+        "/api/v1/assets/{id}",
+        responses=_errors(404) | {200: {"content": {"image/png": {}}}},
+        response_class=Response,
+    )
+    async def pixels(
+        picture: KnownPicture,
+        w: Annotated[int | None, Query(ge=16, le=2048, description="width in pixels")] = None,
+        download: Annotated[bool, Query(description="as a file to be kept")] = False,
+    ) -> Response:
+        """A picture as a PNG file, or at another width: larger, pixel by pixel."""
+        path = studio.file(picture.sha256)
+        headers = {"Cache-Control": _FOREVER}
+        if download:
+            headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
+        if w is not None:
+            content = await aside(assets.resized, path, w)
+            return Response(content, media_type="image/png", headers=headers)
+        if not await aside(path.is_file):
+            raise RefusedError(404, "unknown", "this picture's file is gone")
+        return FileResponse(path, media_type="image/png", headers=headers)
+
+    @app.get("/api/v1/history", responses=_errors(), response_model=answers.History)
+    async def history(
+        search: Annotated[str, Query(max_length=200)] = "",
+        model: Annotated[str, Query(max_length=400)] = "",
+        favourite: bool = False,
+        before: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 60,
+    ) -> Any:
+        """What was painted, the newest first."""
+        found, total = await aside(
+            studio.store.history,
+            search=search.replace("\0", ""),
+            model=model.replace("\0", ""),
+            favourite=favourite,
+            before=before,
+            limit=limit,
+        )
+        jobs = await aside(studio.store.job_ids, found)
+        pictures = [answers.picture_answer(each, jobs.get(each.job or 0)) for each in found]
+        return answers.History(pictures=pictures, total=total)
+
+    @app.get("/api/v1/history/{id}", responses=_errors(404), response_model=answers.PicturePage)
+    async def one(picture: KnownPicture) -> Any:
+        """A picture, and the job that painted it."""
+        job = await aside(studio.store.job_of, picture)
+        if job is None:
+            return answers.PicturePage(picture=answers.picture_answer(picture, None), job=None)
+        pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
+        return answers.PicturePage(
+            picture=answers.picture_answer(picture, job.id), job=answers.job_answer(job, pictures)
+        )
+
+    @app.patch("/api/v1/history/{id}", responses=_errors(404), response_model=answers.PictureAnswer)
+    async def favour(picture: KnownPicture, wish: answers.Favour) -> Any:
+        """Make a picture a favourite, or not; favourites are kept for good."""
+        changed = await aside(studio.store.favour, picture.id, wish.favourite)
+        return answers.picture_answer(changed or picture, None)
+
+    @app.delete("/api/v1/history/{id}", status_code=204, responses=_errors(404))
+    async def forget(picture: KnownPicture) -> None:
+        """Delete a picture."""
+        await studio.forget(picture)
+
+
+def _add_state(app: FastAPI, studio: Studio) -> None:
+    @app.get("/api/v1/models", responses=_errors(), response_model=answers.Models)
+    async def models() -> Any:
+        """Every model: its family, its tasks, and the JSON schemas of its options."""
+        await studio.look()
+        limits = {
+            "pictures": MAX_PICTURES,
+            "prompt": MAX_PROMPT,
+            "upload_bytes": MAX_UPLOAD_BYTES,
+            "upload_pixels": MAX_UPLOAD_PIXELS,
+            "queue": studio.settings.queue,
+        }
+        known = list(studio.models.values())
+        return answers.Models(
+            models=known, broken=dict(studio.broken), ready=studio.ready, limits=limits
+        )
+
+    @app.get("/healthz")
+    async def alive() -> dict[str, str]:
+        """The server answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"model": answers.Problem}})
+    async def ready() -> dict[str, str]:
+        """A worker answers, too."""
+        if studio.draining or not studio.ready:
+            raise RefusedError(503, "not-ready", "no worker has answered yet", "ask again", 1)
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_errors())
+    async def metrics() -> str:
+        """Numbers in Prometheus' format."""
+        lines = [
+            f'limner_jobs{{state="{state}"}} {count}'
+            for state, count in sorted((await aside(studio.store.counts)).items())
+        ]
+        numbers: dict[str, float] = {
+            "limner_jobs_at_work": studio.busy(),
+            "limner_queue_limit": studio.settings.queue,
+            "limner_models": len(studio.models),
+            "limner_workers": len(studio.workers()),
+            "limner_worker_restarts_total": studio.restarts,
+            "limner_pictures_painted_total": studio.painted,
+            "limner_time_seconds": round(time.time(), 3),
+        }
+        return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
+
+
+def _add_page(app: FastAPI, settings: Settings) -> None:
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+
+    async def page(request: Request) -> Response:
+        """The page; its address says what it shows."""
+        if request.url.path == "/" and "token" in request.query_params and settings.token:
+            rest = without_token(request.url.query)
+            location = "/" + (f"?{rest}" if rest else "")
+            return Response(
+                status_code=303,
+                headers={"Location": location, "Set-Cookie": cookie(settings.token)},
+            )
+        headers = {"Cache-Control": "no-cache"}
+        return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
+
+    routes: tuple[str, ...] = ("/", "/p/{id}", "/grid/{id}")
+    for path in routes:
+        app.add_api_route(path, page, methods=["GET"], include_in_schema=False)
+
+    async def icon() -> Response:
+        """The page's icon, where browsers look for it."""
+        return FileResponse(f"{_PAGE}/icon.svg", media_type="image/svg+xml")
+
+    app.add_api_route("/favicon.ico", icon, methods=["GET"], include_in_schema=False)
+
+
+async def until_drained(studio: Studio, then: Callable[[], None]) -> None:
+    """Let what runs end, and stop."""
+    await studio.drain()
+    await asyncio.sleep(0.05)
+    then()

@@ -1,0 +1,109 @@
+"""What the studio remembers, as tables: jobs, pictures, documents."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+WAITING, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+OVER = (DONE, FAILED, CANCELLED)
+
+
+class Table(DeclarativeBase):
+    """What all tables share."""
+
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012, as SQLAlchemy wants it
+
+
+class Job(Table):
+    """What somebody asked for, and how it went."""
+
+    __tablename__ = "jobs"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    key: Mapped[str | None] = mapped_column(String(80), unique=True)
+    state: Mapped[str] = mapped_column(String(12), index=True)
+    model: Mapped[str] = mapped_column(Text)
+    task: Mapped[str] = mapped_column(String(40))
+    params: Mapped[dict[str, Any]]
+    inputs: Mapped[dict[str, Any]]
+    board: Mapped[str | None] = mapped_column(String(40), index=True)
+    cell: Mapped[dict[str, Any]]
+    alike: Mapped[str] = mapped_column(String(64))
+    attempts: Mapped[int] = mapped_column(default=0)
+    created: Mapped[float]
+    started: Mapped[float | None]
+    finished: Mapped[float | None]
+    error: Mapped[dict[str, Any] | None]
+    notes: Mapped[dict[str, Any] | None]
+
+
+class Picture(Table):
+    """A file of pixels: painted by a job, or uploaded."""
+
+    __tablename__ = "pictures"
+    __table_args__ = (Index("pictures_shown", "painted", "number"),)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    job: Mapped[int | None] = mapped_column(ForeignKey("jobs.number"), index=True)
+    painted: Mapped[bool]
+    place: Mapped[int] = mapped_column(default=0)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    width: Mapped[int]
+    height: Mapped[int]
+    model: Mapped[str] = mapped_column(Text, default="")
+    words: Mapped[str] = mapped_column(Text, default="")
+    settings: Mapped[dict[str, Any] | None]
+    favourite: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[float]
+
+
+class Kept(Table):
+    """Documents by name, such as the catalogue of models."""
+
+    __tablename__ = "kept"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    document: Mapped[dict[str, Any]]
+
+
+class FullError(Exception):
+    """So many jobs wait that no more are taken."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job as it comes in.
+
+    Args:
+        model, task, params, inputs: what to do.
+        alike: equal for jobs that may be painted in one batch.
+        board, cell: the grid that it belongs to, and where.
+        key: the client's own name for it, so that asking twice is asking once.
+    """
+
+    model: str
+    task: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    alike: str
+    board: str | None = None
+    cell: Mapping[str, Any] | None = None
+    key: str | None = None
+
+
+def new_id() -> str:
+    """An id that cannot be guessed."""
+    return secrets.token_urlsafe(16)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A picture as a worker hands it over: its file's name, its size, how it was made."""
+
+    sha256: str
+    width: int
+    height: int
+    settings: Mapping[str, Any]

@@ -1,0 +1,313 @@
+"""What a model can be asked for: painting, and whatever protocols it has beyond that.
+
+A task is a function that yields pictures as they form, the last ones finished. Its options are its
+keyword arguments, from which the page makes a form; which models have it, a protocol says.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from limner.codes import Encodes
+from limner.errors import LimnerError
+from limner.image import Condition, Images
+from limner.model import Completes, GenerativeModel
+from limner.noise import Blend
+from limner.options import json_schema, validated
+
+Share = Annotated[float, Field(ge=0, le=1)]
+_NOT_OPTIONS = ("work",)
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A model that changes a picture."""
+
+    def edit(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: float = 0.6,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield changed pictures as they form.
+
+        Args:
+            x: what is changed, "b c h w".
+            c: what it should become.
+            mask: 1 where it may change, 0 where it stays; everywhere if None.
+            strength: how far it may go from the picture: 0 is the picture, 1 is painted anew.
+            seed, preview, options: as for `GenerativeModel.watch`.
+        """
+        ...
+
+
+@runtime_checkable
+class Upscales(Protocol):
+    """A model that enlarges a picture."""
+
+    def upscale(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield enlarged pictures as they form; arguments as for `Edits.edit`."""
+        ...
+
+
+@runtime_checkable
+class Mixes(Protocol):
+    """A model that takes the coarse layers' style from one seed, the fine ones' from another."""
+
+    def mix(
+        self,
+        coarse: Sequence[int],
+        fine: Sequence[int],
+        c: Condition = Condition(),
+        *,
+        layer: float = 0.5,
+        **options: Any,
+    ) -> Images:
+        """A picture for each pair of seeds, "b c h w"; `layer` is where styles change, as a share
+        of the layers.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task is done with.
+
+    Args:
+        model: who does it.
+        c: what is asked for: a row for each seed, or no parts.
+        seeds: of the pictures.
+        pictures: those that were given, by name, "1 c h w" in the model's shape.
+        sampler: the model's own options, checked.
+    """
+
+    model: GenerativeModel
+    c: Condition
+    seeds: Sequence[int | Blend]
+    pictures: Mapping[str, Images] = field(default_factory=dict[str, Images])
+    sampler: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def given(self, name: str) -> Images:
+        """A picture, once for each seed."""
+        return self.pictures[name].repeat(len(self.seeds), 1, 1, 1)
+
+
+def paint(work: Work) -> Iterator[Images]:
+    """Pictures from a prompt, a class, another picture, or nothing."""
+    c, hint = work.c, work.pictures.get("hint")
+    if hint is not None:
+        c = replace(c, image=hint.repeat(len(work.seeds), 1, 1, 1))
+    yield from work.model.watch(len(work.seeds), c, seed=list(work.seeds), **work.sampler)
+
+
+def complete(
+    work: Work, *, keep: Annotated[float, Field(ge=0.05, le=0.95)] = 0.5
+) -> Iterator[Images]:
+    """The upper part stays, the rest is painted anew.
+
+    Args:
+        keep: the share of the height that stays.
+    """
+    assert isinstance(work.model, Completes)
+    height = work.model.spec.height
+    rows = max(1, min(round(keep * height), height - 1))
+    upper = work.given("image")[:, :, :rows]
+    yield from work.model.complete(upper, work.c, seed=list(work.seeds), **work.sampler)
+
+
+def edit(work: Work, *, strength: Share = 0.6) -> Iterator[Images]:
+    """A picture changed as the prompt says, all of it or where you brush.
+
+    Args:
+        strength: how far it may go from the picture; at 1 it is painted anew.
+    """
+    assert isinstance(work.model, Edits)
+    mask = work.given("mask") if "mask" in work.pictures else None
+    yield from work.model.edit(
+        work.given("image"), work.c, mask=mask, strength=strength, seed=list(work.seeds),
+        **work.sampler,
+    )  # fmt: skip
+
+
+def upscale(work: Work) -> Iterator[Images]:
+    """A picture enlarged."""
+    assert isinstance(work.model, Upscales)
+    yield from work.model.upscale(
+        work.given("image"), work.c, seed=list(work.seeds), **work.sampler
+    )
+
+
+def reconstruct(work: Work) -> Iterator[Images]:
+    """What is left of a picture when only its code is kept."""
+    assert isinstance(work.model, Encodes)
+    yield work.model.reconstruct(work.pictures["image"], work.c.rows(slice(0, 1)))
+
+
+def interpolate(work: Work, *, steps: Annotated[int, Field(ge=2, le=16)] = 8) -> Iterator[Images]:
+    """From one picture to another, through their codes.
+
+    Args:
+        steps: pictures on the way, both ends included.
+    """
+    assert isinstance(work.model, Encodes)
+    a, b = work.pictures["image"], work.pictures["other"]
+    yield work.model.interpolate(a, b, steps, work.c.rows(slice(0, 1)))[0]
+
+
+def mix(
+    work: Work,
+    *,
+    other: Annotated[int, Field(ge=0, le=2**31)] = 100,
+    rows: Annotated[int, Field(ge=1, le=4)] = 3,
+    columns: Annotated[int, Field(ge=1, le=4)] = 3,
+    layer: Share = 0.5,
+) -> Iterator[Images]:
+    """A table of styles: each row's coarse one, each column's fine one.
+
+    Args:
+        other: the first column's seed; the first row's is the seed.
+        rows: coarse styles.
+        columns: fine styles.
+        layer: where coarse ends, as a share of the layers.
+    """
+    assert isinstance(work.model, Mixes)
+    first = work.seeds[0]
+    assert isinstance(first, int)
+    coarse = [first + i for i in range(rows) for _ in range(columns)]
+    fine = [other + i for _ in range(rows) for i in range(columns)]
+    c = work.c.rows(slice(0, 1)).repeat(rows * columns)
+    yield work.model.mix(coarse, fine, c, layer=layer, **work.sampler).float().clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be asked for.
+
+    Args:
+        title: on a button.
+        does: it, yielding pictures; its keyword arguments are the options.
+        protocol: which models can.
+        inputs: the pictures it needs, by name: whether each must be given.
+        several: whether there is a picture for each seed.
+    """
+
+    title: str
+    does: Callable[..., Iterator[Images]]
+    protocol: type = GenerativeModel
+    inputs: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    several: bool = True
+
+    def described(self, model: type[GenerativeModel]) -> dict[str, Any]:
+        """What a client must know of it."""
+        return {
+            "title": self.title,
+            "about": (self.does.__doc__ or "").strip().splitlines()[0],
+            "inputs": {name: {"required": needed} for name, needed in self.inputs.items()},
+            "several": self.several,
+            "schema": json_schema(self.does, _NOT_OPTIONS),
+            "help": helps(self.does),
+        }
+
+    def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
+        """Begin.
+
+        Raises:
+            LimnerError: an option that the task has not, or of a wrong value.
+        """
+        return self.does(work, **validated(self.does, options, skip=_NOT_OPTIONS))
+
+
+TASKS = {
+    "paint": Task("Paint", paint),
+    "edit": Task("Change a picture", edit, Edits, {"image": True, "mask": False}),
+    "complete": Task("Complete a picture", complete, Completes, {"image": True}),
+    "upscale": Task("Enlarge", upscale, Upscales, {"image": True}),
+    "reconstruct": Task("Reconstruct", reconstruct, Encodes, {"image": True}, several=False),
+    "interpolate": Task(
+        "Interpolate", interpolate, Encodes, {"image": True, "other": True}, several=False
+    ),
+    "mix": Task("Mix styles", mix, Mixes, several=False),
+}
+
+
+def tasks_of(model: type[GenerativeModel]) -> dict[str, Task]:
+    """What a model can be asked for."""
+    return {name: task for name, task in TASKS.items() if _is(model, task.protocol)}
+
+
+def _is(model: type, protocol: type) -> bool:
+    methods = getattr(protocol, "__protocol_attrs__", None)
+    if getattr(protocol, "_is_protocol", False):
+        names = methods or {n for n in vars(protocol) if not n.startswith("_")}
+        return all(callable(getattr(model, name, None)) for name in names)
+    return issubclass(model, protocol)
+
+
+def task(name: str) -> Task:
+    """A task by name."""
+    if name not in TASKS:
+        raise LimnerError(f"there is no task '{name}'; there are: {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def helps(function: Callable[..., Any]) -> dict[str, str]:
+    """What a docstring's `Args:` say of each argument, in a sentence.
+
+    >>> helps(complete)
+    {'keep': 'the share of the height that stays.'}
+    """
+    lines = (function.__doc__ or "").partition("Args:")[2].splitlines()
+    found: dict[str, str] = {}
+    names: list[str] = []
+    depth = 0
+    for line in lines[1:]:
+        indent = len(line) - len(line.lstrip())
+        if not line.strip() or (depth and indent < depth):
+            break
+        depth = depth or indent
+        if indent == depth:
+            head, _, said = line.strip().partition(": ")
+            names = [name.strip() for name in head.split(",")]
+            found |= dict.fromkeys(names, said)
+        else:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
+
+
+def stacked(conditions: Sequence[Condition]) -> Condition:
+    """Conditions of several jobs as one; texts are padded to the longest."""
+    parts = ("text", "avoid")
+    longest = {
+        name: max(
+            (part.shape[1] for c in conditions if (part := getattr(c, name)) is not None), default=0
+        )
+        for name in parts
+    }
+
+    def padded(c: Condition) -> Condition:
+        grown = {
+            name: torch.nn.functional.pad(part, (0, longest[name] - part.shape[1]))
+            for name in parts
+            if (part := getattr(c, name)) is not None
+        }
+        return replace(c, **grown)
+
+    return Condition.cat([padded(c) for c in conditions])

@@ -1,0 +1,332 @@
+"""The process that paints: one for each device, told what to do by the server.
+
+It reads a JSON document a line from standard input, and writes one a line to standard output. A
+thread listens meanwhile, so that a job can be cancelled between two frames.
+
+    {"do": "describe", "models": {NAME: FOLDER}}     -> {"is": "models", "models": [...]}
+    {"do": "work", "jobs": [...], "folder": FOLDER}  -> progress, done or failed for each; then idle
+    {"do": "cancel", "id": ID}
+"""
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner import dist, pictures
+from limner.allocator import keep_freed_memory
+from limner.checkpoint import load, model_file, read_header, write_durably
+from limner.editing import read_picture
+from limner.errors import LimnerError
+from limner.image import Condition, Images, ImageSpec, to_uint8
+from limner.model import GenerativeModel
+from limner.painting import Wish
+from limner.studio.catalogue import described
+from limner.studio.settings import MAX_PICTURES
+from limner.studio.tasks import Work, stacked, task
+
+_LOADED = 3  # models kept in memory
+_PREVIEW_SECONDS = 0.1
+_PREVIEW_SIDE = 128  # pixels of a picture in a preview, at most
+Document = dict[str, Any]
+
+
+class Worker:
+    """What the process knows.
+
+    Args:
+        device: where it paints.
+        write: sends a document to the server.
+    """
+
+    def __init__(self, device: torch.device, write: Any) -> None:
+        self.device = device
+        self.write = write
+        self.cancelled: set[str] = set()
+        self.ended = threading.Event()
+        self.models: OrderedDict[str, GenerativeModel] = OrderedDict()
+
+    def unwanted(self, jobs: Sequence[Document]) -> bool:
+        """Whether nobody waits for any of some jobs."""
+        return self.ended.is_set() or all(job["id"] in self.cancelled for job in jobs)
+
+    def describe(self, folders: Mapping[str, str]) -> None:
+        """Say what a client must know of each model that paints."""
+        models: list[Document] = []
+        for name, folder in folders.items():
+            try:
+                about = described(name, Path(folder))
+            except LimnerError as error:
+                about = {"name": name, "broken": str(error)}
+            models.append(about or {"name": name, "broken": ""})
+        self.write({"is": "models", "models": models})
+
+    def model(self, folder: str) -> GenerativeModel:
+        """A model, from memory if it was used lately and has not changed since.
+
+        Raises:
+            LimnerError: it cannot be loaded, or paints nothing.
+        """
+        file = model_file(folder)
+        key = f"{file} {file.stat().st_mtime_ns if file.exists() else 0}"
+        if key not in self.models:
+            model = load(file, str(self.device))
+            if not isinstance(model, GenerativeModel):
+                raise LimnerError(f"'{folder}' is a {model.name}, which paints nothing")
+            self.models[key] = model
+        self.models.move_to_end(key)
+        while len(self.models) > _LOADED:
+            self.models.popitem(last=False)
+        return self.models[key]
+
+    def work(self, jobs: Sequence[Document], folder: Path) -> None:
+        """Do some jobs in one batch, and say how it goes."""
+        try:
+            batch = _Batch(self, jobs, folder)
+            batch.go()
+        except LimnerError as error:
+            self._failed(jobs, "invalid", str(error))
+        except torch.OutOfMemoryError:
+            self.models.clear()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._failed(jobs, "memory", "the device has too little memory for this job")
+        except MemoryError:
+            self.models.clear()
+            self._failed(jobs, "memory", "this machine has too little memory for this job")
+        except Exception as error:  # a job's failure must not end the worker
+            said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            self._failed(jobs, "error", f"painting failed: {said}")
+        self.cancelled -= {job["id"] for job in jobs}
+        self.write({"is": "idle"})
+
+    def _failed(self, jobs: Sequence[Document], code: str, message: str) -> None:
+        said, _, hint = message.partition("; ")
+        for job in jobs:
+            self.write(
+                {"is": "failed", "id": job["id"], "code": code, "message": said, "hint": hint}
+            )
+
+
+class _Batch:
+    """Jobs that are alike, and are painted together."""
+
+    def __init__(self, worker: Worker, jobs: Sequence[Document], folder: Path) -> None:
+        self.worker, self.jobs, self.folder = worker, jobs, folder
+        first = jobs[0]
+        self.write({"is": "loading"})
+        self.model = worker.model(first["folder"])
+        self.task = task(first["task"])
+        asked = first["params"]
+        usual = read_header(model_file(first["folder"])).recipe.get("sampler", {})
+        self.options = self.model.sampler_options(usual | asked.get("sampler", {}))
+        self.wishes = [self._wish(job) for job in jobs]
+        if asked.get("negative") and self.options.get("scale", 1.0) <= 1:
+            raise LimnerError("a negative prompt works through guidance; give scale=3")
+        self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
+        self.rows: list[slice] = []
+        for wish in self.wishes:
+            start = self.rows[-1].stop if self.rows else 0
+            self.rows.append(slice(start, start + wish.n))
+        self.dtype = self.wishes[0].dtype
+
+    def _wish(self, job: Document) -> Wish:
+        params = job["params"]
+        chosen = {key: value for key, value in self.options.items() if value is not None}
+        return Wish.of(
+            {
+                "model": job["model"],
+                "prompts": [params["prompt"]] if params.get("prompt") else [],
+                "negative": params.get("negative") or "",
+                "labels": [params["label"]] if params.get("label") else [],
+                "n": min(params.get("n", 1), MAX_PICTURES),
+                "seed": params.get("seed", 0),
+                "vary": params.get("vary", 0.0),
+                "dtype": params.get("dtype", "float32"),
+                "sampler": chosen,
+            }
+        )
+
+    def go(self) -> None:
+        """Paint."""
+        started = time.perf_counter()
+        work = self._work()
+        total = self.model.frame_count(**self.options)
+        precision = torch.autocast(
+            self.worker.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"
+        )
+        shown, last = 0.0, torch.empty(0)
+        with precision, torch.no_grad():
+            for step, last in enumerate(self.task.start(work, self._task_options()), 1):
+                if self.worker.unwanted(self.jobs):
+                    return
+                now = time.perf_counter()
+                if now - shown >= _PREVIEW_SECONDS and step < total:
+                    shown = now
+                    self._show(step, total, now - started, last)
+        self._done(to_uint8(last).cpu(), time.perf_counter() - started)
+
+    def _task_options(self) -> Document:
+        return self.jobs[0]["params"].get("options", {})
+
+    def _work(self) -> Work:
+        spec = self.model.spec
+        conditions: list[Condition] = []
+        for job, wish in zip(self.jobs, self.wishes):
+            rows = wish.condition(spec, self.remarks[job["id"]].append)
+            conditions.append(rows.repeat(wish.n))
+        c = stacked(conditions) if len(conditions[0]) else Condition()
+        seeds = [seed for wish in self.wishes for seed in wish.seeds()]
+        return Work(self.model, c, seeds, self._pictures(spec), self.options)
+
+    def _pictures(self, spec: ImageSpec) -> dict[str, Images]:
+        """What was given, as the model sees it."""
+        given: dict[str, Images] = {}
+        for name, file in self.jobs[0]["inputs"].items():
+            shape = spec
+            if name == "hint" and spec.hint is not None:
+                shape = spec.hint
+            elif name == "mask":
+                shape = replace(spec, channels=1, levels=256)
+            x = read_picture(Path(file), shape).to(self.worker.device)
+            given[name] = (x > 0).float() if name == "mask" else x
+        return given
+
+    def _show(self, step: int, total: int, seconds: float, x: Images) -> None:
+        """Tell each job how far it is, and show its pictures side by side."""
+        eta = seconds / step * (total - step)
+        for job, rows in zip(self.jobs, self.rows):
+            own = x[rows] if len(self.jobs) > 1 else x
+            self.write(
+                {
+                    "is": "progress",
+                    "id": job["id"],
+                    "step": step,
+                    "steps": total,
+                    "eta": round(eta, 2),
+                    "pictures": len(own),
+                    "frame": _preview(own),
+                }
+            )
+
+    def _done(self, x: torch.Tensor, seconds: float) -> None:
+        for job, wish, rows in zip(self.jobs, self.wishes, self.rows):
+            own = x[rows] if self.task.several else x
+            painted: list[Document] = []
+            for i, image in enumerate(own):
+                alone = wish.alone(i) if self.task.several else wish
+                settings = alone.settings() | self._told(job)
+                content = pictures.png(image, settings)
+                painted.append(
+                    {
+                        "sha256": keep(content, self.folder),
+                        "width": image.shape[2],
+                        "height": image.shape[1],
+                        "settings": settings,
+                    }
+                )
+            notes = {"seconds": round(seconds, 3), "remarks": self.remarks[job["id"]]}
+            self.write({"is": "done", "id": job["id"], "pictures": painted, "notes": notes})
+
+    def _told(self, job: Document) -> Document:
+        """What a picture says beyond a wish: nothing, if it was painted from nothing."""
+        if job["task"] == "paint" and not job["inputs"]:
+            return {}
+        names = {name: Path(file).stem for name, file in job["inputs"].items()}
+        return {"task": job["task"], "options": self._task_options(), "inputs": names}
+
+    def write(self, document: Document) -> None:
+        """Tell the server, of every job that has no id in it."""
+        if "id" in document:
+            self.worker.write(document)
+            return
+        for job in self.jobs:
+            self.worker.write(document | {"id": job["id"]})
+
+
+def keep(content: bytes, folder: Path) -> str:
+    """Write a file under its own hash, which is returned."""
+    name = hashlib.sha256(content).hexdigest()
+    path = folder / name[:2] / f"{name}.png"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content)
+    return name
+
+
+def _preview(x: Images) -> str:
+    """Pictures side by side as a small WebP, in base64."""
+    side = max(x.shape[-2:])
+    small = torch.nn.functional.avg_pool2d(x, -(-side // _PREVIEW_SIDE))
+    sheet = torch.cat(list(to_uint8(small).cpu()), dim=2)
+    file = io.BytesIO()
+    pictures.to_pil(sheet).convert("RGB").save(file, "WEBP", quality=80, method=0)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def devices(asked: str) -> list[str]:
+    """Where to paint: as asked, or on every accelerator that there is."""
+    first = dist.device(asked)
+    if asked == "auto" and first.type == "cuda":
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [str(first)]
+
+
+def main(device: str) -> None:
+    """Do what standard input says, until it ends."""
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write to the server
+
+    def write(document: Document) -> None:
+        output.write(json.dumps(document) + "\n")
+        output.flush()
+
+    keep_freed_memory()
+    places = devices(device)
+    worker = Worker(torch.device(places[0]), write)
+    write({"is": "hello", "device": places[0], "others": places[1:]})
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        for document in _orders(worker):
+            if document["do"] == "describe":
+                worker.describe(document["models"])
+            elif document["do"] == "load":
+                with contextlib.suppress(LimnerError):
+                    worker.model(document["folder"])
+            else:
+                worker.work(document["jobs"], Path(document["folder"]))
+
+
+def _orders(worker: Worker) -> Iterator[Document]:
+    """What is to be done; cancelling is heard at once."""
+    waiting: queue.SimpleQueue[Document | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            document = json.loads(line)
+            if document["do"] == "cancel":
+                worker.cancelled.add(document["id"])
+            else:
+                waiting.put(document)
+        worker.ended.set()
+        waiting.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while (document := waiting.get()) is not None:
+        yield document
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "auto")

@@ -1,0 +1,201 @@
+"""Studios that really run, on models that paint at once."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from limner.checkpoint import save_model
+from limner.image import ImageSpec
+from limner.registry import build
+from limner.text import text_spec
+
+sys.path.insert(0, str(Path(__file__).parent))
+import stubs
+
+START = """
+import sys
+from pathlib import Path
+from limner.studio.serve import serve
+from limner.studio.settings import Settings
+settings = eval(sys.argv[1], {"Settings": Settings, "Path": Path})
+serve(settings, lambda said: print(said, flush=True))
+"""
+STUBS = (sys.executable, stubs.__file__)
+
+
+class Studio:
+    """A server in a process of its own.
+
+    Args:
+        folder: its working directory.
+        settings: see `limner.studio.settings.Settings`.
+    """
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.settings = {"port": 0, "worker": STUBS, "device": "cpu"} | settings
+        self.log = folder / "log.txt"
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, again on the same port if it ran before."""
+        said = ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", START, f"Settings({said})"],
+                cwd=self.folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        assert self.process.stdout
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, self.log.read_text()
+        self.settings["port"] = int(re.findall(r":(\d+)", self.url)[-1])
+        self.client = httpx.Client(base_url=self.url.partition("/?")[0], timeout=30)
+
+    def ready(self) -> "Studio":
+        """Wait for a worker."""
+        until(lambda: self.client.get("/readyz").status_code == 200, 60)
+        return self
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.process.kill()
+        self.process.wait()
+        self.client.close()
+
+    def stop(self) -> None:
+        """As Ctrl-C would."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(20)
+        self.client.close()
+
+    def submit(self, model: str = "toy", expect: int = 202, **of: Any) -> dict[str, Any]:
+        """Ask for a job; `prompt`, `n`, ... go to its parameters."""
+        outer = {key: of.pop(key) for key in ("task", "inputs", "board", "cell") if key in of}
+        answer = self.client.post("/api/v1/jobs", json={"model": model, "params": of} | outer)
+        assert answer.status_code == expect, answer.text
+        return answer.json()
+
+    def job(self, id: str) -> dict[str, Any]:
+        """How it is."""
+        return self.client.get(f"/api/v1/jobs/{id}").json()
+
+    def over(self, id: str, seconds: float = 30) -> dict[str, Any]:
+        """The job, once it is over."""
+        until(lambda: self.job(id)["state"] in ("done", "failed", "cancelled"), seconds)
+        return self.job(id)
+
+    def painted(self, **of: Any) -> dict[str, Any]:
+        """A job that was done."""
+        job = self.over(self.submit(**of)["id"])
+        assert job["state"] == "done", job
+        return job
+
+    def pixels(self, picture: dict[str, Any]) -> Image.Image:
+        """A picture's own."""
+        return Image.open(io.BytesIO(self.client.get(picture["url"]).content))
+
+    def send(self, content: bytes, expect: int = 201) -> dict[str, Any]:
+        """Upload a file."""
+        answer = self.client.post("/api/v1/assets", content=content)
+        assert answer.status_code == expect, answer.text
+        return answer.json()
+
+    def events(self, id: str, after: str | None = None) -> Iterator[tuple[str, str, Any]]:
+        """The stream of a job: id, name and data of each event."""
+        headers = {"Last-Event-ID": after} if after else {}
+        with self.client.stream("GET", f"/api/v1/jobs/{id}/events", headers=headers) as stream:
+            found: dict[str, str] = {}
+            for line in stream.iter_lines():
+                key, _, value = line.partition(": ")
+                if line and key:
+                    found[key] = value
+                elif "event" in found:
+                    yield found["id"], found["event"], json.loads(found["data"])
+                    found = {}
+
+    def worker(self) -> int:
+        """The process of its worker."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return int(children.read_text().split()[0])
+
+
+def until(true: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.03)
+
+
+def at_once(calls: list[Callable[[], Any]]) -> None:
+    """Call all, each in a thread of its own."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def write_toys(folder: Path) -> None:
+    """Runs of stub models: one with prompts, one with classes."""
+    words = ImageSpec(3, 16, 16, text=text_spec())
+    classes = ImageSpec(3, 16, 16, labels=("cat", "dog", "sea horse"))
+    save_model(build("toy-canvas", words), folder / "toy")
+    save_model(build("toy-canvas", classes), folder / "runs" / "animals")
+
+
+def png(width: int = 16, height: int = 16, colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models in it."""
+    folder = tmp_path_factory.mktemp("toys")
+    write_toys(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """One that all tests share that leave it as it was."""
+    folder = tmp_path_factory.mktemp("studio")
+    write_toys(folder)
+    running = Studio(folder).ready()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
+    """Starts a studio that one test may kill."""
+    started: list[Studio] = []
+
+    def start(**settings: Any) -> Studio:
+        write_toys(tmp_path)
+        started.append(Studio(tmp_path, **settings).ready())
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.kill()

@@ -1,0 +1,127 @@
+"""A model that has every task, paints at once, and can be told to be slow, or to die; and the
+worker that knows it: `python stubs.py DEVICE`.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.codes import Encodes
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import Turn
+from limner.noise import Blend, Noise
+from limner.registry import Paper, register
+
+
+@register("toy-canvas", family="diffusion", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
+class Canvas(Encodes):
+    """A stub: two colours, drawn from the seed and from what is asked for."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.brightness = nn.Parameter(torch.zeros(()))
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        yield Turn(self.brightness.square())
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        steps: Annotated[int, Field(ge=1, le=4000)] = 4,
+        pause: Annotated[float, Field(ge=0, le=5)] = 0.0,
+        scale: Annotated[float, Field(ge=0, le=20)] = 2.0,
+        colour: Literal["warm", "cool"] = "warm",
+        clip: bool = True,
+        crash: bool = False,
+    ) -> Iterator[Images]:
+        """Yield noise that becomes two colours.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            steps: how many frames.
+            pause: seconds between two.
+            scale: how strong the colours are.
+            colour: of the picture's left half.
+        """
+        del clip
+        start = noise.normal(*self.spec.shape)
+        x = self._colours(noise.uniform(3), colour) * (scale / 2)
+        for part, weight in ((c.label, 0.05), (c.text, 0.0001)):
+            if part is not None:
+                x = x + weight * part.float().reshape(n, -1).sum(1).view(-1, 1, 1, 1)
+        for step in range(1, steps + 1):
+            time.sleep(pause)
+            if crash and step > 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield torch.lerp(start, x, step / steps)
+
+    def frame_count(self, **options: Any) -> int:
+        return options.get("steps", 4)
+
+    def _colours(self, chosen: Tensor, colour: str) -> Images:
+        side = 0.4 if colour == "warm" else -0.4
+        x = (chosen - 0.5).view(-1, 3, 1, 1).expand(-1, *self.spec.shape).clone()
+        x[:, 0, :, : self.spec.width // 2] += side
+        return x
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Tensor:
+        return x.mean((2, 3))
+
+    def decode(self, z: Tensor, c: Condition = Condition()) -> Images:
+        return z[:, :, None, None].expand(-1, *self.spec.shape)
+
+    def complete(
+        self, upper: Images, c: Condition = Condition(), *, seed: Any = 0, **options: Any
+    ) -> Iterator[Images]:
+        for x in self.watch(len(upper), c, seed=seed, **options):
+            x[:, :, : upper.shape[2]] = upper
+            yield x
+
+    def edit(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Tensor | None = None,
+        strength: float = 0.6,
+        seed: Any = 0,
+        **options: Any,
+    ) -> Iterator[Images]:
+        where = torch.ones_like(x[:, :1]) if mask is None else mask
+        for new in self.watch(len(x), c, seed=seed, **options):
+            yield torch.lerp(x, new, strength * where)
+
+    def upscale(
+        self, x: Images, c: Condition = Condition(), *, seed: Any = 0, **options: Any
+    ) -> Iterator[Images]:
+        yield x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def mix(
+        self,
+        coarse: Sequence[int | Blend],
+        fine: Sequence[int | Blend],
+        c: Condition = Condition(),
+        *,
+        layer: float = 0.5,
+        **options: Any,
+    ) -> Images:
+        a = self.sample(len(coarse), c, seed=list(coarse), **options)
+        b = self.sample(len(fine), c, seed=list(fine), **options)
+        return torch.lerp(a, b, layer)
+
+
+if __name__ == "__main__":
+    from limner.studio.worker import main
+
+    main(sys.argv[1])

@@ -1,0 +1,260 @@
+"""The studio's API: what a program can ask for, and what it is told."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from conftest import Studio, png, until
+
+
+def test_a_prompt_becomes_pictures_that_say_how_they_were_made(studio: Studio):
+    job = studio.painted(prompt="a red apple", n=3, seed=7, sampler={"steps": 2})
+    assert len(job["outputs"]) == 3 and job["notes"]["remarks"] == []
+    for i, picture in enumerate(job["outputs"]):
+        settings = picture["settings"]
+        assert settings["prompt"] == "a red apple" and settings["sampler"]["steps"] == 2
+        assert settings["seed"] == 7 + i and settings["n"] == 1
+        image = studio.pixels(picture)
+        assert image.size == (16, 16)
+        assert json.loads(image.info["limner"]) == settings
+        assert image.info["parameters"].startswith("a red apple\n")
+
+
+def test_the_same_seed_is_the_same_picture_alone_and_in_a_batch(studio: Studio):
+    slow = studio.submit(sampler={"steps": 8, "pause": 0.1})["id"]  # keeps the worker busy
+    jobs = [studio.submit(prompt=words, seed=s)["id"] for words, s in (("a", 3), ("a b c", 4))]
+    studio.over(slow)
+    batched = [studio.over(id) for id in jobs]
+    assert batched[0]["started"] == pytest.approx(batched[1]["started"], abs=0.05)
+    for job in batched:
+        alone = studio.painted(prompt=job["params"]["prompt"], seed=job["params"]["seed"])
+        assert studio.pixels(alone["outputs"][0]).tobytes() == (
+            studio.pixels(job["outputs"][0]).tobytes()
+        )
+
+
+def test_models_are_described_by_their_own_schemas(studio: Studio):
+    answer = studio.client.get("/api/v1/models").json()
+    by_name = {model["name"]: model for model in answer["models"]}
+    assert {"emoji", "toy", "runs/animals"} <= by_name.keys() and answer["ready"]
+    assert "lenet" not in by_name, "a judge paints nothing"
+    assert answer["models"][0]["name"] == "emoji" and by_name["emoji"]["bundled"]
+    toy = by_name["toy"]
+    assert toy["family"] == "diffusion" and toy["text"] and toy["size"] == [3, 16, 16]
+    assert toy["schema"]["properties"]["steps"]["maximum"] == 4000
+    assert toy["help"]["scale"] == "how strong the colours are."
+    assert by_name["runs/animals"]["labels"] == ["cat", "dog", "sea horse"]
+    tasks = {"paint", "edit", "complete", "upscale", "reconstruct", "interpolate", "mix"}
+    assert toy["tasks"].keys() == tasks
+    assert toy["tasks"]["edit"]["inputs"] == {
+        "image": {"required": True},
+        "mask": {"required": False},
+    }
+    assert by_name["emoji"]["usual"]["steps"] == 40
+    assert "edit" not in by_name["emoji"]["tasks"] or True
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"model": "tooy"}, "unknown model 'tooy'"),
+        ({"model": "../../etc"}, "unknown model"),
+        ({"task": "pint"}, "unknown task of model toy, 'pint'"),
+        ({"sampler": {"steps": 0}}, "sampler option steps=0 is less than the minimum of 1"),
+        ({"sampler": {"stepz": 3}}, "unknown sampler option 'stepz'"),
+        ({"sampler": {"colour": "pink"}}, "sampler option colour='pink' is not one of"),
+        ({"options": {"strength": 1}}, "unknown option 'strength'"),
+        ({"label": "cat"}, "this model has no classes"),
+        ({"model": "runs/animals", "prompt": "cat"}, "this model was trained without text"),
+        ({"model": "runs/animals", "label": "horze"}, "unknown class 'horze'"),
+        ({"task": "edit"}, "task edit needs a picture"),
+        ({"inputs": {"image": "x" * 22}}, "task paint takes no picture"),
+        ({"n": 17}, "params.n: Input should be less than or equal to 16"),
+        ({"prompt": "x" * 200_000}, "params.prompt: String should have at most 2000"),
+        ({"prompt": "a\0b"}, "params.prompt: has a NUL character"),
+        ({"seed": 2**63}, "params.seed"),
+        ({"colour": "red"}, "params.colour: Extra inputs"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(studio: Studio, asked: dict, said: str):
+    problem = studio.submit(expect=422, **asked)
+    assert problem.keys() == {"code", "message", "hint"} and problem["code"] == "invalid"
+    assert problem["message"].startswith(said), problem
+    assert "\n" not in problem["message"] and len(problem["message"]) < 300
+
+
+def test_the_nearest_name_is_the_hint(studio: Studio):
+    assert "did you mean 'toy'?" in studio.submit(model="tooy", expect=422)["hint"]
+
+
+def test_what_only_the_worker_can_tell_fails_the_job_alone(studio: Studio):
+    job = studio.over(studio.submit(negative="a cat", sampler={"scale": 1.0})["id"])
+    assert job["state"] == "failed" and job["error"]["code"] == "invalid"
+    assert job["error"]["message"] == "a negative prompt works through guidance"
+    studio.painted(prompt="a cat")
+
+
+def test_words_that_a_model_does_not_know_are_told(studio: Studio):
+    remarks = studio.painted(prompt="a 👾 cat")["notes"]["remarks"]
+    assert len(remarks) == 1 and "unknown words" in remarks[0]
+
+
+def test_classes_are_named_or_numbered(studio: Studio):
+    pictures = [
+        studio.painted(model="runs/animals", label=label, seed=1)["outputs"][0]
+        for label in ("dog", "1", "cat")
+    ]
+    dog, one, cat = (studio.pixels(picture).tobytes() for picture in pictures)
+    assert dog == one != cat
+
+
+def test_a_job_is_followed_frame_by_frame(studio: Studio):
+    job = studio.submit(n=2, sampler={"steps": 12, "pause": 0.12})
+    heard = list(studio.events(job["id"]))
+    names = [name for _, name, _ in heard]
+    assert names[0] == "queued" and names[-1] == "done" and "started" in names
+    ids = [int(id) for id, _, _ in heard]
+    assert ids == sorted(set(ids))
+    frames = [data for _, name, data in heard if name == "frame"]
+    steps = [data["step"] for data in frames]
+    assert len(steps) >= 6 and steps == sorted(set(steps)) and frames[0]["pictures"] == 2
+    progress = [data for _, name, data in heard if name == "progress" and data["steps"]]
+    assert progress[-1]["steps"] == 12 and 0 <= progress[-1]["eta"] < 2
+    import base64
+
+    frame = Image.open(io.BytesIO(base64.b64decode(frames[-1]["webp"])))
+    assert frame.format == "WEBP" and frame.size == (32, 16)
+
+
+def test_frames_come_at_most_ten_times_a_second(studio: Studio):
+    job = studio.submit(sampler={"steps": 200, "pause": 0.005})
+    start = time.monotonic()
+    frames = sum(name == "frame" for _, name, _ in studio.events(job["id"]))
+    assert 2 <= frames <= 10 * (time.monotonic() - start) + 1
+
+
+def test_a_stream_resumes_after_the_last_event_that_was_heard(studio: Studio):
+    job = studio.submit(sampler={"steps": 30, "pause": 0.05})
+    for id, name, data in studio.events(job["id"]):
+        if name == "frame":
+            heard, step = id, data["step"]
+            break
+    rest = list(studio.events(job["id"], after=heard))
+    assert all(int(id) > int(heard) for id, _, _ in rest)
+    names = [name for _, name, _ in rest]
+    assert "started" not in names and "queued" not in names and names[-1] == "done"
+    assert all(data["step"] > step for _, name, data in rest if name == "frame")
+    assert [name for _, name, _ in studio.events(job["id"], after=rest[-1][0])] == ["done"]
+
+
+def test_cancelling_ends_what_runs_and_what_waits(studio: Studio):
+    running = studio.submit(sampler={"steps": 4000, "pause": 0.02})["id"]
+    waiting = studio.submit(sampler={"steps": 3}, seed=1)["id"]
+    until(lambda: studio.job(running)["state"] == "running")
+    assert studio.job(waiting)["position"] == 1
+    other = studio.submit(sampler={"steps": 2})["id"]
+    assert studio.client.delete(f"/api/v1/jobs/{waiting}").json()["state"] == "cancelled"
+    start = time.monotonic()
+    assert studio.client.delete(f"/api/v1/jobs/{running}").json()["state"] == "cancelled"
+    assert studio.over(other)["state"] == "done"
+    assert time.monotonic() - start < 5
+    assert [name for _, name, _ in studio.events(running)] == ["cancelled"]
+    assert studio.client.delete(f"/api/v1/jobs/{other}").json()["state"] == "done"
+
+
+def test_pictures_are_edited_completed_enlarged_and_mixed(studio: Studio):
+    red = studio.send(png(colour="red"))["id"]
+    half = Image.new("L", (16, 16), 0)
+    half.paste(255, (0, 0, 8, 16))
+    file = io.BytesIO()
+    half.save(file, "PNG")
+    mask = studio.send(file.getvalue())["id"]
+    job = studio.painted(
+        task="edit", inputs={"image": red, "mask": mask}, options={"strength": 1.0}
+    )
+    edited = studio.pixels(job["outputs"][0])
+    assert edited.getpixel((12, 5)) == (255, 0, 0) != edited.getpixel((3, 5))
+    assert job["outputs"][0]["settings"]["task"] == "edit"
+    done = studio.painted(task="complete", inputs={"image": red}, options={"keep": 0.25})
+    lower = studio.pixels(done["outputs"][0])
+    assert lower.getpixel((4, 3)) == (255, 0, 0) != lower.getpixel((4, 4))
+    large = studio.painted(task="upscale", inputs={"image": red})["outputs"][0]
+    assert (large["width"], large["height"]) == (32, 32)
+    inputs = {"image": red, "other": studio.send(png(colour="blue"))["id"]}
+    path = studio.painted(task="interpolate", inputs=inputs, options={"steps": 5})["outputs"]
+    assert len(path) == 5 and studio.pixels(path[0]).getpixel((0, 0)) == (255, 0, 0)
+    assert len(studio.painted(task="mix", options={"rows": 2, "columns": 3})["outputs"]) == 6
+    again = studio.painted(task="reconstruct", inputs={"image": path[4]["id"]})["outputs"][0]
+    assert studio.pixels(again).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_history_is_searched_favoured_and_deleted(studio: Studio):
+    job = studio.painted(prompt="a zebra crossing", n=2)
+    found = studio.client.get("/api/v1/history", params={"search": "ZEBRA"}).json()
+    assert found["total"] == 2 and {p["job"] for p in found["pictures"]} == {job["id"]}
+    one, two = (picture["id"] for picture in found["pictures"])
+    studio.client.patch(f"/api/v1/history/{one}", json={"favourite": True})
+    kept = studio.client.get("/api/v1/history", params={"search": "zebra", "favourite": True})
+    assert [picture["id"] for picture in kept.json()["pictures"]] == [one]
+    page = studio.client.get(f"/api/v1/history/{two}").json()
+    assert page["job"]["id"] == job["id"] and page["picture"]["words"] == "a zebra crossing"
+    url = page["picture"]["url"]
+    assert studio.client.get(url, params={"w": 64}).status_code == 200
+    assert studio.client.delete(f"/api/v1/history/{two}").status_code == 204
+    assert studio.client.get(url).status_code == 404
+    assert studio.client.get("/api/v1/history", params={"search": "zebra"}).json()["total"] == 1
+
+
+def test_a_picture_comes_back_with_its_settings_and_is_enlarged_pixel_by_pixel(studio: Studio):
+    picture = studio.painted(prompt="a tree", sampler={"steps": 3})["outputs"][0]
+    content = studio.client.get(picture["url"]).content
+    sent = studio.send(content)
+    assert sent["settings"] == picture["settings"]
+    assert "limner" not in studio.pixels(sent).info
+    large = Image.open(io.BytesIO(studio.client.get(picture["url"] + "?w=64").content))
+    assert large.tobytes() == studio.pixels(picture).resize((64, 64), 0).tobytes()
+
+
+def test_a_grid_is_found_by_its_name(studio: Studio):
+    for x in range(2):
+        studio.submit(board="board-12345", cell={"x": x, "names": ["seed"]}, seed=x)
+    jobs = studio.client.get("/api/v1/jobs", params={"board": "board-12345"}).json()["jobs"]
+    assert [job["cell"]["x"] for job in jobs] == [0, 1]
+    for job in jobs:
+        studio.over(job["id"])
+
+
+def test_a_new_run_appears_by_itself(studio: Studio):
+    import shutil
+
+    shutil.copytree(studio.folder / "toy", studio.folder / "runs" / "newest")
+    try:
+        until(
+            lambda: any(
+                model["name"] == "runs/newest"
+                for model in studio.client.get("/api/v1/models").json()["models"]
+            )
+        )
+        (studio.folder / "runs" / "newest" / "model.safetensors").write_bytes(b"broken")
+        until(
+            lambda: "runs/newest" in studio.client.get("/api/v1/models").json()["broken"],
+        )
+    finally:
+        shutil.rmtree(studio.folder / "runs" / "newest")
+
+
+def test_numbers_are_there_for_prometheus(studio: Studio):
+    studio.painted()
+    lines = dict(line.rsplit(" ", 1) for line in studio.client.get("/metrics").text.splitlines())
+    assert int(lines['limner_jobs{state="done"}']) >= 1 and lines["limner_workers"] == "1"
+
+
+def test_the_server_needs_no_torch():
+    code = "import sys, limner.studio.serve; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
