@@ -77,9 +77,10 @@ class Augmentation(nn.Module):
         """Changed pictures."""
         if not self.target:
             return x
-        chances = Chances(self.p, noise)
-        x = sampled(x, placements(chances, x.shape[2], x.shape[3]))
-        return recoloured(x, colours(chances)) if x.shape[1] in (1, 3) else x
+        with torch.autocast(x.device.type, enabled=False):  # half a pixel is much
+            chances = Chances(self.p, noise)
+            x = sampled(x.float(), placements(chances, x.shape[2], x.shape[3]))
+            return recoloured(x, colours(chances)) if x.shape[1] in (1, 3) else x
 
     @torch.no_grad()
     def notice(self, real: Float[Tensor, "b"], step: int) -> None:
