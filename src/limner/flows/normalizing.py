@@ -57,13 +57,14 @@ class CouplingNetwork(nn.Module):
         self.think = nn.Conv2d(hidden, hidden, 1)
         self.say = zero(nn.Conv2d(hidden, out, 3, padding=1))
         self.told = nn.Linear(vector, hidden, bias=False) if vector else None
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
         """theta of a coupling."""
         h = self.look(x if s.planes is None else torch.cat([x, s.planes], 1))
         if self.told is not None and s.vector is not None:
             h = h + self.told(s.vector)[:, :, None, None]
-        return self.say(F.relu(self.think(F.relu(h))))
+        return self.say(F.relu_(self.think(F.relu_(h))))
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:

@@ -16,6 +16,7 @@ shift the networks' features.
 
 from typing import Annotated
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -67,6 +68,7 @@ class Network(nn.Module):
         )
         self.norm = NormSiLU(features)
         self.leave = zero(nn.Conv2d(features, out, 1))
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
         """theta of a coupling."""
