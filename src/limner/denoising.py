@@ -221,7 +221,7 @@ class DenoisingModel(GenerativeModel):
             model.
     """
 
-    default_sampler: ClassVar[str]
+    default_sampler: ClassVar[SamplerName]
     default_steps: ClassVar[int]
     schedule: Schedule
 
@@ -331,7 +331,7 @@ class DenoisingModel(GenerativeModel):
         return (options.get("steps") or self.default_steps) + 1
 
 
-def chosen_sampler(name: str, **options: float | None) -> Sampler:
+def chosen_sampler(name: SamplerName, **options: float | None) -> Sampler:
     """A sampler by name with the options that were given.
 
     Raises:

@@ -227,9 +227,10 @@ class UniPC(Sampler):
     def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x_hat = D(x, t, c)
-        views, last = memory or ((), None)
+        views: tuple[_View, ...] = memory[0] if memory else ()
+        last: _Last | None = memory[1] if memory else None
         now = _View(x_hat, _log_ratio(*levels_t))
-        if last is not None and all(math.isfinite(view.at) for view in (now, views[0])):
+        if last is not None and math.isfinite(views[0].at):
             x = _combined(last.x, last.levels, levels_t, views[: last.order], now)
         past = _remembered(views, x_hat, now.at, self.order)
         order = len(past) if math.isfinite(_log_ratio(*levels_s)) else 1

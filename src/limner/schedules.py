@@ -62,6 +62,15 @@ class Schedule(ABC):
     def label(self, t: Times) -> Times:
         """What the network is told instead of t: a number that varies over about a thousand."""
 
+    @abstractmethod
+    def time_of(self, s: Times) -> Times:
+        """The time at which sigma / alpha is s."""
+
+    @property
+    @abstractmethod
+    def ends(self) -> Float64[Tensor, "2"]:
+        """The times of the least noise that a network is trained on, and of the most."""
+
     @property
     def prior_deviation(self) -> float:
         """The standard deviation of x at the first time, where sampling starts."""
@@ -129,6 +138,18 @@ class DiscreteSchedule(Schedule):
         """1000 t, which is the step's number when T = 1000."""
         return 1000 * t
 
+    def time_of(self, s: Times) -> Times:
+        """Where alpha-bar is 1 / (1 + s^2), by table."""
+        table, wanted = self._log_alpha_bar.to(s.device), -torch.log1p(s.double() ** 2)
+        above = torch.searchsorted(-table, -wanted).clamp(1, self.T)
+        start, end = table[above - 1], table[above]
+        return (above - 1 + ((wanted - start) / (end - start)).clamp(0, 1)) / self.T
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """The first step and the last."""
+        return torch.tensor([1 / self.T, 1.0], dtype=torch.float64)
+
 
 def linear_betas(T: int = 1000) -> Float64[Tensor, "T"]:
     """DDPM's betas (section 4): linear from 1e-4 to 0.02 for T = 1000, else times 1000 / T."""
@@ -169,6 +190,15 @@ class LinearPath(Schedule):
         """1000 t."""
         return 1000 * t
 
+    def time_of(self, s: Times) -> Times:
+        """s / (1 + s)."""
+        return s / (1 + s)
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """A thousandth, and nearly 1, where nothing is left of the picture."""
+        return torch.tensor([1e-3, 1 - 1e-5], dtype=torch.float64)
+
 
 @dataclass(frozen=True)
 class VarianceExploding(Schedule):
@@ -197,6 +227,15 @@ class VarianceExploding(Schedule):
     def label(self, t: Times) -> Times:
         """250 ln sigma: EDM's c_noise = ln(sigma) / 4 on the scale of the other labels."""
         return 250 * t.log()
+
+    def time_of(self, s: Times) -> Times:
+        """s."""
+        return s
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """sigma_min and sigma_max."""
+        return torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)
 
     @property
     def prior_deviation(self) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limner.errors import LimnerError
-from limner.flows.continuous import divergence, hutchinson, log_density
+from limner.continuous import divergence, hutchinson, log_density
 from limner.noise import Noise
 from limner.ode import solve
 

@@ -30,6 +30,7 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor
 
+from limner import probability_flow
 from limner.denoising import (
     DenoisingModel,
     Parametrisation,
@@ -156,14 +157,23 @@ class DDPM(DenoisingModel, LikelihoodModel):
         return f"{min(_TERMS, self.T):,} of {self.T:,} steps, one draw each"
 
     def log_prob(
-        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        terms: int = _TERMS,
+        way: Literal["chain", "flow"] = "chain",
     ) -> Likelihood:
         """A lower bound of log P(x), from as many steps of the chain as `terms` says.
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
             terms: see `bound`.
+            way: "flow" for an estimate along the probability flow instead, `probability_flow`.
         """
+        if way == "flow":
+            return probability_flow.log_prob(self, x, c, noise=noise)
         parts = self.bound(x, c, noise=noise, terms=terms)
         return Likelihood(-(parts.prior + parts.steps + parts.decoder), "lower")
 

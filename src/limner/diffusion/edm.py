@@ -7,6 +7,8 @@ Time is the noise's standard deviation sigma. The network's input and target hav
 every sigma (table 1); training draws ln sigma from a normal law; sampling is Heun's method on few,
 well chosen sigmas.
 
+The likelihood is that of the probability flow (`probability_flow`), from sigma_min to sigma_max.
+
 Kept: preconditioning, loss, noise law, times, the stochastic and the deterministic sampler.
 Different: sigma_data is measured on the data unless it is given; no augmentation pipeline; the
 U-Net works on 2 x 2 patches.
@@ -19,10 +21,13 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from limner.continuous import Divergence, protocol
 from limner.denoising import DenoisingModel, Parametrisation, edm
-from limner.image import Batch, ImageSpec
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import Likelihood, LikelihoodModel
 from limner.nn.unet import UNet
 from limner.noise import Noise
+from limner.probability_flow import log_prob
 from limner.registry import Paper, register
 from limner.schedules import Times, VarianceExploding
 
@@ -40,7 +45,7 @@ _MEASURED_BATCHES = 16
     ),
     tiny={"channels": (8, 16)},
 )
-class EDM(DenoisingModel):
+class EDM(DenoisingModel, LikelihoodModel):
     """EDM: preconditioned denoising over log-normal noise levels, sampled by Heun's method.
 
     Args:
@@ -54,6 +59,7 @@ class EDM(DenoisingModel):
 
     default_sampler = "heun"
     default_steps = 18
+    likelihood_is_slow = True
     sigma_data: torch.Tensor
 
     def __init__(
@@ -92,3 +98,20 @@ class EDM(DenoisingModel):
     def draw_times(self, noise: Noise) -> Times:
         """sigma with ln sigma ~ N(mean, deviation^2)."""
         return (self.mean + self.deviation * noise.normal(dtype=torch.float64)).exp()
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How it was dequantised, and how the divergence is computed."""
+        return protocol(self.spec)
+
+    def log_prob(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        divergence: Divergence | None = None,
+        tolerance: float = 1e-4,
+    ) -> Likelihood:
+        """log P(x) along the probability flow; arguments as of `probability_flow.log_prob`."""
+        return log_prob(self, x, c, noise=noise, divergence=divergence, tolerance=tolerance)

@@ -16,16 +16,14 @@ algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but only among those th
 thing, for else the noise would tell what a picture is of.
 """
 
-import math
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from limner.continuous import Divergence, discrete_log_prob, log_density, protocol
 from limner.denoising import DenoisingModel, Parametrisation, flow
-from limner.dequantisation import Uniform
-from limner.flows.continuous import log_density
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Likelihood, LikelihoodModel
 from limner.nn.unet import UNet
@@ -33,8 +31,6 @@ from limner.noise import Noise
 from limner.registry import Paper, register
 from limner.schedules import LinearPath, Times
 from limner.transport import assignment
-
-_EXACT = 32  # numbers in a picture up to which the divergence is exact unless asked otherwise
 
 
 def _uniform(noise: Noise) -> Times:
@@ -120,8 +116,7 @@ class FlowMatching(DenoisingModel, LikelihoodModel):
     @property
     def likelihood_protocol(self) -> str:
         """How it was dequantised, and how the divergence is computed."""
-        way = "exact" if self.spec.dimensions <= _EXACT else "Hutchinson's"
-        return f"uniform dequantisation, one draw; {way} divergence"
+        return protocol(self.spec)
 
     def log_prob(
         self,
@@ -129,29 +124,26 @@ class FlowMatching(DenoisingModel, LikelihoodModel):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        divergence: Literal["exact", "hutchinson"] | None = None,
+        divergence: Divergence | None = None,
         tolerance: float = 1e-4,
     ) -> Likelihood:
         """log P(x) by the change of variables along the flow, from dequantised pictures.
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
-            divergence: exact, which takes a backward pass for each number of a picture, or
-                Hutchinson's estimate; by default exact for the smallest pictures.
+            divergence: see `continuous.discrete_log_prob`.
             tolerance: of the steps, whose lengths each picture has for itself.
         """
-        levels, D = self.spec.levels, self.spec.dimensions
-        y, log_bins = Uniform(levels)(x, noise=noise)
-        wide = levels / (levels - 1)  # of levels at -1 and 1, the outer bins reach beyond
-        exact = divergence == "exact" or (divergence is None and D <= _EXACT)
-        nats, _ = log_density(
-            lambda at, t, rows: self.velocity(at, t, c.rows(rows)),
-            wide * (2 * y - 1),
-            noise=None if exact else noise,
-            tolerance=tolerance,
-        )
-        nats = nats + D * math.log(2 * wide) + log_bins
-        return Likelihood(nats, "lower" if exact else "estimate")
+
+        def density(y: Images, signs: Noise | None) -> Tensor:
+            return log_density(
+                lambda at, t, rows: self.velocity(at, t, c.rows(rows)),
+                y,
+                noise=signs,
+                tolerance=tolerance,
+            )[0]
+
+        return discrete_log_prob(density, x, self.spec, noise=noise, divergence=divergence)
 
 
 def _alike(c: Condition, n: int) -> list[Tensor]:

@@ -16,27 +16,39 @@ References:
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.image import Images
+from limner.dequantisation import Uniform
+from limner.image import Images, ImageSpec
+from limner.model import Likelihood
 from limner.noise import Noise
 from limner.ode import Solution, rms, solve
 
+Divergence = Literal["exact", "hutchinson"]
+_EXACT = 32  # numbers in a picture up to which the divergence is exact unless asked otherwise
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """v(x, t, rows): of some pictures, "r c h w", whose numbers are `rows`, each at its own time."""
 
 
-def log_density(
-    v: Velocity, x: Images, *, noise: Noise | None, tolerance: float
-) -> tuple[Float[Tensor, "b"], Solution]:
-    """log p(x) in nats, and where the pictures have arrived at t = 1.
+def carried(
+    v: Velocity,
+    x: Images,
+    start: float,
+    end: float,
+    *,
+    noise: Noise | None,
+    tolerance: float,
+) -> tuple[Images, Float[Tensor, "b"], Solution]:
+    """Where pictures arrive, the integral of div v on their way, and what it took.
 
     Args:
         v: the velocity.
-        x: pictures, or any numbers of their shape, at t = 0.
+        x: pictures, or any numbers of their shape, at the start.
+        start, end: times, in either order.
         noise: streams for the signs of Hutchinson's estimate; None for the exact divergence.
         tolerance: the error of a step, for each number on its own scale and for the nats of each.
     """
@@ -56,10 +68,53 @@ def log_density(
         return torch.maximum(rms(error[:, :-1]), error[:, -1].abs())
 
     state = torch.cat([x.flatten(1), x.new_zeros(n, 1)], 1)
-    found = solve(slope, state, 0.0, 1.0, rtol=tolerance, atol=tolerance, norm=worst)
-    z, gained = found.x[:, :-1], D * found.x[:, -1]
-    log_noise = -0.5 * (z.square().sum(1) + D * math.log(2 * math.pi))
-    return log_noise + gained, found
+    found = solve(slope, state, start, end, rtol=tolerance, atol=tolerance, norm=worst)
+    return found.x[:, :-1].view_as(x), D * found.x[:, -1], found
+
+
+def log_density(
+    v: Velocity, x: Images, *, noise: Noise | None, tolerance: float
+) -> tuple[Float[Tensor, "b"], Solution]:
+    """log p(x) in nats, and where the pictures have arrived at t = 1; arguments as of `carried`."""
+    z, gained, found = carried(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
+    return log_normal(z) + gained, found
+
+
+def log_normal(z: Images) -> Float[Tensor, "b"]:
+    """log N(z; 0, I)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+
+
+def discrete_log_prob(
+    density: Callable[[Images, Noise | None], Float[Tensor, "b"]],
+    x: Images,
+    spec: ImageSpec,
+    *,
+    noise: Noise,
+    divergence: Divergence | None = None,
+) -> Likelihood:
+    """log P of pictures of levels under a density of numbers, uniformly dequantised.
+
+    Args:
+        density: log p of numbers around [-1, 1], given streams for Hutchinson's signs or none.
+        x: pictures on the grid of the levels.
+        spec: what they are.
+        noise: random streams.
+        divergence: exact, which takes a backward pass for each number of a picture, or Hutchinson's
+            estimate; by default exact for the smallest pictures.
+    """
+    y, log_bins = Uniform(spec.levels)(x, noise=noise)
+    wide = spec.levels / (spec.levels - 1)  # of levels at -1 and 1, the outer bins reach beyond
+    exact = divergence == "exact" or (divergence is None and spec.dimensions <= _EXACT)
+    nats = density(wide * (2 * y - 1), None if exact else noise)
+    nats = nats + spec.dimensions * math.log(2 * wide) + log_bins
+    return Likelihood(nats, "lower" if exact else "estimate")
+
+
+def protocol(spec: ImageSpec) -> str:
+    """What stands beside `discrete_log_prob` in reports."""
+    way = "exact" if spec.dimensions <= _EXACT else "Hutchinson's"
+    return f"uniform dequantisation, one draw; {way} divergence"
 
 
 def divergence(v: Float[Tensor, "b *n"], x: Float[Tensor, "b *n"]) -> Float[Tensor, "b"]:

@@ -1,0 +1,93 @@
+"""Likelihoods along the probability flow, where the flow is known in closed form."""
+
+import math
+
+import pytest
+import torch
+from analytic import NOTHING, Gaussian
+from toy import SPEC
+
+from limner.diffusion.ddpm import DDPM
+from limner.diffusion.edm import EDM
+from limner.flows.flow_matching import FlowMatching
+from limner.image import Condition, ImageSpec
+from limner.noise import Noise
+from limner.probability_flow import log_density, log_prob
+from limner.schedules import (
+    DiscreteSchedule,
+    LinearPath,
+    VarianceExploding,
+    cosine_betas,
+    linear_betas,
+)
+
+SCHEDULES = {
+    "linear": DiscreteSchedule(linear_betas()),
+    "cosine": DiscreteSchedule(cosine_betas()),
+    "line": LinearPath(),
+    "exploding": VarianceExploding(),
+}
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+
+
+@every_schedule
+def test_the_time_of_a_noise_level_is_the_inverse_of_the_level(schedule):
+    low, high = schedule.ends.log().tolist()
+    t = torch.linspace(low, high, 50, dtype=torch.float64).exp()
+    alpha, sigma = schedule(t)
+    torch.testing.assert_close(schedule.time_of(sigma / alpha), t, rtol=1e-9, atol=0)
+
+
+@every_schedule
+@pytest.mark.parametrize("exact", [True, False])
+def test_gaussian_pictures_have_the_density_of_their_affine_flow(schedule, exact):
+    """x_T = alpha mu + d (y - mu), d = deviation at the end over that at the start; of a diagonal
+    Jacobian, Hutchinson's estimate is exact."""
+    D = Gaussian(schedule, 0.3, 0.2)
+    y = 0.3 + 0.6 * torch.randn(4, 2, 2, 1, dtype=torch.float64)
+    alpha, sigma = schedule(schedule.ends)
+    first = (0.2 + float(sigma[0] / alpha[0]) ** 2) ** 0.5
+    mean, deviation = D.marginal(schedule.ends[1])
+    stretched = deviation / first
+    prior = torch.distributions.Normal(0.0, schedule.prior_deviation)
+    known = (prior.log_prob(mean + stretched * (y - 0.3)) + math.log(stretched)).sum((1, 2, 3))
+    noise = None if exact else Noise.sampling(0, 4)
+    found = log_density(D, y, NOTHING, noise=noise, tolerance=1e-8)
+    torch.testing.assert_close(found, known, rtol=0, atol=1e-5)
+    near = torch.distributions.Normal(0.3, 0.2**0.5).log_prob(y).sum((1, 2, 3))
+    torch.testing.assert_close(found, near, rtol=0, atol=0.05)  # the law of the data
+
+
+@pytest.mark.parametrize("model", [DDPM, EDM])
+def test_models_have_it_for_each_picture_by_itself(model):
+    spec = ImageSpec(1, 4, 4, labels=("one", "two"))
+    one = model(spec, channels=(4,)).double().eval()
+    x = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4).double()
+    x = ((x + 1) * 127.5).round() / 127.5 - 1
+    c = Condition(label=torch.tensor([0, 1, -1]))
+    said = log_prob(one, x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
+    assert said.kind == "lower" and said.nats.isfinite().all()
+    alone = log_prob(one, x[1:2], c.rows(slice(1, 2)), noise=Noise.sampling(1, 1), tolerance=1e-2)
+    torch.testing.assert_close(alone.nats, said.nats[1:2], rtol=1e-9, atol=1e-6)
+    if model is DDPM:
+        also = one.log_prob(x, c, noise=Noise.sampling(0, 3), way="flow")
+        torch.testing.assert_close(also.nats, said.nats, rtol=0.02, atol=1.0)
+    else:
+        assert "exact divergence" in one.likelihood_protocol
+    assert log_prob(
+        model(SPEC, channels=(4,)), torch.ones(1, *SPEC.shape), Condition(),
+        noise=Noise.sampling(0, 1), tolerance=0.1,
+    ).kind == "estimate"  # fmt: skip
+
+
+def test_it_agrees_with_the_flow_in_time_where_paths_are_lines():
+    """Both ways on one network, from slightly different starts."""
+    model = FlowMatching(ImageSpec(1, 3, 3), channels=(4,), patch=1).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    x = ((torch.rand(3, 1, 3, 3).double() * 255).round() / 127.5) - 1
+    noise = [Noise.sampling(0, 3) for _ in range(2)]
+    in_time = model.log_prob(x, noise=noise[0], tolerance=1e-5).nats
+    in_noise = log_prob(model, x, Condition(), noise=noise[1], tolerance=1e-5).nats
+    torch.testing.assert_close(in_noise, in_time, rtol=0, atol=0.3)
