@@ -229,7 +229,12 @@ def sample(
         typer.echo(str(path))
 
 
-for command in (cli_pictures.edit, cli_pictures.reconstruct, cli_pictures.interpolate):
+for command in (
+    cli_pictures.edit,
+    cli_pictures.reconstruct,
+    cli_pictures.interpolate,
+    cli_pictures.style_mix,
+):
     app.command()(command)
 
 

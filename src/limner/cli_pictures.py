@@ -1,4 +1,4 @@
-"""The commands that are given pictures: edit, reconstruct, interpolate."""
+"""The commands that make pictures of others: edit, reconstruct, interpolate, style-mix."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,14 +91,46 @@ def interpolate(
         typer.echo(str(path))
 
 
+def style_mix(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[sampler.key=value ...]", show_default=False)
+    ] = None,
+    model: Model = None,
+    layers: Annotated[
+        str, typer.Option(help="What comes from above: coarse, middle, fine, or as in 2-5.")
+    ] = "fine",
+    n: Annotated[int, typer.Option("-n", min=1, max=100, help="Columns.")] = 6,
+    rows: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 4,
+    seed: Annotated[
+        int, typer.Option(help="Column i is drawn from seed + i, rows from the next ones.")
+    ] = 0,
+    prompt: Prompt = None,
+    label: Label = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("style-mix.png"),
+    device: Device = "auto",
+) -> None:
+    """Mix styles: each picture is the one at its left, with some layers of the one above it."""
+    from limner import mixing
+    from limner.painting import write
+
+    _check_png(out)
+    words, options = apart(arguments, "sampler")
+    if words:
+        raise LimnerError(f"'{words[0]}' is no option; give sampler.key=value")
+    wish = _wish(model, prompt, label, n, seed=seed, **options)
+    sheet, wish, taken = mixing.style_mix(wish, rows, layers, device=device)
+    for path in write(sheet, wish, out):
+        typer.echo(f"{path}  (layers {taken.start} to {taken.stop - 1} from above)")
+
+
 def _check_png(out: Path) -> None:
     if out.suffix.lower() != ".png":
         raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
 
 
-def _wish(model: str | None, prompt: str | None, label: str | None, n: int) -> Any:
+def _wish(model: str | None, prompt: str | None, label: str | None, n: int, **settings: Any) -> Any:
     """A wish for pictures that are made from others."""
     from limner.painting import Wish
 
     asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
-    return Wish.of(asked | {"model": model, "n": n, "sampler": {}})
+    return Wish.of(asked | {"model": model, "n": n, "sampler": {}} | settings)

@@ -89,7 +89,7 @@ def _opened(wish: Wish, device: str) -> tuple[Encodes, Wish]:
     model, _ = open_model(wish, device)
     if not isinstance(model, Encodes):
         raise LimnerError(
-            f"a {model.name} model has no codes; autoencoders and flows have: "
+            f"a {model.name} model has no codes; autoencoders, flows and StyleGAN2 have: "
             "limner train vae mnist makes one"
         )
     return model, replace(wish, sampler={})

@@ -232,7 +232,7 @@ class StyleGAN2(Encodes):
         for step in range(_SEARCH_STEPS):
             adam.param_groups[0]["lr"] = _SEARCH_RATE * math.cos(math.pi / 2 * step / _SEARCH_STEPS)
             with torch.enable_grad():
-                off = apart(pyramid(self.decode(code, c)), wanted)
+                off = apart(pyramid(shown(self.decode(code, c))), wanted)
                 loss = (off + _PRIOR * code.square().mean(1)).sum()
                 (code.grad,) = torch.autograd.grad(loss, code)
             adam.step()
@@ -247,7 +247,7 @@ class StyleGAN2(Encodes):
             of = self._completed(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
             w = self.mapping(noise.normal(self.latent).to(self.w_axes), of)
             code = (w - self.centre(c.rows(own), len(w))) @ torch.linalg.inv(self.w_axes)
-            made = pyramid(self.decode(code, c.rows(own).repeat(len(code))))
+            made = pyramid(shown(self.decode(code, c.rows(own).repeat(len(code)))))
             nearest = apart(made, [size[own] for size in wanted]).argmin()
             starts.append(code[nearest])
         return torch.stack(starts)
@@ -320,6 +320,11 @@ def path_lengths(paint: Callable[[Styles], Images], w: Styles, y: Images) -> Flo
     y = y / math.sqrt(y.shape[2] * y.shape[3])
     (slope,) = torch.autograd.grad((paint(w) * y).sum(), w, create_graph=True)
     return slope.square().sum(2).mean(1).sqrt()
+
+
+def shown(x: Images) -> Images:
+    """What is seen of a picture, and a tenth of what lies beyond [-1, 1], so that it can return."""
+    return torch.lerp(x.clamp(-1, 1), x, 0.1)
 
 
 def pyramid(x: Images) -> list[Tensor]:

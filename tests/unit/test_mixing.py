@@ -1,0 +1,138 @@
+"""`limner style-mix`: what is in which place of the matrix, and that codes of styles have paths."""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from limner import latents, mixing
+from limner.__main__ import main
+from limner.checkpoint import load, save_model
+from limner.codes import Encodes
+from limner.editing import read_picture
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, ImageSpec, to_uint8
+from limner.model import Mixes
+from limner.painting import Wish
+from limner.pictures import read_settings
+from limner.registry import build
+
+SPEC = ImageSpec(1, 8, 8, labels=("one", "two"))
+SMALL = {"latent": 3, "style": 4, "depth": 1, "channels": 3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("mixing") / "model"
+    torch.manual_seed(0)
+    made = build("stylegan2", SPEC, **SMALL)
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.3 * torch.randn_like(p)
+        label = torch.tensor([0, 1])
+        made.calibrate(iter([Batch(torch.zeros(2, *SPEC.shape), Condition(label=label))]))
+    save_model(made, folder)
+    return str(folder)
+
+
+def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
+    wish = Wish(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
+    sheet, said, taken = mixing.style_mix(wish, 2, "fine")
+    assert sheet.columns == 4 and taken == slice(3, 4)
+    assert said.sampler == {"psi": 0.8, "cutoff": None}
+    known = load(model)
+    assert isinstance(known, Mixes)
+    two = Condition(label=torch.tensor([1]))
+    cells = sheet.images.unflatten(0, (3, 4))
+    assert bool((cells[0, 0] == 255).all())
+    assert torch.equal(cells[0, 1:], to_uint8(known.sample(3, two, seed=[5, 6, 7], psi=0.8)))
+    assert torch.equal(cells[1:, 0], to_uint8(known.sample(2, two, seed=[8, 9], psi=0.8)))
+    for i, j in ((0, 0), (1, 2)):
+        mixed = known.mix([5 + j], slice(3, 4), two, seed=[8 + i], psi=0.8)
+        assert torch.equal(cells[1 + i, 1 + j], to_uint8(mixed)[0])
+        assert not torch.equal(cells[1 + i, 1 + j], cells[1 + i, 0])
+        assert not torch.equal(cells[1 + i, 1 + j], cells[0, 1 + j])
+
+
+@pytest.mark.parametrize(
+    ("named", "first", "end"),
+    [("coarse", 0, 3), ("middle", 3, 5), ("fine", 5, 8), ("0", 0, 1), ("2-5", 2, 6), ("7-7", 7, 8)],
+)
+def test_layers_by_name_and_number(named: str, first: int, end: int):
+    assert mixing.chosen(named, 8) == slice(first, end)
+
+
+@pytest.mark.parametrize("count", range(2, 20, 2))
+def test_the_parts_are_all_layers(count: int):
+    edges = [mixing.chosen(part, count) for part in mixing.PARTS]
+    assert edges[0].start == 0 and edges[-1].stop == count
+    assert all(a.stop == b.start for a, b in pairwise(edges))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [("rough", "names no layers"), ("5-2", "0 to 7"), ("8", "0 to 7"), ("-1", "names no layers")],
+)
+def test_other_layers_are_refused(named: str, said: str):
+    with pytest.raises(LimnerError, match=said):
+        mixing.chosen(named, 8)
+
+
+@pytest.fixture(scope="module")
+def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Pictures that the model can paint."""
+    folder, known = tmp_path_factory.mktemp("pictures"), load(model)
+    assert isinstance(known, Encodes)
+    with torch.no_grad():
+        codes = torch.tensor([[0.5, -0.5, 0.5, 0.0], [-0.5, 0.5, 0.0, 0.5]])
+        x = to_uint8(known.decode(codes, Condition(label=torch.tensor([0, 0]))))
+    for i, image in enumerate(x):
+        Image.fromarray(image[0].numpy()).save(folder / f"{i}.png")
+    return sorted(folder.iterdir())
+
+
+def test_pictures_have_codes_of_styles(model: str, files: list[Path], monkeypatch):
+    monkeypatch.setattr("limner.gans.stylegan2._SEARCH_STEPS", 40)
+    wish = Wish(model, labels=("one",), sampler={})
+    sheet, _, error = latents.reconstruct(files, wish)
+    x = torch.cat([read_picture(file, SPEC) for file in files])
+    assert error < 0.2 * float((x[0] - x[1]).square().mean())
+    path, _ = latents.interpolate(files, wish, 3)
+    assert torch.equal(path.images[1], sheet.images[2])
+    assert torch.equal(path.images[3], sheet.images[3])
+    one, _ = latents.interpolate(files[:1], wish, 3)
+    assert one.columns == 7 and len(one.images) == 4 * 7
+
+
+def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
+    def limner_(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    out = tmp_path / "out.png"
+    given = ["style-mix", "-m", model, "-o", str(out)]
+    code, said, _ = limner_(*given, "-n", "3", "--rows", "2", "sampler.psi=0.5", "--layers", "0-1")
+    assert code == 0 and said == f"{out}  (layers 0 to 1 from above)\n"
+    settings = read_settings(out)
+    assert settings is not None and settings["sampler"]["psi"] == 0.5
+    with Image.open(out) as shown:
+        assert shown.width > shown.height
+    assert limner_(*given, "--label", "two", "-n", "1", "--rows", "1")[0] == 0
+    code, _, said = limner_(*given, "--layers", "9")
+    assert code == 2 and "0 to 3" in said
+    code, _, said = limner_(*given, "cat")
+    assert code == 2 and "'cat' is no option" in said
+    code, _, said = limner_(*given[:-1], "out.jpg")
+    assert code == 2 and "no PNG file" in said
+
+
+def test_what_has_no_styles_is_refused(tmp_path: Path):
+    save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
+    with pytest.raises(LimnerError, match="a pixelcnn model has no styles to mix; stylegan2 has"):
+        mixing.style_mix(Wish(str(tmp_path), sampler={}), 2, "fine")
