@@ -1,0 +1,108 @@
+// The API as the page uses it: requests, uploads, and jobs that are followed.
+
+/** An error as the server tells it: message and hint. */
+export class Problem extends Error {
+  constructor({ code, message, hint }) {
+    super(message);
+    this.code = code;
+    this.hint = hint;
+  }
+}
+
+/** A request; `body` is sent as JSON. Asks again while the server is starting. */
+export async function ask(method, path, body, headers = {}) {
+  for (let attempt = 0; ; attempt++) {
+    let answer;
+    try {
+      answer = await fetch(path, {
+        method,
+        headers: body === undefined ? headers : { "Content-Type": "application/json", ...headers },
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
+    } catch {
+      throw new Problem({ code: "away", message: "the studio does not answer", hint: "is it still running?" });
+    }
+    if (answer.status === 204) return null;
+    const said = await answer.json();
+    if (answer.ok) return said;
+    if (said.code !== "starting" || attempt > 30) throw new Problem(said);
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+export const get = (path) => ask("GET", path);
+
+/** Send a picture file; its id, size, and settings if limner painted it. */
+export async function upload(file) {
+  const answer = await fetch("/api/v1/assets", { method: "POST", body: file });
+  const said = await answer.json();
+  if (!answer.ok) throw new Problem(said);
+  return said;
+}
+
+const OVER = ["done", "failed", "cancelled"];
+const STREAMS = 3; // a browser opens six connections to a host; some must stay free
+const POLL = 1500;
+
+/**
+ * Follows jobs: the first few by their event streams, the rest by asking now and then.
+ * `changed(id, part)` is told what is new of a job.
+ */
+export class Follower {
+  constructor(changed) {
+    this.changed = changed;
+    this.jobs = new Map(); // id -> EventSource or null, in the order in which they came
+    this.timer = null;
+  }
+
+  follow(id) {
+    if (this.jobs.has(id)) return;
+    this.jobs.set(id, null);
+    this.fill();
+  }
+
+  fill() {
+    let open = 0;
+    for (const [id, stream] of this.jobs) {
+      if (open >= STREAMS) break;
+      if (!stream) this.jobs.set(id, this.listen(id));
+      open++;
+    }
+    const waiting = this.jobs.size > STREAMS;
+    if (waiting && !this.timer) this.timer = setInterval(() => this.poll(), POLL);
+    if (!waiting && this.timer) this.timer = clearInterval(this.timer) ?? null;
+  }
+
+  listen(id) {
+    const stream = new EventSource(`/api/v1/jobs/${id}/events`);
+    const on = (name, use) => stream.addEventListener(name, (event) => use(JSON.parse(event.data)));
+    on("queued", ({ position, eta }) => this.changed(id, { state: "queued", position, eta }));
+    on("started", () => this.changed(id, { state: "running", position: null }));
+    on("progress", (progress) => this.changed(id, { state: "running", progress }));
+    on("frame", (frame) => this.changed(id, { frame }));
+    for (const name of OVER) stream.addEventListener(name, () => this.ended(id));
+    return stream;
+  }
+
+  async poll() {
+    const beyond = [...this.jobs.keys()].slice(STREAMS);
+    const { jobs } = await get("/api/v1/jobs").catch(() => ({ jobs: null }));
+    if (!jobs) return;
+    const known = new Map(jobs.map((job) => [job.id, job]));
+    for (const id of beyond) {
+      if (known.has(id)) this.changed(id, known.get(id));
+      else this.ended(id);
+    }
+  }
+
+  async ended(id) {
+    this.jobs.get(id)?.close();
+    this.jobs.delete(id);
+    this.fill();
+    try {
+      this.changed(id, { ...(await get(`/api/v1/jobs/${id}`)), frame: null, progress: null });
+    } catch (problem) {
+      this.changed(id, { state: "failed", error: problem });
+    }
+  }
+}

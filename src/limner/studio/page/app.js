@@ -1,0 +1,91 @@
+// The page: its parts, its keys, and what may be dropped on it.
+
+import { html, render, useEffect, useState } from "/page/vendor/preact.js";
+import { Board } from "/page/board.js";
+import { Composer } from "/page/composer.js";
+import { Icon, Link, caption, useTheme } from "/page/parts.js";
+import { Stage, status } from "/page/stage.js";
+import { cancelAll, go, loadHistory, loadJobs, loadModels, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
+import { Viewer, beside, close } from "/page/viewer.js";
+
+function Header() {
+  const [dark, turn] = useTheme();
+  const open = [...state.jobs.values()].filter((job) => job.state === "queued" || job.state === "running");
+  return html`<header class="top">
+    <${Link} to="/" class="brand"><img src="/page/icon.svg" alt="" width="26" height="26" /> limner</${Link}>
+    <span class="queue" role="status">${open.length > 1 ? `${open.length} jobs` : ""}</span>
+    ${open.length > 1 && html`<button type="button" class="quiet" onClick=${cancelAll}>Cancel all</button>`}
+    <button type="button" class="bare" aria-label=${dark ? "Light" : "Dark"} title=${dark ? "light" : "dark"} onClick=${turn}><${Icon} name=${dark ? "sun" : "moon"} /></button>
+  </header>`;
+}
+
+/** What happens, for those who do not see it. */
+function Spoken() {
+  const [job] = [...state.jobs.values()].reverse();
+  const said = !job ? "" : job.state === "running" ? `painting ${caption(job.params)}` : `${caption(job.params)}: ${status(job)}`;
+  return html`<p class="hidden" aria-live="polite">${said}</p>`;
+}
+
+function typing(event) {
+  return event.target.matches?.("input, textarea, select");
+}
+
+function keys(event) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    paint();
+  } else if (event.key === "Escape") {
+    if (state.route.name !== "home") close();
+    else if (typing(event)) event.target.blur();
+    else cancelAll();
+  } else if (state.route.name === "picture" && !typing(event) && !event.altKey && !event.ctrlKey && !event.metaKey) {
+    const [newer, older] = beside(state.route.id);
+    const next = { ArrowLeft: newer, ArrowRight: older }[event.key];
+    if (next) {
+      event.preventDefault();
+      go(`/p/${next.id}`);
+    }
+  }
+}
+
+function drop(event) {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  const [file] = event.dataTransfer?.files ?? [];
+  if (!file) return;
+  if (state.route.name !== "home") go("/");
+  take(file);
+}
+
+function over(event) {
+  if (!event.dataTransfer?.types.includes("Files")) return;
+  event.preventDefault();
+  document.body.classList.add("dropping");
+}
+
+function App() {
+  const [, again] = useState(0);
+  useEffect(() => subscribe(() => again((n) => n + 1)), []);
+  const { route } = state;
+  return html`<${Header} />
+    <main class=${route.name}>
+      ${route.name === "picture" ? html`<${Viewer} key=${route.id} id=${route.id} />`
+        : route.name === "grid" ? html`<${Board} key=${route.id} id=${route.id} />`
+          : html`<${Composer} /><${Stage} />`}
+    </main>
+    ${state.notice && html`<p class="notice" role="status">${state.notice}</p>`}
+    <${Spoken} />`;
+}
+
+set({ route: read() });
+render(html`<${App} />`, document.querySelector("#app"));
+addEventListener("popstate", () => set({ route: read(), problem: null }));
+addEventListener("keydown", keys);
+addEventListener("dragover", over);
+addEventListener("dragleave", (event) => !event.relatedTarget && document.body.classList.remove("dropping"));
+addEventListener("drop", drop);
+addEventListener("paste", (event) => {
+  const [file] = event.clipboardData?.files ?? [];
+  if (file?.type.startsWith("image/")) take(file);
+});
+Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(trouble);

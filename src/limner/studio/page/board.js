@@ -1,0 +1,43 @@
+// A grid: the same wish, with one thing changed from cell to cell.
+
+import { html, useEffect, useState } from "/page/vendor/preact.js";
+import { Forming, Link, caption, copied, span } from "/page/parts.js";
+import { loadBoard, state, trouble } from "/page/state.js";
+
+function Cell({ job }) {
+  if (!job) return html`<td></td>`;
+  const [picture] = job.outputs ?? [], words = (job.cell.names ?? []).filter(Boolean).join(", ");
+  const took = job.notes?.seconds;
+  return html`<td>
+    ${picture ? html`<${Link} to=${`/p/${picture.id}`}><img class="pixels" src=${picture.url} alt=${words || caption(job.params)} /></${Link}>`
+      : job.frame ? html`<div class="tile forming"><${Forming} frame=${job.frame} place=${0} label=${words} /></div>`
+        : html`<div class=${`tile ${job.state === "failed" ? "failed" : "blank"}`}>${job.error?.message}</div>`}
+    <small>${picture ? (took != null ? `${took.toFixed(took < 10 ? 1 : 0)} s` : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${span(job.progress.eta)} left` : job.state}</small>
+  </td>`;
+}
+
+export function Board({ id }) {
+  const [loaded, setLoaded] = useState(false);
+  useEffect(() => { loadBoard(id).then(() => setLoaded(true)).catch(trouble); }, [id]);
+  const jobs = [...state.jobs.values()].filter((job) => job.board === id && job.cell);
+  const size = (axis) => Math.max(0, ...jobs.map((job) => job.cell[axis] ?? 0)) + 1;
+  const at = (x, y, z) => jobs.find((job) => job.cell.x === x && job.cell.y === y && job.cell.z === z);
+  const heading = (axis, i) => {
+    const key = ["x", "y", "z"][axis], job = jobs.find((each) => each.cell[key] === i);
+    return job?.cell.names?.[axis] ?? "";
+  };
+  const range = (n) => Array.from({ length: n }, (_, i) => i);
+  const done = jobs.filter((job) => job.state === "done").length;
+  if (!jobs.length) return html`<div class="board"><p class="hint">${loaded ? "There is no such grid; it may have been deleted." : "Looking for the grid."}</p></div>`;
+  return html`<section class="board" aria-label="Grid">
+    <header><h1>${caption(jobs[0].params)}</h1>
+      <p>${done} of ${jobs.length} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>
+    ${range(size("z")).map((z) => html`<div class="sheet" tabindex="0" role="region" aria-label=${heading(2, z) || "pictures"}>
+      ${heading(2, z) && html`<h2>${heading(2, z)}</h2>`}
+      <table>
+        <thead>${heading(0, 0) && html`<tr>${heading(1, 0) && html`<td></td>`}${range(size("x")).map((x) => html`<th scope="col">${heading(0, x)}</th>`)}</tr>`}</thead>
+        <tbody>${range(size("y")).map((y) => html`<tr>${heading(1, 0) && html`<th scope="row">${heading(1, y)}</th>`}
+          ${range(size("x")).map((x) => html`<${Cell} key=${`${x}-${y}-${z}`} job=${at(x, y, z)} />`)}</tr>`)}</tbody>
+      </table></div>`)}
+  </section>`;
+}

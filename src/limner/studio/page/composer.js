@@ -1,0 +1,167 @@
+// The form: which model, what to paint, with which options.
+
+import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
+import { Form } from "/page/form.js";
+import { axes, combinations, parse } from "/page/grid.js";
+import { Brush } from "/page/brush.js";
+import { Icon } from "/page/parts.js";
+import { choose, dice, model, paint, paintGrid, request, set, state, surprise, take, task, wish } from "/page/state.js";
+
+const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
+const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
+
+function Picker() {
+  const families = [...new Set(state.models.map((each) => each.family))];
+  const chosen = model();
+  return html`<div class="field picker">
+    <label for="model">Model</label>
+    <select id="model" value=${state.wish.model} onChange=${(e) => choose(e.target.value)}>
+      ${families.map((family) => html`<optgroup label=${FAMILIES[family] ?? family}>
+        ${state.models.filter((each) => each.family === family).map((each) => html`<option value=${each.name}>${each.name}</option>`)}
+      </optgroup>`)}
+    </select>
+    ${chosen && html`<p class="facts" title=${chosen.summary}>
+      <span class="chip">${FAMILIES[chosen.family] ?? chosen.family}</span>
+      ${chosen.kind} · ${chosen.size[2]} × ${chosen.size[1]} · ${millions(chosen.parameters)} parameters</p>`}
+  </div>`;
+}
+
+function Tasks() {
+  const known = Object.entries(model()?.tasks ?? {});
+  if (known.length < 2) return null;
+  return html`<div class="tabs" role="group" aria-label="Task">
+    ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.wish.task === name} title=${each.about} onClick=${() => wish({ task: name })}>${each.title}</button>`)}
+  </div>`;
+}
+
+const INPUTS = { image: "Picture", other: "The other picture", hint: "Picture to follow", mask: "Where it may change" };
+
+function Input({ name, required }) {
+  const given = state.wish.inputs[name];
+  const [over, setOver] = useState(false);
+  const chosen = (files) => files?.[0] && take(files[0], name);
+  if (name === "mask") return state.wish.inputs.image ? html`<${Brush} key=${state.wish.inputs.image.id} picture=${state.wish.inputs.image} />` : null;
+  return html`<div class="field">
+    <span class="label">${INPUTS[name] ?? name}${required ? "" : " (if you like)"}</span>
+    <label class=${`drop ${over ? "over" : ""} ${given ? "full" : ""}`}
+      onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
+      onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); setOver(false); chosen(e.dataTransfer.files); }}>
+      <input type="file" class="hidden" accept="image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif" aria-label=${INPUTS[name] ?? name}
+        onChange=${(e) => chosen(e.target.files)} />
+      ${given ? html`<img class="pixels" src=${given.url} alt="the picture that was given" />` : html`<span>Drop a picture, or choose a file</span>`}
+    </label>
+    ${given && html`<button type="button" class="quiet" onClick=${() => wish({ inputs: { ...state.wish.inputs, [name]: undefined, mask: undefined } })}>Take it out</button>`}
+  </div>`;
+}
+
+function Inputs() {
+  const own = task(), of = model();
+  const wanted = Object.entries(own?.inputs ?? {}).map(([name, { required }]) => [name, required]);
+  if (of?.hint && state.wish.task === "paint") wanted.push(["hint", of.condition === "required"]);
+  return wanted.map(([name, required]) => html`<${Input} key=${name} name=${name} required=${required} />`);
+}
+
+function Words() {
+  const area = useRef(null);
+  const { prompt, label } = state.wish, of = model();
+  useEffect(() => {
+    const box = area.current;
+    if (!box) return;
+    box.style.height = "auto";
+    box.style.height = `${box.scrollHeight}px`;
+  }, [prompt, of]);
+  return html`
+    ${(!of || of.text) && html`<div class="field words"><label for="prompt">Prompt</label>
+      <textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder="a red apple" value=${prompt} spellcheck="true"
+        onInput=${(e) => wish({ prompt: e.target.value })}></textarea></div>`}
+    ${of?.labels.length > 0 && html`<div class="field"><label for="class">Class</label>
+      <select id="class" value=${label} onChange=${(e) => wish({ label: e.target.value })}>
+        <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}
+      </select></div>`}`;
+}
+
+const COUNTS = [1, 2, 4, 6, 9, 16];
+
+function Numbers() {
+  const { n, seed, locked } = state.wish;
+  return html`<div class="pair">
+    ${task()?.several !== false && html`<div class="field"><label for="count">Pictures</label>
+      <select id="count" value=${n} onChange=${(e) => wish({ n: Number(e.target.value) })}>
+        ${[...new Set([...COUNTS, n])].sort((a, b) => a - b).map((each) => html`<option value=${each}>${each}</option>`)}
+      </select></div>`}
+    <div class="field"><label for="seed">Seed</label>
+      <div class="joined">
+        <input id="seed" type="number" step="1" value=${seed} onChange=${(e) => wish({ seed: Math.round(Number(e.target.value)) || 0, locked: true })} />
+        <button type="button" title="another seed" aria-label="Another seed" onClick=${() => wish({ seed: dice() })}><${Icon} name="dice" /></button>
+        <button type="button" title=${locked ? "the seed stays" : "each time another seed"} aria-label="Keep the seed" aria-pressed=${locked}
+          onClick=${() => wish({ locked: !locked })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
+      </div></div>
+  </div>`;
+}
+
+function More() {
+  const own = state.wish, of = model(), does = task();
+  if (!of || !does) return null;
+  const differing = Object.keys(own.sampler).length + Boolean(own.negative) + Boolean(own.vary) + (own.dtype !== "float32");
+  const about = { type: "number", minimum: 0, maximum: 1, default: 0 };
+  const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { enum: ["float32", "bfloat16"], default: "float32" } } };
+  const helps = { vary: "the pictures after the first are variations of it, this far away.", dtype: "what the networks compute in; bfloat16 may be quicker." };
+  return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
+    ${of.text && html`<div class="field"><label for="negative">Keep away from</label>
+      <input id="negative" type="text" value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" /></div>`}
+    <${Form} prefix="sampler" schema=${of.schema} help=${of.help} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
+    <${Form} prefix="common" schema=${common} help=${helps} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
+      change=${({ vary = 0, dtype = "float32" }) => wish({ vary, dtype })} />
+    ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish({ sampler: {}, negative: "", vary: 0, dtype: "float32" })}>As it was trained to be used</button>`}
+  </details>`;
+}
+
+function Axis({ place, known }) {
+  const name = ["Columns", "Rows", "Sheets"][place], own = state.axes[place];
+  const change = (patch) => set({ axes: state.axes.map((each, i) => (i === place ? (patch && { ...each, ...patch }) : each)) });
+  const axis = known.find((each) => each.key === own?.key);
+  return html`<div class="axis">
+    <label for=${`axis-${place}`}>${name}</label>
+    <select id=${`axis-${place}`} value=${own?.key ?? ""} onChange=${(e) => change(e.target.value ? { key: e.target.value, text: "" } : null)}>
+      <option value="">one</option>${known.map((each) => html`<option value=${each.key}>${each.title}</option>`)}
+    </select>
+    <input type="text" aria-label=${`Values of ${name.toLowerCase()}`} disabled=${!axis} value=${own?.text ?? ""} placeholder=${axis?.hint ?? (axis?.numeric ? "1, 2, 3 or 1-9(2)" : axis ? "this, that" : "")}
+      onInput=${(e) => change({ text: e.target.value })} />
+  </div>`;
+}
+
+function Grid() {
+  const known = axes(model(), state.models);
+  const chosen = state.axes.map((own) => {
+    const axis = own && known.find((each) => each.key === own.key);
+    return axis ? { ...axis, values: parse(own.text, axis.numeric) } : null;
+  });
+  const cells = chosen.reduce((product, axis) => product * Math.max(1, axis?.values.length ?? 1), 1);
+  const wrong = chosen.some((axis) => axis?.values.some(Number.isNaN));
+  const too = cells > 100;
+  const start = () => paintGrid(combinations(request(), chosen));
+  const compare = () => set({ axes: [{ key: "model", text: state.models.slice(0, 6).map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
+  return html`<details class="more"><summary>Grid</summary>
+    <p class="hint">The same wish with one thing changed from cell to cell: a list <code>1, 2, 3</code>, steps <code>1-9(2)</code>, or a count <code>0-1[5]</code>.</p>
+    ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} />`)}
+    ${state.models.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
+    <button type="button" class="second" disabled=${cells < 2 || wrong || too} onClick=${start}>${too ? "At most 100 pictures" : wrong ? "A number is no number" : cells > 1 ? `Paint ${cells} pictures` : "Paint the grid"}</button>
+  </details>`;
+}
+
+export function Composer() {
+  const own = task();
+  const missing = Object.entries(own?.inputs ?? {}).some(([name, { required }]) => required && !state.wish.inputs[name]);
+  const send = (event) => { event.preventDefault(); paint(); };
+  return html`<form class="composer" onSubmit=${send} aria-label="What to paint">
+    <${Picker} /><${Tasks} /><${Words} /><${Inputs} />
+    ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.wish.options} change=${(options) => wish({ options })} />`}
+    <${Numbers} />
+    ${state.problem && html`<p class="problem" role="alert">${state.problem.message}${state.problem.hint && html`<span>${state.problem.hint}</span>`}</p>`}
+    <div class="go">
+      <button class="paint" disabled=${!model() || missing} title="Ctrl+Enter">${own?.title === "Paint" || !own ? "Paint" : own.title}</button>
+      <button type="button" class="second" title="a prompt by chance" disabled=${!model() || missing} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
+    </div>
+    <${More} /><${Grid} />
+  </form>`;
+}

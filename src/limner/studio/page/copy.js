@@ -1,0 +1,42 @@
+// A job as somebody else would ask for it: with curl, in Python, on the command line.
+
+const quoted = (text) => `'${String(text).replaceAll("'", `'\\''`)}'`;
+const python = (value) =>
+  value === null ? "None" : value === true ? "True" : value === false ? "False"
+    : Array.isArray(value) ? `[${value.map(python).join(", ")}]`
+      : typeof value === "object" ? `{${Object.entries(value).map(([k, v]) => `${JSON.stringify(k)}: ${python(v)}`).join(", ")}}`
+        : JSON.stringify(value);
+
+export function asCurl(request) {
+  return `curl -X POST ${location.origin}/api/v1/jobs -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(request))}`;
+}
+
+export function asPython({ model, task, params, inputs }) {
+  const given = Object.entries(params).filter(([key, value]) => key !== "prompt" && differs(key, value));
+  const named = [["model", model], ...(task === "paint" ? [] : [["task", task]]), ...given, ...(Object.keys(inputs ?? {}).length ? [["inputs", inputs]] : [])];
+  const words = [params.prompt ? python(params.prompt) : '""', ...named.map(([key, value]) => `${key}=${python(value)}`)];
+  return `from limner.studio.client import Client
+
+pictures = Client(${python(location.origin)}).paint(${words.join(", ")})
+for i, png in enumerate(pictures):
+    open(f"picture-{i}.png", "wb").write(png)`;
+}
+
+const USUAL = { negative: "", label: "", n: 1, seed: 0, vary: 0, dtype: "float32" };
+const differs = (key, value) => (typeof value === "object" ? Object.keys(value).length > 0 : USUAL[key] !== value);
+
+/** Only what was painted from nothing can be painted so on the command line. */
+export function asCommand({ model, task, params }) {
+  if (task !== "paint") return null;
+  const parts = ["limner sample"];
+  if (params.prompt) parts.push(quoted(params.prompt));
+  if (model !== "emoji") parts.push("-m", quoted(model));
+  if (params.negative) parts.push("--negative", quoted(params.negative));
+  if (params.label) parts.push("--label", quoted(params.label));
+  if (params.n > 1) parts.push("-n", params.n);
+  parts.push("--seed", params.seed);
+  if (params.vary) parts.push("--vary", params.vary);
+  if (params.dtype === "bfloat16") parts.push("--dtype bfloat16");
+  for (const [key, value] of Object.entries(params.sampler)) parts.push(`sampler.${key}=${[value].flat().join(",")}`);
+  return parts.join(" ");
+}

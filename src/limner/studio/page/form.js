@@ -1,0 +1,82 @@
+// A form made from a JSON schema: what the command line reads, too.
+
+import { html } from "/page/vendor/preact.js";
+
+/** The part of a schema that is not "nothing", and whether nothing may be given. */
+export function plain(schema) {
+  const kinds = schema.anyOf ?? [schema];
+  const kind = kinds.find((each) => each.type !== "null") ?? {};
+  return { ...schema, ...kind, optional: kinds.some((each) => each.type === "null") };
+}
+
+const label = (name) => (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
+
+/** A number as the schema wants it; undefined when empty. */
+function numeric(text, kind) {
+  if (text.trim() === "") return undefined;
+  const value = Number(text);
+  return kind === "integer" ? Math.round(value) : value;
+}
+
+/** Words as the JSON value that they look like. */
+function loose(text) {
+  if (text.trim() === "") return undefined;
+  const parts = text.split(",").map((part) => part.trim());
+  const values = parts.map((part) => (part !== "" && !isNaN(part) ? Number(part) : part));
+  return values.length > 1 ? values : values[0];
+}
+
+const bounded = (field) => [field.minimum ?? field.exclusiveMinimum, field.maximum ?? field.exclusiveMaximum];
+
+function Field({ id, name, schema, help, usual, value, change }) {
+  const field = plain(schema);
+  const standard = usual ?? field.default;
+  const hint = help ? html`<small id=${`${id}-help`}>${help}</small>` : null;
+  const described = help ? `${id}-help` : undefined;
+  const set = (next) => change(next === standard || next === undefined || Number.isNaN(next) ? undefined : next);
+
+  if (field.type === "boolean") {
+    return html`<div class="field switch">
+      <label for=${id}><input type="checkbox" role="switch" id=${id} checked=${value ?? standard ?? false} aria-describedby=${described}
+        onChange=${(e) => set(e.target.checked)} /><span>${label(name)}</span></label>${hint}
+    </div>`;
+  }
+  let control;
+  const [low, high] = bounded(field);
+  if (field.enum) {
+    control = html`<select id=${id} aria-describedby=${described} value=${value ?? standard ?? ""} onChange=${(e) => set(e.target.value || undefined)}>
+      ${standard == null ? html`<option value="">as the model likes</option>` : null}
+      ${field.enum.map((each) => html`<option value=${each}>${each}</option>`)}
+    </select>`;
+  } else if (field.type === "integer" || field.type === "number") {
+    const step = field.type === "integer" ? 1 : "any";
+    const shown = value ?? standard ?? "";
+    const slides = low !== undefined && high !== undefined && high - low <= 100;
+    const number = html`<input type="number" id=${id} aria-describedby=${described} step=${step} min=${low} max=${high} value=${shown}
+      placeholder="auto" onChange=${(e) => set(numeric(e.target.value, field.type))} />`;
+    control = !slides ? number : html`<div class="slide">
+      <input type="range" aria-label=${label(name)} min=${low} max=${Math.min(high, Math.max(10 * Math.abs(standard ?? 1), low + 1))}
+        step=${field.type === "integer" ? 1 : 0.05} value=${shown === "" ? low : shown}
+        onInput=${(e) => set(numeric(e.target.value, field.type))} />${number}</div>`;
+  } else {
+    const shown = value ?? standard;
+    control = html`<input type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
+      placeholder=${field.type === "array" ? "such as 1, 2" : "auto"} onChange=${(e) => set(loose(e.target.value))} />`;
+  }
+  return html`<div class="field"><label for=${id}>${label(name)}</label>${control}${hint}</div>`;
+}
+
+/** All fields of a schema; `values` holds only what differs from the usual. */
+export function Form({ schema, help = {}, usual = {}, values, change, prefix }) {
+  const names = Object.keys(schema.properties ?? {});
+  return html`<div class="fields">
+    ${names.map((name) => html`<${Field} key=${name} id=${`${prefix}-${name}`} name=${name} schema=${schema.properties[name]} help=${help[name]}
+      usual=${usual[name]} value=${values[name]}
+      change=${(value) => {
+        const next = { ...values };
+        if (value === undefined) delete next[name];
+        else next[name] = value;
+        change(next);
+      }} />`)}
+  </div>`;
+}

@@ -1,0 +1,93 @@
+// Small things that several views share.
+
+import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
+import { go, say } from "/page/state.js";
+
+const PATHS = {
+  dice: "M5 3h14a2 2 0 0 1 2 2v14a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zM8 8h.01M16 16h.01M16 8h.01M8 16h.01M12 12h.01",
+  lock: "M6 11h12v9H6zM8.5 11V7.5a3.5 3.5 0 0 1 7 0V11",
+  unlock: "M6 11h12v9H6zM8.5 11V7.5a3.5 3.5 0 0 1 6.8-1.2",
+  star: "M12 3.6l2.6 5.3 5.8.8-4.2 4.1 1 5.8-5.2-2.8-5.2 2.8 1-5.8L3.6 9.700l5.8-.8z",
+  close: "M6 6l12 12M18 6L6 18",
+  left: "M15 5l-7 7 7 7",
+  right: "M9 5l7 7-7 7",
+  down: "M12 4v12M7 11l5 5 5-5M5 20h14",
+  copy: "M9 9h11v11H9zM15 9V4H4v11h5",
+  trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
+  again: "M4 12a8 8 0 1 1 2.4 5.700M4 20v-5h5",
+  spark: "M12 3v5M12 16v5M3 12h5M16 12h5M6 6l3 3M15 15l3 3M18 6l-3 3M9 15l-3 3",
+  sun: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8zM12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.4 1.400M17.6 17.600L19 19M19 5l-1.4 1.400M6.4 17.600L5 19",
+  moon: "M20 14.500A8.5 8.5 0 0 1 9.5 4a8 8 0 1 0 10.5 10.500z",
+  link: "M10 14a4 4 0 0 0 5.7 0l3-3a4 4 0 0 0-5.7-5.700l-1 1M14 10a4 4 0 0 0-5.7 0l-3 3a4 4 0 0 0 5.7 5.700l1-1",
+};
+
+export function Icon({ name, filled }) {
+  return html`<svg class=${filled ? "icon filled" : "icon"} viewBox="0 0 24 24" aria-hidden="true"><path d=${PATHS[name]} /></svg>`;
+}
+
+/** A link that changes the view without loading the page anew. */
+export function Link({ to, children, ...rest }) {
+  const follow = (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    go(to);
+  };
+  return html`<a href=${to} onClick=${follow} ...${rest}>${children}</a>`;
+}
+
+const decoded = new WeakMap();
+
+function bitmap(frame) {
+  if (!decoded.has(frame)) {
+    const bytes = Uint8Array.from(atob(frame.webp), (letter) => letter.charCodeAt(0));
+    decoded.set(frame, createImageBitmap(new Blob([bytes], { type: "image/webp" })));
+  }
+  return decoded.get(frame);
+}
+
+/** Picture `place` of those that lie side by side in a frame. */
+export function Forming({ frame, place, label }) {
+  const canvas = useRef(null);
+  useEffect(() => {
+    let stale = false;
+    bitmap(frame).then((image) => {
+      if (stale || !canvas.current) return;
+      const width = image.width / frame.pictures;
+      Object.assign(canvas.current, { width, height: image.height });
+      canvas.current.getContext("2d").drawImage(image, -place * width, 0);
+    });
+    return () => { stale = true; };
+  }, [frame, place]);
+  return html`<canvas ref=${canvas} class="pixels" role="img" aria-label=${label}></canvas>`;
+}
+
+export async function copied(text, what) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(`${what} copied`);
+  } catch {
+    say("this browser does not let pages copy; select the text and copy it");
+  }
+}
+
+/** Seconds in words. */
+export function span(seconds) {
+  if (seconds == null) return "";
+  if (seconds < 1.5) return "a second";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return `${Math.round(seconds / 60)} min`;
+}
+
+/** What a job is called. */
+export const caption = (params) => [params.prompt, params.label].filter(Boolean).join(", ") || "without words";
+
+export function useTheme() {
+  const [theme, set] = useState(() => localStorage.getItem("limner-theme") ?? "");
+  useEffect(() => {
+    if (theme) document.documentElement.dataset.theme = theme;
+    else delete document.documentElement.dataset.theme;
+    localStorage.setItem("limner-theme", theme);
+  }, [theme]);
+  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  return [dark, () => set(dark ? "light" : "dark")];
+}

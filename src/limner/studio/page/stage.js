@@ -1,0 +1,103 @@
+// What is being painted, and what was: the easel and the gallery.
+
+import { html, useEffect, useRef } from "/page/vendor/preact.js";
+import { Forming, Icon, Link, caption, span } from "/page/parts.js";
+import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, model, paint, state, surprise, trouble, useSettings, wish } from "/page/state.js";
+
+/** A picture with what can be done to it at once. */
+export function Tile({ picture, alt }) {
+  return html`<figure class="tile">
+    <${Link} to=${`/p/${picture.id}`} title=${alt}><img class="pixels" src=${picture.url} width=${picture.width} height=${picture.height} alt=${alt || "a picture"} loading="lazy" /></${Link}>
+    <div class="over">
+      <button type="button" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${() => favour(picture)}><${Icon} name="star" filled=${picture.favourite} /></button>
+      <button type="button" aria-label="Use its settings" title="use its settings" onClick=${() => useSettings(picture.settings)}><${Icon} name="again" /></button>
+      <a href=${`${picture.url}?download=true`} download aria-label="Download" title="download"><${Icon} name="down" /></a>
+      <button type="button" aria-label="Delete" title="delete" onClick=${() => forget(picture)}><${Icon} name="trash" /></button>
+    </div>
+  </figure>`;
+}
+
+/** How far a job is, in words. */
+export function status(job) {
+  if (job.state === "queued") {
+    const before = job.position ? `${job.position} before it` : "next";
+    return `waiting, ${before}${job.eta ? `, about ${span(job.eta)}` : ""}`;
+  }
+  const { step, steps, eta } = job.progress ?? {};
+  if (job.state === "running" && steps) return `step ${step} of ${steps}, ${span(eta)} left`;
+  if (job.state === "running") return "mixing colours";
+  if (job.state === "done") return job.notes ? `painted in ${span(job.notes.seconds)}` : "painted";
+  return job.state;
+}
+
+export function Pictures({ job, sizes }) {
+  const words = caption(job.params), n = job.outputs?.length || job.frame?.pictures || job.params.n;
+  return html`<div class=${`pictures of-${Math.min(n, 16)} ${sizes ?? ""}`}>
+    ${job.outputs?.length
+      ? job.outputs.map((picture) => html`<${Tile} key=${picture.id} picture=${picture} alt=${words} />`)
+      : Array.from({ length: n }, (_, i) => html`<div class=${`tile forming ${job.frame ? "" : "blank"}`} key=${i}>
+          ${job.frame && i < job.frame.pictures && html`<${Forming} frame=${job.frame} place=${i} label=${`${words}, forming`} />`}</div>`)}
+  </div>`;
+}
+
+function Job({ job }) {
+  const open = job.state === "queued" || job.state === "running";
+  if (job.state === "done" && !job.outputs?.length) return null;
+  const { step = 0, steps = 0 } = job.progress ?? {};
+  return html`<article class=${`job ${job.state}`} aria-label=${caption(job.params)}>
+    <header><h2>${caption(job.params)}</h2><p><span>${status(job)}</span>
+      ${open ? html`<button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
+        : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
+    ${job.state === "running" && html`<progress max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
+    ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
+    ${job.notes?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
+    ${job.state !== "failed" && job.state !== "cancelled" && html`<${Pictures} job=${job} />`}
+  </article>`;
+}
+
+function Welcome() {
+  const of = model();
+  const take = (prompt) => { wish({ prompt }); paint(); };
+  return html`<section class=${state.total ? "welcome known" : "welcome"}>
+    <h1>What shall we paint?</h1>
+    <p>Type a few words and watch the picture form. Everything happens on this machine.</p>
+    ${of?.text !== false && html`<div class="examples">${EXAMPLES.map(([prompt, file]) => html`<button type="button" key=${prompt} onClick=${() => take(prompt)}>
+      <img class="pixels" src=${`/page/examples/${file}.png`} alt="" width="64" height="64" /><span>${prompt}</span></button>`)}</div>`}
+    <p class="hint">Or <button type="button" class="link" onClick=${surprise}>be surprised</button>, or drop a PNG that limner painted anywhere on this page: its settings come back.</p>
+  </section>`;
+}
+
+function Gallery() {
+  const { history, total, filter: own } = state;
+  const sought = own.search || own.favourite;
+  if (!total && !sought) return null;
+  return html`<section class="gallery" aria-label="Gallery">
+    <header><h2>Gallery <small>${total.toLocaleString("en")}</small></h2>
+      <div class="tools">
+        <input type="search" aria-label="Search" placeholder="Search" value=${own.search} onInput=${(e) => filter({ search: e.target.value })} />
+        <button type="button" class="second" aria-pressed=${own.favourite} onClick=${() => filter({ favourite: !own.favourite })}><${Icon} name="star" filled=${own.favourite} /> Favourites</button>
+      </div></header>
+    ${history.length ? html`<div class="wall">${history.map((picture) => html`<${Tile} key=${picture.id} picture=${picture} alt=${picture.words} />`)}</div>`
+      : html`<p class="hint">Nothing ${own.favourite ? "among your favourites" : "was painted"} of that name.</p>`}
+    ${history.length < total && html`<button type="button" class="second more-of" onClick=${() => loadMore().catch(trouble)}>Show more</button>`}
+  </section>`;
+}
+
+const SHOWN = 6;
+
+export function Stage() {
+  const jobs = [...state.jobs.values()].filter((job) => !job.board).reverse();
+  const open = jobs.filter((job) => job.state === "queued" || job.state === "running");
+  const over = jobs.filter((job) => job.fresh && !open.includes(job) && job.state !== "cancelled");
+  const shown = [...open.reverse(), ...over].slice(0, SHOWN);
+  const top = useRef(null), newest = jobs[0]?.id;
+  useEffect(() => { if (newest && jobs[0].fresh) top.current?.scrollIntoView?.({ block: "nearest" }); }, [newest]);
+  return html`<div class="stage">
+    <div id="easel" ref=${top} aria-busy=${open.length > 0}>
+      ${shown.map((job) => html`<${Job} key=${job.id} job=${job} />`)}
+      ${open.length > SHOWN && html`<p class="hint">${open.length - SHOWN} more wait.</p>`}
+      ${!shown.length && html`<${Welcome} />`}
+    </div>
+    <${Gallery} />
+  </div>`;
+}

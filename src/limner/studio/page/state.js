@@ -1,0 +1,320 @@
+// What the page knows, in one place; whoever shows it is told when it changes.
+
+import { Follower, Problem, ask, get, upload } from "/page/api.js";
+
+const KEPT = "limner-wish";
+export const EXAMPLES = [
+  ["a green heart", "ex-0"], ["a sailing boat", "ex-1"], ["a golden crown", "ex-2"], ["a monkey eating a banana", "ex-3"],
+  ["a joyful face", "ex-4"], ["a snowy mountain", "ex-5"], ["an automobile", "ex-6"], ["a sad cloud with rain", "ex-7"],
+];
+const SURPRISES = {
+  how: ["", "", "", "red", "blue", "green", "golden", "purple", "happy", "sleepy", "big"],
+  what: ["apple", "cat", "dog", "owl", "fox", "penguin", "octopus", "butterfly", "mushroom", "cactus", "sunflower", "cherry", "pizza", "cake",
+    "ice cream", "rocket", "bicycle", "train", "sailing boat", "guitar", "umbrella", "crown", "key", "lantern", "castle", "rainbow", "volcano", "moon"],
+};
+
+const BLANK = {
+  model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, vary: 0, dtype: "float32",
+  sampler: {}, options: {}, inputs: {},
+};
+
+function remembered() {
+  try {
+    return { ...BLANK, ...JSON.parse(localStorage.getItem(KEPT) ?? "{}") };
+  } catch {
+    return { ...BLANK };
+  }
+}
+
+export const state = {
+  models: [], broken: {}, ready: false, limits: {},
+  wish: remembered(),
+  axes: [null, null, null],
+  jobs: new Map(), // those of this visit and those that wait or run, by id
+  history: [], total: 0, filter: { search: "", favourite: false },
+  route: { name: "home" },
+  problem: null, notice: "",
+};
+
+const listeners = new Set();
+let due = false;
+
+export function subscribe(listener) {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+/** Change what is known; listeners are told once for all changes of a moment. */
+export function set(patch) {
+  Object.assign(state, patch);
+  if (due) return;
+  due = true;
+  queueMicrotask(() => {
+    due = false;
+    listeners.forEach((listener) => listener());
+  });
+}
+
+export function wish(patch) {
+  const next = { ...state.wish, ...patch };
+  localStorage.setItem(KEPT, JSON.stringify(next));
+  set({ wish: next, problem: null });
+}
+
+export const model = () => state.models.find((each) => each.name === state.wish.model);
+export const task = () => model()?.tasks[state.wish.task];
+
+/** Show what went wrong; anything but a problem is a bug, and is not hidden. */
+export function trouble(error) {
+  if (!(error instanceof Problem)) throw error;
+  set({ problem: { message: error.message, hint: error.hint } });
+}
+
+let fading = null;
+export function say(notice) {
+  set({ notice });
+  clearTimeout(fading);
+  fading = setTimeout(() => set({ notice: "" }), 3500);
+}
+
+// Models --------------------------------------------------------------------------------------
+
+export async function loadModels() {
+  const { models, broken, ready, limits } = await get("/api/v1/models");
+  set({ models, broken, ready, limits });
+  if (!models.length || !ready) setTimeout(() => loadModels().catch(trouble), 1000);
+  if (models.length && !model()) choose(models[0].name);
+  else if (model() && !task()) wish({ task: "paint" });
+}
+
+export function choose(name) {
+  const next = state.models.find((each) => each.name === name);
+  if (!next) return;
+  const kept = Object.fromEntries(Object.entries(state.wish.sampler).filter(([key]) => key in next.schema.properties));
+  const label = next.labels.includes(state.wish.label) ? state.wish.label : "";
+  wish({ model: name, task: next.tasks[state.wish.task] ? state.wish.task : "paint", sampler: kept, label });
+  set({ axes: [null, null, null] });
+}
+
+// Painting ------------------------------------------------------------------------------------
+
+export const dice = () => Math.floor(Math.random() * 2 ** 31);
+
+/** The request that the form makes. */
+export function request() {
+  const { wish: own } = state, of = model(), does = task();
+  const fits = Object.fromEntries(Object.entries(own.inputs).filter(([name, input]) => input && (name in does.inputs || (name === "hint" && of.hint && own.task === "paint"))));
+  return {
+    model: own.model,
+    task: own.task,
+    params: {
+      prompt: of.text ? own.prompt.trim() : "",
+      negative: of.text ? own.negative.trim() : "",
+      label: of.labels.length ? own.label : "",
+      n: does.several ? own.n : 1,
+      seed: own.seed,
+      vary: does.several ? own.vary : 0,
+      dtype: own.dtype,
+      sampler: own.sampler,
+      options: Object.fromEntries(Object.entries(own.options).filter(([key]) => key in does.schema.properties)),
+    },
+    inputs: Object.fromEntries(Object.entries(fits).map(([name, input]) => [name, input.id])),
+  };
+}
+
+async function submit(asked) {
+  const accepted = await ask("POST", "/api/v1/jobs", asked, { "Idempotency-Key": crypto.randomUUID() });
+  changed(accepted.id, { ...asked, board: asked.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
+  follower.follow(accepted.id);
+}
+
+/** Paint what the form says. */
+export async function paint() {
+  if (!model()) return;
+  if (!state.wish.locked) wish({ seed: dice() });
+  try {
+    await submit(request());
+    if (state.route.name !== "home") go("/");
+    document.querySelector("#easel")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  } catch (error) {
+    trouble(error);
+  }
+}
+
+/** Paint a grid, a job for each cell, and show it. */
+export async function paintGrid(requests) {
+  const board = crypto.randomUUID().replaceAll("-", "").slice(0, 24);
+  go(`/grid/${board}`);
+  try {
+    for (const each of requests) await submit({ ...each, board });
+  } catch (error) {
+    trouble(error);
+  }
+}
+
+export async function surprise() {
+  const pick = (list) => list[Math.floor(Math.random() * list.length)];
+  const of = model();
+  if (of?.labels.length) wish({ label: pick(of.labels) });
+  if (of?.text) {
+    const words = `${pick(SURPRISES.how)} ${pick(SURPRISES.what)}`.trim();
+    wish({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}` });
+  }
+  await paint();
+}
+
+export async function cancel(id) {
+  await ask("DELETE", `/api/v1/jobs/${id}`).catch(trouble);
+}
+
+export async function cancelAll() {
+  const open = [...state.jobs.values()].filter((job) => job.state === "queued" || job.state === "running");
+  await Promise.all(open.map((job) => cancel(job.id)));
+}
+
+// Jobs ----------------------------------------------------------------------------------------
+
+function changed(id, part) {
+  const job = { ...state.jobs.get(id), ...part };
+  const jobs = new Map(state.jobs).set(id, job);
+  set({ jobs });
+  if (part.state === "done" && part.outputs?.length) loadHistory();
+}
+
+const follower = new Follower(changed);
+
+/** What waits or runs, also after the page was loaded anew. */
+export async function loadJobs() {
+  const { jobs } = await get("/api/v1/jobs");
+  for (const job of jobs) {
+    changed(job.id, job);
+    follower.follow(job.id);
+  }
+}
+
+export async function loadBoard(board) {
+  const { jobs } = await get(`/api/v1/jobs?board=${encodeURIComponent(board)}`);
+  for (const job of jobs) {
+    changed(job.id, { ...state.jobs.get(job.id), ...job });
+    if (job.state === "queued" || job.state === "running") follower.follow(job.id);
+  }
+}
+
+export function dismiss(id) {
+  const jobs = new Map(state.jobs);
+  jobs.delete(id);
+  set({ jobs });
+}
+
+// Pictures ------------------------------------------------------------------------------------
+
+const PAGE = 48;
+
+function query(before) {
+  const { search, favourite } = state.filter;
+  const asked = new URLSearchParams({ search, favourite, limit: PAGE });
+  if (before) asked.set("before", before);
+  return `/api/v1/history?${asked}`;
+}
+
+let latest = 0;
+export async function loadHistory() {
+  const mine = ++latest;
+  const { pictures, total } = await get(query());
+  if (mine === latest) set({ history: pictures, total });
+}
+
+export async function loadMore() {
+  const { pictures } = await get(query(state.history.at(-1)?.number));
+  set({ history: [...state.history, ...pictures] });
+}
+
+export function filter(patch) {
+  set({ filter: { ...state.filter, ...patch } });
+  loadHistory().catch(trouble);
+}
+
+function everywhere(id, change) {
+  const jobs = new Map([...state.jobs].map(([key, job]) => [key, job.outputs ? { ...job, outputs: job.outputs.flatMap((each) => (each.id === id ? change(each) : [each])) } : job]));
+  set({ history: state.history.flatMap((each) => (each.id === id ? change(each) : [each])), jobs });
+}
+
+export async function favour(picture) {
+  const favourite = !picture.favourite;
+  everywhere(picture.id, (each) => [{ ...each, favourite }]);
+  await ask("PATCH", `/api/v1/history/${picture.id}`, { favourite }).catch(trouble);
+}
+
+export async function forget(picture) {
+  await ask("DELETE", `/api/v1/history/${picture.id}`).catch(trouble);
+  everywhere(picture.id, () => []);
+  set({ total: Math.max(0, state.total - 1) });
+}
+
+/** Put a picture's settings into the form. */
+export function useSettings(settings) {
+  const known = state.models.find((each) => each.name === (settings.model ?? "emoji"));
+  if (!known) {
+    set({ problem: { message: `this picture is by the model '${settings.model}', which is not here`, hint: "its other settings are in the form" } });
+  }
+  const usual = known?.usual ?? {};
+  const sampler = Object.fromEntries(Object.entries(settings.sampler ?? {}).filter(([key, value]) => known && key in known.schema.properties && JSON.stringify(value) !== JSON.stringify(usual[key] ?? known.schema.properties[key].default ?? null)));
+  const problem = state.problem;
+  wish({
+    model: known?.name ?? state.wish.model,
+    task: known?.tasks[settings.task] ? settings.task : "paint",
+    prompt: (settings.prompts ?? [settings.prompt ?? ""])[0] ?? "",
+    negative: settings.negative ?? "",
+    label: (settings.labels ?? [""])[0] ?? "",
+    n: Math.min(settings.n ?? 1, state.limits.pictures ?? 16),
+    seed: settings.seed ?? 0,
+    locked: true,
+    vary: settings.vary ?? 0,
+    dtype: settings.dtype ?? "float32",
+    sampler,
+    options: settings.options ?? {},
+  });
+  if (!known) set({ problem });
+  else say("its settings are in the form");
+}
+
+/** Take a file that was dropped or chosen: settings into the form, pixels into an input. */
+export async function take(file, input) {
+  try {
+    const sent = await upload(file);
+    if (input) wish({ inputs: { ...state.wish.inputs, [input]: sent } });
+    else if (sent.settings) useSettings(sent.settings);
+    else if (canTake()) sendTo(sent);
+    else set({ problem: { message: "this picture does not say how it was made", hint: "drop a PNG that limner painted" } });
+  } catch (error) {
+    trouble(error);
+  }
+}
+
+/** The tasks of the chosen model that begin with a picture. */
+export const takers = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs);
+const canTake = () => takers().length > 0;
+
+export function sendTo(picture, name) {
+  const [first] = takers();
+  const chosen = name ?? (task()?.inputs.image ? state.wish.task : first[0]);
+  wish({ task: chosen, inputs: { image: picture } });
+  if (state.route.name !== "home") go("/");
+  say("it is in the form");
+}
+
+// Addresses -----------------------------------------------------------------------------------
+
+export function read(path = location.pathname) {
+  const [, kind, id] = path.split("/");
+  if (kind === "p" && id) return { name: "picture", id };
+  if (kind === "grid" && id) return { name: "grid", id };
+  return { name: "home" };
+}
+
+export function go(path) {
+  if (path === location.pathname) return;
+  history.pushState(null, "", path);
+  set({ route: read(path), problem: null });
+  if (state.route.name !== "home") window.scrollTo(0, 0);
+}

@@ -1,0 +1,83 @@
+// A picture by itself: large, with how it was made and what can be done with it.
+
+import { html, useEffect, useState } from "/page/vendor/preact.js";
+import { get } from "/page/api.js";
+import { asCommand, asCurl, asPython } from "/page/copy.js";
+import { Icon, Link, copied, span } from "/page/parts.js";
+import { favour, forget, go, sendTo, set, state, takers, trouble, useSettings, wish } from "/page/state.js";
+
+/** Where the arrows lead: the pictures before and after in the gallery. */
+export function beside(id) {
+  const place = state.history.findIndex((each) => each.id === id);
+  return place < 0 ? [null, null] : [state.history[place - 1] ?? null, state.history[place + 1] ?? null];
+}
+
+function Facts({ picture, job }) {
+  const own = picture.settings ?? {};
+  const rows = [["Model", picture.model], ["Class", own.labels?.join(", ")], ["Keep away from", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
+    ...Object.entries(own.sampler ?? {}), ...Object.entries(own.options ?? {}),
+    ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],
+    ["Time", job?.notes ? `${span(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
+  return html`<dl>${rows.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => html`<div key=${name}><dt>${String(name).replaceAll("_", " ")}</dt><dd>${String(value)}</dd></div>`)}</dl>`;
+}
+
+/** The source and the result of an edit, one over the other. */
+function Slider({ before, after }) {
+  const [share, setShare] = useState(50);
+  return html`<div class="compare">
+    <img class="pixels" src=${after.url} alt="after" />
+    <img class="pixels before" src=${before} alt="before" ref=${(image) => image?.style.setProperty("clip-path", `inset(0 ${100 - share}% 0 0)`)} />
+    <input type="range" min="0" max="100" value=${share} aria-label="Before and after" onInput=${(e) => setShare(Number(e.target.value))} />
+  </div>`;
+}
+
+export function Viewer({ id }) {
+  const [page, setPage] = useState(null), [compare, setCompare] = useState(false);
+  useEffect(() => {
+    setPage(null);
+    setCompare(false);
+    get(`/api/v1/history/${id}`).then(setPage).catch((error) => { setPage({}); trouble(error); });
+  }, [id]);
+  if (!page) return html`<div class="viewer"></div>`;
+  if (!page.picture) return html`<div class="viewer"><p class="hint">There is no such picture; it may have been deleted.</p></div>`;
+  const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
+  const [newer, older] = beside(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
+  const command = request && asCommand(request), words = picture.words || "without words";
+  const use = () => { useSettings(picture.settings); go("/"); };
+  const vary = () => { useSettings(picture.settings); wish({ n: 6, vary: 0.4, locked: true }); go("/"); };
+  const remove = async () => { await forget(picture); go(older ? `/p/${older.id}` : "/"); };
+  const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
+  const source = job?.inputs.image && `/api/v1/assets/${job.inputs.image}`;
+  return html`<article class="viewer" aria-label=${words}>
+    <div class="frame">
+      ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
+      ${source && compare ? html`<${Slider} before=${source} after=${picture} />`
+        : html`<img class="pixels large" src=${picture.url} alt=${words} width=${picture.width} height=${picture.height} />`}
+      ${older && html`<${Link} to=${`/p/${older.id}`} class="turn right" aria-label="Older picture"><${Icon} name="right" /></${Link}>`}
+    </div>
+    <div class="about">
+      <h1>${words}</h1>
+      <div class="go">
+        <button type="button" class="paint" onClick=${use}>Use settings</button>
+        <button type="button" class="second" onClick=${vary}>Variations</button>
+        <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
+      </div>
+      ${takers().length > 0 && html`<div class="go">${takers().map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
+      ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => setCompare(!compare)}>${compare ? "The result alone" : "Before and after"}</button>`}
+      <${Facts} picture=${picture} job=${job} />
+      <div class="links">
+        <a class="quiet" href=${`${picture.url}?download=true`} download><${Icon} name="down" /> PNG with its settings</a>
+        <a class="quiet" href=${`${picture.url}?download=true&w=${Math.min(2048, 16 * picture.width)}`} download><${Icon} name="down" /> Enlarged PNG</a>
+        <button type="button" class="quiet" onClick=${() => copied(location.href, "the address is")}><${Icon} name="link" /> Copy the address</button>
+        <button type="button" class="quiet danger" onClick=${remove}><${Icon} name="trash" /> Delete</button>
+      </div>
+      ${request && html`<details class="more"><summary>As code</summary>
+        ${[["Command line", command], ["Python", asPython(request)], ["curl", asCurl(request)]].filter(([, text]) => text).map(([name, text]) => html`<div class="code" key=${name}>
+          <header><span>${name}</span><button type="button" class="quiet" aria-label=${`Copy as ${name}`} onClick=${() => copied(text, `${name} is`)}><${Icon} name="copy" /> Copy</button></header>
+          <pre tabindex="0">${text}</pre></div>`)}
+      </details>`}
+    </div>
+  </article>`;
+}
+
+export const close = () => { set({ problem: null }); go("/"); };
