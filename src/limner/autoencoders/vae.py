@@ -14,7 +14,9 @@ that the bounds are of the probability of the picture itself. `log_prob` gives t
 Also here, for the ELBO: KL warm-up, as in Bowman et al. (2015), arXiv:1511.06349; a constant weight
 beta, as in Higgins et al. (2017); free bits, lambda nats for each number of the code, as in Kingma
 et al. (2016), arXiv:1606.04934, equation 15: sum_j max(lambda, E KL_j), the mean being that of the
-batch. With labels or captions c, all of it is given c: q(z | x, c) and p(x | z, c), with p(z).
+batch. The prior can be learned, a RealNVP: then the KL is the mean of log q(z | x) - log p(z) over
+draws, and a code that is handed out is what the prior's flow makes of it, which is standard normal
+either way. With labels or captions c, all of it is given c: q(z | x, c) and p(x | z, c), with p(z).
 """
 
 import math
@@ -29,6 +31,7 @@ from torch import Tensor
 
 from limner.autoencoders.bound import Normal, importance_weighted, standard
 from limner.autoencoders.coders import centre, coders, pixel_law
+from limner.autoencoders.prior import Prior
 from limner.codes import Encodes
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
@@ -58,6 +61,7 @@ class VAE(LikelihoodModel, Encodes):
         pixels: the law of a pixel given the code; unless given, bernoulli for two levels, else
             logistic.
         components: of the logistic law, which is a mixture.
+        prior: of the code: standard normal, or so after a RealNVP that is learned with the rest.
         objective: "elbo", or "iwae", the bound of k draws.
         k: draws of the code for each picture in training.
         beta: the weight of the KL term, for the ELBO.
@@ -76,6 +80,7 @@ class VAE(LikelihoodModel, Encodes):
         hidden: tuple[int, ...] | None = None,
         pixels: Literal["bernoulli", "logistic", "gaussian"] | None = None,
         components: Annotated[int, Field(ge=1)] = 1,
+        prior: Literal["normal", "realnvp"] = "normal",
         objective: Literal["elbo", "iwae"] = "elbo",
         k: Annotated[int, Field(ge=1)] = 1,
         beta: Annotated[float, Field(ge=0)] = 1.0,
@@ -89,6 +94,11 @@ class VAE(LikelihoodModel, Encodes):
             raise LimnerError(
                 "IWAE's bound has no KL term of its own; leave model.beta, model.warmup and "
                 "model.free_bits out, or give model.objective=elbo"
+            )
+        if prior == "realnvp" and free_bits:
+            raise LimnerError(
+                "free bits are of each number of a code, and a learned prior has one KL for all of "
+                "them; leave model.free_bits out, or give model.prior=normal"
             )
         self.spec = replace(spec, hint=None)
         self.law = pixel_law(spec, pixels, components)
@@ -108,6 +118,7 @@ class VAE(LikelihoodModel, Encodes):
             hidden=hidden,
             vector=_TOLD if spec.labels or spec.text else 0,
         )
+        self.prior = Prior.realnvp(latent) if prior == "realnvp" else Prior.normal()
 
     @property
     def likelihood_protocol(self) -> str:
@@ -147,14 +158,12 @@ class VAE(LikelihoodModel, Encodes):
         vector, levels, q = self._seen(batch.x, c)
         z = self._draws(self.k, noise)
         bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
+        likely, prior, posterior = terms = self._terms(levels, vector, q, z)
         if self.objective == "iwae":
-            terms = self._terms(levels, vector, q, z)
-            likely, prior, posterior = terms
             bound = _log_weights(*terms).logsumexp(0) - math.log(self.k)
             loss, kl = -bound.mean(), (posterior - prior).mean()
         else:
-            likely = self._log_likelihood(levels, vector, q.draw(z))
-            each = q.kl(standard(q.mean)).mean(0)  # of each number of the code, over the batch
+            each = self._kl(q, prior, posterior)
             share = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
             loss = self.beta * share * each.clamp(min=self.free_bits).sum() - likely.mean()
             kl = each.sum()
@@ -171,12 +180,13 @@ class VAE(LikelihoodModel, Encodes):
         return self._seen(x, c)[2]
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """mu(x), the mean of q(z | x)."""
-        return self.posterior(x, c).mean
+        """mu(x), the mean of q(z | x), as the prior sees it."""
+        return self.prior.normalised(self.posterior(x, c).mean)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """The mean of p(x | z)."""
-        return self.law.mean(self.decoder(z, self._vector(c, len(z)))).permute(0, 3, 1, 2)
+        theta = self.decoder(self.prior.code(z), self._vector(c, len(z)))
+        return self.law.mean(theta).permute(0, 3, 1, 2)
 
     def frames(
         self,
@@ -200,7 +210,7 @@ class VAE(LikelihoodModel, Encodes):
         if shown == "mean":
             yield self.decode(z, c)
             return
-        theta = self.decoder(z, self._vector(c, n))
+        theta = self.decoder(self.prior.code(z), self._vector(c, n))
         k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
         yield from_levels(k, self.spec.levels).permute(0, 3, 1, 2)
 
@@ -244,8 +254,17 @@ class VAE(LikelihoodModel, Encodes):
     ) -> tuple[Float[Tensor, "g b"], Float[Tensor, "g b"], Float[Tensor, "g b"]]:
         """log p(x | z), log p(z), log q(z | x) of draws from q."""
         z = q.draw(epsilon)
-        prior = standard(z).log_prob(z).sum(-1)
-        return self._log_likelihood(levels, vector, z), prior, q.log_prob(z).sum(-1)
+        likely = self._log_likelihood(levels, vector, z)
+        return likely, self.prior.log_prob(z), q.log_prob(z).sum(-1)
+
+    def _kl(
+        self, q: Normal, prior: Float[Tensor, "g b"], posterior: Float[Tensor, "g b"]
+    ) -> Float[Tensor, "_numbers"]:
+        """Of each number of the code, over the batch, in closed form; with a learned prior, of all
+        numbers together, by the draws."""
+        if self.prior.learned:
+            return (posterior - prior).mean()[None]
+        return q.kl(standard(q.mean)).mean(0)
 
 
 def _log_weights(
