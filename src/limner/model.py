@@ -134,6 +134,14 @@ class Learner(nn.Module, ABC):
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
 
+    def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
+        """What a person should hear of how training goes, now that a line was written.
+
+        Args:
+            rows: all lines of the log so far.
+        """
+        return []
+
     def train(self, mode: bool = True) -> "Learner":
         """Training mode, but for nested learners that no player trains."""
         super().train(mode)
@@ -159,7 +167,7 @@ class Learner(nn.Module, ABC):
         return sum(p.numel() for p in parts.values())
 
 
-def _finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
+def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
     """Clamp each yielded frame to [-1, 1], as float32, without gradients."""
 
     @functools.wraps(frames)
@@ -190,7 +198,7 @@ class GenerativeModel(Learner):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "frames" in cls.__dict__:
-            cls.frames = _finished(cls.frames)
+            cls.frames = finished(cls.frames)
 
     @abstractmethod
     def frames(
@@ -376,6 +384,36 @@ class Mixes(Protocol):
             seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
             options: the model's own, see the signature of `frames`.
         """
+        ...
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A model that can paint a picture anew, or a part of it."""
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: float = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that are made from given ones, as `watch` yields pictures.
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how much of what is painted over may change, in (0, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+        ...
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
         ...
 
 

@@ -309,6 +309,8 @@ class _Session:
         if dist.first():
             with self.writing(), (self.run / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(_line(row))
+            for remark in self.loop.model.remarks(read_log(self.run)):
+                say(f"step {self.loop.step:,}: {remark}")
 
     def paint(self) -> None:
         """Write a sheet of samples, always of the same seeds and conditions."""

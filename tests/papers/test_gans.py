@@ -10,6 +10,7 @@ from torch import nn
 
 from limner import Condition, ImageSpec, Noise, build
 from limner.errors import LimnerError
+from limner.gans.adversarial import FIRST_LINES, LINES, variety
 from limner.gans.dcgan import DCGAN
 from limner.gans.losses import (
     OBJECTIVES,
@@ -268,3 +269,49 @@ def test_calibration_gives_the_generator_the_statistics_of_what_it_paints():
         h = model.generator.first(torch.cat([z, asked], 1))
         seen.append(h.unflatten(1, (norm.num_features, -1)).mean((0, 2)))
     torch.testing.assert_close(norm.running_mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def line(**numbers: float | None) -> dict[str, float | None]:
+    return {"D(real)": 0.99, "D(fake)": 0.01, "critic.loss": 0.5, "variety": 0.9} | numbers
+
+
+def test_a_critic_that_has_won_is_told_once():
+    model = model_of("gan")
+    won = {"critic.loss": 0.02}
+    rows = [line() for _ in range(3)] + [line(**won) for _ in range(LINES - 1)]
+    assert model.remarks(rows) == []
+    (said,) = model.remarks([*rows, line(**won)])
+    assert "the critic has won (D(real) = 0.99, D(fake) = 0.01)" in said
+    assert model.remarks([*rows, line(**won), line(**won)]) == []
+    assert model.remarks([line(**won)] * LINES) != []  # from the first line on
+    assert model.remarks([*rows, line(**{"critic.loss": -0.02})]) == []  # a distance, no entropy
+    assert model.remarks([*rows, line(**{"critic.loss": None})]) == []
+
+
+def test_collapsed_modes_are_told():
+    model = model_of("wgan-gp")
+    alike = line(variety=0.1)
+    (said,) = model.remarks([line(), *[alike] * LINES])
+    assert "modes have collapsed: paintings are 0.1 times as far" in said
+    assert model.remarks([line(), *[alike] * (LINES - 1)]) == []
+    assert model.remarks([alike] * LINES) == []  # it has not begun to paint
+    assert model.remarks([alike] * FIRST_LINES) != []
+    assert model.remarks([{"wasserstein": 3.0}] * LINES) == []
+
+
+def test_variety_is_of_distances_to_the_nearest_other():
+    real = torch.tensor([0.0, 1.0, 3.0, 7.0]).view(4, 1, 1, 1)  # 1, 1, 2, 4: the median is 1
+    assert variety(real, 3 * real).item() == pytest.approx(3.0)
+    few = torch.tensor([0.0, 5.0, 0.0, 5.0]).view(4, 1, 1, 1)
+    assert variety(real, few).item() == 0
+    assert variety(real[:1], few[:1]).item() == 1
+
+
+@pytest.mark.parametrize("name", ["gan", "wgan", "wgan-gp", "stylegan2"])
+def test_all_log_how_varied_their_paintings_are(name: str):
+    torch.manual_seed(0)
+    model = build(name, ImageSpec(1, 8, 8), latent=4, channels=4)
+    batch = Batch(Noise.keyed(3, 0, range(10)).uniform(1, 8, 8) * 2 - 1, Condition())
+    turn = next(iter(model.turns(batch, 0, Noise.keyed(0, 0, range(10)))))
+    assert 0 < turn.logs["variety"] < 2
+    assert model.remarks([{"variety": 0.01}] * FIRST_LINES)

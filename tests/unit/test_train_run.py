@@ -99,6 +99,16 @@ def test_the_folder_holds_everything(finished):
     assert load(run).sample(2).shape == (2, 1, 4, 4)
 
 
+def test_a_models_remarks_are_said_when_a_line_is_written(tmp_path, capsys, monkeypatch):
+    def remarks(self: ToyDenoiser, rows: list[dict[str, float]]) -> list[str]:
+        return [f"{len(rows)} lines"] if len(rows) == 2 else []
+
+    monkeypatch.setattr(ToyDenoiser, "remarks", remarks)
+    train(recipe("toy-denoiser", steps=12), tmp_path / "run", dataset=Ramps(), device="cpu")
+    said = capsys.readouterr().err
+    assert said.count("step 8: 2 lines") == 1 and "3 lines" not in said
+
+
 SCRIPT = [sys.executable, __file__]
 
 

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
+from limner.gans.adversarial import Adversarial
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import GenerativeModel
 from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
 from limner.noise import Noise
@@ -120,7 +120,7 @@ def _initialise(layer: nn.Module) -> None:
         nn.init.normal_(layer.weight, 1.0, _DEVIATION)
 
 
-class DCGAN(GenerativeModel):
+class DCGAN(Adversarial):
     """Two players on these networks; what they play for, a subclass says in `turns`.
 
     Args:
@@ -130,8 +130,6 @@ class DCGAN(GenerativeModel):
         norm: the critic's.
         condition_dropout: how often training hides label and text from both.
     """
-
-    couples_batch = True
 
     def __init__(
         self, spec: ImageSpec, latent: int, channels: int, norm: NormName, condition_dropout: float
@@ -146,24 +144,9 @@ class DCGAN(GenerativeModel):
         self.generator = Generator(self.spec, latent, channels)
         self.critic = Critic(self.spec, channels, norm)
 
-    def players(self) -> dict[str, nn.Module]:
-        """The critic, which moves first, and the generator."""
-        return {"critic": self.critic, "generator": self.generator}
-
     def paint(self, noise: Noise, c: Condition) -> Images:
         """G(z, c) for the next z of each stream."""
         return self.generator(noise.normal(self.latent), c)
-
-    def moves(self, batch: Batch, noise: Noise) -> list[tuple[Images, Condition, Noise]]:
-        """A round's batches, a move of the critic's each: pictures, what they are of, streams."""
-        n = len(batch.x) // self.batches_per_round
-        parts = [slice(first, first + n) for first in range(0, len(batch.x), n)]
-        streams = [noise.rows(rows) for rows in parts]
-        hidden = self.condition_dropout
-        return [
-            (batch.x[rows], batch.c.rows(rows).drop(hidden, own), own)
-            for rows, own in zip(parts, streams)
-        ]
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """The generator's batch statistics, for labels and text as the data have them."""

@@ -19,8 +19,9 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from limner.gans.adversarial import beliefs, variety
 from limner.gans.dcgan import DCGAN, NormName
-from limner.gans.losses import OBJECTIVES, Name, believed
+from limner.gans.losses import OBJECTIVES, Name
 from limner.image import Batch, ImageSpec
 from limner.model import Turn
 from limner.noise import Noise
@@ -75,7 +76,7 @@ class GAN(DCGAN):
             yield Turn(
                 self.objective.critic(on_real.float(), on_fake.float()),
                 of="critic",
-                logs={"D(real)": believed(on_real), "D(fake)": believed(on_fake)},
+                logs=beliefs(on_real, on_fake) | {"variety": variety(x, fake)},
             )
         _, c, own = moves[-1]
         scores = self.critic(self.paint(own, c), c)

@@ -32,8 +32,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.codes import Encodes
+from limner.gans.adversarial import Adversarial, beliefs, variety
 from limner.gans.augmentation import Augmentation
-from limner.gans.losses import believed, discriminate, non_saturating, r1
+from limner.gans.losses import discriminate, non_saturating, r1
 from limner.gans.resampling import halved
 from limner.gans.style_networks import Critic, Mapping, Styles, Synthesis, halvings
 from limner.image import Batch, Condition, Images, ImageSpec
@@ -67,7 +68,7 @@ _PRIOR = 1e-3  # weight of a code's mean square in its search
         "augment": 0.6,
     },
 )
-class StyleGAN2(Encodes):
+class StyleGAN2(Adversarial, Encodes):
     """StyleGAN2: a style scales every convolution, so that pictures can be mixed by their parts.
 
     Args:
@@ -91,7 +92,6 @@ class StyleGAN2(Encodes):
     path_length: Tensor
     w_mean: Tensor
     w_axes: Tensor
-    couples_batch = True
     spherical: ClassVar[bool] = False
 
     def __init__(
@@ -144,7 +144,7 @@ class StyleGAN2(Encodes):
         on_real = self.judged(x, c, noise)
         on_fake = self.judged(fake, c, noise)
         self.augmentation.notice(on_real.detach(), step)
-        logs = {"D(real)": believed(on_real), "D(fake)": believed(on_fake)}
+        logs = beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
         if self.augmentation.target:
             logs["augment"] = self.augmentation.p.clone()
         yield Turn(discriminate(on_real.float(), on_fake.float()), of="critic", logs=logs)

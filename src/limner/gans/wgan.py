@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
+from limner.gans.adversarial import variety
 from limner.gans.dcgan import DCGAN, NormName
 from limner.gans.losses import clip_weights, gradient_penalty, raised, wasserstein
 from limner.image import Batch, ImageSpec
@@ -69,7 +70,8 @@ class WGAN(DCGAN):
             with torch.no_grad():
                 fake = self.paint(own, c)
             loss = wasserstein(self.critic(x, c).float(), self.critic(fake, c).float())
-            yield Turn(loss, of="critic", logs={"wasserstein": -loss.detach()})
+            logs = {"wasserstein": -loss.detach(), "variety": variety(x, fake)}
+            yield Turn(loss, of="critic", logs=logs)
             clip_weights(self.critic, self.clip)
         _, c, own = moves[-1]
         yield Turn(raised(self.critic(self.paint(own, c), c).float()), of="generator")
@@ -123,6 +125,7 @@ class WGANGP(DCGAN):
             loss = wasserstein(critic(x).float(), critic(fake).float())
             penalty = gradient_penalty(critic, x, fake, own.uniform())
             logs = {"wasserstein": -loss.detach(), "penalty": penalty.detach()}
+            logs["variety"] = variety(x, fake)
             yield Turn(loss + self.penalty * penalty, of="critic", logs=logs)
         _, c, own = moves[-1]
         yield Turn(raised(self.critic(self.paint(own, c), c).float()), of="generator")

@@ -1,0 +1,93 @@
+"""What the models of this family share: two players, the critic's moves, and signs of trouble."""
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.gans.losses import Scores, believed
+from limner.image import Batch, Condition, Images
+from limner.model import GenerativeModel
+from limner.noise import Noise
+
+LINES = 5  # of the log that must all show a trouble before it is one
+FIRST_LINES = 20  # before paintings that were alike from the beginning are one
+_LOST = 0.05  # a critic's loss below which the generator hears little from it
+_ALIKE = 0.25  # a variety below which modes are missing
+
+
+class Adversarial(GenerativeModel):
+    """A critic, which moves first, and a generator.
+
+    A subclass has `critic`, `generator` (or players of its own), and `condition_dropout`, how often
+    training hides label and text from both.
+    """
+
+    couples_batch = True
+    generator: nn.Module
+    critic: nn.Module
+    condition_dropout: float
+
+    def players(self) -> dict[str, nn.Module]:
+        """The critic, which moves first, and the generator."""
+        return {"critic": self.critic, "generator": self.generator}
+
+    def moves(self, batch: Batch, noise: Noise) -> list[tuple[Images, Condition, Noise]]:
+        """A round's batches, a move of the critic's each: pictures, what they are of, streams."""
+        n = len(batch.x) // self.batches_per_round
+        parts = [slice(first, first + n) for first in range(0, len(batch.x), n)]
+        streams = [noise.rows(rows) for rows in parts]
+        hidden = self.condition_dropout
+        return [
+            (batch.x[rows], batch.c.rows(rows).drop(hidden, own), own)
+            for rows, own in zip(parts, streams)
+        ]
+
+    def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
+        """Once it is so: that the critic has won, or that modes have collapsed."""
+        found: list[str] = []
+        if _held(rows, "critic.loss", _LOST) == LINES and "D(real)" in rows[-1]:
+            last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in ("D(real)", "D(fake)"))
+            found.append(
+                f"the critic has won ({last}): it is hardly ever wrong, and the generator learns "
+                "little from it; try a smaller train.players.critic.lr, or more regularisation"
+            )
+        alike = _held(rows, "variety", _ALIKE)
+        if alike == (LINES if alike < len(rows) else FIRST_LINES):
+            found.append(
+                f"modes have collapsed: paintings are {rows[-1]['variety']:.2g} times as far from "
+                "one another as pictures are; try a larger train.batch, or another objective"
+            )
+        return found
+
+
+def _held(rows: Sequence[Mapping[str, float | None]], name: str, limit: float) -> int:
+    """In how many of the last lines a number was from 0 to a limit."""
+    low = [(value := row.get(name)) is not None and 0 <= value < limit for row in rows]
+    return len(list(takewhile(bool, reversed(low))))
+
+
+def beliefs(on_real: Scores, on_fake: Scores) -> dict[str, Tensor]:
+    """D(real) and D(fake), for the log: how real the critic holds pictures and paintings."""
+    return {"D(real)": believed(on_real), "D(fake)": believed(on_fake)}
+
+
+@torch.no_grad()
+def variety(real: Images, fake: Images) -> Float[Tensor, ""]:
+    """How far a painting is from the nearest other one, as a share of the same among pictures.
+
+    Medians over the batch. It is about 1 for the data's own variety, lower for blurred pictures,
+    and near 0 where the same few are painted again and again. Of one picture it is 1.
+    """
+    if len(real) < 2:
+        return torch.ones((), device=real.device)
+    apart = [_nearest(x.float().flatten(1)).median() for x in (fake, real)]
+    return apart[0] / apart[1].clamp(min=1e-6)
+
+
+def _nearest(x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    """The distance of each row to the nearest other."""
+    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return torch.cdist(x, x).masked_fill(itself, float("inf")).amin(1)
