@@ -19,7 +19,7 @@ SPEC = ImageSpec(1, 2, 3, levels=5)
 
 def bent(prior: Prior) -> Prior:
     for p in prior.parameters():
-        p.data += 0.1 * torch.randn_like(p)
+        p.data += 0.05 * torch.randn_like(p)
     return prior.double().requires_grad_(False)
 
 
@@ -32,7 +32,7 @@ def test_it_integrates_to_one_and_is_what_its_draws_are_of():
     the density, by a Kolmogorov-Smirnov test."""
     prior = bent(Prior.realnvp(2))
     z = prior.code(Noise.sampling(0, 5000).normal(2, dtype=torch.float64))
-    side, reach = 240, 2 * float(z.abs().max())
+    side, reach = 200, 1.4 * float(z.abs().max())
     at = reach * (2 * (torch.arange(side, dtype=torch.float64) + 0.5) / side - 1)
     density = prior.log_prob(torch.cartesian_prod(at, at)).exp().view(side, side)
     area = (2 * reach / side) ** 2
