@@ -1,0 +1,159 @@
+"""BigGAN: class-conditional pictures, and a dial between their quality and their variety.
+
+Brock, Donahue, Simonyan (2018). Large scale GAN training for high fidelity natural image synthesis.
+arXiv:1809.11096.
+
+    critic       lowers  E (1 - s(x, c))_+ + E (1 + s(G(z, c), c))_+,   s = (u + v(c)) . h(x)
+    generator    lowers  -E s(G(z, c), c)  +  beta sum_W |W W^T (1 - I)|^2
+
+z is cut into chunks, one for the first layer and one for each block (hierarchical), whose norms are
+scaled and shifted by the chunk and an embedding of the class that all blocks share. Every layer's
+largest singular value is kept at 1 (Miyato, Kataoka, Koyama, Yoshida, 2018, arXiv:1802.05957), and
+one size attends to itself (Zhang, Goodfellow, Metaxas, Odena, 2018, arXiv:1805.08318). The second
+term of the generator's keeps its filters orthogonal, so that z truncated to |z| <= t paints well;
+norms then use the statistics that pictures of such z have (standing statistics, appendix C.1).
+
+Kept: the networks of figure 15, orthogonal first weights, two moves of the critic for each of the
+generator's. Different: sizes are halved until four pixels are left, and twice as wide with each
+halving; a truncated z is a normal one squeezed, so that a seed's picture changes gradually with t;
+statistics are kept for some t, and taken in between; text.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.errors import LimnerError
+from limner.gans.adversarial import Adversarial, beliefs, variety
+from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
+from limner.gans.dcgan import halvings
+from limner.gans.losses import hinge, raised
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import Turn
+from limner.nn.standing import standing_statistics
+from limner.noise import Noise
+from limner.registry import Paper, register
+
+
+@register(
+    "biggan",
+    family="gans",
+    paper=Paper(
+        "Large scale GAN training for high fidelity natural image synthesis",
+        "Brock, Donahue, Simonyan",
+        2018,
+        "1809.11096",
+    ),
+    tiny={"latent": 4, "embedding": 3, "channels": 4, "critic_steps": 2},
+)
+class BigGAN(Adversarial):
+    """BigGAN: hinge loss, spectral norm, and a truncation that trades variety for quality.
+
+    Args:
+        spec: what the images are; at least 8 x 8 pixels.
+        latent: how many numbers z has, in all chunks together.
+        embedding: how many numbers the blocks are told of what is asked for.
+        channels: of the layers at full size, in both networks; twice as many with each halving.
+        attention: how often the size that attends to itself is halved; where there is no such
+            size, the nearest one.
+        critic_steps: moves of the critic before each of the generator's.
+        beta: the weight of the generator's orthogonal regularisation.
+        condition_dropout: how often training hides label and text from both.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent: Annotated[int, Field(ge=1)] = 120,
+        embedding: Annotated[int, Field(ge=1)] = 128,
+        channels: Annotated[int, Field(ge=1)] = 64,
+        attention: Annotated[int, Field(ge=0)] = 1,
+        critic_steps: Annotated[int, Field(ge=1)] = 2,
+        beta: Annotated[float, Field(ge=0)] = 1e-4,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    ) -> None:
+        super().__init__()
+        if min(spec.height, spec.width) < 8:
+            raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
+        if latent <= halvings(spec):
+            raise LimnerError(
+                f"model.latent={latent}: z has a chunk for each of {halvings(spec) + 1} sizes; "
+                "give it more numbers"
+            )
+        self.spec = replace(spec, hint=None)
+        if spec.labels:
+            self.condition = "required"
+        self.generator = Generator(self.spec, latent, embedding, channels, attention)
+        self.critic = Critic(self.spec, channels, attention)
+        self.batches_per_round = critic_steps
+        self.latent, self.beta, self.condition_dropout = latent, beta, condition_dropout
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The critic's moves, then the generator's against the critic that they left."""
+        moves = self.moves(batch, noise)
+        for x, c, own in moves:
+            with torch.no_grad():
+                fake = self.generator(own.normal(self.latent), c, None)
+            on_real, on_fake = self.critic(x, c), self.critic(fake, c)
+            logs = beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
+            yield Turn(hinge(on_real.float(), on_fake.float()), of="critic", logs=logs)
+        _, c, own = moves[-1]
+        scores = self.critic(self.generator(own.normal(self.latent), c, None), c)
+        overlap = overlaps(self.generator)
+        loss = raised(scores.float()) + self.beta * overlap
+        yield Turn(loss, of="generator", logs={"overlap": overlap.detach()})
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """The generator's batch statistics for each known truncation, labels as the data have."""
+        rounds = [c if len(c) else len(x) for x, c in batches]
+        for i, t in enumerate(TRUNCATIONS):
+            with standing_statistics(self.generator):
+                for number, c in enumerate(rounds):
+                    n, asked = (c, Condition()) if isinstance(c, int) else (len(c), c)
+                    noise = Noise.keyed(0, number, range(n), str(self.device))
+                    self.generator(truncated(noise.normal(self.latent), t), asked, None)
+            for norm in self.generator.modules():
+                if isinstance(norm, ConditionalNorm):
+                    norm.keep(i)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        truncation: Annotated[float, Field(gt=0, le=4)] = 4.0,
+    ) -> Iterator[Images]:
+        """Yield the pictures, which are painted at a stroke.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            truncation: no number of z is farther from 0; less makes better pictures that are more
+                alike, 4 leaves all but one in 16,000 numbers as they are.
+        """
+        yield self.generator(truncated(noise.normal(self.latent), truncation), c, truncation)
+
+
+def truncated(z: Float[Tensor, "b d"], t: float) -> Float[Tensor, "b d"]:
+    """Normal numbers as normal numbers of which none is beyond t: Phi_t^-1(Phi(z))."""
+    root = math.sqrt(2)
+    return (torch.erf(z / root) * math.erf(t / root)).erfinv() * root
+
+
+def overlaps(network: nn.Module) -> Float[Tensor, ""]:
+    """sum_W |W W^T (1 - I)|^2 over layers, W with a row for each thing that comes out; 0 where all
+    rows are orthogonal (equation 3)."""
+    found: list[Tensor] = []
+    for name, weight in network.named_parameters():
+        if name.endswith("parametrizations.weight.original"):
+            w = weight.flatten(1)
+            products = w @ w.T
+            found.append(products.square().sum() - products.diagonal().square().sum())
+    return torch.stack(found).sum()
