@@ -72,7 +72,7 @@ def naive(model: AutoregressiveModel) -> AutoregressiveModel:
 
     def looking(x: Tensor, c: Condition):
         vector = model._vector(c, len(x), (1, 1))
-        return lambda row, column: model.network(x, vector)[:, row, column]
+        return lambda walk: walk.front(model.network(x, vector).permute(1, 2, 0, 3)).flatten(0, 1)
 
     model.looking = looking
     return model
@@ -155,8 +155,8 @@ def test_what_was_recorded_while_sampling_is_the_likelihood(of):
     law.__class__ = Recording
     x = model.sample(n, c, seed=2)
     for k, channel, log_p in said:
-        recorded += log_p.gather(-1, k[:, channel, None]).squeeze(-1)
-    assert len(said) == spec.dimensions
+        recorded += log_p.gather(-1, k[..., channel, None]).sum((0, 2))
+    assert sum(len(k) for k, _, _ in said) == spec.dimensions
     with torch.no_grad():
         nats = model.log_prob(x, c, noise=Noise.sampling(0, n)).nats
     torch.testing.assert_close(nats, recorded, rtol=0, atol=1e-9)
@@ -164,13 +164,61 @@ def test_what_was_recorded_while_sampling_is_the_likelihood(of):
 
 @every
 def test_frames_grow_from_the_upper_left_corner_row_by_row(of):
-    spec = ImageSpec(1, 5, 4, levels=2)
-    model = ready(of, spec)
+    """And, where rows need not wait, the rows below are behind by so many columns each."""
+    H, W = 5, 7
+    model = ready(of, ImageSpec(1, H, W, levels=2))
+    lag = model.lag or W
     frames = list(model.watch(2, seed=1))
     assert len(frames) == model.frame_count() == 5
     for row, frame in enumerate(frames, 1):
         assert torch.equal(frame[:, :, :row], frames[-1][:, :, :row])
-        assert not frame[:, :, row:].any()
+        painted = frame != 0
+        assert torch.equal(frame[painted], frames[-1][painted])
+        counts = (W - lag * torch.arange(H - row + 1)).clamp(min=0)
+        assert torch.equal(painted[1, 0].sum(1)[row - 1 :], counts)
+
+
+@every
+def test_rows_are_painted_at_once_where_they_need_not_wait(of, monkeypatch):
+    """Single pixels, 8 * 9 of them, or 9 + 4 * 7 fronts; each pixel once."""
+    model = ready(of, ImageSpec(1, 8, 9, levels=2))
+    looks, looking = [], model.looking
+
+    def counted(x: Tensor, c: Condition):
+        look = looking(x, c)
+
+        def counting(walk):
+            rows = range(walk.count)
+            looks.append([(walk.row + i, walk.column - i * walk.lag) for i in rows])
+            return look(walk)
+
+        return counting
+
+    monkeypatch.setattr(model, "looking", counted)
+    model.sample(1, seed=1)
+    fast = of.name in ("pixelcnn", "pixelrnn-row")
+    assert len(looks) == (9 + 4 * 7 if fast else 8 * 9)
+    assert sorted(pixel for front in looks for pixel in front) == list(
+        itertools.product(range(8), range(9))
+    )
+
+
+@every
+def test_a_row_may_be_painted_as_far_behind_the_one_above_as_is_said(of):
+    """A pixel sees what is `lag` - 1 columns to its right in the row above, and nothing beyond."""
+    H, W = 3, 16
+    model = ready(of, ImageSpec(1, H, W, levels=2))
+    x = torch.rand(1, H, W, 1, dtype=torch.float64, requires_grad=True)
+    model.network(x, None)[0, H - 1, 0].sum().backward()
+    assert x.grad is not None
+    seen = x.grad[0, :, :, 0] != 0
+    columns = torch.arange(W)
+    reach = [int(columns[row].max()) for row in seen[: H - 1]]
+    if model.lag is None:
+        assert max(reach) >= 4
+    else:
+        assert reach[1] == model.lag - 1
+        assert reach[0] < 2 * model.lag
 
 
 @every

@@ -1,22 +1,23 @@
 """Convolutions that see only what comes earlier: on whole pictures, and one pixel at a time.
 
 Pictures are scanned row by row, left to right; of a pixel, channel by channel. Features lie last
-in every tensor: "b h w f" of a whole picture, "b w f" of a row, "b f" of a pixel. Whatever looks at
+in every tensor: "b h w f" of a whole picture, "b w f" of a row, "n f" of pixels. Whatever looks at
 one place only (activations, gates, residuals) is then written once for all three.
 
 While a picture is painted, a `Walk` goes along, and each convolution keeps of earlier pixels what
 it will see again, between halos of zeros. What the rows above contribute is computed for a whole
 row when it begins; a pixel then costs one small matrix product a layer. (Ramachandran et al.
-(2017), arXiv:1704.06001, paint in this spirit.)
+(2017), arXiv:1704.06001, paint in this spirit.) Where no row has to wait until the one above it is
+finished, pixels of many rows are painted at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 Mask = Literal["A", "B"]
@@ -27,16 +28,39 @@ _T = TypeVar("_T")
 class Walk:
     """Where painting is, and what each layer remembers of earlier pixels.
 
+    It goes from front to front, a front being pixels that are painted at once: one of each row, as
+    long as it has some left, `lag` columns behind that of the row above.
+
     Args:
-        width: of the picture.
-        row, column: of the pixel that is asked for.
+        height, width: of the picture.
+        lag: the width at most, for which a front is one pixel.
+        row, column: of the front's first pixel, the uppermost one.
+        count: how many pixels it has.
         memory: of each layer, which makes it when it is first asked.
     """
 
+    height: int
     width: int
+    lag: int
     row: int = 0
     column: int = 0
+    count: int = 1
     memory: dict[nn.Module, Any] = field(default_factory=dict[nn.Module, Any])
+
+    def fronts(self) -> Iterator[Self]:
+        """Go from the first front to the last."""
+        for step in range(self.width + self.lag * (self.height - 1)):
+            begun = min(step // self.lag + 1, self.height)
+            self.row = max(0, -((self.width - 1 - step) // self.lag))  # those before are finished
+            self.column, self.count = step - self.lag * self.row, begun - self.row
+            yield self
+
+    def front(self, x: Shaped[Tensor, "h w *at"]) -> Shaped[Tensor, "p *at"]:
+        """The front's pixels of pictures; to write to, too."""
+        down, right, *rest = x.stride()
+        first = x.storage_offset() + self.row * down + self.column * right
+        along = down - self.lag * right
+        return x.as_strided((self.count, *x.shape[2:]), (along, *rest), first)
 
     def each_row(self, owner: nn.Module, compute: Callable[[], _T]) -> _T:
         """What is computed when a row begins, and kept until its end."""
@@ -56,8 +80,9 @@ class Walk:
         return row[:, self.column - 1] if self.column else torch.zeros_like(row[:, 0])
 
     def halved(self) -> "Walk":
-        """The same walk on a picture of half the size."""
-        return Walk((self.width + 1) // 2, self.row // 2, self.column // 2, self.memory)
+        """The same walk, of single pixels, on a picture of half the size."""
+        height, width = (self.height + 1) // 2, (self.width + 1) // 2
+        return Walk(height, width, width, self.row // 2, self.column // 2, memory=self.memory)
 
 
 def feature_channels(features: int, channels: int, parts: int = 1) -> Int[Tensor, "features"]:
@@ -140,7 +165,7 @@ class CausalConv2d(_Convolution):
         rows, left, right, mask: see `visible`.
         channels: of the picture, among which the features are shared out.
         parts: that the output is to be split into, each with features of every channel.
-        stride: of the output; a walk between two outputs gets none that means anything.
+        stride: of the output; a walk gets one of each pixel, those between mean nothing.
     """
 
     def __init__(
@@ -161,14 +186,16 @@ class CausalConv2d(_Convolution):
     def forward(
         self, x: Float[Tensor, "*at i"], walk: Walk | None = None
     ) -> Float[Tensor, "*to o"]:
-        """Features of the whole picture; with a walk, of its pixel, given the input there, or all
-        of an input that is still growing, as the picture itself is."""
+        """Features of the whole picture; with a walk, of its front, "(p b) o", given the input
+        there, or all of an input that is still growing, as the picture itself is."""
         if walk is None:
             return self.whole(x)
         memory = walk.memory.get(self)
         if memory is None:
-            one = self.weight.shape[2:] == (1, 1)
-            memory = _Point(self) if one else _Pixels(self, x, walk)
+            if self.weight.shape[2:] == (1, 1):
+                memory = _Point(self)
+            else:
+                memory = (_Fronts if walk.lag < walk.width else _Pixels)(self, x, walk)
             walk.memory[self] = memory
         return memory.step(x, walk)
 
@@ -184,7 +211,7 @@ class _Point:
 
 
 class _Pixels:
-    """What a `CausalConv2d` keeps while a picture is painted.
+    """What a `CausalConv2d` keeps while a picture is painted pixel by pixel.
 
     Attributes:
         recent: the last rows of the input, one fewer than the kernel has and at least one, between
@@ -229,6 +256,34 @@ class _Pixels:
             seen = self.seen_above.flatten(2).flatten(0, 1)
             torch.addmm(self.bias, seen, self.above, out=self.given.flatten(0, 1))
             self.recent.copy_(self.recent.roll(-1, 1))
+
+
+class _Fronts:
+    """What a `CausalConv2d` keeps while a picture is painted by fronts of many pixels.
+
+    Attributes:
+        kernel: as a matrix; "o (rows columns i)".
+        inside: the input, as far as it is there; "h w b i".
+        seen: what each pixel sees of it and of the halo around it; "h w b rows columns i".
+    """
+
+    def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
+        rows, columns = layer.weight.shape[2:]
+        self.kernel, self.bias = layer.kernel().permute(0, 2, 3, 1).flatten(1), layer.bias
+        shape = walk.height + rows - 1, walk.width + columns - 1, len(x), x.shape[-1]
+        kept = x.new_zeros(shape)
+        self.inside = kept[rows - 1 :, layer.left : layer.left + walk.width]
+        self.seen = kept.unfold(0, rows, 1).unfold(1, columns, 1).permute(0, 1, 2, 4, 5, 3)
+
+    def step(self, x: Tensor, walk: Walk) -> Tensor:
+        if x.ndim == 4:  # what was stored of the last pixels, was stored before they were painted
+            rows = slice(max(0, walk.row - 1), walk.row + walk.count)
+            self.inside[rows] = x[:, rows].permute(1, 2, 0, 3)
+        else:
+            front = walk.front(self.inside)
+            front.copy_(x.view_as(front))
+        seen = walk.front(self.seen).flatten(2).flatten(0, 1)
+        return F.linear(seen, self.kernel, self.bias)
 
 
 class RowConv2d(_Convolution):

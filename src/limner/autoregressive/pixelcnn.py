@@ -6,8 +6,9 @@ sections 3.3 to 3.6 and table 1.
 Kept: a 7 x 7 convolution with mask A, residual blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions with
 mask B on 2 h features (figure 5, left), two 1 x 1 convolutions, a softmax over the levels (a
 sigmoid where there are two); the channels see one another in order. The field of masked kernels
-has a blind spot: what lies above, further to the right than rows go up, is never seen. Different:
-labels and captions shift the features of each block, as in Gated PixelCNN.
+has a blind spot: what lies above, further to the right than rows go up, is never seen; which is why
+many rows can be painted at once, each 4 columns behind the one above it. Different: labels and
+captions shift the features of each block, as in Gated PixelCNN.
 """
 
 from typing import Annotated
@@ -64,7 +65,7 @@ class Network(nn.Module):
     def forward(
         self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
-        """theta of all pixels, or of the walk's."""
+        """theta of all pixels, or of the walk's front."""
         h = self.enter(x, walk)
         for block in self.blocks:
             h = block(h, vector, walk)
@@ -92,6 +93,8 @@ class PixelCNN(AutoregressiveModel):
         top: features of the last layer but one.
         condition_dropout: how often training hides the condition.
     """
+
+    lag = 4  # the first kernel reaches 3 columns to the right in the row above, others 1 a row
 
     def __init__(
         self,

@@ -56,37 +56,36 @@ class _Painting(Protocol):
     """What a layer keeps while a picture is painted."""
 
     def step(
-        self, gates: Float[Tensor, "b g"], picture: Float[Tensor, "b h w c"], walk: Walk
-    ) -> Float[Tensor, "b f"]: ...
+        self, gates: Float[Tensor, "n g"], picture: Float[Tensor, "b h w c"], walk: Walk
+    ) -> Float[Tensor, "n f"]: ...
 
 
 class _PaintedRows:
-    """The Row LSTM, pixel by pixel.
+    """The Row LSTM, front by front.
 
     Attributes:
-        states: of the row above until the row begins, then of this one; between zeros.
-        above: cells of the row above.
-        cells: of this row.
-        given: what this row's gates have of the row above.
+        states, cells: as far as they are there; "height w b h".
+        seen: the three states above each pixel, between zeros; "height w b taps h".
+        above: the cell above each pixel; "height w b h".
     """
 
-    def __init__(self, weight: Tensor, like: Tensor, width: int) -> None:
-        self.weight, self.row = weight[0], -1
-        self.states = like.new_zeros(len(like), width + 2, weight.shape[2])
-        self.above = self.states[:, 1:-1].clone()
-        self.cells, self.given = self.above.clone(), like.new_empty(0)
+    def __init__(self, weight: Tensor, like: Tensor, walk: Walk) -> None:
+        (_, taps, h, _), height = weight.shape, walk.height + 1
+        self.weight = weight[0].flatten(0, 1)
+        states = like.new_zeros(height, walk.width + taps - 1, len(like), h)
+        cells = like.new_zeros(height, walk.width, len(like), h)
+        self.seen, self.states = states.unfold(1, taps, 1).transpose(3, 4), states[1:, 1:-1]
+        self.above, self.cells = cells, cells[1:]
 
     def step(
-        self, gates: Float[Tensor, "b g"], picture: Float[Tensor, "b h w c"], walk: Walk
-    ) -> Float[Tensor, "b f"]:
-        if self.row != walk.row:
-            self.row = walk.row
-            self.above, self.cells = self.cells, self.above
-            seen = self.states.unfold(1, walk.width, 1)  # "b taps h w"
-            self.given = torch.einsum("bkhw,khg->bwg", seen, self.weight)
-        at = walk.column
-        state, self.cells[:, at] = cell_step(gates + self.given[:, at], self.above[:, at])
-        self.states[:, at + 1] = state
+        self, gates: Float[Tensor, "n g"], picture: Float[Tensor, "b h w c"], walk: Walk
+    ) -> Float[Tensor, "n f"]:
+        seen = walk.front(self.seen).flatten(2).flatten(0, 1)
+        gates = torch.addmm(gates, seen, self.weight)
+        state, cell = cell_step(gates, walk.front(self.above).flatten(0, 1))
+        for kept, new in ((self.states, state), (self.cells, cell)):
+            front = walk.front(kept)
+            front.copy_(new.view_as(front))
         return state
 
 
@@ -165,14 +164,14 @@ class _LSTM(nn.Module, ABC):
         vector: Tensor | None,
         walk: Walk | None,
     ) -> Float[Tensor, "*at f"]:
-        """The states of the whole picture, or of the walk's pixel."""
+        """The states of the whole picture, or of the walk's front."""
         gates = self.enter(x, walk)
         if self.told is not None:
             gates = gates + self.told(vector)
         if walk is None:
             return self.whole(gates, picture)
         if self not in walk.memory:
-            walk.memory[self] = self.painting(gates, walk.width)
+            walk.memory[self] = self.painting(gates, walk)
         painting: _Painting = walk.memory[self]
         return painting.step(gates, picture, walk)
 
@@ -183,7 +182,7 @@ class _LSTM(nn.Module, ABC):
         """The states, from what their gates have of the input."""
 
     @abstractmethod
-    def painting(self, like: Float[Tensor, "b g"], width: int) -> _Painting:
+    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
         """What is kept while pictures are painted."""
 
     def states(self, given: Float[Tensor, "b h w d g"], scan: Scan) -> Float[Tensor, "b h w d f"]:
@@ -207,9 +206,9 @@ class RowLSTM(_LSTM):
         """Row by row."""
         return self.states(gates[..., None, :], rows(*gates.shape[1:3]))[..., 0, :]
 
-    def painting(self, like: Float[Tensor, "b g"], width: int) -> _Painting:
-        """Two rows of states."""
-        return _PaintedRows(self.weight, like, width)
+    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
+        """The states."""
+        return _PaintedRows(self.weight, like, walk)
 
 
 class DiagonalBiLSTM(_LSTM):
@@ -228,9 +227,9 @@ class DiagonalBiLSTM(_LSTM):
         left, right = self.states(given, diagonals(*gates.shape[1:3])).unbind(-2)
         return left + shifted_down(right)
 
-    def painting(self, like: Float[Tensor, "b g"], width: int) -> _Painting:
+    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
         """Two rows of states, in each direction."""
-        return _PaintedDiagonals(self, like, width)
+        return _PaintedDiagonals(self, like, walk.width)
 
 
 class Network(nn.Module):
@@ -264,7 +263,7 @@ class Network(nn.Module):
     def forward(
         self, picture: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
-        """theta of all pixels, or of the walk's."""
+        """theta of all pixels, or of the walk's front."""
         x = self.enter(picture, walk)
         skips = torch.zeros_like(x)
         for layer, widen in zip(self.layers, self.widen):
@@ -313,6 +312,8 @@ class PixelRNNRow(PixelRNN):
     Args:
         spec, h, layers, top, condition_dropout: see `PixelRNN`.
     """
+
+    lag = 4  # the first kernel reaches 3 columns to the right in the row above, states 1 a row
 
     def __init__(
         self,

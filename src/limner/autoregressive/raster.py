@@ -32,11 +32,12 @@ class AutoregressiveModel(LikelihoodModel):
     called as
 
         network(x, vector) -> theta            "b h w c", "b 1 1 v" -> "b h w p"
-        network(x, vector, walk) -> theta      "b h w c", "b v" -> "b p", of the walk's pixel
+        network(x, vector, walk) -> theta      "b h w c", "n v" -> "n p", of the walk's front
 
     where x is the picture, as far as it is there, and vector says what it is of. The second form
-    is handed the same walk again and again, at one pixel after the other, and must say the same as
-    the first; it may keep in `walk.memory` what it will see again.
+    is handed the same walk again and again, at one front after the other, and must say the same as
+    the first; it may keep in `walk.memory` what it will see again. The n pixels are the first one
+    of the front in all pictures, then the next; but for models that have a `lag` it has only one.
 
     Args:
         spec: what the images are.
@@ -49,6 +50,9 @@ class AutoregressiveModel(LikelihoodModel):
     whole_pixels: ClassVar[bool] = False
     """Whether theta is that of all channels of a pixel at once; else each channel is seen by those
     that follow it, and the network is asked again for each."""
+    lag: ClassVar[int | None] = None
+    """How many columns a row may be painted behind the row above it: a pixel sees nothing of the
+    row r above that lies `lag` r or more columns to its right. None: it sees everything."""
 
     def __init__(self, spec: ImageSpec, vector: int, condition_dropout: float) -> None:
         super().__init__()
@@ -80,7 +84,7 @@ class AutoregressiveModel(LikelihoodModel):
         temperature: Annotated[float, Field(gt=0, le=10)] = 1.0,
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ) -> Iterator[Images]:
-        """Yield the pictures after each row; what is not painted yet is grey.
+        """Yield the pictures whenever a row is finished; what is not painted yet is grey.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
@@ -89,38 +93,40 @@ class AutoregressiveModel(LikelihoodModel):
             top_p: every choice is among the most probable values that have this mass together.
         """
         (C, H, W), levels = self.spec.shape, self.spec.levels
-        u = noise.uniform(C, H, W, dtype=torch.float64)
-        k = torch.zeros(n, H, W, C, dtype=torch.int64, device=u.device)
-        x = torch.zeros(n, H, W, C, dtype=self._dtype, device=u.device)
+        u = noise.uniform(C, H, W, dtype=torch.float64).permute(2, 3, 0, 1).contiguous()
+        k = torch.zeros(H, W, n, C, dtype=torch.int64, device=u.device)
+        x = torch.zeros(H, W, n, C, dtype=self._dtype, device=u.device)
         known = 0
         if upper is not None:
             known = upper.shape[2]
-            x[:, :known] = upper.permute(0, 2, 3, 1)
-        every = torch.arange(levels, device=u.device).view(-1, 1, 1, 1)
-        values = from_levels(every, levels).flatten().to(x)
-        look = self.looking(x, c)
-        for row in range(H):
-            for column in range(W):
-                theta = look(row, column)
-                for channel in range(C if row >= known else 0):
-                    if channel and not self.whole_pixels:
-                        theta = look(row, column)
-                    log_p = self.law.log_probs(theta, k[:, row, column], channel)
-                    chosen = draw(log_p, u[:, channel, row, column], temperature, top_p)
-                    k[:, row, column, channel] = chosen
-                    x[:, row, column, channel] = values[chosen]
-            if preview or row == H - 1:
-                yield x.permute(0, 3, 1, 2)
+            x[:known] = upper.permute(2, 3, 0, 1)
+        values = from_levels(torch.arange(levels, device=u.device).view(-1, 1, 1, 1), levels)
+        values = values.flatten().to(x)
+        look = self.looking(x.permute(2, 0, 1, 3), c)
+        for walk in Walk(H, W, min(self.lag or W, W)).fronts():
+            new = max(0, known - walk.row)
+            u_here, k_here, x_here = (walk.front(each)[new:] for each in (u, k, x))
+            theta = look(walk)
+            for channel in range(C if new < walk.count else 0):
+                if channel and not self.whole_pixels:
+                    theta = look(walk)
+                here = theta.view(walk.count, n, -1)[new:]
+                log_p = self.law.log_probs(here, k_here, channel)
+                chosen = draw(log_p, u_here[..., channel], temperature, top_p)
+                k_here[..., channel] = chosen
+                x_here[..., channel] = values[chosen]
+            if walk.column == W - 1 and (preview or walk.row == H - 1):
+                yield x.permute(2, 3, 0, 1)
 
     def looking(
         self, x: Float[Tensor, "b h w c"], c: Condition
-    ) -> Callable[[int, int], Float[Tensor, "b p"]]:
-        """What gives theta at (row, column), row by row, while x is being painted."""
-        walk, vector = Walk(self.spec.width), self._vector(c, len(x), ())
+    ) -> Callable[[Walk], Float[Tensor, "n p"]]:
+        """What gives theta of a walk's front, front by front, while x is being painted."""
+        vector = self._vector(c, len(x), ())
 
-        def look(row: int, column: int) -> Float[Tensor, "b p"]:
-            walk.row, walk.column = row, column
-            return self.network(x, vector, walk)
+        def look(walk: Walk) -> Float[Tensor, "n p"]:
+            each = None if vector is None else vector.repeat(walk.count, 1)
+            return self.network(x, each, walk)
 
         return look
 
