@@ -33,7 +33,7 @@ from limner.studio.settings import Settings
 settings = eval(sys.argv[1], {"Settings": Settings, "Path": Path})
 serve(settings, lambda said: print(said, flush=True))
 """
-STUBS = (sys.executable, stubs.__file__)
+STUBS = (sys.executable, str(stubs.__file__))
 
 
 class Studio:
@@ -66,7 +66,12 @@ class Studio:
         self.url = self.process.stdout.readline().strip()
         assert self.url, self.log.read_text()
         self.settings["port"] = int(re.findall(r":(\d+)", self.url)[-1])
-        self.client = httpx.Client(base_url=self.url.partition("/?")[0], timeout=30)
+        self.client = self.fresh_client()
+
+    def fresh_client(self) -> httpx.Client:
+        """With connections of its own."""
+        limits = httpx.Limits(max_connections=60)
+        return httpx.Client(base_url=self.url.partition("/?")[0], timeout=30, limits=limits)
 
     def ready(self) -> "Studio":
         """Wait for a worker."""
@@ -76,14 +81,18 @@ class Studio:
     def kill(self) -> None:
         """As a power cut would."""
         self.process.kill()
-        self.process.wait()
-        self.client.close()
+        self._ended()
 
     def stop(self) -> None:
         """As Ctrl-C would."""
         self.process.send_signal(signal.SIGINT)
+        self._ended()
+
+    def _ended(self) -> None:
         self.process.wait(20)
         self.client.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def submit(self, model: str = "toy", expect: int = 202, **of: Any) -> dict[str, Any]:
         """Ask for a job; `prompt`, `n`, ... go to its parameters."""
@@ -190,12 +199,11 @@ def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
     """Starts a studio that one test may kill."""
     started: list[Studio] = []
 
-    def start(**settings: Any) -> Studio:
+    def start(*, wait: bool = True, **settings: Any) -> Studio:
         write_toys(tmp_path)
-        started.append(Studio(tmp_path, **settings).ready())
-        return started[-1]
+        started.append(Studio(tmp_path, **settings))
+        return started[-1].ready() if wait else started[-1]
 
     yield start
     for each in started:
-        if each.process.poll() is None:
-            each.kill()
+        each.kill()

@@ -56,7 +56,6 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         "mask": {"required": False},
     }
     assert by_name["emoji"]["usual"]["steps"] == 40
-    assert "edit" not in by_name["emoji"]["tasks"] or True
 
 
 @pytest.mark.parametrize(
@@ -255,6 +254,6 @@ def test_numbers_are_there_for_prometheus(studio: Studio):
 
 
 def test_the_server_needs_no_torch():
-    code = "import sys, limner.studio.serve; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    code = "import sys, limner.studio.serve; print({'torch', 'numpy'} & sys.modules.keys())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    assert said.stdout.strip() == "set()"

@@ -47,8 +47,7 @@ def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
             formats = [name for name in _FORMATS if name in Image.OPEN]
             with Image.open(io.BytesIO(content), formats=formats) as image:
                 if image.width * image.height > MAX_UPLOAD_PIXELS:
-                    size, cap = f"{image.width} x {image.height}", MAX_UPLOAD_PIXELS >> 20
-                    raise LimnerError(f"{size} pixels are too many; send at most {cap} megapixels")
+                    raise Image.DecompressionBombError
                 settings = _settings(image)
                 image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
                 image.load()
@@ -56,6 +55,9 @@ def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
                 return _flat(upright), settings
     except (LimnerError, MemoryError):
         raise
+    except Image.DecompressionBombError:
+        cap = MAX_UPLOAD_PIXELS >> 20
+        raise LimnerError(f"these are too many pixels; send at most {cap} megapixels") from None
     except Exception:  # a damaged file can make a decoder raise anything
         raise LimnerError(f"that is no sound picture; {known}") from None
 

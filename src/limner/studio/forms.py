@@ -20,10 +20,10 @@ _MOST_OPTIONS = 64
 
 
 def _clean(text: str) -> str:
-    """Text that every database takes: no NUL, no halves of surrogate pairs."""
+    """Text that every database takes."""
     if "\0" in text:
         raise ValueError("has a NUL character; leave it out")
-    return text.encode("utf-8", "replace").decode()
+    return text
 
 
 Words = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_clean)]

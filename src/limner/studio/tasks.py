@@ -236,7 +236,7 @@ class Task:
 
 
 TASKS = {
-    "paint": Task("Paint", paint),
+    "paint": Task("New picture", paint),
     "edit": Task("Change a picture", edit, Edits, {"image": True, "mask": False}),
     "complete": Task("Complete a picture", complete, Completes, {"image": True}),
     "upscale": Task("Enlarge", upscale, Upscales, {"image": True}),

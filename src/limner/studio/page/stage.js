@@ -48,7 +48,7 @@ function Job({ job }) {
     <header><h2>${caption(job.params)}</h2><p><span>${status(job)}</span>
       ${open ? html`<button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
         : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
-    ${job.state === "running" && html`<progress max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
+    ${job.state !== "failed" && job.state !== "cancelled" && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
     ${job.notes?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
     ${job.state !== "failed" && job.state !== "cancelled" && html`<${Pictures} job=${job} />`}

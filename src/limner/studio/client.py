@@ -1,0 +1,205 @@
+"""The studio from a program: ask for pictures, watch them form, get them as PNG files.
+
+    from limner.studio.client import Client
+
+    pictures = Client().paint("a red apple", n=4)
+    open("apple.png", "wb").write(pictures[0])
+
+It needs Python alone, and no other part of limner.
+"""
+
+import base64
+import json
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from limner.errors import LimnerError
+from limner.studio.settings import PORT
+
+_ATTEMPTS = 5
+_AGAIN = (429, 503)  # what passes by waiting
+
+
+class Event(NamedTuple):
+    """Something that happened to a job.
+
+    Args:
+        name: queued, started, progress, frame, done, failed or cancelled.
+        data: more about it.
+        image: of a frame: the pictures as they form, side by side, a WebP file.
+    """
+
+    name: str
+    data: dict[str, Any]
+    image: bytes = b""
+
+
+class Client:
+    """A studio somewhere.
+
+    Args:
+        url: its address.
+        token: what it wants to hear, if it can be reached from other machines.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(
+        self, url: str = f"http://127.0.0.1:{PORT}", token: str = "", timeout: float = 60
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.token = token
+        self.timeout = timeout
+
+    def paint(
+        self,
+        prompt: str = "",
+        *,
+        model: str = "emoji",
+        task: str = "paint",
+        inputs: Mapping[str, bytes | str] | None = None,
+        **params: Any,
+    ) -> list[bytes]:
+        """Pictures as PNG files that say how they were made.
+
+        Args:
+            prompt: what they are of.
+            model: who paints.
+            task: what else it can do, see `models`.
+            inputs: pictures that it begins with, as files' contents or ids.
+            params: n, seed, label, negative, vary; sampler={...}, options={...}.
+
+        Raises:
+            LimnerError: it cannot be painted; the message says why.
+        """
+        id = self.submit(prompt, model=model, task=task, inputs=inputs, **params)
+        for _ in self.watch(id):
+            pass
+        return self.pictures(id)
+
+    def submit(
+        self,
+        prompt: str = "",
+        *,
+        model: str = "emoji",
+        task: str = "paint",
+        inputs: Mapping[str, bytes | str] | None = None,
+        **params: Any,
+    ) -> str:
+        """Ask for pictures, and return the job's id at once; arguments as for `paint`."""
+        sent = {
+            name: content if isinstance(content, str) else self.send(content)
+            for name, content in (inputs or {}).items()
+        }
+        named = {"prompt": prompt} | params if prompt else params
+        asked = {"model": model, "task": task, "params": named, "inputs": sent}
+        key = uuid.uuid4().hex  # so that asking again, when an answer was lost, is asking once
+        answer = self._ask("POST", "/api/v1/jobs", json.dumps(asked).encode(), key)
+        return json.loads(answer)["id"]
+
+    def watch(self, id: str) -> Iterator[Event]:
+        """What happens to a job, until it is over; a stream that breaks is taken up again.
+
+        Raises:
+            LimnerError: the job failed.
+        """
+        last = ""
+        for attempt in range(_ATTEMPTS):
+            headers = {"Last-Event-ID": last} if last else {}
+            try:
+                for number, name, data in self._stream(f"/api/v1/jobs/{quote(id)}/events", headers):
+                    last = number
+                    image = base64.b64decode(data.pop("webp", ""))
+                    yield Event(name, data, image)
+                    if name == "failed":
+                        raise _said(data)
+                    if name in ("done", "cancelled"):
+                        return
+            except OSError:
+                time.sleep(0.2 * 2**attempt)
+        raise LimnerError(f"the studio at {self.url} does not answer any more")
+
+    def pictures(self, id: str) -> list[bytes]:
+        """What a job painted."""
+        outputs = self.job(id)["outputs"]
+        return [self._ask("GET", output["url"]) for output in outputs]
+
+    def job(self, id: str) -> dict[str, Any]:
+        """How a job is."""
+        return json.loads(self._ask("GET", f"/api/v1/jobs/{quote(id)}"))
+
+    def cancel(self, id: str) -> None:
+        """End a job that waits or runs."""
+        self._ask("DELETE", f"/api/v1/jobs/{quote(id)}")
+
+    def send(self, content: bytes) -> str:
+        """Send a picture, and return its id."""
+        return json.loads(self._ask("POST", "/api/v1/assets", content))["id"]
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the models are: families, tasks, schemas of their options."""
+        return json.loads(self._ask("GET", "/api/v1/models"))["models"]
+
+    def history(self, search: str = "", **of: Any) -> list[dict[str, Any]]:
+        """What was painted: `favourite=True`, `model=NAME`, `before=NUMBER`, `limit=N`."""
+        asked = urlencode({"search": search} | of)
+        return json.loads(self._ask("GET", f"/api/v1/history?{asked}"))["pictures"]
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> urllib.request.Request:
+        request = urllib.request.Request(self.url + path, body, method=method)
+        if body is not None and body[:1] == b"{":
+            request.add_header("Content-Type", "application/json")
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        return request
+
+    def _ask(self, method: str, path: str, body: bytes | None = None, key: str = "") -> bytes:
+        request = self._request(method, path, body)
+        if key:
+            request.add_header("Idempotency-Key", key)
+        for attempt in range(_ATTEMPTS):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    return answer.read()
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code not in _AGAIN or attempt == _ATTEMPTS - 1:
+                        raise _problem(error) from None
+                    time.sleep(float(error.headers.get("Retry-After", 1)))
+            except OSError as error:
+                raise LimnerError(f"there is no studio at {self.url} ({error})") from None
+        return b""
+
+    def _stream(self, path: str, headers: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
+        request = self._request("GET", path)
+        for name, value in headers.items():
+            request.add_header(name, value)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                found: dict[str, str] = {}
+                for line in answer:
+                    key, _, value = line.decode().rstrip("\n").partition(": ")
+                    if key:
+                        found[key] = value
+                    elif "event" in found:
+                        yield found["id"], found["event"], json.loads(found["data"])
+                        found = {}
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _problem(error) from None
+
+
+def _problem(error: urllib.error.HTTPError) -> LimnerError:
+    try:
+        return _said(json.loads(error.read()))
+    except (ValueError, LookupError):
+        return LimnerError(f"the studio answered with status {error.code}")
+
+
+def _said(problem: Mapping[str, Any]) -> LimnerError:
+    hint = problem.get("hint")
+    return LimnerError(problem["message"] + (f"; {hint}" if hint else ""))

@@ -1,0 +1,192 @@
+"""What the studio does with what nobody should send."""
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image, PngImagePlugin
+
+from conftest import Studio
+from limner.errors import LimnerError
+from limner.studio.settings import Settings
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+def large_png(side: int) -> bytes:
+    """A PNG of side x side white pixels in a few kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    row = zlib.compress(b"\0" * 2**20, 9)
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+
+
+def noisy_png() -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((128, 128), 80).save(file, "PNG")
+    return file.getvalue()
+
+
+def with_settings(text: str) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("limner", text)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SVG,
+        b"<!doctype html><script>alert(1)</script>",
+        b"%!PS-Adobe",
+        b"",
+        noisy_png()[:5000],
+        b"GIF89a",
+    ],
+    ids=["svg", "html", "postscript", "empty", "cut", "cut gif"],
+)
+def test_only_pictures_that_decode_are_taken(studio: Studio, content: bytes):
+    problem = studio.send(content, expect=415)
+    assert "send a PNG" in problem["hint"]
+
+
+def test_a_picture_of_too_many_pixels_is_not_decoded(studio: Studio):
+    for side in (6_000, 30_000):
+        problem = studio.send(large_png(side), expect=415)
+        assert problem["message"] == "these are too many pixels"
+
+
+def test_a_body_is_counted_as_it_comes(studio: Studio):
+    def endless():
+        for _ in range(40):
+            yield bytes(2**20)
+
+    try:
+        answer = studio.client.post("/api/v1/assets", content=endless())
+        assert answer.status_code == 413
+    except httpx.WriteError:  # the server hung up before all was sent
+        pass
+    assert studio.client.post("/api/v1/jobs", content=b" " * 2**19).status_code == 413
+    assert studio.client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '"x"', '{"a": NaN}', "[" * 9000, '{"prompt": "\\u0000"}', "null"]
+)
+def test_settings_that_are_no_settings_are_none(studio: Studio, text: str):
+    assert studio.send(with_settings(text))["settings"] is None
+
+
+def test_hostile_settings_come_back_as_plain_values(studio: Studio):
+    wish = {"prompt": "<img src=x onerror=alert(1)>", "model": "../../etc/passwd"}
+    sent = studio.send(with_settings(json.dumps(wish)))
+    assert sent["settings"] == wish
+    answer = studio.client.get(sent["url"])
+    assert answer.headers["content-type"] == "image/png"
+    assert b"onerror" not in answer.content
+
+
+def test_what_lies_in_a_file_beside_its_pixels_is_dropped(studio: Studio):
+    file = io.BytesIO()
+    image = Image.new("RGB", (4, 2), "red")
+    exif = image.getexif()
+    exif[0x010E], exif[0x0112] = "where I live", 6  # turned by 90 degrees
+    image.save(file, "JPEG", exif=exif)
+    sent = studio.send(file.getvalue())
+    assert (sent["width"], sent["height"]) == (2, 4)
+    assert b"where I live" not in studio.client.get(sent["url"]).content
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/page/../server.py", "/page/..%2fserver.py", "/page/%2e%2e/store.py", "/page//etc/passwd",
+     "/api/v1/assets/..%2f..%2fstudio.db", "/p/../../x", "/studio/studio.db", "/docs"],
+)  # fmt: skip
+def test_no_path_leads_out(studio: Studio, path: str):
+    answer = studio.client.get(httpx.URL(studio.client.base_url).copy_with(raw_path=path.encode()))
+    assert answer.status_code in (404, 405, 422) or "limner studio" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"{", 422), (b"[" * 100_000, 400), (b'{"params": {"seed": 1e999}}', 422), (b"\xff", 400),
+     (b'{"params": {"sampler": {"scale": NaN}}}', 422), (b"[]", 422), (b"null", 422),
+     (b'{"params": {"prompt": "\\ud800"}, "model": "toy"}', 422)],
+)  # fmt: skip
+def test_a_body_that_is_no_job_is_an_error_and_not_a_crash(
+    studio: Studio, body: bytes, status: int
+):
+    answer = studio.client.post(
+        "/api/v1/jobs", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (status, 422), answer.text
+    assert answer.json().keys() == {"code", "message", "hint"}
+
+
+def test_every_answer_is_sealed(studio: Studio):
+    for path in ("/", "/page/app.js", "/api/v1/models", "/nothing", "/api/v1/jobs/nothing"):
+        headers = studio.client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        policy = headers["content-security-policy"]
+        assert policy.startswith("default-src 'self'") and "unsafe" not in policy
+
+
+def test_a_page_under_another_name_cannot_reach_it(studio: Studio):
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "192.168.1.5"):
+        answer = studio.client.get("/api/v1/models", headers={"Host": host})
+        assert answer.status_code in (421, 400), host
+    port = studio.settings["port"]
+    for host in (f"localhost:{port}", f"[::1]:{port}", "127.0.0.1"):
+        assert studio.client.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+def test_a_page_elsewhere_may_change_nothing(studio: Studio):
+    url = f"http://127.0.0.1:{studio.settings['port']}"
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        answer = studio.client.post("/api/v1/jobs", json={"model": "toy"}, headers=headers)
+        assert answer.status_code == 403, headers
+    own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
+    assert studio.client.post("/api/v1/jobs", json={"model": "toy"}, headers=own).is_success
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "example.org", "::"])
+def test_it_does_not_open_to_other_machines_without_a_token(host: str, tmp_path: Path):
+    with pytest.raises(LimnerError, match="give --token"):
+        Settings(host=host, folder=tmp_path)
+    Settings(host=host, folder=tmp_path, token="x")
+
+
+def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio]):
+    token = "open sesame/100%"
+    studio = own_studio(host="0.0.0.0", token=token, worker=("true",), wait=False)
+    studio.client.base_url = httpx.URL(f"http://127.0.0.1:{studio.settings['port']}")
+    get = studio.client.get
+    for path in ("/", "/api/v1/models", "/metrics", "/page/app.js", "/?token=wrong"):
+        assert get(path).status_code == 401, path
+    assert get("/healthz").status_code == 200
+    wrong = {"Authorization": "Bearer nothing"}
+    assert get("/api/v1/models", headers=wrong).status_code == 401
+    answer = get("/", params={"token": token})
+    assert answer.status_code == 303 and answer.headers["location"] == "/"
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert "SameSite=Strict" in answer.headers["set-cookie"]
+    assert get("/").status_code == 200, "the cookie is known"
+    studio.client.cookies.clear()
+    known = {"Authorization": f"Bearer {token}"}
+    assert get("/api/v1/history", headers=known).status_code == 200

@@ -1,0 +1,331 @@
+"""The page as a person meets it, in a real browser: no console error, no request to elsewhere."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from conftest import Studio, png
+
+CHROMIUM = "/usr/bin/chromium"
+SLOW = {"steps": 40, "pause": 0.08}
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Debian's browser is not installed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
+    """Opens the page; in the end nothing may have gone wrong in it."""
+    wrong: list[str] = []
+    contexts: list[Any] = []
+    own = str(studio.client.base_url).rstrip("/")
+
+    def start(path: str = "/", **of: Any) -> Page:
+        context = browser.new_context(**of)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else 0)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith((own, "data:", "blob:")) else wrong.append(r.url),
+        )
+        page.goto(own + path)
+        page.wait_for_selector("main")
+        if path == "/":
+            page.wait_for_selector(".paint:not([disabled])")
+            page.select_option("#model", "toy")
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong
+
+
+def options(page: Page, **values: object) -> None:
+    """Set options of the sampler in the form."""
+    page.locator("details.more summary").first.click()
+    for name, value in values.items():
+        field = page.locator(f"#sampler-{name}")
+        field.fill(str(value))
+        field.dispatch_event("change")
+
+
+def clean(page: Page) -> None:
+    """No barrier to those who cannot see or point."""
+    found = Axe().run(page).response["violations"]
+    assert not found, json.dumps(
+        [(each["id"], [node["html"][:150] for node in each["nodes"]]) for each in found], indent=1
+    )
+
+
+def test_a_prompt_becomes_pictures_that_form_before_ones_eyes(visit: Open, studio: Studio):
+    page = visit()
+    expect(page.get_by_role("heading", name="What shall we paint?")).to_be_visible()
+    clean(page)
+    page.fill("#prompt", "a red apple")
+    page.select_option("#count", "4")
+    options(page, **SLOW)
+    page.locator("#prompt").press("Control+Enter")
+    page.wait_for_selector(".job canvas")
+    assert page.locator(".job canvas").count() == 4
+    drawn = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.join()"
+    before = page.locator(".job canvas").first.evaluate(drawn)
+    expect(page.locator(".job.running")).to_contain_text(re.compile(r"step \d+ of 40, .* left"))
+    page.wait_for_timeout(400)
+    assert page.locator(".job canvas").first.evaluate(drawn) != before, "another frame"
+    expect(page.locator(".job.done img")).to_have_count(4)
+    image = page.locator(".job.done img").first
+    assert image.evaluate("i => getComputedStyle(i).imageRendering") == "pixelated"
+    expect(page.locator(".gallery .tile")).not_to_have_count(0)
+    clean(page)
+
+
+def test_a_reload_in_the_middle_loses_nothing(visit: Open):
+    page = visit()
+    page.fill("#prompt", "a kept prompt")
+    options(page, **SLOW)
+    page.get_by_role("button", name="Paint", exact=True).click()
+    page.wait_for_selector(".job canvas")
+    page.reload()
+    expect(page.locator("#prompt")).to_have_value("a kept prompt")
+    expect(page.locator("#sampler-steps")).to_have_value("40")
+    expect(page.locator(".job h2", has_text="a kept prompt")).to_be_visible()
+    page.wait_for_selector(".job canvas")
+    expect(page.locator('.gallery img[alt="a kept prompt"]').first).to_be_visible()
+
+
+def test_what_waits_and_what_runs_is_cancelled(visit: Open, studio: Studio):
+    page = visit()
+    page.fill("#prompt", "never")
+    options(page, steps=4000, pause=0.05)
+    paint = page.get_by_role("button", name="Paint", exact=True)
+    paint.click()
+    page.wait_for_selector(".job.running")
+    page.locator("#sampler-steps").fill("3999")
+    page.locator("#sampler-steps").dispatch_event("change")
+    paint.click()
+    expect(page.locator(".job.queued")).to_contain_text("waiting")
+    page.locator(".job.queued").get_by_role("button", name="Cancel").click()
+    expect(page.locator(".job.queued")).to_have_count(0)
+    page.locator("h1, h2").first.click()
+    page.keyboard.press("Escape")
+    expect(page.locator(".job.running")).to_have_count(0)
+    assert studio.client.get("/api/v1/jobs").json()["jobs"] == []
+
+
+def drop(page: Page, content: bytes, name: str = "picture.png", on: str = "body") -> None:
+    """As a hand drops a file."""
+    page.evaluate(
+        """([bytes, name, on]) => {
+            const file = new File([new Uint8Array(bytes)], name, { type: "image/png" });
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(file);
+            const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+            document.querySelector(on).dispatchEvent(event);
+        }""",
+        [list(content), name, on],
+    )
+
+
+def test_a_picture_that_is_dropped_brings_its_settings_back(visit: Open, studio: Studio):
+    job = studio.painted(prompt="a dropped <b>apple</b>", n=1, seed=77, sampler={"steps": 3})
+    content = studio.client.get(job["outputs"][0]["url"]).content
+    page = visit()
+    drop(page, content)
+    expect(page.locator("#prompt")).to_have_value("a dropped <b>apple</b>")
+    expect(page.locator("#seed")).to_have_value("77")
+    expect(page.get_by_label("Keep the seed")).to_have_attribute("aria-pressed", "true")
+    page.locator("details.more summary").first.click()
+    expect(page.locator("#sampler-steps")).to_have_value("3")
+    page.get_by_role("button", name="Paint", exact=True).click()
+    page.wait_for_selector(".job.done img")
+    again = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
+    assert studio.pixels(again).tobytes() == studio.pixels(job["outputs"][0]).tobytes()
+
+
+def test_a_problem_is_said_beside_the_button(visit: Open):
+    page = visit()
+    page.evaluate("document.querySelector('#prompt').removeAttribute('maxlength')")
+    page.fill("#prompt", "x" * 3000)
+    with page.expect_response("**/api/v1/jobs"):
+        page.get_by_role("button", name="Paint", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("at most 2000 characters")
+    page.fill("#prompt", "fine")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.evaluate("() => console.clear()")
+
+
+def test_a_picture_has_a_page_of_its_own(visit: Open, studio: Studio):
+    for words in ("one of two", "two of two"):
+        job = studio.painted(prompt=words, seed=5, sampler={"steps": 3})
+    newest = job["outputs"][0]
+    page = visit(f"/p/{newest['id']}")
+    expect(page.get_by_role("heading", name="two of two")).to_be_visible()
+    clean(page)
+    page.wait_for_selector(".turn.right")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("heading", name="one of two")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("As code").click()
+    code = page.locator(".code pre").all_inner_texts()
+    assert code[0] == "limner sample 'two of two' -m 'toy' --seed 5 sampler.steps=3"
+    assert 'paint("two of two", model="toy", seed=5' in code[1]
+    assert code[2].startswith(f"curl -X POST {str(studio.client.base_url).rstrip('/')}/api/v1/jobs")
+    page.get_by_role("button", name="Favourite").click()
+    page.get_by_role("button", name="Use settings").click()
+    expect(page.locator("#seed")).to_have_value("5")
+    page.get_by_role("button", name="Favourites").click()
+    expect(page.locator('.gallery img[alt="two of two"]')).to_be_visible()
+    expect(page.locator('.gallery img[alt="one of two"]')).to_have_count(0)
+    page.get_by_role("button", name="Favourites").click()
+    page.fill("input[type=search]", "ONE two")
+    expect(page.locator(".gallery .tile")).to_have_count(1)
+    page.locator(".gallery .tile").hover()
+    page.locator(".gallery").get_by_role("button", name="Delete").click()
+    expect(page.locator(".gallery .tile")).to_have_count(0)
+
+
+def test_the_form_is_what_the_model_asks_for(visit: Open):
+    page = visit()
+    page.locator("details.more summary").first.click()
+    expect(page.locator("#sampler-colour option")).to_have_text(["warm", "cool"])
+    expect(page.locator("#sampler-steps")).to_have_attribute("max", "4000")
+    expect(page.get_by_role("switch", name="Clip")).to_be_checked()
+    expect(page.locator("#sampler-scale-help")).to_have_text("how strong the colours are.")
+    clean(page)
+    page.select_option("#model", "runs/animals")
+    expect(page.locator("#prompt")).to_have_count(0)
+    expect(page.locator("#class option")).to_have_text(["any", "cat", "dog", "sea horse"])
+    page.select_option("#class", "dog")
+    page.get_by_role("button", name="Paint", exact=True).click()
+    expect(page.locator(".job.done h2").first).to_have_text("dog")
+
+
+def test_a_picture_is_changed_where_it_is_brushed(visit: Open, studio: Studio):
+    page = visit()
+    page.get_by_role("button", name="Change a picture").click()
+    page.locator("input[type=file]").set_input_files(
+        {"name": "red.png", "mimeType": "image/png", "buffer": png(colour="red")}
+    )
+    page.wait_for_selector(".brush canvas")
+    page.locator("#task-strength").fill("1")
+    page.locator("#task-strength").dispatch_event("change")
+    page.locator(".brush").scroll_into_view_if_needed()
+    box = page.locator(".brush canvas").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.25)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3, steps=3)
+    with page.expect_response("**/api/v1/assets"):
+        page.mouse.up()
+    page.select_option("#count", "1")
+    clean(page)
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+    picture = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
+    pixels = studio.pixels(picture)
+    assert pixels.getpixel((13, 13)) == (255, 0, 0) != pixels.getpixel((4, 4))
+    page.locator(".job.done a").first.click()
+    page.get_by_role("button", name="Before and after").click()
+    slider = page.get_by_label("Before and after")
+    page.locator(".compare input").fill("20")
+    assert "80%" in page.locator(".compare .before").evaluate("i => i.style.clipPath")
+    assert slider.count()
+
+
+def test_a_grid_changes_one_thing_from_cell_to_cell(visit: Open, studio: Studio):
+    page = visit()
+    page.fill("#prompt", "an apple")
+    page.locator("details.more summary").last.click()
+    page.select_option("#axis-0", "prompt")
+    page.get_by_label("Values of columns").fill("apple, pear")
+    page.select_option("#axis-1", "sampler.scale")
+    page.get_by_label("Values of rows").fill("1-3[3]")
+    page.get_by_role("button", name="Paint 6 pictures").click()
+    expect(page.locator(".board td img")).to_have_count(6)
+    expect(page.locator(".board thead th")).to_have_text(
+        ["word of the prompt: apple", "word of the prompt: pear"]
+    )
+    expect(page.locator(".board tbody th")).to_have_text(["scale: 1", "scale: 2", "scale: 3"])
+    clean(page)
+    page.reload()
+    expect(page.locator(".board td img")).to_have_count(6)
+    board = page.url.rsplit("/", 1)[1]
+    jobs = studio.client.get("/api/v1/jobs", params={"board": board}).json()["jobs"]
+    asked = [(job["params"]["prompt"], job["params"]["sampler"]["scale"]) for job in jobs]
+    assert asked == [(f"an {what}", scale) for scale in (1, 2, 3) for what in ("apple", "pear")]
+    assert len({job["params"]["seed"] for job in jobs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,2, 3", [1, 2, 3]),
+        ("1-10(3)", [1, 4, 7, 10]),
+        ("3-1", [3, 2, 1]),
+        ("0-1[5]", [0, 0.25, 0.5, 0.75, 1]),
+        ("-2--1", [-2, -1]),
+        ("0.1-0.3(0.1), 7", [0.1, 0.2, 0.3, 7]),
+    ],
+)
+def test_the_values_of_an_axis_are_read(
+    browser: Browser, studio: Studio, text: str, values: list[float]
+):
+    page = browser.new_page()
+    page.goto(f"{studio.client.base_url}/")
+    code = "async (text) => (await import('/page/grid.js')).parse(text, true)"
+    assert page.evaluate(code, text) == values
+    page.close()
+
+
+def test_it_fits_a_phone(visit: Open, studio: Studio):
+    studio.painted(prompt="a picture for the phone")
+    page = visit(viewport={"width": 375, "height": 740}, has_touch=True, is_mobile=True)
+    wide = "document.documentElement.scrollWidth"
+    assert page.evaluate(wide) == 375
+    clean(page)
+    page.fill("#prompt", "a longish prompt on a small screen " * 3)
+    page.get_by_role("button", name="Paint", exact=True).click()
+    page.wait_for_selector(".job.done img")
+    assert page.evaluate(wide) == 375
+    page.locator(".job.done a").first.click()
+    page.wait_for_selector(".viewer h1")
+    assert page.evaluate(wide) == 375
+
+
+def test_it_is_dark_where_the_machine_is_and_turns_light(visit: Open):
+    page = visit(color_scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(paper) == "rgb(25, 23, 21)"
+    clean(page)
+    page.get_by_role("button", name="Light").click()
+    assert page.evaluate(paper) == "rgb(251, 249, 245)"
+    page.reload()
+    page.wait_for_selector(".paint")
+    assert page.evaluate(paper) == "rgb(251, 249, 245)"
+
+
+def test_a_prompt_by_chance_and_an_example_are_painted(visit: Open):
+    page = visit()
+    page.locator(".examples button").first.click()
+    expect(page.locator(".job h2").first).to_have_text("a green heart")
+    page.get_by_role("button", name="Surprise me").click()
+    expect(page.locator("#prompt")).to_have_value(re.compile(r"^an? \w+"))
+    expect(page.locator(".job.done")).to_have_count(2)

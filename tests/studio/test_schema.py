@@ -1,0 +1,53 @@
+"""Whatever fits the OpenAPI document, and whatever does not, is answered as the document says."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from conftest import Studio
+
+CALM = settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def api(studio: Studio):
+    return schemathesis.openapi.from_url(f"{studio.client.base_url}/api/v1/openapi.json")
+
+
+schema = schemathesis.pytest.from_fixture("api")
+PROMISED = [not_a_server_error, status_code_conformance, response_schema_conformance]
+
+
+@schema.exclude(path_regex="/events$").parametrize()
+@CALM
+def test_every_answer_is_as_the_document_says(case: schemathesis.Case):
+    response = case.call()
+    case.validate_response(response, checks=PROMISED)
+
+
+def test_all_routes_are_in_the_document(studio: Studio):
+    paths = studio.client.get("/api/v1/openapi.json").json()["paths"]
+    assert {
+        "/api/v1/jobs",
+        "/api/v1/jobs/{id}",
+        "/api/v1/jobs/{id}/events",
+        "/api/v1/assets",
+        "/api/v1/assets/{id}",
+        "/api/v1/models",
+        "/api/v1/history",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    } <= paths.keys()

@@ -1,0 +1,229 @@
+"""What the studio survives: crowds, dead workers, dead servers."""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import Studio, at_once, until
+from limner.errors import LimnerError
+from limner.studio.client import Client
+from limner.studio.store import Store
+
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+def crowd(studio: Studio, clients: int, each: int) -> tuple[list[str], Counter[int]]:
+    """Many clients at once; the jobs that were taken, and how often each status was told."""
+    taken: list[str] = []
+    told: Counter[int] = Counter()
+
+    def client() -> None:
+        for _ in range(each):
+            asked = {"model": "toy", "params": {"sampler": {"steps": 1}, "prompt": "a dot"}}
+            answer = studio.client.post("/api/v1/jobs", json=asked)
+            told[answer.status_code] += 1
+            if answer.status_code == 202:
+                taken.append(answer.json()["id"])
+            else:
+                assert int(answer.headers["retry-after"]) > 0 and answer.json()["code"] == "full"
+
+    at_once([client] * clients)
+    return taken, told
+
+
+def test_fifty_clients_at_once_lose_and_double_nothing(own_studio: Callable[..., Studio]):
+    studio = own_studio(queue=60)
+    waits: list[float] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        with studio.fresh_client() as client:
+            while not over.is_set():
+                start = time.perf_counter()
+                assert client.get("/healthz").status_code == 200
+                waits.append(time.perf_counter() - start)
+                time.sleep(0.02)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    block = studio.submit(sampler={"steps": 60, "pause": 0.1})["id"]
+    taken, told = crowd(studio, 50, 2)
+    over.set(), watching.join()
+    studio.client.delete(f"/api/v1/jobs/{block}")
+    assert told.keys() <= {202, 429} and sum(told.values()) == 100
+    assert 55 <= told[202] == len(set(taken)) <= 61 and told[429]
+    states = Counter(studio.over(id)["state"] for id in taken)
+    assert states == {"done": len(taken)}
+    history = studio.client.get("/api/v1/history", params={"limit": 200}).json()
+    assert Counter(picture["job"] for picture in history["pictures"]) == Counter(taken)
+    assert statistics.median(waits) < 0.3, "beside tests and trainings; 0.1 on a quiet machine"
+    flat(studio)
+
+
+def flat(studio: Studio) -> None:
+    """Hundreds of jobs leave memory and open files as they were."""
+
+    def use() -> tuple[int, int]:
+        process = Path(f"/proc/{studio.process.pid}")
+        pages = int((process / "statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") // 2**20, len(list((process / "fd").iterdir()))
+
+    def some(count: int) -> None:
+        id = ""
+        for _ in range(count):
+            answer = studio.client.post("/api/v1/jobs", json={"model": "toy"})
+            while answer.status_code == 429:
+                time.sleep(0.1)
+                answer = studio.client.post("/api/v1/jobs", json={"model": "toy"})
+            id = answer.json()["id"]
+        list(studio.events(id))
+
+    some(50)
+    megabytes, files = use()
+    some(350)
+    until(lambda: use()[1] <= files + 3)
+    assert use()[0] < megabytes + 15
+
+
+def test_a_killed_worker_loses_no_job(own_studio: Callable[..., Studio]):
+    studio = own_studio()
+    jobs = [
+        studio.submit(seed=i, sampler={"steps": 12, "pause": 0.1 + i / 1e6})["id"] for i in range(3)
+    ]
+    until(lambda: studio.job(jobs[0])["state"] == "running")
+    os.kill(studio.worker(), signal.SIGKILL)
+    assert [studio.over(id)["state"] for id in jobs] == ["done"] * 3
+    assert "limner_worker_restarts_total 1" in studio.client.get("/metrics").text
+    deadly = studio.submit(sampler={"crash": True})["id"]  # dies twice, and takes nobody along
+    harmless = studio.submit(sampler={"steps": 2})["id"]
+    error = studio.over(deadly)["error"]
+    assert error["code"] == "worker-died" and "fewer" in error["hint"]
+    assert studio.over(harmless)["state"] == "done"
+
+
+def test_a_killed_server_goes_on_with_its_queue(own_studio: Callable[..., Studio]):
+    studio = own_studio()
+    jobs = [
+        studio.submit(seed=i, sampler={"steps": 20, "pause": 0.05 + i / 1e6})["id"]
+        for i in range(4)
+    ]
+    until(lambda: studio.job(jobs[0])["state"] == "running")
+    worker = studio.worker()
+    studio.kill()
+    until(lambda: not Path(f"/proc/{worker}/cmdline").exists() or not alive(worker))
+    start = time.monotonic()
+    studio.start()
+    assert studio.client.get("/healthz").status_code == 200
+    assert studio.client.get("/api/v1/models").json()["models"], "known from before"
+    assert time.monotonic() - start < 5
+    assert [studio.over(id, 60)["state"] for id in jobs] == ["done"] * 4
+    assert studio.client.get("/api/v1/history").json()["total"] == 4
+    running = studio.submit(sampler={"steps": 10, "pause": 0.1})["id"]
+    until(lambda: studio.job(running)["state"] == "running")
+    studio.process.send_signal(signal.SIGTERM)  # what runs may end, and no more is taken
+    until(lambda: studio.client.post("/api/v1/jobs", json={"model": "toy"}).status_code == 503)
+    assert studio.process.wait(20) == 0
+    kept = Store(f"sqlite:///{studio.folder / 'studio' / 'studio.db'}")
+    job = kept.job(running)
+    kept.close()
+    assert job is not None and job.state == "done"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_client_paints_watches_and_says_what_is_wrong(studio: Studio):
+    client = Client(str(studio.client.base_url))
+    assert client.models()[0]["name"] == "emoji"
+    pictures = client.paint("a red apple", model="toy", n=2, seed=3, sampler={"steps": 2})
+    assert len(pictures) == 2 and pictures[0].startswith(b"\x89PNG")
+    id = client.submit(model="toy", sampler={"steps": 10, "pause": 0.11})
+    events = list(client.watch(id))
+    assert events[-1].name == "done"
+    assert any(event.image[:4] == b"RIFF" for event in events)
+    edited = client.paint(
+        "blue", model="toy", task="edit", inputs={"image": pictures[0]}, options={"strength": 0.0}
+    )
+    assert len(edited) == 1 and client.history("red apple", limit=1)[0]["words"] == "a red apple"
+    with pytest.raises(LimnerError, match="did you mean 'steps'"):
+        client.paint(model="toy", sampler={"step": 1})
+    with pytest.raises(LimnerError, match="give scale=3"):
+        client.paint(model="toy", negative="x", sampler={"scale": 0.5})
+    with pytest.raises(LimnerError, match="there is no studio at"):
+        Client("http://127.0.0.1:9").models()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server that lives as long as the test."""
+    if not POSTGRES:
+        pytest.skip("PostgreSQL's own programs are not installed: apt-get install postgresql")
+    programs, data = POSTGRES[-1].parent, tmp_path / "data"
+    data.mkdir(mode=0o700)
+    who: dict[str, str | int] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to be root
+        import pwd
+
+        user = pwd.getpwnam("postgres")
+        os.chown(data, user.pw_uid, user.pw_gid)
+        for folder in [data, *data.parents][1:4]:
+            folder.chmod(0o755)
+        who = {"user": user.pw_uid, "group": user.pw_gid}
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "limner", "-A", "trust", "--no-sync"],
+        **quiet, **who,  # type: ignore[call-overload]
+    )  # fmt: skip
+    port = 20_000 + os.getpid() % 20_000
+    server = subprocess.Popen(
+        [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
+         "-c", "listen_addresses=127.0.0.1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who,  # type: ignore[call-overload]
+    )  # fmt: skip
+    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+    until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
+    yield f"postgresql://limner@127.0.0.1:{port}/postgres"
+    server.terminate()
+    server.wait(20)
+
+
+def test_postgresql_holds_the_queue_as_well(postgres: str, own_studio: Callable[..., Studio]):
+    studio = own_studio(database=postgres, queue=30)
+    taken, told = crowd(studio, 10, 2)
+    assert sum(told.values()) == 20 and len(set(taken)) == told[202]
+    assert all(studio.over(id)["state"] == "done" for id in taken)
+    studio.painted(prompt="100% green", n=2, seed=2**61)
+    found = studio.client.get("/api/v1/history", params={"search": "0% GREEN"}).json()
+    assert found["total"] == 2
+    running = studio.submit(sampler={"steps": 40, "pause": 0.05})["id"]
+    until(lambda: studio.job(running)["state"] == "running")
+    studio.kill()
+    studio.start()
+    assert studio.over(running, 60)["state"] == "done"
+
+
+def test_what_is_wrong_with_a_start_is_said_in_one_line(studio: Studio, tmp_path: Path):
+    def said(*arguments: str) -> str:
+        run = subprocess.run(
+            [sys.executable, "-m", "limner", "studio", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 2 and run.stderr.count("\n") == 1, run.stderr
+        return run.stderr
+
+    assert "give --port 0" in said("--port", str(studio.settings["port"]))
+    assert "give --token" in said("--host", "0.0.0.0")
+    assert "cannot be opened" in said("--port", "0", "--db", "nothing://x")
