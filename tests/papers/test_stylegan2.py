@@ -1,6 +1,7 @@
 """StyleGAN2, against mathematics, scipy and another's convolution."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from limner.gans.resampling import blurred, doubled, halved
 from limner.gans.style_networks import Critic, deviation, normalised
 from limner.gans.stylegan2 import StyleGAN2, path_lengths
 from limner.image import Batch
+from limner.recipe import Recipe
 
 SPEC = ImageSpec(3, 14, 28, labels=("a", "b"), frequencies=(0.5, 0.5))
 PLAIN = ImageSpec(1, 16, 16)
@@ -452,3 +454,17 @@ def test_the_chance_follows_the_signs_of_real_scores():
     for step in range(40):
         augment.notice(unsure, step)
     assert augment.p.item() == 0
+
+
+# --- the recipe ---------------------------------------------------------------------------------
+
+
+def test_the_recipe_corrects_adam_for_moves_every_k_steps():
+    """lr' = c lr and beta' = beta^c, c = k / (k + 1): over k steps, as if there were no more."""
+    file = Path(__file__).parents[2] / "recipes" / "stylegan2-emoji32.toml"
+    recipe = Recipe.read(file)
+    options, model = recipe.options(), recipe.model
+    for player, k in (("critic", model["r1_every"]), ("generator", model["path_every"])):
+        own, c = options.player(player), k / (k + 1)
+        assert own.lr == pytest.approx(c * options.lr, rel=1e-5)
+        assert own.betas == pytest.approx([beta**c for beta in options.betas], rel=1e-5)
