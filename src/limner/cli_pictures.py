@@ -16,8 +16,16 @@ def edit(
     arguments: Annotated[list[str], typer.Argument(metavar="IMAGE ... [sampler.key=value ...]")],
     model: Model = None,
     keep: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of the height that stays, from above.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="The share of the height that stays, from above."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="A picture that is white where to paint anew.")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="How far to go from what is painted over (0.6)."),
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Annotated[str | None, typer.Option(help="A class by name or number.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Ways to go on from each.")] = 6,
@@ -25,15 +33,22 @@ def edit(
     out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("edit.png"),
     device: Device = "auto",
 ) -> None:
-    """Keep the upper part of pictures, and let a model paint the rest anew."""
-    from limner.editing import complete
+    """Paint pictures anew as a prompt says: all, what a mask marks, or all but the upper part."""
+    from limner.editing import edit as edited
     from limner.painting import Wish, write
 
     _check_png(out)
     files, options = apart(arguments, "sampler")
     asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
     given = asked | {"sampler": {}} | options | {"model": model, "n": n, "seed": seed}
-    sheet, wish = complete([Path(file) for file in files], Wish.of(given), keep, device=device)
+    sheet, wish = edited(
+        [Path(file) for file in files],
+        Wish.of(given),
+        keep=keep,
+        mask=mask,
+        strength=strength,
+        device=device,
+    )
     for path in write(sheet, wish, out):
         typer.echo(str(path))
 

@@ -17,8 +17,10 @@ Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0)
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 
@@ -27,12 +29,16 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from limner.codes import Encodes
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import GenerativeModel, Turn
-from limner.noise import Noise
+from limner.model import Turn, finished
+from limner.noise import Blend, Noise
 from limner.samplers import SAMPLERS, Sampler, SamplerName
 from limner.schedules import Schedule, Spacing, Times
+
+_CODE_STEPS = 50  # between a picture and its code
+_FIXED_POINT = 4  # evaluations for the inverse of one step
 
 
 class Coefficients(NamedTuple):
@@ -191,6 +197,24 @@ class Clipped(Wrapped):
         return x_hat.clamp(-1, 1), v
 
 
+@dataclass(frozen=True)
+class Kept(Wrapped):
+    """x_hat is a given picture where the mask is 0: what is kept of it is certain.
+
+    Args:
+        image: the pictures.
+        mask: 1 where the denoiser decides, 0 where the picture stays.
+    """
+
+    image: Images
+    mask: Float[Tensor, "b 1 h w"]
+
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """Both, one beside the other."""
+        x_hat, v = self.denoiser.with_variance(x_t, t, c)
+        return torch.lerp(self.image.to(x_hat), x_hat, self.mask.to(x_hat)), v
+
+
 class Example(NamedTuple):
     """What a denoising network is taught.
 
@@ -207,7 +231,49 @@ class Example(NamedTuple):
     target: Images
 
 
-class DenoisingModel(GenerativeModel):
+class Plan(NamedTuple):
+    """How to go from noise to a picture.
+
+    Args:
+        sampler: how to take a step.
+        D: the denoiser, guided and clipped.
+        times: to visit.
+        rounds: how often each step is taken.
+    """
+
+    sampler: Sampler
+    D: Denoiser
+    times: Times
+    rounds: int = 1
+
+    def walked(self, x: Images, c: Condition, noise: Noise, preview: bool) -> Iterator[Images]:
+        """Yield the denoiser's view at every step if there is a preview, then the picture.
+
+        Args:
+            x: where to begin.
+            c: what the pictures are of.
+            noise: random streams.
+            preview: whether views are wanted.
+        """
+        memory, steps = None, len(self.times) - 1
+        for t, s in pairwise(self.times):
+            x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, memory, steps)
+            for _ in range(self.rounds - 1):
+                x = self._noised(x, s, t, noise)
+                x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, None, steps)
+            if preview:
+                yield sketch
+        yield x
+
+    def _noised(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
+        """x_t of x_s, t > s, by the forward process."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = (self.D.schedule(each) for each in (s, t))
+        keep = alpha_t / alpha_s
+        added = (sigma_t**2 - keep**2 * sigma_s**2).clamp(min=0).sqrt()
+        return per_image(keep, x) * x + per_image(added, x) * noise.normal(*x.shape[1:]).to(x)
+
+
+class DenoisingModel(Encodes):
     """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
     and times.
 
@@ -312,19 +378,155 @@ class DenoisingModel(GenerativeModel):
             order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
             clip: clamp x_hat to [-1, 1] at each step.
         """
-        asked = {"eta": eta, "churn": churn, "variance": variance, "order": order}
-        walk = chosen_sampler(sampler or self.default_sampler, **asked)
-        D: Denoiser = Guided(self, scale, interval, rescale)
-        if clip:
-            D = Clipped(D)
-        times = self.schedule.times(steps or self.default_steps, spacing)
+        plan = self._plan(
+            sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
+            rescale=rescale, clip=clip, eta=eta, churn=churn, variance=variance, order=order,
+        )  # fmt: skip
         x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
-        memory = None
-        for t, s in pairwise(times):
-            x, sketch, memory = walk.step(D, x, t, s, c, noise, memory, len(times) - 1)
-            if preview:
-                yield sketch
-        yield x
+        yield from plan.walked(x, c, noise, preview)
+
+    def _plan(
+        self,
+        *,
+        sampler: SamplerName | None,
+        steps: int | None,
+        spacing: Spacing | None,
+        scale: float,
+        interval: tuple[float, float] | None,
+        rescale: float,
+        clip: bool,
+        **of_sampler: float | None,
+    ) -> Plan:
+        """What the options of `frames` mean."""
+        walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
+        D: Denoiser = Guided(self, scale, interval, rescale)
+        times = self.schedule.times(steps or self.default_steps, spacing)
+        return Plan(walk, Clipped(D) if clip else D, times)
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        rounds: Annotated[int, Field(ge=1)] = 1,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Paint from a picture under noise, and keep of it what a mask says: `model.Edits`.
+
+        The last `strength` of the steps are walked, from x_t = alpha_t image + sigma_t eps (Meng et
+        al. (2021), SDEdit, arXiv:2108.01073). Where the mask is 0 the denoiser is told the image,
+        so that every step of a random sampler is drawn given it. With `rounds` above 1 each step is
+        undone by as much noise and taken again, so that both parts agree (Lugmayr et al. (2022),
+        RePaint, arXiv:2201.09865, algorithm 1).
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how far to go back into noise, in (0, 1].
+            rounds: how often each step is taken.
+
+        Raises:
+            LimnerError: a strength or a number of rounds that cannot be.
+        """
+        if not 0 < strength <= 1 or rounds < 1:
+            raise LimnerError(f"strength={strength:g} is not in (0, 1], or rounds={rounds} below 1")
+        edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
+        yield from self._watched(edited, len(image), c, seed, preview, options)
+
+    @finished
+    def edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What `edit` yields, of checked arguments."""
+        plan = self._plan(**options)
+        steps = len(plan.times) - 1
+        times = plan.times[steps - max(1, round(strength * steps)) :]
+        D = plan.D if mask is None else Kept(plan.D, image, mask.to(image))
+        alpha, sigma = map(float, self.schedule(times[0]))
+        x = alpha * image + sigma * noise.normal(*self.spec.shape)
+        yield from Plan(plan.sampler, D, times, rounds).walked(x, c, noise, preview)
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
+        steps = self.frame_count(**options) - 1
+        return max(1, round(strength * steps)) + 1
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow carries to each picture, by inverting DDIM's steps.
+
+        Each step from x_t to x_s, s < t, is solved for x_t by fixed-point iteration, so that
+        `decode` goes the same way back, but for its last step to the clean picture. Song, Meng,
+        Ermon (2020), arXiv:2010.02502, section 4.3.
+        """
+        times = self._code_times().flip(0)[1:]
+        alpha, sigma = (level.tolist() for level in self.schedule(times))
+        x_s = alpha[0] * x
+        for i, t in enumerate(times[1:], start=1):
+            x_s = self._before(x_s, t, (alpha[i - 1], sigma[i - 1]), (alpha[i], sigma[i]), c)
+        return (x_s / self.schedule.prior_deviation).flatten(1)
+
+    def _before(
+        self,
+        x_s: Images,
+        t: Times,
+        levels_s: tuple[float, float],
+        levels_t: tuple[float, float],
+        c: Condition,
+    ) -> Images:
+        """The x_t from which DDIM's step leads to x_s.
+
+        It is the fixed point of both x_t = (x_s - a x_hat) / k, k = sigma_s / sigma_t, which
+        contracts where k is near 1, and x_t = x_s alpha_t / alpha_s + b eps_hat, which does where
+        there is so little noise that x_hat follows x_t.
+        """
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = levels_s, levels_t
+        k, kept = sigma_s / sigma_t, alpha_t / alpha_s
+        x_t = x_s
+        for _ in range(_FIXED_POINT):
+            x_hat = self(x_t, t, c)
+            if k > 0.5:
+                x_t = (x_s - (alpha_s - k * alpha_t) * x_hat) / k
+            else:
+                eps_hat = (x_t - alpha_t * x_hat) / sigma_t
+                x_t = kept * x_s + (sigma_t - sigma_s * kept) * eps_hat
+        return x_t
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture that the probability flow carries noise to, by DDIM's steps."""
+        x = self.schedule.prior_deviation * z.unflatten(1, self.spec.shape)
+        plan = Plan(SAMPLERS["euler"], self, self._code_times())
+        return deque(plan.walked(x, c, Noise.sampling(0, len(x)), False), maxlen=1).pop()
+
+    def _code_times(self) -> Times:
+        """The times between a picture and its code: the least noise that was trained, too."""
+        times, least = self.schedule.times(_CODE_STEPS), self.schedule.ends[:1]
+        return torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            LimnerError: always; a code is noise, none of whose numbers means anything by itself.
+        """
+        raise LimnerError(
+            f"a code of a {self.name} model is noise, and no number of it means anything alone; "
+            "give two pictures to go from one to the other"
+        )
 
     def frame_count(self, **options: Any) -> int:
         """One for each step, and the picture."""

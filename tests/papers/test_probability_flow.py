@@ -60,9 +60,9 @@ def test_gaussian_pictures_have_the_density_of_their_affine_flow(schedule, exact
 
 @pytest.mark.parametrize("model", [DDPM, EDM])
 def test_models_have_it_for_each_picture_by_itself(model):
-    spec = ImageSpec(1, 4, 4, labels=("one", "two"))
+    spec = ImageSpec(1, 2, 2, labels=("one", "two"))
     one = model(spec, channels=(4,)).double().eval()
-    x = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4).double()
+    x = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2).double()
     x = ((x + 1) * 127.5).round() / 127.5 - 1
     c = Condition(label=torch.tensor([0, 1, -1]))
     said = log_prob(one, x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
@@ -71,7 +71,7 @@ def test_models_have_it_for_each_picture_by_itself(model):
     torch.testing.assert_close(alone.nats, said.nats[1:2], rtol=1e-9, atol=1e-6)
     if model is DDPM:
         also = one.log_prob(x, c, noise=Noise.sampling(0, 3), way="flow")
-        torch.testing.assert_close(also.nats, said.nats, rtol=0.02, atol=1.0)
+        torch.testing.assert_close(also.nats, said.nats, rtol=0, atol=0.3)
     else:
         assert "exact divergence" in one.likelihood_protocol
     assert log_prob(
@@ -82,12 +82,12 @@ def test_models_have_it_for_each_picture_by_itself(model):
 
 def test_it_agrees_with_the_flow_in_time_where_paths_are_lines():
     """Both ways on one network, from slightly different starts."""
-    model = FlowMatching(ImageSpec(1, 3, 3), channels=(4,), patch=1).double().eval()
+    model = FlowMatching(ImageSpec(1, 2, 2), channels=(4,)).double().eval()
     with torch.no_grad():
         for p in model.parameters():
             p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-    x = ((torch.rand(3, 1, 3, 3).double() * 255).round() / 127.5) - 1
+    x = ((torch.rand(3, 1, 2, 2).double() * 255).round() / 127.5) - 1
     noise = [Noise.sampling(0, 3) for _ in range(2)]
-    in_time = model.log_prob(x, noise=noise[0], tolerance=1e-5).nats
-    in_noise = log_prob(model, x, Condition(), noise=noise[1], tolerance=1e-5).nats
-    torch.testing.assert_close(in_noise, in_time, rtol=0, atol=0.3)
+    in_time = model.log_prob(x, noise=noise[0], tolerance=1e-4).nats
+    in_noise = log_prob(model, x, Condition(), noise=noise[1], tolerance=1e-4).nats
+    torch.testing.assert_close(in_noise, in_time, rtol=0, atol=0.05)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.checkpoint import save_model
-from limner.editing import complete, read_picture
+from limner.editing import edit, read_mask, read_picture
 from limner.errors import LimnerError
 from limner.image import ImageSpec, to_uint8
 from limner.painting import Wish
@@ -17,6 +17,7 @@ from limner.pictures import read_settings
 from limner.registry import build
 
 SPEC = ImageSpec(1, 6, 5, levels=2, labels=("one", "two"))
+PLAIN = ImageSpec(1, 8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("editing") / "model"
     torch.manual_seed(0)
     save_model(build("pixelcnn", SPEC, h=4, blocks=1, top=4), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def denoiser(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("editing") / "denoiser"
+    save_model(build("ddpm", PLAIN, channels=(4,), T=20), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("editing") / "vae"
+    save_model(build("vae", PLAIN, channels=(4,), latent=2), folder)
     return str(folder)
 
 
@@ -42,7 +57,7 @@ def test_a_picture_is_seen_as_the_model_sees_its_data(picture: Path):
 
 
 def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
-    sheet, wish = complete([picture, picture], Wish(model, n=4, labels=("two",)), 0.5)
+    sheet, wish = edit([picture, picture], Wish(model, n=4, labels=("two",)), keep=0.5)
     assert sheet.columns == 6
     assert wish.sampler == {"temperature": 1.0, "top_p": 1.0}
     rows = sheet.images.unflatten(0, (2, 6))
@@ -53,16 +68,18 @@ def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
     assert torch.equal(rows[0], rows[1]), "the same picture and seeds"
     assert len(rows[0, 2:].unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label or prompt"):
-        complete([picture], Wish(model, labels=("one", "two")), 0.5)
+        edit([picture], Wish(model, labels=("one", "two")))
 
 
 @pytest.mark.parametrize(("keep", "stays"), [(0.0, 1), (1.0, 5), (0.34, 2)])
 def test_at_least_a_row_stays_and_at_least_one_is_painted(model, picture, keep, stays):
-    sheet, _ = complete([picture], Wish(model), keep)
+    sheet, _ = edit([picture], Wish(model), keep=keep)
     assert (sheet.images[1] == 128).all(2).sum() == 6 - stays
 
 
-def test_as_a_command(model, picture, tmp_path, monkeypatch, capsys):
+def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
     def limner_(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["limner", "edit", *arguments])
         with pytest.raises(SystemExit) as left:
@@ -77,5 +94,38 @@ def test_as_a_command(model, picture, tmp_path, monkeypatch, capsys):
     assert code == 2 and "there is no file" in said
     code, said = limner_("sampler.top_p=0.9", "-m", model)
     assert code == 2 and "limner edit IMAGE" in said
-    code, said = limner_(str(picture), "-m", "emoji")
-    assert code == 2 and said
+    code, said = limner_(str(picture), "-m", model, "--strength", "0.5")
+    assert code == 2 and "goes on from the upper part" in said
+    code, said = limner_(str(picture), "-m", "lenet")
+    assert code == 2 and "paints nothing" in said
+    code, said = limner_(str(picture), "-m", codes)
+    assert code == 2 and "limner train pixelcnn mnist" in said
+    code, said = limner_(str(picture), "-m", denoiser, "--mask", str(picture), "--keep", "0.5")
+    assert code == 2 and "not both" in said
+    assert limner_(str(picture), "-m", denoiser, "--strength", "0.4", "-n", "2")[0] == 0
+    assert Path("edit.png").is_file()
+
+
+def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.linear_gradient("L").rotate(90).resize((8, 8)).save(mask)
+    light = read_mask(mask, PLAIN)[0, 0]
+    assert light[:, :4].sum() in (0, 32) and light.sum() == 32
+    sheet, wish = edit([picture, picture], Wish(denoiser, n=3), mask=mask)
+    assert sheet.columns == 5 and wish.sampler["steps"] is None
+    rows = sheet.images.unflatten(0, (2, 5))
+    seen = to_uint8(read_picture(picture, PLAIN))[0]
+    assert torch.equal(rows[0, 0], seen)
+    assert (rows[:, 2:, :, light == 0] == seen[:, light == 0]).all(), "what the mask keeps"
+    assert (rows[:, 2:, :, light == 1] != seen[:, light == 1]).any()
+    near, far = (
+        (edit([picture], Wish(denoiser), strength=s)[0].images[1].int() - seen.int()).abs().sum()
+        for s in (0.1, 1.0)
+    )
+    assert near < far
+    upper, _ = edit([picture], Wish(denoiser, n=2), keep=0.25)
+    assert (upper.images[2:, :, :2] == seen[:, :2]).all()
+    black = tmp_path / "black.png"
+    Image.new("L", (8, 8)).save(black)
+    with pytest.raises(LimnerError, match="dark everywhere"):
+        read_mask(black, PLAIN)

@@ -18,8 +18,9 @@ so that it can paint without. It is sampled without guidance, whose null model w
 is asked for, and what is to be avoided, guides the base.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import Annotated, Any
 
@@ -29,10 +30,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from limner.denoising import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import GenerativeModel, Turn
-from limner.noise import Noise
+from limner.model import GenerativeModel, Turn, finished
+from limner.noise import Blend, Noise
 from limner.registry import Paper, build, entry, register
 from limner.samplers import SamplerName
 
@@ -177,12 +179,84 @@ class Cascade(GenerativeModel):
         further = self._upsampler_options(
             upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps
         )
-        z = torch.empty(0)  # the base's last frame, in the end
-        for z in self.base.frames(n, c, noise=noise, preview=preview, **given):
-            if preview:
-                yield F.interpolate(z, (self.spec.height, self.spec.width), mode="nearest")
+        small = self.base.frames(n, c, noise=noise, preview=preview, **given)
+        z = yield from self._enlarged(small, preview)
         seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
         yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
+
+    def _enlarged(self, small: Iterator[Images], preview: bool) -> Generator[Images, None, Images]:
+        """Yield the base's frames, each pixel as a block of them, and return the last one."""
+        z = torch.empty(0)
+        for z in small:
+            if preview:
+                yield F.interpolate(z, (self.spec.height, self.spec.width), mode="nearest")
+        return z
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: float = 1.0,
+        rounds: int = 1,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Let the base edit the reduced picture, and enlarge what it made: `model.Edits`.
+
+        Args:
+            image, c, mask, strength, rounds, seed, preview, options: as for `DenoisingModel.edit`;
+                where the mask is 0 the picture stays as it is, to the pixel.
+
+        Raises:
+            LimnerError: a stage cannot edit.
+        """
+        edited = partial(self._edited, image.to(self.device), mask, strength, rounds)
+        yield from self._watched(edited, len(image), c, seed, preview, options)
+
+    @finished
+    def _edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        level: float | None,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What `edit` yields, of checked arguments."""
+        base, upsampler = self._editing(self.base), self._editing(self.upsampler)
+        given, further = self._base_options(**options), self._upsampler_options(**options)
+        size = base.spec.height, base.spec.width
+        touched = None if mask is None else F.adaptive_max_pool2d(mask.to(image), size)
+        small = base.edited(
+            reduced(image, *size), touched, strength, rounds, n, c,
+            noise=noise, preview=preview, **given,
+        )  # fmt: skip
+        z = yield from self._enlarged(small, preview)
+        s = self.augmentation / 4 if level is None else level
+        seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
+        yield from upsampler.edited(
+            image, mask, 1.0, 1, n, seen, noise=noise, preview=preview, **further
+        )
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """Those of both stages."""
+        base = self._editing(self.base).edit_count(strength, **self._base_options(**options))
+        return base + self.upsampler.frame_count(**self._upsampler_options(**options))
+
+    @staticmethod
+    def _editing(stage: GenerativeModel) -> DenoisingModel:
+        if not isinstance(stage, DenoisingModel):
+            raise LimnerError(f"a {stage.name} model within a cascade cannot edit pictures")
+        return stage
 
     def frame_count(self, **options: Any) -> int:
         """Those of both stages."""

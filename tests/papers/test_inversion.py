@@ -1,0 +1,134 @@
+"""Denoising models find the noise that a picture comes from, and edit pictures."""
+
+import pytest
+import torch
+from analytic import Gaussian
+from torch import nn
+
+from limner.denoising import DenoisingModel
+from limner.diffusion.ddpm import DDPM
+from limner.diffusion.edm import EDM
+from limner.errors import LimnerError
+from limner.flows.flow_matching import FlowMatching
+from limner.image import Condition, ImageSpec
+from limner.registry import build
+
+SPEC = ImageSpec(1, 4, 4)
+MODELS = {
+    "ddpm": lambda: DDPM(SPEC, channels=(4,), schedule="cosine", prediction="x"),
+    "edm": lambda: EDM(SPEC, channels=(4,)),
+    "line": lambda: FlowMatching(SPEC, channels=(4,)),
+}
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+
+
+class Optimal(nn.Module):
+    """The network with which a model's D is that of Gaussian pictures."""
+
+    def __init__(self, model: DenoisingModel, mean: float, variance: float) -> None:
+        super().__init__()
+        self.model = [model]
+        self.D = Gaussian(model.schedule, mean, variance)
+
+    def forward(self, x, label, c):
+        (model,) = self.model
+        t = label.double() / 1000
+        if isinstance(model, EDM):
+            t = (label.double() / 250).exp()
+        k = model.parametrisation(*model.schedule(t))
+        skip, out, inn = (each.view(-1, 1, 1, 1) for each in k)
+        x_t = x / inn
+        return (self.D(x_t, t, c) - skip * x_t) / out
+
+
+def optimal(make) -> DenoisingModel:
+    model = make().double().eval()
+    model.network = Optimal(model, 0.1, 0.2)
+    return model
+
+
+@every_model
+@torch.no_grad()
+def test_a_code_is_the_noise_that_the_flow_carries_to_the_picture(make):
+    """Gaussian pictures keep their number of standard deviations, up to the first-order steps."""
+    model = optimal(make)
+    x = 0.1 + 0.2**0.5 * torch.randn(5, *SPEC.shape).double()
+    z = model.encode(x)
+    torch.testing.assert_close(model.decode(z), x, rtol=0, atol=1e-2)
+    known = ((x - 0.1) / 0.2**0.5).flatten(1)
+    assert float((z - known).abs().max()) < 0.2 * float(known.abs().max())
+    fresh = torch.randn(3, SPEC.dimensions).double()
+    torch.testing.assert_close(model.encode(model.decode(fresh)), fresh, rtol=0, atol=0.05)
+
+
+def test_what_a_coordinate_of_noise_means_is_not_asked():
+    model = DDPM(SPEC, channels=(4,))
+    with pytest.raises(LimnerError, match="give two pictures"):
+        model.traverse(torch.zeros(1, *SPEC.shape))
+
+
+@every_model
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_what_is_kept_stays_to_the_level_and_the_rest_is_of_the_data(make, rounds):
+    """Independent Gaussian pixels: what is painted has the data's law whatever is kept."""
+    model = optimal(make).float()
+    model.network = Optimal(model, 0.1, 0.02)
+    image = torch.full((200, *SPEC.shape), -0.9)
+    mask = torch.zeros(200, 1, 4, 4)
+    mask[:, :, 2:] = 1
+    *frames, last = model.edit(image, mask=mask, rounds=rounds, sampler="ancestral", steps=200)
+    assert len(frames) == 200 == model.edit_count(1.0, steps=200) - 1
+    assert torch.equal(last[:, :, :2], image[:, :, :2])
+    painted = last[:, :, 2:]
+    assert float(painted.mean()) == pytest.approx(0.1, abs=0.02)
+    assert float(painted.var()) == pytest.approx(0.02, rel=0.25)
+
+
+@every_model
+def test_a_little_strength_stays_near_the_picture_and_full_strength_forgets_it(make):
+    model = optimal(make).float()
+    image = torch.full((64, *SPEC.shape), 0.8)
+    means = []
+    for strength in (0.1, 0.5, 1.0):
+        *frames, last = model.edit(image, strength=strength, sampler="ddim", steps=20)
+        assert len(frames) + 1 == model.edit_count(strength, steps=20)
+        means.append(float(last.mean()))
+    near, between, far = means
+    assert near == pytest.approx(0.8, abs=0.1) and far == pytest.approx(0.1, abs=0.1)
+    assert far < between < near
+
+
+def test_a_seed_has_the_same_edit_in_any_batch_and_wrong_strengths_are_refused():
+    model = MODELS["ddpm"]()
+    image = torch.zeros(3, *SPEC.shape)
+    (*_, all_three) = model.edit(image, strength=0.5, seed=4, steps=6)
+    (*_, second) = model.edit(image[1:2], strength=0.5, seed=5, steps=6)
+    torch.testing.assert_close(all_three[1:2], second, rtol=0, atol=1e-5)
+    for wrong in ({"strength": 0.0}, {"strength": 1.5}, {"rounds": 0}):
+        with pytest.raises(LimnerError, match="strength"):
+            next(model.edit(image, **wrong))
+
+
+def test_a_cascade_edits_in_both_stages_and_keeps_every_pixel_of_what_stays():
+    low, high = ImageSpec(3, 4, 4), ImageSpec(3, 8, 8)
+    base = build("ddpm", low, channels=(4,), T=10)
+    model = build("cascade", high, base=base, options={"channels": (4,)})
+    image = torch.rand(2, 3, 8, 8) * 2 - 1
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[:, :, :, 5:] = 1
+    options = {"steps": 4, "upsampler_steps": 3}
+    *frames, last = model.edit(image, mask=mask, **options)
+    assert len(frames) + 1 == model.edit_count(**options)
+    torch.testing.assert_close(last[..., :5], image[..., :5], rtol=0, atol=1e-5)
+    assert not torch.equal(last[..., 5:], image[..., 5:])
+    vae = build("vae", low)
+    with pytest.raises(LimnerError, match="a vae model within a cascade cannot edit"):
+        list(build("cascade", high, base=vae, options={"channels": (4,)}).edit(image))
+
+
+def test_guidance_paints_what_the_condition_says_in_an_edit():
+    spec = ImageSpec(1, 4, 4, labels=("one", "two"))
+    model = DDPM(spec, channels=(4,), T=10)
+    c = Condition(label=torch.tensor([1]))
+    (*_, asked) = model.edit(torch.zeros(2, 1, 4, 4), c, scale=3.0, steps=4)
+    assert asked.shape == (2, 1, 4, 4)
