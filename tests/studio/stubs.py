@@ -90,35 +90,40 @@ class Canvas(Encodes):
 
     def edit(
         self,
-        x: Images,
+        image: Images,
         c: Condition = Condition(),
         *,
         mask: Tensor | None = None,
-        strength: float = 0.6,
+        strength: float = 1.0,
         seed: Any = 0,
         **options: Any,
     ) -> Iterator[Images]:
-        where = torch.ones_like(x[:, :1]) if mask is None else mask
-        for new in self.watch(len(x), c, seed=seed, **options):
-            yield torch.lerp(x, new, strength * where)
+        where = torch.ones_like(image[:, :1]) if mask is None else mask
+        for new in self.watch(len(image), c, seed=seed, **options):
+            yield torch.lerp(image, new, strength * where)
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        return self.frame_count(**options)
 
     def upscale(
         self, x: Images, c: Condition = Condition(), *, seed: Any = 0, **options: Any
     ) -> Iterator[Images]:
         yield x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
+    style_layers = 6
+
     def mix(
         self,
-        coarse: Sequence[int | Blend],
-        fine: Sequence[int | Blend],
+        other: Sequence[int | Blend],
+        layers: slice,
         c: Condition = Condition(),
         *,
-        layer: float = 0.5,
+        seed: Sequence[int | Blend],
         **options: Any,
     ) -> Images:
-        a = self.sample(len(coarse), c, seed=list(coarse), **options)
-        b = self.sample(len(fine), c, seed=list(fine), **options)
-        return torch.lerp(a, b, layer)
+        a = self.sample(len(seed), c, seed=list(seed), **options)
+        b = self.sample(len(other), c, seed=list(other), **options)
+        return torch.lerp(a, b, len(range(self.style_layers)[layers]) / self.style_layers)
 
 
 if __name__ == "__main__":

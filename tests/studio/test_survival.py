@@ -155,7 +155,7 @@ def test_the_client_paints_watches_and_says_what_is_wrong(studio: Studio):
     assert events[-1].name == "done"
     assert any(event.image[:4] == b"RIFF" for event in events)
     edited = client.paint(
-        "blue", model="toy", task="edit", inputs={"image": pictures[0]}, options={"strength": 0.0}
+        "blue", model="toy", task="edit", inputs={"image": pictures[0]}, options={"strength": 0.1}
     )
     assert len(edited) == 1 and client.history("red apple", limit=1)[0]["words"] == "a red apple"
     with pytest.raises(LimnerError, match="did you mean 'steps'"):

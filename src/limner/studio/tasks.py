@@ -6,49 +6,20 @@ keyword arguments, from which the page makes a form; which models have it, a pro
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
 
 from limner.codes import Encodes
 from limner.errors import LimnerError
 from limner.image import Condition, Images
-from limner.model import Completes, GenerativeModel
+from limner.mixing import chosen
+from limner.model import Completes, Edits, GenerativeModel, Mixes
 from limner.noise import Blend
 from limner.options import json_schema, validated
 
-Share = Annotated[float, Field(ge=0, le=1)]
 _NOT_OPTIONS = ("work",)
-
-
-@runtime_checkable
-class Edits(Protocol):
-    """A model that changes a picture."""
-
-    def edit(
-        self,
-        x: Images,
-        c: Condition = Condition(),
-        *,
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-        strength: float = 0.6,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield changed pictures as they form.
-
-        Args:
-            x: what is changed, "b c h w".
-            c: what it should become.
-            mask: 1 where it may change, 0 where it stays; everywhere if None.
-            strength: how far it may go from the picture: 0 is the picture, 1 is painted anew.
-            seed, preview, options: as for `GenerativeModel.watch`.
-        """
-        ...
 
 
 @runtime_checkable
@@ -64,26 +35,7 @@ class Upscales(Protocol):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield enlarged pictures as they form; arguments as for `Edits.edit`."""
-        ...
-
-
-@runtime_checkable
-class Mixes(Protocol):
-    """A model that takes the coarse layers' style from one seed, the fine ones' from another."""
-
-    def mix(
-        self,
-        coarse: Sequence[int],
-        fine: Sequence[int],
-        c: Condition = Condition(),
-        *,
-        layer: float = 0.5,
-        **options: Any,
-    ) -> Images:
-        """A picture for each pair of seeds, "b c h w"; `layer` is where styles change, as a share
-        of the layers.
-        """
+        """Yield enlarged pictures as they form; arguments as for `limner.model.Edits.edit`."""
         ...
 
 
@@ -133,7 +85,7 @@ def complete(
     yield from work.model.complete(upper, work.c, seed=list(work.seeds), **work.sampler)
 
 
-def edit(work: Work, *, strength: Share = 0.6) -> Iterator[Images]:
+def edit(work: Work, *, strength: Annotated[float, Field(gt=0, le=1)] = 0.6) -> Iterator[Images]:
     """A picture changed as the prompt says, all of it or where you brush.
 
     Args:
@@ -141,10 +93,8 @@ def edit(work: Work, *, strength: Share = 0.6) -> Iterator[Images]:
     """
     assert isinstance(work.model, Edits)
     mask = work.given("mask") if "mask" in work.pictures else None
-    yield from work.model.edit(
-        work.given("image"), work.c, mask=mask, strength=strength, seed=list(work.seeds),
-        **work.sampler,
-    )  # fmt: skip
+    told: dict[str, Any] = {"mask": mask, "strength": strength, "seed": list(work.seeds)}
+    yield from work.model.edit(work.given("image"), work.c, **told, **work.sampler)
 
 
 def upscale(work: Work) -> Iterator[Images]:
@@ -178,23 +128,22 @@ def mix(
     other: Annotated[int, Field(ge=0, le=2**31)] = 100,
     rows: Annotated[int, Field(ge=1, le=4)] = 3,
     columns: Annotated[int, Field(ge=1, le=4)] = 3,
-    layer: Share = 0.5,
+    layers: Literal["coarse", "middle", "fine"] = "fine",
 ) -> Iterator[Images]:
-    """A table of styles: each row's coarse one, each column's fine one.
+    """A table of pictures: each is its row's, but for some layers' styles, its column's.
 
     Args:
-        other: the first column's seed; the first row's is the seed.
-        rows: coarse styles.
-        columns: fine styles.
-        layer: where coarse ends, as a share of the layers.
+        other: the seed of the first column, whose styles are taken; the first row's is the seed.
+        rows, columns: how many.
+        layers: which styles are taken: shape and pose, parts and places, colours and texture.
     """
     assert isinstance(work.model, Mixes)
     first = work.seeds[0]
     assert isinstance(first, int)
-    coarse = [first + i for i in range(rows) for _ in range(columns)]
-    fine = [other + i for _ in range(rows) for i in range(columns)]
-    c = work.c.rows(slice(0, 1)).repeat(rows * columns)
-    yield work.model.mix(coarse, fine, c, layer=layer, **work.sampler).float().clamp(-1, 1)
+    seed = [first + i for i in range(rows) for _ in range(columns)]
+    taken = [other + i for _ in range(rows) for i in range(columns)]
+    which = chosen(layers, work.model.style_layers)
+    yield work.model.mix(taken, which, work.c, seed=seed, **work.sampler).float().clamp(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -207,6 +156,7 @@ class Task:
         protocol: which models can.
         inputs: the pictures it needs, by name: whether each must be given.
         several: whether there is a picture for each seed.
+        frames: how many it yields; as many as the model's `frames` if None.
     """
 
     title: str
@@ -214,6 +164,7 @@ class Task:
     protocol: type = GenerativeModel
     inputs: Mapping[str, bool] = field(default_factory=dict[str, bool])
     several: bool = True
+    frames: Callable[[Work, Mapping[str, Any]], int] | None = None
 
     def described(self, model: type[GenerativeModel]) -> dict[str, Any]:
         """What a client must know of it."""
@@ -226,6 +177,12 @@ class Task:
             "help": helps(self.does),
         }
 
+    def frame_count(self, work: Work, options: Mapping[str, Any]) -> int:
+        """What a progress bar counts to."""
+        if self.frames is not None:
+            return self.frames(work, options)
+        return work.model.frame_count(**work.sampler) if self.several else 1
+
     def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
         """Begin.
 
@@ -235,9 +192,16 @@ class Task:
         return self.does(work, **validated(self.does, options, skip=_NOT_OPTIONS))
 
 
+def _edit_count(work: Work, options: Mapping[str, Any]) -> int:
+    assert isinstance(work.model, Edits)
+    return work.model.edit_count(options.get("strength", 0.6), **work.sampler)
+
+
 TASKS = {
     "paint": Task("New picture", paint),
-    "edit": Task("Change a picture", edit, Edits, {"image": True, "mask": False}),
+    "edit": Task(
+        "Change a picture", edit, Edits, {"image": True, "mask": False}, frames=_edit_count
+    ),
     "complete": Task("Complete a picture", complete, Completes, {"image": True}),
     "upscale": Task("Enlarge", upscale, Upscales, {"image": True}),
     "reconstruct": Task("Reconstruct", reconstruct, Encodes, {"image": True}, several=False),
@@ -254,11 +218,9 @@ def tasks_of(model: type[GenerativeModel]) -> dict[str, Task]:
 
 
 def _is(model: type, protocol: type) -> bool:
-    methods = getattr(protocol, "__protocol_attrs__", None)
-    if getattr(protocol, "_is_protocol", False):
-        names = methods or {n for n in vars(protocol) if not n.startswith("_")}
-        return all(callable(getattr(model, name, None)) for name in names)
-    return issubclass(model, protocol)
+    if not getattr(protocol, "_is_protocol", False):
+        return issubclass(model, protocol)
+    return all(hasattr(model, name) for name in vars(protocol) if not name.startswith("_"))
 
 
 def task(name: str) -> Task:

@@ -20,7 +20,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import torch
 from limner import dist, pictures
 from limner.allocator import keep_freed_memory
 from limner.checkpoint import load, model_file, read_header, write_durably
-from limner.editing import read_picture
+from limner.editing import read_mask, read_picture
 from limner.errors import LimnerError
 from limner.image import Condition, Images, ImageSpec, to_uint8
 from limner.model import GenerativeModel
@@ -164,13 +163,14 @@ class _Batch:
         """Paint."""
         started = time.perf_counter()
         work = self._work()
-        total = self.model.frame_count(**self.options)
+        options = self.jobs[0]["params"].get("options", {})
+        total = self.task.frame_count(work, options)
         precision = torch.autocast(
             self.worker.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"
         )
         shown, last = 0.0, torch.empty(0)
         with precision, torch.no_grad():
-            for step, last in enumerate(self.task.start(work, self._task_options()), 1):
+            for step, last in enumerate(self.task.start(work, options), 1):
                 if self.worker.unwanted(self.jobs):
                     return
                 now = time.perf_counter()
@@ -178,9 +178,6 @@ class _Batch:
                     shown = now
                     self._show(step, total, now - started, last)
         self._done(to_uint8(last).cpu(), time.perf_counter() - started)
-
-    def _task_options(self) -> Document:
-        return self.jobs[0]["params"].get("options", {})
 
     def _work(self) -> Work:
         spec = self.model.spec
@@ -196,13 +193,9 @@ class _Batch:
         """What was given, as the model sees it."""
         given: dict[str, Images] = {}
         for name, file in self.jobs[0]["inputs"].items():
-            shape = spec
-            if name == "hint" and spec.hint is not None:
-                shape = spec.hint
-            elif name == "mask":
-                shape = replace(spec, channels=1, levels=256)
-            x = read_picture(Path(file), shape).to(self.worker.device)
-            given[name] = (x > 0).float() if name == "mask" else x
+            shape = spec.hint if name == "hint" and spec.hint is not None else spec
+            read = read_mask if name == "mask" else read_picture
+            given[name] = read(Path(file), shape).to(self.worker.device)
         return given
 
     def _show(self, step: int, total: int, seconds: float, x: Images) -> None:
@@ -246,7 +239,7 @@ class _Batch:
         if job["task"] == "paint" and not job["inputs"]:
             return {}
         names = {name: Path(file).stem for name, file in job["inputs"].items()}
-        return {"task": job["task"], "options": self._task_options(), "inputs": names}
+        return {"task": job["task"], "options": job["params"].get("options", {}), "inputs": names}
 
     def write(self, document: Document) -> None:
         """Tell the server, of every job that has no id in it."""

@@ -59,7 +59,7 @@ function Welcome() {
   const of = model();
   const take = (prompt) => { wish({ prompt }); paint(); };
   return html`<section class=${state.total ? "welcome known" : "welcome"}>
-    <h1>What shall we paint?</h1>
+    <h2>What shall we paint?</h2>
     <p>Type a few words and watch the picture form. Everything happens on this machine.</p>
     ${of?.text !== false && html`<div class="examples">${EXAMPLES.map(([prompt, file]) => html`<button type="button" key=${prompt} onClick=${() => take(prompt)}>
       <img class="pixels" src=${`/page/examples/${file}.png`} alt="" width="64" height="64" /><span>${prompt}</span></button>`)}</div>`}
@@ -93,6 +93,7 @@ export function Stage() {
   const top = useRef(null), newest = jobs[0]?.id;
   useEffect(() => { if (newest && jobs[0].fresh) top.current?.scrollIntoView?.({ block: "nearest" }); }, [newest]);
   return html`<div class="stage">
+    <h1 class="hidden">The studio</h1>
     <div id="easel" ref=${top} aria-busy=${open.length > 0}>
       ${shown.map((job) => html`<${Job} key=${job.id} job=${job} />`)}
       ${open.length > SHOWN && html`<p class="hint">${open.length - SHOWN} more wait.</p>`}

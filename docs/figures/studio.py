@@ -1,0 +1,182 @@
+"""The screenshots of the page on the studio, and how long a person waits: a studio is started, and
+a browser paints in it with the bundled model.
+
+    python docs/figures/studio.py [FOLDER]
+
+Needs `pip install 'limner[test]'` and Debian's chromium; numbers are printed as JSON.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+PICTURES = Path(__file__).parents[1] / "pictures"
+WIDE = {"width": 1360, "height": 860}
+PHONE = {"width": 375, "height": 780}
+CLIENTS, EACH = 10, 20
+
+
+def started(folder: Path, port: int = 0) -> tuple[subprocess.Popen[str], str, float]:
+    """A studio, its address, and the seconds until it answered."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "limner", "studio", "--port", str(port), "--data", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    url = re.findall(r"http://\S+", process.stdout.readline())[0]
+    httpx.get(f"{url}/healthz", timeout=60)
+    return process, url, time.perf_counter() - begin
+
+
+def until_ready(url: str) -> None:
+    while httpx.get(f"{url}/readyz", timeout=60).status_code != 200:
+        time.sleep(0.1)
+
+
+def requests_a_second(url: str) -> dict[str, float]:
+    """Jobs submitted and asked about by some clients at once, and how many there were a second."""
+
+    def client() -> None:
+        with httpx.Client(base_url=url, timeout=60) as own:
+            for _ in range(EACH):
+                own.get("/api/v1/jobs")
+
+    found: dict[str, float] = {}
+    begin = time.perf_counter()
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    [each.start() for each in threads], [each.join() for each in threads]
+    found["GET jobs per second"] = CLIENTS * EACH / (time.perf_counter() - begin)
+    with httpx.Client(base_url=url, timeout=60) as own:
+        asked = {"params": {"sampler": {"steps": 4000}}}
+        begin = time.perf_counter()
+        ids = [own.post("/api/v1/jobs", json=asked).json()["id"] for _ in range(100)]
+        found["POST jobs per second"] = 100 / (time.perf_counter() - begin)
+        begin = time.perf_counter()
+        for id in ids:
+            own.delete(f"/api/v1/jobs/{id}")
+        found["DELETE jobs per second"] = 100 / (time.perf_counter() - begin)
+    return found
+
+
+def opened(browser: Browser, url: str, path: str = "/", **of: Any) -> Page:
+    page = browser.new_context(**({"viewport": WIDE} | of)).new_page()
+    page.goto(url + path)
+    page.wait_for_selector("main")
+    return page
+
+
+def shot(page: Page, name: str, folder: Path) -> None:
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=folder / f"studio-{name}.png")
+
+
+def waits(browser: Browser, url: str) -> dict[str, float]:
+    """From an address to a page that can be used, and from Enter to the first frame."""
+    begin = time.perf_counter()
+    page = browser.new_page(viewport=WIDE)
+    page.goto(url)
+    page.wait_for_selector(".paint:not([disabled])")
+    usable = time.perf_counter() - begin
+    page.fill("#prompt", "a red apple")
+    page.select_option("#count", "1")
+    begin = time.perf_counter()
+    page.locator("#prompt").press("Control+Enter")
+    page.wait_for_selector(".job canvas")
+    frame = time.perf_counter() - begin
+    page.wait_for_selector(".job.done img", timeout=300_000)
+    painted = time.perf_counter() - begin
+    page.context.close()
+    return {"usable": usable, "first frame": frame, "one picture": painted}
+
+
+def painted(page: Page, prompt: str, count: int, shots: Path | None = None) -> None:
+    page.fill("#prompt", prompt)
+    page.select_option("#count", str(count))
+    page.locator("#prompt").press("Control+Enter")
+    if shots is not None:
+        page.wait_for_function(
+            "() => document.querySelector('.job progress:not(.still)')?.value > 8"
+        )
+        page.screenshot(path=shots / "studio-forming.png")
+    page.wait_for_selector(".job.done img", timeout=300_000)
+
+
+def main(folder: Path) -> None:
+    """Measure, and take the pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
+        process, url, numbers["first answer, first start"] = started(Path(data))
+        until_ready(url)
+        process.terminate()
+        process.wait()
+        process, url, numbers["first answer"] = started(Path(data))
+        try:
+            begin = time.perf_counter()
+            until_ready(url)
+            numbers["worker ready after"] = time.perf_counter() - begin
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = opened(browser, url)
+            page.wait_for_selector(".paint:not([disabled])")
+            shot(page, "empty", folder)
+            page.context.close()
+            numbers["waits"] = [waits(browser, url) for _ in range(3)]
+            numbers |= requests_a_second(url)
+            tour(browser, url, folder)
+            browser.close()
+        finally:
+            process.terminate()
+            process.wait()
+    print(json.dumps(numbers, indent=1))
+
+
+def tour(browser: Browser, url: str, folder: Path) -> None:
+    """The pictures of the page."""
+    page = opened(browser, url)
+    for prompt in ("a golden crown", "a sailing boat", "a purple cat"):
+        painted(page, prompt, 2)
+    painted(page, "a red apple", 4, folder)
+    shot(page, "light", folder)
+    page.locator(".job.done a").first.click()
+    page.wait_for_selector(".viewer h1")
+    shot(page, "picture", folder)
+    page.context.close()
+    dark = opened(browser, url, color_scheme="dark")
+    dark.wait_for_selector(".gallery img")
+    shot(dark, "dark", folder)
+    dark.context.close()
+    phone = opened(browser, url, viewport=PHONE, device_scale_factor=2, is_mobile=True)
+    phone.wait_for_selector(".gallery img")
+    shot(phone, "phone", folder)
+    phone.context.close()
+    grid(browser, url, folder)
+
+
+def grid(browser: Browser, url: str, folder: Path) -> None:
+    """Three guidance scales of two prompts."""
+    page = opened(browser, url)
+    page.fill("#prompt", "a green heart")
+    page.locator("details.more summary").last.click()
+    page.select_option("#axis-0", "sampler.scale")
+    page.get_by_label("Values of columns").fill("1, 2.5, 6")
+    page.select_option("#axis-1", "prompt")
+    page.get_by_label("Values of rows").fill("green, red")
+    page.get_by_role("button", name="Paint 6 pictures").click()
+    page.wait_for_function(
+        "() => document.querySelectorAll('.board td img').length === 6", timeout=600_000
+    )
+    shot(page, "grid", folder)
+    page.context.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES)
