@@ -143,15 +143,16 @@ def test_the_largest_singular_value_is_one(shape: tuple[int, ...]):
 def test_first_weights_are_orthogonal_and_then_nothing_overlaps():
     torch.manual_seed(0)
     made = build("biggan", SPEC, **SMALL)
-    wide = normed(nn.Conv2d(8, 6, 3))
-    assert overlaps(nn.Sequential(wide)).item() == pytest.approx(0, abs=1e-8)
-    with torch.no_grad():
-        original = wide.parametrizations["weight"].original
-        original.copy_(torch.randn_like(original))
-    w = original.detach().flatten(1)
-    by_hand = ((w @ w.T) * (1 - torch.eye(6))).square().sum()
-    assert overlaps(nn.Sequential(wide)).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    wide, tall = normed(nn.Conv2d(8, 6, 3)), normed(nn.Linear(3, 7))
+    assert overlaps(nn.Sequential(wide)).item() == pytest.approx(0, abs=1e-5)
     assert overlaps(made.generator) > 0  # some layers have more rows than columns
+    for layer in (wide, tall):
+        original = layer.parametrizations["weight"].original
+        with torch.no_grad():
+            original.copy_(torch.randn_like(original))
+        w = original.detach().flatten(1)
+        by_hand = ((w @ w.T) * (1 - torch.eye(len(w)))).square().sum()
+        assert overlaps(nn.Sequential(layer)).item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_blocks_by_hand():

@@ -149,11 +149,15 @@ def truncated(z: Float[Tensor, "b d"], t: float) -> Float[Tensor, "b d"]:
 
 def overlaps(network: nn.Module) -> Float[Tensor, ""]:
     """sum_W |W W^T (1 - I)|^2 over layers, W with a row for each thing that comes out; 0 where all
-    rows are orthogonal (equation 3)."""
+    rows are orthogonal (equation 3).
+
+    |W W^T| = |W^T W| in this norm, and the smaller one is computed.
+    """
     found: list[Tensor] = []
     for name, weight in network.named_parameters():
         if name.endswith("parametrizations.weight.original"):
             w = weight.flatten(1)
-            products = w @ w.T
-            found.append(products.square().sum() - products.diagonal().square().sum())
+            products = w @ w.T if len(w) <= w.shape[1] else w.T @ w
+            lengths = w.square().sum(1)
+            found.append(products.square().sum() - lengths.square().sum())
     return torch.stack(found).sum()
