@@ -219,3 +219,19 @@ def test_a_nested_model_is_asked_for_by_its_run(given: list[str], limner_):
     code, _, err = limner_("train", "cascade", "emoji", "data.size=16", *given)
     assert code == 2 and err.count("\n") == 1
     assert "train.init.base=runs/NAME" in err
+
+
+def test_without_labels_a_model_is_of_the_pictures_alone(limner_):
+    tiny = ["model.h=2", "model.blocks=1", "model.top=4", *TINY[1:]]
+    code, _, _ = limner_("train", "pixelcnn", "emoji", "data.label=none", *tiny, "--run", "none")
+    assert code == 0
+    model = limner.load("none")
+    assert model.spec.labels == () and model.network.blocks[0].told is None
+    code, out, _ = limner_("sample", "-m", "none", "-n", "2")
+    assert code == 0 and Path(out.strip()).is_file()
+    code, _, said = limner_("sample", "-m", "none", "--label", "flags")
+    assert code == 2 and "this model has no classes" in said
+    picture = Path("picture.png")
+    Image.linear_gradient("L").convert("RGB").save(picture)
+    assert limner_("edit", str(picture), "-m", "none", "-n", "3", "-o", "edit.png")[0] == 0
+    assert Path("edit.png").is_file()
