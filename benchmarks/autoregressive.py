@@ -4,9 +4,12 @@
     python benchmarks/autoregressive.py sampling --models pixelcnn gated-pixelcnn --looks 20
     python benchmarks/autoregressive.py masks recurrence --threads 1 --rounds 15
 
-Three questions, all of pictures of 28 x 28 with one channel of two levels, by networks of random
-weights in float32:
+Four questions, all of pictures of 28 x 28 with one channel of two levels, by networks of random
+weights, in float32 if nothing else is said:
 
+    training      whole training steps of each model as its recipe for binarised MNIST has them,
+                  batch and bfloat16 included, and pictures painted in float32; in seconds that
+                  the process computes, whatever else the machine does
     sampling      `sample` beside a loop that looks at the whole picture before each value, as most
                   code does; both paint the same pictures of the same uniform numbers
     masks         a training step's forward and backward passes of PixelCNN's network beside those
@@ -25,21 +28,26 @@ whole picture.
 
 import argparse
 import statistics
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from timing import Call, interleaved, ratio, show
 from torch import Tensor, nn
 
-from limner import ImageSpec, build
+from limner import Batch, Condition, ImageSpec, build
 from limner.autoregressive.causal import CausalConv2d
-from limner.autoregressive.pixelcnn import Block, PixelCNN
+from limner.autoregressive.pixelcnn import Block, Network, PixelCNN
 from limner.autoregressive.raster import AutoregressiveModel
 from limner.autoregressive.recurrence import Recurrence, diagonals
 from limner.likelihood import draw
+from limner.recipe import Recipe
 from limner.registry import models
+from limner.train import Loop
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 SIZE = 28
 SPEC = ImageSpec(1, SIZE, SIZE, levels=2)
 FAMILY = [name for name, of in models().items() if of.family == "autoregressive"]
@@ -53,6 +61,35 @@ def table(title: str, found: Mapping[str, list[float]]) -> None:
         for name, times in found.items()
     ]
     show(f"{title}, {torch.get_num_threads()} threads", ("", "seconds", "is"), rows)
+
+
+def trained(recipe: Recipe) -> tuple[AutoregressiveModel, Call]:
+    """A recipe's model, and a step of its training, on one batch."""
+    model, options = recipe.build(SPEC), recipe.options()
+    assert isinstance(model, AutoregressiveModel)
+    batch = Batch(torch.rand(options.batch, 1, SIZE, SIZE).round() * 2 - 1, Condition())
+    loop = Loop(model, lambda first, n: batch, options)
+    loop.prepare()
+    return model, loop.advance
+
+
+def training(args: argparse.Namespace) -> None:
+    """Pictures a second that are trained on, and seconds to paint some."""
+    rows = []
+    for name in args.models:
+        recipe = Recipe.read(RECIPES / f"{name}-mnist-binary.toml")
+        model, step = trained(recipe)
+        calls = {"step": step, "paint": lambda model=model: model.sample(args.batch)}
+        found = interleaved(calls, args.rounds, seconds=0, clock=time.process_time)
+        each, paint = statistics.median(found["step"]), statistics.median(found["paint"])
+        batch = recipe.options().batch
+        row = f"{model.parameter_count():,}", f"{batch}", f"{batch / each:.0f}", f"{paint:.2f}"
+        rows.append((name, *row))
+    show(
+        f"training, {torch.get_num_threads()} threads, {args.rounds} rounds",
+        ("", "parameters", "batch", "trained on, pictures/s", f"{args.batch} painted, s"),
+        rows,
+    )
 
 
 def looked_at(model: AutoregressiveModel, batch: int, looks: int) -> Call:
@@ -118,29 +155,39 @@ class Plain(nn.Module):
         return self.layer(F.pad(x, self.pad) if any(self.pad) else x)
 
 
+class PlainBlock(nn.Module):
+    """PixelCNN's block of plain convolutions."""
+
+    def __init__(self, like: Block, square: bool) -> None:
+        super().__init__()
+        layers = (Plain(layer, square) for layer in (like.narrow, like.look, like.widen))
+        self.narrow, self.look, self.widen = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As PixelCNN's, without masks."""
+        return x + self.widen(self.look(self.narrow(x.relu()).relu_()).relu_())
+
+
 class PlainPixelCNN(nn.Module):
     """PixelCNN's network of plain convolutions."""
 
     def __init__(self, like: PixelCNN, square: bool) -> None:
         super().__init__()
         network = like.network
-
-        def plain(layer: nn.Module) -> Plain:
-            assert isinstance(layer, CausalConv2d)
-            return Plain(layer, square)
-
-        self.enter, self.top, self.leave = map(plain, (network.enter, network.top, network.leave))
-        blocks = [block for block in network.blocks if isinstance(block, Block)]
+        assert isinstance(network, Network)
+        self.enter = Plain(network.enter, square)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(map(plain, (block.narrow, block.look, block.widen))) for block in blocks
+            PlainBlock(block, square) for block in network.blocks if isinstance(block, Block)
         )
+        self.top, self.leave = Plain(network.top, square), Plain(network.leave, square)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Tensor) -> Tensor:
         """As PixelCNN's, without masks."""
         h = self.enter(x)
-        for narrow, look, widen in self.blocks:
-            h = h + widen(F.relu(look(F.relu(narrow(F.relu(h))))))
-        return self.leave(F.relu(self.top(F.relu(h))))
+        for block in self.blocks:
+            h = block(h)
+        return self.leave(self.top(h.relu_()).relu_())
 
 
 def both_passes(network: nn.Module, *inputs: Tensor | None) -> Call:
@@ -159,9 +206,7 @@ def masks(args: argparse.Namespace) -> None:
     assert isinstance(model, PixelCNN)
     x = torch.rand(args.batch, SIZE, SIZE, 1).round() * 2 - 1
     first = x.permute(0, 3, 1, 2)
-    same, square = (
-        PlainPixelCNN(model, kind).to(memory_format=torch.channels_last) for kind in (False, True)
-    )
+    same, square = PlainPixelCNN(model, square=False), PlainPixelCNN(model, square=True)
     calls = {
         "plain, kernels of the same shape": both_passes(same, first),
         "plain, square kernels": both_passes(square, first),
@@ -197,11 +242,11 @@ def recurrence(args: argparse.Namespace) -> None:
         table(f"recurrence, h = {h}, batch {args.batch}, {args.rounds} rounds", found)
 
 
-QUESTIONS = {"sampling": sampling, "masks": masks, "recurrence": recurrence}
+QUESTIONS = {"training": training, "sampling": sampling, "masks": masks, "recurrence": recurrence}
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
+    summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )

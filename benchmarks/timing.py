@@ -8,33 +8,37 @@ from rich.console import Console
 from rich.table import Table
 
 Call = Callable[[], object]
+Clock = Callable[[], float]
 
 
-def interleaved(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[str, list[float]]:
+def interleaved(
+    calls: Mapping[str, Call], rounds: int, seconds: float, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds a call takes, of each contestant in each round: A B C A B C ...
 
     Args:
         calls: what is timed, by name; each is called twice beforehand.
         rounds: how often all of them take their turn.
         seconds: about how long a turn lasts: as many calls as that takes, and at least one.
+        clock: what seconds are; of `time.process_time`, those that this process computes.
     """
     turns = {}
     for name, call in calls.items():
         call()
-        turns[name] = max(1, round(seconds / timed(call)))
+        turns[name] = max(1, round(seconds / timed(call, clock=clock)))
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(timed(call, turns[name]))
+            found[name].append(timed(call, turns[name], clock))
     return found
 
 
-def timed(call: Call, times: int = 1) -> float:
+def timed(call: Call, times: int = 1, clock: Clock = time.perf_counter) -> float:
     """Mean seconds of so many calls in a row; a call returns once its work is done."""
-    start = time.perf_counter()
+    start = clock()
     for _ in range(times):
         call()
-    return (time.perf_counter() - start) / times
+    return (clock() - start) / times
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
