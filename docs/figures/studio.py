@@ -107,7 +107,7 @@ def painted(page: Page, prompt: str, count: int, shots: Path | None = None) -> N
             "() => document.querySelector('.job progress:not(.still)')?.value > 8"
         )
         page.screenshot(path=shots / "studio-forming.png")
-    page.wait_for_selector(".job.done img", timeout=300_000)
+    page.wait_for_selector(f'.job.done[aria-label="{prompt}"] img', timeout=300_000)
 
 
 def main(folder: Path) -> None:

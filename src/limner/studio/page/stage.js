@@ -48,10 +48,10 @@ function Job({ job }) {
     <header><h2>${caption(job.params)}</h2><p><span>${status(job)}</span>
       ${open ? html`<button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
         : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
-    ${job.state !== "failed" && job.state !== "cancelled" && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
+    ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
     ${job.notes?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
-    ${job.state !== "failed" && job.state !== "cancelled" && html`<${Pictures} job=${job} />`}
+    ${(job.state === "running" || job.state === "done") && html`<${Pictures} job=${job} />`}
   </article>`;
 }
 
@@ -91,7 +91,10 @@ export function Stage() {
   const over = jobs.filter((job) => job.fresh && !open.includes(job) && job.state !== "cancelled");
   const shown = [...open.reverse(), ...over].slice(0, SHOWN);
   const top = useRef(null), newest = jobs[0]?.id;
-  useEffect(() => { if (newest && jobs[0].fresh) top.current?.scrollIntoView?.({ block: "nearest" }); }, [newest]);
+  useEffect(() => {
+    const from = top.current.getBoundingClientRect().top;
+    if (jobs[0]?.fresh && (from < 0 || from > innerHeight / 2)) top.current.scrollIntoView({ behavior: "smooth" });
+  }, [newest]);
   return html`<div class="stage">
     <h1 class="hidden">The studio</h1>
     <div id="easel" ref=${top} aria-busy=${open.length > 0}>

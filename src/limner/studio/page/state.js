@@ -135,7 +135,6 @@ export async function paint() {
   try {
     await submit(request());
     if (state.route.name !== "home") go("/");
-    document.querySelector("#easel")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
   } catch (error) {
     trouble(error);
   }
