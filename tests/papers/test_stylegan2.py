@@ -11,6 +11,7 @@ from torch import nn
 
 from limner import Condition, ImageSpec, Noise, build
 from limner.errors import LimnerError
+from limner.estimate import count_flops
 from limner.gans.augmentation import (
     Augmentation,
     Chances,
@@ -468,3 +469,11 @@ def test_the_recipe_corrects_adam_for_moves_every_k_steps():
         own, c = options.player(player), k / (k + 1)
         assert own.lr == pytest.approx(c * options.lr, rel=1e-5)
         assert own.betas == pytest.approx([beta**c for beta in options.betas], rel=1e-5)
+
+
+def test_what_a_step_costs_can_be_counted():
+    """Counters hang hooks on what layers are given, which fails for views of parameters."""
+    model = model_of(PLAIN)
+    with count_flops() as counter:
+        list(model.turns(drawn_batch(4, PLAIN), 1, Noise.keyed(0, 1, range(4))))
+    assert counter.get_total_flops() > 0

@@ -136,7 +136,7 @@ class Synthesis(nn.Module):
 
     def sizes(self, w: Styles, noise: Noise | None) -> Iterator[Images]:
         """The picture at each size, from the smallest on."""
-        x = self.start.expand(len(w), -1, -1, -1)
+        x = self.start.repeat(len(w), 1, 1, 1)
         picture = None
         for i, steady in enumerate(self.steady):
             if i:
