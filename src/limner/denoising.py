@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -72,6 +72,14 @@ def velocity(alpha: Times, sigma: Times) -> Coefficients:
 def flow(alpha: Times, sigma: Times) -> Coefficients:
     """F is dx_t/dt = eps - x. Lipman et al. (2022), arXiv:2210.02747; alpha + sigma = 1."""
     return Coefficients(torch.ones_like(alpha), -sigma, torch.ones_like(alpha))
+
+
+Prediction = Literal["epsilon", "x", "v"]
+PREDICTIONS: dict[Prediction, Parametrisation] = {
+    "epsilon": epsilon,
+    "x": picture,
+    "v": velocity,
+}
 
 
 def edm(sigma_data: float) -> Parametrisation:
@@ -378,23 +386,23 @@ class DenoisingModel(Encodes):
             order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
             clip: clamp x_hat to [-1, 1] at each step.
         """
-        plan = self._plan(
+        plan = self.plan(
             sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
             rescale=rescale, clip=clip, eta=eta, churn=churn, variance=variance, order=order,
         )  # fmt: skip
         x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
         yield from plan.walked(x, c, noise, preview)
 
-    def _plan(
+    def plan(
         self,
         *,
-        sampler: SamplerName | None,
-        steps: int | None,
-        spacing: Spacing | None,
-        scale: float,
-        interval: tuple[float, float] | None,
-        rescale: float,
-        clip: bool,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        spacing: Spacing | None = None,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        clip: bool = True,
         **of_sampler: float | None,
     ) -> Plan:
         """What the options of `frames` mean."""
@@ -453,7 +461,7 @@ class DenoisingModel(Encodes):
         **options: Any,
     ) -> Iterator[Images]:
         """What `edit` yields, of checked arguments."""
-        plan = self._plan(**options)
+        plan = self.plan(**options)
         steps = len(plan.times) - 1
         times = plan.times[steps - max(1, round(strength * steps)) :]
         D = plan.D if mask is None else Kept(plan.D, image, mask.to(image))

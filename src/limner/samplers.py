@@ -9,6 +9,7 @@ divides by alpha, which may be 0 at the start.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from limner.denoising import Denoiser
 
 Time = Float64[Tensor, ""]
+Deviation = Float[Tensor, "#b #c #h #w"]
 
 
 class Step(NamedTuple):
@@ -96,7 +98,35 @@ class Ancestral(Sampler):
         if small == 0:
             return Step(mean, x_hat, None)
         deviation = math.sqrt(small) * (large / small) ** (0.5 * (0.0 if v is None else v))
+        mean = self.moved(mean, deviation, x, t, c)
         return Step(_with_noise(mean, deviation, noise), x_hat, None)
+
+    def moved(
+        self, mean: Images, deviation: float | Deviation, x: Images, t: Time, c: Condition
+    ) -> Images:
+        """The mean of a step from x_t whose deviation is known: as it is, unless guided."""
+        return mean
+
+
+@dataclass(frozen=True)
+class GuidedAncestral(Ancestral):
+    """The mean of each step is moved by scale Sigma g, where g is a gradient at x_t.
+
+    Dhariwal, Nichol (2021), arXiv:2105.05233, algorithm 1, with g = grad log p(y | x_t).
+
+    Args:
+        gradient: g(x_t, t, c).
+        scale: s of the paper.
+    """
+
+    gradient: Callable[[Images, Time, Condition], Images] | None = None
+    scale: float = 1.0
+
+    def moved(  # noqa: D102
+        self, mean: Images, deviation: float | Deviation, x: Images, t: Time, c: Condition
+    ) -> Images:
+        assert self.gradient is not None
+        return mean + self.scale * deviation**2 * self.gradient(x, t, c)
 
 
 @dataclass(frozen=True)
@@ -299,9 +329,7 @@ def _log_ratio(alpha: float, sigma: float) -> float:
     return math.log(alpha / sigma) if sigma else math.inf
 
 
-def _with_noise(
-    mean: Images, deviation: float | Float[Tensor, "#b #c #h #w"], noise: Noise
-) -> Images:
+def _with_noise(mean: Images, deviation: float | Deviation, noise: Noise) -> Images:
     """mean + deviation z; no numbers are drawn when the deviation is 0."""
     if isinstance(deviation, float) and deviation == 0:
         return mean

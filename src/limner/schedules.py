@@ -14,7 +14,8 @@ References:
     diffusion-based generative models.
         arXiv:2206.00364 (sigma as time).
     Lipman, Chen, Ben-Hamu, Nickel, Le (2022). Flow matching for generative modeling.
-    arXiv:2210.02747 (linear path).
+    arXiv:2210.02747 (linear path). Ho, Salimans (2022). Classifier-free diffusion guidance.
+    arXiv:2207.12598 (log signal-to-noise ratio).
 """
 
 import math
@@ -198,6 +199,53 @@ class LinearPath(Schedule):
     def ends(self) -> Float64[Tensor, "2"]:
         """A thousandth, and nearly 1, where nothing is left of the picture."""
         return torch.tensor([1e-3, 1 - 1e-5], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class LogSNR(Schedule):
+    """A variance-preserving schedule in continuous time: alpha^2 = sigmoid(l), sigma^2 =
+    sigmoid(-l), l = -2 ln tan(a t + b) falling from greatest to least.
+
+    For t uniform on [0, 1], l has the hyperbolic secant's law, as a cosine schedule has it. The
+    clean picture is at t = 0 itself. Ho, Salimans (2022), arXiv:2207.12598, section 2.
+
+    Args:
+        least, greatest: the log signal-to-noise ratio's ends.
+    """
+
+    least: float = -20.0
+    greatest: float = 20.0
+
+    def log_snr(self, t: Times) -> Times:
+        """l(t), float64."""
+        b = math.atan(math.exp(-self.greatest / 2))
+        a = math.atan(math.exp(-self.least / 2)) - b
+        return -2 * (a * t.double() + b).tan().log()
+
+    def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(alpha, sigma); (1, 0) at t = 0."""
+        log_snr = self.log_snr(t)
+        alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+        return torch.where(t > 0, alpha, 1.0), torch.where(t > 0, sigma, 0.0)
+
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Evenly spaced."""
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+    def label(self, t: Times) -> Times:
+        """-50 l, which spans 2,000."""
+        return -50 * self.log_snr(t)
+
+    def time_of(self, s: Times) -> Times:
+        """Where tan(a t + b) = s."""
+        b = math.atan(math.exp(-self.greatest / 2))
+        a = math.atan(math.exp(-self.least / 2)) - b
+        return (s.double().atan() - b) / a
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """A thousandth, and 1."""
+        return torch.tensor([1e-3, 1.0], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from limner.probability_flow import log_density, log_prob
 from limner.schedules import (
     DiscreteSchedule,
     LinearPath,
+    LogSNR,
     VarianceExploding,
     cosine_betas,
     linear_betas,
@@ -25,6 +26,7 @@ SCHEDULES = {
     "linear": DiscreteSchedule(linear_betas()),
     "cosine": DiscreteSchedule(cosine_betas()),
     "line": LinearPath(),
+    "log-snr": LogSNR(),
     "exploding": VarianceExploding(),
 }
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)

@@ -14,6 +14,7 @@ from limner.errors import LimnerError
 from limner.schedules import (
     DiscreteSchedule,
     LinearPath,
+    LogSNR,
     VarianceExploding,
     cosine_betas,
     linear_betas,
@@ -26,6 +27,7 @@ SCHEDULES = {
     "cosine": DiscreteSchedule(cosine_betas()),
     "sigmoid": DiscreteSchedule(sigmoid_betas()),
     "short": DiscreteSchedule(linear_betas(20)),
+    "log-snr": LogSNR(),
     "line": LinearPath(),
     "exploding": VarianceExploding(),
 }

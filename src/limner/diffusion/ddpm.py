@@ -32,13 +32,12 @@ from torch import Tensor
 
 from limner import probability_flow
 from limner.denoising import (
+    PREDICTIONS,
     DenoisingModel,
     Parametrisation,
+    Prediction,
     Variance,
-    epsilon,
     per_image,
-    picture,
-    velocity,
 )
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.likelihood import Gaussian
@@ -50,7 +49,6 @@ from limner.schedules import DiscreteSchedule, Times, cosine_betas, linear_betas
 
 _BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 _TERMS = 100  # steps of the chain that a likelihood looks at, unless asked otherwise
-_PREDICTIONS = {"epsilon": epsilon, "x": picture, "v": velocity}
 
 
 class Bound(NamedTuple):
@@ -103,7 +101,7 @@ class DDPM(DenoisingModel, LikelihoodModel):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         T: Annotated[int, Field(ge=1)] = 1000,
         schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
-        prediction: Literal["epsilon", "x", "v"] = "epsilon",
+        prediction: Prediction = "epsilon",
         variance: Literal["small", "large", "learned"] = "small",
         bound_weight: Annotated[float, Field(ge=0)] = 0.001,
         condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
@@ -112,13 +110,14 @@ class DDPM(DenoisingModel, LikelihoodModel):
         network = UNet(spec, channels, blocks, attention, patch, dropout, out)
         super().__init__(spec, network, condition_dropout)
         self.schedule, self.T = DiscreteSchedule(_BETAS[schedule](T)), T
-        self.prediction, self.variance = prediction, variance
+        self.prediction: Prediction = prediction
+        self.variance = variance
         self.bound_weight = bound_weight
 
     @property
     def parametrisation(self) -> Parametrisation:
         """As `prediction` says."""
-        return _PREDICTIONS[self.prediction]
+        return PREDICTIONS[self.prediction]
 
     def draw_times(self, noise: Noise) -> Times:
         """k / T with k uniform on 1 .. T."""

@@ -76,14 +76,7 @@ class UNet(nn.Module):
         out: int | None = None,
     ) -> None:
         super().__init__()
-        unit = patch * 2 ** (len(channels) - 1)
-        fitting = -(-max(spec.height, spec.width) // unit) * unit
-        if spec.height % unit or spec.width % unit:
-            raise LimnerError(
-                f"a {spec.width} x {spec.height} picture cannot be halved as this U-Net needs: its "
-                f"sides must be multiples of {unit} (data.size={fitting}, "
-                "fewer model.channels, or model.patch=1)"
-            )
+        check_halvings(spec, channels, patch)
         vector = 4 * channels[0]
         self.patch = patch
         self.conditioner = Conditioner(spec, vector)
@@ -150,3 +143,76 @@ class UNet(nn.Module):
                 h = F.pixel_shuffle(h, 2)
         h = F.pixel_shuffle(self.leave(self.norm(h)), self.patch)
         return h if self.seams is None else h + self.seams(h)
+
+
+class HalfUNet(nn.Module):
+    """F(x, label, c): the encoder of a `UNet`, and numbers from what is left at the end.
+
+    Dhariwal, Nichol (2021), arXiv:2105.05233, section 4; features are averaged over places, where
+    the paper attends.
+
+    Args:
+        spec: what the images are; its labels and captions are not looked at.
+        channels, blocks, attention, patch, dropout: of the `UNet`.
+        out: how many numbers.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: tuple[int, ...],
+        blocks: int,
+        attention: int,
+        patch: int,
+        dropout: float,
+        out: int,
+    ) -> None:
+        super().__init__()
+        check_halvings(spec, channels, patch)
+        vector = 4 * channels[0]
+        self.patch = patch
+        self.time = NumberEmbedding(vector)
+        self.enter = nn.Conv2d(spec.channels * patch**2, channels[0], 3, padding=1)
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(channels):
+            attended = level >= len(channels) - attention
+            self.down.append(
+                nn.ModuleList(
+                    Stage(width, width, vector, dropout, attended, None, f"down{level}.{i}")
+                    for i in range(blocks)
+                )
+            )
+            deeper = channels[level + 1] if level + 1 < len(channels) else None
+            self.shrink.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
+        self.norm = NormSiLU(channels[-1])
+        self.leave = nn.Linear(channels[-1], out)
+        nn.init.zeros_(self.leave.weight)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b out"]:
+        """Numbers of a picture, given a number (time)."""
+        vector, signal = F.silu(self.time(label)), Signal()
+        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        for stages, shrink in zip(self.down, self.shrink):
+            for stage in stages.children():
+                h = stage(h, vector, signal)
+            h = shrink(h)
+        return self.leave(self.norm(h).mean((2, 3)))
+
+
+def check_halvings(spec: ImageSpec, channels: tuple[int, ...], patch: int) -> None:
+    """Refuse a picture that cannot be halved between resolutions.
+
+    Raises:
+        LimnerError: and which size would fit.
+    """
+    unit = patch * 2 ** (len(channels) - 1)
+    fitting = -(-max(spec.height, spec.width) // unit) * unit
+    if spec.height % unit or spec.width % unit:
+        raise LimnerError(
+            f"a {spec.width} x {spec.height} picture cannot be halved as this U-Net needs: its "
+            f"sides must be multiples of {unit} (data.size={fitting}, "
+            "fewer model.channels, or model.patch=1)"
+        )

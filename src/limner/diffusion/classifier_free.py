@@ -1,0 +1,81 @@
+"""Classifier-free guidance, with the training and the sampler of its paper.
+
+Ho, Salimans (2022). Classifier-free diffusion guidance. arXiv:2207.12598.
+
+One network learns the conditional model and, where the condition is hidden, the unconditional one
+(algorithm 1); in sampling both are asked, and what the condition changes is enlarged (algorithm 2,
+`denoising.Guided`, whose scale is 1 + w). Noise is told by its log signal-to-noise ratio l, drawn
+in training from l = -2 ln tan(a u + b), u uniform (`schedules.LogSNR`). A step from l to l' > l has
+the mean of q(z_l' | z_l, x~) and the variance small^(1 - v) large^v; the last one returns x~.
+
+Every denoising model of this library can be guided so; this one is the paper's own.
+
+Kept: the schedule, noise prediction, the sampler with v = 0.3, x~ clipped. Also here: prediction of
+the picture or of v. Different: the U-Net works on 2 x 2 patches.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from limner.denoising import PREDICTIONS, DenoisingModel, Parametrisation, Prediction, Variance
+from limner.image import Condition, Images, ImageSpec
+from limner.nn.unet import UNet
+from limner.noise import Noise
+from limner.registry import Paper, register
+from limner.schedules import LogSNR, Times
+
+
+@register(
+    "classifier-free",
+    family="diffusion",
+    paper=Paper("Classifier-free diffusion guidance", "Ho, Salimans", 2022, "2207.12598"),
+    tiny={"channels": (8, 16)},
+)
+class ClassifierFree(DenoisingModel):
+    """Classifier-free guidance: diffusion in continuous time that is its own contrast.
+
+    Args:
+        spec: what the images are.
+        channels, blocks, attention, patch, dropout: of the `UNet`.
+        least, greatest: the log signal-to-noise ratio's ends.
+        variance: v, of a reverse step: from the least that can be right, 0, to the largest, 1.
+        prediction: what the network is asked for.
+        condition_dropout: how often training hides the condition, the paper's p_uncond.
+    """
+
+    default_sampler = "ancestral"
+    default_steps = 128
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: tuple[int, ...] = (64, 128),
+        blocks: Annotated[int, Field(ge=1)] = 1,
+        attention: Annotated[int, Field(ge=0)] = 1,
+        patch: Annotated[int, Field(ge=1)] = 2,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        least: float = -20.0,
+        greatest: float = 20.0,
+        variance: Annotated[float, Field(ge=0, le=1)] = 0.3,
+        prediction: Prediction = "epsilon",
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> None:
+        network = UNet(spec, channels, blocks, attention, patch, dropout)
+        super().__init__(spec, network, condition_dropout)
+        self.schedule, self.variance = LogSNR(least, greatest), variance
+        self.prediction: Prediction = prediction
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        """As `prediction` says."""
+        return PREDICTIONS[self.prediction]
+
+    def draw_times(self, noise: Noise) -> Times:
+        """u, uniform on (0, 1)."""
+        return noise.uniform(dtype=torch.float64).clamp_(min=1e-6)
+
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The picture, and v."""
+        return self(x_t, t, c), x_t.new_full((1, 1, 1, 1), self.variance)

@@ -1,0 +1,127 @@
+"""Classifier guidance against Bayes' rule, and a classifier that guides."""
+
+import pytest
+import torch
+from analytic import NOTHING, Constant, Fixed, TwoClasses, pictures, time
+from toy import SPEC, colours_are_right, one_thread, trained
+
+from limner.diffusion.classifier import Classified, Classifier, Gradient
+from limner.diffusion.ddpm import DDPM
+from limner.diffusion.edm import EDM
+from limner.errors import LimnerError
+from limner.flows.flow_matching import FlowMatching
+from limner.image import Batch, Condition, ImageSpec
+from limner.noise import Noise
+from limner.registry import build
+from limner.samplers import Ancestral, GuidedAncestral
+from limner.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas
+
+SCHEDULES = {
+    "vp": DiscreteSchedule(linear_betas()),
+    "line": LinearPath(),
+    "ve": VarianceExploding(),
+}
+
+
+def bayes(D: TwoClasses):
+    """log p(y | x_t) of two Gaussian classes."""
+
+    def log_probs(x_t, t):
+        alpha, sigma = (level.view(-1, 1, 1, 1) for level in D.schedule(t))
+        total = alpha**2 * D.variance + sigma**2
+        joint = [-((x_t - side * alpha * D.mean) ** 2) / (2 * total) for side in (-1, 1)]
+        return torch.stack([each.flatten(1).sum(1) for each in joint], 1).log_softmax(1)
+
+    return log_probs
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("t", [0.05, 0.4, 0.9])
+def test_bayes_classifier_at_scale_1_makes_the_conditional_denoiser(schedule, t):
+    D = TwoClasses(schedule)
+
+    class Unconditional(TwoClasses):
+        def __call__(self, x_t, t, c):
+            return super().__call__(x_t, t, Condition(label=torch.full_like(c.label, -1)))
+
+    guided = Classified(Unconditional(schedule), Gradient(bayes(D)), 1.0)
+    x_t = torch.randn(6, 1, 2, 2, dtype=torch.float64)
+    c = Condition(label=torch.tensor([0, 1, 0, 1, 0, 1]))
+    torch.testing.assert_close(guided(x_t, time(t), c), D(x_t, time(t), c), rtol=0, atol=1e-10)
+    none = Condition(label=torch.full((6,), -1))
+    torch.testing.assert_close(guided(x_t, time(t), none), D(x_t, time(t), none))
+
+
+def test_ancestral_steps_move_their_mean_by_the_variance_times_the_gradient():
+    schedule = SCHEDULES["vp"]
+    D, g = Constant(schedule, pictures(0.3)), pictures(1.0, -2.0)
+    x, t, s = pictures(0.5, 0.7), time(0.6), time(0.5)
+    for variance in (0.0, 1.0):
+        plain = Ancestral(variance)
+        guided = GuidedAncestral(variance, lambda x, t, c: g, 3.0)
+        still, noisy, moved = (
+            sampler.step(D, x, t, s, NOTHING, Fixed(2, z), None, 1).x
+            for sampler, z in ((plain, 0.0), (plain, 1.0), (guided, 0.0))
+        )
+        sigma = noisy - still
+        torch.testing.assert_close(moved, still + 3.0 * sigma**2 * g)
+        last = [each.step(D, x, t, time(0.0), NOTHING, Fixed(2, 1.0), None, 1).x
+                for each in (plain, guided)]  # fmt: skip
+        assert torch.equal(*last)
+
+
+def test_the_gradient_is_each_pictures_own():
+    model = Classifier(SPEC, base=DDPM(SPEC, channels=(4,)), channels=(4,), attention=0).eval()
+    with torch.no_grad():
+        model.network.leave.weight.normal_()
+    x = torch.randn(3, *SPEC.shape)
+    gradient, t = Gradient(model.log_probs), torch.tensor([0.2, 0.5, 0.9]).double()
+    c = Condition(label=torch.tensor([0, -1, 1]))
+    found = gradient(x, t, c)
+    assert float(found[1].abs().max()) == 0
+    for i in (0, 2):
+        rows = slice(i, i + 1)
+        torch.testing.assert_close(gradient(x[rows], t[rows], c.rows(rows)), found[rows])
+    step = 1e-2 * found[2:]
+    before, after = (model.log_probs(at, t[2:])[0, 1] for at in (x[2:], x[2:] + step))
+    assert after > before
+
+
+def test_training_sees_the_noise_of_the_base_and_leaves_it_alone():
+    base = DDPM(SPEC, channels=(4,), T=10)
+    model = Classifier(SPEC, base=base, channels=(4,))
+    seen = []
+    model.network.register_forward_pre_hook(lambda module, given: seen.append(given))
+    n = 64
+    batch = Batch(torch.zeros(n, *SPEC.shape), Condition(label=torch.zeros(n, dtype=torch.long)))
+    (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(n)))
+    turn.loss.backward()
+    ((x_t, label),) = seen
+    assert set((label / 100).round().long().tolist()) == set(range(1, 11))
+    sigma = base.schedule(label / 1000)[1]
+    torch.testing.assert_close(x_t.std((1, 2, 3)) / sigma, torch.ones(n).double(), atol=0.4, rtol=0)
+    assert all(p.grad is None for p in base.parameters())
+    assert turn.of == "classifier" and 0 <= float(turn.logs["accuracy"]) <= 1
+
+
+def test_a_tiny_one_makes_an_unconditional_model_paint_the_colour_of_each_class():
+    with one_thread():
+        torch.manual_seed(0)
+        base = trained(FlowMatching(SPEC, channels=(16,), condition_dropout=1.0))
+        model = trained(Classifier(SPEC, base=base, channels=(16,), attention=0, dropout=0.0))
+        assert not colours_are_right(model, sampler="ddim", steps=20, scale=0.0)
+        assert colours_are_right(model, sampler="ddim", steps=20, scale=4.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "base", "message"),
+    [
+        (ImageSpec(3, 8, 8), "ddpm", "needs data with labels"),
+        (SPEC, "vae", "a vae model is none"),
+    ],
+)
+def test_what_cannot_be_guided_is_refused(spec, base, message):
+    with pytest.raises(LimnerError, match=message):
+        Classifier(spec, base=build(base, spec))
+    with pytest.raises(LimnerError, match=r"give data\.size=4"):
+        Classifier(SPEC, base=EDM(ImageSpec(3, 4, 4, labels=SPEC.labels), channels=(4,)))

@@ -1,0 +1,69 @@
+"""The paper's schedule and sampler of classifier-free guidance, by its own formulas."""
+
+import math
+
+import pytest
+import torch
+from analytic import NOTHING, Constant, Fixed, pictures, time
+from toy import SPEC, colours_are_right, one_thread, trained
+
+from limner.diffusion.classifier_free import ClassifierFree
+from limner.image import ImageSpec
+from limner.noise import Noise
+from limner.samplers import Ancestral
+from limner.schedules import LogSNR
+
+SCHEDULE = LogSNR()
+
+
+def test_the_log_snr_runs_between_its_ends_and_has_the_law_of_the_secant():
+    """P(l) on [least, greatest] is sech(l / 2) / (2 pi), section 2."""
+    ends = SCHEDULE.log_snr(torch.tensor([0.0, 1.0]).double())
+    assert ends.tolist() == pytest.approx([20.0, -20.0], abs=1e-6)
+    model = ClassifierFree(ImageSpec(1, 4, 4), channels=(4,))
+    l_drawn = SCHEDULE.log_snr(model.draw_times(Noise.keyed(0, 0, torch.arange(40_000))))
+    edges = torch.linspace(-6, 6, 13).double()
+    counts = torch.histogram(l_drawn, edges).hist
+    cumulative = 2 / math.pi * (edges / 2).exp().atan()
+    expected = 40_000 * cumulative.diff()
+    chi = ((counts - expected) ** 2 / expected).sum()
+    assert float(chi) < 32.9, "chi-squared with 12 degrees of freedom, 1 in 1000"
+
+
+@pytest.mark.parametrize("v", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("t", "s"), [(0.9, 0.8), (0.5, 0.4), (0.2, 0.01)])
+def test_a_step_is_equation_3_and_4(v, t, s):
+    """mu~ = e^(l-l') (a'/a) z + (1 - e^(l-l')) a' x~; (1 - e^(l-l')) sigma'^2, or sigma^2."""
+    now, then = (float(SCHEDULE.log_snr(time(at))) for at in (t, s))
+    ratio = math.exp(now - then)
+    alpha, alpha_ = (math.sqrt(1 / (1 + math.exp(-at))) for at in (now, then))
+    sigma, sigma_ = (math.sqrt(1 / (1 + math.exp(at))) for at in (now, then))
+    x, z = 0.3, pictures(-1.2, 0.4)
+    mean = ratio * alpha_ / alpha * z + (1 - ratio) * alpha_ * x
+    variance = ((1 - ratio) * sigma_**2) ** (1 - v) * ((1 - ratio) * sigma**2) ** v
+    D = Constant(SCHEDULE, pictures(x))
+    for eps in (0.0, 1.0):
+        step = Ancestral(v).step(D, z, time(t), time(s), NOTHING, Fixed(2, eps), None, 1)
+        torch.testing.assert_close(step.x, mean + eps * math.sqrt(variance), rtol=1e-9, atol=1e-9)
+
+
+def test_the_last_step_returns_the_picture_that_is_seen():
+    D = Constant(SCHEDULE, pictures(0.3))
+    step = Ancestral(0.3).step(
+        D, pictures(0.9), time(0.1), time(0.0), NOTHING, Fixed(1, 1.0), None, 1
+    )
+    torch.testing.assert_close(step.x, pictures(0.3))
+
+
+def test_its_own_steps_have_its_variance():
+    model = ClassifierFree(ImageSpec(1, 4, 4), channels=(4,), variance=0.6)
+    own = model.sample(2, steps=5)
+    torch.testing.assert_close(own, model.sample(2, steps=5, variance=0.6), rtol=0, atol=1e-5)
+    assert not torch.equal(own, model.sample(2, steps=5, variance=0.0))
+
+
+def test_a_tiny_one_learns_the_colour_of_each_class():
+    with one_thread():
+        torch.manual_seed(0)
+        model = trained(ClassifierFree(SPEC, channels=(16,), prediction="v"))
+        assert colours_are_right(model, steps=40)
