@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.stats import chi2
 from torch import nn
 
+from limner.dequantisation import log_normal
 from limner.elementwise import Affine, Spline
 from limner.flows.glow import Glow, step
 from limner.flows.normalizing import NormalizingFlow
@@ -17,7 +18,15 @@ from limner.flows.realnvp import RealNVP
 from limner.image import Batch, Condition, ImageSpec, from_levels
 from limner.nn.condition import Signal
 from limner.noise import Noise
-from limner.transforms import NOTHING, ActNorm, Chain, Coupling, InvertibleConv, MaskedCoupling
+from limner.transforms import (
+    NOTHING,
+    ActNorm,
+    Chain,
+    Coupling,
+    InvertibleConv,
+    MaskedCoupling,
+    checkerboard,
+)
 
 PLANE = ImageSpec(2, 1, 1)  # two numbers: a picture of one pixel
 FLOWS = {
@@ -189,3 +198,37 @@ def test_a_step_of_flow_is_normflows_glow_block():
             own.load_state_dict(other.state_dict())
         seen = x[:, :3]
         torch.testing.assert_close(network(seen, NOTHING), couple.flows[1].param_map(seen))
+
+
+class AsMaskedAffine(nn.Module):
+    """normflows' two networks of a coupling with a mask, whose way from data is
+    (x - t) exp(-s)."""
+
+    def __init__(self, scale: nn.Module, shift: nn.Module) -> None:
+        super().__init__()
+        self.scale, self.shift = scale, shift
+
+    def forward(self, x: torch.Tensor, _: Signal) -> torch.Tensor:
+        s = self.scale(x)
+        return torch.cat([-self.shift(x) * (-s).exp(), -2 * (s / 2).atanh()], 1)
+
+
+def test_a_chain_of_masked_couplings_is_normflows_real_nvp():
+    """The same log p, and draws from the same normal numbers, on equal weights."""
+    normflows = pytest.importorskip("normflows")
+    theirs: list[Any] = []
+    ours = []
+    for i in range(4):
+        mask = checkerboard(2, 2, i % 2 == 1).expand(3, -1, -1)
+        scale, shift = (nn.Conv2d(3, 3, 3, padding=1).double() for _ in range(2))
+        theirs.append(normflows.flows.MaskedAffineFlow(mask.double(), shift, scale))
+        ours.append(MaskedCoupling(AsMaskedAffine(scale, shift), Affine(), mask))
+    model = normflows.NormalizingFlow(
+        normflows.distributions.DiagGaussian((3, 2, 2), trainable=False).double(), theirs[::-1]
+    )
+    chain = Chain(*ours)
+    x = 0.3 * torch.randn(5, 3, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_c = chain(x)
+        torch.testing.assert_close(log_normal(z) + log_c, model.log_prob(x), rtol=0, atol=1e-10)
+        torch.testing.assert_close(model.forward(z), chain.inverse(z), rtol=0, atol=1e-10)
