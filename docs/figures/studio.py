@@ -7,6 +7,7 @@ Needs `pip install 'limner[test]'` and Debian's chromium; numbers are printed as
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -37,13 +38,21 @@ def started(folder: Path, port: int = 0) -> tuple[subprocess.Popen[str], str, fl
     return process, url, time.perf_counter() - begin
 
 
+def cpu(process: subprocess.Popen[str]) -> float:
+    """Seconds of a processor that a studio's server has used, its worker's aside: what does not
+    depend on who else uses the machine.
+    """
+    used = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(used[11]) + int(used[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def until_ready(url: str) -> None:
     while httpx.get(f"{url}/readyz", timeout=60).status_code != 200:
         time.sleep(0.1)
 
 
-def requests_a_second(url: str) -> dict[str, float]:
-    """Jobs submitted and asked about by some clients at once, and how many there were a second."""
+def requests_a_second(process: subprocess.Popen[str], url: str) -> dict[str, float]:
+    """Jobs submitted and asked about, and how many there were a second."""
 
     def client() -> None:
         with httpx.Client(base_url=url, timeout=60) as own:
@@ -51,15 +60,20 @@ def requests_a_second(url: str) -> dict[str, float]:
                 own.get("/api/v1/jobs")
 
     found: dict[str, float] = {}
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), cpu(process)
     threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
-    [each.start() for each in threads], [each.join() for each in threads]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
     found["GET jobs per second"] = CLIENTS * EACH / (time.perf_counter() - begin)
+    found["GET jobs, ms of CPU"] = 1000 * (cpu(process) - used) / (CLIENTS * EACH)
     with httpx.Client(base_url=url, timeout=60) as own:
         asked = {"params": {"sampler": {"steps": 4000}}}
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), cpu(process)
         ids = [own.post("/api/v1/jobs", json=asked).json()["id"] for _ in range(100)]
         found["POST jobs per second"] = 100 / (time.perf_counter() - begin)
+        found["POST jobs, ms of CPU"] = 1000 * (cpu(process) - used) / 100
         begin = time.perf_counter()
         for id in ids:
             own.delete(f"/api/v1/jobs/{id}")
@@ -120,6 +134,7 @@ def main(folder: Path) -> None:
         process.terminate()
         process.wait()
         process, url, numbers["first answer"] = started(Path(data))
+        numbers["first answer, CPU"] = cpu(process)
         try:
             begin = time.perf_counter()
             until_ready(url)
@@ -130,7 +145,7 @@ def main(folder: Path) -> None:
             shot(page, "empty", folder)
             page.context.close()
             numbers["waits"] = [waits(browser, url) for _ in range(3)]
-            numbers |= requests_a_second(url)
+            numbers |= requests_a_second(process, url)
             tour(browser, url, folder)
             browser.close()
         finally:

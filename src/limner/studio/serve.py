@@ -4,12 +4,13 @@ import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
+from urllib.parse import urlencode
 
 import uvicorn
 
 from limner.errors import LimnerError
 from limner.studio.server import build, until_drained
-from limner.studio.settings import Settings, is_loopback
+from limner.studio.settings import Settings
 
 _PATIENCE = 3  # seconds for answers that are under way when the server stops
 
@@ -79,7 +80,7 @@ def address(settings: Settings, port: int) -> str:
     host = settings.host
     host = socket.gethostname() if host in ("0.0.0.0", "::") else host
     host = f"[{host}]" if ":" in host else host
-    query = f"/?token={settings.token}" if settings.token and not is_loopback(host) else ""
+    query = f"/?{urlencode({'token': settings.token})}" if settings.token else ""
     return f"http://{host}:{port}{query}"
 
 
