@@ -4,6 +4,8 @@ Each is of the first seeds: 0, or 0 to n - 1.
 """
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import UInt8
@@ -12,11 +14,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from limner.painting import Wish, paint
-from limner.schedules import DiscreteSchedule, LinearPath, cosine_betas, linear_betas
+from limner.editing import edit
+from limner.painting import Wish, paint, write
+from limner.schedules import (
+    DiscreteSchedule,
+    LinearPath,
+    cosine_betas,
+    linear_betas,
+    sigmoid_betas,
+)
 
 PROMPTS = "a red apple", "a dog", "a crying face", "a pizza", "an astronaut", "a snowman"
-SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++"
+SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++", "unipc"
 
 
 def painted(wish: Wish, **options: float | str) -> UInt8[Tensor, "n c h w"]:
@@ -66,16 +75,32 @@ def variations() -> None:
     labelled(images, "variations", [f"--vary {a:g}" for a in amounts], ["the picture", *[""] * 7])
 
 
+def edits() -> None:
+    """A picture under a mask and by strength, in another prompt's words."""
+    apple, wish = paint(Wish(prompts=("a red apple",)))
+    with TemporaryDirectory() as folder:
+        (file,) = write(apple, wish, Path(folder) / "apple.png", enlarge=1)
+        wish = Wish(prompts=("a green apple",), n=4)
+        half, _ = edit([file], wish, keep=0.5)
+        rows = [half.images[[0, *range(2, 6)]]]
+        for strength in (0.3, 0.6, 0.9):
+            sheet, _ = edit([file], wish, strength=strength)
+            rows.append(sheet.images)
+    words = ["--keep 0.5", *(f"--strength {s:g}" for s in (0.3, 0.6, 0.9))]
+    labelled(torch.cat(rows), "edits", words, ["given", *(f"seed {i}" for i in range(4))])
+
+
 def schedules() -> None:
     """How much picture and how much noise there is at each time."""
-    figure = Figure(figsize=(9, 2.8), layout="constrained", dpi=100)
+    figure = Figure(figsize=(11, 2.8), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     known = {
         "DDPM, linear betas": DiscreteSchedule(linear_betas()),
         "DDPM, cosine betas": DiscreteSchedule(cosine_betas()),
+        "DDPM, sigmoid betas": DiscreteSchedule(sigmoid_betas()),
         "flow matching": LinearPath(),
     }
-    for axis, (name, schedule) in zip(figure.subplots(1, 3, sharey=True), known.items()):
+    for axis, (name, schedule) in zip(figure.subplots(1, 4, sharey=True), known.items()):
         t = schedule.times(200)
         alpha, sigma = schedule(t)
         axis.plot(t / t.max(), alpha, color="#d9663b", label="alpha, the picture's")
@@ -89,7 +114,7 @@ def schedules() -> None:
 
 
 def main() -> None:
-    for figure in (prompts, forming, guidance, samplers, negative, variations, schedules):
+    for figure in (prompts, forming, guidance, samplers, negative, variations, edits, schedules):
         figure()
 
 
