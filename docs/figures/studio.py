@@ -6,6 +6,7 @@ a browser paints in it with the bundled model.
 Needs `pip install 'limner[test]'` and Debian's chromium; numbers are printed as JSON.
 """
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
@@ -89,8 +91,9 @@ def opened(browser: Browser, url: str, path: str = "/", **of: Any) -> Page:
 
 
 def shot(page: Page, name: str, folder: Path) -> None:
-    page.wait_for_load_state("networkidle")
-    page.screenshot(path=folder / f"studio-{name}.png")
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        small.save(folder / f"studio-{name}.png", optimize=True)
 
 
 def waits(browser: Browser, url: str) -> dict[str, float]:
@@ -120,7 +123,7 @@ def painted(page: Page, prompt: str, count: int, shots: Path | None = None) -> N
         page.wait_for_function(
             "() => document.querySelector('.job progress:not(.still)')?.value > 8"
         )
-        page.screenshot(path=shots / "studio-forming.png")
+        shot(page, "forming", shots)
     page.wait_for_selector(f'.job.done[aria-label="{prompt}"] img', timeout=300_000)
 
 

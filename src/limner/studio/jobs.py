@@ -17,6 +17,7 @@ from limner.studio.tables import CANCELLED, DONE, FAILED, RUNNING, Job, Painted,
 
 _CATALOGUE = "catalogue"
 _LOOK_SECONDS = 3.0  # between two looks for new runs
+_LOOK_PATIENCE = 0.3  # at the start; below some roots there are very many folders
 _TIDY_SECONDS = 600.0
 _UPLOAD_SECONDS = 7 * 86_400.0
 _PATIENCE = 3.0  # for what runs when the server is to stop
@@ -67,13 +68,18 @@ class Studio:
     async def open(self) -> None:
         """Go on with what was queued, and start the workers."""
         await aside(self.store.recover)
+        self._first_look = asyncio.create_task(self._recall())
+        await asyncio.wait([self._first_look], timeout=_LOOK_PATIENCE)
+        self._spawn(self._serve(Process(self.settings.worker, self.settings.device)))
+        self._spawn(self._tidy())
+
+    async def _recall(self) -> None:
+        """See which models there are, and what was known of them when the server last ran."""
         kept = await aside(self.store.kept, _CATALOGUE)
         await self._look()
         if kept.get("version") == limner.__version__:
             self._learn(kept["models"], kept["stamps"])
         self._described.clear()  # a worker describes all anew: the code may have changed
-        self._spawn(self._serve(Process(self.settings.worker, self.settings.device)))
-        self._spawn(self._tidy())
 
     async def drain(self) -> None:
         """Take no more jobs, and give those that run a moment to end."""
@@ -115,16 +121,20 @@ class Studio:
 
     async def look(self) -> None:
         """See which models there are, if that was not done just now."""
-        if time.monotonic() - self._looked > _LOOK_SECONDS:
+        if time.monotonic() - self._looked > _LOOK_SECONDS and self._first_look.done():
+            self._looked = time.monotonic()
             await self._look()
 
+    def look_soon(self) -> None:
+        """The same, while the caller goes on."""
+        self._spawn(self.look())
+
     async def _look(self) -> None:
-        self._looked = time.monotonic()
         self.folders = await aside(catalogue.found, self.settings.root)
         stamps = {name: catalogue.stamp(folder) for name, folder in self.folders.items()}
         for name in [name for name in self.stamps if name not in stamps]:
             self._unlearn(name)
-        self.stamps = stamps
+        self.stamps, self._looked = stamps, time.monotonic()
         if self._unknown():
             self._wake.set()
 
@@ -237,6 +247,7 @@ class Studio:
                     for device in hello["others"]:
                         if all(device != each.device for each in self._at_work):
                             self._spawn(self._serve(Process(self.settings.worker, device)))
+                    await self._first_look
                     await self._describe(process)
                     self.ready, failures = True, 0
                     if self.models:  # the first is what most will ask for

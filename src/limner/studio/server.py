@@ -340,7 +340,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/v1/models", responses=_errors(), response_model=answers.Models)
     async def models() -> Any:
         """Every model: its family, its tasks, and the JSON schemas of its options."""
-        await studio.look()
+        studio.look_soon()
         limits = {
             "pictures": MAX_PICTURES,
             "prompt": MAX_PROMPT,

@@ -51,6 +51,8 @@ function put(request, axis, value, all) {
   return next;
 }
 
+const bare = ["prompt", "label", "model"]; // whose values speak for themselves
+
 /** All requests of a grid, row by row, with the cell of each. */
 export function combinations(request, chosen) {
   const lists = [0, 1, 2].map((i) => (chosen[i]?.values.length ? chosen[i].values : [null]));
@@ -60,7 +62,7 @@ export function combinations(request, chosen) {
     [x, y, z].forEach((value, axis) => {
       if (value !== null) next = put(next, chosen[axis], value, lists[axis]);
     });
-    const names = [x, y, z].map((value, axis) => (value === null ? "" : `${chosen[axis].title}: ${value}`));
+    const names = [x, y, z].map((value, axis) => (value === null ? "" : bare.includes(chosen[axis].key) ? String(value) : `${chosen[axis].title} ${value}`));
     found.push({ ...next, cell: { x: i, y: j, z: k, names } });
   })));
   return found;
