@@ -128,7 +128,7 @@ class _Convolution(nn.Module):
         self.rows, self.left, self.right = seen.shape[2], left, seen.shape[3] - 1 - left
         bound = seen.flatten(1).sum(1).clamp(min=1).rsqrt()
         weight = (2 * torch.rand(seen.shape) - 1) * bound[:, None, None, None]
-        self.weight = nn.Parameter(weight)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter((2 * torch.rand(len(seen)) - 1) * bound)
         self.register_buffer("mask", None if seen.all() else seen.float(), persistent=False)
 
