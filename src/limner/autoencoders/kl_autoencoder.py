@@ -1,0 +1,237 @@
+"""The first stage of latent diffusion: pictures as small maps of a few channels.
+
+Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
+diffusion models. arXiv:2112.10752, section 3.1 and appendix G.
+
+    q(z | x) = N(E(x), V(x)),   z a map, each side 2^k times smaller
+    minimise  |x - D(z)| + w_KL KL(q || N(0, I)) - w_adv l s(D(z)),   z ~ q
+
+against a critic s of patches (Isola et al. (2016), arXiv:1611.07004), which the decoder plays with
+so that it paints fine structure that absolute errors would average away. l weighs both gradients
+alike at the decoder's last layer (Esser et al. (2020), arXiv:2012.09841, equation 7). The KL term
+is slight: it only keeps maps from wandering off, and the second stage rescales them.
+
+Kept: hinge losses, a late start of the critic, the adaptive weight. Different: no perceptual loss,
+whose network would have to be downloaded; no attention; weights are of means over numbers. It
+ignores labels and captions.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.codes import Encodes
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import Turn
+from limner.nn.norm import NormSiLU
+from limner.nn.residual import ResidualBlock
+from limner.noise import Noise
+from limner.registry import Paper, register
+
+_MEASURED_BATCHES = 16
+_LOG_VARIANCE = (-30.0, 20.0)
+
+Latents = Float[Tensor, "b d hh ww"]
+
+
+class Coders(nn.Module):
+    """The encoder E, V and the decoder D: residual blocks at each resolution.
+
+    Args:
+        channels: of the picture.
+        latent: of the map.
+        widths: of each resolution, finest first; each halves height and width.
+        blocks: residual blocks at each resolution.
+    """
+
+    def __init__(self, channels: int, latent: int, widths: tuple[int, ...], blocks: int) -> None:
+        super().__init__()
+
+        def level(width: int) -> nn.Sequential:
+            return nn.Sequential(*(ResidualBlock(width, width) for _ in range(blocks)))
+
+        down: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
+        for width, deeper in itertools.pairwise((*widths, widths[-1])):
+            down += [level(width), nn.Conv2d(width, deeper, 2, stride=2)]
+        down += [level(widths[-1]), NormSiLU(widths[-1]), nn.Conv2d(widths[-1], 2 * latent, 1)]
+        up: list[nn.Module] = [nn.Conv2d(latent, widths[-1], 3, padding=1), level(widths[-1])]
+        for width, finer in itertools.pairwise((widths[-1], *widths[::-1])):
+            up += [nn.Conv2d(width, 4 * finer, 1), nn.PixelShuffle(2), level(finer)]
+        up += [NormSiLU(widths[0])]
+        self.down, self.up = nn.Sequential(*down), nn.Sequential(*up)
+        self.leave = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def encode(self, x: Images) -> tuple[Latents, Latents]:
+        """E(x), and ln V(x)."""
+        mean, log_variance = self.down(x).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(*_LOG_VARIANCE)
+
+    def decode(self, z: Latents) -> Images:
+        """D(z)."""
+        return self.leave(self.up(z)).float()
+
+
+class PatchCritic(nn.Module):
+    """A score for each patch: strided convolutions, which see a few dozen pixels.
+
+    Args:
+        channels: of the picture.
+        width: of the first layer; each further one is twice as wide.
+        layers: that halve the picture.
+    """
+
+    def __init__(self, channels: int, width: int, layers: int) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        ins = channels
+        for i in range(layers):
+            parts += [nn.Conv2d(ins, width * 2**i, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+            ins = width * 2**i
+        self.layers = nn.Sequential(*parts, nn.Conv2d(ins, 1, 3, padding=1))
+
+    def forward(self, x: Images) -> Float[Tensor, "b 1 hh ww"]:
+        """The scores."""
+        return self.layers(x).float()
+
+
+@register(
+    "kl-autoencoder",
+    family="autoencoders",
+    paper=Paper(
+        "High-resolution image synthesis with latent diffusion models",
+        "Rombach, Blattmann, Lorenz, Esser, Ommer",
+        2021,
+        "2112.10752",
+    ),
+    tiny={"channels": (8,), "latent": 2, "critic_width": 4, "critic_layers": 1, "critic_start": 1},
+)
+class KLAutoencoder(Encodes):
+    """KL autoencoder: maps of a few channels for latent diffusion, with a critic of patches.
+
+    Args:
+        spec: what the images are.
+        latent: channels of a map.
+        channels: of each resolution, finest first; each halves height and width.
+        blocks: residual blocks at each resolution.
+        kl_weight: of the KL divergence, both being means over numbers.
+        critic_weight: of the critic's word; 0 trains without one.
+        critic_start: the step at which the critic enters.
+        critic_width, critic_layers: of the critic.
+    """
+
+    spherical = False
+    code_scale: Tensor
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent: Annotated[int, Field(ge=1)] = 4,
+        channels: tuple[int, ...] = (48, 96),
+        blocks: Annotated[int, Field(ge=0)] = 1,
+        kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
+        critic_weight: Annotated[float, Field(ge=0)] = 0.5,
+        critic_start: Annotated[int, Field(ge=0)] = 1000,
+        critic_width: Annotated[int, Field(ge=1)] = 32,
+        critic_layers: Annotated[int, Field(ge=1)] = 2,
+    ) -> None:
+        super().__init__()
+        unit = 2 ** len(channels)
+        if spec.height % unit or spec.width % unit:
+            fitting = -(-max(spec.height, spec.width) // unit) * unit
+            raise LimnerError(
+                f"a {spec.width} x {spec.height} picture cannot be halved {len(channels)} times; "
+                f"give data.size={fitting}, or fewer model.channels"
+            )
+        self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
+        self.latent_shape = latent, spec.height // unit, spec.width // unit
+        self.coders = Coders(spec.channels, latent, channels, blocks)
+        self.critic = PatchCritic(spec.channels, critic_width, critic_layers)
+        self.kl_weight, self.critic_weight = kl_weight, critic_weight
+        self.critic_start = critic_start
+        self.register_buffer("code_scale", torch.ones(()))
+
+    def players(self) -> dict[str, nn.Module]:
+        """Both coders together, and the critic."""
+        if self.critic_weight == 0:
+            return {"coders": self.coders}
+        return {"coders": self.coders, "critic": self.critic}
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The coders' move, then the critic's, once it has entered."""
+        x = batch.x
+        mean, log_variance = self.coders.encode(x)
+        z = mean + (log_variance / 2).exp() * noise.normal(*self.latent_shape)
+        x_hat = self.coders.decode(z)
+        error = (x_hat - x).abs().mean()
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        loss = error + self.kl_weight * kl
+        logs = {"absolute_error": error.detach(), "kl": kl.detach()}
+        plays = self.critic_weight > 0 and step >= self.critic_start
+        if plays:
+            word = -self.critic(x_hat).mean()
+            balance = self._balance(error, word)
+            loss = loss + self.critic_weight * balance * word
+            logs["balance"] = balance
+        yield Turn(loss, "coders", logs)
+        if plays:
+            real, fake = self.critic(x), self.critic(x_hat.detach())
+            yield Turn((F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2, "critic")
+
+    def _balance(self, error: Tensor, word: Tensor) -> Tensor:
+        """|grad error| / |grad word| at the decoder's last layer."""
+        last = self.coders.leave.weight
+        of_error, of_word = (
+            torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (error, word)
+        )
+        return (of_error / (of_word + 1e-4)).clamp(0, 1e4).detach()
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """Measure the scale of codes."""
+        some = itertools.islice(batches, _MEASURED_BATCHES)
+        means = torch.cat([self.coders.encode(batch.x)[0].flatten() for batch in some])
+        self.code_scale.copy_(1 / means.std().clamp(min=1e-6))
+
+    def latents(self, x: Images, noise: Noise) -> Latents:
+        """A draw from q(z | x) of each picture."""
+        mean, log_variance = self.coders.encode(x)
+        return mean + (log_variance / 2).exp() * noise.normal(*self.latent_shape).to(mean)
+
+    def pictures(self, z: Latents) -> Images:
+        """The picture of each map."""
+        return self.coders.decode(z)
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The mean map of each picture, scaled to a standard deviation of about 1."""
+        return (self.code_scale * self.coders.encode(x)[0]).flatten(1).to(x.dtype)
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture of each code."""
+        return self.coders.decode(z.unflatten(1, self.latent_shape) / self.code_scale)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        temperature: Annotated[float, Field(ge=0, le=10)] = 1.0,
+    ) -> Iterator[Images]:
+        """Yield pictures of maps of white noise: what the second stage has to learn to do better.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            temperature: of the noise.
+        """
+        z = temperature * noise.normal(*self.latent_shape, dtype=self.code_scale.dtype)
+        yield self.coders.decode(z / self.code_scale)

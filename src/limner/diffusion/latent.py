@@ -1,0 +1,164 @@
+"""Latent diffusion: a denoiser among the maps of an autoencoder.
+
+Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
+diffusion models. arXiv:2112.10752.
+
+    z = scale * draw of q(z | x)       the first stage, trained before, stays as it is
+    z ~ p(z | c)                       any denoising model, of z in place of pictures
+    x = D(z / scale)
+
+The scale, one over the standard deviation of z, is measured in `prepare` (appendix G). Maps may
+leave [-1, 1], so nothing is clipped on the way.
+
+Kept: both stages, the scale, cross-attention to the caption in the denoiser. Different: any
+denoising model of this library will do, flow matching unless told otherwise.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from inspect import signature
+from itertools import islice
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.denoising import DenoisingModel
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import GenerativeModel, Turn
+from limner.noise import Noise
+from limner.registry import Paper, build, entry, register
+from limner.samplers import SamplerName
+
+_MEASURED_BATCHES = 16
+Latents = Float[Tensor, "b d hh ww"]
+
+
+@runtime_checkable
+class FirstStage(Protocol):
+    """What turns pictures into maps and back, such as a `kl-autoencoder`."""
+
+    latent_shape: tuple[int, int, int]
+
+    def latents(self, x: Images, noise: Noise) -> Latents:
+        """A map of each picture."""
+        ...
+
+    def pictures(self, z: Latents) -> Images:
+        """The picture of each map."""
+        ...
+
+
+@register(
+    "latent-diffusion",
+    family="diffusion",
+    paper=Paper(
+        "High-resolution image synthesis with latent diffusion models",
+        "Rombach, Blattmann, Lorenz, Esser, Ommer",
+        2021,
+        "2112.10752",
+    ),
+    tiny={"first_stage": {"model": "kl-autoencoder"}, "options": {"channels": (8, 16)}},
+)
+class LatentDiffusion(GenerativeModel):
+    """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.
+
+    Args:
+        spec: what the images are.
+        first_stage: a trained `kl-autoencoder` of the same data; as in
+            train.init.first_stage="runs/NAME".
+        denoiser: the registered name of a denoising model.
+        options: its own; of its defaults only model.patch is 1 here.
+    """
+
+    latent_scale: Tensor
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        first_stage: GenerativeModel,
+        denoiser: str = "flow-matching",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(first_stage, FirstStage):
+            raise LimnerError(
+                f"a {first_stage.name} model has no maps to paint in; train a kl-autoencoder, and "
+                "give train.init.first_stage=runs/NAME"
+            )
+        if first_stage.spec.shape != spec.shape:
+            raise LimnerError(
+                f"the first stage knows {first_stage.spec.width} x {first_stage.spec.height} "
+                f"pictures; give data.size={first_stage.spec.height}"
+            )
+        channels, height, width = first_stage.latent_shape
+        own = dict(options or {})
+        if "patch" in signature(entry(denoiser).model.__init__).parameters:
+            own.setdefault("patch", 1)
+        among = replace(spec, channels=channels, height=height, width=width, levels=256)
+        model = build(denoiser, among, **own)
+        if not isinstance(model, DenoisingModel):
+            raise LimnerError(f"model.denoiser={denoiser} is no denoising model; try flow-matching")
+        self.first_stage, self.denoiser = first_stage, model
+        self.couples_batch = model.couples_batch
+        self.register_buffer("latent_scale", torch.ones(()))
+
+    def players(self) -> dict[str, nn.Module]:
+        """Those of the denoiser; the first stage is frozen."""
+        return self.denoiser.players()
+
+    @property
+    def stage(self) -> FirstStage:
+        """The first stage, as what it must be."""
+        assert isinstance(self.first_stage, FirstStage)
+        return self.first_stage
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Measure the scale of the maps, then what the denoiser measures."""
+        drawn = [
+            self._mapped(i, batch) for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
+        ]
+        values = torch.cat([batch.x.flatten() for batch in drawn]).double()
+        self.latent_scale.copy_(1 / values.std().clamp(min=1e-6))
+        self.denoiser.prepare(Batch(self.latent_scale * b.x, b.c) for b in drawn)
+
+    def _mapped(self, i: int, batch: Batch) -> Batch:
+        noise = Noise.keyed(0, i, range(len(batch.x)), str(batch.x.device))
+        return Batch(self.stage.latents(batch.x, noise), batch.c)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The denoiser's moves, on maps."""
+        with torch.no_grad():
+            z = self.latent_scale * self.stage.latents(batch.x, noise)
+        yield from self.denoiser.turns(Batch(z, batch.c), step, noise)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        sampler: SamplerName | None = None,
+        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+    ) -> Iterator[Images]:
+        """Yield the picture of the denoiser's view at every step, then that of the map.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            sampler, steps, scale, eta: as of the denoiser.
+        """
+        plan = self.denoiser.plan(sampler=sampler, steps=steps, scale=scale, eta=eta, clip=False)
+        x = self.denoiser.schedule.prior_deviation * noise.normal(*self.stage.latent_shape)
+        for z in plan.walked(x, c, noise, preview):
+            yield self.stage.pictures(z / self.latent_scale)
+
+    def frame_count(self, **options: Any) -> int:
+        """Those of the denoiser."""
+        return self.denoiser.frame_count(steps=options.get("steps"))

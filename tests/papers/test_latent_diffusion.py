@@ -1,0 +1,130 @@
+"""Latent diffusion: the autoencoder's game, and a denoiser among its maps."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from toy import SPEC, batches, colours_are_right, one_thread, trained
+
+from limner.autoencoders.kl_autoencoder import KLAutoencoder
+from limner.diffusion.ddpm import DDPM
+from limner.diffusion.latent import LatentDiffusion
+from limner.errors import LimnerError
+from limner.flows.flow_matching import FlowMatching
+from limner.image import Condition, Images, ImageSpec
+from limner.model import GenerativeModel, Turn
+from limner.noise import Noise
+from limner.registry import build
+
+
+class Identity(GenerativeModel):
+    """A first stage whose maps are the pictures."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.latent_shape = spec.shape
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def latents(self, x: Images, noise: Noise) -> Images:
+        return x
+
+    def pictures(self, z: Images) -> Images:
+        return z
+
+    def turns(self, batch, step, noise) -> Iterator[Turn]:
+        yield Turn(self.unused.sum())
+
+    def frames(self, n, c=Condition(), *, noise, preview=True):
+        yield torch.zeros(n, *self.spec.shape)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "flow-matching"])
+def test_with_an_identity_for_a_first_stage_it_is_diffusion_of_pictures(name):
+    """The same losses, and with the same seed the same samples."""
+    torch.manual_seed(0)
+    options = {"channels": (8,), "patch": 2}
+    model = LatentDiffusion(SPEC, Identity(SPEC), name, options)
+    plain = build(name, SPEC, **options)
+    with torch.no_grad():
+        for p in model.denoiser.parameters():
+            p += 0.02 * torch.randn_like(p)
+    plain.load_state_dict(model.denoiser.state_dict())
+    batch = batches(0, 8)
+    losses = [
+        next(each.turns(batch, 0, Noise.keyed(0, 0, range(8)))).loss for each in (model, plain)
+    ]
+    assert torch.equal(*losses)
+    c = Condition(label=torch.tensor([0, 1, 0]))
+    asked = {"steps": 7, "scale": 2.0, "seed": 3}
+    own, theirs = model.sample(3, c, **asked), plain.sample(3, c, **asked, clip=False)
+    torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6)
+
+
+def test_the_scale_makes_maps_of_unit_deviation():
+    first = KLAutoencoder(SPEC, channels=(8,))
+    model = LatentDiffusion(SPEC, first, options={"channels": (8,)})
+    model.prepare(batches(8 * i, 8) for i in range(20))
+    drawn = first.latents(batches(0, 128).x, Noise.keyed(0, 0, range(128)))
+    assert float((model.latent_scale * drawn).detach().std()) == pytest.approx(1, rel=0.05)
+    assert "latent_scale" in model.state_dict(), "it travels in the file"
+    assert {id(p) for p in model.players()["model"].parameters()} == {
+        id(p) for p in model.denoiser.parameters()
+    }
+
+
+def test_the_kl_term_is_that_of_two_normal_laws_and_the_error_is_absolute():
+    model = KLAutoencoder(SPEC, channels=(8,), critic_weight=0.0)
+    batch = batches(0, 4)
+    (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(4)))
+    mean, log_variance = model.coders.encode(batch.x)
+    q = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    p = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+    known = torch.distributions.kl_divergence(q, p).mean()
+    torch.testing.assert_close(turn.logs["kl"], known.detach())
+    z = model.latents(batch.x, Noise.keyed(0, 0, range(4)))
+    error = (model.pictures(z) - batch.x).abs().mean()
+    torch.testing.assert_close(turn.loss, error + 1e-6 * known)
+
+
+def test_the_critic_enters_late_with_a_word_as_strong_as_the_error():
+    model = KLAutoencoder(SPEC, channels=(8,), critic_start=5, critic_weight=1.0, kl_weight=0.0)
+    batch, noise = batches(0, 4), Noise.keyed(0, 0, range(4))
+    assert [turn.of for turn in model.turns(batch, 4, noise)] == ["coders"]
+    game = model.turns(batch, 5, Noise.keyed(0, 0, range(4)))
+    turn = next(game)
+    last = model.coders.leave.weight
+    (both,) = torch.autograd.grad(turn.loss, last, retain_graph=True)
+    x_hat = model.pictures(model.latents(batch.x, Noise.keyed(0, 0, range(4))))
+    (alone,) = torch.autograd.grad((x_hat - batch.x).abs().mean(), last)
+    torch.testing.assert_close((both - alone).norm(), alone.norm(), rtol=1e-2, atol=0)
+    other = next(game)
+    assert other.of == "critic" and float(other.loss.detach()) == pytest.approx(1.0, abs=0.3)
+    other.loss.backward()
+    assert all(p.grad is None for p in model.coders.parameters())
+
+
+def test_both_stages_learn_the_colours_of_classes_in_maps_of_a_quarter():
+    with one_thread():
+        torch.manual_seed(0)
+        first = trained(KLAutoencoder(SPEC, channels=(16,), critic_start=150, critic_width=8))
+        x = batches(0, 64).x
+        assert float((first.reconstruct(x) - x).abs().mean()) < 0.15
+        model = LatentDiffusion(SPEC, first, options={"channels": (24,)})
+        assert first.latent_shape == (4, 4, 4)
+        model = trained(model, steps=300)
+        assert colours_are_right(model, sampler="euler", steps=20, scale=1.5)
+        frames = list(model.watch(2, Condition(label=torch.tensor([0, 1])), steps=4))
+        assert len(frames) == model.frame_count(steps=4)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(LimnerError, match="train a kl-autoencoder"):
+        LatentDiffusion(SPEC, DDPM(SPEC, channels=(4,)))
+    small = KLAutoencoder(ImageSpec(3, 4, 4), channels=(8,))
+    with pytest.raises(LimnerError, match=r"give data\.size=4"):
+        LatentDiffusion(SPEC, small)
+    with pytest.raises(LimnerError, match="is no denoising model"):
+        LatentDiffusion(SPEC, KLAutoencoder(SPEC, channels=(8,)), "vae", {"channels": (8,)})
+    with pytest.raises(LimnerError, match=r"data\.size=20"):
+        KLAutoencoder(ImageSpec(3, 18, 18), channels=(8, 8))
+    assert FlowMatching(SPEC, channels=(8,)).name == "flow-matching"
