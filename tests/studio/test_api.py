@@ -247,6 +247,31 @@ def test_a_new_run_appears_by_itself(studio: Studio):
         shutil.rmtree(studio.folder / "runs" / "newest")
 
 
+def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
+    folder = studio.folder / "runs" / "animals" / "evaluation"
+    number = {
+        "metric": "fid", "name": "FID", "value": 12.3456, "n": 1000, "row": "subject", "sign": "=",
+        "m": 0, "extractor": "lenet", "low": 11.0, "high": 13.5, "error": None, "unit": "",
+    }  # fmt: skip
+    bound = number | {"name": "bits/dim", "sign": "<=", "value": 3.0, "error": 0.01}
+    real = number | {"row": "reference"}
+    document = {"against": {"name": "pets"}, "date": "2026-11-25T12:00:00"}
+    for name, content in {
+        "pets": json.dumps(document | {"numbers": [number, bound, real]}),
+        "broken": "{",
+        "odd": '{"numbers": 3}',
+    }.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "report.json").write_text(content)
+    (report,) = studio.client.get("/api/v1/reports?model=runs/animals").json()["reports"]
+    assert report["against"] == "pets" and report["date"] == "2026-11-25"
+    assert [(row["name"], row["value"], row["n"]) for row in report["rows"]] == [
+        ("FID", "12.35 (11 to 13.5)", 1000),
+        ("bits/dim", "<= 3 ± 0.01", 1000),
+    ]
+    assert studio.client.get("/api/v1/reports?model=../runs").status_code == 404
+
+
 def test_numbers_are_there_for_prometheus(studio: Studio):
     studio.painted()
     lines = dict(line.rsplit(" ", 1) for line in studio.client.get("/metrics").text.splitlines())

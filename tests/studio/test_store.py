@@ -134,8 +134,13 @@ def test_old_pictures_go_and_favourites_and_what_a_job_needs_stay(store: Store):
     store.favour(oldest.id, True)
     needed, sent = store.upload(painted("n")), store.upload(painted("s"))
     store.submit(Asked("emoji", "edit", {}, {"image": needed.id}, ""))
-    gone = store.forget_old(2, time.time() + 1)
-    assert sorted(gone) == ["1" * 64, "s" * 64]
+    empty = store.submit(asked()).id
+    store.cancel(empty)
+    assert store.forget_old(2, 0) == ["1" * 64]
+    assert store.job(empty) and store.picture(sent.id)
+    assert store.forget_old(2, time.time() + 1) == ["s" * 64]
+    assert store.job(empty) is None
+    assert [job.number for job in store.jobs()] == [1, 3, 4, 5]  # the second lost its picture
     assert store.picture(oldest.id) and store.picture(needed.id) and not store.picture(sent.id)
 
 

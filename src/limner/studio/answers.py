@@ -105,6 +105,12 @@ class Models(BaseModel):
     limits: Values
 
 
+class Reports(BaseModel):
+    """What a model was found to be worth, the newest first."""
+
+    reports: list[Values]
+
+
 class Favour(BaseModel):
     """Whether a picture is a favourite."""
 

@@ -27,6 +27,7 @@ _HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
+_FRESH = (b"cache-control", b"no-cache")  # a page's parts are all of one version
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz", "/readyz")
 
@@ -58,6 +59,7 @@ class Guard:
             return
         cap = MAX_UPLOAD_BYTES if scope["path"].startswith("/api/v1/assets") else MAX_JSON_BYTES
         started, read = False, 0
+        fresh = [_FRESH] if scope["path"].startswith("/page/") else []
 
         async def counted() -> Message:
             nonlocal read
@@ -72,7 +74,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 message = dict(message)
-                message["headers"] = [*message["headers"], *_HEADERS]
+                message["headers"] = [*message["headers"], *_HEADERS, *fresh]
             await send(message)
 
         try:

@@ -31,6 +31,7 @@ from limner.errors import LimnerError
 from limner.studio import answers, assets, forms
 from limner.studio.guard import Guard, cookie, without_token
 from limner.studio.jobs import Studio, aside
+from limner.studio.reports import reports
 from limner.studio.settings import (
     MAX_PICTURES,
     MAX_PROMPT,
@@ -352,6 +353,13 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
         return answers.Models(
             models=known, broken=dict(studio.broken), ready=studio.ready, limits=limits
         )
+
+    @app.get("/api/v1/reports", responses=_errors(404), response_model=answers.Reports)
+    async def reports_(model: Annotated[str, Query(max_length=400)]) -> Any:
+        """What `limner evaluate` found of a model."""
+        if model not in studio.folders:
+            raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
+        return answers.Reports(reports=await aside(reports, studio.folders[model]))
 
     @app.get("/healthz")
     async def alive() -> dict[str, str]:

@@ -19,6 +19,7 @@ from limner.studio.tables import (
     CANCELLED,
     DONE,
     FAILED,
+    OVER,
     RUNNING,
     WAITING,
     Asked,
@@ -312,22 +313,27 @@ class Store:
             return picture.sha256 if self._unused(session, picture.sha256) else ""
 
     def forget_old(self, keep: int, uploads_before: float) -> list[str]:
-        """Delete the oldest pictures beyond so many, favourites aside, and old uploads; the names
-        of files that nothing needs any more.
+        """Delete the oldest pictures beyond so many, favourites aside; as many uploads, and old
+        ones; and old jobs of which nothing is left. The names of files that nothing needs any more.
         """
         with self._writing() as session:
             plain = select(Picture).where(Picture.painted, ~Picture.favourite)
             beyond = plain.order_by(Picture.number.desc()).offset(keep)
-            sent = select(Picture).where(~Picture.painted, Picture.created < uploads_before)
+            sent = select(Picture).where(~Picture.painted)
+            many = sent.order_by(Picture.number.desc()).offset(keep)
+            sent = sent.where(Picture.created < uploads_before)
             open_jobs = session.scalars(
                 select(Job.inputs).where(Job.state.in_((WAITING, RUNNING)))
             ).all()
             needed = {id for inputs in open_jobs for id in inputs.values()}
-            old = [*session.scalars(beyond), *session.scalars(sent)]
-            old = [picture for picture in old if picture.id not in needed]
+            found = [each for query in (beyond, many, sent) for each in session.scalars(query)]
+            old = {each.id: each for each in found if each.id not in needed}.values()
             for picture in old:
                 session.delete(picture)
             session.flush()
+            left = select(Picture.job).where(Picture.job.is_not(None))
+            ended = Job.state.in_(OVER), Job.finished < uploads_before, Job.number.not_in(left)
+            session.execute(delete(Job).where(*ended))
             shas = {picture.sha256 for picture in old}
             return [sha for sha in shas if self._unused(session, sha)]
 

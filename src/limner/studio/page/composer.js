@@ -1,11 +1,12 @@
 // The form: which model, what to paint, with which options.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
+import { get } from "/page/api.js";
 import { Form } from "/page/form.js";
 import { axes, combinations, parse } from "/page/grid.js";
 import { Brush } from "/page/brush.js";
 import { Icon } from "/page/parts.js";
-import { choose, dice, model, paint, paintGrid, request, set, state, surprise, take, task, wish } from "/page/state.js";
+import { choose, dice, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
@@ -149,6 +150,22 @@ function Grid() {
   </details>`;
 }
 
+/** What `limner evaluate` found of the model. */
+function Reports() {
+  const [found, setFound] = useState([]), name = model()?.name;
+  useEffect(() => {
+    let stale = false;
+    setFound([]);
+    if (name) get(`/api/v1/reports?model=${encodeURIComponent(name)}`).then(({ reports }) => stale || setFound(reports)).catch(trouble);
+    return () => { stale = true; };
+  }, [name]);
+  if (!found.length) return null;
+  return html`<details class="more"><summary>How good it is</summary>
+    ${found.map((report) => html`<section key=${report.against}><p class="hint">against ${report.against}, ${report.date}</p>
+      <dl>${report.rows.map((row) => html`<div key=${row.name}><dt>${row.name}</dt><dd>${row.value}<small>n = ${row.n.toLocaleString("en")}${row.extractor && `, ${row.extractor}`}</small></dd></div>`)}</dl></section>`)}
+  </details>`;
+}
+
 export function Composer() {
   const own = task();
   const missing = Object.entries(own?.inputs ?? {}).some(([name, { required }]) => required && !state.wish.inputs[name]);
@@ -162,6 +179,6 @@ export function Composer() {
       <button class="paint" disabled=${!model() || missing} title="Ctrl+Enter">${!own || state.wish.task === "paint" ? "Paint" : own.title}</button>
       <button type="button" class="second" title="a prompt by chance" disabled=${!model() || missing} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
     </div>
-    <${More} /><${Grid} />
+    <${More} /><${Grid} /><${Reports} />
   </form>`;
 }
