@@ -9,6 +9,8 @@ standard normal code is about sqrt(d) away from 0, so that the middle of the str
 two of them, sqrt(d / 2) away, is the code of no picture; the path along the sphere stays where
 codes are.
 
+Other models have styles, layer by layer, which can be mixed.
+
 References:
     White (2016). Sampling generative networks. arXiv:1609.04468.
     Shoemake (1985). Animating rotation with quaternion curves. SIGGRAPH.
@@ -17,7 +19,7 @@ References:
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +28,7 @@ from torch import Tensor
 from limner.errors import LimnerError
 from limner.image import Condition, Images
 from limner.model import GenerativeModel
+from limner.noise import Blend
 
 _AT_ONCE = 64  # pictures decoded together
 _PARALLEL = 1e-4  # the sine of an angle below which a great circle is a line
@@ -157,6 +160,37 @@ class Encodes(GenerativeModel):
                 yield
         finally:
             self.train(training)
+
+
+@runtime_checkable
+class Mixes(Protocol):
+    """A model whose pictures have styles, layer by layer, which can be mixed."""
+
+    @property
+    def style_layers(self) -> int:
+        """How many styles a picture has, from coarse to fine."""
+        ...
+
+    def mix(
+        self,
+        other: Sequence[int | Blend],
+        layers: slice,
+        c: Condition = Condition(),
+        *,
+        seed: Sequence[int | Blend],
+        **options: Any,
+    ) -> Images:
+        """The pictures of seeds, but that some layers have the styles of other seeds' pictures.
+
+        Args:
+            other: the seed, for each picture, whose styles are taken.
+            layers: where they are taken.
+            c: what all pictures, and those that styles are taken from, are of; n rows, one, or no
+                parts.
+            seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
+            options: the model's own, see the signature of `frames`.
+        """
+        ...
 
 
 def lerp(

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from limner.allocator import keep_freed_memory
+from limner.codes import Mixes
 from limner.errors import LimnerError
 from limner.image import to_uint8
-from limner.model import SAMPLE_BATCH, Mixes
+from limner.model import SAMPLE_BATCH
 from limner.painting import Sheet, Wish, open_model
 from limner.progress import painting_progress
 

@@ -357,37 +357,6 @@ class Completes(Protocol):
 
 
 @runtime_checkable
-class Mixes(Protocol):
-    """A model whose pictures have styles, layer by layer, which can be mixed."""
-
-    @property
-    def style_layers(self) -> int:
-        """How many styles a picture has, from coarse to fine."""
-        ...
-
-    def mix(
-        self,
-        other: Sequence[int | Blend],
-        layers: slice,
-        c: Condition = Condition(),
-        *,
-        seed: Sequence[int | Blend],
-        **options: Any,
-    ) -> Images:
-        """The pictures of seeds, but that some layers have the styles of other seeds' pictures.
-
-        Args:
-            other: the seed, for each picture, whose styles are taken.
-            layers: where they are taken.
-            c: what all pictures, and those that styles are taken from, are of; n rows, one, or no
-                parts.
-            seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
-            options: the model's own, see the signature of `frames`.
-        """
-        ...
-
-
-@runtime_checkable
 class Edits(Protocol):
     """A model that can paint a picture anew, or a part of it."""
 

@@ -11,11 +11,10 @@ from PIL import Image
 from limner import latents, mixing
 from limner.__main__ import main
 from limner.checkpoint import load, save_model
-from limner.codes import Encodes
+from limner.codes import Encodes, Mixes
 from limner.editing import read_picture
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, ImageSpec, to_uint8
-from limner.model import Mixes
 from limner.painting import Wish
 from limner.pictures import read_settings
 from limner.registry import build

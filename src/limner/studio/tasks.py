@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import torch
 from pydantic import Field
 
-from limner.codes import Encodes
+from limner.codes import Encodes, Mixes
 from limner.errors import LimnerError
 from limner.image import Condition, Images
 from limner.mixing import chosen
-from limner.model import Completes, Edits, GenerativeModel, Mixes
+from limner.model import Completes, Edits, GenerativeModel
 from limner.noise import Blend
 from limner.options import json_schema, validated
 
