@@ -35,7 +35,13 @@ PLANE: dict[str, dict[str, Any]] = {
     "glow": {"L": 1, "K": 6, "hidden": 32, "coupling": "spline"},
     "flow-matching": {"channels": (64,), "attention": 0, "patch": 1},
     "pixelcnn": {"h": 32, "blocks": 2, "top": 64},
-    "vae": {"latent": 2, "hidden": (64, 64), "warmup": 1000, "importance_samples": 500},
+    "vae": {
+        "latent": 2,
+        "hidden": (64, 64),
+        "objective": "iwae",
+        "k": 10,
+        "importance_samples": 500,
+    },
 }
 
 
@@ -161,7 +167,7 @@ def plane(models: dict[str, LikelihoodModel], data: Moons) -> None:
 def paths(models: dict[str, FlowMatching]) -> None:
     """From noise to data along the velocity, in 50 steps."""
     n, steps = 150, 50
-    figure = Figure(figsize=(8.0, 4.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8.0, 4.3), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     for axis, (title, model) in zip(figure.subplots(1, len(models)), models.items()):
         x = Noise.sampling(0, n).normal(2, 1, 1)
