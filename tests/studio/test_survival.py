@@ -227,3 +227,13 @@ def test_what_is_wrong_with_a_start_is_said_in_one_line(studio: Studio, tmp_path
     assert "give --port 0" in said("--port", str(studio.settings["port"]))
     assert "give --token" in said("--host", "0.0.0.0")
     assert "cannot be opened" in said("--port", "0", "--db", "nothing://x")
+
+
+def test_without_its_extra_one_is_told_what_to_install():
+    code = (
+        "import sys; sys.modules['fastapi'] = None; sys.argv = ['limner', 'studio']\n"
+        "from limner.__main__ import main; main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = "limner: the studio needs fastapi; type: pip install 'limner[studio]'\n"
+    assert (run.returncode, run.stderr) == (2, said)
