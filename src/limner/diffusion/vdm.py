@@ -1,0 +1,257 @@
+"""Variational diffusion models: the noise schedule is learned, and the likelihood is the loss.
+
+Kingma, Salimans, Poole, Ho (2021). Variational diffusion models. arXiv:2107.00630.
+
+    z_t = alpha x + sigma eps,   sigma^2 = sigmoid(g(t)),   alpha^2 = sigmoid(-g(t))
+    -log P(x) <= KL(q(z_1 | x) || N(0, I)) - E log P(x | z_0) + 1/2 E_t g'(t) |eps - eps_hat|^2
+
+with g increasing from g(0) to g(1). The last term does not depend on how g goes from one end to the
+other, so that the ends are learned from the bound, and the way between them so that the term, at
+one random t for each picture, varies little (appendix H). In T steps instead of without end it is
+T/2 E_i (exp(g(t_i) - g(s_i)) - 1) |eps - eps_hat|^2, which falls as T grows (section 4).
+
+Kept: the monotone network and its ends, times that are spread evenly over a batch, P(x | z_0)
+proportional to q(z_0 | x) in each number. Different: no Fourier features; the U-Net works on 2 x 2
+patches.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.denoising import DenoisingModel, Parametrisation, epsilon, per_image
+from limner.image import Batch, Condition, Images, ImageSpec, to_levels
+from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.nn.unet import UNet
+from limner.noise import Noise
+from limner.registry import Paper, register
+from limner.schedules import LogSNR, Times
+
+_TERMS = 8  # times at which a likelihood looks at each picture
+
+
+class Way(nn.Module):
+    """u(t), increasing from 0 to 1: a monotone network, normalised.
+
+    u~ = l_1(t) + l_3(sigmoid(l_2(l_1(t)))), whose weights are positive; appendix H.
+
+    Args:
+        hidden: width of the inner layer.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.slopes = nn.Parameter(torch.randn(hidden, dtype=torch.float64))
+        self.shifts = nn.Parameter(torch.randn(hidden, dtype=torch.float64))
+        self.weights = nn.Parameter(torch.full((hidden,), -6.0, dtype=torch.float64))
+
+    def forward(self, t: Times) -> tuple[Times, Times]:
+        """u, and its derivative in t."""
+        raw, slope = self._raw(t)
+        ends, _ = self._raw(t.new_tensor([0.0, 1.0]))
+        return (raw - ends[0]) / (ends[1] - ends[0]), slope / (ends[1] - ends[0])
+
+    def _raw(self, t: Times) -> tuple[Times, Times]:
+        rate = F.softplus(self.rate)
+        slopes, weights = F.softplus(self.slopes), F.softplus(self.weights)
+        inner = torch.sigmoid(8 * slopes * (rate * t)[..., None] + self.shifts - 4 * slopes)
+        raw = rate * t + (weights * inner).sum(-1)
+        return raw, rate * (1 + (weights * 8 * slopes * inner * (1 - inner)).sum(-1))
+
+
+@dataclass(frozen=True)
+class LearnedLogSNR(LogSNR):
+    """The schedule of a variational diffusion model: l(t) = -g(t).
+
+    Args:
+        model: whose g it is.
+    """
+
+    model: "VDM | None" = None
+
+    def log_snr(self, t: Times) -> Times:
+        """-g(t)."""
+        assert self.model is not None
+        return -self.model.gamma(t)[0]
+
+    def time_of(self, s: Times) -> Times:
+        """Where g is 2 ln s, by bisection."""
+        low, high = torch.zeros_like(s, dtype=torch.float64), torch.ones_like(s)
+        for _ in range(50):
+            middle = (low + high) / 2
+            below = -self.log_snr(middle) < 2 * s.log()
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+
+class Terms(NamedTuple):
+    """The bound on -log P(x), in nats.
+
+    Args:
+        prior: what z_1 still tells of each picture, "b".
+        diffusion: of the way between, at one time for each picture.
+        decoder: -log P(x | z_0).
+    """
+
+    prior: Float[Tensor, "b"]
+    diffusion: Float[Tensor, "b"]
+    decoder: Float[Tensor, "b"]
+
+
+@register(
+    "vdm",
+    family="diffusion",
+    paper=Paper("Variational diffusion models", "Kingma, Salimans, Poole, Ho", 2021, "2107.00630"),
+    tiny={"channels": (8, 16), "hidden": 8},
+)
+class VDM(DenoisingModel, LikelihoodModel):
+    """Variational diffusion: the likelihood's bound is the loss, and the noise schedule is learned.
+
+    Args:
+        spec: what the images are.
+        channels, blocks, attention, patch, dropout: of the `UNet`.
+        start, end: g(0) and g(1) before training.
+        hidden: width of the monotone network.
+        condition_dropout: how often training hides the condition.
+    """
+
+    default_sampler = "ancestral"
+    default_steps = 100
+    likelihood_is_slow = True
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: tuple[int, ...] = (64, 128),
+        blocks: Annotated[int, Field(ge=1)] = 1,
+        attention: Annotated[int, Field(ge=0)] = 1,
+        patch: Annotated[int, Field(ge=1)] = 2,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        start: float = -13.3,
+        end: float = 5.0,
+        hidden: Annotated[int, Field(ge=1)] = 256,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    ) -> None:
+        network = UNet(spec, channels, blocks, attention, patch, dropout)
+        super().__init__(spec, network, condition_dropout)
+        self.way = Way(hidden)
+        self.bounds = nn.Parameter(torch.tensor([start, end], dtype=torch.float64))
+        self.schedule = LearnedLogSNR(start, end, model=self)
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        """The noise."""
+        return epsilon
+
+    def gamma(self, t: Times) -> tuple[Times, Times]:
+        """g and g' at each time, float64."""
+        u, slope = self.way(t.double())
+        start, end = self.bounds
+        return start + (end - start) * u, (end - start) * slope
+
+    def draw_times(self, noise: Noise) -> Times:
+        """One uniform number for each picture."""
+        return noise.uniform(dtype=torch.float64)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the bound in bits per dimension; the schedule's way lowers its variance."""
+        c = batch.c.drop(self.condition_dropout, noise)
+        terms = self.terms(batch.x, c, self.draw_times(noise), noise, steady=True)
+        scale = 1 / (self.spec.dimensions * math.log(2))
+        bits = [scale * term.mean() for term in terms]
+        logs = {f"{name}_bits": each.detach() for name, each in zip(Terms._fields, bits)}
+        loss = bits[0] + bits[1] + bits[2]
+        yield Turn(loss.float(), logs=logs | {"bits_per_dim": loss.detach()})
+
+    def terms(
+        self, x: Images, c: Condition, t: Times, noise: Noise, *, steady: bool = False
+    ) -> Terms:
+        """The bound's terms at one time for each picture.
+
+        Args:
+            x: pictures on the grid of levels.
+            c: what they are of.
+            t: times, "b".
+            noise: random streams.
+            steady: the gradient of the way between g's ends is that of the squared term.
+        """
+        x = x.double()
+        u, slope = self.way(t.double())
+        start, end = self.bounds
+        weight: list[Tensor] = []
+        if steady and u.requires_grad:
+            for each in (u, slope):
+                each.register_hook(lambda g: 2 * weight[0] * g)
+        g, rate = start + (end - start) * u, (end - start) * slope
+        alpha, sigma = (-g).sigmoid().sqrt(), g.sigmoid().sqrt()
+        eps = noise.normal(*self.spec.shape, dtype=torch.float64)
+        z = per_image(alpha, x) * x + per_image(sigma, x) * eps
+        eps_hat = self.network(z.float(), (50 * g).to(z.device), c).double()
+        diffusion = 0.5 * rate * (eps - eps_hat).square().flatten(1).sum(1)
+        weight.append(diffusion.detach() / self.spec.dimensions)
+        return Terms(self.prior_term(x), diffusion, self.decoder_term(x, noise))
+
+    def prior_term(self, x: Images) -> Float64[Tensor, "b"]:
+        """KL(q(z_1 | x) || N(0, I))."""
+        g = self.bounds[1]
+        variance = g.sigmoid()
+        squares = (-g).sigmoid() * x.double().square().flatten(1)
+        return 0.5 * (squares + variance - 1 - F.logsigmoid(g)).sum(1)
+
+    def decoder_term(self, x: Images, noise: Noise) -> Float64[Tensor, "b"]:
+        """-log P(x | z_0) at one draw of z_0."""
+        levels = self.spec.levels
+        values = torch.linspace(-1, 1, levels, dtype=torch.float64, device=x.device)
+        eps = noise.normal(*self.spec.shape, dtype=torch.float64)
+        deviation = (self.bounds[0] / 2).exp()  # of z_0 / alpha_0
+        apart = (x.double() + deviation * eps)[..., None] - values
+        log_p = (-0.5 * (apart / deviation).square()).log_softmax(-1)
+        chosen = log_p.gather(-1, to_levels(x.float(), levels)[..., None])
+        return -chosen.flatten(1).sum(1)
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How often each picture is looked at."""
+        return f"continuous time, {_TERMS} times each"
+
+    @torch.no_grad()
+    def log_prob(
+        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
+    ) -> Likelihood:
+        """A lower bound of log P(x), from so many times spread evenly over [0, 1].
+
+        Args:
+            x, c, noise: see `LikelihoodModel.log_prob`.
+            terms: times at which each picture is looked at.
+        """
+        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        first = noise.uniform(dtype=torch.float64)
+        for i in range(terms):
+            total += sum(self.terms(x, c, (first + i / terms) % 1, noise)) / terms
+        return Likelihood(-total, "lower")
+
+    @torch.no_grad()
+    def discrete_bound(
+        self, x: Images, c: Condition = Condition(), *, noise: Noise, T: int
+    ) -> Float64[Tensor, "b"]:
+        """The bound on -log P(x) in T steps, all of them, in nats (section 4, equation 13)."""
+        x = x.double()
+        total = self.prior_term(x) + self.decoder_term(x, noise)
+        for i in range(1, T + 1):
+            t, s = (x.new_full((len(x),), at / T) for at in (i, i - 1))
+            (g, _), (before, _) = self.gamma(t), self.gamma(s)
+            alpha, sigma = (-g).sigmoid().sqrt(), g.sigmoid().sqrt()
+            eps = noise.normal(*self.spec.shape, dtype=torch.float64)
+            z = per_image(alpha, x) * x + per_image(sigma, x) * eps
+            eps_hat = self.network(z, 50 * g, c).double()
+            gain = 0.5 * torch.expm1(g - before)
+            total += gain * (eps - eps_hat).square().flatten(1).sum(1)
+        return total

@@ -1,0 +1,152 @@
+"""The bound of variational diffusion on laws that are known, and its learned schedule."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from toy import SPEC, batches, one_thread, trained
+
+from limner.diffusion.vdm import VDM, Way
+from limner.image import Condition, ImageSpec
+from limner.noise import Noise
+
+FOUR = ImageSpec(1, 1, 1, levels=4)
+P = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+VALUES = torch.linspace(-1, 1, 4, dtype=torch.float64)
+ENTROPY = -float((P * P.log()).sum())  # 1.27985
+_LAST = 1 / (1 + math.exp(-5))  # sigma^2 where sampling starts
+PRIOR = 0.5 * ((1 - _LAST) * float((P * VALUES**2).sum()) + _LAST - 1 - math.log(_LAST))
+
+
+class Optimal(nn.Module):
+    """eps_hat = (z - alpha E[x | z]) / sigma where x has four values with known probabilities."""
+
+    def forward(self, z, label, c):
+        g = (label.double() / 50).view(-1, 1, 1, 1)
+        alpha, sigma = (-g).sigmoid().sqrt(), g.sigmoid().sqrt()
+        z = z.double()
+        log_p = P.log() - (z[..., None] - alpha[..., None] * VALUES).square() / (
+            2 * sigma[..., None] ** 2
+        )
+        x_hat = (log_p.softmax(-1) * VALUES).sum(-1)
+        return (z - alpha * x_hat) / sigma
+
+
+def four_values(n: int) -> tuple[VDM, torch.Tensor]:
+    model = VDM(FOUR, channels=(4,), patch=1)
+    with torch.no_grad():
+        model.way.weights.fill_(-40.0)  # a straight way
+    model.network = Optimal()
+    k = (torch.arange(n) * 10 // n).clamp(max=9)
+    return model, VALUES[torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3, 3])[k]].view(n, 1, 1, 1)
+
+
+def test_a_straight_way_is_straight():
+    model, _ = four_values(1)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    g, slope = model.gamma(t)
+    torch.testing.assert_close(g.detach(), -13.3 + 18.3 * t)
+    torch.testing.assert_close(slope.detach(), torch.full_like(t, 18.3))
+
+
+def least_error(g: torch.Tensor) -> float:
+    """E (eps - eps_hat)^2 at one noise level, by quadrature over z."""
+    alpha, sigma = float((-g).sigmoid().sqrt()), float(g.sigmoid().sqrt())
+    total = 0.0
+    for p, value in zip(P, VALUES):
+        z = alpha * value + sigma * torch.linspace(-9, 9, 4001, dtype=torch.float64)
+        eps = (z - alpha * value) / sigma
+        eps_hat = Optimal()(z.view(-1, 1, 1, 1), (50 * g).expand(len(z)), None).flatten()
+        density = (-0.5 * eps**2).exp() / math.sqrt(2 * math.pi)
+        total += float(p * torch.trapezoid(density * (eps - eps_hat) ** 2, eps))
+    return total
+
+
+@pytest.mark.parametrize("T", [10, 60])
+def test_the_bound_in_T_steps_on_four_values(T):
+    """By quadrature of each step; never below the entropy, and less with more steps."""
+    n = 1000
+    model, x = four_values(n)
+    found = model.discrete_bound(x, noise=Noise.sampling(0, n), T=T)
+    g = torch.linspace(-13.3, 5.0, T + 1, dtype=torch.float64)
+    steps = [0.5 * math.expm1(float(t - s)) * least_error(t) for s, t in itertools.pairwise(g)]
+    known = sum(steps) + PRIOR
+    error = float(found.std()) / math.sqrt(n)
+    assert float(found.mean()) == pytest.approx(known, abs=3.5 * error)
+    assert known > ENTROPY and (known < 1.6) == (T == 60)
+
+
+def test_the_bound_without_end_is_the_entropy_but_for_the_ends():
+    n = 4000
+    model, x = four_values(n)
+    nats, kind = model.log_prob(x, noise=Noise.sampling(0, n), terms=64)
+    assert kind == "lower"
+    error = float(nats.std()) / math.sqrt(n)
+    assert -float(nats.mean()) == pytest.approx(ENTROPY + PRIOR, abs=3.5 * error + 0.01)
+
+
+def test_the_prior_term_of_four_values():
+    model, x = four_values(10)
+    assert float(model.prior_term(x).mean().detach()) == pytest.approx(PRIOR, rel=1e-9)
+
+
+def test_the_way_rises_from_0_to_1_and_knows_its_slope():
+    torch.manual_seed(0)
+    way = Way(16)
+    with torch.no_grad():
+        for p in way.parameters():
+            p += torch.randn_like(p)
+    t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
+    u, slope = way(t)
+    assert u[[0, -1]].tolist() == pytest.approx([0, 1])
+    assert (u.diff() > 0).all()
+    (known,) = torch.autograd.grad(u.sum(), t, retain_graph=True)
+    torch.testing.assert_close(slope, known)
+    assert float(slope.detach().std()) > 0.01, "not a straight line"
+
+
+def test_the_way_learns_from_the_square_and_the_ends_from_the_bound():
+    torch.manual_seed(0)
+    model = VDM(SPEC, channels=(4,), hidden=4)
+    batch, t = batches(0, 6), torch.linspace(0.1, 0.9, 6).double()
+
+    def terms(steady):
+        return model.terms(batch.x, Condition(), t, Noise.keyed(0, 0, range(6)), steady=steady)
+
+    way = list(model.way.parameters())
+    steady = torch.autograd.grad(terms(True).diffusion.sum(), [*way, model.bounds])
+    plain = terms(False).diffusion
+    square = torch.autograd.grad((plain.square() / SPEC.dimensions).sum(), way, retain_graph=True)
+    for found, known in zip(steady, square):
+        torch.testing.assert_close(found, known)
+    (ends,) = torch.autograd.grad(plain.sum(), model.bounds)
+    torch.testing.assert_close(steady[-1], ends)
+
+
+def test_its_schedule_is_told_by_the_file_and_can_be_inverted():
+    torch.manual_seed(1)
+    model = VDM(SPEC, channels=(4,), hidden=8)
+    with torch.no_grad():
+        model.bounds += torch.tensor([1.0, 2.0]).double()
+        model.way.weights += 5
+    again = VDM(SPEC, channels=(4,), hidden=8)
+    again.load_state_dict(model.state_dict())
+    t = torch.linspace(0.01, 1, 20).double()
+    for one, other in zip(model.schedule(t), again.schedule(t)):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        alpha, sigma = model.schedule(t)
+        torch.testing.assert_close(model.schedule.time_of(sigma / alpha), t, rtol=0, atol=1e-9)
+
+
+def test_the_bound_of_a_tiny_one_falls():
+    with one_thread():
+        torch.manual_seed(0)
+        model, data = VDM(SPEC, channels=(16,), hidden=16), batches(0, 16)
+        before = model.bits_per_dim(data.x, data.c, noise=Noise.sampling(0, 16)).nats.mean()
+        model = trained(model, steps=100)
+        after = model.bits_per_dim(data.x, data.c, noise=Noise.sampling(0, 16)).nats.mean()
+        assert float(after) < 0.8 * float(before)
+        assert model.sample(2, data.c.rows(slice(0, 2)), steps=3).shape == (2, *SPEC.shape)
