@@ -6,7 +6,6 @@ a browser paints in it with the bundled model.
 Needs `pip install 'limner[test]'` and Debian's chromium; numbers are printed as JSON.
 """
 
-import io
 import json
 import os
 import re
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
@@ -91,9 +89,7 @@ def opened(browser: Browser, url: str, path: str = "/", **of: Any) -> Page:
 
 
 def shot(page: Page, name: str, folder: Path) -> None:
-    with Image.open(io.BytesIO(page.screenshot())) as image:
-        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        small.save(folder / f"studio-{name}.png", optimize=True)
+    page.screenshot(path=folder / f"studio-{name}.png")
 
 
 def waits(browser: Browser, url: str) -> dict[str, float]:

@@ -42,6 +42,8 @@ function Input({ name, required }) {
   const [over, setOver] = useState(false);
   const chosen = (files) => files?.[0] && take(files[0], name);
   if (name === "mask") return state.wish.inputs.image ? html`<${Brush} key=${state.wish.inputs.image.id} picture=${state.wish.inputs.image} />` : null;
+  const out = html`<button type="button" class="quiet" onClick=${() => wish({ inputs: { ...state.wish.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
+  if (given && name === "image" && task().inputs.mask) return out; // it is under the brush
   return html`<div class="field">
     <span class="label">${INPUTS[name] ?? name}${required ? "" : " (if you like)"}</span>
     <label class=${`drop ${over ? "over" : ""} ${given ? "full" : ""}`}
@@ -51,7 +53,7 @@ function Input({ name, required }) {
         onChange=${(e) => chosen(e.target.files)} />
       ${given ? html`<img class="pixels" src=${given.url} alt="the picture that was given" />` : html`<span>Drop a picture, or choose a file</span>`}
     </label>
-    ${given && html`<button type="button" class="quiet" onClick=${() => wish({ inputs: { ...state.wish.inputs, [name]: undefined, mask: undefined } })}>Take it out</button>`}
+    ${given && out}
   </div>`;
 }
 
@@ -59,6 +61,7 @@ function Inputs() {
   const own = task(), of = model();
   const wanted = Object.entries(own?.inputs ?? {}).map(([name, { required }]) => [name, required]);
   if (of?.hint && state.wish.task === "paint") wanted.push(["hint", of.condition === "required"]);
+  wanted.sort(([a], [b]) => (b === "mask") - (a === "mask"));
   return wanted.map(([name, required]) => html`<${Input} key=${name} name=${name} required=${required} />`);
 }
 
@@ -104,8 +107,8 @@ function More() {
   const own = state.wish, of = model(), does = task();
   if (!of || !does) return null;
   const differing = Object.keys(own.sampler).length + Boolean(own.negative) + Boolean(own.vary) + (own.dtype !== "float32");
-  const about = { type: "number", minimum: 0, maximum: 1, default: 0 };
-  const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { enum: ["float32", "bfloat16"], default: "float32" } } };
+  const about = { label: "Variation", type: "number", minimum: 0, maximum: 1, default: 0 };
+  const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { label: "Precision", enum: ["float32", "bfloat16"], default: "float32" } } };
   const helps = { vary: "the pictures after the first are variations of it, this far away.", dtype: "what the networks compute in; bfloat16 may be quicker." };
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
     ${of.text && html`<div class="field"><label for="negative">Keep away from</label>

@@ -9,7 +9,7 @@ export function plain(schema) {
   return { ...schema, ...kind, optional: kinds.some((each) => each.type === "null") };
 }
 
-const label = (name) => (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
+const label = (name, field = {}) => field.label ?? (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
 
 /** A number as the schema wants it; undefined when empty. */
 function numeric(text, kind) {
@@ -38,7 +38,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
   if (field.type === "boolean") {
     return html`<div class="field switch">
       <label for=${id}><input type="checkbox" role="switch" id=${id} checked=${value ?? standard ?? false} aria-describedby=${described}
-        onChange=${(e) => set(e.target.checked)} /><span>${label(name)}</span></label>${hint}
+        onChange=${(e) => set(e.target.checked)} /><span>${label(name, field)}</span></label>${hint}
     </div>`;
   }
   let control;
@@ -55,7 +55,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
     const number = html`<input type="number" id=${id} aria-describedby=${described} step=${step} min=${low} max=${high} value=${shown}
       placeholder="auto" onChange=${(e) => set(numeric(e.target.value, field.type))} />`;
     control = !slides ? number : html`<div class="slide">
-      <input type="range" aria-label=${label(name)} min=${low} max=${Math.min(high, Math.max(10 * Math.abs(standard ?? 1), low + 1))}
+      <input type="range" aria-label=${label(name, field)} min=${low} max=${Math.min(high, Math.max(10 * Math.abs(standard ?? 1), low + 1))}
         step=${field.type === "integer" ? 1 : 0.05} value=${shown === "" ? low : shown}
         onInput=${(e) => set(numeric(e.target.value, field.type))} />${number}</div>`;
   } else {
@@ -63,7 +63,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
     control = html`<input type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
       placeholder=${field.type === "array" ? "such as 1, 2" : "auto"} onChange=${(e) => set(loose(e.target.value))} />`;
   }
-  return html`<div class="field"><label for=${id}>${label(name)}</label>${control}${hint}</div>`;
+  return html`<div class="field"><label for=${id}>${label(name, field)}</label>${control}${hint}</div>`;
 }
 
 /** All fields of a schema; `values` holds only what differs from the usual. */
