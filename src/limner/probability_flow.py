@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.continuous import Divergence, carried, discrete_log_prob, log_normal
-from limner.denoising import Denoiser, DenoisingModel, per_image
+from limner.denoising import Denoiser, per_image
+from limner.denoising_model import DenoisingModel
 from limner.image import Condition, Images
 from limner.model import Likelihood
 from limner.noise import Noise

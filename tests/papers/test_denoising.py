@@ -10,7 +10,6 @@ from torch import nn
 
 from limner.denoising import (
     Clipped,
-    DenoisingModel,
     Guided,
     edm,
     epsilon,
@@ -20,6 +19,7 @@ from limner.denoising import (
     target_weights,
     velocity,
 )
+from limner.denoising_model import DenoisingModel
 from limner.image import Batch, Condition, ImageSpec
 from limner.noise import Noise
 from limner.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas

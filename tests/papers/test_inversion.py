@@ -5,7 +5,7 @@ import torch
 from analytic import Gaussian
 from torch import nn
 
-from limner.denoising import DenoisingModel
+from limner.denoising_model import DenoisingModel
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.errors import LimnerError

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from limner.errors import LimnerError
 from limner.continuous import divergence, hutchinson, log_density
+from limner.errors import LimnerError
 from limner.noise import Noise
 from limner.ode import solve
 

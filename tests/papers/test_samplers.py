@@ -17,7 +17,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from limner.denoising import chosen_sampler
+from limner.denoising_model import chosen_sampler
 from limner.errors import LimnerError
 from limner.noise import Noise
 from limner.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, UniPC

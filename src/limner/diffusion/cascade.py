@@ -30,7 +30,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.denoising import DenoisingModel
+from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn, finished

@@ -24,14 +24,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.denoising import (
-    Clipped,
-    DenoisingModel,
-    Plan,
-    Variance,
-    Wrapped,
-    per_image,
-)
+from limner.denoising import Clipped, Variance, Wrapped, per_image
+from limner.denoising_model import DenoisingModel, Plan
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn

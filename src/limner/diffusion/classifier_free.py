@@ -19,7 +19,8 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.denoising import PREDICTIONS, DenoisingModel, Parametrisation, Prediction, Variance
+from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance
+from limner.denoising_model import DenoisingModel
 from limner.image import Condition, Images, ImageSpec
 from limner.nn.unet import UNet
 from limner.noise import Noise

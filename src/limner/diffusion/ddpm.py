@@ -31,14 +31,8 @@ from pydantic import Field
 from torch import Tensor
 
 from limner import probability_flow
-from limner.denoising import (
-    PREDICTIONS,
-    DenoisingModel,
-    Parametrisation,
-    Prediction,
-    Variance,
-    per_image,
-)
+from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance, per_image
+from limner.denoising_model import DenoisingModel
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.likelihood import Gaussian
 from limner.model import Likelihood, LikelihoodModel, Turn

@@ -22,7 +22,8 @@ import torch
 from pydantic import Field
 
 from limner.continuous import Divergence, protocol
-from limner.denoising import DenoisingModel, Parametrisation, edm
+from limner.denoising import Parametrisation, edm
+from limner.denoising_model import DenoisingModel
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Likelihood, LikelihoodModel
 from limner.nn.unet import UNet

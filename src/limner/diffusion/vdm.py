@@ -26,7 +26,8 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.denoising import DenoisingModel, Parametrisation, epsilon, per_image
+from limner.denoising import Parametrisation, epsilon, per_image
+from limner.denoising_model import DenoisingModel
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.unet import UNet

@@ -23,7 +23,8 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.continuous import Divergence, discrete_log_prob, log_density, protocol
-from limner.denoising import DenoisingModel, Parametrisation, flow
+from limner.denoising import Parametrisation, flow
+from limner.denoising_model import DenoisingModel
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Likelihood, LikelihoodModel
 from limner.nn.unet import UNet

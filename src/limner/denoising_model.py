@@ -1,0 +1,373 @@
+"""A generator that denoises along a Gaussian path: trained, sampled, edited with and inverted.
+
+What a paper adds is its schedule, its parametrisation and its law of times; how pictures come of
+noise, and noise of pictures, is the same for all.
+"""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.codes import Encodes
+from limner.denoising import (
+    Clipped,
+    Denoiser,
+    Guided,
+    Kept,
+    Parametrisation,
+    Variance,
+    per_image,
+    target_weights,
+)
+from limner.errors import LimnerError
+from limner.image import Batch, Condition, Images, ImageSpec
+from limner.model import Turn, finished
+from limner.noise import Blend, Noise
+from limner.samplers import SAMPLERS, Sampler, SamplerName
+from limner.schedules import Schedule, Spacing, Times
+
+_CODE_STEPS = 50  # between a picture and its code
+_FIXED_POINT = 4  # evaluations for the inverse of one step
+
+
+class Example(NamedTuple):
+    """What a denoising network is taught.
+
+    Args:
+        x_t: pictures under noise.
+        t: how much of it there is, for each picture.
+        c: what the pictures are of, where that is not hidden.
+        target: what F should say.
+    """
+
+    x_t: Images
+    t: Times
+    c: Condition
+    target: Images
+
+
+class Plan(NamedTuple):
+    """How to go from noise to a picture.
+
+    Args:
+        sampler: how to take a step.
+        D: the denoiser, guided and clipped.
+        times: to visit.
+        rounds: how often each step is taken.
+    """
+
+    sampler: Sampler
+    D: Denoiser
+    times: Times
+    rounds: int = 1
+
+    def walked(self, x: Images, c: Condition, noise: Noise, preview: bool) -> Iterator[Images]:
+        """Yield the denoiser's view at every step if there is a preview, then the picture.
+
+        Args:
+            x: where to begin.
+            c: what the pictures are of.
+            noise: random streams.
+            preview: whether views are wanted.
+        """
+        memory, steps = None, len(self.times) - 1
+        for t, s in pairwise(self.times):
+            x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, memory, steps)
+            for _ in range(self.rounds - 1):
+                x = self._noised(x, s, t, noise)
+                x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, None, steps)
+            if preview:
+                yield sketch
+        yield x
+
+    def _noised(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
+        """x_t of x_s, t > s, by the forward process."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = (self.D.schedule(each) for each in (s, t))
+        keep = alpha_t / alpha_s
+        added = (sigma_t**2 - keep**2 * sigma_s**2).clamp(min=0).sqrt()
+        return per_image(keep, x) * x + per_image(added, x) * noise.normal(*x.shape[1:]).to(x)
+
+
+class DenoisingModel(Encodes):
+    """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
+    and times.
+
+    A subclass's constructor calls this one and then sets `schedule`; it defines `parametrisation`
+    and `draw_times`.
+
+    Args:
+        spec: what the images are.
+        network: F(x, label, c), a picture-shaped output for each input.
+        condition_dropout: how often training hides the whole condition, so that guidance has a null
+            model.
+    """
+
+    default_sampler: ClassVar[SamplerName]
+    default_steps: ClassVar[int]
+    schedule: Schedule
+
+    def __init__(self, spec: ImageSpec, network: nn.Module, condition_dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.condition_dropout = condition_dropout
+
+    @property
+    @abstractmethod
+    def parametrisation(self) -> Parametrisation:
+        """What F predicts."""
+
+    @abstractmethod
+    def draw_times(self, noise: Noise) -> Times:
+        """One training time for each image, float64 "b"."""
+
+    def draw_noise(self, batch: Batch, noise: Noise) -> Images:
+        """The noise that each picture is paired with in training: its own, independent one."""
+        return noise.normal(*self.spec.shape)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean squared error of F at a random time."""
+        e = self.example(batch, noise)
+        yield Turn((self.output(e.x_t, e.t, e.c).float() - e.target).square().mean())
+
+    def example(self, batch: Batch, noise: Noise) -> Example:
+        """What the network is taught by a batch: pictures under noise, and what F should say."""
+        t = self.draw_times(noise)
+        alpha, sigma = self.schedule(t)
+        a, b = target_weights(alpha, sigma, self.parametrisation(alpha, sigma))
+        x, eps = batch.x, self.draw_noise(batch, noise)
+        x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
+        target = per_image(a, x) * x + per_image(b, x) * eps
+        return Example(x_t, t, batch.c.drop(self.condition_dropout, noise), target)
+
+    def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
+        """The network's F(inn x_t, label(t), c), with a time for each picture."""
+        inn = self.parametrisation(*self.schedule(t)).inn
+        return self.network(per_image(inn, x_t) * x_t, self.schedule.label(t), c)
+
+    def seen(self, F: Images, x_t: Images, t: Times) -> Images:
+        """D = skip x_t + out F."""
+        k = self.parametrisation(*self.schedule(t))
+        return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The denoiser D; the model is one."""
+        return self.seen(self.output(x_t, t.expand(len(x_t)), c), x_t, t)
+
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The picture; and no variance, unless a paper learns one."""
+        return self(x_t, t, c), None
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        sampler: SamplerName | None = None,
+        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        spacing: Spacing | None = None,
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn: Annotated[float, Field(ge=0)] | None = None,
+        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        order: Annotated[int, Field(ge=1, le=3)] | None = None,
+        clip: bool = True,
+    ) -> Iterator[Images]:
+        """Yield the denoiser's view of the finished picture at every step, then the picture.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            sampler: how to walk from noise to picture; the paper's own by default.
+            steps: how many steps (Heun evaluates the network twice in each); the paper's own by
+                default.
+            spacing: which of a discrete schedule's steps are visited, see `schedules.Spacing`.
+            scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
+            interval, rescale: of the guidance, see `Guided`.
+            eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
+            churn: for "heun": S_churn, how much noise is put back in all steps together.
+            variance: for "ancestral": of a step, from the least that can be right, 0, to the
+                largest, 1; the model's own by default.
+            order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
+            clip: clamp x_hat to [-1, 1] at each step.
+        """
+        plan = self.plan(
+            sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
+            rescale=rescale, clip=clip, eta=eta, churn=churn, variance=variance, order=order,
+        )  # fmt: skip
+        x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        yield from plan.walked(x, c, noise, preview)
+
+    def plan(
+        self,
+        *,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        spacing: Spacing | None = None,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        clip: bool = True,
+        **of_sampler: float | None,
+    ) -> Plan:
+        """What the options of `frames` mean."""
+        walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
+        D: Denoiser = Guided(self, scale, interval, rescale)
+        times = self.schedule.times(steps or self.default_steps, spacing)
+        return Plan(walk, Clipped(D) if clip else D, times)
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        rounds: Annotated[int, Field(ge=1)] = 1,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Paint from a picture under noise, and keep of it what a mask says: `model.Edits`.
+
+        The last `strength` of the steps are walked, from x_t = alpha_t image + sigma_t eps (Meng et
+        al. (2021), SDEdit, arXiv:2108.01073). Where the mask is 0 the denoiser is told the image,
+        so that every step of a random sampler is drawn given it. With `rounds` above 1 each step is
+        undone by as much noise and taken again, so that both parts agree (Lugmayr et al. (2022),
+        RePaint, arXiv:2201.09865, algorithm 1).
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how far to go back into noise, in (0, 1].
+            rounds: how often each step is taken.
+
+        Raises:
+            LimnerError: a strength or a number of rounds that cannot be.
+        """
+        if not 0 < strength <= 1 or rounds < 1:
+            raise LimnerError(f"strength={strength:g} is not in (0, 1], or rounds={rounds} below 1")
+        edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
+        yield from self._watched(edited, len(image), c, seed, preview, options)
+
+    @finished
+    def edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What `edit` yields, of checked arguments."""
+        plan = self.plan(**options)
+        steps = len(plan.times) - 1
+        times = plan.times[steps - max(1, round(strength * steps)) :]
+        D = plan.D if mask is None else Kept(plan.D, image, mask.to(image))
+        alpha, sigma = map(float, self.schedule(times[0]))
+        x = alpha * image + sigma * noise.normal(*self.spec.shape)
+        yield from Plan(plan.sampler, D, times, rounds).walked(x, c, noise, preview)
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
+        steps = self.frame_count(**options) - 1
+        return max(1, round(strength * steps)) + 1
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow carries to each picture, by inverting DDIM's steps.
+
+        Each step from x_t to x_s, s < t, is solved for x_t by fixed-point iteration, so that
+        `decode` goes the same way back, but for its last step to the clean picture. Song, Meng,
+        Ermon (2020), arXiv:2010.02502, section 4.3.
+        """
+        times = self._code_times().flip(0)[1:]
+        alpha, sigma = (level.tolist() for level in self.schedule(times))
+        x_s = alpha[0] * x
+        for i, t in enumerate(times[1:], start=1):
+            x_s = self._before(x_s, t, (alpha[i - 1], sigma[i - 1]), (alpha[i], sigma[i]), c)
+        return (x_s / self.schedule.prior_deviation).flatten(1)
+
+    def _before(
+        self,
+        x_s: Images,
+        t: Times,
+        levels_s: tuple[float, float],
+        levels_t: tuple[float, float],
+        c: Condition,
+    ) -> Images:
+        """The x_t from which DDIM's step leads to x_s.
+
+        It is the fixed point of both x_t = (x_s - a x_hat) / k, k = sigma_s / sigma_t, which
+        contracts where k is near 1, and x_t = x_s alpha_t / alpha_s + b eps_hat, which does where
+        there is so little noise that x_hat follows x_t.
+        """
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = levels_s, levels_t
+        k, kept = sigma_s / sigma_t, alpha_t / alpha_s
+        x_t = x_s
+        for _ in range(_FIXED_POINT):
+            x_hat = self(x_t, t, c)
+            if k > 0.5:
+                x_t = (x_s - (alpha_s - k * alpha_t) * x_hat) / k
+            else:
+                eps_hat = (x_t - alpha_t * x_hat) / sigma_t
+                x_t = kept * x_s + (sigma_t - sigma_s * kept) * eps_hat
+        return x_t
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture that the probability flow carries noise to, by DDIM's steps."""
+        x = self.schedule.prior_deviation * z.unflatten(1, self.spec.shape)
+        plan = Plan(SAMPLERS["euler"], self, self._code_times())
+        return deque(plan.walked(x, c, Noise.sampling(0, len(x)), False), maxlen=1).pop()
+
+    def _code_times(self) -> Times:
+        """The times between a picture and its code: the least noise that was trained, too."""
+        times, least = self.schedule.times(_CODE_STEPS), self.schedule.ends[:1]
+        return torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            LimnerError: always; a code is noise, none of whose numbers means anything by itself.
+        """
+        raise LimnerError(
+            f"a code of a {self.name} model is noise, and no number of it means anything alone; "
+            "give two pictures to go from one to the other"
+        )
+
+    def frame_count(self, **options: Any) -> int:
+        """One for each step, and the picture."""
+        return (options.get("steps") or self.default_steps) + 1
+
+
+def chosen_sampler(name: SamplerName, **options: float | None) -> Sampler:
+    """A sampler by name with the options that were given.
+
+    Raises:
+        LimnerError: an option that this sampler does not have.
+    """
+    sampler = SAMPLERS[name]
+    known = {f.name for f in fields(sampler)}
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in known:
+            able = " or ".join(n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)})
+            raise LimnerError(f"the sampler {name} has no option {key}; it belongs to {able}")
+    return replace(sampler, **given)
