@@ -34,9 +34,11 @@ from limner.model import Learner
 from limner.noise import Noise
 from limner.painting import Wish, paint
 from limner.pictures import grid, save_png
+from limner.recipe import Recipe
 from limner.run import read_log
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo" / "emoji"
+RECIPE = Path(__file__).parents[1] / "recipes" / "emoji64.toml"
 Split = Literal["train", "held-out-pair", "held-out-concept"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHOWN, SEEDS = 20, 4  # prompts of a sheet; pictures of each
@@ -77,6 +79,7 @@ def assembled(base: Path, fine: Path) -> Cascade:
     header = read_header(model_file(fine))
     recipe = header.recipe
     recipe["train"]["init"] = {"base": "runs/emoji32"}
+    recipe["sampler"] = Recipe.read(RECIPE).sampler  # how it is painted with, whatever was logged
     save_model(model, ZOO, images_seen=header.images_seen, recipe=recipe, dtype=torch.float16)
     bundled = load(ZOO)
     assert isinstance(bundled, Cascade)
