@@ -15,7 +15,7 @@ from limner.painting import Wish, open_model
 from limner.zoo import bundled, find_model
 
 LARGEST = 3_000_000  # bytes
-LEAST = 0.52  # of the emoji judge on concepts that are new to it
+LEAST = 0.55  # of the emoji judge on concepts that are new to it
 
 
 def card(name: str) -> str:
