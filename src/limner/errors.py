@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_SHOWN = 12  # names, where a hint says what lists all
+
 
 class LimnerError(Exception):
     """A wrong argument, a bad file, an impossible wish: what is wrong, and what to do instead."""
@@ -16,5 +18,8 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Limne
     """
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    said = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(names))}"
+    shown = sorted(names)
+    if hint and len(shown) > _SHOWN:
+        shown = [*shown[:_SHOWN], "..."]
+    said = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(shown)}"
     return LimnerError(f"unknown {kind} '{name}'; {said}" + (f" ({hint})" if hint else ""))

@@ -257,12 +257,12 @@ class UniPC(Sampler):
     def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x_hat = D(x, t, c)
-        views: tuple[_View, ...] = memory[0] if memory else ()
+        views: list[_View] = list(memory[0]) if memory else []
         last: _Last | None = memory[1] if memory else None
         now = _View(x_hat, _log_ratio(*levels_t))
         if last is not None and math.isfinite(views[0].at):
-            x = _combined(last.x, last.levels, levels_t, views[: last.order], now)
-        past = _remembered(views, x_hat, now.at, self.order)
+            x = _combined(last.x, last.levels, levels_t, tuple(views[: last.order]), now)
+        past = _remembered(tuple(views), x_hat, now.at, self.order)
         order = len(past) if math.isfinite(_log_ratio(*levels_s)) else 1
         predicted = _combined(x, levels_t, levels_s, past[:order], None)
         return Step(predicted, x_hat, (past, _Last(x, levels_t, order)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from analytic import walked
+from analytic import Plain, walked
 from scipy import stats
 from torch import Tensor
 
@@ -24,7 +24,7 @@ every_path = pytest.mark.parametrize("schedule", PATHS.values(), ids=PATHS)
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Plain):
     """The optimal denoiser of sum_k w_k N(mean_k, variance I): posterior-weighted means.
 
     With variance 0 it is the optimal denoiser of a training set: a softmax over its pictures.

@@ -55,7 +55,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         "image": {"required": True},
         "mask": {"required": False},
     }
-    assert by_name["emoji"]["usual"]["steps"] == 40
+    assert by_name["emoji"]["usual"]["steps"] == 10
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def test_it_is_dark_where_the_machine_is_and_turns_light(visit: Open):
     assert page.evaluate(paper) == "rgb(25, 23, 21)"
     clean(page)
     page.get_by_role("button", name="Light").click()
-    assert page.evaluate(paper) == "rgb(251, 249, 245)"
+    page.wait_for_function(f"{paper} === 'rgb(251, 249, 245)'")
     page.reload()
     page.wait_for_selector(".paint")
     assert page.evaluate(paper) == "rgb(251, 249, 245)"

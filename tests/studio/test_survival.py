@@ -179,7 +179,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 
         user = pwd.getpwnam("postgres")
         os.chown(data, user.pw_uid, user.pw_gid)
-        for folder in [data, *data.parents][1:4]:
+        for folder in [data, *data.parents][1:5]:
             folder.chmod(0o755)
         who = {"user": user.pw_uid, "group": user.pw_gid}
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -157,6 +157,7 @@ class KLAutoencoder(Encodes):
         self.critic = PatchCritic(spec.channels, critic_width, critic_layers)
         self.kl_weight, self.critic_weight = kl_weight, critic_weight
         self.critic_start = critic_start
+        self.couples_batch = critic_weight > 0  # by the balance of both gradients
         self.register_buffer("code_scale", torch.ones(()))
 
     def players(self) -> dict[str, nn.Module]:

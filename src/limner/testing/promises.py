@@ -116,7 +116,8 @@ def check_any_batch(case: Case) -> None:
             model.log_prob(x[:n].to(dtype), c.rows(slice(0, n)), noise=Noise.sampling(0, n)).nats
             for n in (8, 3)
         ]
-        assert torch.allclose(nats[0][:3], nats[1], rtol=1e-4, atol=1e-3), (
+        rtol = 1e-3 if model.likelihood_is_slow else 1e-4  # adaptive steps follow every rounding
+        assert torch.allclose(nats[0][:3], nats[1], rtol=rtol, atol=1e-3), (
             "an image's likelihood depends on the batch that it is in"
         )
 
