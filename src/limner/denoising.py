@@ -172,7 +172,7 @@ class Guided(Wrapped):
         guided = torch.lerp(unconditional, conditional, self.scale)
         if self.rescale:
             wanted, got = (some.std((1, 2, 3), keepdim=True) for some in (conditional, guided))
-            guided = torch.lerp(guided, guided * wanted / got, self.rescale)
+            guided = torch.lerp(guided, guided * wanted / got.clamp(min=1e-12), self.rescale)
         return guided, v if v is None else v.chunk(2)[0]
 
     def _guides(self, t: Times) -> bool:

@@ -222,6 +222,11 @@ class DenoisingModel(Encodes):
         **of_sampler: float | None,
     ) -> Plan:
         """What the options of `frames` mean."""
+        if interval is not None and not 0 <= interval[0] < interval[1]:
+            raise LimnerError(
+                f"sampler option interval={interval[0]:g},{interval[1]:g}: give the least and the "
+                "greatest noise, as in 0.3,5"
+            )
         walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
         D: Denoiser = Guided(self, scale, interval, rescale)
         times = self.schedule.times(steps or self.default_steps, spacing)
@@ -255,10 +260,10 @@ class DenoisingModel(Encodes):
             rounds: how often each step is taken.
 
         Raises:
-            LimnerError: a strength or a number of rounds that cannot be.
+            LimnerError: pictures or a mask of another shape, or a strength or a number of rounds
+                that cannot be.
         """
-        if not 0 < strength <= 1 or rounds < 1:
-            raise LimnerError(f"strength={strength:g} is not in (0, 1], or rounds={rounds} below 1")
+        check_edit(self.spec, image, mask, strength, rounds)
         edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
         yield from self._watched(edited, len(image), c, seed, preview, options)
 
@@ -355,6 +360,26 @@ class DenoisingModel(Encodes):
     def frame_count(self, **options: Any) -> int:
         """One for each step, and the picture."""
         return (options.get("steps") or self.default_steps) + 1
+
+
+def check_edit(
+    spec: ImageSpec, image: Tensor, mask: Tensor | None, strength: float, rounds: int
+) -> None:
+    """Refuse an edit that cannot be.
+
+    Raises:
+        LimnerError: what is wrong with it.
+    """
+    shape = "{} x {} x {}".format(*spec.shape)
+    if tuple(image.shape[1:]) != spec.shape:
+        given = " x ".join(map(str, image.shape[1:]))
+        raise LimnerError(f"this model edits {shape} pictures, not {given}")
+    if mask is not None and mask.shape != (len(image), 1, *spec.shape[1:]):
+        raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
+    if not 0 < strength <= 1:
+        raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
+    if rounds < 1:
+        raise LimnerError(f"rounds={rounds}: each step is taken at least once")
 
 
 def chosen_sampler(name: SamplerName, **options: float | None) -> Sampler:

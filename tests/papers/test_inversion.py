@@ -5,7 +5,7 @@ import torch
 from analytic import Gaussian
 from torch import nn
 
-from limner.denoising_model import DenoisingModel
+from limner.denoising_model import DenoisingModel, check_edit
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.errors import LimnerError
@@ -104,9 +104,18 @@ def test_a_seed_has_the_same_edit_in_any_batch_and_wrong_strengths_are_refused()
     (*_, all_three) = model.edit(image, strength=0.5, seed=4, steps=6)
     (*_, second) = model.edit(image[1:2], strength=0.5, seed=5, steps=6)
     torch.testing.assert_close(all_three[1:2], second, rtol=0, atol=1e-5)
-    for wrong in ({"strength": 0.0}, {"strength": 1.5}, {"rounds": 0}):
-        with pytest.raises(LimnerError, match="strength"):
+    for wrong, said in (
+        ({"strength": 0.0}, "strength=0 "),
+        ({"strength": 1.5}, r"strength=1\.5"),
+        ({"rounds": 0}, "rounds=0"),
+        ({"interval": (5.0, 0.3)}, "as in 0.3,5"),
+    ):
+        with pytest.raises(LimnerError, match=said):
             next(model.edit(image, **wrong))
+    with pytest.raises(LimnerError, match="edits 1 x 4 x 4 pictures, not 1 x 6 x 6"):
+        next(model.edit(torch.zeros(1, 1, 6, 6)))
+    with pytest.raises(LimnerError, match="a mask is 1 x 4 x 4"):
+        check_edit(SPEC, image, torch.ones(3, 1, 2, 2), 1.0, 1)
 
 
 def test_a_cascade_edits_in_both_stages_and_keeps_every_pixel_of_what_stays():
@@ -121,6 +130,9 @@ def test_a_cascade_edits_in_both_stages_and_keeps_every_pixel_of_what_stays():
     assert len(frames) + 1 == model.edit_count(**options)
     torch.testing.assert_close(last[..., :5], image[..., :5], rtol=0, atol=1e-5)
     assert not torch.equal(last[..., 5:], image[..., 5:])
+    for wrong, said in (({"strength": 0.0}, "strength=0 "), ({"level": 9.0}, "level=9")):
+        with pytest.raises(LimnerError, match=said):
+            list(model.edit(image, **wrong))
     vae = build("vae", low)
     with pytest.raises(LimnerError, match="a vae model within a cascade cannot edit"):
         list(build("cascade", high, base=vae, options={"channels": (4,)}).edit(image))

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.denoising_model import DenoisingModel
+from limner.denoising_model import DenoisingModel, check_edit
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn, finished
@@ -169,12 +169,7 @@ class Cascade(GenerativeModel):
             level: the deviation of the noise on the base's picture; a quarter of the largest in
                 training by default. More hides more of the base's mistakes, and of its picture.
         """
-        s = self.augmentation / 4 if level is None else level
-        if s > self.augmentation:
-            raise LimnerError(
-                f"sampler option level={s:g} is beyond this model's training; "
-                f"give at most {self.augmentation:g}"
-            )
+        s = self._level(level)
         given = self._base_options(sampler=sampler, steps=steps, scale=scale)
         further = self._upsampler_options(
             upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps
@@ -183,6 +178,16 @@ class Cascade(GenerativeModel):
         z = yield from self._enlarged(small, preview)
         seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
         yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
+
+    def _level(self, asked: float | None) -> float:
+        """The deviation of the noise on the base's picture."""
+        s = self.augmentation / 4 if asked is None else asked
+        if s > self.augmentation:
+            raise LimnerError(
+                f"sampler option level={s:g} is beyond this model's training; "
+                f"give at most {self.augmentation:g}"
+            )
+        return s
 
     def _enlarged(self, small: Iterator[Images], preview: bool) -> Generator[Images, None, Images]:
         """Yield the base's frames, each pixel as a block of them, and return the last one."""
@@ -211,8 +216,9 @@ class Cascade(GenerativeModel):
                 where the mask is 0 the picture stays as it is, to the pixel.
 
         Raises:
-            LimnerError: a stage cannot edit.
+            LimnerError: a stage cannot edit; or as of `DenoisingModel.edit`.
         """
+        check_edit(self.spec, image, mask, strength, rounds)
         edited = partial(self._edited, image.to(self.device), mask, strength, rounds)
         yield from self._watched(edited, len(image), c, seed, preview, options)
 
@@ -233,6 +239,7 @@ class Cascade(GenerativeModel):
     ) -> Iterator[Images]:
         """What `edit` yields, of checked arguments."""
         base, upsampler = self._editing(self.base), self._editing(self.upsampler)
+        s = self._level(level)
         given, further = self._base_options(**options), self._upsampler_options(**options)
         size = base.spec.height, base.spec.width
         touched = None if mask is None else F.adaptive_max_pool2d(mask.to(image), size)
@@ -241,7 +248,6 @@ class Cascade(GenerativeModel):
             noise=noise, preview=preview, **given,
         )  # fmt: skip
         z = yield from self._enlarged(small, preview)
-        s = self.augmentation / 4 if level is None else level
         seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
         yield from upsampler.edited(
             image, mask, 1.0, 1, n, seen, noise=noise, preview=preview, **further
