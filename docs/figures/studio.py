@@ -88,7 +88,13 @@ def opened(browser: Browser, url: str, path: str = "/", **of: Any) -> Page:
     return page
 
 
+SHOWN = """() => [...document.images]
+    .filter((one) => one.getBoundingClientRect().top < innerHeight)
+    .every((one) => one.complete && one.naturalWidth)"""
+
+
 def shot(page: Page, name: str, folder: Path) -> None:
+    page.wait_for_function(SHOWN)
     page.screenshot(path=folder / f"studio-{name}.png")
 
 
