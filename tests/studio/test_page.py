@@ -319,14 +319,14 @@ def test_it_fits_a_phone(visit: Open, studio: Studio):
 
 def test_it_is_dark_where_the_machine_is_and_turns_light(visit: Open):
     page = visit(color_scheme="dark")
-    paper = "getComputedStyle(document.body).backgroundColor"
-    assert page.evaluate(paper) == "rgb(25, 23, 21)"
+    paper = expect(page.locator("body"))
+    paper.to_have_css("background-color", "rgb(25, 23, 21)")
     clean(page)
     page.get_by_role("button", name="Light").click()
-    page.wait_for_function(f"{paper} === 'rgb(251, 249, 245)'")
+    paper.to_have_css("background-color", "rgb(251, 249, 245)")
     page.reload()
     page.wait_for_selector(".paint")
-    assert page.evaluate(paper) == "rgb(251, 249, 245)"
+    paper.to_have_css("background-color", "rgb(251, 249, 245)")
 
 
 def test_a_prompt_by_chance_and_an_example_are_painted(visit: Open):
