@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,9 @@ LENGTH = 16
 """Tokens of a caption, unless said otherwise. An emoji's name has up to 13, with all tags 49."""
 _UNKNOWN = 1  # what the tokeniser makes of other scripts, emoji, and words of over 100 letters
 _SHOWN = 40  # letters of a prompt in a message
+CHARACTERS = "characters"
+_FIRST = 2  # the token of character 0; 0 is padding, 1 unknown
+_LAST = 0x10FFFF  # Unicode's
 
 
 class _Asset(NamedTuple):
@@ -57,6 +61,11 @@ def text_spec(length: int = LENGTH) -> TextSpec:
     return TextSpec(length, len(asset.table), ASSET, asset.sha256)
 
 
+def character_spec(length: int = 1000) -> TextSpec:
+    """Text as it is written, a token a character: for models that have a tokenizer of their own."""
+    return TextSpec(length, _FIRST + _LAST + 1, CHARACTERS, "")
+
+
 def word_table(spec: TextSpec) -> tuple[Int8[Tensor, "words d"], Float[Tensor, "words"]]:
     """The rows of the table and the scale of each: a word is table x scale.
 
@@ -79,6 +88,27 @@ def _tokenizer(json_text: str) -> Any:
     import tokenizers  # only where there is text to read
 
     return tokenizers.Tokenizer.from_str(json_text)
+
+
+class _Characters:
+    """What reads a text character by character."""
+
+    class Read(NamedTuple):
+        """As the `Encoding` of tokenizers."""
+
+        ids: list[int]
+        offsets: list[tuple[int, int]]
+        word_ids: list[int]
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> Read:
+        """A token for each character; a word is what stands between spaces."""
+        spans = [(i, i + 1) for i in range(len(text))]
+        words = list(accumulate(int(letter == " ") for letter in text))
+        return self.Read([_FIRST + ord(letter) for letter in text], spans, words)
+
+    def id_to_token(self, token: int) -> str:
+        """The character of a token."""
+        return chr(token - _FIRST)
 
 
 class Reading(NamedTuple):
@@ -113,8 +143,14 @@ def _short(text: str) -> str:
     return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "..."
 
 
+def _sound(text: str) -> str:
+    """The same, but that halves of surrogate pairs become "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class Tokenizer:
-    """Texts as rows of tokens: lower case, words cut into the longest known pieces, padded with 0.
+    """Texts as rows of tokens: lower case, words cut into the longest known pieces, padded with 0;
+    or character by character, for models that have a tokenizer of their own.
 
     Args:
         spec: of the data or the model.
@@ -124,19 +160,34 @@ class Tokenizer:
     """
 
     def __init__(self, spec: TextSpec) -> None:
-        word_table(spec)
         self.length = spec.length
-        self._tokenizer = _tokenizer(_asset().tokenizer)
+        if spec.asset == CHARACTERS:
+            self._tokenizer = _Characters()
+        else:
+            word_table(spec)
+            self._tokenizer = _tokenizer(_asset().tokenizer)
 
     def read(self, text: str) -> Reading:
         """One text, whatever it is, with what is left out of it."""
-        text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs become "?"
+        text = _sound(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = list(zip(found.ids, found.offsets))
         unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN]
         known = [(token, a) for token, (a, _) in pieces if token != _UNKNOWN]
         rest = text[known[self.length][1] :] if len(known) > self.length else ""
         return Reading([token for token, _ in known[: self.length]], unknown, rest)
+
+    def places(self, text: str) -> list[tuple[str, list[int]]]:
+        """The words of a text that have tokens, as they are written, and which tokens those are."""
+        text = _sound(text)
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = zip(found.ids, found.word_ids, found.offsets)
+        known = [piece for piece in pieces if piece[0] != _UNKNOWN][: self.length]
+        spans: dict[int, tuple[int, int, list[int]]] = {}
+        for place, (_, word, (start, end)) in enumerate(known):
+            first, _, places = spans.get(word, (start, end, []))
+            spans[word] = first, end, [*places, place]
+        return [(text[start:end], places) for start, end, places in spans.values()]
 
     def encode(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
         """A row for each text; one without known words is all padding, and asks for nothing."""

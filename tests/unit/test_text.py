@@ -99,6 +99,17 @@ def test_what_is_left_out_is_reported_in_a_line_each():
         prompted(SPEC, "")
 
 
+def test_words_stand_with_their_tokens_as_they_were_written():
+    tokenizer = Tokenizer(text_spec(5))
+    prompt = "A RED 犬 Piñata, 3"
+    assert tokenizer.places(prompt) == [("A", [0]), ("RED", [1]), ("Piñata", [2, 3]), (",", [4])]
+    tokens = tokenizer.read(prompt).tokens
+    assert sorted(place for _, places in tokenizer.places(prompt) for place in places) == [
+        *range(len(tokens))
+    ]
+    assert tokenizer.places("犬\ud800") == [("?", [0])] and tokenizer.places("") == []
+
+
 def test_a_model_without_text_takes_no_prompt():
     with pytest.raises(LimnerError, match="without text"):
         prompted(ImageSpec(3, 8, 8), "a dog")

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from limner.attending import Attends
 from limner.denoising_model import DenoisingModel, check_edit
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
@@ -257,6 +258,13 @@ class Cascade(GenerativeModel):
         """Those of both stages."""
         base = self._editing(self.base).edit_count(strength, **self._base_options(**options))
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """The base's, for it decides what is where: `attending.Attends`."""
+        if not isinstance(self.base, Attends):
+            raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
+        small = reduced(x, self.base.spec.height, self.base.spec.width)
+        return F.interpolate(self.base.attention_maps(small, c), x.shape[-2:], mode="bilinear")
 
     @staticmethod
     def _editing(stage: GenerativeModel) -> DenoisingModel:

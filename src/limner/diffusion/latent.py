@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -162,3 +163,10 @@ class LatentDiffusion(GenerativeModel):
     def frame_count(self, **options: Any) -> int:
         """Those of the denoiser."""
         return self.denoiser.frame_count(steps=options.get("steps"))
+
+    @torch.no_grad()
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """The denoiser's, over the pictures' maps: `attending.Attends`."""
+        noise = Noise.sampling([0] * len(x), len(x), str(x.device))
+        z = self.latent_scale * self.stage.latents(x, noise)
+        return F.interpolate(self.denoiser.attention_maps(z, c), x.shape[-2:], mode="bilinear")

@@ -1,0 +1,131 @@
+"""Attention maps: what a network's cross-attention weighs, place by place, and nothing changed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from limner.attending import Attends, looking
+from limner.errors import LimnerError
+from limner.flows.flow_matching import FlowMatching
+from limner.image import Condition, ImageSpec
+from limner.nn.attention import Attention
+from limner.registry import build
+from limner.text import prompted, text_spec
+
+SPEC = ImageSpec(3, 8, 8, text=text_spec(6))
+LARGE = SPEC.resized(16, 16)
+
+
+def spread(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with weights of some size everywhere, so that attention depends on all."""
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.data = 0.3 * torch.randn(p.shape, generator=generator)
+    return model.eval()
+
+
+def crossing(model: torch.nn.Module) -> list[Attention]:
+    layers = [each for each in model.modules() if isinstance(each, Attention)]
+    return [each for each in layers if each.nothing is not None]
+
+
+@pytest.fixture(scope="module")
+def model() -> FlowMatching:
+    model = FlowMatching(SPEC, channels=(8, 16), attention=2, patch=1)
+    spread(model)
+    return model
+
+
+@pytest.fixture
+def asked() -> tuple[torch.Tensor, Condition]:
+    """Three pictures and what they are of."""
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return x, prompted(SPEC, ["a red apple", "a cat", "a dog"])
+
+
+def test_they_are_what_torchs_attention_weighs():
+    layer = spread(Attention(12, head_dim=4, token_dim=5))
+    peer = torch.nn.MultiheadAttention(
+        12, 3, kdim=5, vdim=5, add_bias_kv=True, batch_first=True
+    ).eval()
+    with torch.no_grad():
+        keys, values = layer.key_value.weight.chunk(2)
+        for mine, own in ((peer.q_proj_weight, layer.query.weight), (peer.k_proj_weight, keys),
+                          (peer.v_proj_weight, values)):  # fmt: skip
+            mine.copy_(own)
+        peer.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key_value.bias]))
+        peer.bias_k.copy_(layer.nothing.view(1, 1, -1))
+    x, tokens = torch.randn(2, 12, 4, 6), torch.randn(2, 3, 5)
+    positions = F.layer_norm(x.flatten(2).mT, (12,), layer.norm.weight, layer.norm.bias)
+    with looking(layer) as looks:
+        layer(x, tokens)
+    _, weights = peer(positions, tokens, tokens)
+    expected = weights[:, :, :3].mT.unflatten(2, (4, 6))  # the peer's bias is its last key
+    torch.testing.assert_close(looks.maps(4, 6), expected, rtol=1e-4, atol=1e-5)
+    enlarged = looks.maps(8, 12)
+    torch.testing.assert_close(enlarged, F.interpolate(expected, (8, 12), mode="bilinear"))
+
+
+def left_for_the_second_token(site: str, weights: torch.Tensor) -> torch.Tensor:
+    """Each place looks at the second token if it is in the left half, else at nothing."""
+    side = round(weights.shape[2] ** 0.5)
+    left = (torch.arange(side) < side // 2).float().repeat(side)
+    told = torch.zeros_like(weights)
+    told[..., 2], told[..., 0] = left, 1 - left
+    return told
+
+
+def nested(model: FlowMatching, name: str):
+    """A model in which another one paints."""
+    if name == "cascade":
+        outer = build("cascade", LARGE, base=model, options={"channels": (4,)})
+    else:
+        first = build("kl-autoencoder", SPEC)
+        options = {"channels": (8,), "attention": 1}
+        outer = build("latent-diffusion", SPEC, first_stage=first, options=options)
+    spread(outer)
+    return outer
+
+
+@pytest.mark.parametrize("name", ["alone", "cascade", "latent-diffusion"])
+def test_they_lie_over_the_picture_and_a_hook_is_seen_and_kept(model, asked, name):
+    x, c = asked
+    outer = model if name == "alone" else nested(model, name)
+    x = F.interpolate(x, outer.spec.shape[1:])
+    layers = crossing(outer)
+    for layer in layers:
+        layer.edit = left_for_the_second_token
+    maps = outer.attention_maps(x, c)
+    assert isinstance(outer, Attends) and maps.shape == (3, 3, *outer.spec.shape[1:])
+    assert all(layer.edit is left_for_the_second_token for layer in layers)
+    edge = outer.spec.width // 4
+    assert (maps[:, 1, :, :edge] > 0.99).all() and (maps[:, 1, :, -edge:] < 0.01).all()
+    assert (maps[:, [0, 2]] == 0).all()
+    for layer in layers:
+        layer.edit = None
+
+
+def test_they_are_a_pictures_own_in_any_batch_and_change_nothing(model, asked):
+    x, c = asked
+    before = model.sample(1, c.rows(slice(0, 1)), steps=2)
+    maps = model.train().attention_maps(x, c)
+    assert model.training and all(layer.edit is None for layer in crossing(model))
+    assert torch.equal(model.sample(1, c.rows(slice(0, 1)), steps=2), before)
+    assert (maps >= 0).all() and (maps.sum(1) < 1).all()
+    assert (maps[1:, 2] == 0).all(), "their prompts have two tokens, and padding is not looked at"
+    alone = model.attention_maps(x[1:2], c.rows(slice(1, 2)))
+    torch.testing.assert_close(maps[1:2], alone, rtol=1e-4, atol=1e-5)
+    other = model.attention_maps(x.flip(0), c)
+    assert (other - maps).abs().max() > 1e-3, "they depend on the picture"
+
+
+def test_what_cannot_be_is_said(model, asked):
+    x, c = asked
+    with pytest.raises(LimnerError, match="give a prompt"):
+        model.attention_maps(x, Condition())
+    blind = FlowMatching(SPEC, channels=(8, 8), attention=0)
+    with pytest.raises(LimnerError, match="looks at no words"):
+        blind.attention_maps(x, c)
+    vae = build("vae", SPEC.resized(8, 8))
+    with pytest.raises(LimnerError, match="looks at no words"):
+        build("cascade", LARGE, base=vae, options={"channels": (4,)}).attention_maps(x, c)
