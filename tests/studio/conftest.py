@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from limner.checkpoint import save_model
 from limner.image import ImageSpec
@@ -33,6 +35,8 @@ from limner.studio.settings import Settings
 settings = eval(sys.argv[1], {"Settings": Settings, "Path": Path})
 serve(settings, lambda said: print(said, flush=True))
 """
+CHROMIUM = "/usr/bin/chromium"
+Open = Callable[..., Page]
 STUBS = (sys.executable, str(stubs.__file__))
 
 
@@ -163,11 +167,14 @@ def at_once(calls: list[Callable[[], Any]]) -> None:
 
 
 def write_toys(folder: Path) -> None:
-    """Runs of stub models: one with prompts, one with classes."""
+    """Runs of stub models: with prompts, with classes, of pictures, row by row."""
     words = ImageSpec(3, 16, 16, text=text_spec())
     classes = ImageSpec(3, 16, 16, labels=("cat", "dog", "sea horse"))
     save_model(build("toy-canvas", words), folder / "toy")
     save_model(build("toy-canvas", classes), folder / "runs" / "animals")
+    follows = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16))
+    save_model(build("toy-negative", follows), folder / "runs" / "negative")
+    save_model(build("toy-rows", words), folder / "runs" / "rows")
 
 
 def png(width: int = 16, height: int = 16, colour: str = "red") -> bytes:
@@ -207,3 +214,59 @@ def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
     yield start
     for each in started:
         each.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Debian's browser is not installed: apt-get install chromium")
+    expect.set_options(timeout=20_000)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
+    """Opens the page; in the end nothing may have gone wrong in it."""
+    wrong: list[str] = []
+    contexts: list[Any] = []
+    own = str(studio.client.base_url).rstrip("/")
+
+    def start(path: str = "/", *, refused: bool = False, **of: Any) -> Page:
+        context = browser.new_context(**of)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+
+        def heard(message: ConsoleMessage) -> None:
+            expected = refused and re.search("422|Content Security Policy", message.text)
+            if message.type in ("error", "warning") and not expected:
+                wrong.append(message.text)
+
+        page.on("console", heard)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith((own, "data:", "blob:")) else wrong.append(r.url),
+        )
+        page.goto(own + path)
+        page.wait_for_selector("main")
+        if path == "/":
+            page.wait_for_selector(".paint:not([disabled])")
+            page.select_option("#model", "toy")
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong
+
+
+def clean(page: Page) -> None:
+    """No barrier to those who cannot see or point."""
+    found = Axe().run(page).response["violations"]
+    assert not found, json.dumps(
+        [(each["id"], [node["html"][:150] for node in each["nodes"]]) for each in found], indent=1
+    )

@@ -1,5 +1,5 @@
-"""A model that has every task, paints at once, and can be told to be slow, or to die; and the
-worker that knows it: `python stubs.py DEVICE`.
+"""Models that have every task, paint at once, and can be told to be slow, or to die; and the
+worker that knows them: `python stubs.py DEVICE`.
 """
 
 import os
@@ -56,10 +56,13 @@ class Canvas(Encodes):
         """
         del clip
         start = noise.normal(*self.spec.shape)
-        x = self._colours(noise.uniform(3), colour) * (scale / 2)
+        chosen = noise.normal(3).erf() / 2 + 0.5
+        x = self._colours(chosen, colour) * (scale / 2)
         for part, weight in ((c.label, 0.05), (c.text, 0.0001)):
             if part is not None:
                 x = x + weight * part.float().reshape(n, -1).sum(1).view(-1, 1, 1, 1)
+        if c.image is not None:
+            x = -torch.nn.functional.interpolate(c.image, x.shape[-2:])
         for step in range(1, steps + 1):
             time.sleep(pause)
             if crash and step > 1:
@@ -80,13 +83,6 @@ class Canvas(Encodes):
 
     def decode(self, z: Tensor, c: Condition = Condition()) -> Images:
         return z[:, :, None, None].expand(-1, *self.spec.shape)
-
-    def complete(
-        self, upper: Images, c: Condition = Condition(), *, seed: Any = 0, **options: Any
-    ) -> Iterator[Images]:
-        for x in self.watch(len(upper), c, seed=seed, **options):
-            x[:, :, : upper.shape[2]] = upper
-            yield x
 
     def edit(
         self,
@@ -110,6 +106,14 @@ class Canvas(Encodes):
     ) -> Iterator[Images]:
         yield x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
+    def attention_maps(self, x: Images, c: Condition) -> Tensor:
+        """Token k is looked for in the k-th quarter of the width alone."""
+        assert c.text is not None
+        maps = torch.zeros(len(x), c.text.shape[1], *x.shape[-2:])
+        for token, columns in enumerate(torch.arange(x.shape[-1]).chunk(4)):
+            maps[:, token : token + 1, :, columns] = 0.5
+        return maps
+
     style_layers = 6
 
     def mix(
@@ -124,6 +128,25 @@ class Canvas(Encodes):
         a = self.sample(len(seed), c, seed=list(seed), **options)
         b = self.sample(len(other), c, seed=list(other), **options)
         return torch.lerp(a, b, len(range(self.style_layers)[layers]) / self.style_layers)
+
+
+@register("toy-rows", family="autoregressive", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
+class Rows(Canvas):
+    """A stub that goes on from the upper part of a picture."""
+
+    def complete(
+        self, upper: Images, c: Condition = Condition(), *, seed: Any = 0, **options: Any
+    ) -> Iterator[Images]:
+        for x in self.watch(len(upper), c, seed=seed, **options):
+            x[:, :, : upper.shape[2]] = upper
+            yield x
+
+
+@register("toy-negative", family="gans", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
+class Negative(Canvas):
+    """A stub that translates: it needs a picture to follow, and paints its negative."""
+
+    condition = "required"
 
 
 if __name__ == "__main__":

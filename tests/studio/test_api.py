@@ -49,8 +49,12 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
     assert toy["schema"]["properties"]["steps"]["maximum"] == 4000
     assert toy["help"]["scale"] == "how strong the colours are."
     assert by_name["runs/animals"]["labels"] == ["cat", "dog", "sea horse"]
-    tasks = {"paint", "edit", "complete", "upscale", "reconstruct", "interpolate", "mix"}
-    assert toy["tasks"].keys() == tasks
+    anything = {"paint", "edit", "upscale", "reconstruct", "interpolate", "walk", "mix"}
+    assert toy["tasks"].keys() == anything | {"attention"}
+    assert by_name["runs/animals"]["tasks"].keys() == anything, "there are no words to look for"
+    rows = by_name["runs/rows"]["tasks"].keys()
+    assert rows == (anything | {"attention", "complete"}) - {"walk"}
+    assert "attention" in by_name["emoji"]["tasks"]
     assert toy["tasks"]["edit"]["inputs"] == {
         "image": {"required": True},
         "mask": {"required": False},
@@ -179,7 +183,8 @@ def test_pictures_are_edited_completed_enlarged_and_mixed(studio: Studio):
     edited = studio.pixels(job["outputs"][0])
     assert edited.getpixel((12, 5)) == (255, 0, 0) != edited.getpixel((3, 5))
     assert job["outputs"][0]["settings"]["task"] == "edit"
-    done = studio.painted(task="complete", inputs={"image": red}, options={"keep": 0.25})
+    of = {"model": "runs/rows", "task": "complete", "inputs": {"image": red}}
+    done = studio.painted(options={"keep": 0.25}, **of)
     lower = studio.pixels(done["outputs"][0])
     assert lower.getpixel((4, 3)) == (255, 0, 0) != lower.getpixel((4, 4))
     large = studio.painted(task="upscale", inputs={"image": red})["outputs"][0]
@@ -190,6 +195,28 @@ def test_pictures_are_edited_completed_enlarged_and_mixed(studio: Studio):
     assert len(studio.painted(task="mix", options={"rows": 2, "columns": 3})["outputs"]) == 6
     again = studio.painted(task="reconstruct", inputs={"image": path[4]["id"]})["outputs"][0]
     assert studio.pixels(again).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_way_leads_from_seed_to_seed(studio: Studio):
+    way = studio.painted(task="walk", seed=1, options={"other": 2, "steps": 5})["outputs"]
+    pixels = [studio.pixels(picture).tobytes() for picture in way]
+    ends = [studio.pixels(studio.painted(seed=s)["outputs"][0]).tobytes() for s in (1, 2)]
+    assert [pixels[0], pixels[-1]] == ends and len({*pixels}) == 5
+    assert [picture["place"] for picture in way] == [0, 1, 2, 3, 4]
+    assert way[2]["settings"]["options"] == {"other": 2, "steps": 5}
+
+
+def test_each_word_of_a_prompt_has_a_map_that_is_not_among_the_pictures(studio: Studio):
+    picture = studio.painted(prompt="a red piñata")["outputs"][0]
+    before = studio.client.get("/api/v1/history").json()["total"]
+    of = {"task": "attention", "inputs": {"image": picture["id"]}}
+    maps = studio.painted(prompt="a red piñata", **of)["outputs"]
+    assert [each["settings"]["word"] for each in maps] == ["a", "red", "piñata"]
+    lit = [[studio.pixels(each).getpixel((x, 8)) for x in (0, 4, 8, 12)] for each in maps]
+    assert lit == [[255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 255]], "two tokens, and one word"
+    assert studio.client.get("/api/v1/history").json()["total"] == before
+    error = studio.over(studio.submit(prompt="犬", **of)["id"])["error"]
+    assert error["message"] == "the model knows no word of this prompt"
 
 
 def test_history_is_searched_favoured_and_deleted(studio: Studio):
@@ -256,6 +283,12 @@ def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
     bound = number | {"name": "bits/dim", "sign": "<=", "value": 3.0, "error": 0.01}
     real = number | {"row": "reference"}
     document = {"against": {"name": "pets"}, "date": "2026-11-25T12:00:00"}
+    compared = {"n": 64, "subjects": [{"name": "runs/animals"}, {"name": "cats"}]}
+    hostile = "<script>fetch('http://evil.example')</script>"
+    for where, content in {"compared": json.dumps(document | compared), "broken": "{"}.items():
+        (studio.folder / where).mkdir()
+        (studio.folder / where / "comparison.json").write_text(content)
+        (studio.folder / where / "index.html").write_text(hostile)
     for name, content in {
         "pets": json.dumps(document | {"numbers": [number, bound, real]}),
         "broken": "{",
@@ -263,13 +296,25 @@ def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
     }.items():
         (folder / name).mkdir(parents=True)
         (folder / name / "report.json").write_text(content)
+    (folder / "pets" / "report.md").write_text("# all of it")
     (report,) = studio.client.get("/api/v1/reports?model=runs/animals").json()["reports"]
     assert report["against"] == "pets" and report["date"] == "2026-11-25"
     assert [(row["name"], row["value"], row["n"]) for row in report["rows"]] == [
         ("FID", "12.35 (11 to 13.5)", 1000),
         ("bits/dim", "<= 3 ± 0.01", 1000),
     ]
+    assert report["text"] == "# all of it"
     assert studio.client.get("/api/v1/reports?model=../runs").status_code == 404
+    everything = studio.client.get("/api/v1/reports").json()
+    assert everything["reports"] == [{"model": "runs/animals"} | report]
+    (about,) = everything["comparisons"]
+    assert about["subjects"] == ["runs/animals", "cats"] and about["folder"] == "compared"
+    answer = studio.client.get(f"/api/v1/comparisons/{about['id']}")
+    assert answer.text == hostile
+    (policy,) = answer.headers.get_list("content-security-policy")
+    assert "sandbox allow-scripts;" in policy + ";" and "allow-same-origin" not in policy
+    assert "default-src 'none'; script-src 'sha256-" in policy
+    assert studio.client.get(f"/api/v1/comparisons/{'0' * 20}").status_code == 404
 
 
 def test_numbers_are_there_for_prometheus(studio: Studio):

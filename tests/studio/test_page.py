@@ -1,68 +1,14 @@
 """The page as a person meets it, in a real browser: no console error, no request to elsewhere."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from conftest import Studio, png
+from conftest import Open, Studio, clean, png
 
-CHROMIUM = "/usr/bin/chromium"
 SLOW = {"steps": 70, "pause": 0.1}
 ENDLESS = {"steps": 4000, "pause": 0.1}
-Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip("Debian's browser is not installed: apt-get install chromium")
-    expect.set_options(timeout=20_000)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
-    """Opens the page; in the end nothing may have gone wrong in it."""
-    wrong: list[str] = []
-    contexts: list[Any] = []
-    own = str(studio.client.base_url).rstrip("/")
-
-    def start(path: str = "/", *, refused: bool = False, **of: Any) -> Page:
-        context = browser.new_context(**of)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-
-        def heard(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning") and not (refused and "422" in message.text):
-                wrong.append(message.text)
-
-        page.on("console", heard)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((own, "data:", "blob:")) else wrong.append(r.url),
-        )
-        page.goto(own + path)
-        page.wait_for_selector("main")
-        if path == "/":
-            page.wait_for_selector(".paint:not([disabled])")
-            page.select_option("#model", "toy")
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert not wrong, wrong
 
 
 def options(page: Page, **values: object) -> None:
@@ -72,14 +18,6 @@ def options(page: Page, **values: object) -> None:
         field = page.locator(f"#sampler-{name}")
         field.fill(str(value))
         field.dispatch_event("change")
-
-
-def clean(page: Page) -> None:
-    """No barrier to those who cannot see or point."""
-    found = Axe().run(page).response["violations"]
-    assert not found, json.dumps(
-        [(each["id"], [node["html"][:150] for node in each["nodes"]]) for each in found], indent=1
-    )
 
 
 def test_a_prompt_becomes_pictures_that_form_before_ones_eyes(visit: Open, studio: Studio):

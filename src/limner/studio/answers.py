@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 from limner.studio.tables import WAITING, Job, Picture
@@ -106,9 +107,10 @@ class Models(BaseModel):
 
 
 class Reports(BaseModel):
-    """What a model was found to be worth, the newest first."""
+    """What models were found to be worth, and how they compare, the newest first."""
 
     reports: list[Values]
+    comparisons: list[Values]
 
 
 class Favour(BaseModel):
@@ -144,3 +146,24 @@ def job_answer(
         outputs=[picture_answer(each, job.id) for each in pictures],
         error=Problem(**job.error) if job.error else None,
     )
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(
+        self, status: int, code: str, message: str, hint: str = "", wait: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.wait = status, code, wait
+        self.message, self.hint = message, hint
+
+
+def problem(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
+    """An answer that says what went wrong."""
+    return JSONResponse({"code": code, "message": message, "hint": hint}, status)
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How errors look, for the OpenAPI document."""
+    return {status: {"model": Problem} for status in (400, 401, 403, 421, 422, *statuses)}

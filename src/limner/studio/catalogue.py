@@ -5,7 +5,7 @@ descriptions are remembered for the server's next start.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,24 @@ def found(root: Path) -> dict[str, Path]:
     """
     zoo = Path(__file__).parent.parent / "zoo"
     bundled = {path.parent.name: path.parent for path in sorted(zoo.glob(f"*/{FILE}"))}
-    runs: list[Path] = []
-    for folder, inner, files in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        hidden = (name for name in inner if name.startswith((".", "__")))
-        inner[:] = [] if depth >= _DEPTH else sorted({*inner} - {*hidden, *_NEVER})
-        if FILE in files and Path(folder).resolve().parent != zoo.resolve():
-            runs.append(Path(folder))
-            inner[:] = []
+    runs = [
+        folder
+        for folder, names in walked(root)
+        if FILE in names and folder.resolve().parent != zoo.resolve()
+    ]
     runs.sort(key=lambda run: -(run / FILE).stat().st_mtime)
     own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
     return bundled | {name: run for name, run in own.items() if name not in bundled}
+
+
+def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folders below one in which models and reports may lie, each with its files' names."""
+    for folder, inner, names in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        hidden = (name for name in inner if name.startswith((".", "__")))
+        ends = depth >= _DEPTH or FILE in names
+        inner[:] = [] if ends else sorted({*inner} - {*hidden, *_NEVER})
+        yield Path(folder), names
 
 
 _NEVER = ("node_modules", "site-packages", "state", "samples", "src")
@@ -85,7 +92,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "schema": schema,
         "help": helps(model.frames),
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
-        "tasks": {key: task.described(model) for key, task in tasks_of(model).items()},
+        "tasks": {key: task.described(model) for key, task in tasks_of(model, spec).items()},
     }
 
 

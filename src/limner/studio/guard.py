@@ -74,7 +74,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 message = dict(message)
-                message["headers"] = [*message["headers"], *_HEADERS, *fresh]
+                own = {name for name, _ in message["headers"]}
+                usual = [each for each in _HEADERS if each[0] not in own]
+                message["headers"] = [*message["headers"], *usual, *fresh]
             await send(message)
 
         try:

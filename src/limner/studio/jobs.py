@@ -321,7 +321,7 @@ class Studio:
             await self._fail(id, said["code"], said["message"], said["hint"])
         elif what == "done":
             painted = [Painted(**each) for each in said["pictures"]]
-            if await aside(self.store.finish, id, painted, said["notes"]):
+            if await aside(self.store.finish, id, painted, said["notes"], said["kept"]):
                 self.painted += len(painted)
                 self._end(id, DONE, **said["notes"])
             else:  # cancelled at the last moment

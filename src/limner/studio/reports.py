@@ -1,35 +1,107 @@
-"""What `limner evaluate` wrote of a run, for the page: plain numbers, each with its n.
+"""What `limner evaluate` and `limner compare` wrote, for the page: plain numbers, each with its n,
+and whole pages.
 
-Only `report.json` files in the run's own folder are read, whatever is in them comes out as words
-and finite numbers.
+Of a run only `report.json` and `report.md` in its own folder are read; whatever is in them comes
+out as words and finite numbers. A comparison's page is a file that anybody may have written: it is
+shown in a box out of which it cannot look, and runs no script but the one that limner put into it.
 """
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-_MOST = 20  # reports of a run
-_LARGEST = 2**20  # bytes
+from limner.studio.catalogue import walked
+
+_MOST = 20  # reports of a run, and comparisons
+_LARGEST = 4 * 2**20  # bytes of numbers
+_LARGEST_PAGE = 64 * 2**20
+_LETTERS = 20_000  # of a report as text
+PAGE, NUMBERS = "index.html", "comparison.json"
 
 
 def reports(run: Path) -> list[dict[str, Any]]:
     """The reports of a run, the newest first; a damaged one is left out."""
-    files = sorted(run.glob("evaluation/*/report.json"))[:_MOST]
-    found = [report for file in files if (report := _read(file)) is not None]
-    return sorted(found, key=lambda report: report["date"], reverse=True)
+    found = sorted(run.glob("evaluation/*/report.json"))[:_MOST]
+    read = [report for file in found if (report := _read(file)) is not None]
+    return sorted(read, key=lambda report: report["date"], reverse=True)
+
+
+def comparisons(root: Path) -> dict[str, Path]:
+    """The folders below a folder in which a comparison lies, by ids that tell nothing."""
+    found = [folder for folder, names in walked(root) if {PAGE, NUMBERS} <= {*names}]
+    return {
+        hashlib.sha256(str(folder.relative_to(root)).encode()).hexdigest()[:20]: folder
+        for folder in found[:_MOST]
+    }
+
+
+def told(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """What a person must know to choose a comparison, the newest first; without damaged ones."""
+    read = [about for id, folder in comparisons.items() if (about := _about(id, folder))]
+    return sorted(read, key=lambda about: about["date"], reverse=True)
+
+
+def _about(id: str, folder: Path) -> dict[str, Any] | None:
+    try:
+        document = _document(folder / NUMBERS)
+        return {
+            "id": id,
+            "folder": folder.name,
+            "against": str(document["against"]["name"]),
+            "n": int(document["n"]),
+            "date": str(document["date"])[:10],
+            "subjects": [str(each["name"]) for each in document["subjects"]],
+        }
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def page(folder: Path) -> Path | None:
+    """A comparison's page, if it is there and no larger than such pages are."""
+    path = folder / PAGE
+    try:
+        return path if path.stat().st_size <= _LARGEST_PAGE else None
+    except OSError:
+        return None
+
+
+def policy() -> str:
+    """What a comparison's page may do: look as it does, and sort its table."""
+    script = (files("limner") / "evaluate" / "page.js").read_bytes()
+    digest = base64.b64encode(hashlib.sha256(b"\n" + script).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; "
+        "sandbox allow-scripts"
+    )
+
+
+def _document(file: Path) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is too large, or is none.
+    """
+    if file.stat().st_size > _LARGEST:
+        raise ValueError("too large")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        if file.stat().st_size > _LARGEST:
-            return None
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = _document(file)
+        text = file.with_suffix(".md")
+        whole = text.is_file() and text.stat().st_size <= _LARGEST
         return {
             "against": str(document["against"]["name"]),
             "date": str(document["date"])[:10],
             "rows": [_row(each) for each in document["numbers"] if each["row"] == "subject"],
+            "text": text.read_text(encoding="utf-8")[:_LETTERS] if whole else "",
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

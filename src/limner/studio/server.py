@@ -16,22 +16,21 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from fastapi.sse import format_sse_event
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 import limner
 from limner.errors import LimnerError
 from limner.studio import answers, assets, forms
-from limner.studio.guard import Guard, cookie, without_token
+from limner.studio.answers import RefusedError, errors, problem
+from limner.studio.guard import Guard
 from limner.studio.jobs import Studio, aside
-from limner.studio.reports import reports
+from limner.studio.pages import add_page, add_reports
 from limner.studio.settings import (
     MAX_PICTURES,
     MAX_PROMPT,
@@ -42,28 +41,7 @@ from limner.studio.settings import (
 from limner.studio.tables import Asked, FullError, Job, Picture
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
-_PAGE = str(files("limner.studio") / "page")
 _FOREVER = "private, max-age=31536000, immutable"
-
-
-class RefusedError(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(
-        self, status: int, code: str, message: str, hint: str = "", wait: int | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.wait = status, code, wait
-        self.message, self.hint = message, hint
-
-
-def _problem(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
-    return JSONResponse({"code": code, "message": message, "hint": hint}, status)
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """How errors look, for the OpenAPI document."""
-    return {status: {"model": answers.Problem} for status in (400, 401, 403, 421, 422, *statuses)}
 
 
 def build(settings: Settings) -> FastAPI:
@@ -85,21 +63,22 @@ def build(settings: Settings) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
     )
     app.state.studio = studio
-    _explain_errors(app)
+    _explainerrors(app)
     _add_jobs(app, studio)
     _add_pictures(app, studio)
     _add_state(app, studio)
-    _add_page(app, settings)
+    add_reports(app, studio)
+    add_page(app, settings)
     app.add_middleware(Guard, settings=settings)
     return app
 
 
-def _explain_errors(app: FastAPI) -> None:
+def _explainerrors(app: FastAPI) -> None:
     """Every error is a `Problem`."""
 
     @app.exception_handler(RefusedError)
     async def refused(_: Any, error: RefusedError) -> Response:
-        response = _problem(error.status, error.code, error.message, error.hint)
+        response = problem(error.status, error.code, error.message, error.hint)
         if error.wait is not None:
             response.headers["Retry-After"] = str(error.wait)
         return response
@@ -107,19 +86,19 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(LimnerError)
     async def wrong(_: Any, error: LimnerError) -> Response:
         message, _, hint = str(error).partition("; ")
-        return _problem(422, "invalid", message, hint)
+        return problem(422, "invalid", message, hint)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Any, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
         said = str(first["msg"]).removeprefix("Value error, ")
-        return _problem(422, "invalid", f"{where}: {said}" if where else said, "see openapi.json")
+        return problem(422, "invalid", f"{where}: {said}" if where else said, "see openapi.json")
 
     @app.exception_handler(HTTPException)
     async def http(_: Any, error: HTTPException) -> Response:
         hint = "see /api/v1/openapi.json for what there is"
-        response = _problem(error.status_code, "http", str(error.detail), hint)
+        response = problem(error.status_code, "http", str(error.detail), hint)
         response.headers.update(error.headers or {})
         return response
 
@@ -151,7 +130,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     @app.post(
         "/api/v1/jobs",
         status_code=202,
-        responses=_errors(413, 429, 503),
+        responses=errors(413, 429, 503),
         response_model=answers.Accepted,
     )
     async def submit(
@@ -192,7 +171,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             id=job.id, state=job.state, position=position, eta=studio.eta(job, position)
         )
 
-    @app.get("/api/v1/jobs", responses=_errors(), response_model=answers.Jobs)
+    @app.get("/api/v1/jobs", responses=errors(), response_model=answers.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:
         """The jobs that wait or run; or all of a grid."""
         found = await aside(studio.store.jobs, board=board, unfinished=board is None)
@@ -204,12 +183,12 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             ahead += job.state in ("queued", "running")
         return answers.Jobs(jobs=answered)
 
-    @app.get("/api/v1/jobs/{id}", responses=_errors(404), response_model=answers.JobAnswer)
+    @app.get("/api/v1/jobs/{id}", responses=errors(404), response_model=answers.JobAnswer)
     async def job_state(job: KnownJob) -> Any:
         """How a job is."""
         return await answer(job)
 
-    @app.delete("/api/v1/jobs/{id}", responses=_errors(404), response_model=answers.JobAnswer)
+    @app.delete("/api/v1/jobs/{id}", responses=errors(404), response_model=answers.JobAnswer)
     async def cancel(job: KnownJob) -> Any:
         """Cancel a job that waits or runs; one that is over stays as it is."""
         await studio.cancel(job)
@@ -218,7 +197,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
 
     @app.get(
         "/api/v1/jobs/{id}/events",
-        responses=_errors(404) | {200: {"content": {"text/event-stream": {}}}},
+        responses=errors(404) | {200: {"content": {"text/event-stream": {}}}},
         response_class=StreamingResponse,
     )
     async def events(
@@ -249,7 +228,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.post(
         "/api/v1/assets",
         status_code=201,
-        responses=_errors(413, 415),
+        responses=errors(413, 415),
         response_model=answers.Uploaded,
         openapi_extra={
             "requestBody": {
@@ -273,7 +252,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.get(
         "/api/v1/assets/{id}",
-        responses=_errors(404) | {200: {"content": {"image/png": {}}}},
+        responses=errors(404) | {200: {"content": {"image/png": {}}}},
         response_class=Response,
     )
     async def pixels(
@@ -293,7 +272,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(404, "unknown", "this picture's file is gone")
         return FileResponse(path, media_type="image/png", headers=headers)
 
-    @app.get("/api/v1/history", responses=_errors(), response_model=answers.History)
+    @app.get("/api/v1/history", responses=errors(), response_model=answers.History)
     async def history(
         search: Annotated[str, Query(max_length=200)] = "",
         model: Annotated[str, Query(max_length=400)] = "",
@@ -314,7 +293,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         pictures = [answers.picture_answer(each, jobs.get(each.job or 0)) for each in found]
         return answers.History(pictures=pictures, total=total)
 
-    @app.get("/api/v1/history/{id}", responses=_errors(404), response_model=answers.PicturePage)
+    @app.get("/api/v1/history/{id}", responses=errors(404), response_model=answers.PicturePage)
     async def one(picture: KnownPicture) -> Any:
         """A picture, and the job that painted it."""
         job = await aside(studio.store.job_of, picture)
@@ -325,20 +304,20 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             picture=answers.picture_answer(picture, job.id), job=answers.job_answer(job, pictures)
         )
 
-    @app.patch("/api/v1/history/{id}", responses=_errors(404), response_model=answers.PictureAnswer)
+    @app.patch("/api/v1/history/{id}", responses=errors(404), response_model=answers.PictureAnswer)
     async def favour(picture: KnownPicture, wish: answers.Favour) -> Any:
         """Make a picture a favourite, or not; favourites are kept for good."""
         changed = await aside(studio.store.favour, picture.id, wish.favourite)
         return answers.picture_answer(changed or picture, None)
 
-    @app.delete("/api/v1/history/{id}", status_code=204, responses=_errors(404))
+    @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))
     async def forget(picture: KnownPicture) -> None:
         """Delete a picture."""
         await studio.forget(picture)
 
 
 def _add_state(app: FastAPI, studio: Studio) -> None:
-    @app.get("/api/v1/models", responses=_errors(), response_model=answers.Models)
+    @app.get("/api/v1/models", responses=errors(), response_model=answers.Models)
     async def models() -> Any:
         """Every model: its family, its tasks, and the JSON schemas of its options."""
         studio.look_soon()
@@ -354,13 +333,6 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             models=known, broken=dict(studio.broken), ready=studio.ready, limits=limits
         )
 
-    @app.get("/api/v1/reports", responses=_errors(404), response_model=answers.Reports)
-    async def reports_(model: Annotated[str, Query(max_length=400)]) -> Any:
-        """What `limner evaluate` found of a model."""
-        if model not in studio.folders:
-            raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
-        return answers.Reports(reports=await aside(reports, studio.folders[model]))
-
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
         """The server answers."""
@@ -373,7 +345,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(503, "not-ready", "no worker has answered yet", "ask again", 1)
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_errors())
+    @app.get("/metrics", response_class=PlainTextResponse, responses=errors())
     async def metrics() -> str:
         """Numbers in Prometheus' format."""
         lines = [
@@ -390,32 +362,6 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "limner_time_seconds": round(time.time(), 3),
         }
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
-
-
-def _add_page(app: FastAPI, settings: Settings) -> None:
-    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
-
-    async def page(request: Request) -> Response:
-        """The page; its address says what it shows."""
-        if request.url.path == "/" and "token" in request.query_params and settings.token:
-            rest = without_token(request.url.query)
-            location = "/" + (f"?{rest}" if rest else "")
-            return Response(
-                status_code=303,
-                headers={"Location": location, "Set-Cookie": cookie(settings.token)},
-            )
-        headers = {"Cache-Control": "no-cache"}
-        return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
-
-    routes: tuple[str, ...] = ("/", "/p/{id}", "/grid/{id}")
-    for path in routes:
-        app.add_api_route(path, page, methods=["GET"], include_in_schema=False)
-
-    async def icon() -> Response:
-        """The page's icon, where browsers look for it."""
-        return FileResponse(f"{_PAGE}/icon.svg", media_type="image/svg+xml")
-
-    app.add_api_route("/favicon.ico", icon, methods=["GET"], include_in_schema=False)
 
 
 async def until_drained(studio: Studio, then: Callable[[], None]) -> None:

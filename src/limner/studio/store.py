@@ -155,8 +155,17 @@ class Store:
                 job.state, job.started, job.attempts = RUNNING, time.time(), job.attempts + 1
             return batch
 
-    def finish(self, id: str, painted: Sequence[Painted], notes: Mapping[str, Any]) -> bool:
-        """Keep what a job painted; whether it was still wanted."""
+    def finish(
+        self, id: str, painted: Sequence[Painted], notes: Mapping[str, Any], kept: bool = True
+    ) -> bool:
+        """Keep what a job painted; whether it was still wanted.
+
+        Args:
+            id: of the job.
+            painted: its pictures.
+            notes: how it went.
+            kept: whether they are in the history; else they go after a while, as uploads do.
+        """
         with self._writing() as session:
             job = session.scalar(select(Job).where(Job.id == id, Job.state == RUNNING))
             if job is None:
@@ -167,7 +176,7 @@ class Store:
                     Picture(
                         id=new_id(),
                         job=job.number,
-                        painted=True,
+                        painted=kept,
                         place=place,
                         sha256=each.sha256,
                         width=each.width,

@@ -4,6 +4,7 @@ A task is a function that yields pictures as they form, the last ones finished. 
 keyword arguments, from which the page makes a form; which models have it, a protocol says.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -11,9 +12,10 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import torch
 from pydantic import Field
 
+from limner.attending import Attends
 from limner.codes import Encodes, Mixes
 from limner.errors import LimnerError
-from limner.image import Condition, Images
+from limner.image import Condition, Images, ImageSpec
 from limner.mixing import chosen
 from limner.model import Completes, Edits, GenerativeModel
 from limner.noise import Blend
@@ -49,6 +51,7 @@ class Work:
         seeds: of the pictures.
         pictures: those that were given, by name, "1 c h w" in the model's shape.
         sampler: the model's own options, checked.
+        words: of the prompt, each with its tokens.
     """
 
     model: GenerativeModel
@@ -56,6 +59,7 @@ class Work:
     seeds: Sequence[int | Blend]
     pictures: Mapping[str, Images] = field(default_factory=dict[str, Images])
     sampler: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    words: Sequence[tuple[str, Sequence[int]]] = ()
 
     def given(self, name: str) -> Images:
         """A picture, once for each seed."""
@@ -122,6 +126,37 @@ def interpolate(work: Work, *, steps: Annotated[int, Field(ge=2, le=16)] = 8) ->
     yield work.model.interpolate(a, b, steps, work.c.rows(slice(0, 1)))[0]
 
 
+def walk(
+    work: Work,
+    *,
+    other: Annotated[int, Field(ge=0, le=2**31)] = 100,
+    steps: Annotated[int, Field(ge=2, le=16)] = 8,
+) -> Iterator[Images]:
+    """From the picture of one seed to that of another, through what lies between.
+
+    Args:
+        other: the seed at the end of the way; it begins at the seed.
+        steps: pictures on the way, both ends included.
+    """
+    first = work.seeds[0]
+    assert isinstance(first, int)
+    turns = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
+    seeds = [first, *(Blend(first, other, turn) for turn in turns[1:-1]), other]
+    yield from work.model.watch(steps, work.c.rows(slice(0, 1)), seed=seeds, **work.sampler)
+
+
+def attention(work: Work) -> Iterator[Images]:
+    """Where the model looks for each word of the prompt: a map for each, light where it looks."""
+    assert isinstance(work.model, Attends)
+    if not work.words:
+        raise LimnerError("the model knows no word of this prompt; give others")
+    maps = work.model.attention_maps(work.pictures["image"], work.c.rows(slice(0, 1)))[0]
+    of_words = torch.stack([maps[list(places)].sum(0) for _, places in work.words])
+    low, high = of_words.flatten(1).aminmax(dim=1)
+    spread = (high - low).clamp(min=1e-6)
+    yield (2 * (of_words - low[:, None, None]) / spread[:, None, None] - 1)[:, None]
+
+
 def mix(
     work: Work,
     *,
@@ -154,17 +189,25 @@ class Task:
         title: on a button.
         does: it, yielding pictures; its keyword arguments are the options.
         protocol: which models can.
+        unless: which of them cannot after all.
         inputs: the pictures it needs, by name: whether each must be given.
         several: whether there is a picture for each seed.
         frames: how many it yields; as many as the model's `frames` if None.
+        reads: whether it is of a prompt's words.
+        shows: what its pictures are to a person: "pictures" of their own; a "path", one after the
+            other; or "maps", a word's each, which lie over the picture that was given, and are not
+            kept among those that were painted.
     """
 
     title: str
     does: Callable[..., Iterator[Images]]
     protocol: type = GenerativeModel
+    unless: type | None = None
     inputs: Mapping[str, bool] = field(default_factory=dict[str, bool])
     several: bool = True
     frames: Callable[[Work, Mapping[str, Any]], int] | None = None
+    reads: bool = False
+    shows: Literal["pictures", "path", "maps"] = "pictures"
 
     def described(self, model: type[GenerativeModel]) -> dict[str, Any]:
         """What a client must know of it."""
@@ -173,6 +216,7 @@ class Task:
             "about": (self.does.__doc__ or "").strip().splitlines()[0],
             "inputs": {name: {"required": needed} for name, needed in self.inputs.items()},
             "several": self.several,
+            "shows": self.shows,
             "schema": json_schema(self.does, _NOT_OPTIONS),
             "help": helps(self.does),
         }
@@ -197,24 +241,57 @@ def _edit_count(work: Work, options: Mapping[str, Any]) -> int:
     return work.model.edit_count(options.get("strength", 0.6), **work.sampler)
 
 
+def _frame_count(work: Work, options: Mapping[str, Any]) -> int:
+    del options
+    return work.model.frame_count(**work.sampler)
+
+
 TASKS = {
     "paint": Task("New picture", paint),
     "edit": Task(
-        "Change a picture", edit, Edits, {"image": True, "mask": False}, frames=_edit_count
+        "Change a picture", edit, Edits, inputs={"image": True, "mask": False}, frames=_edit_count
     ),
-    "complete": Task("Complete a picture", complete, Completes, {"image": True}),
-    "upscale": Task("Enlarge", upscale, Upscales, {"image": True}),
-    "reconstruct": Task("Reconstruct", reconstruct, Encodes, {"image": True}, several=False),
+    "complete": Task("Complete a picture", complete, Completes, inputs={"image": True}),
+    "upscale": Task("Enlarge", upscale, Upscales, inputs={"image": True}),
+    "reconstruct": Task("Reconstruct", reconstruct, Encodes, inputs={"image": True}, several=False),
     "interpolate": Task(
-        "Interpolate", interpolate, Encodes, {"image": True, "other": True}, several=False
+        "Interpolate",
+        interpolate,
+        Encodes,
+        inputs={"image": True, "other": True},
+        several=False,
+        shows="path",
+    ),
+    "walk": Task(
+        "From seed to seed",
+        walk,
+        unless=Completes,  # between what is drawn pixel by pixel there is nothing
+        several=False,
+        frames=_frame_count,
+        shows="path",
     ),
     "mix": Task("Mix styles", mix, Mixes, several=False),
+    "attention": Task(
+        "Where it looks",
+        attention,
+        Attends,
+        inputs={"image": True},
+        several=False,
+        reads=True,
+        shows="maps",
+    ),
 }
 
 
-def tasks_of(model: type[GenerativeModel]) -> dict[str, Task]:
+def tasks_of(model: type[GenerativeModel], spec: ImageSpec) -> dict[str, Task]:
     """What a model can be asked for."""
-    return {name: task for name, task in TASKS.items() if _is(model, task.protocol)}
+    return {
+        name: task
+        for name, task in TASKS.items()
+        if _is(model, task.protocol)
+        and not (task.unless and _is(model, task.unless))
+        and (spec.text or not task.reads)
+    }
 
 
 def _is(model: type, protocol: type) -> bool:

@@ -36,6 +36,7 @@ from limner.painting import Wish
 from limner.studio.catalogue import described
 from limner.studio.settings import MAX_PICTURES
 from limner.studio.tasks import Work, stacked, task
+from limner.text import Tokenizer
 
 _LOADED = 3  # models kept in memory
 _PREVIEW_SECONDS = 0.1
@@ -133,9 +134,10 @@ class _Batch:
         usual = read_header(model_file(first["folder"])).recipe.get("sampler", {})
         self.options = self.model.sampler_options(usual | asked.get("sampler", {}))
         self.wishes = [self._wish(job) for job in jobs]
-        if asked.get("negative") and self.options.get("scale", 1.0) <= 1:
+        if asked.get("negative") and (self.options.get("scale") or 1.0) <= 1:
             raise LimnerError("a negative prompt works through guidance; give scale=3")
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
+        self.words: list[str] = []
         self.rows: list[slice] = []
         for wish in self.wishes:
             start = self.rows[-1].stop if self.rows else 0
@@ -163,6 +165,7 @@ class _Batch:
         """Paint."""
         started = time.perf_counter()
         work = self._work()
+        self.words = [word for word, _ in work.words]
         options = self.jobs[0]["params"].get("options", {})
         total = self.task.frame_count(work, options)
         precision = torch.autocast(
@@ -187,7 +190,10 @@ class _Batch:
             conditions.append(rows.repeat(wish.n))
         c = stacked(conditions) if len(conditions[0]) else Condition()
         seeds = [seed for wish in self.wishes for seed in wish.seeds()]
-        return Work(self.model, c, seeds, self._pictures(spec), self.options)
+        words: list[tuple[str, list[int]]] = []
+        if self.task.reads and spec.text:
+            words = Tokenizer(spec.text).places(self.jobs[0]["params"].get("prompt", ""))
+        return Work(self.model, c, seeds, self._pictures(spec), self.options, words)
 
     def _pictures(self, spec: ImageSpec) -> dict[str, Images]:
         """What was given, as the model sees it."""
@@ -222,6 +228,8 @@ class _Batch:
             for i, image in enumerate(own):
                 alone = wish.alone(i) if self.task.several else wish
                 settings = alone.settings() | self._told(job)
+                if self.words:
+                    settings["word"] = self.words[i]
                 content = pictures.png(image, settings)
                 painted.append(
                     {
@@ -232,7 +240,8 @@ class _Batch:
                     }
                 )
             notes = {"seconds": round(seconds, 3), "remarks": self.remarks[job["id"]]}
-            self.write({"is": "done", "id": job["id"], "pictures": painted, "notes": notes})
+            said = {"is": "done", "id": job["id"], "pictures": painted, "notes": notes}
+            self.write(said | {"kept": self.task.shows != "maps"})
 
     def _told(self, job: Document) -> Document:
         """What a picture says beyond a wish: nothing, if it was painted from nothing."""

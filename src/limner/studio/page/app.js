@@ -4,6 +4,7 @@ import { html, render, useEffect, useState } from "/page/vendor/preact.js";
 import { Board } from "/page/board.js";
 import { Composer } from "/page/composer.js";
 import { Icon, Link, caption, useTheme } from "/page/parts.js";
+import { Reports } from "/page/reports.js";
 import { Stage, status } from "/page/stage.js";
 import { cancelAll, go, loadHistory, loadJobs, loadModels, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
 import { Viewer, beside, close } from "/page/viewer.js";
@@ -15,6 +16,7 @@ function Header() {
     <${Link} to="/" class="brand"><img src="/page/icon.svg" alt="" width="26" height="26" /> limner</${Link}>
     <span class="queue" role="status">${open.length > 1 ? `${open.length} jobs` : ""}</span>
     ${open.length > 1 && html`<button type="button" class="quiet" onClick=${cancelAll}>Cancel all</button>`}
+    <${Link} to="/reports" class="quiet">Reports</${Link}>
     <button type="button" class="bare" aria-label=${dark ? "Light" : "Dark"} title=${dark ? "light" : "dark"} onClick=${turn}><${Icon} name=${dark ? "sun" : "moon"} /></button>
   </header>`;
 }
@@ -71,6 +73,7 @@ function App() {
     <main class=${route.name}>
       ${route.name === "picture" ? html`<${Viewer} key=${route.id} id=${route.id} />`
         : route.name === "grid" ? html`<${Board} key=${route.id} id=${route.id} />`
+        : route.name === "reports" ? html`<${Reports} key=${route.id} id=${route.id} />`
           : html`<${Composer} /><${Stage} />`}
     </main>
     ${state.notice && html`<p class="notice" role="status">${state.notice}</p>`}

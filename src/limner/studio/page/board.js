@@ -1,6 +1,7 @@
 // A grid: the same wish, with one thing changed from cell to cell.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
+import { get } from "/page/api.js";
 import { Forming, Link, caption, copied, span } from "/page/parts.js";
 import { loadBoard, state, trouble } from "/page/state.js";
 
@@ -17,7 +18,7 @@ function Cell({ job }) {
 }
 
 export function Board({ id }) {
-  const [loaded, setLoaded] = useState(false);
+  const [loaded, setLoaded] = useState(false), [judged, setJudged] = useState([]);
   useEffect(() => { loadBoard(id).then(() => setLoaded(true)).catch(trouble); }, [id]);
   const jobs = [...state.jobs.values()].filter((job) => job.board === id && job.cell);
   const size = (axis) => Math.max(0, ...jobs.map((job) => job.cell[axis] ?? 0)) + 1;
@@ -27,6 +28,13 @@ export function Board({ id }) {
     return job?.cell.names?.[axis] ?? "";
   };
   const range = (n) => Array.from({ length: n }, (_, i) => i);
+  const models = [...new Set(jobs.map((job) => job.model))];
+  useEffect(() => { if (models.length > 1) get("/api/v1/reports").then(({ reports }) => setJudged(reports)).catch(trouble); }, [models.length > 1]);
+  const worth = (axis, i) => { // of a model that has a column or a row of its own
+    const key = ["x", "y"][axis], own = [...new Set(jobs.filter((job) => job.cell[key] === i).map((job) => job.model))];
+    const row = models.length > 1 && own.length === 1 && judged.find((each) => each.model === own[0])?.rows[0];
+    return row ? html`<small title=${`n = ${row.n}`}>${row.name} ${row.value}</small>` : null;
+  };
   const done = jobs.filter((job) => job.state === "done").length;
   if (!jobs.length) return html`<div class="board"><p class="hint">${loaded ? "There is no such grid; it may have been deleted." : "Looking for the grid."}</p></div>`;
   return html`<section class="board" aria-label="Grid">
@@ -35,8 +43,8 @@ export function Board({ id }) {
     ${range(size("z")).map((z) => html`<div class="sheet" tabindex="0" role="region" aria-label=${heading(2, z) || "pictures"}>
       ${heading(2, z) && html`<h2>${heading(2, z)}</h2>`}
       <table>
-        <thead>${heading(0, 0) && html`<tr>${heading(1, 0) && html`<td></td>`}${range(size("x")).map((x) => html`<th scope="col">${heading(0, x)}</th>`)}</tr>`}</thead>
-        <tbody>${range(size("y")).map((y) => html`<tr>${heading(1, 0) && html`<th scope="row">${heading(1, y)}</th>`}
+        <thead>${heading(0, 0) && html`<tr>${heading(1, 0) && html`<td></td>`}${range(size("x")).map((x) => html`<th scope="col">${heading(0, x)}${worth(0, x)}</th>`)}</tr>`}</thead>
+        <tbody>${range(size("y")).map((y) => html`<tr>${heading(1, 0) && html`<th scope="row">${heading(1, y)}${worth(1, y)}</th>`}
           ${range(size("x")).map((x) => html`<${Cell} key=${`${x}-${y}-${z}`} job=${at(x, y, z)} />`)}</tr>`)}</tbody>
       </table></div>`)}
   </section>`;

@@ -5,7 +5,8 @@ import { get } from "/page/api.js";
 import { Form } from "/page/form.js";
 import { axes, combinations, parse } from "/page/grid.js";
 import { Brush } from "/page/brush.js";
-import { Icon } from "/page/parts.js";
+import { Icon, Link } from "/page/parts.js";
+import { Numbers as Found } from "/page/reports.js";
 import { choose, dice, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
@@ -28,7 +29,7 @@ function Picker() {
 }
 
 function Tasks() {
-  const known = Object.entries(model()?.tasks ?? {});
+  const known = Object.entries(model()?.tasks ?? {}).filter(([, each]) => each.shows !== "maps");
   if (known.length < 2) return null;
   return html`<div class="tabs" role="group" aria-label="Task">
     ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.wish.task === name} title=${each.about} onClick=${() => wish({ task: name })}>${each.title}</button>`)}
@@ -57,12 +58,16 @@ function Input({ name, required }) {
   </div>`;
 }
 
-function Inputs() {
+/** The pictures that the task takes: the name of each, and whether it must be there. */
+function inputs() {
   const own = task(), of = model();
   const wanted = Object.entries(own?.inputs ?? {}).map(([name, { required }]) => [name, required]);
   if (of?.hint && state.wish.task === "paint") wanted.push(["hint", of.condition === "required"]);
-  wanted.sort(([a], [b]) => (b === "mask") - (a === "mask"));
-  return wanted.map(([name, required]) => html`<${Input} key=${name} name=${name} required=${required} />`);
+  return wanted.sort(([a], [b]) => (b === "mask") - (a === "mask"));
+}
+
+function Inputs() {
+  return inputs().map(([name, required]) => html`<${Input} key=${name} name=${name} required=${required} />`);
 }
 
 function Words() {
@@ -143,12 +148,13 @@ function Grid() {
   const cells = chosen.reduce((product, axis) => product * Math.max(1, axis?.values.length ?? 1), 1);
   const wrong = chosen.some((axis) => axis?.values.some(Number.isNaN));
   const too = cells > 100;
-  const start = () => paintGrid(combinations(request(), chosen));
-  const compare = () => set({ axes: [{ key: "model", text: state.models.slice(0, 6).map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
+  const start = () => paintGrid(combinations(request(), chosen, state.models));
+  const able = state.models.filter((each) => each.tasks[state.wish.task] && (each.condition !== "required" || !each.hint || state.wish.inputs.hint));
+  const compare = () => set({ axes: [{ key: "model", text: able.slice(0, 6).map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
   return html`<details class="more"><summary>Grid</summary>
     <p class="hint">The same wish with one thing changed from cell to cell: a list <code>1, 2, 3</code>, steps <code>1-9(2)</code>, or a count <code>0-1[5]</code>.</p>
     ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} />`)}
-    ${state.models.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
+    ${able.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
     <button type="button" class="second" disabled=${cells < 2 || wrong || too} onClick=${start}>${too ? "At most 100 pictures" : wrong ? "A number is no number" : cells > 1 ? `Paint ${cells} pictures` : "Paint the grid"}</button>
   </details>`;
 }
@@ -165,13 +171,14 @@ function Reports() {
   if (!found.length) return null;
   return html`<details class="more"><summary>How good it is</summary>
     ${found.map((report) => html`<section key=${report.against}><p class="hint">against ${report.against}, ${report.date}</p>
-      <dl>${report.rows.map((row) => html`<div key=${row.name}><dt>${row.name}</dt><dd>${row.value}<small>n = ${row.n.toLocaleString("en")}${row.extractor && `, ${row.extractor}`}</small></dd></div>`)}</dl></section>`)}
+      <${Found} report=${report} /></section>`)}
+    <${Link} to="/reports" class="quiet">All reports</${Link}>
   </details>`;
 }
 
 export function Composer() {
   const own = task();
-  const missing = Object.entries(own?.inputs ?? {}).some(([name, { required }]) => required && !state.wish.inputs[name]);
+  const missing = inputs().some(([name, required]) => required && !state.wish.inputs[name]);
   const send = (event) => { event.preventDefault(); paint(); };
   return html`<form class="composer" onSubmit=${send} aria-label="What to paint">
     <${Picker} /><${Tasks} /><${Words} /><${Inputs} />

@@ -35,11 +35,20 @@ export function axes(model, models) {
 
 const FALSE = ["false", "no", "off"];
 
+/** A request to another model: without what it does not know. */
+function to(request, name, models) {
+  const of = models.find((each) => each.name === name), { params } = request;
+  if (!of) return { ...request, model: name };
+  const sampler = Object.fromEntries(Object.entries(params.sampler).filter(([key]) => key in of.schema.properties));
+  const words = of.text ? {} : { prompt: "", negative: "" };
+  return { ...request, model: name, params: { ...params, ...words, label: of.labels.includes(params.label) ? params.label : "", sampler } };
+}
+
 /** A request with the value of an axis in it. */
-function put(request, axis, value, all) {
+function put(request, axis, value, all, models) {
   const next = structuredClone(request);
-  if (axis.key === "model") next.model = value;
-  else if (axis.key === "seed") next.params.seed = value;
+  if (axis.key === "model") return to(next, value, models);
+  if (axis.key === "seed") next.params.seed = value;
   else if (axis.key === "label") next.params.label = value;
   else if (axis.key === "prompt") {
     const [first] = all;
@@ -54,13 +63,13 @@ function put(request, axis, value, all) {
 const bare = ["prompt", "label", "model"]; // whose values speak for themselves
 
 /** All requests of a grid, row by row, with the cell of each. */
-export function combinations(request, chosen) {
+export function combinations(request, chosen, models) {
   const lists = [0, 1, 2].map((i) => (chosen[i]?.values.length ? chosen[i].values : [null]));
   const found = [];
   lists[2].forEach((z, k) => lists[1].forEach((y, j) => lists[0].forEach((x, i) => {
     let next = { ...structuredClone(request), params: { ...structuredClone(request.params), n: 1 } };
     [x, y, z].forEach((value, axis) => {
-      if (value !== null) next = put(next, chosen[axis], value, lists[axis]);
+      if (value !== null) next = put(next, chosen[axis], value, lists[axis], models);
     });
     const names = [x, y, z].map((value, axis) => (value === null ? "" : bare.includes(chosen[axis].key) ? String(value) : `${chosen[axis].title} ${value}`));
     found.push({ ...next, cell: { x: i, y: j, z: k, names } });

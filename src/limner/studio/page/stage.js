@@ -1,8 +1,8 @@
 // What is being painted, and what was: the easel and the gallery.
 
-import { html, useEffect, useRef } from "/page/vendor/preact.js";
+import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Icon, Link, caption, span } from "/page/parts.js";
-import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, model, paint, state, surprise, trouble, useSettings, wish } from "/page/state.js";
+import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, maps, model, paint, state, surprise, trouble, useSettings, wish } from "/page/state.js";
 
 /** A picture with what can be done to it at once. */
 export function Tile({ picture, alt }) {
@@ -40,6 +40,19 @@ export function Pictures({ job, sizes }) {
   </div>`;
 }
 
+/** Whether a job's pictures lie one after the other on a way. */
+export const path = (job) => job.outputs?.length > 1 && state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "path";
+
+/** A way from picture to picture, and a slider along it. */
+export function Path({ pictures, alt }) {
+  const [at, setAt] = useState(0), place = Math.min(at, pictures.length - 1), here = pictures[place];
+  return html`<div class="path">
+    <${Link} to=${`/p/${here.id}`}><img class="pixels" src=${here.url} width=${here.width} height=${here.height} alt=${`${alt}, ${place + 1} of ${pictures.length}`} /></${Link}>
+    <input type="range" min="0" max=${pictures.length - 1} value=${place} aria-label="Along the way" aria-valuetext=${`picture ${place + 1} of ${pictures.length}`} onInput=${(e) => setAt(Number(e.target.value))} />
+    <div class="strip" aria-hidden="true">${pictures.map((each, i) => html`<img key=${each.id} class=${i === place ? "pixels here" : "pixels"} src=${each.url} alt="" onClick=${() => setAt(i)} />`)}</div>
+  </div>`;
+}
+
 function Job({ job }) {
   const open = job.state === "queued" || job.state === "running";
   if (job.state === "done" && !job.outputs?.length) return null;
@@ -51,7 +64,7 @@ function Job({ job }) {
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
     ${job.notes?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
-    ${(job.state === "running" || job.state === "done") && html`<${Pictures} job=${job} />`}
+    ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job.params)} />` : html`<${Pictures} job=${job} />`)}
   </article>`;
 }
 
@@ -86,7 +99,7 @@ function Gallery() {
 const SHOWN = 6;
 
 export function Stage() {
-  const jobs = [...state.jobs.values()].filter((job) => !job.board).reverse();
+  const jobs = [...state.jobs.values()].filter((job) => !job.board && !maps(job)).reverse();
   const open = jobs.filter((job) => job.state === "queued" || job.state === "running");
   const over = jobs.filter((job) => job.fresh && !open.includes(job) && job.state !== "cancelled");
   const shown = [...open.reverse(), ...over].slice(0, SHOWN);

@@ -122,10 +122,11 @@ export function request() {
   };
 }
 
-async function submit(asked) {
-  const accepted = await ask("POST", "/api/v1/jobs", asked, { "Idempotency-Key": crypto.randomUUID() });
+async function submit(asked, key = crypto.randomUUID()) {
+  const accepted = await ask("POST", "/api/v1/jobs", asked, { "Idempotency-Key": key });
   changed(accepted.id, { ...asked, board: asked.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
   follower.follow(accepted.id);
+  return accepted;
 }
 
 /** Paint what the form says. */
@@ -149,6 +150,16 @@ export async function paintGrid(requests) {
   } catch (error) {
     trouble(error);
   }
+}
+
+/** Whether a job's pictures are maps over another one, and not for the easel. */
+export const maps = (job) => state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "maps";
+
+/** The job that says where a model looked for each word of a picture; it is asked for once. */
+export async function look(picture, { model: name, params }) {
+  const asked = { model: name, task: "attention", params: { prompt: params.prompt, sampler: {}, options: {} }, inputs: { image: picture.id } };
+  const { id, state: found } = await submit(asked, `look-${picture.id}`);
+  return found === "failed" || found === "cancelled" ? (await submit(asked)).id : id;
 }
 
 export async function surprise() {
@@ -291,7 +302,7 @@ export async function take(file, input) {
 }
 
 /** The tasks of the chosen model that begin with a picture. */
-export const takers = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs);
+export const takers = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");
 const canTake = () => takers().length > 0;
 
 export function sendTo(picture, name) {
@@ -308,6 +319,7 @@ export function read(path = location.pathname) {
   const [, kind, id] = path.split("/");
   if (kind === "p" && id) return { name: "picture", id };
   if (kind === "grid" && id) return { name: "grid", id };
+  if (kind === "reports") return { name: "reports", id };
   return { name: "home" };
 }
 

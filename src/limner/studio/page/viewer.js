@@ -4,7 +4,8 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, copied, span } from "/page/parts.js";
-import { favour, forget, go, sendTo, set, state, takers, trouble, useSettings, wish } from "/page/state.js";
+import { Path, path } from "/page/stage.js";
+import { favour, forget, go, look, sendTo, set, state, takers, trouble, useSettings, wish } from "/page/state.js";
 
 /** Where the arrows lead: the pictures before and after in the gallery. */
 export function beside(id) {
@@ -31,11 +32,36 @@ function Slider({ before, after }) {
   </div>`;
 }
 
+/** A picture, of which only that place is lit at which the model looked for a word. */
+function Lit({ picture, words, map }) {
+  const light = (image) => {
+    image?.style.setProperty("mask-image", `url(${map})`);
+    image?.style.setProperty("-webkit-mask-image", `url(${map})`);
+  };
+  const size = { src: picture.url, width: picture.width, height: picture.height };
+  return html`<div class="lit large"><img class=${map ? "pixels dim" : "pixels"} alt=${words} ...${size} />
+    ${map && html`<img class="pixels bright" alt="" ref=${light} ...${size} />`}</div>`;
+}
+
+/** The words that the model knows of the prompt: pointed at, each shows its map. */
+function Words({ job, chosen, choose }) {
+  const [pinned, pin] = useState(null);
+  if (job?.state === "failed") return html`<p class="problem">${job.error?.message}<span>${job.error?.hint}</span></p>`;
+  if (!job?.outputs?.length) return html`<p class="hint" role="status">Looking …</p>`;
+  return html`<div class="spoken" role="group" aria-label="Words of the prompt" onMouseLeave=${() => choose(pinned)}>
+    ${job.outputs.map((map) => html`<button type="button" key=${map.id} aria-pressed=${pinned === map.url} class=${chosen === map.url ? "here" : ""}
+      onMouseEnter=${() => choose(map.url)} onFocus=${() => choose(map.url)} onBlur=${() => choose(pinned)}
+      onClick=${() => { const next = pinned === map.url ? null : map.url; pin(next); choose(next ?? map.url); }}>${map.settings.word}</button>`)}
+    <p class="hint">Point at a word to light where the model looks for it; press it to keep the light on.</p>
+  </div>`;
+}
+
 export function Viewer({ id }) {
-  const [page, setPage] = useState(null), [compare, setCompare] = useState(false);
+  const [page, setPage] = useState(null), [compare, setCompare] = useState(false), [way, setWay] = useState(false);
+  const [looked, setLooked] = useState(null), [map, setMap] = useState(null);
   useEffect(() => {
     setPage(null);
-    setCompare(false);
+    setCompare(false), setWay(false), setLooked(null), setMap(null);
     get(`/api/v1/history/${id}`).then(setPage).catch((error) => { setPage({}); trouble(error); });
   }, [id]);
   if (!page) return html`<div class="viewer"></div>`;
@@ -47,12 +73,14 @@ export function Viewer({ id }) {
   const vary = () => { useSettings(picture.settings); wish({ n: 6, vary: 0.4, locked: true }); go("/"); };
   const remove = async () => { await forget(picture); go(older ? `/p/${older.id}` : "/"); };
   const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
+  const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
+  const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, job).then(setLooked).catch(trouble)));
   const source = job?.inputs.image && `/api/v1/assets/${job.inputs.image}`;
   return html`<article class="viewer" aria-label=${words}>
     <div class="frame">
       ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
       ${source && compare ? html`<${Slider} before=${source} after=${picture} />`
-        : html`<img class="pixels large" src=${picture.url} alt=${words} width=${picture.width} height=${picture.height} />`}
+        : way ? html`<${Path} pictures=${job.outputs} alt=${words} />` : html`<${Lit} picture=${picture} words=${words} map=${map} />`}
       ${older && html`<${Link} to=${`/p/${older.id}`} class="turn right" aria-label="Older picture"><${Icon} name="right" /></${Link}>`}
     </div>
     <div class="about">
@@ -63,7 +91,12 @@ export function Viewer({ id }) {
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
       ${takers().length > 0 && html`<div class="go">${takers().map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
-      ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => setCompare(!compare)}>${compare ? "The result alone" : "Before and after"}</button>`}
+      ${(source || able || (job && path(job))) && html`<div class="views">
+        ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => { setCompare(!compare); setWay(false); setLooked(null); setMap(null); }}>${compare ? "The result alone" : "Before and after"}</button>`}
+        ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${way} onClick=${() => { setWay(!way); setCompare(false); setLooked(null); setMap(null); }}>${way ? "This picture alone" : "The whole way"}</button>`}
+        ${able && html`<button type="button" class="quiet" aria-pressed=${Boolean(looked)} onClick=${see}>${looked ? "The picture alone" : "Where it looks"}</button>`}
+      </div>`}
+      ${looked && html`<${Words} job=${state.jobs.get(looked)} chosen=${map} choose=${setMap} />`}
       <${Facts} picture=${picture} job=${job} />
       <div class="links">
         <a class="quiet" href=${`${picture.url}?download=true`} download><${Icon} name="down" /> PNG with its settings</a>

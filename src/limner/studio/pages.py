@@ -1,0 +1,78 @@
+"""What a browser opens: the page, and the reports that were written beside the models."""
+
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+
+from limner.studio import answers, reports
+from limner.studio.answers import RefusedError, errors
+from limner.studio.guard import cookie, without_token
+from limner.studio.jobs import Studio, aside
+from limner.studio.settings import Settings
+
+_PAGE = str(files("limner.studio") / "page")
+
+
+def add_reports(app: FastAPI, studio: Studio) -> None:
+    """What models were found to be worth."""
+
+    @app.get("/api/v1/reports", responses=errors(404), response_model=answers.Reports)
+    async def found(model: Annotated[str | None, Query(max_length=400)] = None) -> Any:
+        """What `limner evaluate` found of a model, or of all; then also all comparisons."""
+        if model is not None and model not in studio.folders:
+            raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
+        folders = {name: studio.folders[name] for name in studio.models} if model is None else {}
+        folders |= {model: studio.folders[model]} if model is not None else {}
+        judged = [
+            {"model": name} | report
+            for name, folder in folders.items()
+            for report in await aside(reports.reports, folder)
+        ]
+        compared = await aside(reports.comparisons, studio.settings.root) if model is None else {}
+        return answers.Reports(reports=judged, comparisons=await aside(reports.told, compared))
+
+    @app.get(
+        "/api/v1/comparisons/{id}",
+        responses=errors(404) | {200: {"content": {"text/html": {}}}},
+        response_class=Response,
+    )
+    async def comparison(
+        id: Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")],
+    ) -> Response:
+        """The page that `limner compare` wrote, which can do nothing here but be looked at."""
+        folder = (await aside(reports.comparisons, studio.settings.root)).get(id)
+        path = folder and await aside(reports.page, folder)
+        if not path:
+            raise RefusedError(404, "unknown", "there is no such comparison", "see /api/v1/reports")
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": reports.policy()}
+        return FileResponse(path, media_type="text/html", headers=headers)
+
+
+def add_page(app: FastAPI, settings: Settings) -> None:
+    """The page and its parts."""
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+
+    async def page(request: Request) -> Response:
+        """The page; its address says what it shows."""
+        if request.url.path == "/" and "token" in request.query_params and settings.token:
+            rest = without_token(request.url.query)
+            location = "/" + (f"?{rest}" if rest else "")
+            return Response(
+                status_code=303,
+                headers={"Location": location, "Set-Cookie": cookie(settings.token)},
+            )
+        headers = {"Cache-Control": "no-cache"}
+        return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
+
+    routes: tuple[str, ...] = ("/", "/p/{id}", "/grid/{id}", "/reports", "/reports/{id}")
+    for path in routes:
+        app.add_api_route(path, page, methods=["GET"], include_in_schema=False)
+
+    async def icon() -> Response:
+        """The page's icon, where browsers look for it."""
+        return FileResponse(f"{_PAGE}/icon.svg", media_type="image/svg+xml")
+
+    app.add_api_route("/favicon.ico", icon, methods=["GET"], include_in_schema=False)

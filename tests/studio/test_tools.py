@@ -1,0 +1,170 @@
+"""The page's further tools, in a real browser: pictures to begin from, comparisons, ways, words."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from conftest import Open, Studio, clean, png
+from limner.webpage import document
+
+
+def give(page: Page, name: str, colour: str) -> None:
+    """Choose a file for an input."""
+    page.get_by_label(name, exact=True).set_input_files(
+        {"name": "one.png", "mimeType": "image/png", "buffer": png(colour=colour)}
+    )
+    expect(page.get_by_alt_text("the picture that was given")).to_be_visible()
+
+
+def newest(studio: Studio) -> Image.Image:
+    found = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
+    return studio.pixels(found[0])
+
+
+def test_a_picture_is_followed_completed_sent_on_and_enlarged(visit: Open, studio: Studio):
+    page = visit()
+    page.select_option("#count", "1")
+    page.select_option("#model", "runs/negative")
+    expect(page.locator(".facts .chip")).to_have_text("GANs")
+    expect(page.locator(".paint")).to_be_disabled()
+    give(page, "Picture to follow", "red")
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+    assert newest(studio).getpixel((5, 5)) == (0, 255, 255), "translated"
+    page.get_by_role("button", name="Put away").click()
+    page.select_option("#model", "runs/rows")
+    page.get_by_role("button", name="Complete a picture").click()
+    give(page, "Picture", "blue")
+    page.locator("#task-keep").fill("0.25")
+    page.locator("#task-keep").dispatch_event("change")
+    page.get_by_role("button", name="Complete a picture").last.click()
+    page.wait_for_selector(".job.done img")
+    assert newest(studio).getpixel((5, 3)) == (0, 0, 255) != newest(studio).getpixel((5, 4))
+    page.locator(".job.done a").first.click()
+    page.get_by_role("button", name="Enlarge").click()  # send to
+    expect(page.get_by_alt_text("the picture that was given")).to_be_visible()
+    page.locator(".paint", has_text="Enlarge").click()
+    page.wait_for_function("() => document.querySelector('.job.done img')?.naturalWidth === 32")
+    page.locator(".job.done a").first.click()
+    page.get_by_role("button", name="Before and after").click()
+    page.locator(".compare input").fill("30")
+    assert "70%" in page.locator(".compare .before").evaluate("i => i.style.clipPath")
+    with page.expect_download() as kept:
+        page.get_by_role("link", name="PNG with its settings").click()
+    file = Image.open(io.BytesIO(Path(kept.value.path()).read_bytes()))
+    settings = json.loads(file.info["limner"])
+    assert settings["task"] == "upscale" and settings["model"] == "runs/rows"
+
+
+def test_the_seed_is_diced_and_kept(visit: Open):
+    page = visit()
+    seed = page.locator("#seed")
+    first = seed.input_value()
+    page.get_by_label("Another seed").click()
+    expect(seed).not_to_have_value(first)
+    page.get_by_label("Keep the seed").click()
+    kept = seed.input_value()
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+    expect(seed).to_have_value(kept)
+
+
+def test_models_are_compared_by_one_wish_and_one_seed(visit: Open, studio: Studio):
+    page = visit()
+    page.fill("#prompt", "a red apple")
+    page.locator("details.more summary", has_text="Grid").click()
+    page.get_by_role("button", name="Compare the models").click()
+    axis = page.get_by_label("Values of columns")
+    expect(axis).to_have_value(re.compile("toy"))
+    assert "negative" not in axis.input_value(), "it needs a picture"
+    axis.fill("toy, runs/animals, runs/rows")
+    page.get_by_role("button", name="Paint 6 pictures").click()
+    expect(page.locator(".board td img")).to_have_count(6)
+    expect(page.locator(".board td small").first).to_have_text(re.compile(r"[\d.]+ s"))
+    expect(page.locator(".board thead th")).to_have_text(
+        ["toy", re.compile("runs/animals"), "runs/rows"]
+    )
+    board = page.url.rsplit("/", 1)[1]
+    jobs = studio.client.get("/api/v1/jobs", params={"board": board}).json()["jobs"]
+    asked = {(job["model"], job["params"]["prompt"]) for job in jobs}
+    assert asked == {("toy", "a red apple"), ("runs/rows", "a red apple"), ("runs/animals", "")}
+    assert {job["params"]["seed"] for job in jobs} == {1, 2}
+
+
+def test_a_slider_goes_along_the_way_from_seed_to_seed(visit: Open, studio: Studio):
+    page = visit()
+    page.fill("#prompt", "")
+    page.get_by_role("button", name="From seed to seed").click()
+    page.locator("#task-steps").fill("5")
+    page.locator("#task-steps").dispatch_event("change")
+    page.locator(".paint").click()
+    slider = page.get_by_label("Along the way")
+    expect(slider).to_have_attribute("max", "4")
+    picture = page.locator(".path a img")
+    first = picture.get_attribute("src")
+    slider.focus()
+    page.keyboard.press("End")
+    expect(picture).not_to_have_attribute("src", first or "")
+    expect(slider).to_have_attribute("aria-valuetext", "picture 5 of 5")
+    clean(page)
+    page.locator(".path a").click()
+    page.get_by_role("button", name="The whole way").click()
+    expect(page.locator(".path .strip img")).to_have_count(5)
+
+
+def test_the_place_of_a_word_is_lit(visit: Open, studio: Studio):
+    of = {"seed": 5, "sampler": {"scale": 9.0, "colour": "cool"}}
+    picture = studio.painted(prompt="a red piñata", **of)["outputs"][0]
+    page = visit(f"/p/{picture['id']}")
+    page.get_by_role("button", name="Where it looks").click()
+    words = page.locator(".spoken button")
+    expect(words).to_have_text(["a", "red", "piñata"])
+    words.nth(1).click()
+    page.mouse.move(0, 0)
+    expect(words.nth(1)).to_have_attribute("aria-pressed", "true")
+    page.wait_for_function("() => document.querySelector('.bright')?.complete")
+    clean(page)
+    lit = Image.open(io.BytesIO(page.locator(".lit").screenshot())).convert("RGB")
+    told = studio.pixels(picture)
+    near = [
+        sum(abs(a - b) for a, b in zip(lit.getpixel(at), told.getpixel((x, 8)))) < 12  # type: ignore[arg-type]
+        for x in (2, 6, 10, 14)
+        if (at := ((2 * x + 1) * lit.width // 32, 17 * lit.height // 32))
+    ]
+    assert near == [False, True, False, False], "where the model looks the picture is itself"
+    page.get_by_role("button", name="The picture alone").click()
+    expect(page.locator(".bright")).to_have_count(0)
+
+
+BOARD = """<table class="board">
+<thead><tr><th data-at=0 data-first="ascending"><button>name</button></th></tr></thead>
+<tbody><tr><td data-value="2">two</td></tr><tr><td data-value="1">one</td></tr></tbody>
+</table><script>document.title = "hostile"; document.body.innerHTML = "gone"</script>"""
+
+
+def test_reports_are_pages_and_a_comparison_sorts_but_cannot_look_out(visit: Open, studio: Studio):
+    import limner.evaluate
+
+    page = visit("/reports", refused=True)
+    expect(page.get_by_role("heading", name="Reports")).to_be_visible()
+    folder = studio.folder / "side-by-side"
+    folder.mkdir()
+    script = (Path(limner.evaluate.__file__).parent / "page.js").read_text()
+    (folder / "index.html").write_text(document("A comparison", BOARD, script=script))
+    about = {"against": {"name": "pets"}, "date": "2026-11-25", "n": 64}
+    subjects = [{"name": "runs/one"}, {"name": "runs/other"}]
+    (folder / "comparison.json").write_text(json.dumps(about | {"subjects": subjects}))
+    page.reload()
+    clean(page)
+    page.get_by_role("link", name="runs/one, runs/other").click()
+    inside = page.frame_locator("iframe")
+    cells = inside.locator("td")
+    expect(cells).to_have_text(["two", "one"])
+    inside.get_by_role("button", name="name").click()
+    expect(cells).to_have_text(["one", "two"])
+    page.get_by_role("link", name="All reports").click()
+    expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
