@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,7 @@ import limner
 from limner.errors import LimnerError
 from limner.image import ImageSpec
 from limner.model import Learner
-from limner.registry import build
+from limner.registry import build, foreign
 
 MODEL_FILE = "model.safetensors"
 FORMAT = 1
@@ -81,10 +81,50 @@ _HEADER_TYPES = {
 }
 
 
+@runtime_checkable
+class Foreign(Protocol):
+    """The class of a model that another program wrote; its one option is `folder`."""
+
+    @classmethod
+    def header(cls, folder: Path) -> Header:
+        """What the folder says of itself, without reading the weights."""
+        ...
+
+    @classmethod
+    def weight_files(cls, folder: Path) -> list[Path]:
+        """The files of the weights that are read."""
+        ...
+
+
+def _foreign(file: Path) -> type[Foreign] | None:
+    """The class that opens the folder known by a file; None for a model file of limner."""
+    known = None if file.suffix == ".safetensors" else foreign().get(file.name)
+    if known is None:
+        return None
+    assert issubclass(known.model, Foreign)
+    return known.model
+
+
 def sha256(path: Path) -> str:
     """The hash of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weight_files(file: Path) -> list[Path]:
+    """The files that a model's weights are in, by its `model_file`."""
+    opener = _foreign(file)
+    return opener.weight_files(file.parent) if opener else [file]
+
+
+def digest(file: Path) -> str:
+    """A hash of a whole model, by its `model_file`."""
+    if _foreign(file) is None:
+        return sha256(file)
+    folder = file.parent
+    parts = [*weight_files(file), *sorted(folder.rglob("*.json"))]
+    lines = [f"{part.relative_to(folder)} {sha256(part)}" for part in parts]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -187,6 +227,8 @@ def read_header(path: Path) -> Header:
     Raises:
         LimnerError: no such file, not written by limner, or written by a newer limner.
     """
+    if opener := _foreign(path):
+        return opener.header(path.parent)
     metadata = _raw_header(path).get("__metadata__")
     if not isinstance(metadata, dict) or "limner" not in metadata:
         raise LimnerError(f"{path} was not written by limner; `limner train` makes such files")
@@ -212,9 +254,14 @@ def _brief(error: Exception) -> str:
 
 
 def model_file(path: Path | str) -> Path:
-    """The model file that a path means: the file itself, or the one in a run or model folder."""
+    """The model file that a path means: the file itself, or the one in a run or model folder; of
+    another program's folder, the file that it is known by.
+    """
     path = Path(path)
-    return path / MODEL_FILE if path.is_dir() else path
+    if not path.is_dir() or (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE if path.is_dir() else path
+    marks = (path / name for name in foreign())
+    return next((mark for mark in marks if mark.is_file()), path / MODEL_FILE)
 
 
 def load(path: Path | str, device: str = "cpu") -> Learner:
@@ -234,7 +281,8 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
         raise LimnerError(
             f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
         ) from None
-    load_weights(model, load_tensors(file), file)
+    if _foreign(file) is None:
+        load_weights(model, load_tensors(file), file)
     return model.to(device).eval()
 
 

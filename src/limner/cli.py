@@ -74,9 +74,9 @@ def models_(
 ) -> None:
     """List the models, or the options of one."""
     from limner import listing
-    from limner.registry import entry, models
+    from limner.registry import entry, foreign, models
 
-    entries = [entry(name)] if name else list(models().values())
+    entries = [entry(name)] if name else [*models().values(), *foreign().values()]
     if as_json:
         described = [listing.described(each) for each in entries]
         _print_json(described[0] if name else described)

@@ -18,6 +18,7 @@ import limner
 _EXTRAS = {
     "docs": ("sphinx",),
     "test": ("pytest", "hypothesis"),
+    "diffusers": ("diffusers", "transformers"),
     "bench": ("diffusers", "denoising_diffusion_pytorch"),
 }
 _LITTLE_DISK = 2 * 2**30

@@ -15,7 +15,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "family": entry.family,
         "summary": entry.summary,
         "paper": vars(entry.paper),
-        "model": json_schema(entry.model, skip=("spec",)),
+        "model": {} if entry.file else json_schema(entry.model, skip=("spec",)),
     }
     if issubclass(entry.model, GenerativeModel):
         document["sampler"] = entry.model.sample_schema()
@@ -36,7 +36,9 @@ def options_text(entry: Entry) -> str:
     lines = [f"{entry.name}: {entry.summary}", f"  {entry.paper}"]
     for section in ("model", "sampler"):
         properties = document.get(section, {}).get("properties", {})
-        width = max((len(name) for name in properties), default=0)
+        if not properties:
+            continue
+        width = max(map(len, properties))
         lines.append("")
         for name, schema in properties.items():
             default = schema.get("default")
@@ -44,7 +46,10 @@ def options_text(entry: Entry) -> str:
             lines.append(
                 f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip()
             )
-    lines += ["", f"train it: limner train {entry.name} emoji data.size=16"]
+    use = f"train it: limner train {entry.name} emoji data.size=16"
+    if entry.file:
+        use = f"paint with it: limner sample -m FOLDER, where {entry.file} lies in FOLDER"
+    lines += ["", use]
     return "\n".join(lines)
 
 

@@ -194,6 +194,8 @@ class GenerativeModel(Learner):
 
     condition: Literal["optional", "required"] = "optional"
     """required: without a condition, labels are drawn at the data's frequencies."""
+    at_once: int = SAMPLE_BATCH
+    """How many pictures are painted together, at most."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -271,8 +273,8 @@ class GenerativeModel(Learner):
         """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
         c = _for_each(n, c)
         parts = []
-        for first in range(0, n, SAMPLE_BATCH):
-            rows = slice(first, min(first + SAMPLE_BATCH, n))
+        for first in range(0, n, self.at_once):
+            rows = slice(first, min(first + self.at_once, n))
             own = seed + first if isinstance(seed, int) else seed[rows]
             painting = self.watch(
                 rows.stop - first, c.rows(rows), seed=own, preview=False, **options

@@ -17,7 +17,7 @@ from limner.allocator import keep_freed_memory
 from limner.checkpoint import load, model_file, read_header, write_durably
 from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec, to_uint8
-from limner.model import SAMPLE_BATCH, GenerativeModel
+from limner.model import GenerativeModel
 from limner.noise import Blend
 from limner.options import validated
 from limner.progress import painting_progress, say
@@ -167,7 +167,7 @@ def paint(wish: Wish, *, device: str = "auto", forming: bool = False) -> tuple[S
     """
     keep_freed_memory()
     model, options = open_model(wish, device)
-    if wish.negative and options.get("scale", 1.0) <= 1:
+    if wish.negative and (options.get("scale") or 1.0) <= 1:
         raise LimnerError("a negative prompt works through guidance; give sampler.scale=3")
     rows = wish.condition(model.spec)
     c = rows.repeat(wish.n)
@@ -177,8 +177,8 @@ def paint(wish: Wish, *, device: str = "auto", forming: bool = False) -> tuple[S
     parts: list[list[Pictures]] = []
     precision = torch.autocast(model.device.type, torch.bfloat16, enabled=wish.dtype == "bfloat16")
     with painting_progress(total) as advance, precision:
-        for first in range(0, total, SAMPLE_BATCH):
-            own = seeds[first : first + SAMPLE_BATCH]
+        for first in range(0, total, model.at_once):
+            own = seeds[first : first + model.at_once]
             cut = c.rows(slice(first, first + len(own)))
             frames: list[Pictures] = []
             for i, frame in enumerate(model.watch(len(own), cut, seed=own, **options)):

@@ -27,7 +27,7 @@ from limner.errors import LimnerError, unknown
 from limner.image import ImageSpec
 from limner.model import Learner
 from limner.options import parse_assignments
-from limner.registry import build
+from limner.registry import build, entry, models
 from limner.train import TrainOptions, seeded
 
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
@@ -124,11 +124,16 @@ class Recipe:
         Raises:
             LimnerError: an unknown model or option.
         """
-        options = self.options()
+        options, name = self.options(), self.model["name"]
+        if name not in models() and (Path(name).exists() or entry(name).file):
+            raise LimnerError(
+                f"'{name}' comes trained, and is painted with: limner sample -m FOLDER; what is "
+                "trained is a model by name, and limner models lists them"
+            )
         own = {key: value for key, value in self.model.items() if key != "name"}
         nested = {key: load(path) for key, path in (options.init or {}).items()}
         with seeded((options.seed, "weights")):
-            return build(self.model["name"], spec, **own | nested)
+            return build(name, spec, **own | nested)
 
     def to_toml(self) -> str:
         """The file's text."""

@@ -50,6 +50,7 @@ class Entry:
         paper: where it is described.
         model: its class.
         tiny: options that make it small enough for the contract tests.
+        file: of a model that another program trained: the file that its folder is known by.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Entry:
     paper: Paper
     model: type[Learner]
     tiny: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    file: str = ""
 
     @property
     def summary(self) -> str:
@@ -68,15 +70,24 @@ _entries: dict[str, Entry] = {}
 
 
 def register(
-    name: str, *, family: str, paper: Paper, tiny: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    family: str,
+    paper: Paper,
+    tiny: Mapping[str, Any] | None = None,
+    file: str = "",
 ) -> Callable[[_L], _L]:
     """Enter a model class under a name; to register is to be tested by the contract suite.
+
+    One that is only opened, never trained, is known by a file of its folders, and its class is a
+    `checkpoint.Foreign`.
 
     Args:
         name: lower case, words joined by hyphens.
         family: one of `FAMILIES`.
         paper: where the model is described.
         tiny: options for a model of a few thousand parameters, for tests.
+        file: of a model that another program trained: the file that its folder is known by.
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
@@ -86,7 +97,7 @@ def register(
         if known and known.model.__qualname__ != model.__qualname__:
             raise LimnerError(f"the model name '{name}' is taken by {known.model.__qualname__}")
         model.name = name
-        _entries[name] = Entry(name, family, paper, model, tiny or {})
+        _entries[name] = Entry(name, family, paper, model, tiny or {}, file)
         return model
 
     return enter
@@ -101,10 +112,17 @@ def _load_families() -> None:
 
 
 def models() -> dict[str, Entry]:
-    """All registered models, in the order of the families."""
+    """All registered models that are trained here, in the order of the families."""
     _load_families()
     order = {family: i for i, family in enumerate(FAMILIES)}
-    return dict(sorted(_entries.items(), key=lambda item: (order[item[1].family], item[0])))
+    own = {name: of for name, of in _entries.items() if not of.file}
+    return dict(sorted(own.items(), key=lambda item: (order[item[1].family], item[0])))
+
+
+def foreign() -> dict[str, Entry]:
+    """The models that other programs trained, by the file that their folders are known by."""
+    _load_families()
+    return {of.file: of for of in _entries.values() if of.file}
 
 
 def entry(name: str) -> Entry:
@@ -113,7 +131,7 @@ def entry(name: str) -> Entry:
     Raises:
         LimnerError: no model is called so; the message names the nearest one.
     """
-    known = models()
+    known = models() | {of.name: of for of in foreign().values()}
     if name not in known:
         raise unknown("model", name, known, "limner models lists all")
     return known[name]

@@ -32,7 +32,7 @@ from limner.evaluate.report import Report, append, read_reports
 from limner.evaluate.subjects import PaintedPictures, PictureSet, Pixels
 from limner.model import GenerativeModel
 from limner.progress import say
-from limner.registry import models
+from limner.registry import foreign, models
 from limner.run import read_log
 from limner.zoo import bundled
 
@@ -271,7 +271,8 @@ def _header(name: str) -> Header | None:
 
 def _options(model: str) -> frozenset[str]:
     """The options with which a registered model paints; none of one that does not."""
-    of = models()[model].model if model in models() else None
+    known = models() | {of.name: of for of in foreign().values()}
+    of = known[model].model if model in known else None
     schema = of.sample_schema() if of and issubclass(of, GenerativeModel) else {}
     return frozenset(schema.get("properties", ()))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from limner.checkpoint import MODEL_FILE, load, model_file, read_header, sha256
+from limner.checkpoint import digest, load, model_file, read_header
 from limner.data import SOURCES, Dataset, open_data
 from limner.errors import LimnerError
 from limner.evaluate.features import fingerprint
@@ -81,7 +81,7 @@ def open_subject(
     path = Path(name).expanduser()
     if not path.exists():
         raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
-    if path.suffix == ".safetensors" or (path / MODEL_FILE).is_file():
+    if path.suffix == ".safetensors" or (path.is_dir() and model_file(path).is_file()):
         return _model(name, path, device)
     if path.is_dir() and (path / "recipe.toml").is_file():
         raise LimnerError(
@@ -100,7 +100,7 @@ def _model(name: str, path: Path, device: torch.device) -> Opened:
     if not isinstance(model, GenerativeModel):
         raise LimnerError(f"'{name}' is a {model.name}, which paints nothing")
     run = path if (path / "recipe.toml").is_file() else None
-    return Opened(name, sha256(file), model, None, run, header.images_seen, header.recipe)
+    return Opened(name, digest(file), model, None, run, header.images_seen, header.recipe)
 
 
 def _weights(model: GenerativeModel) -> str:

@@ -200,6 +200,11 @@ class PaintedPictures(PictureSet):
         c = self.real.condition(numbers, self.spec)
         seeds = [self.seed + number for number in numbers.tolist()]
         x = self.model.sample(len(numbers), c, seed=seeds, **self.options)
+        if tuple(x.shape[1:]) != self.spec.shape:
+            raise LimnerError(
+                f"{self.name} is judged by pictures of {self.spec.height} x {self.spec.width}, and "
+                f"these are {x.shape[2]} x {x.shape[3]}; leave their size out"
+            )
         odd = ~x.isfinite().flatten(1).all(1).cpu()
         if odd.any():
             raise LimnerError(
