@@ -7,8 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
+from limner.data import open_data
 from limner.errors import LimnerError
+from limner.evaluate.evaluation import evaluate
 from limner.evaluate.modes import modes, stacked
+from limner.evaluate.subjects import RealPictures
 
 
 def test_a_uniform_model_covers_all_modes_and_reads_the_floor():
@@ -18,6 +21,45 @@ def test_a_uniform_model_covers_all_modes_and_reads_the_floor():
     assert found.covered == found.of == 1000
     assert found.floor == pytest.approx(0.0192, abs=1e-4)
     assert found.divergence == pytest.approx(found.floor, rel=0.15)
+
+
+def test_the_metric_sees_the_modes_of_real_digits(mnist: str):
+    """Three channels, and one: what the classifier sees is what the labels say."""
+    n = 400
+    told = open_data("stacked-mnist", split="test", label="class")
+    report = evaluate(told, told, metrics=["modes"], n=n, quiet=True)
+    labels = RealPictures(told, n).labels(torch.arange(n))
+    assert labels is not None
+    expected = modes(labels, 1000)
+    assert report.number("modes").value == pytest.approx(expected.covered, rel=0.02)
+    assert report.number("KL to uniform").value == pytest.approx(expected.divergence, rel=0.03)
+    ones = open_data(mnist, split="test")
+    report = evaluate(ones, ones, metrics=["modes"], n=100, quiet=True)
+    found = report.number("modes")
+    assert (found.value, found.unit) == (10, "of 10")
+    assert report.number("KL to uniform").value < 0.1
+
+
+def ring(n: int, spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """n points about the 8 corners of a ring of radius 1, as modes: the nearest corner of each, and
+    whether it lies within three deviations of 0.05.
+    """
+    angle = torch.arange(8) * math.pi / 4
+    corners = torch.stack([angle.cos(), angle.sin()], 1)
+    draw = torch.Generator().manual_seed(seed)
+    points = corners[torch.randint(8, (n,), generator=draw)]
+    points = points + spread * torch.randn(n, 2, generator=draw)
+    apart = torch.cdist(points, corners)
+    return apart.argmin(1), apart.amin(1) < 3 * 0.05
+
+
+def test_a_ring_of_gaussians_has_eight_modes():
+    """The true sampler covers them, and 1 - exp(-9 / 2) of its points are of high quality."""
+    nearest, good = ring(20_000, 0.05)
+    found = modes(nearest[good], 8)
+    assert found.covered == found.of == 8
+    assert found.divergence == pytest.approx(found.floor, abs=4e-4)
+    assert good.double().mean().item() == pytest.approx(1 - math.exp(-4.5), abs=3e-3)
 
 
 def test_the_divergence_is_scipys():

@@ -53,6 +53,24 @@ def test_the_binarised_mnist_test_set_is_one_and_the_same(mnist):
     assert torch.equal(some.x, x[data.overview(100)])
 
 
+def test_stacked_mnist_has_every_three_digits(mnist):
+    digits = open_data(mnist, split="test")
+    data = open_data("stacked-mnist", split="test", label="class")
+    assert len(data) == 26_000
+    assert data.spec.shape == (3, 28, 28)
+    counts = data.labels.bincount(minlength=1000)
+    assert data.spec.labels[407] == "407" and bool((counts > 0).all())
+    known = {
+        picture.numpy().tobytes(): int(c)
+        for picture, c in zip(digits.pixels(torch.arange(10_000)), digits.labels)
+    }
+    for picture, label in zip(data.pixels(torch.arange(300)), data.labels):
+        assert [known[channel[None].numpy().tobytes()] for channel in picture] == [
+            int(d) for d in f"{label:03}"
+        ]
+    assert open_data("stacked-mnist", split="test").labels is None
+
+
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Path:
     """A LIMNER_DATA with three pictures of everything, and no cache."""

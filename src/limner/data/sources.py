@@ -6,7 +6,7 @@ from typing import Any
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
 from limner.data.folder import Folder, Zip
-from limner.data.named import Cifar10, FashionMnist, Mnist
+from limner.data.named import Cifar10, FashionMnist, Mnist, StackedMnist
 from limner.data.pictures import Source
 from limner.data.unpaired import Unpaired
 from limner.errors import LimnerError, unknown
@@ -15,6 +15,7 @@ from limner.options import validated
 SOURCES: dict[str, type[Source]] = {
     "emoji": Emoji,
     "mnist": Mnist,
+    "stacked-mnist": StackedMnist,
     "fashion-mnist": FashionMnist,
     "cifar10": Cifar10,
     "folder": Folder,
@@ -45,8 +46,8 @@ def open_data(source: str, **options: Any) -> Dataset:
     """Open a data set.
 
     Args:
-        source: `emoji`, `mnist`, `fashion-mnist`, `cifar10`, `folder:PATH`, `zip:PATH`, or
-            `unpaired:A,B` of two of these.
+        source: `emoji`, `mnist`, `stacked-mnist`, `fashion-mnist`, `cifar10`, `folder:PATH`,
+            `zip:PATH`, or `unpaired:A,B` of two of these.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit, channels,
             levels, binarise, flip and memory. Of `unpaired`, "a.NAME" and "b.NAME" are options of
             one of the two, and the others of both.

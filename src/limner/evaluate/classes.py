@@ -84,27 +84,23 @@ class SeenChannels(Observer):
 
 
 class Modes(Metric):
-    """How many combinations of digits the channels show."""
+    """How many digits there are, or combinations of digits where there are channels."""
 
     name = "modes"
-    summary = "StackedMNIST: how many of the combinations of digits there are, and how evenly"
+    summary = "digits: how many of the 10, or StackedMNIST's 1,000, there are, and how evenly"
 
     @cached_property
     def observer(self) -> SeenChannels:
         """The classifier of digits, whatever sees the features of the other metrics."""
         return SeenChannels(extractor("lenet", _DIGITS, self.setting.device))
 
-    def refusal(self) -> str:
-        """There is one channel, hence no combination."""
-        if self.setting.subject.spec.channels < 2:
-            return "it counts combinations of digits, a digit a channel"
-        return ""
-
     def doubt(self) -> str:
-        """The data are not known to be digits."""
-        if self.setting.reference.name.startswith("stacked-mnist"):
-            return ""
-        return "the channels are no digits, as far as is known"
+        """The data are not known to be digits, or the model was told which ones to paint."""
+        if not self.setting.reference.name.startswith(("mnist", "stacked-mnist")):
+            return "the channels are no digits, as far as is known"
+        if self.setting.model and self.setting.subject.classes:
+            return "the model is told which digits to paint"
+        return ""
 
     def extractors(self) -> list[Extractor]:
         """The classifier."""
