@@ -42,6 +42,8 @@ class Header:
         config: the model's own options.
         images_seen: how many training images the weights have seen.
         recipe: how they were trained: the sections of the recipe, as plain values.
+        shared: tensors that the file leaves out as a bundled model has them: the start of their
+            names here, and that model's name and the start of their names there, "emoji:base.".
         version: of limner, that wrote the file.
         format: of the file.
     """
@@ -51,6 +53,7 @@ class Header:
     config: dict[str, Any]
     images_seen: int = 0
     recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+    shared: dict[str, str] = field(default_factory=dict[str, str])
     version: str = limner.__version__
     format: int = FORMAT
 
@@ -76,6 +79,7 @@ _HEADER_TYPES = {
     "config": dict,
     "images_seen": int,
     "recipe": dict,
+    "shared": dict,
     "version": str,
     "format": int,
 }
@@ -161,15 +165,17 @@ def save_model(
     *,
     images_seen: int = 0,
     recipe: Mapping[str, Any] | None = None,
+    shared: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model, whole, into one file.
+    """Write a model into one file.
 
     Args:
         model: a registered learner.
         path: the file, or a folder, which then gets `model.safetensors`.
         images_seen: how many training images the weights have seen.
         recipe: how they were trained.
+        shared: what to leave out of the file, see `Header`.
         dtype: of the stored floating-point weights (`torch.float16` halves a file); None keeps each
             as it is.
     """
@@ -177,10 +183,12 @@ def save_model(
     if path.is_dir() or not path.suffix:
         path = path / MODEL_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = Header(model.name, model.spec, model.config, images_seen, dict(recipe or {}))
+    shared = dict(shared or {})
+    header = Header(model.name, model.spec, model.config, images_seen, dict(recipe or {}), shared)
     weights = {
         name: t.to(dtype) if dtype and t.is_floating_point() else t
         for name, t in model.state_dict().items()
+        if not name.startswith(tuple(shared))
     }
     save_tensors(weights, path, {"limner": header.to_json()})
 
@@ -282,8 +290,25 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
             f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
         ) from None
     if _foreign(file) is None:
-        load_weights(model, load_tensors(file), file)
+        load_weights(model, load_tensors(file) | _shared_tensors(header, file), file)
     return model.to(device).eval()
+
+
+def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
+    """What a model file leaves out, from the bundled models that have it."""
+    from limner.zoo import bundled
+
+    found: dict[str, Tensor] = {}
+    for start, source in header.shared.items():
+        name, _, there = str(source).partition(":")
+        if name not in bundled():
+            raise LimnerError(
+                f"{file} shares weights with '{name}', which is no bundled model; it may come from "
+                "another version of limner"
+            )
+        weights = load_tensors(model_file(bundled()[name]))
+        found |= {start + k[len(there) :]: t for k, t in weights.items() if k.startswith(there)}
+    return found
 
 
 def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) -> None:

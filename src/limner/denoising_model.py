@@ -5,11 +5,8 @@ noise, and noise of pictures, is the same for all.
 """
 
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, replace
-from functools import partial
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -23,7 +20,6 @@ from limner.denoising import (
     Clipped,
     Denoiser,
     Guided,
-    Kept,
     Parametrisation,
     Variance,
     per_image,
@@ -31,10 +27,11 @@ from limner.denoising import (
 )
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Turn, finished
-from limner.noise import Blend, Noise
+from limner.model import Turn
+from limner.noise import Noise
+from limner.repainting import Plan, Repaints
 from limner.samplers import SAMPLERS, Sampler, SamplerName
-from limner.schedules import Schedule, Spacing, Times
+from limner.schedules import Spacing, Times
 
 _CODE_STEPS = 50  # between a picture and its code
 _FIXED_POINT = 4  # evaluations for the inverse of one step
@@ -57,49 +54,7 @@ class Example(NamedTuple):
     target: Images
 
 
-class Plan(NamedTuple):
-    """How to go from noise to a picture.
-
-    Args:
-        sampler: how to take a step.
-        D: the denoiser, guided and clipped.
-        times: to visit.
-        rounds: how often each step is taken.
-    """
-
-    sampler: Sampler
-    D: Denoiser
-    times: Times
-    rounds: int = 1
-
-    def walked(self, x: Images, c: Condition, noise: Noise, preview: bool) -> Iterator[Images]:
-        """Yield the denoiser's view at every step if there is a preview, then the picture.
-
-        Args:
-            x: where to begin.
-            c: what the pictures are of.
-            noise: random streams.
-            preview: whether views are wanted.
-        """
-        memory, steps = None, len(self.times) - 1
-        for t, s in pairwise(self.times):
-            x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, memory, steps)
-            for _ in range(self.rounds - 1):
-                x = self._noised(x, s, t, noise)
-                x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, None, steps)
-            if preview:
-                yield sketch
-        yield x
-
-    def _noised(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
-        """x_t of x_s, t > s, by the forward process."""
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = (self.D.schedule(each) for each in (s, t))
-        keep = alpha_t / alpha_s
-        added = (sigma_t**2 - keep**2 * sigma_s**2).clamp(min=0).sqrt()
-        return per_image(keep, x) * x + per_image(added, x) * noise.normal(*x.shape[1:]).to(x)
-
-
-class DenoisingModel(Encodes):
+class DenoisingModel(Repaints, Encodes):
     """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
     and times.
 
@@ -115,7 +70,6 @@ class DenoisingModel(Encodes):
 
     default_sampler: ClassVar[SamplerName]
     default_steps: ClassVar[int]
-    schedule: Schedule
 
     def __init__(self, spec: ImageSpec, network: nn.Module, condition_dropout: float) -> None:
         super().__init__()
@@ -234,69 +188,6 @@ class DenoisingModel(Encodes):
         times = self.schedule.times(steps or self.default_steps, spacing)
         return Plan(walk, Clipped(D) if clip else D, times)
 
-    def edit(
-        self,
-        image: Images,
-        c: Condition = Condition(),
-        *,
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-        strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        rounds: Annotated[int, Field(ge=1)] = 1,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Paint from a picture under noise, and keep of it what a mask says: `model.Edits`.
-
-        The last `strength` of the steps are walked, from x_t = alpha_t image + sigma_t eps (Meng et
-        al. (2021), SDEdit, arXiv:2108.01073). Where the mask is 0 the denoiser is told the image,
-        so that every step of a random sampler is drawn given it. With `rounds` above 1 each step is
-        undone by as much noise and taken again, so that both parts agree (Lugmayr et al. (2022),
-        RePaint, arXiv:2201.09865, algorithm 1).
-
-        Args:
-            image: the pictures, "b c h w" in [-1, 1].
-            c, seed, preview, options: as for `GenerativeModel.watch`.
-            mask: 1 where to paint, 0 where to keep; everywhere by default.
-            strength: how far to go back into noise, in (0, 1].
-            rounds: how often each step is taken.
-
-        Raises:
-            LimnerError: pictures or a mask of another shape, or a strength or a number of rounds
-                that cannot be.
-        """
-        check_edit(self.spec, image, mask, strength, rounds)
-        edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
-        yield from self._watched(edited, len(image), c, seed, preview, options)
-
-    @finished
-    def edited(
-        self,
-        image: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
-        rounds: int,
-        n: int,
-        c: Condition,
-        *,
-        noise: Noise,
-        preview: bool,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """What `edit` yields, of checked arguments."""
-        plan = self.plan(**options)
-        steps = len(plan.times) - 1
-        times = plan.times[steps - max(1, round(strength * steps)) :]
-        D = plan.D if mask is None else Kept(plan.D, image, mask.to(image))
-        alpha, sigma = map(float, self.schedule(times[0]))
-        x = alpha * image + sigma * noise.normal(*self.spec.shape)
-        yield from Plan(plan.sampler, D, times, rounds).walked(x, c, noise, preview)
-
-    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """How many frames `edit` yields with a preview."""
-        steps = self.frame_count(**options) - 1
-        return max(1, round(strength * steps)) + 1
-
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The noise that the probability flow carries to each picture, by inverting DDIM's steps.
 
@@ -341,7 +232,7 @@ class DenoisingModel(Encodes):
         """The picture that the probability flow carries noise to, by DDIM's steps."""
         x = self.schedule.prior_deviation * z.unflatten(1, self.spec.shape)
         plan = Plan(SAMPLERS["euler"], self, self._code_times())
-        return deque(plan.walked(x, c, Noise.sampling(0, len(x)), False), maxlen=1).pop()
+        return plan.end(x, c, Noise.sampling(0, len(x)))
 
     def _code_times(self) -> Times:
         """The times between a picture and its code: the least noise that was trained, too."""
@@ -378,26 +269,6 @@ class DenoisingModel(Encodes):
     def frame_count(self, **options: Any) -> int:
         """One for each step, and the picture."""
         return (options.get("steps") or self.default_steps) + 1
-
-
-def check_edit(
-    spec: ImageSpec, image: Tensor, mask: Tensor | None, strength: float, rounds: int
-) -> None:
-    """Refuse an edit that cannot be.
-
-    Raises:
-        LimnerError: what is wrong with it.
-    """
-    shape = "{} x {} x {}".format(*spec.shape)
-    if tuple(image.shape[1:]) != spec.shape:
-        given = " x ".join(map(str, image.shape[1:]))
-        raise LimnerError(f"this model edits {shape} pictures, not {given}")
-    if mask is not None and mask.shape != (len(image), 1, *spec.shape[1:]):
-        raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
-    if not 0 < strength <= 1:
-        raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
-    if rounds < 1:
-        raise LimnerError(f"rounds={rounds}: each step is taken at least once")
 
 
 def chosen_sampler(name: SamplerName, **options: float | None) -> Sampler:

@@ -31,12 +31,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.attending import Attends
-from limner.denoising_model import DenoisingModel, check_edit
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn, finished
 from limner.noise import Blend, Noise
 from limner.registry import Paper, build, entry, register
+from limner.repainting import Repaints, check_edit
 from limner.samplers import SamplerName
 
 Steps = Annotated[int, Field(ge=1, le=4000)]
@@ -213,11 +213,11 @@ class Cascade(GenerativeModel):
         """Let the base edit the reduced picture, and enlarge what it made: `model.Edits`.
 
         Args:
-            image, c, mask, strength, rounds, seed, preview, options: as for `DenoisingModel.edit`;
+            image, c, mask, strength, rounds, seed, preview, options: as for `Repaints.edit`;
                 where the mask is 0 the picture stays as it is, to the pixel.
 
         Raises:
-            LimnerError: a stage cannot edit; or as of `DenoisingModel.edit`.
+            LimnerError: a stage cannot edit; or as of `Repaints.edit`.
         """
         check_edit(self.spec, image, mask, strength, rounds)
         edited = partial(self._edited, image.to(self.device), mask, strength, rounds)
@@ -267,8 +267,8 @@ class Cascade(GenerativeModel):
         return F.interpolate(self.base.attention_maps(small, c), x.shape[-2:], mode="bilinear")
 
     @staticmethod
-    def _editing(stage: GenerativeModel) -> DenoisingModel:
-        if not isinstance(stage, DenoisingModel):
+    def _editing(stage: GenerativeModel) -> Repaints:
+        if not isinstance(stage, Repaints):
             raise LimnerError(f"a {stage.name} model within a cascade cannot edit pictures")
         return stage
 

@@ -25,13 +25,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.denoising import Clipped, Variance, Wrapped, per_image
-from limner.denoising_model import DenoisingModel, Plan
+from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn
 from limner.nn.unet import HalfUNet
 from limner.noise import Noise
 from limner.registry import Paper, register
+from limner.repainting import Plan
 from limner.samplers import Ancestral, GuidedAncestral, SamplerName
 from limner.schedules import Times
 

@@ -1,0 +1,48 @@
+"""Low-rank adaptation: a network that stays as it is, and small changes of its weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class LowRank(nn.Module):
+    """W + B A for every weight matrix W of a network that belongs to another; no change at first.
+
+    Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen (2021). LoRA: low-rank adaptation of large
+    language models. arXiv:2106.09685, section 4.1; a convolution's kernel counts as one row for
+    each of its output channels.
+
+    Args:
+        network: whose weights of two and more dimensions are changed.
+        rank: of the changes.
+    """
+
+    def __init__(self, network: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.names = [name for name, W in network.named_parameters() if W.ndim >= 2]
+        sizes = [network.get_parameter(name).flatten(1).shape for name in self.names]
+        self.A = nn.ParameterList(torch.randn(rank, ins) / ins**0.5 for _, ins in sizes)
+        self.B = nn.ParameterList(torch.zeros(outs, rank) for outs, _ in sizes)
+        self._kept: dict[str, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> "LowRank":
+        """Either mode; the changed weights are computed anew."""
+        self._kept = None
+        return super().train(mode)
+
+    def forward(self, network: nn.Module, *inputs: Any) -> Tensor:
+        """The output of the network with changed weights."""
+        return functional_call(network, self._changed(network), inputs)
+
+    def _changed(self, network: nn.Module) -> dict[str, Tensor]:
+        if self._kept is not None and not torch.is_grad_enabled():
+            return self._kept
+        changed = {}
+        for name, A, B in zip(self.names, self.A, self.B):
+            W = network.get_parameter(name)
+            changed[name] = W + (B @ A).view_as(W)
+        if not self.training and not torch.is_grad_enabled():
+            self._kept = changed
+        return changed

@@ -1,0 +1,168 @@
+"""A distilled model goes in one step where its teacher goes in several."""
+
+import pytest
+import torch
+from torch import nn
+
+from limner.checkpoint import load, save_model
+from limner.denoising import Clipped, Guided
+from limner.diffusion.ddpm import DDPM
+from limner.diffusion.distilled import Distilled
+from limner.diffusion.edm import EDM
+from limner.errors import LimnerError
+from limner.flows.flow_matching import FlowMatching
+from limner.image import Batch, Condition, ImageSpec
+from limner.nn.low_rank import LowRank
+from limner.noise import Noise
+from limner.registry import build
+from limner.repainting import Plan
+from limner.samplers import SAMPLERS
+from limner.zoo import bundled
+
+SPEC = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.5, 0.5))
+TEACHERS = {
+    "ddpm": lambda: DDPM(SPEC, channels=(8,), schedule="cosine", prediction="x"),
+    "edm": lambda: EDM(SPEC, channels=(8,)),
+    "line": lambda: FlowMatching(SPEC, channels=(8,)),
+}
+every_teacher = pytest.mark.parametrize("make", TEACHERS.values(), ids=TEACHERS)
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """A network none of whose outputs is 0."""
+    with torch.no_grad():
+        for p in network.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return network
+
+
+def student(make=TEACHERS["line"], **options) -> Distilled:
+    teacher = make().double()
+    shaken(teacher.network)
+    return Distilled(SPEC, teacher, **{"substeps": 3, "scale": 2.0} | options).double().eval()
+
+
+def some(n: int) -> Batch:
+    return Batch(torch.rand(n, *SPEC.shape).double() - 0.5, Condition(torch.arange(n) % 2))
+
+
+def landing(model: Distilled, x_t, first: int, c: Condition):
+    """Where the teacher goes from one of the student's times to the next one."""
+    times = model.schedule.times(model.steps * model.substeps)[first : first + model.substeps + 1]
+    plan = Plan(SAMPLERS["dpm++"], Clipped(Guided(model.teacher, model.scale)), times)
+    return plan.end(x_t, c, Noise.sampling(0, len(x_t))), times
+
+
+@every_teacher
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+@torch.no_grad()
+def test_the_loss_is_the_distance_between_where_student_and_teacher_land(make, step):
+    """Of DDIM's step x_s = k x_t + (alpha_s - k alpha_t) x_hat only x_hat is the student's."""
+    model = student(make, steps=3, condition_dropout=0.0)
+    shaken(model.change)
+    batch = some(6)
+    keyed = Noise.keyed(0, step, range(6))
+    (turn,) = model.turns(batch, step, keyed)
+    first = step % 3 * 3
+    t = model.schedule.times(9)[first]
+    alpha_t, sigma_t = map(float, model.schedule(t))
+    x_t = alpha_t * batch.x + sigma_t * Noise.keyed(0, step, range(6)).normal(*SPEC.shape)
+    x_s, times = landing(model, x_t, first, batch.c)
+    s = times[-1]
+    own = SAMPLERS["ddim"].step(model, x_t, t, s, batch.c, keyed, None, 1).x
+    alpha_s, sigma_s = map(float, model.schedule(s))
+    gain = alpha_s - sigma_s / sigma_t * alpha_t
+    weight = max((alpha_t / sigma_t) ** 2, 1.0)
+    expected = weight * (own - x_s).square().mean() / gain**2
+    torch.testing.assert_close(turn.loss, expected, rtol=1e-6, atol=0)
+
+
+def test_a_student_learns_to_land_where_its_teacher_does():
+    torch.manual_seed(0)
+    model = student(TEACHERS["ddpm"], steps=1, substeps=6, rank=8)
+    c, x = Condition(torch.arange(64) % 2), torch.randn(64, *SPEC.shape).double()
+
+    @torch.no_grad()
+    def distance() -> float:
+        model.eval()
+        end, _ = landing(model, x, 0, c)
+        own = model.plan().end(x, c, Noise.sampling(0, 64))
+        return float((own - end).square().mean())
+
+    before = distance()
+    optimizer = torch.optim.Adam(model.change.parameters(), lr=1e-2)
+    known = [p.clone() for p in model.teacher.parameters()]
+    model.train()
+    for step in range(30):
+        (turn,) = model.turns(some(32), step, Noise.keyed(0, step, range(32)))
+        optimizer.zero_grad()
+        turn.loss.backward()
+        optimizer.step()
+    assert distance() < 0.2 * before
+    assert all(torch.equal(a, b) for a, b in zip(known, model.teacher.parameters()))
+
+
+def test_it_paints_in_as_many_evaluations_as_it_has_steps():
+    model = student(steps=3).float()
+    calls = []
+    model.change.register_forward_hook(lambda *_: calls.append(1))
+    frames = list(model.watch(2, Condition(torch.tensor([0, 1]))))
+    assert len(calls) == 3
+    assert len(frames) == model.frame_count() == 4
+
+
+def test_an_untaught_student_is_its_teacher():
+    model, batch = student(), some(3)
+    t = torch.tensor(0.4).double()
+    with torch.no_grad():
+        own, known = (D(batch.x, t, batch.c) for D in (model, model.teacher))
+    torch.testing.assert_close(own, known)
+
+
+def test_what_it_cannot_do_is_refused():
+    with pytest.raises(LimnerError, match="a vae model takes no steps"):
+        Distilled(SPEC, build("vae", SPEC))
+    with pytest.raises(LimnerError, match="give the same"):
+        Distilled(ImageSpec(1, 8, 8), TEACHERS["line"]())
+    with pytest.raises(LimnerError, match="can avoid nothing"):
+        student()(some(1).x, torch.tensor(1.0), Condition(avoid=torch.zeros(1, 2).long()))
+    with pytest.raises(LimnerError, match=r"train.init.teacher=runs/NAME"):
+        build("distilled", SPEC)
+
+
+def test_a_low_rank_change_is_that_of_the_weights():
+    """Equal to a copy of the network whose weights are W + B A, before and after a step."""
+    network = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(20, 3)).double()
+    change = LowRank(network, 2).double().eval()
+    x = torch.randn(4, 2, 4, 4).double()
+    torch.testing.assert_close(change(network, x), network(x))
+    for _ in range(2):
+        shaken(change.train())
+        merged = {k: v.clone() for k, v in network.state_dict().items()}
+        for name, A, B in zip(("0.weight", "2.weight"), change.A, change.B):
+            merged[name] = merged[name] + (B @ A).reshape(merged[name].shape)
+        copy = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(20, 3)).double()
+        copy.load_state_dict(merged)
+        change.eval()
+        with torch.no_grad():
+            for _ in range(2):  # computed, then kept
+                torch.testing.assert_close(change(network, x), copy(x))
+    loss = change(network, x).square().sum()
+    grads = torch.autograd.grad(loss, list(change.parameters()))
+    assert all(float(grad.abs().max()) > 0 for grad in grads)
+
+
+def test_a_file_may_leave_out_what_a_bundled_model_has(tmp_path):
+    """It gives back the whole model, and is as much smaller."""
+    whole = load(bundled()["lenet"])
+    key = next(iter(whole.state_dict())).split(".")[0] + "."
+    shared = {key: f"lenet:{key}"}
+    save_model(whole, tmp_path / "part.safetensors", shared=shared)
+    save_model(whole, tmp_path / "whole.safetensors")
+    again = load(tmp_path / "part.safetensors").state_dict()
+    assert all(torch.equal(t, again[name]) for name, t in whole.state_dict().items())
+    part, full = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("part", "whole"))
+    assert part < full
+    save_model(whole, tmp_path / "other.safetensors", shared={key: f"nobody:{key}"})
+    with pytest.raises(LimnerError, match="shares weights with 'nobody'"):
+        load(tmp_path / "other.safetensors")
