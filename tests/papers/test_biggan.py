@@ -201,7 +201,7 @@ def test_the_critic_moves_with_the_hinge_and_the_generator_with_its_regularisati
     model = model_of(beta=0.5, critic_steps=2).eval()
     turns = []
     scores: list[torch.Tensor] = []
-    model.critic.register_forward_hook(lambda layer, given, made: scores.append(made))
+    model.critic.register_forward_hook(lambda layer, given, made: scores.extend(made.split(4)))
     for turn in model.turns(drawn_batch(8), 0, Noise.keyed(0, 0, range(8))):
         turns.append(turn)
     assert [turn.of for turn in turns] == ["critic", "critic", "generator"]

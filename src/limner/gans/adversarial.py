@@ -1,6 +1,6 @@
 """What the models of this family share: two players, the critic's moves, and signs of trouble."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 
 import torch
@@ -72,6 +72,17 @@ def _held(rows: Sequence[Mapping[str, float | None]], name: str, limit: float) -
 def beliefs(on_real: Scores, on_fake: Scores) -> dict[str, Tensor]:
     """D(real) and D(fake), for the log: how real the critic holds pictures and paintings."""
     return {"D(real)": believed(on_real), "D(fake)": believed(on_fake)}
+
+
+def told_apart(
+    critic: Callable[[Images, Condition], Scores], real: Images, fake: Images, c: Condition
+) -> tuple[Scores, Scores]:
+    """Scores of pictures and of paintings, both of c, in one pass; in full precision.
+
+    It is for critics whose score of a picture depends on no other picture.
+    """
+    on_real, on_fake = critic(torch.cat([real, fake]), Condition.cat([c, c])).float().chunk(2)
+    return on_real, on_fake
 
 
 @torch.no_grad()

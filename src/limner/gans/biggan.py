@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
-from limner.gans.adversarial import Adversarial, beliefs, variety
+from limner.gans.adversarial import Adversarial, beliefs, told_apart, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
 from limner.gans.dcgan import halvings
 from limner.gans.losses import hinge, raised
@@ -100,9 +100,9 @@ class BigGAN(Adversarial):
         for x, c, own in moves:
             with torch.no_grad():
                 fake = self.generator(own.normal(self.latent), c, None)
-            on_real, on_fake = self.critic(x, c), self.critic(fake, c)
+            on_real, on_fake = told_apart(self.critic, x, fake, c)
             logs = beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
-            yield Turn(hinge(on_real.float(), on_fake.float()), of="critic", logs=logs)
+            yield Turn(hinge(on_real, on_fake), of="critic", logs=logs)
         _, c, own = moves[-1]
         scores = self.critic(self.generator(own.normal(self.latent), c, None), c)
         overlap = overlaps(self.generator)

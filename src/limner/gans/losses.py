@@ -99,7 +99,8 @@ def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        seen = x.view_as(x)  # counters of operations hang hooks on what a network is given: no leaf
+        (slope,) = torch.autograd.grad(critic(seen).sum(), x, create_graph=True)
     return slope
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from limner.gans.adversarial import variety
+from limner.gans.adversarial import told_apart, variety
 from limner.gans.dcgan import DCGAN, NormName
 from limner.gans.losses import clip_weights, gradient_penalty, raised, wasserstein
 from limner.image import Batch, ImageSpec
@@ -121,9 +121,8 @@ class WGANGP(DCGAN):
         for x, c, own in moves:
             with torch.no_grad():
                 fake = self.paint(own, c)
-            critic = partial(self.critic, c=c)
-            loss = wasserstein(critic(x).float(), critic(fake).float())
-            penalty = gradient_penalty(critic, x, fake, own.uniform())
+            loss = wasserstein(*told_apart(self.critic, x, fake, c))
+            penalty = gradient_penalty(partial(self.critic, c=c), x, fake, own.uniform())
             logs = {"wasserstein": -loss.detach(), "penalty": penalty.detach()}
             logs["variety"] = variety(x, fake)
             yield Turn(loss + self.penalty * penalty, of="critic", logs=logs)
