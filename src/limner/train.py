@@ -239,8 +239,8 @@ class Loop:
             c = Condition.cat([part.c for part in parts])
             batch = Batch(torch.cat([part.x for part in parts]), c)
         batch = batch.to(self.device)
-        if self.options.channels_last:
-            return Batch(batch.x.contiguous(memory_format=torch.channels_last), batch.c)
+        if self.options.channels_last:  # a copy, for one channel is both, and taken for the other
+            return Batch(batch.x.clone(memory_format=torch.channels_last), batch.c)
         return batch
 
     def _first_batches(self) -> Iterator[Batch]:

@@ -422,6 +422,7 @@ def test_channels_last_changes_the_layout_and_not_the_result():
     last = ran(loop_of(TOYS["one player"]), 3)
     first = ran(loop_of(TOYS["one player"], channels_last=False), 3)
     assert last.model.net[2].weight.stride() != first.model.net[2].weight.stride()
+    assert last._batch([0], 2).x.stride() == (16, 1, 4, 1), "a single channel, too"
     for name, weight in first.model.named_parameters():
         torch.testing.assert_close(last.model.get_parameter(name), weight, atol=1e-4, rtol=0)
 
