@@ -27,7 +27,7 @@ from limner.errors import LimnerError, unknown
 from limner.image import ImageSpec
 from limner.model import Learner
 from limner.options import parse_assignments
-from limner.registry import build, entry, models
+from limner.registry import build, foreign, models
 from limner.train import TrainOptions, seeded
 
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
@@ -56,7 +56,18 @@ class Recipe:
 
     @classmethod
     def of(cls, model: str, source: str, assignments: Iterable[str] = ()) -> "Recipe":
-        """A recipe without a file, as in `limner train pixelcnn emoji train.steps=2000`."""
+        """A recipe without a file, as in `limner train pixelcnn emoji train.steps=2000`.
+
+        Raises:
+            LimnerError: a folder, or a model of another program, in place of a model by name.
+        """
+        if model not in models():
+            comes_trained = model in {of.name for of in foreign().values()}
+            if comes_trained or Path(model).exists():
+                raise LimnerError(
+                    f"'{model}' is not trained but painted with: limner sample -m FOLDER; what is "
+                    "trained is a model by name (limner models), and a run goes on by limner resume"
+                )
         return cls({"name": model}, {"source": source}).updated(assignments)
 
     @classmethod
@@ -124,16 +135,11 @@ class Recipe:
         Raises:
             LimnerError: an unknown model or option.
         """
-        options, name = self.options(), self.model["name"]
-        if name not in models() and (Path(name).exists() or entry(name).file):
-            raise LimnerError(
-                f"'{name}' comes trained, and is painted with: limner sample -m FOLDER; what is "
-                "trained is a model by name, and limner models lists them"
-            )
+        options = self.options()
         own = {key: value for key, value in self.model.items() if key != "name"}
         nested = {key: load(path) for key, path in (options.init or {}).items()}
         with seeded((options.seed, "weights")):
-            return build(name, spec, **own | nested)
+            return build(self.model["name"], spec, **own | nested)
 
     def to_toml(self) -> str:
         """The file's text."""

@@ -1,0 +1,119 @@
+"""Small pipelines of diffusers with random weights, in folders as `save_pretrained` writes them."""
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+CODEC = {
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+}
+
+
+def saved(pipeline: Any, folder: Path) -> Path:
+    """The folder, written without the bars and notes that both libraries print."""
+    bars = (diffusers.utils.logging, transformers.utils.logging)
+    for each in bars:
+        each.disable_progress_bar()
+    pipeline.save_pretrained(folder)
+    for each in bars:
+        each.enable_progress_bar()
+    return folder
+
+
+def unconditional(folder: Path) -> Path:
+    """DDPM on grey 8 x 8 pictures."""
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+    )
+    return saved(diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()), folder)
+
+
+def tokenizer(folder: Path) -> Any:
+    """CLIP's, of single letters."""
+    letters = string.ascii_lowercase
+    words = [*letters, *(f"{a}</w>" for a in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return transformers.CLIPTokenizer(*files, model_max_length=12)
+
+
+def stable_diffusion(folder: Path, scheduler: Any) -> Path:
+    """Stable Diffusion on 16 x 16 pictures, in maps of 8 x 8."""
+    torch.manual_seed(0)
+    words = tokenizer(folder.with_name(f"{folder.name}-words"))
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+        pad_token_id=len(words) - 1,
+    )
+    network = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(**CODEC),
+        text_encoder=transformers.CLIPTextModel(config),
+        tokenizer=words,
+        unet=network,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return saved(pipeline, folder)
+
+
+def classes(folder: Path) -> Path:
+    """DiT with 1,000 classes on 8 x 8 pictures, in maps of 4 x 4."""
+    torch.manual_seed(0)
+    network = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        sample_size=4,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+        norm_num_groups=4,
+    )
+    for name, weight in network.named_parameters():
+        if "proj_out" in name or "norm1" in name:  # which are 0, or nearly, at first
+            torch.nn.init.normal_(weight, std=0.5)
+    parts = (network, diffusers.AutoencoderKL(**CODEC), diffusers.DDIMScheduler())
+    index = saved(diffusers.DiTPipeline(*parts), folder) / "model_index.json"
+    names = {str(i): f"thing {i:03}" for i in range(1000)}  # which published folders have
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": names}))
+    return folder

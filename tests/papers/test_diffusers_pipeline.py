@@ -1,0 +1,380 @@
+"""Pipelines of diffusers as models: they paint as they do by themselves, from limner's noise."""
+
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pipelines
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner import prompted
+from limner.__main__ import main
+from limner.checkpoint import digest, load, model_file
+from limner.diffusion import diffusers_pipeline, pipeline_folder
+from limner.diffusion.diffusers_pipeline import DiffusersPipeline
+from limner.errors import LimnerError
+from limner.image import Condition
+from limner.noise import Blend, Noise
+from limner.pictures import read_settings
+from limner.studio import catalogue
+
+pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)
+SCHEDULERS: dict[str, Callable[[], Any]] = {
+    "ddim": lambda: diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+    "pndm": lambda: diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+    "noisy": lambda: diffusers.EulerAncestralDiscreteScheduler(steps_offset=1),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("pipelines")
+    pipelines.unconditional(home / "ddpm")
+    pipelines.stable_diffusion(home / "sd", SCHEDULERS["ddim"]())
+    pipelines.classes(home / "dit")
+    return home
+
+
+def opened(folder: Path) -> Any:
+    model = load(folder)
+    assert isinstance(model, DiffusersPipeline)
+    return model
+
+
+@pytest.fixture(scope="module")
+def ddpm(home: Path) -> Any:
+    return opened(home / "ddpm")
+
+
+@pytest.fixture(scope="module")
+def sd(home: Path) -> Any:
+    return opened(home / "sd")
+
+
+def scheduled(model: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same pipeline with another scheduler."""
+    monkeypatch.setattr(model.pipeline, "scheduler", SCHEDULERS[name]())
+    return model
+
+
+def as_pictures(images: Any) -> Tensor:
+    """What a pipeline returns as "np"."""
+    return 2 * torch.from_numpy(images).permute(0, 3, 1, 2) - 1
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
+def test_it_paints_what_the_pipeline_paints_from_the_same_noise(sd, scheduler, monkeypatch):
+    model = scheduled(sd, scheduler, monkeypatch)
+    asked = {"num_inference_steps": 5, "guidance_scale": 3.0, "negative_prompt": ["a cat"] * 2}
+    z = Noise.sampling(7, 2).normal(4, 8, 8)
+    made = model.pipeline(["a red dog", ""], latents=z, output_type="np", **asked)
+    c = replace(
+        prompted(model.spec, ["a red dog", ""]), avoid=prompted(model.spec, ["a cat"] * 2).text
+    )
+    x = model.sample(2, c, seed=7, steps=5, scale=3.0)
+    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+    usual = model.sample(2, c, seed=7, steps=5)
+    assert (usual - x).abs().max() > 1e-3, "by default it guides by the pipeline's own scale"
+    made = model.pipeline("", latents=z[:1], output_type="np", num_inference_steps=2)
+    x = model.sample(1, seed=7, steps=2)
+    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+
+
+def test_noise_within_steps_is_that_of_the_pictures_streams_too(ddpm, monkeypatch):
+    """Of DDPM, which takes no latents: once its draws are replaced it paints the same."""
+    noise = Noise.sampling(3, 2)
+
+    def drawn(shape: Any, *_: Any, **__: Any) -> Tensor:
+        return noise.normal(*shape[1:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffusers.pipelines.ddpm.pipeline_ddpm.randn_tensor", drawn)
+        patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", drawn)
+        made = ddpm.pipeline(batch_size=2, num_inference_steps=6, output_type="np")
+    x = ddpm.sample(2, seed=3, steps=6)
+    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["ddpm", "sd", "dit"])
+def test_a_picture_is_the_same_in_any_batch_and_draws_nothing_global(which, home, monkeypatch):
+    model = opened(home / which)
+    c = Condition()
+    if which == "sd":
+        scheduled(model, "noisy", monkeypatch)
+        c = prompted(model.spec, list("abcde"))
+    elif which == "dit":
+        c = Condition(label=torch.tensor([3, 500, -1, 999, 0]))
+    before = torch.get_rng_state()
+    many = model.sample(5, c, seed=10, steps=4)
+    few = model.sample(2, c.rows(slice(3, 5)), seed=13, steps=4)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.testing.assert_close(many[3:], few, rtol=0, atol=1e-4)
+    assert (many[3] - many[4]).abs().max() > 1e-3
+    monkeypatch.setattr(model, "at_once", 2)
+    torch.testing.assert_close(model.sample(5, c, seed=10, steps=4), many, rtol=0, atol=1e-4)
+
+
+def test_seeds_blend(ddpm):
+    ends = ddpm.sample(2, seed=[1, 2], steps=5)
+    same, near, far = ddpm.sample(
+        3, seed=[Blend(1, 2, 0.0), Blend(1, 2, 0.1), Blend(1, 2, 1.0)], steps=5
+    )
+    torch.testing.assert_close(same, ends[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(far, ends[1], rtol=0, atol=1e-5)
+    assert 0 < (near - ends[0]).abs().mean() < (far - ends[0]).abs().mean()
+
+
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+def test_there_is_a_frame_for_each_step_and_the_last_is_the_picture(sd, scheduler, monkeypatch):
+    model = scheduled(sd, scheduler, monkeypatch)
+    asked = {"seed": 4, "steps": (steps := 4)}
+    picture = model.sample(2, **asked)
+    for views, kinds in ((2, 2), (0, 1), (steps + 1, steps)):
+        frames = list(model.watch(2, views=views, **asked))
+        assert len(frames) == model.frame_count(steps=steps)
+        assert torch.equal(frames[-1], picture)
+        assert len({tuple(frame.flatten().tolist()) for frame in frames[:-1]}) >= kinds
+        assert bool((frames[0] == 0).all()) == (views == 0), "grey until something is shown"
+
+
+def test_frames_are_the_clean_pictures_of_each_step(ddpm, monkeypatch):
+    """DDPM's x_hat of equation 15, clipped, at the x_t that the scheduler is given."""
+    seen: list[Tensor] = []
+
+    class Listening(diffusers.DDPMScheduler):
+        def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any):
+            kept = self.alphas_cumprod[timestep]
+            x_hat = (sample - (1 - kept).sqrt() * model_output) / kept.sqrt()
+            seen.append(x_hat.clamp(-1, 1))
+            return super().step(model_output, timestep, sample, **options)
+
+    monkeypatch.setattr(ddpm.pipeline, "scheduler", Listening())
+    frames = list(ddpm.watch(2, seed=1, steps=5))
+    torch.testing.assert_close(frames[:-1], seen, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("PNDM", "epsilon"),
+        ("DPMSolverMultistep", "v_prediction"),
+        ("UniPCMultistep", "sample"),
+        ("EulerDiscrete", "epsilon"),
+        ("FlowMatchEulerDiscrete", "flow"),
+    ],
+)
+def test_a_right_network_lets_expect_the_picture_that_there_was(kind, said):
+    x, eps = torch.rand(2, 3, 4, 4) * 2 - 1, torch.randn(2, 3, 4, 4)
+    if said == "flow":
+        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+        scheduler.set_timesteps(10)
+        t = scheduler.timesteps[4]
+        x_t, F = scheduler.scale_noise(x, t[None], eps), eps - x
+    else:
+        scheduler = getattr(diffusers, f"{kind}Scheduler")(prediction_type=said)
+        scheduler.set_timesteps(10)
+        t = scheduler.timesteps[4]
+        kept = scheduler.alphas_cumprod[int(t)]
+        x_t = kept.sqrt() * x + (1 - kept).sqrt() * eps
+        F = {
+            "epsilon": eps,
+            "sample": x,
+            "v_prediction": kept.sqrt() * eps - (1 - kept).sqrt() * x,
+        }[said]
+        if kind == "EulerDiscrete":  # which takes x + sigma eps
+            x_t = x_t / kept.sqrt()
+    seen: list[Tensor] = []
+    with diffusers_pipeline._watched(scheduler, seen.append):
+        scheduler.step(F, t, x_t)
+    torch.testing.assert_close(seen[0], x, rtol=0, atol=2e-3)
+    assert "step" not in vars(scheduler), "the scheduler is left as it was"
+
+
+def test_whoever_stops_watching_ends_the_painting(sd):
+    painting = sd.watch(1, steps=50)
+    next(painting)
+    assert any(thread.name == "relayed" for thread in threading.enumerate())
+    painting.close()
+    assert not any(thread.name == "relayed" for thread in threading.enumerate())
+    assert torch.equal(list(sd.watch(1, steps=2))[-1], sd.sample(1, steps=2))
+
+
+def test_watching_is_painting_in_another_type_too_and_errors_arrive(sd):
+    with torch.autocast("cpu", torch.bfloat16):
+        x = sd.sample(1, steps=2)
+        assert torch.equal(list(sd.watch(1, steps=2))[-1], x)
+    assert not torch.equal(sd.sample(1, steps=2), x)
+    with pytest.raises(LimnerError, match=r"StableDiffusionPipeline refuses this: .*by 8"):
+        list(sd.watch(1, steps=2, height=18))
+
+
+def test_classes_have_names_and_none_is_the_null_class(home):
+    model = opened(home / "dit")
+    assert model.spec.label_index("thing 017") == 17
+    made = []
+    for label in (17, 18):
+        with diffusers_pipeline._Drawn(Noise.sampling(2, 1)):
+            asked = {"num_inference_steps": 3, "output_type": "np"}
+            made.append(as_pictures(model.pipeline(class_labels=[label], **asked).images))
+    x = model.sample(1, Condition(label=torch.tensor([17])), seed=2, steps=3)
+    torch.testing.assert_close(x, made[0], rtol=0, atol=1e-5)
+    assert (made[0] - made[1]).abs().max() > 1e-3
+    drawn = model.sample(4, seed=2, steps=3)
+    assert len({tuple(each.flatten().tolist()) for each in drawn}) == 4, "a class is drawn for each"
+
+
+def test_pictures_may_have_another_size(sd):
+    assert sd.sample(1, steps=2, height=8, width=24).shape == (1, 3, 8, 24)
+    with pytest.raises(LimnerError, match="multiples of 2; give height=18"):
+        sd.sample(1, steps=2, height=17)
+
+
+def test_a_prompt_is_read_as_it_is_written(sd):
+    for prompt in ("A  red (dog:1.2), 4k", "犬 🐕", "\ud800", "x" * 1500):
+        c = prompted(sd.spec, [prompt, ""], lambda line: None)
+        assert sd._written(c.text) == [prompt.encode("utf-8", "replace").decode()[:1000], ""]
+
+
+@pytest.fixture
+def limner_(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_the_commands_take_it_for_another_model(home: Path, limner_):
+    asked = ("-n", "2", "sampler.steps=3", "-o", "a.png", "--strip", "--vary", "0.2")
+    code, out, _ = limner_("sample", "a red dog", "-m", "sd", "--negative", "a cat", *asked)
+    assert (code, out.split()) == (0, ["a.png", "a-strip.png"])
+    settings = read_settings("a.png")
+    assert settings is not None
+    assert settings["sampler"] == {"steps": 3, "scale": 7.5, "views": 4}
+    again = limner_("sample", "--from", "a.png", "-o", "b.png")
+    assert again[0] == 0
+    assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()
+    (home / "real").mkdir()
+    for i in range(12):
+        Image.new("L", (8, 8), 20 * i).save(home / "real" / f"{i}.png")
+    judged = ("sampler.steps=2", "--against", "folder:real", "--metrics", "kid", "-n", "12")
+    judged += ("--extractor", "lenet", "--json")
+    code, out, _ = limner_("evaluate", "ddpm", *judged)
+    report = json.loads(out)
+    assert code == 0
+    assert "kid" in json.dumps(report)
+    code, out, _ = limner_("compare", "ddpm", "real", *judged)
+    assert code == 0
+    assert limner_("models", "diffusers")[1].strip().endswith("model_index.json lies in FOLDER")
+    assert "diffusers" in limner_("models")[1]
+
+
+def test_the_studio_finds_and_describes_it(home: Path):
+    assert pipeline_folder.INDEX == catalogue.PIPELINE
+    found = catalogue.found(home)
+    assert {"sd", "ddpm", "dit"} <= found.keys()
+    assert not [name for name in found if "/" in name], "parts of a pipeline are no models"
+    about = catalogue.described("sd", found["sd"])
+    assert about is not None
+    assert about["text"]
+    assert about["usual"] == {"steps": 50, "scale": 7.5}
+    assert about["parameters"] == sum(p.numel() for p in opened(home / "sd").parameters())
+
+
+def test_its_fingerprint_is_of_every_part(home: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(home / "sd", tmp_path / "sd"))
+    seen = {digest(model_file(home / "sd"))}
+    assert digest(model_file(folder)) in seen, "wherever it lies"
+    for part in ("vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
+        (folder / part).write_bytes((folder / part).read_bytes() + b" ")
+        seen.add(digest(model_file(folder)))
+    assert len(seen) == 3
+
+
+def rewrite(**values: Any) -> Callable[[Path], None]:
+    """Change what the index says."""
+
+    def change(folder: Path) -> None:
+        file = folder / "model_index.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return change
+
+
+def as_pickle(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (as_pickle, r"only diffusion_pytorch_model\.bin, which may run code; .*safe_serialization"),
+        (lambda at: shutil.rmtree(at / "unet"), r"lacks its part unet/; copy it again"),
+        (lambda at: (at / "unet/config.json").write_text("{"), "config.json is damaged"),
+        (lambda at: (at / "model_index.json").write_text("[]"), "holds no object"),
+        (lambda at: (at / "scheduler/scheduler_config.json").unlink(), "diffusers cannot open"),
+        (cut, "diffusers cannot open .*; copy it again"),
+        (rewrite(_class_name=["mine", "Mine"]), "brings code of its own"),
+        (rewrite(unet=["mine", "Mine"]), r"brings code of its own for 'unet' \(mine\)"),
+        (lambda at: (at / "pipeline.py").write_text("1 / 0"), "brings code of its own"),
+        (rewrite(_class_name="NoSuchPipeline"), "pip install -U diffusers"),
+        (rewrite(_class_name="os"), "pip install -U diffusers"),
+        (rewrite(_class_name="StableDiffusionUpscalePipeline"), "diffusers cannot open"),
+    ],
+)
+def test_a_folder_that_cannot_be_opened_says_why(home, tmp_path, spoil, said):
+    folder = Path(shutil.copytree(home / "ddpm", tmp_path / "ddpm"))
+    spoil(folder)
+    with pytest.raises(LimnerError, match=said) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sample", "a dog", "-m", "ddpm"), "trained without text; leave the prompt out"),
+        (("sample", "-m", "ddpm", "sampler.width=16"), "8 x 8 pictures only"),
+        (("sample", "-m", "ddpm", "sampler.scale=2"), r"no such option; leave sampler\.scale out"),
+        (("sample", "-m", "sd", "--negative", "a", "sampler.scale=1"), r"give sampler\.scale=3"),
+        (("sample", "-m", "dit", "--label", "nothing"), "is no class of this model"),
+        (("train", "sd", "emoji"), "'sd' is not trained but painted with"),
+        (("train", "diffusers", "emoji"), "not trained but painted with"),
+        (("edit", "x.png", "-m", "sd"), "cannot edit pictures"),
+    ],
+)
+def test_what_it_cannot_do_is_said_in_a_line(limner_, words, said):
+    code, out, error = limner_(*words)
+    assert (code, out) == (2, "")
+    assert error.count("\n") == 1
+    with pytest.raises(LimnerError, match=said):
+        raise LimnerError(error)
+
+
+def test_without_diffusers_the_line_says_what_to_install(home, monkeypatch):
+    monkeypatch.setattr(pipeline_folder, "find_spec", lambda name: None)
+    with pytest.raises(LimnerError, match=r"type: pip install 'limner\[diffusers\]'"):
+        load(home / "sd")
