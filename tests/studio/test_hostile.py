@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
+import socket
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -79,6 +82,23 @@ def test_a_body_is_counted_as_it_comes(studio: Studio):
         pass
     assert studio.client.post("/api/v1/jobs", content=b" " * 2**19).status_code == 413
     assert studio.client.get("/healthz").status_code == 200
+
+
+def test_who_sends_or_reads_slowly_holds_up_nobody(studio: Studio):
+    large = io.BytesIO()
+    Image.frombytes("RGB", (1024, 1024), os.urandom(3 * 2**20)).save(large, "PNG")
+    url = studio.send(large.getvalue())["url"]
+    host = b" HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    half = b"POST /api/v1/jobs" + host + b"Content-Length: 50\r\n\r\n{"
+    asked = b"GET " + url.encode() + host + b"\r\n"
+    with ExitStack() as lines:
+        for said in 6 * [half] + 6 * [2 * asked]:  # whose answers nobody reads
+            line = lines.enter_context(socket.socket())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect(("127.0.0.1", studio.settings["port"]))
+            line.sendall(said)
+        for _ in range(20):
+            assert studio.client.get("/api/v1/models", timeout=10).status_code == 200
 
 
 @pytest.mark.parametrize(

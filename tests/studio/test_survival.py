@@ -2,13 +2,12 @@
 
 import os
 import signal
-import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,22 +41,9 @@ def crowd(studio: Studio, clients: int, each: int) -> tuple[list[str], Counter[i
 
 def test_fifty_clients_at_once_lose_and_double_nothing(own_studio: Callable[..., Studio]):
     studio = own_studio(queue=60)
-    waits: list[float] = []
-    over = threading.Event()
-
-    def watch() -> None:
-        with studio.fresh_client() as client:
-            while not over.is_set():
-                start = time.perf_counter()
-                assert client.get("/healthz").status_code == 200
-                waits.append(time.perf_counter() - start)
-                time.sleep(0.02)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    block = studio.submit(sampler={"steps": 60, "pause": 0.1})["id"]
-    taken, told = crowd(studio, 50, 2)
-    over.set(), watching.join()
+    block = studio.submit(sampler={"steps": 600, "pause": 0.1})["id"]
+    with asking(studio) as heard:
+        taken, told = crowd(studio, 50, 2)
     studio.client.delete(f"/api/v1/jobs/{block}")
     assert told.keys() <= {202, 429} and sum(told.values()) == 100
     assert 55 <= told[202] == len(set(taken)) <= 61 and told[429]
@@ -65,12 +51,37 @@ def test_fifty_clients_at_once_lose_and_double_nothing(own_studio: Callable[...,
     assert states == {"done": len(taken)}
     history = studio.client.get("/api/v1/history", params={"limit": 200}).json()
     assert Counter(picture["job"] for picture in history["pictures"]) == Counter(taken)
-    assert statistics.median(waits) < 0.3, "beside tests and trainings; 0.1 on a quiet machine"
+    promised(heard)
     flat(studio)
 
 
+@contextmanager
+def asking(studio: Studio) -> Iterator[list[tuple[float, float]]]:
+    """Ask whether it is well meanwhile; what was heard is there in the end, see `probe`."""
+    heard: list[tuple[float, float]] = []
+    probe = [sys.executable, str(Path(__file__).parent / "probe.py")]
+    asked = subprocess.Popen(
+        [*probe, str(studio.settings["port"]), str(studio.process.pid)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert asked.stdout and asked.stdin
+    asked.stdout.readline()
+    yield heard
+    said, _ = asked.communicate()
+    heard += [tuple(map(float, line.split())) for line in said.splitlines()]  # type: ignore[misc]
+
+
+def promised(heard: list[tuple[float, float]]) -> None:
+    """`/healthz` answers within 100 ms: of the server's own work, for the machine may be busy with
+    other tests and trainings, whose time is no promise of the studio's.
+    """
+    seconds, work = zip(*heard)
+    assert len(heard) >= 5
+    assert max(work) < 0.1, f"seconds {sorted(seconds)}, of a processor {sorted(work)}"
+
+
 def flat(studio: Studio) -> None:
-    """Hundreds of jobs leave memory and open files as they were."""
+    """500 jobs leave memory and open files as they were."""
 
     def use() -> tuple[int, int]:
         process = Path(f"/proc/{studio.process.pid}")
@@ -89,7 +100,7 @@ def flat(studio: Studio) -> None:
 
     some(50)
     megabytes, files = use()
-    some(350)
+    some(500)
     until(lambda: use()[1] <= files + 3)
     assert use()[0] < megabytes + 15
 

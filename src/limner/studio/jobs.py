@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +26,20 @@ _PATIENCE = 3.0  # for what runs when the server is to stop
 T = TypeVar("T")
 
 
+# Few threads: all want the interpreter, which whoever answers must have again after every packet.
+_CLERKS = ThreadPoolExecutor(3, "limner-clerk")
+_PORTERS = ThreadPoolExecutor(2, "limner-porter")
+
+
 async def aside(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Call what waits for a disk or a database in a thread."""
-    return await asyncio.to_thread(function, *arguments, **named)
+    """Call what waits for the database in a thread."""
+    call = partial(function, *arguments, **named)
+    return await asyncio.get_running_loop().run_in_executor(_CLERKS, call)
+
+
+async def far_aside(function: Callable[..., T], *arguments: Any) -> T:
+    """Call what may take long, with files or pictures, so that the database need not wait."""
+    return await asyncio.get_running_loop().run_in_executor(_PORTERS, function, *arguments)
 
 
 class Studio:
@@ -110,7 +123,7 @@ class Studio:
         while True:
             old = time.time() - _UPLOAD_SECONDS
             for sha256 in await aside(self.store.forget_old, self.settings.keep, old):
-                await aside(self.file(sha256).unlink, missing_ok=True)
+                await far_aside(self.file(sha256).unlink, True)
             await asyncio.sleep(_TIDY_SECONDS)
 
     def file(self, sha256: str) -> Path:
@@ -130,7 +143,7 @@ class Studio:
         self._spawn(self.look())
 
     async def _look(self) -> None:
-        self.folders = await aside(catalogue.found, self.settings.root)
+        self.folders = await far_aside(catalogue.found, self.settings.root)
         stamps = {name: catalogue.stamp(folder) for name, folder in self.folders.items()}
         for name in [name for name in self.stamps if name not in stamps]:
             self._unlearn(name)
@@ -354,12 +367,12 @@ class Studio:
     async def forget(self, picture: Picture) -> None:
         """Delete a picture, and its file unless another picture is the same."""
         if await aside(self.store.forget, picture.id):
-            await aside(self.file(picture.sha256).unlink, missing_ok=True)
+            await far_aside(self.file(picture.sha256).unlink, True)
 
     async def forget_file(self, sha256: str) -> None:
         """Delete a file that no picture has."""
         if await aside(self.store.unused, sha256):
-            await aside(self.file(sha256).unlink, missing_ok=True)
+            await far_aside(self.file(sha256).unlink, True)
 
     def workers(self) -> list[dict[str, Any]]:
         """Which workers there are, and how many jobs each is at."""

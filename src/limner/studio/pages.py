@@ -10,7 +10,7 @@ from fastapi.staticfiles import StaticFiles
 from limner.studio import answers, reports
 from limner.studio.answers import RefusedError, errors
 from limner.studio.guard import cookie, without_token
-from limner.studio.jobs import Studio, aside
+from limner.studio.jobs import Studio, far_aside
 from limner.studio.settings import Settings
 
 _PAGE = str(files("limner.studio") / "page")
@@ -24,15 +24,15 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
         """What `limner evaluate` found of a model, or of all; then also all comparisons."""
         if model is not None and model not in studio.folders:
             raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
-        folders = {name: studio.folders[name] for name in studio.models} if model is None else {}
-        folders |= {model: studio.folders[model]} if model is not None else {}
         judged = [
             {"model": name} | report
-            for name, folder in folders.items()
-            for report in await aside(reports.reports, folder)
+            for name in ([*studio.models] if model is None else [model])
+            for report in await far_aside(reports.reports, studio.folders[name])
         ]
-        compared = await aside(reports.comparisons, studio.settings.root) if model is None else {}
-        return answers.Reports(reports=judged, comparisons=await aside(reports.told, compared))
+        compared = (
+            await far_aside(reports.comparisons, studio.settings.root) if model is None else {}
+        )
+        return answers.Reports(reports=judged, comparisons=await far_aside(reports.told, compared))
 
     @app.get(
         "/api/v1/comparisons/{id}",
@@ -43,8 +43,8 @@ def add_reports(app: FastAPI, studio: Studio) -> None:
         id: Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")],
     ) -> Response:
         """The page that `limner compare` wrote, which can do nothing here but be looked at."""
-        folder = (await aside(reports.comparisons, studio.settings.root)).get(id)
-        path = folder and await aside(reports.page, folder)
+        folder = (await far_aside(reports.comparisons, studio.settings.root)).get(id)
+        path = folder and await far_aside(reports.page, folder)
         if not path:
             raise RefusedError(404, "unknown", "there is no such comparison", "see /api/v1/reports")
         headers = {"Cache-Control": "no-cache", "Content-Security-Policy": reports.policy()}

@@ -29,7 +29,7 @@ from limner.errors import LimnerError
 from limner.studio import answers, assets, forms
 from limner.studio.answers import RefusedError, errors, problem
 from limner.studio.guard import Guard
-from limner.studio.jobs import Studio, aside
+from limner.studio.jobs import Studio, aside, far_aside
 from limner.studio.pages import add_page, add_reports
 from limner.studio.settings import (
     MAX_PICTURES,
@@ -39,6 +39,7 @@ from limner.studio.settings import (
     Settings,
 )
 from limner.studio.tables import Asked, FullError, Job, Picture
+from limner.studio.turnstile import Turnstile
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 _FOREVER = "private, max-age=31536000, immutable"
@@ -69,6 +70,7 @@ def build(settings: Settings) -> FastAPI:
     _add_state(app, studio)
     add_reports(app, studio)
     add_page(app, settings)
+    app.add_middleware(Turnstile)
     app.add_middleware(Guard, settings=settings)
     return app
 
@@ -241,7 +243,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         """Send a picture, as the request's body; it is decoded and encoded anew."""
         content = await request.body()
         try:
-            taken = await aside(assets.take, content, studio.files)
+            taken = await far_aside(assets.take, content, studio.files)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
@@ -266,9 +268,9 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
         if w is not None:
-            content = await aside(assets.resized, path, w)
+            content = await far_aside(assets.resized, path, w)
             return Response(content, media_type="image/png", headers=headers)
-        if not await aside(path.is_file):
+        if not await far_aside(path.is_file):
             raise RefusedError(404, "unknown", "this picture's file is gone")
         return FileResponse(path, media_type="image/png", headers=headers)
 

@@ -1,0 +1,37 @@
+"""Asks a studio again and again whether it is well: `python probe.py PORT PID`, until its input
+ends. It is a process of its own, for a crowd of threads would hold up its clock.
+
+It prints a line for each answer: the seconds it took, and how many seconds of a processor the
+studio's server used meanwhile, which is what it made the asker wait for; the rest is for whatever
+else runs on the machine.
+"""
+
+import os
+import select
+import socket
+import sys
+import time
+from pathlib import Path
+
+ASKED = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def used(pid: str) -> float:
+    """Seconds of a processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main(port: str, pid: str) -> None:
+    with socket.create_connection(("127.0.0.1", int(port))) as line:
+        print("asking", flush=True)
+        while not select.select([sys.stdin], [], [], 0.02)[0]:
+            start, before, answer = time.perf_counter(), used(pid), b""
+            line.sendall(ASKED)
+            while b'{"status":"ok"}' not in answer:
+                answer += line.recv(4096)
+            print(time.perf_counter() - start, used(pid) - before)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
