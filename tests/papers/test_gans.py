@@ -311,7 +311,7 @@ def test_calibration_gives_the_generator_the_statistics_of_what_it_paints():
         z = Noise.keyed(0, i, range(16)).normal(4)
         asked = model.generator.conditioner(c, 16).vector
         h = model.generator.first(torch.cat([z, asked], 1))
-        seen.append(h.unflatten(1, (norm.num_features, -1)).mean((0, 2)))
+        seen.append(h.unflatten(1, (-1, norm.num_features)).mean((0, 1)))
     torch.testing.assert_close(norm.running_mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6)
 
 

@@ -70,7 +70,7 @@ class Generator(nn.Module):
         """Pictures in [-1, 1]."""
         asked = self.conditioner(c, len(z)).vector
         h = self.first(z if asked is None else torch.cat([z, asked], dim=1))
-        x = self.layers(h.unflatten(1, (-1, *self.smallest)))
+        x = self.layers(h.unflatten(1, (*self.smallest, -1)).movedim(-1, 1))  # pixel by pixel
         top, left = ((made - kept) // 2 for made, kept in zip(x.shape[-2:], self.size))
         return x[..., top : top + self.size[0], left : left + self.size[1]]
 
@@ -95,7 +95,7 @@ class Critic(nn.Module):
             if normed:
                 layers.append(nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(1, after))
             layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.layers = nn.Sequential(*layers)
         features = widths[-1] * (spec.height // 2**k) * (spec.width // 2**k)
         self.last = nn.Linear(features, 1)
         self.conditioner = Conditioner(spec, features)
@@ -103,7 +103,9 @@ class Critic(nn.Module):
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
         """A score for each picture."""
-        h = self.layers(x)
+        if x.shape[1] == 1:  # whose layout is both, and would be taken for plane by plane
+            x = x.clone(memory_format=torch.channels_last)
+        h = self.layers(x).movedim(1, -1).flatten(1)
         score = self.last(h)[:, 0]
         said = self.conditioner(c, len(x)).vector
         if said is not None:
