@@ -198,12 +198,12 @@ def test_pictures_are_edited_completed_enlarged_and_mixed(studio: Studio):
 
 
 def test_a_way_leads_from_seed_to_seed(studio: Studio):
-    way = studio.painted(task="walk", seed=1, options={"other": 2, "steps": 5})["outputs"]
+    way = studio.painted(task="walk", seed=1, options={"other_seed": 2, "steps": 5})["outputs"]
     pixels = [studio.pixels(picture).tobytes() for picture in way]
     ends = [studio.pixels(studio.painted(seed=s)["outputs"][0]).tobytes() for s in (1, 2)]
     assert [pixels[0], pixels[-1]] == ends and len({*pixels}) == 5
     assert [picture["place"] for picture in way] == [0, 1, 2, 3, 4]
-    assert way[2]["settings"]["options"] == {"other": 2, "steps": 5}
+    assert way[2]["settings"]["options"] == {"other_seed": 2, "steps": 5}
 
 
 def test_each_word_of_a_prompt_has_a_map_that_is_not_among_the_pictures(studio: Studio):
@@ -250,6 +250,8 @@ def test_a_grid_is_found_by_its_name(studio: Studio):
     for x in range(2):
         studio.submit(board="board-12345", cell={"x": x, "names": ["seed"]}, seed=x)
     jobs = studio.client.get("/api/v1/jobs", params={"board": "board-12345"}).json()["jobs"]
+    ids = {job["id"] for job in jobs}
+    assert len(ids) == 2 and all(len(id) >= 22 for id in ids), "128 bits, not to be guessed"
     assert [job["cell"]["x"] for job in jobs] == [0, 1]
     for job in jobs:
         studio.over(job["id"])
@@ -307,8 +309,10 @@ def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
     assert studio.client.get("/api/v1/reports?model=../runs").status_code == 404
     everything = studio.client.get("/api/v1/reports").json()
     assert everything["reports"] == [{"model": "runs/animals"} | report]
-    (about,) = everything["comparisons"]
-    assert about["subjects"] == ["runs/animals", "cats"] and about["folder"] == "compared"
+    told = {each["folder"]: each for each in everything["comparisons"]}
+    assert "broken" not in told
+    about = told["compared"]
+    assert about["subjects"] == ["runs/animals", "cats"] and about["n"] == 64
     answer = studio.client.get(f"/api/v1/comparisons/{about['id']}")
     assert answer.text == hostile
     (policy,) = answer.headers.get_list("content-security-policy")

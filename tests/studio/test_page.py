@@ -2,12 +2,11 @@
 
 import re
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from conftest import Open, Studio, clean, png
 
-SLOW = {"steps": 70, "pause": 0.1}
+SLOW = {"steps": 40, "pause": 0.1}
 ENDLESS = {"steps": 4000, "pause": 0.1}
 
 
@@ -32,7 +31,7 @@ def test_a_prompt_becomes_pictures_that_form_before_ones_eyes(visit: Open, studi
     assert page.locator(".job canvas").count() == 4
     drawn = "canvas => canvas.toDataURL()"
     before = page.locator(".job canvas").first.evaluate(drawn)
-    expect(page.locator(".job.running")).to_contain_text(re.compile(r"step \d+ of 70, .* left"))
+    expect(page.locator(".job.running")).to_contain_text(re.compile(r"step \d+ of 40, .* left"))
     page.wait_for_function(
         "before => document.querySelector('.job canvas').toDataURL() !== before", arg=before
     )
@@ -69,7 +68,7 @@ def test_what_waits_and_what_runs_is_cancelled(visit: Open, studio: Studio):
     page.locator("#sampler-steps").fill("3999")
     page.locator("#sampler-steps").dispatch_event("change")
     paint.click()
-    expect(page.locator(".job.queued")).to_contain_text("waiting")
+    expect(page.locator(".job.queued")).to_contain_text("waiting, 1 before it")
     page.locator(".job.queued").get_by_role("button", name="Cancel").click()
     expect(page.locator(".job.queued")).to_have_count(0)
     page.locator(".job.running h2").click()
@@ -219,24 +218,22 @@ def test_a_grid_changes_one_thing_from_cell_to_cell(visit: Open, studio: Studio)
     assert len({job["params"]["seed"] for job in jobs}) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("1,2, 3", [1, 2, 3]),
-        ("1-10(3)", [1, 4, 7, 10]),
-        ("3-1", [3, 2, 1]),
-        ("0-1[5]", [0, 0.25, 0.5, 0.75, 1]),
-        ("-2--1", [-2, -1]),
-        ("0.1-0.3(0.1), 7", [0.1, 0.2, 0.3, 7]),
-    ],
-)
-def test_the_values_of_an_axis_are_read(
-    browser: Browser, studio: Studio, text: str, values: list[float]
-):
+def test_the_values_of_an_axis_are_read(browser: Browser, studio: Studio):
     page = browser.new_page()
-    page.goto(f"{studio.client.base_url}/")
-    code = "async (text) => (await import('/page/grid.js')).parse(text, true)"
-    assert page.evaluate(code, text) == values
+    page.goto(f"{studio.client.base_url}/healthz")
+    told = {
+        "1,2, 3": [1, 2, 3],
+        "1-10(3)": [1, 4, 7, 10],
+        "3-1": [3, 2, 1],
+        "0-1[5]": [0, 0.25, 0.5, 0.75, 1],
+        "-2--1": [-2, -1],
+        "0.1-0.3(0.1), 7": [0.1, 0.2, 0.3, 7],
+    }
+    code = """async (texts) => {
+        const { parse } = await import("/page/grid.js");
+        return texts.map((text) => parse(text, true));
+    }"""
+    assert page.evaluate(code, [*told]) == [*told.values()]
     page.close()
 
 

@@ -129,19 +129,19 @@ def interpolate(work: Work, *, steps: Annotated[int, Field(ge=2, le=16)] = 8) ->
 def walk(
     work: Work,
     *,
-    other: Annotated[int, Field(ge=0, le=2**31)] = 100,
+    other_seed: Annotated[int, Field(ge=0, le=2**31)] = 100,
     steps: Annotated[int, Field(ge=2, le=16)] = 8,
 ) -> Iterator[Images]:
     """From the picture of one seed to that of another, through what lies between.
 
     Args:
-        other: the seed at the end of the way; it begins at the seed.
+        other_seed: at the end of the way; it begins at the seed.
         steps: pictures on the way, both ends included.
     """
     first = work.seeds[0]
     assert isinstance(first, int)
     turns = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
-    seeds = [first, *(Blend(first, other, turn) for turn in turns[1:-1]), other]
+    seeds = [first, *(Blend(first, other_seed, turn) for turn in turns[1:-1]), other_seed]
     yield from work.model.watch(steps, work.c.rows(slice(0, 1)), seed=seeds, **work.sampler)
 
 

@@ -13,7 +13,7 @@ function Cell({ job }) {
     ${picture ? html`<${Link} to=${`/p/${picture.id}`}><img class="pixels" src=${picture.url} alt=${words || caption(job.params)} /></${Link}>`
       : job.frame ? html`<div class="tile forming"><${Forming} frame=${job.frame} place=${0} label=${words} /></div>`
         : html`<div class=${`tile ${job.state === "failed" ? "failed" : "blank"}`}>${job.error?.message}</div>`}
-    <small>${picture ? (took != null ? `${took.toFixed(took < 10 ? 1 : 0)} s` : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${span(job.progress.eta)} left` : job.state}</small>
+    <small>${picture ? (took != null ? took < 0.95 ? `${Math.max(1, Math.round(1000 * took))} ms` : `${took.toFixed(took < 10 ? 1 : 0)} s` : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${span(job.progress.eta)} left` : job.state}</small>
   </td>`;
 }
 

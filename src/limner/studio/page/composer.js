@@ -186,7 +186,7 @@ export function Composer() {
     <${Numbers} />
     ${state.problem && html`<p class="problem" role="alert">${state.problem.message}${state.problem.hint && html`<span>${state.problem.hint}</span>`}</p>`}
     <div class="go">
-      <button class="paint" disabled=${!model() || missing} title="Ctrl+Enter">${!own || state.wish.task === "paint" ? "Paint" : own.title}</button>
+      <button class="paint" disabled=${!model() || missing} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
       <button type="button" class="second" title="a prompt by chance" disabled=${!model() || missing} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
     </div>
     <${More} /><${Grid} /><${Reports} />
