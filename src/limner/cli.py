@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner import cli_pictures
+from limner import cli_models, cli_pictures
 from limner.arguments import Against, AsJson, Device, Model, Options, Run, apart, is_option
 from limner.errors import LimnerError
 
@@ -234,6 +234,7 @@ for command in (
     cli_pictures.reconstruct,
     cli_pictures.interpolate,
     cli_pictures.style_mix,
+    cli_models.export,
 ):
     app.command()(command)
 

@@ -16,14 +16,14 @@ Kept: linear betas, epsilon prediction, ancestral sampling with either of the pa
 variances, x_hat clipped, the discretised decoder. Also here, of Nichol, Dhariwal (2021), Improved
 denoising diffusion probabilistic models, arXiv:2102.09672: the cosine schedule, and a variance that
 the network learns from the bound (the hybrid loss, in bits per dimension); and prediction of the
-picture or of v. Different: the U-Net works on 2 x 2 patches, and sampling visits 250 of the 1,000
-steps unless told otherwise.
+picture or of v. Different: the U-Net works on 2 x 2 patches, unless the paper's is asked for, and
+sampling visits 250 of the 1,000 steps unless told otherwise.
 """
 
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -33,9 +33,12 @@ from torch import Tensor
 from limner import probability_flow
 from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance, per_image
 from limner.denoising_model import DenoisingModel
+from limner.diffusion.conversion import ddpm_pipeline
+from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.likelihood import Gaussian
 from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.registry import Paper, register
@@ -70,7 +73,8 @@ class DDPM(DenoisingModel, LikelihoodModel):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
+        channels, blocks, attention, dropout: of the network.
+        patch: of the network on patches, 2 by default.
         T: how many steps destroy a picture.
         schedule: how the noise of the steps grows.
         prediction: what the network is asked for.
@@ -79,6 +83,8 @@ class DDPM(DenoisingModel, LikelihoodModel):
         bound_weight: of the bound, in bits per dimension, beside L_simple, where the variance is
             learned.
         condition_dropout: how often training hides the condition.
+        network: a `UNet` on patches, which is quick, or the paper's `PlainUNet` on pixels, which
+            diffusers has, too (`limner export`).
     """
 
     default_sampler = "ancestral"
@@ -91,7 +97,7 @@ class DDPM(DenoisingModel, LikelihoodModel):
         channels: tuple[int, ...] = (64, 128),
         blocks: Annotated[int, Field(ge=1)] = 1,
         attention: Annotated[int, Field(ge=0)] = 1,
-        patch: Annotated[int, Field(ge=1)] = 2,
+        patch: Annotated[int, Field(ge=1)] | None = None,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         T: Annotated[int, Field(ge=1)] = 1000,
         schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
@@ -99,10 +105,16 @@ class DDPM(DenoisingModel, LikelihoodModel):
         variance: Literal["small", "large", "learned"] = "small",
         bound_weight: Annotated[float, Field(ge=0)] = 0.001,
         condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        network: Literal["patches", "plain"] = "patches",
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)
-        network = UNet(spec, channels, blocks, attention, patch, dropout, out)
-        super().__init__(spec, network, condition_dropout)
+        if network == "plain":
+            if (patch or 1) > 1:
+                raise LimnerError("the plain U-Net works on pixels; leave model.patch out")
+            F = PlainUNet(spec, channels, blocks, attention, dropout, out)
+        else:
+            F = UNet(spec, channels, blocks, attention, patch or 2, dropout, out)
+        super().__init__(spec, F, condition_dropout)
         self.schedule, self.T = DiscreteSchedule(_BETAS[schedule](T)), T
         self.prediction: Prediction = prediction
         self.variance = variance
@@ -112,6 +124,10 @@ class DDPM(DenoisingModel, LikelihoodModel):
     def parametrisation(self) -> Parametrisation:
         """As `prediction` says."""
         return PREDICTIONS[self.prediction]
+
+    def to_diffusers(self) -> Any:
+        """The same as a pipeline of diffusers: `exporting.Exports`."""
+        return ddpm_pipeline(self, self.variance)
 
     def draw_times(self, noise: Noise) -> Times:
         """k / T with k uniform on 1 .. T."""

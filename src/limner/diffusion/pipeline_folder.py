@@ -211,7 +211,7 @@ def open_pipeline(folder: Path) -> Any:
     if find_spec("accelerate") is None:
         options["low_cpu_mem_usage"] = False
     try:
-        with _quietly():
+        with quietly():
             pipeline = kind.from_pretrained(str(folder), **options)
     except Exception as error:  # whatever the libraries make of a folder
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -221,7 +221,7 @@ def open_pipeline(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the bars and the advice that both libraries print as they load."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers

@@ -25,17 +25,24 @@ class Attention(nn.Module):
         head_dim: of each head, or more where it does not divide the channels.
         token_dim: the length of a token for cross-attention; None attends to the picture itself.
         site: what an `edit` hook knows this layer by.
+        groups: of channels, over which all positions are normalised together; None normalises each
+            position by itself.
     """
 
     def __init__(
-        self, channels: int, head_dim: int = 32, token_dim: int | None = None, site: str = ""
+        self,
+        channels: int,
+        head_dim: int = 32,
+        token_dim: int | None = None,
+        site: str = "",
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         most = max(channels // head_dim, 1)
         self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
         self.site = site
         self.edit: Edit | None = None
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.GroupNorm(groups, channels) if groups else nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(token_dim or channels, 2 * channels)
         self.out = nn.Linear(channels, channels)
@@ -51,7 +58,10 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """x plus what each position gathered; padded tokens (mask False) are never looked at."""
         b, c, h, w = x.shape
-        positions = self.norm(x.permute(0, 2, 3, 1).reshape(b, h * w, c))
+        if isinstance(self.norm, nn.GroupNorm):
+            positions = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
+        else:
+            positions = self.norm(x.permute(0, 2, 3, 1).reshape(b, h * w, c))
         k, v = self.key_value(positions if tokens is None else tokens).chunk(2, dim=-1)
         if self.nothing is not None:
             k = torch.cat([self.nothing.to(k).expand(b, 1, c), k], dim=1)

@@ -25,11 +25,12 @@ class NumberEmbedding(nn.Module):
 
     Args:
         dim: the length of the vector.
+        features: how many sinusoids, an even number; at most 128 unless given.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, features: int | None = None) -> None:
         super().__init__()
-        self.features = 2 * math.ceil(min(dim, 128) / 2)
+        self.features = features or 2 * math.ceil(min(dim, 128) / 2)
         self.perceptron = nn.Sequential(
             nn.Linear(self.features, dim), nn.SiLU(), nn.Linear(dim, dim)
         )

@@ -21,11 +21,12 @@ class NormSiLU(nn.Module):
     Args:
         channels: of the picture.
         eps: added to the variance.
+        count: of groups; as `groups` says unless given.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, count: int | None = None) -> None:
         super().__init__()
-        self.groups, self.eps = groups(channels), eps
+        self.groups, self.eps = count or groups(channels), eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 

@@ -18,15 +18,21 @@ class ResidualBlock(nn.Module):
         out: channels out.
         vector: the length of the vector that sets scale and shift; None without one.
         dropout: probability.
+        groups: of the norms; as many as fit unless given.
     """
 
     def __init__(
-        self, channels: int, out: int, vector: int | None = None, dropout: float = 0.0
+        self,
+        channels: int,
+        out: int,
+        vector: int | None = None,
+        dropout: float = 0.0,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
-        self.norm_1 = NormSiLU(channels)
+        self.norm_1 = NormSiLU(channels, count=groups)
         self.conv_1 = nn.Conv2d(channels, out, 3, padding=1)
-        self.norm_2 = NormSiLU(out)
+        self.norm_2 = NormSiLU(out, count=groups)
         self.film = nn.Linear(vector, 2 * out) if vector else None
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = nn.Conv2d(out, out, 3, padding=1)

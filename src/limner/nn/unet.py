@@ -26,10 +26,13 @@ class Stage(nn.Module):
         attention: bool,
         token_dim: int | None,
         site: str,
+        head_dim: int = 32,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
-        self.block = ResidualBlock(channels, out, vector, dropout)
-        self.itself = Attention(out, site=f"{site}.self") if attention else None
+        self.block = ResidualBlock(channels, out, vector, dropout, groups)
+        itself = Attention(out, head_dim, site=f"{site}.self", groups=groups) if attention else None
+        self.itself = itself
         cross = attention and token_dim
         self.cross = Attention(out, token_dim=token_dim, site=f"{site}.cross") if cross else None
 

@@ -1,0 +1,150 @@
+"""Models as pipelines of diffusers: equal networks, equal pictures, or a line that says why not."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMPipeline
+
+from limner import load, save_model, testing
+from limner.__main__ import main
+from limner.diffusion.ddpm import DDPM
+from limner.diffusion.diffusers_pipeline import _Drawn
+from limner.diffusion.pipeline_folder import quietly
+from limner.errors import LimnerError
+from limner.image import Condition, ImageSpec
+from limner.nn.plain_unet import PlainUNet, common_groups
+from limner.noise import Noise
+from limner.registry import build
+from limner.testing.cases import Case
+from limner.text import text_spec
+
+MODELS: dict[str, tuple[ImageSpec, dict[str, Any]]] = {
+    "epsilon": (ImageSpec(3, 8, 8), {"channels": (8, 16, 16), "blocks": 2, "T": 20}),
+    "v-large": (
+        ImageSpec(1, 8, 16),
+        {"channels": (32, 64), "attention": 2, "T": 20, "schedule": "cosine"}
+        | {"prediction": "v", "variance": "large"},
+    ),
+    "x-learned": (
+        ImageSpec(3, 8, 8),
+        {"channels": (8,), "attention": 0, "T": 30, "prediction": "x", "variance": "learned"},
+    ),
+}
+
+
+def plain(name: str) -> DDPM:
+    """A model with a network that diffusers has, and random weights everywhere."""
+    spec, options = MODELS[name]
+    torch.manual_seed(1)
+    model = build("ddpm", spec, network="plain", **options).eval()
+    assert isinstance(model, DDPM)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return model
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_network_is_that_of_diffusers(name):
+    model = plain(name)
+    unet = model.to_diffusers().unet
+    theirs = sum(p.numel() for key, p in unet.named_parameters() if key != "time_proj.weight")
+    assert theirs == model.parameter_count()
+    x = torch.randn(4, *model.spec.shape)
+    k = torch.tensor([1, 2, 7, model.T])
+    with torch.no_grad():
+        ours = model.network(x, model.schedule.label(k.double() / model.T), Condition())
+        torch.testing.assert_close(unet(x, k - 1).sample, ours, rtol=1e-5, atol=1e-5)
+    assert ours.std() > 0.1
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_exported_folder_paints_the_same_pictures(name, tmp_path):
+    """Of the whole chain, with noise in each step, as another model of limner."""
+    model = plain(name)
+    with quietly():
+        model.to_diffusers().save_pretrained(tmp_path)
+    theirs: Any = load(tmp_path)
+    assert theirs.spec == model.spec
+    asked = {"seed": 5, "steps": model.T}
+    ours = model.sample(2, **asked)
+    torch.testing.assert_close(theirs.sample(2, **asked), ours, rtol=0, atol=1e-4)
+    assert ours.std() > 0.1
+
+
+@pytest.mark.parametrize("name", ["epsilon", "v-large"])
+def test_ten_steps_of_ddim_are_theirs(name):
+    """Whose eps is that of the clipped picture if asked to; tables are float32 there."""
+    model = plain(name)
+    pipeline = DDIMPipeline(**model.to_diffusers().components)
+    pipeline.set_progress_bar_config(disable=True)
+    asked = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "pt"}
+    with _Drawn(Noise.sampling(5, 2)):
+        theirs = 2 * pipeline(batch_size=2, **asked).images - 1
+    ours = model.sample(2, seed=5, sampler="ddim", steps=10)
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("widths", "count"), [((128, 256), 32), ((64, 96), 16), ((8, 12), 2), ((6,), 1), ((2,), 1)]
+)
+def test_all_norms_have_as_many_groups(widths, count):
+    assert common_groups(widths) == count
+    net = PlainUNet(ImageSpec(3, 8, 8), widths)
+    assert {m.groups for m in net.modules() if type(m).__name__ == "NormSiLU"} == {count}
+
+
+def test_the_plain_network_keeps_the_contract():
+    spec = ImageSpec(
+        1, 8, 8, labels=("one", "two", "three"), text=text_spec(3), hint=ImageSpec(1, 8, 8)
+    )
+    case = Case("plain", DDPM, spec, {"network": "plain", "channels": (8, 8), "T": 20})
+    testing.check_turns(case)
+    testing.check_condition(case)
+
+
+def test_the_command_writes_a_folder_that_paints(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_model(plain("x-learned"), Path("run"))
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out + said.err
+
+    assert run("export", "run", "exported") == (0, "exported\n")
+    paint = ("sample", "sampler.steps=30", "-n", "3", "-m")
+    assert run(*paint, "exported", "-o", "theirs.png")[0] == 0
+    assert run(*paint, "run", "-o", "ours.png")[0] == 0
+    code, said = run("export", "run", "exported")
+    assert (code, said) == (2, "limner: exported is in use; name a new folder\n")
+    save_model(build("edm", ImageSpec(1, 8, 8), channels=(8,)), Path("edm"))
+    code, said = run("export", "edm", "other")
+    assert code == 2
+    assert "those of a edm" not in said
+    assert "model.network=plain can be exported" in said
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "said"),
+    [
+        (ImageSpec(1, 8, 8), {}, "no U-Net on patches.*train with model.network=plain"),
+        (ImageSpec(1, 8, 8, labels=("a", "b")), {"network": "plain"}, "is told of no labels"),
+    ],
+)
+def test_what_has_no_equal_says_which_part(spec, options, said):
+    model = build("ddpm", spec, channels=(8,), **options)
+    assert isinstance(model, DDPM)
+    with pytest.raises(LimnerError, match=said):
+        model.to_diffusers()
+
+
+def test_the_plain_network_has_no_patches():
+    with pytest.raises(LimnerError, match=r"leave model\.patch out"):
+        build("ddpm", ImageSpec(1, 8, 8), network="plain", patch=2)
