@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from limner.gans.adversarial import by_pixel
 from limner.gans.dcgan import halvings
 from limner.image import Condition, Images, ImageSpec
 from limner.nn.condition import Conditioner
@@ -102,11 +103,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """What each place gathers is added to it."""
-        q = self.theta(x).flatten(2)
-        k, v = (F.max_pool2d(layer(x), 2).flatten(2) for layer in (self.phi, self.g))
-        weights = (q.transpose(1, 2) @ k).softmax(-1)  # b h*w h*w/4
-        gathered = (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
+        q = _rows(self.theta(x))
+        k, v = (_rows(F.max_pool2d(layer(x), 2)) for layer in (self.phi, self.g))
+        weights = (q @ k.transpose(1, 2)).softmax(-1)  # b h*w h*w/4
+        gathered = (weights @ v).unflatten(1, x.shape[2:]).movedim(-1, 1)
         return x + self.gamma * self.o(gathered)
+
+
+def _rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
+    """A row for each pixel."""
+    return x.movedim(1, -1).flatten(1, 2)
 
 
 class GeneratorBlock(nn.Module):
@@ -177,7 +183,7 @@ class Generator(nn.Module):
         """
         first, *rest = z.split(self.chunks, dim=1)
         asked = self.conditioner(c, len(z)).vector
-        x = self.first(first).unflatten(1, (-1, *self.smallest))
+        x = by_pixel(self.first(first).unflatten(1, (-1, *self.smallest)))
         for i, (block, chunk) in enumerate(zip(self.blocks, rest)):
             x = block(x, chunk if asked is None else torch.cat([chunk, asked], dim=1), t)
             if i == self.attends_after:
@@ -244,7 +250,7 @@ class Critic(nn.Module):
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
         """A score for each picture; the higher, the more it looks real."""
-        h = x
+        h = by_pixel(x)
         for i, block in enumerate(self.blocks):
             h = block(h)
             if i == self.attends_after:

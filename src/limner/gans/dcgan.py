@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
-from limner.gans.adversarial import Adversarial
+from limner.gans.adversarial import Adversarial, by_pixel
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
@@ -103,9 +103,7 @@ class Critic(nn.Module):
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
         """A score for each picture."""
-        if x.shape[1] == 1:  # whose layout is both, and would be taken for plane by plane
-            x = x.clone(memory_format=torch.channels_last)
-        h = self.layers(x).movedim(1, -1).flatten(1)
+        h = self.layers(by_pixel(x)).movedim(1, -1).flatten(1)
         score = self.last(h)[:, 0]
         said = self.conditioner(c, len(x)).vector
         if said is not None:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
+from limner.gans.adversarial import by_pixel
 from limner.gans.modulation import Conv, Linear, ModulatedConv, activated
 from limner.gans.resampling import doubled, halved
 from limner.image import Condition, Images, ImageSpec
@@ -136,7 +137,7 @@ class Synthesis(nn.Module):
 
     def sizes(self, w: Styles, noise: Noise | None) -> Iterator[Images]:
         """The picture at each size, from the smallest on."""
-        x = self.start.repeat(len(w), 1, 1, 1)
+        x = by_pixel(self.start.expand(len(w), -1, -1, -1))
         picture = None
         for i, steady in enumerate(self.steady):
             if i:
@@ -189,7 +190,7 @@ class Critic(nn.Module):
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
         """A score for each picture; the higher, the more it looks real."""
-        h = activated(self.from_picture(x))
+        h = activated(self.from_picture(by_pixel(x)))
         for block in self.blocks:
             h = block(h)
         h = activated(self.joint(torch.cat([h, deviation(h)], dim=1)))
@@ -212,4 +213,4 @@ def deviation(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
     size = next(n for n in range(_GROUP, 0, -1) if b % n == 0)
     groups = x.unflatten(0, (size, b // size))
     spread = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
-    return spread.repeat(size).to(x)[:, None, None, None].expand(b, 1, h, w)
+    return by_pixel(spread.repeat(size).to(x)[:, None, None, None].expand(b, 1, h, w))
