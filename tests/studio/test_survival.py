@@ -105,6 +105,13 @@ def flat(studio: Studio) -> None:
     assert use()[0] < megabytes + 15
 
 
+def test_no_packet_of_an_answer_waits_for_another(studio: Studio):
+    with asking(studio) as heard:
+        time.sleep(1.5)  # the first packets of a connection never wait
+    late = sorted(seconds for seconds, _ in heard[-8:])
+    assert late[2] < 0.03, "40 ms is what a delayed ACK takes"
+
+
 def test_a_killed_worker_loses_no_job(own_studio: Callable[..., Studio]):
     studio = own_studio()
     jobs = [

@@ -87,7 +87,8 @@ def address(settings: Settings, port: int) -> str:
 def _listening(settings: Settings) -> socket.socket:
     """A socket that listens already, so that whoever comes early is answered late."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Seeing the protocol, asyncio lets no packet wait for the last one's receipt (TCP_NODELAY).
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
