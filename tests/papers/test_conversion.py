@@ -81,9 +81,10 @@ def test_ten_steps_of_ddim_are_theirs(name):
     model = plain(name)
     pipeline = DDIMPipeline(**model.to_diffusers().components)
     pipeline.set_progress_bar_config(disable=True)
-    asked = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "pt"}
+    asked = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "np"}
     with _Drawn(Noise.sampling(5, 2)):
-        theirs = 2 * pipeline(batch_size=2, **asked).images - 1
+        images = torch.from_numpy(pipeline(batch_size=2, **asked).images)
+    theirs = 2 * images.movedim(-1, -3) - 1
     ours = model.sample(2, seed=5, sampler="ddim", steps=10)
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
 

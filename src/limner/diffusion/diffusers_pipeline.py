@@ -21,6 +21,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from pydantic import Field
@@ -210,7 +211,7 @@ class DiffusersPipeline(GenerativeModel):
         self, n: int, c: Condition, steps: int | None, scale: float | None
     ) -> dict[str, Any]:
         """What a pipeline is told of the rest."""
-        asked: dict[str, Any] = {"output_type": "pt"}
+        asked: dict[str, Any] = {"output_type": "np"}
         if self.spec.text is not None:
             asked["prompt"] = [""] * n if c.text is None else self._written(c.text)
         if c.avoid is not None:
@@ -249,11 +250,14 @@ class DiffusersPipeline(GenerativeModel):
         except (TypeError, ValueError) as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise LimnerError(f"{type(self.pipeline).__name__} refuses this: {said}") from None
-        images = getattr(made, "images", None)
-        if not isinstance(images, Tensor) or images.shape != shape:
-            said = tuple(images.shape) if isinstance(images, Tensor) else "no pictures"
-            raise LimnerError(f"{type(self.pipeline).__name__} makes {said}, not {shape}")
-        return 2 * images - 1
+        images = getattr(made, "images", None)  # "b h w c" in [0, 1]
+        x = torch.as_tensor(images if isinstance(images, np.ndarray) else np.zeros((0, 0, 0)))
+        x = x.movedim(-1, -3)
+        if x.shape != shape:
+            said = "x".join(map(str, x.shape)) if x.numel() else "no pictures"
+            wanted = "x".join(map(str, shape))
+            raise LimnerError(f"{type(self.pipeline).__name__} makes {said}, not {wanted}")
+        return 2 * x.to(self.device) - 1
 
     def _shown(self, count: int, views: int) -> Container[int]:
         """The steps whose views are decoded."""
