@@ -1,6 +1,7 @@
 """The games of adversarial training, against mathematics."""
 
 import math
+from pathlib import Path
 from statistics import NormalDist
 
 import pytest
@@ -25,6 +26,9 @@ from limner.gans.losses import (
     wasserstein,
 )
 from limner.image import Batch
+from limner.pictures import _panels, save_png
+from limner.recipe import Recipe
+from limner.run import read_log, train
 
 DATA, MODEL = NormalDist(0.0, 1.0), NormalDist(1.0, 1.5)
 
@@ -341,6 +345,35 @@ def test_collapsed_modes_are_told():
     assert model.remarks([alike] * LINES) == []  # it has not begun to paint
     assert model.remarks([alike] * FIRST_LINES) != []
     assert model.remarks([{"wasserstein": 3.0}] * LINES) == []
+
+
+def test_lost_modes_are_told_when_they_are_counted():
+    model = model_of("wgan-gp")
+    key = "evaluate.modes (lenet)"
+    rows = [line(**{key: count}) for count in (90.0, 400.0, 201.0)]
+    assert model.remarks(rows) == []
+    rows.append(line(**{key: 199.0}))
+    (said,) = model.remarks(rows)
+    assert "a classifier finds 199 of them, and found 400 before" in said
+    assert model.remarks([*rows, line()]) == []  # nothing was counted now
+    assert model.remarks([*rows, line(**{key: 150.0})]) == []  # it was said
+
+
+def test_coverage_is_logged_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As a recipe's [evaluate] asks for, beside what both players say of the game."""
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "pics").mkdir()
+    for i, x in enumerate(torch.rand(12, 1, 8, 8).mul(255).to(torch.uint8)):
+        save_png(x, tmp_path / "pics" / f"{i}.png")
+    options = ["train.steps=4", "train.batch=4", "train.log_every=2", "train.samples=0"]
+    options += ["model.channels=4", "evaluate.every=8", "evaluate.n=12", "evaluate.metrics=modes"]
+    train(Recipe.of("gan", f"folder:{tmp_path / 'pics'}", options), tmp_path / "run")
+    rows = read_log(tmp_path / "run")
+    assert [row["images"] for row in rows if 1 <= row["evaluate.modes (lenet)"] <= 10] == [8, 16]
+    assert {"D(real)", "D(fake)", "critic.norm", "generator.norm", "variety"} <= rows[0].keys()
+    panels = _panels(rows)
+    assert panels["modes (lenet)"] == ["evaluate.modes (lenet)"]
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 0
 
 
 def test_variety_is_of_distances_to_the_nearest_other():

@@ -14,6 +14,7 @@ from limner.noise import Noise
 
 LINES = 5  # of the log that must all show a trouble before it is one
 FIRST_LINES = 20  # before paintings that were alike from the beginning are one
+MODES = "evaluate.modes"  # how the log's names of counted modes begin
 _LOST = 0.05  # a critic's loss below which the generator hears little from it
 _ALIKE = 0.25  # a variety below which modes are missing
 
@@ -60,6 +61,12 @@ class Adversarial(GenerativeModel):
                 f"modes have collapsed: paintings are {rows[-1]['variety']:.2g} times as far from "
                 "one another as pictures are; try a larger train.batch, or another objective"
             )
+        counted = _counted(rows)
+        if rows and counted != _counted(rows[:-1]) and _lost_half(counted):
+            found.append(
+                f"modes have collapsed: a classifier finds {counted[-1]:.0f} of them, and found "
+                f"{max(counted):.0f} before; try an earlier state, or a smaller train.lr"
+            )
         return found
 
 
@@ -67,6 +74,18 @@ def _held(rows: Sequence[Mapping[str, float | None]], name: str, limit: float) -
     """In how many of the last lines a number was from 0 to a limit."""
     low = [(value := row.get(name)) is not None and 0 <= value < limit for row in rows]
     return len(list(takewhile(bool, reversed(low))))
+
+
+def _counted(rows: Sequence[Mapping[str, float | None]]) -> list[float]:
+    """How many modes were found whenever they were counted, as a recipe's [evaluate] asks for."""
+    found = [row[name] for row in rows for name in row if name.startswith(MODES)]
+    return [count for count in found if count is not None]
+
+
+def _lost_half(counted: Sequence[float]) -> bool:
+    """Whether fewer than half of the most modes are left, for the first time in a row."""
+    lost = [count < max(counted[: i + 1]) / 2 for i, count in enumerate(counted)]
+    return lost[-1] and not any(lost[-2:-1])
 
 
 def by_pixel(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
