@@ -129,8 +129,8 @@ class DiffusersPipeline(GenerativeModel):
                 own by default.
             height, width: of the pictures, in pixels; what the network was trained on by default.
             views: of a pipeline that paints in the maps of an autoencoder, how many steps are
-                shown: decoding a map takes about as long as two steps. Others repeat the last one,
-                or are grey.
+                shown; others repeat the last one, or are grey. To decode a map takes the arithmetic
+                of 1.6 guided steps of Stable Diffusion 1.
         """
         size = self._size(height, width)
         asked = self._asked(n, c, steps, scale) | self._sized(size)
