@@ -22,7 +22,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 PICTURES = Path(__file__).parents[1] / "pictures"
-WIDE = {"width": 1360, "height": 860}
+WIDE = {"width": 1200, "height": 780}
+LOW = {"width": 1200, "height": 640}
 PHONE = {"width": 375, "height": 780}
 CLIENTS, EACH = 10, 20
 
@@ -165,12 +166,13 @@ def tour(browser: Browser, url: str, folder: Path) -> None:
     for prompt in ("a golden crown", "a sailing boat", "a purple cat"):
         painted(page, prompt, 2)
     painted(page, "a red apple", 4, folder)
-    shot(page, "light", folder)
     page.locator(".job.done a").first.click()
     page.wait_for_selector(".viewer h1")
     shot(page, "picture", folder)
     page.context.close()
-    dark = opened(browser, url, color_scheme="dark")
+    attention(browser, url, folder)
+    way(browser, url, folder)
+    dark = opened(browser, url, viewport=LOW, color_scheme="dark")
     dark.wait_for_selector(".gallery img")
     shot(dark, "dark", folder)
     dark.context.close()
@@ -179,6 +181,37 @@ def tour(browser: Browser, url: str, folder: Path) -> None:
     shot(phone, "phone", folder)
     phone.context.close()
     grid(browser, url, folder)
+
+
+def seeded(page: Page, seed: int) -> None:
+    page.locator("#seed").fill(str(seed))
+    page.locator("#seed").dispatch_event("change")
+
+
+def attention(browser: Browser, url: str, folder: Path) -> None:
+    """Where the model looks for a word."""
+    page = opened(browser, url)
+    seeded(page, 1)
+    painted(page, "a sad cloud with rain", 1)
+    page.locator(".job.done a").first.click()
+    page.get_by_role("button", name="Where it looks").click()
+    page.get_by_role("button", name="rain", exact=True).click()
+    page.mouse.move(0, 0)
+    page.wait_for_selector(".bright")
+    shot(page, "attention", folder)
+    page.context.close()
+
+
+def way(browser: Browser, url: str, folder: Path) -> None:
+    """From one seed to another."""
+    page = opened(browser, url)
+    page.get_by_role("button", name="From seed to seed").click()
+    page.fill("#prompt", "an animal")
+    seeded(page, 7)
+    page.locator(".paint").click()
+    page.get_by_label("Along the way").fill("1")
+    shot(page, "way", folder)
+    page.context.close()
 
 
 def grid(browser: Browser, url: str, folder: Path) -> None:
