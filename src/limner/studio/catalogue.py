@@ -1,4 +1,4 @@
-"""The models that the studio has: the bundled ones, and every run below a folder.
+"""The models that the studio has: the bundled ones, and every run and pipeline below a folder.
 
 Finding them takes no torch, describing them does. So the server finds, a worker describes, and the
 descriptions are remembered for the server's next start.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "model.safetensors"
+PIPELINE = "model_index.json"
 _DEPTH = 4  # folders below the root in which runs are looked for
 _MOST = 200
 
@@ -23,9 +24,9 @@ def found(root: Path) -> dict[str, Path]:
     runs = [
         folder
         for folder, names in walked(root)
-        if FILE in names and folder.resolve().parent != zoo.resolve()
+        if {FILE, PIPELINE} & {*names} and folder.resolve().parent != zoo.resolve()
     ]
-    runs.sort(key=lambda run: -(run / FILE).stat().st_mtime)
+    runs.sort(key=lambda run: -_file(run).stat().st_mtime)
     own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
     return bundled | {name: run for name, run in own.items() if name not in bundled}
 
@@ -35,7 +36,7 @@ def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
     for folder, inner, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
         hidden = (name for name in inner if name.startswith((".", "__")))
-        ends = depth >= _DEPTH or FILE in names
+        ends = depth >= _DEPTH or {FILE, PIPELINE} & {*names}
         inner[:] = [] if ends else sorted({*inner} - {*hidden, *_NEVER})
         yield Path(folder), names
 
@@ -43,10 +44,15 @@ def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
 _NEVER = ("node_modules", "site-packages", "state", "samples", "src")
 
 
+def _file(folder: Path) -> Path:
+    """The file that a model's folder is known by."""
+    return folder / FILE if (folder / FILE).is_file() else folder / PIPELINE
+
+
 def stamp(folder: Path) -> str:
     """What changes when a model's file does."""
     try:
-        status = (folder / FILE).stat()
+        status = _file(folder).stat()
     except OSError:
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
@@ -60,19 +66,21 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     """
     from safetensors import safe_open
 
-    from limner.checkpoint import read_header
+    from limner.checkpoint import read_header, weight_files
     from limner.model import GenerativeModel
     from limner.registry import entry
     from limner.studio.tasks import helps, tasks_of
 
-    header = read_header(folder / FILE)
+    header = read_header(_file(folder))
     registered = entry(header.model)
     model = registered.model
     if not issubclass(model, GenerativeModel):
         return None
     schema = model.sample_schema()
-    with safe_open(folder / FILE, "pt") as file:
-        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+    shapes: list[list[int]] = []
+    for part in weight_files(_file(folder)):
+        with safe_open(part, "pt") as file:
+            shapes += [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
     spec, hint = header.spec, header.spec.hint
     usual: Mapping[str, Any] = header.recipe.get("sampler", {})
     return {
