@@ -94,9 +94,11 @@ def captions(split: Split) -> list[str]:
     return [found[i] for i in order]
 
 
-def sheet(prompts: Sequence[str], path: Path, columns: int = 4) -> UInt8[Tensor, "n c h w"]:
+def sheet(
+    prompts: Sequence[str], path: Path, model: str = "emoji", columns: int = 4
+) -> UInt8[Tensor, "n c h w"]:
     """First draws of each prompt under its words."""
-    images = paint(Wish(prompts=tuple(prompts), n=SEEDS))[0].images
+    images = paint(Wish(model, tuple(prompts), n=SEEDS))[0].images
     rows = -(-len(prompts) // columns)
     figure = Figure(figsize=(2.75 * columns, 0.95 * rows), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

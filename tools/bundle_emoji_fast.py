@@ -1,0 +1,58 @@
+"""Bundle the few-step prompt model: its changed weights in half precision, and sheets.
+
+    limner train recipes/emoji32.toml --run runs/emoji32
+    limner train recipes/distilled-emoji32.toml --run runs/distilled-emoji32
+    python tools/bundle_emoji_fast.py runs/distilled-emoji32
+
+The first stage is the run's, the second the bundled prompt model's. What the two models have in
+common stays in the prompt model's file. The sheets show what that model's sheets show.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from bundle_emoji import FREE, SHOWN, captions, sheet
+
+from limner.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.diffusion.cascade import Cascade
+from limner.diffusion.distilled import Distilled
+from limner.zoo import bundled
+
+ZOO = bundled()["emoji"].parent / "emoji-fast"
+SHARED = {"base.teacher.": "emoji:base.", "upsampler.": "emoji:upsampler."}
+SAMPLER = {"upsampler_sampler": "dpm++", "upsampler_steps": 2}
+
+
+def main() -> None:
+    """Write the model and its sheets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="of recipes/distilled-emoji32.toml")
+    run = parser.parse_args().run
+    teacher = bundled()["emoji"]
+    student, known = load(run), load(teacher)
+    assert isinstance(student, Distilled) and isinstance(known, Cascade)
+    student.teacher.load_state_dict(known.base.state_dict())
+    model = Cascade(known.spec, **(known.config | {"base": student}))
+    model.upsampler.load_state_dict(known.upsampler.state_dict())
+    header, data = read_header(model_file(run)), read_header(model_file(teacher)).recipe["data"]
+    save_model(
+        model,
+        ZOO,
+        images_seen=header.images_seen,
+        recipe=header.recipe | {"data": data, "sampler": SAMPLER},
+        shared=SHARED,
+        dtype=torch.float16,
+    )
+    file = ZOO / "model.safetensors"
+    print(
+        f"{student.parameter_count():,} parameters, {file.stat().st_size:,} bytes, {sha256(file)}"
+    )
+    shutil.copy(run / "log.jsonl", ZOO / "log.jsonl")
+    for name, words in {"train": captions("train")[:SHOWN], "free": FREE}.items():
+        sheet(words, ZOO / f"{name}.png", "emoji-fast")
+
+
+if __name__ == "__main__":
+    main()
