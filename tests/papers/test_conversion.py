@@ -11,15 +11,14 @@ from diffusers import DDIMPipeline
 from limner import load, save_model, testing
 from limner.__main__ import main
 from limner.diffusion.ddpm import DDPM
-from limner.diffusion.diffusers_pipeline import _Drawn
 from limner.diffusion.pipeline_folder import quietly
+from limner.diffusion.pipeline_painting import Drawn
 from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec
 from limner.nn.plain_unet import PlainUNet, common_groups
 from limner.noise import Noise
 from limner.registry import build
 from limner.testing.cases import Case
-from limner.text import text_spec
 
 MODELS: dict[str, tuple[ImageSpec, dict[str, Any]]] = {
     "epsilon": (ImageSpec(3, 8, 8), {"channels": (8, 16, 16), "blocks": 2, "T": 20}),
@@ -82,7 +81,7 @@ def test_ten_steps_of_ddim_are_theirs(name):
     pipeline = DDIMPipeline(**model.to_diffusers().components)
     pipeline.set_progress_bar_config(disable=True)
     asked = {"num_inference_steps": 10, "use_clipped_model_output": True, "output_type": "np"}
-    with _Drawn(Noise.sampling(5, 2)):
+    with Drawn(Noise.sampling(5, 2)):
         images = torch.from_numpy(pipeline(batch_size=2, **asked).images)
     theirs = 2 * images.movedim(-1, -3) - 1
     ours = model.sample(2, seed=5, sampler="ddim", steps=10)
@@ -99,9 +98,7 @@ def test_all_norms_have_as_many_groups(widths, count):
 
 
 def test_the_plain_network_keeps_the_contract():
-    spec = ImageSpec(
-        1, 8, 8, labels=("one", "two", "three"), text=text_spec(3), hint=ImageSpec(1, 8, 8)
-    )
+    spec = ImageSpec(1, 8, 8, labels=("one", "two", "three"), hint=ImageSpec(1, 8, 8))
     case = Case("plain", DDPM, spec, {"network": "plain", "channels": (8, 8), "T": 20})
     testing.check_turns(case)
     testing.check_condition(case)

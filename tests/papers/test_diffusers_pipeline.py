@@ -19,7 +19,7 @@ from torch import Tensor
 from limner import prompted
 from limner.__main__ import main
 from limner.checkpoint import digest, load, model_file
-from limner.diffusion import diffusers_pipeline, pipeline_folder
+from limner.diffusion import pipeline_folder, pipeline_painting
 from limner.diffusion.diffusers_pipeline import DiffusersPipeline
 from limner.errors import LimnerError
 from limner.image import Condition
@@ -195,7 +195,7 @@ def test_a_right_network_lets_expect_the_picture_that_there_was(kind, said):
         if kind == "EulerDiscrete":  # which takes x + sigma eps
             x_t = x_t / kept.sqrt()
     seen: list[Tensor] = []
-    with diffusers_pipeline._watched(scheduler, seen.append):
+    with pipeline_painting.watched(scheduler, seen.append):
         scheduler.step(F, t, x_t)
     torch.testing.assert_close(seen[0], x, rtol=0, atol=2e-3)
     assert "step" not in vars(scheduler), "the scheduler is left as it was"
@@ -219,12 +219,40 @@ def test_watching_is_painting_in_another_type_too_and_errors_arrive(sd):
         list(sd.watch(1, steps=2, height=18))
 
 
+def test_a_picture_is_painted_over_as_the_pipeline_for_that_does(sd):
+    """By strength, from the noise that limner draws, and frame by frame."""
+    x, c = torch.rand(2, 3, 16, 16) * 2 - 1, prompted(sd.spec, ["a dog", "a cat"])
+    asked = {"strength": 0.5, "num_inference_steps": 6, "output_type": "np", "guidance_scale": 3.0}
+    pipeline = diffusers.StableDiffusionImg2ImgPipeline(
+        **sd.pipeline.components, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    with pipeline_painting.Drawn(Noise.sampling(4, 2)):
+        made = pipeline(["a dog", "a cat"], image=(x + 1) / 2, **asked)
+    options = {"strength": 0.5, "seed": 4, "steps": 6, "scale": 3.0}
+    frames = list(sd.edit(x, c, **options))
+    torch.testing.assert_close(frames[-1], as_pictures(made.images), rtol=0, atol=1e-5)
+    assert len(frames) == sd.edit_count(0.5, steps=6) == 4
+    alone = list(sd.edit(x[1:], c.rows(slice(1, 2)), preview=False, **(options | {"seed": 5})))
+    torch.testing.assert_close(alone[-1], frames[-1][1:], rtol=0, atol=1e-5)
+
+
+def test_what_a_mask_keeps_stays(sd):
+    x, mask = torch.rand(2, 3, 16, 16) * 2 - 1, torch.zeros(2, 1, 16, 16)
+    mask[:, :, 8:] = 1
+    frames = list(sd.edit(x, mask=mask, steps=3, seed=1))
+    assert len(frames) == 4
+    for frame in frames:
+        torch.testing.assert_close(frame[:, :, :8], x[:, :, :8], rtol=0, atol=1e-6)
+    assert (frames[-1] - x)[:, :, 8:].abs().mean() > 0.1
+
+
 def test_classes_have_names_and_none_is_the_null_class(home):
     model = opened(home / "dit")
     assert model.spec.label_index("thing 017") == 17
     made = []
     for label in (17, 18):
-        with diffusers_pipeline._Drawn(Noise.sampling(2, 1)):
+        with pipeline_painting.Drawn(Noise.sampling(2, 1)):
             asked = {"num_inference_steps": 3, "output_type": "np"}
             made.append(as_pictures(model.pipeline(class_labels=[label], **asked).images))
     x = model.sample(1, Condition(label=torch.tensor([17])), seed=2, steps=3)
@@ -363,10 +391,12 @@ def test_a_folder_that_cannot_be_opened_says_why(home, tmp_path, spoil, said):
         (("sample", "-m", "dit", "--label", "nothing"), "is no class of this model"),
         (("train", "sd", "emoji"), "'sd' is not trained but painted with"),
         (("train", "diffusers", "emoji"), "not trained but painted with"),
-        (("edit", "x.png", "-m", "sd"), "cannot edit pictures"),
+        (("edit", "x.png", "-m", "ddpm"), "diffusers has no DDPMPipeline that edits pictures"),
+        (("edit", "x.png", "-m", "sd", "sampler.width=8"), "an edited picture keeps its size"),
     ],
 )
 def test_what_it_cannot_do_is_said_in_a_line(limner_, words, said):
+    Image.new("RGB", (16, 16)).save("x.png")
     code, out, error = limner_(*words)
     assert (code, out) == (2, "")
     assert error.count("\n") == 1

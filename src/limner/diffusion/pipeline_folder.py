@@ -220,6 +220,30 @@ def open_pipeline(folder: Path) -> Any:
     return pipeline
 
 
+def editing_pipeline(pipeline: Any, masked: bool) -> Any:
+    """The pipeline of the same parts that begins from a picture, or paints where a mask says.
+
+    Raises:
+        LimnerError: diffusers has none.
+    """
+    from diffusers.pipelines.auto_pipeline import (
+        AutoPipelineForImage2Image,
+        AutoPipelineForInpainting,
+    )
+
+    kind = AutoPipelineForInpainting if masked else AutoPipelineForImage2Image
+    try:
+        with quietly():
+            found = kind.from_pipe(pipeline)
+    except ValueError:
+        raise LimnerError(
+            f"diffusers has no {type(pipeline).__name__} that edits pictures"
+            f"{' under a mask' if masked else ''}; Stable Diffusion has"
+        ) from None
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Without the bars and the advice that both libraries print as they load."""
