@@ -99,7 +99,7 @@ def compare(name: str, dtype: str, rounds: int, seconds: float) -> tuple[str, ..
 
 
 def main() -> None:
-    summary, _, rest = __doc__.partition("\n")
+    summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )

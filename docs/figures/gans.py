@@ -1,17 +1,27 @@
-"""The picture of the vanishing gradient on the page on GANs; LIMNER_DATA has MNIST:
+"""The pictures of the page on GANs: the vanishing gradient, and a run on StackedMNIST. LIMNER_DATA
+has MNIST:
 
-python docs/figures/gans.py
+    limner train recipes/wgan-gp-stacked-mnist.toml --run runs/stacked
+    python docs/figures/gans.py runs/stacked
 """
 
+import sys
+from pathlib import Path
+
 import torch
-from labelled import PICTURES
+from labelled import PICTURES, labelled
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from limner import Condition, Noise, build, open_data
+from limner import Condition, GenerativeModel, Noise, build, load, open_data
+from limner.evaluate.modes import modes
 from limner.gans.adversarial import beliefs
 from limner.gans.gan import GAN
 from limner.gans.losses import OBJECTIVES
+from limner.image import to_uint8
+from limner.recipe import Recipe
+from limner.run import read_log
 
 MOVES, EVERY, BATCH = 200, 5, 32
 SHOWN = {"minimax": "#d9663b", "non-saturating": "#2f6fb2"}
@@ -53,8 +63,8 @@ def experiment() -> tuple[list[int], dict[str, list[float]], list[float]]:
     return moves, norms, believed
 
 
-def main() -> None:
-    """Draw it, and print its ends."""
+def vanishing_gradient() -> None:
+    """Draw the experiment, and print its ends."""
     moves, norms, believed = experiment()
     figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -70,10 +80,61 @@ def main() -> None:
         title="what is left for the generator to learn from",
     )
     axis.legend(frameon=False)
+    plain(axis)
+    figure.savefig(PICTURES / "vanishing-gradient.png", metadata={"Software": None})
+
+
+def plain(axis: Axes) -> None:
+    """Lines of a grid, and no frame."""
     axis.grid(color="#e4e4e4", lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def stacked_digits(run: Path) -> None:
+    """Real pictures, paintings, and the three digits of each painting."""
+    n, model = 12, load(run)
+    assert isinstance(model, GenerativeModel)
+    real = open_data("stacked-mnist", split="test").pixels(torch.arange(n))
+    painted = to_uint8(model.sample(n))
+    digits = [painted[:, i : i + 1].expand(-1, 3, -1, -1) for i in range(3)]
+    rows = ["real", "painted", "its red", "its green", "its blue"]
+    labelled(torch.cat([real, painted, *digits]), "stacked-mnist", rows, [""] * n, 2)
+
+
+def coverage(run: Path) -> None:
+    """Modes and divergence of few paintings in training, beside those of a uniform model."""
+    recipe = Recipe.read(run / "recipe.toml")
+    n = recipe.evaluate["n"]
+    uniform = torch.randint(1000, (20, n), generator=torch.Generator().manual_seed(0))
+    best = [modes(classes, 1000) for classes in uniform]
+    rows = [row for row in read_log(run) if "evaluate.modes (lenet)" in row]
+    figure = Figure(figsize=(7.2, 2.8), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = {
+        "modes": ("evaluate.modes (lenet)", [each.covered for each in best]),
+        "KL to uniform": (
+            "evaluate.KL to uniform (lenet)",
+            [each.divergence for each in best],
+        ),
+    }
+    for axis, (title, (key, reachable)) in zip(figure.subplots(1, 2), panels.items()):
+        level = sum(reachable) / len(reachable)
+        seen = [row["images"] / 1000 for row in rows]
+        axis.plot(seen, [row[key] for row in rows], color="#2f6fb2", lw=1.6, marker="o", ms=3)
+        axis.axhline(level, color="#8a8f94", lw=1.2, ls="--", label="a uniform model")
+        axis.set(title=f"{title}, of {n:,} pictures", xlabel="thousand images seen", ylim=(0, None))
+        axis.legend(frameon=False)
+        plain(axis)
+    figure.savefig(PICTURES / "coverage.png", metadata={"Software": None})
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit("give a run on StackedMNIST: python docs/figures/gans.py RUN")
     PICTURES.mkdir(exist_ok=True)
-    figure.savefig(PICTURES / "vanishing-gradient.png", metadata={"Software": None})
+    vanishing_gradient()
+    stacked_digits(Path(sys.argv[1]))
+    coverage(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":
