@@ -287,10 +287,13 @@ def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
     document = {"against": {"name": "pets"}, "date": "2026-11-25T12:00:00"}
     compared = {"n": 64, "subjects": [{"name": "runs/animals"}, {"name": "cats"}]}
     hostile = "<script>fetch('http://evil.example')</script>"
-    for where, content in {"compared": json.dumps(document | compared), "broken": "{"}.items():
+    whole = json.dumps(document | compared)
+    for where, content in {"compared": whole, "broken": "{", "linked": whole}.items():
         (studio.folder / where).mkdir()
         (studio.folder / where / "comparison.json").write_text(content)
         (studio.folder / where / "index.html").write_text(hostile)
+    (studio.folder / "linked" / "index.html").unlink()
+    (studio.folder / "linked" / "index.html").symlink_to("/etc/passwd")
     for name, content in {
         "pets": json.dumps(document | {"numbers": [number, bound, real]}),
         "broken": "{",
@@ -299,6 +302,10 @@ def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
         (folder / name).mkdir(parents=True)
         (folder / name / "report.json").write_text(content)
     (folder / "pets" / "report.md").write_text("# all of it")
+    outside = studio.folder / "outside.json"
+    outside.write_text(json.dumps(document | {"numbers": [number]}))
+    (folder / "link").mkdir()
+    (folder / "link" / "report.json").symlink_to(outside)
     (report,) = studio.client.get("/api/v1/reports?model=runs/animals").json()["reports"]
     assert report["against"] == "pets" and report["date"] == "2026-11-25"
     assert [(row["name"], row["value"], row["n"]) for row in report["rows"]] == [
@@ -318,7 +325,8 @@ def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):
     (policy,) = answer.headers.get_list("content-security-policy")
     assert "sandbox allow-scripts;" in policy + ";" and "allow-same-origin" not in policy
     assert "default-src 'none'; script-src 'sha256-" in policy
-    assert studio.client.get(f"/api/v1/comparisons/{'0' * 20}").status_code == 404
+    for id in (told["linked"]["id"], "0" * 20):
+        assert studio.client.get(f"/api/v1/comparisons/{id}").status_code == 404
 
 
 def test_numbers_are_there_for_prometheus(studio: Studio):

@@ -126,6 +126,14 @@ def test_a_file_is_forgotten_with_the_last_picture_that_has_it(store: Store):
     assert store.forget(two.id) is None
 
 
+def test_maps_are_in_no_history_and_go_as_uploads_do(store: Store):
+    store.submit(asked())
+    job = store.begin(1)[0]
+    store.finish(job.id, [painted("m")], {}, kept=False)
+    assert store.history() == ([], 0) and len(store.pictures_of([job])[job.number]) == 1
+    assert store.forget_old(2, time.time() + 1) == ["m" * 64] and store.job(job.id) is None
+
+
 def test_old_pictures_go_and_favourites_and_what_a_job_needs_stay(store: Store):
     for i in range(4):
         store.submit(asked())

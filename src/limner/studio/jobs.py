@@ -335,7 +335,7 @@ class Studio:
         elif what == "done":
             painted = [Painted(**each) for each in said["pictures"]]
             if await aside(self.store.finish, id, painted, said["notes"], said["kept"]):
-                self.painted += len(painted)
+                self.painted += len(painted) * said["kept"]
                 self._end(id, DONE, **said["notes"])
             else:  # cancelled at the last moment
                 for each in painted:

@@ -1,9 +1,10 @@
 """What `limner evaluate` and `limner compare` wrote, for the page: plain numbers, each with its n,
 and whole pages.
 
-Of a run only `report.json` and `report.md` in its own folder are read; whatever is in them comes
-out as words and finite numbers. A comparison's page is a file that anybody may have written: it is
-shown in a box out of which it cannot look, and runs no script but the one that limner put into it.
+Of a run only `report.json` and `report.md` in its own folder are read, and no link out of it;
+whatever is in them comes out as words and finite numbers. A comparison's page is a file that
+anybody may have written: it is shown in a box out of which it cannot look, and runs no script but
+the one that limner put into it.
 """
 
 import base64
@@ -27,7 +28,7 @@ PAGE, NUMBERS = "index.html", "comparison.json"
 def reports(run: Path) -> list[dict[str, Any]]:
     """The reports of a run, the newest first; a damaged one is left out."""
     found = sorted(run.glob("evaluation/*/report.json"))[:_MOST]
-    read = [report for file in found if (report := _read(file)) is not None]
+    read = [report for file in found if (report := _read(file, run)) is not None]
     return sorted(read, key=lambda report: report["date"], reverse=True)
 
 
@@ -48,7 +49,7 @@ def told(comparisons: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 def _about(id: str, folder: Path) -> dict[str, Any] | None:
     try:
-        document = _document(folder / NUMBERS)
+        document = _document(folder / NUMBERS, folder)
         return {
             "id": id,
             "folder": folder.name,
@@ -65,9 +66,14 @@ def page(folder: Path) -> Path | None:
     """A comparison's page, if it is there and no larger than such pages are."""
     path = folder / PAGE
     try:
-        return path if path.stat().st_size <= _LARGEST_PAGE else None
+        return path if _own(path, folder) and path.stat().st_size <= _LARGEST_PAGE else None
     except OSError:
         return None
+
+
+def _own(file: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, and is no link to elsewhere."""
+    return file.resolve().is_relative_to(folder.resolve())
 
 
 def policy() -> str:
@@ -81,22 +87,22 @@ def policy() -> str:
     )
 
 
-def _document(file: Path) -> Any:
-    """What a file of JSON holds.
+def _document(file: Path, folder: Path) -> Any:
+    """What a file of JSON in a folder holds.
 
     Raises:
-        OSError, ValueError: it cannot be read, is too large, or is none.
+        OSError, ValueError: it cannot be read, is too large, lies elsewhere, or is none.
     """
-    if file.stat().st_size > _LARGEST:
-        raise ValueError("too large")
+    if not _own(file, folder) or file.stat().st_size > _LARGEST:
+        raise ValueError("too large, or elsewhere")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path, run: Path) -> dict[str, Any] | None:
     try:
-        document = _document(file)
+        document = _document(file, run)
         text = file.with_suffix(".md")
-        whole = text.is_file() and text.stat().st_size <= _LARGEST
+        whole = _own(text, run) and text.is_file() and text.stat().st_size <= _LARGEST
         return {
             "against": str(document["against"]["name"]),
             "date": str(document["date"])[:10],
