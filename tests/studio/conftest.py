@@ -216,7 +216,7 @@ def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
         each.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip("Debian's browser is not installed: apt-get install chromium")
