@@ -22,7 +22,12 @@ from torch import Tensor, nn
 
 from limner.errors import LimnerError
 from limner.image import Condition, Images
+from limner.model import GenerativeModel
 from limner.nn.attention import Attention, Edit, Weights
+from limner.noise import Noise
+from limner.schedules import Schedule
+
+_AMOUNTS = 10  # of noise
 
 
 @runtime_checkable
@@ -41,6 +46,38 @@ class Attends(Protocol):
             LimnerError: there is no text, or the model looks at no words.
         """
         ...
+
+
+class Attending(GenerativeModel):
+    """A denoiser that says where its cross-attention looks; the model is D(x_t, t, c), and has a
+    `schedule`.
+    """
+
+    schedule: Schedule
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """Where the network looks for each token as it denoises pictures: `Attends`.
+
+        Each picture is put under several amounts of noise, the same for all pictures, and looked at
+        once at each; so maps are of a picture, and of none of the ways that lead to it.
+        """
+        if c.text is None:
+            raise LimnerError("there is no word to look for; give a prompt")
+        if tuple(x.shape[1:]) != self.spec.shape:
+            own, given = (" x ".join(map(str, each)) for each in (self.spec.shape, x.shape[1:]))
+            raise LimnerError(f"this model looks at {own} pictures, not at {given}")
+        x, c = x.to(next(self.parameters())), c.repeat(len(x)) if len(c) == 1 else c
+        noise, c = Noise.sampling([0] * len(x), len(x), str(x.device)), c.to(x.device)
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), looking(self) as looks:
+                for t in self.schedule.times(_AMOUNTS + 1)[1:-1]:
+                    alpha, sigma = map(float, self.schedule(t))
+                    self(alpha * x + sigma * noise.normal(*self.spec.shape).to(x), t, c)
+        finally:
+            self.train(training)
+        return looks.maps(*self.spec.shape[1:])
 
 
 class Looks:

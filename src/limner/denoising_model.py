@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.attending import looking
+from limner.attending import Attending
 from limner.codes import Encodes
 from limner.denoising import (
     Clipped,
@@ -35,7 +35,6 @@ from limner.schedules import Spacing, Times
 
 _CODE_STEPS = 50  # between a picture and its code
 _FIXED_POINT = 4  # evaluations for the inverse of one step
-_LOOKS = 10  # amounts of noise at which attention is looked at
 
 
 class Example(NamedTuple):
@@ -54,7 +53,7 @@ class Example(NamedTuple):
     target: Images
 
 
-class DenoisingModel(Repaints, Encodes):
+class DenoisingModel(Attending, Repaints, Encodes):
     """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
     and times.
 
@@ -238,22 +237,6 @@ class DenoisingModel(Repaints, Encodes):
         """The times between a picture and its code: the least noise that was trained, too."""
         times, least = self.schedule.times(_CODE_STEPS), self.schedule.ends[:1]
         return torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
-
-    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """Where the network looks for each token as it denoises pictures: `attending.Attends`.
-
-        Each picture is put under several amounts of noise, the same for all pictures, and looked at
-        once at each; so maps are of a picture, and of none of the ways that lead to it.
-        """
-        if c.text is None:
-            raise LimnerError("there is no word to look for; give a prompt")
-        with self._quietly(), looking(self.network) as looks:
-            x, c = self._placed(x, c)
-            noise = Noise.sampling([0] * len(x), len(x), str(x.device))
-            for t in self.schedule.times(_LOOKS + 1)[1:-1]:
-                alpha, sigma = map(float, self.schedule(t))
-                self(alpha * x + sigma * noise.normal(*x.shape[1:]).to(x), t, c)
-        return looks.maps(*x.shape[-2:])
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:
         """Refused.

@@ -79,6 +79,8 @@ def nested(model: FlowMatching, name: str):
     """A model in which another one paints."""
     if name == "cascade":
         outer = build("cascade", LARGE, base=model, options={"channels": (4,)})
+    elif name == "distilled":
+        outer = build("distilled", SPEC, teacher=model, rank=1)
     else:
         first = build("kl-autoencoder", SPEC)
         options = {"channels": (8,), "attention": 1}
@@ -87,7 +89,7 @@ def nested(model: FlowMatching, name: str):
     return outer
 
 
-@pytest.mark.parametrize("name", ["alone", "cascade", "latent-diffusion"])
+@pytest.mark.parametrize("name", ["alone", "cascade", "distilled", "latent-diffusion"])
 def test_they_lie_over_the_picture_and_a_hook_is_seen_and_kept(model, asked, name):
     x, c = asked
     outer = model if name == "alone" else nested(model, name)
@@ -123,6 +125,8 @@ def test_what_cannot_be_is_said(model, asked):
     x, c = asked
     with pytest.raises(LimnerError, match="give a prompt"):
         model.attention_maps(x, Condition())
+    with pytest.raises(LimnerError, match="3 x 8 x 8 pictures, not at 3 x 4 x 4"):
+        model.attention_maps(x[..., :4, :4], c)
     blind = FlowMatching(SPEC, channels=(8, 8), attention=0)
     with pytest.raises(LimnerError, match="looks at no words"):
         blind.attention_maps(x, c)

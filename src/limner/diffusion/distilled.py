@@ -29,6 +29,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from limner.attending import Attending
 from limner.denoising import Clipped, Guided, Variance, per_image
 from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
@@ -53,7 +54,7 @@ from limner.schedules import Times
     ),
     tiny={"teacher": {"model": "flow-matching", "options": {"channels": (8, 16)}}, "steps": 2},
 )
-class Distilled(Repaints):
+class Distilled(Attending, Repaints):
     """Progressive distillation: paint in a few steps, without guidance, what a teacher paints.
 
     Args:
