@@ -1,6 +1,6 @@
 """How fast is training a variational autoencoder, beside pythae, at equal networks?
 
-    pip install pythae
+    pip install "limner[bench]"
     python benchmarks/autoencoders.py --threads 1
     python benchmarks/autoencoders.py --networks convolutional --batches 100 --rounds 5
 
