@@ -212,5 +212,6 @@ def deviation(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
     b, _, h, w = x.shape
     size = next(n for n in range(_GROUP, 0, -1) if b % n == 0)
     groups = x.unflatten(0, (size, b // size))
-    spread = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+    off = groups - groups.mean(0)
+    spread = (off.square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
     return by_pixel(spread.repeat(size).to(x)[:, None, None, None].expand(b, 1, h, w))
