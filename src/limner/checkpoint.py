@@ -30,6 +30,7 @@ MODEL_FILE = "model.safetensors"
 FORMAT = 1
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
+_ZOO = Path(__file__).parent / "zoo"
 
 
 @dataclass(frozen=True)
@@ -296,17 +297,16 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
 
 def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
     """What a model file leaves out, from the bundled models that have it."""
-    from limner.zoo import bundled
-
+    bundled = {each.parent.name: each for each in _ZOO.glob(f"*/{MODEL_FILE}")}
     found: dict[str, Tensor] = {}
     for start, source in header.shared.items():
         name, _, there = str(source).partition(":")
-        if name not in bundled():
+        if name not in bundled:
             raise LimnerError(
                 f"{file} shares weights with '{name}', which is no bundled model; it may come from "
                 "another version of limner"
             )
-        weights = load_tensors(model_file(bundled()[name]))
+        weights = load_tensors(bundled[name])
         found |= {start + k[len(there) :]: t for k, t in weights.items() if k.startswith(there)}
     return found
 
