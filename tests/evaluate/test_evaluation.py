@@ -364,6 +364,25 @@ def test_likelihoods_say_what_they_are():
     assert "<= 8.013 ± 0" in found.text() and bits.n == N
 
 
+def test_for_likelihoods_no_more_is_painted_than_is_shown():
+    model = Coin(SPEC)
+    painted: list[int] = []
+    frames = model.frames
+
+    def counted(n: int, *args: object, **more: object) -> Iterator[Tensor]:
+        painted.append(n)
+        return frames(n, *args, **more)  # pyright: ignore[reportArgumentType]
+
+    model.frames = counted  # pyright: ignore[reportAttributeAccessIssue]
+    report = judged(model, metrics=["likelihood"])
+    bits = report.number("bits/dim")
+    assert bits is not None and bits.n == N > sum(painted) == report.n == 64
+    assert any("seeds 0 to 63" in line for line in report.protocol)
+    painted.clear()
+    judged(model, metrics=["likelihood", "kid"])
+    assert sum(painted) == N
+
+
 def test_a_report_is_plain_data(tmp_path: Path):
     report = judged(Painter(SPEC, deafness=0.3), n=60)
     assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report

@@ -45,7 +45,7 @@ from limner.evaluate.opening import (
     open_subject,
 )
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
-from limner.evaluate.subjects import PaintedPictures, RealPictures
+from limner.evaluate.subjects import PaintedPictures, PictureSet, RealPictures
 from limner.model import GenerativeModel
 from limner.progress import painting_progress, say
 
@@ -127,32 +127,34 @@ def evaluate(
     setting = setting_of(opened, reference, n, seed, sampler or {}, place)
     setting = with_extractor(setting, extractor, weights)
     chosen, left_out = _chosen(setting, metrics)
-    digests = SeenDigests()
-    seen = Seen([(setting.subject, digests), *(need for m in chosen for need in m.needs())])
+    shown, digests = setting.subject, SeenDigests()
+    if not any(metric.of_pictures for metric in chosen):
+        shown = shown.first(_SAMPLES)
+    seen = Seen([(shown, digests), *(need for m in chosen for need in m.needs())])
     _look(seen, place, quiet)
 
     def made() -> Report:
-        remarks = [*_remarks(opened, setting, reference), *_repeated(seen, setting, digests)]
+        remarks = [*_remarks(opened, setting, reference), *_repeated(seen, shown, digests)]
         numbers, sheets, failed = _measured(seen, chosen, strict=metrics is not None)
-        first = range(min(_SAMPLES, len(setting.subject)))
+        first = range(min(_SAMPLES, len(shown)))
         return Report(
             subject=_described(opened, setting),
             against=_used(reference.real, reference.options),
-            n=len(setting.subject),
+            n=len(shown),
             seed=seed,
             numbers=tuple(numbers),
             training=_used(reference.training) if reference.training else None,
             held_out=_used(reference.held_out) if reference.held_out else None,
             left_out=left_out | failed,
             remarks=tuple(remarks),
-            protocol=tuple(_protocol(setting)),
+            protocol=tuple(_protocol(setting, shown)),
             extractors={e.name: e.fingerprint for metric in chosen for e in metric.extractors()},
             versions=_versions(),
             device=place.type,
             date=date,
             seconds=time.perf_counter() - began,
-            painting_seconds=seen.seconds(setting.subject),
-            pictures={"samples": seen.pixels(setting.subject, first)} | sheets,
+            painting_seconds=seen.seconds(shown),
+            pictures={"samples": seen.pixels(shown, first)} | sheets,
         )
 
     report = _of_first_process(made, place)
@@ -381,32 +383,32 @@ def _remarks(opened: Opened, setting: Setting, reference: Reference) -> Iterator
         yield f"training draws the pictures of {real.name} by weight; here each counts once"
 
 
-def _repeated(seen: Seen, setting: Setting, digests: SeenDigests) -> Iterator[str]:
+def _repeated(seen: Seen, subject: PictureSet, digests: SeenDigests) -> Iterator[str]:
     """How many pictures are the same.
 
     Raises:
         LimnerError: all of them.
     """
-    n = len(setting.subject)
-    distinct = len(seen.of(setting.subject, digests)["digest"].unique())
+    n = len(subject)
+    distinct = len(seen.of(subject, digests)["digest"].unique())
     if distinct == 1 < n:
         raise LimnerError(
-            f"all {n:,} pictures of {setting.subject.name} are the same one, and no metric has "
+            f"all {n:,} pictures of {subject.name} are the same one, and no metric has "
             "anything to say of them; look at one with limner sample"
         )
     if distinct < n:
-        yield f"of the {n:,} pictures of {setting.subject.name}, {distinct:,} are different"
+        yield f"of the {n:,} pictures of {subject.name}, {distinct:,} are different"
 
 
-def _protocol(setting: Setting) -> Iterator[str]:
+def _protocol(setting: Setting, subject: PictureSet) -> Iterator[str]:
     """How it was done, for people."""
     s = setting
-    if isinstance(s.subject, PaintedPictures):
-        told = s.reference.condition(torch.arange(1), s.subject.spec)
+    if isinstance(subject, PaintedPictures):
+        told = s.reference.condition(torch.arange(1), subject.spec)
         parts = [name for name in ("label", "text", "image") if getattr(told, name) is not None]
         under = f", under {' and '.join(parts)} of {s.reference.name}" if parts else ""
-        yield f"painted from the seeds {s.seed} to {s.seed + len(s.subject) - 1}{under}"
-        options = [f"{k}={v}" for k, v in s.subject.options.items() if v is not None]
+        yield f"painted from the seeds {s.seed} to {s.seed + len(subject) - 1}{under}"
+        options = [f"{k}={v}" for k, v in subject.options.items() if v is not None]
         if options:
             yield f"sampler: {', '.join(options)}"
     yield "real pictures: each once, in a fixed random order; intervals are of 95 %"

@@ -66,6 +66,7 @@ class LogLikelihood(Metric):
 
     name = "likelihood"
     summary = "log-likelihood of the reference: nats a picture, and bits a dimension"
+    of_pictures = False
 
     @cached_property
     def model(self) -> LikelihoodModel:

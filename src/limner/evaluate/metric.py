@@ -60,10 +60,12 @@ class Metric(ABC):
     Attributes:
         name: as it is typed.
         summary: what it says, in a line.
+        of_pictures: whether it is of the subject's pictures; else they need not be painted.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    of_pictures: ClassVar[bool] = True
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -9,7 +9,7 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int, UInt8
@@ -30,6 +30,9 @@ _ORDER = 0  # the seed of the order of real pictures
 _CAPTION = -7  # the step of the random streams that choose captions, see data/stream.py
 
 
+_P = TypeVar("_P", bound="PictureSet")
+
+
 class PictureSet(ABC):
     """Numbered pictures, the same under a number whenever they are asked for.
 
@@ -43,8 +46,16 @@ class PictureSet(ABC):
     fingerprint: str
     spec: ImageSpec
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    _n: int
+
+    def __len__(self) -> int:
+        return self._n
+
+    def first(self: _P, n: int) -> _P:
+        """The first n of them, or all if there are fewer."""
+        fewer = copy.copy(self)
+        fewer._n = min(n, len(self))
+        return fewer
 
     @abstractmethod
     def pictures(self, numbers: Numbers) -> Pixels:
@@ -92,15 +103,6 @@ class RealPictures(PictureSet):
         self._order = shuffled(len(dataset), _ORDER)
         self._n = len(dataset) if n is None else min(n, len(dataset))
         self.fingerprint = key("real", dataset.digest or _digest(dataset), _ORDER)
-
-    def __len__(self) -> int:
-        return self._n
-
-    def first(self, n: int) -> "RealPictures":
-        """The first n of them, or all if there are fewer."""
-        fewer = copy.copy(self)
-        fewer._n = min(n, len(self))
-        return fewer
 
     def indices(self, numbers: Numbers) -> Numbers:
         """Where the pictures with these numbers are in the data set, round and round."""
@@ -187,9 +189,6 @@ class PaintedPictures(PictureSet):
                 f"{name} paints from a picture; judge it --against unpaired:A,B, of which A has "
                 "the pictures that it paints from"
             )
-
-    def __len__(self) -> int:
-        return self._n
 
     def pictures(self, numbers: Numbers) -> Pixels:
         """Painted now.
