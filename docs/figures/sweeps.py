@@ -1,0 +1,205 @@
+"""Two sweeps for the page on diffusion: the Frechet distance against the evaluations of the network
+by several samplers, and the distance and the Inception Score against the scale of guidance.
+
+    python docs/figures/sweeps.py [MODEL] [--n 1000] [--most 100]
+
+MODEL is a bundled model or a run that denoises; of a cascade the base is judged, at its own size.
+Picture i is painted from seed i under the caption or the class of real picture i, at every point,
+in bfloat16. Each point is an evaluation of its own, whose report is kept in limner's cache: a run
+that was cut goes on, and `--most 0` draws what is there. An interval needs more than twice as many
+pictures as the judge has features.
+"""
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from labelled import PICTURES
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from limner import dist
+from limner.denoising_model import DenoisingModel
+from limner.diffusion.cascade import Cascade
+from limner.evaluate.cache import cache_folder
+from limner.evaluate.evaluation import evaluate
+from limner.evaluate.features import fingerprint
+from limner.evaluate.opening import Reference, open_reference, open_subject
+from limner.evaluate.report import Number, Report, append, read_reports
+from limner.progress import say
+from limner.samplers import SamplerName
+
+EVALUATIONS = 1, 2, 3, 5, 10, 15, 25, 50, 100
+SCALES = 0.0, 1.0, 1.5, 2.5, 4.0, 7.0
+COLOURS: dict[SamplerName, str] = {
+    "ddim": "#3b7dd9",
+    "heun": "#d9663b",
+    "dpm++": "#2f9e6e",
+    "unipc": "#8a5bc7",
+    "ancestral": "#8a8f94",
+}
+"""The samplers that are compared; `euler` is `ddim`."""
+SCORES = {"FD": "Frechet distance", "IS": "Inception Score", "sharpness": "S", "diversity": "D"}
+"""The numbers of a report that are drawn against the scale, with what they are called there."""
+
+
+class Point(NamedTuple):
+    """How pictures are painted at one point of a sweep."""
+
+    sampler: SamplerName
+    steps: int
+    scale: float = 1.0
+
+    @classmethod
+    def within(cls, sampler: SamplerName, evaluations: int) -> "Point":
+        """The most steps that evaluate the network at most so many times."""
+        return cls(sampler, (evaluations + 1) // 2 if sampler == "heun" else evaluations)
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network for a picture: two a step by Heun's rule, but for the last one. What
+        guidance asks twice at one time counts once."""
+        return 2 * self.steps - 1 if self.sampler == "heun" else self.steps
+
+
+GUIDED = [Point("dpm++", 10, scale) for scale in SCALES]
+UNGUIDED = [Point.within(sampler, most) for most in EVALUATIONS for sampler in COLOURS]
+
+
+class Sweeps:
+    """Reports on a model, made once.
+
+    Args:
+        name: of a bundled model, or a run.
+        n: pictures at each point.
+
+    Raises:
+        LimnerError: there is no such model.
+    """
+
+    def __init__(self, name: str, n: int) -> None:
+        opened = open_subject(name, {}, dist.device("auto"))
+        stage, looks = opened.model, {}
+        if isinstance(stage, Cascade):
+            stage, looks = stage.base, {"size": stage.base.spec.height}
+        if not isinstance(stage, DenoisingModel):
+            raise SystemExit(f"{name} does not denoise: there are no samplers to compare")
+        self.model, self.n = stage, n
+        self.against: Reference = open_reference(None, looks, opened)
+        weights = fingerprint(stage.state_dict(), repr(stage.description()))
+        self.folder = cache_folder() / "sweeps" / f"{weights[:32]}-{n}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.reports: dict[Point, Report] = {}
+        for report in map(Report.from_json, read_reports(self.folder)):
+            self.reports[point_of(report.subject.sampler)] = report
+
+    def visit(self, points: Iterable[Point]) -> None:
+        """Make the reports that are missing."""
+        for point in points:
+            if point in self.reports:
+                continue
+            with torch.autocast(self.model.device.type, torch.bfloat16):
+                report = evaluate(
+                    self.model,
+                    self.against,
+                    metrics=["fid", "is"],
+                    n=self.n,
+                    sampler=point._asdict(),
+                    quiet=True,
+                )
+            append(report, self.folder)
+            self.reports[point] = report
+            shown = [report.number(name) for name in SCORES]
+            numbers = ", ".join(f"{each.name} {each.shown()}" for each in shown if each)
+            say(f"{point}: {numbers}; {report.seconds:.0f} s")
+
+
+def point_of(options: dict[str, Any]) -> Point:
+    """The point at which a report says that it was painted."""
+    return Point(options["sampler"], options["steps"], options["scale"])
+
+
+def sampling(reports: dict[Point, Report]) -> Figure:
+    """The Frechet distance against evaluations, a line for each sampler."""
+    figure = Figure(figsize=(6.6, 3.8), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for i, (sampler, colour) in enumerate(COLOURS.items()):
+        own = {p: reports[p] for p in UNGUIDED if p.sampler == sampler and p in reports}
+        aside = 1.03 ** (i - len(COLOURS) // 2)  # so that intervals do not lie on one another
+        label = "ddim = euler" if sampler == "ddim" else sampler
+        curve(axis, {p.evaluations * aside: r for p, r in own.items()}, "FD", colour, label)
+    beside(axis, next(iter(reports.values())).number("FD", "floor"), "real pictures (floor)")
+    axis.set_xscale("log")
+    axis.set_xticks(EVALUATIONS, map(str, EVALUATIONS))
+    axis.minorticks_off()
+    axis.set(xlabel="evaluations of the network for a picture", ylabel=SCORES["FD"])
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def guidance(reports: dict[Point, Report]) -> Figure:
+    """Frechet distance, IS, sharpness and diversity against the scale."""
+    figure = Figure(figsize=(10.5, 2.7), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    own = {point.scale: reports[point] for point in GUIDED if point in reports}
+    first = next(iter(reports.values()))
+    for axis, (name, title) in zip(figure.subplots(1, len(SCORES)), SCORES.items()):
+        curve(axis, own, name, COLOURS["dpm++"], "")
+        rows = {each.row for each in first.numbers if each.name == name}
+        row = "floor" if "floor" in rows else next(row for row in rows if row.startswith("real"))
+        beside(axis, first.number(name, row), "real pictures")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("scale")
+        axis.set_xticks(list(own), [f"{scale:g}" for scale in own], fontsize=8)
+    figure.axes[0].set_ylim(bottom=0)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def curve(axis: Axes, at: dict[float, Report], name: str, colour: str, label: str) -> None:
+    """A number of several reports, with its interval where there is one, or its deviation."""
+    numbers = {x: number for x, r in at.items() if (number := r.number(name))}
+    ends = [interval(number) for number in numbers.values()]
+    y = [number.value for number in numbers.values()]
+    bars = [[v - low for v, (low, _) in zip(y, ends)], [high - v for v, (_, high) in zip(y, ends)]]
+    style: dict[str, Any] = {"lw": 1.5, "marker": "o", "ms": 4, "elinewidth": 0.8}
+    axis.errorbar(list(numbers), y, yerr=bars, color=colour, label=label, **style)
+    axis.grid(color="#e4e4e4", lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def interval(number: Number) -> tuple[float, float]:
+    """Of 95 %, or a standard deviation to each side, or none."""
+    if number.low is not None and number.high is not None:
+        return number.low, number.high
+    aside = number.error or 0.0
+    return number.value - aside, number.value + aside
+
+
+def beside(axis: Axes, number: Number | None, label: str) -> None:
+    """What real pictures read."""
+    if number is not None:
+        axis.axhline(number.value, color="#8a8f94", lw=1.2, ls="--", label=label)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    asked.add_argument("model", nargs="?", default="emoji")
+    asked.add_argument("--n", type=int, default=1000)
+    asked.add_argument("--most", type=int, default=max(EVALUATIONS))
+    given = asked.parse_args()
+    sweeps = Sweeps(given.model, given.n)
+    sweeps.visit(point for point in [*GUIDED, *UNGUIDED] if point.evaluations <= given.most)
+    if not sweeps.reports:
+        raise SystemExit("nothing was judged yet; give --most 10 or more")
+    PICTURES.mkdir(exist_ok=True)
+    for name, draw in {"sampler-sweep": sampling, "guidance-sweep": guidance}.items():
+        draw(sweeps.reports).savefig(PICTURES / f"{name}.png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
