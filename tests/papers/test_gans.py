@@ -29,6 +29,7 @@ from limner.image import Batch
 from limner.pictures import _panels, save_png
 from limner.recipe import Recipe
 from limner.run import read_log, train
+from limner.train import Loop, TrainOptions
 
 DATA, MODEL = NormalDist(0.0, 1.0), NormalDist(1.0, 1.5)
 
@@ -291,7 +292,8 @@ def test_without_batch_norm_a_score_is_of_its_own_picture_alone():
 @pytest.mark.parametrize("name", ["gan", "wgan-gp", "stylegan2", "biggan"])
 def test_critics_keep_pictures_pixel_by_pixel_in_memory(name: str):
     """Whatever they are given: a step takes a fifth longer where layouts are mixed."""
-    model = build(name, ImageSpec(1, 16, 16), **SMALL).to(memory_format=torch.channels_last)
+    model = build(name, ImageSpec(1, 16, 16), **SMALL)
+    Loop(model, lambda first, n: drawn_batch(n), TrainOptions())  # which lays out the weights
     seen: list[bool] = []
 
     def look(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
