@@ -14,7 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from limner import Condition, load, open_data, prompted
+from limner.codes import Encodes
+from limner.diffusion.cascade import Cascade
 from limner.editing import edit
+from limner.image import from_uint8, to_uint8
 from limner.painting import Wish, paint, write
 from limner.schedules import (
     DiscreteSchedule,
@@ -23,8 +27,15 @@ from limner.schedules import (
     linear_betas,
     sigmoid_betas,
 )
+from limner.zoo import find_model
 
 PROMPTS = "a red apple", "a dog", "a crying face", "a pizza", "an astronaut", "a snowman"
+PATHS = {
+    "an apple": ("1F34E", "1F34F"),
+    "an animal's face": ("1F436", "1F431"),
+    "a heart": ("1F499", "1F49B"),
+}
+"""Where each path begins and ends, by code points, and what both ends are."""
 SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++", "unipc"
 
 
@@ -90,6 +101,29 @@ def edits() -> None:
     labelled(torch.cat(rows), "edits", words, ["given", *(f"seed {i}" for i in range(4))])
 
 
+def interpolation() -> None:
+    """From one real picture to another through their codes, told nothing or what both are."""
+    data = open_data("emoji", size=32, style="3d", label="none")
+    cascade = load(find_model("emoji"))
+    assert isinstance(cascade, Cascade)
+    base = cascade.base
+    assert isinstance(base, Encodes)
+    number = {data.name(i): i for i in range(len(data))}
+    a, b = (
+        from_uint8(data.pixels(torch.tensor([number[f"3d/{code}.webp"] for code in codes])))
+        for codes in zip(*PATHS.values())
+    )
+    rows: list[UInt8[Tensor, "n columns c h w"]] = []
+    for c in (Condition(), prompted(base.spec, list(PATHS))):
+        path = base.interpolate(a, b, 6, c)
+        rows.append(to_uint8(torch.cat([a[:, None], path, b[:, None]], 1)))
+        for end, given in ((path[:, 0], a), (path[:, -1], b)):
+            print(f"mean squared error of an end: {float((end - given).square().mean()):.2g}")
+    words = [word for prompt in PATHS for word in ("told nothing", f'told "{prompt}"')]
+    columns = ["given", "its code's", "", "", "", "", "its code's", "given"]
+    labelled(torch.stack(rows, 1).flatten(0, 2), "interpolation", words, columns, 2)
+
+
 def schedules() -> None:
     """How much picture and how much noise there is at each time."""
     figure = Figure(figsize=(11, 2.8), layout="constrained", dpi=100)
@@ -114,7 +148,8 @@ def schedules() -> None:
 
 
 def main() -> None:
-    for figure in (prompts, forming, guidance, samplers, negative, variations, edits, schedules):
+    painted_by = prompts, forming, guidance, samplers, negative, variations, edits, interpolation
+    for figure in (*painted_by, schedules):
         figure()
 
 
