@@ -71,6 +71,15 @@ def samplers() -> None:
     labelled(torch.cat(images), "samplers", SAMPLERS, [f"{n} steps" for n in steps])
 
 
+def few_steps() -> None:
+    """The bundled model in fewer and fewer steps, and its student."""
+    wish, fine = Wish(prompts=PROMPTS), {"upsampler_steps": 2}
+    sheets = [painted(wish), *(painted(wish, steps=n, **fine) for n in (3, 2))]
+    sheets.append(painted(replace(wish, model="emoji-fast")))
+    names = ["10 + 5", "3 + 2", "2 + 2", "emoji-fast"]
+    labelled(columns(sheets), "few-steps", PROMPTS, names)
+
+
 def negative() -> None:
     rows = "", "red", "yellow"
     wish = Wish(prompts=("a heart",), n=8)
@@ -148,8 +157,10 @@ def schedules() -> None:
 
 
 def main() -> None:
-    painted_by = prompts, forming, guidance, samplers, negative, variations, edits, interpolation
-    for figure in (*painted_by, schedules):
+    for figure in (
+        prompts, forming, guidance, samplers, few_steps, negative, variations, edits, interpolation,
+        schedules,
+    ):  # fmt: skip
         figure()
 
 

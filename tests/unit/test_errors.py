@@ -17,6 +17,10 @@ def test_without_a_near_name_all_are_listed_in_order():
     )
 
 
+def test_where_there_are_none_that_is_said():
+    assert str(unknown("option", "scale", [])) == "unknown option 'scale'; known: none"
+
+
 @pytest.mark.parametrize("name", ["", "x" * 5000, "a\nb"])
 def test_any_name_makes_an_error_that_can_be_printed(name: str):
     assert "unknown model" in str(unknown("model", name, ["vae"]))
