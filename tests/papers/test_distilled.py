@@ -14,6 +14,7 @@ from limner.flows.flow_matching import FlowMatching
 from limner.image import Batch, Condition, ImageSpec
 from limner.nn.low_rank import LowRank
 from limner.noise import Noise
+from limner.painting import Wish, paint
 from limner.registry import build
 from limner.repainting import Plan
 from limner.samplers import SAMPLERS
@@ -128,6 +129,17 @@ def test_what_it_cannot_do_is_refused():
         student()(some(1).x, torch.tensor(1.0), Condition(avoid=torch.zeros(1, 2).long()))
     with pytest.raises(LimnerError, match=r"train.init.teacher=runs/NAME"):
         build("distilled", SPEC)
+
+
+def test_the_bundled_student_paints_what_its_teacher_paints():
+    """Nearer to the teacher's picture of the same prompt and seed than to that of another one."""
+    prompts = "a red apple", "a dog", "keycap: 2"
+    slow, fast = (
+        paint(Wish(name, prompts))[0].images.float().flatten(1) for name in ("emoji", "emoji-fast")
+    )
+    distances = torch.cdist(fast, slow)
+    others = distances + 1e9 * torch.eye(3)
+    assert (2 * distances.diag() < others.amin(1)).all()
 
 
 def test_a_low_rank_change_is_that_of_the_weights():
