@@ -25,9 +25,11 @@ from limner.denoising_model import DenoisingModel
 from limner.diffusion.cascade import Cascade
 from limner.evaluate.cache import cache_folder
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.features import fingerprint
+from limner.evaluate.features import extractor, fingerprint
+from limner.evaluate.fid import frechet_distance
 from limner.evaluate.opening import Reference, open_reference, open_subject
 from limner.evaluate.report import Number, Report, append, read_reports
+from limner.evaluate.statistics import Moments
 from limner.progress import say
 from limner.samplers import SamplerName
 
@@ -41,8 +43,13 @@ COLOURS: dict[SamplerName, str] = {
     "ancestral": "#8a8f94",
 }
 """The samplers that are compared; `euler` is `ddim`."""
-SCORES = {"FD": "Frechet distance", "IS": "Inception Score", "sharpness": "S", "diversity": "D"}
-"""The numbers of a report that are drawn against the scale, with what they are called there."""
+SCORES = {
+    "FD": "Frechet distance",
+    "IS (1 split)": "Inception Score = S D",
+    "sharpness (1 split)": "sharpness S",
+    "diversity (1 split)": "diversity D",
+}
+"""The numbers of a report that are drawn against the scale, with their titles."""
 
 
 class Point(NamedTuple):
@@ -115,53 +122,69 @@ class Sweeps:
             numbers = ", ".join(f"{each.name} {each.shown()}" for each in shown if each)
             say(f"{point}: {numbers}; {report.seconds:.0f} s")
 
+    def real(self) -> float:
+        """The Frechet distance of the real pictures whose captions or classes are painted: what
+        the best of models would read, below the floor where they are a part of the reference."""
+        pictures = self.against.real
+        see = extractor(None, pictures.spec, self.model.device)
+        numbers = torch.arange(len(pictures)).split(64)
+        features = torch.cat([see(pictures.pictures(some)).features for some in numbers])
+        return frechet_distance(Moments.of(features[: self.n]), Moments.of(features))
+
 
 def point_of(options: dict[str, Any]) -> Point:
     """The point at which a report says that it was painted."""
     return Point(options["sampler"], options["steps"], options["scale"])
 
 
-def sampling(reports: dict[Point, Report]) -> Figure:
+def sampling(reports: dict[Point, Report], real: float) -> Figure:
     """The Frechet distance against evaluations, a line for each sampler."""
-    figure = Figure(figsize=(6.6, 3.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7.2, 4.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for i, (sampler, colour) in enumerate(COLOURS.items()):
         own = {p: reports[p] for p in UNGUIDED if p.sampler == sampler and p in reports}
+        if not own:
+            continue
         aside = 1.03 ** (i - len(COLOURS) // 2)  # so that intervals do not lie on one another
-        label = "ddim = euler" if sampler == "ddim" else sampler
+        label = "ddim, euler" if sampler == "ddim" else sampler
         curve(axis, {p.evaluations * aside: r for p, r in own.items()}, "FD", colour, label)
-    beside(axis, next(iter(reports.values())).number("FD", "floor"), "real pictures (floor)")
+    floor = next(iter(reports.values())).number("FD", "floor")
+    if floor is not None:
+        beside(axis, floor.value, "other real pictures (floor)", ":")
+    beside(axis, real, "real pictures of the same conditions")
     axis.set_xscale("log")
-    axis.set_xticks(EVALUATIONS, map(str, EVALUATIONS))
+    reached = max(point.evaluations for point in reports)
+    ticks = [most for most in EVALUATIONS if most <= reached]
+    axis.set_xticks(ticks, map(str, ticks))
     axis.minorticks_off()
     axis.set(xlabel="evaluations of the network for a picture", ylabel=SCORES["FD"])
     axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
-def guidance(reports: dict[Point, Report]) -> Figure:
+def guidance(reports: dict[Point, Report], real: float) -> Figure:
     """Frechet distance, IS, sharpness and diversity against the scale."""
-    figure = Figure(figsize=(10.5, 2.7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7.2, 4.8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     own = {point.scale: reports[point] for point in GUIDED if point in reports}
-    first = next(iter(reports.values()))
-    for axis, (name, title) in zip(figure.subplots(1, len(SCORES)), SCORES.items()):
+    numbers = next(iter(reports.values())).numbers
+    for axis, (name, title) in zip(figure.subplots(2, 2).flat, SCORES.items()):
         curve(axis, own, name, COLOURS["dpm++"], "")
-        rows = {each.row for each in first.numbers if each.name == name}
-        row = "floor" if "floor" in rows else next(row for row in rows if row.startswith("real"))
-        beside(axis, first.number(name, row), "real pictures")
+        known = [real] if name == "FD" else []
+        known += [x.value for x in numbers if x.name == name and x.row.startswith("real")]
+        beside(axis, known[0], "the real pictures")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("scale")
         axis.set_xticks(list(own), [f"{scale:g}" for scale in own], fontsize=8)
-    figure.axes[0].set_ylim(bottom=0)
+    figure.axes[0].set_yscale("log")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
 def curve(axis: Axes, at: dict[float, Report], name: str, colour: str, label: str) -> None:
-    """A number of several reports, with its interval where there is one, or its deviation."""
+    """A number of several reports, with its interval where there is one."""
     numbers = {x: number for x, r in at.items() if (number := r.number(name))}
     ends = [interval(number) for number in numbers.values()]
     y = [number.value for number in numbers.values()]
@@ -173,17 +196,15 @@ def curve(axis: Axes, at: dict[float, Report], name: str, colour: str, label: st
 
 
 def interval(number: Number) -> tuple[float, float]:
-    """Of 95 %, or a standard deviation to each side, or none."""
-    if number.low is not None and number.high is not None:
-        return number.low, number.high
-    aside = number.error or 0.0
-    return number.value - aside, number.value + aside
+    """Of 95 %; the value itself where there is none."""
+    if number.low is None or number.high is None:
+        return number.value, number.value
+    return number.low, number.high
 
 
-def beside(axis: Axes, number: Number | None, label: str) -> None:
+def beside(axis: Axes, value: float, label: str, style: str = "--") -> None:
     """What real pictures read."""
-    if number is not None:
-        axis.axhline(number.value, color="#8a8f94", lw=1.2, ls="--", label=label)
+    axis.axhline(value, color="#8a8f94", lw=1.2, ls=style, label=label)
 
 
 def main() -> None:
@@ -197,8 +218,10 @@ def main() -> None:
     if not sweeps.reports:
         raise SystemExit("nothing was judged yet; give --most 10 or more")
     PICTURES.mkdir(exist_ok=True)
+    real = sweeps.real()
+    say(f"FD {real:.4g} of the real pictures of the same conditions")
     for name, draw in {"sampler-sweep": sampling, "guidance-sweep": guidance}.items():
-        draw(sweeps.reports).savefig(PICTURES / f"{name}.png", metadata={"Software": None})
+        draw(sweeps.reports, real).savefig(PICTURES / f"{name}.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":
