@@ -118,17 +118,19 @@ def sha256(path: Path) -> str:
 
 def weight_files(file: Path) -> list[Path]:
     """The files that a model's weights are in, by its `model_file`."""
-    opener = _foreign(file)
-    return opener.weight_files(file.parent) if opener else [file]
+    if opener := _foreign(file):
+        return opener.weight_files(file.parent)
+    return [file, *sorted({source for source, _ in _shared(read_header(file), file).values()})]
 
 
 def digest(file: Path) -> str:
     """A hash of a whole model, by its `model_file`."""
-    if _foreign(file) is None:
+    parts, folder = weight_files(file), file.parent
+    if _foreign(file):
+        parts += sorted(folder.rglob("*.json"))
+    elif len(parts) == 1:
         return sha256(file)
-    folder = file.parent
-    parts = [*weight_files(file), *sorted(folder.rglob("*.json"))]
-    lines = [f"{part.relative_to(folder)} {sha256(part)}" for part in parts]
+    lines = [f"{os.path.relpath(part, folder)} {sha256(part)}" for part in parts]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -295,10 +297,10 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     return model.to(device).eval()
 
 
-def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
-    """What a model file leaves out, from the bundled models that have it."""
+def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
+    """Where a bundled model has what a model file leaves out: its file, and the start of names."""
     bundled = {each.parent.name: each for each in _ZOO.glob(f"*/{MODEL_FILE}")}
-    found: dict[str, Tensor] = {}
+    found: dict[str, tuple[Path, str]] = {}
     for start, source in header.shared.items():
         name, _, there = str(source).partition(":")
         if name not in bundled:
@@ -306,7 +308,15 @@ def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
                 f"{file} shares weights with '{name}', which is no bundled model; it may come from "
                 "another version of limner"
             )
-        weights = load_tensors(bundled[name])
+        found[start] = bundled[name], there
+    return found
+
+
+def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
+    """What a model file leaves out, from the bundled models that have it."""
+    found: dict[str, Tensor] = {}
+    for start, (source, there) in _shared(header, file).items():
+        weights = load_tensors(source)
         found |= {start + k[len(there) :]: t for k, t in weights.items() if k.startswith(there)}
     return found
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limner.checkpoint import load, save_model
+from limner.checkpoint import digest, load, save_model, sha256, weight_files
 from limner.denoising import Clipped, Guided
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.distilled import Distilled
@@ -175,6 +175,12 @@ def test_a_file_may_leave_out_what_a_bundled_model_has(tmp_path):
     assert all(torch.equal(t, again[name]) for name, t in whole.state_dict().items())
     part, full = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("part", "whole"))
     assert part < full
+    lent, own = bundled()["lenet"] / "model.safetensors", tmp_path / "part.safetensors"
+    assert weight_files(own) == [own, lent]
+    before = digest(own)
+    assert before != sha256(own), "the whole model's, and not its own file's alone"
+    save_model(whole, own)
+    assert digest(own) == sha256(own)
     save_model(whole, tmp_path / "other.safetensors", shared={key: f"nobody:{key}"})
     with pytest.raises(LimnerError, match="shares weights with 'nobody'"):
         load(tmp_path / "other.safetensors")
