@@ -168,7 +168,10 @@ def paint(wish: Wish, *, device: str = "auto", forming: bool = False) -> tuple[S
     keep_freed_memory()
     model, options = open_model(wish, device)
     if wish.negative and (options.get("scale") or 1.0) <= 1:
-        raise LimnerError("a negative prompt works through guidance; give sampler.scale=3")
+        raise LimnerError(
+            "a negative prompt works through guidance; give sampler.scale=3, and a model that is "
+            "not distilled"
+        )
     rows = wish.condition(model.spec)
     c = rows.repeat(wish.n)
     seeds = wish.seeds() * max(len(rows), 1)

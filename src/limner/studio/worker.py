@@ -135,7 +135,10 @@ class _Batch:
         self.options = self.model.sampler_options(usual | asked.get("sampler", {}))
         self.wishes = [self._wish(job) for job in jobs]
         if asked.get("negative") and (self.options.get("scale") or 1.0) <= 1:
-            raise LimnerError("a negative prompt works through guidance; give scale=3")
+            raise LimnerError(
+                "a negative prompt works through guidance; give scale=3, and a model that is not "
+                "distilled"
+            )
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
         self.words: list[str] = []
         self.rows: list[slice] = []
