@@ -5,9 +5,10 @@
     python benchmarks/autoencoders.py --networks convolutional --batches 100 --rounds 5
 
 Each trains on the same binary 28 x 28 pictures, which lie in memory, as it trains by itself, from
-the picture's number to the optimiser's step:
+the picture's number to the optimiser's step, in a process of its own:
 
-    limner      `Loop.advance` on a `Stream`: fused AdamW, the average of the weights
+    limner      `Loop.advance` on a `Stream`: fused AdamW, the average of the weights, freed memory
+                kept, as `limner train` does
     pythae      `BaseTrainer.train_step`: its data loader, Adam, without its progress bar
 
 The networks are limner's own, handed to pythae as its `BaseEncoder` and `BaseDecoder`: the same
@@ -33,10 +34,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from timing import Call, interleaved, ratio, show
+from timing import Call, apart, interleaved, ratio, show
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, Noise, build
+from limner.allocator import keep_freed_memory
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
 from limner.train import Loop, TrainOptions
@@ -64,19 +66,25 @@ class InMemory(Dataset):
         return self.kept[indices]
 
 
+def made(network: str) -> Any:
+    """limner's VAE, with the same first weights each time."""
+    torch.manual_seed(0)
+    return build("vae", SPEC, latent=LATENT, **NETWORKS[network])
+
+
 def limner(model: Any, data: InMemory, batch: int, dtype: str) -> Call:
     options = TrainOptions.of({"steps": 10**9, "batch": batch, "lr": 1e-3, "dtype": dtype})
     loop = Loop(model, Stream(data, 0).batch, options)
     return lambda: [loop.advance() for _ in range(len(data) // batch)]
 
 
-def pythae(model: Any, data: InMemory, batch: int, folder: str) -> Call:
+def pythae(network: str, n: int, batch: int, folder: str) -> Call:
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
     from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
 
     logging.disable(logging.INFO)
-    peer = as_pythaes(model)
+    peer, data = as_pythaes(made(network)), InMemory(n)
     pictures = BaseDataset(data.kept.float() / 255, torch.zeros(len(data)))
     config = BaseTrainerConfig(
         output_dir=folder, per_device_train_batch_size=batch, learning_rate=1e-3, num_epochs=1
@@ -134,18 +142,14 @@ def compared(
 ) -> list[list[str]]:
     """The rows of one network and batch."""
 
-    def made() -> Any:
-        torch.manual_seed(0)
-        return build("vae", SPEC, latent=LATENT, **NETWORKS[network])
-
     data = InMemory(pictures)
-    own, other = losses(made(), data)
+    own, other = losses(made(network), data)
     if abs(own / other - 1) > 1e-4:
         raise SystemExit(f"the losses differ: {own:.4f} and {other:.4f} nats a picture")
     calls: dict[str, Callable[[], object]] = {
-        f"limner {dtype}": limner(made(), data, batch, dtype) for dtype in dtypes
+        f"limner {dtype}": limner(made(network), data, batch, dtype) for dtype in dtypes
     }
-    calls["pythae float32"] = pythae(made(), data, batch, folder)
+    calls["pythae float32"] = apart(pythae, network, pictures, batch, folder)
     first = f"limner {dtypes[0]}"
     seconds = interleaved(calls, rounds, 0)
     rates = {name: pictures / statistics.median(took) for name, took in seconds.items()}
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    keep_freed_memory()
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
         for network in asked.networks:

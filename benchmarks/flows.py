@@ -7,11 +7,11 @@
 Both are Glow of 28 x 28 grey pictures with L = 2 scales of K steps (activation norm, 1 x 1
 convolution in LU form, affine coupling with three convolutions) and normal numbers at each scale,
 without a learned prior, which normflows has not got; they have equally many parameters. Each trains
-as it trains by itself, and paints as it paints:
+and paints as it does by itself, in a process of its own:
 
     limner      training: `Loop.advance` on a `Stream`, from the picture's number to the optimiser's
                 step: fused AdamW, the average of the weights; painting: `model.sample`, a random
-                stream for each picture, levels
+                stream for each picture, levels; both keep freed memory, as the command line does
     normflows   training: the loop of its examples, `forward_kld` of batches that lie in memory,
                 with its `Jitter`, Adam; painting: `model.sample`
 
@@ -24,7 +24,7 @@ How to read it:
     limner is   so many times as fast as this row, in the first of its types: median (least-greatest
                 of the rounds)
 
-normflows' loop has no type but float32; limner's bfloat16 is what its recipes train in.
+normflows has no type but float32; limner's bfloat16 is what its recipes train in.
 """
 
 import argparse
@@ -34,10 +34,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from timing import Call, interleaved, ratio, show
+from timing import Call, apart, interleaved, ratio, show
 from torch import Tensor
 
 from limner import ImageSpec, build
+from limner.allocator import keep_freed_memory
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
 from limner.elementwise import Affine
@@ -95,9 +96,10 @@ def training_limners(model: Glow, data: InMemory, batch: int, dtype: str) -> Cal
     return lambda: [loop.advance() for _ in range(len(data) // batch)]
 
 
-def training_normflows(model: Any, data: InMemory, batch: int) -> Call:
+def training_normflows(K: int, hidden: int, n: int, batch: int) -> Call:
     from normflows.utils import Jitter
 
+    model, data = normflows(K, hidden), InMemory(n)
     optimiser, jitter = torch.optim.Adam(model.parameters(), lr=1e-3), Jitter(1 / 256)
 
     def epoch() -> None:
@@ -112,7 +114,17 @@ def training_normflows(model: Any, data: InMemory, batch: int) -> Call:
     return epoch
 
 
-def painting_normflows(model: Any, batch: int) -> Call:
+def painting_limners(model: Glow, batch: int, dtype: str) -> Call:
+    def paint() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            model.sample(batch)
+
+    return paint
+
+
+def painting_normflows(K: int, hidden: int, batch: int) -> Call:
+    model = normflows(K, hidden)
+
     def paint() -> None:
         with torch.no_grad():
             model.sample(batch)
@@ -153,6 +165,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
+    keep_freed_memory()
     data = InMemory(asked.pictures)
     own, other = (counted(make(asked.K, asked.hidden)) for make in (limners, normflows))
     if own != other:
@@ -163,14 +176,15 @@ def main() -> None:
             f"limner {dtype}": training_limners(limners(asked.K, asked.hidden), data, batch, dtype)
             for dtype in asked.dtypes
         }
-        peer = normflows(asked.K, asked.hidden)
-        learning["normflows float32"] = training_normflows(peer, data, batch)
+        learning["normflows float32"] = apart(
+            training_normflows, asked.K, asked.hidden, asked.pictures, batch
+        )
         found += rows(f"training, {batch}", learning, asked.pictures, asked.rounds)
         model = limners(asked.K, asked.hidden)
         painting: dict[str, Callable[[], object]] = {
-            "limner float32": lambda model=model, batch=batch: model.sample(batch),
-            "normflows float32": painting_normflows(normflows(asked.K, asked.hidden), batch),
+            f"limner {dtype}": painting_limners(model, batch, dtype) for dtype in asked.dtypes
         }
+        painting["normflows float32"] = apart(painting_normflows, asked.K, asked.hidden, batch)
         found += rows(f"sampling, {batch}", painting, batch, asked.rounds)
     title = (
         f"Glow of 28 x 28 pictures, K = {asked.K}, {asked.hidden} features, {own:,} parameters, "

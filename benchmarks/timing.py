@@ -1,9 +1,14 @@
 """Contestants timed in turns, so that noise of the machine hits all of them; results as a table."""
 
+import contextlib
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +36,35 @@ def interleaved(
         for name, call in calls.items():
             found[name].append(timed(call, turns[name], clock))
     return found
+
+
+def apart(make: Callable[..., Call], *given: Any) -> Call:
+    """A contestant in a process of its own, where the C library's allocator is as it comes.
+
+    Args:
+        make: makes the contestant, there.
+        given: what it is called with.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    threads = torch.get_num_threads()
+    context.Process(target=_take_turns, args=(there, threads, make, given), daemon=True).start()
+
+    def call() -> None:
+        here.send(None)
+        here.recv()
+
+    return call
+
+
+def _take_turns(line: Connection, threads: int, make: Callable[..., Call], given: Any) -> None:
+    torch.set_num_threads(threads)
+    call = make(*given)
+    with contextlib.suppress(EOFError):  # the end of the other process
+        while True:
+            line.recv()
+            call()
+            line.send(None)
 
 
 def timed(call: Call, times: int = 1, clock: Clock = time.perf_counter) -> float:
