@@ -1,9 +1,10 @@
 """Two sweeps for the page on diffusion: the Frechet distance against the evaluations of the network
 by several samplers, and the distance and the Inception Score against the scale of guidance.
 
-    python docs/figures/sweeps.py [MODEL] [--n 1000] [--most 100]
+    python docs/figures/sweeps.py [MODEL] [--n 1000] [--most 100] [--of NAME]
 
-MODEL is a bundled model or a run that denoises; of a cascade the base is judged, at its own size.
+MODEL is a bundled model or a run that denoises; of a cascade the base is judged, at its own size,
+and of a classifier its base, guided without it and by it. NAME ends the names of the pictures.
 Picture i is painted from seed i under the caption or the class of real picture i, at every point,
 in bfloat16. Each point is an evaluation of its own, whose report is kept in limner's cache: a run
 that was cut goes on, and `--most 0` draws what is there. An interval needs more than twice as many
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 from limner import dist
 from limner.denoising_model import DenoisingModel
 from limner.diffusion.cascade import Cascade
+from limner.diffusion.classifier import Classifier
 from limner.evaluate.cache import cache_folder
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.features import extractor, fingerprint
@@ -30,6 +32,7 @@ from limner.evaluate.fid import frechet_distance
 from limner.evaluate.opening import Reference, open_reference, open_subject
 from limner.evaluate.report import Number, Report, append, read_reports
 from limner.evaluate.statistics import Moments
+from limner.model import GenerativeModel
 from limner.progress import say
 from limner.samplers import SamplerName
 
@@ -79,23 +82,14 @@ class Sweeps:
     """Reports on a model, made once.
 
     Args:
-        name: of a bundled model, or a run.
+        model: what paints.
+        against: the real pictures.
         n: pictures at each point.
-
-    Raises:
-        LimnerError: there is no such model.
     """
 
-    def __init__(self, name: str, n: int) -> None:
-        opened = open_subject(name, {}, dist.device("auto"))
-        stage, looks = opened.model, {}
-        if isinstance(stage, Cascade):
-            stage, looks = stage.base, {"size": stage.base.spec.height}
-        if not isinstance(stage, DenoisingModel):
-            raise SystemExit(f"{name} does not denoise: there are no samplers to compare")
-        self.model, self.n = stage, n
-        self.against: Reference = open_reference(None, looks, opened)
-        weights = fingerprint(stage.state_dict(), repr(stage.description()))
+    def __init__(self, model: GenerativeModel, against: Reference, n: int) -> None:
+        self.model, self.against, self.n = model, against, n
+        weights = fingerprint(model.state_dict(), repr(model.description()))
         self.folder = cache_folder() / "sweeps" / f"{weights[:32]}-{n}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.reports: dict[Point, Report] = {}
@@ -118,9 +112,7 @@ class Sweeps:
                 )
             append(report, self.folder)
             self.reports[point] = report
-            shown = [report.number(name) for name in SCORES]
-            numbers = ", ".join(f"{each.name} {each.shown()}" for each in shown if each)
-            say(f"{point}: {numbers}; {report.seconds:.0f} s")
+            say(f"{line(point, report)}; {report.seconds:.0f} s")
 
     def real(self) -> float:
         """The Frechet distance of the real pictures whose captions or classes are painted: what
@@ -164,20 +156,21 @@ def sampling(reports: dict[Point, Report], real: float) -> Figure:
     return figure
 
 
-def guidance(reports: dict[Point, Report], real: float) -> Figure:
-    """Frechet distance, IS, sharpness and diversity against the scale."""
+def guidance(sweeps: dict[str, dict[Point, Report]], real: float) -> Figure:
+    """Frechet distance, IS, sharpness and diversity against the scale, a line for each guide."""
     figure = Figure(figsize=(7.2, 4.8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    own = {point.scale: reports[point] for point in GUIDED if point in reports}
-    numbers = next(iter(reports.values())).numbers
+    numbers = next(iter(sweeps["classifier-free"].values())).numbers
     for axis, (name, title) in zip(figure.subplots(2, 2).flat, SCORES.items()):
-        curve(axis, own, name, COLOURS["dpm++"], "")
+        for (guide, reports), colour in zip(sweeps.items(), ("#2f9e6e", "#d9663b")):
+            own = {point.scale: reports[point] for point in GUIDED if point in reports}
+            curve(axis, own, name, colour, guide)
+            axis.set_xticks(list(own), [f"{scale:g}" for scale in own], fontsize=8)
         known = [real] if name == "FD" else []
         known += [x.value for x in numbers if x.name == name and x.row.startswith("real")]
         beside(axis, known[0], "the real pictures")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("scale")
-        axis.set_xticks(list(own), [f"{scale:g}" for scale in own], fontsize=8)
     figure.axes[0].set_yscale("log")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
@@ -207,21 +200,50 @@ def beside(axis: Axes, value: float, label: str, style: str = "--") -> None:
     axis.axhline(value, color="#8a8f94", lw=1.2, ls=style, label=label)
 
 
+def line(point: Point, report: Report) -> str:
+    """The numbers of a point."""
+    found = [number for name in SCORES if (number := report.number(name))]
+    numbers = ", ".join(f"{number.name} {number.shown()}" for number in found)
+    return f"{point.sampler}, {point.evaluations} evaluations, scale {point.scale:g}: {numbers}"
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     asked.add_argument("model", nargs="?", default="emoji")
     asked.add_argument("--n", type=int, default=1000)
     asked.add_argument("--most", type=int, default=max(EVALUATIONS))
+    asked.add_argument("--of", default="", help="ends the names of the pictures: mnist")
     given = asked.parse_args()
-    sweeps = Sweeps(given.model, given.n)
+    opened = open_subject(given.model, {}, dist.device("auto"))
+    stage, looks, classifier = opened.model, {}, None
+    if isinstance(stage, Cascade):
+        stage, looks = stage.base, {"size": stage.base.spec.height}
+    if isinstance(stage, Classifier):
+        stage, classifier = stage.base, stage
+    if not isinstance(stage, DenoisingModel):
+        raise SystemExit(f"{given.model} does not denoise: there are no samplers to compare")
+    against = open_reference(None, looks, opened)
+    sweeps = Sweeps(stage, against, given.n)
     sweeps.visit(point for point in [*GUIDED, *UNGUIDED] if point.evaluations <= given.most)
     if not sweeps.reports:
         raise SystemExit("nothing was judged yet; give --most 10 or more")
+    for point in sorted(sweeps.reports):
+        say(line(point, sweeps.reports[point]))
+    guides = {"classifier-free": sweeps.reports}
+    if classifier:
+        guided = Sweeps(classifier, against, given.n)
+        guided.visit(GUIDED)
+        guides["by a classifier"] = guided.reports
     PICTURES.mkdir(exist_ok=True)
     real = sweeps.real()
     say(f"FD {real:.4g} of the real pictures of the same conditions")
-    for name, draw in {"sampler-sweep": sampling, "guidance-sweep": guidance}.items():
-        draw(sweeps.reports, real).savefig(PICTURES / f"{name}.png", metadata={"Software": None})
+    figures = {
+        "sampler-sweep": sampling(sweeps.reports, real),
+        "guidance-sweep": guidance(guides, real),
+    }
+    for name, figure in figures.items():
+        whole = f"{name}-{given.of}" if given.of else name
+        figure.savefig(PICTURES / f"{whole}.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":
