@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from limner import Condition, load, open_data, prompted
+from limner import Condition, Noise, load, open_data, prompted
 from limner.codes import Encodes
 from limner.diffusion.cascade import Cascade
 from limner.editing import edit
@@ -36,6 +36,12 @@ PATHS = {
     "a heart": ("1F499", "1F49B"),
 }
 """Where each path begins and ends, by code points, and what both ends are."""
+SCHEDULES = {
+    "DDPM, linear betas": DiscreteSchedule(linear_betas()),
+    "DDPM, cosine betas": DiscreteSchedule(cosine_betas()),
+    "DDPM, sigmoid betas": DiscreteSchedule(sigmoid_betas()),
+    "flow matching": LinearPath(),
+}
 SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++", "unipc"
 
 
@@ -133,17 +139,27 @@ def interpolation() -> None:
     labelled(torch.stack(rows, 1).flatten(0, 2), "interpolation", words, columns, 2)
 
 
+def forward() -> None:
+    """A picture on its way to noise by each schedule, with the same noise at all times."""
+    data = open_data("emoji", size=32, style="3d", label="none")
+    number = {data.name(i): i for i in range(len(data))}
+    x = from_uint8(data.pixels(torch.tensor([number["3d/1F436.webp"]])))
+    eps = Noise.sampling(0, 1).normal(*data.spec.shape)
+    rows, times = (
+        [],
+        ["0", "T / 8", "T / 4", "3 T / 8", "T / 2", "5 T / 8", "3 T / 4", "7 T / 8", "T"],
+    )
+    for schedule in SCHEDULES.values():
+        alphas, sigmas = schedule(schedule.times(len(times) - 1).flip(0))
+        rows += [to_uint8(alpha * x + sigma * eps) for alpha, sigma in zip(alphas, sigmas)]
+    labelled(torch.cat(rows), "forward", list(SCHEDULES), times, 2)
+
+
 def schedules() -> None:
     """How much picture and how much noise there is at each time."""
     figure = Figure(figsize=(11, 2.8), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
-    known = {
-        "DDPM, linear betas": DiscreteSchedule(linear_betas()),
-        "DDPM, cosine betas": DiscreteSchedule(cosine_betas()),
-        "DDPM, sigmoid betas": DiscreteSchedule(sigmoid_betas()),
-        "flow matching": LinearPath(),
-    }
-    for axis, (name, schedule) in zip(figure.subplots(1, 4, sharey=True), known.items()):
+    for axis, (name, schedule) in zip(figure.subplots(1, 4, sharey=True), SCHEDULES.items()):
         t = schedule.times(200)
         alpha, sigma = schedule(t)
         axis.plot(t / t.max(), alpha, color="#d9663b", label="alpha, the picture's")
@@ -159,7 +175,7 @@ def schedules() -> None:
 def main() -> None:
     for figure in (
         prompts, forming, guidance, samplers, few_steps, negative, variations, edits, interpolation,
-        schedules,
+        forward, schedules,
     ):  # fmt: skip
         figure()
 
