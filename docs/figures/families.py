@@ -1,0 +1,35 @@
+"""All families on one data set: the first draws of runs, a row each.
+
+    python docs/figures/families.py runs/pixelcnn runs/vae runs/glow runs/ddpm-mnist
+
+Pictures are of the seeds 0 to 9, and of the classes 0 to 9 where the model knows classes, with the
+sampler's options of the recipe.
+"""
+
+import sys
+
+import torch
+from labelled import labelled
+
+from limner import Condition
+from limner.image import to_uint8
+from limner.painting import Wish, open_model
+
+COLUMNS = 10
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise SystemExit("give runs of one data set: python docs/figures/families.py RUN ...")
+    rows, words = [], []
+    for run in sys.argv[1:]:
+        model, options = open_model(Wish(model=run), "cpu")
+        classes = torch.arange(COLUMNS) if model.spec.labels else None
+        x = model.sample(COLUMNS, Condition(label=classes), seed=0, **options)
+        rows.append(to_uint8(x))
+        words.append(model.name)
+    labelled(torch.cat(rows).expand(-1, 3, -1, -1), "families", words, [""] * COLUMNS, 2)
+
+
+if __name__ == "__main__":
+    main()
