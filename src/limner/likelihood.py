@@ -50,7 +50,7 @@ class PixelLaw(ABC):
 
     @abstractmethod
     def log_prob(
-        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"]
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """log p(k | theta) in nats, of all channels of a pixel together."""
 
@@ -102,10 +102,11 @@ class Bernoulli(PixelLaw):
         self.size = channels
 
     def log_prob(
-        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"]
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """The sum over channels of log sigmoid(+-logit)."""
-        return F.logsigmoid((2 * k - 1) * _wide(theta)).sum(-1)
+        logit = _wide(theta)
+        return F.logsigmoid((2 * k.to(logit.dtype) - 1) * logit).sum(-1)
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
@@ -126,11 +127,12 @@ class Categorical(PixelLaw):
         self.size = channels * levels
 
     def log_prob(
-        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"]
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """The sum over channels of the log-softmax at k."""
         logits = _wide(theta).unflatten(-1, (self.channels, self.levels))
-        return logits.log_softmax(-1).gather(-1, k[..., None]).sum((-1, -2))
+        at = k.expand(logits.shape[:-1])[..., None]
+        return logits.log_softmax(-1).gather(-1, at).sum((-1, -2))
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
@@ -152,7 +154,7 @@ class Gaussian(PixelLaw):
         self.size = 2 * channels
 
     def log_prob(
-        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"]
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """The sum over channels of log(Phi(end of the bin) - Phi(start of the bin))."""
         mean, log_deviation = _wide(theta).chunk(2, -1)
@@ -190,7 +192,7 @@ class DiscretisedLogisticMixture(PixelLaw):
         self.size = components * sum(self._parts)
 
     def log_prob(
-        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"]
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """logsumexp_i(log pi_i + sum_c log P(k_c | mu_ic, s_ic))."""
         return self._joint(_wide(theta), k, self.channels).logsumexp(-1)
@@ -212,7 +214,7 @@ class DiscretisedLogisticMixture(PixelLaw):
         return rows.split(self._parts, -2)
 
     def _joint(
-        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channels: int
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"], channels: int
     ) -> Float[Tensor, "*at i"]:
         """log pi_i + the sum over the first channels of log P(k_c | mu_ic, s_ic)."""
         total = self._split(theta)[0].squeeze(-2).log_softmax(-1)
@@ -222,7 +224,7 @@ class DiscretisedLogisticMixture(PixelLaw):
         return total
 
     def _component(
-        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"], channel: int
     ) -> tuple[Float[Tensor, "*at i"], Float[Tensor, "*at i"]]:
         """mu_ic and log s_ic of one channel."""
         _, means, log_scales, coefficients = self._split(theta)

@@ -243,7 +243,7 @@ class VAE(LikelihoodModel, Encodes):
         """log p(x | z) of g codes for each picture."""
         told = None if vector is None else vector.repeat(len(z), 1)
         theta = self.decoder(z.flatten(0, 1), told).unflatten(0, z.shape[:2])
-        return self.law.log_prob(theta, levels.expand(len(z), *levels.shape)).sum((-2, -1))
+        return self.law.log_prob(theta, levels[None]).sum((-2, -1))
 
     def _terms(
         self,
