@@ -215,7 +215,8 @@ class DPMSolver(Sampler):
     derivatives in lambda of a parabola (order 3) or line (order 2) through the last views,
     x_s = sigma_s / sigma_t x_t + alpha_s ((1 - e^-h) x_hat + (h + e^-h - 1) x_hat'
     + (h^2 / 2 - h - e^-h + 1) x_hat''), where order 2 approximates the second factor by
-    h (1 - e^-h) / 2. The first step and the last (where h is infinite) are of first order.
+    h (1 - e^-h) / 2. The first step and the last (where h is infinite) are of first order. In 3M,
+    diffusers has half of the term of x_hat'', and so is of second order.
     Lu, Zhou, Bao, Chen, Li, Zhu (2022), arXiv:2211.01095, algorithm 2 and appendix.
     """
 

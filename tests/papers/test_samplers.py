@@ -407,19 +407,34 @@ def test_dpm_solver_is_diffusers_on_edms_times(steps):
         torch.testing.assert_close(mine, x, rtol=0, atol=1e-10)
 
 
+class WholeBend(DPMSolverMultistepScheduler):
+    """diffusers' steps of order 3 with the term of the second derivative whole, not halved."""
+
+    def multistep_dpm_solver_third_order_update(self, model_output_list, *args, sample, **options):
+        x = super().multistep_dpm_solver_third_order_update(
+            model_output_list, *args, sample=sample, **options
+        )
+        i, (a, b, c) = self.step_index, reversed(model_output_list)
+        lambdas = -self.sigmas[i - 2 : i + 2].log()
+        last, before, h = lambdas.diff()
+        bend = ((a - b) / before - (b - c) / last) / (before + last)  # half of x_hat''
+        alpha = 1 / (1 + self.sigmas[i + 1] ** 2).sqrt()
+        return x + alpha * (h**2 / 2 - h - torch.expm1(-h)) * bend
+
+
 @with_old_arrays
 @every_betas
-@pytest.mark.parametrize("steps", [10, 40])
-def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps):
+@pytest.mark.parametrize(("steps", "order"), [(10, 2), (40, 2), (40, 3)])
+def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps, order):
     schedule = DiscreteSchedule(BETAS[name])
     D = Gaussian(schedule, 0.2, 0.4)
-    peer = in_float64(DPMSolverMultistepScheduler(prediction_type="sample"), BETAS[name])
+    peer = in_float64(WholeBend(prediction_type="sample", solver_order=order), BETAS[name])
     peer.set_timesteps(steps)
     times = times_of(peer)
     alpha, sigma = schedule(times)
     peer.sigmas = sigma / alpha
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    ours = walked(DPMSolver(), D, x, times)
+    ours = walked(DPMSolver(order), D, x, times)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         x = peer.step(D(x, times[i], NOTHING), k, x).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)
