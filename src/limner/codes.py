@@ -30,7 +30,7 @@ from limner.image import Condition, Images
 from limner.model import GenerativeModel
 from limner.noise import Blend
 
-_AT_ONCE = 64  # pictures decoded together
+_AT_ONCE = 64  # pictures encoded or decoded together
 _PARALLEL = 1e-4  # the sine of an angle below which a great circle is a line
 
 
@@ -63,7 +63,7 @@ class Encodes(GenerativeModel):
         """What is left of pictures when only their codes are kept, "b c h w" in [-1, 1]."""
         with self._quietly():
             x, c = self._placed(x, c)
-            return self._decoded(self.encode(x, c), c)
+            return self._decoded(self._encoded(x, c), c)
 
     def interpolate(
         self, a: Images, b: Images, steps: int = 8, c: Condition = Condition()
@@ -84,7 +84,7 @@ class Encodes(GenerativeModel):
             raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
         with self._quietly():
             a, c = self._placed(a, c)
-            start, end = self.encode(a, c), self.encode(b.to(a), c)
+            start, end = self._encoded(a, c), self._encoded(b.to(a), c)
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
             return self._decoded(path.flatten(0, 1), c.repeat(steps)).unflatten(0, (-1, steps))
@@ -126,6 +126,14 @@ class Encodes(GenerativeModel):
             low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
             change.append((high - low).square().flatten(1).sum(1))
         return torch.cat(change).argsort(descending=True, stable=True).tolist()
+
+    def _encoded(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
+        """The codes of any number of pictures."""
+        parts = [
+            self.encode(x[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
+            for i in range(0, len(x), _AT_ONCE)
+        ]
+        return torch.cat(parts)
 
     def _decoded(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
         """The pictures of any number of codes, at the border: float32, in [-1, 1]."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from limner import codes
 from limner.autoencoders.autoencoder import Autoencoder
 from limner.autoencoders.coders import halvings
 from limner.codes import lerp, slerp
@@ -136,6 +137,26 @@ def test_any_size_is_halved_upwards():
         model = Autoencoder(ImageSpec(2, height, width), latent=2, channels=(4, 8))
         x = torch.rand(3, 2, height, width)
         assert model.reconstruct(x).shape == x.shape
+
+
+def test_many_pictures_pass_in_parts(monkeypatch):
+    """The same reconstructions and paths, while no more are encoded or decoded at once."""
+    monkeypatch.setattr(codes, "_AT_ONCE", 3)
+    x = pictures(8).double()
+    model, seen = linear(x, 3), list[int]()
+    encode, decode = model.encode, model.decode
+    whole = decode(encode(x)).detach().clamp(-1, 1).float()
+    middle = decode((encode(x[:4]) + encode(x[4:])) / 2).detach().float()
+
+    def counted(method):
+        return lambda rows, c: seen.append(len(rows)) or method(rows, c)
+
+    monkeypatch.setattr(model, "encode", counted(encode))
+    monkeypatch.setattr(model, "decode", counted(decode))
+    torch.testing.assert_close(model.reconstruct(x), whole)
+    assert seen == [3, 3, 2] * 2
+    torch.testing.assert_close(model.interpolate(x[:4], x[4:], steps=3)[:, 1], middle)
+    assert max(seen) == 3
 
 
 def test_the_great_circle():
