@@ -84,7 +84,9 @@ def interpolate(
         list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_default=False)
     ] = None,
     model: Model = None,
-    steps: Annotated[int, typer.Option(min=2, max=100, help="Pictures on each path.")] = 8,
+    steps: Annotated[
+        int, typer.Option(min=2, max=100, help="Pictures on each path, or values of each number.")
+    ] = 8,
     prompt: Prompt = None,
     label: Label = None,
     n: Annotated[

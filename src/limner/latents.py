@@ -17,6 +17,7 @@ from limner.zoo import find_model
 
 _ROW = 8  # pictures side by side
 _COORDINATES = 8  # of a code, that one picture is shown with
+_REACH = 3.0  # standard deviations that each goes from 0
 
 
 def reconstruct(
@@ -57,11 +58,11 @@ def interpolate(
 
     Args:
         files: two or more: a row for each path from one to the next, between the pictures that it
-            joins. One: a row for each of the eight numbers of its code that change it most, at -3
+            joins. One: a row for each of the eight numbers of its code that change it most, from -3
             to 3 standard deviations. None: `wish.n` paths between pictures of the data that the
             model was trained on.
         wish: which model; one label or prompt for all.
-        steps: pictures on each path.
+        steps: pictures on each path, or values of each number.
         device: where.
 
     Raises:
@@ -71,7 +72,8 @@ def interpolate(
     model, wish = _opened(wish, device)
     if len(files) == 1:
         x, c = _given(files, wish, model)
-        shown = model.traverse(x, _COORDINATES, c=c)
+        values = torch.linspace(-_REACH, _REACH, steps).tolist()
+        shown = model.traverse(x, _COORDINATES, values, c)
         return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), [], shown.shape[1]), wish
     if files:
         x, c = _given(files, wish, model)

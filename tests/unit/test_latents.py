@@ -78,19 +78,19 @@ def test_a_path_stands_between_the_pictures_that_it_joins(model, files):
 
 
 def test_one_picture_shows_what_its_code_means(model, files):
-    """A row for each number, all of them here; in the middle, at 0, and beside it."""
-    sheet, _ = latents.interpolate(files[:1], Wish(model, sampler={}), 4)
+    """A row for each number, all of them here, of as many values as are asked for, from -3 to 3:
+    in the middle, at 0, and at the ends."""
+    sheet, _ = latents.interpolate(files[:1], Wish(model, sampler={}), 5)
     known, x = opened(model, files[:1])
-    assert sheet.columns == 7
-    rows = sheet.images.unflatten(0, (3, 7))
+    assert sheet.columns == 5
+    rows = sheet.images.unflatten(0, (3, 5))
     with torch.no_grad():
         z = known.encode(x)
-        shown = {}
         for i in range(3):
-            moved = z.clone()
-            moved[0, i] = 0
-            shown[i] = to_uint8(known.decode(moved))[0]
-    assert all(any(torch.equal(row[3], each) for row in rows) for each in shown.values())
+            moved = z.repeat(3, 1)
+            moved[:, i] = torch.tensor([-3.0, 0.0, 3.0])
+            shown = to_uint8(known.decode(moved))
+            assert any(torch.equal(row[[0, 2, 4]], shown) for row in rows)
 
 
 def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
