@@ -23,6 +23,7 @@ from limner.zoo import bundled
 SPEC = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.5, 0.5))
 TEACHERS = {
     "ddpm": lambda: DDPM(SPEC, channels=(8,), schedule="cosine", prediction="x"),
+    "learned": lambda: DDPM(SPEC, channels=(8,), variance="learned", prediction="v"),
     "edm": lambda: EDM(SPEC, channels=(8,)),
     "line": lambda: FlowMatching(SPEC, channels=(8,)),
 }
@@ -125,6 +126,8 @@ def test_what_it_cannot_do_is_refused():
         Distilled(SPEC, build("vae", SPEC))
     with pytest.raises(LimnerError, match="give the same"):
         Distilled(ImageSpec(1, 8, 8), TEACHERS["line"]())
+    with pytest.raises(LimnerError, match=r"distil a teacher with model\.prediction=v or x"):
+        Distilled(SPEC, DDPM(SPEC, channels=(8,)))
     with pytest.raises(LimnerError, match="can avoid nothing"):
         student()(some(1).x, torch.tensor(1.0), Condition(avoid=torch.zeros(1, 2).long()))
     with pytest.raises(LimnerError, match=r"train.init.teacher=runs/NAME"):

@@ -42,6 +42,8 @@ from limner.repainting import Plan, Repaints
 from limner.samplers import SAMPLERS, SamplerName
 from limner.schedules import Times
 
+_STRETCHED = 100  # how much larger than a network's error that of x_hat may be
+
 
 @register(
     "distilled",
@@ -66,6 +68,10 @@ class Distilled(Attending, Repaints):
         scale: the teacher's guidance.
         rank: of the change to each of the teacher's weights.
         condition_dropout: how often training hides the condition.
+
+    Raises:
+        LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides
+            by next to nothing at the first time, as where noise is predicted (section 4).
     """
 
     def __init__(
@@ -91,6 +97,12 @@ class Distilled(Attending, Repaints):
         self.sampler: SamplerName = sampler
         self.scale = scale
         self.condition_dropout = condition_dropout
+        levels = self.schedule(self._all_times[0])
+        if float(teacher.parametrisation(*levels).out.abs()) > _STRETCHED:
+            raise LimnerError(
+                "the teacher predicts noise where next to no picture is left, from which no step "
+                "can be learnt; distil a teacher with model.prediction=v or x"
+            )
 
     def players(self) -> dict[str, nn.Module]:
         """The change of the weights; the teacher is frozen."""
@@ -132,7 +144,7 @@ class Distilled(Attending, Repaints):
         inn = self.teacher.parametrisation(*self.schedule(t)).inn
         label = self.schedule.label(t)
         F = self.change(self.teacher.network, per_image(inn, x_t) * x_t, label, c)
-        return self.teacher.seen(F, x_t, t)
+        return self.teacher.seen(F[:, : self.spec.channels], x_t, t)  # the rest tells variances
 
     def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
         """The picture, and no variance."""
