@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from analytic import Fixed
 from torch import nn
 from toy import SPEC, batches, one_thread, trained
 
@@ -76,6 +77,17 @@ def test_the_bound_in_T_steps_on_four_values(T):
     error = float(found.std()) / math.sqrt(n)
     assert float(found.mean()) == pytest.approx(known, abs=3.5 * error)
     assert known > ENTROPY and (known < 1.6) == (T == 60)
+
+
+def test_the_bound_in_steps_of_a_new_network_that_hears_no_noise():
+    """eps_hat = 0, and eps the same number throughout."""
+    model, x = VDM(SPEC, channels=(4,), hidden=4), batches(0, 3).x
+    found = model.discrete_bound(x, noise=Fixed(3, 0.6), T=4)
+    with torch.no_grad():
+        g, _ = model.gamma(torch.linspace(0, 1, 5, dtype=torch.float64))
+        steps = 0.5 * torch.expm1(g.diff()).sum() * 0.6**2 * SPEC.dimensions
+        known = steps + model.prior_term(x) + model.decoder_term(x, Fixed(3, 0.6))
+    torch.testing.assert_close(found, known)
 
 
 def test_the_bound_without_end_is_the_entropy_but_for_the_ends():

@@ -252,7 +252,7 @@ class VDM(DenoisingModel, LikelihoodModel):
             alpha, sigma = (-g).sigmoid().sqrt(), g.sigmoid().sqrt()
             eps = noise.normal(*self.spec.shape, dtype=torch.float64)
             z = per_image(alpha, x) * x + per_image(sigma, x) * eps
-            eps_hat = self.network(z, 50 * g, c).double()
+            eps_hat = self.network(z.float(), (50 * g).to(z.device), c).double()
             gain = 0.5 * torch.expm1(g - before)
             total += gain * (eps - eps_hat).square().flatten(1).sum(1)
         return total
