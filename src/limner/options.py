@@ -4,14 +4,24 @@ import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from limner.errors import LimnerError, unknown
 
 _BARE = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, int) else value
+
+
+Layers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)]
+"""A number for each of several layers, or none; a number by itself is that of a single one."""
+Widths = Annotated[Layers, Field(min_length=1)]
+"""A number for each of one or more layers."""
 
 
 @cache
@@ -68,7 +78,9 @@ def validated(
         if first["type"] == "missing":
             raise LimnerError(f"{kind} {name} is missing; give it as {name}=VALUE") from None
         said = first["msg"][0].lower() + first["msg"][1:]
-        said = said.removeprefix("value error, ")
+        said = said.removeprefix("value error, ").replace(" after validation", "")
+        if first["type"] == "tuple_type":
+            said = "give numbers with commas, as in 64,128"
         raise LimnerError(f"{kind} {name}={_shown(first['input'])}: {said}") from None
     return {name: getattr(filled, name) for name in schema.model_fields}
 

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner.errors import LimnerError
-from limner.options import json_schema, parse_assignments, parse_value, plain, validated
+from limner.options import (
+    Layers,
+    Widths,
+    json_schema,
+    parse_assignments,
+    parse_value,
+    plain,
+    validated,
+)
 
 
 class Painter:
@@ -17,7 +25,8 @@ class Painter:
         spec: object,
         width: int,
         rate: float = 2e-4,
-        sizes: tuple[int, ...] = (1, 2),
+        sizes: Widths = (1, 2),
+        more: Layers = (),
         kind: Literal["cosine", "linear"] = "cosine",
         deep: bool = False,
         cap: int | None = None,
@@ -31,8 +40,15 @@ def read(**values: object) -> dict:
 
 def test_defaults_are_filled_in_and_types_converted():
     assert read(width="8", sizes=[3, 4], rate=1) == {
-        "width": 8, "rate": 1.0, "sizes": (3, 4), "kind": "cosine", "deep": False, "cap": None,
+        "width": 8, "rate": 1.0, "sizes": (3, 4), "more": (), "kind": "cosine", "deep": False,
+        "cap": None,
     }  # fmt: skip
+
+
+def test_a_number_by_itself_is_that_of_a_single_layer():
+    found = read(width=8, sizes=3, more=4)
+    assert (found["sizes"], found["more"]) == ((3,), (4,))
+    assert read(width=8, more=[])["more"] == ()
 
 
 @pytest.mark.parametrize(
@@ -45,6 +61,9 @@ def test_defaults_are_filled_in_and_types_converted():
         ({"width": 1.5}, "model option model.width=1.5: input should be a valid integer"),
         ({"width": 1, "kind": "cos"}, "model.kind='cos': input should be 'cosine' or 'linear'"),
         ({"width": 1, "sizes": ["a"]}, "model option model.sizes.0='a'"),
+        ({"width": 1, "sizes": [8, 0]}, "model.sizes.1=0: input should be greater than or equal"),
+        ({"width": 1, "sizes": []}, "model.sizes=[]: value should have at least 1 item, not 0"),
+        ({"width": 1, "more": "a"}, "model.more='a': give numbers with commas, as in 64,128"),
         ({"width": 1, "deep": "perhaps"}, "model.deep='perhaps'"),
         ({"width": "x" * 999}, "..."),
         ({"width": 1, "spec": 2}, "unknown model option 'model.spec'"),
@@ -62,7 +81,9 @@ def test_a_wrong_option_is_one_line(values: dict, said: str):
 
 def test_a_schema_is_json_and_names_types_and_defaults():
     schema = json.loads(json.dumps(json_schema(Painter.__init__, skip=("spec",))))
-    assert set(schema["properties"]) == {"width", "rate", "sizes", "kind", "deep", "cap"}
+    assert set(schema["properties"]) == {
+        "width", "rate", "sizes", "more", "kind", "deep", "cap"
+    }  # fmt: skip
     assert schema["required"] == ["width"]
     assert schema["properties"]["kind"]["enum"] == ["cosine", "linear"]
     assert schema["properties"]["rate"]["default"] == 2e-4

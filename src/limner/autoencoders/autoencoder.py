@@ -29,6 +29,7 @@ from limner.codes import Encodes
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Turn
 from limner.noise import Noise
+from limner.options import Layers, Widths
 from limner.registry import Paper, register
 
 _LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where they are
@@ -64,9 +65,9 @@ class Autoencoder(Encodes):
         self,
         spec: ImageSpec,
         latent: Annotated[int, Field(ge=1)] = 32,
-        channels: tuple[int, ...] = (32, 64),
+        channels: Widths = (32, 64),
         blocks: Annotated[int, Field(ge=0)] = 1,
-        hidden: tuple[int, ...] | None = None,
+        hidden: Layers | None = None,
     ) -> None:
         super().__init__()
         self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)

@@ -34,6 +34,7 @@ from limner.model import Turn
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.noise import Noise
+from limner.options import Widths
 from limner.registry import Paper, register
 
 _MEASURED_BATCHES = 16
@@ -135,7 +136,7 @@ class KLAutoencoder(Encodes):
         self,
         spec: ImageSpec,
         latent: Annotated[int, Field(ge=1)] = 4,
-        channels: tuple[int, ...] = (48, 96),
+        channels: Widths = (48, 96),
         blocks: Annotated[int, Field(ge=0)] = 1,
         kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
         critic_weight: Annotated[float, Field(ge=0)] = 0.5,

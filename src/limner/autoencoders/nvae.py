@@ -47,6 +47,7 @@ from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_le
 from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.standing import standing_statistics
 from limner.noise import Noise
+from limner.options import Layers, Widths
 from limner.registry import Paper, register
 
 _EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
@@ -136,8 +137,8 @@ class NVAE(LikelihoodModel, Encodes):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (32, 64, 64),
-        groups: tuple[Annotated[int, Field(ge=1)], ...] = (2, 4),
+        channels: Widths = (32, 64, 64),
+        groups: Layers = (2, 4),
         latent: Annotated[int, Field(ge=1)] = 8,
         cells: Annotated[int, Field(ge=1)] = 1,
         pixels: Literal["bernoulli", "logistic", "gaussian"] | None = None,

@@ -38,6 +38,7 @@ from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_le
 from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.condition import Conditioner
 from limner.noise import Noise
+from limner.options import Layers, Widths
 from limner.registry import Paper, register
 
 _TOLD = 64  # the length of the vector that labels and captions become
@@ -75,9 +76,9 @@ class VAE(LikelihoodModel, Encodes):
         self,
         spec: ImageSpec,
         latent: Annotated[int, Field(ge=1)] = 32,
-        channels: tuple[int, ...] = (32, 64),
+        channels: Widths = (32, 64),
         blocks: Annotated[int, Field(ge=0)] = 1,
-        hidden: tuple[int, ...] | None = None,
+        hidden: Layers | None = None,
         pixels: Literal["bernoulli", "logistic", "gaussian"] | None = None,
         components: Annotated[int, Field(ge=1)] = 1,
         prior: Literal["normal", "realnvp"] = "normal",

@@ -31,6 +31,7 @@ from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import GenerativeModel, Turn
 from limner.nn.unet import HalfUNet
 from limner.noise import Noise
+from limner.options import Widths
 from limner.registry import Paper, register
 from limner.repainting import Plan
 from limner.samplers import Ancestral, GuidedAncestral, SamplerName
@@ -103,7 +104,7 @@ class Classifier(GenerativeModel):
         self,
         spec: ImageSpec,
         base: GenerativeModel,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: Annotated[int, Field(ge=1)] = 1,
         attention: Annotated[int, Field(ge=0)] = 1,
         patch: Annotated[int, Field(ge=1)] = 2,

@@ -24,6 +24,7 @@ from limner.denoising_model import DenoisingModel
 from limner.image import Condition, Images, ImageSpec
 from limner.nn.unet import UNet
 from limner.noise import Noise
+from limner.options import Widths
 from limner.registry import Paper, register
 from limner.schedules import LogSNR, Times
 
@@ -52,7 +53,7 @@ class ClassifierFree(DenoisingModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: Annotated[int, Field(ge=1)] = 1,
         attention: Annotated[int, Field(ge=0)] = 1,
         patch: Annotated[int, Field(ge=1)] = 2,

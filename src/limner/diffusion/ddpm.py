@@ -41,6 +41,7 @@ from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 from limner.noise import Noise
+from limner.options import Widths
 from limner.registry import Paper, register
 from limner.schedules import DiscreteSchedule, Times, cosine_betas, linear_betas, sigmoid_betas
 
@@ -94,7 +95,7 @@ class DDPM(DenoisingModel, LikelihoodModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: Annotated[int, Field(ge=1)] = 1,
         attention: Annotated[int, Field(ge=0)] = 1,
         patch: Annotated[int, Field(ge=1)] | None = None,

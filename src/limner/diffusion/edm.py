@@ -28,6 +28,7 @@ from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Likelihood, LikelihoodModel
 from limner.nn.unet import UNet
 from limner.noise import Noise
+from limner.options import Widths
 from limner.probability_flow import log_prob
 from limner.registry import Paper, register
 from limner.schedules import Times, VarianceExploding
@@ -66,7 +67,7 @@ class EDM(DenoisingModel, LikelihoodModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: Annotated[int, Field(ge=1)] = 1,
         attention: Annotated[int, Field(ge=0)] = 1,
         patch: Annotated[int, Field(ge=1)] = 2,

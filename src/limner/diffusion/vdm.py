@@ -32,6 +32,7 @@ from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.unet import UNet
 from limner.noise import Noise
+from limner.options import Widths
 from limner.registry import Paper, register
 from limner.schedules import LogSNR, Times
 
@@ -131,7 +132,7 @@ class VDM(DenoisingModel, LikelihoodModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: Annotated[int, Field(ge=1)] = 1,
         attention: Annotated[int, Field(ge=0)] = 1,
         patch: Annotated[int, Field(ge=1)] = 2,

@@ -29,6 +29,7 @@ from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Likelihood, LikelihoodModel
 from limner.nn.unet import UNet
 from limner.noise import Noise
+from limner.options import Widths
 from limner.registry import Paper, register
 from limner.schedules import LinearPath, Times
 from limner.transport import assignment
@@ -75,7 +76,7 @@ class FlowMatching(DenoisingModel, LikelihoodModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: Annotated[int, Field(ge=1)] = 1,
         attention: Annotated[int, Field(ge=0)] = 1,
         patch: Annotated[int, Field(ge=1)] = 2,

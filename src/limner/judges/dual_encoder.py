@@ -34,6 +34,7 @@ from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.text import TextEncoder
 from limner.noise import Noise
+from limner.options import Widths
 from limner.registry import Paper, register
 
 _FIRST_TEMPERATURE = 0.07  # section 2.5
@@ -74,7 +75,7 @@ class DualEncoder(ImageTextJudge):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (48, 96, 192),
+        channels: Widths = (48, 96, 192),
         blocks: Annotated[int, Field(ge=1)] = 1,
         vector: Annotated[int, Field(ge=1)] = 128,
         words: Annotated[int, Field(ge=1)] = 128,

@@ -14,6 +14,7 @@ from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import Stage, check_halvings
+from limner.options import Widths
 
 
 class PlainUNet(nn.Module):
@@ -37,7 +38,7 @@ class PlainUNet(nn.Module):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: int = 1,
         attention: int = 1,
         dropout: float = 0.0,

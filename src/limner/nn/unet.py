@@ -12,6 +12,7 @@ from limner.nn.condition import Conditioner, Signal
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
+from limner.options import Widths
 
 
 class Stage(nn.Module):
@@ -71,7 +72,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: tuple[int, ...] = (64, 128),
+        channels: Widths = (64, 128),
         blocks: int = 1,
         attention: int = 1,
         patch: int = 2,
