@@ -356,6 +356,9 @@ def test_a_critic_that_has_won_is_told_once():
     assert model.remarks([line(**won)] * LINES) != []  # from the first line on
     assert model.remarks([*rows, line(**{"critic.loss": -0.02})]) == []  # a distance, no entropy
     assert model.remarks([*rows, line(**{"critic.loss": None})]) == []
+    hidden = line(**{"critic.game.loss": 0.02})  # by the penalty's share of the critic's loss
+    assert model.remarks([line()] + [hidden] * LINES) != []
+    assert model.remarks([line(**won | {"critic.game.loss": 0.5})] * LINES) == []
 
 
 def test_collapsed_modes_are_told():

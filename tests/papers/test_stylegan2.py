@@ -255,6 +255,7 @@ def test_regularisation_is_lazy(step: int):
     moves = ["critic", *["critic"] * (step % 2 == 0), "generator", *["generator"] * (step % 4 == 0)]
     assert [turn.of for turn in turns] == moves
     if step % 2 == 0:
+        assert turns[0].logs["critic.game.loss"] == turns[0].loss
         steep = turns[1].logs["r1"].item()
         assert turns[1].loss.item() == pytest.approx(2 * 3.0 / 2 * steep)
         assert steep == pytest.approx(r1(lambda x: model.critic(x, batch.c), batch.x).item())

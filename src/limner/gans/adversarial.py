@@ -15,6 +15,7 @@ from limner.noise import Noise
 LINES = 5  # of the log that must all show a trouble before it is one
 FIRST_LINES = 20  # before paintings that were alike from the beginning are one
 MODES = "evaluate.modes"  # how the log's names of counted modes begin
+GAME = "critic.game.loss"  # of a critic whose moves have other losses, too
 _LOST = 0.05  # a critic's loss below which the generator hears little from it
 _ALIKE = 0.25  # a variety below which modes are missing
 
@@ -49,7 +50,8 @@ class Adversarial(GenerativeModel):
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Once it is so: that the critic has won, or that modes have collapsed."""
         found: list[str] = []
-        if _held(rows, "critic.loss", _LOST) == LINES and "D(real)" in rows[-1]:
+        game = GAME if rows and GAME in rows[-1] else "critic.loss"
+        if _held(rows, game, _LOST) == LINES and "D(real)" in rows[-1]:
             last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in ("D(real)", "D(fake)"))
             found.append(
                 f"the critic has won ({last}): it is hardly ever wrong, and the generator learns "

@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.codes import Encodes
-from limner.gans.adversarial import Adversarial, beliefs, variety
+from limner.gans.adversarial import GAME, Adversarial, beliefs, variety
 from limner.gans.augmentation import Augmentation
 from limner.gans.losses import discriminate, non_saturating, r1
 from limner.gans.resampling import halved
@@ -144,16 +144,18 @@ class StyleGAN2(Adversarial, Encodes):
         on_real = self.judged(x, c, noise)
         on_fake = self.judged(fake, c, noise)
         self.augmentation.notice(on_real.detach(), step)
-        logs = beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
+        loss = discriminate(on_real.float(), on_fake.float())
+        logs = {GAME: loss.detach()} | beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
         if self.augmentation.target:
             logs["augment"] = self.augmentation.p.clone()
-        yield Turn(discriminate(on_real.float(), on_fake.float()), of="critic", logs=logs)
+        yield Turn(loss, of="critic", logs=logs)
         if self.r1_every and step % self.r1_every == 0:
             penalty = self.steepness(x, c, noise)
             loss = self.r1_every * self.gamma / 2 * penalty
             yield Turn(loss, of="critic", logs={"r1": penalty.detach()})
         scores = self.judged(self.synthesis(self.mixed(c, noise), noise), c, noise)
-        yield Turn(non_saturating(scores.float()), of="generator")
+        loss = non_saturating(scores.float())
+        yield Turn(loss, of="generator", logs={"generator.game.loss": loss.detach()})
         if self.path_every and step % self.path_every == 0:
             lengths = self.stretch(c, noise)
             self.path_length.lerp_(lengths.detach().mean(), _FORGETTING)
