@@ -1,6 +1,5 @@
 """The bound of variational diffusion on laws that are known, and its learned schedule."""
 
-import itertools
 import math
 
 import pytest
@@ -17,21 +16,32 @@ FOUR = ImageSpec(1, 1, 1, levels=4)
 P = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
 VALUES = torch.linspace(-1, 1, 4, dtype=torch.float64)
 ENTROPY = -float((P * P.log()).sum())  # 1.27985
-_LAST = 1 / (1 + math.exp(-5))  # sigma^2 where sampling starts
-PRIOR = 0.5 * ((1 - _LAST) * float((P * VALUES**2).sum()) + _LAST - 1 - math.log(_LAST))
+
+
+def prior(values: torch.Tensor) -> float:
+    """E KL(N(alpha x, sigma^2) || N(0, 1)) where sampling starts."""
+    last = 1 / (1 + math.exp(-5))  # sigma^2
+    return 0.5 * ((1 - last) * float((P * values**2).sum()) + last - 1 - math.log(last))
+
+
+PRIOR = prior(VALUES)
 
 
 class Optimal(nn.Module):
     """eps_hat = (z - alpha E[x | z]) / sigma where x has four values with known probabilities."""
 
+    def __init__(self, values: torch.Tensor = VALUES) -> None:
+        super().__init__()
+        self.values = values
+
     def forward(self, z, label, c):
         g = (label.double() / 50).view(-1, 1, 1, 1)
         alpha, sigma = (-g).sigmoid().sqrt(), g.sigmoid().sqrt()
         z = z.double()
-        log_p = P.log() - (z[..., None] - alpha[..., None] * VALUES).square() / (
+        log_p = P.log() - (z[..., None] - alpha[..., None] * self.values).square() / (
             2 * sigma[..., None] ** 2
         )
-        x_hat = (log_p.softmax(-1) * VALUES).sum(-1)
+        x_hat = (log_p.softmax(-1) * self.values).sum(-1)
         return (z - alpha * x_hat) / sigma
 
 
@@ -52,17 +62,34 @@ def test_a_straight_way_is_straight():
     torch.testing.assert_close(slope.detach(), torch.full_like(t, 18.3))
 
 
-def least_error(g: torch.Tensor) -> float:
-    """E (eps - eps_hat)^2 at one noise level, by quadrature over z."""
-    alpha, sigma = float((-g).sigmoid().sqrt()), float(g.sigmoid().sqrt())
-    total = 0.0
-    for p, value in zip(P, VALUES):
-        z = alpha * value + sigma * torch.linspace(-9, 9, 4001, dtype=torch.float64)
-        eps = (z - alpha * value) / sigma
-        eps_hat = Optimal()(z.view(-1, 1, 1, 1), (50 * g).expand(len(z)), None).flatten()
-        density = (-0.5 * eps**2).exp() / math.sqrt(2 * math.pi)
-        total += float(p * torch.trapezoid(density * (eps - eps_hat) ** 2, eps))
+def bound(T: int, values: torch.Tensor = VALUES) -> float:
+    """The bound in T steps, E (eps - eps_hat)^2 of each by quadrature over eps, and the prior."""
+    g = torch.linspace(-13.3, 5.0, T + 1, dtype=torch.float64)
+    at = g[1:].view(T, 1, 1, 1)
+    alpha, sigma = (-at).sigmoid().sqrt(), at.sigmoid().sqrt()
+    eps = torch.linspace(-9, 9, 601, dtype=torch.float64)
+    density = (-0.5 * eps**2).exp() / math.sqrt(2 * math.pi)
+    total = prior(values)
+    for p, value in zip(P, values):
+        eps_hat = Optimal(values)(alpha * value + sigma * eps, 50 * g[1:], None)
+        errors = torch.trapezoid(density * (eps - eps_hat) ** 2, eps).flatten()
+        total += float(p * 0.5 * (g.diff().expm1() * errors).sum())
     return total
+
+
+KNOWN = {10: 3.6828, 50: 1.5457, 200: 1.3405, 1000: 1.2919}
+
+
+def test_the_bound_in_T_steps_falls_to_the_entropy():
+    """Of the values -3/4, -1/4, 1/4, 3/4, beside nats that were computed independently."""
+    values = 0.75 * VALUES
+    found = {T: bound(T, values) for T in KNOWN}
+    assert found == pytest.approx(KNOWN, abs=6e-5)
+    assert min(found.values()) > ENTROPY == pytest.approx(1.27985, abs=5e-6)
+    model, _ = four_values(1)
+    priors = model.prior_term(values.view(4, 1, 1, 1)).detach()
+    assert float(priors @ P) == pytest.approx(0.001057, abs=5e-7)
+    assert prior(values) == pytest.approx(0.001057, abs=5e-7)
 
 
 @pytest.mark.parametrize("T", [10, 60])
@@ -71,12 +98,28 @@ def test_the_bound_in_T_steps_on_four_values(T):
     n = 1000
     model, x = four_values(n)
     found = model.discrete_bound(x, noise=Noise.sampling(0, n), T=T)
-    g = torch.linspace(-13.3, 5.0, T + 1, dtype=torch.float64)
-    steps = [0.5 * math.expm1(float(t - s)) * least_error(t) for s, t in itertools.pairwise(g)]
-    known = sum(steps) + PRIOR
+    known = bound(T)
     error = float(found.std()) / math.sqrt(n)
     assert float(found.mean()) == pytest.approx(known, abs=3.5 * error)
     assert known > ENTROPY and (known < 1.6) == (T == 60)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 256])
+@pytest.mark.parametrize("start", [-13.3, -8.0, -1.0])
+def test_the_decoder_is_normalised_over_all_levels(levels, start):
+    """Beside the softmax over every level of -(z_0 / alpha_0 - value)^2 / (2 deviation^2)."""
+    model = VDM(ImageSpec(1, 4, 4, levels=levels), channels=(4,), start=start)
+    values = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    x = values[torch.linspace(0, levels - 1, 48).round().long()].view(3, 1, 4, 4)
+    eps = Noise.sampling(0, 3).normal(1, 4, 4, dtype=torch.float64)
+    deviation = (model.bounds[0] / 2).exp()
+    apart = (x + deviation * eps)[..., None] - values
+    log_p = (-(apart**2) / (2 * deviation**2)).log_softmax(-1)
+    known = -log_p[(x[..., None] - values).abs() < 1e-9].view(3, 16).sum(1)
+    found = model.decoder_term(x, Noise.sampling(0, 3))
+    torch.testing.assert_close(found, known, rtol=0, atol=1e-9)
+    slopes = [torch.autograd.grad(each.sum(), model.bounds)[0] for each in (found, known)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-9)
 
 
 def test_the_bound_in_steps_of_a_new_network_that_hears_no_noise():
