@@ -125,7 +125,8 @@ def published_terms(model: DDPM, x: torch.Tensor, eps: float, learned: torch.Ten
         weight_x = betas[k] * before[k].sqrt() / (1 - bar[k])
         weight_t = (1 - before[k]) * (1 - betas[k]).sqrt() / (1 - bar[k])
         true, mean = weight_x * x + weight_t * x_t, weight_x * x_hat + weight_t * x_t
-        log_var = {"small": clipped[k].log(), "large": betas[k].log()}.get(model.variance)
+        large = torch.cat([clipped[:1], betas[1:]])  # the authors' fixedlarge
+        log_var = {"small": clipped[k].log(), "large": large[k].log()}.get(model.variance)
         if log_var is None:
             share = (learned + 1) / 2
             log_var = share * betas[k].log() + (1 - share) * clipped[k].log()

@@ -229,7 +229,8 @@ class DDPM(DenoisingModel, LikelihoodModel):
         """KL(q(x_s | x_t, x) || p(x_s | x_t)) of each picture in nats; for s = 0, -log p(x | x_t).
 
         Both means lie on one line, so that they differ by a multiple of x - x_hat. The variance of
-        the decoder is, where the least one would be 0, that of the step before.
+        the decoder is, where the least one would be 0, that of the step before; "large" has it,
+        too, as the authors' fixedlarge does.
         """
         large, small, toward = (self._steps.to(x.device)[:, (t * self.T).round().long() - 1]).to(x)
         large, small, toward = (per_image(each, x) for each in (large, small, toward))
@@ -252,7 +253,10 @@ class DDPM(DenoisingModel, LikelihoodModel):
             small[0] = small[1]
         else:
             small[0] = large[0]
-        return torch.stack([large, small, alpha[:-1] * large / sigma[1:] ** 2])
+        toward = alpha[:-1] * large / sigma[1:] ** 2
+        if self.variance == "large":
+            large[0] = small[0]
+        return torch.stack([large, small, toward])
 
 
 def _share(raw: Images) -> Images:
