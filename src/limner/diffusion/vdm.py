@@ -37,6 +37,7 @@ from limner.registry import Paper, register
 from limner.schedules import LogSNR, Times
 
 _TERMS = 8  # times at which a likelihood looks at each picture
+_REACH = 16  # deviations of z_0 beyond which a level is none that it could have come from
 
 
 class Way(nn.Module):
@@ -209,15 +210,23 @@ class VDM(DenoisingModel, LikelihoodModel):
         return 0.5 * (squares + variance - 1 - F.logsigmoid(g)).sum(1)
 
     def decoder_term(self, x: Images, noise: Noise) -> Float64[Tensor, "b"]:
-        """-log P(x | z_0) at one draw of z_0."""
+        """-log P(x | z_0) at one draw of z_0.
+
+        Of a level j steps from x, u_j deviations of z_0 / alpha_0, the density of z_0 is that of x
+        times exp(u_j eps - u_j^2 / 2); few levels are near enough to count.
+        """
         levels = self.spec.levels
-        values = torch.linspace(-1, 1, levels, dtype=torch.float64, device=x.device)
         eps = noise.normal(*self.spec.shape, dtype=torch.float64)
-        deviation = (self.bounds[0] / 2).exp()  # of z_0 / alpha_0
-        apart = (x.double() + deviation * eps)[..., None] - values
-        log_p = (-0.5 * (apart / deviation).square()).log_softmax(-1)
-        chosen = log_p.gather(-1, to_levels(x.float(), levels)[..., None])
-        return -chosen.flatten(1).sum(1)
+        deviation = (self.bounds[0] / 2).exp().to(eps.device)  # of z_0 / alpha_0
+        step = 2 / (levels - 1)
+        reach = math.ceil(min(levels - 1, _REACH * float(deviation.detach()) / step))
+        j = torch.arange(-reach, reach + 1, device=eps.device)
+        k = to_levels(x.float(), levels)[..., None] + j
+        u = j.double() * step / deviation
+        log_ratio = (eps[..., None] * u - u.square() / 2).masked_fill(
+            (k < 0) | (k >= levels), -math.inf
+        )
+        return log_ratio.logsumexp(-1).flatten(1).sum(1)
 
     @property
     def likelihood_protocol(self) -> str:
