@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 
 from limner import Condition, GenerativeModel, Noise, build, load, open_data
 from limner.evaluate.modes import modes
-from limner.gans.adversarial import beliefs
 from limner.gans.gan import GAN
-from limner.gans.losses import OBJECTIVES
+from limner.gans.losses import OBJECTIVES, beliefs
 from limner.image import to_uint8
 from limner.recipe import Recipe
 from limner.run import read_log

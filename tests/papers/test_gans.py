@@ -86,11 +86,11 @@ def test_objectives_by_hand():
         ),
         "least-squares": ((1 + 0.25) / 4 + (9 + 1) / 4, (16 + 0) / 4),
         "hinge": (0.25 + 1.0, 1.0),
-        "wasserstein": (-1 - 1.25, 1.0),
     }  # fmt: skip
     for name, (critic, generator) in by_hand.items():
         assert OBJECTIVES[name].critic(real, fake).item() == pytest.approx(critic), name
         assert OBJECTIVES[name].generator(fake).item() == pytest.approx(generator), name
+    assert wasserstein(real, fake).item() == pytest.approx(-1 - 1.25)
     assert OBJECTIVES["non-saturating"].critic is OBJECTIVES["minimax"].critic
     expected = (math.log1p(math.exp(3)) + math.log1p(math.exp(-1))) / 2
     assert non_saturating(fake).item() == pytest.approx(expected)
@@ -359,6 +359,29 @@ def test_a_critic_that_has_won_is_told_once():
     hidden = line(**{"critic.game.loss": 0.02})  # by the penalty's share of the critic's loss
     assert model.remarks([line()] + [hidden] * LINES) != []
     assert model.remarks([line(**won | {"critic.game.loss": 0.5})] * LINES) == []
+    hinge = {"s(real)": 1.25, "s(fake)": -1.5, "critic.loss": 0.0}
+    (said,) = model.remarks([hinge] * LINES)
+    assert "the critic has won (s(real) = 1.2, s(fake) = -1.5)" in said
+    assert model.remarks([{"wasserstein": 0.01, "critic.loss": 0.01}] * LINES) == []
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_d_is_logged_of_games_that_have_one(objective: str, monkeypatch: pytest.MonkeyPatch):
+    model = model_of("gan", objective=objective)
+    scores = iter([torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 0.5])])
+    monkeypatch.setattr(model.critic, "forward", lambda x, c: next(scores).requires_grad_())
+    logs = next(iter(model.turns(drawn_batch(2), 0, Noise.keyed(0, 0, range(2))))).logs
+    kept = {name: value.item() for name, value in logs.items() if name != "variety"}
+    D = [(1 / (1 + math.exp(-2)) + 0.5) / 2, (1 / (1 + math.e) + 1 / (1 + math.exp(-0.5))) / 2]
+    expected = {"s(real)": 1.0, "s(fake)": -0.25}
+    if objective in ("minimax", "non-saturating"):
+        expected = dict(zip(("D(real)", "D(fake)"), D))
+    assert kept == pytest.approx(expected)
+
+
+def test_the_wasserstein_game_is_not_played_without_a_lipschitz_critic():
+    with pytest.raises(LimnerError, match=r"model\.objective"):
+        model_of("gan", objective="wasserstein")
 
 
 def test_collapsed_modes_are_told():

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.gans.losses import Scores, believed
+from limner.gans.losses import Scores
 from limner.image import Batch, Condition, Images
 from limner.model import GenerativeModel
 from limner.noise import Noise
@@ -16,6 +16,7 @@ LINES = 5  # of the log that must all show a trouble before it is one
 FIRST_LINES = 20  # before paintings that were alike from the beginning are one
 MODES = "evaluate.modes"  # how the log's names of counted modes begin
 GAME = "critic.game.loss"  # of a critic whose moves have other losses, too
+_OPINIONS = "D(real)", "D(fake)", "s(real)", "s(fake)"  # of games that a critic can win
 _LOST = 0.05  # a critic's loss below which the generator hears little from it
 _ALIKE = 0.25  # a variety below which modes are missing
 
@@ -51,8 +52,9 @@ class Adversarial(GenerativeModel):
         """Once it is so: that the critic has won, or that modes have collapsed."""
         found: list[str] = []
         game = GAME if rows and GAME in rows[-1] else "critic.loss"
-        if _held(rows, game, _LOST) == LINES and "D(real)" in rows[-1]:
-            last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in ("D(real)", "D(fake)"))
+        opinions = [name for name in _OPINIONS if rows and name in rows[-1]]
+        if opinions and _held(rows, game, _LOST) == LINES:
+            last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in opinions)
             found.append(
                 f"the critic has won ({last}): it is hardly ever wrong, and the generator learns "
                 "little from it; try a smaller train.players.critic.lr, or more regularisation"
@@ -97,11 +99,6 @@ def by_pixel(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     follows takes its layout from there.
     """
     return x.clone(memory_format=torch.channels_last)
-
-
-def beliefs(on_real: Scores, on_fake: Scores) -> dict[str, Tensor]:
-    """D(real) and D(fake), for the log: how real the critic holds pictures and paintings."""
-    return {"D(real)": believed(on_real), "D(fake)": believed(on_fake)}
 
 
 def told_apart(

@@ -30,10 +30,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
-from limner.gans.adversarial import Adversarial, beliefs, told_apart, variety
+from limner.gans.adversarial import Adversarial, told_apart, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
 from limner.gans.dcgan import halvings
-from limner.gans.losses import hinge, raised
+from limner.gans.losses import hinge, mean_scores, raised
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Turn
 from limner.nn.standing import standing_statistics
@@ -101,7 +101,7 @@ class BigGAN(Adversarial):
             with torch.no_grad():
                 fake = self.generator(own.normal(self.latent), c, None)
             on_real, on_fake = told_apart(self.critic, x, fake, c)
-            logs = beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
+            logs = mean_scores(on_real, on_fake) | {"variety": variety(x, fake)}
             yield Turn(hinge(on_real, on_fake), of="critic", logs=logs)
         _, c, own = moves[-1]
         scores = self.critic(self.generator(own.normal(self.latent), c, None), c)

@@ -19,7 +19,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.gans.adversarial import beliefs, variety
+from limner.gans.adversarial import variety
 from limner.gans.dcgan import DCGAN, NormName
 from limner.gans.losses import OBJECTIVES, Name
 from limner.image import Batch, ImageSpec
@@ -44,7 +44,8 @@ class GAN(DCGAN):
 
     Args:
         spec: what the images are; at least 8 x 8 pixels.
-        objective: what is played for; see `limner.gans.losses`.
+        objective: what is played for; see `limner.gans.losses`. The Wasserstein game, whose critic
+            must be kept Lipschitz, is `wgan` and `wgan-gp`.
         critic_steps: moves of the critic before each of the generator's.
         latent: how many numbers z has.
         channels: of the layers next to the pictures, in both networks.
@@ -76,7 +77,7 @@ class GAN(DCGAN):
             yield Turn(
                 self.objective.critic(on_real.float(), on_fake.float()),
                 of="critic",
-                logs=beliefs(on_real, on_fake) | {"variety": variety(x, fake)},
+                logs=self.objective.opinions(on_real, on_fake) | {"variety": variety(x, fake)},
             )
         _, c, own = moves[-1]
         scores = self.critic(self.paint(own, c), c)

@@ -28,14 +28,15 @@ from limner.image import Images
 
 Scores = Float[Tensor, "b *rest"]
 Scalar = Float[Tensor, ""]
-Name = Literal["minimax", "non-saturating", "least-squares", "hinge", "wasserstein"]
+Name = Literal["minimax", "non-saturating", "least-squares", "hinge"]
 
 
 class Objective(NamedTuple):
-    """A game: what each of the two lowers."""
+    """A game: what each of the two lowers, and what the log has of the critic's scores."""
 
     critic: Callable[[Scores, Scores], Scalar]
     generator: Callable[[Scores], Scalar]
+    opinions: Callable[[Scores, Scores], dict[str, Tensor]]
 
 
 def discriminate(real: Scores, fake: Scores) -> Scalar:
@@ -78,18 +79,27 @@ def raised(fake: Scores) -> Scalar:
     return -fake.mean()
 
 
+def beliefs(real: Scores, fake: Scores) -> dict[str, Tensor]:
+    """D(real) and D(fake), for the log: how real the critic holds both, D = sigmoid(s)."""
+    return {
+        "D(real)": real.detach().float().sigmoid().mean(),
+        "D(fake)": fake.detach().float().sigmoid().mean(),
+    }
+
+
+def mean_scores(real: Scores, fake: Scores) -> dict[str, Tensor]:
+    """s(real) and s(fake), for the log of games whose scores are of no probability."""
+    return {"s(real)": real.detach().float().mean(), "s(fake)": fake.detach().float().mean()}
+
+
 OBJECTIVES: dict[Name, Objective] = {
-    "minimax": Objective(discriminate, minimax),
-    "non-saturating": Objective(discriminate, non_saturating),
-    "least-squares": Objective(least_squares_critic, least_squares_generator),
-    "hinge": Objective(hinge, raised),
-    "wasserstein": Objective(wasserstein, raised),
+    "minimax": Objective(discriminate, minimax, beliefs),
+    "non-saturating": Objective(discriminate, non_saturating, beliefs),
+    "least-squares": Objective(least_squares_critic, least_squares_generator, mean_scores),
+    "hinge": Objective(hinge, raised, mean_scores),
 }
-
-
-def believed(scores: Scores) -> Scalar:
-    """How real the critic holds pictures, on average: D = sigmoid(s)."""
-    return scores.detach().float().sigmoid().mean()
+"""Games that networks can play as they are; the last one's critic must be kept Lipschitz, as
+`limner.gans.wgan` does."""
 
 
 def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:

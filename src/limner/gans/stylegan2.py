@@ -32,9 +32,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.codes import Encodes
-from limner.gans.adversarial import GAME, Adversarial, beliefs, variety
+from limner.gans.adversarial import GAME, Adversarial, variety
 from limner.gans.augmentation import Augmentation
-from limner.gans.losses import discriminate, non_saturating, r1
+from limner.gans.losses import beliefs, discriminate, non_saturating, r1
 from limner.gans.resampling import halved
 from limner.gans.style_networks import Critic, Mapping, Styles, Synthesis, halvings
 from limner.image import Batch, Condition, Images, ImageSpec
