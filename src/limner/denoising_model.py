@@ -80,6 +80,11 @@ class DenoisingModel(Attending, Repaints, Encodes):
     def parametrisation(self) -> Parametrisation:
         """What F predicts."""
 
+    @property
+    def needs_levels(self) -> bool:
+        """Whether its loss is of pictures on a grid of levels alone, as a likelihood's bound is."""
+        return False
+
     @abstractmethod
     def draw_times(self, noise: Noise) -> Times:
         """One training time for each image, float64 "b"."""

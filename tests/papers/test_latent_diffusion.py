@@ -125,6 +125,9 @@ def test_what_does_not_fit_is_refused():
         LatentDiffusion(SPEC, small)
     with pytest.raises(LimnerError, match="is no denoising model"):
         LatentDiffusion(SPEC, KLAutoencoder(SPEC, channels=(8,)), "vae", {"channels": (8,)})
+    for name, options in {"vdm": {}, "ddpm": {"variance": "learned"}}.items():
+        with pytest.raises(LimnerError, match=f"the loss of a {name} model .* discrete levels"):
+            LatentDiffusion(SPEC, Identity(SPEC), name, {"channels": (8,), **options})
     with pytest.raises(LimnerError, match=r"data\.size=20"):
         KLAutoencoder(ImageSpec(3, 18, 18), channels=(8, 8))
     assert FlowMatching(SPEC, channels=(8,)).name == "flow-matching"

@@ -126,6 +126,11 @@ class DDPM(DenoisingModel, LikelihoodModel):
         """As `prediction` says."""
         return PREDICTIONS[self.prediction]
 
+    @property
+    def needs_levels(self) -> bool:
+        """With a learned variance, which the bound teaches."""
+        return self.variance == "learned"
+
     def to_diffusers(self) -> Any:
         """The same as a pipeline of diffusers: `exporting.Exports`."""
         return ddpm_pipeline(self, self.variance)

@@ -10,8 +10,9 @@ diffusion models. arXiv:2112.10752.
 The scale, one over the standard deviation of z, is measured in `prepare` (appendix G). Maps may
 leave [-1, 1], so nothing is clipped on the way.
 
-Kept: both stages, the scale, cross-attention to the caption in the denoiser. Different: any
-denoising model of this library will do, flow matching unless told otherwise.
+Kept: both stages, the scale, cross-attention to the caption in the denoiser. Different: most
+denoising models of this library will do, flow matching unless told otherwise; not those whose loss
+is a bound for pictures of discrete levels, which maps are not.
 """
 
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ class LatentDiffusion(GenerativeModel):
         spec: what the images are.
         first_stage: a trained `kl-autoencoder` of the same data; as in
             train.init.first_stage="runs/NAME".
-        denoiser: the registered name of a denoising model.
+        denoiser: the registered name of a denoising model: any but `vdm`, and `ddpm` with a fixed
+            variance.
         options: its own; of its defaults only model.patch is 1 here.
     """
 
@@ -103,6 +105,11 @@ class LatentDiffusion(GenerativeModel):
         model = build(denoiser, among, **own)
         if not isinstance(model, DenoisingModel):
             raise LimnerError(f"model.denoiser={denoiser} is no denoising model; try flow-matching")
+        if model.needs_levels:
+            raise LimnerError(
+                f"the loss of a {denoiser} model with these options is of discrete levels, and maps "
+                "have none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
+            )
         self.first_stage, self.denoiser = first_stage, model
         self.couples_batch = model.couples_batch
         self.register_buffer("latent_scale", torch.ones(()))

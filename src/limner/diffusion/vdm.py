@@ -154,6 +154,11 @@ class VDM(DenoisingModel, LikelihoodModel):
         """The noise."""
         return epsilon
 
+    @property
+    def needs_levels(self) -> bool:
+        """Its loss is the bound."""
+        return True
+
     def gamma(self, t: Times) -> tuple[Times, Times]:
         """g and g' at each time, float64."""
         u, slope = self.way(t.double())
