@@ -8,6 +8,7 @@ from analytic import NOTHING, Constant, Fixed, pictures, time
 from toy import SPEC, colours_are_right, one_thread, trained
 
 from limner.diffusion.classifier_free import ClassifierFree
+from limner.errors import LimnerError
 from limner.image import ImageSpec
 from limner.noise import Noise
 from limner.samplers import Ancestral
@@ -53,6 +54,11 @@ def test_the_last_step_returns_the_picture_that_is_seen():
         D, pictures(0.9), time(0.1), time(0.0), NOTHING, Fixed(1, 1.0), None, 1
     )
     torch.testing.assert_close(step.x, pictures(0.3))
+
+
+def test_a_range_that_is_reversed_is_refused():
+    with pytest.raises(LimnerError, match=r"model\.least=20 must be below model\.greatest=-20"):
+        ClassifierFree(ImageSpec(1, 4, 4), channels=(4,), least=20.0, greatest=-20.0)
 
 
 def test_its_own_steps_have_its_variance():

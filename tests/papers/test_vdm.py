@@ -9,6 +9,7 @@ from torch import nn
 from toy import SPEC, batches, one_thread, trained
 
 from limner.diffusion.vdm import VDM, Way
+from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec
 from limner.noise import Noise
 
@@ -194,6 +195,11 @@ def test_its_schedule_is_told_by_the_file_and_can_be_inverted():
     with torch.no_grad():
         alpha, sigma = model.schedule(t)
         torch.testing.assert_close(model.schedule.time_of(sigma / alpha), t, rtol=0, atol=1e-9)
+
+
+def test_noise_that_would_fall_is_refused():
+    with pytest.raises(LimnerError, match=r"model\.start=5 .* must be below model\.end=-5"):
+        VDM(SPEC, channels=(4,), start=5.0, end=-5.0)
 
 
 def test_the_bound_of_a_tiny_one_falls():

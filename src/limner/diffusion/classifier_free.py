@@ -21,6 +21,7 @@ from pydantic import Field
 
 from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance
 from limner.denoising_model import DenoisingModel
+from limner.errors import LimnerError
 from limner.image import Condition, Images, ImageSpec
 from limner.nn.unet import UNet
 from limner.noise import Noise
@@ -45,6 +46,9 @@ class ClassifierFree(DenoisingModel):
         variance: v, of a reverse step: from the least that can be right, 0, to the largest, 1.
         prediction: what the network is asked for.
         condition_dropout: how often training hides the condition, the paper's p_uncond.
+
+    Raises:
+        LimnerError: least is not below greatest.
     """
 
     default_sampler = "ancestral"
@@ -64,6 +68,8 @@ class ClassifierFree(DenoisingModel):
         prediction: Prediction = "epsilon",
         condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ) -> None:
+        if not least < greatest:
+            raise LimnerError(f"model.least={least:g} must be below model.greatest={greatest:g}")
         network = UNet(spec, channels, blocks, attention, patch, dropout)
         super().__init__(spec, network, condition_dropout)
         self.schedule, self.variance = LogSNR(least, greatest), variance

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from limner.denoising import Parametrisation, epsilon, per_image
 from limner.denoising_model import DenoisingModel
+from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.unet import UNet
@@ -121,9 +122,12 @@ class VDM(DenoisingModel, LikelihoodModel):
     Args:
         spec: what the images are.
         channels, blocks, attention, patch, dropout: of the `UNet`.
-        start, end: g(0) and g(1) before training.
+        start, end: g(0) and g(1) before training; g rises.
         hidden: width of the monotone network.
         condition_dropout: how often training hides the condition.
+
+    Raises:
+        LimnerError: start is not below end.
     """
 
     default_sampler = "ancestral"
@@ -143,6 +147,10 @@ class VDM(DenoisingModel, LikelihoodModel):
         hidden: Annotated[int, Field(ge=1)] = 256,
         condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ) -> None:
+        if not start < end:
+            raise LimnerError(
+                f"model.start={start:g} is the least noise, and must be below model.end={end:g}"
+            )
         network = UNet(spec, channels, blocks, attention, patch, dropout)
         super().__init__(spec, network, condition_dropout)
         self.way = Way(hidden)
