@@ -221,14 +221,13 @@ class DenoisingModel(Attending, Repaints, Encodes):
         there is so little noise that x_hat follows x_t.
         """
         (alpha_s, sigma_s), (alpha_t, sigma_t) = levels_s, levels_t
-        k, kept = sigma_s / sigma_t, alpha_t / alpha_s
-        x_t = x_s
+        k, x_t = sigma_s / sigma_t, x_s
         for _ in range(_FIXED_POINT):
             x_hat = self(x_t, t, c)
             if k > 0.5:
                 x_t = (x_s - (alpha_s - k * alpha_t) * x_hat) / k
             else:
-                eps_hat = (x_t - alpha_t * x_hat) / sigma_t
+                eps_hat, kept = (x_t - alpha_t * x_hat) / sigma_t, alpha_t / alpha_s
                 x_t = kept * x_s + (sigma_t - sigma_s * kept) * eps_hat
         return x_t
 

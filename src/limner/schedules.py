@@ -83,7 +83,8 @@ class DiscreteSchedule(Schedule):
     """T variance-preserving steps of variance beta_k: alpha(k/T)^2 = prod_{i<=k} (1 - beta_i),
     alpha^2 + sigma^2 = 1.
 
-    Between the steps log alpha^2 is interpolated linearly.
+    Between the steps log alpha^2 is interpolated linearly. The last beta may be 1, so that nothing
+    is left of the picture.
 
     Args:
         betas: float64 "T", the variance added by step 1 .. T.
@@ -106,7 +107,8 @@ class DiscreteSchedule(Schedule):
         table = self._log_alpha_bar.to(t.device)
         k = (t.double() * self.T).clamp(0, self.T)
         below = k.floor().long().clamp(max=self.T - 1)
-        log_alpha_bar = torch.lerp(table[below], table[below + 1], k - below)
+        start, end, share = table[below], table[below + 1], k - below  # end may be -inf
+        log_alpha_bar = torch.where(share > 0, (1 - share) * start + share * end, start)
         return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
 
     def times(self, steps: int, spacing: Spacing | None = None) -> Float64[Tensor, "{steps}+1"]:
@@ -148,8 +150,9 @@ class DiscreteSchedule(Schedule):
 
     @property
     def ends(self) -> Float64[Tensor, "2"]:
-        """The first step and the last."""
-        return torch.tensor([1 / self.T, 1.0], dtype=torch.float64)
+        """The first step and the last one that leaves something of the picture."""
+        last = self.T - int(self.betas[-1] == 1)
+        return torch.tensor([1 / self.T, last / self.T], dtype=torch.float64)
 
 
 def linear_betas(T: int = 1000) -> Float64[Tensor, "T"]:
@@ -173,6 +176,26 @@ def cosine_betas(T: int = 1000, s: float = 0.008) -> Float64[Tensor, "T"]:
     t = torch.linspace(0, 1, T + 1, dtype=torch.float64)
     alpha_bar = ((t + s) / (1 + s) * (math.pi / 2)).cos() ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def zero_terminal(betas: Float64[Tensor, "T"]) -> Float64[Tensor, "T"]:
+    """The betas of a schedule whose last step leaves nothing of the picture: alpha is moved by a
+    constant, to be 0 there, and scaled so that the first step stays what it was.
+
+    With them a network starts from noise as it was trained, and can paint pictures that are bright
+    or dark throughout. Lin, Liu, Li, Yang (2023), arXiv:2305.08891, algorithm 1.
+
+    Args:
+        betas: of two steps or more.
+
+    Raises:
+        LimnerError: of one step.
+    """
+    if len(betas) < 2:
+        raise LimnerError("a schedule of one step has no other step to keep; give T=2 or more")
+    alpha = (1 - betas).cumprod(0).sqrt()
+    alpha_bar = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])).square()
+    return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
 
 
 @dataclass(frozen=True)

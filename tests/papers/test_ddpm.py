@@ -12,6 +12,7 @@ from limner.diffusion.ddpm import DDPM
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, ImageSpec
 from limner.noise import Noise
+from limner.samplers import SAMPLERS
 
 GREY = ImageSpec(1, 4, 4)
 
@@ -204,6 +205,21 @@ def test_the_bound_holds_for_binary_pictures_whose_law_is_known():
     assert kind == "lower"
     known, error = 16 * math.log(2), float(nats.std()) / math.sqrt(512)
     assert known - 3 * error < -float(nats.mean()) < 1.1 * known
+
+
+def test_from_noise_alone_it_paints_and_nothing_is_left_to_the_prior():
+    model = tiny(T=10, terminal=True, prediction="v").eval()
+    for sampler in SAMPLERS:
+        x = model.sample(2, sampler=sampler, steps=4)
+        assert x.isfinite().all() and float(x.std()) > 0
+    assert model.encode(x).isfinite().all()
+    bound = model.bound(x, noise=Noise.sampling(0, 2))
+    assert bound.prior.tolist() == [0, 0] and bound.steps.isfinite().all()
+
+
+def test_from_noise_alone_noise_does_not_tell_the_picture():
+    with pytest.raises(LimnerError, match=r"give model\.prediction=v"):
+        tiny(terminal=True)
 
 
 def test_the_bound_teaches_the_variance_alone():

@@ -7,6 +7,7 @@ import torch
 from analytic import NOTHING, Gaussian
 from toy import SPEC
 
+from limner.diffusion.classifier_free import ClassifierFree
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.flows.flow_matching import FlowMatching
@@ -20,11 +21,13 @@ from limner.schedules import (
     VarianceExploding,
     cosine_betas,
     linear_betas,
+    zero_terminal,
 )
 
 SCHEDULES = {
     "linear": DiscreteSchedule(linear_betas()),
     "cosine": DiscreteSchedule(cosine_betas()),
+    "terminal": DiscreteSchedule(zero_terminal(linear_betas())),
     "line": LinearPath(),
     "log-snr": LogSNR(),
     "exploding": VarianceExploding(),
@@ -60,7 +63,7 @@ def test_gaussian_pictures_have_the_density_of_their_affine_flow(schedule, exact
     torch.testing.assert_close(found, near, rtol=0, atol=0.05)  # the law of the data
 
 
-@pytest.mark.parametrize("model", [DDPM, EDM])
+@pytest.mark.parametrize("model", [DDPM, EDM, ClassifierFree])
 def test_models_have_it_for_each_picture_by_itself(model):
     spec = ImageSpec(1, 2, 2, labels=("one", "two"))
     one = model(spec, channels=(4,)).double().eval()
@@ -76,6 +79,8 @@ def test_models_have_it_for_each_picture_by_itself(model):
         torch.testing.assert_close(also.nats, said.nats, rtol=0, atol=0.3)
     else:
         assert "exact divergence" in one.likelihood_protocol
+        also = one.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
+        assert torch.equal(also.nats, said.nats)
     assert log_prob(
         model(SPEC, channels=(4,)), torch.ones(1, *SPEC.shape), Condition(),
         noise=Noise.sampling(0, 1), tolerance=0.1,

@@ -27,13 +27,21 @@ from limner.schedules import (
     VarianceExploding,
     cosine_betas,
     linear_betas,
+    zero_terminal,
 )
 
 PRESERVING = DiscreteSchedule(linear_betas())
 COSINE = DiscreteSchedule(cosine_betas())
+TERMINAL = DiscreteSchedule(zero_terminal(linear_betas()))
 LINE = LinearPath()
 EXPLODING = VarianceExploding()
-SCHEDULES = {"linear": PRESERVING, "cosine": COSINE, "line": LINE, "exploding": EXPLODING}
+SCHEDULES = {
+    "linear": PRESERVING,
+    "cosine": COSINE,
+    "terminal": TERMINAL,
+    "line": LINE,
+    "exploding": EXPLODING,
+}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
 from diffusers.training_utils import compute_snr
 from hypothesis import given
@@ -19,6 +20,7 @@ from limner.schedules import (
     cosine_betas,
     linear_betas,
     sigmoid_betas,
+    zero_terminal,
 )
 
 BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
@@ -117,6 +119,24 @@ def test_sigmoid_betas_are_those_of_the_closed_form(T):
     betas = sigmoid_betas(T).tolist()
     known = [min(1 - gamma((k + 1) / T) / gamma(k / T), 0.999) for k in range(T)]
     assert betas == pytest.approx(known, rel=1e-9)
+
+
+@pytest.mark.parametrize("betas", BETAS.values(), ids=BETAS)
+@pytest.mark.parametrize("T", [2, 1000])
+def test_betas_that_end_in_noise_alone_are_those_of_diffusers(betas, T):
+    ours = zero_terminal(betas(T))
+    torch.testing.assert_close(ours, rescale_zero_terminal_snr(betas(T)), rtol=1e-12, atol=1e-15)
+    assert float(ours[0]) == pytest.approx(float(betas(T)[0]), rel=1e-11)
+    schedule = DiscreteSchedule(ours)
+    alpha, sigma = schedule(torch.tensor([1.0, 1 - 1e-4 / T, 1 - 1 / T], dtype=torch.float64))
+    assert alpha[:2].tolist() == [0, 0] and sigma[:2].tolist() == [1, 1]
+    assert float(alpha[2] ** 2) == pytest.approx(float((1 - ours[:-1]).prod()), rel=1e-9)
+    assert schedule.ends.tolist() == [1 / T, (T - 1) / T]
+
+
+def test_one_step_alone_cannot_end_in_noise_alone():
+    with pytest.raises(LimnerError, match="give T=2 or more"):
+        zero_terminal(linear_betas(1))
 
 
 @pytest.mark.parametrize(

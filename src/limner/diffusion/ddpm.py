@@ -43,7 +43,14 @@ from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.options import Widths
 from limner.registry import Paper, register
-from limner.schedules import DiscreteSchedule, Times, cosine_betas, linear_betas, sigmoid_betas
+from limner.schedules import (
+    DiscreteSchedule,
+    Times,
+    cosine_betas,
+    linear_betas,
+    sigmoid_betas,
+    zero_terminal,
+)
 
 _BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 _TERMS = 100  # steps of the chain that a likelihood looks at, unless asked otherwise
@@ -77,7 +84,9 @@ class DDPM(DenoisingModel, LikelihoodModel):
         channels, blocks, attention, dropout: of the network.
         patch: of the network on patches, 2 by default.
         T: how many steps destroy a picture.
-        schedule: how the noise of the steps grows.
+        schedule: how the noise of the steps grows; `vdm` is the model that learns it.
+        terminal: whether the last step leaves nothing of the picture, see
+            `schedules.zero_terminal`; for prediction of v or x.
         prediction: what the network is asked for.
         variance: of a reverse step: the least that can be right, the largest, or, by the network,
             between them.
@@ -102,6 +111,7 @@ class DDPM(DenoisingModel, LikelihoodModel):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         T: Annotated[int, Field(ge=1)] = 1000,
         schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
+        terminal: bool = False,
         prediction: Prediction = "epsilon",
         variance: Literal["small", "large", "learned"] = "small",
         bound_weight: Annotated[float, Field(ge=0)] = 0.001,
@@ -116,7 +126,15 @@ class DDPM(DenoisingModel, LikelihoodModel):
         else:
             F = UNet(spec, channels, blocks, attention, patch or 2, dropout, out)
         super().__init__(spec, F, condition_dropout)
-        self.schedule, self.T = DiscreteSchedule(_BETAS[schedule](T)), T
+        betas = _BETAS[schedule](T)
+        if terminal:
+            if prediction == "epsilon":
+                raise LimnerError(
+                    "where nothing is left of the picture, its noise does not tell it; with "
+                    "model.terminal=true give model.prediction=v"
+                )
+            betas = zero_terminal(betas)
+        self.schedule, self.T = DiscreteSchedule(betas), T
         self.prediction: Prediction = prediction
         self.variance = variance
         self.bound_weight = bound_weight
