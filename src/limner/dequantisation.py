@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limner.image import Images, from_levels, to_levels
 from limner.nn.condition import Signal
 from limner.noise import Noise
-from limner.transforms import NOTHING, Transform, Transformed, each_sum
+from limner.transforms import NOTHING, Transform, Transformed, log_normal
 
 
 class Dequantisation(nn.Module, ABC):
@@ -79,13 +79,13 @@ class Uniform(Dequantisation):
 
 class Variational(Dequantisation):
     """u is drawn from a flow that sees the picture: the bound is tighter where bins are not filled
-    evenly.
+    evenly, and the uniform one where the flow is the normal distribution function alone.
 
     Ho, Chen, Srinivas, Duan, Abbeel (2019). Flow++. arXiv:1902.00275, section 3.1.
 
     Args:
         levels: values that each number of a picture may have.
-        flow: from normal numbers to u in (0, 1); it is told of the picture by the signal's planes.
+        flow: from normal numbers to u in [0, 1); it is told of the picture by the signal's planes.
     """
 
     protocol = "variational dequantisation, one draw"
@@ -105,8 +105,3 @@ class Variational(Dequantisation):
         eps = noise.normal(*x.shape[1:], dtype=x.dtype)
         u = self.flow.prepare(eps, s._replace(planes=x))
         return (to_levels(x, self.levels) + u) / self.levels
-
-
-def log_normal(z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
-    """log N(z; 0, I) in nats."""
-    return -0.5 * (each_sum(z.square()) + z[0].numel() * math.log(2 * math.pi))

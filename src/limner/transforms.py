@@ -7,6 +7,7 @@ log C add up. All are maps of pictures, "b c h w", that keep how many numbers th
 a picture of one pixel. What a picture is of comes along as a `Signal`, for networks that want it.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -27,6 +28,11 @@ Transformed = tuple[Numbers, Float[Tensor, "b"]]
 def each_sum(x: Numbers) -> Float[Tensor, "b"]:
     """The sum over all numbers of each picture."""
     return x.sum((1, 2, 3))
+
+
+def log_normal(z: Numbers) -> Float[Tensor, "b"]:
+    """log N(z; 0, I) in nats."""
+    return -0.5 * (each_sum(z.square()) + z[0].numel() * math.log(2 * math.pi))
 
 
 class Transform(nn.Module, ABC):
@@ -176,16 +182,17 @@ class Logit(Transform):
         return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
 
 
-class Sigmoid(Transform):
-    """z = sigmoid(x), from all numbers to (0, 1)."""
+class NormalCDF(Transform):
+    """z = Phi(x), from all numbers to [0, 1): it makes normal numbers uniform."""
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = sum log z + log(1 - z)."""
-        return x.sigmoid(), each_sum(F.logsigmoid(x) + F.logsigmoid(-x))
+        """log C = sum log N(x; 0, 1); what rounds to 1 is the greatest number below it."""
+        below_one = 1 - torch.finfo(x.dtype).eps / 2
+        return torch.special.ndtr(x).clamp(max=below_one), log_normal(x)
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """logit(z)."""
-        return z.logit()
+        """Phi^-1(z)."""
+        return torch.special.ndtri(z)
 
 
 class ActNorm(Transform):

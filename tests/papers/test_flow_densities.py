@@ -2,15 +2,15 @@
 Glow's step is normflows' block."""
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import chi2
+from scipy.stats import chi2, kstest
 from torch import nn
 
-from limner.dequantisation import log_normal
+from limner.dequantisation import Uniform
 from limner.elementwise import Affine, Spline
 from limner.flows.glow import Glow, step
 from limner.flows.normalizing import NormalizingFlow
@@ -26,6 +26,7 @@ from limner.transforms import (
     InvertibleConv,
     MaskedCoupling,
     checkerboard,
+    log_normal,
 )
 
 PLANE = ImageSpec(2, 1, 1)  # two numbers: a picture of one pixel
@@ -34,10 +35,11 @@ FLOWS = {
     "glow of splines": lambda: Glow(PLANE, L=1, K=3, hidden=16, coupling="spline"),
     "realnvp": lambda: RealNVP(PLANE, L=1, features=8, blocks=1, alpha=None),
 }
+M = TypeVar("M", bound=nn.Module)
 each = pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)
 
 
-def bent(model: NormalizingFlow) -> NormalizingFlow:
+def bent(model: M) -> M:
     """With other weights than at first, where it is linear at most."""
     for p in model.parameters():
         p.data += 0.3 * torch.randn_like(p)
@@ -144,6 +146,59 @@ def test_one_picture_alone_costs_a_quarter_of_a_bit_and_after_training_next_to_n
     mean, error = bits()
     assert -3 * error < mean < 0.1
     assert (model.eval().sample(1000) == x[:1]).double().mean() > 0.95
+
+
+FOUR = ImageSpec(1, 1, 2, levels=4)
+EVERY = torch.cartesian_prod(torch.arange(4), torch.arange(4)).view(-1, 1, 1, 2)  # 16 pictures
+
+
+def dequantised(law: str) -> NormalizingFlow:
+    """One flow of pictures of two numbers, narrow enough to bend within bins, dequantised in either
+    way."""
+    torch.manual_seed(0)
+    model = RealNVP(FOUR, L=1, features=8, blocks=1, alpha=None, dequantisation="variational")
+    model.flow.prepare(0.5 + 0.15 * torch.randn(64, *FOUR.shape))
+    bent(model.flow)
+    if law == "uniform":
+        model.dequantise = Uniform(4)
+    return model.double()
+
+
+def bounds(model: NormalizingFlow, n: int) -> torch.Tensor:
+    """n draws of the bound of each picture, in nats."""
+    x = from_levels(EVERY, 4).double().repeat(n, 1, 1, 1)
+    return model.log_prob(x, noise=Noise.sampling(0, len(x))).nats.view(n, 16)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("law", ["uniform", "variational"])
+def test_bounds_lie_below_the_probability_by_quadrature(law):
+    """P is the integral of the density over a bin. E log(p(y) C) <= log P and E p(y) C = P,
+    whatever law y is drawn from."""
+    model, n = dequantised(law), 600
+    for p in model.dequantise.parameters():
+        p += 0.1 * torch.randn_like(p)
+    at = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
+    inside = torch.cartesian_prod(at, at).view(-1, 1, 1, 1, 2)
+    y = (EVERY + inside).flatten(0, 1) / 4
+    P = model.log_density(y, NOTHING).exp().view(-1, 16).mean(0) / 16
+    gain = bounds(model, n) - P.log()
+    assert bool((gain.mean(0) <= 3 * gain.std(0) / math.sqrt(n)).all())
+    assert float(gain.mean(0).min()) < -0.05  # the bound is one
+    share = gain.exp()
+    assert bool(((share.mean(0) - 1).abs() <= 4 * share.std(0) / math.sqrt(n)).all())
+
+
+@torch.no_grad()
+def test_a_variational_dequantisation_begins_as_the_uniform_one():
+    uniform, variational, n = dequantised("uniform"), dequantised("variational"), 300
+    x = from_levels(EVERY, 4).double().repeat(n, 1, 1, 1)
+    y, log_c = variational.dequantise(x, noise=Noise.sampling(1, len(x)))
+    torch.testing.assert_close(log_c, torch.full_like(log_c, -2 * math.log(4)))
+    assert kstest(((y * 4) % 1).flatten().numpy(), "uniform").pvalue > 1e-3
+    nats = [bounds(model, n) for model in (uniform, variational)]
+    error = torch.stack([part.std(0) for part in nats]).norm(dim=0) / math.sqrt(n)
+    assert bool(((nats[1] - nats[0]).mean(0).abs() <= 4 * error).all())
 
 
 class AsNormflows(nn.Module):

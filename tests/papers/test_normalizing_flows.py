@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from limner.dequantisation import log_normal
 from limner.errors import LimnerError
 from limner.flows.glow import Glow
 from limner.flows.normalizing import NormalizingFlow
 from limner.flows.realnvp import RealNVP
 from limner.image import ImageSpec, from_levels
 from limner.noise import Noise
-from limner.transforms import NOTHING
+from limner.transforms import NOTHING, log_normal
 
 FLOWS = {
     "glow": lambda spec, **more: Glow(spec, hidden=8, **more),

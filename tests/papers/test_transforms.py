@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from limner.dequantisation import Uniform, Variational, log_normal
+from limner.dequantisation import Uniform, Variational
 from limner.elementwise import Additive, Affine, Spline
 from limner.errors import LimnerError
 from limner.image import from_levels
@@ -20,11 +20,12 @@ from limner.transforms import (
     InvertibleConv,
     Logit,
     MaskedCoupling,
+    NormalCDF,
     Permutation,
-    Sigmoid,
     Split,
     Squeeze,
     checkerboard,
+    log_normal,
 )
 
 SHAPE = (3, 2, 2)
@@ -56,7 +57,7 @@ TRANSFORMS = {
     "permutation": lambda: Permutation((2, 0, 1)),
     "logit": lambda: Logit(0.05),
     "logit of almost all": lambda: Logit(1e-6),
-    "sigmoid": lambda: Sigmoid(),
+    "normal distribution function": lambda: NormalCDF(),
     "activation norm": lambda: ActNorm(3),
     "1 x 1 convolution": lambda: InvertibleConv(3),
     "additive coupling": lambda: coupling(Additive()),
@@ -156,6 +157,17 @@ def test_a_spline_is_the_one_of_neural_spline_flows():
             torch.testing.assert_close(f(x, theta)[1], log_det, rtol=0, atol=1e-10)
 
 
+def test_the_normal_distribution_function_stays_below_one():
+    """Where it rounds to 1 as well, and log C is finite."""
+    x = torch.tensor([-40.0, -5.9, 0.0, 5.9, 40.0]).view(5, 1, 1, 1)
+    for dtype, least in ((torch.float32, 2**-24), (torch.float64, 2**-53)):
+        z, log_c = NormalCDF()(x.to(dtype))
+        assert float(z.min()) >= 0
+        assert 1 - float(z.max()) == least
+        assert float(z[2]) == 0.5
+        assert log_c.isfinite().all()
+
+
 def test_activation_norm_begins_with_what_the_data_are():
     x = 3 + 2 * torch.randn(8, 3, 4, 4) * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1)
     norm = ActNorm(3)
@@ -239,7 +251,7 @@ def variational() -> Variational:
             return self.conv(torch.cat([x, s.planes], 1))
 
     steps = [MaskedCoupling(Told(), Affine(), checkerboard(2, 2, odd)) for odd in (True, False)]
-    return Variational(4, Chain(*steps, Sigmoid()))
+    return Variational(4, Chain(*steps, NormalCDF()))
 
 
 def test_a_variational_dequantisation_says_how_dense_its_draws_are():

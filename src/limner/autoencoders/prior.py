@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.dequantisation import log_normal
 from limner.elementwise import Affine
 from limner.errors import LimnerError
 from limner.nn.condition import Signal
-from limner.transforms import Chain, Coupling, Permutation
+from limner.transforms import Chain, Coupling, Permutation, log_normal
 
 _COUPLINGS, _HIDDEN = 6, 128
 

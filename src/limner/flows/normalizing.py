@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.codes import Encodes
-from limner.dequantisation import Dequantisation, Uniform, Variational, log_normal
+from limner.dequantisation import Dequantisation, Uniform, Variational
 from limner.elementwise import Affine
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
@@ -28,10 +28,11 @@ from limner.transforms import (
     Chain,
     Logit,
     MaskedCoupling,
-    Sigmoid,
+    NormalCDF,
     Squeeze,
     Transform,
     checkerboard,
+    log_normal,
 )
 
 Shape = tuple[int, int, int]
@@ -230,7 +231,8 @@ def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
 
 
 def _dequantising(shape: Shape) -> Chain:
-    """From normal numbers to u in (0, 1), told of the picture: couplings of a checkerboard."""
+    """From normal numbers to u, told of the picture: couplings of a checkerboard, which are the
+    identity at first, so that u is uniform."""
     (c, h, w), (couplings, hidden) = shape, _DEQUANTISING
     return Chain(
         *(
@@ -239,5 +241,5 @@ def _dequantising(shape: Shape) -> Chain:
             )
             for i in range(couplings)
         ),
-        Sigmoid(),
+        NormalCDF(),
     )

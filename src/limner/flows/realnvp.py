@@ -144,7 +144,7 @@ class Layers:
         2016,
         "1605.08803",
     ),
-    tiny={"features": 8, "blocks": 1},
+    tiny={"features": 8, "blocks": 1, "dequantisation": "variational"},
 )
 class RealNVP(NormalizingFlow):
     """RealNVP: couplings with checkerboard and channel masks, at several scales.
