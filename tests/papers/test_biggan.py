@@ -105,6 +105,32 @@ def test_the_norm_is_that_of_pytorch_pretrained_biggan():
     torch.testing.assert_close(made.sum((1, 2, 3)), sums)
 
 
+def test_the_block_is_that_of_pytorch_pretrained_biggan():
+    """Values of its `GenBlock(16, 8, 4, reduction_factor=1, up_sample=True, n_stats=2, eps=1e-4)`.
+
+    That block has convolutions of 1 x 1 around these two. They are the identity there, and what
+    stands before the last is raised by 1000, and lowered again after it, so that ReLU keeps it.
+    """
+    block = plain(GeneratorBlock(16, 8, 4)).double()
+    kept = [w for norm in block.norm for w in (norm.gain.weight, norm.bias.weight)]
+    put_sines([*kept, *(w for conv in block.conv for w in (conv.weight, conv.bias))], 1)
+    for norm in block.norm:
+        channels = torch.arange(norm.means.shape[1], dtype=torch.float64)
+        norm.means[2], norm.variances[2] = channels.cos(), 1.5 + channels.sin()
+    with torch.no_grad():
+        block.past.weight.copy_(torch.eye(8, 16)[:, :, None, None])  # there channels are dropped
+        block.past.bias.zero_()
+    y = torch.tensor([[0.3, -0.2, 1.0, 0.5], [-1.0, 0.4, 0.1, 0.7]], dtype=torch.float64)
+    made = block(cosines(), y, TRUNCATIONS[2])
+    at = [
+        [2.0408992431558084, -3.969969643524803, 8.494685356513571],
+        [6.813502316696236, -2.482962851193438, -0.30397500654838916],
+    ]
+    sums = torch.tensor([421.7142664674776, 6.334020133606884], dtype=torch.float64)
+    torch.testing.assert_close(made[:, :3, 1, 2], torch.tensor(at, dtype=torch.float64))
+    torch.testing.assert_close(made.sum((1, 2, 3)), sums)
+
+
 def test_without_gains_the_norm_is_batch_norm():
     layer = plain(ConditionalNorm(4, 3)).double()
     x, y = 3 + 2 * numbers(6, 4, 5, 5), numbers(6, 3, seed=1)

@@ -87,7 +87,10 @@ def test_scaling_what_goes_in_and_out_is_scaling_the_weights(demodulate: bool):
 
 
 def test_it_is_the_modulated_convolution_of_stylegan2_pytorch():
-    """Values of `Conv2DMod(3, 2, 3)` of stylegan2_pytorch 1.9.0, which modulates by y + 1."""
+    """Values of `Conv2DMod(3, 2, 3)` of stylegan2_pytorch 1.9.0, which modulates by y + 1.
+
+    They stand here because that package asserts at its import that there is CUDA.
+    """
     layer = ModulatedConv(3, 2, 3, 1).double()
     layer.scale = 1.0
     with torch.no_grad():
