@@ -15,7 +15,6 @@ Different: pictures are sampled bilinearly, not through a wavelet's filter.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,29 +26,43 @@ from limner.noise import Noise
 Matrices = Float[Tensor, "b n n"]
 _SCALE, _SHIFT = 0.2, 0.125  # deviations of log2 of a scale, and of a shift as a share of the side
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0
+_MOST = 24  # numbers of a kind that all changes of a picture need
 
 
-class Chances(NamedTuple):
-    """What random changes are drawn from: each is made with probability p, else it is neutral."""
+class Chances:
+    """What random changes are drawn from: each is made with probability p, else it is neutral.
 
-    p: Float[Tensor, ""]
-    noise: Noise
+    Args:
+        p: the probability.
+        noise: a stream for each picture, of which all numbers are drawn at once: one by one takes
+            longer than the changes.
+    """
+
+    def __init__(self, p: Float[Tensor, ""], noise: Noise) -> None:
+        self.p, self.noise = p, noise
+        self.uniforms, self.normals = (
+            iter(numbers.unbind(1)) for numbers in (noise.uniform(_MOST), noise.normal(_MOST))
+        )
+
+    def uniform(self) -> Float[Tensor, "b"]:
+        """Uniform in [0, 1)."""
+        return next(self.uniforms)
 
     def normal(self, scale: float) -> Float[Tensor, "b"]:
         """N(0, scale^2), or 0."""
-        return torch.where(self.happens(self.p), scale * self.noise.normal(), 0.0)
+        return torch.where(self.happens(self.p), scale * next(self.normals), 0.0)
 
     def angle(self, p: Float[Tensor, ""]) -> Float[Tensor, "b"]:
         """Uniform in [-pi, pi), or 0."""
-        return torch.where(self.happens(p), math.pi * (2 * self.noise.uniform() - 1), 0.0)
+        return torch.where(self.happens(p), math.pi * (2 * self.uniform() - 1), 0.0)
 
     def choice(self, k: int) -> Float[Tensor, "b"]:
         """One of 0 .. k - 1, or 0."""
-        return torch.where(self.happens(self.p), self.noise.integers(k), 0).float()
+        return torch.where(self.happens(self.p), (k * self.uniform()).floor(), 0.0)
 
     def happens(self, p: Float[Tensor, ""]) -> Tensor:
         """Yes or no, for each picture."""
-        return self.noise.uniform() < p
+        return self.uniform() < p
 
 
 class Augmentation(nn.Module):
@@ -110,7 +123,7 @@ def placements(chances: Chances, h: int, w: int) -> Matrices:
     m = stretched(1 - 2 * chances.choice(2), torch.ones(()))  # a mirror image
     m = m @ turned(chances.choice(4) * (math.pi / 2))
     fits = chances.happens(chances.p)
-    moves = [(2 * chances.noise.uniform() - 1) * _SHIFT * side for side in (w, h)]
+    moves = [(2 * chances.uniform() - 1) * _SHIFT * side for side in (w, h)]
     m = m @ shifted(*(torch.where(fits, move.round(), 0.0) for move in moves))
     scale = torch.exp2(chances.normal(_SCALE))
     m = m @ stretched(scale, scale)
@@ -119,7 +132,7 @@ def placements(chances: Chances, h: int, w: int) -> Matrices:
     scale = torch.exp2(chances.normal(_SCALE))
     m = m @ stretched(scale, 1 / scale) @ turned(chances.angle(once))
     fits = chances.happens(chances.p)
-    moves = [chances.noise.normal() * _SHIFT * side for side in (w, h)]
+    moves = [next(chances.normals) * _SHIFT * side for side in (w, h)]
     return m @ shifted(*(torch.where(fits, move, 0.0) for move in moves))
 
 
