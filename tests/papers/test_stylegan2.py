@@ -206,6 +206,13 @@ def test_deviation_by_hand():
     assert deviation(x[:1]).max() < 2e-4
 
 
+def test_pictures_are_compared_with_their_own_batch():
+    critic, x = model_of(PLAIN).critic, drawn_batch(8, PLAIN).x
+    apart = torch.cat([critic(x[:4], Condition()), critic(x[4:], Condition())])
+    torch.testing.assert_close(critic(x, Condition(), 2), apart)
+    assert not torch.allclose(critic(x, Condition()), apart)
+
+
 def test_a_condition_is_a_projection():
     critic = model_of().critic
     assert isinstance(critic, Critic)

@@ -106,7 +106,7 @@ def told_apart(
 ) -> tuple[Scores, Scores]:
     """Scores of pictures and of paintings, both of c, in one pass; in full precision.
 
-    It is for critics whose score of a picture depends on no other picture.
+    It is for critics whose score of a picture depends on no painting, and the other way round.
     """
     on_real, on_fake = critic(torch.cat([real, fake]), Condition.cat([c, c])).float().chunk(2)
     return on_real, on_fake

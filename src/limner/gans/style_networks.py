@@ -188,12 +188,20 @@ class Critic(nn.Module):
         self.score = Linear(last, 1)
         self.conditioner = Conditioner(spec, last)
 
-    def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
-        """A score for each picture; the higher, the more it looks real."""
+    def forward(self, x: Images, c: Condition, batches: int = 1) -> Float[Tensor, "b"]:
+        """A score for each picture; the higher, the more it looks real.
+
+        Args:
+            x: pictures.
+            c: what they are said to be of.
+            batches: how many batches x is of, one after the other; pictures are compared with
+                others of their own batch only.
+        """
         h = activated(self.from_picture(by_pixel(x)))
         for block in self.blocks:
             h = block(h)
-        h = activated(self.joint(torch.cat([h, deviation(h)], dim=1)))
+        differ = torch.cat([deviation(batch) for batch in h.chunk(batches)])
+        h = activated(self.joint(torch.cat([h, differ], dim=1)))
         h = activated(self.features(h.flatten(1)))
         score = self.score(h)[:, 0]
         said = self.conditioner(c, len(x)).vector

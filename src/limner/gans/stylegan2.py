@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.codes import Encodes
-from limner.gans.adversarial import GAME, Adversarial, variety
+from limner.gans.adversarial import GAME, Adversarial, told_apart, variety
 from limner.gans.augmentation import Augmentation
 from limner.gans.losses import beliefs, discriminate, non_saturating, r1
 from limner.gans.resampling import halved
@@ -141,10 +141,11 @@ class StyleGAN2(Adversarial, Encodes):
         x, c = batch.x, batch.c.drop(self.condition_dropout, noise)
         with torch.no_grad():
             fake = self.synthesis(self.mixed(c, noise), noise)
-        on_real = self.judged(x, c, noise)
-        on_fake = self.judged(fake, c, noise)
+        own = Noise(noise.bits(2).T.flatten())  # a stream for each picture and each painting
+        judged = partial(self.judged, noise=own, batches=2)
+        on_real, on_fake = told_apart(judged, x, fake, c)
         self.augmentation.notice(on_real.detach(), step)
-        loss = discriminate(on_real.float(), on_fake.float())
+        loss = discriminate(on_real, on_fake)
         logs = {GAME: loss.detach()} | beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
         if self.augmentation.target:
             logs["augment"] = self.augmentation.p.clone()
@@ -162,9 +163,9 @@ class StyleGAN2(Adversarial, Encodes):
             loss = self.path_every * self.path * (lengths - self.path_length).square().mean()
             yield Turn(loss, of="generator", logs={"path_length": lengths.detach().mean()})
 
-    def judged(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b"]:
-        """The critic's scores of augmented pictures."""
-        return self.critic(self.augmentation(x, noise), c)
+    def judged(self, x: Images, c: Condition, noise: Noise, batches: int = 1) -> Float[Tensor, "b"]:
+        """The critic's scores of augmented pictures, of so many batches."""
+        return self.critic(self.augmentation(x, noise), c, batches)
 
     def steepness(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, ""]:
         """E |ds(x)/dx|^2 on real pictures, in full precision."""
