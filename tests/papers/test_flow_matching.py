@@ -112,6 +112,22 @@ def test_optimal_pairing_leaves_captioned_pictures_alone_and_exchanges_all_witho
     torch.testing.assert_close(free, own[j])
 
 
+@pytest.mark.parametrize(("pairing", "slope"), [("independent", 0.0), ("optimal", 0.5)])
+def test_numbers_are_paired_in_their_order_so_that_one_step_is_enough(pairing, slope):
+    """Of x ~ N(m, s^2): at t = 1, eps - u_t = E[x | eps] is m + s eps where pairs are optimal, as
+    numbers sorted are, and m where they are independent; on average u_t is the same, E eps - m."""
+    n, m, s = 128, 0.2, 0.5
+    x = m + s * Noise.sampling(1000, n).normal(1, 1, 1)
+    model = FlowMatching(ImageSpec(1, 1, 1), channels=(4,), patch=1, pairing=pairing)
+    eps = model.draw_noise(Batch(x, Condition()), Noise.sampling(0, n)).flatten()
+    x, own = x.flatten(), Noise.sampling(0, n).normal(1, 1, 1).flatten()
+    assert float((eps - x).mean()) == pytest.approx(float((own - x).mean()), abs=1e-6)
+    if pairing == "optimal":
+        assert torch.equal(eps[x.argsort()], own.sort().values)
+    joint = torch.cov(torch.stack([eps, x]))
+    assert float(joint[0, 1] / joint[0, 0]) == pytest.approx(slope, abs=3 * s / math.sqrt(n))
+
+
 class Normal(torch.nn.Module):
     """The velocity where every number of a picture is N(m, s^2), by itself."""
 
