@@ -107,8 +107,8 @@ class LatentDiffusion(GenerativeModel):
             raise LimnerError(f"model.denoiser={denoiser} is no denoising model; try flow-matching")
         if model.needs_levels:
             raise LimnerError(
-                f"the loss of a {denoiser} model with these options is of discrete levels, and maps "
-                "have none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
+                f"the loss of a {denoiser} model with these options is of discrete levels, and "
+                "maps have none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
             )
         self.first_stage, self.denoiser = first_stage, model
         self.couples_batch = model.couples_batch
