@@ -17,22 +17,23 @@ from limner.image import Batch, Condition, ImageSpec, from_levels
 from limner.likelihood import PixelLaw
 from limner.noise import Noise
 
-SPEC = ImageSpec(1, 2, 3)
+SPEC = ImageSpec(1, 2, 3, levels=129)  # values k / 64 - 1, exact in float32
 SIGMA = 0.3
 
 
 class Density(PixelLaw):
-    """N(theta, SIGMA^2) at the values of the levels: what probabilistic PCA has for its pixels."""
+    """N(theta, sigma^2) at the values of the levels: what probabilistic PCA has for its pixels."""
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__(channels, levels)
         self.size = channels
+        self.log_sigma = torch.tensor(math.log(SIGMA), dtype=torch.float64)
 
     def log_prob(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"]
     ) -> Float[Tensor, "*at"]:
         v = (2 * k.double() - (self.levels - 1)) / (self.levels - 1)
-        return torch.distributions.Normal(theta, SIGMA).log_prob(v).sum(-1)
+        return torch.distributions.Normal(theta, self.log_sigma.exp()).log_prob(v).sum(-1)
 
     def log_probs(self, theta, k, channel):
         raise AssertionError("no level is drawn")
@@ -49,7 +50,7 @@ def linear(W: Tensor | None = None, m: Tensor | None = None) -> tuple[Any, Any]:
         W = columns * torch.tensor([0.9, 0.5])
         m = 0.1 * torch.randn(D, generator=generator, dtype=torch.float64)
     model: Any = VAE(SPEC, latent=2, hidden=()).double()
-    model.law = Density(1, 256)
+    model.law = Density(1, SPEC.levels)
     model.decoder = type(model.decoder)(SPEC, 2, (), 1, 0).double()
     M = W.square().sum(0) + SIGMA**2
     encoder, decoder = (part.perceptron.layers[0] for part in (model.encoder, model.decoder))
@@ -74,7 +75,7 @@ def test_with_the_exact_posterior_every_weight_is_the_probability():
     exact = p.log_prob(x.flatten(1))
     for k in (1, 2, 50):
         nats, kind = model.log_prob(x, noise=Noise.sampling(k, 9), k=k)
-        torch.testing.assert_close(nats, exact, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(nats, exact, rtol=0, atol=1e-9)
         assert kind == "lower"
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.sampling(0, 9)))
     per_picture = turn.logs["reconstruction"] + turn.logs["kl"]
@@ -225,26 +226,98 @@ def test_iwaes_gradient_is_the_weighted_one():
     assert float(turn.loss.detach()) == pytest.approx(-float(bound.detach()) / bit)
 
 
+def fitted_to(n: int) -> Tensor:
+    """Pictures drawn from probabilistic PCA, on the grid of levels."""
+    _, p = linear()
+    levels = ((p.sample((n,)).clamp(-1, 1) + 1) * 64).round().long()
+    return from_levels(levels.view(n, *SPEC.shape), SPEC.levels).double()
+
+
+def exact_draws(model: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draws +-sqrt(2) e_1, +-sqrt(2) e_2, whose mean is the expectation of what is
+    quadratic."""
+    model.k = 4
+    points = math.sqrt(2) * torch.cat([torch.eye(2), -torch.eye(2)]).double()
+    monkeypatch.setattr(model, "_draws", lambda g, noise: points[:, None].expand(g, n, 2))
+
+
 def test_the_most_likely_linear_one_is_where_the_elbo_comes_to_rest(monkeypatch):
     """Tipping, Bishop, equation 7: W = U (L - SIGMA^2)^(1/2) of the largest variances L. There the
-    ELBO is the likelihood, and flat; the mean over the draws +-sqrt(2) e_1, +-sqrt(2) e_2 is exact
-    for what is quadratic."""
-    n, k = 300, 4
-    _, p = linear()
-    levels = ((p.sample((n,)).clamp(-1, 1) + 1) * 127.5).round().long()
-    x = from_levels(levels.view(n, *SPEC.shape), 256).double()
+    ELBO is the likelihood, and flat."""
+    n = 300
+    x = fitted_to(n)
     flat = x.flatten(1)
     variances, directions = torch.linalg.eigh(torch.cov(flat.T, correction=0))
     W = directions[:, -2:] * (variances[-2:] - SIGMA**2).sqrt()
     model, best = linear(W, flat.mean(0))
-    model.k = k
-    points = math.sqrt(2) * torch.cat([torch.eye(2), -torch.eye(2)]).double()
-    monkeypatch.setattr(model, "_draws", lambda g, noise: points[:, None].expand(g, n, 2))
+    exact_draws(model, n, monkeypatch)
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(n))))
     bit = SPEC.dimensions * math.log(2)
     assert float(turn.loss.detach()) * bit == pytest.approx(-float(best.log_prob(flat).mean()))
     for slope in torch.autograd.grad(turn.loss, list(model.parameters())):
         assert float(slope.abs().max()) < 1e-6
+
+
+def test_a_trained_linear_one_is_probabilistic_pca(monkeypatch):
+    """Tipping, Bishop, equations 4 and 8: from other weights and another sigma, training comes to
+    sigma^2, the mean of the variances left out, and to the greatest likelihood there is."""
+    n, D = 300, SPEC.dimensions
+    x = fitted_to(n)
+    model, _ = linear()
+    exact_draws(model, n, monkeypatch)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.2 * torch.randn_like(p)
+    sigma = model.law.log_sigma.fill_(math.log(0.6)).requires_grad_()
+    training = torch.optim.LBFGS(
+        [*model.parameters(), sigma], max_iter=100, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        training.zero_grad()
+        turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(n))))
+        turn.loss.backward()
+        return turn.loss
+
+    training.step(loss)
+    variances = torch.linalg.eigvalsh(torch.cov(x.flatten(1).T, correction=0))
+    left = float(variances[:-2].mean())
+    assert float(sigma.detach().exp() ** 2) == pytest.approx(left, rel=0.005)
+    kept = float(variances[-2:].log().sum())
+    most = -0.5 * (D * math.log(2 * math.pi) + kept + (D - 2) * math.log(left) + D)
+    nats = -float(loss().detach()) * D * math.log(2)
+    assert nats == pytest.approx(most, rel=0.005)
+    assert nats <= most + 1e-9
+
+
+def test_a_code_that_the_decoder_ignores_becomes_the_priors():
+    """Posterior collapse: what is left of the objective is the KL, whose least value is 0; the
+    bound of any number of draws is then the likelihood without a code."""
+    torch.manual_seed(0)
+    model: Any = VAE(SPEC, latent=2, hidden=()).double()
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p += 0.3 * torch.randn_like(p)
+        model.decoder.perceptron.layers[0].weight.zero_()
+    model.decoder.requires_grad_(False)
+    x = some_pictures(32).double()
+    training = torch.optim.LBFGS(
+        model.encoder.parameters(), max_iter=60, line_search_fn="strong_wolfe"
+    )
+    kl = list[float]()
+
+    def loss() -> Tensor:
+        training.zero_grad()
+        turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(32))))
+        turn.loss.backward()
+        kl.append(float(turn.logs["kl"]))
+        return turn.loss
+
+    training.step(loss)
+    assert kl[0] > 1 and 0 <= kl[-1] < 1e-6
+    with torch.no_grad():
+        nats = [model.log_prob(x, noise=Noise.sampling(0, 32), k=k).nats for k in (1, 20)]
+    torch.testing.assert_close(nats[0], nats[1], rtol=0, atol=0.01)
 
 
 def test_draws_are_the_law_given_the_code_and_labels_matter():
