@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from limner.continuous import divergence, hutchinson, log_density
+from limner.dequantisation import Uniform
 from limner.errors import LimnerError
+from limner.flows.flow_matching import FlowMatching
+from limner.image import ImageSpec, from_levels
 from limner.noise import Noise
 from limner.ode import solve
 
@@ -140,6 +143,28 @@ def test_the_density_of_a_gaussian_is_found_along_its_flow():
     white = torch.linalg.solve_triangular(L, (x.flatten(1) - v.m).T, upper=False)
     length = white.square().sum(0)  # of the noise that a picture comes from, however it is turned
     torch.testing.assert_close(found.x[:, :-1].square().sum(1), length, rtol=0, atol=1e-5)
+
+
+class Linear(torch.nn.Module):
+    """The velocity A x, of pictures of three numbers."""
+
+    def forward(self, x, label, c):
+        return (x.flatten(1) @ A.T).view_as(x)
+
+
+def test_along_a_linear_flow_the_density_changes_by_the_trace():
+    """x(1) = e^A x(0), log p(x(1)) = log p(x(0)) - tr A, for an A that is not symmetric."""
+    spec = ImageSpec(1, 1, 3, levels=5)
+    model = FlowMatching(spec, channels=(4,), patch=1).double()
+    model.network = Linear()
+    k = Noise.sampling(1, 6).integers(5, *spec.shape)
+    x = from_levels(k, 5).double()
+    said = model.log_prob(x, noise=Noise.sampling(0, 6), divergence="exact", tolerance=1e-9)
+    y, _ = Uniform(5)(x, noise=Noise.sampling(0, 6))
+    start = (x + (y * 5 - k - 0.5) / 2).flatten(1)  # anywhere in the bin of its level
+    end = torch.distributions.Normal(0.0, 1.0).log_prob(start @ torch.linalg.matrix_exp(A).T)
+    expected = end.sum(1) + A.trace() + 3 * math.log(1 / 2)
+    torch.testing.assert_close(said.nats, expected, rtol=0, atol=1e-7)
 
 
 def test_hutchinsons_density_is_unbiased():
