@@ -17,7 +17,10 @@ handed out as the prior sees it, epsilon_l = (z_l - mu) / sigma, all groups in a
 standard normal under p(z).
 
 Different: strided convolutions and pixel shuffling between resolutions, no cells at full
-resolution, no normalising flows in the posterior. It ignores labels and captions.
+resolution, no normalising flows in the posterior; balancing divides a group's KL by its numbers
+alone, where the authors' code also multiplies it by how many groups its resolution has; below
+temperature 1, batch norm keeps its statistics of codes drawn from q, where the authors measure them
+anew from draws of the prior at that temperature. It ignores labels and captions.
 """
 
 import math
