@@ -17,6 +17,7 @@ from limner.image import Condition, Images, ImageSpec, from_levels, from_uint8, 
 from limner.model import SAMPLE_BATCH, Completes, Edits
 from limner.painting import Sheet, Wish, open_model
 from limner.progress import painting_progress
+from limner.registry import models
 
 
 def read_picture(path: Path, spec: ImageSpec) -> Images:
@@ -81,9 +82,10 @@ def edit(
     keep_freed_memory()
     model, options = open_model(wish, device)
     if not isinstance(model, Completes | Edits):
+        able = [name for name, of in models().items() if issubclass(of.model, Completes | Edits)]
         raise LimnerError(
-            f"a {model.name} model cannot edit pictures; diffusion models and autoregressive ones "
-            "can: limner train pixelcnn mnist makes one"
+            f"a {model.name} model cannot edit pictures; these can: {', '.join(able)}; limner "
+            "train pixelcnn mnist makes one"
         )
     c = wish.condition(model.spec)
     if len(c) > 1:

@@ -13,6 +13,7 @@ from limner.errors import LimnerError
 from limner.evaluate.opening import open_reference, open_subject
 from limner.image import Condition, Images, to_uint8
 from limner.painting import Sheet, Wish, open_model
+from limner.registry import models
 from limner.zoo import find_model
 
 _ROW = 8  # pictures side by side
@@ -90,9 +91,10 @@ def _opened(wish: Wish, device: str) -> tuple[Encodes, Wish]:
     """The model, and the wish without options of a sampler, for none is used."""
     model, _ = open_model(wish, device)
     if not isinstance(model, Encodes):
+        able = [name for name, of in models().items() if issubclass(of.model, Encodes)]
         raise LimnerError(
-            f"a {model.name} model has no codes; autoencoders, flows and StyleGAN2 have: "
-            "limner train vae mnist makes one"
+            f"a {model.name} model has no codes; these have: {', '.join(able)}; limner train vae "
+            "mnist makes one"
         )
     return model, replace(wish, sampler={})
 
