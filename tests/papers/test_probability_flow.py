@@ -1,13 +1,13 @@
 """Likelihoods along the probability flow, where the flow is known in closed form."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
-from analytic import NOTHING, Gaussian
+from analytic import NOTHING, Gaussian, Plain
 from toy import SPEC
 
-from limner.diffusion.classifier_free import ClassifierFree
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.flows.flow_matching import FlowMatching
@@ -18,6 +18,7 @@ from limner.schedules import (
     DiscreteSchedule,
     LinearPath,
     LogSNR,
+    Schedule,
     VarianceExploding,
     cosine_betas,
     linear_betas,
@@ -63,7 +64,51 @@ def test_gaussian_pictures_have_the_density_of_their_affine_flow(schedule, exact
     torch.testing.assert_close(found, near, rtol=0, atol=0.05)  # the law of the data
 
 
-@pytest.mark.parametrize("model", [DDPM, EDM, ClassifierFree])
+@dataclass(frozen=True)
+class Correlated(Plain):
+    """The optimal denoiser where pictures of four numbers are N(mean, U diag(variances) U^T)."""
+
+    schedule: Schedule
+    mean = 0.3
+    variances = torch.tensor([0.02, 0.1, 0.3, 1.1], dtype=torch.float64)
+    U = torch.linalg.qr(torch.arange(16.0).view(4, 4).square().sin().double()).Q
+
+    def __call__(self, x_t, t, c):
+        alpha, sigma = (level.view(-1, 1) for level in self.schedule(t))
+        gain = alpha * self.variances / (alpha**2 * self.variances + sigma**2)
+        along = (x_t.flatten(1) - alpha * self.mean) @ self.U
+        return (self.mean + (gain * along) @ self.U.T).view_as(x_t)
+
+    def log_density(self, y):
+        """Along the flow, what is apart from the mean along each axis grows as its deviation."""
+        alpha, sigma = self.schedule(self.schedule.ends)
+        first, last = (self.variances + s**2 for s in (sigma / alpha).tolist())
+        stretched = alpha[1] * (last / first).sqrt()
+        along = stretched * ((y.flatten(1) - self.mean) @ self.U)
+        x = alpha[1] * self.mean + along @ self.U.T
+        prior = torch.distributions.Normal(0.0, self.schedule.prior_deviation)
+        return prior.log_prob(x).sum(1) + stretched.log().sum()
+
+
+@pytest.mark.parametrize("name", ["line", "exploding"])
+def test_numbers_that_hang_together_have_the_density_of_their_linear_flow(name):
+    D = Correlated(SCHEDULES[name])
+    assert float((D.U.abs() > 0.1).double().mean()) > 0.8, "no axis is a pixel"
+    y = 0.3 + 0.6 * torch.randn(3, 1, 2, 2, dtype=torch.float64)
+    found = log_density(D, y, NOTHING, noise=None, tolerance=3e-9)
+    torch.testing.assert_close(found, D.log_density(y), rtol=0, atol=1e-6)
+
+
+def test_the_estimate_of_numbers_that_hang_together_is_right_on_average():
+    n, D = 400, Correlated(SCHEDULES["line"])
+    y = torch.tensor([0.5, -0.2, 0.3, 0.9]).double().view(1, 1, 2, 2).expand(n, 1, 2, 2)
+    found = log_density(D, y, NOTHING, noise=Noise.sampling(0, n), tolerance=1e-5)
+    error = float(found.std()) / math.sqrt(n)
+    assert float(found.mean()) == pytest.approx(float(D.log_density(y)[0]), abs=3 * error)
+    assert 0 < error < 0.2
+
+
+@pytest.mark.parametrize("model", [DDPM, EDM])
 def test_models_have_it_for_each_picture_by_itself(model):
     spec = ImageSpec(1, 2, 2, labels=("one", "two"))
     one = model(spec, channels=(4,)).double().eval()
@@ -79,8 +124,6 @@ def test_models_have_it_for_each_picture_by_itself(model):
         torch.testing.assert_close(also.nats, said.nats, rtol=0, atol=0.3)
     else:
         assert "exact divergence" in one.likelihood_protocol
-        also = one.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
-        assert torch.equal(also.nats, said.nats)
     assert log_prob(
         model(SPEC, channels=(4,)), torch.ones(1, *SPEC.shape), Condition(),
         noise=Noise.sampling(0, 1), tolerance=0.1,
