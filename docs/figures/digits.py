@@ -1,0 +1,35 @@
+"""Classes by scales of guidance, for the page on diffusion, by two runs:
+
+    limner train recipes/ddpm-mnist.toml --run runs/ddpm-mnist
+    limner train recipes/classifier-mnist.toml --run runs/classifier-mnist
+    python docs/figures/digits.py runs/ddpm-mnist runs/classifier-mnist
+
+All are of the seed 0, in 20 steps of `dpm++`.
+"""
+
+import sys
+
+import torch
+from labelled import labelled
+
+from limner.painting import Wish, paint
+
+SCALES = 0.0, 1.0, 2.0, 4.0, 8.0
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        raise SystemExit("give two runs: python docs/figures/digits.py DDPM CLASSIFIER")
+    rows, words = [], []
+    for guide, run in zip(("classifier-free", "by a classifier"), sys.argv[1:]):
+        for scale in SCALES:
+            options = {"sampler": "dpm++", "steps": 20, "scale": scale}
+            sheet, _ = paint(Wish(model=run, labels=("all",), sampler=options))
+            rows.append(sheet.images)
+            words.append(f"{guide}, {scale:g}")
+    columns = [str(i) for i in range(len(rows[0]))]
+    labelled(torch.cat(rows).expand(-1, 3, -1, -1), "classes-by-scale", words, columns, 2)
+
+
+if __name__ == "__main__":
+    main()
