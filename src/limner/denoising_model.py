@@ -141,6 +141,8 @@ class DenoisingModel(Attending, Repaints, Encodes):
         rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
         eta: Annotated[float, Field(ge=0, le=1)] | None = None,
         churn: Annotated[float, Field(ge=0)] | None = None,
+        churn_interval: tuple[float, float] | None = None,
+        churn_noise: Annotated[float, Field(ge=0)] | None = None,
         variance: Annotated[float, Field(ge=0, le=1)] | None = None,
         order: Annotated[int, Field(ge=1, le=3)] | None = None,
         clip: bool = True,
@@ -157,6 +159,8 @@ class DenoisingModel(Attending, Repaints, Encodes):
             interval, rescale: of the guidance, see `Guided`.
             eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
             churn: for "heun": S_churn, how much noise is put back in all steps together.
+            churn_interval, churn_noise: the least and the greatest sigma at which churn acts, and
+                the deviation of its noise, 1 by default; S_tmin, S_tmax and S_noise.
             variance: for "ancestral": of a step, from the least that can be right, 0, to the
                 largest, 1; the model's own by default.
             order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
@@ -164,7 +168,8 @@ class DenoisingModel(Attending, Repaints, Encodes):
         """
         plan = self.plan(
             sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
-            rescale=rescale, clip=clip, eta=eta, churn=churn, variance=variance, order=order,
+            rescale=rescale, clip=clip, eta=eta, churn=churn, churn_interval=churn_interval,
+            churn_noise=churn_noise, variance=variance, order=order,
         )  # fmt: skip
         x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
         yield from plan.walked(x, c, noise, preview)
@@ -179,14 +184,15 @@ class DenoisingModel(Attending, Repaints, Encodes):
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
         clip: bool = True,
-        **of_sampler: float | None,
+        **of_sampler: float | tuple[float, float] | None,
     ) -> Plan:
         """What the options of `frames` mean."""
-        if interval is not None and not 0 <= interval[0] < interval[1]:
-            raise LimnerError(
-                f"sampler option interval={interval[0]:g},{interval[1]:g}: give the least and the "
-                "greatest noise, as in 0.3,5"
-            )
+        for name, ends in {"interval": interval, **of_sampler}.items():
+            if isinstance(ends, tuple) and not 0 <= ends[0] < ends[1]:
+                raise LimnerError(
+                    f"sampler option {name}={ends[0]:g},{ends[1]:g}: give the least and the "
+                    "greatest noise, as in 0.3,5"
+                )
         walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
         D: Denoiser = Guided(self, scale, interval, rescale)
         times = self.schedule.times(steps or self.default_steps, spacing)
@@ -258,7 +264,7 @@ class DenoisingModel(Attending, Repaints, Encodes):
         return (options.get("steps") or self.default_steps) + 1
 
 
-def chosen_sampler(name: SamplerName, **options: float | None) -> Sampler:
+def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | None) -> Sampler:
     """A sampler by name with the options that were given.
 
     Raises:

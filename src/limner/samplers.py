@@ -174,11 +174,14 @@ class Heun(Sampler):
     EDM's algorithm 1 when alpha = 1 and Heun's method in t on flow matching's line. A step costs
     two evaluations; the last, to the clean picture, is Euler's and costs one. `churn` is S_churn of
     algorithm 2: before a step, noise is added that raises sigma by the factor
-    1 + min(churn / steps, sqrt(2) - 1); alpha = 1 only.
+    1 + min(churn / steps, sqrt(2) - 1), where sigma lies in `churn_interval`, S_tmin to S_tmax; its
+    deviation is `churn_noise`, S_noise, times what that takes; alpha = 1 only.
     Karras, Aittala, Aila, Laine (2022), arXiv:2206.00364.
     """
 
     churn: float = 0.0
+    churn_interval: tuple[float, float] = (0.0, math.inf)
+    churn_noise: float = 1.0
 
     def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
         if self.churn:
@@ -197,14 +200,17 @@ class Heun(Sampler):
     def _churned(
         self, D: "Denoiser", x: Images, t: Time, noise: Noise, steps: int
     ) -> tuple[Images, Time]:
-        """x at the higher noise level t (1 + gamma)."""
+        """x at the higher noise level t (1 + gamma), where there is to be more noise."""
         from limner.errors import LimnerError
 
         alpha, sigma = _levels(D, t)
         if alpha != 1 or sigma != float(t):
             raise LimnerError("churn is for models whose time is sigma (edm); leave it out")
+        if not self.churn_interval[0] <= sigma <= self.churn_interval[1]:
+            return x, t
         raised = t * (1 + min(self.churn / steps, math.sqrt(2) - 1))
-        return _with_noise(x, math.sqrt(float(raised) ** 2 - sigma**2), noise), raised
+        added = self.churn_noise * math.sqrt(float(raised) ** 2 - sigma**2)
+        return _with_noise(x, added, noise), raised
 
 
 @dataclass(frozen=True)

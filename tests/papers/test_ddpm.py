@@ -79,6 +79,7 @@ def test_steps_cost_so_many_evaluations(options, evaluations):
             "the sampler ddim has no option churn; it belongs to heun",
         ),
         ({"sampler": "heun", "churn": 1.0}, "churn is for models whose time is sigma"),
+        ({"sampler": "heun", "churn_interval": (5.0, 0.3)}, "sampler option churn_interval=5,0.3"),
         ({"sampler": "ddmi"}, "sampler option sampler='ddmi'"),
         ({"step": 10}, "did you mean 'steps'"),
         ({"steps": 0}, "sampler option steps=0"),

@@ -4,14 +4,18 @@ import math
 
 import pytest
 import torch
+from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, time, walked
+from diffusers import EDMEulerScheduler
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.denoising import edm, target_weights
 from limner.diffusion.edm import EDM
 from limner.image import Batch, Condition, ImageSpec
 from limner.noise import Noise
+from limner.samplers import Heun
 from limner.schedules import VarianceExploding
 
+EXPLODING = VarianceExploding()
 SIGMAS = torch.logspace(-3, 2, 21, dtype=torch.float64)
 every_deviation = pytest.mark.parametrize("sigma_data", [0.3, 0.5, 1.7])
 
@@ -78,6 +82,39 @@ def test_the_datas_deviation_is_measured_unless_it_is_given():
     given.prepare(source())
     assert float(given.sigma_data) == 0.7
     assert "sigma_data" in model.state_dict()
+
+
+@pytest.mark.parametrize("low", [0.0, 3.0])
+def test_a_churned_step_is_algorithm_2(low):
+    """Outside [S_tmin, S_tmax] it is algorithm 1's, and draws nothing."""
+    D, x, t, s, z = Gaussian(EXPLODING, 0.1, 0.25), pictures(1.5, -0.4), 2.0, 1.2, 0.7
+    raised = t * (1 + 3.0 / 10) if low < t else t
+    x_ = x + math.sqrt(raised**2 - t**2) * 1.1 * z
+    d = (x_ - D(x_, time(raised), NOTHING)) / raised
+    there = x_ + (s - raised) * d
+    d_ = (there - D(there, time(s), NOTHING)) / s
+    sampler = Heun(3.0, churn_interval=(low, 4.0), churn_noise=1.1)
+    step = sampler.step(D, x, time(t), time(s), NOTHING, Fixed(2, z), None, 10)
+    torch.testing.assert_close(step.x, x_ + (s - raised) * (d + d_) / 2, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_churn_is_diffusers():
+    """Where the denoiser is sure of the picture, and Heun's step is Euler's."""
+    peer = EDMEulerScheduler()
+    peer.set_timesteps(18)
+    peer.sigmas = peer.sigmas.double()
+    x_hat = torch.full((2, 1, 2, 2), 0.3, dtype=torch.float64)
+    x, generator = 80 * torch.randn(x_hat.shape).double(), torch.Generator().manual_seed(0)
+    sampler = Heun(5.0, churn_interval=(0.05, 50.0), churn_noise=1.003)
+    ours = walked(sampler, Constant(EXPLODING, x_hat), x, peer.sigmas, Peer(2))
+    for k, mine in zip(peer.timesteps, ours, strict=True):
+        peer.scale_model_input(x, k)
+        x = peer.step(
+            x_hat, k, x, s_churn=5.0, s_tmin=0.05, s_tmax=50.0, s_noise=1.003,
+            generator=generator, pred_original_sample=x_hat,
+        ).prev_sample  # fmt: skip
+        torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80, in float32
 
 
 def test_a_tiny_one_learns_the_colour_of_each_class():

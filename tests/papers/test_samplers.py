@@ -289,6 +289,7 @@ def test_churn_is_for_models_whose_time_is_sigma():
 def test_a_sampler_takes_only_its_own_options():
     assert chosen_sampler("ddim", eta=0.3, churn=None) == DDIM(0.3)
     assert chosen_sampler("heun", eta=None, churn=2.0) == Heun(2.0)
+    assert chosen_sampler("heun", churn_interval=(0.1, 9.0)) == Heun(churn_interval=(0.1, 9.0))
     assert chosen_sampler("ddim", eta=None) == SAMPLERS["ddim"]
     with pytest.raises(LimnerError, match="ddim has no option churn; it belongs to heun"):
         chosen_sampler("ddim", churn=1.0)
