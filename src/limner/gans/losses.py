@@ -109,7 +109,8 @@ def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        seen = x.view_as(x)  # counters of operations hang hooks on what a network is given: no leaf
+        # laid out pixel by pixel; and no leaf, for counters of operations hang hooks on it
+        seen = x.clone(memory_format=torch.channels_last)
         (slope,) = torch.autograd.grad(critic(seen).sum(), x, create_graph=True)
     return slope
 
@@ -128,7 +129,7 @@ def gradient_penalty(
         mix: uniform in [0, 1], one for each pair.
     """
     m = mix.to(real).view(-1, 1, 1, 1)
-    slope = gradient(critic, m * real + (1 - m) * fake)
+    slope = gradient(critic, m * real + (1 - m) * fake).movedim(1, -1)  # as it lies in memory
     return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
 
 
