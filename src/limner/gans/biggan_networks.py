@@ -115,6 +115,27 @@ def _rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     return x.movedim(1, -1).flatten(1, 2)
 
 
+def of_doubled(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out 2*h 2*w"]:
+    """A convolution by 3 x 3 of x with each pixel doubled.
+
+    Both together are one transposed convolution by 4 x 4, with 4/9 of the operations.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    w = conv.weight.flip(2, 3).transpose(0, 1)
+    kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
+def halved(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h//2 w//2"]:
+    """The means over 2 x 2 pixels of a convolution by 3 x 3.
+
+    Both together are one convolution by 4 x 4, with 4/9 of the operations.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    kernel = F.avg_pool2d(conv.weight, 2, stride=1, padding=1)
+    return F.conv2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
 class GeneratorBlock(nn.Module):
     """Norm, ReLU, doubled, convolution, norm, ReLU, convolution; and a linear way past them.
 
@@ -138,8 +159,8 @@ class GeneratorBlock(nn.Module):
         self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b told"], t: float | None
     ) -> Float[Tensor, "b out 2*h 2*w"]:
         """Twice as high and wide."""
-        h = F.interpolate(self.norm[0](x, y, t).relu(), scale_factor=2.0)
-        h = self.norm[1](self.conv[0](h), y, t).relu()
+        h = of_doubled(self.conv[0], self.norm[0](x, y, t).relu())
+        h = self.norm[1](h, y, t).relu()
         return self.conv[1](h) + F.interpolate(self.past(x), scale_factor=2.0)
 
 
@@ -215,9 +236,11 @@ class CriticBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
         """As high and wide as x, or half as much."""
-        h = self.conv[1](self.conv[0](x if self.first else x.relu()).relu())
+        h = self.conv[0](x if self.first else x.relu()).relu()
         if self.halving:
-            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+            h, x = halved(self.conv[1], h), F.avg_pool2d(x, 2)
+        else:
+            h = self.conv[1](h)
         return h + (x if self.past is None else self.past(x))
 
 
