@@ -3,13 +3,22 @@
     pip install "limner[bench]"
     python benchmarks/sampling.py
     python benchmarks/sampling.py --sizes 32 --steps 50
+    python benchmarks/sampling.py --equal networks --threads 1
 
 Each paints a batch of unlabelled RGB pictures with a network of random weights by deterministic
-DDIM steps, all of equally many FLOPs a picture and step (see training.py on how widths are chosen):
+DDIM steps. At equal FLOPs a picture and step (see training.py on how widths are chosen):
 
-    limner      `DDPM.sample(sampler="ddim")`
+    limner      `DDPM.sample(sampler="ddim")`, its network on patches
     diffusers   `DDIMPipeline`, without its progress bar and its conversion to files
-    ddp         `GaussianDiffusion.ddim_sample`
+    ddp         `GaussianDiffusion.ddim_sample` of denoising-diffusion-pytorch
+
+At equal networks, of the same layers and weights:
+
+    limner      `DDPM.sample(sampler="ddim")` with `model.network=plain`
+    diffusers   `DDIMPipeline` with the `UNet2DModel` that `limner export` makes of it
+
+limner keeps freed memory, as the command line does; each peer paints in a process of its own, with
+the C library's allocator as it comes.
 
 How to read it: `img/s` are finished pictures a second, medians over the rounds; `limner is` so many
 times as fast as this row: median (least-greatest of the rounds); `GFLOP/s` what that is in
@@ -21,16 +30,28 @@ import argparse
 import math
 import os
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from timing import Call, interleaved, ratio, show
+from timing import Call, apart, interleaved, ratio, show
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from training import CHANNELS, TOLERANCE, is_channels_last, matched, widest
+from training import CHANNELS, TOLERANCE, Widths, is_channels_last, matched, widest
 
 from limner import Condition, ImageSpec, build
-from limner.model import GenerativeModel
+from limner.allocator import keep_freed_memory
+from limner.diffusion.ddpm import DDPM
+
+
+class Setting(NamedTuple):
+    """What all contestants paint, and in which type."""
+
+    size: int
+    batch: int
+    steps: int
+    dtype: str
 
 
 def forward_flops(network: nn.Module, inputs: tuple) -> float:
@@ -39,71 +60,135 @@ def forward_flops(network: nn.Module, inputs: tuple) -> float:
     return counter.get_total_flops()
 
 
+def limners(size: int, channels: Widths, network: str = "patches") -> DDPM:
+    model = build("ddpm", ImageSpec(CHANNELS, size, size), channels=channels, network=network)
+    assert isinstance(model, DDPM)
+    return model.eval()
+
+
+def of_diffusers(size: int, widths: Widths) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    down = ("DownBlock2D",) * (len(widths) - 1) + ("AttnDownBlock2D",)
+    return UNet2DModel(
+        sample_size=size,
+        block_out_channels=widths,
+        layers_per_block=1,
+        down_block_types=down,
+        up_block_types=tuple(block.replace("Down", "Up") for block in reversed(down)),
+        norm_num_groups=math.gcd(32, *widths),
+    )
+
+
+def of_ddp(widths: Widths) -> nn.Module:
+    from denoising_diffusion_pytorch import Unet
+
+    return Unet(widths[0], dim_mults=tuple(width // widths[0] for width in widths))
+
+
+class Answer(nn.Module):
+    """A network of diffusers whose output is the tensor alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The tensor."""
+        return self.network(x, t, return_dict=False)[0]
+
+
+Painter = tuple[nn.Module, Call]
+
+
+def painting_limners(channels: Widths, network: str, setting: Setting) -> Painter:
+    model = limners(setting.size, channels, network)
+    return model.network, lambda: model.sample(setting.batch, sampler="ddim", steps=setting.steps)
+
+
+def painting_pipeline(unet: nn.Module, setting: Setting) -> Painter:
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    pipeline = DDIMPipeline(unet.eval(), DDIMScheduler(num_train_timesteps=1000))
+    pipeline.set_progress_bar_config(disable=True)
+    asked: Any = {"num_inference_steps": setting.steps, "output_type": "np"}
+    return unet, lambda: pipeline(setting.batch, **asked)
+
+
+def painting_diffusers(widths: Widths, setting: Setting) -> Painter:
+    return painting_pipeline(of_diffusers(setting.size, widths), setting)
+
+
+def painting_the_same(channels: Widths, setting: Setting) -> Painter:
+    unet = limners(setting.size, channels, "plain").to_diffusers().unet
+    return painting_pipeline(unet, setting)
+
+
+def painting_ddp(widths: Widths, setting: Setting) -> Painter:
+    from denoising_diffusion_pytorch import GaussianDiffusion
+
+    network = of_ddp(widths)
+    diffusion = GaussianDiffusion(
+        network, image_size=setting.size, sampling_timesteps=setting.steps, ddim_sampling_eta=0.0
+    )
+    return network, lambda: diffusion.sample(setting.batch)
+
+
+def calling(make: Callable[..., Painter], *given: Any) -> Call:
+    """What paints a batch, in the setting's type."""
+    _, paint = make(*given)
+    dtype = getattr(torch, given[-1].dtype)
+
+    def painted() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            paint()
+
+    return painted
+
+
 @dataclass(frozen=True)
 class Contestant:
-    """What paints a batch, its network, and what one evaluation for one picture costs."""
+    """What makes a painter, and what one evaluation of its network for one picture costs."""
 
-    paint: Call
-    network: nn.Module
+    make: Callable[..., Painter]
+    given: tuple
     flops: float
 
 
-def contestants(
-    size: int, batch: int, steps: int, channels: tuple[int, ...]
-) -> dict[str, Contestant]:
-    """The three, at equal FLOPs."""
-    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
-    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
-
-    spec = ImageSpec(CHANNELS, size, size)
-    levels = len(channels)
-    model = build("ddpm", spec, channels=channels)
-    assert isinstance(model, GenerativeModel)
+def at_equal_flops(channels: Widths, setting: Setting) -> dict[str, Contestant]:
+    """The three, on networks of their own."""
+    size = setting.size
     x, t = torch.randn(1, CHANNELS, size, size, device="meta"), torch.zeros(1, device="meta")
-    with torch.device("meta"):
-        own = forward_flops(build("ddpm", spec, channels=channels).network, (x, t, Condition()))
-    down = ("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",)
-
-    class Plain(UNet2DModel):
-        def forward(self, x, t, **options):
-            return super().forward(x, t, return_dict=False)[0]
-
-    def theirs(widths: tuple[int, ...], kind: type[UNet2DModel] = UNet2DModel) -> nn.Module:
-        return kind(
-            sample_size=size,
-            block_out_channels=widths,
-            layers_per_block=1,
-            down_block_types=down,
-            up_block_types=tuple(block.replace("Down", "Up") for block in reversed(down)),
-            norm_num_groups=math.gcd(32, *widths),
-        )
-
-    def other(widths: tuple[int, ...]) -> nn.Module:
-        return Unet(widths[0], dim_mults=tuple(width // widths[0] for width in widths))
-
     with torch.device("meta"):  # `matched` counts forward and backward passes
-        widths, full = matched(lambda w: theirs(w, Plain), (x, t), 3 * own, levels)
-        narrow, least = matched(other, (x, t), 3 * own, levels, growths=(2.0,))
-    unet, plain = theirs(widths), other(narrow)
-    pipeline = DDIMPipeline(unet, DDIMScheduler(num_train_timesteps=1000))
-    pipeline.set_progress_bar_config(disable=True)
-    diffusion = GaussianDiffusion(
-        plain, image_size=size, sampling_timesteps=steps, ddim_sampling_eta=0.0
-    )
+        own = forward_flops(limners(size, channels).network, (x, t, Condition()))
+        levels = len(channels)
+        widths, full = matched(lambda w: Answer(of_diffusers(size, w)), (x, t), 3 * own, levels)
+        narrow, least = matched(of_ddp, (x, t), 3 * own, levels, growths=(2.0,))
     return {
-        "limner": Contestant(
-            lambda: model.sample(batch, sampler="ddim", steps=steps), model.network, own
-        ),
-        "diffusers": Contestant(
-            lambda: pipeline(batch, num_inference_steps=steps, output_type="np"), unet, full / 3
-        ),
-        "ddp": Contestant(lambda: diffusion.sample(batch), plain, least / 3),
+        "limner": Contestant(painting_limners, (channels, "patches", setting), own),
+        "diffusers": Contestant(painting_diffusers, (widths, setting), full / 3),
+        "ddp": Contestant(painting_ddp, (narrow, setting), least / 3),
     }
 
 
-def alone(contestant: Contestant, dtype: torch.dtype) -> tuple[Call, float]:
+def at_equal_networks(channels: Widths, setting: Setting) -> dict[str, Contestant]:
+    """Two with the same layers and weights."""
+    size = setting.size
+    x, t = torch.randn(1, CHANNELS, size, size, device="meta"), torch.zeros(1, device="meta")
+    with torch.device("meta"):
+        own = forward_flops(limners(size, channels, "plain").network, (x, t, Condition()))
+    return {
+        "limner": Contestant(painting_limners, (channels, "plain", setting), own),
+        "diffusers": Contestant(painting_the_same, (channels, setting), own),
+    }
+
+
+KINDS = {"FLOPs": at_equal_flops, "networks": at_equal_networks}
+
+
+def alone(network: nn.Module, paint: Call, dtype: torch.dtype) -> tuple[Call, float]:
     """The network's widest 3 x 3 convolution, forward, in the type, and its FLOPs."""
-    layer, shape = widest(contestant.network, contestant.paint)
+    layer, shape = widest(network, paint)
     last = is_channels_last(layer.weight)
     layout = torch.channels_last if last else torch.contiguous_format
     like = nn.Conv2d(layer.in_channels, layer.out_channels, 3, layer.stride, 1, bias=False)
@@ -117,18 +202,24 @@ def alone(contestant: Contestant, dtype: torch.dtype) -> tuple[Call, float]:
     return forward, 2 * 9 * layer.in_channels * like(x).numel()
 
 
-def compare(args: argparse.Namespace, size: int, dtype: torch.dtype) -> None:
-    """Time the three and the convolutions in turns, and print the table."""
-    found = contestants(size, args.batch, args.steps, tuple(args.channels))
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        convolutions = {name: alone(c, dtype) for name, c in found.items()}
-        calls = {name: c.paint for name, c in found.items()}
-        calls |= {f"conv of {name}": call for name, (call, _) in convolutions.items()}
-        times = interleaved(calls, args.rounds, seconds=1.0)
+def compare(kind: str, channels: Widths, setting: Setting, rounds: int) -> None:
+    """Time all and the convolutions in turns, and print the table."""
+    found = KINDS[kind](channels, setting)
+    once = setting._replace(steps=1)
+    convolutions = {
+        name: alone(*c.make(*c.given[:-1], once), getattr(torch, setting.dtype))
+        for name, c in found.items()
+    }
+    calls = {
+        name: calling(c.make, *c.given) if name == "limner" else apart(calling, c.make, *c.given)
+        for name, c in found.items()
+    }
+    calls |= {f"conv of {name}": call for name, (call, _) in convolutions.items()}
+    times = interleaved(calls, rounds, seconds=1.0)
     rows = []
     for name, c in found.items():
-        rate = args.batch / statistics.median(times[name])
-        speed = rate * args.steps * c.flops
+        rate = setting.batch / statistics.median(times[name])
+        speed = rate * setting.steps * c.flops
         peak = convolutions[name][1] / statistics.median(times[f"conv of {name}"])
         rows.append(
             (
@@ -140,9 +231,10 @@ def compare(args: argparse.Namespace, size: int, dtype: torch.dtype) -> None:
                 f"{speed / peak:.0%}",
             )
         )
+    equal = f"equal FLOPs to {TOLERANCE:.0%}" if kind == "FLOPs" else "equal networks"
     show(
-        f"{size} x {size}, batch {args.batch}, {args.steps} steps, {dtype}, equal FLOPs to "
-        f"{TOLERANCE:.0%}, {torch.get_num_threads()} threads, {args.rounds} rounds",
+        f"{setting.size} x {setting.size}, batch {setting.batch}, {setting.steps} steps, "
+        f"{setting.dtype}, {equal}, {torch.get_num_threads()} threads, {rounds} rounds",
         ("", "img/s", "limner is", "GFLOP/s", "conv", "of conv"),
         rows,
     )
@@ -153,6 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--equal", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
@@ -160,12 +253,17 @@ def main() -> None:
     dtypes = ("float32", "bfloat16")
     parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
-    for size in args.sizes:
-        for dtype in args.dtypes:
-            torch.manual_seed(0)
-            compare(args, size, getattr(torch, dtype))
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    keep_freed_memory()
+    for kind in args.equal:
+        for size in args.sizes:
+            for dtype in args.dtypes:
+                setting = Setting(size, args.batch, args.steps, dtype)
+                compare(kind, tuple(args.channels), setting, args.rounds)
 
 
 if __name__ == "__main__":
