@@ -1,11 +1,14 @@
-"""The pictures of the page on GANs: the vanishing gradient, and a run on StackedMNIST. LIMNER_DATA
-has MNIST:
+"""The pictures of the page on GANs: the vanishing gradient, a run on StackedMNIST, and digits of
+two runs on MNIST. LIMNER_DATA has MNIST:
 
     limner train recipes/wgan-gp-stacked-mnist.toml --run runs/stacked
-    python docs/figures/gans.py runs/stacked
+    limner train recipes/gan-mnist.toml --run runs/gan
+    limner train recipes/wgan-gp-mnist.toml --run runs/wgan-gp
+    python docs/figures/gans.py runs/stacked runs/gan runs/wgan-gp
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -127,13 +130,24 @@ def coverage(run: Path) -> None:
     figure.savefig(PICTURES / "coverage.png", metadata={"Software": None})
 
 
+def digits(runs: Sequence[Path]) -> None:
+    """The first draws of some runs' models, a row for each."""
+    n, models = 20, [load(run) for run in runs]
+    painted = [model.sample(n) for model in models if isinstance(model, GenerativeModel)]
+    names = [model.name for model in models]
+    sheet = to_uint8(torch.cat(painted)).expand(-1, 3, -1, -1)
+    labelled(sheet, "gan-digits", names, [""] * n, 2)
+
+
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise SystemExit("give a run on StackedMNIST: python docs/figures/gans.py RUN")
+    if len(sys.argv) != 4:
+        raise SystemExit("give three runs: python docs/figures/gans.py STACKED GAN WGAN-GP")
     PICTURES.mkdir(exist_ok=True)
+    stacked, *others = map(Path, sys.argv[1:])
     vanishing_gradient()
-    stacked_digits(Path(sys.argv[1]))
-    coverage(Path(sys.argv[1]))
+    stacked_digits(stacked)
+    coverage(stacked)
+    digits(others)
 
 
 if __name__ == "__main__":
