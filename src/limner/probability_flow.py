@@ -21,11 +21,11 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.continuous import Divergence, carried, discrete_log_prob, log_normal
+from limner.continuous import Divergence, carried, discrete_log_prob, log_normal, protocol
 from limner.denoising import Denoiser, per_image
 from limner.denoising_model import DenoisingModel
 from limner.image import Condition, Images
-from limner.model import Likelihood
+from limner.model import Likelihood, LikelihoodModel
 from limner.noise import Noise
 
 
@@ -84,3 +84,26 @@ def log_prob(
         return log_density(model, y, c, noise=signs, tolerance=tolerance)
 
     return discrete_log_prob(density, x, model.spec, noise=noise, divergence=divergence)
+
+
+class FlowLikelihood(DenoisingModel, LikelihoodModel):
+    """A denoising model whose likelihood is that of its probability flow."""
+
+    likelihood_is_slow = True
+
+    @property
+    def likelihood_protocol(self) -> str:
+        """How it was dequantised, and how the divergence is computed."""
+        return protocol(self.spec)
+
+    def log_prob(
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        divergence: Divergence | None = None,
+        tolerance: float = 1e-4,
+    ) -> Likelihood:
+        """log P(x) along the probability flow; arguments as of the function `log_prob`."""
+        return log_prob(self, x, c, noise=noise, divergence=divergence, tolerance=tolerance)

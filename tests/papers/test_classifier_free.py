@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from analytic import NOTHING, Constant, Fixed, pictures, time
+from torch import nn
 from toy import SPEC, colours_are_right, one_thread, trained
 
 from limner.diffusion.classifier_free import ClassifierFree
@@ -66,6 +67,24 @@ def test_its_own_steps_have_its_variance():
     own = model.sample(2, steps=5)
     torch.testing.assert_close(own, model.sample(2, steps=5, variance=0.6), rtol=0, atol=1e-5)
     assert not torch.equal(own, model.sample(2, steps=5, variance=0.0))
+
+
+class OfGaussian(nn.Module):
+    """The expected noise where each number is N(0.2, 0.3): sigma (z - 0.2 alpha) / Var z."""
+
+    def forward(self, z, label, c):
+        alpha, sigma = ((sign * label / 50).sigmoid().sqrt().view(-1, 1, 1, 1) for sign in (-1, 1))
+        return sigma * (z - 0.2 * alpha) / (0.3 * alpha**2 + sigma**2)
+
+
+def test_the_likelihood_of_gaussian_pictures():
+    model = ClassifierFree(ImageSpec(1, 1, 2), channels=(4,), patch=1)
+    model.network = OfGaussian()
+    x = torch.tensor([-201, -5, 77, 3, 111, 255], dtype=torch.float64).view(3, 1, 1, 2) / 255
+    known = torch.distributions.Normal(0.2, 0.3**0.5).log_prob(x) + math.log(2 / 255)
+    nats, kind = model.log_prob(x, noise=Noise.sampling(0, 3))
+    assert kind == "lower" and "exact divergence" in model.likelihood_protocol
+    torch.testing.assert_close(nats, known.sum((1, 2, 3)), rtol=0, atol=0.05)
 
 
 def test_a_tiny_one_learns_the_colour_of_each_class():

@@ -11,7 +11,8 @@ the mean of q(z_l' | z_l, x~) and the variance small^(1 - v) large^v; the last o
 Every denoising model of this library can be guided so; this one is the paper's own.
 
 Kept: the schedule, noise prediction, the sampler with v = 0.3, x~ clipped. Also here: prediction of
-the picture or of v. Different: the U-Net works on 2 x 2 patches.
+the picture or of v, and the likelihood of the probability flow (`probability_flow`). Different: the
+U-Net works on 2 x 2 patches.
 """
 
 from typing import Annotated
@@ -20,12 +21,12 @@ import torch
 from pydantic import Field
 
 from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance
-from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Condition, Images, ImageSpec
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.options import Widths
+from limner.probability_flow import FlowLikelihood
 from limner.registry import Paper, register
 from limner.schedules import LogSNR, Times
 
@@ -34,9 +35,9 @@ from limner.schedules import LogSNR, Times
     "classifier-free",
     family="diffusion",
     paper=Paper("Classifier-free diffusion guidance", "Ho, Salimans", 2022, "2207.12598"),
-    tiny={"channels": (8, 16)},
+    tiny={"channels": (4,), "prediction": "v"},
 )
-class ClassifierFree(DenoisingModel):
+class ClassifierFree(FlowLikelihood):
     """Classifier-free guidance: diffusion in continuous time that is its own contrast.
 
     Args:

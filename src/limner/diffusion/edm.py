@@ -21,15 +21,12 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.continuous import Divergence, protocol
 from limner.denoising import Parametrisation, edm
-from limner.denoising_model import DenoisingModel
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Likelihood, LikelihoodModel
+from limner.image import Batch, ImageSpec
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.options import Widths
-from limner.probability_flow import log_prob
+from limner.probability_flow import FlowLikelihood
 from limner.registry import Paper, register
 from limner.schedules import Times, VarianceExploding
 
@@ -47,7 +44,7 @@ _MEASURED_BATCHES = 16
     ),
     tiny={"channels": (8, 16)},
 )
-class EDM(DenoisingModel, LikelihoodModel):
+class EDM(FlowLikelihood):
     """EDM: preconditioned denoising over log-normal noise levels, sampled by Heun's method.
 
     Args:
@@ -61,7 +58,6 @@ class EDM(DenoisingModel, LikelihoodModel):
 
     default_sampler = "heun"
     default_steps = 18
-    likelihood_is_slow = True
     sigma_data: torch.Tensor
 
     def __init__(
@@ -100,20 +96,3 @@ class EDM(DenoisingModel, LikelihoodModel):
     def draw_times(self, noise: Noise) -> Times:
         """sigma with ln sigma ~ N(mean, deviation^2)."""
         return (self.mean + self.deviation * noise.normal(dtype=torch.float64)).exp()
-
-    @property
-    def likelihood_protocol(self) -> str:
-        """How it was dequantised, and how the divergence is computed."""
-        return protocol(self.spec)
-
-    def log_prob(
-        self,
-        x: Images,
-        c: Condition = Condition(),
-        *,
-        noise: Noise,
-        divergence: Divergence | None = None,
-        tolerance: float = 1e-4,
-    ) -> Likelihood:
-        """log P(x) along the probability flow; arguments as of `probability_flow.log_prob`."""
-        return log_prob(self, x, c, noise=noise, divergence=divergence, tolerance=tolerance)
