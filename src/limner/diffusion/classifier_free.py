@@ -12,7 +12,9 @@ Every denoising model of this library can be guided so; this one is the paper's 
 
 Kept: the schedule, noise prediction, the sampler with v = 0.3, x~ clipped. Also here: prediction of
 the picture or of v, and the likelihood of the probability flow (`probability_flow`). Different: the
-U-Net works on 2 x 2 patches.
+U-Net works on 2 x 2 patches; T steps ask the network at u = 1, 1 - 1/T, ..., 1/T, and x~ at 1/T is
+the picture, where the paper's go on to u = 0: the greatest l is so far from the one before that the
+multistep solvers, which share these times, would miss.
 """
 
 from typing import Annotated

@@ -12,7 +12,7 @@ T/2 E_i (exp(g(t_i) - g(s_i)) - 1) |eps - eps_hat|^2, which falls as T grows (se
 
 Kept: the monotone network and its ends, times that are spread evenly over a batch, P(x | z_0)
 proportional to q(z_0 | x) in each number. Different: no Fourier features; the U-Net works on 2 x 2
-patches.
+patches; the last step of a sampler returns x_hat, in place of a draw of z_0 and then of x.
 """
 
 import math
