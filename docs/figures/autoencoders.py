@@ -1,10 +1,11 @@
-"""The pictures of the page on autoencoders, by two runs:
+"""The pictures of the page on autoencoders, by three runs:
 
     limner train recipes/vae-mnist-binary.toml --run runs/vae
     limner train vae mnist data.binarise=dynamic data.label=none model.latent=2 \
         model.hidden=400,400 train.steps=6000 train.batch=100 train.lr=1e-3 \
         train.schedule=cosine train.threads=1 --run runs/plane
-    python docs/figures/autoencoders.py runs/vae runs/plane
+    limner train recipes/nvae-mnist-binary.toml --run runs/nvae
+    python docs/figures/autoencoders.py runs/vae runs/plane runs/nvae
 """
 
 import math
@@ -84,14 +85,14 @@ def plane(model: Any) -> None:
 
 
 def bounds(model: Any) -> None:
-    """The mean bound of test digits against the number of draws, with standard errors of the
-    difference to the last one."""
+    """The mean bound of test digits against the number of draws, of which fewer are the first of
+    more, with standard errors of the difference to the last one."""
     x, _ = digits(COUNTED)
     found: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for k in DRAWS:
             parts = [
-                model.log_prob(x[i : i + 50], noise=Noise.keyed(k, 0, range(i, i + 50)), k=k).nats
+                model.log_prob(x[i : i + 50], noise=Noise.keyed(0, 0, range(i, i + 50)), k=k).nats
                 for i in range(0, COUNTED, 50)
             ]
             found[k] = torch.cat(parts).double()
@@ -115,14 +116,24 @@ def bounds(model: Any) -> None:
     figure.savefig(PICTURES / "bounds.png", metadata={"Software": None})
 
 
+def temperatures(model: Any) -> None:
+    """The same seeds at several temperatures of the groups' priors."""
+    shown = 0.4, 0.6, 0.8, 1.0
+    rows = torch.cat([model.sample(12, seed=0, temperature=t) for t in shown])
+    sheet(rows, "nvae-temperatures", [f"T = {t:g}" for t in shown], [""] * 12)
+
+
 def main() -> None:
+    if len(sys.argv) != 4:
+        raise SystemExit("give three runs: python docs/figures/autoencoders.py VAE PLANE NVAE")
     PICTURES.mkdir(exist_ok=True)
-    model, flat = (load(run) for run in sys.argv[1:3])
+    model, flat, grouped = map(load, sys.argv[1:])
     reconstructions(model)
     paths(model)
     traversal(model)
     plane(flat)
     bounds(model)
+    temperatures(grouped)
 
 
 if __name__ == "__main__":

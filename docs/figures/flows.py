@@ -34,6 +34,7 @@ PLANE: dict[str, dict[str, Any]] = {
     "realnvp": {"L": 1, "features": 16, "blocks": 1, "alpha": None},
     "glow": {"L": 1, "K": 6, "hidden": 32, "coupling": "spline"},
     "flow-matching": {"channels": (64,), "attention": 0, "patch": 1},
+    "edm": {"channels": (64,), "attention": 0, "patch": 1},
     "pixelcnn": {"h": 32, "blocks": 2, "top": 64},
     "vae": {
         "latent": 2,
