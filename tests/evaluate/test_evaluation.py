@@ -18,6 +18,8 @@ from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
 
 from limner.data import Dataset
+from limner.diffusion.ddpm import DDPM
+from limner.diffusion.vdm import VDM
 from limner.errors import LimnerError
 from limner.evaluate import blocks
 from limner.evaluate.cache import cache_folder, keep, kept
@@ -362,6 +364,22 @@ def test_likelihoods_say_what_they_are():
     assert (bits.sign, nats.sign) == ("<=", ">=") and bits.error == 0
     assert bits.value == pytest.approx(8 + 1 / (108 * math.log(2)), rel=1e-7)
     assert "<= 8.013 ± 0" in found.text() and bits.n == N
+
+
+@pytest.mark.parametrize(
+    ("model", "terms"),
+    [
+        (DDPM(SPEC, channels=(4,), T=4), ("prior", "steps", "decoder")),
+        (VDM(SPEC, channels=(4,), hidden=4), ("prior", "diffusion", "decoder")),
+    ],
+    ids=["ddpm", "vdm"],
+)
+def test_the_terms_of_a_bound_add_up_to_it(model: LikelihoodModel, terms: tuple[str, ...]):
+    report = judged(model, n=20, metrics=["likelihood"])
+    parts = [value(report, f"bits/dim, {term}") for term in terms]
+    assert sum(parts) == pytest.approx(value(report, "bits/dim"), rel=1e-9)
+    assert all(part > 0 for part in parts)
+    assert "bits/dim, prior" in report.text()
 
 
 def test_for_likelihoods_no_more_is_painted_than_is_shown():

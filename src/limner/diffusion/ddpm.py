@@ -31,13 +31,14 @@ from pydantic import Field
 from torch import Tensor
 
 from limner import probability_flow
+from limner.bounds import Bounded, bounded
 from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance, per_image
 from limner.denoising_model import DenoisingModel
 from limner.diffusion.conversion import ddpm_pipeline
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.likelihood import Gaussian
-from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.model import Likelihood, Turn
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 from limner.noise import Noise
@@ -76,7 +77,7 @@ class Bound(NamedTuple):
     paper=Paper("Denoising diffusion probabilistic models", "Ho, Jain, Abbeel", 2020, "2006.11239"),
     tiny={"channels": (8, 16), "T": 20},
 )
-class DDPM(DenoisingModel, LikelihoodModel):
+class DDPM(DenoisingModel, Bounded):
     """Denoising diffusion: noise is removed in small random steps.
 
     Args:
@@ -207,8 +208,13 @@ class DDPM(DenoisingModel, LikelihoodModel):
         """
         if way == "flow":
             return probability_flow.log_prob(self, x, c, noise=noise)
-        parts = self.bound(x, c, noise=noise, terms=terms)
-        return Likelihood(-(parts.prior + parts.steps + parts.decoder), "lower")
+        return bounded(self.bound_terms(x, c, noise=noise, terms=terms))
+
+    def bound_terms(
+        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
+    ) -> dict[str, Tensor]:
+        """The parts of `bound`."""
+        return self.bound(x, c, noise=noise, terms=terms)._asdict()
 
     def bound(
         self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int | None = None

@@ -26,11 +26,12 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor, nn
 
+from limner.bounds import Bounded, bounded
 from limner.denoising import Parametrisation, epsilon, per_image
 from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.model import Likelihood, Turn
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.options import Widths
@@ -116,7 +117,7 @@ class Terms(NamedTuple):
     paper=Paper("Variational diffusion models", "Kingma, Salimans, Poole, Ho", 2021, "2107.00630"),
     tiny={"channels": (8, 16), "hidden": 8},
 )
-class VDM(DenoisingModel, LikelihoodModel):
+class VDM(DenoisingModel, Bounded):
     """Variational diffusion: the likelihood's bound is the loss, and the noise schedule is learned.
 
     Args:
@@ -246,7 +247,6 @@ class VDM(DenoisingModel, LikelihoodModel):
         """How often each picture is looked at."""
         return f"continuous time, {_TERMS} times each"
 
-    @torch.no_grad()
     def log_prob(
         self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
     ) -> Likelihood:
@@ -256,11 +256,17 @@ class VDM(DenoisingModel, LikelihoodModel):
             x, c, noise: see `LikelihoodModel.log_prob`.
             terms: times at which each picture is looked at.
         """
-        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return bounded(self.bound_terms(x, c, noise=noise, terms=terms))
+
+    @torch.no_grad()
+    def bound_terms(
+        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
+    ) -> dict[str, Tensor]:
+        """The mean of each of `terms` over so many times."""
         first = noise.uniform(dtype=torch.float64)
-        for i in range(terms):
-            total += sum(self.terms(x, c, (first + i / terms) % 1, noise)) / terms
-        return Likelihood(-total, "lower")
+        looks = [self.terms(x, c, (first + i / terms) % 1, noise) for i in range(terms)]
+        means = (torch.stack(each).mean(0) for each in zip(*looks, strict=True))
+        return dict(zip(Terms._fields, means, strict=True))
 
     @torch.no_grad()
     def discrete_bound(

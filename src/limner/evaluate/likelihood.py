@@ -3,7 +3,8 @@
     bits/dim = -log2 p(x) / dimensions,   1 nat = 1 / ln 2 bits
 
 of the discrete picture x, so that models of pixels, of dequantised pixels and of latents can be
-compared. A bound below log p bounds bits/dim from above, and is printed with "<=".
+compared. A bound below log p bounds bits/dim from above, and is printed with "<="; where it is a
+sum, its terms stand below it.
 """
 
 import math
@@ -11,7 +12,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from limner.bounds import Bounded, bounded
 from limner.errors import LimnerError
 from limner.evaluate.blocks import Columns, Observer, Seen
 from limner.evaluate.cache import key
@@ -23,6 +26,7 @@ from limner.noise import Noise
 
 _DRAWS = -8  # the step of the random streams of bounds and estimates, see data/stream.py
 _KINDS = ("exact", "lower", "estimate")
+_TERM = "term: "  # before the name of a term, in the columns of what was seen
 _NATS: dict[str, Sign] = {"exact": "=", "lower": ">=", "estimate": "~"}
 _BITS: dict[str, Sign] = {"exact": "=", "lower": "<=", "estimate": "~"}
 
@@ -39,10 +43,10 @@ class SeenLikely(Observer):
     def __init__(self, model: LikelihoodModel, fingerprint: str, seed: int) -> None:
         self.model, self.seed = model, seed
         self.name = "likelihood"
-        self.fingerprint = key("likelihood", fingerprint, seed)
+        self.fingerprint = key("likelihood and terms", fingerprint, seed)
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`nats`, float64 "b", and `kind`, an index of exact, lower, estimate.
+        """`nats`, float64 "b", `kind`, an index of exact, lower, estimate, and a bound's terms.
 
         Raises:
             LimnerError: a picture has no finite likelihood.
@@ -51,14 +55,20 @@ class SeenLikely(Observer):
         device = str(self.model.device)
         c = pictures.condition(numbers, self.model.spec).to(device)
         streams = Noise.keyed(self.seed, _DRAWS, numbers, device)
-        nats, kind = self.model.log_prob(pictures.images(numbers).to(device), c, noise=streams)
+        x, terms = pictures.images(numbers).to(device), {}
+        if isinstance(self.model, Bounded):
+            terms = self.model.bound_terms(x, c, noise=streams)
+            nats, kind = bounded(terms)
+        else:
+            nats, kind = self.model.log_prob(x, c, noise=streams)
         nats = nats.double().cpu()
         if not nats.isfinite().all():
             worst = int(numbers[~nats.isfinite()][0])
             raise LimnerError(
                 f"{pictures.called(worst)} has no finite likelihood; the mean has no value"
             )
-        return {"nats": nats, "kind": torch.full((len(nats),), _KINDS.index(kind))}
+        apart = {f"{_TERM}{name}": term.double().cpu() for name, term in terms.items()}
+        return {"nats": nats, "kind": torch.full((len(nats),), _KINDS.index(kind))} | apart
 
 
 class LogLikelihood(Metric):
@@ -103,15 +113,19 @@ class LogLikelihood(Metric):
         found = seen.of(self.pictures, self.observer)
         nats, n = found["nats"], len(found["nats"])
         kind = _KINDS[int(found["kind"].max())]
-        mean, error = float(nats.mean()), float(nats.std()) / math.sqrt(n) if n > 1 else None
         bit = self.pictures.spec.dimensions * math.log(2)  # nats of one bit in every dimension
-        more: dict[str, Any] = {"protocol": self.protocol()}
-        bits = Number(
-            self.name, "bits/dim", -mean / bit, n, sign=_BITS[kind], better="lower", **more,
-            error=None if error is None else error / bit,
-        )  # fmt: skip
-        more |= {"unit": "nats", "better": "higher", "error": error}
-        return [bits, Number(self.name, "log-likelihood", mean, n, sign=_NATS[kind], **more)]
+
+        def number(name: str, nats: Tensor, per: float, **more: Any) -> Number:
+            error = float(nats.std()) / math.sqrt(n) / per if n > 1 else None
+            return Number(self.name, name, float(nats.mean()) / per, n, error=error, **more)
+
+        said: dict[str, Any] = {"protocol": self.protocol()}
+        bits = number("bits/dim", -nats, bit, sign=_BITS[kind], better="lower", **said)
+        said |= {"unit": "nats", "better": "higher"}
+        whole = number("log-likelihood", nats, 1, sign=_NATS[kind], **said)
+        terms = (name for name in found if name.startswith(_TERM))
+        apart = [number(f"bits/dim, {t.removeprefix(_TERM)}", found[t], bit) for t in terms]
+        return [bits, whole, *apart]
 
     def protocol(self) -> str:
         """What the model says of its likelihood, and what it was told."""
