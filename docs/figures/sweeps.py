@@ -151,7 +151,10 @@ def sampling(reports: dict[Point, Report], real: float) -> Figure:
     axis.set_xticks(ticks, map(str, ticks))
     axis.minorticks_off()
     axis.set(xlabel="evaluations of the network for a picture", ylabel=SCORES["FD"])
-    axis.set_ylim(bottom=0)
+    if axis.get_ylim()[1] > 10 * real:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
