@@ -170,7 +170,7 @@ def test_training_logs_and_draws_numbers_and_learns_the_same(home: Path, monkeyp
 def test_training_goes_on_where_a_model_cannot_be_evaluated_yet(home: Path, monkeypatch, capsys):
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
     monkeypatch.chdir(home)
-    asked = [*TINY, *CHEAP[:-1], "evaluate.metrics=likelihood", "train.steps=5"]
-    train(Recipe.of("classifier-free", "folder:pics", asked), "unlikely")
-    assert "not evaluated: metric 'likelihood' does not apply" in capsys.readouterr().err
-    assert read_log(home / "unlikely")[-1]["step"] == 5
+    asked = [*TINY, *CHEAP[:-1], "evaluate.metrics=retrieval", "train.steps=5"]
+    train(Recipe.of("edm", "folder:pics", asked), "wordless")
+    assert "not evaluated: metric 'retrieval' does not apply" in capsys.readouterr().err
+    assert read_log(home / "wordless")[-1]["step"] == 5

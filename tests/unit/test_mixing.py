@@ -103,7 +103,7 @@ def test_pictures_have_codes_of_styles(model: str, files: list[Path], monkeypatc
     assert torch.equal(path.images[1], sheet.images[2])
     assert torch.equal(path.images[3], sheet.images[3])
     one, _ = latents.interpolate(files[:1], wish, 3)
-    assert one.columns == 7 and len(one.images) == 4 * 7
+    assert one.columns == 3 and len(one.images) == 4 * 3
 
 
 def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
