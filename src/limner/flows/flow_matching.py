@@ -22,14 +22,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limner.continuous import Divergence, discrete_log_prob, log_density, protocol
+from limner.continuous import Divergence, discrete_log_prob, log_density
 from limner.denoising import Parametrisation, flow
-from limner.denoising_model import DenoisingModel
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Likelihood, LikelihoodModel
+from limner.model import Likelihood
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.options import Widths
+from limner.probability_flow import FlowLikelihood
 from limner.registry import Paper, register
 from limner.schedules import LinearPath, Times
 from limner.transport import assignment
@@ -57,7 +57,7 @@ _TIMES = {"uniform": _uniform, "logit-normal": _logit_normal}
     ),
     tiny={"channels": (8, 16)},
 )
-class FlowMatching(DenoisingModel, LikelihoodModel):
+class FlowMatching(FlowLikelihood):
     """Flow matching: a velocity field carries noise to pictures along straight lines.
 
     Args:
@@ -71,7 +71,6 @@ class FlowMatching(DenoisingModel, LikelihoodModel):
 
     default_sampler = "heun"
     default_steps = 15
-    likelihood_is_slow = True
 
     def __init__(
         self,
@@ -114,11 +113,6 @@ class FlowMatching(DenoisingModel, LikelihoodModel):
     def velocity(self, x: Images, t: Times, c: Condition) -> Images:
         """dx/dt at times t, one for each picture."""
         return self.network(x, self.schedule.label(t), c).to(x.dtype)
-
-    @property
-    def likelihood_protocol(self) -> str:
-        """How it was dequantised, and how the divergence is computed."""
-        return protocol(self.spec)
 
     def log_prob(
         self,
