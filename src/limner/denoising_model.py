@@ -31,7 +31,7 @@ from limner.model import Turn
 from limner.noise import Noise
 from limner.repainting import Plan, Repaints
 from limner.samplers import SAMPLERS, Sampler, SamplerName
-from limner.schedules import Spacing, Times
+from limner.schedules import Schedule, Spacing, Times
 
 _CODE_STEPS = 50  # between a picture and its code
 _FIXED_POINT = 4  # evaluations for the inverse of one step
@@ -67,6 +67,7 @@ class DenoisingModel(Attending, Repaints, Encodes):
             model.
     """
 
+    schedule: Schedule
     default_sampler: ClassVar[SamplerName]
     default_steps: ClassVar[int]
 

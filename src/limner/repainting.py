@@ -17,7 +17,7 @@ from limner.image import Condition, Images, ImageSpec
 from limner.model import GenerativeModel, finished
 from limner.noise import Blend, Noise
 from limner.samplers import Sampler
-from limner.schedules import Schedule, Times
+from limner.schedules import Times
 
 
 class Plan(NamedTuple):
@@ -68,8 +68,6 @@ class Plan(NamedTuple):
 
 class Repaints(GenerativeModel):
     """A generator that goes from noise to a picture by a plan, and so can begin within it."""
-
-    schedule: Schedule
 
     @abstractmethod
     def plan(self, **options: Any) -> Plan:
@@ -125,13 +123,27 @@ class Repaints(GenerativeModel):
         **options: Any,
     ) -> Iterator[Images]:
         """What `edit` yields, of checked arguments."""
+        yield from self.walked_over(image, mask, strength, rounds, c, noise, preview, **options)
+
+    def walked_over(
+        self,
+        x: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        c: Condition,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """The denoiser's views, and what they end in, from x under noise; 0 of a mask keeps x."""
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         times = plan.times[steps - max(1, round(strength * steps)) :]
-        D = plan.D if mask is None else Kept(plan.D, image, mask.to(image))
-        alpha, sigma = map(float, self.schedule(times[0]))
-        x = alpha * image + sigma * noise.normal(*self.spec.shape)
-        yield from Plan(plan.sampler, D, times, rounds).walked(x, c, noise, preview)
+        D = plan.D if mask is None else Kept(plan.D, x, mask.to(x))
+        alpha, sigma = map(float, D.schedule(times[0]))
+        x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
+        yield from Plan(plan.sampler, D, times, rounds).walked(x_t, c, noise, preview)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """How many frames `edit` yields with a preview."""

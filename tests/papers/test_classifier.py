@@ -3,7 +3,7 @@
 import pytest
 import torch
 from analytic import NOTHING, Constant, Fixed, TwoClasses, pictures, time
-from toy import SPEC, colours_are_right, one_thread, trained
+from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.diffusion.classifier import Classified, Classifier, Gradient
 from limner.diffusion.ddpm import DDPM
@@ -111,6 +111,12 @@ def test_a_tiny_one_makes_an_unconditional_model_paint_the_colour_of_each_class(
         model = trained(Classifier(SPEC, base=base, channels=(16,), attention=0, dropout=0.0))
         assert not colours_are_right(model, sampler="ddim", steps=20, scale=0.0)
         assert colours_are_right(model, sampler="ddim", steps=20, scale=4.0)
+        x, label = (batch := batches(0, 32)).x, batch.c.label
+        (*_, edited) = model.edit(
+            x, Condition(label=1 - label), strength=0.9, sampler="ddim", steps=20, scale=4.0
+        )
+        redness = (edited[:, 0] - edited[:, 2]).mean((1, 2))
+        assert ((redness > 0).long() == label).sum() >= 28, "asked for the other colour"
 
 
 @pytest.mark.parametrize(

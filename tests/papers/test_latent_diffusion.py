@@ -58,6 +58,19 @@ def test_with_an_identity_for_a_first_stage_it_is_diffusion_of_pictures(name):
     asked = {"steps": 7, "scale": 2.0, "seed": 3}
     own, theirs = model.sample(3, c, **asked), plain.sample(3, c, **asked, clip=False)
     torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6)
+    mask = torch.zeros(3, 1, *SPEC.shape[1:])
+    mask[..., 3:] = 1
+    for options in ({"mask": mask, "rounds": 2}, {"strength": 0.5}):
+        frames, expected = (
+            list(each.edit(batch.x[:3], c, **asked, **options, **more))
+            for each, more in ((model, {}), (plain, {"clip": False}))
+        )
+        assert len(frames) == len(expected) == model.edit_count(options.get("strength", 1), steps=7)
+        torch.testing.assert_close(frames[-1], expected[-1], rtol=0, atol=1e-6)
+    z = torch.randn(2, SPEC.dimensions)
+    torch.testing.assert_close(model.decode(z), plain.decode(z), rtol=0, atol=1e-5)
+    x = batch.x[:2]
+    torch.testing.assert_close(model.encode(x), plain.encode(x), rtol=0, atol=1e-5)
 
 
 def test_the_scale_makes_maps_of_unit_deviation():
@@ -115,6 +128,12 @@ def test_both_stages_learn_the_colours_of_classes_in_maps_of_a_quarter():
         assert colours_are_right(model, sampler="euler", steps=20, scale=1.5)
         frames = list(model.watch(2, Condition(label=torch.tensor([0, 1])), steps=4))
         assert len(frames) == model.frame_count(steps=4)
+        assert float((model.reconstruct(x[:4]) - x[:4]).abs().mean()) < 0.2
+        mask = torch.zeros(len(x), 1, *SPEC.shape[1:])
+        mask[:, :, :, 3:] = 1
+        (*_, edited) = model.edit(x, batches(1, 64).c, mask=mask, steps=8)
+        assert torch.equal(edited[..., :3], x[..., :3]), "what is kept stays to the pixel"
+        assert float((edited - x)[..., 3:].abs().mean()) > 0.1
 
 
 def test_what_does_not_fit_is_refused():

@@ -33,9 +33,9 @@ from limner.nn.unet import HalfUNet
 from limner.noise import Noise
 from limner.options import Widths
 from limner.registry import Paper, register
-from limner.repainting import Plan
+from limner.repainting import Plan, Repaints
 from limner.samplers import Ancestral, GuidedAncestral, SamplerName
-from limner.schedules import Times
+from limner.schedules import Spacing, Times
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Gradient:
     ),
     tiny={"base": {"model": "ddpm"}, "channels": (8, 16)},
 )
-class Classifier(GenerativeModel):
+class Classifier(Repaints):
     """Classifier guidance: a classifier of noisy pictures guides a trained diffusion model.
 
     Args:
@@ -157,32 +157,40 @@ class Classifier(GenerativeModel):
         preview: bool = True,
         sampler: SamplerName | None = None,
         steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        spacing: Spacing | None = None,
         scale: Annotated[float, Field(ge=0, le=1000)] = 1.0,
         base_scale: Annotated[float, Field(ge=0, le=100)] = 0.0,
         eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn: Annotated[float, Field(ge=0)] | None = None,
         variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        order: Annotated[int, Field(ge=1, le=3)] | None = None,
         clip: bool = True,
     ) -> Iterator[Images]:
         """Yield the guided denoiser's view of the picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            sampler, steps, eta, variance, clip: as of the base.
+            sampler, steps, spacing, eta, churn, variance, order, clip: as of the base.
             scale: of the classifier's gradient; 0 paints without it.
             base_scale: the base's own classifier-free guidance; at 0 the classifier alone says what
                 is painted.
         """
-        plan = self.base.plan(
-            sampler=sampler, steps=steps, scale=base_scale, clip=False, eta=eta, variance=variance
-        )
+        plan = self.plan(
+            sampler=sampler, steps=steps, spacing=spacing, scale=scale, base_scale=base_scale,
+            eta=eta, churn=churn, variance=variance, order=order, clip=clip,
+        )  # fmt: skip
+        x = self.base.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        yield from plan.walked(x, c, noise, preview)
+
+    def plan(self, *, scale: float, base_scale: float, clip: bool, **of_base: Any) -> Plan:
+        """The base's plan, guided: by its steps if they are ancestral, else by its denoiser."""
+        plan = self.base.plan(scale=base_scale, clip=False, **of_base)
         walk, D, gradient = plan.sampler, plan.D, Gradient(self.log_probs)
         if isinstance(walk, Ancestral):
             walk = GuidedAncestral(walk.variance, gradient, scale)
         else:
             D = Classified(D, gradient, scale)
-        x = self.base.schedule.prior_deviation * noise.normal(*self.spec.shape)
-        guided = Plan(walk, Clipped(D) if clip else D, plan.times)
-        yield from guided.walked(x, c, noise, preview)
+        return Plan(walk, Clipped(D) if clip else D, plan.times)
 
     def frame_count(self, **options: Any) -> int:
         """Those of the base."""

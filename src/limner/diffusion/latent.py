@@ -27,13 +27,16 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from limner.codes import Encodes
 from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import GenerativeModel, Turn
+from limner.model import GenerativeModel, Turn, finished
 from limner.noise import Noise
 from limner.registry import Paper, build, entry, register
+from limner.repainting import Plan, Repaints
 from limner.samplers import SamplerName
+from limner.schedules import Spacing
 
 _MEASURED_BATCHES = 16
 Latents = Float[Tensor, "b d hh ww"]
@@ -65,7 +68,7 @@ class FirstStage(Protocol):
     ),
     tiny={"first_stage": {"model": "kl-autoencoder"}, "options": {"channels": (8, 16)}},
 )
-class LatentDiffusion(GenerativeModel):
+class LatentDiffusion(Repaints, Encodes):
     """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.
 
     Args:
@@ -141,7 +144,7 @@ class LatentDiffusion(GenerativeModel):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The denoiser's moves, on maps."""
         with torch.no_grad():
-            z = self.latent_scale * self.stage.latents(batch.x, noise)
+            z = self._map(batch.x, noise)
         yield from self.denoiser.turns(Batch(z, batch.c), step, noise)
 
     def frames(
@@ -153,19 +156,82 @@ class LatentDiffusion(GenerativeModel):
         preview: bool = True,
         sampler: SamplerName | None = None,
         steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        spacing: Spacing | None = None,
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
         eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn: Annotated[float, Field(ge=0)] | None = None,
+        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        order: Annotated[int, Field(ge=1, le=3)] | None = None,
     ) -> Iterator[Images]:
         """Yield the picture of the denoiser's view at every step, then that of the map.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            sampler, steps, scale, eta: as of the denoiser.
+            sampler, steps, spacing, scale, interval, rescale, eta, churn, variance, order: as of
+                the denoiser.
         """
-        plan = self.denoiser.plan(sampler=sampler, steps=steps, scale=scale, eta=eta, clip=False)
-        x = self.denoiser.schedule.prior_deviation * noise.normal(*self.stage.latent_shape)
-        for z in plan.walked(x, c, noise, preview):
-            yield self.stage.pictures(z / self.latent_scale)
+        plan = self.plan(
+            sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
+            rescale=rescale, eta=eta, churn=churn, variance=variance, order=order,
+        )  # fmt: skip
+        z = self.denoiser.schedule.prior_deviation * noise.normal(*self.stage.latent_shape)
+        yield from self._shown(plan.walked(z, c, noise, preview))
+
+    def plan(self, **options: Any) -> Plan:
+        """The denoiser's, in which nothing is clipped."""
+        return self.denoiser.plan(clip=False, **options)
+
+    @finished
+    def edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """The denoiser's edit of the pictures' maps, painted over what the mask marks.
+
+        A number of a map is painted anew if any pixel that it stands for is; what the mask keeps
+        stays to the pixel.
+        """
+        z = self._map(image, noise)
+        touched = None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
+        walked = self.walked_over(z, touched, strength, rounds, c, noise, preview, **options)
+        for x in self._shown(walked):
+            yield x if mask is None else torch.lerp(image, x, mask.to(x))
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow carries to each picture's map."""
+        return self.denoiser.encode(self._known_map(x), c)
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture of the map that the probability flow carries noise to."""
+        return self._picture(self.denoiser.decode(z, c))
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as of the denoiser."""
+        return self.denoiser.traverse(*args, **kwargs)
+
+    def _map(self, x: Images, noise: Noise) -> Latents:
+        return self.latent_scale * self.stage.latents(x, noise)
+
+    def _known_map(self, x: Images) -> Latents:
+        """One map of each picture, the same whenever asked."""
+        return self._map(x, Noise.sampling([0] * len(x), len(x), str(x.device)))
+
+    def _picture(self, z: Latents) -> Images:
+        return self.stage.pictures(z / self.latent_scale)
+
+    def _shown(self, maps: Iterator[Latents]) -> Iterator[Images]:
+        return map(self._picture, maps)
 
     def frame_count(self, **options: Any) -> int:
         """Those of the denoiser."""
@@ -174,6 +240,5 @@ class LatentDiffusion(GenerativeModel):
     @torch.no_grad()
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """The denoiser's, over the pictures' maps: `attending.Attends`."""
-        noise = Noise.sampling([0] * len(x), len(x), str(x.device))
-        z = self.latent_scale * self.stage.latents(x, noise)
-        return F.interpolate(self.denoiser.attention_maps(z, c), x.shape[-2:], mode="bilinear")
+        maps = self.denoiser.attention_maps(self._known_map(x), c)
+        return F.interpolate(maps, x.shape[-2:], mode="bilinear")
