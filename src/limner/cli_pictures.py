@@ -26,6 +26,10 @@ def edit(
         float | None,
         typer.Option(min=0.01, max=1, help="How far to go from what is painted over (0.6)."),
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="How often to take each step, so that parts agree (1)."),
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Annotated[str | None, typer.Option(help="A class by name or number.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Ways to go on from each.")] = 6,
@@ -47,6 +51,7 @@ def edit(
         keep=keep,
         mask=mask,
         strength=strength,
+        rounds=rounds,
         device=device,
     )
     for path in write(sheet, wish, out):

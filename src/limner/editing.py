@@ -1,8 +1,9 @@
 """What `limner edit` does: a model paints a picture anew, or the part that is not to stay."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def edit(
     keep: float | None = None,
     mask: Path | None = None,
     strength: float | None = None,
+    rounds: int | None = None,
     device: str = "auto",
 ) -> tuple[Sheet, Wish]:
     """Paint pictures anew, or parts of them, with a progress bar.
@@ -67,6 +69,7 @@ def edit(
         mask: a picture that is light where to paint anew.
         strength: how much of what is painted over may change, in (0, 1]; for models that edit. By
             default 0.6, and all of it where a part of the picture stays.
+        rounds: how often each step is taken, for models that repaint; by default once.
         device: where.
 
     Returns:
@@ -96,8 +99,11 @@ def edit(
         kept = kept if keep is None else _lower(model.spec, keep)
         share = strength or (0.6 if kept is None else 1.0)
         count = model.edit_count(share, **options)
-        start = partial(_edited, model, kept, share)
-    elif mask is not None or strength is not None:
+        again = {} if rounds is None else {"rounds": rounds}
+        if again and "rounds" not in signature(model.edit).parameters:
+            raise LimnerError(f"a {model.name} model takes each step once; leave --rounds out")
+        start = partial(_edited, model, kept, share, again)
+    elif mask is not None or strength is not None or rounds is not None:
         raise LimnerError(
             f"a {model.name} model goes on from the upper part of a picture; give --keep alone"
         )
@@ -131,10 +137,16 @@ def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:
 
 
 def _edited(
-    model: Edits, mask: Tensor | None, strength: float, image: Images, c: Condition, **options: Any
+    model: Edits,
+    mask: Tensor | None,
+    strength: float,
+    again: Mapping[str, int],
+    image: Images,
+    c: Condition,
+    **options: Any,
 ) -> Iterator[Images]:
     masks = None if mask is None else mask.expand(len(image), -1, -1, -1)
-    yield from model.edit(image, c, mask=masks, strength=strength, **options)
+    yield from model.edit(image, c, mask=masks, strength=strength, **again, **options)
 
 
 def _completed(

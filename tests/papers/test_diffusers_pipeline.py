@@ -21,9 +21,11 @@ from limner.__main__ import main
 from limner.checkpoint import digest, load, model_file
 from limner.diffusion import pipeline_folder, pipeline_painting
 from limner.diffusion.diffusers_pipeline import DiffusersPipeline
+from limner.editing import edit
 from limner.errors import LimnerError
 from limner.image import Condition
 from limner.noise import Blend, Noise
+from limner.painting import Wish
 from limner.pictures import read_settings
 from limner.studio import catalogue
 
@@ -237,7 +239,7 @@ def test_a_picture_is_painted_over_as_the_pipeline_for_that_does(sd):
     torch.testing.assert_close(alone[-1], frames[-1][1:], rtol=0, atol=1e-5)
 
 
-def test_what_a_mask_keeps_stays(sd):
+def test_what_a_mask_keeps_stays(sd, home, tmp_path):
     x, mask = torch.rand(2, 3, 16, 16) * 2 - 1, torch.zeros(2, 1, 16, 16)
     mask[:, :, 8:] = 1
     frames = list(sd.edit(x, mask=mask, steps=3, seed=1))
@@ -245,6 +247,9 @@ def test_what_a_mask_keeps_stays(sd):
     for frame in frames:
         torch.testing.assert_close(frame[:, :, :8], x[:, :, :8], rtol=0, atol=1e-6)
     assert (frames[-1] - x)[:, :, 8:].abs().mean() > 0.1
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    with pytest.raises(LimnerError, match="takes each step once; leave --rounds out"):
+        edit([tmp_path / "picture.png"], Wish(str(home / "sd")), rounds=2)
 
 
 def test_classes_have_names_and_none_is_the_null_class(home):

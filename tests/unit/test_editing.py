@@ -96,6 +96,8 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
     assert code == 2 and "limner edit IMAGE" in said
     code, said = limner_(str(picture), "-m", model, "--strength", "0.5")
     assert code == 2 and "goes on from the upper part" in said
+    code, said = limner_(str(picture), "-m", model, "--rounds", "2")
+    assert code == 2 and "goes on from the upper part" in said
     code, said = limner_(str(picture), "-m", "lenet")
     assert code == 2 and "paints nothing" in said
     code, said = limner_(str(picture), "-m", codes)
@@ -123,6 +125,9 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
         for s in (0.1, 1.0)
     )
     assert near < far
+    short = Wish(denoiser, sampler={"steps": 5})
+    once, twice = (edit([picture], short, keep=0.5, rounds=r)[0].images for r in (1, 2))
+    assert not torch.equal(once[2], twice[2]), "each step is taken again"
     upper, _ = edit([picture], Wish(denoiser, n=2), keep=0.25)
     assert (upper.images[2:, :, :2] == seen[:, :2]).all()
     black = tmp_path / "black.png"
