@@ -246,7 +246,7 @@ def evaluate(
         typer.Argument(help="A bundled name, a run, a model file, a folder or zip of pictures."),
     ],
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="[sampler.key=value data.key=value ...]")
+        list[str] | None, typer.Argument(metavar="[sampler.key=value likelihood.key=value ...]")
     ] = None,
     against: Annotated[
         str | None,
@@ -275,7 +275,7 @@ def evaluate(
     from limner.evaluate.report import report_folder
     from limner.progress import say
 
-    given = apart(options, "sampler", "data")[1]
+    given = apart(options, "sampler", "likelihood", "data")[1]
     try:
         report = judge(
             subject,
@@ -286,6 +286,7 @@ def evaluate(
             extractor=extractor,
             weights=weights,
             sampler=given.get("sampler"),
+            likelihood=given.get("likelihood"),
             data=given.get("data"),
             device=device,
         )

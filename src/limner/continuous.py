@@ -105,16 +105,20 @@ def discrete_log_prob(
     """
     y, log_bins = Uniform(spec.levels)(x, noise=noise)
     wide = spec.levels / (spec.levels - 1)  # of levels at -1 and 1, the outer bins reach beyond
-    exact = divergence == "exact" or (divergence is None and spec.dimensions <= _EXACT)
+    exact = _is_exact(spec, divergence)
     nats = density(wide * (2 * y - 1), None if exact else noise)
     nats = nats + spec.dimensions * math.log(2 * wide) + log_bins
     return Likelihood(nats, "lower" if exact else "estimate")
 
 
-def protocol(spec: ImageSpec) -> str:
+def protocol(spec: ImageSpec, divergence: Divergence | None = None) -> str:
     """What stands beside `discrete_log_prob` in reports."""
-    way = "exact" if spec.dimensions <= _EXACT else "Hutchinson's"
+    way = "exact" if _is_exact(spec, divergence) else "Hutchinson's"
     return f"uniform dequantisation, one draw; {way} divergence"
+
+
+def _is_exact(spec: ImageSpec, divergence: Divergence | None) -> bool:
+    return divergence == "exact" or (divergence is None and spec.dimensions <= _EXACT)
 
 
 def divergence(v: Float[Tensor, "b *n"], x: Float[Tensor, "b *n"]) -> Float[Tensor, "b"]:

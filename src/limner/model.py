@@ -21,6 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -57,10 +58,12 @@ class Likelihood(NamedTuple):
         nats: float "b", log p(x) of each image.
         kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or
             "estimate" ("~").
+        terms: of a bound: what -nats is the sum of, by name; reports show them apart.
     """
 
     nats: Float[Tensor, "b"]
     kind: Literal["exact", "lower", "estimate"]
+    terms: Mapping[str, Float[Tensor, "b"]] = MappingProxyType({})
 
 
 def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
@@ -389,15 +392,17 @@ class Edits(Protocol):
 
 
 class LikelihoodModel(GenerativeModel):
-    """A model that also says how likely an image is."""
+    """A model that also says how likely an image is.
+
+    What `log_prob` takes beyond `x`, `c` and `noise` are its options, as with `frames`.
+    """
 
     likelihood_is_slow: bool = False
     """Whether one takes many passes through a network, so that reports have it if asked for."""
 
-    @property
     def likelihood_protocol(self) -> str:
-        """What stands beside a likelihood in reports: how many importance samples, which
-        dequantisation; empty where `log_prob` draws nothing.
+        """What stands beside a likelihood in reports, of the same options: how many importance
+        samples, which dequantisation; empty where `log_prob` draws nothing.
         """
         return ""
 
@@ -414,7 +419,7 @@ class LikelihoodModel(GenerativeModel):
 
     def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
         """-log2 p(x) / dimensions of each image, in `nats`' place; "lower" bounds it from above."""
-        nats, kind = self.log_prob(x, c, noise=noise)
+        nats, kind, _ = self.log_prob(x, c, noise=noise)
         return Likelihood(-nats / (self.spec.dimensions * math.log(2)), kind)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

@@ -17,8 +17,10 @@ References:
 """
 
 import math
+from typing import Annotated
 
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from limner.continuous import Divergence, carried, discrete_log_prob, log_normal, protocol
@@ -91,10 +93,11 @@ class FlowLikelihood(DenoisingModel, LikelihoodModel):
 
     likelihood_is_slow = True
 
-    @property
-    def likelihood_protocol(self) -> str:
+    def likelihood_protocol(
+        self, divergence: Divergence | None = None, tolerance: float = 1e-4
+    ) -> str:
         """How it was dequantised, and how the divergence is computed."""
-        return protocol(self.spec)
+        return protocol(self.spec, divergence)
 
     def log_prob(
         self,
@@ -103,7 +106,7 @@ class FlowLikelihood(DenoisingModel, LikelihoodModel):
         *,
         noise: Noise,
         divergence: Divergence | None = None,
-        tolerance: float = 1e-4,
+        tolerance: Annotated[float, Field(gt=0)] = 1e-4,
     ) -> Likelihood:
         """log P(x) along the probability flow; arguments as of the function `log_prob`."""
         return log_prob(self, x, c, noise=noise, divergence=divergence, tolerance=tolerance)

@@ -99,7 +99,7 @@ class OneStream(toys.Dropout):
 
 class BatchLikelihood(toys.Pixels):
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        nats, kind = super().log_prob(x, c, noise=noise)
+        nats, kind, _ = super().log_prob(x, c, noise=noise)
         return Likelihood(nats.mean().expand(len(x)), kind)
 
 
@@ -262,7 +262,7 @@ class NoKl(toys.Autoencoder):
 
 class Unnormalised(toys.Pixels):
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        nats, kind = super().log_prob(x, c, noise=noise)
+        nats, kind, _ = super().log_prob(x, c, noise=noise)
         return Likelihood(nats + self.spec.dimensions * 0.01, kind)
 
 

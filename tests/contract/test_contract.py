@@ -1,6 +1,7 @@
 """The contract: eleven promises of every model and toy, and proof that each can be broken."""
 
 from collections.abc import Callable
+from inspect import signature
 
 import pytest
 import toys
@@ -8,6 +9,7 @@ from broken import BROKEN, Broken
 
 from limner import registry, testing
 from limner.errors import LimnerError
+from limner.model import LikelihoodModel
 from limner.registry import Entry, models
 from limner.testing import CHECKS, Case, cases, checks_for
 
@@ -18,6 +20,18 @@ def keeping(check: Callable[[Case], None]) -> pytest.MarkDecorator:
     """Every model that makes this promise, on each kind of data that it takes."""
     able = [case for case in CASES if check in checks_for(case)]
     return pytest.mark.parametrize("case", able, ids=str)
+
+
+def test_a_protocol_is_told_the_options_of_the_likelihood():
+    able = [of.model for of in models().values() if issubclass(of.model, LikelihoodModel)]
+    for model in able:
+        computed, said = (
+            {name: p.default for name, p in signature(each).parameters.items()}
+            for each in (model.log_prob, model.likelihood_protocol)
+        )
+        for name in ("x", "c", "noise"):
+            del computed[name]
+        assert computed == said, model.__name__
 
 
 @keeping(testing.check_builds)

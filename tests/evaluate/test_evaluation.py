@@ -304,6 +304,16 @@ MISTAKES = {
     "a likelihood of pictures": (
         Shades(9), {"metrics": ["likelihood"]}, "shades does not say how likely a picture is",
     ),
+    "an option of no likelihood": (
+        Shades(9), {"likelihood": {"k": 3}}, "how likely a picture is; leave likelihood.k out",
+    ),
+    "an unknown likelihood option": (
+        DDPM(SPEC, channels=(4,)), {"likelihood": {"k": 3}}, "unknown likelihood option 'k'",
+    ),
+    "a wrong likelihood option": (
+        VDM(SPEC, channels=(4,), hidden=4), {"likelihood": {"terms": 0}},
+        "likelihood option terms=0: input should be greater",
+    ),
     "a sampler of pictures": (
         Shades(9), {"sampler": {"steps": 3}}, "which no sampler paints; leave sampler.steps out",
     ),
@@ -380,6 +390,19 @@ def test_the_terms_of_a_bound_add_up_to_it(model: LikelihoodModel, terms: tuple[
     assert sum(parts) == pytest.approx(value(report, "bits/dim"), rel=1e-9)
     assert all(part > 0 for part in parts)
     assert "bits/dim, prior" in report.text()
+
+
+def test_a_likelihood_is_computed_with_the_options_that_are_given():
+    model = DDPM(SPEC, channels=(4,), T=4)
+    found = {
+        str(asked): judged(model, n=2, metrics=["likelihood"], likelihood=asked).number("bits/dim")
+        for asked in ({}, {"terms": 1}, {"way": "flow"})
+    }
+    every, one, flow = found.values()
+    assert every and one and flow
+    assert ("4 of 4 steps" in every.protocol, "1 of 4 steps" in one.protocol) == (True, True)
+    assert "Hutchinson" in flow.protocol and (every.sign, flow.sign) == ("<=", "~")
+    assert len({every.value, one.value, flow.value}) == 3
 
 
 def test_for_likelihoods_no_more_is_painted_than_is_shown():

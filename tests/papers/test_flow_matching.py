@@ -166,10 +166,12 @@ def test_small_pictures_have_exact_divergence_and_each_its_own_condition():
     c = Condition(label=torch.tensor([0, 1, -1]))
     said = model.log_prob(x, c, noise=Noise.sampling(0, 3), tolerance=1e-2)
     assert said.kind == "lower"
-    assert "exact divergence" in model.likelihood_protocol
+    assert "exact divergence" in model.likelihood_protocol()
     for i in range(3):
         one = slice(i, i + 1)
         own = Noise.sampling(i, 1)
         alone = model.log_prob(x[one], c.rows(one), noise=own, tolerance=1e-2).nats
         torch.testing.assert_close(alone, said.nats[one], rtol=1e-9, atol=1e-6)
-    assert FlowMatching(SPEC, channels=(4,)).likelihood_protocol.endswith("Hutchinson's divergence")
+    assert (
+        FlowMatching(SPEC, channels=(4,)).likelihood_protocol().endswith("Hutchinson's divergence")
+    )

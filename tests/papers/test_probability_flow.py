@@ -123,7 +123,7 @@ def test_models_have_it_for_each_picture_by_itself(model):
         also = one.log_prob(x, c, noise=Noise.sampling(0, 3), way="flow")
         torch.testing.assert_close(also.nats, said.nats, rtol=0, atol=0.3)
     else:
-        assert "exact divergence" in one.likelihood_protocol
+        assert "exact divergence" in one.likelihood_protocol()
     assert log_prob(
         model(SPEC, channels=(4,)), torch.ones(1, *SPEC.shape), Condition(),
         noise=Noise.sampling(0, 1), tolerance=0.1,

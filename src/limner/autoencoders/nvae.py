@@ -190,10 +190,10 @@ class NVAE(LikelihoodModel, Encodes):
         self.spectral_norms = SpectralNorms(kernels(self))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    @property
-    def likelihood_protocol(self) -> str:
+    def likelihood_protocol(self, k: int | None = None) -> str:
         """How many draws."""
-        return f"IW-{self.importance_samples}" if self.importance_samples > 1 else "ELBO, one draw"
+        k = k or self.importance_samples
+        return f"IW-{k}" if k > 1 else "ELBO, one draw"
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Let the power iteration of the spectral norms settle."""

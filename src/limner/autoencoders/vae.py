@@ -121,10 +121,10 @@ class VAE(LikelihoodModel, Encodes):
         )
         self.prior = Prior.realnvp(latent) if prior == "realnvp" else Prior.normal()
 
-    @property
-    def likelihood_protocol(self) -> str:
+    def likelihood_protocol(self, k: int | None = None) -> str:
         """How many draws."""
-        return f"IW-{self.importance_samples}" if self.importance_samples > 1 else "ELBO, one draw"
+        k = k or self.importance_samples
+        return f"IW-{k}" if k > 1 else "ELBO, one draw"
 
     def log_prob(
         self,

@@ -31,14 +31,14 @@ from pydantic import Field
 from torch import Tensor
 
 from limner import probability_flow
-from limner.bounds import Bounded, bounded
+from limner.continuous import protocol
 from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance, per_image
 from limner.denoising_model import DenoisingModel
 from limner.diffusion.conversion import ddpm_pipeline
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.likelihood import Gaussian
-from limner.model import Likelihood, Turn
+from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 from limner.noise import Noise
@@ -54,6 +54,7 @@ from limner.schedules import (
 )
 
 _BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
+Way = Literal["chain", "flow"]
 _TERMS = 100  # steps of the chain that a likelihood looks at, unless asked otherwise
 
 
@@ -77,7 +78,7 @@ class Bound(NamedTuple):
     paper=Paper("Denoising diffusion probabilistic models", "Ho, Jain, Abbeel", 2020, "2006.11239"),
     tiny={"channels": (8, 16), "T": 20},
 )
-class DDPM(DenoisingModel, Bounded):
+class DDPM(DenoisingModel, LikelihoodModel):
     """Denoising diffusion: noise is removed in small random steps.
 
     Args:
@@ -185,10 +186,11 @@ class DDPM(DenoisingModel, Bounded):
         v = x_t.new_full((1, 1, 1, 1), float(self.variance == "large"))
         return self.seen(out, x_t, t), v
 
-    @property
-    def likelihood_protocol(self) -> str:
-        """How much of the chain was looked at."""
-        return f"{min(_TERMS, self.T):,} of {self.T:,} steps, one draw each"
+    def likelihood_protocol(self, terms: int = _TERMS, way: Way = "chain") -> str:
+        """How much of the chain was looked at, or how the flow was followed."""
+        if way == "flow":
+            return protocol(self.spec)
+        return f"{min(terms, self.T):,} of {self.T:,} steps, one draw each"
 
     def log_prob(
         self,
@@ -196,8 +198,8 @@ class DDPM(DenoisingModel, Bounded):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        terms: int = _TERMS,
-        way: Literal["chain", "flow"] = "chain",
+        terms: Annotated[int, Field(ge=1)] = _TERMS,
+        way: Way = "chain",
     ) -> Likelihood:
         """A lower bound of log P(x), from as many steps of the chain as `terms` says.
 
@@ -208,13 +210,8 @@ class DDPM(DenoisingModel, Bounded):
         """
         if way == "flow":
             return probability_flow.log_prob(self, x, c, noise=noise)
-        return bounded(self.bound_terms(x, c, noise=noise, terms=terms))
-
-    def bound_terms(
-        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
-    ) -> dict[str, Tensor]:
-        """The parts of `bound`."""
-        return self.bound(x, c, noise=noise, terms=terms)._asdict()
+        bound = self.bound(x, c, noise=noise, terms=terms)
+        return Likelihood(-torch.stack(bound).sum(0), "lower", bound._asdict())
 
     def bound(
         self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int | None = None

@@ -26,12 +26,11 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.bounds import Bounded, bounded
 from limner.denoising import Parametrisation, epsilon, per_image
 from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.model import Likelihood, Turn
+from limner.model import Likelihood, LikelihoodModel, Turn
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.options import Widths
@@ -117,7 +116,7 @@ class Terms(NamedTuple):
     paper=Paper("Variational diffusion models", "Kingma, Salimans, Poole, Ho", 2021, "2107.00630"),
     tiny={"channels": (8, 16), "hidden": 8},
 )
-class VDM(DenoisingModel, Bounded):
+class VDM(DenoisingModel, LikelihoodModel):
     """Variational diffusion: the likelihood's bound is the loss, and the noise schedule is learned.
 
     Args:
@@ -242,13 +241,18 @@ class VDM(DenoisingModel, Bounded):
         )
         return log_ratio.logsumexp(-1).flatten(1).sum(1)
 
-    @property
-    def likelihood_protocol(self) -> str:
+    def likelihood_protocol(self, terms: int = _TERMS) -> str:
         """How often each picture is looked at."""
-        return f"continuous time, {_TERMS} times each"
+        return f"continuous time, {terms} times each"
 
+    @torch.no_grad()
     def log_prob(
-        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
+        self,
+        x: Images,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        terms: Annotated[int, Field(ge=1)] = _TERMS,
     ) -> Likelihood:
         """A lower bound of log P(x), from so many times spread evenly over [0, 1].
 
@@ -256,17 +260,10 @@ class VDM(DenoisingModel, Bounded):
             x, c, noise: see `LikelihoodModel.log_prob`.
             terms: times at which each picture is looked at.
         """
-        return bounded(self.bound_terms(x, c, noise=noise, terms=terms))
-
-    @torch.no_grad()
-    def bound_terms(
-        self, x: Images, c: Condition = Condition(), *, noise: Noise, terms: int = _TERMS
-    ) -> dict[str, Tensor]:
-        """The mean of each of `terms` over so many times."""
         first = noise.uniform(dtype=torch.float64)
         looks = [self.terms(x, c, (first + i / terms) % 1, noise) for i in range(terms)]
-        means = (torch.stack(each).mean(0) for each in zip(*looks, strict=True))
-        return dict(zip(Terms._fields, means, strict=True))
+        means = Terms(*(torch.stack(each).mean(0) for each in zip(*looks, strict=True)))
+        return Likelihood(-torch.stack(means).sum(0), "lower", means._asdict())
 
     @torch.no_grad()
     def discrete_bound(

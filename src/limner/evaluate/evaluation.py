@@ -34,7 +34,7 @@ from limner.evaluate.fidelity import (
     Kernel,
     PrecisionRecall,
 )
-from limner.evaluate.likelihood import LogLikelihood
+from limner.evaluate.likelihood import LogLikelihood, likelihood_options
 from limner.evaluate.metric import Metric, Setting
 from limner.evaluate.opening import (
     Opened,
@@ -80,6 +80,7 @@ def evaluate(
     extractor: str | Extractor | None = None,
     weights: Path | str | None = None,
     sampler: Mapping[str, Any] | None = None,
+    likelihood: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     training: Dataset | None = None,
     device: str = "auto",
@@ -105,6 +106,7 @@ def evaluate(
             the one that fits the data.
         weights: the extractor's, from elsewhere.
         sampler: the model's own options, over those of its recipe.
+        likelihood: options of the model's likelihood.
         data: options of the source, over those of the model's recipe.
         training: what models learn from, where `against` is a data set.
         device: where.
@@ -125,6 +127,8 @@ def evaluate(
     opened = open_subject(subject, data or {}, place)
     reference = open_reference(against, data or {}, opened, training)
     setting = setting_of(opened, reference, n, seed, sampler or {}, place)
+    options = likelihood_options(opened.model, likelihood or {}, opened.name)
+    setting = replace(setting, likelihood=options)
     setting = with_extractor(setting, extractor, weights)
     chosen, left_out = _chosen(setting, metrics)
     shown, digests = setting.subject, SeenDigests()

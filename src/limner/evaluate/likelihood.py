@@ -8,27 +8,51 @@ sum, its terms stand below it.
 """
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from limner.bounds import Bounded, bounded
 from limner.errors import LimnerError
 from limner.evaluate.blocks import Columns, Observer, Seen
 from limner.evaluate.cache import key
 from limner.evaluate.metric import Metric
 from limner.evaluate.report import Number, Sign
 from limner.evaluate.subjects import Numbers, PictureSet, Pixels, RealPictures
-from limner.model import LikelihoodModel
+from limner.model import GenerativeModel, LikelihoodModel
 from limner.noise import Noise
+from limner.options import validated
 
 _DRAWS = -8  # the step of the random streams of bounds and estimates, see data/stream.py
 _KINDS = ("exact", "lower", "estimate")
 _TERM = "term: "  # before the name of a term, in the columns of what was seen
 _NATS: dict[str, Sign] = {"exact": "=", "lower": ">=", "estimate": "~"}
 _BITS: dict[str, Sign] = {"exact": "=", "lower": "<=", "estimate": "~"}
+
+
+def likelihood_options(
+    model: GenerativeModel | None, asked: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """The options of a model's `log_prob`, checked, with defaults filled in.
+
+    Args:
+        model: whose; None where pictures are judged.
+        asked: what was given.
+        name: what is judged.
+
+    Raises:
+        LimnerError: it has no likelihood, or no such option of it, or not with such a value.
+    """
+    if isinstance(model, LikelihoodModel):
+        skip = {"x", "c", "noise"}
+        return validated(type(model).log_prob, asked, kind="likelihood option", skip=skip)
+    if asked:
+        raise LimnerError(
+            f"{name} does not say how likely a picture is; leave likelihood.{next(iter(asked))} out"
+        )
+    return {}
 
 
 class SeenLikely(Observer):
@@ -38,12 +62,15 @@ class SeenLikely(Observer):
         model: of such pictures.
         fingerprint: of its weights.
         seed: of what the model draws.
+        options: of its `log_prob`.
     """
 
-    def __init__(self, model: LikelihoodModel, fingerprint: str, seed: int) -> None:
-        self.model, self.seed = model, seed
+    def __init__(
+        self, model: LikelihoodModel, fingerprint: str, seed: int, options: Mapping[str, Any]
+    ) -> None:
+        self.model, self.seed, self.options = model, seed, options
         self.name = "likelihood"
-        self.fingerprint = key("likelihood and terms", fingerprint, seed)
+        self.fingerprint = key("likelihood and terms", fingerprint, seed, sorted(options.items()))
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
         """`nats`, float64 "b", `kind`, an index of exact, lower, estimate, and a bound's terms.
@@ -55,12 +82,8 @@ class SeenLikely(Observer):
         device = str(self.model.device)
         c = pictures.condition(numbers, self.model.spec).to(device)
         streams = Noise.keyed(self.seed, _DRAWS, numbers, device)
-        x, terms = pictures.images(numbers).to(device), {}
-        if isinstance(self.model, Bounded):
-            terms = self.model.bound_terms(x, c, noise=streams)
-            nats, kind = bounded(terms)
-        else:
-            nats, kind = self.model.log_prob(x, c, noise=streams)
+        x = pictures.images(numbers).to(device)
+        nats, kind, terms = self.model.log_prob(x, c, noise=streams, **self.options)
         nats = nats.double().cpu()
         if not nats.isfinite().all():
             worst = int(numbers[~nats.isfinite()][0])
@@ -87,7 +110,8 @@ class LogLikelihood(Metric):
     @cached_property
     def observer(self) -> SeenLikely:
         """The model."""
-        return SeenLikely(self.model, self.setting.fingerprint, self.setting.seed)
+        s = self.setting
+        return SeenLikely(self.model, s.fingerprint, s.seed, s.likelihood)
 
     @cached_property
     def pictures(self) -> RealPictures:
@@ -131,5 +155,5 @@ class LogLikelihood(Metric):
         """What the model says of its likelihood, and what it was told."""
         told = self.pictures.condition(torch.arange(1), self.model.spec)
         given = [name for name in ("label", "text", "image") if getattr(told, name) is not None]
-        said = [self.model.likelihood_protocol, f"given the {' and '.join(given)}" if given else ""]
-        return "; ".join(filter(None, said))
+        said = self.model.likelihood_protocol(**self.setting.likelihood)
+        return "; ".join(filter(None, [said, f"given the {' and '.join(given)}" if given else ""]))

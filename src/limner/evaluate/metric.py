@@ -1,7 +1,8 @@
 """What a metric is: whether it applies, what has to be seen for it, and the numbers it makes."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,7 @@ class Setting:
         extractor: what sees features; None where none fits.
         no_extractor: why none does.
         has_logits: whether it says classes too.
+        likelihood: options of the model's likelihood.
     """
 
     subject: PictureSet
@@ -43,6 +45,7 @@ class Setting:
     extractor: Extractor | None = None
     no_extractor: str = ""
     has_logits: bool = False
+    likelihood: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def other(self) -> RealPictures | None:

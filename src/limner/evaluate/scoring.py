@@ -179,7 +179,7 @@ def score(
         mean=float(real.mean()),
         deviation=float(real.std(correction=0)),
         kind=kind,
-        protocol=scorer.model.likelihood_protocol,
+        protocol=scorer.model.likelihood_protocol(),
         pictures=tuple(scored),
         failed=failed,
         remarks=scorer.remarks,
@@ -238,7 +238,7 @@ class Scorer:
         device = self.model.device
         streams = Noise.keyed(0, _DRAWS, numbers, str(device))
         with torch.no_grad():
-            nats, kind = self.model.log_prob(x.to(device), Condition(), noise=streams)
+            nats, kind, _ = self.model.log_prob(x.to(device), Condition(), noise=streams)
         nats = nats.double().cpu()
         if nats.isnan().any():
             raise LimnerError(f"{self.opened.name} gives a picture no likelihood (NaN)")
@@ -316,7 +316,7 @@ class _SeenAlone(Observer):
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
         """`nats` and `kind`, an index of exact, lower, estimate."""
         assert isinstance(pictures, RealPictures)
-        nats, kind = self.scorer.log_p(pictures.images(numbers), numbers)
+        nats, kind, _ = self.scorer.log_p(pictures.images(numbers), numbers)
         if not nats.isfinite().all():
             odd = int(numbers[~nats.isfinite()][0])
             raise LimnerError(

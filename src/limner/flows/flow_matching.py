@@ -121,7 +121,7 @@ class FlowMatching(FlowLikelihood):
         *,
         noise: Noise,
         divergence: Divergence | None = None,
-        tolerance: float = 1e-4,
+        tolerance: Annotated[float, Field(gt=0)] = 1e-4,
     ) -> Likelihood:
         """log P(x) by the change of variables along the flow, from dequantised pictures.
 

@@ -114,7 +114,6 @@ class NormalizingFlow(LikelihoodModel, Encodes):
             self.dequantise = Variational(spec.levels, _dequantising(spec.shape))
         self.register_buffer("done_at", scale_of(spec.shape, scales), persistent=False)
 
-    @property
     def likelihood_protocol(self) -> str:
         """How it was dequantised."""
         return self.dequantise.protocol

@@ -117,7 +117,7 @@ def _all_images(model: Any, repeats: int) -> Likelihood:
 
 def _sums_to_one(model: Any, when: str) -> None:
     repeats = 128
-    nats, kind = _all_images(model, repeats)
+    nats, kind, _ = _all_images(model, repeats)
     if kind == "estimate":
         return
     total = float(nats.view(-1, repeats).mean(1).exp().sum())
