@@ -172,14 +172,15 @@ def at_equal_flops(channels: Widths, setting: Setting) -> dict[str, Contestant]:
 
 
 def at_equal_networks(channels: Widths, setting: Setting) -> dict[str, Contestant]:
-    """Two with the same layers and weights."""
+    """Two with the same layers and weights; limner enlarges with fewer operations."""
     size = setting.size
     x, t = torch.randn(1, CHANNELS, size, size, device="meta"), torch.zeros(1, device="meta")
-    with torch.device("meta"):
-        own = forward_flops(limners(size, channels, "plain").network, (x, t, Condition()))
+    model = limners(size, channels, "plain")
+    theirs = forward_flops(Answer(model.to_diffusers().unet.to("meta")), (x, t.long()))
+    own = forward_flops(model.network.to("meta"), (x, t, Condition()))
     return {
         "limner": Contestant(painting_limners, (channels, "plain", setting), own),
-        "diffusers": Contestant(painting_the_same, (channels, setting), own),
+        "diffusers": Contestant(painting_the_same, (channels, setting), theirs),
     }
 
 

@@ -10,6 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec
 from limner.nn.condition import Conditioner
+from limner.nn.doubling import of_doubled
 from limner.nn.embed import sinusoidal
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import UNet
@@ -134,6 +135,19 @@ def test_a_residual_block_is_its_formula():
     scale, shift = block.film(told)[:, :, None, None].chunk(2, dim=1)
     expected = block.skip(x) + block.conv_2(F.silu((1 + scale) * h + shift))
     torch.testing.assert_close(block(x, told), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_of_doubled_pixels_is_one_after_the_other(layout):
+    conv = torch.nn.Conv2d(6, 10, 3, padding=1).double().to(memory_format=layout)
+    x = torch.randn(2, 6, 5, 4).double().contiguous(memory_format=layout).requires_grad_()
+    ours, plain = of_doubled(conv, x), conv(F.interpolate(x, scale_factor=2.0))
+    torch.testing.assert_close(ours, plain)
+    wanted = torch.randn_like(plain)
+    for mine, peer in zip(
+        *(torch.autograd.grad(y, [x, *conv.parameters()], wanted) for y in (ours, plain))
+    ):
+        torch.testing.assert_close(mine, peer)
 
 
 @pytest.mark.parametrize("dim", [8, 128])

@@ -21,6 +21,7 @@ from limner.gans.adversarial import by_pixel
 from limner.gans.dcgan import halvings
 from limner.image import Condition, Images, ImageSpec
 from limner.nn.condition import Conditioner
+from limner.nn.doubling import of_doubled
 
 TRUNCATIONS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 """Those t for which norms have statistics; beyond 4, N(0, 1) has a mass of 6e-5."""
@@ -113,17 +114,6 @@ class SelfAttention(nn.Module):
 def _rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     """A row for each pixel."""
     return x.movedim(1, -1).flatten(1, 2)
-
-
-def of_doubled(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out 2*h 2*w"]:
-    """A convolution by 3 x 3 of x with each pixel doubled.
-
-    Both together are one transposed convolution by 4 x 4, with 4/9 of the operations.
-    """
-    assert isinstance(conv, nn.Conv2d)
-    w = conv.weight.flip(2, 3).transpose(0, 1)
-    kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)
-    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
 def halved(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h//2 w//2"]:
