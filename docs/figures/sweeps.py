@@ -4,7 +4,8 @@ by several samplers, and the distance and the Inception Score against the scale 
     python docs/figures/sweeps.py [MODEL] [--n 1000] [--most 100] [--of NAME]
 
 MODEL is a bundled model or a run that denoises; of a cascade the base is judged, at its own size,
-and of a classifier its base, guided without it and by it. NAME ends the names of the pictures.
+and of a classifier its base, guided without it, and by it with and without being told the class.
+NAME ends the names of the pictures.
 Picture i is painted from seed i under the caption or the class of real picture i, at every point,
 in bfloat16. Each point is an evaluation of its own, whose report is kept in limner's cache: a run
 that was cut goes on, and `--most 0` draws what is there. An interval needs more than twice as many
@@ -46,6 +47,11 @@ COLOURS: dict[SamplerName, str] = {
     "ancestral": "#8a8f94",
 }
 """The samplers that are compared; `euler` is `ddim`."""
+CLASSIFIED: dict[str, dict[str, float]] = {
+    "by a classifier alone": {},
+    "by a classifier, told the class": {"base_scale": 1.0},
+}
+"""What a base that a classifier guides is told besides."""
 SCORES = {
     "FD": "Frechet distance",
     "IS (1 split)": "Inception Score = S D",
@@ -85,12 +91,16 @@ class Sweeps:
         model: what paints.
         against: the real pictures.
         n: pictures at each point.
+        options: of the sampler, at every point.
     """
 
-    def __init__(self, model: GenerativeModel, against: Reference, n: int) -> None:
-        self.model, self.against, self.n = model, against, n
+    def __init__(
+        self, model: GenerativeModel, against: Reference, n: int, **options: float
+    ) -> None:
+        self.model, self.against, self.n, self.options = model, against, n, options
         weights = fingerprint(model.state_dict(), repr(model.description()))
-        self.folder = cache_folder() / "sweeps" / f"{weights[:32]}-{n}"
+        name = "-".join([weights[:32], str(n), *(f"{k}={v:g}" for k, v in options.items())])
+        self.folder = cache_folder() / "sweeps" / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.reports: dict[Point, Report] = {}
         for report in map(Report.from_json, read_reports(self.folder)):
@@ -107,7 +117,7 @@ class Sweeps:
                     self.against,
                     metrics=["fid", "is"],
                     n=self.n,
-                    sampler=point._asdict(),
+                    sampler=point._asdict() | self.options,
                     quiet=True,
                 )
             append(report, self.folder)
@@ -165,7 +175,7 @@ def guidance(sweeps: dict[str, dict[Point, Report]], real: float) -> Figure:
     FigureCanvasAgg(figure)
     numbers = next(iter(sweeps["classifier-free"].values())).numbers
     for axis, (name, title) in zip(figure.subplots(2, 2).flat, SCORES.items()):
-        for (guide, reports), colour in zip(sweeps.items(), ("#2f9e6e", "#d9663b")):
+        for (guide, reports), colour in zip(sweeps.items(), ("#2f9e6e", "#d9663b", "#3b7dd9")):
             own = {point.scale: reports[point] for point in GUIDED if point in reports}
             curve(axis, own, name, colour, guide)
             axis.set_xticks(list(own), [f"{scale:g}" for scale in own], fontsize=8)
@@ -234,9 +244,10 @@ def main() -> None:
         say(line(point, sweeps.reports[point]))
     guides = {"classifier-free": sweeps.reports}
     if classifier:
-        guided = Sweeps(classifier, against, given.n)
-        guided.visit(GUIDED)
-        guides["by a classifier"] = guided.reports
+        for name, options in CLASSIFIED.items():
+            guided = Sweeps(classifier, against, given.n, **options)
+            guided.visit(GUIDED)
+            guides[name] = guided.reports
     PICTURES.mkdir(exist_ok=True)
     real = sweeps.real()
     say(f"FD {real:.4g} of the real pictures of the same conditions")
