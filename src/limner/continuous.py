@@ -27,6 +27,7 @@ from limner.image import Images, ImageSpec
 from limner.model import Likelihood
 from limner.noise import Noise
 from limner.ode import Solution, rms, solve
+from limner.transforms import log_normal
 
 Divergence = Literal["exact", "hutchinson"]
 _EXACT = 32  # numbers in a picture up to which the divergence is exact unless asked otherwise
@@ -78,11 +79,6 @@ def log_density(
     """log p(x) in nats, and where the pictures have arrived at t = 1; arguments as of `carried`."""
     z, gained, found = carried(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
     return log_normal(z) + gained, found
-
-
-def log_normal(z: Images) -> Float[Tensor, "b"]:
-    """log N(z; 0, I)."""
-    return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
 
 def discrete_log_prob(

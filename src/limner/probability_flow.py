@@ -23,12 +23,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.continuous import Divergence, carried, discrete_log_prob, log_normal, protocol
+from limner.continuous import Divergence, carried, discrete_log_prob, protocol
 from limner.denoising import Denoiser, per_image
 from limner.denoising_model import DenoisingModel
 from limner.image import Condition, Images
 from limner.model import Likelihood, LikelihoodModel
 from limner.noise import Noise
+from limner.transforms import log_normal
 
 
 def log_density(
