@@ -15,12 +15,12 @@ def reference(norm: NormSiLU, x, scale=None, shift=None):
     return F.silu(h)
 
 
-def made(channels, dtype=torch.float32):
+def made(channels, dtype=torch.float32, sides=(5, 4)):
     norm = NormSiLU(channels).to(dtype)
     with torch.no_grad():
         norm.weight.normal_(1, 0.3)
         norm.bias.normal_(0, 0.3)
-    x = 2 * torch.randn(3, channels, 5, 4, dtype=dtype) + 0.5
+    x = 2 * torch.randn(3, channels, *sides, dtype=dtype) + 0.5
     scale, shift = 0.5 * torch.randn(2, 3, channels, dtype=dtype)
     return norm, [part.requires_grad_() for part in (x, scale, shift)]
 
@@ -34,9 +34,12 @@ def value_and_gradients(function, norm, parts):
 @pytest.mark.parametrize("channels", [4, 12, 64])
 @pytest.mark.parametrize("modulated", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("sides", [(5, 4), (31, 34)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
-def test_it_is_silu_of_the_modulated_group_norm(channels, modulated, layout, dtype, tolerance):
-    norm, parts = made(channels, dtype)
+def test_it_is_silu_of_the_modulated_group_norm(
+    channels, modulated, layout, sides, dtype, tolerance
+):
+    norm, parts = made(channels, dtype, sides)
     parts = parts if modulated else parts[:1]
     parts[0] = parts[0].detach().contiguous(memory_format=layout).requires_grad_()
     ours, our_gradients = value_and_gradients(norm, norm, parts)
@@ -57,15 +60,16 @@ def test_its_gradient_is_the_limit_of_differences():
     assert gradcheck(function, (*parts, *weights))
 
 
-def test_in_bfloat16_it_errs_as_bfloat16_does():
+@pytest.mark.parametrize("sides", [(5, 4), (31, 34)])
+def test_in_bfloat16_it_errs_as_bfloat16_does(sides):
     """Features in bfloat16, weights in float32, as under autocast: a few roundings of 2^-9."""
-    norm, (x, scale, shift) = made(64)
+    norm, (x, scale, shift) = made(64, sides=sides)
     half = x.detach().bfloat16().requires_grad_()
     ours = norm(half, scale, shift)
     theirs = reference(norm, half.float(), scale, shift)
     assert ours.dtype == torch.bfloat16
     error = ((ours.float() - theirs).abs() / (1 + theirs.abs())).detach()
-    assert float(error.max()) < 4 * 2**-9
+    assert float(error.max()) < 7 * 2**-9
     wanted = torch.randn_like(theirs)
     (mine,) = torch.autograd.grad(ours, half, wanted.bfloat16())
     (peer,) = torch.autograd.grad(theirs, half, wanted)

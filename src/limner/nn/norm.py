@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+_WIDE = 1024  # pixels, from which on ATen's group norm goes through all channels at once
+
 
 def groups(channels: int) -> int:
     """How many groups a group norm has: 32, or the most below that leave 4 channels in each."""
@@ -37,8 +39,7 @@ class NormSiLU(nn.Module):
         shift: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The normalised, modulated, activated features, in x's type."""
-        gain = self.weight.expand(len(x), -1)
-        level = self.bias.expand(len(x), -1)
+        gain, level = self.weight, self.bias
         if scale is not None and shift is not None:
             gain, level = gain * (1 + scale), level * (1 + scale) + shift
         return _NormSiLU.apply(x, gain, level, self.groups, self.eps)  # pyright: ignore
@@ -50,22 +51,21 @@ class _NormSiLU(torch.autograd.Function):
 
     In one operation the picture-sized tensors are read as seldom as possible: on a CPU, the
     library's group norm of a channels-last tensor followed by modulation and SiLU takes about twice
-    as long. Statistics are kept in float32, or in float64 where something is float64.
+    as long. Of many pixels, its group norm by itself is the quickest. Statistics are kept in
+    float32, or in float64 where something is float64.
     """
 
     @staticmethod
     def forward(ctx, x, gain, level, groups, eps):
         b, c, h, w = x.shape
         flat = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
-        n = h * w * (c // groups)
-        wide = flat.to(_exact(flat, gain))
-        mean = _group_sum(wide.sum(1), groups) / n
-        square = _group_sum((wide * wide).sum(1), groups) / n
-        rstd = (square - mean.square()).clamp_(min=0).add_(eps).rsqrt_()
+        wide = h * w >= _WIDE and x.device.type == "cpu"
+        single = gain.dtype == _exact(flat, gain) == torch.float32
+        normalise = _by_library if wide and single else _by_moments
+        y, mean, rstd = normalise(flat, gain, level, groups, eps)
         ctx.save_for_backward(flat, gain, level, mean, rstd)
-        ctx.groups, ctx.count = groups, n
-        y = F.silu(_normalised(flat, gain, level, mean, rstd), inplace=True)
-        return y.view(b, h, w, c).permute(0, 3, 1, 2)
+        ctx.groups, ctx.count = groups, h * w * (c // groups)
+        return F.silu(y, inplace=True).view(b, h, w, c).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
@@ -81,12 +81,40 @@ class _NormSiLU(torch.autograd.Function):
         offset = mean * along - rstd * _group_sum(gain * d_level, ctx.groups) / ctx.count
         d_x = torch.addcmul(_row(offset, flat), flat, _row(-along, flat))
         d_x = d_x.addcmul_(g, _row(rstd * gain, flat))
+        d_gain, d_level = d_gain.sum_to_size(gain.shape), d_level.sum_to_size(gain.shape)
         return d_x.view(b, h, w, c).permute(0, 3, 1, 2), d_gain, d_level, None, None
 
 
 def _exact(x: Tensor, gain: Tensor) -> torch.dtype:
     """What sums are kept in: float32, or float64 where something is float64."""
     return torch.promote_types(torch.promote_types(x.dtype, gain.dtype), torch.float32)
+
+
+def _by_moments(
+    flat: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalised numbers, their means, and the inverses of their deviations."""
+    wide, n = flat.to(_exact(flat, gain)), flat.shape[1] * (flat.shape[2] // groups)
+    mean = _group_sum(wide.sum(1), groups) / n
+    square = _group_sum((wide * wide).sum(1), groups) / n
+    rstd = (square - mean.square()).clamp_(min=0).add_(eps).rsqrt_()
+    return _normalised(flat, gain, level, mean, rstd), mean, rstd
+
+
+def _by_library(
+    flat: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by the library, whose gain and level are those of all images or of none."""
+    b, n, c = flat.shape
+    alike = gain.ndim == 1
+    weight, bias = (gain, level) if alike else (gain.new_ones(c), gain.new_zeros(c))
+    image = flat.view(b, 1, n, c).permute(0, 3, 1, 2)
+    y, mean, rstd = torch.native_group_norm(image, weight, bias, b, c, n, groups, eps)
+    y = y.permute(0, 2, 3, 1).reshape(b, n, c)
+    if not alike:
+        torch.addcmul(_row(level, y), y, _row(gain, y), out=y)
+    mean, rstd = (each.repeat_interleave(c // groups, 1) for each in (mean, rstd))
+    return y, mean, rstd
 
 
 def _normalised(flat: Tensor, gain: Tensor, level: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
