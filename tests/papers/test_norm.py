@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from limner.nn.norm import NormSiLU, groups
+from limner.nn.norm import NormSiLU, group_norm, groups
 
 
 def reference(norm: NormSiLU, x, scale=None, shift=None):
@@ -48,6 +48,19 @@ def test_it_is_silu_of_the_modulated_group_norm(
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     for mine, peer in zip(our_gradients, their_gradients):
         torch.testing.assert_close(mine, peer, rtol=tolerance, atol=20 * tolerance)
+
+
+@pytest.mark.parametrize("sides", [(5, 4), (31, 34)])
+def test_without_silu_it_is_the_librarys(sides):
+    norm = torch.nn.GroupNorm(4, 12)
+    _, (x, *_) = made(12, sides=sides)
+    torch.nn.init.normal_(norm.weight)
+    (ours, mine), (theirs, peer) = (
+        value_and_gradients(way, norm, [x]) for way in (lambda x: group_norm(norm, x), norm)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+    for one, other in zip(mine, peer):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=4e-4)
 
 
 def test_its_gradient_is_the_limit_of_differences():

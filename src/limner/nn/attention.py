@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from limner.nn.norm import group_norm
+
 Weights = Float[Tensor, "b heads q k"]
 Edit = Callable[[str, Weights], Weights]
 """A hook: (site, attention weights) -> attention weights; the network names the sites."""
@@ -59,7 +61,7 @@ class Attention(nn.Module):
         """x plus what each position gathered; padded tokens (mask False) are never looked at."""
         b, c, h, w = x.shape
         if isinstance(self.norm, nn.GroupNorm):
-            positions = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
+            positions = group_norm(self.norm, x).permute(0, 2, 3, 1).reshape(b, h * w, c)
         else:
             positions = self.norm(x.permute(0, 2, 3, 1).reshape(b, h * w, c))
         k, v = self.key_value(positions if tokens is None else tokens).chunk(2, dim=-1)
