@@ -75,7 +75,7 @@ class Attention(nn.Module):
         if self.edit is None and not _slow_in_one(q):
             gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
-            logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
             if visible is not None:
                 logits = logits.masked_fill(~visible, float("-inf"))
             weights = logits.softmax(-1)
