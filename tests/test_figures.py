@@ -1,11 +1,17 @@
 """What the figures of the documentation say that they count."""
 
 import runpy
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 
-from limner import GenerativeModel, ImageSpec, build
+from limner import GenerativeModel, ImageSpec, LikelihoodModel, Noise, build
+from limner.image import from_levels, to_levels
+from limner.registry import entry
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 
@@ -26,3 +32,49 @@ def test_a_point_of_a_sweep_evaluates_the_network_as_often_as_it_says(name, monk
             assert most - 1 <= point.evaluations <= most
             assert rows == [1] * point.evaluations, (sampler, most)
             rows.clear()
+
+
+DRAWN = {"pixelcnn": 2, "vae": 2, "gan": 256, "glow": 256, "ddpm": 256}
+"""The models that the diagrams are of, and the levels of their pictures."""
+
+
+def pictures(levels, n=3):
+    draw = torch.Generator().manual_seed(0)
+    return from_levels(torch.randint(levels, (n, 1, 28, 28), generator=draw), levels)
+
+
+def apart(a, b):
+    return Bbox.intersection(a, b) is None
+
+
+@pytest.mark.parametrize(("name", "levels"), DRAWN.items())
+def test_nothing_overlaps_in_a_diagram(name, levels, monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    script = runpy.run_path(str(FIGURES / "diagrams.py"))
+    torch.manual_seed(0)
+    model = build(name, ImageSpec(1, 28, 28, levels=levels), **entry(name).tiny).eval()
+    figure = script["DIAGRAMS"][entry(name).family](model, pictures(levels)).figure
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+    renderer = figure.canvas.get_renderer()
+    (axis,) = figure.axes
+    words = {each: each.get_window_extent(renderer) for each in axis.texts}
+    tiles = [each.get_window_extent(renderer) for each in axis.images]
+    for (a, at_a), (b, at_b) in combinations(words.items(), 2):
+        assert apart(at_a, at_b), (a.get_text(), b.get_text())
+    for each, at in words.items():
+        assert figure.bbox.fully_containsx(at.x0) and figure.bbox.fully_containsx(at.x1)
+        assert figure.bbox.fully_containsy(at.y0) and figure.bbox.fully_containsy(at.y1)
+        assert all(apart(at, tile) for tile in tiles), each.get_text()
+    assert all(apart(a, b) for a, b in combinations(tiles, 2))
+
+
+def test_the_laws_of_a_diagram_multiply_to_the_likelihood(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    script = runpy.run_path(str(FIGURES / "diagrams.py"))
+    torch.manual_seed(0)
+    model = build("pixelcnn", ImageSpec(1, 28, 28, levels=4), **entry("pixelcnn").tiny).eval()
+    assert isinstance(model, LikelihoodModel)
+    x = pictures(4, 1)
+    p = script["laws"](model, x).gather(-1, to_levels(x, 4)[0, 0, ..., None])
+    nats = model.log_prob(x, noise=Noise.sampling(0, 1)).nats
+    torch.testing.assert_close(p.log().sum(), nats[0])

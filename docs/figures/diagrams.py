@@ -1,0 +1,277 @@
+"""How each family works: the diagrams at the top of the families' pages, by five runs on MNIST.
+
+    limner train recipes/pixelcnn-mnist-binary.toml --run runs/pixelcnn
+    limner train recipes/vae-mnist-binary.toml --run runs/vae
+    limner train recipes/gan-mnist.toml --run runs/gan
+    limner train recipes/glow-mnist.toml --run runs/glow
+    limner train recipes/ddpm-mnist.toml --run runs/ddpm
+    python docs/figures/diagrams.py runs/pixelcnn runs/vae runs/gan runs/glow runs/ddpm
+
+What is real is the first test digits, what is painted is of the first seeds, and every number and
+every picture between is what the model says of these.
+"""
+
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from canvas import BLUE, GREY, ORANGE, RED, Box, Canvas
+from flows import backwards
+from jaxtyping import Float
+from torch import Tensor
+
+from limner import Condition, Noise, load, open_data
+from limner.autoencoders.bound import standard
+from limner.autoencoders.vae import VAE
+from limner.autoregressive.raster import AutoregressiveModel
+from limner.denoising import per_image
+from limner.denoising_model import DenoisingModel
+from limner.flows.normalizing import NormalizingFlow
+from limner.gans.gan import GAN
+from limner.image import Images, to_levels
+from limner.likelihood import draw
+from limner.registry import entry
+from limner.transforms import Chain
+
+DIGITS = 3  # real ones that a diagram is given
+UPPER, LOWER = 138, 44  # where two rows of pictures stand
+EDGE, LAST = 14, 650  # the first and the last column of pictures
+APART = (LAST - EDGE) // 4  # columns, of five
+
+
+def laws(model: AutoregressiveModel, x: Images) -> Float[Tensor, "h w levels"]:
+    """p(x_i | x_<i) of every pixel of one picture's first channel."""
+    with torch.no_grad():
+        theta = model.network(x.permute(0, 2, 3, 1), None)
+    k = to_levels(x, model.spec.levels).permute(0, 2, 3, 1)
+    return model.law.log_probs(theta, k, 0)[0].exp()
+
+
+def autoregressive(model: AutoregressiveModel, real: Images) -> Canvas:
+    """A digit up to a pixel, the law of that pixel, a draw, and the digit with one pixel more."""
+    (_, H, W), levels = model.spec.shape, model.spec.levels
+    x = model.sample(1, seed=0)
+    p = laws(model, x)
+    values, half = to_levels(x, levels)[0, 0].flatten(), H // 2 * W
+    white = values[half:] == levels - 1  # a pixel that is seen, the least sure one of these
+    i = half + int(p.amax(-1).flatten()[half:].where(white, 2.0).argmin())
+    p_i = p[i // W, i % W]
+    u = Noise.sampling(0, 1).uniform(*model.spec.shape, dtype=torch.float64)[0, 0].flatten()[i]
+    x_i = int(draw(p_i.log(), u))
+    assert x_i == int(values[i]), "the sampler draws the same"
+    order = torch.arange(H * W).view(H, W)
+    before, after = (torch.where(order < end, x[0], 0.0) for end in (i, i + 1))
+
+    on = Canvas()
+    seen = on.picture(before, EDGE, 112, "$x_{<i}$", 3)
+    more = on.picture(after, 398, 112, r"$x_{\leq i}$", 3)
+    done = on.picture(x[0], 622, 112, "$x$", 3)
+    for box in seen, more:
+        corner = box.x + 3 * (i % W), box.y + box.height - 3 * (i // W + 1)
+        on.frame(Box(corner[0] - 1.5, corner[1] - 1.5, 6, 6), ORANGE)
+    network = on.network("masked\nnetwork", 128, 128, 70, 52)
+    bars = Box(232, 134, 90, 44)
+    on.bars(p_i.tolist(), x_i, bars)
+    on.words(r"$p(x_i \mid x_{<i})$", 277, 189, size=11)
+    on.arrow("paints", seen.right(), network.left())
+    on.arrow("paints", network.right(), bars.left(154))
+    on.arrow("paints", bars.right(154), more.left())
+    on.words("draw $x_i$", 359, 164, size=8)
+    on.arrow("paints", more.top(), (440, 211), (56, 211), seen.top())
+    on.words("once more, with the next $i$", 248, 211, size=8)
+    on.arrow("paints", more.right(), done.left())
+    on.words("... until the last pixel", 552, 164, size=8)
+    given = on.picture(real[0], EDGE, 34)
+    on.words("a real $x$", 78, 84, GREY, "left", 8)
+    on.arrow("trains", given.right(72), (163, 72), network.bottom())
+    on.words(r"$-\sum_i \,\log\, p(x_i \mid x_{<i})$", 277, 48, RED, size=11)
+    on.arrow("compares", given.right(48), (206, 48))
+    on.arrow("compares", (277, 115), (277, 64))
+    return on
+
+
+def sheet(code: Float[Tensor, "d"]) -> Float[Tensor, "h w"]:
+    """A code's numbers in rows, as nearly square as can be."""
+    rows = max(h for h in range(1, len(code) + 1) if h * h <= len(code) and len(code) % h == 0)
+    return code.view(rows, -1)
+
+
+def autoencoder(model: VAE, real: Images) -> Canvas:
+    """A digit, the law of its code, a code, and what comes of it; below, a code of the prior."""
+    painted = model.sample(1, seed=0)
+    new = Noise.sampling(0, 1).normal(model.latent)
+    with torch.no_grad():
+        q = model.posterior(real[:1])
+        z = q.draw(Noise.keyed(0, 0, [0]).normal(model.latent))
+        x_hat = model.decode(z)
+        assert model.decode(new).allclose(painted, atol=1e-5)
+    j = int(q.kl(standard(q.mean))[0].argmax())  # the number of the code that says most
+
+    on = Canvas()
+    middles = UPPER + 28, LOWER + 28
+    x = on.picture(real[0], EDGE, UPPER, "$x$")
+    made = on.picture(x_hat[0], LAST, UPPER, r"$\widehat{x}$")
+    drawn = on.picture(painted[0], LAST, LOWER, "a draw")
+    encoder = on.network("encoder", 112, UPPER + 8, 76, 40)
+    decoder = on.network("decoder", 518, LOWER, 78, UPPER + 56 - LOWER)
+    posterior, prior = (Box(234, row + 5, 110, 46) for row in (UPPER, LOWER))
+    on.bump(posterior, float(q.mean[0, j]), float(q.log_deviation[0, j].exp()), BLUE)
+    on.bump(prior)
+    on.words(r"$q(z_j \mid x)$", 289, UPPER + 60, BLUE, size=10)
+    on.words("$p(z_j) = N(0, 1)$", 289, LOWER - 9, ORANGE, size=10)
+    code = on.random(sheet(z[0]), 404, UPPER + 15.5, "$z$", 5)
+    free = on.random(sheet(new[0]), 404, LOWER + 15.5, r"$z \sim N(0, I)$", 5)
+    for a, b in pairwise((x, encoder, posterior, code, decoder, made)):
+        on.arrow("trains", a.right(middles[0]), b.left(middles[0]))
+    for a, b in pairwise((prior, free, decoder, drawn)):
+        on.arrow("paints", a.right(middles[1]), b.left(middles[1]))
+    on.words(r"$\mathrm{KL}(q(z \mid x) \,\Vert\, p(z))$", 289, 119, RED, size=10)
+    on.arrow("compares", posterior.bottom(), (289, 127))
+    on.arrow("compares", prior.top(), (289, 111))
+    on.words(r"$-\log\, p(x \mid z)$", 460, 210, RED, size=11)
+    on.arrow("compares", x.top(), (42, 210), (405, 210))
+    on.arrow("compares", made.top(), (678, 210), (515, 210))
+    return on
+
+
+def gan(model: GAN, real: Images) -> Canvas:
+    """Codes, what the generator makes of them, and what the critic says of that and of digits."""
+    assert model.config["objective"] == "non-saturating", "the losses below are of this game"
+    n = len(real)
+    z = Noise.sampling(0, n).normal(model.latent)
+    painted = model.sample(n, seed=0)
+    with torch.no_grad():
+        D = [model.critic(x, Condition()).sigmoid().tolist() for x in (painted, real)]
+
+    on = Canvas()
+    codes = [on.random(z[i].view(4, -1), EDGE, UPPER + 43 - 21 * i, scale=3) for i in range(n)]
+    on.words(r"$z \sim N(0, I)$", 41, UPPER - 10, size=9)
+    generator = on.network("generator\n$G$", 98, UPPER + 4, 76, 48)
+    critic = on.network("critic\n$D$", 446, LOWER, 66, UPPER + 56 - LOWER)
+    fakes, reals = (
+        [on.picture(x[i], 212 + 63 * i, y, f"{said[i]:.2f}") for i in range(n)]
+        for x, y, said in zip((painted, real), (UPPER, LOWER), D)
+    )
+    on.words("$D(G(z)) =$", 206, UPPER - 11, align="right")
+    on.words("$D(x) =$", 206, LOWER - 11, align="right")
+    on.words("real $x$", 206, LOWER + 28, GREY, "right")
+    on.arrow("paints", codes[n // 2].right(UPPER + 28), generator.left())
+    on.arrow("paints", generator.right(), fakes[0].left())
+    for row in fakes, reals:
+        on.arrow("trains", row[-1].right(), critic.left(row[-1].y + 28))
+    on.words("$G$ lowers", 545, UPPER + 39, RED, "left")
+    on.words(r"$-\mathrm{E}\,\log\, D(G(z))$", 545, UPPER + 17, RED, "left", 11)
+    on.words("$D$ lowers", 545, LOWER + 56, RED, "left")
+    on.words(r"$-\mathrm{E}\,\log\, D(x)$", 545, LOWER + 34, RED, "left", 11)
+    on.words(r"$-\mathrm{E}\,\log\, (1 - D(G(z)))$", 545, LOWER + 12, RED, "left", 11)
+    for y in UPPER + 28, LOWER + 34:
+        on.arrow("compares", critic.right(y), (540, y))
+    return on
+
+
+def way(model: NormalizingFlow, z: Float[Tensor, "1 d"]) -> list[Images]:
+    """A picture, what it is after each quarter of the layers, for the eye on one scale, and z."""
+    assert isinstance(model.flow, Chain)
+    with torch.no_grad():
+        after = list(backwards(model.flow, z.view(1, *model.spec.shape)))
+        between = [after[k * len(after) // 4 - 1] for k in (3, 2, 1)]
+        shown = [((h - h.mean()) / (2.5 * h.std())).clamp(-1, 1) for h in between]
+        return [model.decode(z), *shown, z.view(1, *model.spec.shape)]
+
+
+def flow(model: NormalizingFlow, real: Images) -> Canvas:
+    """A digit on its way to its code through invertible maps, and a drawn code on its way back."""
+    with torch.no_grad():
+        there = way(model, model.encode(real[:1]))
+    back = way(model, Noise.sampling(0, 1).normal(model.spec.dimensions))
+    assert there[0].equal(real[:1]), "every level of the digit comes back"
+    assert back[0].equal(model.sample(1, seed=0))
+
+    on = Canvas()
+    maps = [
+        on.network(f"$f_{k + 1}$", 98 + APART * k, LOWER, 46, UPPER + 46 - LOWER, 12)
+        for k in range(4)
+    ]
+    words = {UPPER: ("$x = f^{-1}(z)$", "$z = f(x)$"), LOWER: ("a draw", r"$z \sim N(0, I)$")}
+    for states, (y, (left, right)) in zip((there, back), words.items()):
+        row = [
+            on.picture(h[0], EDGE + APART * k, y, "" if k else left)
+            for k, h in enumerate(states[:-1])
+        ]
+        row.append(on.random(states[-1][0, 0], LAST, y, right))
+        for a, f, b in zip(row, maps, row[1:]):
+            kind, both = ("trains", True) if y == UPPER else ("paints", False)
+            on.arrow(kind, b.left(), f.right(y + 28), both=both)
+            on.arrow(kind, f.left(y + 28), a.right(), both=both)
+    density, volume = r"\log\, N(f(x); 0, I)", r"\log\, |\det\, \partial f / \partial x|"
+    on.words(rf"$-\log\, p(x) = -{density} - {volume}$", 425, 209, RED, size=12)
+    on.arrow("compares", maps[0].top(), (121, 209), (238, 209))
+    for f in maps[1:]:
+        on.arrow("compares", f.top(), (f.top()[0], 200))
+    on.arrow("compares", (678, 197), (678, 209), (612, 209))
+    return on
+
+
+def diffusion(model: DenoisingModel, real: Images) -> Canvas:
+    """A digit under more and more noise, and the denoiser's view of it where much is gone."""
+    t = torch.arange(5, dtype=torch.float64) / 4
+    x = real[:1].expand(len(t), -1, -1, -1)
+    eps = Noise.keyed(0, 0, [0]).normal(*model.spec.shape)
+    alpha, sigma = (per_image(level, x) for level in model.schedule(t))
+    x_t = alpha * x + sigma * eps
+    with torch.no_grad():
+        x_hat = model(x_t[3:4], t[3:4], Condition()).clamp(-1, 1)
+
+    on = Canvas()
+    chain = [on.picture(each.clamp(-1, 1), EDGE + APART * k, UPPER) for k, each in enumerate(x_t)]
+    for box, word in zip(chain, ("x_0", "x_{T/4}", "x_{T/2}", "x_{3T/4}", "x_T")):
+        on.words(f"${word}$", box.x + 28, UPPER + 66, size=11)
+    for a, b in pairwise(chain):
+        on.arrow("trains", a.right(UPPER + 40), b.left(UPPER + 40))
+        on.arrow("paints", b.left(UPPER + 17), a.right(UPPER + 17))
+    on.words(r"$q(x_t \mid x_0)$", 121, UPPER + 52, GREY, size=10)
+    on.words(r"$p(x_s \mid x_t)$", 121, UPPER + 5, size=10)
+    D = on.network("$D(x_t, t)$", 479, LOWER + 8, 80, 40, 11)
+    seen = on.picture(x_hat[0], EDGE + 2 * APART, LOWER, r"$\widehat{x} = D(x_t, t)$")
+    on.arrow("paints", chain[3].bottom(), D.top())
+    on.arrow("paints", D.left(), seen.right())
+    on.arrow("paints", seen.top(), chain[2].bottom())
+    far = r"|\widehat{\epsilon} - \epsilon|^2 = (\alpha_t^2 / \sigma_t^2)\, |\widehat{x} - x_0|^2"
+    on.words(f"${far}$", 185, LOWER + 28, RED, size=11)
+    on.arrow("compares", chain[0].bottom(), (42, LOWER + 28), (72, LOWER + 28))
+    on.arrow("compares", seen.left(), (298, LOWER + 28))
+    noise = on.random(eps[0, 0], LAST, LOWER, r"$\epsilon \sim N(0, I)$")
+    on.arrow("trains", noise.top(), chain[4].bottom())
+    on.words(
+        "$x_t = \\alpha_t x_0$\n$\\qquad + \\sigma_t \\epsilon$", 604, LOWER + 28, GREY, size=10
+    )
+    return on
+
+
+DIAGRAMS: dict[str, Callable[[Any, Images], Canvas]] = {
+    "autoregressive": autoregressive,
+    "autoencoders": autoencoder,
+    "gans": gan,
+    "flows": flow,
+    "diffusion": diffusion,
+}
+"""By the name of the family, and of its page."""
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise SystemExit("give runs on MNIST: python docs/figures/diagrams.py RUN ...")
+    numbers = torch.arange(DIGITS)
+    for run in sys.argv[1:]:
+        model = load(run).eval()
+        binarise = "dynamic" if model.spec.levels == 2 else None
+        data = open_data("mnist", split="test", binarise=binarise)
+        real = data.images(numbers, Noise.keyed(0, 0, numbers))
+        family = entry(model.name).family
+        DIAGRAMS[family](model, real).save(f"how-{family}")
+
+
+if __name__ == "__main__":
+    main()
