@@ -1,5 +1,6 @@
 """Convolution of a picture that is made twice as high and wide."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,9 +9,10 @@ from torch import Tensor, nn
 def of_doubled(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out 2*h 2*w"]:
     """A convolution by 3 x 3 of x with each pixel doubled.
 
-    Both together are one transposed convolution by 4 x 4, with 4/9 of the operations.
+    Both together are one transposed convolution by 4 x 4, with 4/9 of the operations. Its kernel is
+    pooled in channels-last layout, which takes a fraction of the time.
     """
     assert isinstance(conv, nn.Conv2d)
-    w = conv.weight.flip(2, 3).transpose(0, 1)
+    w = conv.weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
     kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)
     return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
