@@ -75,7 +75,7 @@ class Attention(nn.Module):
         if self.edit is None and not _slow_in_one(q):
             gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
-            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+            logits = (q * q.shape[-1] ** -0.5) @ k.contiguous().transpose(-2, -1)
             if visible is not None:
                 logits = logits.masked_fill(~visible, float("-inf"))
             weights = logits.softmax(-1)
