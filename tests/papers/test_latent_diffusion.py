@@ -100,10 +100,15 @@ def test_the_kl_term_is_that_of_two_normal_laws_and_the_error_is_absolute():
 
 
 def test_the_critic_enters_late_with_a_word_as_strong_as_the_error():
-    model = KLAutoencoder(SPEC, channels=(8,), critic_start=5, critic_weight=1.0, kl_weight=0.0)
+    model = KLAutoencoder(
+        SPEC, channels=(8,), critic_start=5, critic_lead=2, critic_weight=1.0, kl_weight=0.0
+    )
     batch, noise = batches(0, 4), Noise.keyed(0, 0, range(4))
     assert [turn.of for turn in model.turns(batch, 4, noise)] == ["coders"]
-    game = model.turns(batch, 5, Noise.keyed(0, 0, range(4)))
+    unheard = list(model.turns(batch, 6, noise))
+    assert [turn.of for turn in unheard] == ["coders", "critic"]
+    assert float(unheard[0].loss.detach()) == float(unheard[0].logs["absolute_error"])
+    game = model.turns(batch, 7, Noise.keyed(0, 0, range(4)))
     turn = next(game)
     last = model.coders.leave.weight
     (both,) = torch.autograd.grad(turn.loss, last, retain_graph=True)

@@ -11,9 +11,14 @@ so that it paints fine structure that absolute errors would average away. l weig
 alike at the decoder's last layer (Esser et al. (2020), arXiv:2012.09841, equation 7). The KL term
 is slight: it only keeps maps from wandering off, and the second stage rescales them.
 
+A critic that has not learnt yet has small gradients, which l makes as large as those of the error,
+and coders that learn as quickly as it does deceive it before it knows anything: it says 0 of all
+pictures from then on. So it learns for a while before they hear it, its w_adv is small, and its
+rate should be about ten times theirs (`train.players.critic.lr`).
+
 Kept: hinge losses, a late start of the critic, the adaptive weight. Different: no perceptual loss,
-whose network would have to be downloaded; no attention; weights are of means over numbers. It
-ignores labels and captions.
+whose network would have to be downloaded; no attention; the critic's norms are of groups, not of
+the batch; weights are of means over numbers. It ignores labels and captions.
 """
 
 import itertools
@@ -31,7 +36,7 @@ from limner.codes import Encodes
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
 from limner.model import Turn
-from limner.nn.norm import NormSiLU
+from limner.nn.norm import NormSiLU, groups
 from limner.nn.residual import ResidualBlock
 from limner.noise import Noise
 from limner.options import Widths
@@ -82,7 +87,8 @@ class Coders(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """A score for each patch: strided convolutions, which see a few dozen pixels.
+    """A score for each patch: strided convolutions, which see a few dozen pixels; all but the
+    first are normalised.
 
     Args:
         channels: of the picture.
@@ -95,8 +101,10 @@ class PatchCritic(nn.Module):
         parts: list[nn.Module] = []
         ins = channels
         for i in range(layers):
-            parts += [nn.Conv2d(ins, width * 2**i, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-            ins = width * 2**i
+            out = width * 2**i
+            norm = [nn.GroupNorm(groups(out), out)] if i else []
+            parts += [nn.Conv2d(ins, out, 4, stride=2, padding=1), *norm, nn.LeakyReLU(0.2)]
+            ins = out
         self.layers = nn.Sequential(*parts, nn.Conv2d(ins, 1, 3, padding=1))
 
     def forward(self, x: Images) -> Float[Tensor, "b 1 hh ww"]:
@@ -113,7 +121,14 @@ class PatchCritic(nn.Module):
         2021,
         "2112.10752",
     ),
-    tiny={"channels": (8,), "latent": 2, "critic_width": 4, "critic_layers": 1, "critic_start": 1},
+    tiny={
+        "channels": (8,),
+        "latent": 2,
+        "critic_width": 4,
+        "critic_layers": 2,
+        "critic_start": 1,
+        "critic_lead": 1,
+    },
 )
 class KLAutoencoder(Encodes):
     """KL autoencoder: maps of a few channels for latent diffusion, with a critic of patches.
@@ -125,7 +140,8 @@ class KLAutoencoder(Encodes):
         blocks: residual blocks at each resolution.
         kl_weight: of the KL divergence, both being means over numbers.
         critic_weight: of the critic's word; 0 trains without one.
-        critic_start: the step at which the critic enters.
+        critic_start: the step at which the critic begins to learn.
+        critic_lead: for how many steps it learns before the coders hear it.
         critic_width, critic_layers: of the critic.
     """
 
@@ -139,10 +155,11 @@ class KLAutoencoder(Encodes):
         channels: Widths = (48, 96),
         blocks: Annotated[int, Field(ge=0)] = 1,
         kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
-        critic_weight: Annotated[float, Field(ge=0)] = 0.5,
+        critic_weight: Annotated[float, Field(ge=0)] = 0.1,
         critic_start: Annotated[int, Field(ge=0)] = 1000,
+        critic_lead: Annotated[int, Field(ge=0)] = 200,
         critic_width: Annotated[int, Field(ge=1)] = 32,
-        critic_layers: Annotated[int, Field(ge=1)] = 2,
+        critic_layers: Annotated[int, Field(ge=1)] = 3,
     ) -> None:
         super().__init__()
         unit = 2 ** len(channels)
@@ -157,7 +174,7 @@ class KLAutoencoder(Encodes):
         self.coders = Coders(spec.channels, latent, channels, blocks)
         self.critic = PatchCritic(spec.channels, critic_width, critic_layers)
         self.kl_weight, self.critic_weight = kl_weight, critic_weight
-        self.critic_start = critic_start
+        self.critic_start, self.critic_heard = critic_start, critic_start + critic_lead
         self.couples_batch = critic_weight > 0  # by the balance of both gradients
         self.register_buffer("code_scale", torch.ones(()))
 
@@ -168,7 +185,7 @@ class KLAutoencoder(Encodes):
         return {"coders": self.coders, "critic": self.critic}
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """The coders' move, then the critic's, once it has entered."""
+        """The coders' move, with the critic's word once it is heard; then the critic's own."""
         x = batch.x
         mean, log_variance = self.coders.encode(x)
         z = mean + (log_variance / 2).exp() * noise.normal(*self.latent_shape)
@@ -177,14 +194,13 @@ class KLAutoencoder(Encodes):
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = error + self.kl_weight * kl
         logs = {"absolute_error": error.detach(), "kl": kl.detach()}
-        plays = self.critic_weight > 0 and step >= self.critic_start
-        if plays:
+        if self.critic_weight > 0 and step >= self.critic_heard:
             word = -self.critic(x_hat).mean()
             balance = self._balance(error, word)
             loss = loss + self.critic_weight * balance * word
             logs["balance"] = balance
         yield Turn(loss, "coders", logs)
-        if plays:
+        if self.critic_weight > 0 and step >= self.critic_start:
             real, fake = self.critic(x), self.critic(x_hat.detach())
             yield Turn((F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2, "critic")
 
