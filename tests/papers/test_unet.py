@@ -10,6 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from limner.errors import LimnerError
 from limner.image import Condition, ImageSpec
 from limner.nn.condition import Conditioner
+from limner.nn.convolution import Conv3x3
 from limner.nn.doubling import of_doubled
 from limner.nn.embed import sinusoidal
 from limner.nn.residual import ResidualBlock
@@ -148,6 +149,25 @@ def test_a_convolution_of_doubled_pixels_is_one_after_the_other(layout):
         *(torch.autograd.grad(y, [x, *conv.parameters()], wanted) for y in (ours, plain))
     ):
         torch.testing.assert_close(mine, peer)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("h", "quick"), [(32, True), (33, False)])
+def test_a_convolution_by_rows_is_one(layout, h, quick):
+    conv = Conv3x3(64, 128).to(memory_format=layout)
+    plain = torch.nn.Conv2d(64, 128, 3, padding=1)
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(3, 64, h, 30).contiguous(memory_format=layout).requires_grad_()
+    ours, theirs = conv(x), plain(x)
+    assert ("ByRows" in ours.grad_fn.name()) == quick
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    wanted = torch.randn_like(theirs) / 100
+    mine = torch.autograd.grad(ours, [x, *conv.parameters()], wanted)
+    peer = torch.autograd.grad(theirs, [x, *plain.parameters()], wanted)
+    for one, other in zip(mine, peer):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    for dtype in (torch.float64, torch.bfloat16):  # by the library
+        assert conv.to(dtype)(x.to(dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("dim", [8, 128])

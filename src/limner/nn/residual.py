@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.nn.convolution import Conv3x3
 from limner.nn.norm import NormSiLU
 
 
@@ -31,11 +32,11 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_1 = NormSiLU(channels, count=groups)
-        self.conv_1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv_1 = Conv3x3(channels, out)
         self.norm_2 = NormSiLU(out, count=groups)
         self.film = nn.Linear(vector, 2 * out) if vector else None
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = nn.Conv2d(out, out, 3, padding=1)
+        self.conv_2 = Conv3x3(out, out)
         nn.init.zeros_(self.conv_2.weight)
         nn.init.zeros_(self.conv_2.bias)  # pyright: ignore[reportArgumentType]
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
