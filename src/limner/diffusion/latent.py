@@ -177,7 +177,7 @@ class LatentDiffusion(Repaints, Encodes):
             rescale=rescale, eta=eta, churn=churn, variance=variance, order=order,
         )  # fmt: skip
         z = self.denoiser.schedule.prior_deviation * noise.normal(*self.stage.latent_shape)
-        yield from self._shown(plan.walked(z, c, noise, preview))
+        yield from map(self._picture, plan.walked(z, c, noise, preview))
 
     def plan(self, **options: Any) -> Plan:
         """The denoiser's, in which nothing is clipped."""
@@ -205,7 +205,7 @@ class LatentDiffusion(Repaints, Encodes):
         z = self._map(image, noise)
         touched = None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
         walked = self.walked_over(z, touched, strength, rounds, c, noise, preview, **options)
-        for x in self._shown(walked):
+        for x in map(self._picture, walked):
             yield x if mask is None else torch.lerp(image, x, mask.to(x))
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
@@ -229,9 +229,6 @@ class LatentDiffusion(Repaints, Encodes):
 
     def _picture(self, z: Latents) -> Images:
         return self.stage.pictures(z / self.latent_scale)
-
-    def _shown(self, maps: Iterator[Latents]) -> Iterator[Images]:
-        return map(self._picture, maps)
 
     def frame_count(self, **options: Any) -> int:
         """Those of the denoiser."""
