@@ -172,7 +172,8 @@ def at_equal_flops(channels: Widths, setting: Setting) -> dict[str, Contestant]:
 
 
 def at_equal_networks(channels: Widths, setting: Setting) -> dict[str, Contestant]:
-    """Two with the same layers and weights; limner enlarges with fewer operations."""
+    """Two with the same layers and weights; limner enlarges with fewer operations, and those that
+    its convolutions by rows save are counted."""
     size = setting.size
     x, t = torch.randn(1, CHANNELS, size, size, device="meta"), torch.zeros(1, device="meta")
     model = limners(size, channels, "plain")
