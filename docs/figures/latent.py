@@ -1,0 +1,52 @@
+"""The pictures of latent diffusion, by its two runs:
+
+    limner train recipes/kl-emoji64.toml --run runs/kl-emoji64
+    limner train recipes/latent-emoji64.toml --run runs/latent-emoji64
+    python docs/figures/latent.py runs/latent-emoji64
+
+Emoji that were never trained on beside what is left of them in maps of a sixteenth of their places,
+and the first draws of six prompts.
+"""
+
+import sys
+
+import torch
+from diffusion import PROMPTS
+from labelled import labelled
+
+from limner import Noise, open_data
+from limner.diffusion.latent import LatentDiffusion
+from limner.image import to_uint8
+from limner.painting import Wish, open_model, paint
+
+SHOWN = 10
+DRAWS = 5
+
+
+def maps(model: LatentDiffusion) -> None:
+    """Pictures, the first three channels of their maps as colours, and the pictures of the maps."""
+    data = open_data("emoji", size=model.spec.height, style="3d", split="held-out-concept")
+    numbers = torch.linspace(0, len(data) - 1, SHOWN).long()
+    x = data.images(numbers, Noise.keyed(0, 0, numbers))
+    with torch.no_grad():
+        z = model.stage.latents(x, Noise.sampling(0, SHOWN))
+        back = model.stage.pictures(z).clamp(-1, 1)
+    colours = (z[:, :3] * model.latent_scale / 3).clamp(-1, 1)
+    wide = colours.repeat_interleave(x.shape[2] // z.shape[2], 2)
+    wide = wide.repeat_interleave(x.shape[3] // z.shape[3], 3)
+    images = to_uint8(torch.cat([x, wide, back]))
+    labelled(images, "latent-maps", ["emoji", "its map", "what is left"], [""] * SHOWN)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit("give a run: python docs/figures/latent.py runs/latent-emoji64")
+    model, _ = open_model(Wish(model=sys.argv[1]), "cpu")
+    assert isinstance(model, LatentDiffusion)
+    maps(model)
+    sheet, _ = paint(Wish(model=sys.argv[1], prompts=PROMPTS, n=DRAWS))
+    labelled(sheet.images, "latent-draws", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
+
+
+if __name__ == "__main__":
+    main()
