@@ -123,27 +123,25 @@ class Repaints(GenerativeModel):
         **options: Any,
     ) -> Iterator[Images]:
         """What `edit` yields, of checked arguments."""
-        yield from self.walked_over(image, mask, strength, rounds, c, noise, preview, **options)
-
-    def walked_over(
-        self,
-        x: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
-        rounds: int,
-        c: Condition,
-        noise: Noise,
-        preview: bool,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """The denoiser's views, and what they end in, from x under noise; 0 of a mask keeps x."""
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         times = plan.times[steps - max(1, round(strength * steps)) :]
-        D = plan.D if mask is None else Kept(plan.D, x, mask.to(x))
+        x, painted = self.entered(image, mask, noise)
+        D = plan.D if painted is None else Kept(plan.D, x, painted.to(x))
         alpha, sigma = map(float, D.schedule(times[0]))
         x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
-        yield from Plan(plan.sampler, D, times, rounds).walked(x_t, c, noise, preview)
+        for state in Plan(plan.sampler, D, times, rounds).walked(x_t, c, noise, preview):
+            yield self.left(state, image, mask)
+
+    def entered(
+        self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
+    ) -> tuple[Images, Tensor | None]:
+        """What is put under noise for a picture and its mask: both as they are."""
+        return image, mask
+
+    def left(self, x: Images, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
+        """The picture of what the denoiser sees, of an edit of `image`: itself."""
+        return x
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """How many frames `edit` yields with a preview."""

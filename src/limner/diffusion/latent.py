@@ -31,7 +31,7 @@ from limner.codes import Encodes
 from limner.denoising_model import DenoisingModel
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import GenerativeModel, Turn, finished
+from limner.model import GenerativeModel, Turn
 from limner.noise import Noise
 from limner.registry import Paper, build, entry, register
 from limner.repainting import Plan, Repaints
@@ -183,30 +183,17 @@ class LatentDiffusion(Repaints, Encodes):
         """The denoiser's, in which nothing is clipped."""
         return self.denoiser.plan(clip=False, **options)
 
-    @finished
-    def edited(
-        self,
-        image: Images,
-        mask: Float[Tensor, "b 1 h w"] | None,
-        strength: float,
-        rounds: int,
-        n: int,
-        c: Condition,
-        *,
-        noise: Noise,
-        preview: bool,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """The denoiser's edit of the pictures' maps, painted over what the mask marks.
-
-        A number of a map is painted anew if any pixel that it stands for is; what the mask keeps
-        stays to the pixel.
-        """
+    def entered(
+        self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
+    ) -> tuple[Latents, Tensor | None]:
+        """The map, of which a number is painted anew if any pixel that it stands for is."""
         z = self._map(image, noise)
-        touched = None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
-        walked = self.walked_over(z, touched, strength, rounds, c, noise, preview, **options)
-        for x in map(self._picture, walked):
-            yield x if mask is None else torch.lerp(image, x, mask.to(x))
+        return z, None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
+
+    def left(self, x: Latents, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
+        """The picture of a map; what the mask keeps stays to the pixel."""
+        picture = self._picture(x)
+        return picture if mask is None else torch.lerp(image, picture, mask.to(picture))
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The noise that the probability flow carries to each picture's map."""
