@@ -17,6 +17,7 @@ References:
 """
 
 import math
+from functools import partial
 from typing import Annotated
 
 from jaxtyping import Float
@@ -110,4 +111,11 @@ class FlowLikelihood(DenoisingModel, LikelihoodModel):
         tolerance: Annotated[float, Field(gt=0)] = 1e-4,
     ) -> Likelihood:
         """log P(x) along the probability flow; arguments as of the function `log_prob`."""
-        return log_prob(self, x, c, noise=noise, divergence=divergence, tolerance=tolerance)
+        density = partial(self.log_density, c=c, tolerance=tolerance)
+        return discrete_log_prob(density, x, self.spec, noise=noise, divergence=divergence)
+
+    def log_density(
+        self, x: Images, noise: Noise | None, c: Condition, tolerance: float
+    ) -> Float[Tensor, "b"]:
+        """log p(x) in nats; arguments as of the function `log_density`."""
+        return log_density(self, x, c, noise=noise, tolerance=tolerance)

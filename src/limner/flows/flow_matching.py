@@ -19,13 +19,13 @@ thing, for else the noise would tell what a picture is of.
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.continuous import Divergence, discrete_log_prob, log_density
+from limner.continuous import log_density
 from limner.denoising import Parametrisation, flow
 from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Likelihood
 from limner.nn.unet import UNet
 from limner.noise import Noise
 from limner.options import Widths
@@ -114,32 +114,19 @@ class FlowMatching(FlowLikelihood):
         """dx/dt at times t, one for each picture."""
         return self.network(x, self.schedule.label(t), c).to(x.dtype)
 
-    def log_prob(
-        self,
-        x: Images,
-        c: Condition = Condition(),
-        *,
-        noise: Noise,
-        divergence: Divergence | None = None,
-        tolerance: Annotated[float, Field(gt=0)] = 1e-4,
-    ) -> Likelihood:
-        """log P(x) by the change of variables along the flow, from dequantised pictures.
+    def log_density(
+        self, x: Images, noise: Noise | None, c: Condition, tolerance: float
+    ) -> Float[Tensor, "b"]:
+        """log p(x) in nats, by the change of variables along the flow itself.
 
         Args:
-            x, c, noise: see `LikelihoodModel.log_prob`.
-            divergence: see `continuous.discrete_log_prob`.
-            tolerance: of the steps, whose lengths each picture has for itself.
+            x, c, noise, tolerance: see `probability_flow.log_density`.
         """
 
-        def density(y: Images, signs: Noise | None) -> Tensor:
-            return log_density(
-                lambda at, t, rows: self.velocity(at, t, c.rows(rows)),
-                y,
-                noise=signs,
-                tolerance=tolerance,
-            )[0]
+        def velocity(x: Images, t: Tensor, rows: Tensor) -> Images:
+            return self.velocity(x, t, c.rows(rows))
 
-        return discrete_log_prob(density, x, self.spec, noise=noise, divergence=divergence)
+        return log_density(velocity, x, noise=noise, tolerance=tolerance)[0]
 
 
 def _alike(c: Condition, n: int) -> list[Tensor]:
