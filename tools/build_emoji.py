@@ -174,9 +174,8 @@ def analyse(code: str) -> tuple[str, str, dict[str, str]]:
     )
 
 
-def read(name: str, work: Path) -> dict[tuple[str, str], bytes]:
-    """The members that matter of a package, read in passing; `npm pack` where it is absent."""
-    number, digest, pattern = PACKAGES[name]
+def fetch(name: str, number: str, digest: str, work: Path) -> Path:
+    """The tarball of an npm package, by `npm pack` where it is not in the folder yet."""
     path = work / f"{name.lstrip('@').replace('/', '-')}-{number}.tgz"
     if not path.exists():
         command = ["npm", "pack", "--silent", "--pack-destination", str(work), f"{name}@{number}"]
@@ -189,6 +188,13 @@ def read(name: str, work: Path) -> dict[tuple[str, str], bytes]:
             raise BuildError(f"npm pack {name}@{number} failed: {reason}") from None
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise BuildError(f"{path} is not {name}@{number} as pinned; delete it and try again")
+    return path
+
+
+def read(name: str, work: Path) -> dict[tuple[str, str], bytes]:
+    """The members of a package that matter."""
+    number, digest, pattern = PACKAGES[name]
+    path = fetch(name, number, digest, work)
     members: dict[tuple[str, str], bytes] = {}
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:

@@ -22,6 +22,10 @@ Layers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_sev
 """A number for each of several layers, or none; a number by itself is that of a single one."""
 Widths = Annotated[Layers, Field(min_length=1)]
 """A number for each of one or more layers."""
+Counts = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_several), Field(min_length=1)
+]
+"""How many of something there are in each of several places; a number by itself is of all."""
 
 
 @cache

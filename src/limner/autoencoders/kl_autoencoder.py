@@ -39,7 +39,7 @@ from limner.model import Turn
 from limner.nn.norm import NormSiLU, groups
 from limner.nn.residual import ResidualBlock
 from limner.noise import Noise
-from limner.options import Widths
+from limner.options import Counts, Widths
 from limner.registry import Paper, register
 
 _MEASURED_BATCHES = 16
@@ -55,22 +55,35 @@ class Coders(nn.Module):
         channels: of the picture.
         latent: of the map.
         widths: of each resolution, finest first; each halves height and width.
-        blocks: residual blocks at each resolution.
+        encoder_blocks, blocks: residual blocks of E and of D at each resolution, that of the map
+            last.
     """
 
-    def __init__(self, channels: int, latent: int, widths: tuple[int, ...], blocks: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        latent: int,
+        widths: tuple[int, ...],
+        encoder_blocks: tuple[int, ...],
+        blocks: tuple[int, ...],
+    ) -> None:
         super().__init__()
 
-        def level(width: int) -> nn.Sequential:
-            return nn.Sequential(*(ResidualBlock(width, width) for _ in range(blocks)))
+        def level(width: int, count: int) -> nn.Sequential:
+            return nn.Sequential(*(ResidualBlock(width, width) for _ in range(count)))
 
         down: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
-        for width, deeper in itertools.pairwise((*widths, widths[-1])):
-            down += [level(width), nn.Conv2d(width, deeper, 2, stride=2)]
-        down += [level(widths[-1]), NormSiLU(widths[-1]), nn.Conv2d(widths[-1], 2 * latent, 1)]
-        up: list[nn.Module] = [nn.Conv2d(latent, widths[-1], 3, padding=1), level(widths[-1])]
-        for width, finer in itertools.pairwise((widths[-1], *widths[::-1])):
-            up += [nn.Conv2d(width, 4 * finer, 1), nn.PixelShuffle(2), level(finer)]
+        for (width, deeper), count in zip(
+            itertools.pairwise((*widths, widths[-1])), encoder_blocks
+        ):
+            down += [level(width, count), nn.Conv2d(width, deeper, 2, stride=2)]
+        down += [level(widths[-1], encoder_blocks[-1])]
+        down += [NormSiLU(widths[-1]), nn.Conv2d(widths[-1], 2 * latent, 1)]
+        up: list[nn.Module] = [nn.Conv2d(latent, widths[-1], 3, padding=1)]
+        up += [level(widths[-1], blocks[-1])]
+        pairs = itertools.pairwise((widths[-1], *widths[::-1]))
+        for (width, finer), count in zip(pairs, blocks[-2::-1]):
+            up += [nn.Conv2d(width, 4 * finer, 1), nn.PixelShuffle(2), level(finer, count)]
         up += [NormSiLU(widths[0])]
         self.down, self.up = nn.Sequential(*down), nn.Sequential(*up)
         self.leave = nn.Conv2d(widths[0], channels, 3, padding=1)
@@ -137,7 +150,10 @@ class KLAutoencoder(Encodes):
         spec: what the images are.
         latent: channels of a map.
         channels: of each resolution, finest first; each halves height and width.
-        blocks: residual blocks at each resolution.
+        blocks: residual blocks at each resolution, finest first, that of the map last; a lone number
+            is of all.
+        encoder_blocks: those of the encoder, where it is to be smaller than the decoder: the second
+            stage's training waits for it.
         kl_weight: of the KL divergence, both being means over numbers.
         critic_weight: of the critic's word; 0 trains without one.
         critic_start: the step at which the critic begins to learn.
@@ -153,7 +169,8 @@ class KLAutoencoder(Encodes):
         spec: ImageSpec,
         latent: Annotated[int, Field(ge=1)] = 4,
         channels: Widths = (48, 96),
-        blocks: Annotated[int, Field(ge=0)] = 1,
+        blocks: Counts = (1,),
+        encoder_blocks: Counts | None = None,
         kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
         critic_weight: Annotated[float, Field(ge=0)] = 0.1,
         critic_start: Annotated[int, Field(ge=0)] = 1000,
@@ -171,7 +188,11 @@ class KLAutoencoder(Encodes):
             )
         self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
         self.latent_shape = latent, spec.height // unit, spec.width // unit
-        self.coders = Coders(spec.channels, latent, channels, blocks)
+        decoding = _at_each(blocks, len(channels) + 1, "blocks")
+        encoding = decoding
+        if encoder_blocks is not None:
+            encoding = _at_each(encoder_blocks, len(channels) + 1, "encoder_blocks")
+        self.coders = Coders(spec.channels, latent, channels, encoding, decoding)
         self.critic = PatchCritic(spec.channels, critic_width, critic_layers)
         self.kl_weight, self.critic_weight = kl_weight, critic_weight
         self.critic_start, self.critic_heard = critic_start, critic_start + critic_lead
@@ -253,3 +274,19 @@ class KLAutoencoder(Encodes):
         """
         z = temperature * noise.normal(*self.latent_shape, dtype=self.code_scale.dtype)
         yield self.coders.decode(z / self.code_scale)
+
+
+def _at_each(counts: tuple[int, ...], resolutions: int, option: str) -> tuple[int, ...]:
+    """A number of blocks for each resolution.
+
+    Raises:
+        LimnerError: there are neither one nor as many as resolutions.
+    """
+    if len(counts) == 1:
+        return counts * resolutions
+    if len(counts) != resolutions:
+        raise LimnerError(
+            f"model.{option} has {len(counts)} numbers; give one, or {resolutions}: for each "
+            "resolution, that of the map last"
+        )
+    return counts

@@ -32,6 +32,7 @@ class Dataset(ABC):
         training: whether this split is trained on; others are never flipped, and binarised once.
         flip: whether the stream mirrors every second picture.
         dynamic: whether pixels are coin flips of their intensity (dynamic binarisation).
+        endless: whether there are so many pictures that none is seen twice; they are in no order.
     """
 
     spec: ImageSpec
@@ -44,6 +45,7 @@ class Dataset(ABC):
     training: bool = True
     flip: bool = False
     dynamic: bool = False
+    endless: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -77,10 +79,15 @@ class Dataset(ABC):
         """One caption of each picture, drawn from b random streams; None when there are none."""
         return None
 
-    def hints(self, numbers: Int[Tensor, "b"], seed: int) -> Images | None:
-        """Conditioning images of the batch with these global numbers; None when there are none.
+    def hints(
+        self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int
+    ) -> Images | None:
+        """Conditioning images of some pictures; None when there are none.
 
-        They go by number and not by picture: in unpaired data they are independent of it.
+        Args:
+            indices: which pictures.
+            numbers: their global numbers, by which unpaired images go.
+            seed: of the order of the data.
         """
         return None
 
@@ -93,6 +100,8 @@ class Dataset(ABC):
 
         Where there are fewer, it begins again.
         """
+        if self.endless:
+            return torch.arange(n)
         order = torch.arange(len(self))
         if self.labels is None and n < len(self):
             return torch.arange(n) * len(self) // n

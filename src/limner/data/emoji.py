@@ -1,8 +1,10 @@
-"""`emoji`: the bundled data, Microsoft's Fluent Emoji (MIT) in three styles, captioned and classed.
+"""`emoji`: the bundled data, captioned and classed: Microsoft's Fluent Emoji (MIT) in three styles,
+and Google's Noto Emoji (Apache-2.0).
 
 Many emoji come in six skin tones and three genders; drawn picture by picture, half the data would
 be people. So concepts are drawn evenly, a concept's variants share its part, and people's part is
-reduced once more. `tools/build_emoji.py` makes the archive and its splits.
+reduced once more. `tools/build_emoji.py` makes the archive and its splits,
+`tools/build_noto.py` the second artist's.
 """
 
 import json
@@ -14,11 +16,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limner.data.folder import zip_files
+from limner.data.captions import STYLED
+from limner.data.folder import Files, zip_files
 from limner.data.pictures import Entry, Listing, Report, Source
 from limner.errors import LimnerError
 
 _PEOPLE = "people & body"
+_STYLES = {"fluent": ("3d", "flat", "line"), "all": ("3d", "flat", "line", "noto")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,30 +32,29 @@ class Emoji(Source):
     Args:
         split: "train"; "held-out-concept", emoji of which it has no variant; "held-out-pair",
             variants that it lacks of emoji that it has; or "all".
-        style: "3d", "flat", "line", or "all".
+        style: "3d", "flat" or "line", which are Fluent's, "noto", "fluent" for its three, or "all",
+            of which captions say the artist.
         label: "group" makes Unicode's nine groups the classes; "none" for no classes.
         people: how often people and hands are drawn, for 1 when their concepts are as all others.
     """
 
     split: Literal["train", "held-out-concept", "held-out-pair", "all"] = "train"
-    style: Literal["3d", "flat", "line", "all"] = "3d"
+    style: Literal["3d", "flat", "line", "noto", "fluent", "all"] = "3d"
     label: Literal["group", "none"] = "group"
     people: Annotated[float, Field(gt=0)] = 0.5
 
     def listing(self, report: Report) -> Listing:
         """The pictures of a style and split; no tag of a training picture is a held-out caption."""
-        asset = files("limner.data") / "assets" / "emoji.zip"
-        if not asset.is_file():
-            raise LimnerError(
-                "the bundled emoji are missing (limner/data/assets/emoji.zip); reinstall limner, "
-                "or build them with python tools/build_emoji.py"
-            )
-        with as_file(asset) as path:
-            archive = zip_files(path)
-        rows = [json.loads(line) for line in archive.text("metadata.jsonl", report).splitlines()]
+        drawn = _STYLES.get(self.style, (self.style,))
+        rows = []
+        for name in ("emoji", "noto"):
+            if any((style == "noto") == (name == "noto") for style in drawn):
+                archive = _archive(name)
+                lines = archive.text("metadata.jsonl", report).splitlines()
+                rows += [json.loads(line) | {"archive": archive} for line in lines]
         groups = sorted({row["group"] for row in rows}) if self.label == "group" else ()
         held_out = {row["caption"].lower() for row in rows if row["split"] != "train"}
-        rows = [row for row in rows if self.style in (row["style"], "all")]
+        rows = [row for row in rows if row["style"] in drawn]
         rows = [row for row in rows if self.split in (row["split"], "all")]
         variants = Counter(row["concept"] for row in rows)
         entries = []
@@ -59,12 +62,30 @@ class Emoji(Source):
             kept = [t for t in row["tags"] if row["split"] != "train" or t.lower() not in held_out]
             entry = Entry(
                 name=row["file_name"],
-                open=partial(archive.open, row["file_name"]),
+                open=partial(row["archive"].open, row["file_name"]),
                 label=row["group"] if groups else None,
-                captions=(row["caption"],),
+                captions=_captions(row["caption"], row["style"] if self.style == "all" else "3d"),
                 tags=tuple(kept),
                 weight=(self.people if row["group"] == _PEOPLE else 1) / variants[row["concept"]],
                 group=row["concept"],
             )
             entries.append(entry)
         return Listing(entries, tuple(groups))
+
+
+def _archive(name: str) -> Files:
+    """A bundled archive of pictures."""
+    asset = files("limner.data") / "assets" / f"{name}.zip"
+    if not asset.is_file():
+        raise LimnerError(
+            f"the bundled emoji are missing (limner/data/assets/{name}.zip); reinstall limner, "
+            f"or build them with python tools/build_{name}.py"
+        )
+    with as_file(asset) as path:
+        return zip_files(path)
+
+
+def _captions(caption: str, style: str) -> tuple[str, ...]:
+    """A caption with its artist, in several wordings; those of 3d need not say it."""
+    styled = tuple(words.format(caption) for words in STYLED[style])
+    return (caption,) if style == "3d" else styled

@@ -8,12 +8,14 @@ from limner.data.emoji import Emoji
 from limner.data.folder import Folder, Zip
 from limner.data.named import Cifar10, FashionMnist, Mnist, StackedMnist
 from limner.data.pictures import Source
+from limner.data.scenes import Scenes
 from limner.data.unpaired import Unpaired
 from limner.errors import LimnerError, unknown
 from limner.options import validated
 
 SOURCES: dict[str, type[Source]] = {
     "emoji": Emoji,
+    "scenes": Scenes,
     "mnist": Mnist,
     "stacked-mnist": StackedMnist,
     "fashion-mnist": FashionMnist,
@@ -46,7 +48,7 @@ def open_data(source: str, **options: Any) -> Dataset:
     """Open a data set.
 
     Args:
-        source: `emoji`, `mnist`, `stacked-mnist`, `fashion-mnist`, `cifar10`, `folder:PATH`,
+        source: `emoji`, `scenes`, `mnist`, `stacked-mnist`, `fashion-mnist`, `cifar10`, `folder:PATH`,
             `zip:PATH`, or `unpaired:A,B` of two of these.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit, channels,
             levels, binarise, flip and memory. Of `unpaired`, "a.NAME" and "b.NAME" are options of

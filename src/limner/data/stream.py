@@ -6,6 +6,7 @@ any number of processes.
 
     without weights   image g is element g mod N of the permutation of epoch g div N
     with weights      image g is drawn at the data's weights, with replacement
+    endless data      image g is any of them
 """
 
 import itertools
@@ -78,6 +79,9 @@ class Stream:
     def indices(self, numbers: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """Which pictures of the data set the images with these global numbers are."""
         n = len(self.dataset)
+        if self.dataset.endless:
+            u = Noise.keyed(self.seed, _ORDER, numbers).uniform(dtype=torch.float64)
+            return (u * n).long()
         if self._edges is not None:
             u = Noise.keyed(self.seed, _ORDER, numbers).uniform(dtype=torch.float64)
             return torch.searchsorted(self._edges, u, right=True).clamp_(max=n - 1)
@@ -109,4 +113,4 @@ class Stream:
         if self._tokenizer is not None:
             said = data.captions(indices, Noise.keyed(self.seed, _CAPTION, numbers))
             text = None if said is None else self._tokenizer.encode(said)
-        return Batch(x, Condition(label, text, data.hints(numbers, self.seed)))
+        return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed)))

@@ -48,7 +48,7 @@ class Unpaired(Dataset):
         """Captions of domain B."""
         return self.b.captions(indices, noise)
 
-    def hints(self, numbers: Int[Tensor, "b"], seed: int) -> Images:
+    def hints(self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int) -> Images:
         """Pictures of domain A, in an order of their own."""
         own = int(Noise.keyed(seed, _HINT, [0]).bits(1))
         if self._stream.seed != own:

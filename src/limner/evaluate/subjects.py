@@ -27,6 +27,7 @@ from limner.text import Tokenizer
 Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]
 _ORDER = 0  # the seed of the order of real pictures
+_MOST_OF_ENDLESS = 50_000  # pictures of data without an end that are looked at
 _CAPTION = -7  # the step of the random streams that choose captions, see data/stream.py
 
 
@@ -100,8 +101,9 @@ class RealPictures(PictureSet):
         self.dataset = dataset
         self.spec = dataset.spec
         self.name = name or dataset.source or "the data"
-        self._order = shuffled(len(dataset), _ORDER)
-        self._n = len(dataset) if n is None else min(n, len(dataset))
+        whole = _MOST_OF_ENDLESS if dataset.endless else len(dataset)
+        self._order = torch.arange(whole) if dataset.endless else shuffled(whole, _ORDER)
+        self._n = whole if n is None else min(n, whole)
         self.fingerprint = key("real", dataset.digest or _digest(dataset), _ORDER)
 
     def indices(self, numbers: Numbers) -> Numbers:
@@ -144,7 +146,7 @@ class RealPictures(PictureSet):
         return Condition(
             label=self.labels(numbers) if labelled else None,
             text=Tokenizer(spec.text).encode(captions) if spec.text and captions else None,
-            image=self.dataset.hints(numbers, _ORDER) if spec.hint else None,
+            image=self.dataset.hints(self.indices(numbers), numbers, _ORDER) if spec.hint else None,
         )
 
     def called(self, number: int) -> str:

@@ -1,0 +1,88 @@
+"""What is said of a scene, in varied wordings."""
+
+import random
+
+from limner.data.composition import Scene, Thing, below, chosen
+from limner.data.grounds import GROUNDS
+from limner.data.sprites import Object
+
+_NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
+_RELATIONS = {
+    "left of": ("to the left of", "left of", "on the left of", "to the left of"),
+    "right of": ("to the right of", "right of", "on the right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under", "beneath"),
+    "on top of": ("on top of", "standing on"),
+    "inside": ("inside", "in"),
+}
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+STYLED = {
+    "3d": ("{}, in 3d", "a 3d picture of {}"),
+    "flat": ("{}, in flat style", "a flat drawing of {}", "{}, flat"),
+    "line": ("a line drawing of {}", "{}, line drawing", "{}, in line style"),
+    "noto": ("{}, in noto style", "{}, noto", "a noto emoji of {}"),
+}
+_FRAMES = ("a picture of {}", "an emoji of {}", "{}.")
+_SIZES = {"big": ("big", "large", "big"), "small": ("small", "tiny", "little")}
+
+
+def article(words: str) -> str:
+    """With "a" or "an".
+
+    >>> article("apple"), article("hourglass"), article("unicorn")
+    ('an apple', 'an hourglass', 'a unicorn')
+    """
+    vowel = words[0] in "aeiou" and not words.startswith(("uni", "eu"))
+    return f"{'an' if vowel or words.startswith('hour') else 'a'} {words}"
+
+
+def caption(scene: Scene, objects: dict[str, Object], chance: random.Random) -> str:
+    """A caption of a scene; what is not the point of it may be left unsaid.
+
+    Args:
+        scene: with everything in its place.
+        objects: by their names.
+        chance: of which `random()` alone is used.
+    """
+
+    def noun(thing: Thing, count: int = 1) -> str:
+        drawn = objects[thing.name]
+        words = [drawn.name if count == 1 else drawn.plural]
+        told = scene.skill in ("colours", "attribution") or not thing.natural
+        if thing.colour and (told or chance.random() < 0.15):
+            words.insert(0, thing.colour)
+        if thing.size:
+            words.insert(0, _one(_SIZES[thing.size], chance))
+        return " ".join(words)
+
+    things = scene.things
+    if scene.skill == "counting":
+        word, figure = _NUMBERS[len(things)]
+        said = f"{figure if below(5, chance) == 0 else word} {noun(things[0], len(things))}"
+    elif scene.relation is not None:
+        kind, i, j = scene.relation
+        if kind in _OPPOSITE and below(2, chance):
+            kind, i, j = _OPPOSITE[kind], j, i
+        first, second = article(noun(things[i])), article(noun(things[j]))
+        said = f"{first} {_one(_RELATIONS[kind], chance)} {second}"
+    elif len(things) == 1:
+        said = noun(things[0])
+        if below(8, chance):
+            said = article(said)
+    else:
+        nouns = [article(noun(thing)) for thing in things]
+        if below(2, chance):
+            nouns.reverse()
+        together = chosen({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
+        if len(nouns) > 2:
+            together = " and "
+        said = ", ".join(nouns[:-1]) + together + nouns[-1]
+    if chance.random() < (0.2 if scene.ground == "white" else 0.6):
+        said += " " + _one(GROUNDS[scene.ground].words, chance)
+    if scene.style != "3d" or below(10, chance) == 0:
+        return _one(STYLED[scene.style], chance).format(said)
+    return said if below(10, chance) else _one(_FRAMES, chance).format(said)
+
+
+def _one(words: tuple[str, ...], chance: random.Random) -> str:
+    return words[below(len(words), chance)]

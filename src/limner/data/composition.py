@@ -1,0 +1,386 @@
+"""The law of scenes: which objects, in which colours, sizes, counts and places, on which ground.
+
+A `Scene` is drawn from random numbers alone; nothing of it is a picture yet. What a caption may
+ask for, GenEval's six skills, is decided first, then what is needed for it.
+
+Reference: Ghosh, Hajishirzi, Schmidt (2023). GenEval. arXiv:2310.11513.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
+
+from limner.data.grounds import GROUNDS, PLAIN
+from limner.data.sprites import Object, aspect
+
+SKILLS = {
+    "single": 0.22,
+    "two": 0.14,
+    "counting": 0.16,
+    "colours": 0.14,
+    "position": 0.18,
+    "attribution": 0.12,
+    "several": 0.04,
+}
+"""What scenes are about, and the usual share of each: GenEval's six, and three or four things."""
+STYLE_SHARES = {"3d": 0.5, "noto": 0.25, "flat": 0.15, "line": 0.1}
+OPEN = ("basket", "bucket", "bathtub", "shopping cart", "box", "trash can", "paper cup")
+"""What things can be inside of: the upper half sticks out."""
+FRAMES = ("television", "picture frame", "mirror", "window", "laptop")
+"""What things can be shown inside of."""
+RELATIONS = ("left of", "right of", "above", "below", "on top of", "inside")
+_RELATION_SHARES = (0.23, 0.23, 0.21, 0.21, 0.08, 0.04)
+_HELD_OUT = 0.1  # of colour-object pairs, of object-object pairs, of objects from counting
+_TESTED = 0.05  # of compositions
+_MARGIN = 0.03  # of a side, that stays free around everything and between objects
+
+
+class Box(NamedTuple):
+    """Where something is, as shares of a side: x to the right, y down."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene.
+
+    Args:
+        name: of the object.
+        colour: the colour that rules it; None where none does.
+        natural: whether it is drawn in the colours of its artist.
+        size: "big" or "small" where the caption may say so.
+        box: where it is.
+    """
+
+    name: str
+    colour: str | None
+    natural: bool = True
+    size: str | None = None
+    box: Box = Box(0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows, exactly.
+
+    Args:
+        skill: one of `SKILLS`.
+        style: the artist of everything in it.
+        ground: one of `GROUNDS`.
+        shade: which variant of the ground.
+        things: the objects; later ones are drawn over earlier ones.
+        relation: (kind, i, j), where thing i is, seen from thing j; None without one.
+        caption: what is said of it.
+    """
+
+    skill: str
+    style: str
+    ground: str
+    shade: int
+    things: tuple[Thing, ...]
+    relation: tuple[str, int, int] | None = None
+    caption: str = ""
+
+    @property
+    def composition(self) -> str:
+        """Everything but places and words: splits are made by it."""
+        things = sorted(f"{thing.colour} {thing.size} {thing.name}" for thing in self.things)
+        return "; ".join([self.style, self.ground, *things, repr(self.relation)])
+
+
+@cache
+def _share(*parts: str) -> float:
+    """A number in [0, 1) that depends on names alone."""
+    digest = hashlib.blake2b("/".join(("limner-scenes", *parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+def held_out(scene: Scene) -> bool:
+    """Whether a scene has a pair of things or of a thing and a colour, or a thing that is counted,
+    which training never sees."""
+    names = {thing.name for thing in scene.things}
+    for thing in scene.things:
+        if not thing.natural and _share("colour", str(thing.colour), thing.name) < _HELD_OUT:
+            return True
+    if scene.skill == "counting":
+        return _share("counting", scene.things[0].name) < _HELD_OUT
+    pairs = ((a, b) for a in names for b in names if a < b)
+    return any(_share("pair", a, b) < _HELD_OUT for a, b in pairs)
+
+
+def tested(scene: Scene) -> bool:
+    """Whether a composition of what is seen in training is kept from it."""
+    return _share("composition", scene.composition) < _TESTED
+
+
+class Composer:
+    """Draws scenes.
+
+    Args:
+        vocabulary: the objects that may be in it.
+        skills: the share of each skill.
+        styles: the share of each artist.
+        overlap: how often objects may overlap.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[Object],
+        skills: dict[str, float],
+        styles: dict[str, float],
+        overlap: float = 0.0,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.skills, self.styles, self.overlap = skills, styles, overlap
+        names = {thing.name for thing in vocabulary}
+        self._containers = [name for name in (*OPEN, *FRAMES) if name in names]
+        self._by_name = {thing.name: thing for thing in vocabulary}
+        self._coloured = {
+            style: [thing for thing in vocabulary if thing.colours(style)] for style in styles
+        }
+
+    def draw(self, split: str, chance: random.Random) -> Scene:
+        """A scene of a split, without words.
+
+        Args:
+            split: "train", "test", "held-out" or "all".
+            chance: of which `random()` alone is used.
+        """
+        while True:
+            scene = self._contents(chance)
+            held = split != "all" and held_out(scene)
+            if split == "held-out" and not held:
+                continue
+            if split in ("train", "test") and (held or tested(scene) != (split == "test")):
+                continue
+            return self._placed(scene, chance)
+
+    def _contents(self, chance: random.Random) -> Scene:
+        skill, style = chosen(self.skills, chance), chosen(self.styles, chance)
+        if skill in ("colours", "attribution") and not self._coloured[style]:
+            style = max(self._coloured, key=lambda s: len(self._coloured[s]))
+        relation, size = None, None
+        if skill == "single":
+            size = (None, None, None, "big", "small")[below(5, chance)]
+            things = [self._thing(style, chance, 0.25, size)]
+        elif skill == "colours":
+            things = [self._thing(style, chance, 1.0)]
+        elif skill == "counting":
+            things = [self._thing(style, chance, 0.25)] * (2 + below(3, chance))
+        else:
+            count = 3 + below(2, chance) if skill == "several" else 2
+            coloured = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
+            things = self._different(count, style, chance, coloured)
+            if skill == "position":
+                kind = chosen(dict(zip(RELATIONS, _RELATION_SHARES)), chance)
+                if kind == "inside" and not self._containers:
+                    kind = "above"
+                if kind == "inside":
+                    container = self._containers[below(len(self._containers), chance)]
+                    if things[0].name == container:
+                        things.reverse()
+                    things[1] = self._as_drawn(self._by_name[container], style)
+                relation = kind, 0, 1
+            elif skill == "two" and below(5, chance) == 0:
+                big = below(2, chance)
+                things[big] = replace(things[big], size="big")
+                things[1 - big] = replace(things[1 - big], size="small")
+        return Scene(
+            skill, style, self._ground(style, things, chance), below(1 << 16, chance),
+            tuple(things), relation,
+        )  # fmt: skip
+
+    def _thing(
+        self, style: str, chance: random.Random, coloured: float, size: str | None = None
+    ) -> Thing:
+        """An object, recoloured with a probability; with 1 it is one that has a colour."""
+        among = self._coloured[style] if coloured == 1 else self.vocabulary
+        drawn = among[below(len(among), chance)]
+        natural, colours = drawn.natural[style], drawn.colours(style)
+        if not colours or chance.random() >= coloured:
+            return Thing(drawn.name, natural, size=size)
+        colour = colours[below(len(colours), chance)]
+        return Thing(drawn.name, colour, colour == natural, size)
+
+    def _as_drawn(self, drawn: Object, style: str) -> Thing:
+        return Thing(drawn.name, drawn.natural[style])
+
+    def _different(
+        self, count: int, style: str, chance: random.Random, coloured: float
+    ) -> list[Thing]:
+        """Things of different names; where all have colours, of different ones, too."""
+        things: list[Thing] = []
+        while len(things) < count:
+            new = self._thing(style, chance, coloured)
+            alike = any(t.name == new.name or (coloured == 1 and t.colour == new.colour)
+                        for t in things)  # fmt: skip
+            if not alike:
+                things.append(new)
+        return things
+
+    def _ground(self, style: str, things: list[Thing], chance: random.Random) -> str:
+        """A ground on which everything can be seen; white is usual even for what is white."""
+        colours = {thing.colour for thing in things}
+        while True:
+            u = chance.random()
+            if u < 0.4:
+                ground = "white"
+            elif u < 0.78:
+                ground = PLAIN[1 + below(len(PLAIN) - 1, chance)]
+            else:
+                settings = tuple(name for name in GROUNDS if name not in PLAIN)
+                ground = settings[below(len(settings), chance)]
+            hidden = colours & {*GROUNDS[ground].colours}
+            if not hidden and (style != "line" or GROUNDS[ground].light):
+                return ground
+
+    def _placed(self, scene: Scene, chance: random.Random) -> Scene:
+        """The scene with a place for everything."""
+        sizes = [_side(scene, thing, chance) for thing in scene.things]
+        shapes = [_shape(thing.name, scene.style, s) for thing, s in zip(scene.things, sizes)]
+        kind = scene.relation[0] if scene.relation else None
+        if kind in ("left of", "above", "right of", "below"):
+            boxes = _in_line(shapes, kind in ("left of", "right of"), chance)
+            if kind in ("right of", "below"):
+                boxes.reverse()
+                boxes = _in_line(shapes[::-1], kind == "right of", chance)[::-1]
+        elif kind == "on top of":
+            boxes = _stacked(shapes, chance)
+        elif kind == "inside":
+            return _contained(scene, chance)
+        else:
+            free = chance.random() < self.overlap
+            boxes = _scattered(shapes, chance, free)
+        things = tuple(replace(thing, box=box) for thing, box in zip(scene.things, boxes))
+        return replace(scene, things=things)
+
+
+def chosen(shares: dict[str, float], chance: random.Random) -> str:
+    """A name, drawn by the shares."""
+    rest = chance.random() * sum(shares.values())
+    for name, share in shares.items():
+        rest -= share
+        if rest < 0:
+            return name
+    return name
+
+
+def below(n: int, chance: random.Random) -> int:
+    """A whole number from 0 to n - 1; only `random()` is the same in every version of Python."""
+    return int(n * chance.random())
+
+
+def _between(low: float, high: float, chance: random.Random) -> float:
+    return low + (high - low) * chance.random()
+
+
+def _side(scene: Scene, thing: Thing, chance: random.Random) -> float:
+    """The longer side of a thing."""
+    if len(scene.things) == 1:
+        low, high = {"big": (0.75, 0.9), "small": (0.2, 0.3)}.get(thing.size or "", (0.4, 0.7))
+    elif len(scene.things) == 2:
+        low, high = {"big": (0.45, 0.55), "small": (0.2, 0.26)}.get(thing.size or "", (0.3, 0.44))
+    else:
+        low, high = (0.27, 0.4) if len(scene.things) == 3 else (0.25, 0.36)
+    return _between(low, high, chance)
+
+
+def _shape(name: str, style: str, side: float) -> tuple[float, float]:
+    """(width, height) of a thing whose longer side is known."""
+    ratio = aspect(name, style)
+    return (side, side / ratio) if ratio > 1 else (side * ratio, side)
+
+
+Shapes = Sequence[tuple[float, float]]
+
+
+def _at(x: float, y: float, shape: tuple[float, float]) -> Box:
+    return Box(x, y, x + shape[0], y + shape[1])
+
+
+def _in_line(shapes: Shapes, across: bool, chance: random.Random) -> list[Box]:
+    """Two things, the first to the left of the second, or above it, with a gap between."""
+    along = [shape[0] if across else shape[1] for shape in shapes]
+    room = 1 - 2 * _MARGIN - sum(along)
+    gap = min(_between(0.04, 0.2, chance), room)
+    start = _MARGIN + chance.random() * (room - gap)
+    starts = start, start + along[0] + gap
+    thick = [shape[1] if across else shape[0] for shape in shapes]
+    middle = _between(max(thick) / 2 + _MARGIN, 1 - max(thick) / 2 - _MARGIN, chance)
+    boxes = []
+    for shape, first, t in zip(shapes, starts, thick):
+        slack = 0.06 * (2 * chance.random() - 1)
+        second = min(max(middle - t / 2 + slack, _MARGIN), 1 - t - _MARGIN)
+        boxes.append(_at(first, second, shape) if across else _at(second, first, shape))
+    return boxes
+
+
+def _stacked(shapes: Shapes, chance: random.Random) -> list[Box]:
+    """The first thing stands on the second one."""
+    (top_w, top_h), (low_w, low_h) = shapes
+    height = top_h + 0.96 * low_h
+    y = _between(_MARGIN, 1 - _MARGIN - height, chance)
+    widest = max(top_w, low_w)
+    middle = _between(_MARGIN + widest / 2, 1 - _MARGIN - widest / 2, chance)
+    top = middle - top_w / 2 + 0.2 * (low_w / 2) * (2 * chance.random() - 1)
+    top = min(max(top, _MARGIN), 1 - _MARGIN - top_w)
+    return [_at(top, y, shapes[0]), _at(middle - low_w / 2, y + top_h - 0.04 * low_h, shapes[1])]
+
+
+def _contained(scene: Scene, chance: random.Random) -> Scene:
+    """The first thing inside the second: its upper half sticks out of it, or it is shown in it."""
+    inner, outer = scene.things
+    width, height = _shape(outer.name, scene.style, _between(0.5, 0.65, chance))
+    frame = outer.name in FRAMES
+    x = _between(_MARGIN, 1 - _MARGIN - width, chance)
+    side = 0.5 * min(width, height) if frame else 0.75 * width
+    inner_w, inner_h = _shape(inner.name, scene.style, min(side, 0.4))
+    if frame:
+        y = _between(_MARGIN, 1 - _MARGIN - height, chance)
+        middle = y + (0.4 if outer.name == "laptop" else 0.5) * height
+        place = _at(x + (width - inner_w) / 2, middle - inner_h / 2, (inner_w, inner_h))
+    else:
+        out = 0.65 * inner_h
+        y = _between(_MARGIN + out, max(1 - _MARGIN - height, _MARGIN + out), chance)
+        y = min(y, 1 - height)
+        place = _at(x + (width - inner_w) / 2, y - out + 0.12 * height, (inner_w, inner_h))
+    things = [replace(inner, box=place), replace(outer, box=_at(x, y, (width, height)))]
+    if not frame:
+        return replace(scene, things=tuple(things))
+    return replace(scene, things=tuple(things[::-1]), relation=("inside", 1, 0))
+
+
+def _scattered(shapes: Shapes, chance: random.Random, free: bool) -> list[Box]:
+    """Places that do not overlap, unless they may; where there is no room, everything shrinks."""
+    factor = 1.0
+    while True:
+        for _ in range(12):
+            boxes: list[Box] = []
+            for w, h in shapes:
+                shape = w * factor, h * factor
+                x = _between(_MARGIN, 1 - _MARGIN - shape[0], chance)
+                y = _between(_MARGIN, 1 - _MARGIN - shape[1], chance)
+                box = _at(x, y, shape)
+                if not free and any(_touching(box, other) for other in boxes):
+                    break
+                boxes.append(box)
+            else:
+                return boxes
+        factor *= 0.95
+
+
+def _touching(a: Box, b: Box) -> bool:
+    gap = 0.02
+    return (
+        a.left < b.right + gap
+        and b.left < a.right + gap
+        and a.top < b.bottom + gap
+        and b.top < a.bottom + gap
+    )

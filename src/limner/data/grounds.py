@@ -1,0 +1,162 @@
+"""What scenes stand on: plain colours, and a few simple settings."""
+
+import random
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from limner.data.recolouring import Colour, rgb
+
+
+class Ground(NamedTuple):
+    """A ground.
+
+    Args:
+        words: ways to say it, as they follow what stands there.
+        light: whether black lines can be seen on it.
+        colours: of things that cannot be seen on it well.
+    """
+
+    words: tuple[str, ...]
+    light: bool
+    colours: tuple[str, ...] = ()
+
+
+_PLAIN = {
+    "white": Colour(1.0, 0.0, 0),
+    "black": Colour(0.19, 0.005, 270),
+    "gray": Colour(0.78, 0.005, 270),
+    "red": Colour(0.60, 0.17, 25),
+    "orange": Colour(0.80, 0.12, 62),
+    "yellow": Colour(0.92, 0.11, 98),
+    "green": Colour(0.80, 0.11, 145),
+    "blue": Colour(0.72, 0.11, 250),
+    "purple": Colour(0.62, 0.12, 305),
+    "pink": Colour(0.87, 0.07, 355),
+    "brown": Colour(0.50, 0.07, 55),
+}
+_COLOUR_WORDS = (
+    "on {a} {colour} background",
+    "on {a} {colour} background",
+    "on {colour}",
+    "against {a} {colour} background",
+)
+
+
+def _said(colour: str) -> tuple[str, ...]:
+    a = "an" if colour == "orange" else "a"
+    return tuple(words.format(a=a, colour=colour) for words in _COLOUR_WORDS)
+
+
+GROUNDS = {
+    **{
+        name: Ground(_said(name), colour.lightness > 0.7, () if name == "white" else (name,))
+        for name, colour in _PLAIN.items()
+    },
+    "grass": Ground(("on the grass", "on green grass", "in a meadow"), True, ("green",)),
+    "sea": Ground(("in the sea", "in the water", "at sea"), True, ("blue",)),
+    "night sky": Ground(("in the night sky", "at night", "under the stars"), False, ("black",)),
+    "snow": Ground(("in the snow", "on the snow"), True, ("white",)),
+    "beach": Ground(("on the beach", "on the sand"), True),
+}
+"""Every ground by its name."""
+PLAIN = tuple(_PLAIN)
+"""The plain colours."""
+_VARIANTS = 24  # of each ground: another shade, another horizon
+
+
+@lru_cache(2048)
+def ground(name: str, variant: int, size: int) -> Image.Image:
+    """A ground as a square picture; not to be drawn on.
+
+    Args:
+        name: one of `GROUNDS`.
+        variant: any number; shades and horizons differ.
+        size: pixels of a side.
+    """
+    shades = random.Random(f"{name}/{variant % _VARIANTS}")
+    if name in _PLAIN:
+        return Image.new("RGB", (size, size), _shade(_PLAIN[name], shades, name == "white"))
+    return _SETTINGS[name](shades, size)
+
+
+def _shade(colour: Colour, shades: random.Random, pure: bool = False) -> tuple[int, int, int]:
+    if pure:
+        return 255, 255, 255
+    light = colour.lightness + 0.05 * (2 * shades.random() - 1)
+    return rgb(colour._replace(lightness=light, hue=colour.hue + 12 * (shades.random() - 0.5)))
+
+
+def _banded(
+    upper: Colour, lower: Colour, horizon: float, shades: random.Random, size: int, wave: float
+) -> Image.Image:
+    """A sky above a ground, with a slightly curved horizon; drawn at twice the size."""
+    big = 2 * size
+    image = Image.new("RGB", (big, big), _shade(upper, shades))
+    x = np.linspace(0, 1, 33)
+    y = horizon + wave * np.sin(2 * np.pi * (x * (0.5 + shades.random()) + shades.random()))
+    edge = [(big * float(a), big * float(b)) for a, b in zip(x, y)]
+    ImageDraw.Draw(image).polygon([*edge, (big, big), (0, big)], fill=_shade(lower, shades))
+    return image
+
+
+def _grass(shades: random.Random, size: int) -> Image.Image:
+    sky, grass = Colour(0.90, 0.05, 235), Colour(0.74, 0.15, 138)
+    image = _banded(sky, grass, 0.35 + 0.3 * shades.random(), shades, size, 0.03)
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def _beach(shades: random.Random, size: int) -> Image.Image:
+    sky, sand = Colour(0.86, 0.08, 225), Colour(0.88, 0.07, 85)
+    image = _banded(sky, sand, 0.4 + 0.25 * shades.random(), shades, size, 0.02)
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def _snow(shades: random.Random, size: int) -> Image.Image:
+    sky, snow = Colour(0.80, 0.05, 240), Colour(0.97, 0.008, 240)
+    image = _banded(sky, snow, 0.4 + 0.25 * shades.random(), shades, size, 0.03)
+    draw, big = ImageDraw.Draw(image), 2 * size
+    for _ in range(14):
+        x, y, r = big * shades.random(), big * shades.random(), big * 0.009
+        draw.ellipse((x - r, y - r, x + r, y + r), fill="white")
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def _sea(shades: random.Random, size: int) -> Image.Image:
+    sky, sea = Colour(0.91, 0.04, 225), Colour(0.62, 0.13, 240)
+    image = _banded(sky, sea, 0.2 + 0.25 * shades.random(), shades, size, 0.01)
+    draw, big = ImageDraw.Draw(image), 2 * size
+    crest = rgb(Colour(0.72, 0.10, 235))
+    for _ in range(9):
+        x, y = big * shades.random(), big * (0.5 + 0.5 * shades.random())
+        width = big * (0.08 + 0.08 * shades.random())
+        draw.arc((x, y, x + width, y + width / 3), 180, 360, fill=crest, width=max(2, big // 64))
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def _night(shades: random.Random, size: int) -> Image.Image:
+    big = 2 * size
+    top, low = (np.array(rgb(Colour(light, 0.07, 272))) for light in (0.22, 0.36))
+    rows = top + np.linspace(0, 1, big)[:, None] * (low - top)
+    pixels = np.broadcast_to(rows[:, None], (big, big, 3)).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    draw = ImageDraw.Draw(image)
+    for _ in range(26):
+        x, y, r = (
+            big * shades.random(),
+            big * shades.random(),
+            big * (0.004 + 0.005 * shades.random()),
+        )
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=(250, 246, 220))
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+_SETTINGS = {
+    "grass": _grass,
+    "sea": _sea,
+    "night sky": _night,
+    "snow": _snow,
+    "beach": _beach,
+}

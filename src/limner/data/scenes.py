@@ -1,0 +1,298 @@
+"""`scenes`: captioned pictures that never repeat, composed of bundled objects, with their truth.
+
+Picture i of seed s is a function of both and of nothing else. A scene has one to four objects of a
+vocabulary of a few hundred, in colours, sizes, counts and relations, on a plain ground or in a
+simple setting, by one of four artists; it is known exactly what is where. The splits:
+
+    train      compositions of pairs that may be learnt, but for one in twenty
+    test       that one: new compositions of pairs that training has seen
+    held-out   scenes with a pair of objects, a pair of object and colour, or an object that is
+               counted, which training never sees: one in ten of each
+"""
+
+import hashlib
+import io
+import json
+import random
+from bisect import bisect
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from limner.data.captions import caption
+from limner.data.composition import SKILLS, STYLE_SHARES, Box, Composer, Scene, Thing
+from limner.data.dataset import Dataset
+from limner.data.emoji import Emoji
+from limner.data.grounds import ground
+from limner.data.pictures import Entry, Listing, Pictures, Report, Source
+from limner.data.recolouring import COLOURS
+from limner.data.sprites import digest, objects, sprite, vocabulary
+from limner.errors import LimnerError, unknown
+from limner.image import Images, ImageSpec
+from limner.noise import Noise
+from limner.text import text_spec
+
+ENDLESS = 2**40
+"""How many pictures there are."""
+_SIZE = 128
+_LISTED = 1000  # pictures that are looked at to say what scenes are
+_REMEMBERED = 4096  # scenes whose picture or caption may be asked for next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes(Source):
+    """`scenes`: composed pictures with captions and exact truth, as many as are asked for.
+
+    Args:
+        split: "train", "test", "held-out" or "all".
+        seed: another seed, other pictures.
+        vocabulary: "all", how many of the most common objects, or names as in "dog,cat,apple".
+        skills: what scenes are about, with shares as in "single=1,counting=2"; all of them, if not
+            given.
+        style: one artist, or all of them.
+        emoji: the share of pictures that are bundled emoji of all artists, by themselves.
+        overlap: the share of scenes in which objects may overlap.
+        hint: "objects" gives a map that says what stands at each place, for detectors.
+    """
+
+    split: Literal["train", "test", "held-out", "all"] = "train"
+    seed: Annotated[int, Field(ge=0)] = 0
+    vocabulary: int | str = "all"
+    skills: str = ""
+    style: Literal["3d", "flat", "line", "noto", "all"] = "all"
+    emoji: Annotated[float, Field(ge=0, le=1)] = 0.0
+    overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+    hint: Literal["objects"] | None = None
+    text: bool = True
+    tokens: Annotated[int, Field(ge=1, le=256)] = 32
+
+    def listing(self, report: Report) -> Listing:
+        """The first thousand pictures as if they lay in files, their skills as classes."""
+        data = self.open("scenes")
+
+        def entry(index: int) -> Entry:
+            scene, number = data.scene(index), torch.tensor([index])
+            said = data.captions(number, Noise.sampling(0, 1))
+            label = scene.skill if scene else "emoji"
+            return Entry(f"scene {index}", partial(_png, data, number), label, tuple(said))
+
+        labels = (*self.shares(), "emoji") if self.emoji else tuple(self.shares())
+        return Listing([entry(index) for index in range(_LISTED)], labels)
+
+    def open(self, typed: str) -> "ComposedScenes":
+        """The data set."""
+        return ComposedScenes(self, typed)
+
+    def shares(self) -> dict[str, float]:
+        """The share of each skill."""
+        if not self.skills:
+            return dict(SKILLS)
+        shares = {}
+        for part in self.skills.split(","):
+            name, given, share = (piece.strip() for piece in part.partition("="))
+            if name not in SKILLS:
+                raise unknown("skill", name, SKILLS, "data.skills")
+            try:
+                shares[name] = float(share) if given else 1.0
+            except ValueError:
+                shares[name] = -1.0
+            if not 0 < shares[name] < float("inf"):
+                raise LimnerError(f"data.skills: the share of {name} is a positive number")
+        return shares
+
+
+class ComposedScenes(Dataset):
+    """Scenes, drawn when they are asked for.
+
+    Args:
+        source: with the options.
+        typed: the source as it was typed.
+    """
+
+    endless = True
+
+    def __init__(self, source: Scenes, typed: str) -> None:
+        height, width = source.shape or (_SIZE, _SIZE)
+        if height != width or height < 16:
+            raise LimnerError(f"scenes are square, of at least 16 pixels; give data.size={_SIZE}")
+        for option, remedy in {"flip": "captions say left and right", "binarise": ""}.items():
+            if getattr(source, option):
+                raise LimnerError(f"scenes have no data.{option}; {remedy or 'leave it out'}")
+        self.options, self.source, self.size = source, typed, height
+        self.training = source.split in ("train", "all")
+        known = vocabulary(source.vocabulary)
+        styles = STYLE_SHARES if source.style == "all" else {source.style: 1.0}
+        self.objects = {thing.name: thing for thing in known}
+        self.composer = Composer(known, source.shares(), dict(styles), source.overlap)
+        self.single = None
+        if source.emoji:
+            self.single = _single_emoji(source, height)
+            self._edges = list(accumulate(self.single.weights.tolist()))  # pyright: ignore
+        channels = source.channels or 3
+        hint = None
+        if source.hint == "objects":
+            hint = ImageSpec(len(TRUTH), *(max(1, height // 8),) * 2)
+        text = text_spec(source.tokens) if source.text else None
+        self.spec = ImageSpec(channels, height, width, source.levels, text=text, hint=hint)
+        single = self.single.digest if self.single else None
+        said = [digest(), single, vars(source), [*self.objects], self.spec.to_json()]
+        self.digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+        self._scenes: OrderedDict[int, Scene | int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def scene(self, index: int) -> Scene | None:
+        """What picture `index` shows; None where it is an emoji by itself."""
+        found = self._found(index)
+        return found if isinstance(found, Scene) else None
+
+    def _found(self, index: int) -> Scene | int:
+        """A scene, or the number of an emoji."""
+        known = self._scenes.get(index)
+        if known is not None:
+            return known
+        chance = random.Random(f"{self.options.seed}/{index}")
+        found: Scene | int
+        if self.single and chance.random() < self.options.emoji:
+            found = min(
+                bisect(self._edges, chance.random() * self._edges[-1]), len(self.single) - 1
+            )
+        else:
+            scene = self.composer.draw(self.options.split, chance)
+            found = replace(scene, caption=caption(scene, self.objects, chance))
+        self._scenes[index] = found
+        if len(self._scenes) > _REMEMBERED:
+            self._scenes.popitem(last=False)
+        return found
+
+    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """Pictures, composed now."""
+        pictures = []
+        for index in indices.tolist():
+            found = self._found(index)
+            if isinstance(found, Scene):
+                image = drawn(found, self.size)
+                if self.spec.channels == 1:
+                    image = image.convert("L")
+                pixels = torch.from_numpy(np.array(image)).view(self.size, self.size, -1)
+                pictures.append(pixels.permute(2, 0, 1))
+            else:
+                assert self.single is not None
+                pictures.append(self.single.pixels(torch.tensor([found]))[0])
+        return torch.stack(pictures)
+
+    def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
+        """The caption of each; emoji have several."""
+        said = []
+        for row, index in enumerate(indices.tolist()):
+            found = self._found(index)
+            if isinstance(found, Scene):
+                said.append(found.caption)
+            else:
+                assert self.single is not None
+                said += self.single.captions(torch.tensor([found]), noise.rows([row])) or [""]
+        return said
+
+    def hints(
+        self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int
+    ) -> Images | None:
+        """Maps of what stands where, if they are asked for."""
+        return None if self.options.hint is None else self.truth(indices)
+
+    def truth(self, indices: Int[Tensor, "b"]) -> Images:
+        """What stands where, as maps in [-1, 1]: see `TRUTH`."""
+        side = max(1, self.size // 8)
+        maps = torch.full((len(indices), len(TRUTH), side, side), -1.0)
+        number = {thing.name: i + 1 for i, thing in enumerate(objects())}
+        colours = list(COLOURS)
+        for row, index in zip(maps, indices.tolist()):
+            scene = self.scene(index)
+            for thing in scene.things if scene else ():
+                box = thing.box
+                x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
+                column, line = (min(int(side * max(v, 0)), side - 1) for v in (x, y))
+                colour = 0 if thing.colour is None else 1 + colours.index(thing.colour)
+                row[:, line, column] = torch.tensor(
+                    [
+                        2 * number[thing.name] / len(number) - 1,
+                        2 * colour / len(colours) - 1,
+                        2 * (side * x - column) - 1,
+                        2 * (side * y - line) - 1,
+                        2 * (box.right - box.left) - 1,
+                        2 * (box.bottom - box.top) - 1,
+                    ]
+                ).clamp(-1, 1)
+        return maps
+
+    def name(self, index: int) -> str:
+        """The number."""
+        return str(index)
+
+
+TRUTH = ("object", "colour", "x", "y", "width", "height")
+"""The planes of a map of objects, in the cell of 8 x 8 pixels that holds an object's centre: its
+number in the vocabulary from 1, that of its colour from 1 or 0, each over the greatest; where in
+the cell the centre is; width and height as shares of a side. All from -1; everywhere else, -1."""
+
+
+def _png(data: ComposedScenes, number: Int[Tensor, "1"]) -> io.BytesIO:
+    """A picture as a file."""
+    pixels = data.pixels(number)[0].permute(1, 2, 0).squeeze(-1).numpy()
+    Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+    file.seek(0)
+    return file
+
+
+def _single_emoji(source: Scenes, size: int) -> Pictures:
+    split = "train" if source.split in ("train", "all") else "held-out-concept"
+    emoji = Emoji(split=split, style=source.style, label="none", size=size, text=source.text,
+                  channels=source.channels or 3, levels=source.levels, people=0.3)  # fmt: skip
+    found = emoji.open("emoji")
+    assert isinstance(found, Pictures)
+    return found
+
+
+def drawn(scene: Scene, size: int) -> Image.Image:
+    """A scene as a picture of size x size."""
+    canvas = ground(scene.ground, scene.shade, size).copy()
+    for thing in scene.things:
+        left, top, right, bottom = pixel_box(thing.box, size)
+        picture = _picture(scene, thing, bottom - top, right - left)
+        canvas.paste(picture, (left, top), picture)
+    return canvas
+
+
+def masks(scene: Scene, size: int) -> Bool[Tensor, "n h w"]:
+    """Which pixels show each thing of a scene: half covered or more, and nothing before it."""
+    covered = np.zeros((len(scene.things), size, size), dtype=bool)
+    for i, thing in enumerate(scene.things):
+        left, top, right, bottom = pixel_box(thing.box, size)
+        layer = Image.new("L", (size, size))
+        layer.paste(_picture(scene, thing, bottom - top, right - left).getchannel("A"), (left, top))
+        seen = np.asarray(layer) >= 128
+        covered[:i] &= ~seen
+        covered[i] = seen
+    return torch.from_numpy(covered)
+
+
+def pixel_box(box: Box, size: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) in whole pixels; at least one wide and high."""
+    left, top = round(size * box.left), round(size * box.top)
+    width = max(1, round(size * (box.right - box.left)))
+    height = max(1, round(size * (box.bottom - box.top)))
+    return left, top, left + width, top + height
+
+
+def _picture(scene: Scene, thing: Thing, height: int, width: int) -> Image.Image:
+    colour = None if thing.natural else thing.colour
+    return sprite(thing.name, scene.style, colour, height, width)

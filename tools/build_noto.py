@@ -1,0 +1,106 @@
+"""Build the pictures of a second artist for the bundled data: Noto Emoji, matched by code point.
+
+    python tools/build_noto.py [--work DIR] [--out FILE]        (needs npm, pip install resvg-py)
+
+The drawings come from npm, `@iconify-json/noto`: Google's Noto Emoji as SVG, Apache-2.0. An emoji
+enters if Fluent Emoji drew it in 3D (`emoji.zip`) in its plain form, without a skin tone, so that
+captions, tags, groups and splits are the same for both artists. The archive is as `emoji.zip`.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import resvg_py
+from build_emoji import QUALITY, SIZE, BuildError, fetch, plain
+from PIL import Image
+
+PACKAGE, VERSION = "@iconify-json/noto", "1.2.9"
+DIGEST = "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"
+RENDER = 256  # drawn at twice the size, then reduced as the other styles are
+ASSETS = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
+
+
+def drawings(work: Path) -> dict[str, str]:
+    """SVG by plain code points."""
+    with tarfile.open(fetch(PACKAGE, VERSION, DIGEST, work), "r:gz") as archive:
+        icons, characters = (
+            json.load(archive.extractfile(f"package/{name}.json"))  # pyright: ignore
+            for name in ("icons", "chars")
+        )
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}">{body}</svg>'
+    found = {}
+    for code, name in characters.items():
+        icon = icons["icons"].get(name)
+        if icon is None:  # an alias draws nothing of its own
+            continue
+        w, h = (icon.get(side, icons[side]) for side in ("width", "height"))
+        found[plain(code)] = head.format(w=w, h=h, body=icon["body"])
+    return found
+
+
+def render(svg: str, size: int = RENDER) -> Image.Image:
+    """A drawing with its transparency."""
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg, width=size)))).convert("RGBA")
+
+
+def on_white(image: Image.Image, side: int) -> Image.Image:
+    """The picture centred in a white square, reduced."""
+    most = max(image.size)
+    canvas = Image.new("RGBA", (most, most), "white")
+    canvas.alpha_composite(image, ((most - image.width) // 2, (most - image.height) // 2))
+    return canvas.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+
+
+def as_webp(image: Image.Image) -> bytes:
+    """The file of a picture."""
+    image.save(buffer := io.BytesIO(), "WEBP", quality=QUALITY, method=4)
+    return buffer.getvalue()
+
+
+def write_archive(path: Path, files: dict[str, bytes | str]) -> None:
+    """Write an archive that is a function of its files alone."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, body in files.items():
+            entry = zipfile.ZipInfo(name)  # dated 1980, whatever the clock says
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            packed = zipfile.ZIP_STORED if name.endswith(".webp") else zipfile.ZIP_DEFLATED
+            archive.writestr(entry, body, packed)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    print(f"{path}: {len(files)} files, {path.stat().st_size} bytes, sha256 {digest}")
+
+
+def main() -> int:
+    """Build the archive; print what it holds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
+    parser.add_argument("--out", type=Path, default=ASSETS / "noto.zip", metavar="FILE")
+    args = parser.parse_args()
+    try:
+        args.work.mkdir(parents=True, exist_ok=True)
+        svgs = drawings(args.work)
+        rows, pictures = [], {}
+        with zipfile.ZipFile(ASSETS / "emoji.zip") as archive:
+            fluent = map(json.loads, archive.read("metadata.jsonl").decode().splitlines())
+        for row in fluent:
+            code = plain(row["code"])
+            if row["style"] != "3d" or row["skin_tone"] != "none" or code not in svgs:
+                continue
+            name = f"noto/{row['code']}.webp"
+            rows.append(row | {"file_name": name, "style": "noto"})
+            pictures[name] = as_webp(on_white(render(svgs[code]), SIZE))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_archive(args.out, {"metadata.jsonl": lines, **dict(sorted(pictures.items()))})
+    except (BuildError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Build what `scenes` are composed of: a few hundred objects by several artists, cut out.
+
+    python tools/build_sprites.py [--work DIR] [--out FILE]     (needs npm, pip install resvg-py)
+
+`scene_objects.txt` says which objects there are and what they are called. Their pictures are
+Fluent's three styles and Noto (see `build_emoji.py` and `build_noto.py`), on no ground, cropped to
+what is visible. For each picture the archive says which colour rules it: the hue of most of its
+surface, so that it can take another; a picture of many hues keeps its own (`objects.jsonl`).
+"""
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from build_emoji import EMOJIBASE, BuildError, catalogue, join, plain, read
+from build_noto import ASSETS, as_webp, drawings, render, write_archive
+from PIL import Image
+
+from limner.data.recolouring import ruling
+
+SIDE = 112  # pixels of the longer side: the largest that an object of a 128 x 128 scene has
+OBJECTS = Path(__file__).with_name("scene_objects.txt")
+ALIASES = {"1F9DC": "1F9DC-200D-2640"}  # the mermaid
+
+
+def vocabulary() -> list[tuple[str, str, str]]:
+    """(code points, name, plural) of every object, in order."""
+    found = []
+    for line in OBJECTS.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            code, words = line.split(maxsplit=1)
+            name, _, plural = (part.strip() for part in words.partition("/"))
+            found.append((code, name, plural or regular(name)))
+    names = [name for _, name, _ in found]
+    if len(set(names)) < len(names):
+        raise BuildError(f"named twice: {sorted({n for n in names if names.count(n) > 1})}")
+    return found
+
+
+def regular(name: str) -> str:
+    """The plural by rule: of the word before "of", if there is one."""
+    head, of, rest = name.partition(" of ")
+    end = "es" if head.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{head}{end}{of}{rest}"
+
+
+def cut_out(image: Image.Image) -> Image.Image:
+    """What is visible, its longer side reduced."""
+    box = image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
+    image = image.crop(box)
+    factor = SIDE / max(image.size)
+    size = tuple(max(1, round(side * factor)) for side in image.size)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def main() -> int:
+    """Build the archive; print what it holds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
+    parser.add_argument("--out", type=Path, default=ASSETS / "sprites.zip", metavar="FILE")
+    args = parser.parse_args()
+    try:
+        args.work.mkdir(parents=True, exist_ok=True)
+        fluent, _ = join(*catalogue(read(EMOJIBASE, args.work)), args.work)
+        noto = drawings(args.work)
+        rows, files = [], {}
+        for typed, name, plural in vocabulary():
+            code = plain(ALIASES.get(typed, typed))
+            if ("3d", code) not in fluent:
+                raise BuildError(f"there is no 3D picture of {typed} {name}")
+            pictures = {"3d": Image.open(io.BytesIO(fluent["3d", code])).convert("RGBA")}
+            for style in ("flat", "line"):
+                if (style, code) in fluent:
+                    pictures[style] = render(fluent[style, code].decode())
+            if code in noto:
+                pictures["noto"] = render(noto[code])
+            colours = {}
+            for style, image in pictures.items():
+                sprite = cut_out(image)
+                files[f"{style}/{name.replace(' ', '-')}.webp"] = as_webp(sprite)
+                colour = None if style == "line" else ruling(np.asarray(sprite))
+                colours[style] = colour and [round(part, 4) for part in colour]
+            if missing := {"flat", "line", "noto"} - set(pictures):
+                raise BuildError(f"{name} is missing in {', '.join(sorted(missing))}")
+            rows.append({"name": name, "plural": plural, "code": code, "colours": colours})
+        write_archive(args.out, files)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        args.out.with_name("objects.jsonl").write_text(lines, encoding="utf-8")
+    except (BuildError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
