@@ -36,10 +36,23 @@ def test_pictures_classes_and_styles():
     counts = {
         style: len(listing(style=style, split="all").entries) for style in ("3d", "flat", "line")
     }
-    assert sum(counts.values()) == len(listing(style="all", split="all").entries)
+    assert sum(counts.values()) == len(listing(style="fluent", split="all").entries)
     assert min(counts.values()) > 1000
     assert listing(style="3d", split="held-out-pair").labels == data.spec.labels
     assert listing(label="none").labels == ()
+
+
+def test_a_second_artist_drew_the_same_things_and_captions_name_the_artist():
+    noto = listing(style="noto", split="all")
+    fluent = {e.name.split("/")[1]: e for e in listing(style="3d", split="all").entries}
+    assert len(noto.entries) > 1400 and len(noto.labels) == 9
+    for entry in noto.entries:
+        same = fluent[entry.name.split("/")[1]]
+        assert (entry.captions, entry.label, entry.group) == (same.captions, same.label, same.group)
+    styled = {e.name: e.captions for e in listing(style="all").entries}
+    assert all("noto" in said for said in styled["noto/1F436.webp"])
+    assert styled["3d/1F436.webp"] == ("dog face",)
+    assert any("line" in said for said in styled["line/1F436.webp"])
 
 
 def test_splits_share_no_picture_and_no_caption():

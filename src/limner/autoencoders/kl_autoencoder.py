@@ -150,8 +150,8 @@ class KLAutoencoder(Encodes):
         spec: what the images are.
         latent: channels of a map.
         channels: of each resolution, finest first; each halves height and width.
-        blocks: residual blocks at each resolution, finest first, that of the map last; a lone number
-            is of all.
+        blocks: residual blocks at each resolution, finest first, that of the map last; a single
+            number is of all.
         encoder_blocks: those of the encoder, where it is to be smaller than the decoder: the second
             stage's training waits for it.
         kl_weight: of the KL divergence, both being means over numbers.

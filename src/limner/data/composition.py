@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.sprites import Object, aspect
+from limner.errors import LimnerError
 
 SKILLS = {
     "single": 0.22,
@@ -35,6 +36,9 @@ RELATIONS = ("left of", "right of", "above", "below", "on top of", "inside")
 _RELATION_SHARES = (0.23, 0.23, 0.21, 0.21, 0.08, 0.04)
 _HELD_OUT = 0.1  # of colour-object pairs, of object-object pairs, of objects from counting
 _TESTED = 0.05  # of compositions
+COLOURED = {"colours": 1, "attribution": 2}
+"""Of skills that are about colours: how many objects they need that take any."""
+_TRIES = 20_000  # draws of one scene
 _MARGIN = 0.03  # of a side, that stays free around everything and between objects
 
 
@@ -45,6 +49,9 @@ class Box(NamedTuple):
     top: float
     right: float
     bottom: float
+
+
+NOWHERE = Box(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Thing:
     colour: str | None
     natural: bool = True
     size: str | None = None
-    box: Box = Box(0, 0, 0, 0)
+    box: Box = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,11 @@ class Scene:
     def composition(self) -> str:
         """Everything but places and words: splits are made by it."""
         things = sorted(f"{thing.colour} {thing.size} {thing.name}" for thing in self.things)
-        return "; ".join([self.style, self.ground, *things, repr(self.relation)])
+        related = ""
+        if self.relation is not None:
+            kind, i, j = self.relation
+            related = f"{self.things[i].name} {kind} {self.things[j].name}"
+        return "; ".join([self.style, self.ground, *things, related])
 
 
 @cache
@@ -115,7 +126,7 @@ def held_out(scene: Scene) -> bool:
     return any(_share("pair", a, b) < _HELD_OUT for a, b in pairs)
 
 
-def tested(scene: Scene) -> bool:
+def kept_back(scene: Scene) -> bool:
     """Whether a composition of what is seen in training is kept from it."""
     return _share("composition", scene.composition) < _TESTED
 
@@ -128,6 +139,9 @@ class Composer:
         skills: the share of each skill.
         styles: the share of each artist.
         overlap: how often objects may overlap.
+
+    Raises:
+        LimnerError: a skill needs objects that take other colours, and there are too few.
     """
 
     def __init__(
@@ -145,6 +159,13 @@ class Composer:
         self._coloured = {
             style: [thing for thing in vocabulary if thing.colours(style)] for style in styles
         }
+        most = max(map(len, self._coloured.values()))
+        for skill, needed in COLOURED.items():
+            if skill in skills and most < needed:
+                raise LimnerError(
+                    f"skill {skill} needs {needed} objects that take another colour, and these "
+                    f"have {most}; choose others, or other styles than line"
+                )
 
     def draw(self, split: str, chance: random.Random) -> Scene:
         """A scene of a split, without words.
@@ -153,19 +174,24 @@ class Composer:
             split: "train", "test", "held-out" or "all".
             chance: of which `random()` alone is used.
         """
-        while True:
+        for _ in range(_TRIES):
             scene = self._contents(chance)
             held = split != "all" and held_out(scene)
             if split == "held-out" and not held:
                 continue
-            if split in ("train", "test") and (held or tested(scene) != (split == "test")):
+            if split in ("train", "test") and (held or kept_back(scene) != (split == "test")):
                 continue
             return self._placed(scene, chance)
+        raise LimnerError(
+            f"no scene of these objects and skills is in split '{split}'; give more of them "
+            "(data.vocabulary, data.skills)"
+        )
 
     def _contents(self, chance: random.Random) -> Scene:
         skill, style = chosen(self.skills, chance), chosen(self.styles, chance)
-        if skill in ("colours", "attribution") and not self._coloured[style]:
-            style = max(self._coloured, key=lambda s: len(self._coloured[s]))
+        needed = COLOURED.get(skill, 0)
+        while len(self._coloured[style]) < needed:
+            style = chosen(self.styles, chance)
         relation, size = None, None
         if skill == "single":
             size = (None, None, None, "big", "small")[below(5, chance)]
@@ -176,6 +202,7 @@ class Composer:
             things = [self._thing(style, chance, 0.25)] * (2 + below(3, chance))
         else:
             count = 3 + below(2, chance) if skill == "several" else 2
+            count = min(count, len(self.vocabulary))
             coloured = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
             things = self._different(count, style, chance, coloured)
             if skill == "position":

@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.data.captions import caption
-from limner.data.composition import SKILLS, STYLE_SHARES, Box, Composer, Scene, Thing
+from limner.data.composition import COLOURED, SKILLS, STYLE_SHARES, Box, Composer, Scene, Thing
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
 from limner.data.grounds import ground
@@ -131,8 +131,11 @@ class ComposedScenes(Dataset):
         self.training = source.split in ("train", "all")
         known = vocabulary(source.vocabulary)
         styles = STYLE_SHARES if source.style == "all" else {source.style: 1.0}
+        skills = source.shares()
+        if source.style == "line" and not source.skills:
+            skills = {name: share for name, share in skills.items() if name not in COLOURED}
         self.objects = {thing.name: thing for thing in known}
-        self.composer = Composer(known, source.shares(), dict(styles), source.overlap)
+        self.composer = Composer(known, skills, dict(styles), source.overlap)
         self.single = None
         if source.emoji:
             self.single = _single_emoji(source, height)
@@ -200,7 +203,8 @@ class ComposedScenes(Dataset):
                 said.append(found.caption)
             else:
                 assert self.single is not None
-                said += self.single.captions(torch.tensor([found]), noise.rows([row])) or [""]
+                own = noise.rows(slice(row, row + 1))
+                said += self.single.captions(torch.tensor([found]), own) or [""]
         return said
 
     def hints(

@@ -48,8 +48,8 @@ def open_data(source: str, **options: Any) -> Dataset:
     """Open a data set.
 
     Args:
-        source: `emoji`, `scenes`, `mnist`, `stacked-mnist`, `fashion-mnist`, `cifar10`, `folder:PATH`,
-            `zip:PATH`, or `unpaired:A,B` of two of these.
+        source: `emoji`, `scenes`, `mnist`, `stacked-mnist`, `fashion-mnist`, `cifar10`,
+            `folder:PATH`, `zip:PATH`, or `unpaired:A,B` of two of these.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit, channels,
             levels, binarise, flip and memory. Of `unpaired`, "a.NAME" and "b.NAME" are options of
             one of the two, and the others of both.

@@ -1,0 +1,274 @@
+"""Scenes: pure functions of seed and number, whose captions say what is there and no more."""
+
+import itertools
+import random
+import re
+from collections import Counter
+
+import pytest
+import torch
+
+from limner.data import Stream, open_data
+from limner.data.captions import article
+from limner.data.composition import (
+    FRAMES,
+    SKILLS,
+    Composer,
+    held_out,
+    kept_back,
+)
+from limner.data.grounds import GROUNDS
+from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
+from limner.data.scenes import TRUTH, drawn, masks, pixel_box
+from limner.data.sprites import STYLES, objects, sprite, vocabulary
+from limner.errors import LimnerError
+
+MANY = range(400)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return open_data("scenes", size=64)
+
+
+def found(data, numbers=MANY):
+    return [data.scene(i) for i in numbers]
+
+
+def test_a_picture_is_a_function_of_seed_and_number_alone(scenes):
+    other = open_data("scenes", size=64)
+    numbers = torch.tensor([5, 2**39, 17])
+    ahead = other.pixels(torch.tensor([99, 17]))
+    assert torch.equal(scenes.pixels(numbers), other.pixels(numbers))
+    assert torch.equal(scenes.pixels(torch.tensor([17]))[0], ahead[1])
+    reseeded = open_data("scenes", size=64, seed=1)
+    assert [s.caption for s in found(scenes, range(20))] != [
+        s.caption for s in found(reseeded, range(20))
+    ]
+
+
+def test_the_vocabulary_is_large_and_every_artist_drew_all_of_it():
+    assert len(objects()) >= 300
+    assert all(set(thing.ruling) == {*STYLES} for thing in objects())
+    assert sum(thing.ruling["3d"] is not None for thing in objects()) > 250
+    assert len({thing.name for thing in objects()} | {t.plural for t in objects()}) > 800
+
+
+def test_nothing_overlaps_or_leaves_the_picture_unless_told(scenes):
+    for scene in found(scenes):
+        boxes = [thing.box for thing in scene.things]
+        assert all(-1e-9 <= b.left < b.right <= 1 + 1e-9 for b in boxes), scene
+        assert all(-1e-9 <= b.top < b.bottom <= 1 + 1e-9 for b in boxes), scene
+        if scene.relation and scene.relation[0] in ("on top of", "inside"):
+            continue
+        for a, b in itertools.combinations(boxes, 2):
+            apart = a.right < b.left or b.right < a.left or a.bottom < b.top or b.bottom < a.top
+            assert apart, scene
+    wild = open_data("scenes", size=64, skills="two", overlap=1.0)
+    touching = sum(
+        a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
+        for a, b in ([thing.box for thing in scene.things] for scene in found(wild, range(200)))
+    )
+    assert touching > 10
+
+
+def test_relations_hold_where_things_are(scenes):
+    kinds = Counter()
+    for scene in found(scenes, range(900)):
+        if scene.relation is None:
+            continue
+        kind, i, j = scene.relation
+        a, b = scene.things[i].box, scene.things[j].box
+        middle = (b.left + b.right) / 2, (b.top + b.bottom) / 2
+        kinds[kind] += 1
+        assert {
+            "left of": a.right < b.left,
+            "right of": a.left > b.right,
+            "above": a.bottom < b.top,
+            "below": a.top > b.bottom,
+            "on top of": a.top < b.top and abs(a.bottom - b.top) < 0.03,
+            "inside": a.left >= b.left and a.right <= b.right and a.top < b.bottom,
+        }[kind], scene
+        if kind == "inside" and scene.things[j].name in FRAMES:
+            assert a.left < middle[0] < a.right
+    assert min(kinds[kind] for kind in ("left of", "right of", "above", "below")) > 15
+    assert kinds["on top of"] > 3 and kinds["inside"] > 1
+
+
+def test_captions_name_what_is_there(scenes):
+    for scene in found(scenes):
+        names = {objects_by_name[t.name] for t in scene.things}
+        for thing in names:
+            said = thing.plural if scene.skill == "counting" else thing.name
+            assert re.search(rf"\b{re.escape(said)}\b", scene.caption), scene
+        if scene.skill in ("colours", "attribution"):
+            for thing in scene.things:
+                assert thing.colour is None or f"{thing.colour} {thing.name}" in scene.caption
+        for thing in scene.things:  # a colour that is not its own is never left unsaid
+            assert thing.natural or thing.colour in scene.caption, scene
+        if scene.style != "3d":
+            assert re.search(rf"\b{scene.style}\b", scene.caption), scene
+
+
+objects_by_name = {thing.name: thing for thing in objects()}
+
+
+def test_captions_have_right_articles_and_vary(scenes):
+    text = " ".join(scene.caption for scene in found(scenes, range(1000)))
+    for before, word in re.findall(r"\b(an?) (\w+)", text):
+        assert article(word) == f"{before} {word}"
+    for form in ("a picture of", "in noto style", "line drawing", "left of", "next to"):
+        assert form in text
+    assert re.search(r"\bthree \w+", text) and re.search(r"\b3 \w+", text)
+
+
+def test_shares_of_skills_styles_and_grounds():
+    data = open_data("scenes", size=32, skills="single=1,counting=3")
+    counts = Counter(scene.skill for scene in found(data))
+    assert counts["counting"] / len(MANY) == pytest.approx(0.75, abs=0.07)
+    everything = found(open_data("scenes", size=32))
+    assert {scene.skill for scene in everything} == {*SKILLS}
+    assert {scene.style for scene in everything} == {*STYLES}
+    assert {scene.ground for scene in everything} == {*GROUNDS}
+    counted = {len(scene.things) for scene in everything if scene.skill == "counting"}
+    assert counted == {2, 3, 4}
+
+
+def test_training_never_sees_what_is_held_out_and_the_splits_are_disjoint():
+    parts = {
+        split: found(open_data("scenes", size=32, split=split), range(150))
+        for split in ("train", "test", "held-out")
+    }
+    assert not any(held_out(scene) or kept_back(scene) for scene in parts["train"])
+    assert all(not held_out(scene) and kept_back(scene) for scene in parts["test"])
+    assert all(held_out(scene) for scene in parts["held-out"])
+    seen, kept = ({s.composition for s in parts[split]} for split in ("train", "test"))
+    assert not seen & kept
+    everything = found(open_data("scenes", size=32, split="all", skills="attribution"))
+    share = sum(map(held_out, everything)) / len(everything)
+    assert share == pytest.approx(1 - 0.9 * 0.91**2, abs=0.05)  # a pair, and two colours
+
+
+def test_masks_and_boxes_are_of_what_is_drawn(scenes):
+    some = [scene for scene in found(scenes) if scene.ground == "white" and scene.style == "line"]
+    assert len(some) > 8
+    for scene in some:
+        seen = masks(scene, 64)
+        inked = torch.tensor(list(drawn(scene, 64).convert("L").tobytes())).view(64, 64) < 128
+        assert (inked & ~seen.any(0)).float().mean() < 0.01
+        for thing, mask in zip(scene.things, seen):
+            left, top, right, bottom = pixel_box(thing.box, 64)
+            inside = torch.zeros_like(mask)
+            inside[max(top, 0) : bottom, max(left, 0) : right] = True
+            assert not (mask & ~inside).any()
+        assert (seen.long().sum(0) <= 1).all()
+
+
+def test_truth_says_object_colour_and_box():
+    data = open_data("scenes", size=64, hint="objects", vocabulary="dog,apple", style="3d")
+    assert data.spec.hint.shape == (len(TRUTH), 8, 8)
+    batch = Stream(data, 3).batch(0, 40)
+    indices = Stream(data, 3).indices(torch.arange(40))
+    names = [thing.name for thing in objects()]
+    for planes, index in zip(batch.c.image, indices.tolist()):
+        cells = (planes[0] > -1).nonzero().tolist()
+        wanted = data.scene(index).things
+        assert len(cells) <= len(wanted)
+        for y, x in cells:
+            number, colour, dx, dy, width, height = (planes[:, y, x] + 1) / 2
+            name = names[round(float(number) * len(names)) - 1]
+            centre = (x + float(dx)) / 8, (y + float(dy)) / 8
+            nearest_thing = min(
+                wanted,
+                key=lambda t: (
+                    abs((t.box.left + t.box.right) / 2 - centre[0])
+                    + abs((t.box.top + t.box.bottom) / 2 - centre[1])
+                ),
+            )
+            assert nearest_thing.name == name
+            assert nearest_thing.box.right - nearest_thing.box.left == pytest.approx(float(width))
+            assert nearest_thing.box.bottom - nearest_thing.box.top == pytest.approx(float(height))
+            named = [None, *COLOURS][round(float(colour) * len(COLOURS))]
+            assert nearest_thing.colour == named
+
+
+def test_endless_data_stream_in_any_batch_and_have_an_overview(scenes):
+    stream = Stream(scenes, 5)
+    whole, parts = stream.batch(10, 6), [stream.batch(10, 2), stream.batch(12, 4)]
+    assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
+    assert torch.equal(whole.c.text, torch.cat([part.c.text for part in parts]))
+    assert len(set(stream.indices(torch.arange(1000)).tolist())) == 1000
+    assert len(stream.preview(12).x) == 12
+
+
+def test_single_emoji_are_mixed_in_by_their_share():
+    data = open_data("scenes", size=16, emoji=0.5)
+    alone = [data.scene(i) is None for i in range(400)]
+    assert sum(alone) / 400 == pytest.approx(0.5, abs=0.07)
+    batch = Stream(data, 0).batch(0, 32)
+    assert batch.x.shape == (32, 3, 16, 16) and batch.c.text.any(1).all()
+
+
+def test_recolouring_moves_the_ruling_hue_and_keeps_the_rest():
+    import numpy as np
+
+    def lab(colour):
+        return to_oklab(np.array(rgb(colour), dtype=np.uint8))
+
+    assert {name: nearest(colour) for name, colour in COLOURS.items()} == {n: n for n in COLOURS}
+    picture = np.zeros((8, 8, 4), dtype=np.uint8)
+    picture[..., 3] = 255
+    picture[:5, :, :3] = rgb(COLOURS["red"])
+    picture[5:, :, :3] = 20
+    was = ruling(picture)
+    assert nearest(was) == "red"
+    blue = recoloured(picture, was, COLOURS["blue"])
+    assert np.abs(lab(COLOURS["blue"]) - to_oklab(blue[0, 0, :3])).max() < 0.03
+    assert (blue[5:] == picture[5:]).all() and (blue[..., 3] == 255).all()
+    picture[:3, :, :3] = rgb(COLOURS["green"])
+    assert ruling(picture) is None
+
+
+def test_a_dog_in_other_colours_is_of_these_colours():
+    import numpy as np
+
+    for name in ("red", "blue", "green"):
+        pixels = np.asarray(sprite("apple", "3d", name, 64, 64))
+        assert nearest(ruling(pixels)) == name
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"vocabulary": "dog,unicycle"}, "unknown object 'unicycle'"),
+        ({"vocabulary": 1}, "from 2 to"),
+        ({"vocabulary": 100_000}, "from 2 to"),
+        ({"vocabulary": "dog"}, "at least two"),
+        ({"skills": "juggling"}, "unknown skill 'juggling'"),
+        ({"skills": "single=0"}, "positive"),
+        ({"skills": "single=many"}, "positive"),
+        ({"size": "32x64"}, "square"),
+        ({"size": 8}, "at least 16"),
+        ({"flip": True}, "left and right"),
+        ({"binarise": "dynamic"}, "data.binarise"),
+        ({"split": "valid"}, "split"),
+        ({"skills": "attribution", "style": "line"}, "line"),
+    ],
+)
+def test_wrong_options_are_refused(options, said):
+    with pytest.raises(LimnerError, match=said):
+        open_data("scenes", **options)
+
+
+def test_a_small_vocabulary_is_the_first_of_it():
+    assert [thing.name for thing in vocabulary(3)] == [thing.name for thing in objects()[:3]]
+    data = open_data("scenes", size=32, vocabulary=12)
+    assert {t.name for s in found(data, range(300)) for t in s.things} <= {
+        thing.name for thing in objects()[:12]
+    }
+
+
+def test_a_composer_never_waits_for_what_cannot_be():
+    few = vocabulary("ghost,skull")
+    composer = Composer(few, {"two": 1.0}, {"3d": 1.0})
+    assert len(composer.draw("all", random.Random("0")).things) == 2
