@@ -1,0 +1,175 @@
+"""The feature likelihood divergence: by hand, the authors' values, and what it is for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal
+
+from limner.errors import LimnerError
+from limner.evaluate import fld as module
+from limner.evaluate.fld import Mixture, fld
+
+
+def drawn(n: int, d: int, seed: int, mean: float = 0.0, spread: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, dtype=torch.float64, generator=generator) * spread + mean
+
+
+@pytest.fixture
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training pictures in the order in which they come."""
+    monkeypatch.setattr(module, "shuffled", lambda n, seed: torch.arange(n))
+
+
+def sets(d: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Training, held-out and generated pictures; these are a little off."""
+    return drawn(300, d, 0), drawn(120, d, 1), drawn(100, d, 2, mean=0.2, spread=1.1)
+
+
+GOLDEN = {
+    (8, 0): (1.1852960836966409, -3.391419830288722),
+    (8, 40): (8.24715117886321, -231.60249076299272),
+    (64, 0): (4.8836970898738175, 1.5300847667045536),
+    (64, 40): (6.27422502247359, -244.00963759549485),
+}
+"""FLD and gap by marcojira/fld 1.0.0 (commit ffbbf20), of dimension d with so many copies among 100
+pictures, in float64 with its shuffles left out. Its variances are float32 all the same, which shows
+in the gap where there are copies."""
+
+
+@pytest.mark.usefixtures("in_order")
+@pytest.mark.parametrize(("d", "copies"), GOLDEN)
+def test_values_are_those_of_the_authors(d: int, copies: int):
+    train, held_out, generated = sets(d)
+    found = fld(train, held_out, torch.cat([train[:copies], generated[: 100 - copies]]))
+    value, gap = GOLDEN[d, copies]
+    assert found.fld.value == pytest.approx(value, rel=1e-5)
+    assert found.gap.value == pytest.approx(gap, rel=1e-2 if copies else 1e-6)
+
+
+def test_the_mixture_is_equally_many_parts_of_each_gaussian():
+    mixture = Mixture(drawn(7, 3, 0), drawn(7, 1, 1)[:, 0])
+    x = drawn(20, 3, 2)
+    expected = sum(
+        multivariate_normal(centre.numpy(), math.exp(log_variance)).pdf(x.numpy()) / 7
+        for centre, log_variance in zip(*mixture)
+    )
+    np.testing.assert_allclose(mixture.log_prob(x), np.log(expected) / 3, rtol=1e-10)
+
+
+def test_gradients_are_those_of_autograd():
+    squared, far = drawn(9, 5, 0).square(), drawn(9, 1, 1)[:, 0].square()
+    around, wide = (
+        drawn(5, 1, 2)[:, 0].requires_grad_(),
+        torch.tensor(0.3).double().requires_grad_(),
+    )
+    d = 4
+
+    def log_gaussian(squared: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        return -squared / (2 * log_variance.exp()) - d / 2 * torch.log(
+            2 * torch.pi * log_variance.exp()
+        )
+
+    parts = log_gaussian(squared, around) - math.log(5)
+    expected = torch.cat([parts, log_gaussian(far, wide)[:, None]], 1).logsumexp(1)
+    expected.sum().backward()
+    log_p, gradient, other = module._with_gradients(squared, far, around.detach(), wide.detach(), d)
+    for found, known in ((log_p, expected), (gradient, around.grad), (other, wide.grad)):
+        assert known is not None
+        torch.testing.assert_close(found, known.detach())
+
+
+def test_variances_are_about_the_likeliest():
+    """Beside scipy's optimum, without the Gaussian around the mean, which is far less likely."""
+    x, centres = drawn(400, 2, 0), drawn(6, 2, 1)
+    fitted = Mixture.fit(centres, x)
+
+    def loss(log_variance: np.ndarray) -> float:
+        return -float(Mixture(centres, torch.from_numpy(log_variance)).log_prob(x).mean())
+
+    best = minimize(loss, np.zeros(6)).fun
+    assert loss(fitted.log_variance.numpy()) < best + 0.05
+    assert loss(np.full(6, 2.0)) > best + 0.2
+
+
+def test_real_pictures_read_zero_and_the_interval_says_how_sure_that_is():
+    d = 6
+    found = [
+        fld(drawn(400, d, 3 * i), drawn(200, d, 3 * i + 1), drawn(100, d, 3 * i + 2), seed=i)
+        for i in range(12)
+    ]
+    assert sum(e.fld.low < 0 < e.fld.high for e in found) >= 7
+    assert abs(np.mean([e.fld.value for e in found])) < 1.5
+    assert abs(np.mean([e.real.value for e in found if e.real])) < 1.5
+    assert all(abs(e.gap.value) < 15 for e in found)
+
+
+def test_copies_of_training_pictures_are_penalised_though_fd_likes_them():
+    d = 16
+    train, held_out, new = drawn(600, d, 0), drawn(300, d, 1), drawn(200, d, 2)
+    values = []
+    for copies in (0, 50, 100, 200):
+        found = fld(train, held_out, torch.cat([train[:copies], new[: 200 - copies]]))
+        values.append(found.fld.value)
+        if copies:
+            assert found.gap.high < -50 < -15 < honest.gap.low, copies
+        else:
+            honest = found
+    assert values == sorted(values) and values[-1] > 1000, values
+    nearly = train[:200] + 1e-3 * drawn(200, d, 3)
+    assert fld(train, held_out, nearly).fld.value > 1000
+    assert honest.fld.low < 5
+
+
+def test_pictures_that_are_worse_or_less_varied_read_more():
+    d = 16
+    train, held_out, good = drawn(600, d, 0), drawn(300, d, 1), drawn(200, d, 2)
+    best = fld(train, held_out, good).fld
+    assert fld(train, held_out, good + 1).fld.low > best.high, "off"
+    assert fld(train, held_out, 3 * good).fld.low > best.high, "too wild"
+    alike = good[:5].repeat(40, 1) + 0.05 * drawn(200, d, 4)
+    assert fld(train, held_out, alike).fld.low > best.high, "five pictures and their variants"
+
+
+def test_order_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    train, held_out, generated = sets(8)
+    expected = fld(train, held_out, generated)
+    again = fld(train, held_out.flip(0), generated[torch.randperm(100)])
+    monkeypatch.setattr(module, "_BLOCK", 900)
+    blocks = fld(train.float().double(), held_out, generated)
+    for found in (again, blocks):
+        for one, other in zip(found, expected):
+            assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+
+
+def test_units_of_features_do_not_count_and_constant_ones_are_left_out():
+    train, held_out, generated = sets(8)
+    expected = fld(train, held_out, generated).fld
+
+    def other(z: torch.Tensor) -> torch.Tensor:
+        scaled = z * torch.logspace(-3, 3, 8, dtype=torch.float64) + 5
+        return torch.cat([scaled, torch.full((len(z), 2), 7.0, dtype=torch.float64)], 1)
+
+    found = fld(other(train), other(held_out), other(generated)).fld
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_other_real_pictures_need_enough_of_them():
+    train, held_out, generated = sets(8)
+    assert fld(train, held_out, generated).real is not None
+    assert fld(train[:299], held_out, generated).real is None
+
+
+def test_what_has_no_value_is_refused():
+    train, held_out, generated = sets(3)
+    with pytest.raises(LimnerError, match="FLD needs at least 10 images, not 9"):
+        fld(train, held_out, generated[:9])
+    with pytest.raises(LimnerError, match="FLD needs at least 10 images, not 9"):
+        fld(train[:9], held_out, generated)
+    with pytest.raises(LimnerError, match="held-out pictures have the same features, so FLD has"):
+        fld(train, torch.ones_like(held_out), generated)
+    with pytest.raises(LimnerError, match="of 1 of 100 images are NaN or infinite, so FLD has no"):
+        fld(train, held_out, generated.index_fill(0, torch.tensor(3), torch.nan))
