@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
         (("pics",), "say which real pictures pics is judged by: --against"),
         (("nowhere", *by), "there is no run, model file or folder of pictures 'nowhere'"),
         (("run", "--extractor", "lenett"), "did you mean 'lenet'?"),
-        (("run", "--metrics", "fad"), "did you mean 'fid'?"),
+        (("run", "--metrics", "fidd"), "did you mean 'fid'?"),
         (("run", "train.lr=3"), "unknown section 'train'"),
     ):
         code, out, err = limner_("evaluate", *arguments)

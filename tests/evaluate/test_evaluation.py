@@ -21,12 +21,14 @@ from limner.data import Dataset
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.vdm import VDM
 from limner.errors import LimnerError
-from limner.evaluate import blocks
+from limner.evaluate import blocks, fidelity
 from limner.evaluate.cache import cache_folder, keep, kept
 from limner.evaluate.evaluation import METRICS, evaluate
 from limner.evaluate.features import Features
 from limner.evaluate.fid import distance_of_features
+from limner.evaluate.fld import fld
 from limner.evaluate.kid import kid
+from limner.evaluate.mind import floor, mind
 from limner.evaluate.report import Number, Report, append, read_reports
 from limner.evaluate.statistics import shuffled
 from limner.image import Condition, ImageSpec, to_uint8
@@ -70,6 +72,50 @@ def test_numbers_are_those_of_the_pure_functions_on_the_same_pictures():
     assert (found.n, found.m, found.extractor) == (N, 240, "eye")
 
 
+def test_mind_and_fld_are_of_the_same_pictures_with_what_they_are_worth():
+    model, real = Painter(SPEC, deafness=0.3), Shades(240, seed=1, training=False)
+    training = Shades(720, seed=2)
+    report = judged(model, metrics=["mind", "fld"], against=real, training=training)
+    assert SPEC.text is not None
+    order, learnt = shuffled(240, 0), shuffled(720, 0)
+    text = Tokenizer(SPEC.text).encode(real.captions(order[:N], Noise.sampling(0, 1)))
+    x = to_uint8(model.sample(N, Condition(text=text), seed=0))
+    of_model, of_real, of_training = (
+        Eye()(some).features.float() for some in (x, real.pixels(order), training.pixels(learnt))
+    )
+    distance, divergence = mind(of_model, of_real[:N]), fld(of_training, of_real, of_model)
+    assert divergence.real is not None
+    expected = {
+        ("MD", "subject"): distance,
+        ("MD", "real (shades)"): mind(of_training[:N], of_real[:N]),
+        ("MD", "floor"): (floor(of_real, N),),
+        ("FLD", "subject"): divergence.fld,
+        ("FLD gap", "subject"): divergence.gap,
+        ("FLD", "real (shades)"): divergence.real,
+    }
+    assert {(number.name, number.row) for number in report.numbers} == expected.keys()
+    for number in report.numbers:
+        found = [x for x in (number.value, number.low, number.high) if x is not None]
+        assert found == pytest.approx(list(expected[number.name, number.row]), rel=1e-6)
+        assert (number.n, number.m) == (N, N if number.name == "MD" else 240)
+
+
+def test_mind_and_fld_need_pictures_and_say_how_many():
+    report = judged(Painter(SPEC))
+    assert "made for 1,000 pictures or more, not 200; kid is" in report.left_out["mind"]
+    assert "1,000 pictures of each kind or more, not 200 judged" in report.left_out["fld"]
+    with pytest.raises(
+        LimnerError, match=r"'fld' .* it needs training pictures, and shades has no"
+    ):
+        judged(Painter(SPEC), metrics=["fld"], training=None)
+    with pytest.raises(
+        LimnerError, match=r"'fld' .* at least 10 training pictures, and there are 9"
+    ):
+        judged(Painter(SPEC), metrics=["fld"], training=Shades(9))
+    with pytest.raises(LimnerError, match=r"'mind' .* at least 20 pictures, and shades has 19"):
+        judged(Shades(19), n=None, metrics=["mind"])
+
+
 def test_a_model_that_hears_half_is_half_right_and_beside_it_stands_what_that_is_worth():
     """Of the deaf half, one in twelve is right by chance."""
     report = judged(Painter(SPEC, deafness=0.5), n=1000, metrics=["accuracy", "retrieval", "is"])
@@ -90,6 +136,8 @@ def test_a_model_that_hears_half_is_half_right_and_beside_it_stands_what_that_is
 def test_a_folder_of_copies_is_caught_and_new_pictures_are_not():
     training = Shades(240)
     copies = judged(_some(training, 100), n=None, training=training)
+    likely = judged(_some(training, 100), n=None, training=training, metrics=["fld"])
+    assert value(likely, "FLD") > 1000 and value(likely, "FLD gap") < -1000
     assert value(copies, "copied") == 1 and value(copies, "authentic") == 0
     assert value(copies, "copied", "real (shades)") < 0.05, "its false positives"
     sheet = copies.pictures["suspects"]
@@ -169,7 +217,10 @@ def _together(folder: Path, suicidal: bool) -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
-def test_one_process_or_three_one_of_them_killed_and_restarted(tmp_path: Path, cache: Path):
+def test_one_process_or_three_one_of_them_killed_and_restarted(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fidelity, "_ENOUGH", 100)  # so that every metric of features is there
     alone = judged(Painter(SPEC, deafness=0.3), n=500).numbers
     assert _together(tmp_path / "killed", suicidal=True) == []
     done = {path.name for path in (cache / "work").rglob("*.pictures")}

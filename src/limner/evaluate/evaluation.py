@@ -29,9 +29,11 @@ from limner.evaluate.features import Extractor, JudgeExtractor
 from limner.evaluate.features import extractor as open_extractor
 from limner.evaluate.fidelity import (
     DensityCoverage,
+    FeatureLikelihood,
     Frechet,
     Inception,
     Kernel,
+    Monge,
     PrecisionRecall,
 )
 from limner.evaluate.likelihood import LogLikelihood, likelihood_options
@@ -54,6 +56,8 @@ METRICS: dict[str, type[Metric]] = {
     for metric in (
         Frechet,
         Kernel,
+        Monge,
+        FeatureLikelihood,
         Inception,
         PrecisionRecall,
         DensityCoverage,

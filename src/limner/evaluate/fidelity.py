@@ -12,17 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.evaluate import fid
-from limner.evaluate.blocks import Observer, Seen, SeenFeatures
+from limner.evaluate import mind as monge
+from limner.evaluate.blocks import MOST_FEATURES, Observer, Seen, SeenFeatures
 from limner.evaluate.features import Extractor
+from limner.evaluate.fld import fld
 from limner.evaluate.inception_score import inception_score
 from limner.evaluate.kid import kid
 from limner.evaluate.metric import Metric
 from limner.evaluate.neighbours import density_coverage, precision_recall
 from limner.evaluate.report import SUBJECT, Number
 from limner.evaluate.statistics import Estimate, Moments
-from limner.evaluate.subjects import PictureSet
+from limner.evaluate.subjects import PictureSet, RealPictures
 
 _SPLITS = 10
+_ENOUGH = 1000  # pictures: the fewest that the papers of MIND and FLD look at
 _PARTS = {"IS": "inception_score", "sharpness": "sharpness", "diversity": "diversity"}
 
 
@@ -143,6 +146,97 @@ class Kernel(OfFeatures):
             distance = kid(features, reference)
             found.append(self.number(self.called("KID", "KD"), distance, len(features), **shared))
         return found
+
+
+class Monge(OfFeatures):
+    """The Monge distance and its floor."""
+
+    name = "mind"
+    summary = "sliced Wasserstein distance of features, for 1,000 pictures or more; its floor"
+    least = 20
+
+    def doubt(self) -> str:
+        """The distance of few pictures is mostly its floor."""
+        fewest = min(len(self.setting.subject), len(self.setting.reference))
+        if fewest >= _ENOUGH:
+            return ""
+        return f"it is made for {_ENOUGH:,} pictures or more, not {fewest}; kid is for few"
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """The distance of each set to as many pictures of the reference, and the floor."""
+        reference = seen.of(self.setting.reference, self.observer)["features"]
+        name = self.called("MIND", "MD")
+        found: list[Number] = []
+        for row, pictures in self.sets.items():
+            features = seen.of(pictures, self.observer)["features"]
+            n = min(len(features), len(reference))
+            shared: dict[str, Any] = {"m": n, "better": "lower"}
+            shared["protocol"] = f"{monge.DIRECTIONS:,} directions"
+            distance = monge.mind(features[:n], reference[:n])
+            found.append(self.number(name, distance, n, row=row, **shared))
+            if row == SUBJECT:
+                floor = monge.floor(reference, n)
+                found.append(self.number(name, floor, n, row="floor", sign="~", **shared))
+        return found
+
+
+class FeatureLikelihood(OfFeatures):
+    """The feature likelihood divergence."""
+
+    name = "fld"
+    summary = "feature likelihood divergence: quality, diversity and novelty in one number"
+    least = 10
+
+    @cached_property
+    def splits(self) -> dict[str, RealPictures | None]:
+        """The pictures that models learn from, and those that they never see, at most 10,000."""
+        s = self.setting
+        pairs = {"training": s.training, "held-out": s.held_out}
+        return {kind: real and real.first(MOST_FEATURES) for kind, real in pairs.items()}
+
+    def refusal(self) -> str:
+        """It needs both splits."""
+        for kind, real in self.splits.items():
+            if real is None:
+                return f"it needs {kind} pictures, and {self.setting.reference.name} has none"
+            if len(real) < self.least:
+                return f"it needs at least {self.least} {kind} pictures, and there are {len(real)}"
+        return super().refusal()
+
+    def doubt(self) -> str:
+        """Few pictures leave most of the space of features empty."""
+        sizes = {"judged": len(self.setting.subject)}
+        sizes |= {kind: len(real) for kind, real in self.splits.items() if real}
+        kind = min(sizes, key=sizes.__getitem__)
+        if sizes[kind] >= _ENOUGH:
+            return ""
+        return f"it is made for {_ENOUGH:,} pictures of each kind or more, not {sizes[kind]} {kind}"
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The features of the subject and of both splits."""
+        sets = (self.setting.subject, *filter(None, self.splits.values()))
+        return [(pictures, self.observer) for pictures in sets]
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """FLD and the gap of the subject, and the FLD of other training pictures."""
+        training, held_out = self.splits["training"], self.splits["held-out"]
+        assert self.setting.training is not None and training is not None and held_out is not None
+        train, test, features = (
+            seen.of(pictures, self.observer)["features"]
+            for pictures in (training, held_out, self.setting.subject)
+        )
+        found = fld(train, test, features)
+        n, of = len(features), len(self.setting.training)
+        shared: dict[str, Any] = {"m": len(test)}
+        shared["protocol"] = f"variances fitted to {len(train):,} of {of:,} training pictures"
+        numbers = [
+            self.number("FLD", found.fld, n, better="lower", **shared),
+            self.number("FLD gap", found.gap, n, **shared),
+        ]
+        if found.real is not None:
+            row = f"real ({training.name})"
+            numbers.append(self.number("FLD", found.real, n, row=row, better="lower", **shared))
+        return numbers
 
 
 class Neighbours(OfFeatures):
