@@ -260,7 +260,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
     extractor: Annotated[
-        str | None, typer.Option(help="lenet, emoji-judge, inception-v3, ... (the fitting one)")
+        str | None, typer.Option(help="lenet, emoji-judge, lite0, ... (the fitting one)")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="The extractor's weights.")] = None,
     out: Annotated[

@@ -147,7 +147,6 @@ def test_fingerprints_are_of_the_extractor_in_use(digits: Path, emoji: Path):
         (EMOJI, "emoji-judge"),
         (EMOJI.resized(64, 64), "emoji-judge"),
         (ImageSpec(1, 32, 32), "emoji-judge"),
-        (ImageSpec(3, 12, 12), "emoji-judge"),
     ],
 )
 def test_without_a_name_the_bundled_one_for_such_pictures_is_taken(

@@ -238,7 +238,9 @@ def with_extractor(
     """
     try:
         if asked is None or isinstance(asked, str):
-            found = open_extractor(asked, setting.reference.spec, setting.device, weights)
+            real = setting.reference
+            source = real.dataset.source
+            found = open_extractor(asked, real.spec, setting.device, weights, source=source)
         else:
             found = asked
         seen = found(setting.reference.pictures(torch.arange(1)))

