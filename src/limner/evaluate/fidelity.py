@@ -226,7 +226,7 @@ class FeatureLikelihood(OfFeatures):
             for pictures in (training, held_out, self.setting.subject)
         )
         found = fld(train, test, features)
-        n, of = len(features), len(self.setting.training)
+        n, of = len(features), len(self.setting.training.dataset)
         shared: dict[str, Any] = {"m": len(test)}
         shared["protocol"] = f"variances fitted to {len(train):,} of {of:,} training pictures"
         numbers = [
