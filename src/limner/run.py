@@ -42,6 +42,7 @@ from limner.recipe import Recipe
 from limner.registry import build
 from limner.state import clean, load_state, save_state
 from limner.train import Loop
+from limner.validation import Validation
 
 RECIPE_FILE = "recipe.toml"
 LOG_FILE = "log.jsonl"
@@ -227,6 +228,7 @@ class _Session:
         elif recipe.evaluate:
             raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [evaluate] out")
         self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
+        self.validation = Validation(recipe.data, loop.options, loop.model)
         self.window = _Window()
 
     def go(self) -> Path:
@@ -302,7 +304,9 @@ class _Session:
         return True
 
     def log(self) -> None:
-        """Append a line: means since the last one."""
+        """Append a line: means since the last one, and the held-out loss."""
+        loop = self.loop
+        self.window.note(self.validation.numbers(loop.average, loop.step, loop.device))
         row = {"step": self.loop.step, "images": self.loop.images_seen}
         row |= self.window.means(self.images_per_step)
         self.window = _Window()

@@ -113,14 +113,16 @@ def vocabulary(asked: int | str) -> tuple[Object, ...]:
 
 @lru_cache(_KEPT)
 def _sprite(name: str, style: str, colour: str | None) -> Image.Image:
-    """An object as it was drawn, or in another colour."""
+    """An object as it was drawn, or in another colour; colours are multiplied by the opacity, as
+    reducing needs them."""
     data = _archive().read(f"{style}/{name.replace(' ', '-')}.webp")
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     if colour is None:
-        return image
+        return image.convert("RGBa")
     ruling = next(thing for thing in objects() if thing.name == name).ruling[style]
     assert ruling is not None, "only objects that one colour rules take another"
-    return Image.fromarray(recoloured(np.asarray(image), ruling, COLOURS[colour]))
+    pixels = recoloured(np.asarray(image), ruling, COLOURS[colour])
+    return Image.fromarray(pixels).convert("RGBa")
 
 
 @lru_cache(_KEPT_SIZED)
@@ -133,7 +135,8 @@ def sprite(name: str, style: str, colour: str | None, height: int, width: int) -
         colour: one of `COLOURS`; None for the colours that it was drawn in.
         height, width: in pixels.
     """
-    return _sprite(name, style, colour).resize((width, height), Image.Resampling.BOX)
+    picture = _sprite(name, style, colour).resize((width, height), Image.Resampling.BOX)
+    return picture.convert("RGBA")
 
 
 @cache

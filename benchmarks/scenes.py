@@ -1,0 +1,64 @@
+"""How fast are scenes composed, beside a training step that waits for them?
+
+    python benchmarks/scenes.py
+    python benchmarks/scenes.py --sizes 128 --seconds 20
+
+One thread. The first pictures, while sprites are still read and recoloured, are timed apart. How to
+read it: the budget is 1,000 pictures a second and core at 64 x 64, and 300 at 128 x 128. The peer
+is what a folder of PNG files of the same pictures costs: decoding by Pillow.
+"""
+
+import argparse
+import io
+import time
+
+import torch
+from PIL import Image
+from timing import show
+
+from limner.data import open_data
+
+
+def rate(call, numbers: range, at_once: int = 64) -> float:
+    """Pictures a second of this process."""
+    started = time.process_time()
+    for first in range(numbers.start, numbers.stop, at_once):
+        call(torch.arange(first, min(first + at_once, numbers.stop)))
+    return len(numbers) / (time.process_time() - started)
+
+
+def main() -> None:
+    summary, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--warm", type=int, default=15_000, help="pictures before the timing")
+    parser.add_argument("--count", type=int, default=3_000, help="pictures that are timed")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for size in args.sizes:
+        data = open_data("scenes", size=size)
+        first = rate(data.pixels, range(1000))
+        rate(data.pixels, range(1000, args.warm))
+        warm = rate(data.pixels, range(2**20, 2**20 + args.count))
+        said = rate(lambda n: data.captions(n, None), range(2**30, 2**30 + args.count))
+        files = []
+        for pixels in data.pixels(torch.arange(256)):
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file := io.BytesIO(), "PNG")
+            files.append(file.getvalue())
+
+        def decode(numbers: torch.Tensor, files: list[bytes] = files) -> None:
+            for i in numbers.tolist():
+                Image.open(io.BytesIO(files[i % len(files)])).convert("RGB").load()
+
+        decoded = rate(decode, range(args.count))
+        numbers = (f"{value:,.0f}" for value in (first, warm, said, decoded))
+        rows.append((f"{size} x {size}", *numbers))
+    columns = ("size", "first 1,000", "later", "law and caption alone", "PNG decoded")
+    show("pictures a second of one core", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
