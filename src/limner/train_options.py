@@ -51,7 +51,7 @@ class TrainOptions:
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
         threads: of the CPU; 0 leaves it to torch.
         log_every: steps between lines of the log.
-        validate: held-out pictures whose loss each line of the log gives; 0 = none.
+        validation: held-out pictures whose loss each line of the log gives; 0 = none.
         sample_every: steps between sample sheets; 0 = only at the end.
         samples: pictures on a sheet; 0 = none.
         save_every: steps between saved states.
@@ -81,7 +81,7 @@ class TrainOptions:
     compile: bool = False
     threads: _OrNever = 0
     log_every: _Count = 50
-    validate: _OrNever = 0
+    validation: _OrNever = 0
     sample_every: _OrNever = 1000
     samples: _OrNever = 40
     save_every: _Count = 1000

@@ -38,16 +38,16 @@ class Validation:
     def __init__(self, data: Mapping[str, Any], options: TrainOptions, model: Learner) -> None:
         self.options = options
         self._batches: list[tuple[Batch, Noise]] = []
-        if not options.validate:
+        if not options.validation:
             return
         if len(model.players()) > 1:
             raise LimnerError(
-                f"train.validate: the players of a {model.name} model have no held-out loss; "
+                f"train.validation: the players of a {model.name} model have no held-out loss; "
                 "leave it out, or measure pictures with a section [evaluate]"
             )
         stream = Stream(_held_out(data), options.seed)
-        for first in range(0, options.validate, options.batch):
-            n = min(options.batch, options.validate - first)
+        for first in range(0, options.validation, options.batch):
+            n = min(options.batch, options.validation - first)
             noise = Noise.keyed(options.seed, 0, range(first, first + n))
             self._batches.append((stream.batch(first, n), noise))
 
@@ -65,7 +65,7 @@ class Validation:
             ):
                 losses = [turn.loss for turn in model.turns(batch.to(device), step, streams)]
             total += float(sum(losses)) * len(batch.x)
-        return {LOSS: total / self.options.validate}
+        return {LOSS: total / self.options.validation}
 
 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
@@ -77,7 +77,7 @@ def _held_out(data: Mapping[str, Any]) -> Dataset:
     held = [split for split in splits if split not in _TRAINED_ON]
     if not held:
         raise LimnerError(
-            f"train.validate: {data['source']} has no split that training does not see; leave it "
+            f"train.validation: {data['source']} has no split that training does not see; leave it "
             "out"
         )
     return open_data(**{**data, "split": held[0]})

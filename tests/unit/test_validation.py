@@ -14,7 +14,7 @@ DATA = {"source": "emoji", "size": 16, "label": "none"}
 
 
 def recipe(**changed: object) -> Recipe:
-    values = {"steps": 4, "batch": 4, "log_every": 2, "samples": 0, "validate": 6, "threads": 1}
+    values = {"steps": 4, "batch": 4, "log_every": 2, "samples": 0, "validation": 6, "threads": 1}
     model = {"name": "edm", "channels": [8, 16]}
     return Recipe(model, dict(DATA), values | changed)
 
@@ -32,7 +32,7 @@ def test_it_is_the_mean_over_pictures_whatever_the_batch_and_repeats():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec).eval()
     found = [
-        Validation(DATA, TrainOptions(batch=batch, validate=6), model).numbers(model, 3, CPU)[LOSS]
+        Validation(DATA, TrainOptions(batch=batch, validation=6), model).numbers(model, 3, CPU)[LOSS]
         for batch in (6, 4, 6)
     ]
     assert found[0] == found[2]
@@ -42,7 +42,7 @@ def test_it_is_the_mean_over_pictures_whatever_the_batch_and_repeats():
 def test_what_has_none_is_refused():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec)
-    options = TrainOptions(validate=4)
+    options = TrainOptions(validation=4)
     with pytest.raises(LimnerError, match="no split that training does not see"):
         Validation({"source": "unpaired:emoji,emoji"}, options, model)
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
