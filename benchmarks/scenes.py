@@ -43,7 +43,7 @@ def main() -> None:
         first = rate(data.pixels, range(1000))
         rate(data.pixels, range(1000, args.warm))
         warm = rate(data.pixels, range(2**20, 2**20 + args.count))
-        said = rate(lambda n: data.captions(n, None), range(2**30, 2**30 + args.count))
+        said = rate(lambda n, data=data: data.captions(n, None), range(2**30, 2**30 + args.count))
         files = []
         for pixels in data.pixels(torch.arange(256)):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file := io.BytesIO(), "PNG")

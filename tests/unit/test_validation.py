@@ -31,10 +31,8 @@ def test_each_line_of_the_log_has_it_and_a_resumed_run_the_same(tmp_path):
 def test_it_is_the_mean_over_pictures_whatever_the_batch_and_repeats():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec).eval()
-    found = [
-        Validation(DATA, TrainOptions(batch=batch, validation=6), model).numbers(model, 3, CPU)[LOSS]
-        for batch in (6, 4, 6)
-    ]
+    options = [TrainOptions(batch=batch, validation=6) for batch in (6, 4, 6)]
+    found = [Validation(DATA, o, model).numbers(model, 3, CPU)[LOSS] for o in options]
     assert found[0] == found[2]
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
