@@ -31,7 +31,8 @@ def maps(model: LatentDiffusion) -> None:
     with torch.no_grad():
         z = model.stage.latents(x, Noise.sampling(0, SHOWN))
         back = model.stage.pictures(z).clamp(-1, 1)
-    colours = (z[:, :3] * model.latent_scale / 3).clamp(-1, 1)
+    normalised = (z - model.latent_mean) / model.latent_deviation
+    colours = (normalised[:, :3] / 3).clamp(-1, 1)
     wide = colours.repeat_interleave(x.shape[2] // z.shape[2], 2)
     wide = wide.repeat_interleave(x.shape[3] // z.shape[3], 3)
     images = to_uint8(torch.cat([x, wide, back]))

@@ -73,13 +73,16 @@ def test_with_an_identity_for_a_first_stage_it_is_diffusion_of_pictures(name):
     torch.testing.assert_close(model.encode(x), plain.encode(x), rtol=0, atol=1e-5)
 
 
-def test_the_scale_makes_maps_of_unit_deviation():
+def test_each_channel_of_the_maps_has_mean_0_and_deviation_1():
     first = KLAutoencoder(SPEC, channels=(8,))
     model = LatentDiffusion(SPEC, first, options={"channels": (8,)})
     model.prepare(batches(8 * i, 8) for i in range(20))
     drawn = first.latents(batches(0, 128).x, Noise.keyed(0, 0, range(128)))
-    assert float((model.latent_scale * drawn).detach().std()) == pytest.approx(1, rel=0.05)
-    assert "latent_scale" in model.state_dict(), "it travels in the file"
+    deviation, mean = torch.std_mean(model._normalised(drawn).detach(), dim=(0, 2, 3))
+    torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=0.06, atol=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=0.06)
+    for name in ("latent_mean", "latent_deviation"):
+        assert name in model.state_dict(), "it travels in the file"
     assert {id(p) for p in model.players()["model"].parameters()} == {
         id(p) for p in model.denoiser.parameters()
     }

@@ -3,14 +3,14 @@
 Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
 diffusion models. arXiv:2112.10752.
 
-    z = scale * draw of q(z | x)       the first stage, trained before, stays as it is
-    z ~ p(z | c)                       any denoising model, of z in place of pictures
-    x = D(z / scale)
+    z = (draw of q(z | x) - mean) / deviation     the first stage, trained before, stays as it is
+    z ~ p(z | c)                                  any denoising model, of z in place of pictures
+    x = D(mean + deviation z)
 
-The scale, one over the standard deviation of z, is measured in `prepare` (appendix G). Maps may
-leave [-1, 1], so nothing is clipped on the way.
+Mean and deviation of each channel are measured in `prepare`; the paper's appendix G has one scale
+for all. Maps may leave [-1, 1], so nothing is clipped on the way.
 
-Kept: both stages, the scale, cross-attention to the caption in the denoiser. Different: most
+Kept: both stages, cross-attention to the caption in the denoiser. Different: most
 denoising models of this library will do, flow matching unless told otherwise; not those whose loss
 is a bound for pictures of discrete levels, which maps are not.
 """
@@ -80,7 +80,8 @@ class LatentDiffusion(Repaints, Encodes):
         options: its own; of its defaults only model.patch is 1 here.
     """
 
-    latent_scale: Tensor
+    latent_mean: Float[Tensor, "d 1 1"]
+    latent_deviation: Float[Tensor, "d 1 1"]
 
     def __init__(
         self,
@@ -115,7 +116,8 @@ class LatentDiffusion(Repaints, Encodes):
             )
         self.first_stage, self.denoiser = first_stage, model
         self.couples_batch = model.couples_batch
-        self.register_buffer("latent_scale", torch.ones(()))
+        self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("latent_deviation", torch.ones(channels, 1, 1))
 
     def players(self) -> dict[str, nn.Module]:
         """Those of the denoiser; the first stage is frozen."""
@@ -129,13 +131,15 @@ class LatentDiffusion(Repaints, Encodes):
 
     @torch.no_grad()
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Measure the scale of the maps, then what the denoiser measures."""
+        """Measure mean and deviation of the maps, then what the denoiser measures."""
         drawn = [
             self._mapped(i, batch) for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
         ]
-        values = torch.cat([batch.x.flatten() for batch in drawn]).double()
-        self.latent_scale.copy_(1 / values.std().clamp(min=1e-6))
-        self.denoiser.prepare(Batch(self.latent_scale * b.x, b.c) for b in drawn)
+        values = torch.cat([batch.x for batch in drawn]).double()
+        deviation, mean = torch.std_mean(values, dim=(0, 2, 3))
+        self.latent_mean.copy_(mean[:, None, None])
+        self.latent_deviation.copy_(deviation.clamp(min=1e-6)[:, None, None])
+        self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in drawn)
 
     def _mapped(self, i: int, batch: Batch) -> Batch:
         noise = Noise.keyed(0, i, range(len(batch.x)), str(batch.x.device))
@@ -208,14 +212,17 @@ class LatentDiffusion(Repaints, Encodes):
         return self.denoiser.traverse(*args, **kwargs)
 
     def _map(self, x: Images, noise: Noise) -> Latents:
-        return self.latent_scale * self.stage.latents(x, noise)
+        return self._normalised(self.stage.latents(x, noise))
+
+    def _normalised(self, z: Latents) -> Latents:
+        return (z - self.latent_mean) / self.latent_deviation
 
     def _known_map(self, x: Images) -> Latents:
         """One map of each picture, the same whenever asked."""
         return self._map(x, Noise.sampling([0] * len(x), len(x), str(x.device)))
 
     def _picture(self, z: Latents) -> Images:
-        return self.stage.pictures(z / self.latent_scale)
+        return self.stage.pictures(self.latent_mean + self.latent_deviation * z)
 
     def frame_count(self, **options: Any) -> int:
         """Those of the denoiser."""
