@@ -27,6 +27,8 @@ SKILLS = {
     "several": 0.04,
 }
 """What scenes are about, and the usual share of each: GenEval's six, and three or four things."""
+MOST_THINGS = 4
+"""How many objects a scene has at most."""
 STYLE_SHARES = {"3d": 0.5, "noto": 0.25, "flat": 0.15, "line": 0.1}
 OPEN = ("basket", "bucket", "bathtub", "shopping cart", "box", "trash can", "paper cup")
 """What things can be inside of: the upper half sticks out."""

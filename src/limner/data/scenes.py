@@ -29,15 +29,24 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.data.captions import caption
-from limner.data.composition import COLOURED, SKILLS, STYLE_SHARES, Box, Composer, Scene, Thing
+from limner.data.composition import (
+    COLOURED,
+    MOST_THINGS,
+    SKILLS,
+    STYLE_SHARES,
+    Box,
+    Composer,
+    Scene,
+    Thing,
+)
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
 from limner.data.grounds import ground
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source
-from limner.data.recolouring import COLOURS
-from limner.data.sprites import digest, objects, sprite, vocabulary
+from limner.data.sprites import digest, object_numbers, sprite, vocabulary
 from limner.errors import LimnerError, unknown
 from limner.image import Images, ImageSpec
+from limner.layout import COLOURS, NONE, Objects, layout_spec, write_layout
 from limner.noise import Noise
 from limner.text import text_spec
 
@@ -61,7 +70,7 @@ class Scenes(Source):
         style: one artist, or all of them.
         emoji: the share of pictures that are bundled emoji of all artists, by themselves.
         overlap: the share of scenes in which objects may overlap.
-        hint: "objects" gives a map that says what stands at each place, for detectors.
+        hint: "objects" gives what stands where, for detectors; see `limner.layout`.
     """
 
     split: Literal["train", "test", "held-out", "all"] = "train"
@@ -141,9 +150,7 @@ class ComposedScenes(Dataset):
             self.single = _single_emoji(source, height)
             self._edges = list(accumulate(self.single.weights.tolist()))  # pyright: ignore
         channels = source.channels or 3
-        hint = None
-        if source.hint == "objects":
-            hint = ImageSpec(len(TRUTH), *(max(1, height // 8),) * 2)
+        hint = None if source.hint is None else layout_spec([*object_numbers()], MOST_THINGS)
         text = text_spec(source.tokens) if source.text else None
         self.spec = ImageSpec(channels, height, width, source.levels, text=text, hint=hint)
         single = self.single.digest if self.single else None
@@ -210,43 +217,26 @@ class ComposedScenes(Dataset):
     def hints(
         self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int
     ) -> Images | None:
-        """Maps of what stands where, if they are asked for."""
+        """What stands where, if that is asked for."""
         return None if self.options.hint is None else self.truth(indices)
 
     def truth(self, indices: Int[Tensor, "b"]) -> Images:
-        """What stands where, as maps in [-1, 1]: see `TRUTH`."""
-        side = max(1, self.size // 8)
-        maps = torch.full((len(indices), len(TRUTH), side, side), -1.0)
-        number = {thing.name: i + 1 for i, thing in enumerate(objects())}
-        colours = list(COLOURS)
-        for row, index in zip(maps, indices.tolist()):
+        """What stands where, see `limner.layout`."""
+        n = len(indices)
+        kind, colour = torch.full((2, n, MOST_THINGS), NONE)
+        box = torch.zeros(n, MOST_THINGS, 4)
+        for row, index in enumerate(indices.tolist()):
             scene = self.scene(index)
-            for thing in scene.things if scene else ():
-                box = thing.box
-                x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
-                column, line = (min(int(side * max(v, 0)), side - 1) for v in (x, y))
-                colour = 0 if thing.colour is None else 1 + colours.index(thing.colour)
-                row[:, line, column] = torch.tensor(
-                    [
-                        2 * number[thing.name] / len(number) - 1,
-                        2 * colour / len(colours) - 1,
-                        2 * (side * x - column) - 1,
-                        2 * (side * y - line) - 1,
-                        2 * (box.right - box.left) - 1,
-                        2 * (box.bottom - box.top) - 1,
-                    ]
-                ).clamp(-1, 1)
-        return maps
+            for place, thing in enumerate(scene.things if scene else ()):
+                kind[row, place] = object_numbers()[thing.name]
+                if thing.colour is not None:
+                    colour[row, place] = COLOURS.index(thing.colour)
+                box[row, place] = torch.tensor(thing.box)
+        return write_layout(Objects(kind, colour, box), len(object_numbers()))
 
     def name(self, index: int) -> str:
         """The number."""
         return str(index)
-
-
-TRUTH = ("object", "colour", "x", "y", "width", "height")
-"""The planes of a map of objects, in the cell of 8 x 8 pixels that holds an object's centre: its
-number in the vocabulary from 1, that of its colour from 1 or 0, each over the greatest; where in
-the cell the centre is; width and height as shares of a side. All from -1; everywhere else, -1."""
 
 
 def _png(data: ComposedScenes, number: Int[Tensor, "1"]) -> io.BytesIO:

@@ -82,6 +82,12 @@ def objects() -> tuple[Object, ...]:
     return tuple(found)
 
 
+@cache
+def object_numbers() -> dict[str, int]:
+    """The number of each object of the whole vocabulary, by its name."""
+    return {thing.name: number for number, thing in enumerate(objects())}
+
+
 def vocabulary(asked: int | str) -> tuple[Object, ...]:
     """Some of the objects.
 

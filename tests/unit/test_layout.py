@@ -1,0 +1,71 @@
+"""Layouts: what stands where as a conditioning image, and back; those of scenes are exact."""
+
+import torch
+
+from limner.data import Stream, open_data
+from limner.data.recolouring import COLOURS as RECOLOURED
+from limner.data.scenes import ComposedScenes
+from limner.data.sprites import objects
+from limner.image import ImageSpec
+from limner.layout import COLOURS, NONE, Objects, is_layout, layout_spec, read_layout, write_layout
+
+KINDS = 417
+
+
+def anything(b: int, n: int) -> Objects:
+    kind = torch.randint(NONE, KINDS, (b, n))
+    colour = torch.randint(NONE, len(COLOURS), (b, n))
+    low, high = torch.rand(2, b, n, 2).sort(0)[0]
+    return Objects(kind, colour, torch.cat([low, high], 2))
+
+
+def test_reading_is_the_inverse_of_writing():
+    given = anything(50, 8)
+    found = read_layout(write_layout(given, KINDS), KINDS)
+    there = given.kind != NONE
+    assert torch.equal(found.kind, given.kind)
+    assert torch.equal(found.colour[there], given.colour[there])
+    torch.testing.assert_close(found.box[there], given.box[there])
+    assert (found.colour[~there] == NONE).all()
+
+
+def test_the_first_kind_and_colour_are_not_nothing():
+    first = Objects(torch.zeros(1, 1).long(), torch.zeros(1, 1).long(), torch.zeros(1, 1, 4))
+    empty = first._replace(kind=first.kind + NONE)
+    assert read_layout(write_layout(first, KINDS), KINDS)[:2] == (first.kind, first.colour)
+    assert read_layout(write_layout(empty, KINDS), KINDS).kind.item() == NONE
+    assert (write_layout(empty, KINDS) == -1).all()
+    assert read_layout(write_layout(first, KINDS) + 0.5 / KINDS, KINDS).kind.item() == 0, "rounded"
+
+
+def test_a_layout_is_told_from_other_conditioning_images():
+    spec = layout_spec(["dog", "cat"], 4)
+    assert is_layout(spec)
+    assert spec.shape == (6, 1, 4)
+    assert ImageSpec.from_json(spec.to_json()) == spec
+    assert not is_layout(None)
+    assert not is_layout(ImageSpec(6, 1, 4))
+    assert not is_layout(ImageSpec(3, 8, 8, labels=("dog", "cat")))
+
+
+def test_the_layouts_of_scenes_say_what_is_in_them():
+    assert [*RECOLOURED] == [*COLOURS]
+    data = open_data("scenes", size=32, hint="objects", overlap=0.5)
+    assert isinstance(data, ComposedScenes)
+    names = [thing.name for thing in objects()]
+    assert data.spec.hint == layout_spec(names, 4)
+    batch = Stream(data).batch(0, 64)
+    assert batch.c.image is not None
+    kind, colour, box = read_layout(batch.c.image, len(names))
+    for row, index in enumerate(Stream(data).indices(torch.arange(64)).tolist()):
+        scene = data.scene(index)
+        assert scene is not None
+        found = [
+            (names[k], None if c == NONE else COLOURS[c], b)
+            for k, c, b in zip(kind[row].tolist(), colour[row].tolist(), box[row])
+            if k != NONE
+        ]
+        assert [each[:2] for each in found] == [(t.name, t.colour) for t in scene.things]
+        torch.testing.assert_close(
+            torch.stack([each[2] for each in found]), torch.tensor([t.box for t in scene.things])
+        )
