@@ -48,11 +48,39 @@ def spoilt(x: Images, noise: Noise, blur: float, grain: float) -> Images:
     return (soft + grain * strength[:, 1, None, None, None] * grains).clamp(-1, 1)
 
 
+def tinted(x: Images, noise: Noise, contrast: float, tint: float) -> Images:
+    """Pictures with each channel at another contrast and brightness.
+
+    Args:
+        x: the pictures.
+        noise: a stream for each.
+        contrast: each channel is multiplied by 1 plus a number that is uniform on +-contrast.
+        tint: then a number that is uniform on +-tint is added.
+    """
+    u = 2 * noise.uniform(2, x.shape[1], 1, 1) - 1
+    return ((1 + contrast * u[:, 0]) * x + tint * u[:, 1]).clamp(-1, 1)
+
+
+def coarsened(x: Images, noise: Noise, share: float) -> Images:
+    """Pictures of which some were half as large, and were enlarged again.
+
+    Args:
+        x: the pictures.
+        noise: a stream for each.
+        share: the probability of each to be such a one.
+    """
+    some = noise.uniform() < share
+    half = F.interpolate(x[some], scale_factor=0.5, mode="area")
+    back = F.interpolate(half, x.shape[2:], mode="bicubic").clamp(-1, 1)
+    return x.index_put((some,), back)
+
+
 def _blurred(x: Images, deviation: Float[Tensor, "b"]) -> Images:
     """Each picture under its own Gaussian of seven pixels, along one axis and then the other."""
+    b, c, h, w = x.shape
     distance = torch.arange(-3, 4, device=x.device).square()
     weights = (-distance / (2 * deviation[:, None].square() + 1e-6)).softmax(1)
-    for axis, padding in ((2, (0, 0, 3, 3)), (3, (3, 3, 0, 0))):
-        near = F.pad(x, padding, mode="replicate").unfold(axis, 7, 1)
-        x = (near * weights[:, None, None, None, :]).sum(-1)
-    return x
+    kernels = weights.repeat_interleave(c, 0)[:, None]
+    y = F.pad(x, (3, 3, 3, 3), mode="replicate").reshape(1, b * c, h + 6, w + 6)
+    y = F.conv2d(y, kernels[:, :, :, None], groups=b * c)
+    return F.conv2d(y, kernels[:, :, None, :], groups=b * c).view(b, c, h, w)
