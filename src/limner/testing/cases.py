@@ -9,6 +9,7 @@ import torch
 
 from limner.errors import LimnerError
 from limner.image import Batch, Condition, Images, ImageSpec, from_levels
+from limner.layout import layout_spec
 from limner.model import GenerativeModel, Learner
 from limner.noise import Noise
 from limner.registry import Entry, entry
@@ -21,6 +22,7 @@ _DATA = {
     "captioned": ImageSpec(3, 8, 8, text=text_spec(5)),
     "translating": ImageSpec(3, 8, 8, hint=ImageSpec(1, 8, 8)),
 }
+_LAYOUTS = ImageSpec(3, 8, 8, hint=layout_spec(("dog", "cat", "cup"), 4))  # for detectors
 _SIZES = (8, 16, 32)
 _LEVELS = (256, 2)
 _QUICK = {"steps": 3}  # sampling options, for models that have them
@@ -117,7 +119,10 @@ def cases(of: Entry) -> list[Case]:
         case, model = _smallest(of, kind, spec)
         if model is not None and (not found or _uses(model.spec, spec)):
             found.append(case)
-    return found or [_case(of, "grey", _DATA["grey"])]
+    if found:
+        return found
+    case, model = _smallest(of, "layouts", _LAYOUTS)
+    return [_case(of, "grey", _DATA["grey"]) if model is None else case]
 
 
 def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | None]:
