@@ -36,6 +36,7 @@ from limner.evaluate.fidelity import (
     Monge,
     PrecisionRecall,
 )
+from limner.evaluate.geneval import Composition
 from limner.evaluate.likelihood import LogLikelihood, likelihood_options
 from limner.evaluate.metric import Metric, Setting
 from limner.evaluate.opening import (
@@ -63,6 +64,7 @@ METRICS: dict[str, type[Metric]] = {
         DensityCoverage,
         Accuracy,
         Retrieval,
+        Composition,
         Copies,
         Modes,
         LogLikelihood,
@@ -380,7 +382,8 @@ def _remarks(opened: Opened, setting: Setting, reference: Reference) -> Iterator
     if source and reference.options and source != real.dataset.source:
         yield f"{opened.name} was trained on {source}, not on {real.dataset.source}"
     if len(real) < len(real.dataset):
-        yield f"of the {len(real.dataset):,} pictures of {real.name}, {len(real):,} are looked at"
+        all_of_them = "endless" if real.dataset.endless else f"{len(real.dataset):,}"
+        yield f"of the {all_of_them} pictures of {real.name}, {len(real):,} are looked at"
     if opened.model is None:
         return
     spec = opened.model.spec

@@ -25,7 +25,7 @@ from limner.checkpoint import load, load_tensors, model_file, read_header
 from limner.errors import LimnerError, unknown
 from limner.evaluate.weights import has_lite0, inception_file, lite0_file
 from limner.image import ImageSpec, TextSpec, from_uint8
-from limner.judges.judge import ImageTextJudge, Judge
+from limner.judges.judge import Detections, Detector, ImageTextJudge, Judge
 from limner.zoo import bundled
 
 Pixels = UInt8[Tensor, "b c h w"]
@@ -84,6 +84,21 @@ class ImageText(Protocol):
 
     def similarity(self, images: Pixels, text: Int[Tensor, "k l"]) -> Float[Tensor, "b k"]:
         """How well each picture shows what each caption says: cosines, from -1 to 1."""
+        ...
+
+
+@runtime_checkable
+class Detects(Extractor, Protocol):
+    """An extractor that also finds objects.
+
+    Attributes:
+        kinds: the names of the kinds that it knows, by number.
+    """
+
+    kinds: tuple[str, ...]
+
+    def detect(self, images: Pixels) -> Detections:
+        """The objects in each picture, the surest first."""
         ...
 
 
@@ -173,9 +188,13 @@ def _judge(
     learnt = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
     if isinstance(model, ImageTextJudge):
         return ImageTextExtractor(model, said, dtype, learnt)
+    if isinstance(model, Detector):
+        return DetectorExtractor(model, said, dtype, learnt)
     if isinstance(model, Judge):
         return JudgeExtractor(model, said, dtype, learnt)
-    raise LimnerError(f"'{path}' is a {model.name}, which is no judge; train lenet or dual-encoder")
+    raise LimnerError(
+        f"'{path}' is a {model.name}, which is no judge; train lenet or another judge"
+    )
 
 
 class JudgeExtractor:
@@ -209,13 +228,18 @@ class JudgeExtractor:
         return Features(features, None if logits is None else logits.float())
 
     def _features(self, images: Pixels) -> Float[Tensor, "b d"]:
+        x = self._input(images)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            return self.judge.features(x).float()
+
+    def _input(self, images: Pixels) -> Float[Tensor, "b d i j"]:
+        """Pictures as the judge takes them."""
         see = grey if self.spec.channels == 1 else coloured
         x = from_uint8(see(images.to(self.judge.device), self.name))
         size = (self.spec.height, self.spec.width)
         if x.shape[2:] != size:
             x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(-1, 1)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            return self.judge.features(x).float()
+        return x
 
 
 class ImageTextExtractor(JudgeExtractor):
@@ -233,6 +257,25 @@ class ImageTextExtractor(JudgeExtractor):
     def similarity(self, images: Pixels, text: Int[Tensor, "k l"]) -> Float[Tensor, "b k"]:
         """How well each picture shows what each caption says: cosines, from -1 to 1."""
         return self.judge.cosines(self._features(images), text.to(self.judge.device)).float()
+
+
+class DetectorExtractor(JudgeExtractor):
+    """A detector as an extractor."""
+
+    def __init__(
+        self, judge: Detector, name: str, dtype: Precision = "float32", learnt: str = ""
+    ) -> None:
+        super().__init__(judge, name, dtype, learnt)
+        assert judge.spec.hint is not None, "a detector knows kinds of objects"
+        self.judge: Detector = judge
+        self.kinds = judge.spec.hint.labels
+
+    @torch.inference_mode()
+    def detect(self, images: Pixels) -> Detections:
+        """The objects in each picture, the surest first."""
+        x = self._input(images)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            return self.judge.detect(x)
 
 
 def coloured(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:

@@ -1,0 +1,371 @@
+"""The metric `composition`: a perfect detector reads 1, and each fault costs the skill it is of."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from scenes import Eye, Shades
+from torch import Tensor
+
+from limner.data import Dataset, open_data
+from limner.data.scenes import ComposedScenes
+from limner.data.sprites import object_numbers
+from limner.errors import LimnerError
+from limner.evaluate.evaluation import evaluate
+from limner.evaluate.geneval import (
+    COUNTED_SCORE,
+    LEAST,
+    LEAST_SCORE,
+    SKILLS,
+    Finding,
+    Request,
+    SeenObjects,
+    Wanted,
+    exchanged,
+    mean_share,
+    relations,
+    request_of,
+    shows,
+)
+from limner.evaluate.report import Report
+from limner.evaluate.statistics import wilson
+from limner.evaluate.subjects import RealPictures
+from limner.image import Batch, Condition, ImageSpec, from_uint8
+from limner.judges.judge import Detections
+from limner.layout import COLOURS, NONE, Objects, read_layout
+from limner.model import GenerativeModel, Turn
+from limner.noise import Noise
+from limner.text import Tokenizer
+
+N = 192
+SIDE = 16
+Change = Callable[[Objects, list[str]], Objects]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+
+
+@functools.cache
+def composed(split: str = "test", **options: object) -> ComposedScenes:
+    data = open_data("scenes", split=split, size=SIDE, **options)
+    assert isinstance(data, ComposedScenes)
+    return data
+
+
+class Knows(Eye):
+    """A detector that knows scenes by their pixels, and may be told to err.
+
+    Args:
+        data: the scenes.
+        change: what it says in place of the truth of each picture, by the skills of the pictures.
+    """
+
+    def __init__(self, data: ComposedScenes, change: Change | None = None) -> None:
+        super().__init__()
+        self.name = "knows"
+        self.kinds = tuple(object_numbers())
+        self.data, self.change, self.looks = data, change, 0
+        self.fingerprint = f"knows {data.digest} {change}"
+
+    def detect(self, images: Tensor) -> Detections:
+        self.looks += 1
+        known = _numbers(self.data)
+        numbers = [known[_digest(x)] for x in images]
+        truth = read_layout(self.data.truth(torch.tensor(numbers)), len(self.kinds))
+        if self.change:
+            scenes = [self.data.scene(i) for i in numbers]
+            truth = self.change(truth, [scene.skill if scene else "" for scene in scenes])
+        return Detections(truth, (truth.kind != NONE).float())
+
+
+@functools.cache
+def _numbers(data: ComposedScenes) -> dict[bytes, int]:
+    """The number of each of the first scenes, by its pixels."""
+    return {_digest(x): i for i, x in enumerate(data.pixels(torch.arange(N)))}
+
+
+def _digest(x: Tensor) -> bytes:
+    return hashlib.sha256(x.contiguous().numpy().tobytes()).digest()
+
+
+class PaintsScenes(GenerativeModel):
+    """Paints the scene whose caption it is given."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        yield Turn(self.nothing.sum())
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Tensor]:
+        data = composed()
+        if c.text is None:
+            yield torch.zeros(n, 3, SIDE, SIDE)
+            return
+        known = {tuple(row): i for i, row in enumerate(_tokens(data).tolist())}
+        indices = torch.tensor([known[tuple(row)] for row in c.text.tolist()])
+        yield from_uint8(data.pixels(indices))
+
+
+def _tokens(data: ComposedScenes) -> Tensor:
+    assert data.spec.text is not None
+    numbers = torch.arange(N)
+    return Tokenizer(data.spec.text).encode(data.captions(numbers, Noise.sampling(0, N)))
+
+
+def judged(subject: object, change: Change | None = None, n: int = N, **more: object) -> Report:
+    data = composed()
+    given = {"against": data, "extractor": Knows(data, change)} | more
+    return evaluate(subject, metrics=["composition"], n=n, device="cpu", quiet=True, **given)  # pyright: ignore[reportArgumentType]
+
+
+def skills(report: Report, row: str = "subject") -> dict[str, float]:
+    return {each.name: each.value for each in report.numbers if each.row == row}
+
+
+@pytest.mark.parametrize("split", ["test", "held-out"])
+def test_a_perfect_detector_finds_in_real_scenes_what_their_captions_say(split: str):
+    more = {
+        "held-out": {
+            "skills": "single=3,two=0.1,counting=0.1,colours=0.1,position=0.1,attribution=0.1"
+        }
+    }
+    data = composed(split, **more.get(split, {}))
+    report = judged(data, against=data, extractor=Knows(data))
+    assert skills(report) == dict.fromkeys(("composition", *SKILLS.values()), 1.0)
+    assert skills(report, "real (scenes)") == skills(report)
+    shuffled = skills(report, "shuffled captions")
+    assert shuffled["single object"] < 0.1
+    assert shuffled["colour attribution"] < 0.1
+    assert shuffled["composition"] < 0.2
+    for number in report.numbers:
+        assert number.low is not None and number.high is not None
+        assert number.low <= number.value <= number.high + 1e-12
+        assert number.high - number.low > 0, "also where all are right"
+        assert number.extractor == "knows"
+        if number.name != "composition":
+            assert (number.low, number.high) == wilson(number.value, number.n)
+    counts = [each.n for each in report.numbers if each.row == "subject"]
+    assert counts[0] == sum(counts[1:])
+
+
+def test_a_model_is_asked_for_what_its_captions_say():
+    report = judged(PaintsScenes(composed().spec))
+    assert set(skills(report).values()) == {1.0}
+    assert skills(report, "shuffled captions")["composition"] < 0.2
+    deaf = PaintsScenes(ImageSpec(3, SIDE, SIDE))
+    with pytest.raises(LimnerError, match="was given no captions"):
+        judged(deaf)
+
+
+def _other_colour(truth: Objects, skills: list[str]) -> Objects:
+    return truth._replace(colour=(truth.colour + 1) % len(COLOURS))
+
+
+def _other_kind(truth: Objects, skills: list[str]) -> Objects:
+    return truth._replace(kind=torch.where(truth.kind == NONE, NONE, (truth.kind + 1) % 417))
+
+
+def _swapped_places(truth: Objects, skills: list[str]) -> Objects:
+    box = truth.box.clone()
+    two = (truth.kind != NONE).sum(1) == 2
+    box[two, :2] = truth.box[two, :2].flip(1)
+    return truth._replace(box=box)
+
+
+def _swapped_colours(truth: Objects, skills: list[str]) -> Objects:
+    colour = truth.colour.clone()
+    two = (truth.kind != NONE).sum(1) == 2
+    colour[two, :2] = truth.colour[two, :2].flip(1)
+    return truth._replace(colour=colour)
+
+
+def _one_more(truth: Objects, skills: list[str]) -> Objects:
+    parts = [torch.cat([each, each[:, :1]], 1) for each in truth]
+    return Objects(*parts)
+
+
+def _last_missing(truth: Objects, skills: list[str]) -> Objects:
+    kind = truth.kind.clone()
+    count = (kind != NONE).sum(1)
+    kind[count > 1, count[count > 1] - 1] = NONE
+    return truth._replace(kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (_other_colour, {"colours", "colour attribution"}),
+        (_swapped_colours, {"colour attribution"}),
+        (_swapped_places, {"position"}),
+        (_one_more, {"counting"}),
+        (_last_missing, {"two objects", "counting", "position", "colour attribution"}),
+        (_other_kind, {*SKILLS.values()}),
+    ],
+)
+def test_each_fault_costs_the_skills_that_it_is_of_and_no_other(change: Change, wrong: set[str]):
+    report = judged(composed(), change)
+    found = skills(report)
+    assert {name for name in SKILLS.values() if found[name] == 0} == wrong
+    assert {found[name] for name in SKILLS.values() if name not in wrong} <= {1.0}
+    assert found["composition"] == pytest.approx(1 - len(wrong) / 6)
+
+
+def found(name: str, *box: float, colour: str | None = None, score: float = 1.0) -> Finding:
+    left, top, right, bottom = box
+    return Finding(name, colour, score, (left, top, right, bottom))
+
+
+def test_relations_are_genevals_and_those_of_boxes():
+    cup = found("cup", 4, 4, 6, 6)
+    assert relations(found("dog", 0, 4, 2, 6), cup) == {"left of"}
+    assert relations(found("dog", 8, 4, 10, 6), cup) == {"right of"}
+    assert relations(found("dog", 4, 0, 6, 2), cup) == {"above"}
+    assert relations(found("dog", 4, 8, 6, 10), cup) == {"below"}
+    assert relations(found("dog", 0, 0, 2, 2), cup) == {"left of", "above"}, "both, as in GenEval"
+    assert relations(found("dog", 4.3, 4, 6.3, 6), cup) == set(), "within the margin"
+    assert relations(found("dog", 4, 2.1, 6, 4.1), cup) == {"above", "on top of"}
+    assert relations(found("dog", 6, 2, 8, 4), cup) == {"right of", "above"}, "beside it"
+    assert "inside" in relations(found("dog", 4.5, 4.5, 5.5, 5.5), cup)
+    assert "inside" not in relations(cup, found("dog", 4.5, 4.5, 5.5, 5.5))
+    assert "inside" in relations(found("dog", 4.5, 3.4, 5.5, 4.4), cup), "it sticks out"
+    assert relations(cup, cup) == set()
+
+
+def test_what_counts_is_what_was_found_surely_enough():
+    one = Request("single", (Wanted("dog"),))
+    three = Request("counting", (Wanted("dog", exactly=3),))
+    red = Request("colours", (Wanted("dog", colour="red"),))
+    dog = found("dog", 0, 0, 1, 1, colour="red", score=LEAST_SCORE)
+    assert shows([dog], one)
+    assert not shows([dog._replace(score=LEAST_SCORE - 0.01)], one)
+    assert shows([dog, found("cat", 0, 0, 1, 1)], one), "others may be there, too"
+    sure = [dog._replace(score=COUNTED_SCORE)] * 3
+    assert shows(sure, three)
+    assert shows([*sure, dog], three), "the fourth is not sure enough to be counted"
+    assert not shows([*sure, sure[0]], three)
+    assert not shows(sure[:2], three)
+    blue = dog._replace(colour="blue", score=0.9)
+    assert shows([dog], red)
+    assert not shows([dog, blue], red), "the surer one has another colour"
+
+
+def test_captions_ask_for_what_they_say_and_nothing_else():
+    data = composed()
+    for index in range(200):
+        scene = data.scene(index)
+        assert scene is not None
+        request = request_of(scene)
+        if request is None:
+            assert scene.skill == "several"
+            continue
+        for wanted in request.wanted:
+            if wanted.colour is not None:
+                assert wanted.colour in scene.caption
+            said = data.objects[wanted.name]
+            name = said.plural if wanted.exactly else said.name
+            assert name in scene.caption
+
+
+def test_the_mean_has_the_interval_of_its_parts():
+    one = mean_share([(0.3, 50)])
+    assert one == pytest.approx((0.3, *wilson(0.3, 50)))
+    mean = mean_share([(0.5, 100), (1.0, 40)])
+    assert mean.value == 0.75
+    (low, high), (low_1, high_1) = wilson(0.5, 100), wilson(1.0, 40)
+    assert mean.low == pytest.approx(0.75 - ((0.5 - low) ** 2 + (1 - low_1) ** 2) ** 0.5 / 2)
+    assert mean.high == pytest.approx(0.75 + ((high - 0.5) ** 2 + (high_1 - 1) ** 2) ** 0.5 / 2)
+
+
+def test_exchanged_requests_stay_within_their_skill():
+    asked = [Request("single", (Wanted(str(i)),)) for i in range(5)]
+    asked += [Request("counting", (Wanted(str(i), exactly=2),)) for i in range(3)]
+    given = [*asked[:4], None, *asked[4:]]
+    changed = exchanged(given)
+    assert changed[4] is None
+    pairs = [(a, b) for a, b in zip(given, changed) if a and b]
+    assert all(a.skill == b.skill and a != b for a, b in pairs)
+    assert {b for _, b in pairs} == {*asked}
+
+
+class Captioned(Dataset):
+    """Pictures of scenes in another order, with their captions, as a folder has them."""
+
+    source = "captioned"
+    digest = "captioned"
+    training = False
+
+    def __init__(self, data: ComposedScenes, order: Tensor, words: str = "") -> None:
+        self.data, self.order, self.words = data, order, words
+        self.spec = data.spec
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        return self.data.pixels(self.order[indices])
+
+    def captions(self, indices: Tensor, noise: Noise) -> list[str]:
+        said = self.data.captions(self.order[indices], noise)
+        return [self.words or words for words in said]
+
+
+def test_pictures_with_captions_of_scenes_are_judged_in_any_order_and_others_refused():
+    data = composed()
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    whole = judged(data, _swapped_places)
+    assert skills(judged(Captioned(data, order), _swapped_places)) == skills(whole)
+    with pytest.raises(LimnerError, match="has not the caption of one of the first"):
+        judged(Captioned(data, order, "a thing that no scene has"))
+    with pytest.raises(LimnerError, match="it asks for what captions of scenes say, and shades"):
+        evaluate(
+            Shades(40), Shades(40, seed=1), metrics=["composition"], extractor=Eye(), quiet=True
+        )
+
+
+def test_too_few_pictures_are_refused_with_the_number_that_is_needed():
+    data = composed()
+    with pytest.raises(LimnerError, match=rf"at least {LEAST} pictures of each skill") as refused:
+        judged(data, n=40)
+    needed = int(re.findall(r"give -n ([\d,]+) or more", str(refused.value))[0].replace(",", ""))
+    assert 40 < needed <= N
+    with pytest.raises(LimnerError, match=f"have {LEAST - 1} of"):
+        judged(data, n=needed - 1)
+    assert skills(judged(data, n=needed))["composition"] == 1
+    few = composed(skills="counting,single")
+    report = judged(few, n=64, against=few, extractor=Knows(few))
+    assert [*skills(report)] == ["composition", "single object", "counting"]
+    with pytest.raises(LimnerError, match="has none of the skills"):
+        several = composed(skills="several")
+        judged(several, n=64, against=several, extractor=Knows(several))
+
+
+def test_parts_are_the_whole_and_an_evaluation_that_was_stopped_goes_on():
+    data = composed()
+    eye, real = SeenObjects(Knows(data)), RealPictures(data, N)
+    numbers = torch.arange(N)
+    whole = eye.look(real, numbers, real.pictures(numbers))
+    parts = eye.together(eye.look(real, some, real.pictures(some)) for some in numbers.split(37))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+    class Stops(Knows):
+        def detect(self, images: Tensor) -> Detections:
+            if self.looks == 2:
+                raise KeyboardInterrupt
+            return super().detect(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        judged(data, extractor=Stops(data))
+    going_on = Knows(data)
+    report = judged(data, extractor=going_on)
+    assert skills(report)["composition"] == 1
+    assert going_on.looks == N // 64 - 2, "blocks that were done are not looked at again"
