@@ -81,8 +81,9 @@ class Retrieval(OfFeatures):
             (f"real ({s.reference.name})", real, torch.arange(len(said))),
             ("shuffled captions", painted, _others(len(captions))),
         ]
-        if s.training and s.training.captions(torch.arange(1)):
-            found = s.training.pictures(nearest(s.training, captions))
+        repeated = None if s.training is None or s.training.dataset.endless else s.training
+        if repeated and repeated.captions(torch.arange(1)):
+            found = repeated.pictures(nearest(repeated, captions))
             rows.append(("nearest in training", self.similarity(found, captions), own))
         numbers: list[Number] = []
         for row, similarity, mine in rows:

@@ -245,7 +245,7 @@ class _Judge:
     def paired(self, samples: Pixels) -> dict[str, Pairs]:
         """Pictures, each followed by the training picture nearest to it, as `pairs`; or nothing."""
         training = self.reference.training
-        if training is None:
+        if training is None or training.dataset.endless:
             return {}
         groups = training.groups(torch.arange(len(training)))
         try:

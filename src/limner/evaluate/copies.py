@@ -64,6 +64,8 @@ class Copies(Metric):
         training = self.setting.training
         if training is None:
             return f"{self.setting.reference.name} has no split that models learn from"
+        if training.dataset.endless:
+            return f"{training.name} never shows a picture twice, so there is nothing to copy"
         if len(training) < 2:
             return f"it needs at least 2 training pictures, and {training.name} has {len(training)}"
         if min(training.spec.shape[1:]) < _LEAST_SIDE:

@@ -144,7 +144,8 @@ def evaluate(
     _look(seen, place, quiet)
 
     def made() -> Report:
-        remarks = [*_remarks(opened, setting, reference), *_repeated(seen, shown, digests)]
+        used = {each.name: each for metric in chosen for each in metric.extractors()}
+        remarks = [*_remarks(opened, setting, reference, used), *_repeated(seen, shown, digests)]
         numbers, sheets, failed = _measured(seen, chosen, strict=metrics is not None)
         first = range(min(_SAMPLES, len(shown)))
         return Report(
@@ -158,7 +159,7 @@ def evaluate(
             left_out=left_out | failed,
             remarks=tuple(remarks),
             protocol=tuple(_protocol(setting, shown)),
-            extractors={e.name: e.fingerprint for metric in chosen for e in metric.extractors()},
+            extractors={name: each.fingerprint for name, each in used.items()},
             versions=_versions(),
             device=place.type,
             date=date,
@@ -370,15 +371,25 @@ def _used(real: RealPictures, options: Mapping[str, Any] | None = None) -> DataU
     )
 
 
-def _remarks(opened: Opened, setting: Setting, reference: Reference) -> Iterator[str]:
-    """What to know before the numbers are believed."""
+def _remarks(
+    opened: Opened, setting: Setting, reference: Reference, used: Mapping[str, Extractor]
+) -> Iterator[str]:
+    """What to know before the numbers are believed.
+
+    Args:
+        opened, setting, reference: what is judged, and by what.
+        used: the extractors of the metrics, by name.
+    """
     real = reference.real
     trains = reference.training is not None and reference.training.dataset is real.dataset
     if trains:
         yield f"{real.name} is what models learn from: a copy of it would score best"
-    judge, source, other = setting.extractor, opened.data.get("source"), real.dataset.source
-    if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", other):
-        yield f"{judge.name} learnt to see {judge.learnt}, and may be blind to {other or 'these'}"
+    source, other = opened.data.get("source"), real.dataset.source
+    for judge in used.values():
+        if isinstance(judge, JudgeExtractor) and judge.learnt not in ("", other):
+            yield (
+                f"{judge.name} learnt to see {judge.learnt}, and may be blind to {other or 'these'}"
+            )
     if source and reference.options and source != real.dataset.source:
         yield f"{opened.name} was trained on {source}, not on {real.dataset.source}"
     if len(real) < len(real.dataset):

@@ -1,0 +1,74 @@
+"""Data without an end are judged by their first pictures; nothing is as large as they are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from scenes import SPEC, Eye, Painter, Shades
+from torch import Tensor
+
+from limner.data import check
+from limner.evaluate import subjects
+from limner.evaluate.evaluation import evaluate
+from limner.evaluate.subjects import RealPictures
+from limner.noise import Noise
+
+MOST = 256
+
+
+class Endless(Shades):
+    """As many pictures as are asked for."""
+
+    endless = True
+    digest = "endless"
+
+    def __init__(self, *, training: bool = True) -> None:
+        super().__init__(MOST, training=training)
+        self.labels = None
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        return super().pixels(indices % MOST)
+
+    def captions(self, indices: Tensor, noise: Noise) -> list[str]:
+        return [SPEC.labels[i] for i in (indices % len(SPEC.labels)).tolist()]
+
+
+@pytest.fixture(autouse=True)
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
+    monkeypatch.setattr(subjects, "_MOST_OF_ENDLESS", MOST)
+
+
+def test_every_metric_looks_at_the_first_pictures():
+    real = Endless(training=False)
+    report = evaluate(
+        Painter(SPEC), real, training=Endless(), n=128, extractor=Eye(), device="cpu", quiet=True
+    )
+    assert report.against.pictures == MOST
+    assert "never shows a picture twice" in report.left_out["memorisation"]
+    assert "captions of scenes" in report.left_out["composition"]
+    assert report.number("R@1", "nearest in training") is None
+    assert report.number("KD") is not None
+    assert any("of the endless pictures" in remark for remark in report.remarks)
+    assert max(real.seen) < MOST
+
+
+def test_the_first_pictures_are_the_same_however_many_are_asked_for():
+    real = RealPictures(Endless())
+    assert len(real) == MOST
+    numbers = torch.arange(5)
+    assert torch.equal(real.pictures(numbers), real.first(5).pictures(numbers))
+    assert torch.equal(real.indices(numbers), numbers)
+
+
+def test_a_check_looks_at_the_first_hundred(tmp_path: Path):
+    report = check("scenes", size=16)
+    assert (report.endless, report.pictures, report.captioned) == (True, 100, 100)
+    assert report.sizes == {"16 x 16": 100}
+    assert "endless; 100 looked at" in report.text()
+    report.sheet(tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").is_file()
+    assert report.to_json()["captions"]
