@@ -19,7 +19,7 @@ from limner.data.composition import (
 )
 from limner.data.grounds import GROUNDS
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
-from limner.data.scenes import TRUTH, drawn, masks, pixel_box
+from limner.data.scenes import drawn, masks, pixel_box
 from limner.data.sprites import STYLES, objects, sprite, vocabulary
 from limner.errors import LimnerError
 
@@ -164,32 +164,13 @@ def test_masks_and_boxes_are_of_what_is_drawn(scenes):
         assert (seen.long().sum(0) <= 1).all()
 
 
-def test_truth_says_object_colour_and_box():
-    data = open_data("scenes", size=64, hint="objects", vocabulary="dog,apple", style="3d")
-    assert data.spec.hint.shape == (len(TRUTH), 8, 8)
-    batch = Stream(data, 3).batch(0, 40)
-    indices = Stream(data, 3).indices(torch.arange(40))
-    names = [thing.name for thing in objects()]
-    for planes, index in zip(batch.c.image, indices.tolist()):
-        cells = (planes[0] > -1).nonzero().tolist()
-        wanted = data.scene(index).things
-        assert len(cells) <= len(wanted)
-        for y, x in cells:
-            number, colour, dx, dy, width, height = (planes[:, y, x] + 1) / 2
-            name = names[round(float(number) * len(names)) - 1]
-            centre = (x + float(dx)) / 8, (y + float(dy)) / 8
-            nearest_thing = min(
-                wanted,
-                key=lambda t: (
-                    abs((t.box.left + t.box.right) / 2 - centre[0])
-                    + abs((t.box.top + t.box.bottom) / 2 - centre[1])
-                ),
-            )
-            assert nearest_thing.name == name
-            assert nearest_thing.box.right - nearest_thing.box.left == pytest.approx(float(width))
-            assert nearest_thing.box.bottom - nearest_thing.box.top == pytest.approx(float(height))
-            named = [None, *COLOURS][round(float(colour) * len(COLOURS))]
-            assert nearest_thing.colour == named
+def test_relations_have_their_shares():
+    data = open_data("scenes", skills="position", relations="inside=3,on top of")
+    kinds = [data.scene(i).relation[0] for i in range(400)]
+    assert {*kinds} == {"inside", "on top of"}
+    assert kinds.count("inside") / 400 == pytest.approx(0.75, abs=0.07)
+    with pytest.raises(LimnerError, match="unknown relation 'insid'; did you mean 'inside'"):
+        open_data("scenes", relations="insid")
 
 
 def test_endless_data_stream_in_any_batch_and_have_an_overview(scenes):

@@ -13,13 +13,10 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from limner.data.dataset import Dataset
 from limner.data.decode import Header, fitted, flattened, header
 from limner.data.pictures import Reasons, each
-from limner.data.scenes import Scenes
 from limner.data.sources import find_source
 from limner.errors import LimnerError
-from limner.noise import Noise
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
@@ -35,7 +32,6 @@ class CheckReport:
     Args:
         source: as it was typed.
         pictures: how many files are sound pictures.
-        endless: whether pictures are drawn on demand; only the first ones were looked at then.
         sizes, modes, formats: how many pictures have which, the most frequent first.
         labels: how many pictures each class has.
         captioned: how many pictures have captions.
@@ -52,7 +48,6 @@ class CheckReport:
 
     source: str
     pictures: int = 0
-    endless: bool = False
     sizes: dict[str, int] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
@@ -75,10 +70,9 @@ class CheckReport:
     def text(self) -> str:
         """A table to read: one line a finding, long lists cut."""
         of = f"{self.captioned} of {self.pictures + len(self.broken)} pictures"
-        sound = f"{self.pictures} sound, {len(self.broken)} broken"
         lines = [
             ("source", self.source),
-            ("pictures", f"endless; {self.pictures} looked at" if self.endless else sound),
+            ("pictures", f"{self.pictures} sound, {len(self.broken)} broken"),
             ("sizes", _counted(self.sizes)),
             ("modes", _counted(self.modes)),
             ("formats", _counted(self.formats)),
@@ -138,11 +132,7 @@ def check(source: str, **options: Any) -> CheckReport:
     if source.startswith("unpaired:"):
         raise LimnerError("check the two sources of unpaired data one by one")
     report = CheckReport(source)
-    found = find_source(source, options)
-    if isinstance(found, Scenes):
-        _check_drawn(found.open(source), report)
-        return report
-    listing = found.listing(report.problems.append)
+    listing = find_source(source, options).listing(report.problems.append)
     entries = listing.entries
     report.refused = list(listing.refused)
     report.labels = dict.fromkeys(listing.labels, 0)
@@ -176,20 +166,6 @@ def check(source: str, **options: Any) -> CheckReport:
     report.duplicates = [names for names in same.values() if len(names) > 1]
     report.similar = _similar(thumbs)
     return report
-
-
-def _check_drawn(dataset: Dataset, report: CheckReport) -> None:
-    """Look at the first pictures of data that are drawn on demand."""
-    numbers = torch.arange(_ACROSS**2)
-    pixels = dataset.pixels(numbers)
-    captions = dataset.captions(numbers, Noise.sampling(0, len(numbers))) or []
-    n, channels, height, width = pixels.shape
-    report.endless, report.pictures, report.captioned = True, n, len(captions)
-    report.sizes = {f"{width} x {height}": n}
-    report.modes = {"RGB" if channels == 3 else "L": n}
-    report.captions = [(dataset.name(i), words) for i, words in enumerate(captions[:3])]
-    for picture in pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy():
-        report.tiles.append(fitted(Image.fromarray(picture), _TILE, _TILE, "pad"))
 
 
 def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:

@@ -34,8 +34,15 @@ OPEN = ("basket", "bucket", "bathtub", "shopping cart", "box", "trash can", "pap
 """What things can be inside of: the upper half sticks out."""
 FRAMES = ("television", "picture frame", "mirror", "window", "laptop")
 """What things can be shown inside of."""
-RELATIONS = ("left of", "right of", "above", "below", "on top of", "inside")
-_RELATION_SHARES = (0.23, 0.23, 0.21, 0.21, 0.08, 0.04)
+RELATIONS = {
+    "left of": 0.23,
+    "right of": 0.23,
+    "above": 0.21,
+    "below": 0.21,
+    "on top of": 0.08,
+    "inside": 0.04,
+}
+"""Where things are in scenes about position, and the usual share of each."""
 _HELD_OUT = 0.1  # of colour-object pairs, of object-object pairs, of objects from counting
 _TESTED = 0.05  # of compositions
 COLOURED = {"colours": 1, "attribution": 2}
@@ -141,6 +148,7 @@ class Composer:
         skills: the share of each skill.
         styles: the share of each artist.
         overlap: how often objects may overlap.
+        relations: the share of each relation; the usual ones unless given.
 
     Raises:
         LimnerError: a skill needs objects that take other colours, and there are too few.
@@ -152,9 +160,11 @@ class Composer:
         skills: dict[str, float],
         styles: dict[str, float],
         overlap: float = 0.0,
+        relations: dict[str, float] | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.skills, self.styles, self.overlap = skills, styles, overlap
+        self.relations = relations or RELATIONS
         names = {thing.name for thing in vocabulary}
         self._containers = [name for name in (*OPEN, *FRAMES) if name in names]
         self._by_name = {thing.name: thing for thing in vocabulary}
@@ -208,7 +218,7 @@ class Composer:
             coloured = {"attribution": 1.0, "position": 0.2}.get(skill, 0.25)
             things = self._different(count, style, chance, coloured)
             if skill == "position":
-                kind = chosen(dict(zip(RELATIONS, _RELATION_SHARES)), chance)
+                kind = chosen(self.relations, chance)
                 if kind == "inside" and not self._containers:
                     kind = "above"
                 if kind == "inside":

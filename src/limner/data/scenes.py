@@ -32,6 +32,7 @@ from limner.data.captions import caption
 from limner.data.composition import (
     COLOURED,
     MOST_THINGS,
+    RELATIONS,
     SKILLS,
     STYLE_SHARES,
     Box,
@@ -67,6 +68,7 @@ class Scenes(Source):
         vocabulary: "all", how many of the most common objects, or names as in "dog,cat,apple".
         skills: what scenes are about, with shares as in "single=1,counting=2"; all of them, if not
             given.
+        relations: where things are in scenes about position, with shares in the same way.
         style: one artist, or all of them.
         emoji: the share of pictures that are bundled emoji of all artists, by themselves.
         overlap: the share of scenes in which objects may overlap.
@@ -77,6 +79,7 @@ class Scenes(Source):
     seed: Annotated[int, Field(ge=0)] = 0
     vocabulary: int | str = "all"
     skills: str = ""
+    relations: str = ""
     style: Literal["3d", "flat", "line", "noto", "all"] = "all"
     emoji: Annotated[float, Field(ge=0, le=1)] = 0.0
     overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -103,20 +106,25 @@ class Scenes(Source):
 
     def shares(self) -> dict[str, float]:
         """The share of each skill."""
-        if not self.skills:
-            return dict(SKILLS)
-        shares = {}
-        for part in self.skills.split(","):
-            name, given, share = (piece.strip() for piece in part.partition("="))
-            if name not in SKILLS:
-                raise unknown("skill", name, SKILLS, "data.skills")
-            try:
-                shares[name] = float(share) if given else 1.0
-            except ValueError:
-                shares[name] = -1.0
-            if not 0 < shares[name] < float("inf"):
-                raise LimnerError(f"data.skills: the share of {name} is a positive number")
-        return shares
+        return _shares(self.skills, SKILLS, "skill", "data.skills")
+
+
+def _shares(typed: str, usual: dict[str, float], what: str, option: str) -> dict[str, float]:
+    """Shares as they were typed, "a=2,b" being two of three; the usual ones if none were."""
+    if not typed:
+        return dict(usual)
+    shares = {}
+    for part in typed.split(","):
+        name, given, share = (piece.strip() for piece in part.partition("="))
+        if name not in usual:
+            raise unknown(what, name, usual, option)
+        try:
+            shares[name] = float(share) if given else 1.0
+        except ValueError:
+            shares[name] = -1.0
+        if not 0 < shares[name] < float("inf"):
+            raise LimnerError(f"{option}: the share of {name} is a positive number")
+    return shares
 
 
 class ComposedScenes(Dataset):
@@ -144,7 +152,8 @@ class ComposedScenes(Dataset):
         if source.style == "line" and not source.skills:
             skills = {name: share for name, share in skills.items() if name not in COLOURED}
         self.objects = {thing.name: thing for thing in known}
-        self.composer = Composer(known, skills, dict(styles), source.overlap)
+        relations = _shares(source.relations, RELATIONS, "relation", "data.relations")
+        self.composer = Composer(known, skills, dict(styles), source.overlap, relations)
         self.single = None
         if source.emoji:
             self.single = _single_emoji(source, height)
