@@ -7,7 +7,6 @@ import torch
 from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
 
-from limner.data import check
 from limner.evaluate import subjects
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.subjects import RealPictures
@@ -62,13 +61,3 @@ def test_the_first_pictures_are_the_same_however_many_are_asked_for():
     numbers = torch.arange(5)
     assert torch.equal(real.pictures(numbers), real.first(5).pictures(numbers))
     assert torch.equal(real.indices(numbers), numbers)
-
-
-def test_a_check_looks_at_the_first_hundred(tmp_path: Path):
-    report = check("scenes", size=16)
-    assert (report.endless, report.pictures, report.captioned) == (True, 100, 100)
-    assert report.sizes == {"16 x 16": 100}
-    assert "endless; 100 looked at" in report.text()
-    report.sheet(tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").is_file()
-    assert report.to_json()["captions"]

@@ -250,7 +250,7 @@ class Composition(Metric):
         data = s.reference.dataset
         if not isinstance(data, ComposedScenes):
             return f"it asks for what captions of scenes say, and {s.reference.name} has others"
-        if not (skills := [skill for skill in SKILLS if skill in data.options.shares()]):
+        if not (skills := [skill for skill in SKILLS if skill in data.composer.skills]):
             return f"{s.reference.name} has none of the skills {', '.join(SKILLS)}"
         if s.subject.captions(torch.arange(1)) is None:
             return f"{s.subject.name} was given no captions"
