@@ -48,13 +48,11 @@ _EDGE = 0.3  # a cell with less of a region's weight is outside
 _RARE = 0.02  # a cell is a centre at first with this probability (Lin et al., arXiv:1708.02002)
 _SAME = 0.6  # intersection over union from which on two peaks are of one object
 _FAINT = 0.02  # a peak that is less sure is not looked at
-MOST_FOUND = 16
-"""How many objects are found in a picture at most."""
-
-
 _CROP = 32  # pixels of a side that the second stage sees
 _AROUND = 1.15  # the side of what it sees over the longer side of the box
 _SHAKE = 0.08  # how far training moves a box, and changes its logarithm, as shares of its sides
+MOST_FOUND = 16
+"""How many objects are found in a picture at most."""
 
 
 class Targets(NamedTuple):
