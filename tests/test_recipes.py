@@ -6,6 +6,7 @@ import pytest
 
 from limner.data.sources import find_source
 from limner.image import ImageSpec
+from limner.layout import layout_spec
 from limner.model import GenerativeModel
 from limner.recipe import Recipe
 from limner.text import text_spec
@@ -25,6 +26,7 @@ def test_a_recipe_can_be_begun(file):
     labels = () if data.get("label") == "none" else ("one", "two")
     levels = 2 if source.binarise else source.levels
     text = text_spec(source.tokens) if source.text else None
-    model = recipe.build(ImageSpec(*shape, levels, labels, text=text))
+    hint = layout_spec(("dog", "cat"), 4) if data.get("hint") == "objects" else None
+    model = recipe.build(ImageSpec(*shape, levels, labels, text=text, hint=hint))
     if isinstance(model, GenerativeModel):
         model.sampler_options(recipe.sampler)

@@ -308,7 +308,7 @@ def chosen(shares: dict[str, float], chance: random.Random) -> str:
         rest -= share
         if rest < 0:
             return name
-    return name
+    return next(reversed(shares))  # rounding
 
 
 def below(n: int, chance: random.Random) -> int:
