@@ -28,11 +28,11 @@ from timing import Call, interleaved, show
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from limner.allocator import keep_freed_memory
-from limner.estimate import count_flops
-from limner.recipe import Recipe
-from limner.run import open_stream
-from limner.train import Loop
+from limner.runtime.allocator import keep_freed_memory
+from limner.training.estimate import count_flops
+from limner.training.loop import Loop
+from limner.training.recipe import Recipe
+from limner.training.run import open_stream
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = ("gan-mnist", "wgan-gp-mnist", "stylegan2-emoji32", "biggan-mnist")

@@ -1,4 +1,4 @@
-"""What does keeping freed memory gain in training on a CPU (limner.allocator)?
+"""What does keeping freed memory gain in training on a CPU (limner.runtime.allocator)?
 
     python benchmarks/allocator.py
     python benchmarks/allocator.py --size 32 --dtype float32
@@ -16,8 +16,8 @@ import torch
 from timing import ratio, show, timed
 
 from limner import Batch, Condition, ImageSpec, build
-from limner.allocator import keep_freed_memory
-from limner.train import Loop, TrainOptions
+from limner.runtime.allocator import keep_freed_memory
+from limner.training.loop import Loop, TrainOptions
 
 BATCH = 64
 STEPS = 20

@@ -38,10 +38,10 @@ from timing import Call, apart, interleaved, ratio, show
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, Noise, build
-from limner.allocator import keep_freed_memory
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
-from limner.train import Loop, TrainOptions
+from limner.runtime.allocator import keep_freed_memory
+from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(1, 28, 28, levels=2)
 LATENT = 50

@@ -38,14 +38,14 @@ from timing import Call, interleaved, ratio, show
 from torch import Tensor, nn
 
 from limner import Batch, Condition, ImageSpec, build
-from limner.autoregressive.causal import CausalConv2d
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
+from limner.autoregressive.causal_convolution import CausalConv2d
+from limner.autoregressive.diagonal_lstm import Recurrence, diagonals
 from limner.autoregressive.pixelcnn import Block, Network, PixelCNN
-from limner.autoregressive.raster import AutoregressiveModel
-from limner.autoregressive.recurrence import Recurrence, diagonals
-from limner.likelihood import draw
-from limner.recipe import Recipe
-from limner.registry import models
-from limner.train import Loop
+from limner.contract.registry import models
+from limner.maths.pixel_laws import draw
+from limner.training.loop import Loop
+from limner.training.recipe import Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZE = 28

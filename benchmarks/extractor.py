@@ -43,13 +43,13 @@ from timing import ratio, show, timed
 from torch import Tensor
 
 from limner.data import open_data
-from limner.evaluate.blocks import BLOCK, SeenFeatures
-from limner.evaluate.features import Extractor
-from limner.evaluate.fid import distance_of_features, frechet_distance
-from limner.evaluate.inception import Inception, Network, loaded
-from limner.evaluate.statistics import Moments
-from limner.evaluate.subjects import RealPictures
-from limner.pictures import save_png
+from limner.data.png import save_png
+from limner.evaluate.extractors.features import Extractor
+from limner.evaluate.extractors.inception import Inception, Network, loaded
+from limner.evaluate.metrics.fid import distance_of_features, frechet_distance
+from limner.evaluate.metrics.statistics import Moments
+from limner.evaluate.passes import BLOCK, SeenFeatures
+from limner.evaluate.picture_sets import RealPictures
 
 STYLES = ("3d", "flat")
 

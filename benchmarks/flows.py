@@ -38,13 +38,13 @@ from timing import Call, apart, interleaved, ratio, show
 from torch import Tensor
 
 from limner import ImageSpec, build
-from limner.allocator import keep_freed_memory
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
-from limner.elementwise import Affine
 from limner.flows.glow import Glow, step
-from limner.train import Loop, TrainOptions
-from limner.transforms import Chain, Inverse, Split, Squeeze
+from limner.maths.couplings import Affine
+from limner.maths.transforms import Chain, Inverse, Split, Squeeze
+from limner.runtime.allocator import keep_freed_memory
+from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(1, 28, 28)
 

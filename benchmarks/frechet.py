@@ -29,8 +29,8 @@ import torch
 from timing import interleaved, ratio, show
 from torch import Tensor
 
-from limner.evaluate.fid import frechet_distance
-from limner.evaluate.statistics import Moments
+from limner.evaluate.metrics.fid import frechet_distance
+from limner.evaluate.metrics.statistics import Moments
 
 
 def contestants(one: Moments, other: Moments) -> dict[str, Callable[[], float]]:

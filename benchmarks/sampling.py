@@ -41,8 +41,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training import CHANNELS, TOLERANCE, Widths, is_channels_last, matched, widest
 
 from limner import Condition, ImageSpec, build
-from limner.allocator import keep_freed_memory
 from limner.diffusion.ddpm import DDPM
+from limner.runtime.allocator import keep_freed_memory
 
 
 class Setting(NamedTuple):

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from limner import Batch, Condition, ImageSpec, build
-from limner.train import Loop, TrainOptions
+from limner.training.loop import Loop, TrainOptions
 
 CHANNELS = 3
 TOLERANCE = 0.05

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import limner
-from limner.registry import models
+from limner.contract.registry import models
 
 project = "limner"
 author = "The limner authors"

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from limner import Condition, Images, ImageSpec, LikelihoodModel, Noise, Paper, open_data, register
+from limner.contract.image import from_levels, to_levels
+from limner.contract.model import Likelihood
 from limner.data import Stream
-from limner.image import from_levels, to_levels
-from limner.model import Likelihood
 from limner.testing import check_model
-from limner.train import Loop, TrainOptions
+from limner.training.loop import Loop, TrainOptions
 
 TITLE = "NICE: non-linear independent components estimation"
 PAPER = Paper(TITLE, "Dinh, Krueger, Bengio", 2014, "1410.8516")

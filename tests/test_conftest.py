@@ -12,8 +12,8 @@ import jaxtyping
 import pytest
 import torch
 
-from limner.image import to_uint8
-from limner.noise import Noise
+from limner.contract.image import to_uint8
+from limner.contract.noise import Noise
 
 ELSEWHERE = "192.0.2.1"  # reserved for documents: nobody is there
 CONNECT = f"import socket; socket.create_connection(('{ELSEWHERE}', 80), timeout=1)"

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
 from limner import GenerativeModel, ImageSpec, LikelihoodModel, Noise, build
-from limner.image import from_levels, to_levels
-from limner.registry import entry
+from limner.contract.image import from_levels, to_levels
+from limner.contract.registry import entry
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 

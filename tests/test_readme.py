@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from limner.__main__ import main
-from limner.cli import app
+from limner.commands.app import app
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -124,7 +124,7 @@ def test_training_in_the_documents_is_possible(
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     if "--dry-run" not in words:
-        monkeypatch.setattr("limner.estimate.dry_run", lambda recipe, device: "possible")
+        monkeypatch.setattr("limner.training.estimate.dry_run", lambda recipe, device: "possible")
         words.append("--dry-run")
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from limner.contract.image import ImageSpec
+from limner.contract.layout import layout_spec
+from limner.contract.model import GenerativeModel
+from limner.contract.text import text_spec
 from limner.data.sources import find_source
-from limner.image import ImageSpec
-from limner.layout import layout_spec
-from limner.model import GenerativeModel
-from limner.recipe import Recipe
-from limner.text import text_spec
+from limner.training.recipe import Recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 

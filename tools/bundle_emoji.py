@@ -23,19 +23,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from limner.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.commands.sample import Wish, paint
+from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.model import Learner
+from limner.contract.noise import Noise
 from limner.data import open_data
 from limner.data.emoji import Emoji
 from limner.data.pictures import stop
+from limner.data.png import grid, save_png
 from limner.data.stream import Stream
 from limner.diffusion.cascade import Cascade
-from limner.evaluate.memorisation import Memorisation, memorisation, suspects
-from limner.model import Learner
-from limner.noise import Noise
-from limner.painting import Wish, paint
-from limner.pictures import grid, save_png
-from limner.recipe import Recipe
-from limner.run import read_log
+from limner.evaluate.metrics.memorisation import Memorisation, memorisation, suspects
+from limner.runtime.log import read_log
+from limner.training.recipe import Recipe
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo" / "emoji"
 RECIPE = Path(__file__).parents[1] / "recipes" / "emoji64.toml"

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from bundle_emoji import FREE, SHOWN, captions, sheet
 
-from limner.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.bundled import bundled
+from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
 from limner.diffusion.cascade import Cascade
-from limner.diffusion.distilled import Distilled
-from limner.zoo import bundled
+from limner.diffusion.progressive_distillation import Distilled
 
 ZOO = bundled()["emoji"].parent / "emoji-fast"
 SHARED = {"base.teacher.": "emoji:base.", "upsampler.": "emoji:upsampler."}

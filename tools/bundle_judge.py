@@ -19,13 +19,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from limner.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.text import Tokenizer
 from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.data.pictures import Pictures
-from limner.evaluate.features import JUDGES, Extractor, ImageText, extractor
-from limner.evaluate.retrieval import retrieval
-from limner.text import Tokenizer
+from limner.evaluate.extractors.features import JUDGES, Extractor, ImageText, extractor
+from limner.evaluate.metrics.retrieval import retrieval
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
 _BATCH = 500

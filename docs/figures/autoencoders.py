@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from limner import Noise, load, open_data
-from limner.image import Images, to_uint8
-from limner.pictures import grid
+from limner.contract.image import Images, to_uint8
+from limner.data.png import grid
 
 MNIST: dict[str, Any] = {"split": "test", "binarise": "dynamic"}
 DRAWS = 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000

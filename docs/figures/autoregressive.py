@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from limner import ImageSpec, build, load, open_data
-from limner.autoregressive.raster import AutoregressiveModel
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
+from limner.contract.image import to_uint8
 from limner.data import Stream
-from limner.image import to_uint8
 
 MNIST: dict[str, Any] = {"split": "test", "binarise": "dynamic"}
 DIGITS, SHOWN = 8, 2  # ways to go on, times as large

@@ -16,7 +16,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path
 from torch import Tensor
 
-from limner.image import to_uint8
+from limner.contract.image import to_uint8
 
 WIDTH, HEIGHT, _DPI = 720, 220, 100
 INK, GREY, RED, BLUE, ORANGE = "#222222", "#6f757b", "#c0392b", "#2f6fb2", "#d9663b"

@@ -23,17 +23,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner import Condition, Noise, load, open_data
-from limner.autoencoders.bound import standard
+from limner.autoencoders.importance_bound import standard
 from limner.autoencoders.vae import VAE
-from limner.autoregressive.raster import AutoregressiveModel
-from limner.denoising import per_image
-from limner.denoising_model import DenoisingModel
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
+from limner.contract.image import Images, to_levels
+from limner.contract.registry import entry
+from limner.diffusion.denoising_model import DenoisingModel
 from limner.flows.normalizing import NormalizingFlow
 from limner.gans.gan import GAN
-from limner.image import Images, to_levels
-from limner.likelihood import draw
-from limner.registry import entry
-from limner.transforms import Chain
+from limner.maths.denoisers import per_image
+from limner.maths.pixel_laws import draw
+from limner.maths.transforms import Chain
 
 DIGITS = 3  # real ones that a diagram is given
 UPPER, LOWER = 138, 44  # where two rows of pictures stand

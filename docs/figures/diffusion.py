@@ -15,19 +15,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from limner import Condition, Noise, load, open_data, prompted
-from limner.codes import Encodes
+from limner.commands.edit import edit
+from limner.commands.sample import Wish, paint, write
+from limner.contract.abilities import Encodes
+from limner.contract.bundled import find_model
+from limner.contract.image import from_uint8, to_uint8
 from limner.diffusion.cascade import Cascade
-from limner.editing import edit
-from limner.image import from_uint8, to_uint8
-from limner.painting import Wish, paint, write
-from limner.schedules import (
+from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,
     cosine_betas,
     linear_betas,
     sigmoid_betas,
 )
-from limner.zoo import find_model
 
 PROMPTS = "a red apple", "a dog", "a crying face", "a pizza", "an astronaut", "a snowman"
 PATHS = {

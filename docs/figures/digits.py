@@ -12,7 +12,7 @@ import sys
 import torch
 from labelled import labelled
 
-from limner.painting import Wish, paint
+from limner.commands.sample import Wish, paint
 
 SCALES = 0.0, 1.0, 2.0, 4.0, 8.0
 

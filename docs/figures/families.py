@@ -12,8 +12,8 @@ import torch
 from labelled import labelled
 
 from limner import Condition
-from limner.image import to_uint8
-from limner.painting import Wish, open_model
+from limner.commands.sample import Wish, open_model
+from limner.contract.image import to_uint8
 
 COLUMNS = 10
 

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from limner import ImageSpec, Noise, build, load, open_data
+from limner.contract.image import Condition, from_levels, to_uint8
+from limner.contract.model import LikelihoodModel
 from limner.data import Stream
 from limner.data.dataset import Dataset
-from limner.flows.flow_matching import FlowMatching
+from limner.diffusion.flow_matching import FlowMatching
 from limner.flows.normalizing import NormalizingFlow
-from limner.image import Condition, from_levels, to_uint8
-from limner.model import LikelihoodModel
-from limner.train import Loop, TrainOptions
-from limner.transforms import Chain, Inverse, Split, Squeeze, Transform, halves
+from limner.maths.transforms import Chain, Inverse, Split, Squeeze, Transform, halves
+from limner.training.loop import Loop, TrainOptions
 
 TEMPERATURES = 0.0, 0.5, 0.7, 0.85, 1.0
 SIDE = 64  # levels of each of two numbers: all 4,096 pictures of one pixel can be asked for

@@ -18,12 +18,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from limner import Condition, GenerativeModel, Noise, build, load, open_data
-from limner.evaluate.modes import modes
+from limner.contract.image import to_uint8
+from limner.evaluate.metrics.modes import modes
 from limner.gans.gan import GAN
 from limner.gans.losses import OBJECTIVES, beliefs
-from limner.image import to_uint8
-from limner.recipe import Recipe
-from limner.run import read_log
+from limner.runtime.log import read_log
+from limner.training.recipe import Recipe
 
 MOVES, EVERY, BATCH = 200, 5, 32
 SHOWN = {"minimax": "#d9663b", "non-saturating": "#2f6fb2"}

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from limner.pictures import grid
+from limner.data.png import grid
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 _GAP, _DPI = 4, 100

@@ -15,9 +15,9 @@ from diffusion import PROMPTS
 from labelled import labelled
 
 from limner import Noise, open_data
-from limner.diffusion.latent import LatentDiffusion
-from limner.image import to_uint8
-from limner.painting import Wish, open_model, paint
+from limner.commands.sample import Wish, open_model, paint
+from limner.contract.image import to_uint8
+from limner.diffusion.latent_diffusion import LatentDiffusion
 
 SHOWN = 10
 DRAWS = 5

@@ -22,20 +22,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from limner import dist
-from limner.denoising_model import DenoisingModel
+from limner.contract.model import GenerativeModel
 from limner.diffusion.cascade import Cascade
-from limner.diffusion.classifier import Classifier
+from limner.diffusion.classifier_guidance import Classifier
+from limner.diffusion.denoising_model import DenoisingModel
 from limner.evaluate.cache import cache_folder
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.features import extractor, fingerprint
-from limner.evaluate.fid import frechet_distance
-from limner.evaluate.opening import Reference, open_reference, open_subject
+from limner.evaluate.extractors.features import extractor, fingerprint
+from limner.evaluate.metrics.fid import frechet_distance
+from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.report import Number, Report, append, read_reports
-from limner.evaluate.statistics import Moments
-from limner.model import GenerativeModel
-from limner.progress import say
-from limner.samplers import SamplerName
+from limner.evaluate.subject import Reference, open_reference, open_subject
+from limner.maths.samplers import SamplerName
+from limner.runtime import processes
+from limner.runtime.progress import say
 
 EVALUATIONS = 1, 2, 3, 5, 10, 15, 25, 50, 100
 SCALES = 0.0, 1.0, 1.5, 2.5, 4.0, 7.0
@@ -227,7 +227,7 @@ def main() -> None:
     asked.add_argument("--most", type=int, default=max(EVALUATIONS))
     asked.add_argument("--of", default="", help="ends the names of the pictures: mnist")
     given = asked.parse_args()
-    opened = open_subject(given.model, {}, dist.device("auto"))
+    opened = open_subject(given.model, {}, processes.device("auto"))
     stage, looks, classifier = opened.model, {}, None
     if isinstance(stage, Cascade):
         stage, looks = stage.base, {"size": stage.base.spec.height}

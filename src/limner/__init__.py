@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from limner.checkpoint import load, save_model
+    from limner.contract.checkpoint import load, save_model
+    from limner.contract.errors import LimnerError
+    from limner.contract.image import Batch, Condition, Images, ImageSpec, TextSpec
+    from limner.contract.model import GenerativeModel, Learner, LikelihoodModel, Turn
+    from limner.contract.noise import Noise
+    from limner.contract.registry import Paper, build, models, register
+    from limner.contract.text import prompted
     from limner.data import open_data
-    from limner.errors import LimnerError
-    from limner.image import Batch, Condition, Images, ImageSpec, TextSpec
-    from limner.model import GenerativeModel, Learner, LikelihoodModel, Turn
-    from limner.noise import Noise
-    from limner.registry import Paper, build, models, register
-    from limner.text import prompted
 
 _HOMES = {
-    "checkpoint": ("load", "save_model"),
+    "contract.checkpoint": ("load", "save_model"),
     "data": ("open_data",),
-    "errors": ("LimnerError",),
-    "image": ("Batch", "Condition", "ImageSpec", "Images", "TextSpec"),
-    "model": ("GenerativeModel", "Learner", "LikelihoodModel", "Turn"),
-    "noise": ("Noise",),
-    "registry": ("Paper", "build", "models", "register"),
-    "text": ("prompted",),
+    "contract.errors": ("LimnerError",),
+    "contract.image": ("Batch", "Condition", "ImageSpec", "Images", "TextSpec"),
+    "contract.model": ("GenerativeModel", "Learner", "LikelihoodModel", "Turn"),
+    "contract.noise": ("Noise",),
+    "contract.registry": ("Paper", "build", "models", "register"),
+    "contract.text": ("prompted",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 
 # The base of what typer raises for wrong use; newer releases bring their own copy of click, older
 # ones import it.
@@ -19,7 +19,7 @@ def main() -> None:
 
     Exit codes: 0 done, 2 wrong use or bad input, 1 anything else, 130 interrupted (after saving).
     """
-    from limner.cli import app
+    from limner.commands.app import app
 
     try:
         code = app(standalone_mode=False)

@@ -9,9 +9,9 @@ import toys
 from torch import Tensor, nn
 
 from limner import testing
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Learner, Likelihood, Turn
-from limner.noise import Noise
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Learner, Likelihood, Turn
+from limner.contract.noise import Noise
 from limner.testing import Case
 
 GREY = ImageSpec(1, 8, 8)

@@ -7,10 +7,11 @@ import pytest
 import toys
 from broken import BROKEN, Broken
 
-from limner import registry, testing
-from limner.errors import LimnerError
-from limner.model import LikelihoodModel
-from limner.registry import Entry, models
+from limner import testing
+from limner.contract import registry
+from limner.contract.errors import LimnerError
+from limner.contract.model import LikelihoodModel
+from limner.contract.registry import Entry, models
 from limner.testing import CHECKS, Case, cases, checks_for
 
 CASES = [case for of in models().values() for case in cases(of)]

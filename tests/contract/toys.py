@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.model import GenerativeModel, Learner, Likelihood, LikelihoodModel, Turn
-from limner.noise import Noise
-from limner.registry import Paper, register
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
+from limner.contract.model import GenerativeModel, Learner, Likelihood, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, register
 
 LATENT = 4
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from limner.contract.image import Batch, Condition, ImageSpec, from_uint8
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer, text_spec
 from limner.data import Dataset
-from limner.evaluate.features import Features
-from limner.image import Batch, Condition, ImageSpec, from_uint8
-from limner.model import GenerativeModel, Turn
-from limner.noise import Noise
-from limner.text import Tokenizer, text_spec
+from limner.evaluate.extractors.features import Features
 
 TEXT = text_spec()
 COLOURS = {

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.checkpoint import MODEL_FILE, load, read_header, sha256
+from limner.commands.sample import Wish, open_model
+from limner.contract.bundled import bundled, find_model
+from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
+from limner.contract.errors import LimnerError
 from limner.data import open_data
 from limner.data.dataset import Dataset
-from limner.errors import LimnerError
-from limner.evaluate.features import JUDGES, Extractor, extractor
-from limner.painting import Wish, open_model
-from limner.zoo import bundled, find_model
+from limner.evaluate.extractors.features import JUDGES, Extractor, extractor
 
 LARGEST = 3_000_000  # bytes
 LEAST = 0.55  # of the emoji judge on concepts that are new to it

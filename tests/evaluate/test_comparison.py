@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from limner.__main__ import main
-from limner.checkpoint import save_model
-from limner.errors import LimnerError
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.data.png import to_pil
 from limner.evaluate import comparison
 from limner.evaluate.charts import _axis
 from limner.evaluate.comparison import compare
 from limner.evaluate.leaderboard import MARK, Column, Compared, Comparison, duration, interval
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
-from limner.image import Condition, ImageSpec
-from limner.noise import Noise
-from limner.pictures import to_pil
 
 SIDE, INK, N = 8, 0.2, 40
 METRICS = ["likelihood", "memorisation"]

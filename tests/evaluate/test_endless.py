@@ -7,10 +7,9 @@ import torch
 from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
 
-from limner.evaluate import subjects
+from limner.contract.noise import Noise
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.subjects import RealPictures
-from limner.noise import Noise
+from limner.evaluate.picture_sets import RealPictures
 
 MOST = 256
 

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.checkpoint import load
+from limner.contract.checkpoint import load
 from limner.evaluate.report import Report, read_reports
-from limner.recipe import Recipe
-from limner.run import read_log, resume, train
+from limner.runtime.log import read_log
+from limner.training.recipe import Recipe
+from limner.training.run import resume, train
 
 SIDE = 8
 TINY = ["model.channels=8,8", "train.batch=8", "train.samples=0", "train.log_every=4"]
@@ -136,7 +137,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
 
 
 def test_ctrl_c_says_how_to_go_on(limner_, monkeypatch: pytest.MonkeyPatch):
-    from limner.evaluate.blocks import Work
+    from limner.evaluate.passes import Work
 
     def pressed(*_: object) -> None:
         raise KeyboardInterrupt

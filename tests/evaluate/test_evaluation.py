@@ -17,24 +17,25 @@ import torch
 from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec, to_uint8
+from limner.contract.model import Likelihood, LikelihoodModel
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer
 from limner.data import Dataset
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.vdm import VDM
-from limner.errors import LimnerError
-from limner.evaluate import blocks, fidelity
+from limner.evaluate import passes
 from limner.evaluate.cache import cache_folder, keep, kept
 from limner.evaluate.evaluation import METRICS, evaluate
-from limner.evaluate.features import Features
-from limner.evaluate.fid import distance_of_features
-from limner.evaluate.fld import fld
-from limner.evaluate.kid import kid
-from limner.evaluate.mind import floor, mind
+from limner.evaluate.extractors.features import Features
+from limner.evaluate.metrics import fidelity
+from limner.evaluate.metrics.fid import distance_of_features
+from limner.evaluate.metrics.fld import fld
+from limner.evaluate.metrics.kid import kid
+from limner.evaluate.metrics.mind import floor, mind
+from limner.evaluate.metrics.statistics import shuffled
 from limner.evaluate.report import Number, Report, append, read_reports
-from limner.evaluate.statistics import shuffled
-from limner.image import Condition, ImageSpec, to_uint8
-from limner.model import Likelihood, LikelihoodModel
-from limner.noise import Noise
-from limner.text import Tokenizer
 
 N = 200
 
@@ -270,7 +271,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
             alive.extend(weakref.ref(tensor) for tensor in block.values())
             yield block
 
-    found = blocks.SeenFeatures(Eye()).together(stream())
+    found = passes.SeenFeatures(Eye()).together(stream())
     assert max(held) <= 2 * (256 // 64 + 1)
     assert int(found["n"]) == 400 * 64 and len(found["features"]) == len(found["logits"]) == 256
     model, eye = Painter(SPEC), Eye()
@@ -515,7 +516,7 @@ def test_every_metric_is_documented():
 
 
 def test_of_many_training_pictures_only_the_first_pictures_are_compared_with_all(monkeypatch):
-    monkeypatch.setattr("limner.evaluate.copies._MOST_PIXELS", 240 * 108 * 130)
+    monkeypatch.setattr("limner.evaluate.metrics.copies._MOST_PIXELS", 240 * 108 * 130)
     report = judged(Painter(SPEC), metrics=["memorisation"])
     found = report.number("copied")
     assert found is not None and (found.n, report.n) == (128, N), "two whole blocks"

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limner import build
-from limner.checkpoint import load, save_model
-from limner.errors import LimnerError
-from limner.evaluate import features
-from limner.evaluate.features import ImageText, extractor, fingerprint
-from limner.image import ImageSpec, from_uint8
-from limner.judges.judge import ImageTextJudge, Judge
-from limner.text import Tokenizer, text_spec
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, from_uint8
+from limner.contract.text import Tokenizer, text_spec
+from limner.evaluate.extractors import features
+from limner.evaluate.extractors.features import ImageText, extractor, fingerprint
+from limner.evaluate.judges.judge import ImageTextJudge, Judge
 
 DIGITS = ImageSpec(1, 12, 12, labels=tuple("0123"))
 EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
-from limner.errors import LimnerError
-from limner.evaluate.fid import (
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics.fid import (
     distance_of_features,
     extrapolated,
     floor,
     frechet_distance,
     limit,
 )
-from limner.evaluate.statistics import Moments
+from limner.evaluate.metrics.statistics import Moments
 
 MANY = 10**9  # so many images that their moments are the law's
 

@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from limner.errors import LimnerError
-from limner.evaluate import fld as module
-from limner.evaluate.fld import Mixture, fld
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics import fld as module
+from limner.evaluate.metrics.fld import Mixture, fld
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0, spread: float = 1.0) -> torch.Tensor:

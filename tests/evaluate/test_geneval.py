@@ -11,12 +11,18 @@ import torch
 from scenes import Eye, Shades
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec, from_uint8
+from limner.contract.layout import COLOURS, NONE, Objects, read_layout
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer
 from limner.data import Dataset, open_data
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
-from limner.errors import LimnerError
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.geneval import (
+from limner.evaluate.judges.judge import Detections
+from limner.evaluate.metrics.geneval import (
     COUNTED_SCORE,
     LEAST,
     LEAST_SCORE,
@@ -31,15 +37,9 @@ from limner.evaluate.geneval import (
     request_of,
     shows,
 )
+from limner.evaluate.metrics.statistics import wilson
+from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.report import Report
-from limner.evaluate.statistics import wilson
-from limner.evaluate.subjects import RealPictures
-from limner.image import Batch, Condition, ImageSpec, from_uint8
-from limner.judges.judge import Detections
-from limner.layout import COLOURS, NONE, Objects, read_layout
-from limner.model import GenerativeModel, Turn
-from limner.noise import Noise
-from limner.text import Tokenizer
 
 N = 192
 SIDE = 16

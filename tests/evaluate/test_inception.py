@@ -15,13 +15,13 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import from_uint8
 from limner.data import open_data
-from limner.errors import LimnerError
-from limner.evaluate.fid import distance_of_features
-from limner.evaluate.inception import Inception, Network, loaded, read_from_corners
-from limner.evaluate.subjects import RealPictures
-from limner.image import from_uint8
-from limner.pictures import save_png
+from limner.data.png import save_png
+from limner.evaluate.extractors.inception import Inception, Network, loaded, read_from_corners
+from limner.evaluate.metrics.fid import distance_of_features
+from limner.evaluate.picture_sets import RealPictures
 
 Weights = dict[str, Tensor]
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limner.errors import LimnerError
-from limner.evaluate.inception_score import Predictions, Score, ceiling, inception_score
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics.inception_score import Predictions, Score, ceiling, inception_score
 
 
 def logits(n: int, k: int, scale: float = 3.0) -> torch.Tensor:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from limner.errors import LimnerError
-from limner.evaluate import kid as kid_module
-from limner.evaluate.kid import kid
-from limner.evaluate.statistics import DRAWS, resampled
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics import kid as kid_module
+from limner.evaluate.metrics.kid import kid
+from limner.evaluate.metrics.statistics import DRAWS, resampled
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from limner.__main__ import main
-from limner.checkpoint import load_tensors, save_tensors
+from limner.contract.checkpoint import load_tensors, save_tensors
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
 from limner.data import open_data
-from limner.errors import LimnerError
-from limner.evaluate import features, weights
-from limner.evaluate.features import Extractor, Features, extractor
-from limner.evaluate.lite0 import SIDE, Network, loaded, name_in_file
+from limner.evaluate.extractors import features, weights
+from limner.evaluate.extractors.features import Extractor, Features, extractor
+from limner.evaluate.extractors.lite0 import SIDE, Network, loaded, name_in_file
+from limner.evaluate.extractors.weights import LITE0_PACKAGE, lite0_file
 from limner.evaluate.report import Report
-from limner.evaluate.weights import LITE0_PACKAGE, lite0_file
-from limner.image import ImageSpec
 
 SPEC = ImageSpec(3, 48, 48)
 Weights = dict[str, Tensor]
@@ -225,7 +225,7 @@ def test_processes_that_convert_at_once_do_not_disturb_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
-    code = "from limner.evaluate.weights import lite0_file; print(lite0_file())"
+    code = "from limner.evaluate.extractors.weights import lite0_file; print(lite0_file())"
     together = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)
     ]

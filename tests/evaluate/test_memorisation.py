@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limner.errors import LimnerError
-from limner.evaluate.memorisation import Memorisation, memorisation, suspects
-from limner.image import from_uint8, to_uint8
+from limner.contract.errors import LimnerError
+from limner.contract.image import from_uint8, to_uint8
+from limner.evaluate.metrics.memorisation import Memorisation, memorisation, suspects
 
 
 def drawn(n: int, seed: int, side: int = 12) -> Tensor:

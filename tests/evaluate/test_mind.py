@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from limner.errors import LimnerError
-from limner.evaluate import mind as module
-from limner.evaluate.fid import distance_of_features
-from limner.evaluate.kid import kid
-from limner.evaluate.mind import DIRECTIONS, directions, floor, mind
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics import mind as module
+from limner.evaluate.metrics.fid import distance_of_features
+from limner.evaluate.metrics.kid import kid
+from limner.evaluate.metrics.mind import DIRECTIONS, directions, floor, mind
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:

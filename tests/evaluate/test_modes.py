@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
+from limner.contract.errors import LimnerError
 from limner.data import open_data
-from limner.errors import LimnerError
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.modes import modes, stacked
-from limner.evaluate.subjects import RealPictures
+from limner.evaluate.metrics.modes import modes, stacked
+from limner.evaluate.picture_sets import RealPictures
 
 
 def test_a_uniform_model_covers_all_modes_and_reads_the_floor():

@@ -5,9 +5,9 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from limner.errors import LimnerError
-from limner.evaluate import neighbours
-from limner.evaluate.neighbours import density_coverage, precision_recall
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics import neighbours
+from limner.evaluate.metrics.neighbours import density_coverage, precision_recall
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:

@@ -9,9 +9,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from limner.errors import LimnerError
-from limner.evaluate.features import extractor
-from limner.image import ImageSpec
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.evaluate.extractors.features import extractor
 
 SPEC = ImageSpec(3, 32, 32)
 TOWER: dict[str, Any] = {

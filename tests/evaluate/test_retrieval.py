@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from limner.errors import LimnerError
-from limner.evaluate.retrieval import ranks, retrieval
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics.retrieval import ranks, retrieval
 
 
 def test_a_diagonal_is_found_and_a_reversed_one_is_last():

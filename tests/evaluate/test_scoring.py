@@ -13,15 +13,15 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 
 from limner.__main__ import main
-from limner.checkpoint import save_model
-from limner.errors import LimnerError
-from limner.evaluate.features import JudgeExtractor
-from limner.evaluate.oddities import self_test
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, from_uint8
+from limner.contract.noise import Noise
+from limner.data.png import save_png, to_pil
+from limner.evaluate.extractors.features import JudgeExtractor
+from limner.evaluate.judges.lenet import LeNet
 from limner.evaluate.scoring import Scorer, score
-from limner.image import ImageSpec, from_uint8
-from limner.judges.lenet import LeNet
-from limner.noise import Noise
-from limner.pictures import save_png, to_pil
+from limner.evaluate.self_test import self_test
 
 SIDE, INK, REAL = 8, 0.2, 250  # a fifth of the pixels are ink, all of them in one half
 
@@ -201,7 +201,7 @@ def test_a_likelihood_finds_what_a_classifier_is_sure_of(folder: Path, classifie
 
 
 def test_a_self_test_without_a_classifier_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("limner.evaluate.features.JUDGES", ())
+    monkeypatch.setattr("limner.evaluate.extractors.features.JUDGES", ())
     scorer = Scorer.open(folder / "run", None, 100, {}, "cpu")
     found = self_test(scorer, f"folder:{folder / 'data'}")
     assert found.classifier == "" and "no classifier stands beside" in found.text()

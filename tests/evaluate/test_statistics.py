@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from scipy import stats
 
-from limner.errors import LimnerError
-from limner.evaluate.statistics import (
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics.statistics import (
     Moments,
     checked,
     checked_pair,

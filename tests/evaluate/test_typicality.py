@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
 from limner.evaluate.typicality import auroc, oddness, p_values, typicality
-from limner.noise import Noise
 
 
 def normal(n: int, seed: int = 0) -> torch.Tensor:

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from limner.checkpoint import load_tensors, save_tensors
-from limner.errors import LimnerError
-from limner.evaluate import weights
-from limner.evaluate.convert import convert
-from limner.evaluate.features import extractor
-from limner.evaluate.weights import FILE, inception_file
-from limner.image import ImageSpec
+from limner.contract.checkpoint import load_tensors, save_tensors
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.evaluate.extractors import weights
+from limner.evaluate.extractors.convert import convert
+from limner.evaluate.extractors.features import extractor
+from limner.evaluate.extractors.weights import FILE, inception_file
 
 TENSORS = {"fc.weight": torch.arange(6.0).view(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from limner.denoising import per_image
-from limner.image import Condition
-from limner.noise import Noise
-from limner.schedules import Schedule
+from limner.contract.image import Condition
+from limner.contract.noise import Noise
+from limner.maths.denoisers import per_image
+from limner.maths.schedules import Schedule
 
 NOTHING = Condition()
 

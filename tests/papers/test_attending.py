@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from limner.attending import Attends, looking
-from limner.errors import LimnerError
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Condition, ImageSpec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.registry import build
+from limner.contract.text import prompted, text_spec
+from limner.diffusion.attention_maps import Attends, looking
+from limner.diffusion.flow_matching import FlowMatching
 from limner.nn.attention import Attention
-from limner.registry import build
-from limner.text import prompted, text_spec
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(6))
 LARGE = SPEC.resized(16, 16)

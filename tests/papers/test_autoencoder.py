@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from limner import codes
 from limner.autoencoders.autoencoder import Autoencoder
-from limner.autoencoders.coders import halvings
-from limner.codes import lerp, slerp
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec
-from limner.model import LikelihoodModel
-from limner.noise import Noise
+from limner.autoencoders.encoders import halvings
+from limner.contract.abilities import lerp, slerp
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import LikelihoodModel
+from limner.contract.noise import Noise
 
 SPEC = ImageSpec(1, 3, 4)
 

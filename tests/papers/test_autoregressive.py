@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from limner.autoregressive.causal import RowConv2d
-from limner.autoregressive.raster import AutoregressiveModel
-from limner.errors import LimnerError
-from limner.image import Condition, ImageSpec, from_levels
-from limner.model import Completes
-from limner.noise import Noise
-from limner.registry import models
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
+from limner.autoregressive.causal_convolution import RowConv2d
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec, from_levels
+from limner.contract.model import Completes
+from limner.contract.noise import Noise
+from limner.contract.registry import models
+from limner.contract.text import text_spec
 from limner.testing.cases import Case
-from limner.text import text_spec
 
 FAMILY = [of for of in models().values() if issubclass(of.model, AutoregressiveModel)]
 every = pytest.mark.parametrize("of", FAMILY, ids=lambda of: of.name)
@@ -276,8 +276,8 @@ def entropy(p: float) -> float:
 )
 def test_what_has_an_entropy_is_learnt_to_it(of, rows, least, steps):
     """Never less than it by 3 standard errors."""
-    from limner.image import Batch
-    from limner.train import Loop, TrainOptions
+    from limner.contract.image import Batch
+    from limner.training.loop import Loop, TrainOptions
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from limner import Condition, ImageSpec, Noise, build
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch
 from limner.gans.biggan import BigGAN, overlaps, truncated
 from limner.gans.biggan_networks import (
     TRUNCATIONS,
@@ -21,7 +22,6 @@ from limner.gans.biggan_networks import (
     normed,
 )
 from limner.gans.losses import hinge
-from limner.image import Batch
 
 SPEC = ImageSpec(1, 16, 20, labels=("a", "b"), frequencies=(0.5, 0.5))
 SMALL = {"latent": 7, "embedding": 3, "channels": 3}

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from toy import SPEC, batches, colours_are_right, one_thread
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, TextSpec
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
+from limner.contract.registry import build
 from limner.diffusion.cascade import Cascade, reduced
-from limner.errors import LimnerError
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Batch, Condition, TextSpec
-from limner.model import GenerativeModel
-from limner.noise import Noise
-from limner.registry import build
-from limner.train import Loop, TrainOptions
+from limner.diffusion.flow_matching import FlowMatching
+from limner.training.loop import Loop, TrainOptions
 
 LOW = SPEC.resized(4, 4)
 

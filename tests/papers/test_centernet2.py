@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from limner import build
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.layout import NONE, Objects, layout_spec, read_layout, write_layout
+from limner.contract.noise import Noise
 from limner.data import open_data
 from limner.data.scenes import ComposedScenes
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec
-from limner.judges.augmentation import coarsened, tinted
-from limner.judges.centernet2 import (
+from limner.evaluate.judges.augmentation import coarsened, tinted
+from limner.evaluate.judges.centernet2 import (
     CenterNet2,
     belonging,
     crops,
@@ -25,8 +27,6 @@ from limner.judges.centernet2 import (
     shaken,
     targets,
 )
-from limner.layout import NONE, Objects, layout_spec, read_layout, write_layout
-from limner.noise import Noise
 
 KINDS = ("dog", "cat", "cup")
 SPEC = ImageSpec(3, 32, 32, hint=layout_spec(KINDS, 4))

@@ -5,16 +5,16 @@ import torch
 from analytic import NOTHING, Constant, Fixed, TwoClasses, pictures, time
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
-from limner.diffusion.classifier import Classified, Classifier, Gradient
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.diffusion.classifier_guidance import Classified, Classifier, Gradient
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
-from limner.errors import LimnerError
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Batch, Condition, ImageSpec
-from limner.noise import Noise
-from limner.registry import build
-from limner.samplers import Ancestral, GuidedAncestral
-from limner.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas
+from limner.diffusion.flow_matching import FlowMatching
+from limner.maths.samplers import Ancestral, GuidedAncestral
+from limner.maths.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas
 
 SCHEDULES = {
     "vp": DiscreteSchedule(linear_betas()),

@@ -8,12 +8,12 @@ from analytic import NOTHING, Constant, Fixed, pictures, time
 from torch import nn
 from toy import SPEC, colours_are_right, one_thread, trained
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Noise
 from limner.diffusion.classifier_free import ClassifierFree
-from limner.errors import LimnerError
-from limner.image import ImageSpec
-from limner.noise import Noise
-from limner.samplers import Ancestral
-from limner.schedules import LogSNR
+from limner.maths.samplers import Ancestral
+from limner.maths.schedules import LogSNR
 
 SCHEDULE = LogSNR()
 

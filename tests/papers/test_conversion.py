@@ -10,14 +10,14 @@ from diffusers import DDIMPipeline
 
 from limner import load, save_model, testing
 from limner.__main__ import main
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
-from limner.diffusion.pipeline_folder import quietly
-from limner.diffusion.pipeline_painting import Drawn
-from limner.errors import LimnerError
-from limner.image import Condition, ImageSpec
+from limner.diffusion.diffusers.folder import quietly
+from limner.diffusion.diffusers.painter import Drawn
 from limner.nn.plain_unet import PlainUNet, common_groups
-from limner.noise import Noise
-from limner.registry import build
 from limner.testing.cases import Case
 
 MODELS: dict[str, tuple[ImageSpec, dict[str, Any]]] = {

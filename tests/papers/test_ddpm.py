@@ -8,11 +8,11 @@ from analytic import Fixed as Always
 from torch import nn
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
 from limner.diffusion.ddpm import DDPM
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec
-from limner.noise import Noise
-from limner.samplers import SAMPLERS
+from limner.maths.samplers import SAMPLERS
 
 GREY = ImageSpec(1, 4, 4)
 

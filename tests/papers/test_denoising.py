@@ -8,7 +8,10 @@ from analytic import Constant, Gaussian, TwoClasses, pictures, time
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import nn
 
-from limner.denoising import (
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.maths.denoisers import (
     Clipped,
     Guided,
     edm,
@@ -19,10 +22,7 @@ from limner.denoising import (
     target_weights,
     velocity,
 )
-from limner.denoising_model import DenoisingModel
-from limner.image import Batch, Condition, ImageSpec
-from limner.noise import Noise
-from limner.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas
+from limner.maths.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas
 
 PRESERVING = DiscreteSchedule(linear_betas())
 EXPLODING = VarianceExploding()

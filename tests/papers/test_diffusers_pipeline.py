@@ -18,15 +18,15 @@ from torch import Tensor
 
 from limner import prompted
 from limner.__main__ import main
-from limner.checkpoint import digest, load, model_file
-from limner.diffusion import pipeline_folder, pipeline_painting
-from limner.diffusion.diffusers_pipeline import DiffusersPipeline
-from limner.editing import edit
-from limner.errors import LimnerError
-from limner.image import Condition
-from limner.noise import Blend, Noise
-from limner.painting import Wish
-from limner.pictures import read_settings
+from limner.commands.edit import edit
+from limner.commands.sample import Wish
+from limner.contract.checkpoint import digest, load, model_file
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition
+from limner.contract.noise import Blend, Noise
+from limner.data.png import read_settings
+from limner.diffusion.diffusers import folder, painter
+from limner.diffusion.diffusers.pipeline import DiffusersPipeline
 from limner.studio import catalogue
 
 pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
@@ -197,7 +197,7 @@ def test_a_right_network_lets_expect_the_picture_that_there_was(kind, said):
         if kind == "EulerDiscrete":  # which takes x + sigma eps
             x_t = x_t / kept.sqrt()
     seen: list[Tensor] = []
-    with pipeline_painting.watched(scheduler, seen.append):
+    with painter.watched(scheduler, seen.append):
         scheduler.step(F, t, x_t)
     torch.testing.assert_close(seen[0], x, rtol=0, atol=2e-3)
     assert "step" not in vars(scheduler), "the scheduler is left as it was"
@@ -229,7 +229,7 @@ def test_a_picture_is_painted_over_as_the_pipeline_for_that_does(sd):
         **sd.pipeline.components, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
-    with pipeline_painting.Drawn(Noise.sampling(4, 2)):
+    with painter.Drawn(Noise.sampling(4, 2)):
         made = pipeline(["a dog", "a cat"], image=(x + 1) / 2, **asked)
     options = {"strength": 0.5, "seed": 4, "steps": 6, "scale": 3.0}
     frames = list(sd.edit(x, c, **options))
@@ -257,7 +257,7 @@ def test_classes_have_names_and_none_is_the_null_class(home):
     assert model.spec.label_index("thing 017") == 17
     made = []
     for label in (17, 18):
-        with pipeline_painting.Drawn(Noise.sampling(2, 1)):
+        with painter.Drawn(Noise.sampling(2, 1)):
             asked = {"num_inference_steps": 3, "output_type": "np"}
             made.append(as_pictures(model.pipeline(class_labels=[label], **asked).images))
     x = model.sample(1, Condition(label=torch.tensor([17])), seed=2, steps=3)
@@ -320,7 +320,7 @@ def test_the_commands_take_it_for_another_model(home: Path, limner_):
 
 
 def test_the_studio_finds_and_describes_it(home: Path):
-    assert pipeline_folder.INDEX == catalogue.PIPELINE
+    assert folder.INDEX == catalogue.PIPELINE
     found = catalogue.found(home)
     assert {"sd", "ddpm", "dit"} <= found.keys()
     assert not [name for name in found if "/" in name], "parts of a pipeline are no models"

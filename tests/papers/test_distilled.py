@@ -4,21 +4,21 @@ import pytest
 import torch
 from torch import nn
 
-from limner.checkpoint import digest, load, save_model, sha256, weight_files
-from limner.denoising import Clipped, Guided
+from limner.commands.sample import Wish, paint
+from limner.contract.bundled import bundled
+from limner.contract.checkpoint import digest, load, save_model, sha256, weight_files
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
-from limner.diffusion.distilled import Distilled
 from limner.diffusion.edm import EDM
-from limner.errors import LimnerError
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Batch, Condition, ImageSpec
+from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.progressive_distillation import Distilled
+from limner.diffusion.sampling import Plan
+from limner.maths.denoisers import Clipped, Guided
+from limner.maths.samplers import SAMPLERS
 from limner.nn.low_rank import LowRank
-from limner.noise import Noise
-from limner.painting import Wish, paint
-from limner.registry import build
-from limner.repainting import Plan
-from limner.samplers import SAMPLERS
-from limner.zoo import bundled
 
 SPEC = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.5, 0.5))
 TEACHERS = {

@@ -8,12 +8,12 @@ from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, time, w
 from diffusers import EDMEulerScheduler
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
-from limner.denoising import edm, target_weights
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
 from limner.diffusion.edm import EDM
-from limner.image import Batch, Condition, ImageSpec
-from limner.noise import Noise
-from limner.samplers import Heun
-from limner.schedules import VarianceExploding
+from limner.maths.denoisers import edm, target_weights
+from limner.maths.samplers import Heun
+from limner.maths.schedules import VarianceExploding
 
 EXPLODING = VarianceExploding()
 SIGMAS = torch.logspace(-3, 2, 21, dtype=torch.float64)

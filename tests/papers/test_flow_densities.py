@@ -10,15 +10,14 @@ import torch.nn.functional as F
 from scipy.stats import chi2, kstest
 from torch import nn
 
-from limner.dequantisation import Uniform
-from limner.elementwise import Affine, Spline
+from limner.contract.image import Batch, Condition, ImageSpec, from_levels
+from limner.contract.noise import Noise
 from limner.flows.glow import Glow, step
 from limner.flows.normalizing import NormalizingFlow
 from limner.flows.realnvp import RealNVP
-from limner.image import Batch, Condition, ImageSpec, from_levels
-from limner.nn.condition import Signal
-from limner.noise import Noise
-from limner.transforms import (
+from limner.maths.couplings import Affine, Spline
+from limner.maths.dequantisation import Uniform
+from limner.maths.transforms import (
     NOTHING,
     ActNorm,
     Chain,
@@ -28,6 +27,7 @@ from limner.transforms import (
     checkerboard,
     log_normal,
 )
+from limner.nn.condition import Signal
 
 PLANE = ImageSpec(2, 1, 1)  # two numbers: a picture of one pixel
 FLOWS = {

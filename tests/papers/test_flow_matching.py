@@ -8,10 +8,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import kstest, norm
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
 
-from limner.dequantisation import Uniform
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Batch, Condition, ImageSpec, from_levels
-from limner.noise import Noise
+from limner.contract.image import Batch, Condition, ImageSpec, from_levels
+from limner.contract.noise import Noise
+from limner.diffusion.flow_matching import FlowMatching
+from limner.maths.dequantisation import Uniform
 from limner.testing.cases import toy_data
 
 GREY = ImageSpec(1, 4, 4)

@@ -10,10 +10,11 @@ from scipy.stats import wasserstein_distance
 from torch import nn
 
 from limner import Condition, ImageSpec, Noise, build
-from limner.errors import LimnerError
-from limner.estimate import count_flops
-from limner.evaluate.modes import modes
-from limner.gans.adversarial import FIRST_LINES, LINES, variety
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch
+from limner.data.png import _panels, save_png
+from limner.evaluate.metrics.modes import modes
+from limner.gans.adversarial_model import FIRST_LINES, LINES, variety
 from limner.gans.dcgan import DCGAN
 from limner.gans.losses import (
     OBJECTIVES,
@@ -25,11 +26,11 @@ from limner.gans.losses import (
     r1,
     wasserstein,
 )
-from limner.image import Batch
-from limner.pictures import _panels, save_png
-from limner.recipe import Recipe
-from limner.run import read_log, train
-from limner.train import Loop, TrainOptions
+from limner.runtime.log import read_log
+from limner.training.estimate import count_flops
+from limner.training.loop import Loop, TrainOptions
+from limner.training.recipe import Recipe
+from limner.training.run import train
 
 DATA, MODEL = NormalDist(0.0, 1.0), NormalDist(1.0, 1.5)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from limner.autoregressive.gated_pixelcnn import GatedPixelCNN, Horizontal, Vertical
-from limner.image import ImageSpec
+from limner.contract.image import ImageSpec
 
 
 def test_every_earlier_pixel_within_reach_is_seen_and_nothing_else():

@@ -5,14 +5,14 @@ import torch
 from analytic import Gaussian
 from torch import nn
 
-from limner.denoising_model import DenoisingModel
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
+from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.edm import EDM
-from limner.errors import LimnerError
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Condition, ImageSpec
-from limner.registry import build
-from limner.repainting import check_edit
+from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.sampling import check_edit
 
 SPEC = ImageSpec(1, 4, 4)
 MODELS = {

@@ -9,12 +9,12 @@ import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
 from limner import build
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec
-from limner.judges.augmentation import moved, spoilt
-from limner.judges.dual_encoder import DualEncoder
-from limner.noise import Noise
-from limner.text import Tokenizer, text_spec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer, text_spec
+from limner.evaluate.judges.augmentation import moved, spoilt
+from limner.evaluate.judges.dual_encoder import DualEncoder
 
 EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())
 SAID = ["a dog", "a red apple", "a blue heart", "the sun", "a house", "an old car"]

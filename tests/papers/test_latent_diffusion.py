@@ -7,14 +7,14 @@ import torch
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.autoencoders.kl_autoencoder import KLAutoencoder
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
-from limner.diffusion.latent import LatentDiffusion
-from limner.errors import LimnerError
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Condition, Images, ImageSpec
-from limner.model import GenerativeModel, Turn
-from limner.noise import Noise
-from limner.registry import build
+from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.latent_diffusion import LatentDiffusion
 
 
 class Identity(GenerativeModel):

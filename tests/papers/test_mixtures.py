@@ -9,12 +9,18 @@ from analytic import Plain, walked
 from scipy import stats
 from torch import Tensor
 
-from limner.denoising import per_image
-from limner.evaluate.memorisation import memorisation
-from limner.image import Condition, to_uint8
-from limner.noise import Noise
-from limner.samplers import DDIM, Ancestral, DPMSolver, Euler, Heun
-from limner.schedules import DiscreteSchedule, LinearPath, Schedule, VarianceExploding, cosine_betas
+from limner.contract.image import Condition, to_uint8
+from limner.contract.noise import Noise
+from limner.evaluate.metrics.memorisation import memorisation
+from limner.maths.denoisers import per_image
+from limner.maths.samplers import DDIM, Ancestral, DPMSolver, Euler, Heun
+from limner.maths.schedules import (
+    DiscreteSchedule,
+    LinearPath,
+    Schedule,
+    VarianceExploding,
+    cosine_betas,
+)
 
 PATHS = {
     "line": LinearPath(),

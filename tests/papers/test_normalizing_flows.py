@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, from_levels
+from limner.contract.noise import Noise
 from limner.flows.glow import Glow
 from limner.flows.normalizing import NormalizingFlow
 from limner.flows.realnvp import RealNVP
-from limner.image import ImageSpec, from_levels
-from limner.noise import Noise
-from limner.transforms import NOTHING, log_normal
+from limner.maths.transforms import NOTHING, log_normal
 
 FLOWS = {
     "glow": lambda spec, **more: Glow(spec, hidden=8, **more),

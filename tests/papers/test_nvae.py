@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from limner.autoencoders.bound import Normal
-from limner.autoencoders.cells import GenerativeCell, SpectralNorms, kernels, norms
+from limner.autoencoders.importance_bound import Normal
 from limner.autoencoders.nvae import NVAE, Group
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec, from_levels
-from limner.noise import Noise
+from limner.autoencoders.nvae_cells import GenerativeCell, SpectralNorms, kernels, norms
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec, from_levels
+from limner.contract.noise import Noise
 
 SPEC = ImageSpec(1, 5, 6, levels=2)
 TINY: dict[str, Any] = {"channels": (4, 6), "groups": (1, 2), "latent": 2}

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from limner.continuous import divergence, hutchinson, log_density
-from limner.dequantisation import Uniform
-from limner.errors import LimnerError
-from limner.flows.flow_matching import FlowMatching
-from limner.image import ImageSpec, from_levels
-from limner.noise import Noise
-from limner.ode import solve
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, from_levels
+from limner.contract.noise import Noise
+from limner.diffusion.flow_matching import FlowMatching
+from limner.maths.dequantisation import Uniform
+from limner.maths.flow_likelihood import divergence, hutchinson, log_density
+from limner.maths.ode import solve
 
 A = torch.tensor([[-0.5, 2.0, 0.3], [-1.5, 0.2, 0.0], [0.4, -0.7, 0.6]], dtype=torch.float64)
 

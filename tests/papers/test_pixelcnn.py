@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from limner.autoregressive.causal import CausalConv2d, feature_channels, visible
+from limner.autoregressive.causal_convolution import CausalConv2d, feature_channels, visible
 from limner.autoregressive.pixelcnn import PixelCNN
-from limner.image import ImageSpec
+from limner.contract.image import ImageSpec
 
 
 @pytest.mark.parametrize("k", [3, 5, 7])

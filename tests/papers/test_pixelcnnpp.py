@@ -8,9 +8,9 @@ import itertools
 import pytest
 import torch
 
-from limner.autoregressive.causal import CausalConv2d, RowConv2d
+from limner.autoregressive.causal_convolution import CausalConv2d, RowConv2d
 from limner.autoregressive.pixelcnnpp import GrowPixels, GrowRows, PixelCNNpp, Residual
-from limner.image import ImageSpec
+from limner.contract.image import ImageSpec
 from limner.testing.cases import toy_data
 
 TINY = {"features": 4, "blocks": 1, "components": 2}

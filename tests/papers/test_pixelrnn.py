@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from limner.autoregressive.diagonal_lstm import Recurrence, diagonals, rows
 from limner.autoregressive.pixelrnn import (
     DiagonalBiLSTM,
     PixelRNNDiagonal,
     PixelRNNRow,
     cell_step,
 )
-from limner.autoregressive.recurrence import Recurrence, diagonals, rows
-from limner.image import ImageSpec
-from limner.noise import Noise
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Noise
 
 SHAPES = [(3, 5), (5, 3), (4, 4), (1, 4), (4, 1)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)

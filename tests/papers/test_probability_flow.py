@@ -8,13 +8,13 @@ import torch
 from analytic import NOTHING, Gaussian, Plain
 from toy import SPEC
 
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.noise import Noise
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
-from limner.flows.flow_matching import FlowMatching
-from limner.image import Condition, ImageSpec
-from limner.noise import Noise
-from limner.probability_flow import log_density, log_prob
-from limner.schedules import (
+from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.probability_flow import log_density, log_prob
+from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,
     LogSNR,

@@ -17,11 +17,11 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from limner.denoising_model import chosen_sampler
-from limner.errors import LimnerError
-from limner.noise import Noise
-from limner.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, UniPC
-from limner.schedules import (
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
+from limner.diffusion.denoising_model import chosen_sampler
+from limner.maths.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, UniPC
+from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,
     VarianceExploding,

@@ -11,8 +11,8 @@ from diffusers.training_utils import compute_snr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.errors import LimnerError
-from limner.schedules import (
+from limner.contract.errors import LimnerError
+from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,
     LogSNR,

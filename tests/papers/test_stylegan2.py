@@ -10,8 +10,8 @@ from scipy.signal import upfirdn
 from torch import nn
 
 from limner import Condition, ImageSpec, Noise, build
-from limner.errors import LimnerError
-from limner.estimate import count_flops
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch
 from limner.gans.augmentation import (
     Augmentation,
     Chances,
@@ -25,10 +25,10 @@ from limner.gans.augmentation import (
 from limner.gans.losses import r1
 from limner.gans.modulation import Conv, Linear, ModulatedConv, activated
 from limner.gans.resampling import blurred, doubled, halved
-from limner.gans.style_networks import Critic, deviation, normalised
 from limner.gans.stylegan2 import StyleGAN2, path_lengths
-from limner.image import Batch
-from limner.recipe import Recipe
+from limner.gans.stylegan2_networks import Critic, deviation, normalised
+from limner.training.estimate import count_flops
+from limner.training.recipe import Recipe
 
 SPEC = ImageSpec(3, 14, 28, labels=("a", "b"), frequencies=(0.5, 0.5))
 PLAIN = ImageSpec(1, 16, 16)

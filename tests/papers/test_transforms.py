@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from limner.dequantisation import Uniform, Variational
-from limner.elementwise import Additive, Affine, Spline
-from limner.errors import LimnerError
-from limner.image import from_levels
-from limner.nn.condition import Signal
-from limner.noise import Noise
-from limner.transforms import (
+from limner.contract.errors import LimnerError
+from limner.contract.image import from_levels
+from limner.contract.noise import Noise
+from limner.maths.couplings import Additive, Affine, Spline
+from limner.maths.dequantisation import Uniform, Variational
+from limner.maths.transforms import (
     ActNorm,
     Chain,
     Coupling,
@@ -27,6 +26,7 @@ from limner.transforms import (
     checkerboard,
     log_normal,
 )
+from limner.nn.condition import Signal
 
 SHAPE = (3, 2, 2)
 

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
 
-from limner.errors import LimnerError
-from limner.image import Condition, ImageSpec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.noise import Noise
 from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
 from limner.nn.doubling import of_doubled
 from limner.nn.embed import sinusoidal
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import UNet
-from limner.noise import Noise
 
 SPEC = ImageSpec(3, 8, 8, labels=("a", "b", "c"), hint=ImageSpec(1, 4, 4))
 

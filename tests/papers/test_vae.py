@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limner.autoencoders import bound
-from limner.autoencoders.bound import Normal, importance_weighted, standard
+from limner.autoencoders.importance_bound import Normal, importance_weighted, standard
 from limner.autoencoders.vae import VAE
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec, from_levels
-from limner.likelihood import PixelLaw
-from limner.noise import Noise
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec, from_levels
+from limner.contract.noise import Noise
+from limner.maths.pixel_laws import PixelLaw
 
 SPEC = ImageSpec(1, 2, 3, levels=129)  # values k / 64 - 1, exact in float32
 SIGMA = 0.3

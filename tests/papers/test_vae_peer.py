@@ -9,8 +9,8 @@ from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch import Tensor, nn
 
 from limner.autoencoders.vae import VAE
-from limner.image import ImageSpec, from_levels
-from limner.noise import Noise
+from limner.contract.image import ImageSpec, from_levels
+from limner.contract.noise import Noise
 
 SPEC = ImageSpec(1, 6, 5, levels=2)
 LATENT, DRAWS, PICTURES = 3, 40, 7

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from limner.autoencoders.bound import standard
+from limner.autoencoders.importance_bound import standard
 from limner.autoencoders.prior import Prior
 from limner.autoencoders.vae import VAE
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec, from_levels
-from limner.noise import Noise
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec, from_levels
+from limner.contract.noise import Noise
 
 SPEC = ImageSpec(1, 2, 3, levels=5)
 

@@ -8,10 +8,10 @@ from analytic import Fixed
 from torch import nn
 from toy import SPEC, batches, one_thread, trained
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.noise import Noise
 from limner.diffusion.vdm import VDM, Way
-from limner.errors import LimnerError
-from limner.image import Condition, ImageSpec
-from limner.noise import Noise
 
 FOUR = ImageSpec(1, 1, 1, levels=4)
 P = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from limner.image import Batch, Condition, ImageSpec
-from limner.model import GenerativeModel
-from limner.noise import Noise
-from limner.train import Loop, TrainOptions
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
+from limner.training.loop import Loop, TrainOptions
 
 SPEC = ImageSpec(3, 8, 8, labels=("red", "blue"))
 COLOURS = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])

@@ -19,10 +19,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
-from limner.checkpoint import save_model
-from limner.image import ImageSpec
-from limner.registry import build
-from limner.text import text_spec
+from limner.contract.checkpoint import save_model
+from limner.contract.image import ImageSpec
+from limner.contract.registry import build
+from limner.contract.text import text_spec
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stubs

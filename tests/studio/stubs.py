@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.codes import Encodes
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Turn
-from limner.noise import Blend, Noise
-from limner.registry import Paper, register
+from limner.contract.abilities import Encodes
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Blend, Noise
+from limner.contract.registry import Paper, register
 
 
 @register("toy-canvas", family="diffusion", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))

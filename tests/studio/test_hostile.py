@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from conftest import Studio
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio.settings import Settings
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, Asked, FullError, Painted
 

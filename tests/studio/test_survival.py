@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Studio, at_once, until
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio.client import Client
 from limner.studio.store import Store
 

@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from conftest import Open, Studio, clean, png
-from limner.webpage import document
+from limner.evaluate.webpage import document
 
 
 def give(page: Page, name: str, colour: str) -> None:

@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 import torch
 
-from limner.text import Tokenizer, text_spec, word_table
+from limner.contract.text import Tokenizer, text_spec, word_table
 
 ASSETS = files("limner") / "data" / "assets"
 SPEC = text_spec()

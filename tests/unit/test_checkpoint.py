@@ -13,7 +13,7 @@ import torch
 import toys
 from safetensors.torch import save_file
 
-from limner.checkpoint import (
+from limner.contract.checkpoint import (
     FORMAT,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
@@ -27,9 +27,9 @@ from limner.checkpoint import (
     sha256,
     write_durably,
 )
-from limner.errors import LimnerError
-from limner.image import ImageSpec
-from limner.model import Learner
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.model import Learner
 
 LABELLED = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.25, 0.75))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import limner
 from limner.__main__ import main
-from limner.pictures import read_settings
+from limner.data.png import read_settings
 
 TINY = ["model.channels=8,8", "train.steps=3", "train.batch=4", "train.samples=0", "data.size=8"]
 
@@ -36,8 +36,8 @@ def limner_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps, with classes."""
-    from limner.recipe import Recipe
-    from limner.run import train
+    from limner.training.recipe import Recipe
+    from limner.training.run import train
 
     run = tmp_path_factory.mktemp("cli") / "run"
     train(Recipe.of("edm", "emoji", TINY), run)
@@ -191,12 +191,12 @@ def test_a_file_that_is_no_model(limner_, tmp_path: Path):
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
-    import limner.doctor
+    import limner.commands.doctor
 
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(limner.doctor, "examine", interrupted)
+    monkeypatch.setattr(limner.commands.doctor, "examine", interrupted)
     assert limner_("doctor")[0] == 130
 
 

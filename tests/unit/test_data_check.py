@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limner.contract.errors import LimnerError
 from limner.data import check
-from limner.errors import LimnerError
 
 
 @pytest.fixture

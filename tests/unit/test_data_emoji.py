@@ -7,11 +7,11 @@ from importlib.resources import files
 import pytest
 import torch
 
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
 from limner.data import Stream, emoji, open_data
 from limner.data.emoji import Emoji
 from limner.data.pictures import Pictures, stop
-from limner.errors import LimnerError
-from limner.noise import Noise
 
 HELD_OUT = ("held-out-concept", "held-out-pair")
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
 from limner.data import Stream, folder, open_data
-from limner.errors import LimnerError
-from limner.noise import Noise
 
 
 def picture(path: Path, shade: int = 0, size: tuple[int, int] = (8, 8)) -> None:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import to_levels
+from limner.contract.noise import Noise
 from limner.data import Stream, open_data
 from limner.data.named import MNIST_TEST_BINARISED
-from limner.errors import LimnerError
-from limner.image import to_levels
-from limner.noise import Noise
 
 
 def raw(name: str, head: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+from limner.contract.errors import LimnerError
 from limner.data import Stream, open_data
 from limner.data.captions import article
 from limner.data.composition import (
@@ -21,7 +22,6 @@ from limner.data.grounds import GROUNDS
 from limner.data.recolouring import COLOURS, nearest, recoloured, rgb, ruling, to_oklab
 from limner.data.scenes import drawn, masks, pixel_box
 from limner.data.sprites import STYLES, objects, sprite, vocabulary
-from limner.errors import LimnerError
 
 MANY = range(400)
 

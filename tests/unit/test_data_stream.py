@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, from_levels
+from limner.contract.noise import Noise
 from limner.data import Dataset, Stream
 from limner.data.unpaired import Unpaired
-from limner.errors import LimnerError
-from limner.image import ImageSpec, from_levels
-from limner.noise import Noise
 
 
 class Toy(Dataset):

@@ -6,31 +6,31 @@ import pytest
 import torch
 from torch import nn
 
-from limner import dist
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
+from limner.runtime import processes
 
 
 def test_alone_everything_is_the_identity():
     values = torch.arange(3.0)
-    assert (dist.rank(), dist.size(), dist.first()) == (0, 1, True)
-    assert dist.mean_(values) is values
-    assert dist.anyone(True, torch.device("cpu"))
-    assert not dist.anyone(False, torch.device("cpu"))
-    dist.broadcast_([values])
-    dist.barrier()
-    dist.join(torch.device("cpu"))
-    assert dist.average_gradients_([], torch.tensor(2.0)) == 2
+    assert (processes.rank(), processes.size(), processes.first()) == (0, 1, True)
+    assert processes.mean_(values) is values
+    assert processes.anyone(True, torch.device("cpu"))
+    assert not processes.anyone(False, torch.device("cpu"))
+    processes.broadcast_([values])
+    processes.barrier()
+    processes.join(torch.device("cpu"))
+    assert processes.average_gradients_([], torch.tensor(2.0)) == 2
     assert values.tolist() == [0, 1, 2]
 
 
 def test_devices():
-    assert dist.device("cpu") == torch.device("cpu")
-    assert dist.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert processes.device("cpu") == torch.device("cpu")
+    assert processes.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(LimnerError, match="'gpu' is no device"):
-        dist.device("gpu")
+        processes.device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(LimnerError, match="no CUDA device"):
-            dist.device("cuda")
+            processes.device("cuda")
 
 
 def test_gradients_are_averaged_in_one_message(monkeypatch):
@@ -58,7 +58,7 @@ def test_gradients_are_averaged_in_one_message(monkeypatch):
 
     def process(rank: int) -> None:
         mine.rank = rank
-        loss = dist.average_gradients_(parameters[rank], torch.tensor(float(rank)))
+        loss = processes.average_gradients_(parameters[rank], torch.tensor(float(rank)))
         losses[rank] = loss.item()
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in (0, 1)]

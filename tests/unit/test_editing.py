@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.checkpoint import save_model
-from limner.editing import edit, read_mask, read_picture
-from limner.errors import LimnerError
-from limner.image import ImageSpec, to_uint8
-from limner.painting import Wish
-from limner.pictures import read_settings
-from limner.registry import build
+from limner.commands.edit import edit, read_mask, read_picture
+from limner.commands.sample import Wish
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.registry import build
+from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 6, 5, levels=2, labels=("one", "two"))
 PLAIN = ImageSpec(1, 8, 8)

@@ -1,6 +1,6 @@
 import pytest
 
-from limner.errors import LimnerError, unknown
+from limner.contract.errors import LimnerError, unknown
 
 
 def test_the_nearest_name_is_offered():

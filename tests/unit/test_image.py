@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.errors import LimnerError
-from limner.image import (
+from limner.contract.errors import LimnerError
+from limner.contract.image import (
     Batch,
     Condition,
     ImageSpec,
@@ -16,7 +16,7 @@ from limner.image import (
     to_levels,
     to_uint8,
 )
-from limner.noise import Noise
+from limner.contract.noise import Noise
 
 TEXT = TextSpec(length=4, vocabulary=9, asset="words", sha256="00")
 FULL = ImageSpec(

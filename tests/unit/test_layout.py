@@ -2,12 +2,20 @@
 
 import torch
 
+from limner.contract.image import ImageSpec
+from limner.contract.layout import (
+    COLOURS,
+    NONE,
+    Objects,
+    is_layout,
+    layout_spec,
+    read_layout,
+    write_layout,
+)
 from limner.data import Stream, open_data
 from limner.data.recolouring import COLOURS as RECOLOURED
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import objects
-from limner.image import ImageSpec
-from limner.layout import COLOURS, NONE, Objects, is_layout, layout_spec, read_layout, write_layout
 
 KINDS = 417
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from limner.image import ImageSpec
-from limner.likelihood import (
+from limner.contract.image import ImageSpec
+from limner.maths.pixel_laws import (
     Bernoulli,
     Categorical,
     DiscretisedLogisticMixture,

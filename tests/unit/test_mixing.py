@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from limner import latents, mixing
 from limner.__main__ import main
-from limner.checkpoint import load, save_model
-from limner.codes import Encodes, Mixes
-from limner.editing import read_picture
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec, to_uint8
-from limner.painting import Wish
-from limner.pictures import read_settings
-from limner.registry import build
+from limner.commands import codes, style_mix
+from limner.commands.edit import read_picture
+from limner.commands.sample import Wish
+from limner.contract.abilities import Encodes, Mixes
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
+from limner.contract.registry import build
+from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 8, 8, labels=("one", "two"))
 SMALL = {"latent": 3, "style": 4, "depth": 1, "channels": 3}
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
     wish = Wish(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
-    sheet, said, taken = mixing.style_mix(wish, 2, "fine")
+    sheet, said, taken = style_mix.style_mix(wish, 2, "fine")
     assert sheet.columns == 4 and taken == slice(3, 4)
     assert said.sampler == {"psi": 0.8, "cutoff": None}
     known = load(model)
@@ -61,12 +61,12 @@ def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
     [("coarse", 0, 3), ("middle", 3, 5), ("fine", 5, 8), ("0", 0, 1), ("2-5", 2, 6), ("7-7", 7, 8)],
 )
 def test_layers_by_name_and_number(named: str, first: int, end: int):
-    assert mixing.chosen(named, 8) == slice(first, end)
+    assert style_mix.chosen(named, 8) == slice(first, end)
 
 
 @pytest.mark.parametrize("count", range(2, 20, 2))
 def test_the_parts_are_all_layers(count: int):
-    edges = [mixing.chosen(part, count) for part in mixing.PARTS]
+    edges = [style_mix.chosen(part, count) for part in style_mix.PARTS]
     assert edges[0].start == 0 and edges[-1].stop == count
     assert all(a.stop == b.start for a, b in pairwise(edges))
 
@@ -77,7 +77,7 @@ def test_the_parts_are_all_layers(count: int):
 )
 def test_other_layers_are_refused(named: str, said: str):
     with pytest.raises(LimnerError, match=said):
-        mixing.chosen(named, 8)
+        style_mix.chosen(named, 8)
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +96,13 @@ def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_pictures_have_codes_of_styles(model: str, files: list[Path], monkeypatch):
     monkeypatch.setattr("limner.gans.stylegan2._SEARCH_STEPS", 40)
     wish = Wish(model, labels=("one",), sampler={})
-    sheet, _, error = latents.reconstruct(files, wish)
+    sheet, _, error = codes.reconstruct(files, wish)
     x = torch.cat([read_picture(file, SPEC) for file in files])
     assert error < 0.2 * float((x[0] - x[1]).square().mean())
-    path, _ = latents.interpolate(files, wish, 3)
+    path, _ = codes.interpolate(files, wish, 3)
     assert torch.equal(path.images[1], sheet.images[2])
     assert torch.equal(path.images[3], sheet.images[3])
-    one, _ = latents.interpolate(files[:1], wish, 3)
+    one, _ = codes.interpolate(files[:1], wish, 3)
     assert one.columns == 3 and len(one.images) == 4 * 3
 
 
@@ -134,4 +134,4 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
 def test_what_has_no_styles_is_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
     with pytest.raises(LimnerError, match="a pixelcnn model has no styles to mix; stylegan2 has"):
-        mixing.style_mix(Wish(str(tmp_path), sampler={}), 2, "fine")
+        style_mix.style_mix(Wish(str(tmp_path), sampler={}), 2, "fine")

@@ -6,10 +6,10 @@ import pytest
 import torch
 import toys
 
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec
-from limner.model import SAMPLE_BATCH, GenerativeModel, Learner, Turn, draw_labels
-from limner.noise import Noise
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import SAMPLE_BATCH, GenerativeModel, Learner, Turn, draw_labels
+from limner.contract.noise import Noise
 
 GREY = ImageSpec(1, 2, 2)
 LABELLED = ImageSpec(1, 2, 2, labels=("a", "b", "c"), frequencies=(0.6, 0.3, 0.1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from limner.noise import Noise, _mix, _signed
+from limner.contract.noise import Noise, _mix, _signed
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 SEEDS = st.integers(-(2**40), 2**40)

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from limner import optim
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
+from limner.training import optimisers
 
 NAMES = st.sampled_from(["constant", "warmup", "power"])
 
 
 def averaged(values: list[float], name: str, ema: float, start: float = 0.0) -> float:
     """The average after it followed a weight through these values."""
-    average, beta = torch.tensor([start], dtype=torch.float64), optim.average_beta(name, ema)
+    average, beta = torch.tensor([start], dtype=torch.float64), optimisers.average_beta(name, ema)
     for t, value in enumerate(values):
-        optim.lerp_([average], [torch.tensor([value], dtype=torch.float64)], beta(t))
+        optimisers.lerp_([average], [torch.tensor([value], dtype=torch.float64)], beta(t))
     return average.item()
 
 
@@ -37,11 +37,11 @@ def test_the_warm_up_is_diffusers():
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(5))
     theirs = EMAModel([weight], decay=0.9, use_ema_warmup=True, power=2 / 3)
-    ours, beta = torch.zeros(5), optim.average_beta("warmup", 0.9)
+    ours, beta = torch.zeros(5), optimisers.average_beta("warmup", 0.9)
     for t in range(60):
         weight.data = torch.randn(5)
         theirs.step([weight])
-        optim.lerp_([ours], [weight.data], beta(t))
+        optimisers.lerp_([ours], [weight.data], beta(t))
         assert theirs.cur_decay_value == pytest.approx(beta(t))
         torch.testing.assert_close(ours, theirs.shadow_params[0], atol=1e-6, rtol=1e-5)
     assert beta(59) == 0.9
@@ -50,7 +50,7 @@ def test_the_warm_up_is_diffusers():
 @pytest.mark.parametrize("sigma_rel, gamma", [(0.05, 16.97), (0.10, 6.94)])
 def test_power_function_averages(sigma_rel, gamma):
     """The paper's two widths and their exponents, and the weights i^g+1 - (i-1)^g+1 written out."""
-    exponent = optim._gamma(sigma_rel)
+    exponent = optimisers._gamma(sigma_rel)
     assert exponent == pytest.approx(gamma, abs=0.01)
     width = math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
     assert width == pytest.approx(sigma_rel)
@@ -66,25 +66,25 @@ def test_power_function_averages(sigma_rel, gamma):
 
 def test_averages_out_of_range():
     with pytest.raises(LimnerError, match=r"train\.ema=1"):
-        optim.average_beta("constant", 1.0)
+        optimisers.average_beta("constant", 1.0)
     with pytest.raises(LimnerError, match=r"above 0 and below 0\.289"):
-        optim.average_beta("power", 0.3)
-    assert optim.average_beta("constant", 0.0)(5) == 0
+        optimisers.average_beta("power", 0.3)
+    assert optimisers.average_beta("constant", 0.0)(5) == 0
 
 
 def test_schedules():
-    rates = [optim.rate(step, 100, schedule="cosine", warmup=10) for step in range(101)]
+    rates = [optimisers.rate(step, 100, schedule="cosine", warmup=10) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[50] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert [optim.rate(step, 9, warmup=4) for step in (0, 1, 3, 8)] == [0.25, 0.5, 1, 1]
+    assert [optimisers.rate(step, 9, warmup=4) for step in (0, 1, 3, 8)] == [0.25, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "rmsprop"])
 def test_optimisers_go_downhill_and_adam_is_its_paper(name):
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
-    opt = optim.optimizer(name, [weight], lr=0.1, betas=(0.5, 0.9), weight_decay=0.0)
+    opt = optimisers.optimizer(name, [weight], lr=0.1, betas=(0.5, 0.9), weight_decay=0.0)
     weight.square().sum().backward()
     opt.step()
     # the first step is lr sign(gradient) for Adam, lr sign / sqrt(1 - beta_2) for RMSProp
@@ -95,7 +95,7 @@ def test_optimisers_go_downhill_and_adam_is_its_paper(name):
 
 def test_decoupled_weight_decay():
     weight = nn.Parameter(torch.ones(1))
-    opt = optim.optimizer("adamw", [weight], lr=0.1, betas=(0.9, 0.999), weight_decay=0.5)
+    opt = optimisers.optimizer("adamw", [weight], lr=0.1, betas=(0.9, 0.999), weight_decay=0.5)
     weight.grad = torch.zeros(1)
     opt.step()
     assert weight.item() == pytest.approx(1 - 0.1 * 0.5)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.errors import LimnerError
-from limner.options import (
+from limner.contract.errors import LimnerError
+from limner.contract.options import (
     Layers,
     Widths,
     json_schema,

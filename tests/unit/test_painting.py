@@ -10,10 +10,10 @@ from PIL import Image, ImageSequence
 from torchvision.transforms.functional import pil_to_tensor
 
 from limner.__main__ import main
-from limner.errors import LimnerError
-from limner.noise import Blend, Noise
-from limner.painting import Wish, open_model, paint, write
-from limner.pictures import read_settings, save_png
+from limner.commands.sample import Wish, open_model, paint, write
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Blend, Noise
+from limner.data.png import read_settings, save_png
 
 OPTIONS = ["model.channels=8,8", "train.steps=30", "train.batch=8", "train.samples=0"]
 DATA = ["data.size=8", "data.text=true", "data.label=none", "train.lr=1e-2", "train.ema=0"]
@@ -22,8 +22,8 @@ DATA = ["data.size=8", "data.text=true", "data.label=none", "train.lr=1e-2", "tr
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run of a text model that was trained just enough to depend on its prompt."""
-    from limner.recipe import Recipe
-    from limner.run import train
+    from limner.training.recipe import Recipe
+    from limner.training.run import train
 
     run = tmp_path_factory.mktemp("painting") / "run"
     usual = ["sampler.steps=3", "sampler.scale=4"]

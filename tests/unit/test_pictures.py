@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from limner import pictures
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
+from limner.data import png
 
 NUMBERS = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 1, 2, 3)
 
 
 def test_a_grid_pixel_by_pixel():
-    sheet = pictures.grid(NUMBERS[:3, :, :1, :1], columns=2, scale=2, gap=1)
+    sheet = png.grid(NUMBERS[:3, :, :1, :1], columns=2, scale=2, gap=1)
     assert sheet[0].tolist() == [
         [255, 255, 255, 255, 255, 255, 255],
         [255, 0, 0, 255, 1, 1, 255],
@@ -26,20 +26,20 @@ def test_a_grid_pixel_by_pixel():
         [255, 2, 2, 255, 255, 255, 255],
         [255, 255, 255, 255, 255, 255, 255],
     ]
-    assert pictures.grid(NUMBERS).shape == (1, 2 * 4 + 2, 3 * 5 + 2)
-    assert pictures.grid(NUMBERS, 6, gap=0)[0, 0].tolist() == [k for k in range(6) for _ in "abc"]
+    assert png.grid(NUMBERS).shape == (1, 2 * 4 + 2, 3 * 5 + 2)
+    assert png.grid(NUMBERS, 6, gap=0)[0, 0].tolist() == [k for k in range(6) for _ in "abc"]
 
 
 def test_a_strip_has_a_row_for_each_picture():
     frames = [NUMBERS[:2], NUMBERS[2:4], NUMBERS[4:6]]
-    sheet = pictures.strip(frames, gap=0)
+    sheet = png.strip(frames, gap=0)
     assert sheet[0, ::2, ::3].tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_pixels_survive_a_file(tmp_path, channels):
     image = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
-    pictures.save_png(image, tmp_path / "new" / "a.png")
+    png.save_png(image, tmp_path / "new" / "a.png")
     with Image.open(tmp_path / "new" / "a.png") as read:
         pixels = torch.tensor(list(read.convert("RGBA").get_flattened_data()))
     shown = pixels.T.view(4, 5, 7)[: max(channels, 1)]
@@ -49,7 +49,7 @@ def test_pixels_survive_a_file(tmp_path, channels):
 
 def test_other_channels_are_refused():
     with pytest.raises(LimnerError, match="1, 3 or 4 channels, not 5"):
-        pictures.png(torch.zeros(5, 2, 2, dtype=torch.uint8))
+        png.png(torch.zeros(5, 2, 2, dtype=torch.uint8))
 
 
 SETTINGS = {
@@ -62,14 +62,14 @@ SETTINGS = {
 
 def test_a_picture_says_how_it_was_made(tmp_path):
     path = tmp_path / "a.png"
-    pictures.save_png(torch.zeros(3, 4, 4, dtype=torch.uint8), path, SETTINGS)
-    assert pictures.read_settings(path) == SETTINGS
+    png.save_png(torch.zeros(3, 4, 4, dtype=torch.uint8), path, SETTINGS)
+    assert png.read_settings(path) == SETTINGS
     with Image.open(path) as image:
         assert image.info["parameters"] == (
             "a smiling cat 😸\nModel: emoji, Seed: 7, Steps: 20, CFG scale: 3.5"
         )
-    pictures.save_png(torch.zeros(3, 4, 4, dtype=torch.uint8), path)
-    assert pictures.read_settings(path) is None
+    png.save_png(torch.zeros(3, 4, 4, dtype=torch.uint8), path)
+    assert png.read_settings(path) is None
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -90,25 +90,25 @@ def crafted(text: bytes, side: int = 1, packed: bool = False) -> bytes:
 )
 def test_strange_settings_are_none(tmp_path, text):
     (tmp_path / "a.png").write_bytes(crafted(text))
-    assert pictures.read_settings(tmp_path / "a.png") is None
+    assert png.read_settings(tmp_path / "a.png") is None
 
 
 def test_hostile_files_are_refused_without_decoding(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(crafted(b'{"seed": 1}', side=11_000))
-    assert pictures.read_settings(path) == {"seed": 1}
+    assert png.read_settings(path) == {"seed": 1}
     bomb = crafted(zlib.compress(b" " * 2**26), packed=True)
     for content in (b"", b"GIF89a", crafted(b"{}", side=2**20), bomb):
         path.write_bytes(content)
         with pytest.raises(LimnerError, match="no sound PNG"):
-            pictures.read_settings(path)
+            png.read_settings(path)
     with pytest.raises(LimnerError, match="no file"):
-        pictures.read_settings(tmp_path / "none.png")
+        png.read_settings(tmp_path / "none.png")
 
 
 def test_a_data_uri_is_the_file():
     image = torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8)
-    kind, _, data = pictures.data_uri(image).partition(",")
+    kind, _, data = png.data_uri(image).partition(",")
     assert kind == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as read:
         assert read.size == (4, 4)
@@ -130,6 +130,6 @@ def test_curves_are_drawn_for_any_log(tmp_path):
     ]
     for count in (200, 1):
         path = tmp_path / f"{count}.png"
-        pictures.curves(rows[:count], path, "toy on ramps")
+        png.curves(rows[:count], path, "toy on ramps")
         with Image.open(path) as image:
             assert image.width > 800

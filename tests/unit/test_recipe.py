@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.errors import LimnerError
-from limner.recipe import Recipe
+from limner.contract.errors import LimnerError
+from limner.training.recipe import Recipe
 
 TEXT = """\
 # A toy: limner train toy.toml

@@ -1,10 +1,10 @@
 import pytest
 import toys
 
-from limner import registry
-from limner.errors import LimnerError
-from limner.image import ImageSpec
-from limner.registry import FAMILIES, Paper, build, entry, models, register
+from limner.contract import registry
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.registry import FAMILIES, Paper, build, entry, models, register
 
 PAPER = Paper("A title", "Somebody, Other", 2024, "2401.00001")
 GREY = ImageSpec(1, 4, 4)

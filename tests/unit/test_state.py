@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.errors import LimnerError
-from limner.state import clean, load_state, save_state
+from limner.contract.errors import LimnerError
+from limner.training.state import clean, load_state, save_state
 
 
 def groups(step: int) -> dict:
@@ -99,7 +99,7 @@ def test_a_failed_save_leaves_the_others(folder, monkeypatch):
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("limner.state.sha256", full)
+    monkeypatch.setattr("limner.training.state.sha256", full)
     with pytest.raises(OSError, match="disk full"):
         save_state(folder, 20, groups(20), keep=2)
     monkeypatch.undo()

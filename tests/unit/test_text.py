@@ -11,14 +11,14 @@ from PIL import Image
 from safetensors import safe_open
 
 import limner
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer, prompted, text_spec
 from limner.data import Stream, open_data
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec, to_uint8
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner
 from limner.nn.text import TextEncoder
-from limner.noise import Noise
-from limner.text import Tokenizer, prompted, text_spec
 
 TEXT = text_spec(12)
 SPEC = ImageSpec(3, 8, 8, text=TEXT)

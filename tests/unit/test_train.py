@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, ImageSpec
-from limner.model import GenerativeModel, Learner, Turn
-from limner.noise import Noise
-from limner.registry import Paper, register
-from limner.train import Loop, TrainOptions
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import GenerativeModel, Learner, Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, register
+from limner.training.loop import Loop, TrainOptions
 
 PAPER = Paper("A toy for tests", "Nobody", 2026, "0000.00000")
 SPEC = ImageSpec(channels=1, height=4, width=4)

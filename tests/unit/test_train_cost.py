@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limner.estimate import _Held, count_flops
+from limner.training.estimate import _Held, count_flops
 
 
 def counted(run) -> int:

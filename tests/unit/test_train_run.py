@@ -17,14 +17,15 @@ import torch
 from test_train import SPEC, ToyDenoiser, _one_thread, images  # noqa: F401
 from torch import Tensor
 
-from limner.checkpoint import load, read_header
+from limner.contract.checkpoint import load, read_header
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.data import Dataset
-from limner.errors import LimnerError
-from limner.estimate import dry_run
-from limner.image import Condition, ImageSpec, to_uint8
-from limner.recipe import Recipe
-from limner.run import read_log, resume, train
-from limner.train import Loop
+from limner.runtime.log import read_log
+from limner.training.estimate import dry_run
+from limner.training.loop import Loop
+from limner.training.recipe import Recipe
+from limner.training.run import resume, train
 
 
 class Ramps(Dataset):
@@ -248,7 +249,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
 
     def on_step(loop: Loop, logs: dict[str, float]) -> None:
         if loop.step == 6:
-            monkeypatch.setattr("limner.state.write_durably", full)
+            monkeypatch.setattr("limner.training.state.write_durably", full)
 
     with pytest.raises(LimnerError, match=r"No space left on device.*limner resume"):
         train(recipe("toy-denoiser"), run, dataset=Ramps(), on_step=on_step)
@@ -298,7 +299,7 @@ def test_a_terminal_gets_a_live_line(tmp_path, monkeypatch, capsys):
 def test_without_a_terminal_lines_are_few(tmp_path, monkeypatch, capsys):
     train(recipe("toy-gan", steps=9), tmp_path / "quiet", dataset=Ramps())
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("limner.progress._QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("limner.runtime.progress._QUIET_SECONDS", 0.0)
     train(recipe("toy-gan", steps=2), tmp_path / "run", dataset=Ramps())
     first, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith("step 1/2  critic.loss ")
@@ -324,7 +325,10 @@ def test_a_dry_run_writes_nothing_and_tells_the_cost(tmp_path, monkeypatch):
 
 
 def test_importing_the_loop_is_light():
-    code = "import sys, limner.train, limner.run; print({'matplotlib', 'rich'} & set(sys.modules))"
+    code = (
+        "import sys, limner.training.loop, limner.training.run; "
+        "print({'matplotlib', 'rich'} & set(sys.modules))"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from limner.transport import assignment
+from limner.maths.assignment import assignment
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 40])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from limner.errors import LimnerError
-from limner.recipe import Recipe
-from limner.run import open_stream, read_log, resume, train
-from limner.train_options import TrainOptions
-from limner.validation import LOSS, Validation
+from limner.contract.errors import LimnerError
+from limner.runtime.log import read_log
+from limner.training.options import TrainOptions
+from limner.training.recipe import Recipe
+from limner.training.run import open_stream, resume, train
+from limner.training.validation import LOSS, Validation
 
 CPU = torch.device("cpu")
 DATA = {"source": "emoji", "size": 16, "label": "none"}

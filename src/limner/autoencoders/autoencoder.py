@@ -24,13 +24,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.coders import centre, coders
-from limner.codes import Encodes
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Turn
-from limner.noise import Noise
-from limner.options import Layers, Widths
-from limner.registry import Paper, register
+from limner.autoencoders.encoders import centre, coders
+from limner.contract.abilities import Encodes
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Layers, Widths
+from limner.contract.registry import Paper, register
 
 _LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where they are
 

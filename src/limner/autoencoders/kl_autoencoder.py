@@ -32,15 +32,15 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.codes import Encodes
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Turn
+from limner.contract.abilities import Encodes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Counts, Widths
+from limner.contract.registry import Paper, register
 from limner.nn.norm import NormSiLU, groups
 from limner.nn.residual import ResidualBlock
-from limner.noise import Noise
-from limner.options import Counts, Widths
-from limner.registry import Paper, register
 
 _MEASURED_BATCHES = 16
 _LOG_VARIANCE = (-30.0, 20.0)

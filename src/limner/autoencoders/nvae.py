@@ -34,8 +34,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.autoencoders.bound import Normal, importance_weighted, standard
-from limner.autoencoders.cells import (
+from limner.autoencoders.encoders import halvings, pixel_law
+from limner.autoencoders.importance_bound import Normal, importance_weighted, standard
+from limner.autoencoders.nvae_cells import (
     EncodingCell,
     GenerativeCell,
     Grow,
@@ -43,15 +44,14 @@ from limner.autoencoders.cells import (
     kernels,
     norms,
 )
-from limner.autoencoders.coders import halvings, pixel_law
-from limner.codes import Encodes
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.abilities import Encodes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
+from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Layers, Widths
+from limner.contract.registry import Paper, register
 from limner.nn.standing import standing_statistics
-from limner.noise import Noise
-from limner.options import Layers, Widths
-from limner.registry import Paper, register
 
 _EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
 _LIMIT = 5.0  # of means and log-deviations, as in the paper's code

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.elementwise import Affine
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
+from limner.maths.couplings import Affine
+from limner.maths.transforms import Chain, Coupling, Permutation, log_normal
 from limner.nn.condition import Signal
-from limner.transforms import Chain, Coupling, Permutation, log_normal
 
 _COUPLINGS, _HIDDEN = 6, 128
 

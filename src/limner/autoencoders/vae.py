@@ -29,17 +29,17 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.bound import Normal, importance_weighted, standard
-from limner.autoencoders.coders import centre, coders, pixel_law
+from limner.autoencoders.encoders import centre, coders, pixel_law
+from limner.autoencoders.importance_bound import Normal, importance_weighted, standard
 from limner.autoencoders.prior import Prior
-from limner.codes import Encodes
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.abilities import Encodes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
+from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Layers, Widths
+from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
-from limner.noise import Noise
-from limner.options import Layers, Widths
-from limner.registry import Paper, register
 
 _TOLD = 64  # the length of the vector that labels and captions become
 

@@ -21,11 +21,17 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.autoregressive.causal import CausalConv2d, Mask, RowConv2d, Walk, shifted_down
-from limner.autoregressive.raster import AutoregressiveModel
-from limner.image import ImageSpec
-from limner.likelihood import softmax_law
-from limner.registry import Paper, register
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
+from limner.autoregressive.causal_convolution import (
+    CausalConv2d,
+    Mask,
+    RowConv2d,
+    Walk,
+    shifted_down,
+)
+from limner.contract.image import ImageSpec
+from limner.contract.registry import Paper, register
+from limner.maths.pixel_laws import softmax_law
 
 
 def gated(x: Float[Tensor, "*at g"]) -> Float[Tensor, "*at f"]:

@@ -3,7 +3,7 @@
 Salimans, Karpathy, Chen, Kingma (2017). PixelCNN++: improving the PixelCNN with discretized
 logistic mixture likelihood and other modifications. arXiv:1701.05517.
 
-    section 2.1     the discretised logistic mixture, see `limner.likelihood`
+    section 2.1     the discretised logistic mixture, see `limner.maths.pixel_laws`
     section 2.2     all channels of a pixel at once, so that no feature belongs to one of them
     section 2.3     strided convolutions, and transposed ones, to see far
     section 2.4     short-cuts from the way down to the way up
@@ -27,12 +27,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from limner.autoregressive.causal import CausalConv2d, RowConv2d, Walk, shifted_down, shifted_right
-from limner.autoregressive.raster import AutoregressiveModel
-from limner.image import Batch, ImageSpec
-from limner.likelihood import DiscretisedLogisticMixture
-from limner.noise import Noise
-from limner.registry import Paper, register
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
+from limner.autoregressive.causal_convolution import (
+    CausalConv2d,
+    RowConv2d,
+    Walk,
+    shifted_down,
+    shifted_right,
+)
+from limner.contract.image import Batch, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, register
+from limner.maths.pixel_laws import DiscretisedLogisticMixture
 
 _ADDED = 0.1  # the first deviation of what is added to a residual stream
 _LEAST_DEVIATION = 1e-4  # of features that can be scaled

@@ -31,12 +31,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.autoregressive.causal import CausalConv2d, Walk, shifted_down
-from limner.autoregressive.raster import AutoregressiveModel
-from limner.autoregressive.recurrence import Recurrence, Scan, diagonals, rows
-from limner.image import ImageSpec
-from limner.likelihood import softmax_law
-from limner.registry import Paper, register
+from limner.autoregressive.autoregressive_model import AutoregressiveModel
+from limner.autoregressive.causal_convolution import CausalConv2d, Walk, shifted_down
+from limner.autoregressive.diagonal_lstm import Recurrence, Scan, diagonals, rows
+from limner.contract.image import ImageSpec
+from limner.contract.registry import Paper, register
+from limner.maths.pixel_laws import softmax_law
 
 PAPER = Paper(
     "Pixel recurrent neural networks", "van den Oord, Kalchbrenner, Kavukcuoglu", 2016, "1601.06759"

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from limner.contract.errors import LimnerError
 from limner.data.decode import Header, fitted, flattened, header
 from limner.data.pictures import Reasons, each
 from limner.data.sources import find_source
-from limner.errors import LimnerError
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed

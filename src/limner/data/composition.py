@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
+from limner.contract.errors import LimnerError
 from limner.data.grounds import GROUNDS, PLAIN
 from limner.data.sprites import Object, aspect
-from limner.errors import LimnerError
 
 SKILLS = {
     "single": 0.22,

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from limner.image import Images, ImageSpec, from_levels, from_uint8, to_levels
-from limner.noise import Noise
+from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
+from limner.contract.noise import Noise
 
 BINARISE = -3
 """The step of the random streams that binarise; those of training count from 0 (see noise.py)."""

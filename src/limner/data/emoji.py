@@ -16,10 +16,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from limner.contract.errors import LimnerError
 from limner.data.captions import STYLED
 from limner.data.folder import Files, zip_files
 from limner.data.pictures import Entry, Listing, Report, Source
-from limner.errors import LimnerError
 
 _PEOPLE = "people & body"
 _STYLES = {"fluent": ("3d", "flat", "line"), "all": ("3d", "flat", "line", "noto")}

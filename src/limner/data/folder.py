@@ -26,9 +26,9 @@ from typing import IO, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from limner.contract.errors import LimnerError, unknown
 from limner.data.decode import BYTE_CAP, EXTENSIONS
 from limner.data.pictures import Entry, Listing, Reasons, Report, Source
-from limner.errors import LimnerError, unknown
 
 TOTAL_CAP = 64 * 2**30
 """Bytes of an archive's members, unpacked."""

@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
 
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
 from limner.data.dataset import Dataset
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather, stop
-from limner.errors import LimnerError
-from limner.noise import Noise
 
 MNIST_TEST_BINARISED = "d209359692f00cc5d422e0d040a4f47a5b8ff8e9f371c5294eeece3f9cdd0059"
 """SHA-256 of `mnist` split=test binarise=dynamic: 10,000 x 28 x 28 bytes, each 0 or 1, in order."""

@@ -24,12 +24,12 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.text import LENGTH, text_spec
 from limner.data.dataset import Dataset
 from limner.data.decode import Fit, Opener, UndecodableError, header, is_grey, reading, to_pixels
-from limner.errors import LimnerError
-from limner.image import ImageSpec
-from limner.noise import Noise
-from limner.text import LENGTH, text_spec
 
 _BROKEN_SHARE = 0.01  # of the pictures may be broken, or one of them
 T = TypeVar("T")

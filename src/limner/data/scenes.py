@@ -28,6 +28,11 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.image import Images, ImageSpec
+from limner.contract.layout import COLOURS, NONE, Objects, layout_spec, write_layout
+from limner.contract.noise import Noise
+from limner.contract.text import text_spec
 from limner.data.captions import caption
 from limner.data.composition import (
     COLOURED,
@@ -45,11 +50,6 @@ from limner.data.emoji import Emoji
 from limner.data.grounds import ground
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source
 from limner.data.sprites import digest, object_numbers, sprite, vocabulary
-from limner.errors import LimnerError, unknown
-from limner.image import Images, ImageSpec
-from limner.layout import COLOURS, NONE, Objects, layout_spec, write_layout
-from limner.noise import Noise
-from limner.text import text_spec
 
 ENDLESS = 2**40
 """How many pictures there are."""
@@ -72,7 +72,7 @@ class Scenes(Source):
         style: one artist, or all of them.
         emoji: the share of pictures that are bundled emoji of all artists, by themselves.
         overlap: the share of scenes in which objects may overlap.
-        hint: "objects" gives what stands where, for detectors; see `limner.layout`.
+        hint: "objects" gives what stands where, for detectors; see `limner.contract.layout`.
     """
 
     split: Literal["train", "test", "held-out", "all"] = "train"
@@ -230,7 +230,7 @@ class ComposedScenes(Dataset):
         return None if self.options.hint is None else self.truth(indices)
 
     def truth(self, indices: Int[Tensor, "b"]) -> Images:
-        """What stands where, see `limner.layout`."""
+        """What stands where, see `limner.contract.layout`."""
         n = len(indices)
         kind, colour = torch.full((2, n, MOST_THINGS), NONE)
         box = torch.zeros(n, MOST_THINGS, 4)

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.options import validated
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
 from limner.data.folder import Folder, Zip
@@ -10,8 +12,6 @@ from limner.data.named import Cifar10, FashionMnist, Mnist, StackedMnist
 from limner.data.pictures import Source
 from limner.data.scenes import Scenes
 from limner.data.unpaired import Unpaired
-from limner.errors import LimnerError, unknown
-from limner.options import validated
 
 SOURCES: dict[str, type[Source]] = {
     "emoji": Emoji,

@@ -14,8 +14,8 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
+from limner.contract.errors import LimnerError, unknown
 from limner.data.recolouring import COLOURS, Colour, nearest, recoloured
-from limner.errors import LimnerError, unknown
 
 STYLES = ("3d", "flat", "line", "noto")
 """The artists: Fluent Emoji in three styles, and Noto Emoji."""

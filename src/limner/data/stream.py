@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer
 from limner.data.dataset import BINARISE, Dataset
-from limner.errors import LimnerError
-from limner.image import Batch, Condition
-from limner.noise import Noise
-from limner.text import Tokenizer
 
 # The steps of the data's random streams, below those of training (0, 1, ...) and sampling (-1).
 _ORDER, _FLIP, _CAPTION = -2, -4, -5

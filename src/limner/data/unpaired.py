@@ -6,10 +6,10 @@ from dataclasses import replace
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from limner.contract.image import Images
+from limner.contract.noise import Noise
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
-from limner.image import Images
-from limner.noise import Noise
 
 _HINT = -6  # the step of the random streams that seed the other domain's order (see stream.py)
 

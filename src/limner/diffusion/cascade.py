@@ -30,14 +30,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.attending import Attends
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import GenerativeModel, Turn, finished
-from limner.noise import Blend, Noise
-from limner.registry import Paper, build, entry, register
-from limner.repainting import Repaints, check_edit
-from limner.samplers import SamplerName
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn, finished
+from limner.contract.noise import Blend, Noise
+from limner.contract.registry import Paper, build, entry, register
+from limner.diffusion.attention_maps import Attends
+from limner.diffusion.sampling import Repaints, check_edit
+from limner.maths.samplers import SamplerName
 
 Steps = Annotated[int, Field(ge=1, le=4000)]
 

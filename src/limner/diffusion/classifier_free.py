@@ -22,15 +22,15 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance
-from limner.errors import LimnerError
-from limner.image import Condition, Images, ImageSpec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.options import Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.probability_flow import FlowLikelihood
+from limner.maths.denoisers import PREDICTIONS, Parametrisation, Prediction, Variance
+from limner.maths.schedules import LogSNR, Times
 from limner.nn.unet import UNet
-from limner.noise import Noise
-from limner.options import Widths
-from limner.probability_flow import FlowLikelihood
-from limner.registry import Paper, register
-from limner.schedules import LogSNR, Times
 
 
 @register(

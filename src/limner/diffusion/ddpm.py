@@ -30,21 +30,19 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor
 
-from limner import probability_flow
-from limner.continuous import protocol
-from limner.denoising import PREDICTIONS, Parametrisation, Prediction, Variance, per_image
-from limner.denoising_model import DenoisingModel
-from limner.diffusion.conversion import ddpm_pipeline
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.likelihood import Gaussian
-from limner.model import Likelihood, LikelihoodModel, Turn
-from limner.nn.plain_unet import PlainUNet
-from limner.nn.unet import UNet
-from limner.noise import Noise
-from limner.options import Widths
-from limner.registry import Paper, register
-from limner.schedules import (
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
+from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion import probability_flow
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.diffusers.conversion import ddpm_pipeline
+from limner.maths.denoisers import PREDICTIONS, Parametrisation, Prediction, Variance, per_image
+from limner.maths.flow_likelihood import protocol
+from limner.maths.pixel_laws import Gaussian
+from limner.maths.schedules import (
     DiscreteSchedule,
     Times,
     cosine_betas,
@@ -52,6 +50,8 @@ from limner.schedules import (
     sigmoid_betas,
     zero_terminal,
 )
+from limner.nn.plain_unet import PlainUNet
+from limner.nn.unet import UNet
 
 _BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 Way = Literal["chain", "flow"]

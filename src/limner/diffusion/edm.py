@@ -21,14 +21,14 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.denoising import Parametrisation, edm
-from limner.image import Batch, ImageSpec
+from limner.contract.image import Batch, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.options import Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.probability_flow import FlowLikelihood
+from limner.maths.denoisers import Parametrisation, edm
+from limner.maths.schedules import Times, VarianceExploding
 from limner.nn.unet import UNet
-from limner.noise import Noise
-from limner.options import Widths
-from limner.probability_flow import FlowLikelihood
-from limner.registry import Paper, register
-from limner.schedules import Times, VarianceExploding
 
 _MEASURED_BATCHES = 16
 

@@ -26,16 +26,16 @@ from jaxtyping import Float, Float64
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.denoising import Parametrisation, epsilon, per_image
-from limner.denoising_model import DenoisingModel
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
+from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.maths.denoisers import Parametrisation, epsilon, per_image
+from limner.maths.schedules import LogSNR, Times
 from limner.nn.unet import UNet
-from limner.noise import Noise
-from limner.options import Widths
-from limner.registry import Paper, register
-from limner.schedules import LogSNR, Times
 
 _TERMS = 8  # times at which a likelihood looks at each picture
 _REACH = 16  # deviations of z_0 beyond which a level is none that it could have come from

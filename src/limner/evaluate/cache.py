@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from limner.checkpoint import load_tensors
-from limner.errors import LimnerError
+from limner.contract.checkpoint import load_tensors
+from limner.contract.errors import LimnerError
 
 _HASH = "sha256"
 _ABANDONED_SECONDS = 30 * 24 * 3600.0  # work that nobody went on with

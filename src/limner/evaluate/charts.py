@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from limner.webpage import text
+from limner.evaluate.webpage import text
 
 _WIDTH, _ROW, _LINE, _MARGIN = 320, 30, 13, 10  # units of the drawing, about a pixel each
 _NAME = 44  # letters of a name that fit in a row

@@ -19,22 +19,22 @@ from typing import Any
 import torch
 
 import limner
-from limner import dist
-from limner.checkpoint import Header, model_file, read_header
-from limner.errors import LimnerError, unknown
+from limner.contract.bundled import bundled
+from limner.contract.checkpoint import Header, model_file, read_header
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import foreign, models
 from limner.evaluate.cache import cache_folder, keep, kept, key
 from limner.evaluate.evaluation import METRICS, PICTURES, evaluate, setting_of, with_extractor
 from limner.evaluate.leaderboard import Compared, Comparison, Pairs
-from limner.evaluate.memorisation import memorisation
 from limner.evaluate.metric import Setting
-from limner.evaluate.opening import Opened, Reference, open_reference, open_subject
+from limner.evaluate.metrics.memorisation import memorisation
+from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels
 from limner.evaluate.report import Report, append, read_reports
-from limner.evaluate.subjects import PaintedPictures, PictureSet, Pixels
-from limner.model import GenerativeModel
-from limner.progress import say
-from limner.registry import foreign, models
-from limner.run import read_log
-from limner.zoo import bundled
+from limner.evaluate.subject import Opened, Reference, open_reference, open_subject
+from limner.runtime import processes
+from limner.runtime.log import read_log
+from limner.runtime.progress import say
 
 SHOWN = 32
 """Pictures of each subject on the page,"""
@@ -89,7 +89,7 @@ def compare(
     for name in metrics or ():
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
-    place = dist.device(device)
+    place = processes.device(device)
     judge = _Judge(reference, n, seed, metrics, sampler or {}, place, extractor, weights)
     found: list[Compared] = []
     for i, name in enumerate(names):
@@ -184,11 +184,11 @@ class _Judge:
             data=self.reference.options,
             device=str(self.place),
         )
-        if not before and not opened.run and dist.first():
+        if not before and not opened.run and processes.first():
             shelf.mkdir(parents=True, exist_ok=True)
             append(report, shelf)
         seconds = _trained(opened.run or bundled().get(name))
-        samples, pairs = self.sheets(report, setting.subject) if dist.first() else (None, None)
+        samples, pairs = self.sheets(report, setting.subject) if processes.first() else (None, None)
         return Compared(name, report, "", seconds, before is not None, samples, pairs)
 
     def applying(self, setting: Setting) -> list[str] | None:

@@ -17,17 +17,16 @@ from typing import Any
 import torch
 
 import limner
-from limner import dist
-from limner.allocator import keep_freed_memory
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.model import GenerativeModel
 from limner.data import Dataset
-from limner.errors import LimnerError, unknown
-from limner.evaluate.blocks import Seen, SeenDigests
-from limner.evaluate.captions import Retrieval
-from limner.evaluate.classes import Accuracy, Modes
-from limner.evaluate.copies import Copies
-from limner.evaluate.features import Extractor, JudgeExtractor
-from limner.evaluate.features import extractor as open_extractor
-from limner.evaluate.fidelity import (
+from limner.evaluate.extractors.features import Extractor, JudgeExtractor
+from limner.evaluate.extractors.features import extractor as open_extractor
+from limner.evaluate.metric import Metric, Setting
+from limner.evaluate.metrics.captions import Retrieval
+from limner.evaluate.metrics.classes import Accuracy, Modes
+from limner.evaluate.metrics.copies import Copies
+from limner.evaluate.metrics.fidelity import (
     DensityCoverage,
     FeatureLikelihood,
     Frechet,
@@ -36,10 +35,12 @@ from limner.evaluate.fidelity import (
     Monge,
     PrecisionRecall,
 )
-from limner.evaluate.geneval import Composition
-from limner.evaluate.likelihood import LogLikelihood, likelihood_options
-from limner.evaluate.metric import Metric, Setting
-from limner.evaluate.opening import (
+from limner.evaluate.metrics.geneval import Composition
+from limner.evaluate.metrics.likelihood import LogLikelihood, likelihood_options
+from limner.evaluate.passes import Seen, SeenDigests
+from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
+from limner.evaluate.report import DataUsed, Number, Report, Subject, append
+from limner.evaluate.subject import (
     Opened,
     Reference,
     check_alike,
@@ -47,10 +48,9 @@ from limner.evaluate.opening import (
     open_reference,
     open_subject,
 )
-from limner.evaluate.report import DataUsed, Number, Report, Subject, append
-from limner.evaluate.subjects import PaintedPictures, PictureSet, RealPictures
-from limner.model import GenerativeModel
-from limner.progress import painting_progress, say
+from limner.runtime import processes
+from limner.runtime.allocator import keep_freed_memory
+from limner.runtime.progress import painting_progress, say
 
 METRICS: dict[str, type[Metric]] = {
     metric.name: metric
@@ -108,8 +108,8 @@ def evaluate(
         n: pictures of the subject; None for as many of a model as the reference has, at most 1,000,
             and for all that are there.
         seed: picture i is painted from seed + i.
-        extractor: its name, see `limner.evaluate.features.extractor`, or one of your own; None for
-            the one that fits the data.
+        extractor: its name, see `evaluate.extractors.features.extractor`, or one of your
+            own; None for the one that fits the data.
         weights: the extractor's, from elsewhere.
         sampler: the model's own options, over those of its recipe.
         likelihood: options of the model's likelihood.
@@ -128,8 +128,8 @@ def evaluate(
     """
     keep_freed_memory()
     began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    place = dist.device(device)
-    dist.join(place)
+    place = processes.device(device)
+    processes.join(place)
     opened = open_subject(subject, data or {}, place)
     reference = open_reference(against, data or {}, opened, training)
     setting = setting_of(opened, reference, n, seed, sampler or {}, place)
@@ -169,7 +169,7 @@ def evaluate(
         )
 
     report = _of_first_process(made, place)
-    if dist.first():
+    if processes.first():
         if opened.run:
             try:
                 append(report, opened.run)
@@ -293,7 +293,7 @@ def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
                 work.do_share(advance)
     except LimnerError as error:
         failure = error
-    if dist.anyone(failure is not None, place):
+    if processes.anyone(failure is not None, place):
         raise failure or LimnerError("another process stopped; its message says why")
 
 
@@ -332,13 +332,13 @@ def _of_first_process(make: Callable[[], Report], place: torch.device) -> Report
         LimnerError: making it failed.
     """
     report, document = None, {}
-    if dist.first():
+    if processes.first():
         try:
             report = make()
             document = {"report": report.to_json()}
         except LimnerError as error:
             document = {"error": str(error)}
-    document = json.loads(dist.broadcast_text(json.dumps(document), place))
+    document = json.loads(processes.broadcast_text(json.dumps(document), place))
     if "error" in document:
         raise LimnerError(document["error"])
     return report or Report.from_json(document["report"])

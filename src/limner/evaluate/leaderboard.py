@@ -22,12 +22,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 import limner
-from limner.checkpoint import write_durably
-from limner.errors import LimnerError
-from limner.evaluate.blocks import BLOCK
+from limner.contract.checkpoint import write_durably
+from limner.contract.errors import LimnerError
 from limner.evaluate.evaluation import METRICS
+from limner.evaluate.passes import BLOCK
+from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
-from limner.evaluate.subjects import Pixels
 from limner.evaluate.tables import aligned, markdown
 
 FORMAT = 1

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from limner.evaluate.blocks import Observer, Seen
-from limner.evaluate.features import Extractor
+from limner.contract.model import GenerativeModel
+from limner.evaluate.extractors.features import Extractor
+from limner.evaluate.metrics.statistics import wilson
+from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number
-from limner.evaluate.statistics import wilson
-from limner.evaluate.subjects import PictureSet, Pixels, RealPictures
-from limner.model import GenerativeModel
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from importlib.resources import files
 import torch
 from torch.nn.functional import avg_pool2d
 
-from limner import pictures
+from limner.data import png
 from limner.evaluate.charts import Dot, Point, intervals, scatter
 from limner.evaluate.evaluation import METRICS
 from limner.evaluate.leaderboard import (
@@ -20,9 +20,9 @@ from limner.evaluate.leaderboard import (
     facts,
     interval,
 )
+from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import Number
-from limner.evaluate.subjects import Pixels
-from limner.webpage import document, picture, text
+from limner.evaluate.webpage import document, picture, text
 
 _COLUMNS = 8  # of a sheet
 _SIDE = 96  # small pictures are enlarged to about this, and large ones made smaller
@@ -233,7 +233,7 @@ def _figure(name: str, sheet: Pixels, alt: str, columns: int = _COLUMNS) -> str:
     side = max(sheet.shape[-2:])
     scale, smaller = max(1, _SIDE // side), max(1, side // _SIDE)
     sheet = avg_pool2d(sheet.float(), smaller).round().to(torch.uint8)
-    drawn = picture(pictures.grid(sheet, columns, scale=scale, gap=4), alt)
+    drawn = picture(png.grid(sheet, columns, scale=scale, gap=4), alt)
     return f"<figure>{drawn}<figcaption>{text(name)}</figcaption></figure>"
 
 

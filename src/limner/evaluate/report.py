@@ -27,10 +27,10 @@ from typing import Any, Literal
 from jaxtyping import UInt8
 from torch import Tensor
 
-from limner import pictures
-from limner.checkpoint import write_durably
-from limner.errors import LimnerError
-from limner.options import validated
+from limner.contract.checkpoint import write_durably
+from limner.contract.errors import LimnerError
+from limner.contract.options import validated
+from limner.data import png
 
 REPORT_FILE = "report.jsonl"
 """In a run's folder: a report a line."""
@@ -253,7 +253,7 @@ class Report:
             for name, sheet in self.pictures.items():
                 scale = max(1, _SHOWN_SIDE // max(sheet.shape[-2:]))
                 path = folder / f"{name}.png"
-                pictures.save_png(pictures.grid(sheet, 8, scale=scale), path, {"sheet": name})
+                png.save_png(png.grid(sheet, 8, scale=scale), path, {"sheet": name})
                 written.append(path)
         except OSError as error:
             raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None

@@ -17,7 +17,12 @@ from jaxtyping import Float64, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from limner import dist
+from limner.contract.bundled import bundled
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, to_uint8
+from limner.contract.model import Likelihood, LikelihoodModel
+from limner.contract.noise import Noise
+from limner.contract.registry import models
 from limner.data.dataset import Dataset
 from limner.data.decode import (
     BYTE_CAP,
@@ -28,19 +33,14 @@ from limner.data.decode import (
     reading,
     to_pixels,
 )
-from limner.errors import LimnerError
-from limner.evaluate.blocks import Columns, Observer, Work
 from limner.evaluate.cache import cache_folder, keep, kept, key
-from limner.evaluate.opening import Opened, check_alike, open_reference, open_subject
-from limner.evaluate.subjects import Numbers, PictureSet, Pixels, RealPictures
+from limner.evaluate.passes import Columns, Observer, Work
+from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
+from limner.evaluate.subject import Opened, check_alike, open_reference, open_subject
 from limner.evaluate.tables import aligned
 from limner.evaluate.typicality import Typicality, typicality
-from limner.image import Condition, Images, to_uint8
-from limner.model import Likelihood, LikelihoodModel
-from limner.noise import Noise
-from limner.progress import painting_progress, say
-from limner.registry import models
-from limner.zoo import bundled
+from limner.runtime import processes
+from limner.runtime.progress import painting_progress, say
 
 PICTURES = 1000
 """So many real pictures are scored, unless said otherwise."""
@@ -211,7 +211,7 @@ class Scorer:
         """Arguments and errors as for `score`."""
         if n < 2:
             raise LimnerError(f"give at least 2 real pictures, not {n}")
-        opened = open_subject(model, data, dist.device(device))
+        opened = open_subject(model, data, processes.device(device))
         found = _likely(opened)
         reference = open_reference(against, data, opened)
         chosen = "split" in data or reference.held_out is None
@@ -374,7 +374,7 @@ def _likely(opened: Opened) -> LikelihoodModel:
 
 def _who_does() -> str:
     """The models that have likelihoods: those that can be trained, and those that are bundled."""
-    from limner.checkpoint import model_file, read_header
+    from limner.contract.checkpoint import model_file, read_header
 
     known = [name for name, of in models().items() if issubclass(of.model, LikelihoodModel)]
     ready = [n for n, at in bundled().items() if read_header(model_file(at)).model in known]

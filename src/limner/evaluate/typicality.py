@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 
 UNUSUAL = 0.05
 """A smaller p has one real picture in twenty at most."""

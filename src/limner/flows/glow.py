@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limner.elementwise import Additive, Affine, Elementwise, Spline
+from limner.contract.image import ImageSpec
+from limner.contract.registry import Paper, register
 from limner.flows.normalizing import (
     CouplingNetwork,
     Dequantised,
@@ -27,9 +28,8 @@ from limner.flows.normalizing import (
     halved,
     halving,
 )
-from limner.image import ImageSpec
-from limner.registry import Paper, register
-from limner.transforms import ActNorm, Chain, Coupling, Inverse, InvertibleConv, Split
+from limner.maths.couplings import Additive, Affine, Elementwise, Spline
+from limner.maths.transforms import ActNorm, Chain, Coupling, Inverse, InvertibleConv, Split
 
 COUPLINGS: dict[str, Elementwise] = {
     "affine": Affine(),

@@ -16,15 +16,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.codes import Encodes
-from limner.dequantisation import Dequantisation, Uniform, Variational
-from limner.elementwise import Affine
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.model import Likelihood, LikelihoodModel, Turn
-from limner.nn.condition import Conditioner, Signal
-from limner.noise import Noise
-from limner.transforms import (
+from limner.contract.abilities import Encodes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
+from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.maths.couplings import Affine
+from limner.maths.dequantisation import Dequantisation, Uniform, Variational
+from limner.maths.transforms import (
     Chain,
     Logit,
     MaskedCoupling,
@@ -34,6 +33,7 @@ from limner.transforms import (
     checkerboard,
     log_normal,
 )
+from limner.nn.condition import Conditioner, Signal
 
 Shape = tuple[int, int, int]
 Dequantised = Literal["uniform", "variational"]

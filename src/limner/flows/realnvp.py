@@ -21,7 +21,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.elementwise import Affine
+from limner.contract.image import ImageSpec
+from limner.contract.registry import Paper, register
 from limner.flows.normalizing import (
     Dequantised,
     NormalizingFlow,
@@ -31,12 +32,8 @@ from limner.flows.normalizing import (
     halving,
     zero,
 )
-from limner.image import ImageSpec
-from limner.nn.condition import Signal
-from limner.nn.norm import NormSiLU
-from limner.nn.residual import ResidualBlock
-from limner.registry import Paper, register
-from limner.transforms import (
+from limner.maths.couplings import Affine
+from limner.maths.transforms import (
     ActNorm,
     Chain,
     Coupling,
@@ -47,6 +44,9 @@ from limner.transforms import (
     Transform,
     checkerboard,
 )
+from limner.nn.condition import Signal
+from limner.nn.norm import NormSiLU
+from limner.nn.residual import ResidualBlock
 
 
 class Network(nn.Module):

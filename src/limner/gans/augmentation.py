@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.image import Images
-from limner.noise import Noise
+from limner.contract.image import Images
+from limner.contract.noise import Noise
 
 Matrices = Float[Tensor, "b n n"]
 _SCALE, _SHIFT = 0.2, 0.125  # deviations of log2 of a scale, and of a shift as a share of the side

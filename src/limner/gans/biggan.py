@@ -29,16 +29,16 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.errors import LimnerError
-from limner.gans.adversarial import Adversarial, told_apart, variety
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, register
+from limner.gans.adversarial_model import Adversarial, told_apart, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
 from limner.gans.dcgan import halvings
 from limner.gans.losses import hinge, mean_scores, raised
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Turn
 from limner.nn.standing import standing_statistics
-from limner.noise import Noise
-from limner.registry import Paper, register
 
 
 @register(

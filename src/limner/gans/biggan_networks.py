@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from limner.gans.adversarial import by_pixel
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.gans.adversarial_model import by_pixel
 from limner.gans.dcgan import halvings
-from limner.image import Condition, Images, ImageSpec
 from limner.nn.condition import Conditioner
 from limner.nn.doubling import of_doubled
 

@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.errors import LimnerError
-from limner.gans.adversarial import Adversarial, by_pixel
-from limner.image import Batch, Condition, Images, ImageSpec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.noise import Noise
+from limner.gans.adversarial_model import Adversarial, by_pixel
 from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
-from limner.noise import Noise
 
 NormName = Literal["batch", "layer", "none"]
 _DEVIATION = 0.02

@@ -19,13 +19,13 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.gans.adversarial import variety
+from limner.contract.image import Batch, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, register
+from limner.gans.adversarial_model import variety
 from limner.gans.dcgan import DCGAN, NormName
 from limner.gans.losses import OBJECTIVES, Name
-from limner.image import Batch, ImageSpec
-from limner.model import Turn
-from limner.noise import Noise
-from limner.registry import Paper, register
 
 
 @register(

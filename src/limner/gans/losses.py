@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.image import Images
+from limner.contract.image import Images
 
 Scores = Float[Tensor, "b *rest"]
 Scalar = Float[Tensor, ""]

@@ -31,16 +31,16 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.codes import Encodes
-from limner.gans.adversarial import GAME, Adversarial, told_apart, variety
+from limner.contract.abilities import Encodes
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Blend, Noise
+from limner.contract.registry import Paper, register
+from limner.gans.adversarial_model import GAME, Adversarial, told_apart, variety
 from limner.gans.augmentation import Augmentation
 from limner.gans.losses import beliefs, discriminate, non_saturating, r1
 from limner.gans.resampling import halved
-from limner.gans.style_networks import Critic, Mapping, Styles, Synthesis, halvings
-from limner.image import Batch, Condition, Images, ImageSpec
-from limner.model import Turn
-from limner.noise import Blend, Noise
-from limner.registry import Paper, register
+from limner.gans.stylegan2_networks import Critic, Mapping, Styles, Synthesis, halvings
 
 _MEAN_OF = 1024  # styles for the mean of w, at most
 _FORGETTING = 0.01  # of the mean length of paths

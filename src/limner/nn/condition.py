@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from limner.image import Condition, ImageSpec
+from limner.contract.image import Condition, ImageSpec
 from limner.nn.text import TextEncoder
 
 _WORD = 192  # a row of the word table; a wider transformer would cost what a U-Net does

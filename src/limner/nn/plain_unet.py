@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.errors import LimnerError
-from limner.image import Condition, ImageSpec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.options import Widths
 from limner.nn.condition import Conditioner
 from limner.nn.doubling import of_doubled
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import Stage, check_halvings
-from limner.options import Widths
 
 
 class PlainUNet(nn.Module):

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from limner.image import TextSpec
+from limner.contract.image import TextSpec
+from limner.contract.text import word_table
 from limner.nn.attention import Attention
-from limner.text import word_table
 
 
 class Encoded(NamedTuple):

@@ -5,14 +5,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.errors import LimnerError
-from limner.image import Condition, ImageSpec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.options import Widths
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner, Signal
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
-from limner.options import Widths
 
 
 class Stage(nn.Module):

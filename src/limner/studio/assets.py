@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio.settings import MAX_UPLOAD_PIXELS
 from limner.studio.tables import Painted
 

@@ -66,9 +66,9 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     """
     from safetensors import safe_open
 
-    from limner.checkpoint import read_header, weight_files
-    from limner.model import GenerativeModel
-    from limner.registry import entry
+    from limner.contract.checkpoint import read_header, weight_files
+    from limner.contract.model import GenerativeModel
+    from limner.contract.registry import entry
     from limner.studio.tasks import helps, tasks_of
 
     header = read_header(_file(folder))

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio.settings import PORT
 
 _ATTEMPTS = 5

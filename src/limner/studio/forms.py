@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-from limner.errors import LimnerError, unknown
+from limner.contract.errors import LimnerError, unknown
 from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
 
 _MOST_OPTIONS = 64

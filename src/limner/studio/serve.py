@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import uvicorn
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio.server import build, until_drained
 from limner.studio.settings import Settings
 

@@ -25,7 +25,7 @@ from fastapi.sse import format_sse_event
 from starlette.exceptions import HTTPException
 
 import limner
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio import answers, assets, forms
 from limner.studio.answers import RefusedError, errors, problem
 from limner.studio.guard import Guard

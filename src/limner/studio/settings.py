@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 
 PORT = 8420
 MAX_PICTURES = 16

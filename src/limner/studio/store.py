@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, delete, event, func, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from limner.errors import LimnerError
+from limner.contract.errors import LimnerError
 from limner.studio.tables import (
     CANCELLED,
     DONE,

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import torch
 from pydantic import Field
 
-from limner.attending import Attends
-from limner.codes import Encodes, Mixes
-from limner.errors import LimnerError
-from limner.image import Condition, Images, ImageSpec
-from limner.mixing import chosen
-from limner.model import Completes, Edits, GenerativeModel
-from limner.noise import Blend
-from limner.options import json_schema, validated
+from limner.commands.style_mix import chosen
+from limner.contract.abilities import Encodes, Mixes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.model import Completes, Edits, GenerativeModel
+from limner.contract.noise import Blend
+from limner.contract.options import json_schema, validated
+from limner.diffusion.attention_maps import Attends
 
 _NOT_OPTIONS = ("work",)
 
@@ -37,7 +37,7 @@ class Upscales(Protocol):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield enlarged pictures as they form; arguments as for `limner.model.Edits.edit`."""
+        """Yield enlarged pictures as they form; arguments as for `contract.model.Edits.edit`."""
         ...
 
 

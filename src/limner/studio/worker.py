@@ -25,18 +25,19 @@ from typing import Any
 
 import torch
 
-from limner import dist, pictures
-from limner.allocator import keep_freed_memory
-from limner.checkpoint import load, model_file, read_header, write_durably
-from limner.editing import read_mask, read_picture
-from limner.errors import LimnerError
-from limner.image import Condition, Images, ImageSpec, to_uint8
-from limner.model import GenerativeModel
-from limner.painting import Wish
+from limner.commands.edit import read_mask, read_picture
+from limner.commands.sample import Wish
+from limner.contract.checkpoint import load, model_file, read_header, write_durably
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.contract.text import Tokenizer
+from limner.data import png
+from limner.runtime import processes
+from limner.runtime.allocator import keep_freed_memory
 from limner.studio.catalogue import described
 from limner.studio.settings import MAX_PICTURES
 from limner.studio.tasks import Work, stacked, task
-from limner.text import Tokenizer
 
 _LOADED = 3  # models kept in memory
 _PREVIEW_SECONDS = 0.1
@@ -233,7 +234,7 @@ class _Batch:
                 settings = alone.settings() | self._told(job)
                 if self.words:
                     settings["word"] = self.words[i]
-                content = pictures.png(image, settings)
+                content = png.png(image, settings)
                 painted.append(
                     {
                         "sha256": keep(content, self.folder),
@@ -278,13 +279,13 @@ def _preview(x: Images) -> str:
     small = torch.nn.functional.avg_pool2d(x, -(-side // _PREVIEW_SIDE))
     sheet = torch.cat(list(to_uint8(small).cpu()), dim=2)
     file = io.BytesIO()
-    pictures.to_pil(sheet).convert("RGB").save(file, "WEBP", quality=80, method=0)
+    png.to_pil(sheet).convert("RGB").save(file, "WEBP", quality=80, method=0)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def devices(asked: str) -> list[str]:
     """Where to paint: as asked, or on every accelerator that there is."""
-    first = dist.device(asked)
+    first = processes.device(asked)
     if asked == "auto" and first.type == "cuda":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return [str(first)]

@@ -13,8 +13,8 @@ labels=(), frequencies=())`.
 
 from collections.abc import Callable
 
-from limner.model import GenerativeModel, LikelihoodModel
-from limner.registry import entry
+from limner.contract.model import GenerativeModel, LikelihoodModel
+from limner.contract.registry import entry
 from limner.testing.cases import Case, cases
 from limner.testing.entropy import check_entropy_floor
 from limner.testing.promises import (

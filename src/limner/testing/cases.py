@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from limner.errors import LimnerError
-from limner.image import Batch, Condition, Images, ImageSpec, from_levels
-from limner.layout import layout_spec
-from limner.model import GenerativeModel, Learner
-from limner.noise import Noise
-from limner.registry import Entry, entry
-from limner.text import text_spec
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels
+from limner.contract.layout import layout_spec
+from limner.contract.model import GenerativeModel, Learner
+from limner.contract.noise import Noise
+from limner.contract.registry import Entry, entry
+from limner.contract.text import text_spec
 
 _LABELS = {"labels": ("one", "two", "three"), "frequencies": (0.5, 0.3, 0.2)}
 _DATA = {

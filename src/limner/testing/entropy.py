@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.errors import LimnerError
-from limner.image import Batch, Images, ImageSpec, from_levels
-from limner.model import Likelihood
-from limner.noise import Noise
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Images, ImageSpec, from_levels
+from limner.contract.model import Likelihood
+from limner.contract.noise import Noise
 from limner.testing.cases import SEED, Case, random_conditions
-from limner.train import Loop, TrainOptions
+from limner.training.loop import Loop, TrainOptions
 
 
 def check_entropy_floor(case: Case) -> None:

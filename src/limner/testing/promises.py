@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.checkpoint import load, save_model
-from limner.errors import LimnerError
-from limner.image import Batch, ImageSpec, to_uint8
-from limner.model import GenerativeModel, Learner, LikelihoodModel, Turn
-from limner.noise import Noise
-from limner.registry import entry
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, ImageSpec, to_uint8
+from limner.contract.model import GenerativeModel, Learner, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import entry
 from limner.testing.cases import SEED, Case, asked_of, painted, quick_options, toy_data
-from limner.train import Loop, TrainOptions
+from limner.training.loop import Loop, TrainOptions
 
 _LONGEST_GAME = 32  # steps until every weight must have had a gradient
 

@@ -1,0 +1,118 @@
+"""The demo's page: one HTML file with everything in it."""
+
+import html
+import io
+import os
+import platform
+import time
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+import limner
+from limner.contract.checkpoint import write_durably
+from limner.data.png import data_uri, grid
+
+if TYPE_CHECKING:
+    from limner.commands.demo import Findings
+
+
+def write_page(found: "Findings", path: Path, run: Path, total_seconds: float) -> Path:
+    """Fill the template, and write it."""
+    labels, recipe = found.labels, found.recipe
+    assert found.painted is not None and found.real is not None
+    template = (files("limner.commands.demo") / "page.html").read_text(encoding="utf-8")
+    page = Template(template).substitute(
+        prompts=_prompts(found.prompted),
+        images=f"{found.images:,}",
+        seconds=f"{found.seconds:.0f}",
+        total=f"{total_seconds:.0f}",
+        rate=f"{found.images / found.seconds:,.0f}",
+        parameters=f"{found.parameters / 1e6:.1f}",
+        scale=f"{recipe.sampler['scale']:g}",
+        steps=f"{recipe.sampler['steps']}",
+        painted=_beside(labels, found.painted, found.real),
+        learning=_rows(
+            labels,
+            [(f"{images:,}", sheet) for images, sheet in found.sheets],
+        ),
+        forming=_rows(labels, [(str(i + 1), x) for i, x in _some(found.forming)]),
+        scales=_rows(labels, [(f"{scale:g}", x) for scale, x in found.scales.items()]),
+        curve=_curve(found.log),
+        recipe=html.escape(recipe.to_toml()),
+        machine=html.escape(_machine()),
+        run=html.escape(str(run)),
+        date=time.strftime("%Y-%m-%d"),
+        version=limner.__version__,
+    )
+    write_durably(path, page.encode())
+    return path
+
+
+def _some(frames: list[Any]) -> list[tuple[int, Any]]:
+    """Every fourth frame, and the last."""
+    return [(i, x) for i, x in enumerate(frames) if i % 4 == 0 or i == len(frames) - 1]
+
+
+def _picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
+    return f'<img src="{data_uri(image)}" alt="{html.escape(alt)}">'
+
+
+def _prompts(painted: dict[str, UInt8[Tensor, "n c h w"]]) -> str:
+    """Each prompt under its pictures."""
+    figures = []
+    for prompt, images in painted.items():
+        picture = _picture(grid(images, gap=4), prompt)
+        figures.append(f"<figure>{picture}<figcaption>{html.escape(prompt)}</figcaption></figure>")
+    return "".join(figures)
+
+
+def _rows(labels: tuple[str, ...], columns: list[tuple[str, UInt8[Tensor, "n c h w"]]]) -> str:
+    """A table: a row for each class, a column for each sheet, which holds pictures of all."""
+    head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name, _ in columns)
+    body = []
+    for i, label in enumerate(labels):
+        cells = []
+        for name, sheet in columns:
+            each = len(sheet) // len(labels)
+            images = sheet[i * each : (i + 1) * each]
+            cells.append(f"<td>{_picture(grid(images, each, gap=1), f'{label}, {name}')}</td>")
+        body.append(f"<tr><th scope=row>{html.escape(label)}</th>{''.join(cells)}</tr>")
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _beside(
+    labels: tuple[str, ...], painted: UInt8[Tensor, "n c h w"], real: UInt8[Tensor, "n c h w"]
+) -> str:
+    return _rows(labels, [("painted", painted), ("real", real)])
+
+
+def _curve(log: list[dict[str, Any]]) -> str:
+    """The loss against images seen, as inline SVG."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    axis = figure.subplots()
+    axis.plot([row["images"] for row in log], [row["loss"] for row in log], color="#d9663b", lw=1.6)
+    axis.set_xlabel("images seen")
+    axis.set_ylabel("loss")
+    axis.set_yscale("log")
+    axis.grid(color="#8883", lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _machine() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    place = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{cores} cores"
+    return f"{place}, {platform.system()} {platform.machine()}, torch {torch.__version__}"

@@ -1,0 +1,73 @@
+"""The models as text and as JSON: what `limner models` prints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from limner.contract.model import GenerativeModel
+from limner.contract.options import json_schema
+from limner.contract.registry import Entry
+
+
+def described(entry: Entry) -> dict[str, Any]:
+    """A model as plain values: name, family, paper, and the JSON schemas of its options."""
+    document: dict[str, Any] = {
+        "name": entry.name,
+        "family": entry.family,
+        "summary": entry.summary,
+        "paper": vars(entry.paper),
+        "model": {} if entry.file else json_schema(entry.model, skip=("spec",)),
+    }
+    if issubclass(entry.model, GenerativeModel):
+        document["sampler"] = entry.model.sample_schema()
+    return document
+
+
+def table_text(entries: Sequence[Entry]) -> str:
+    """One line a model: name, family, what it is, paper."""
+    rows = [(e.name, e.family, e.summary, e.paper.identifier) for e in entries]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def options_text(entry: Entry) -> str:
+    """A model's paper and options, as they are typed, with their defaults."""
+    document = described(entry)
+    lines = [f"{entry.name}: {entry.summary}", f"  {entry.paper}"]
+    for section in ("model", "sampler"):
+        properties = document.get(section, {}).get("properties", {})
+        if not properties:
+            continue
+        width = max(map(len, properties))
+        lines.append("")
+        for name, schema in properties.items():
+            default = schema.get("default")
+            shown = "" if default is None else f"= {_shown(default)}"
+            lines.append(
+                f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip()
+            )
+    use = f"train it: limner train {entry.name} emoji data.size=16"
+    if entry.file:
+        use = f"paint with it: limner sample -m FOLDER, where {entry.file} lies in FOLDER"
+    lines += ["", use]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_shown, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A JSON schema in a few words."""
+    if "anyOf" in schema:
+        kinds = [_kind(each) for each in schema["anyOf"] if each.get("type") != "null"]
+        return " or ".join(kinds)
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return "list of " + _kind(schema.get("items", {}))
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
+    return " ".join([schema.get("type", ""), ", ".join(limits)]).strip()

@@ -1,0 +1,48 @@
+"""The bundled models: a folder each, with `model.safetensors` and a card that says its numbers.
+
+Some paint, others judge, see `limner.evaluate.extractors.features`.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from limner.contract.checkpoint import MODEL_FILE, read_header
+from limner.contract.errors import LimnerError
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import entry
+
+DEFAULT = "emoji"
+"""The model that paints when none is named."""
+
+
+def bundled() -> dict[str, Path]:
+    """The folders of the bundled models, by name."""
+    folder = Path(str(files("limner") / "zoo"))
+    return {each.parent.name: each.parent for each in sorted(folder.glob(f"*/{MODEL_FILE}"))}
+
+
+def paints(folder: Path) -> bool:
+    """Whether a bundled model makes pictures, and is no judge of them."""
+    return issubclass(entry(read_header(folder / MODEL_FILE).model).model, GenerativeModel)
+
+
+def painters() -> str:
+    """The bundled models that paint, for a message: "; bundled are: ...", or nothing."""
+    names = ", ".join(name for name, folder in bundled().items() if paints(folder))
+    return f"; bundled are: {names}" if names else ""
+
+
+def find_model(name: str | None) -> Path:
+    """The path of a bundled model, a run or model folder, or a model file that is to paint; of the
+    default one when none is named.
+
+    Raises:
+        LimnerError: there is none.
+    """
+    known = bundled()
+    name = name or DEFAULT
+    if name in known:
+        return known[name]
+    if not Path(name).exists():
+        raise LimnerError(f"there is no run, model folder or model file '{name}'{painters()}")
+    return Path(name)

@@ -1,0 +1,339 @@
+"""One `model.safetensors` is a model: weights, and a JSON header that rebuilds the network around
+them.
+
+No file that is loaded here can run code: safetensors holds numbers only, the header is capped
+before it is parsed, and a model is built by its registered name, never by a class named in the
+file.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import limner
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.model import Learner
+from limner.contract.registry import build, foreign
+
+MODEL_FILE = "model.safetensors"
+FORMAT = 1
+MAX_HEADER_BYTES = 8 * 2**20
+MAX_TENSORS = 20_000
+_ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says of itself.
+
+    Args:
+        model: the registered name.
+        spec: what the images are.
+        config: the model's own options.
+        images_seen: how many training images the weights have seen.
+        recipe: how they were trained: the sections of the recipe, as plain values.
+        shared: tensors that the file leaves out as a bundled model has them: the start of their
+            names here, and that model's name and the start of their names there, "emoji:base.".
+        version: of limner, that wrote the file.
+        format: of the file.
+    """
+
+    model: str
+    spec: ImageSpec
+    config: dict[str, Any]
+    images_seen: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+    shared: dict[str, str] = field(default_factory=dict[str, str])
+    version: str = limner.__version__
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.__dict__ | {"spec": self.spec.to_json()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Header":
+        """The inverse of `to_json`; what a later version added is left aside."""
+        values = json.loads(text)
+        known: dict[str, Any] = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
+        known["spec"] = ImageSpec.from_json(values["spec"])
+        header = cls(**known)
+        for name, kind in _HEADER_TYPES.items():
+            if not isinstance(getattr(header, name), kind):
+                raise TypeError(f"{name} is no {kind.__name__}")
+        return header
+
+
+_HEADER_TYPES = {
+    "model": str,
+    "config": dict,
+    "images_seen": int,
+    "recipe": dict,
+    "shared": dict,
+    "version": str,
+    "format": int,
+}
+
+
+@runtime_checkable
+class Foreign(Protocol):
+    """The class of a model that another program wrote; its one option is `folder`."""
+
+    @classmethod
+    def header(cls, folder: Path) -> Header:
+        """What the folder says of itself, without reading the weights."""
+        ...
+
+    @classmethod
+    def weight_files(cls, folder: Path) -> list[Path]:
+        """The files of the weights that are read."""
+        ...
+
+
+def _foreign(file: Path) -> type[Foreign] | None:
+    """The class that opens the folder known by a file; None for a model file of limner."""
+    known = None if file.suffix == ".safetensors" else foreign().get(file.name)
+    if known is None:
+        return None
+    assert issubclass(known.model, Foreign)
+    return known.model
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weight_files(file: Path) -> list[Path]:
+    """The files that a model's weights are in, by its `model_file`."""
+    if opener := _foreign(file):
+        return opener.weight_files(file.parent)
+    return [file, *sorted({source for source, _ in _shared(read_header(file), file).values()})]
+
+
+def digest(file: Path) -> str:
+    """A hash of a whole model, by its `model_file`."""
+    parts, folder = weight_files(file), file.parent
+    if _foreign(file):
+        parts += sorted(folder.rglob("*.json"))
+    elif len(parts) == 1:
+        return sha256(file)
+    lines = [f"{os.path.relpath(part, folder)} {sha256(part)}" for part in parts]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash either the old content or the new one is there, whole."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Tensors and string metadata as a safetensors file, durably."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_durably(path, save(plain, metadata))
+
+
+def save_model(
+    model: Learner,
+    path: Path | str,
+    *,
+    images_seen: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+    shared: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model into one file.
+
+    Args:
+        model: a registered learner.
+        path: the file, or a folder, which then gets `model.safetensors`.
+        images_seen: how many training images the weights have seen.
+        recipe: how they were trained.
+        shared: what to leave out of the file, see `Header`.
+        dtype: of the stored floating-point weights (`torch.float16` halves a file); None keeps each
+            as it is.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.suffix:
+        path = path / MODEL_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shared = dict(shared or {})
+    header = Header(model.name, model.spec, model.config, images_seen, dict(recipe or {}), shared)
+    weights = {
+        name: t.to(dtype) if dtype and t.is_floating_point() else t
+        for name, t in model.state_dict().items()
+        if not name.startswith(tuple(shared))
+    }
+    save_tensors(weights, path, {"limner": header.to_json()})
+
+
+def _raw_header(path: Path) -> dict[str, Any]:
+    """The safetensors header, checked for size before it is parsed."""
+    broken = f"{path} is not a safetensors file, or is cut short; make or copy it again"
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            if len(start) < 8:
+                raise LimnerError(broken)
+            (size,) = struct.unpack("<Q", start)
+            if size > path.stat().st_size - 8:
+                raise LimnerError(broken)
+            if size > MAX_HEADER_BYTES:
+                raise LimnerError(
+                    f"{path} has a header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read"
+                )
+            header = json.loads(file.read(size))
+    except FileNotFoundError:
+        raise LimnerError(f"there is no file {path}") from None
+    except (OSError, ValueError, RecursionError):
+        raise LimnerError(broken) from None
+    if not isinstance(header, dict):
+        raise LimnerError(broken)
+    if len(header) > MAX_TENSORS:
+        raise LimnerError(f"{path} names {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
+    return header
+
+
+def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a safetensors file, after its header was checked."""
+    _raw_header(path)
+    try:
+        return load_file(path, device=device)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LimnerError(f"{path} is damaged ({error}); make or copy it again") from None
+
+
+def read_header(path: Path) -> Header:
+    """What a model file says of itself, without reading the weights.
+
+    Raises:
+        LimnerError: no such file, not written by limner, or written by a newer limner.
+    """
+    if opener := _foreign(path):
+        return opener.header(path.parent)
+    metadata = _raw_header(path).get("__metadata__")
+    if not isinstance(metadata, dict) or "limner" not in metadata:
+        raise LimnerError(f"{path} was not written by limner; `limner train` makes such files")
+    try:
+        found = json.loads(metadata["limner"])
+        format_number, version = int(found["format"]), found["version"]
+        if format_number > FORMAT:
+            raise LimnerError(
+                f"{path} was written by limner {version}, newer than this one "
+                f"({limner.__version__}); type: pip install -U limner"
+            )
+        return Header.from_json(metadata["limner"])
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise LimnerError(
+            f"the header of {path} is damaged ({_brief(error)}); copy it again"
+        ) from None
+
+
+def _brief(error: Exception) -> str:
+    """An error's first line, for a message of one line."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return said if len(said) <= 200 else said[:197] + "..."
+
+
+def model_file(path: Path | str) -> Path:
+    """The model file that a path means: the file itself, or the one in a run or model folder; of
+    another program's folder, the file that it is known by.
+    """
+    path = Path(path)
+    if not path.is_dir() or (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE if path.is_dir() else path
+    marks = (path / name for name in foreign())
+    return next((mark for mark in marks if mark.is_file()), path / MODEL_FILE)
+
+
+def load(path: Path | str, device: str = "cpu") -> Learner:
+    """A model from its file, or from the folder of a run or model, in evaluation mode.
+
+    Raises:
+        LimnerError: not a model file, a newer format, an unknown model, or weights that do not fit
+            it.
+    """
+    file = model_file(path)
+    header = read_header(file)
+    try:
+        model = build(header.model, header.spec, **header.config)
+    except LimnerError:
+        raise
+    except Exception as error:  # whatever a constructor makes of options that nobody would choose
+        raise LimnerError(
+            f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
+        ) from None
+    if _foreign(file) is None:
+        load_weights(model, load_tensors(file) | _shared_tensors(header, file), file)
+    return model.to(device).eval()
+
+
+def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
+    """Where a bundled model has what a model file leaves out: its file, and the start of names."""
+    bundled = {each.parent.name: each for each in _ZOO.glob(f"*/{MODEL_FILE}")}
+    found: dict[str, tuple[Path, str]] = {}
+    for start, source in header.shared.items():
+        name, _, there = str(source).partition(":")
+        if name not in bundled:
+            raise LimnerError(
+                f"{file} shares weights with '{name}', which is no bundled model; it may come from "
+                "another version of limner"
+            )
+        found[start] = bundled[name], there
+    return found
+
+
+def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
+    """What a model file leaves out, from the bundled models that have it."""
+    found: dict[str, Tensor] = {}
+    for start, (source, there) in _shared(header, file).items():
+        weights = load_tensors(source)
+        found |= {start + k[len(there) :]: t for k, t in weights.items() if k.startswith(there)}
+    return found
+
+
+def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Put weights into a model, all of them and no others."""
+    own = model.state_dict()
+    missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
+    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    for kind, names in (
+        ("lacks", missing),
+        ("has the unknown", extra),
+        ("has a misshapen", shapes),
+    ):
+        if names:
+            raise LimnerError(
+                f"{source} does not fit the model '{model.name}': it {kind} tensor "
+                f"'{min(names)}' ({len(names)} such); it may come from another version of limner"
+            )
+    model.load_state_dict(dict(weights))

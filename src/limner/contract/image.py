@@ -1,0 +1,260 @@
+"""What an image is: a tensor in [-1, 1], the specification of a data set, a condition, a batch.
+
+Images are uint8 in files and at the metrics; they cross to [-1, 1] and back once, here. Nothing
+else in the library knows the number 127.5.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
+
+Images = Float[Tensor, "b c h w"]
+"""A batch of images in [-1, 1], float32 at every border between parts."""
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How captions become tokens: at most `length`, out of `vocabulary`, by a package asset."""
+
+    length: int
+    vocabulary: int
+    asset: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What the data are: read off the data set, stored in the checkpoint, never typed twice.
+
+    Args:
+        channels, height, width: the shape of one image.
+        levels: values per channel; likelihoods are probabilities of these.
+        labels: class names; empty when the data have no classes.
+        frequencies: the share of each class among the data, as the labels are drawn when none is
+            asked for.
+        text: how captions become tokens; None when the data have no captions.
+        hint: what a conditioning image looks like (another domain, edges, low resolution); None
+            without one.
+    """
+
+    channels: int
+    height: int
+    width: int
+    levels: int = 256
+    labels: tuple[str, ...] = ()
+    frequencies: tuple[float, ...] = ()
+    text: TextSpec | None = None
+    hint: "ImageSpec | None" = None
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.height, self.width) < 1:
+            raise LimnerError(
+                f"an image needs at least one channel and one pixel, not {self.channels} x "
+                f"{self.height} x {self.width}"
+            )
+        if not 2 <= self.levels <= 256:
+            raise LimnerError(f"levels must be between 2 and 256, not {self.levels}")
+        if self.frequencies and len(self.frequencies) != len(self.labels):
+            raise LimnerError(
+                f"{len(self.frequencies)} label frequencies for {len(self.labels)} labels"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers one image has: channels x height x width."""
+        return self.channels * self.height * self.width
+
+    def resized(self, height: int, width: int) -> "ImageSpec":
+        """The same data at another size."""
+        return replace(self, height=height, width=width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the fields at their defaults."""
+        values = asdict(self) | {
+            "labels": list(self.labels),
+            "frequencies": list(self.frequencies),
+        }
+        if self.hint is not None:
+            values["hint"] = self.hint.to_json()
+        return {f.name: values[f.name] for f in fields(self) if getattr(self, f.name) != f.default}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ImageSpec":
+        """The inverse of `to_json`."""
+        read = dict(values)
+        for name in ("labels", "frequencies"):
+            if name in read:
+                read[name] = tuple(read[name])
+        if read.get("text"):
+            read["text"] = TextSpec(**read["text"])
+        if read.get("hint"):
+            read["hint"] = cls.from_json(read["hint"])
+        return cls(**read)
+
+    def label_index(self, name: str) -> int:
+        """The number of a class by its name, by a unique part of its name, or by its number.
+
+        Raises:
+            LimnerError: the data have no classes, or none is called so; the message lists them.
+        """
+        if not self.labels:
+            raise LimnerError("this model has no classes; leave the label out")
+        wanted = name.strip().lower()
+        lowered = [label.lower() for label in self.labels]
+        matches = [i for i, label in enumerate(lowered) if label == wanted]
+        if not matches and wanted.isdecimal() and int(wanted) < len(lowered):
+            matches = [int(wanted)]
+        if not matches and wanted:
+            matches = [i for i, label in enumerate(lowered) if wanted in label]
+        if len(matches) == 1:
+            return matches[0]
+        said = "fits several classes" if matches else "is no class of this model"
+        shown = [self.labels[i] for i in matches] if matches else list(self.labels)
+        some = ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")
+        raise LimnerError(f"label '{name}' {said}; choose one of: {some}")
+
+
+def to_levels(x: Images, levels: int) -> Int[Tensor, "b c h w"]:
+    """The nearest of `levels` equally spaced values from -1 to 1, as integers 0 .. levels - 1."""
+    return ((x.float() + 1) * ((levels - 1) / 2)).round_().clamp_(0, levels - 1).long()
+
+
+def from_levels(k: Int[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"], levels: int) -> Images:
+    """Level k of `levels` as the value 2 k / (levels - 1) - 1 in [-1, 1]."""
+    return (2 * k.float() - (levels - 1)) / (levels - 1)  # exactly -1 and 1 at the ends
+
+
+def to_uint8(x: Images) -> UInt8[Tensor, "b c h w"]:
+    """Images as a file holds them: rounded to 0 .. 255, clamped."""
+    return ((x.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: UInt8[Tensor, "b c h w"]) -> Images:
+    """A file's pixels as images in [-1, 1]."""
+    return from_levels(pixels, 256)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a picture should be of: meanings, not mechanisms; every part may be absent, for all rows
+    or for some.
+
+    Args:
+        label: class numbers, int64 "b"; -1 where a row has none.
+        text: token numbers, int64 "b l"; 0 is padding, a row of padding has no text.
+        image: conditioning images in [-1, 1], "b k hh ww".
+        present: bool "b", which rows have their conditioning image; None means all.
+        avoid: tokens of what it should not be of, int64 "b m"; guidance goes away from them.
+    """
+
+    label: Int[Tensor, "b"] | None = None
+    text: Int[Tensor, "b l"] | None = None
+    image: Float[Tensor, "b k hh ww"] | None = None
+    present: Bool[Tensor, "b"] | None = None
+    avoid: Int[Tensor, "b m"] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {len(part) for part in self._parts().values()}
+        if len(sizes) > 1:
+            raise LimnerError(
+                f"the parts of a condition have different batch sizes: {sorted(sizes)}"
+            )
+
+    def _parts(self) -> dict[str, Tensor]:
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: part for name, part in named.items() if part is not None}
+
+    def __len__(self) -> int:
+        """Rows; 0 for a condition without parts, which fits any batch."""
+        return next((len(part) for part in self._parts().values()), 0)
+
+    def null(self) -> "Condition":
+        """The same rows with nothing asked for: label -1, text all padding, image absent."""
+        drop = torch.ones(len(self), dtype=torch.bool, device=self._device())
+        return self._dropped(drop)
+
+    def opposed(self) -> "tuple[Condition, Condition]":
+        """What guidance goes towards, and what it goes away from: nothing asked for, or `avoid`."""
+        asked, contrast = replace(self, avoid=None), self.null()
+        if self.avoid is None or asked.text is None:
+            return asked, contrast
+        length = max(asked.text.shape[1], self.avoid.shape[1])
+        text, avoid = (
+            torch.nn.functional.pad(row, (0, length - row.shape[1]))
+            for row in (asked.text, self.avoid)
+        )
+        return replace(asked, text=text), replace(contrast, text=avoid)
+
+    def drop(self, p: float, noise: Noise) -> "Condition":
+        """Each row made null, as a whole, with probability p (joint training for guidance)."""
+        if p == 0 or not len(self):
+            return self
+        return self._dropped(noise.uniform() < p)
+
+    def _dropped(self, drop: Bool[Tensor, "b"]) -> "Condition":
+        label = None if self.label is None else self.label.masked_fill(drop, -1)
+        text = None if self.text is None else self.text.masked_fill(drop[:, None], 0)
+        present = self.present
+        if self.image is not None:
+            present = ~drop if present is None else present & ~drop
+        return Condition(label, text, self.image, present)
+
+    def _device(self) -> torch.device | None:
+        return next((part.device for part in self._parts().values()), None)
+
+    def rows(self, rows: slice | Int[Tensor, "r"]) -> "Condition":
+        """Some of the rows."""
+        return Condition(**{name: part[rows] for name, part in self._parts().items()})
+
+    def to(self, device: torch.device | str) -> "Condition":
+        """The same condition on another device."""
+        return Condition(**{name: part.to(device) for name, part in self._parts().items()})
+
+    def repeat(self, k: int) -> "Condition":
+        """Every row k times, kept together: a, a, b, b, ..."""
+        parts = self._parts().items()
+        return Condition(**{name: part.repeat_interleave(k, 0) for name, part in parts})
+
+    @staticmethod
+    def cat(conditions: Sequence["Condition"]) -> "Condition":
+        """Conditions with the same parts, one after the other; `present` may be left out."""
+        if any(c.present is not None for c in conditions):
+            conditions = [
+                c
+                if c.present is not None or c.image is None
+                else replace(c, present=torch.ones(len(c), dtype=torch.bool, device=c.image.device))
+                for c in conditions
+            ]
+        names = [set(c._parts()) for c in conditions]
+        if any(n != names[0] for n in names):
+            raise LimnerError("conditions with different parts cannot be joined")
+        return Condition(
+            **{name: torch.cat([getattr(c, name) for c in conditions]) for name in names[0]}
+        )
+
+
+class Batch(NamedTuple):
+    """What one training step sees: images and what they are of."""
+
+    x: Images
+    c: Condition
+
+    def rows(self, rows: slice) -> "Batch":
+        """Some of the rows."""
+        return Batch(self.x[rows], self.c.rows(rows))
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(self.x.to(device), self.c.to(device))

@@ -1,0 +1,90 @@
+"""What stands where in a picture, and how that is a conditioning image.
+
+The image has a pixel for each object, in any order, and a plane for each of its properties; its
+specification's labels are the names of all kinds of objects:
+
+    object                    0 where the pixel is empty, else 1 + its kind; over how many there are
+    colour                    0 where none rules it, else 1 + its place in `COLOURS`; likewise
+    left, top, right, bottom  the sides of its box, as shares of the picture's
+
+All are moved from [0, 1] to [-1, 1]. So two objects with the same centre stay two, and boxes are
+exact whatever the size of the picture.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limner.contract.image import Images, ImageSpec
+
+PLANES = ("object", "colour", "left", "top", "right", "bottom")
+"""The planes of a layout."""
+COLOURS = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "black",
+    "white",
+    "gray",
+)
+"""The colours that an object can have."""
+NONE = -1
+"""The kind of no object, and the colour of an object that has none."""
+
+
+class Objects(NamedTuple):
+    """The objects of pictures, n places for each picture.
+
+    Args:
+        kind: the number of each object's kind; `NONE` where a place is empty.
+        colour: its place in `COLOURS`; `NONE` where none rules it.
+        box: left, top, right and bottom as shares of a side, y down.
+    """
+
+    kind: Int[Tensor, "b n"]
+    colour: Int[Tensor, "b n"]
+    box: Float[Tensor, "b n 4"]
+
+
+def layout_spec(kinds: Sequence[str], places: int) -> ImageSpec:
+    """The specification of layouts.
+
+    Args:
+        kinds: the names of all kinds of objects.
+        places: how many objects a picture has at most.
+    """
+    return ImageSpec(len(PLANES), 1, places, labels=tuple(kinds))
+
+
+def is_layout(spec: ImageSpec | None) -> bool:
+    """Whether conditioning images say what stands where."""
+    return spec is not None and spec.channels == len(PLANES) and bool(spec.labels)
+
+
+def write_layout(objects: Objects, kinds: int) -> Images:
+    """Objects as conditioning images of 1 x n pixels.
+
+    Args:
+        objects: n places for each picture.
+        kinds: how many kinds there are.
+    """
+    kind, colour = (objects.kind + 1.0) / kinds, (objects.colour + 1.0) / len(COLOURS)
+    planes = torch.stack([kind, colour, *objects.box.unbind(-1)], dim=1)
+    empty = (objects.kind == NONE)[:, None]
+    return (2 * planes.masked_fill(empty, 0) - 1).clamp(-1, 1)[:, :, None]
+
+
+def read_layout(layout: Images, kinds: int) -> Objects:
+    """The inverse of `write_layout`; images of several rows are read row by row."""
+    planes = (layout.flatten(2) + 1) / 2
+    kind, colour = planes[:, 0] * kinds, planes[:, 1] * len(COLOURS)
+    box = planes[:, 2:].movedim(1, 2)
+    return Objects(kind.round().long() - 1, colour.round().long() - 1, box)

@@ -1,0 +1,448 @@
+"""The contract. A generative model is two iterators.
+
+`turns(batch, step)` yields losses, one per move of the training game; `frames(n, c)` yields
+pictures, from first sketch to finished image. One player or two, one step or a thousand: the loop,
+the metrics, the command line and the page cannot tell the difference.
+
+A coroutine is exactly "compute, hand over, be resumed later": when `turns` is resumed after a
+yield, the player named in that turn has been updated. So a GAN's generator loss, which must see the
+updated critic, is written on the line after the critic's:
+
+    yield Turn(critic_loss, of="critic")
+    yield Turn(generator_loss, of="generator")
+
+Two rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never
+on data.
+"""
+
+import functools
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.noise import Blend, Noise
+from limner.contract.options import plain, validated
+
+_NOT_OPTIONS = ("n", "c", "noise", "preview", "upper", "style_of")
+SAMPLE_BATCH = 64
+
+
+class Turn(NamedTuple):
+    """One move of the training game.
+
+    Args:
+        loss: a scalar; the player's parameters take one optimiser step against its gradient.
+        of: the player's name; None for the only one.
+        logs: numbers worth writing down, as scalar tensors; they are averaged over micro-batches.
+    """
+
+    loss: Float[Tensor, ""]
+    of: str | None = None
+    logs: Mapping[str, Tensor] = {}
+
+
+class Likelihood(NamedTuple):
+    """Natural-log probabilities of discrete images, and how they are to be read.
+
+    Args:
+        nats: float "b", log p(x) of each image.
+        kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or
+            "estimate" ("~").
+        terms: of a bound: what -nats is the sum of, by name; reports show them apart.
+    """
+
+    nats: Float[Tensor, "b"]
+    kind: Literal["exact", "lower", "estimate"]
+    terms: Mapping[str, Float[Tensor, "b"]] = MappingProxyType({})
+
+
+def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
+    """Say what to type where a constructor wants another model and got none."""
+    parameter = inspect.signature(init).parameters[name]
+    wanted = isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Learner)
+    absent = name not in given and parameter.default is parameter.empty
+    if wanted and (absent or not isinstance(given.get(name, parameter.default), Learner | None)):
+        raise LimnerError(
+            f"model.{name} is a model of its own; give the run that it comes from: "
+            f"train.init.{name}=runs/NAME"
+        )
+
+
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    """Make a constructor validate its arguments and write them down as `config`."""
+
+    @functools.wraps(init)
+    def recorded(self: "Learner", spec: ImageSpec, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is not recorded:  # a base class's constructor, called by a subclass
+            init(self, spec, *args, **kwargs)
+            return
+        names = list(inspect.signature(init).parameters)[2:]
+        if len(args) > len(names):
+            raise LimnerError(f"{type(self).__name__} takes {len(names)} options, not {len(args)}")
+        given = dict(zip(names, args)) | kwargs
+        for name in names:
+            _refuse_no_model(init, name, given)
+        values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
+        nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
+        own = {k: v for k, v in values.items() if k not in nested}
+        object.__setattr__(self, "spec", spec)
+        object.__setattr__(self, "config", plain(init, own, ("spec", *nested)) | nested)
+        init(self, spec, **values)
+
+    return recorded
+
+
+class Learner(nn.Module, ABC):
+    """Anything the loop can train: a generator, but also a classifier, a judge, an encoder.
+
+    The constructor takes an `ImageSpec` first; its further arguments are plain values (or other
+    learners), are validated, and are the model's configuration.
+    """
+
+    config: dict[str, Any]
+    spec: ImageSpec
+    name: ClassVar[str] = ""
+    """The registered name."""
+    couples_batch: bool = False
+    """Whether one image's loss depends on the others' (batch norm, minibatch statistics)."""
+    batches_per_round: int = 1
+    """How many batches `turns` is handed at once, joined: k + 1 for k critic moves and one more."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)
+
+    @abstractmethod
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """Yield a training step's losses, one per move; the player is updated before the next."""
+
+    def players(self) -> dict[str, nn.Module]:
+        """The parts that are trained, by name; parameters in no player are frozen."""
+        return {"model": self}
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Initialise from data, once, before step 0 (activation norms, a latent's scale)."""
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
+
+    def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
+        """What a person should hear of how training goes, now that a line was written.
+
+        Args:
+            rows: all lines of the log so far.
+        """
+        return []
+
+    def train(self, mode: bool = True) -> "Learner":
+        """Training mode, but for nested learners that no player trains."""
+        super().train(mode)
+        if mode:
+            trained = {id(p) for part in self.players().values() for p in part.parameters()}
+            for part in self.modules():
+                if isinstance(part, Learner) and part is not self:
+                    part.train(any(id(p) in trained for p in part.parameters()))
+        return self
+
+    def description(self) -> dict[str, Any]:
+        """What rebuilds this model without its weights: name, specification, configuration."""
+        return {"model": self.name, "spec": self.spec.to_json(), "config": self.config}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.parameters()), torch.empty(0)).device
+
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        parts = {id(p): p for part in self.players().values() for p in part.parameters()}
+        return sum(p.numel() for p in parts.values())
+
+
+def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
+    """Clamp each yielded frame to [-1, 1], as float32, without gradients."""
+
+    @functools.wraps(frames)
+    def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
+        painting = frames(self, *args, **kwargs)
+        while True:
+            with (
+                torch.no_grad()
+            ):  # around each step, for whoever watches keeps gradients of their own
+                frame = next(painting, None)
+            if frame is None:
+                return
+            yield frame.detach().float().clamp(-1, 1)
+
+    return clamped
+
+
+class GenerativeModel(Learner):
+    """A model that paints.
+
+    What `frames` takes beyond `n`, `c`, `noise` and `preview` are the model's own options (steps,
+    guidance scale, temperature, ...): its signature is their schema.
+    """
+
+    condition: Literal["optional", "required"] = "optional"
+    """required: without a condition, labels are drawn at the data's frequencies."""
+    at_once: int = SAMPLE_BATCH
+    """How many pictures are painted together, at most."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "frames" in cls.__dict__:
+            cls.frames = finished(cls.frames)
+
+    @abstractmethod
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        """Yield n pictures as they form; the last frame is the sample.
+
+        Args:
+            n: how many pictures.
+            c: what they should be of; n rows, or no parts.
+            noise: n random streams; picture i depends on stream i alone.
+            preview: whether intermediate frames are wanted; without, only the last need be yielded.
+        """
+
+    def watch(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """`frames` with everything checked and filled in: options, condition, evaluation mode,
+        random streams.
+
+        Args:
+            n: how many pictures, at least 1.
+            c: what they should be of; n rows, one row for all, or no parts.
+            seed: picture i is drawn from stream seed + i, whatever n is; or a seed for each.
+            preview: whether intermediate frames are wanted.
+            options: the model's own, see the signature of `frames`.
+
+        Raises:
+            LimnerError: an unknown or wrong option, or a condition that does not fit.
+        """
+        yield from self._watched(self.frames, n, c, seed, preview, options)
+
+    def _watched(
+        self,
+        frames: Callable[..., Iterator[Images]],
+        n: int,
+        c: Condition,
+        seed: int | Sequence[int | Blend],
+        preview: bool,
+        options: Mapping[str, Any],
+    ) -> Iterator[Images]:
+        """What `watch` does, for frames that begin in some other way than from nothing."""
+        c = _for_each(n, c)
+        if not isinstance(seed, int) and len(seed) != n:
+            raise LimnerError(f"{len(seed)} seeds for {n} pictures; give one, or one for each")
+        asked = self.sampler_options(options)
+        noise = Noise.sampling(seed, n, str(self.device))
+        c = self._completed(n, c.to(self.device), noise)
+        training = self.training
+        self.eval()
+        try:
+            yield from frames(n, c, noise=noise, preview=preview, **asked)
+        finally:
+            self.train(training)
+
+    def sample(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        **options: Any,
+    ) -> Images:
+        """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
+        c = _for_each(n, c)
+        parts = []
+        for first in range(0, n, self.at_once):
+            rows = slice(first, min(first + self.at_once, n))
+            own = seed + first if isinstance(seed, int) else seed[rows]
+            painting = self.watch(
+                rows.stop - first, c.rows(rows), seed=own, preview=False, **options
+            )
+            parts.append(deque(painting, maxlen=1).pop())
+        return torch.cat(parts)
+
+    def frame_count(self, **options: Any) -> int:
+        """How many frames `frames` yields with a preview: what a progress bar counts to."""
+        return 1
+
+    def _completed(self, n: int, c: Condition, noise: Noise) -> Condition:
+        """The condition for n pictures, checked, with required labels drawn."""
+        spec = self.spec
+        for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
+            if getattr(c, part) is not None and not known:
+                raise LimnerError(f"this model was trained without a {part}; leave the {part} out")
+        if c.label is not None and int(c.label.max()) >= len(spec.labels):
+            raise LimnerError(
+                f"label {int(c.label.max())} is beyond the {len(spec.labels)} classes of this model"
+            )
+        if c.label is not None and int(c.label.min()) < -1:
+            raise LimnerError(f"label {int(c.label.min())} is no class; -1 means none")
+        if c.image is not None and spec.hint and c.image.shape[1] != spec.hint.channels:
+            raise LimnerError(
+                f"the conditioning image has {c.image.shape[1]} channels, "
+                f"and this model was trained with {spec.hint.channels}"
+            )
+        if c.avoid is not None and c.text is None:
+            raise LimnerError("what to avoid goes with a text; give one, if only an empty one")
+        if c.text is not None and spec.text:
+            known = (c.text >= 0) & (c.text < spec.text.vocabulary)
+            if c.text.shape[1] > spec.text.length or not known.all():
+                raise LimnerError(
+                    "these tokens are of another model; "
+                    "limner.prompted(model.spec, prompts) makes fitting ones"
+                )
+        if self.condition == "required":
+            if spec.hint is not None and c.image is None:
+                raise LimnerError("this model needs a conditioning image; give one")
+            if spec.labels and c.label is None:
+                return Condition(draw_labels(spec, noise), c.text, c.image, c.present)
+        return c
+
+    @classmethod
+    def sampler_options(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's own sampling options, checked, with defaults filled in.
+
+        Raises:
+            LimnerError: an unknown or wrong option; the message names the nearest one.
+        """
+        return validated(cls.frames, asked, kind="sampler option", skip=_NOT_OPTIONS)
+
+    @classmethod
+    def sample_schema(cls) -> dict[str, Any]:
+        """The JSON schema of the model's own sampling options."""
+        from limner.contract.options import json_schema
+
+        return json_schema(cls.frames, skip=_NOT_OPTIONS)
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """A model that can go on from the upper part of a picture."""
+
+    def complete(
+        self,
+        upper: Images,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that begin with given rows, as `watch` yields pictures.
+
+        Args:
+            upper: the first rows of each picture, fewer than the model's height, "b c rows w".
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+        ...
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A model that can paint a picture anew, or a part of it."""
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: float = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that are made from given ones, as `watch` yields pictures.
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how much of what is painted over may change, in (0, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+        ...
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
+        ...
+
+
+class LikelihoodModel(GenerativeModel):
+    """A model that also says how likely an image is.
+
+    What `log_prob` takes beyond `x`, `c` and `noise` are its options, as with `frames`.
+    """
+
+    likelihood_is_slow: bool = False
+    """Whether one takes many passes through a network, so that reports have it if asked for."""
+
+    def likelihood_protocol(self) -> str:
+        """What stands beside a likelihood in reports, of the same options: how many importance
+        samples, which dequantisation; empty where `log_prob` draws nothing.
+        """
+        return ""
+
+    @abstractmethod
+    def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        """Natural-log probability of each image as one of `spec.levels` ** dimensions discrete
+        ones.
+
+        Args:
+            x: images on the grid of `spec.levels` values in [-1, 1], "b c h w".
+            c: what they are of.
+            noise: b random streams, for bounds and estimates that draw.
+        """
+
+    def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        """-log2 p(x) / dimensions of each image, in `nats`' place; "lower" bounds it from above."""
+        nats, kind, _ = self.log_prob(x, c, noise=noise)
+        return Likelihood(-nats / (self.spec.dimensions * math.log(2)), kind)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean bits per dimension."""
+        bits = self.bits_per_dim(batch.x, batch.c, noise=noise).nats.mean()
+        yield Turn(bits, logs={"bits_per_dim": bits.detach()})
+
+
+def _for_each(n: int, c: Condition) -> Condition:
+    """A condition of n rows, or without parts."""
+    if n < 1:
+        raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+    if len(c) == 1:
+        c = c.repeat(n)
+    if len(c) not in (0, n):
+        raise LimnerError(f"{len(c)} conditions for {n} pictures; give one, or one for each")
+    return c
+
+
+def draw_labels(spec: ImageSpec, noise: Noise) -> Int[Tensor, "b"]:
+    """One class for each stream, at the data's frequencies."""
+    shares = torch.tensor(spec.frequencies or [1.0] * len(spec.labels), dtype=torch.float64)
+    edges = (shares.cumsum(0) / shares.sum()).to(noise.streams.device)
+    return torch.searchsorted(edges, noise.uniform(dtype=torch.float64), right=True).clamp_(
+        max=len(spec.labels) - 1
+    )

@@ -1,0 +1,145 @@
+"""Options are a function's own arguments: validated, described, and read from `key=value`."""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
+
+from limner.contract.errors import LimnerError, unknown
+
+_BARE = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, int) else value
+
+
+Layers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)]
+"""A number for each of several layers, or none; a number by itself is that of a single one."""
+Widths = Annotated[Layers, Field(min_length=1)]
+"""A number for each of one or more layers."""
+Counts = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_several), Field(min_length=1)
+]
+"""How many of something there are in each of several places; a number by itself is of all."""
+
+
+@cache
+def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseModel]:
+    """A pydantic model with one field for each argument of a function."""
+    parameters = inspect.signature(function).parameters.values()
+    fields: dict[str, Any] = {}
+    for p in parameters:
+        if p.name in skip or p.name == "self" or p.kind in _BARE:
+            continue
+        annotation = Any if p.annotation is p.empty else p.annotation
+        fields[p.name] = (annotation, ... if p.default is p.empty else p.default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model(getattr(function, "__qualname__", "Options"), __config__=config, **fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def validated(
+    function: Callable[..., Any],
+    values: Mapping[str, Any],
+    *,
+    kind: str = "option",
+    prefix: str = "",
+    skip: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The arguments of `function` with `values` filled in, converted to their types, defaults
+    included.
+
+    Args:
+        function: whose signature is the schema.
+        values: what was asked for.
+        kind: what such an argument is called in messages, for example "model option".
+        prefix: how a person typed it, for example "model.".
+        skip: arguments that are not options.
+
+    Raises:
+        LimnerError: an unknown name (the nearest valid one is named), a missing one, or a wrong
+            type.
+    """
+    schema = _fields(function, frozenset(skip))
+    for name in values:
+        if name not in schema.model_fields:
+            known = [prefix + known for known in schema.model_fields]
+            raise unknown(kind, prefix + name, known)
+    try:
+        filled = schema(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = prefix + ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise LimnerError(f"{kind} {name} is missing; give it as {name}=VALUE") from None
+        said = first["msg"][0].lower() + first["msg"][1:]
+        said = said.removeprefix("value error, ").replace(" after validation", "")
+        if first["type"] == "tuple_type":
+            said = "give numbers with commas, as in 64,128"
+        raise LimnerError(f"{kind} {name}={_shown(first['input'])}: {said}") from None
+    return {name: getattr(filled, name) for name in schema.model_fields}
+
+
+def json_schema(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Any]:
+    """The JSON schema of a function's arguments."""
+    return _fields(function, frozenset(skip)).model_json_schema(schema_generator=_Schemas)
+
+
+class _Schemas(GenerateJsonSchema):
+    """JSON schemas in which a nested model is an object (its `description()`)."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
+        """What stands for a value that JSON has no word for."""
+        return {"type": "object"}
+
+
+def plain(function: Callable[..., Any], values: Mapping[str, Any], skip: Iterable[str]) -> dict:
+    """Validated arguments as JSON values."""
+    return _fields(function, frozenset(skip)).model_construct(**values).model_dump(mode="json")
+
+
+def parse_value(text: str) -> Any:
+    """A value as typed in a shell: a TOML value, a comma-separated list of such, or else a string.
+
+    >>> parse_value("2e-4"), parse_value("64,128"), parse_value("cosine"), parse_value("true")
+    (0.0002, [64, 128], 'cosine', True)
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        pass
+    if "," in text and "\n" not in text:
+        return [parse_value(part.strip()) for part in text.split(",") if part.strip()]
+    return text
+
+
+def parse_assignments(arguments: Iterable[str], sections: Iterable[str]) -> dict[str, dict]:
+    """`model.channels=64 train.steps=2000` as one dictionary a section.
+
+    Raises:
+        LimnerError: an argument without "=", or in no known section.
+    """
+    allowed = list(sections)
+    found: dict[str, dict[str, Any]] = {}
+    for argument in arguments:
+        path, equals, value = argument.partition("=")
+        if not equals:
+            raise LimnerError(f"'{argument}' is no option; write key=value, as in train.steps=2000")
+        section, dot, key = path.partition(".")
+        if not dot or not key:
+            raise LimnerError(
+                f"'{path}' names no section; write {' or '.join(f'{s}.{path}' for s in allowed)}"
+            )
+        if section not in allowed:
+            raise unknown("section", section, allowed)
+        found.setdefault(section, {})[key] = parse_value(value)
+    return found

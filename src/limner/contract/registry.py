@@ -1,0 +1,160 @@
+"""Every model by name: what `limner models`, the documentation and the contract tests read."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.image import ImageSpec
+from limner.contract.model import Learner
+
+FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
+_ROOMS = {"judges": "evaluate.judges"}  # where a family's papers lie, if not under its own name
+_L = TypeVar("_L", bound=type[Learner])
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a model is described.
+
+    Args:
+        title, authors, year: as they are cited.
+        arxiv: its number there.
+        doi: of a paper that is not on arXiv.
+    """
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str = ""
+    doi: str = ""
+
+    @property
+    def identifier(self) -> str:
+        """Its number, with arXiv or doi before it."""
+        return f"arXiv:{self.arxiv}" if self.arxiv else f"doi:{self.doi}"
+
+    def __str__(self) -> str:
+        return f"{self.authors} ({self.year}). {self.title}. {self.identifier}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered model.
+
+    Args:
+        name: what a person types.
+        family: which folder of the library it belongs to.
+        paper: where it is described.
+        model: its class.
+        tiny: options that make it small enough for the contract tests.
+        file: of a model that another program trained: the file that its folder is known by.
+    """
+
+    name: str
+    family: str
+    paper: Paper
+    model: type[Learner]
+    tiny: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    file: str = ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the model's docstring."""
+        return (self.model.__doc__ or "").strip().split("\n")[0]
+
+
+_entries: dict[str, Entry] = {}
+
+
+def register(
+    name: str,
+    *,
+    family: str,
+    paper: Paper,
+    tiny: Mapping[str, Any] | None = None,
+    file: str = "",
+) -> Callable[[_L], _L]:
+    """Enter a model class under a name; to register is to be tested by the contract suite.
+
+    One that is only opened, never trained, is known by a file of its folders, and its class is a
+    `checkpoint.Foreign`.
+
+    Args:
+        name: lower case, words joined by hyphens.
+        family: one of `FAMILIES`.
+        paper: where the model is described.
+        tiny: options for a model of a few thousand parameters, for tests.
+        file: of a model that another program trained: the file that its folder is known by.
+    """
+    if family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
+
+    def enter(model: _L) -> _L:
+        known = _entries.get(name)
+        if known and known.model.__qualname__ != model.__qualname__:
+            raise LimnerError(f"the model name '{name}' is taken by {known.model.__qualname__}")
+        model.name = name
+        _entries[name] = Entry(name, family, paper, model, tiny or {}, file)
+        return model
+
+    return enter
+
+
+@cache
+def _load_families() -> None:
+    for family in FAMILIES:
+        package = importlib.import_module(f"limner.{_ROOMS.get(family, family)}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
+
+
+def models() -> dict[str, Entry]:
+    """All registered models that are trained here, in the order of the families."""
+    _load_families()
+    order = {family: i for i, family in enumerate(FAMILIES)}
+    own = {name: of for name, of in _entries.items() if not of.file}
+    return dict(sorted(own.items(), key=lambda item: (order[item[1].family], item[0])))
+
+
+def foreign() -> dict[str, Entry]:
+    """The models that other programs trained, by the file that their folders are known by."""
+    _load_families()
+    return {of.file: of for of in _entries.values() if of.file}
+
+
+def entry(name: str) -> Entry:
+    """A registered model by name.
+
+    Raises:
+        LimnerError: no model is called so; the message names the nearest one.
+    """
+    known = models() | {of.name: of for of in foreign().values()}
+    if name not in known:
+        raise unknown("model", name, known, "limner models lists all")
+    return known[name]
+
+
+def build(name: str, spec: ImageSpec, **config: Any) -> Learner:
+    """A new model with random weights.
+
+    Args:
+        name: a registered name.
+        spec: what the images are.
+        config: the model's own options; a nested model is given as its `description()`.
+    """
+    model = entry(name).model
+    return model(spec, **{key: _built(value) for key, value in config.items()})
+
+
+def _built(value: Any) -> Any:
+    """A nested model's description as the model; any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    given: dict[str, Any] = {str(key): part for key, part in value.items()}  # pyright: ignore
+    if given.keys() != {"model", "spec", "config"}:
+        return given
+    return build(given["model"], ImageSpec.from_json(given["spec"]), **given["config"])

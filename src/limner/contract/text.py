@@ -1,0 +1,233 @@
+"""Captions and prompts as tokens, and what the tokens mean: the bundled word table.
+
+A token is a row of a table of 38,059 English words and pieces of words, distilled once from a
+sentence model (`tools/build_words.py`). Words of like meaning lie close together, so that a prompt
+may use words that no caption had. Row 0 is padding. A checkpoint does not hold the table but its
+SHA-256, in its `TextSpec`.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Int8
+from safetensors.torch import load
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec, TextSpec
+
+ASSET = "words"
+LENGTH = 16
+"""Tokens of a caption, unless said otherwise. An emoji's name has up to 13, with all tags 49."""
+_UNKNOWN = 1  # what the tokeniser makes of other scripts, emoji, and words of over 100 letters
+_SHOWN = 40  # letters of a prompt in a message
+CHARACTERS = "characters"
+_FIRST = 2  # the token of character 0; 0 is padding, 1 unknown
+_LAST = 0x10FFFF  # Unicode's
+
+
+class _Asset(NamedTuple):
+    table: Int8[Tensor, "words d"]
+    scale: Float[Tensor, "words"]
+    tokenizer: str
+    sha256: str
+
+
+@cache
+def _asset() -> _Asset:
+    """The bundled table and tokeniser, read once."""
+    folder = files("limner") / "data" / "assets"
+    try:
+        table, words = ((folder / f"{ASSET}.{end}").read_bytes() for end in ("safetensors", "json"))
+    except OSError:
+        raise LimnerError(
+            f"the bundled word table is missing (limner/data/assets/{ASSET}.safetensors, .json); "
+            "reinstall limner, or build it with python tools/build_words.py"
+        ) from None
+    tensors = load(table)
+    sha256 = hashlib.sha256(table + words).hexdigest()
+    return _Asset(tensors["table"], tensors["scale"].float(), words.decode(), sha256)
+
+
+def text_spec(length: int = LENGTH) -> TextSpec:
+    """Text as the bundled table has it, in at most `length` tokens."""
+    asset = _asset()
+    return TextSpec(length, len(asset.table), ASSET, asset.sha256)
+
+
+def character_spec(length: int = 1000) -> TextSpec:
+    """Text as it is written, a token a character: for models that have a tokenizer of their own."""
+    return TextSpec(length, _FIRST + _LAST + 1, CHARACTERS, "")
+
+
+def word_table(spec: TextSpec) -> tuple[Int8[Tensor, "words d"], Float[Tensor, "words"]]:
+    """The rows of the table and the scale of each: a word is table x scale.
+
+    Its mean square is 1, and less where a word is so frequent that it says little.
+
+    Raises:
+        LimnerError: the specification is of another table, in which tokens are other words.
+    """
+    asset = _asset()
+    if (spec.asset, spec.vocabulary, spec.sha256) != (ASSET, len(asset.table), asset.sha256):
+        raise LimnerError(
+            f"this model reads text by the word table '{spec.asset}' {spec.sha256[:12]}, and this "
+            f"limner has '{ASSET}' {asset.sha256[:12]}; use the limner that made the model"
+        )
+    return asset.table, asset.scale
+
+
+@cache
+def _tokenizer(json_text: str) -> Any:
+    import tokenizers  # only where there is text to read
+
+    return tokenizers.Tokenizer.from_str(json_text)
+
+
+class _Characters:
+    """What reads a text character by character."""
+
+    class Read(NamedTuple):
+        """As the `Encoding` of tokenizers."""
+
+        ids: list[int]
+        offsets: list[tuple[int, int]]
+        word_ids: list[int]
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> Read:
+        """A token for each character; a word is what stands between spaces."""
+        spans = [(i, i + 1) for i in range(len(text))]
+        words = list(accumulate(int(letter == " ") for letter in text))
+        return self.Read([_FIRST + ord(letter) for letter in text], spans, words)
+
+    def id_to_token(self, token: int) -> str:
+        """The character of a token."""
+        return chr(token - _FIRST)
+
+
+class Reading(NamedTuple):
+    """What became of a text.
+
+    Args:
+        tokens: none of them padding.
+        unknown: the words that have no token.
+        rest: what was beyond the length.
+    """
+
+    tokens: list[int]
+    unknown: list[str]
+    rest: str
+
+    def remarks(self) -> list[str]:
+        """A line for everything that was left out."""
+        lines = []
+        if self.unknown:
+            words = ", ".join(f"'{_short(word)}'" for word in list(dict.fromkeys(self.unknown))[:5])
+            more = "" if self.tokens else ", and nothing else is asked for"
+            lines.append(f"the prompt has unknown words, which are left out: {words}{more}")
+        if self.rest:
+            lines.append(
+                f"the prompt is cut after {len(self.tokens)} word pieces, at '{_short(self.rest)}'"
+            )
+        return lines
+
+
+def _short(text: str) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "..."
+
+
+def _sound(text: str) -> str:
+    """The same, but that halves of surrogate pairs become "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class Tokenizer:
+    """Texts as rows of tokens: lower case, words cut into the longest known pieces, padded with 0;
+    or character by character, for models that have a tokenizer of their own.
+
+    Args:
+        spec: of the data or the model.
+
+    Raises:
+        LimnerError: the specification is of another word table.
+    """
+
+    def __init__(self, spec: TextSpec) -> None:
+        self.length = spec.length
+        if spec.asset == CHARACTERS:
+            self._tokenizer = _Characters()
+        else:
+            word_table(spec)
+            self._tokenizer = _tokenizer(_asset().tokenizer)
+
+    def read(self, text: str) -> Reading:
+        """One text, whatever it is, with what is left out of it."""
+        text = _sound(text)
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = list(zip(found.ids, found.offsets))
+        unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN]
+        known = [(token, a) for token, (a, _) in pieces if token != _UNKNOWN]
+        rest = text[known[self.length][1] :] if len(known) > self.length else ""
+        return Reading([token for token, _ in known[: self.length]], unknown, rest)
+
+    def places(self, text: str) -> list[tuple[str, list[int]]]:
+        """The words of a text that have tokens, as they are written, and which tokens those are."""
+        text = _sound(text)
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = zip(found.ids, found.word_ids, found.offsets)
+        known = [piece for piece in pieces if piece[0] != _UNKNOWN][: self.length]
+        spans: dict[int, tuple[int, int, list[int]]] = {}
+        for place, (_, word, (start, end)) in enumerate(known):
+            first, _, places = spans.get(word, (start, end, []))
+            spans[word] = first, end, [*places, place]
+        return [(text[start:end], places) for start, end, places in spans.values()]
+
+    def encode(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
+        """A row for each text; one without known words is all padding, and asks for nothing."""
+        return self.rows([self.read(text) for text in texts])
+
+    def rows(self, readings: Sequence[Reading]) -> Int[Tensor, "b l"]:
+        """The tokens of texts that were read, padded to the length."""
+        rows = torch.zeros(len(readings), self.length, dtype=torch.int64)
+        for row, reading in zip(rows, readings):
+            row[: len(reading.tokens)] = torch.tensor(reading.tokens, dtype=torch.int64)
+        return rows
+
+    def words(self, row: Int[Tensor, "l"]) -> list[str]:
+        """The pieces of a row of tokens, without its padding: `encode` backwards."""
+        return [self._tokenizer.id_to_token(token) for token in row.tolist() if token]
+
+
+def _warned(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
+
+
+def prompted(
+    spec: ImageSpec, prompts: str | Sequence[str], report: Callable[[str], None] = _warned
+) -> Condition:
+    """Prompts as a condition, a row each, padded to the longest.
+
+    Args:
+        spec: the model's.
+        prompts: of any length and in any script; an empty one asks for nothing.
+        report: told, in a line each, of unknown words and of what is beyond the length.
+
+    Raises:
+        LimnerError: the model was trained without text, or with another word table.
+    """
+    if spec.text is None:
+        raise LimnerError("this model was trained without text; leave the prompt out")
+    tokenizer = Tokenizer(spec.text)
+    readings = [tokenizer.read(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
+    for reading in readings:
+        for line in reading.remarks():
+            report(line)
+    longest = max((len(reading.tokens) for reading in readings), default=0)
+    return Condition(text=tokenizer.rows(readings)[:, : max(longest, 1)])

@@ -1,0 +1,220 @@
+"""Pictures as files: grids, strips, a run's curves; PNGs that say how they were made."""
+
+import base64
+import io
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from limner.contract.checkpoint import write_durably
+from limner.contract.errors import LimnerError
+
+SETTINGS = "limner"
+"""The keyword of the PNG text chunk that holds a picture's settings as JSON."""
+_WHITE = 255
+
+
+def grid(
+    images: UInt8[Tensor, "n c h w"], columns: int | None = None, *, scale: int = 1, gap: int = 2
+) -> UInt8[Tensor, "c hh ww"]:
+    """Images row by row on white.
+
+    Args:
+        images: at least one.
+        columns: in a row; None for about as many as there are rows.
+        scale: each pixel becomes a square of this side.
+        gap: white pixels between images, and around.
+    """
+    n, c, h, w = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    h, w = h * scale + gap, w * scale + gap
+    sheet = images.new_full((c, math.ceil(n / columns) * h + gap, columns * w + gap), _WHITE)
+    for i, image in enumerate(images):
+        top, left = i // columns * h + gap, i % columns * w + gap
+        sheet[:, top : top + h - gap, left : left + w - gap] = image
+    return sheet
+
+
+def strip(
+    frames: Sequence[UInt8[Tensor, "n c h w"]], *, scale: int = 1, gap: int = 2
+) -> UInt8[Tensor, "c hh ww"]:
+    """How n pictures form: one row for each picture, one column for each frame."""
+    rows = torch.stack(list(frames), dim=1).flatten(0, 1)
+    return grid(rows, len(frames), scale=scale, gap=gap)
+
+
+def to_pil(image: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """An image for Pillow; two channels are shown as red and green."""
+    pixels = image.cpu()
+    if len(pixels) == 2:
+        pixels = torch.cat([pixels, torch.zeros_like(pixels[:1])])
+    if len(pixels) not in (1, 3, 4):
+        raise LimnerError(f"an image file has 1, 3 or 4 channels, not {len(pixels)}")
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(array[:, :, 0] if len(pixels) == 1 else array)
+
+
+def png(image: UInt8[Tensor, "c h w"], settings: Mapping[str, Any] | None = None) -> bytes:
+    """An image as a PNG file, with how it was made.
+
+    The settings go into an iTXt chunk `limner` as JSON, and into `parameters` as other programs
+    write them: the prompt, then "Steps: 20, Seed: 1, ...".
+    """
+    text = PngImagePlugin.PngInfo()
+    if settings is not None:
+        text.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False, sort_keys=True))
+        text.add_itxt("parameters", _parameters(settings))
+    file = io.BytesIO()
+    to_pil(image).save(file, "PNG", pnginfo=text)
+    return file.getvalue()
+
+
+def save_png(
+    image: UInt8[Tensor, "c h w"], path: Path | str, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Write a PNG file, whole or not at all; see `png`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, png(image, settings))
+
+
+def read_settings(path: Path | str) -> dict[str, Any] | None:
+    """How a picture was made, as `save_png` wrote it, or None; pixels are not decoded.
+
+    Raises:
+        LimnerError: no PNG file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                text = image.info.get(SETTINGS)
+    except FileNotFoundError:
+        raise LimnerError(f"there is no file {path}") from None
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise LimnerError(f"{path} is no sound PNG file ({error})") from None
+    if not isinstance(text, str):
+        return None
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
+def data_uri(image: UInt8[Tensor, "c h w"]) -> str:
+    """An image for a web page's `src`, whole."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def _parameters(settings: Mapping[str, Any]) -> str:
+    """The de-facto text: the prompt on a line of its own, then the rest as "Key: value"."""
+    words = {"cfg": "CFG", "guidance": "CFG scale"}
+    named = (
+        f"{words.get(key, key.replace('_', ' ').capitalize())}: {value}"
+        for key, value in _flat(settings).items()
+        if key != "prompt"
+    )
+    return f"{settings.get('prompt') or ''}\n{', '.join(named)}".strip()
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value)
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
+    """Draw a run's log: losses, everything else the model says, the learning rates, the speed.
+
+    Args:
+        rows: the log's lines, each with "step".
+        path: of the PNG file.
+        title: above the whole.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = _panels(rows)
+    figure = Figure(figsize=(10, 2.6 * math.ceil(len(panels) / 2) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11, color="#222222")
+    axes = figure.subplots(math.ceil(len(panels) / 2), 2, squeeze=False).flatten()
+    for axis, (heading, keys) in zip(axes, panels.items()):
+        _draw(axis, heading, keys, rows)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    write_durably(path, file.getvalue())
+
+
+_COLOURS = ("#2f6fb2", "#d9663b", "#3c9a6b", "#8a5fb0", "#b8962e", "#5b6770")
+_ENDINGS = {"loss": "loss", "norm": "gradient norm", "lr": "learning rate"}
+_OTHER = "from the model"
+_NOT_DRAWN = {"step", "images", "seconds", "skipped"}
+_EVALUATED = "evaluate."  # each of these numbers has a scale of its own
+_LOG_FROM = 20  # a range of values wider than this factor is drawn on a logarithmic axis
+
+
+def _panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Which numbers are drawn together, by heading."""
+    panels: dict[str, list[str]] = {"loss": [], "images per second": []}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        if key in _NOT_DRAWN:
+            continue
+        other = "images per second" if key == "images_per_second" else _OTHER
+        if key.startswith(_EVALUATED):
+            other = key.removeprefix(_EVALUATED)
+        panels.setdefault(_ENDINGS.get(key.rpartition(".")[2], other), []).append(key)
+    return {heading: keys for heading, keys in panels.items() if keys}
+
+
+def _draw(axis: Any, heading: str, keys: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    drawn: list[float] = []
+    for key, colour in zip(keys, _COLOURS):
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+        steps, values = zip(*points) if points else ((), ())
+        drawn += values
+        many = len(values) > 60
+        axis.plot(steps, values, color=colour, lw=0.8 if many else 1.6, alpha=0.3 if many else 1)
+        if many:
+            axis.plot(steps, _smooth(values), color=colour, lw=1.6)
+        axis.plot([], [], color=colour, lw=1.6, label=key)
+    if drawn and min(drawn) > 0 and max(drawn) > _LOG_FROM * min(drawn):
+        axis.set_yscale("log")
+    axis.set_title(
+        keys[0] if heading == _OTHER and len(keys) == 1 else heading,
+        fontsize=10,
+        loc="left",
+        color="#222222",
+    )
+    axis.set_xlabel("step", fontsize=8, color="#555555")
+    axis.tick_params(labelsize=8, colors="#555555")
+    axis.grid(color="#e4e4e4", lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(keys) > 1:
+        axis.legend(fontsize=8, frameon=False)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """A running mean over about a thirtieth of the points, without delay at the start."""
+    keep, mean, weight, smooth = 1 - 30 / len(values) if len(values) > 60 else 0.5, 0.0, 0.0, []
+    for value in values:
+        mean = keep * mean + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        smooth.append(mean / weight)
+    return smooth

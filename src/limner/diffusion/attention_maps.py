@@ -1,0 +1,123 @@
+"""Where a model looks for each word of a prompt: cross-attention as maps over a picture.
+
+A place of a picture spreads its attention over the tokens of the prompt, and over nothing:
+
+    a_w(place) = mean over times, layers and heads of softmax(q k^T / sqrt(d)),   sum over w <= 1
+
+References:
+    Hertz, Mokady, Tenenbaum, Aberman, Pritch, Cohen-Or (2022). Prompt-to-prompt image editing with
+    cross-attention control. arXiv:2208.01626.
+    Tang, Liu, Pandey, Jiang, Yang, Kumar, Stenetorp, Lin, Ture (2022). What the DAAM: interpreting
+    Stable Diffusion using cross attention. arXiv:2210.04885.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
+from limner.maths.schedules import Schedule
+from limner.nn.attention import Attention, Edit, Weights
+
+_AMOUNTS = 10  # of noise
+
+
+@runtime_checkable
+class Attends(Protocol):
+    """A model that looks at the words of a prompt, place by place."""
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """How much each place of pictures looks at each token, from 0 to 1; what is missing from
+        the sum over the tokens went to none of them.
+
+        Args:
+            x: finished pictures, whoever painted them, "b c h w" in [-1, 1].
+            c: what they are of, with a text; b rows, or one.
+
+        Raises:
+            LimnerError: there is no text, or the model looks at no words.
+        """
+        ...
+
+
+class Attending(GenerativeModel):
+    """A denoiser that says where its cross-attention looks; the model is D(x_t, t, c), and has a
+    `schedule`.
+    """
+
+    schedule: Schedule
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """Where the network looks for each token as it denoises pictures: `Attends`.
+
+        Each picture is put under several amounts of noise, the same for all pictures, and looked at
+        once at each; so maps are of a picture, and of none of the ways that lead to it.
+        """
+        if c.text is None:
+            raise LimnerError("there is no word to look for; give a prompt")
+        if tuple(x.shape[1:]) != self.spec.shape:
+            own, given = (" x ".join(map(str, each)) for each in (self.spec.shape, x.shape[1:]))
+            raise LimnerError(f"this model looks at {own} pictures, not at {given}")
+        x, c = x.to(next(self.parameters())), c.repeat(len(x)) if len(c) == 1 else c
+        noise, c = Noise.sampling([0] * len(x), len(x), str(x.device)), c.to(x.device)
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), looking(self) as looks:
+                for t in self.schedule.times(_AMOUNTS + 1)[1:-1]:
+                    alpha, sigma = map(float, self.schedule(t))
+                    self(alpha * x + sigma * noise.normal(*self.spec.shape).to(x), t, c)
+        finally:
+            self.train(training)
+        return looks.maps(*self.spec.shape[1:])
+
+
+class Looks:
+    """What the cross-attention of a network weighs, layer by layer, while it runs."""
+
+    def __init__(self) -> None:
+        self.weights: list[Float[Tensor, "b q k"]] = []
+
+    def keep(self, before: Edit | None, site: str, weights: Weights) -> Weights:
+        """A hook that only looks."""
+        weights = weights if before is None else before(site, weights)
+        self.weights.append(weights.detach().float().mean(1))
+        return weights
+
+    def maps(self, height: int, width: int) -> Float[Tensor, "b l h w"]:
+        """The mean of all layers, enlarged to one size; "nothing", the first key, is left out.
+
+        Raises:
+            LimnerError: there was no cross-attention.
+        """
+        if not self.weights:
+            raise LimnerError("this model looks at no words: its network has no cross-attention")
+        total = torch.zeros(())
+        for weights in self.weights:
+            shrunk = round((height * width / weights.shape[1]) ** 0.5)
+            places = weights[:, :, 1:].mT.unflatten(2, (height // shrunk, width // shrunk))
+            total = total + F.interpolate(places, (height, width), mode="bilinear")
+        return total / len(self.weights)
+
+
+@contextlib.contextmanager
+def looking(network: nn.Module) -> Iterator[Looks]:
+    """Watch a network's cross-attention; nothing that it computes is changed."""
+    looks = Looks()
+    layers = [each for each in network.modules() if isinstance(each, Attention)]
+    crossing = {each: each.edit for each in layers if each.nothing is not None}
+    for layer, before in crossing.items():
+        layer.edit = lambda site, weights, before=before: looks.keep(before, site, weights)
+    try:
+        yield looks
+    finally:
+        for layer, before in crossing.items():
+            layer.edit = before

@@ -1,0 +1,197 @@
+"""Classifier guidance: a classifier of noisy pictures tells a diffusion model what to paint.
+
+Dhariwal, Nichol (2021). Diffusion models beat GANs on image synthesis. arXiv:2105.05233.
+
+    grad log p(x_t | y) = grad log p(x_t) + s grad log p(y | x_t)
+
+The classifier is trained on x_t at the times, and with the noise, of a diffusion model of the same
+data, which stays as it is. It then moves the mean of each ancestral step by s Sigma grad log p(y |
+x_t) (algorithm 1); for all other samplers it changes the noise that is seen (algorithm 2), which is
+
+    x_hat + s sigma_t^2 / alpha_t grad log p(y | x_t).
+
+Kept: both algorithms, the half U-Net of section 4.1. Different: features are averaged over places
+before the last layer; the base paints without its own condition unless asked for it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Plan, Repaints
+from limner.maths.denoisers import Clipped, Variance, Wrapped, per_image
+from limner.maths.samplers import Ancestral, GuidedAncestral, SamplerName
+from limner.maths.schedules import Spacing, Times
+from limner.nn.unet import HalfUNet
+
+
+@dataclass(frozen=True)
+class Classified(Wrapped):
+    """x_hat moved by scale sigma^2 / alpha g, which adds scale g to the score.
+
+    Args:
+        gradient: g(x_t, t, c), of log p(y | x_t).
+        scale: s of the paper.
+    """
+
+    gradient: Callable[[Images, Times, Condition], Images]
+    scale: float
+
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The moved picture."""
+        x_hat, v = self.denoiser.with_variance(x_t, t, c)
+        alpha, sigma = self.schedule(t)
+        g = self.gradient(x_t, t, c)
+        return x_hat + self.scale * per_image(sigma**2 / alpha.clamp(min=1e-4), x_t) * g, v
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """grad_x log p(y | x_t), y being the label of a condition; 0 where there is none.
+
+    Args:
+        log_probs: log p(y | x_t) of all y, "b y", from pictures and times.
+    """
+
+    log_probs: Callable[[Images, Times], Tensor]
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The gradient for each picture by itself."""
+        if c.label is None:
+            return torch.zeros_like(x_t)
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            log_p = self.log_probs(x, t.expand(len(x)))
+            asked = c.label.clamp(min=0)[:, None]
+            chosen = log_p.gather(1, asked)[:, 0] * (c.label >= 0)
+            (g,) = torch.autograd.grad(chosen.sum(), x)
+        return g
+
+
+@register(
+    "classifier",
+    family="diffusion",
+    paper=Paper(
+        "Diffusion models beat GANs on image synthesis", "Dhariwal, Nichol", 2021, "2105.05233"
+    ),
+    tiny={"base": {"model": "ddpm"}, "channels": (8, 16)},
+)
+class Classifier(Repaints):
+    """Classifier guidance: a classifier of noisy pictures guides a trained diffusion model.
+
+    Args:
+        spec: what the images are; they must have labels.
+        base: a trained diffusion model of the same data; as in train.init.base="runs/NAME".
+        channels, blocks, attention, patch, dropout: of the `HalfUNet`.
+    """
+
+    condition = "required"
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        base: GenerativeModel,
+        channels: Widths = (64, 128),
+        blocks: Annotated[int, Field(ge=1)] = 1,
+        attention: Annotated[int, Field(ge=0)] = 1,
+        patch: Annotated[int, Field(ge=1)] = 2,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    ) -> None:
+        super().__init__()
+        if not spec.labels:
+            raise LimnerError(
+                "a classifier needs data with labels (data.label, or one folder each)"
+            )
+        if not isinstance(base, DenoisingModel):
+            raise LimnerError(f"a classifier guides diffusion models; a {base.name} model is none")
+        if base.spec.shape != spec.shape:
+            raise LimnerError(
+                f"the base paints {base.spec.width} x {base.spec.height} pictures, and the data "
+                f"are of {spec.width} x {spec.height}; give data.size={base.spec.height}"
+            )
+        self.base = base
+        out = len(spec.labels)
+        self.network = HalfUNet(spec, channels, blocks, attention, patch, dropout, out)
+
+    def players(self) -> dict[str, nn.Module]:
+        """The classifier; the base is frozen."""
+        return {"classifier": self.network}
+
+    def log_probs(self, x_t: Images, t: Times) -> Float[Tensor, "b y"]:
+        """log p(y | x_t) of every class, with a time for each picture."""
+        alpha, sigma = self.base.schedule(t)
+        inn = self.base.parametrisation(alpha, sigma).inn
+        out = self.network(per_image(inn, x_t) * x_t, self.base.schedule.label(t))
+        return out.float().log_softmax(1)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the cross-entropy of the labels, at the base's times."""
+        assert batch.c.label is not None
+        t = self.base.draw_times(noise)
+        alpha, sigma = self.base.schedule(t)
+        eps = noise.normal(*self.spec.shape)
+        x_t = per_image(alpha, batch.x) * batch.x + per_image(sigma, batch.x) * eps
+        log_p = self.log_probs(x_t, t)
+        accuracy = (log_p.argmax(1) == batch.c.label).float().mean()
+        yield Turn(F.nll_loss(log_p, batch.c.label), "classifier", {"accuracy": accuracy})
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        sampler: SamplerName | None = None,
+        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        spacing: Spacing | None = None,
+        scale: Annotated[float, Field(ge=0, le=1000)] = 1.0,
+        base_scale: Annotated[float, Field(ge=0, le=100)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn: Annotated[float, Field(ge=0)] | None = None,
+        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        order: Annotated[int, Field(ge=1, le=3)] | None = None,
+        clip: bool = True,
+    ) -> Iterator[Images]:
+        """Yield the guided denoiser's view of the picture at every step, then the picture.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            sampler, steps, spacing, eta, churn, variance, order, clip: as of the base.
+            scale: of the classifier's gradient; 0 paints without it.
+            base_scale: the base's own classifier-free guidance; at 0 the classifier alone says what
+                is painted.
+        """
+        plan = self.plan(
+            sampler=sampler, steps=steps, spacing=spacing, scale=scale, base_scale=base_scale,
+            eta=eta, churn=churn, variance=variance, order=order, clip=clip,
+        )  # fmt: skip
+        x = self.base.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        yield from plan.walked(x, c, noise, preview)
+
+    def plan(self, *, scale: float, base_scale: float, clip: bool, **of_base: Any) -> Plan:
+        """The base's plan, guided: by its steps if they are ancestral, else by its denoiser."""
+        plan = self.base.plan(scale=base_scale, clip=False, **of_base)
+        walk, D, gradient = plan.sampler, plan.D, Gradient(self.log_probs)
+        if isinstance(walk, Ancestral):
+            walk = GuidedAncestral(walk.variance, gradient, scale)
+        else:
+            D = Classified(D, gradient, scale)
+        return Plan(walk, Clipped(D) if clip else D, plan.times)
+
+    def frame_count(self, **options: Any) -> int:
+        """Those of the base."""
+        return self.base.frame_count(steps=options.get("steps"))

@@ -1,0 +1,281 @@
+"""A generator that denoises along a Gaussian path: trained, sampled, edited with and inverted.
+
+What a paper adds is its schedule, its parametrisation and its law of times; how pictures come of
+noise, and noise of pictures, is the same for all.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.abilities import Encodes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.diffusion.attention_maps import Attending
+from limner.diffusion.sampling import Plan, Repaints
+from limner.maths.denoisers import (
+    Clipped,
+    Denoiser,
+    Guided,
+    Parametrisation,
+    Variance,
+    per_image,
+    target_weights,
+)
+from limner.maths.samplers import SAMPLERS, Sampler, SamplerName
+from limner.maths.schedules import Schedule, Spacing, Times
+
+_CODE_STEPS = 50  # between a picture and its code
+_FIXED_POINT = 4  # evaluations for the inverse of one step
+
+
+class Example(NamedTuple):
+    """What a denoising network is taught.
+
+    Args:
+        x_t: pictures under noise.
+        t: how much of it there is, for each picture.
+        c: what the pictures are of, where that is not hidden.
+        target: what F should say.
+    """
+
+    x_t: Images
+    t: Times
+    c: Condition
+    target: Images
+
+
+class DenoisingModel(Attending, Repaints, Encodes):
+    """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
+    and times.
+
+    A subclass's constructor calls this one and then sets `schedule`; it defines `parametrisation`
+    and `draw_times`.
+
+    Args:
+        spec: what the images are.
+        network: F(x, label, c), a picture-shaped output for each input.
+        condition_dropout: how often training hides the whole condition, so that guidance has a null
+            model.
+    """
+
+    schedule: Schedule
+    default_sampler: ClassVar[SamplerName]
+    default_steps: ClassVar[int]
+
+    def __init__(self, spec: ImageSpec, network: nn.Module, condition_dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.condition_dropout = condition_dropout
+
+    @property
+    @abstractmethod
+    def parametrisation(self) -> Parametrisation:
+        """What F predicts."""
+
+    @property
+    def needs_levels(self) -> bool:
+        """Whether its loss is of pictures on a grid of levels alone, as a likelihood's bound is."""
+        return False
+
+    @abstractmethod
+    def draw_times(self, noise: Noise) -> Times:
+        """One training time for each image, float64 "b"."""
+
+    def draw_noise(self, batch: Batch, noise: Noise) -> Images:
+        """The noise that each picture is paired with in training: its own, independent one."""
+        return noise.normal(*self.spec.shape)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean squared error of F at a random time."""
+        e = self.example(batch, noise)
+        yield Turn((self.output(e.x_t, e.t, e.c).float() - e.target).square().mean())
+
+    def example(self, batch: Batch, noise: Noise) -> Example:
+        """What the network is taught by a batch: pictures under noise, and what F should say."""
+        t = self.draw_times(noise)
+        alpha, sigma = self.schedule(t)
+        a, b = target_weights(alpha, sigma, self.parametrisation(alpha, sigma))
+        x, eps = batch.x, self.draw_noise(batch, noise)
+        x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
+        target = per_image(a, x) * x + per_image(b, x) * eps
+        return Example(x_t, t, batch.c.drop(self.condition_dropout, noise), target)
+
+    def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
+        """The network's F(inn x_t, label(t), c), with a time for each picture."""
+        inn = self.parametrisation(*self.schedule(t)).inn
+        return self.network(per_image(inn, x_t) * x_t, self.schedule.label(t), c)
+
+    def seen(self, F: Images, x_t: Images, t: Times) -> Images:
+        """D = skip x_t + out F."""
+        k = self.parametrisation(*self.schedule(t))
+        return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The denoiser D; the model is one."""
+        return self.seen(self.output(x_t, t.expand(len(x_t)), c), x_t, t)
+
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The picture; and no variance, unless a paper learns one."""
+        return self(x_t, t, c), None
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        sampler: SamplerName | None = None,
+        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        spacing: Spacing | None = None,
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn: Annotated[float, Field(ge=0)] | None = None,
+        churn_interval: tuple[float, float] | None = None,
+        churn_noise: Annotated[float, Field(ge=0)] | None = None,
+        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        order: Annotated[int, Field(ge=1, le=3)] | None = None,
+        clip: bool = True,
+    ) -> Iterator[Images]:
+        """Yield the denoiser's view of the finished picture at every step, then the picture.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            sampler: how to walk from noise to picture; the paper's own by default.
+            steps: how many steps (Heun evaluates the network twice in each); the paper's own by
+                default.
+            spacing: which of a discrete schedule's steps are visited, see `schedules.Spacing`.
+            scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
+            interval, rescale: of the guidance, see `Guided`.
+            eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
+            churn: for "heun": S_churn, how much noise is put back in all steps together.
+            churn_interval, churn_noise: the least and the greatest sigma at which churn acts, and
+                the deviation of its noise, 1 by default; S_tmin, S_tmax and S_noise.
+            variance: for "ancestral": of a step, from the least that can be right, 0, to the
+                largest, 1; the model's own by default.
+            order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
+            clip: clamp x_hat to [-1, 1] at each step.
+        """
+        plan = self.plan(
+            sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
+            rescale=rescale, clip=clip, eta=eta, churn=churn, churn_interval=churn_interval,
+            churn_noise=churn_noise, variance=variance, order=order,
+        )  # fmt: skip
+        x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        yield from plan.walked(x, c, noise, preview)
+
+    def plan(
+        self,
+        *,
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        spacing: Spacing | None = None,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        clip: bool = True,
+        **of_sampler: float | tuple[float, float] | None,
+    ) -> Plan:
+        """What the options of `frames` mean."""
+        for name, ends in {"interval": interval, **of_sampler}.items():
+            if isinstance(ends, tuple) and not 0 <= ends[0] < ends[1]:
+                raise LimnerError(
+                    f"sampler option {name}={ends[0]:g},{ends[1]:g}: give the least and the "
+                    "greatest noise, as in 0.3,5"
+                )
+        walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
+        D: Denoiser = Guided(self, scale, interval, rescale)
+        times = self.schedule.times(steps or self.default_steps, spacing)
+        return Plan(walk, Clipped(D) if clip else D, times)
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow carries to each picture, by inverting DDIM's steps.
+
+        Each step from x_t to x_s, s < t, is solved for x_t by fixed-point iteration, so that
+        `decode` goes the same way back, but for its last step to the clean picture. Song, Meng,
+        Ermon (2020), arXiv:2010.02502, section 4.3.
+        """
+        times = self._code_times().flip(0)[1:]
+        alpha, sigma = (level.tolist() for level in self.schedule(times))
+        x_s = alpha[0] * x
+        for i, t in enumerate(times[1:], start=1):
+            x_s = self._before(x_s, t, (alpha[i - 1], sigma[i - 1]), (alpha[i], sigma[i]), c)
+        return (x_s / self.schedule.prior_deviation).flatten(1)
+
+    def _before(
+        self,
+        x_s: Images,
+        t: Times,
+        levels_s: tuple[float, float],
+        levels_t: tuple[float, float],
+        c: Condition,
+    ) -> Images:
+        """The x_t from which DDIM's step leads to x_s.
+
+        It is the fixed point of both x_t = (x_s - a x_hat) / k, k = sigma_s / sigma_t, which
+        contracts where k is near 1, and x_t = x_s alpha_t / alpha_s + b eps_hat, which does where
+        there is so little noise that x_hat follows x_t.
+        """
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = levels_s, levels_t
+        k, x_t = sigma_s / sigma_t, x_s
+        for _ in range(_FIXED_POINT):
+            x_hat = self(x_t, t, c)
+            if k > 0.5:
+                x_t = (x_s - (alpha_s - k * alpha_t) * x_hat) / k
+            else:
+                eps_hat, kept = (x_t - alpha_t * x_hat) / sigma_t, alpha_t / alpha_s
+                x_t = kept * x_s + (sigma_t - sigma_s * kept) * eps_hat
+        return x_t
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture that the probability flow carries noise to, by DDIM's steps."""
+        x = self.schedule.prior_deviation * z.unflatten(1, self.spec.shape)
+        plan = Plan(SAMPLERS["euler"], self, self._code_times())
+        return plan.end(x, c, Noise.sampling(0, len(x)))
+
+    def _code_times(self) -> Times:
+        """The times between a picture and its code: the least noise that was trained, too."""
+        times, least = self.schedule.times(_CODE_STEPS), self.schedule.ends[:1]
+        return torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            LimnerError: always; a code is noise, none of whose numbers means anything by itself.
+        """
+        raise LimnerError(
+            f"a code of a {self.name} model is noise, and no number of it means anything alone; "
+            "give two pictures to go from one to the other"
+        )
+
+    def frame_count(self, **options: Any) -> int:
+        """One for each step, and the picture."""
+        return (options.get("steps") or self.default_steps) + 1
+
+
+def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | None) -> Sampler:
+    """A sampler by name with the options that were given.
+
+    Raises:
+        LimnerError: an option that this sampler does not have.
+    """
+    sampler = SAMPLERS[name]
+    known = {f.name for f in fields(sampler)}
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in known:
+            able = " or ".join(n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)})
+            raise LimnerError(f"the sampler {name} has no option {key}; it belongs to {able}")
+    return replace(sampler, **given)

@@ -1,0 +1,1 @@
+"""Pipelines of the library diffusers as models of limner, and the way back."""

@@ -1,0 +1,52 @@
+"""What `limner export` does: a model as the folder of another program."""
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from limner.contract.bundled import find_model
+from limner.contract.checkpoint import load
+from limner.contract.errors import LimnerError
+from limner.diffusion.diffusers.folder import quietly
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """A model that a pipeline of diffusers can be equal to."""
+
+    def to_diffusers(self) -> Any:
+        """The pipeline, with the model's weights.
+
+        Raises:
+            LimnerError: this one has no equal there; the message says which part.
+        """
+        ...
+
+
+def export(name: str, folder: Path) -> Path:
+    """Write a model as the folder of a diffusers pipeline.
+
+    Args:
+        name: a bundled name, a run or model folder, or a model file.
+        folder: a new or an empty one.
+
+    Returns:
+        the folder.
+
+    Raises:
+        LimnerError: there is no such model, it has no equal, or the folder is in use.
+    """
+    model = load(find_model(name))
+    if not isinstance(model, Exports):
+        raise LimnerError(
+            f"diffusers has no network and sampler like those of the model '{model.name}'; ddpm "
+            "with model.network=plain can be exported"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise LimnerError(f"{folder} is in use; name a new folder")
+    pipeline = model.to_diffusers()
+    try:
+        with quietly():
+            pipeline.save_pretrained(folder, safe_serialization=True)
+    except OSError as error:
+        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+    return folder

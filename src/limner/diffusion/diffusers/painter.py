@@ -1,0 +1,250 @@
+"""How a diffusers pipeline paints: with noise that is given, and seen at every step."""
+
+import inspect
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images
+from limner.contract.noise import Noise
+from limner.diffusion.diffusers.callback_iterator import relayed
+from limner.diffusion.diffusers.folder import CODECS, guidance
+from limner.maths.denoisers import PREDICTIONS, Prediction, per_image
+
+_DECODED = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")  # of those that decode simply
+_PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "sample": "x", "v_prediction": "v"}
+See = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A pipeline, and what it can be asked for.
+
+    Args:
+        pipeline: of diffusers.
+        device: where its networks are.
+    """
+
+    pipeline: Any
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """The pipeline's class, for messages."""
+        return type(self.pipeline).__name__
+
+    @property
+    def inputs(self) -> Mapping[str, inspect.Parameter]:
+        """What the pipeline can be given."""
+        return inspect.signature(self.pipeline.__call__).parameters
+
+    def default(self, name: str) -> Any:
+        """What is given where nothing is."""
+        return self.inputs[name].default if name in self.inputs else None
+
+    @property
+    def codec(self) -> Any:
+        """The autoencoder in whose maps it paints; None where it paints pixels."""
+        known = (getattr(self.pipeline, name, None) for name in CODECS)
+        return next((part for part in known if part is not None), None)
+
+    @property
+    def unit(self) -> int:
+        """What the sides of a picture are multiples of."""
+        packed = 2 if hasattr(self.pipeline, "_pack_latents") else 1
+        return packed * getattr(self.pipeline, "vae_scale_factor", 1)
+
+    def named(self, **options: float | None) -> dict[str, Any]:
+        """Steps and scale by the pipeline's own names.
+
+        Raises:
+            LimnerError: it has no such option.
+        """
+        steps = "num_inference_steps" if "num_inference_steps" in self.inputs else None
+        names = {"steps": steps, "scale": guidance(self.inputs)}
+        given = {option: value for option, value in options.items() if value is not None}
+        for option in given:
+            if names[option] is None:
+                raise LimnerError(f"this pipeline has no such option; leave sampler.{option} out")
+        return {str(names[option]): value for option, value in given.items()}
+
+    def count(self, steps: int | None, strength: float = 1.0) -> int:
+        """How many steps its scheduler takes, of which it may add some to those asked for."""
+        asked: int = steps or self.default("num_inference_steps") or 1
+        kind = type(self.pipeline.scheduler)
+        scheduler = kind.from_config(self.pipeline.scheduler.config)
+        try:
+            scheduler.set_timesteps(asked)
+            whole = len(scheduler.timesteps)
+        except (TypeError, ValueError):  # times that depend on the picture's size
+            whole = asked
+        left_out = (asked - min(int(asked * strength), asked)) * getattr(scheduler, "order", 1)
+        return max(1, whole - left_out)
+
+    def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
+        """The pipeline's own pictures.
+
+        Args:
+            asked: what it is called with.
+            noise: a stream for each picture.
+            shape: "n c h w".
+
+        Raises:
+            LimnerError: it refuses what it is asked for, or makes no such pictures.
+        """
+        try:
+            with Drawn(noise):
+                made = self.pipeline(**asked, output_type="np")
+        except (TypeError, ValueError) as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise LimnerError(f"{self.name} refuses this: {said}") from None
+        images = getattr(made, "images", None)  # "b h w c" in [0, 1]
+        x = torch.as_tensor(images if isinstance(images, np.ndarray) else np.zeros((0, 0, 0)))
+        x = x.movedim(-1, -3)
+        if x.shape != shape:
+            said = "x".join(map(str, x.shape)) if x.numel() else "no pictures"
+            raise LimnerError(f"{self.name} makes {said}, not {'x'.join(map(str, shape))}")
+        return 2 * x.to(self.device) - 1
+
+    def forming(
+        self,
+        asked: dict[str, Any],
+        noise: Noise,
+        shape: tuple[int, ...],
+        count: int,
+        views: int,
+    ) -> Iterator[Images]:
+        """The same as it forms: `count` clean pictures to be expected, then the picture.
+
+        Args:
+            asked, noise, shape: as of `painted`.
+            count: how many steps are told of.
+            views: how many of them are decoded, where there is an autoencoder.
+        """
+        shown = self._shown(count, views)
+        grey = torch.zeros(shape, device=self.device)
+
+        def run(tell: See) -> None:
+            told = [grey]
+
+            def see(z: Tensor) -> None:
+                i = len(told) - 1
+                if i < count:
+                    told.append(self._decoded(z[: shape[0]], shape) if i in shown else told[-1])
+                    tell(told[-1])
+
+            with watched(self.pipeline.scheduler, see):
+                picture = self.painted(asked, noise, shape)
+            for _ in range(count + 1 - len(told)):  # of a scheduler that left steps out
+                tell(picture)
+            tell(picture)
+
+        return relayed(run, self.device)
+
+    def _shown(self, count: int, views: int) -> Container[int]:
+        """The steps whose views are decoded."""
+        if self.codec is None:
+            return range(count)
+        known = type(self.codec).__name__ in _DECODED
+        return {round(i * count / views) for i in range(views)} if known else ()
+
+    def _decoded(self, z: Tensor, shape: tuple[int, ...]) -> Images:
+        """The picture of a map."""
+        vae = self.codec
+        if vae is None:
+            return z
+        if z.ndim == 3:
+            z = self.pipeline._unpack_latents(z, *shape[2:], self.pipeline.vae_scale_factor)
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        mean, deviation = (getattr(vae.config, f"latents_{of}", None) for of in ("mean", "std"))
+        z = z / vae.config.scaling_factor
+        if mean is not None and deviation is not None:
+            z = z * z.new_tensor(deviation).view(1, -1, 1, 1) + z.new_tensor(mean).view(1, -1, 1, 1)
+        return vae.decode(z.to(vae.dtype) + shift).sample
+
+
+class Drawn(TorchFunctionMode):
+    """Normal numbers that are drawn within come from the pictures' own streams.
+
+    Args:
+        noise: a stream for each picture.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Any function of torch, but for those that draw."""
+        kwargs = kwargs or {}
+        if func is torch.randn_like:
+            like = args[0]
+            asked = {"dtype": like.dtype, "device": like.device} | kwargs
+            return self._normal(like.shape, **asked)
+        if func is torch.randn:
+            size = kwargs.pop("size", args[0] if args and not isinstance(args[0], int) else args)
+            return self._normal(size, **kwargs)
+        return func(*args, **kwargs)
+
+    def _normal(self, size: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+        """Rows for all pictures, as often as the size has room for."""
+        n = len(self.noise)
+        if not size or size[0] % n:
+            raise LimnerError(
+                f"this pipeline draws noise of the shape {tuple(size)}, which is none of {n} "
+                "pictures; limner cannot say which picture it is of"
+            )
+        rows = [self.noise.normal(*size[1:]) for _ in range(size[0] // n)]
+        return torch.cat(rows).to(device=device or "cpu", dtype=dtype or torch.float32)
+
+
+@contextmanager
+def watched(scheduler: Any, see: See) -> Iterator[None]:
+    """Tell what a scheduler's steps let expect of the finished picture.
+
+    Pipelines differ in whether and how they call back, and tell noisy pictures; but every one asks
+    its scheduler for each step, and there the clean one is known.
+    """
+    step = scheduler.step
+    takes = inspect.signature(step)
+
+    @wraps(step)
+    def telling(*args: Any, **kwargs: Any) -> Any:
+        as_tuple = not kwargs.pop("return_dict", True)
+        given = takes.bind(*args, **kwargs).arguments
+        F, t, x_t = (given[name] for name in ("model_output", "timestep", "sample"))
+        made = step(*args, **kwargs)
+        see(expected(scheduler, F, t, x_t, made))
+        return made.to_tuple() if as_tuple else made
+
+    scheduler.step = telling
+    try:
+        yield
+    finally:
+        del scheduler.step
+
+
+def expected(scheduler: Any, F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
+    """x_hat at a step: the scheduler's own, or by what it says of its network and noise, or, where
+    it says nothing, the next x_t.
+    """
+    for name in ("pred_original_sample", "denoised"):
+        if (x_hat := getattr(made, name, None)) is not None:
+            return x_hat
+    said = getattr(scheduler.config, "prediction_type", "flow_prediction")
+    F = F[:, : x_t.shape[1]]  # the rest are variances
+    if said == "flow_prediction":
+        return x_t - float(t) / scheduler.config.num_train_timesteps * F
+    if hasattr(scheduler, "alphas_cumprod") and said in _PREDICTIONS:
+        kept = scheduler.alphas_cumprod[int(t)].double().cpu()
+        k = PREDICTIONS[_PREDICTIONS[said]](kept.sqrt(), (1 - kept).sqrt())
+        return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F
+    return made.prev_sample

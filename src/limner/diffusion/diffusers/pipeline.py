@@ -1,0 +1,265 @@
+"""Pipelines of diffusers as models: Stable Diffusion and its kin.
+
+Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
+diffusion models. arXiv:2112.10752; and whatever else a pipeline of the diffusers library (von
+Platen et al., 2022) paints with.
+
+The pipeline itself does the painting. What makes a model of it:
+
+    noise    every normal number that it draws comes from the pictures' own streams, so that a
+             picture is the same in any batch, and seeds blend
+    frames   at each step of its scheduler, the clean picture that is to be expected by then
+    text     the prompt as it is written, character by character; the pipeline has its tokenizer
+
+`limner` neither trains nor changes it.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.checkpoint import Header
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import SAMPLE_BATCH, GenerativeModel, Turn, finished
+from limner.contract.noise import Blend, Noise
+from limner.contract.registry import Paper, register
+from limner.contract.text import Tokenizer
+from limner.diffusion.diffusers.folder import (
+    INDEX,
+    editing_pipeline,
+    image_spec,
+    open_pipeline,
+    usual_options,
+    weight_files,
+)
+from limner.diffusion.diffusers.painter import Painter
+from limner.diffusion.sampling import check_edit
+
+_PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
+
+
+@register(
+    "diffusers",
+    family="diffusion",
+    paper=Paper(
+        "High-resolution image synthesis with latent diffusion models",
+        "Rombach, Blattmann, Lorenz, Esser, Ommer",
+        2021,
+        "2112.10752",
+    ),
+    file=INDEX,
+)
+class DiffusersPipeline(GenerativeModel):
+    """A pipeline of diffusers, such as Stable Diffusion, from its folder.
+
+    Args:
+        spec: what it paints, as `header` reads it off the folder.
+        folder: that `save_pretrained` wrote, with weights as safetensors.
+    """
+
+    def __init__(self, spec: ImageSpec, folder: str) -> None:
+        super().__init__()
+        self.pipeline = open_pipeline(Path(folder))
+        parts = self.pipeline.components.items()
+        self.parts = nn.ModuleDict({k: part for k, part in parts if isinstance(part, nn.Module)})
+        self.requires_grad_(False)
+        self.at_once = max(1, min(SAMPLE_BATCH, _PIXELS_AT_ONCE // (spec.height * spec.width)))
+        if spec.labels:
+            self.condition = "required"
+        if hasattr(self.painter.codec, "enable_slicing"):
+            self.painter.codec.enable_slicing()  # picture by picture, for its layers are large
+
+    @classmethod
+    def header(cls, folder: Path) -> Header:
+        """What a folder says of itself: `checkpoint.Foreign`."""
+        config, sampler = {"folder": str(folder)}, usual_options(folder)
+        return Header(cls.name, image_spec(folder), config, recipe={"sampler": sampler})
+
+    @classmethod
+    def weight_files(cls, folder: Path) -> list[Path]:
+        """The files of the weights that are read: `checkpoint.Foreign`."""
+        return weight_files(folder)
+
+    def players(self) -> dict[str, nn.Module]:
+        """None: nothing is trained."""
+        return {}
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """Refused.
+
+        Raises:
+            LimnerError: always.
+        """
+        raise LimnerError("a diffusers pipeline is painted with, not trained, by limner")
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        scale: Annotated[float, Field(ge=0, le=100)] | None = None,
+        height: Annotated[int, Field(ge=1, le=8192)] | None = None,
+        width: Annotated[int, Field(ge=1, le=8192)] | None = None,
+        views: Annotated[int, Field(ge=0, le=4000)] = 4,
+    ) -> Iterator[Images]:
+        """Yield the clean picture to be expected at every step, then the picture.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            steps: how many steps; the pipeline's own number by default.
+            scale: classifier-free guidance as the pipeline has it, where 1 and below is none; its
+                own by default.
+            height, width: of the pictures, in pixels; what the network was trained on by default.
+            views: of a pipeline that paints in the maps of an autoencoder, how many steps are
+                shown; others repeat the last one, or are grey. To decode a map takes the arithmetic
+                of 1.6 guided steps of Stable Diffusion 1.
+        """
+        size = self._size(height, width)
+        asked = self._asked(self.painter, n, c, steps, scale, size)
+        yield from self._painting(self.painter, asked, noise, size, steps, views, preview)
+
+    def frame_count(self, **options: Any) -> int:
+        """One for each step of the scheduler, which may take a few more than asked for, and one."""
+        return self.painter.count(options.get("steps")) + 1
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Paint pictures anew, or parts of them, by the pipelines that diffusers has for that of
+        the same parts: `model.Edits`.
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how far to go back into noise, in (0, 1].
+
+        Raises:
+            LimnerError: there is no such pipeline, or pictures or a mask of another shape.
+        """
+        check_edit(self.spec, image, mask, strength, 1)
+        edited = partial(self.edited, image.to(self.device), mask, strength)
+        yield from self._watched(edited, len(image), c, seed, preview, options)
+
+    @finished
+    def edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        steps: int | None,
+        scale: float | None,
+        height: int | None,
+        width: int | None,
+        views: int,
+    ) -> Iterator[Images]:
+        """What `edit` yields, of checked arguments."""
+        size = self.spec.height, self.spec.width
+        if (height or size[0], width or size[1]) != size:
+            raise LimnerError(
+                "an edited picture keeps its size; leave sampler.height and width out"
+            )
+        painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
+        asked = self._asked(painter, n, c, steps, scale, size)
+        asked |= {"image": (image + 1) / 2, "strength": strength}
+        if mask is not None:
+            asked["mask_image"] = mask = mask.to(image)
+        for x in self._painting(painter, asked, noise, size, steps, views, preview, strength):
+            yield x if mask is None else torch.lerp(image, x.to(image), mask)
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
+        return self.painter.count(options.get("steps"), strength) + 1
+
+    @property
+    def painter(self) -> Painter:
+        """The pipeline, where its networks are."""
+        return Painter(self.pipeline, self.device)
+
+    def _painting(
+        self,
+        painter: Painter,
+        asked: dict[str, Any],
+        noise: Noise,
+        size: tuple[int, int],
+        steps: int | None,
+        views: int,
+        preview: bool,
+        strength: float = 1.0,
+    ) -> Iterator[Images]:
+        """The picture, and if there is a preview, first what it is expected to be."""
+        shape = (len(noise), self.spec.channels, *size)
+        if preview:
+            count = painter.count(steps, strength)
+            yield from painter.forming(asked, noise, shape, count, views)
+        else:
+            yield painter.painted(asked, noise, shape)
+
+    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width, checked."""
+        own, unit = (self.spec.height, self.spec.width), self.painter.unit
+        size = height or own[0], width or own[1]
+        if size != own and "height" not in self.painter.inputs:
+            raise LimnerError(
+                f"this pipeline paints {own[1]} x {own[0]} pictures only; leave sampler.height and "
+                "sampler.width out"
+            )
+        for name, side in zip(("height", "width"), size):
+            if side % unit:
+                raise LimnerError(
+                    f"sampler option {name}={side}: this pipeline paints multiples of {unit}; give "
+                    f"{name}={-(-side // unit) * unit}"
+                )
+        return size
+
+    def _asked(
+        self,
+        painter: Painter,
+        n: int,
+        c: Condition,
+        steps: int | None,
+        scale: float | None,
+        size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """What a pipeline is called with."""
+        asked = painter.named(steps=steps, scale=scale)
+        if self.spec.text is not None:
+            asked["prompt"] = [""] * n if c.text is None else self._written(c.text)
+        if c.avoid is not None:
+            if "negative_prompt" not in painter.inputs or painter.default("true_cfg_scale") == 1:
+                raise LimnerError("this pipeline takes no negative prompt; leave it out")
+            asked["negative_prompt"] = self._written(c.avoid)
+        if c.label is not None:
+            none = len(self.spec.labels)
+            asked["class_labels"] = [k if k >= 0 else none for k in c.label.tolist()]
+        usual = {"batch_size": n, "height": size[0], "width": size[1]}
+        usual |= {"use_resolution_binning": False}
+        return asked | {name: value for name, value in usual.items() if name in painter.inputs}
+
+    def _written(self, text: Int[Tensor, "b l"]) -> list[str]:
+        assert self.spec.text is not None
+        tokenizer = Tokenizer(self.spec.text)
+        return ["".join(tokenizer.words(row)) for row in text]

@@ -1,0 +1,235 @@
+"""Latent diffusion: a denoiser among the maps of an autoencoder.
+
+Rombach, Blattmann, Lorenz, Esser, Ommer (2021). High-resolution image synthesis with latent
+diffusion models. arXiv:2112.10752.
+
+    z = (draw of q(z | x) - mean) / deviation     the first stage, trained before, stays as it is
+    z ~ p(z | c)                                  any denoising model, of z in place of pictures
+    x = D(mean + deviation z)
+
+Mean and deviation of each channel are measured in `prepare`; the paper's appendix G has one scale
+for all. Maps may leave [-1, 1], so nothing is clipped on the way.
+
+Kept: both stages, cross-attention to the caption in the denoiser. Different: most
+denoising models of this library will do, flow matching unless told otherwise; not those whose loss
+is a bound for pictures of discrete levels, which maps are not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from inspect import signature
+from itertools import islice
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.abilities import Encodes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, build, entry, register
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Plan, Repaints
+from limner.maths.samplers import SamplerName
+from limner.maths.schedules import Spacing
+
+_MEASURED_BATCHES = 16
+Latents = Float[Tensor, "b d hh ww"]
+
+
+@runtime_checkable
+class FirstStage(Protocol):
+    """What turns pictures into maps and back, such as a `kl-autoencoder`."""
+
+    latent_shape: tuple[int, int, int]
+
+    def latents(self, x: Images, noise: Noise) -> Latents:
+        """A map of each picture."""
+        ...
+
+    def pictures(self, z: Latents) -> Images:
+        """The picture of each map."""
+        ...
+
+
+@register(
+    "latent-diffusion",
+    family="diffusion",
+    paper=Paper(
+        "High-resolution image synthesis with latent diffusion models",
+        "Rombach, Blattmann, Lorenz, Esser, Ommer",
+        2021,
+        "2112.10752",
+    ),
+    tiny={"first_stage": {"model": "kl-autoencoder"}, "options": {"channels": (8, 16)}},
+)
+class LatentDiffusion(Repaints, Encodes):
+    """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.
+
+    Args:
+        spec: what the images are.
+        first_stage: a trained `kl-autoencoder` of the same data; as in
+            train.init.first_stage="runs/NAME".
+        denoiser: the registered name of a denoising model: any but `vdm`, and `ddpm` with a fixed
+            variance.
+        options: its own; of its defaults only model.patch is 1 here.
+    """
+
+    latent_mean: Float[Tensor, "d 1 1"]
+    latent_deviation: Float[Tensor, "d 1 1"]
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        first_stage: GenerativeModel,
+        denoiser: str = "flow-matching",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(first_stage, FirstStage):
+            raise LimnerError(
+                f"a {first_stage.name} model has no maps to paint in; train a kl-autoencoder, and "
+                "give train.init.first_stage=runs/NAME"
+            )
+        if first_stage.spec.shape != spec.shape:
+            raise LimnerError(
+                f"the first stage knows {first_stage.spec.width} x {first_stage.spec.height} "
+                f"pictures; give data.size={first_stage.spec.height}"
+            )
+        channels, height, width = first_stage.latent_shape
+        own = dict(options or {})
+        if "patch" in signature(entry(denoiser).model.__init__).parameters:
+            own.setdefault("patch", 1)
+        among = replace(spec, channels=channels, height=height, width=width, levels=256)
+        model = build(denoiser, among, **own)
+        if not isinstance(model, DenoisingModel):
+            raise LimnerError(f"model.denoiser={denoiser} is no denoising model; try flow-matching")
+        if model.needs_levels:
+            raise LimnerError(
+                f"the loss of a {denoiser} model with these options is of discrete levels, and "
+                "maps have none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
+            )
+        self.first_stage, self.denoiser = first_stage, model
+        self.couples_batch = model.couples_batch
+        self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("latent_deviation", torch.ones(channels, 1, 1))
+
+    def players(self) -> dict[str, nn.Module]:
+        """Those of the denoiser; the first stage is frozen."""
+        return self.denoiser.players()
+
+    @property
+    def stage(self) -> FirstStage:
+        """The first stage, as what it must be."""
+        assert isinstance(self.first_stage, FirstStage)
+        return self.first_stage
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Measure mean and deviation of the maps, then what the denoiser measures."""
+        drawn = [
+            self._mapped(i, batch) for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
+        ]
+        values = torch.cat([batch.x for batch in drawn]).double()
+        deviation, mean = torch.std_mean(values, dim=(0, 2, 3))
+        self.latent_mean.copy_(mean[:, None, None])
+        self.latent_deviation.copy_(deviation.clamp(min=1e-6)[:, None, None])
+        self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in drawn)
+
+    def _mapped(self, i: int, batch: Batch) -> Batch:
+        noise = Noise.keyed(0, i, range(len(batch.x)), str(batch.x.device))
+        return Batch(self.stage.latents(batch.x, noise), batch.c)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The denoiser's moves, on maps."""
+        with torch.no_grad():
+            z = self._map(batch.x, noise)
+        yield from self.denoiser.turns(Batch(z, batch.c), step, noise)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        sampler: SamplerName | None = None,
+        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
+        spacing: Spacing | None = None,
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        interval: tuple[float, float] | None = None,
+        rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn: Annotated[float, Field(ge=0)] | None = None,
+        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        order: Annotated[int, Field(ge=1, le=3)] | None = None,
+    ) -> Iterator[Images]:
+        """Yield the picture of the denoiser's view at every step, then that of the map.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            sampler, steps, spacing, scale, interval, rescale, eta, churn, variance, order: as of
+                the denoiser.
+        """
+        plan = self.plan(
+            sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
+            rescale=rescale, eta=eta, churn=churn, variance=variance, order=order,
+        )  # fmt: skip
+        z = self.denoiser.schedule.prior_deviation * noise.normal(*self.stage.latent_shape)
+        yield from map(self._picture, plan.walked(z, c, noise, preview))
+
+    def plan(self, **options: Any) -> Plan:
+        """The denoiser's, in which nothing is clipped."""
+        return self.denoiser.plan(clip=False, **options)
+
+    def entered(
+        self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
+    ) -> tuple[Latents, Tensor | None]:
+        """The map, of which a number is painted anew if any pixel that it stands for is."""
+        z = self._map(image, noise)
+        return z, None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
+
+    def left(self, x: Latents, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
+        """The picture of a map; what the mask keeps stays to the pixel."""
+        picture = self._picture(x)
+        return picture if mask is None else torch.lerp(image, picture, mask.to(picture))
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow carries to each picture's map."""
+        return self.denoiser.encode(self._known_map(x), c)
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture of the map that the probability flow carries noise to."""
+        return self._picture(self.denoiser.decode(z, c))
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as of the denoiser."""
+        return self.denoiser.traverse(*args, **kwargs)
+
+    def _map(self, x: Images, noise: Noise) -> Latents:
+        return self._normalised(self.stage.latents(x, noise))
+
+    def _normalised(self, z: Latents) -> Latents:
+        return (z - self.latent_mean) / self.latent_deviation
+
+    def _known_map(self, x: Images) -> Latents:
+        """One map of each picture, the same whenever asked."""
+        return self._map(x, Noise.sampling([0] * len(x), len(x), str(x.device)))
+
+    def _picture(self, z: Latents) -> Images:
+        return self.stage.pictures(self.latent_mean + self.latent_deviation * z)
+
+    def frame_count(self, **options: Any) -> int:
+        """Those of the denoiser."""
+        return self.denoiser.frame_count(steps=options.get("steps"))
+
+    @torch.no_grad()
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """The denoiser's, over the pictures' maps: `attending.Attends`."""
+        maps = self.denoiser.attention_maps(self._known_map(x), c)
+        return F.interpolate(maps, x.shape[-2:], mode="bilinear")

@@ -1,0 +1,175 @@
+"""Progressive distillation: a student takes in one step what its teacher takes in several.
+
+Salimans, Ho (2022). Progressive distillation for fast sampling of diffusion models.
+arXiv:2202.00512. Meng, Rombach, Gao, Kingma, Ermon, Ho, Salimans (2022). On distillation of guided
+diffusion models. arXiv:2210.03142.
+
+From x_t, at one of the student's few times, the teacher walks to x_s, s being the next one. The
+student's step is DDIM's, so the picture to see at t is the one with which that step leads there
+(algorithm 2 of the first paper):
+
+    x~ = (x_s - k x_t) / (alpha_s - k alpha_t),    k = sigma_s / sigma_t,
+    L  = max(alpha_t^2 / sigma_t^2, 1) ||x_hat(x_t, t, c) - x~||^2.
+
+The teacher is guided (the second paper), so that the student paints what guidance would, without a
+second evaluation of the network.
+
+Kept: the target, the truncated weight of the loss, noise added to real pictures as the place to
+start from, the teacher's weights as the student's first ones. Different: there is one round, from
+the teacher's many steps to the student's few, in place of one for each halving; the guidance scale
+is fixed; the teacher may walk with any sampler; of the weights a change of low rank is learnt (Hu
+et al. (2021), arXiv:2106.09685), so that teacher and student are hardly more to keep than one of
+them.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, register
+from limner.diffusion.attention_maps import Attending
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Plan, Repaints
+from limner.maths.denoisers import Clipped, Guided, Variance, per_image
+from limner.maths.samplers import SAMPLERS, SamplerName
+from limner.maths.schedules import Times
+from limner.nn.low_rank import LowRank
+
+_STRETCHED = 100  # how much larger than a network's error that of x_hat may be
+
+
+@register(
+    "distilled",
+    family="diffusion",
+    paper=Paper(
+        "Progressive distillation for fast sampling of diffusion models",
+        "Salimans, Ho",
+        2022,
+        "2202.00512",
+    ),
+    tiny={"teacher": {"model": "flow-matching", "options": {"channels": (8, 16)}}, "steps": 2},
+)
+class Distilled(Attending, Repaints):
+    """Progressive distillation: paint in a few steps, without guidance, what a teacher paints.
+
+    Args:
+        spec: what the images are.
+        teacher: a trained denoising model of the same data; as in train.init.teacher="runs/NAME".
+        steps: in how many steps to paint.
+        substeps: how many of the teacher's steps one of them stands for.
+        sampler: how the teacher takes them.
+        scale: the teacher's guidance.
+        rank: of the change to each of the teacher's weights.
+        condition_dropout: how often training hides the condition.
+
+    Raises:
+        LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides
+            by next to nothing at the first time, as where noise is predicted (section 4).
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        teacher: GenerativeModel,
+        steps: Annotated[int, Field(ge=1, le=64)] = 4,
+        substeps: Annotated[int, Field(ge=1, le=256)] = 4,
+        sampler: SamplerName = "dpm++",
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        rank: Annotated[int, Field(ge=1)] = 16,
+        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.05,
+    ) -> None:
+        super().__init__()
+        if not isinstance(teacher, DenoisingModel):
+            raise LimnerError(f"a {teacher.name} model takes no steps that a student could skip")
+        if teacher.spec != spec:
+            raise LimnerError("the teacher was trained on other data; give the same [data]")
+        self.teacher = teacher
+        self.schedule = teacher.schedule
+        self.change = LowRank(teacher.network, rank)
+        self.steps, self.substeps = steps, substeps
+        self.sampler: SamplerName = sampler
+        self.scale = scale
+        self.condition_dropout = condition_dropout
+        levels = self.schedule(self._all_times[0])
+        if float(teacher.parametrisation(*levels).out.abs()) > _STRETCHED:
+            raise LimnerError(
+                "the teacher predicts noise where next to no picture is left, from which no step "
+                "can be learnt; distil a teacher with model.prediction=v or x"
+            )
+
+    def players(self) -> dict[str, nn.Module]:
+        """The change of the weights; the teacher is frozen."""
+        return {"student": self.change}
+
+    @property
+    def _all_times(self) -> Times:
+        """The teacher's; the student's are each `substeps`-th of them."""
+        return self.schedule.times(self.steps * self.substeps)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: what the teacher reaches from one of the student's times, the same for the
+        whole batch and the next one in the next step.
+        """
+        first = step % self.steps * self.substeps
+        times = self._all_times[first : first + self.substeps + 1]
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+            map(float, self.schedule(times[end])) for end in (0, -1)
+        )
+        x_t = alpha_t * batch.x + sigma_t * noise.normal(*self.spec.shape)
+        c = batch.c.drop(self.condition_dropout, noise)
+        D = Clipped(Guided(self.teacher, self.scale))
+        with torch.no_grad():
+            x_s = Plan(SAMPLERS[self.sampler], D, times).end(x_t, c, noise)
+        k = sigma_s / sigma_t
+        target = (x_s - k * x_t) / (alpha_s - k * alpha_t)
+        error = (self(x_t, times[0], c) - target).square().mean()
+        yield Turn(max((alpha_t / sigma_t) ** 2, 1.0) * error)
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+        """The student's denoiser; the model is one.
+
+        Raises:
+            LimnerError: there is something to avoid.
+        """
+        if c.avoid is not None:
+            raise LimnerError("a distilled model has its guidance by heart, and can avoid nothing")
+        t = t.expand(len(x_t))
+        inn = self.teacher.parametrisation(*self.schedule(t)).inn
+        label = self.schedule.label(t)
+        F = self.change(self.teacher.network, per_image(inn, x_t) * x_t, label, c)
+        return self.teacher.seen(F[:, : self.spec.channels], x_t, t)  # the rest tells variances
+
+    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+        """The picture, and no variance."""
+        return self(x_t, t, c), None
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+    ) -> Iterator[Images]:
+        """Yield the student's view of the finished picture at every step, then the picture.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+        """
+        x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        yield from self.plan().walked(x, c, noise, preview)
+
+    def plan(self, **options: Any) -> Plan:
+        """The student's own few steps; there is nothing to choose."""
+        return Plan(SAMPLERS["ddim"], Clipped(self), self._all_times[:: self.substeps])
+
+    def frame_count(self, **options: Any) -> int:
+        """One for each step, and the picture."""
+        return self.steps + 1

@@ -1,0 +1,169 @@
+"""Painting along a plan from noise to picture, and over pictures: from the middle of that plan."""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Annotated, Any, NamedTuple
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, finished
+from limner.contract.noise import Blend, Noise
+from limner.maths.denoisers import Denoiser, Kept, per_image
+from limner.maths.samplers import Sampler
+from limner.maths.schedules import Times
+
+
+class Plan(NamedTuple):
+    """How to go from noise to a picture.
+
+    Args:
+        sampler: how to take a step.
+        D: the denoiser, guided and clipped.
+        times: to visit.
+        rounds: how often each step is taken.
+    """
+
+    sampler: Sampler
+    D: Denoiser
+    times: Times
+    rounds: int = 1
+
+    def walked(self, x: Images, c: Condition, noise: Noise, preview: bool) -> Iterator[Images]:
+        """Yield the denoiser's view at every step if there is a preview, then the picture.
+
+        Args:
+            x: where to begin.
+            c: what the pictures are of.
+            noise: random streams.
+            preview: whether views are wanted.
+        """
+        memory, steps = None, len(self.times) - 1
+        for t, s in pairwise(self.times):
+            x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, memory, steps)
+            for _ in range(self.rounds - 1):
+                x = self._noised(x, s, t, noise)
+                x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, None, steps)
+            if preview:
+                yield sketch
+        yield x
+
+    def end(self, x: Images, c: Condition, noise: Noise) -> Images:
+        """The picture alone."""
+        return deque(self.walked(x, c, noise, False), maxlen=1).pop()
+
+    def _noised(self, x: Images, s: Times, t: Times, noise: Noise) -> Images:
+        """x_t of x_s, t > s, by the forward process."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = (self.D.schedule(each) for each in (s, t))
+        keep = alpha_t / alpha_s
+        added = (sigma_t**2 - keep**2 * sigma_s**2).clamp(min=0).sqrt()
+        return per_image(keep, x) * x + per_image(added, x) * noise.normal(*x.shape[1:]).to(x)
+
+
+class Repaints(GenerativeModel):
+    """A generator that goes from noise to a picture by a plan, and so can begin within it."""
+
+    @abstractmethod
+    def plan(self, **options: Any) -> Plan:
+        """What the options of `frames` mean."""
+
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        rounds: Annotated[int, Field(ge=1)] = 1,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Paint from a picture under noise, and keep of it what a mask says: `model.Edits`.
+
+        The last `strength` of the steps are walked, from x_t = alpha_t image + sigma_t eps (Meng et
+        al. (2021), SDEdit, arXiv:2108.01073). Where the mask is 0 the denoiser is told the image,
+        so that every step of a random sampler is drawn given it. With `rounds` above 1 each step is
+        undone by as much noise and taken again, so that both parts agree (Lugmayr et al. (2022),
+        RePaint, arXiv:2201.09865, algorithm 1).
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how far to go back into noise, in (0, 1].
+            rounds: how often each step is taken.
+
+        Raises:
+            LimnerError: pictures or a mask of another shape, or a strength or a number of rounds
+                that cannot be.
+        """
+        check_edit(self.spec, image, mask, strength, rounds)
+        edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
+        yield from self._watched(edited, len(image), c, seed, preview, options)
+
+    @finished
+    def edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What `edit` yields, of checked arguments."""
+        plan = self.plan(**options)
+        steps = len(plan.times) - 1
+        times = plan.times[steps - max(1, round(strength * steps)) :]
+        x, painted = self.entered(image, mask, noise)
+        D = plan.D if painted is None else Kept(plan.D, x, painted.to(x))
+        alpha, sigma = map(float, D.schedule(times[0]))
+        x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
+        for state in Plan(plan.sampler, D, times, rounds).walked(x_t, c, noise, preview):
+            yield self.left(state, image, mask)
+
+    def entered(
+        self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
+    ) -> tuple[Images, Tensor | None]:
+        """What is put under noise for a picture and its mask: both as they are."""
+        return image, mask
+
+    def left(self, x: Images, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
+        """The picture of what the denoiser sees, of an edit of `image`: itself."""
+        return x
+
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
+        steps = self.frame_count(**options) - 1
+        return max(1, round(strength * steps)) + 1
+
+
+def check_edit(
+    spec: ImageSpec, image: Tensor, mask: Tensor | None, strength: float, rounds: int
+) -> None:
+    """Refuse an edit that cannot be.
+
+    Raises:
+        LimnerError: what is wrong with it.
+    """
+    shape = "{} x {} x {}".format(*spec.shape)
+    if tuple(image.shape[1:]) != spec.shape:
+        given = " x ".join(map(str, image.shape[1:]))
+        raise LimnerError(f"this model edits {shape} pictures, not {given}")
+    if mask is not None and mask.shape != (len(image), 1, *spec.shape[1:]):
+        raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
+    if not 0 < strength <= 1:
+        raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
+    if rounds < 1:
+        raise LimnerError(f"rounds={rounds}: each step is taken at least once")

@@ -1,0 +1,329 @@
+"""The Inception network that the Frechet inception distance and the Inception Score are defined by.
+
+Szegedy et al. (2015). Rethinking the inception architecture for computer vision. arXiv:1512.00567.
+Salimans et al. (2016). Improved techniques for training GANs. arXiv:1606.03498.
+Heusel et al. (2017). GANs trained by a two time-scale update rule. arXiv:1706.08500.
+
+It is TensorFlow's of 2015-12-05 and not torchvision's: 1,008 classes, average pooling that leaves
+the padding out, and in the last block max-pooling where the paper has an average. Its weights are
+read from files that name tensors as pytorch-fid and torch-fidelity do. Features are the 2,048 means
+of the last layer; logits are the classes' scores without their bias, as in the Inception Score.
+
+Two ways to prepare pictures are in use, and distances differ between them:
+
+    tensorflow    the original graph and torch-fidelity: pixel i of n is read at i side / n, and
+                  p becomes (p - 128) / 128
+    pytorch-fid   that program: read at (i + 1/2) side / n - 1/2, and 0 .. 255 becomes [-1, 1]
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import from_uint8
+from limner.evaluate.extractors.features import Features, Precision, coloured, fingerprint, named
+
+SIDE = 299
+"""Pictures are resized to so many pixels a side."""
+CLASSES = 1008
+Preparation = Literal["tensorflow", "pytorch-fid"]
+_UNUSED = "num_batches_tracked"  # a counter of training, which old files lack
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """A convolution under its name in the files; padding is "same" or "valid" as TensorFlow's."""
+
+    name: str
+    out: int
+    kernel: int | tuple[int, int]
+    stride: int = 1
+    padding: Literal["same", "valid"] = "same"
+
+
+_Step = _Conv | tuple[_Conv, _Conv] | Literal["average", "max", "halve"]
+"""Two convolutions work side by side and are joined; "halve" is max-pooling of stride 2."""
+_Steps = Sequence[_Step]
+_ROW, _COLUMN = (1, 7), (7, 1)
+_STEM: _Steps = (
+    _Conv("Conv2d_1a_3x3", 32, 3, 2, "valid"),
+    _Conv("Conv2d_2a_3x3", 32, 3, 1, "valid"),
+    _Conv("Conv2d_2b_3x3", 64, 3),
+    "halve",
+    _Conv("Conv2d_3b_1x1", 80, 1),
+    _Conv("Conv2d_4a_3x3", 192, 3, 1, "valid"),
+    "halve",
+)
+
+
+def _a(pooled: int) -> Sequence[_Steps]:
+    """Branches of the blocks at 35 x 35."""
+    return (
+        [_Conv("branch1x1", 64, 1)],
+        [_Conv("branch5x5_1", 48, 1), _Conv("branch5x5_2", 64, 5)],
+        [
+            _Conv("branch3x3dbl_1", 64, 1),
+            _Conv("branch3x3dbl_2", 96, 3),
+            _Conv("branch3x3dbl_3", 96, 3),
+        ],
+        ["average", _Conv("branch_pool", pooled, 1)],
+    )
+
+
+_B: Sequence[_Steps] = (
+    [_Conv("branch3x3", 384, 3, 2, "valid")],
+    [
+        _Conv("branch3x3dbl_1", 64, 1),
+        _Conv("branch3x3dbl_2", 96, 3),
+        _Conv("branch3x3dbl_3", 96, 3, 2, "valid"),
+    ],
+    ["halve"],
+)
+"""From 35 x 35 to 17 x 17."""
+
+
+def _c(inner: int) -> Sequence[_Steps]:
+    """Branches of the blocks at 17 x 17."""
+    return (
+        [_Conv("branch1x1", 192, 1)],
+        [
+            _Conv("branch7x7_1", inner, 1),
+            _Conv("branch7x7_2", inner, _ROW),
+            _Conv("branch7x7_3", 192, _COLUMN),
+        ],
+        [
+            _Conv("branch7x7dbl_1", inner, 1),
+            _Conv("branch7x7dbl_2", inner, _COLUMN),
+            _Conv("branch7x7dbl_3", inner, _ROW),
+            _Conv("branch7x7dbl_4", inner, _COLUMN),
+            _Conv("branch7x7dbl_5", 192, _ROW),
+        ],
+        ["average", _Conv("branch_pool", 192, 1)],
+    )
+
+
+_D: Sequence[_Steps] = (
+    [_Conv("branch3x3_1", 192, 1), _Conv("branch3x3_2", 320, 3, 2, "valid")],
+    [
+        _Conv("branch7x7x3_1", 192, 1),
+        _Conv("branch7x7x3_2", 192, _ROW),
+        _Conv("branch7x7x3_3", 192, _COLUMN),
+        _Conv("branch7x7x3_4", 192, 3, 2, "valid"),
+    ],
+    ["halve"],
+)
+"""From 17 x 17 to 8 x 8."""
+
+
+def _e(pooling: Literal["average", "max"]) -> Sequence[_Steps]:
+    """Branches of the blocks at 8 x 8."""
+    return (
+        [_Conv("branch1x1", 320, 1)],
+        [
+            _Conv("branch3x3_1", 384, 1),
+            (_Conv("branch3x3_2a", 384, (1, 3)), _Conv("branch3x3_2b", 384, (3, 1))),
+        ],
+        [
+            _Conv("branch3x3dbl_1", 448, 1),
+            _Conv("branch3x3dbl_2", 384, 3),
+            (_Conv("branch3x3dbl_3a", 384, (1, 3)), _Conv("branch3x3dbl_3b", 384, (3, 1))),
+        ],
+        [pooling, _Conv("branch_pool", 192, 1)],
+    )
+
+
+_BLOCKS = {
+    "Mixed_5b": _a(32),
+    "Mixed_5c": _a(64),
+    "Mixed_5d": _a(64),
+    "Mixed_6a": _B,
+    "Mixed_6b": _c(128),
+    "Mixed_6c": _c(160),
+    "Mixed_6d": _c(160),
+    "Mixed_6e": _c(192),
+    "Mixed_7a": _D,
+    "Mixed_7b": _e("average"),
+    "Mixed_7c": _e("max"),
+}
+
+
+class _Layer(nn.Module):
+    """A convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, channels: int, like: _Conv) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            channels, like.out, like.kernel, like.stride, padding=_padding(like), bias=False
+        )
+        self.bn = nn.BatchNorm2d(like.out, eps=0.001)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
+        return F.relu_(self.bn(self.conv(x)))
+
+    def fused(self) -> nn.Module:
+        """The same as a convolution with a bias, for the norm is fixed after training."""
+        return nn.Sequential(fuse_conv_bn_eval(self.conv, self.bn), nn.ReLU(inplace=True))
+
+
+def _padding(conv: _Conv) -> tuple[int, int]:
+    if conv.padding == "valid":
+        return 0, 0
+    high, wide = (conv.kernel,) * 2 if isinstance(conv.kernel, int) else conv.kernel
+    return high // 2, wide // 2
+
+
+def _add(module: nn.Module, channels: int, steps: _Steps) -> int:
+    """Put the layers of a chain into a module, by their names; returns the channels out."""
+    for step in steps:
+        if isinstance(step, str):
+            continue
+        pair = step if isinstance(step, tuple) else (step,)
+        for conv in pair:
+            module.add_module(conv.name, _Layer(channels, conv))
+        channels = sum(conv.out for conv in pair)
+    return channels
+
+
+def _through(module: nn.Module, x: Tensor, steps: _Steps) -> Tensor:
+    """What comes out of a chain."""
+    for step in steps:
+        if step == "halve":
+            x = F.max_pool2d(x, 3, stride=2)
+        elif step == "max":
+            x = F.max_pool2d(x, 3, stride=1, padding=1)
+        elif step == "average":
+            x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        elif isinstance(step, tuple):
+            x = torch.cat([module.get_submodule(conv.name)(x) for conv in step], dim=1)
+        elif isinstance(step, _Conv):
+            x = module.get_submodule(step.name)(x)
+    return x
+
+
+class _Block(nn.Module):
+    """Branches on the same input, joined."""
+
+    def __init__(self, channels: int, branches: Sequence[_Steps]) -> None:
+        super().__init__()
+        self.branches = branches
+        self.out = sum(_add(self, channels, steps) for steps in branches)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
+        return torch.cat([_through(self, x, steps) for steps in self.branches], dim=1)
+
+
+class Network(nn.Module):
+    """The network alone, on prepared pictures; its tensors are called as in the files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = _add(self, 3, _STEM)
+        for name, branches in _BLOCKS.items():
+            block = _Block(channels, branches)
+            self.add_module(name, block)
+            channels = block.out
+        self.fc = nn.Linear(channels, CLASSES)
+        self.dim = channels
+
+    def forward(self, x: Float[Tensor, "b 3 299 299"]) -> Features:
+        """The means over the last layer's positions, and the scores of the classes."""
+        x = _through(self, x, _STEM)
+        for name in _BLOCKS:
+            x = self.get_submodule(name)(x)
+        features = x.float().mean((2, 3))
+        return Features(features, F.linear(features, self.fc.weight.float()))
+
+
+def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
+    """The network with weights from a file, ready to use.
+
+    Args:
+        weights: its tensors.
+        source: the file, for messages.
+
+    Raises:
+        LimnerError: they are not those of this network.
+    """
+    with torch.device("meta"):
+        network = Network()
+    known = {name: t.shape for name, t in network.state_dict().items() if _UNUSED not in name}
+    given = {name: t.shape for name, t in weights.items() if _UNUSED not in name}
+    if wrong := sorted(name for name in known if given.get(name) != known[name]):
+        raise LimnerError(
+            f"{source} does not hold the Inception network of the Frechet inception distance "
+            f"(tensor '{wrong[0]}' is missing or misshapen); give pytorch-fid's or "
+            f"torch-fidelity's file, whose name ends in inception-2015-12-05-6726825d.pth"
+        )
+    network.load_state_dict({name: weights[name].float() for name in known}, False, assign=True)
+    network.eval().requires_grad_(False)
+    for module in [network, *network.children()]:
+        for name, layer in module.named_children():
+            if isinstance(layer, _Layer):
+                module.add_module(name, layer.fused())
+    return network
+
+
+def read_from_corners(
+    x: Float[Tensor, "b c h w"], height: int, width: int
+) -> Float[Tensor, "b c height width"]:
+    """Pictures resized bilinearly as TensorFlow 1 did: pixel i of n is read at i side / n.
+
+    The corners of first pixels meet, so that an enlarged picture is shifted towards its origin;
+    nothing is antialiased. Equal to the last bit to the original on a CPU.
+    """
+    for axis, size in ((3, width), (2, height)):
+        side = x.shape[axis]
+        place = torch.arange(size, dtype=x.dtype, device=x.device) * (side / size)
+        low = place.long()
+        high = (low + 1).clamp(max=side - 1)
+        share = (place - low).view(-1, *(1,) * (3 - axis))
+        before = x.index_select(axis, low)
+        x = before + (x.index_select(axis, high) - before) * share
+    return x
+
+
+class Inception:
+    """The extractor `inception-v3`.
+
+    Args:
+        network: as `loaded` makes it.
+        preparation: how pictures become the network's input.
+        device: where.
+        dtype: in which the network computes; features are float32 anyway.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        network: Network,
+        preparation: Preparation = "tensorflow",
+        device: str | torch.device = "cpu",
+        dtype: Precision = "float32",
+    ) -> None:
+        self.preparation: Preparation = preparation
+        suffix = "" if preparation == "tensorflow" else f"-{preparation}"
+        self.name = named(f"inception-v3{suffix}", dtype)
+        self.fingerprint = fingerprint(network.state_dict(), f"{SIDE}, {preparation}, {dtype}")
+        self.dim = network.dim
+        self.device = torch.device(device)
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        network.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # pyright: ignore
+        self.network = network
+
+    @torch.inference_mode()
+    def __call__(self, images: UInt8[Tensor, "b c h w"]) -> Features:
+        """The features of grey or RGB pictures of any size, and their logits."""
+        pixels = coloured(images.to(self.device), self.name)
+        if self.preparation == "tensorflow":
+            x = (read_from_corners(pixels.float(), SIDE, SIDE) - 128) / 128
+        else:
+            x = F.interpolate(from_uint8(pixels), (SIDE, SIDE), mode="bilinear")
+        return self.network(x.to(self.dtype, memory_format=torch.channels_last))

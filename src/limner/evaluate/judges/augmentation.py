@@ -1,0 +1,86 @@
+"""Pictures moved and spoilt a little, so that a judge learns what does not matter.
+
+Every number is drawn from the pictures' own random streams.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.image import Images
+from limner.contract.noise import Noise
+
+
+def moved(x: Images, noise: Noise, shift: float, stretch: float, turn: float) -> Images:
+    """Pictures shifted, scaled and turned about their middle, their edges continued outwards.
+
+    Args:
+        x: the pictures.
+        noise: a stream for each.
+        shift: at most so many pixels, along both axes.
+        stretch: the largest factor s of the size; its logarithm is uniform on [-log s, log s].
+        turn: at most so many degrees.
+    """
+    u = 2 * noise.uniform(4) - 1
+    angle, factor = u[:, 0] * math.radians(turn), stretch ** u[:, 1]
+    along, down = (u[:, 2 + i] * 2 * shift / x.shape[3 - i] for i in (0, 1))  # 2 is the whole side
+    cos, sin = factor * angle.cos(), factor * angle.sin()
+    affine = torch.stack([cos, -sin, along, sin, cos, down], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def spoilt(x: Images, noise: Noise, blur: float, grain: float) -> Images:
+    """Pictures blurred by a Gaussian, and with white noise on them, of random strength.
+
+    Args:
+        x: the pictures.
+        noise: a stream for each.
+        blur: the Gaussian's deviation in pixels is uniform on [0, blur].
+        grain: the noise's deviation is uniform on [0, grain]; pixels lie in [-1, 1].
+    """
+    strength = noise.uniform(2)
+    soft = _blurred(x, blur * strength[:, 0])
+    grains = noise.normal(*x.shape[1:])
+    return (soft + grain * strength[:, 1, None, None, None] * grains).clamp(-1, 1)
+
+
+def tinted(x: Images, noise: Noise, contrast: float, tint: float) -> Images:
+    """Pictures with each channel at another contrast and brightness.
+
+    Args:
+        x: the pictures.
+        noise: a stream for each.
+        contrast: each channel is multiplied by 1 plus a number that is uniform on +-contrast.
+        tint: then a number that is uniform on +-tint is added.
+    """
+    u = 2 * noise.uniform(2, x.shape[1], 1, 1) - 1
+    return ((1 + contrast * u[:, 0]) * x + tint * u[:, 1]).clamp(-1, 1)
+
+
+def coarsened(x: Images, noise: Noise, share: float) -> Images:
+    """Pictures of which some were half as large, and were enlarged again.
+
+    Args:
+        x: the pictures.
+        noise: a stream for each.
+        share: the probability of each to be such a one.
+    """
+    some = noise.uniform() < share
+    half = F.interpolate(x[some], scale_factor=0.5, mode="area")
+    back = F.interpolate(half, x.shape[2:], mode="bicubic").clamp(-1, 1)
+    return x.index_put((some,), back)
+
+
+def _blurred(x: Images, deviation: Float[Tensor, "b"]) -> Images:
+    """Each picture under its own Gaussian of seven pixels, along one axis and then the other."""
+    b, c, h, w = x.shape
+    distance = torch.arange(-3, 4, device=x.device).square()
+    weights = (-distance / (2 * deviation[:, None].square() + 1e-6)).softmax(1)
+    kernels = weights.repeat_interleave(c, 0)[:, None]
+    y = F.pad(x, (3, 3, 3, 3), mode="replicate").reshape(1, b * c, h + 6, w + 6)
+    y = F.conv2d(y, kernels[:, :, :, None], groups=b * c)
+    return F.conv2d(y, kernels[:, :, None, :], groups=b * c).view(b, c, h, w)

@@ -1,0 +1,406 @@
+"""Probabilistic two-stage detection (CenterNet2).
+
+Zhou, Koltun, Kraehenbuehl (2021). arXiv:2103.07461.
+
+The first stage says where any object is, the second what each is; the probability of a finding is
+P(object there) P(kind | object), equation 1. The first stage is CenterNet (Zhou, Wang,
+Kraehenbuehl (2019), arXiv:1904.07850): an object is the point in the middle of its box, a network
+makes a map of how likely each cell of the picture holds a centre, and at a centre it says how large
+the object is and where in the cell the centre lies. The second stage sees each box by itself, at
+one size, so that hundreds of kinds are learnt from few pictures.
+
+Kept: Gaussian peaks as targets, the penalty-reduced focal loss, peaks that are the largest of
+3 x 3, the product of both probabilities. Different: two levels of cells only (8 pixels for small
+objects, 16 for large ones), so that an object and what it is inside of may have the same centre; L1
+of offsets and of logarithms of sizes; the cells around a centre learn its box, too, by how near
+they are; the second stage looks at the pixels of a box, as R-CNN does (Girshick et al. (2013),
+arXiv:1311.2524), and names a colour besides the kind. It learns from true boxes, shaken a little.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Images, ImageSpec
+from limner.contract.layout import COLOURS, NONE, Objects, is_layout, read_layout
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import Paper, register
+from limner.evaluate.judges.augmentation import coarsened, spoilt, tinted
+from limner.evaluate.judges.judge import Detections, Detector
+from limner.nn.convolution import Conv3x3
+from limner.nn.norm import NormSiLU
+from limner.nn.residual import ResidualBlock
+
+_LARGE = 0.45  # of a side: objects that are longer belong to the coarse level
+_FOCUS, _REDUCTION = 2, 4  # alpha and beta of the focal loss
+_PEAK, _REGION = 1 / 8, 1 / 4  # deviations of targets and of regions, as shares of an object's side
+_NARROWEST = 0.5  # of a cell: no deviation is less
+_EDGE = 0.3  # a cell with less of a region's weight is outside
+_RARE = 0.02  # a cell is a centre at first with this probability (Lin et al., arXiv:1708.02002)
+_SAME = 0.6  # intersection over union from which on two peaks are of one object
+_FAINT = 0.02  # a peak that is less sure is not looked at
+_CROP = 32  # pixels of a side that the second stage sees
+_AROUND = 1.15  # the side of what it sees over the longer side of the box
+_SHAKE = 0.08  # how far training moves a box, and changes its logarithm, as shares of its sides
+MOST_FOUND = 16
+"""How many objects are found in a picture at most."""
+
+
+class Targets(NamedTuple):
+    """What a level of the network is to say of its cells.
+
+    Args:
+        heat: how near a centre is; 1 at a centre.
+        owner: which of a picture's places the cell belongs to.
+        weight: how much the cell counts for its object; those of an object have the sum 1.
+    """
+
+    heat: Float[Tensor, "b h w"]
+    owner: Int[Tensor, "b h w"]
+    weight: Float[Tensor, "b h w"]
+
+
+def targets(box: Float[Tensor, "b n 4"], there: Bool[Tensor, "b n"], h: int, w: int) -> Targets:
+    """Gaussian peaks at the cells of centres, and the regions around them.
+
+    Args:
+        box: of each object, as shares of a side.
+        there: whether the object belongs to this level.
+        h, w: cells of the level.
+    """
+    cells = box.new_tensor([w, h])
+    centre = (box[..., :2] + box[..., 2:]) / 2 * cells
+    centre = centre.floor().clamp(box.new_zeros(2), cells - 1)  # "b n 2"
+    side = (box[..., 2:] - box[..., :2]) * cells
+    x = torch.arange(w, device=box.device) - centre[..., :1]  # "b n w"
+    y = torch.arange(h, device=box.device) - centre[..., 1:]  # "b n h"
+
+    def gaussian(share: float) -> Float[Tensor, "b n h w"]:
+        deviation = (share * side).clamp(min=_NARROWEST)
+        along = (-x.square() / (2 * deviation[..., :1].square())).exp()
+        down = (-y.square() / (2 * deviation[..., 1:].square())).exp()
+        return down[..., :, None] * along[..., None, :] * there[..., None, None]
+
+    weight, owner = gaussian(_REGION).max(1)
+    weight = weight * (weight >= _EDGE)
+    own = F.one_hot(owner, box.shape[1]) * weight[..., None]  # "b h w n"
+    total = own.sum((1, 2)).clamp(min=1e-6)  # "b n"; an object may be hidden by a nearer one
+    share = (own / total[:, None, None]).sum(-1)
+    return Targets(gaussian(_PEAK).amax(1), owner, share)
+
+
+def focal_loss(logits: Float[Tensor, "b h w"], heat: Float[Tensor, "b h w"]) -> Float[Tensor, "b"]:
+    """The penalty-reduced focal loss of each picture, before it is divided by the objects.
+
+    It is -(1 - p)^alpha log p at centres, -(1 - heat)^beta p^alpha log(1 - p) elsewhere.
+    """
+    p = logits.sigmoid()
+    at_centre = (1 - p) ** _FOCUS * F.logsigmoid(logits)
+    elsewhere = (1 - heat) ** _REDUCTION * p**_FOCUS * F.logsigmoid(-logits)
+    return -torch.where(heat == 1, at_centre, elsewhere).sum((1, 2))
+
+
+def peaks(heat: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """The map where it is the largest of 3 x 3, and 0 elsewhere."""
+    largest = F.max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]
+    return heat * (heat == largest)
+
+
+def overlaps(box: Float[Tensor, "b k 4"]) -> Float[Tensor, "b k k"]:
+    """The intersection over the union of each two boxes of a picture."""
+    low = torch.maximum(box[:, :, None, :2], box[:, None, :, :2])
+    high = torch.minimum(box[:, :, None, 2:], box[:, None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    area = (box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1)
+    return shared / (area[:, :, None] + area[:, None] - shared).clamp(min=1e-9)
+
+
+def distinct(box: Float[Tensor, "b k 4"], score: Float[Tensor, "b k"]) -> Bool[Tensor, "b k"]:
+    """Whether no surer box, that is distinct itself, is about the same."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    sorted_boxes = box.gather(1, order[..., None].expand_as(box))
+    same = (overlaps(sorted_boxes) > _SAME).tril(-1)
+    kept = torch.ones_like(score, dtype=torch.bool)
+    for i in range(1, score.shape[1]):
+        kept[:, i] = ~(same[:, i] & kept).any(1)
+    return torch.zeros_like(kept).scatter(1, order, kept)
+
+
+class Finder(nn.Module):
+    """The first stage: maps of centres at two levels, and boxes at centres.
+
+    Args:
+        channels: of a picture.
+        widths: at a half, a quarter, an eighth and a sixteenth of the size.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        half, quarter, fine, coarse = widths
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, half, 5, stride=2, padding=2),
+            NormSiLU(half),
+            nn.Conv2d(half, quarter, 3, stride=2, padding=1),
+            ResidualBlock(quarter, quarter),
+            nn.Conv2d(quarter, fine, 3, stride=2, padding=1),
+            ResidualBlock(fine, fine),
+        )
+        self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+        self.down_again = nn.Conv2d(coarse, coarse, 3, stride=2, padding=1)
+        self.deepest = ResidualBlock(coarse, coarse)
+        self.coarse = ResidualBlock(coarse, coarse)
+        self.lateral = nn.Conv2d(coarse, fine, 1)
+        self.fine = ResidualBlock(fine, fine)
+        self.norm = NormSiLU(fine)
+        self.heat_in, self.heat_out = Conv3x3(fine, fine // 2), nn.Conv2d(fine // 2, 1, 1)
+        nn.init.constant_(self.heat_out.bias, math.log(_RARE / (1 - _RARE)))  # pyright: ignore
+        self.box = nn.Sequential(nn.Linear(fine, fine), nn.SiLU(), nn.Linear(fine, 4))
+
+    def forward(self, x: Images) -> list[Float[Tensor, "b d i j"]]:
+        """The features of the fine and of the coarse level."""
+        fine = self.stem(x)
+        coarse = self.down(fine)
+        deepest = self.deepest(self.down_again(coarse))
+        coarse = self.lateral(self.coarse(coarse + _enlarged(deepest, coarse)))
+        fine = self.fine(fine + _enlarged(coarse, fine))
+        return [self.norm(fine), self.norm(coarse)]
+
+    def heat(self, level: Float[Tensor, "b d i j"]) -> Float[Tensor, "b i j"]:
+        """The logit of each cell to hold a centre."""
+        return self.heat_out(F.silu(self.heat_in(level)))[:, 0].float()
+
+
+class Describer(nn.Module):
+    """The second stage: what is in a box.
+
+    Args:
+        channels: of a picture.
+        widths: at a half, a quarter and an eighth of what is seen.
+        hidden: of the last layer but one.
+        kinds: of objects.
+    """
+
+    def __init__(
+        self, channels: int, widths: tuple[int, int, int], hidden: int, kinds: int
+    ) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        for before, width in zip((channels, *widths), widths):
+            kernel = 5 if before == channels else 3
+            parts.append(nn.Conv2d(before, width, kernel, stride=2, padding=kernel // 2))
+            parts.append(ResidualBlock(width, width))
+        cells = (_CROP // 8) ** 2
+        self.trunk = nn.Sequential(
+            *parts,
+            NormSiLU(widths[-1]),
+            nn.Flatten(),
+            nn.Linear(cells * widths[-1], hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+        )
+        self.kind, self.colour = nn.Linear(hidden, kinds), nn.Linear(hidden, len(COLOURS) + 1)
+
+    def forward(
+        self, crop: Float[Tensor, "m c s s"]
+    ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m j"]]:
+        """Logits of the kind, and of the colour, of which the first is none."""
+        h = self.trunk(crop)
+        return self.kind(h).float(), self.colour(h).float()
+
+
+@register(
+    "centernet2",
+    family="judges",
+    paper=Paper(
+        "Probabilistic two-stage detection", "Zhou, Koltun, Kraehenbuehl", 2021, "2103.07461"
+    ),
+    tiny={"channels": (4, 8, 8, 8), "widths": (4, 8, 8), "hidden": 8},
+)
+class CenterNet2(Detector):
+    """A detector of objects with their kinds, colours and boxes.
+
+    Args:
+        spec: what the images are; their conditioning images are layouts (data.hint=objects).
+        channels: of the first stage at a half, a quarter, an eighth and a sixteenth of the size.
+        widths: of the second stage at a half, a quarter and an eighth of the size that it sees.
+        hidden: of its last layer but one.
+        blur, grain: how much training spoils a picture: a deviation in pixels, and one of noise in
+            [-1, 1].
+        contrast, tint: how far it changes each channel: a share, and a number in [-1, 1].
+        halved: the share of pictures that it shows as if they were enlarged from half the size.
+
+    Raises:
+        LimnerError: the data do not say what stands where.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: tuple[int, int, int, int] = (16, 32, 64, 96),
+        widths: tuple[int, int, int] = (48, 96, 192),
+        hidden: Annotated[int, Field(ge=1)] = 192,
+        blur: Annotated[float, Field(ge=0)] = 1.2,
+        grain: Annotated[float, Field(ge=0)] = 0.1,
+        contrast: Annotated[float, Field(ge=0)] = 0.1,
+        tint: Annotated[float, Field(ge=0)] = 0.06,
+        halved: Annotated[float, Field(ge=0, le=1)] = 0.25,
+    ) -> None:
+        super().__init__()
+        if spec.hint is None or not is_layout(spec.hint):
+            raise LimnerError("this model learns what stands where; give data.hint=objects")
+        self.spec = replace(spec, text=None, labels=(), frequencies=())
+        self.kinds = len(spec.hint.labels)
+        self.spoiling = {"blur": blur, "grain": grain}
+        self.tinting = {"contrast": contrast, "tint": tint}
+        self.halved = halved
+        self.finder = Finder(spec.channels, channels)
+        self.describer = Describer(spec.channels, widths, hidden, self.kinds)
+
+    def features(self, x: Images) -> Float[Tensor, "b d"]:
+        """The means over the picture of both levels of the first stage."""
+        return torch.cat([level.float().mean((2, 3)) for level in self.finder(x)], dim=1)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the focal loss of the maps, and the losses of boxes, kinds and colours, each
+        divided by the objects of its picture.
+        """
+        assert batch.c.image is not None, "data with layouts have them"
+        truth = read_layout(batch.c.image, self.kinds)
+        x = coarsened(batch.x, noise, self.halved)
+        x = tinted(spoilt(x, noise, **self.spoiling), noise, **self.tinting)
+        there = truth.kind != NONE
+        count = there.sum(1).clamp(min=1)
+        heat, size = self._located(x, truth, count)
+        row, place = there.nonzero(as_tuple=True)
+        box = shaken(truth.box, noise)[row, place]
+        kind, colour = self.describer(crops(x, row, box))
+        asked_kind, asked_colour = truth.kind[row, place], truth.colour[row, place] + 1
+        weight = 1 / (count[row] * len(count))
+        kind_loss = (weight * F.cross_entropy(kind, asked_kind, reduction="none")).sum()
+        colour_loss = (weight * F.cross_entropy(colour, asked_colour, reduction="none")).sum()
+        logs = {
+            "heat loss": heat.detach(),
+            "box loss": size.detach(),
+            "kind loss": kind_loss.detach(),
+            "colour loss": colour_loss.detach(),
+            "kind right": (weight * (kind.detach().argmax(1) == asked_kind)).sum(),
+            "colour right": (weight * (colour.detach().argmax(1) == asked_colour)).sum(),
+        }
+        yield Turn(heat + size + kind_loss + colour_loss, logs=logs)
+
+    def _located(
+        self, x: Images, truth: Objects, count: Int[Tensor, "b"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The losses of the first stage: of the maps, and of boxes."""
+        heat = size = x.new_zeros(())
+        for level, there in zip(self.finder(x), belonging(truth)):
+            h, w = level.shape[2:]
+            aim = targets(truth.box, there, h, w)
+            heat = heat + (focal_loss(self.finder.heat(level), aim.heat) / count).mean()
+            row, line, column = aim.weight.nonzero(as_tuple=True)
+            said = self.finder.box(level[row, :, line, column]).float()
+            asked = encode_box(truth.box[row, aim.owner[row, line, column]], line, column, h, w)
+            weight = aim.weight[row, line, column] / (count[row] * len(count))
+            size = size + (weight * (said - asked).abs().mean(1)).sum()
+        return heat, size
+
+    def detect(self, x: Images) -> Detections:
+        """The highest peaks of both levels, of which the second stage says what they are; of two
+        that are of one object, the higher.
+        """
+        parts = zip(*(self._found(level) for level in self.finder(x)))
+        score, box = (torch.cat(part, 1) for part in parts)
+        score, order = (score * distinct(box, score)).sort(dim=1, descending=True, stable=True)
+        score, order = score[:, :MOST_FOUND], order[:, :MOST_FOUND]
+        box = box.gather(1, order[..., None].expand(-1, -1, 4))
+        row, place = (score > _FAINT).nonzero(as_tuple=True)
+        kind, colour = (torch.full_like(order, NONE) for _ in range(2))
+        sure = torch.zeros_like(score)
+        if len(row):
+            of_kind, of_colour = self.describer(crops(x, row, box[row, place]))
+            best = of_kind.softmax(1).max(1)
+            sure[row, place], kind[row, place] = best.values, best.indices
+            colour[row, place] = of_colour[:, 1:].argmax(1)  # of the colours, as GenEval asks
+        score, order = (score * sure).sort(dim=1, descending=True, stable=True)
+        kind, colour = kind.gather(1, order), colour.gather(1, order)
+        return Detections(
+            Objects(kind, colour, box.gather(1, order[..., None].expand_as(box))), score
+        )
+
+    def _found(
+        self, level: Float[Tensor, "b d i j"]
+    ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k 4"]]:
+        """Probability and box of a level's highest peaks."""
+        b, d, h, w = level.shape
+        highest = peaks(self.finder.heat(level).sigmoid()).flatten(1)
+        score, cell = highest.topk(min(MOST_FOUND, h * w), dim=1)
+        at = level.flatten(2).gather(2, cell[:, None].expand(-1, d, -1)).movedim(1, 2)
+        place = cell.flatten()
+        said = self.finder.box(at.flatten(0, 1)).float()
+        box = decode_box(said, place.div(w, rounding_mode="floor"), place % w, h, w)
+        return score, box.view(b, -1, 4)
+
+
+def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[Tensor, "m c s s"]:
+    """What is in boxes and a little around them, square and at one size; edges go on outwards.
+
+    Args:
+        x: the pictures.
+        row: of each box, the picture.
+        box: as shares of a side.
+    """
+    h, w = x.shape[2:]
+    side = ((box[:, 2:] - box[:, :2]) * box.new_tensor([w, h])).amax(1).clamp(min=1) * _AROUND
+    middle, zero = box[:, :2] + box[:, 2:] - 1, torch.zeros_like(side)  # 2 is the whole side
+    affine = torch.stack([side / w, zero, middle[:, 0], zero, side / h, middle[:, 1]], dim=1)
+    shape = [len(box), x.shape[1], 2 * _CROP, 2 * _CROP]  # twice as fine, then averaged
+    grid = F.affine_grid(affine.view(-1, 2, 3), shape, align_corners=False)
+    seen = F.grid_sample(x[row], grid, padding_mode="border", align_corners=False)
+    return F.avg_pool2d(seen, 2)
+
+
+def shaken(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
+    """Boxes moved and stretched a little, as a detector errs."""
+    u = _SHAKE * (2 * noise.uniform(box.shape[1], 4) - 1)
+    middle, half = (box[..., :2] + box[..., 2:]) / 2, (box[..., 2:] - box[..., :2]) / 2
+    middle, half = middle + 2 * half * u[..., :2], half * u[..., 2:].exp()
+    return torch.cat([middle - half, middle + half], -1)
+
+
+def belonging(truth: Objects) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    """Which objects belong to the fine and to the coarse level."""
+    large = (truth.box[..., 2:] - truth.box[..., :2]).amax(-1) >= _LARGE
+    there = truth.kind != NONE
+    return there & ~large, there & large
+
+
+def encode_box(
+    box: Float[Tensor, "m 4"], line: Int[Tensor, "m"], column: Int[Tensor, "m"], h: int, w: int
+) -> Float[Tensor, "m 4"]:
+    """Where centres are, in cells from a cell's middle, and the logarithms of sizes in cells."""
+    cells, cell = box.new_tensor([w, h]), torch.stack([column, line], 1)
+    low, high = box[:, :2] * cells, box[:, 2:] * cells
+    size = (high - low).clamp(min=0.1)
+    return torch.cat([(low + high) / 2 - cell - 0.5, size.log()], 1)
+
+
+def decode_box(
+    said: Float[Tensor, "m 4"], line: Int[Tensor, "m"], column: Int[Tensor, "m"], h: int, w: int
+) -> Float[Tensor, "m 4"]:
+    """The inverse of `encode_box`."""
+    cells, cell = said.new_tensor([w, h]), torch.stack([column, line], 1)
+    centre, half = said[:, :2] + cell + 0.5, said[:, 2:].clamp(max=5).exp() / 2
+    return torch.cat([(centre - half) / cells, (centre + half) / cells], 1)
+
+
+def _enlarged(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c hh ww"]:
+    return F.interpolate(x, like.shape[2:], mode="nearest")

@@ -1,0 +1,144 @@
+"""Learning transferable visual models from natural language supervision (CLIP).
+
+Radford et al. (2021). arXiv:2103.00020.
+
+A picture and its caption are encoded as two vectors of length 1, by two networks that learn
+together: in a batch, each picture is to find its own caption among all, and each caption its
+picture (InfoNCE). So the cosine of the two says how well a picture shows what a text asks for.
+
+Kept: the symmetric cross-entropy on cosines over a learned temperature. Different: small networks,
+a residual one for pictures of about 32 x 32 and a transformer on frozen word vectors; pictures
+whose captions are the same are all right answers (Yang et al. (2022), arXiv:2204.03610); where the
+data have classes, a linear layer on the picture's features learns them beside the captions.
+Pictures are moved, blurred and strewn with noise in training, so that a judge looks past the small
+artefacts of generators.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Widths
+from limner.contract.registry import Paper, register
+from limner.evaluate.judges.augmentation import moved, spoilt
+from limner.evaluate.judges.judge import ImageTextJudge
+from limner.nn.norm import NormSiLU
+from limner.nn.residual import ResidualBlock
+from limner.nn.text import TextEncoder
+
+_FIRST_TEMPERATURE = 0.07  # section 2.5
+_LARGEST_SCALE = 100.0  # section 2.5: more made training unstable
+
+
+@register(
+    "dual-encoder",
+    family="judges",
+    paper=Paper(
+        "Learning transferable visual models from natural language supervision",
+        "Radford et al.",
+        2021,
+        "2103.00020",
+    ),
+    tiny={"channels": (8, 16), "vector": 8, "words": 8},
+)
+class DualEncoder(ImageTextJudge):
+    """An image-text judge: which caption belongs to which picture.
+
+    Args:
+        spec: what the images are; they have captions.
+        channels: of the picture's network at a half, a quarter, ... of the size.
+        blocks: residual blocks at each size.
+        vector: the length of the vectors that are compared.
+        words: the length of a word's vector.
+        layers: of the transformer that reads captions.
+        dropout: in the residual blocks.
+        shift, stretch, turn: how far training moves a picture: pixels, a factor, degrees.
+        blur, grain: how much it spoils one: a deviation in pixels, and one of noise in [-1, 1].
+
+    Raises:
+        LimnerError: the data have no captions.
+    """
+
+    couples_batch = True
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: Widths = (48, 96, 192),
+        blocks: Annotated[int, Field(ge=1)] = 1,
+        vector: Annotated[int, Field(ge=1)] = 128,
+        words: Annotated[int, Field(ge=1)] = 128,
+        layers: Annotated[int, Field(ge=0)] = 1,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        shift: Annotated[float, Field(ge=0)] = 3.0,
+        stretch: Annotated[float, Field(ge=1)] = 1.2,
+        turn: Annotated[float, Field(ge=0)] = 10.0,
+        blur: Annotated[float, Field(ge=0)] = 1.0,
+        grain: Annotated[float, Field(ge=0)] = 0.2,
+    ) -> None:
+        super().__init__()
+        if spec.text is None:
+            raise LimnerError("this model learns captions, and the data have none")
+        self.spec = replace(spec, hint=None)
+        self.moving = {"shift": shift, "stretch": stretch, "turn": turn}
+        self.spoiling = {"blur": blur, "grain": grain}
+        parts: list[nn.Module] = []
+        for before, width in zip((spec.channels, *channels), channels):
+            parts.append(nn.Conv2d(before, width, 3, stride=2, padding=1))
+            parts += [ResidualBlock(width, width, dropout=dropout) for _ in range(blocks)]
+        self.trunk = nn.Sequential(*parts, NormSiLU(channels[-1]))
+        self.project = nn.Linear(channels[-1], vector, bias=False)
+        self.head = nn.Linear(channels[-1], len(spec.labels)) if spec.labels else None
+        self.text = TextEncoder(spec.text, words, vector, layers)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(_FIRST_TEMPERATURE)))
+
+    def features(self, x: Images) -> Float[Tensor, "b d"]:
+        """The mean over the picture of the network's last layer."""
+        return self.trunk(x).float().mean((2, 3))
+
+    def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"] | None:
+        """A score for each class; None where the data have none."""
+        return None if self.head is None else self.head(features)
+
+    def cosines(
+        self, features: Float[Tensor, "b d"], text: Int[Tensor, "k l"]
+    ) -> Float[Tensor, "b k"]:
+        """The cosines of the pictures' vectors with the texts'."""
+        seen = F.normalize(self.project(features).float(), dim=1)
+        said = F.normalize(self.text(text).vector.float(), dim=1)
+        with torch.autocast(seen.device.type, enabled=False):  # or cosines have three digits
+            return seen @ said.T
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the contrastive loss, plus the cross-entropy of the classes if there are
+        any.
+        """
+        text, label = batch.c.text, batch.c.label
+        assert text is not None, "data with captions have tokens"
+        features = self.features(
+            spoilt(moved(batch.x, noise, **self.moving), noise, **self.spoiling)
+        )
+        scale = self.log_scale.exp().clamp(max=_LARGEST_SCALE)
+        scores = scale * self.cosines(features, text)
+        same = (text[:, None] == text).all(-1).float()
+        right = same / same.sum(1, keepdim=True)  # symmetric: equal captions have equally many
+        loss = (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+        found = same.gather(1, scores.detach().argmax(1, keepdim=True)).mean()
+        logs = {"contrastive": loss.detach(), "found": found, "scale": scale.detach()}
+        classes = self.logits(features)
+        if classes is not None and label is not None:
+            classes = classes.float()
+            loss = loss + F.cross_entropy(classes, label)
+            logs["accuracy"] = (classes.detach().argmax(1) == label).float().mean()
+        yield Turn(loss, logs=logs)

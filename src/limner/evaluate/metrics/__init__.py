@@ -1,0 +1,1 @@
+"""Each metric: its mathematics, and what it needs to be measured."""

@@ -1,0 +1,187 @@
+"""The Frechet distance of two sets of features, as if both were Gaussian.
+
+    FD = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))
+
+It is called FID where the features are Inception's. The trace of the root is the sum of the roots
+of the eigenvalues of L' S_2 L, which is symmetric, where S_1 = L L' (Cholesky): no matrix root, no
+complex numbers, nothing added to a diagonal. Where a covariance is singular, both are factored by
+their eigenvectors, S = A A', and the trace is the nuclear norm of A_1' A_2, which takes no root of
+a rounding error.
+
+The distance of few images is too large, by about `floor`; `extrapolated` is its limit for endlessly
+many. Compare only distances of equally many images to the same reference.
+
+References:
+    Heusel et al. (2017). GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
+    Equilibrium. arXiv:1706.08500.
+    Chong, Forsyth (2020). Effectively Unbiased FID and Inception Score and where to find them.
+    arXiv:1911.07023.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.evaluate.metrics.statistics import (
+    Estimate,
+    Moments,
+    checked,
+    checked_pair,
+    same_dimension,
+    shuffled,
+    student,
+)
+
+_METRIC = "the Frechet distance"
+_ROUNDING = torch.finfo(torch.float64).eps
+_FEWEST_PARTS = 5
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """The Frechet distance of two sets by their moments; never negative.
+
+    Raises:
+        LimnerError: fewer than 2 images in a set; different features; moments beyond float64.
+    """
+    same_dimension(len(a.mean), len(b.mean))
+    first, second = a.covariance, b.covariance
+    between = (a.mean - b.mean).square().sum()
+    apart = between + first.trace() + second.trace()
+    if not apart.isfinite():
+        raise LimnerError("these features are too large for their squares to be added up")
+    return float((apart - 2 * _trace_of_root(first, second)).clamp(min=0))
+
+
+def _trace_of_root(
+    first: Float64[Tensor, "d d"], second: Float64[Tensor, "d d"]
+) -> Float64[Tensor, ""]:
+    """tr (S_1 S_2)^(1/2)."""
+    lower = _cholesky(first)
+    if lower is None or _cholesky(second) is None:
+        return torch.linalg.svdvals(_factor(first).T @ _factor(second)).sum()
+    return torch.linalg.eigvalsh(lower.T @ second @ lower).clamp(min=0).sqrt().sum()
+
+
+def _cholesky(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"] | None:
+    """The lower factor; None where the covariance is singular, up to rounding."""
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    least = len(covariance) * _ROUNDING * covariance.diagonal().max()
+    return None if failed or lower.diagonal().square().min() <= least else lower
+
+
+def _factor(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d r"]:
+    """A with A A' = S, a column for each eigenvalue that is not zero up to rounding."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > len(values) * _ROUNDING * values[-1]
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def distance_of_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
+    """The Frechet distance of two sets of features.
+
+    Where both sets are smaller than d, the trace of the root is the nuclear norm of X Y', of the
+    centred features over sqrt(n - 1): exact, with no matrix of d x d.
+
+    Raises:
+        LimnerError: fewer than 2 images in a set; different, NaN or infinite features.
+    """
+    x, y = checked_pair(x, y, (2, 2), _METRIC)
+    if max(len(x), len(y)) >= x.shape[1]:
+        return frechet_distance(Moments.of(x), Moments.of(y))
+    between = (x.mean(0) - y.mean(0)).square().sum()
+    x, y = ((z - z.mean(0)) / math.sqrt(len(z) - 1) for z in (x, y))
+    root = torch.linalg.svdvals(x @ y.T).sum()
+    return float((between + x.square().sum() + y.square().sum() - 2 * root).clamp(min=0))
+
+
+def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
+    """What two sets of n and m images of the same law are expected to be apart.
+
+        (1/n + 1/m) (sum_i l_i + sum_ij l_i l_j (1 + [i = j]) / (2 (l_i + l_j)))
+
+    with the eigenvalues l of the covariance: the second-order expansion of the distance at equal
+    Gaussians, for n and m well above the number of features.
+
+    Args:
+        covariance: of the features.
+        n, m: how many images; `math.inf` where the true law is known.
+
+    Raises:
+        LimnerError: no more images than features, where this says nothing.
+    """
+    if min(n, m) <= (d := len(covariance)):
+        raise LimnerError(
+            f"the floor of {_METRIC} of {d} features needs more than {d} images, not "
+            f"{min(n, m)}; use kid for so few"
+        )
+    l = torch.linalg.eigvalsh(covariance).clamp(min=0)  # noqa: E741 (the formula's symbol)
+    products, sums = l[:, None] * l, l[:, None] + l
+    pairs = torch.where(sums > 0, products / (2 * sums), 0.0)
+    return (1 / n + 1 / m) * float(l.sum() + pairs.sum() + pairs.trace())
+
+
+def extrapolated(
+    features: Float[Tensor, "n d"], reference: Moments, parts: int = 20, seed: int = 0
+) -> Estimate:
+    """FID-infinity: what the distance to a reference would be with endlessly many images.
+
+    See `limit`; the parts are drawn by `statistics.shuffled`.
+
+    Args:
+        features: of the images that are judged.
+        reference: what they are compared with.
+        parts: how many, at least 5.
+        seed: of the shuffle.
+
+    Raises:
+        LimnerError: see `limit`; NaN or infinite features.
+    """
+    least = max(parts, 2 * len(reference.mean) + 1)
+    x = checked(features, least, "the extrapolated Frechet distance")
+    shares = x[shuffled(len(x), seed)].tensor_split(parts)
+    return limit([Moments.of(share) for share in shares], reference)
+
+
+def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
+    """FID-infinity of images that were dealt at random into equal parts.
+
+    The distance of N images is FD_inf + c / N + ..., a line in 1 / N. Chong and Forsyth fit it to
+    random subsets; here its two points are all images, and all but one part: with FD_-p the
+    distance without part p, the mean and the standard error of the P numbers
+
+        P FD - (P - 1) FD_-p
+
+    are Quenouille's and Tukey's jackknife estimates of FD_inf and of its error, hence a Student
+    interval. No image is left out, no subset is drawn. The result may be negative. The reference is
+    taken as it is: one of m images leaves about `floor(covariance, inf, m)`.
+
+    Args:
+        parts: at least 5; the moments of each.
+        reference: what they are compared with.
+
+    Raises:
+        LimnerError: fewer parts; at most twice as many images as features, where the distance is
+            not yet a line in 1 / N; different features.
+
+    Reference:
+        Miller (1974). The jackknife: a review. Biometrika 61.
+    """
+    if (count := len(parts)) < _FEWEST_PARTS:
+        raise LimnerError(f"extrapolating takes at least {_FEWEST_PARTS} parts, not {count}")
+    whole = reduce(Moments.merge, parts)
+    if whole.n <= (least := 2 * len(whole.mean)):
+        raise LimnerError(
+            f"the extrapolated Frechet distance of {len(whole.mean)} features needs more than "
+            f"{least} images, not {whole.n}; use kid for so few"
+        )
+    distance = frechet_distance(whole, reference)
+    without = [frechet_distance(whole.without(part), reference) for part in parts]
+    values = count * distance - (count - 1) * torch.tensor(without, dtype=torch.float64)
+    value = float(values.mean())
+    half = student(count - 1) * float(values.std()) / math.sqrt(count)
+    return Estimate(value, value - half, value + half)

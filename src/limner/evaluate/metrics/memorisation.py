@@ -1,0 +1,203 @@
+"""Does a model give back its training pictures?
+
+The distance of a picture from a training picture is the root mean square difference of their pixels
+in levels (0 .. 255): of the training picture without a margin of 2 pixels, from the part of the
+picture, mirrored or not, that is the most similar one of that size. A copy that was shifted or
+flipped is still a copy. Of each picture, with i its nearest training picture,
+
+    first    d1, the distance from i
+    second   d2, the distance from the nearest other training picture
+    own      the distance of i itself from the nearest other training picture
+
+and a picture is
+
+    copied      where d1 < d2 / 3                    Yoon et al., Gu et al.
+    authentic   where d1 > own                       Alaa et al.
+    closer      where d1 is below the 1st percentile of held-out pictures' d1
+
+"Other" is a picture of another subject: those of the same group as i (the same concept by another
+artist) and near-duplicates of i are set aside. Otherwise d2 is a twin's distance, and no copy of a
+picture that has a twin is ever found. The meter may find copies where there can be none, so run it
+on held-out pictures too.
+
+All sums are of whole numbers below 2^53: distances are exact, and the same in any batch.
+
+References:
+    Yoon, Choi, Kwon, Ryu (2023). Diffusion Probabilistic Models Generalize when They Fail to
+    Memorize. ICML workshop on Structured Probabilistic Inference and Generative Modeling.
+    Gu et al. (2023). On Memorization in Diffusion Models. arXiv:2310.02664.
+    Alaa, van Breugel, Saveliev, van der Schaar (2021). How Faithful is your Synthetic Data?
+    arXiv:2102.08921.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float64, Int64, UInt8
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+
+_RATIO = 1 / 3
+_FEWEST_HELD_OUT = 100
+_PICTURES = 16  # how many are compared at a time,
+_TRAINING = 2048  # with how many training pictures
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """How near each picture is to the training pictures; distances are in levels, 0 .. 255.
+
+    Args:
+        nearest: the number of the nearest training picture.
+        first: d1, its distance.
+        second: d2, that of the nearest training picture of another subject.
+        own: the distance of the nearest training picture from the nearest one of another subject.
+    """
+
+    nearest: Int64[Tensor, "n"]
+    first: Float64[Tensor, "n"]
+    second: Float64[Tensor, "n"]
+    own: Float64[Tensor, "n"]
+
+    @property
+    def ratio(self) -> Float64[Tensor, "n"]:
+        """d1 / d2, 0 for an exact copy, whatever else is near."""
+        return torch.where(self.first > 0, self.first / self.second, 0.0)
+
+    @property
+    def copied(self) -> Bool[Tensor, "n"]:
+        """Which pictures are copies: d1 / d2 below 1/3."""
+        return self.ratio < _RATIO
+
+    @property
+    def share_copied(self) -> float:
+        """The share of pictures that are copies."""
+        return float(self.copied.double().mean())
+
+    @property
+    def share_authentic(self) -> float:
+        """The share of pictures farther from their nearest training picture than its neighbour."""
+        return float((self.first > self.own).double().mean())
+
+    def share_closer(self, held_out: "Memorisation", percentile: float = 1.0) -> float:
+        """The share of pictures with a d1 below that percentile of held-out pictures' d1.
+
+        A model that generalises makes about so many in a hundred.
+
+        Raises:
+            LimnerError: fewer than 100 held-out pictures.
+        """
+        if (n := len(held_out.first)) < _FEWEST_HELD_OUT:
+            raise LimnerError(
+                f"percentiles of distances need at least {_FEWEST_HELD_OUT} held-out pictures, "
+                f"not {n}"
+            )
+        return float((self.first < held_out.first.quantile(percentile / 100)).double().mean())
+
+
+def memorisation(
+    pictures: UInt8[Tensor, "n c h w"],
+    train: UInt8[Tensor, "m c h w"],
+    groups: Int64[Tensor, "m"] | None = None,
+    *,
+    shift: int = 2,
+    twin: float = 8.0,
+) -> Memorisation:
+    """How near pictures are to those a model was trained on; see the module.
+
+    Args:
+        pictures: a model's, or held-out ones to see what the meter makes of new pictures.
+        train: all pictures that the model was trained on.
+        groups: a number for each training picture, the same for pictures of one subject.
+        shift: pixels by which a copy may be moved, up, down, left and right.
+        twin: training pictures no farther apart than this, in levels, are one subject.
+
+    Raises:
+        LimnerError: no picture; fewer than 2 subjects; pictures of different or too small a size.
+    """
+    _check(pictures, train, groups, shift)
+    pictures, train = pictures.cpu(), train.cpu()
+    groups = torch.arange(len(train)) if groups is None else groups.cpu()
+    found = [_measured(some, train, groups, shift, twin) for some in pictures.split(_PICTURES)]
+    nearest, first, second, own = (torch.cat(column) for column in zip(*found))
+    if alone := int(second.isinf().sum()):
+        raise LimnerError(
+            f"of {alone} pictures, all training pictures are the nearest one's twins (at most "
+            f"{twin:g} levels apart, or of its group), so there is no second one to compare with; "
+            "give fewer groups or a smaller twin"
+        )
+    return Memorisation(nearest, first, second, own)
+
+
+def _check(pictures: Tensor, train: Tensor, groups: Tensor | None, shift: int) -> None:
+    if not len(pictures) or len(train) < 2:
+        raise LimnerError(
+            "memorisation needs at least 1 picture and 2 training pictures, not "
+            f"{len(pictures)} and {len(train)}"
+        )
+    if pictures.shape[1:] != train.shape[1:]:
+        sizes = [" x ".join(map(str, images.shape[1:])) for images in (pictures, train)]
+        raise LimnerError(
+            f"pictures of {sizes[0]} cannot be compared with training pictures of {sizes[1]} "
+            "(channels x height x width)"
+        )
+    if not 0 <= 2 * shift < min(train.shape[2:]):
+        raise LimnerError(
+            f"pictures of {train.shape[2]} x {train.shape[3]} cannot be shifted by {shift} pixels"
+        )
+    if groups is not None and len(groups) != len(train):
+        raise LimnerError(f"{len(groups)} groups were given for {len(train)} training pictures")
+
+
+def _measured(
+    pictures: UInt8[Tensor, "b c h w"],
+    train: UInt8[Tensor, "m c h w"],
+    groups: Int64[Tensor, "m"],
+    shift: int,
+    twin: float,
+) -> tuple[Int64[Tensor, "b"], Float64[Tensor, "b"], Float64[Tensor, "b"], Float64[Tensor, "b"]]:
+    """Nearest, first, second and own of a few pictures; second is infinite where there is none."""
+    distances = _distances(pictures, train, shift)
+    first, nearest = distances.min(1)
+    among = _distances(train[nearest], train, shift)
+    same = (among <= twin) | (groups[nearest][:, None] == groups)
+    second, own = (d.masked_fill(same, torch.inf).amin(1) for d in (distances, among))
+    return nearest, first, second, own
+
+
+def _distances(
+    pictures: UInt8[Tensor, "b c h w"], train: UInt8[Tensor, "m c h w"], shift: int
+) -> Float64[Tensor, "b m"]:
+    """Of each picture from each training picture, at the best of all shifts and flips."""
+    h, w = train.shape[2] - 2 * shift, train.shape[3] - 2 * shift
+    both = torch.stack([pictures, pictures.flip(-1)], 1)  # b 2 c H W
+    parts = both.unfold(3, h, 1).unfold(4, w, 1)  # b 2 c dy dx h w
+    x = parts.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(0, 3).double()  # b*2*dy*dx c*h*w
+    # |x - y|^2 = -2 x y + |x|^2 1 + 1 |y|^2, as one product.
+    left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), torch.ones(len(x), 1)], 1)
+    found = []
+    for some in train.split(_TRAINING):
+        y = some[:, :, shift : shift + h, shift : shift + w].flatten(1).double()
+        right = torch.cat([y, torch.ones(len(y), 1), y.square().sum(1, keepdim=True)], 1)
+        found.append((left @ right.T).view(len(pictures), -1, len(y)).amin(1))
+    return torch.cat(found, 1).div_(x.shape[1]).sqrt_()
+
+
+def suspects(
+    pictures: UInt8[Tensor, "n c h w"],
+    train: UInt8[Tensor, "m c h w"],
+    found: Memorisation,
+    pairs: int = 24,
+) -> UInt8[Tensor, "p c h w"]:
+    """The pictures most likely to be copies, each followed by its nearest training picture.
+
+    `limner.data.png.grid` with an even number of columns shows them side by side.
+
+    Args:
+        pictures, train, found: what was given to and came from `memorisation`.
+        pairs: at most so many, those of the least ratio d1 / d2 first.
+    """
+    worst = found.ratio.argsort(stable=True)[:pairs]
+    sides = torch.stack([pictures.cpu()[worst], train.cpu()[found.nearest[worst]]], 1)
+    return sides.flatten(0, 1)

@@ -1,0 +1,243 @@
+"""What all metrics stand on: moments that add up, checked features, seeded draws, intervals.
+
+Everything is float64 on the CPU. Moments are accumulated around the mean of what was seen so far,
+never as E[x x'] - E[x] E[x]', which loses all digits where features have a large mean.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
+
+DRAWS = 1000
+"""How often a bootstrap draws its sample anew."""
+_NORMAL = 1.959963984540054  # the 97.5th percentile of the normal law
+
+
+class Estimate(NamedTuple):
+    """A number with its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Moments:
+    """How many features there are, their mean, and their scatter sum (x - mean)(x - mean)'.
+
+    Moments of parts add up to those of the whole, in any order and partition, so that a set of any
+    size is seen once, in memory that does not grow.
+
+    Args:
+        n: how many images.
+        mean: of the features.
+        scatter: the sum of their centred outer products.
+
+    Reference:
+        Chan, Golub, LeVeque (1979). Updating formulae and a pairwise algorithm for computing
+        sample variances. Stanford, STAN-CS-79-773.
+    """
+
+    n: int
+    mean: Float64[Tensor, "d"]
+    scatter: Float64[Tensor, "d d"]
+
+    @classmethod
+    def empty(cls, d: int) -> "Moments":
+        """Of no image yet, with d features."""
+        return cls(0, torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "n d"]) -> "Moments":
+        """Of these features, a row for each image.
+
+        Raises:
+            LimnerError: no row; NaN or infinite features.
+        """
+        return cls.empty(features.shape[1]).update(features)
+
+    def update(self, features: Float[Tensor, "n d"]) -> "Moments":
+        """Of what was seen and these features.
+
+        Raises:
+            LimnerError: no row; NaN or infinite features; another number of features.
+        """
+        x = checked(features, 1, "a mean")
+        same_dimension(len(self.mean), x.shape[1])
+        n = self.n + len(x)
+        mean = x.mean(0)
+        between = mean - self.mean
+        # One product for both sums: sqrt(k m / n) between is one more centred row.
+        rows = torch.cat([x - mean, math.sqrt(self.n * len(x) / n) * between[None]])
+        return Moments(n, self.mean + len(x) / n * between, torch.addmm(self.scatter, rows.T, rows))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Of both.
+
+        Raises:
+            LimnerError: another number of features.
+        """
+        same_dimension(len(self.mean), len(other.mean))
+        if not (self.n and other.n):
+            return self if self.n else other
+        n = self.n + other.n
+        between = other.mean - self.mean
+        scatter = self.scatter + other.scatter
+        scatter.addr_(between, between, alpha=self.n * other.n / n)
+        return Moments(n, self.mean + other.n / n * between, scatter)
+
+    def without(self, part: "Moments") -> "Moments":
+        """What is left when a part that was merged is taken out again.
+
+        Raises:
+            LimnerError: another number of features; a part that is not smaller.
+        """
+        same_dimension(len(self.mean), len(part.mean))
+        n = self.n - part.n
+        if n < 1:
+            raise LimnerError(f"{part.n} images cannot be taken out of {self.n}")
+        mean = self.mean + part.n / n * (self.mean - part.mean)
+        between = part.mean - mean
+        scatter = self.scatter - part.scatter
+        scatter.addr_(between, between, alpha=-n * part.n / self.n)
+        return Moments(n, mean, scatter)
+
+    @property
+    def covariance(self) -> Float64[Tensor, "d d"]:
+        """The scatter over n - 1, as all reference tools have it.
+
+        Raises:
+            LimnerError: fewer than 2 images.
+        """
+        if self.n < 2:
+            raise LimnerError(f"a covariance needs at least 2 images, not {self.n}")
+        return self.scatter / (self.n - 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors, for a safetensors file."""
+        n = torch.tensor(self.n, dtype=torch.int64)
+        return {"n": n, "mean": self.mean, "scatter": self.scatter}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Moments":
+        """From what `tensors` gave.
+
+        Raises:
+            LimnerError: a tensor is missing, of another type or shape, or not finite.
+        """
+        n, mean, scatter = (tensors.get(key) for key in ("n", "mean", "scatter"))
+        if n is None or mean is None or scatter is None:
+            raise LimnerError("moments have the tensors n, mean and scatter; make them again")
+        sound = (
+            (n.shape, n.dtype) == ((), torch.int64)
+            and mean.ndim == 1
+            and scatter.shape == (len(mean), len(mean))
+            and mean.dtype == scatter.dtype == torch.float64
+            and bool(mean.isfinite().all() and scatter.isfinite().all())
+        )
+        if not sound or n < 0:
+            raise LimnerError("these moments are damaged; make them again")
+        return cls(int(n), mean, scatter)
+
+
+def checked(features: Float[Tensor, "n d"], least: int, metric: str) -> Float64[Tensor, "n d"]:
+    """The features (or logits) in float64 on the CPU, when a metric can be made of them.
+
+    Args:
+        features: a row for each image.
+        least: how many images the metric needs.
+        metric: its name, for the messages.
+
+    Raises:
+        LimnerError: fewer rows; NaN or infinite numbers.
+    """
+    if features.ndim != 2 or not features.shape[1]:
+        raise LimnerError(f"{metric} takes a row of features for each image")
+    if len(features) < least:
+        images = "image" if least == 1 else "images"
+        raise LimnerError(f"{metric} needs at least {least} {images}, not {len(features)}")
+    x = features.detach().to("cpu", torch.float64)
+    if bad := int((~x.isfinite()).any(1).sum()):
+        raise LimnerError(
+            f"the features of {bad} of {len(x)} images are NaN or infinite, so {metric} has no "
+            "value; look at these images and at the extractor's weights"
+        )
+    return x
+
+
+def checked_pair(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], least: tuple[int, int], metric: str
+) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
+    """Both `checked`, and of the same dimension.
+
+    Raises:
+        LimnerError: see `checked`; another number of features.
+    """
+    one, other = checked(x, least[0], metric), checked(y, least[1], metric)
+    same_dimension(one.shape[1], other.shape[1])
+    return one, other
+
+
+def same_dimension(d: int, other: int) -> None:
+    """Sets are comparable when they have equally many features.
+
+    Raises:
+        LimnerError: they have not.
+    """
+    if d != other:
+        raise LimnerError(
+            f"{d} features cannot be compared with {other}; take both from the same extractor"
+        )
+
+
+def shuffled(n: int, seed: int) -> Int64[Tensor, "n"]:
+    """A permutation of 0 .. n - 1: the order of the first n numbers of the stream `seed`."""
+    return Noise.sampling(seed, 1).bits(n)[0].argsort(stable=True)
+
+
+def resampled(n: int, seed: int) -> Int64[Tensor, "draws n"]:
+    """`DRAWS` bootstrap samples of n things: draw i is of the stream `seed + i`."""
+    return Noise.sampling(seed, DRAWS).integers(n, n)
+
+
+def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
+    """A number with the middle 95 % of its bootstrap draws."""
+    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value, low, high)
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The interval of 95 % of a share that was counted in n things; it has a width at 0 and 1 too.
+
+    Reference:
+        Wilson (1927). Probable inference, the law of succession, and statistical inference.
+        Journal of the American Statistical Association 22.
+    """
+    z2 = _NORMAL**2 / n
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def student(degrees: int) -> float:
+    """The 97.5th percentile of Student's t, to 1e-3 from 4 degrees of freedom on.
+
+    Reference:
+        Abramowitz, Stegun (1964). Handbook of Mathematical Functions, 26.7.5.
+    """
+    z, v = _NORMAL, degrees
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
+    )

@@ -1,0 +1,278 @@
+"""Pictures are painted and looked at in fixed blocks of 64, each of which is kept when it is done.
+
+    work/KEY/block-000012.pictures       what was painted, and how long it took
+    work/KEY/block-000012.OBSERVER       what an observer wrote down of it
+
+What a block holds depends on its number alone, blocks are put together in their order, and process
+r of s takes the blocks r, r + s, r + 2s, ... So one process or several, killed and started again or
+not, end with the same numbers, and memory does not grow with the number of pictures.
+"""
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.evaluate.cache import cache_folder, discard, keep, kept, key
+from limner.evaluate.extractors.features import Extractor
+from limner.evaluate.metrics.statistics import Moments
+from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
+from limner.runtime import processes
+
+BLOCK = 64
+"""Pictures of a block, but for the last one."""
+MOST_FEATURES = 10_000
+"""Rows of features that are kept: what compares every picture with every other sees no more."""
+MOST_LOGITS = 50_000
+"""Rows of logits that are kept."""
+Columns = dict[str, Tensor]
+"""Named tensors with a row for each picture."""
+
+
+class Observer(ABC):
+    """What is written down of pictures, block by block.
+
+    Attributes:
+        name: of its files.
+        fingerprint: of everything that decides what it writes.
+        lasting: whether what it wrote of real data stays in the cache.
+        most: so many pictures it looks at, whole blocks; None for all.
+    """
+
+    name: str
+    fingerprint: str
+    lasting: bool = False
+    most: int | None = None
+
+    @abstractmethod
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """Named tensors with a row for each of these pictures."""
+
+    def together(self, blocks: Iterable[Columns]) -> dict[str, Tensor]:
+        """One of all blocks."""
+        parts = list(blocks)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+class SeenDigests(Observer):
+    """Which pictures are the same."""
+
+    name = fingerprint = "digests"
+
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """`digest`, int64: equal for equal pictures."""
+        digests = [hashlib.sha256(one.contiguous().numpy().data).digest()[:8] for one in pixels]
+        found = [int.from_bytes(digest, signed=True) for digest in digests]
+        return {"digest": torch.tensor(found)}
+
+
+class SeenFeatures(Observer):
+    """An extractor's features and logits: moments of all, rows of the first ones.
+
+    Args:
+        extractor: any.
+    """
+
+    lasting = True
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self.name = "features"
+        self.fingerprint = extractor.fingerprint
+
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """`features`, and `logits` where there are any.
+
+        Raises:
+            LimnerError: some are NaN or infinite.
+        """
+        features, logits = self.extractor(pixels)
+        found = {"features": features} | ({} if logits is None else {"logits": logits})
+        for what, rows in found.items():
+            odd = ~rows.isfinite().all(1).cpu()
+            if odd.any():
+                raise LimnerError(
+                    f"the {what} of {pictures.called(int(numbers[odd][0]))} by "
+                    f"{self.extractor.name} are NaN or infinite, and so no metric has a value"
+                )
+        return {what: rows.float().cpu() for what, rows in found.items()}
+
+    def together(self, blocks: Iterable[Columns]) -> dict[str, Tensor]:
+        """`n`, `mean` and `scatter` of all, `features` and `logits` of the first ones."""
+        moments = Moments.empty(self.extractor.dim)
+        rows: dict[str, list[Tensor]] = {}
+        for block in blocks:
+            moments = moments.update(block["features"])
+            for what, most in (("features", MOST_FEATURES), ("logits", MOST_LOGITS)):
+                have = sum(map(len, rows.get(what, ())))
+                if what in block and have < most:
+                    rows.setdefault(what, []).append(block[what][: most - have])
+        return moments.tensors() | {what: torch.cat(parts) for what, parts in rows.items()}
+
+
+class Work:
+    """A set of pictures and its observers.
+
+    Args:
+        pictures: what is looked at.
+        observers: by whom.
+    """
+
+    def __init__(self, pictures: PictureSet, observers: Sequence[Observer]) -> None:
+        self.pictures = pictures
+        self.observers = list(observers)
+        self.folder = cache_folder() / "work" / key(pictures.fingerprint, len(pictures))
+        self._found: dict[str, dict[str, Tensor]] = {}  # by an observer's fingerprint
+
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        return -(-len(self.pictures) // BLOCK)
+
+    def waiting(self) -> int:
+        """How many pictures this process has to look at, or to look whether they are done."""
+        if all(self._found_before(observer) for observer in self.observers):
+            return 0
+        return sum(len(self._numbers(block)) for block in self._share())
+
+    def do_share(self, advance: Callable[[float], None]) -> None:
+        """Do this process's blocks, as far as they are not done yet.
+
+        Args:
+            advance: is told how many pictures are done.
+        """
+        waiting = [o for o in self.observers if not self._found_before(o)]
+        for block in self._share() if waiting else ():
+            for observer in waiting:
+                if block in self._seen_by(observer):
+                    self._look(observer, block)
+            advance(len(self._numbers(block)))
+
+    def of(self, observer: Observer) -> dict[str, Tensor]:
+        """What an observer wrote of all pictures; blocks that are missing are done now."""
+        if not self._found_before(observer):
+            found = observer.together(self._look(observer, b) for b in self._seen_by(observer))
+            if self._lasts(observer):
+                keep(self._file(observer), found)
+            self._found[observer.fingerprint] = found
+        return self._found[observer.fingerprint]
+
+    def pixels(self, numbers: Iterable[int]) -> Pixels:
+        """Some of the pictures; painted ones are read, not painted again."""
+        wanted = list(numbers)
+        if not isinstance(self.pictures, PaintedPictures):
+            return self.pictures.pictures(torch.tensor(wanted))
+        return torch.stack([self._pixels(n // BLOCK)[n % BLOCK] for n in wanted])
+
+    def seconds(self) -> float:
+        """How long painting took, over all processes."""
+        if not isinstance(self.pictures, PaintedPictures):
+            return 0.0
+        return sum(float(self._painted(block)["seconds"]) for block in range(self.blocks))
+
+    def discard(self) -> None:
+        """Forget the blocks: the report is written."""
+        discard(self.folder)
+
+    def _numbers(self, block: int) -> Int[Tensor, "b"]:
+        return torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.pictures)))
+
+    def _share(self) -> range:
+        return range(processes.rank(), self.blocks, processes.size())
+
+    def _seen_by(self, observer: Observer) -> range:
+        most = len(self.pictures) if observer.most is None else observer.most
+        return range(min(self.blocks, -(-most // BLOCK)))
+
+    def _found_before(self, observer: Observer) -> bool:
+        """Whether what it wrote is known already, by an earlier call or evaluation."""
+        if observer.fingerprint not in self._found and self._lasts(observer):
+            found = kept(self._file(observer))
+            if found is not None:
+                self._found[observer.fingerprint] = found
+        return observer.fingerprint in self._found
+
+    def _lasts(self, observer: Observer) -> bool:
+        return observer.lasting and isinstance(self.pictures, RealPictures)
+
+    def _file(self, observer: Observer) -> Path:
+        name = key(self.pictures.fingerprint, len(self.pictures), observer.fingerprint)
+        return cache_folder() / "statistics" / f"{name}.safetensors"
+
+    def _look(self, observer: Observer, block: int) -> Columns:
+        """What an observer wrote of a block."""
+
+        def look() -> Columns:
+            with torch.no_grad():
+                return observer.look(self.pictures, self._numbers(block), self._pixels(block))
+
+        return self._remembered(block, f"{observer.name}-{key(observer.fingerprint)}", look)
+
+    def _pixels(self, block: int) -> Pixels:
+        if isinstance(self.pictures, PaintedPictures):
+            return self._painted(block)["pixels"]
+        return self.pictures.pictures(self._numbers(block))
+
+    def _painted(self, block: int) -> Columns:
+        def paint() -> Columns:
+            started = time.perf_counter()
+            pixels = self.pictures.pictures(self._numbers(block))
+            seconds = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
+            return {"pixels": pixels, "seconds": seconds}
+
+        return self._remembered(block, "pictures", paint)
+
+    def _remembered(self, block: int, what: str, make: Callable[[], Columns]) -> Columns:
+        """What is in a block's file; made, and written, where there is none."""
+        path = self.folder / f"block-{block:06d}.{what}"
+        found = kept(path)
+        if found is None:
+            found = make()
+            keep(path, found)
+        return found
+
+
+class Seen:
+    """All pictures of an evaluation, each set with its observers.
+
+    Args:
+        needs: which pictures have to be seen by whom; what is the same is done once.
+    """
+
+    def __init__(self, needs: Iterable[tuple[PictureSet, Observer]]) -> None:
+        self.works: dict[tuple[str, int], Work] = {}
+        for pictures, observer in needs:
+            work = self.works.setdefault(_identity(pictures), Work(pictures, []))
+            if all(observer.fingerprint != other.fingerprint for other in work.observers):
+                work.observers.append(observer)
+
+    def waiting(self) -> int:
+        """How many pictures this process has to look at."""
+        return sum(work.waiting() for work in self.works.values())
+
+    def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
+        """What an observer wrote of a set of pictures."""
+        return self.works[_identity(pictures)].of(observer)
+
+    def pixels(self, pictures: PictureSet, numbers: Iterable[int]) -> Pixels:
+        """Some pictures of a set that was seen."""
+        return self.works[_identity(pictures)].pixels(numbers)
+
+    def seconds(self, pictures: PictureSet) -> float:
+        """How long painting a set took."""
+        return self.works[_identity(pictures)].seconds()
+
+    def discard(self) -> None:
+        """Forget all blocks: the report is written."""
+        for work in self.works.values():
+            work.discard()
+
+
+def _identity(pictures: PictureSet) -> tuple[str, int]:
+    return pictures.fingerprint, len(pictures)

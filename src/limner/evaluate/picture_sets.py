@@ -1,0 +1,242 @@
+"""What is judged and what it is judged against: numbered pictures in uint8.
+
+A model is judged by pictures that it paints under the conditions of the real data: picture i gets
+the class, the caption or the conditioning image of real picture i. A folder is judged by its
+pictures. Both are `PictureSet`s, as the real data are, and no metric can tell them apart.
+"""
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer
+from limner.data.dataset import BINARISE, Dataset
+from limner.evaluate.cache import key
+from limner.evaluate.metrics.statistics import shuffled
+
+Numbers = Int[Tensor, "b"]
+Pixels = UInt8[Tensor, "b c h w"]
+_ORDER = 0  # the seed of the order of real pictures
+_MOST_OF_ENDLESS = 50_000  # pictures of data without an end that are looked at
+_CAPTION = -7  # the step of the random streams that choose captions, see data/stream.py
+
+
+_P = TypeVar("_P", bound="PictureSet")
+
+
+class PictureSet(ABC):
+    """Numbered pictures, the same under a number whenever they are asked for.
+
+    Attributes:
+        name: what the report calls them.
+        fingerprint: of everything that decides the pictures and their order.
+        spec: what the pictures are.
+    """
+
+    name: str
+    fingerprint: str
+    spec: ImageSpec
+
+    _n: int
+
+    def __len__(self) -> int:
+        return self._n
+
+    def first(self: _P, n: int) -> _P:
+        """The first n of them, or all if there are fewer."""
+        fewer = copy.copy(self)
+        fewer._n = min(n, len(self))
+        return fewer
+
+    @abstractmethod
+    def pictures(self, numbers: Numbers) -> Pixels:
+        """The pictures with these numbers."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """The names of their classes; () where they are of none."""
+
+    @abstractmethod
+    def labels(self, numbers: Numbers) -> Numbers | None:
+        """The classes that they are to be of; None where there are none."""
+
+    @abstractmethod
+    def captions(self, numbers: Numbers) -> list[str] | None:
+        """What they are to show; None where nothing was said."""
+
+    @abstractmethod
+    def groups(self, numbers: Numbers) -> Numbers | None:
+        """Which of them are variants of one thing; None where that is unknown."""
+
+    def called(self, number: int) -> str:
+        """A picture in a message."""
+        return f"picture {number} of {self.name}"
+
+
+class RealPictures(PictureSet):
+    """The pictures of a data set, each once, in an order that depends on how many there are alone.
+
+    So the first n are a fair sample, whatever the order of the files.
+
+    Args:
+        dataset: where they come from; neither mirrored nor drawn by weight.
+        n: how many of them; None for all.
+        name: what the report calls them; None for the source as it was typed.
+    """
+
+    def __init__(self, dataset: Dataset, n: int | None = None, name: str | None = None) -> None:
+        if not len(dataset):
+            raise LimnerError(f"{dataset.source or 'the data set'} holds no pictures")
+        self.dataset = dataset
+        self.spec = dataset.spec
+        self.name = name or dataset.source or "the data"
+        whole = _MOST_OF_ENDLESS if dataset.endless else len(dataset)
+        self._order = torch.arange(whole) if dataset.endless else shuffled(whole, _ORDER)
+        self._n = whole if n is None else min(n, whole)
+        self.fingerprint = key("real", dataset.digest or _digest(dataset), _ORDER)
+
+    def indices(self, numbers: Numbers) -> Numbers:
+        """Where the pictures with these numbers are in the data set, round and round."""
+        return self._order[numbers % len(self._order)]
+
+    def pictures(self, numbers: Numbers) -> Pixels:
+        """In uint8, requantised and binarised as the data set is."""
+        return to_uint8(self.images(numbers))
+
+    def images(self, numbers: Numbers) -> Images:
+        """The same in [-1, 1]."""
+        indices = self.indices(numbers)
+        return self.dataset.images(indices, Noise.keyed(_ORDER, BINARISE, indices))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the data set."""
+        return () if self.dataset.labels is None else self.spec.labels
+
+    def labels(self, numbers: Numbers) -> Numbers | None:
+        """Their classes."""
+        known = self.dataset.labels
+        return None if known is None else known[self.indices(numbers)]
+
+    def captions(self, numbers: Numbers) -> list[str] | None:
+        """A caption of each, drawn as the data draw them; on a second round, another one."""
+        streams = Noise.keyed(_ORDER, _CAPTION, numbers)
+        return self.dataset.captions(self.indices(numbers), streams)
+
+    def groups(self, numbers: Numbers) -> Numbers | None:
+        """As the data set says."""
+        known = self.dataset.groups
+        return None if known is None else known[self.indices(numbers)]
+
+    def condition(self, numbers: Numbers, spec: ImageSpec) -> Condition:
+        """What these pictures are of, as far as a model of such a specification is told."""
+        captions = self.captions(numbers) if spec.text else None
+        labelled = spec.labels and spec.labels == self.spec.labels
+        return Condition(
+            label=self.labels(numbers) if labelled else None,
+            text=Tokenizer(spec.text).encode(captions) if spec.text and captions else None,
+            image=self.dataset.hints(self.indices(numbers), numbers, _ORDER) if spec.hint else None,
+        )
+
+    def called(self, number: int) -> str:
+        """A picture in a message, by its file's name."""
+        return f"'{self.dataset.name(int(self.indices(torch.tensor([number]))))}' of {self.name}"
+
+
+class PaintedPictures(PictureSet):
+    """What a model paints under the conditions of real pictures; picture i from seed + i.
+
+    Args:
+        model: it paints.
+        real: where the conditions come from.
+        n: how many pictures.
+        seed: of the first one.
+        options: of the model's sampler.
+        name: what the report calls them.
+        fingerprint: of the model.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        real: RealPictures,
+        n: int,
+        *,
+        seed: int,
+        options: Mapping[str, Any],
+        name: str,
+        fingerprint: str,
+    ) -> None:
+        self.model, self.real, self.seed, self.options = model, real, seed, dict(options)
+        self.spec = model.spec
+        self.name = name
+        self._n = n
+        sampling = {option: repr(value) for option, value in self.options.items()}
+        where = [model.device.type, str(torch.__version__)]
+        self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, where)
+        hint = model.spec.hint
+        if model.condition == "required" and hint and real.spec.hint is None:
+            raise LimnerError(
+                f"{name} paints from a picture; judge it --against unpaired:A,B, of which A has "
+                "the pictures that it paints from"
+            )
+
+    def pictures(self, numbers: Numbers) -> Pixels:
+        """Painted now.
+
+        Raises:
+            LimnerError: the model paints NaN or infinity.
+        """
+        c = self.real.condition(numbers, self.spec)
+        seeds = [self.seed + number for number in numbers.tolist()]
+        x = self.model.sample(len(numbers), c, seed=seeds, **self.options)
+        if tuple(x.shape[1:]) != self.spec.shape:
+            raise LimnerError(
+                f"{self.name} is judged by pictures of {self.spec.height} x {self.spec.width}, and "
+                f"these are {x.shape[2]} x {x.shape[3]}; leave their size out"
+            )
+        odd = ~x.isfinite().flatten(1).all(1).cpu()
+        if odd.any():
+            raise LimnerError(
+                f"{self.called(int(numbers[odd][0]))} has pixels that are NaN or infinite, and so "
+                "no metric has a value; look at the weights, or at the options of the sampler"
+            )
+        return to_uint8(x).cpu()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the real pictures, where the model is told their classes or captions."""
+        told = self.real.condition(torch.arange(1), self.spec)
+        return () if told.label is None and told.text is None else self.real.classes
+
+    def labels(self, numbers: Numbers) -> Numbers | None:
+        """The classes that were asked for, if only in words."""
+        return self.real.labels(numbers) if self.classes else None
+
+    def captions(self, numbers: Numbers) -> list[str] | None:
+        """The prompts."""
+        return self.real.captions(numbers) if self.spec.text else None
+
+    def groups(self, numbers: Numbers) -> Numbers | None:
+        """Those of the real pictures."""
+        return self.real.groups(numbers)
+
+
+def _digest(dataset: Dataset) -> str:
+    """A hash of the pictures of a data set that has none of its own."""
+    labels = [] if dataset.labels is None else dataset.labels.tolist()
+    digest = hashlib.sha256(repr((dataset.spec, labels)).encode())
+    for part in torch.arange(len(dataset)).split(1024):
+        digest.update(dataset.pixels(part).contiguous().numpy().tobytes())
+    return digest.hexdigest()

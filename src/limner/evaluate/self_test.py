@@ -1,0 +1,241 @@
+"""Does a likelihood find odd pictures, and does a classifier?
+
+Half of the real pictures are the reference; the other half are to be told apart from
+
+    noise      every value drawn evenly
+    blank      one value everywhere, drawn for each picture
+    inverted   the same real pictures, dark for light
+    foreign    pictures of other data, in the same size and colours
+
+by each of three scores, as an AUROC (1 tells all apart, 0.5 is chance, below it the odd ones seem
+more in order than real ones):
+
+    low likelihood   -log p
+    typicality       oddness by the two-sided test, see `typicality`
+    classifier       1 - the largest class probability, Hendrycks, Gimpel (2017), arXiv:1610.02136
+
+A classifier was never asked whether a picture is one at all: how often it is sure stands beside.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec, from_levels, to_uint8
+from limner.contract.noise import Noise
+from limner.data import open_data
+from limner.evaluate.extractors.features import Extractor, extractor
+from limner.evaluate.passes import BLOCK
+from limner.evaluate.picture_sets import RealPictures
+from limner.evaluate.scoring import Scorer
+from limner.evaluate.tables import aligned
+from limner.evaluate.typicality import UNREASONABLE, auroc, oddness, p_values
+from limner.runtime.progress import painting_progress
+
+SURE = 0.9
+"""A classifier whose largest probability is at least this is sure."""
+_DRAWS = -10  # the step of the random streams of odd pictures, see data/stream.py
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """How well a kind of odd pictures is told apart from real ones.
+
+    Args:
+        kind: "noise", "blank", "inverted", the name of other data; or "real", for comparison.
+        nats: the mean of log p.
+        refused: the share that `limner score` calls far too unlikely or far too likely.
+        unlikely: AUROC of -log p; None of real pictures.
+        untypical: AUROC of the two-sided oddness.
+        doubt: AUROC of 1 - the largest class probability; None without a classifier.
+        sure: the share of which the classifier is sure.
+    """
+
+    kind: str
+    nats: float
+    refused: float
+    unlikely: float | None = None
+    untypical: float | None = None
+    doubt: float | None = None
+    sure: float | None = None
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What `self_test` found.
+
+    Args:
+        model: as it was typed.
+        against: the real pictures.
+        n: pictures of each kind, and of the reference.
+        classifier: its name; empty without one.
+        rows: the real pictures first.
+        remarks: what to know.
+    """
+
+    model: str
+    against: str
+    n: int
+    classifier: str
+    rows: tuple[Oddity, ...]
+    remarks: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """A table to read on a terminal."""
+        heads = ["", "mean log p", "refused", "low likelihood", "typicality"]
+        heads += [self.classifier, f"{self.classifier} is sure"] if self.classifier else []
+        rows = [heads]
+        for each in self.rows:
+            row = [each.kind, f"{each.nats:,.1f} nats", f"{each.refused:.1%}"]
+            row += [_shown(each.unlikely), _shown(each.untypical)]
+            if self.classifier:
+                row += [_shown(each.doubt), f"{each.sure:.1%}"]
+            rows.append(row)
+        lines = [
+            f"{self.model}: {self.n:,} pictures of each kind told apart from as many of "
+            f"{self.against} (AUROC; 1 is always, 0.5 is chance), by as many others",
+            "",
+            *aligned(rows),
+            "",
+            f"refused: called far too unlikely or far too likely (p <= {UNREASONABLE:g})",
+        ]
+        if self.classifier:
+            lines.append(f"sure: the largest class probability is at least {SURE:g}")
+        return "\n".join([*lines, *(f"remark: {line}" for line in self.remarks)])
+
+
+def self_test(
+    scorer: Scorer, foreign: str | None = None, classifier: Extractor | str | None = None
+) -> SelfTest:
+    """Tell odd pictures from real ones.
+
+    Args:
+        scorer: the model, and real pictures.
+        foreign: a source of other data; None for the bundled emoji, where the model has not learnt
+            from them.
+        classifier: that stands beside; None for the bundled judge of such pictures.
+
+    Raises:
+        LimnerError: too few real pictures; see `Scorer`.
+    """
+    remarks = list(scorer.remarks)
+    n, real = len(scorer.real) // 2, scorer.real
+    if n < _FEWEST:
+        raise LimnerError(
+            f"a self-test needs at least {2 * _FEWEST} real pictures, and {real.name} has "
+            f"{len(real)}"
+        )
+    judge: Extractor | None = None
+    try:
+        judge = _classifier(classifier, scorer)
+    except LimnerError as error:
+        remarks.append(f"no classifier stands beside: {error}")
+    kinds = {"real": real.images(torch.arange(n, 2 * n))}
+    kinds |= _odd(kinds["real"], real.spec)
+    if foreign or real.dataset.source != "emoji":
+        source = foreign or "emoji"
+        kinds[source] = _foreign(source, scorer, n)
+    else:
+        remarks.append("no other data stand beside; name some: --foreign SOURCE")
+    with painting_progress(n * (len(kinds) + 1), "scoring") as advance:
+
+        def look(x: Images) -> _Seen:
+            return _seen(scorer, judge, x, n, advance)
+
+        reference, usual = look(real.images(torch.arange(n))).nats, look(kinds["real"])
+        rows = [_oddity("real", usual, None, reference)]
+        rows += [
+            _oddity(kind, look(x), usual, reference) for kind, x in kinds.items() if kind != "real"
+        ]
+    if 2 / (n + 1) > UNREASONABLE:
+        remarks.append(f"{n} real pictures are too few to refuse any")
+    return SelfTest(
+        scorer.opened.name, real.name, n, judge.name if judge else "", tuple(rows), tuple(remarks)
+    )
+
+
+def _classifier(asked: Extractor | str | None, scorer: Scorer) -> Extractor:
+    """The one that stands beside.
+
+    Raises:
+        LimnerError: there is none for such pictures, or it knows no classes.
+    """
+    if asked is None or isinstance(asked, str):
+        real = scorer.real
+        asked = extractor(asked, real.spec, scorer.model.device, source=real.dataset.source)
+    if asked(scorer.real.pictures(torch.arange(1))).logits is None:
+        raise LimnerError(f"{asked.name} knows no classes")
+    return asked
+
+
+class _Seen(NamedTuple):
+    """log p of pictures, and the largest class probability of each, where there is a classifier."""
+
+    nats: Float64[Tensor, "n"]
+    certainty: Float64[Tensor, "n"] | None
+
+
+def _seen(
+    scorer: Scorer,
+    judge: Extractor | None,
+    x: Images,
+    first: int,
+    advance: Callable[[float], None],
+) -> _Seen:
+    """What both say of pictures, whose random streams are those of the numbers from `first` on."""
+    nats: list[Tensor] = []
+    certainty: list[Tensor] = []
+    for numbers in torch.arange(first, first + len(x)).split(BLOCK):
+        some = x[numbers - first]
+        nats.append(scorer.log_p(some, numbers).nats)
+        if judge is not None:
+            logits = judge(to_uint8(some)).logits
+            assert logits is not None, "a classifier has logits"
+            certainty.append(logits.double().softmax(1).amax(1).cpu())
+        advance(len(some))
+    return _Seen(torch.cat(nats), torch.cat(certainty) if certainty else None)
+
+
+def _oddity(kind: str, odd: _Seen, usual: _Seen | None, reference: Float64[Tensor, "n"]) -> Oddity:
+    """A row; without AUROCs where there is nothing usual to be told apart from."""
+    areas: dict[str, float] = {}
+    if usual is not None:
+        areas["unlikely"] = auroc(-odd.nats, -usual.nats)
+        areas["untypical"] = auroc(oddness(odd.nats, reference), oddness(usual.nats, reference))
+    if usual is not None and usual.certainty is not None and odd.certainty is not None:
+        areas["doubt"] = auroc(-odd.certainty, -usual.certainty)
+    sure = None if odd.certainty is None else float((odd.certainty >= SURE).double().mean())
+    refused = float((p_values(odd.nats, reference) <= UNREASONABLE).double().mean())
+    return Oddity(kind, float(odd.nats.mean()), refused, sure=sure, **areas)
+
+
+def _odd(x: Images, spec: ImageSpec) -> dict[str, Images]:
+    """Odd pictures, as many as real ones, on the same levels."""
+    streams = Noise.keyed(0, _DRAWS, range(len(x)))
+    noise = from_levels(streams.integers(spec.levels, *spec.shape), spec.levels)
+    blank = from_levels(streams.integers(spec.levels, spec.channels, 1, 1), spec.levels)
+    return {"noise": noise, "blank": blank.expand_as(x).clone(), "inverted": -x}
+
+
+def _foreign(source: str, scorer: Scorer, n: int) -> Images:
+    """Pictures of other data, read as the model's are; round and round if there are fewer."""
+    spec, dynamic = scorer.real.spec, scorer.real.dataset.dynamic
+    binarise = "dynamic" if dynamic else "threshold" if spec.levels == 2 else None
+    levels = {"binarise": binarise} if binarise else {"levels": spec.levels}
+    size = f"{spec.height}x{spec.width}"
+    data = open_data(source, size=size, channels=spec.channels, **levels)
+    return RealPictures(data).images(torch.arange(n))
+
+
+def _shown(area: float | None) -> str:
+    return "" if area is None else f"{area:.3f}"

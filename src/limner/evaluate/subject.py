@@ -1,0 +1,256 @@
+"""From what a person types to what is judged, and to what it is judged against."""
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner.contract.bundled import bundled, painters
+from limner.contract.checkpoint import digest, load, model_file, read_header
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.data import SOURCES, Dataset, open_data
+from limner.evaluate.extractors.features import fingerprint
+from limner.evaluate.picture_sets import RealPictures
+
+_LOOKS = ("size", "fit", "channels", "levels", "binarise", "memory")
+_TRAIN, _TEST, _ALL = "train", "test", "all"
+_LARGEST_REFERENCE = 50_000
+_PART = 64  # pictures that are read at a time
+_OF_TRAINING = ("source", "split", "flip", "label")  # judges know classes that no model is told
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A subject.
+
+    Args:
+        name: as it was typed.
+        fingerprint: of the model file or weights, or of the pictures.
+        model: that paints; None for pictures.
+        pictures: that are there already; None for a model.
+        run: its folder, where it is a run.
+        images_seen: in training.
+        recipe: how it was trained.
+    """
+
+    name: str
+    fingerprint: str
+    model: GenerativeModel | None = None
+    pictures: Dataset | None = None
+    run: Path | None = None
+    images_seen: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What it was trained on: the recipe's section."""
+        return self.recipe.get("data", {})
+
+
+def open_subject(
+    subject: str | Path | GenerativeModel | Dataset,
+    looks: Mapping[str, Any],
+    device: torch.device,
+) -> Opened:
+    """A model, or pictures.
+
+    Args:
+        subject: a bundled name, a run or model folder, a model file, a folder or zip archive of
+            pictures; or a model or data set in memory.
+        looks: options of the reference, of which size and colours are those of pictures, too.
+        device: where a model is.
+
+    Raises:
+        LimnerError: there is no such thing, or it is neither.
+    """
+    if isinstance(subject, GenerativeModel):
+        return Opened(subject.name or type(subject).__name__, _weights(subject), subject)
+    if isinstance(subject, Dataset):
+        name = subject.source or "pictures"
+        return Opened(name, RealPictures(subject).fingerprint, pictures=subject)
+    name = str(subject)
+    if name.startswith(("folder:", "zip:")):
+        return _pictures(name, name, looks)
+    if name in bundled():
+        return _model(name, bundled()[name], device)
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
+    if path.suffix == ".safetensors" or (path.is_dir() and model_file(path).is_file()):
+        return _model(name, path, device)
+    if path.is_dir() and (path / "recipe.toml").is_file():
+        raise LimnerError(
+            f"{name} holds a run without a model yet; go on with: limner resume {name}"
+        )
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return _pictures(name, f"{'folder' if path.is_dir() else 'zip'}:{path}", looks)
+    raise LimnerError(
+        f"'{name}' is neither a model file nor a folder or zip archive of pictures; name one"
+    )
+
+
+def _model(name: str, path: Path, device: torch.device) -> Opened:
+    file = model_file(path)
+    model, header = load(path, str(device)), read_header(file)
+    if not isinstance(model, GenerativeModel):
+        raise LimnerError(f"'{name}' is a {model.name}, which paints nothing")
+    run = path if (path / "recipe.toml").is_file() else None
+    return Opened(name, digest(file), model, None, run, header.images_seen, header.recipe)
+
+
+def _weights(model: GenerativeModel) -> str:
+    return fingerprint(model.state_dict(), repr(model.description()))
+
+
+def _pictures(name: str, source: str, looks: Mapping[str, Any]) -> Opened:
+    """Pictures, with their classes and captions where these can be read."""
+    options = {key: value for key, value in looks.items() if key in _LOOKS}
+    try:
+        data = open_data(source, split=_ALL, **options)
+    except (
+        LimnerError
+    ):  # if it is for labels or captions, these are left aside; else it comes again
+        data = open_data(source, split=_ALL, labels=False, captions=False, **options)
+    return Opened(name, data.digest, pictures=data)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a subject is judged against.
+
+    Args:
+        real: the reference.
+        training: what models learn from; None where that is unknown.
+        held_out: what they never see; None where there is none. One of both is the reference.
+        options: of the source, as they are in effect.
+    """
+
+    real: RealPictures
+    training: RealPictures | None
+    held_out: RealPictures | None
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def open_reference(
+    against: str | Dataset | Reference | None,
+    asked: Mapping[str, Any],
+    subject: Opened,
+    training: Dataset | None = None,
+) -> Reference:
+    """The reference, with the splits that are told apart from it.
+
+    Args:
+        against: a source, as for `open_data`, or a data set; None for the one that the subject was
+            trained on. What is a reference already is returned.
+        asked: options of the source. Without `split`, the split is "test" where there is one.
+        subject: of which the data's options are the defaults where they name the same source.
+        training: of a data set that is given: what models learn from.
+
+    Raises:
+        LimnerError: see `open_data`; no source.
+    """
+    if isinstance(against, Reference):
+        return against
+    if isinstance(against, Dataset):
+        real = RealPictures(against, _LARGEST_REFERENCE)
+        if training is not None:
+            return Reference(real, RealPictures(training), real)
+        return Reference(real, real, None) if against.training else Reference(real, None, real)
+    usual = subject.data
+    source: str | None = against or usual.get("source")
+    if source is None:
+        raise LimnerError(
+            f"say which real pictures {subject.name} is judged by: --against emoji, mnist, "
+            "folder:PATH, ..."
+        )
+    options: dict[str, Any] = {}
+    if usual.get("source") == source:
+        options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}
+    options |= asked
+    splits = _splits(source)
+    held = _TEST in splits and ("holdout" in options or not _held_by(source))
+    options |= {"split": _TEST} if held and "split" not in options else {}
+    dataset = open_data(source, **options)
+    real = _named(dataset, source, options)
+    if not dataset.training:
+        return Reference(real, _other(source, options, _TRAIN), real, options)
+    others = () if options.get("split") == _ALL else set(splits) - {_TRAIN, _ALL}
+    held_out = next(filter(None, (_other(source, options, s) for s in splits if s in others)), None)
+    return Reference(real, real, held_out, options)
+
+
+def _splits(source: str) -> tuple[str, ...]:
+    """The splits that a kind of source has."""
+    kind = source.partition(":")[0]
+    if kind not in SOURCES:
+        return ()
+    return typing.get_args(typing.get_type_hints(SOURCES[kind])["split"])
+
+
+def _held_by(source: str) -> bool:
+    """Whether pictures are held out only where that is asked for."""
+    return hasattr(SOURCES[source.partition(":")[0]], "holdout")
+
+
+def _other(source: str, options: Mapping[str, Any], split: str) -> RealPictures | None:
+    """Another split; None where it is empty or missing."""
+    given = {**options, "split": split}
+    try:
+        return _named(open_data(source, **given), source, given)
+    except LimnerError:
+        return None
+
+
+def _named(dataset: Dataset, source: str, options: Mapping[str, Any]) -> RealPictures:
+    split = options.get("split")
+    name = f"{source} {split or (_TRAIN if dataset.training else '')}".strip()
+    return RealPictures(dataset, _LARGEST_REFERENCE, name)
+
+
+def check_varied(real: RealPictures) -> None:
+    """Refuse to judge by one picture again and again.
+
+    Raises:
+        LimnerError: all are the same one.
+    """
+    first = real.pictures(torch.arange(1))
+    others = torch.arange(1, len(real)).split(_PART)
+    if len(real) > 1 and all(bool((real.pictures(some) == first).all()) for some in others):
+        raise LimnerError(
+            f"all {len(real):,} pictures of {real.name} are the same one, and nothing can be "
+            "judged by them"
+        )
+
+
+def check_alike(name: str, spec: ImageSpec, real: RealPictures, paints: bool) -> None:
+    """Refuse to compare pictures of another size, colour or number of levels.
+
+    Raises:
+        LimnerError: the first difference, and which option removes it.
+    """
+    own, other = spec, real.spec
+    verb = "paints" if paints else "has"
+    both = "" if paints else ", which both are then shown in"
+    if (own.height, own.width) != (other.height, other.width):
+        size = f"{own.height}" if own.height == own.width else f"{own.height}x{own.width}"
+        raise LimnerError(
+            f"{name} {verb} pictures of {own.height} x {own.width}, and {real.name} has "
+            f"{other.height} x {other.width}; give data.size={size}{both}"
+        )
+    if own.channels != other.channels:
+        kinds = {1: "grey", 3: "RGB"}
+        raise LimnerError(
+            f"{name} {verb} {kinds.get(own.channels, f'{own.channels}-channel')} pictures, and "
+            f"{real.name} has {kinds.get(other.channels, f'{other.channels}-channel')} ones; give "
+            f"data.channels={own.channels if paints else 1}{both}"
+        )
+    if own.levels != other.levels:
+        raise LimnerError(
+            f"{name} {verb} pictures of {own.levels} levels, and {real.name} has {other.levels}; "
+            f"give data.levels={own.levels}"
+        )

@@ -1,0 +1,46 @@
+"""Web pages that are one file: style, pictures and scripts lie in it, and nothing is fetched."""
+
+import html
+from importlib.resources import files
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from limner.data.png import data_uri
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}</style>
+<main>
+{body}
+</main>
+{script}</html>
+"""
+
+
+def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """A whole page.
+
+    Args:
+        title: of the window, as text.
+        body: what is seen, as HTML.
+        style: CSS beside `page.css`, which all pages share.
+        script: JavaScript; the page is to be readable without.
+    """
+    shared = (files("limner.evaluate") / "webpage.css").read_text(encoding="utf-8")
+    script = f"<script>\n{script}</script>\n" if script else ""
+    return _PAGE.format(title=text(title), style=shared + style, body=body, script=script)
+
+
+def text(words: str) -> str:
+    """Words as HTML, in an element or an attribute."""
+    return html.escape(words)
+
+
+def picture(image: UInt8[Tensor, "c h w"], alt: str) -> str:
+    """A picture with everything in it."""
+    return f'<img src="{data_uri(image)}" alt="{text(alt)}">'

@@ -1,0 +1,225 @@
+"""The three networks of StyleGAN2: z to style, style to picture, picture to score.
+
+    mapping     w = f(z / |z| sqrt(d), c)         eight layers that learn a hundred times as slowly
+    synthesis   a constant, doubled again and again; every convolution is modulated by w, and each
+                size adds its picture to that of the size before, doubled (skips)
+    critic      convolutions with residuals; near the end, how much the pictures of a group differ
+
+Karras, Laine, Aittala, Hellsten, Lehtinen, Aila (2019). Analyzing and improving the image quality
+of StyleGAN. arXiv:1912.04958, section 2 and figure 7.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.noise import Noise
+from limner.gans.adversarial_model import by_pixel
+from limner.gans.modulation import Conv, Linear, ModulatedConv, activated
+from limner.gans.resampling import doubled, halved
+from limner.nn.condition import Conditioner
+
+Styles = Float[Tensor, "b layers d"]
+"""A w for each layer of the synthesis network, from coarse to fine."""
+_MAPPING_RATE = 0.01
+_GROUP = 4  # pictures whose deviation the critic sees
+
+
+def halvings(spec: ImageSpec) -> int:
+    """How often a picture is halved until its shorter side has 4 to 7 pixels.
+
+    Raises:
+        LimnerError: it cannot be halved so often.
+    """
+    k = int(math.log2(min(spec.height, spec.width) / 4)) if min(spec.shape[1:]) >= 4 else 0
+    if min(spec.height, spec.width) < 4 or spec.height % 2**k or spec.width % 2**k:
+        near = max(4, round(min(spec.height, spec.width) / 2**k)) * 2**k
+        raise LimnerError(
+            f"StyleGAN2 doubles a picture of 4 to 7 pixels again and again, which never gives "
+            f"{spec.height} x {spec.width}; type data.size={near}"
+        )
+    return k
+
+
+def normalised(x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """x / sqrt(mean of x^2), so that its length is sqrt(d)."""
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+class Mapping(nn.Module):
+    """w = f(z, c).
+
+    Args:
+        spec: what the pictures are.
+        latent: numbers of z.
+        style: numbers of w.
+        depth: layers.
+    """
+
+    def __init__(self, spec: ImageSpec, latent: int, style: int, depth: int) -> None:
+        super().__init__()
+        self.conditioner = Conditioner(spec, latent)
+        asked = latent if spec.labels or spec.text else 0
+        widths = [latent + asked, *[style] * depth]
+        self.layers = nn.ModuleList(Linear(n, m, _MAPPING_RATE) for n, m in pairwise(widths))
+
+    def forward(self, z: Float[Tensor, "b latent"], c: Condition) -> Float[Tensor, "b style"]:
+        """The style of each z."""
+        asked = self.conditioner(c, len(z)).vector
+        w = normalised(z)
+        if asked is not None:
+            w = torch.cat([w, normalised(asked)], dim=1)
+        for layer in self.layers:
+            w = activated(layer(w))
+        return w
+
+
+class Layer(nn.Module):
+    """A modulated convolution, noise, a bias, and the activation.
+
+    Args:
+        channels, out: that go in, and that come out.
+        style: numbers of w.
+        doubling: whether the picture is doubled.
+    """
+
+    def __init__(self, channels: int, out: int, style: int, *, doubling: bool) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(channels, out, 3, style, doubling=doubling)
+        self.strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(out, 1, 1))
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"], noise: Noise | None
+    ) -> Float[Tensor, "b out hh ww"]:
+        """Without noise, what it is on average before the activation."""
+        h = self.conv(x, w)
+        if noise is not None:
+            h = h + self.strength * noise.normal(1, *h.shape[2:]).to(h)
+        return activated(h + self.bias)
+
+
+class Synthesis(nn.Module):
+    """Styles to a picture: from the constant upwards, a block for each size.
+
+    Args:
+        spec: what the pictures are.
+        style: numbers of w.
+        widths: channels of each size, from the smallest on.
+
+    Attributes:
+        layer_count: styles that it takes. Block i = 0, 1, ... has the layers 2 i - 1, if i > 0,
+            and 2 i, and makes its picture by style 2 i + 1, as the next block's first layer.
+    """
+
+    def __init__(self, spec: ImageSpec, style: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        k = len(widths) - 1
+        self.start = nn.Parameter(torch.randn(widths[0], spec.height >> k, spec.width >> k))
+        self.rising = nn.ModuleList(Layer(n, m, style, doubling=True) for n, m in pairwise(widths))
+        self.steady = nn.ModuleList(Layer(n, n, style, doubling=False) for n in widths)
+        self.to_picture = nn.ModuleList(
+            ModulatedConv(n, spec.channels, 1, style, demodulate=False) for n in widths
+        )
+        self.offset = nn.Parameter(torch.zeros(len(widths), spec.channels, 1, 1))
+        self.layer_count = 2 * len(widths)
+
+    def forward(self, w: Styles, noise: Noise | None) -> Images:
+        """The picture; not confined to [-1, 1]."""
+        return deque(self.sizes(w, noise), maxlen=1).pop()
+
+    def sizes(self, w: Styles, noise: Noise | None) -> Iterator[Images]:
+        """The picture at each size, from the smallest on."""
+        x = by_pixel(self.start.expand(len(w), -1, -1, -1))
+        picture = None
+        for i, steady in enumerate(self.steady):
+            if i:
+                x = self.rising[i - 1](x, w[:, 2 * i - 1], noise)
+            x = steady(x, w[:, 2 * i], noise)
+            own = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
+            picture = own if picture is None else doubled(picture) + own
+            yield picture
+
+
+class CriticBlock(nn.Module):
+    """(two convolutions of x, the second of which halves it, + a linear way past them) / sqrt(2).
+
+    Args:
+        channels, out: that go in, and that come out.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.first = Conv(channels, channels, 3)
+        self.second = Conv(channels, out, 3, halving=True)
+        self.past = Conv(channels, out, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h//2 w//2"]:
+        """Half as high and wide."""
+        h = activated(self.second(activated(self.first(x))))
+        return (h + self.past(halved(x))) / math.sqrt(2)
+
+
+class Critic(nn.Module):
+    """Pictures and what they are said to be of, to scores: s = (u + v(c)) . h(x) / sqrt(d).
+
+    The condition's part is a projection (Miyato, Koyama, 2018, arXiv:1802.05637).
+
+    Args:
+        spec: what the pictures are.
+        widths: channels of each size, from the largest on.
+    """
+
+    def __init__(self, spec: ImageSpec, widths: Sequence[int]) -> None:
+        super().__init__()
+        last = widths[-1]
+        self.from_picture = Conv(spec.channels, widths[0], 1)
+        self.blocks = nn.ModuleList(CriticBlock(n, m) for n, m in pairwise(widths))
+        self.joint = Conv(last + 1, last, 3)
+        pixels = (spec.height >> len(self.blocks)) * (spec.width >> len(self.blocks))
+        self.features = Linear(last * pixels, last)
+        self.score = Linear(last, 1)
+        self.conditioner = Conditioner(spec, last)
+
+    def forward(self, x: Images, c: Condition, batches: int = 1) -> Float[Tensor, "b"]:
+        """A score for each picture; the higher, the more it looks real.
+
+        Args:
+            x: pictures.
+            c: what they are said to be of.
+            batches: how many batches x is of, one after the other; pictures are compared with
+                others of their own batch only.
+        """
+        h = activated(self.from_picture(by_pixel(x)))
+        for block in self.blocks:
+            h = block(h)
+        differ = torch.cat([deviation(batch) for batch in h.chunk(batches)])
+        h = activated(self.joint(torch.cat([h, differ], dim=1)))
+        h = activated(self.features(h.flatten(1)))
+        score = self.score(h)[:, 0]
+        said = self.conditioner(c, len(x)).vector
+        if said is not None:
+            score = score + (said * h).sum(1) / math.sqrt(h.shape[1])
+        return score
+
+
+def deviation(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
+    """How much the pictures of a group differ: the mean over channels and pixels of the standard
+    deviation over the group, at each pixel of all of them.
+
+    Groups have four pictures, or the next smaller number that divides b: i, i + b / 4, ... are one.
+    Karras, Aila, Laine, Lehtinen (2017), arXiv:1710.10196, section 3.
+    """
+    b, _, h, w = x.shape
+    size = next(n for n in range(_GROUP, 0, -1) if b % n == 0)
+    groups = x.unflatten(0, (size, b // size))
+    off = groups - groups.mean(0)
+    spread = (off.square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
+    return by_pixel(spread.repeat(size).to(x)[:, None, None, None].expand(b, 1, h, w))

@@ -1,0 +1,1 @@
+"""Values and functions that several papers share, none of them a model."""

@@ -1,0 +1,107 @@
+"""From levels to numbers with a density: without it, a flow would put infinite density on them.
+
+    y = (k + u) / levels,   u in [0, 1)
+
+Every y of a level's bin belongs to that level, so P(k) is the integral of p(y) over the bin, and
+
+    log P(k) >= E_q(u|k) [log p(y) + log C],   log C = -D log(levels) - log q(u | k):
+
+the transform's log C makes of densities of y what bounds the probability of the picture, in nats.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.image import Images, from_levels, to_levels
+from limner.contract.noise import Noise
+from limner.maths.transforms import NOTHING, Transform, Transformed, log_normal
+from limner.nn.condition import Signal
+
+
+class Dequantisation(nn.Module, ABC):
+    """y = (k + u) / levels with a random u.
+
+    Args:
+        levels: values that each number of a picture may have.
+
+    Attributes:
+        protocol: what to say of it beside a likelihood.
+    """
+
+    protocol: str
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    @abstractmethod
+    def draw(self, x: Images, s: Signal, noise: Noise) -> Transformed:
+        """u, and -log q(u | x) of each picture."""
+
+    def forward(self, x: Images, s: Signal = NOTHING, *, noise: Noise) -> Transformed:
+        """y in [0, 1), and log C = -D log(levels) - log q(u | x).
+
+        Args:
+            x: pictures on the grid of `levels` values in [-1, 1], "b c h w".
+            s: what they are of.
+            noise: b random streams.
+        """
+        u, entropy = self.draw(x, s, noise)
+        y = (to_levels(x, self.levels) + u) / self.levels
+        return y, entropy - x[0].numel() * math.log(self.levels)
+
+    def inverse(self, y: Float[Tensor, "b c h w"]) -> Images:
+        """The level that y lies in, floor(levels y), as a value in [-1, 1]."""
+        k = (y * self.levels).floor().clamp(0, self.levels - 1)
+        return from_levels(k.long(), self.levels)
+
+    def prepare(self, x: Images, s: Signal, *, noise: Noise) -> Float[Tensor, "b c h w"]:
+        """Initialise from pictures; y of them."""
+        return self(x, s, noise=noise)[0]
+
+
+class Uniform(Dequantisation):
+    """u is uniform: log C = -D log(levels).
+
+    Theis, van den Oord, Bethge (2015). A note on the evaluation of generative models.
+    arXiv:1511.01844, section 3.1.
+    """
+
+    protocol = "uniform dequantisation, one draw"
+
+    def draw(self, x: Images, s: Signal, noise: Noise) -> Transformed:
+        """Uniform numbers, and zeros."""
+        return noise.uniform(*x.shape[1:], dtype=x.dtype), x.new_zeros(len(x))
+
+
+class Variational(Dequantisation):
+    """u is drawn from a flow that sees the picture: the bound is tighter where bins are not filled
+    evenly, and the uniform one where the flow is the normal distribution function alone.
+
+    Ho, Chen, Srinivas, Duan, Abbeel (2019). Flow++. arXiv:1902.00275, section 3.1.
+
+    Args:
+        levels: values that each number of a picture may have.
+        flow: from normal numbers to u in [0, 1); it is told of the picture by the signal's planes.
+    """
+
+    protocol = "variational dequantisation, one draw"
+
+    def __init__(self, levels: int, flow: Transform) -> None:
+        super().__init__(levels)
+        self.flow = flow
+
+    def draw(self, x: Images, s: Signal, noise: Noise) -> Transformed:
+        """u = flow(eps; x), and -log q(u | x) = log C of the flow - log N(eps)."""
+        eps = noise.normal(*x.shape[1:], dtype=x.dtype)
+        u, log_c = self.flow(eps, s._replace(planes=x))
+        return u, log_c - log_normal(eps)
+
+    def prepare(self, x: Images, s: Signal, *, noise: Noise) -> Float[Tensor, "b c h w"]:
+        """The flow, from the noise that it is handed."""
+        eps = noise.normal(*x.shape[1:], dtype=x.dtype)
+        u = self.flow.prepare(eps, s._replace(planes=x))
+        return (to_levels(x, self.levels) + u) / self.levels

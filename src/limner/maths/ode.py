@@ -1,0 +1,130 @@
+"""Ordinary differential equations, dx/dt = f(t, x), with steps that each row chooses for itself.
+
+The embedded pair of Dormand and Prince: a step of order 5, and one of order 4 from the same six
+evaluations; their difference is the error that the next step's length is chosen by. Rows do not
+know of one another, and a row that has arrived costs nothing more.
+
+References:
+    Dormand, Prince (1980). A family of embedded Runge-Kutta formulae. Journal of Computational and
+    Applied Mathematics. Hairer, Norsett, Wanner (1993). Solving ordinary differential equations I,
+    sections II.4 and II.5.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+
+State = Float[Tensor, "b d"]
+Slope = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""f(t, x, rows): the slope of some rows, whose numbers are `rows`, each at its own time."""
+
+_A = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),  # also the step of order 5
+)
+_C = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+_ERROR = (  # the step of order 5 minus that of order 4
+    71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40,
+)  # fmt: skip
+_SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0  # of the factor from one step's length to the next
+
+
+class Solution(NamedTuple):
+    """Where rows have arrived.
+
+    Args:
+        x: each row at the end time, "b d".
+        evaluations: how often f was asked for each row, int64 "b".
+    """
+
+    x: State
+    evaluations: Int[Tensor, "b"]
+
+
+def rms(error: State) -> Float[Tensor, "b"]:
+    """The root of the mean square of each row."""
+    return error.square().mean(1).sqrt()
+
+
+@torch.no_grad()
+def solve(
+    f: Slope,
+    x: State,
+    start: float,
+    end: float,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    norm: Callable[[Tensor], Tensor] = rms,
+    most: int = 10_000,
+) -> Solution:
+    """Follow dx/dt = f from one time to another.
+
+    Args:
+        f: the slope, called as f(t, x, rows) with t "r" in float64, x "r d" and the numbers of
+            these rows, "r".
+        x: where rows start.
+        start, end: times, in either order.
+        rtol, atol: a step's error is at most atol + rtol |x| in the norm.
+        norm: of an error relative to this bound, for each row.
+        most: steps that a row may try.
+
+    Raises:
+        LimnerError: a row has not arrived after so many steps, or is not finite.
+    """
+    way = 1.0 if end >= start else -1.0
+    arrived, counts = x.clone(), torch.ones(len(x), dtype=torch.long, device=x.device)
+    rows = torch.arange(len(x), device=x.device)
+    t = torch.full((len(x),), start, dtype=torch.float64, device=x.device)
+    k = f(t, x, rows)
+    h = _first(x, k, rtol, atol, norm).clamp_(max=abs(end - start))
+    for _ in range(most):
+        h = torch.minimum(h, way * (end - t))
+        ks, new = [k], x
+        for a, c in zip(_A[1:], _C[1:], strict=True):
+            new = x + (way * h)[:, None].to(x) * _weighted(ks, a)
+            ks.append(f(t + way * c * h, new, rows))
+        bound = atol + rtol * torch.maximum(x.abs(), new.abs())
+        error = norm(h[:, None].to(x) * _weighted(ks, _ERROR) / bound).double()
+        if not error.isfinite().all():
+            raise LimnerError("the differential equation is not finite; is the model trained?")
+        counts[rows] += 6
+        good = error <= 1
+        t = torch.where(good, torch.where(way * (end - t) <= h, end, t + way * h), t)
+        x, k = (torch.where(good[:, None], b, a) for a, b in ((x, new), (k, ks[-1])))
+        factor = (_SAFETY * error.clamp(min=1e-10) ** -0.2).clamp(_LEAST, _MOST)
+        h = h * torch.where(good, factor, factor.clamp(max=1))
+        done = t == end
+        arrived[rows[done]] = x[done]
+        if done.all():
+            return Solution(arrived, counts)
+        t, x, k, h, rows = (part[~done] for part in (t, x, k, h, rows))
+    raise LimnerError(f"no solution in {most} steps; ask for less with a larger tolerance")
+
+
+def _weighted(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+    """sum_i w_i k_i."""
+    total = torch.zeros_like(ks[0])
+    for k, w in zip(ks, weights, strict=True):
+        if w:
+            total.add_(k, alpha=w)
+    return total
+
+
+def _first(
+    x: State, k: State, rtol: float, atol: float, norm: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "b"]:
+    """A first step that changes x by a hundredth of itself: Hairer et al., section II.4."""
+    bound = atol + rtol * x.abs()
+    size, slope = norm(x / bound), norm(k / bound)
+    return (0.01 * size / slope.clamp(min=1e-10)).clamp(min=1e-6).double()

@@ -1,0 +1,318 @@
+"""Pixel laws: from a network's numbers at a pixel to the probability of each value there.
+
+A law is a distribution of the k_1 .. k_C in {0 .. levels - 1} that a pixel's channels have,
+
+    p(k | theta) = prod_c p(k_c | k_<c, theta),
+
+and sums to 1, so that log p is the log-likelihood of the discrete picture and nothing else has to
+be added to it. Autoregressive models ask for one channel after the other, decoders for all pixels
+at once: `theta` and `k` may have any leading dimensions, with the law's numbers, or the channels,
+last.
+
+    Bernoulli                  logits of two levels
+    Categorical                a softmax over the levels
+    Gaussian                   a normal density, integrated over the bin of each level
+    DiscretisedLogisticMixture logistic densities, integrated likewise, whose means see the channels
+                               that come first
+
+The bin of level k, whose value is v = 2 k / (levels - 1) - 1, is [v - 1 / (levels - 1),
+v + 1 / (levels - 1)]; the first and the last one have no outer end.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limner.contract.image import ImageSpec
+
+_LEAST_LOG_SCALE = -7.0  # as in the code of Salimans et al. (2017)
+_AT_ONCE = 2**14  # pixels of which all levels are looked at together
+
+
+class PixelLaw(ABC):
+    """A distribution of the values of one pixel's channels.
+
+    Args:
+        channels: of the picture.
+        levels: values that each channel may have.
+
+    Attributes:
+        size: how many numbers the network gives for each pixel.
+    """
+
+    size: int
+
+    def __init__(self, channels: int, levels: int) -> None:
+        self.channels, self.levels = channels, levels
+
+    @abstractmethod
+    def log_prob(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
+    ) -> Float[Tensor, "*at"]:
+        """log p(k | theta) in nats, of all channels of a pixel together."""
+
+    @abstractmethod
+    def log_probs(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at levels"]:
+        """log p(k_channel = 0 .. levels - 1 | k_<channel, theta); k is read before it only."""
+
+    def mean(self, theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at c"]:
+        """The expected value of each channel in [-1, 1], given the expected ones before it.
+
+        Which is E[k | theta] where channels are independent, as in all laws but the mixture.
+        """
+        parts = [self._mean(some) for some in theta.reshape(-1, self.size).split(_AT_ONCE)]
+        return torch.cat(parts).view(*theta.shape[:-1], self.channels)
+
+    def sample(
+        self, theta: Float[Tensor, "*at p"], u: Float[Tensor, "*at c"]
+    ) -> Int[Tensor, "*at c"]:
+        """Values drawn from the law, by one uniform number in [0, 1) for each."""
+        flat = theta.reshape(-1, self.size), u.reshape(-1, self.channels)
+        parts = [self._sample(*some) for some in zip(*(each.split(_AT_ONCE) for each in flat))]
+        return torch.cat(parts).view(u.shape)
+
+    def _mean(self, theta: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
+        k = torch.zeros(len(theta), self.channels, dtype=torch.int64, device=theta.device)
+        values: list[Tensor] = []
+        for channel in range(self.channels):
+            p = self.log_probs(theta, k, channel).exp()
+            every = torch.arange(self.levels, device=p.device)
+            values.append(p @ _value(every, self.levels, p))
+            nearest = (values[-1].detach() + 1) * ((self.levels - 1) / 2)
+            k[:, channel] = nearest.round().long().clamp_(0, self.levels - 1)
+        return torch.stack(values, -1)
+
+    def _sample(self, theta: Float[Tensor, "n p"], u: Float[Tensor, "n c"]) -> Int[Tensor, "n c"]:
+        k = torch.zeros(u.shape, dtype=torch.int64, device=u.device)
+        for channel in range(self.channels):
+            k[:, channel] = draw(self.log_probs(theta, k, channel), u[:, channel])
+        return k
+
+
+class Bernoulli(PixelLaw):
+    """Two levels: one logit for each channel, p(1) = sigmoid(logit)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 2)
+        self.size = channels
+
+    def log_prob(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
+    ) -> Float[Tensor, "*at"]:
+        """The sum over channels of log sigmoid(+-logit)."""
+        logit = _wide(theta)
+        return F.logsigmoid((2 * k.to(logit.dtype) - 1) * logit).sum(-1)
+
+    def log_probs(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at levels"]:
+        """log sigmoid(-logit), log sigmoid(logit)."""
+        logit = _wide(theta)[..., channel]
+        return F.logsigmoid(torch.stack([-logit, logit], -1))
+
+
+class Categorical(PixelLaw):
+    """Any distribution at all: a softmax over the levels of each channel.
+
+    van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, section 3.6.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__(channels, levels)
+        self.size = channels * levels
+
+    def log_prob(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
+    ) -> Float[Tensor, "*at"]:
+        """The sum over channels of the log-softmax at k."""
+        logits = _wide(theta).unflatten(-1, (self.channels, self.levels))
+        at = k.expand(logits.shape[:-1])[..., None]
+        return logits.log_softmax(-1).gather(-1, at).sum((-1, -2))
+
+    def log_probs(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at levels"]:
+        """The log-softmax of the channel's logits."""
+        first = channel * self.levels
+        return _wide(theta)[..., first : first + self.levels].log_softmax(-1)
+
+
+class Gaussian(PixelLaw):
+    """A normal density for each channel, integrated over each level's bin: a mean in [-1, 1] and
+    the log of a standard deviation, all means first.
+
+    Ho, Jain, Abbeel (2020), arXiv:2006.11239, equation 13.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__(channels, levels)
+        self.size = 2 * channels
+
+    def log_prob(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
+    ) -> Float[Tensor, "*at"]:
+        """The sum over channels of log(Phi(end of the bin) - Phi(start of the bin))."""
+        mean, log_deviation = _wide(theta).chunk(2, -1)
+        return _log_normal_bin(k, mean, log_deviation, self.levels).sum(-1)
+
+    def log_probs(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at levels"]:
+        """The same for every level of one channel."""
+        mean, log_deviation = _wide(theta)[..., channel :: self.channels, None].unbind(-2)
+        every = torch.arange(self.levels, device=theta.device)
+        return _log_normal_bin(every, mean, log_deviation, self.levels)
+
+
+class DiscretisedLogisticMixture(PixelLaw):
+    """p(k) = sum_i pi_i prod_c P(k_c | mu_ic, s_ic): components that are shared by the channels.
+
+    P is a logistic density integrated over the level's bin. The mean of a channel is linear in the
+    values v of the channels that come first, mu_ic = m_ic + sum_{d < c} tanh(a_icd) v_d. Salimans,
+    Karpathy, Chen, Kingma (2017), arXiv:1701.05517, equations 1 to 3. The bin's mass is computed as
+
+        sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)),
+
+    which loses no digits anywhere; the paper's code turns to the density where the mass is small.
+
+    Args:
+        channels, levels: of the picture.
+        components: of the mixture.
+    """
+
+    def __init__(self, channels: int, levels: int, components: int) -> None:
+        super().__init__(channels, levels)
+        self.components = components
+        self._parts = (1, channels, channels, channels * (channels - 1) // 2)
+        self.size = components * sum(self._parts)
+
+    def log_prob(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
+    ) -> Float[Tensor, "*at"]:
+        """logsumexp_i(log pi_i + sum_c log P(k_c | mu_ic, s_ic))."""
+        return self._joint(_wide(theta), k, self.channels).logsumexp(-1)
+
+    def log_probs(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at levels"]:
+        """The same mixture, its components weighted by what they said of the channels before."""
+        theta = _wide(theta)
+        weights = self._joint(theta, k, channel).log_softmax(-1)
+        mean, log_scale = self._component(theta, k, channel)
+        every = torch.arange(self.levels, device=theta.device)[:, None]
+        each = _log_logistic_bin(every, mean[..., None, :], log_scale[..., None, :], self.levels)
+        return (weights[..., None, :] + each).logsumexp(-1)
+
+    def _split(self, theta: Float[Tensor, "*at p"]) -> tuple[Float[Tensor, "*at _ i"], ...]:
+        """Logits of the components, means, log-scales, coefficients."""
+        rows = theta.unflatten(-1, (-1, self.components))
+        return rows.split(self._parts, -2)
+
+    def _joint(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"], channels: int
+    ) -> Float[Tensor, "*at i"]:
+        """log pi_i + the sum over the first channels of log P(k_c | mu_ic, s_ic)."""
+        total = self._split(theta)[0].squeeze(-2).log_softmax(-1)
+        for c in range(channels):
+            mean, log_scale = self._component(theta, k, c)
+            total = total + _log_logistic_bin(k[..., c, None], mean, log_scale, self.levels)
+        return total
+
+    def _component(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"], channel: int
+    ) -> tuple[Float[Tensor, "*at i"], Float[Tensor, "*at i"]]:
+        """mu_ic and log s_ic of one channel."""
+        _, means, log_scales, coefficients = self._split(theta)
+        mean, first = means[..., channel, :], channel * (channel - 1) // 2
+        for d in range(channel):
+            value = _value(k[..., d, None], self.levels, mean)
+            mean = mean + coefficients[..., first + d, :].tanh() * value
+        return mean, log_scales[..., channel, :]
+
+
+def softmax_law(spec: ImageSpec) -> PixelLaw:
+    """The law without assumptions: Bernoulli for two levels, else categorical."""
+    if spec.levels == 2:
+        return Bernoulli(spec.channels)
+    return Categorical(spec.channels, spec.levels)
+
+
+@torch.no_grad()
+def draw(
+    log_p: Float[Tensor, "*at levels"],
+    u: Float[Tensor, "*at"],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Int[Tensor, "*at"]:
+    """The level at which the cumulative distribution passes u; one of probability 0 never.
+
+    Args:
+        log_p: log-probabilities of the levels.
+        u: uniform numbers in [0, 1).
+        temperature: p^(1 / temperature) is drawn from, normalised; below 1 is more careful.
+        top_p: only the most probable levels are drawn, as few as have this mass together.
+            Holtzman et al. (2020), arXiv:1904.09751.
+    """
+    p = (log_p.double() / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = torch.sort(p, dim=-1, descending=True, stable=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p
+        p = p.scatter(-1, order, ordered.masked_fill(beyond, 0))
+    cumulative = p.cumsum(-1)
+    target = u.double()[..., None] * cumulative[..., -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return chosen.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
+
+
+def _wide(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
+    """In float32, or float64 if that is what it is: likelihoods want more digits than bfloat16."""
+    return theta.to(torch.promote_types(theta.dtype, torch.float32))
+
+
+def _value(k: Int[Tensor, "*at"], levels: int, like: Float[Tensor, "..."]) -> Float[Tensor, "*at"]:
+    """Where level k lies in [-1, 1]."""
+    return (2 * k.to(like.dtype) - (levels - 1)) / (levels - 1)
+
+
+def _log_logistic_bin(
+    k: Int[Tensor, "..."],
+    mean: Float[Tensor, "..."],
+    log_scale: Float[Tensor, "..."],
+    levels: int,
+) -> Float[Tensor, "..."]:
+    """log of the mass that a logistic density has in the bin of k; all broadcast."""
+    per_unit = (-log_scale.clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
+    half = per_unit / (levels - 1)
+    centre = (_value(k, levels, mean) - mean) * per_unit
+    first, last = k == 0, k == levels - 1
+    up_to_end = F.logsigmoid(centre + half).masked_fill(last, 0)
+    from_start = F.logsigmoid(half - centre).masked_fill(first, 0)
+    inside = (-torch.expm1(-2 * half)).log().masked_fill(first | last, 0)
+    return up_to_end + from_start + inside
+
+
+def _log_normal_bin(
+    k: Int[Tensor, "..."],
+    mean: Float[Tensor, "..."],
+    log_deviation: Float[Tensor, "..."],
+    levels: int,
+) -> Float[Tensor, "..."]:
+    """log of the mass that a normal density has in the bin of k; all broadcast.
+
+    In float64: the two ends of a bin that is short against the deviation differ in few digits.
+    """
+    wide, dtype = mean.double(), mean.dtype
+    per_unit = (-log_deviation.double().clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
+    half = per_unit / (levels - 1)
+    centre = (_value(k, levels, wide) - wide) * per_unit
+    below = torch.special.log_ndtr(half - centre.abs())  # of the two tails, the one with the digits
+    above = torch.special.log_ndtr(-half - centre.abs())
+    inside = below + (-torch.expm1(above - below)).log()
+    first = torch.special.log_ndtr(centre + half)
+    last = torch.special.log_ndtr(half - centre)
+    return torch.where(k == 0, first, torch.where(k == levels - 1, last, inside)).to(dtype)

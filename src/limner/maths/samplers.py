@@ -1,0 +1,367 @@
+"""Samplers: one step from x_t to x_s, s < t, given a denoiser. All have the same signature, side by
+side.
+
+Each is a value. Nothing but `memory`, which a step returns and the next one takes, lives longer
+than a step. With x_hat = D(x_t, t, c) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything
+below holds for any schedule, variance-preserving, -exploding or flow matching's line, and never
+divides by alpha, which may be 0 at the start.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from limner.contract.image import Condition, Images
+from limner.contract.noise import Noise
+
+if TYPE_CHECKING:
+    from limner.maths.denoisers import Denoiser
+
+Time = Float64[Tensor, ""]
+Deviation = Float[Tensor, "#b #c #h #w"]
+
+
+class Step(NamedTuple):
+    """What a step returns: the next state, the denoiser's view of the picture, what to remember."""
+
+    x: Images
+    sketch: Images
+    memory: Any
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A way to walk from noise to picture; its fields are its options."""
+
+    @abstractmethod
+    def step(
+        self,
+        D: "Denoiser",
+        x: Images,
+        t: Time,
+        s: Time,
+        c: Condition,
+        noise: Noise,
+        memory: Any,
+        steps: int,
+    ) -> Step:
+        """Go from time t to time s, one of `steps` in all."""
+
+
+def _levels(D: "Denoiser", t: Time) -> tuple[float, float]:
+    alpha, sigma = D.schedule(t)
+    return float(alpha), float(sigma)
+
+
+def _posterior_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
+    """Var q(x_s | x_t, x) = sigma_{t|s}^2 sigma_s^2 / sigma_t^2, the chain's posterior."""
+    return _step_variance(alpha_t, sigma_t, alpha_s, sigma_s) * (sigma_s / sigma_t) ** 2
+
+
+def _step_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
+    """sigma_{t|s}^2 = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, what is added from s to t."""
+    return max(sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2, 0.0)
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """DDPM's reverse process: a Gaussian step with the mean of q(x_s | x_t, x = x_hat).
+
+    mean = alpha_{t|s} sigma_s^2 / sigma_t^2 x_t + alpha_s sigma_{t|s}^2 / sigma_t^2 x_hat;
+    its variance is small^(1 - v) large^v, between the least that can be right, that of
+    q(x_s | x_t, x), and the largest, sigma_{t|s}^2. `variance` is v: 0 is the papers' "fixed
+    small", 1 "fixed large"; by default it is as the denoiser says, or 0 where it says nothing. The
+    step to the clean picture is its mean.
+    Ho, Jain, Abbeel (2020), arXiv:2006.11239, equations 6-7 and algorithm 2; Nichol, Dhariwal
+    (2021), arXiv:2102.09672, equation 15; Ho, Salimans (2022), arXiv:2207.12598, algorithm 2.
+    """
+
+    variance: float | None = None
+
+    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
+        if self.variance is None:
+            x_hat, v = D.with_variance(x, t, c)
+        else:
+            x_hat, v = D(x, t, c), self.variance
+        large = _step_variance(alpha_t, sigma_t, alpha_s, sigma_s)
+        small = _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
+        keep = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
+        mean = keep * x + alpha_s * large / sigma_t**2 * x_hat
+        if small == 0:
+            return Step(mean, x_hat, None)
+        deviation = math.sqrt(small) * (large / small) ** (0.5 * (0.0 if v is None else v))
+        mean = self.moved(mean, deviation, x, t, c)
+        return Step(_with_noise(mean, deviation, noise), x_hat, None)
+
+    def moved(
+        self, mean: Images, deviation: float | Deviation, x: Images, t: Time, c: Condition
+    ) -> Images:
+        """The mean of a step from x_t whose deviation is known: as it is, unless guided."""
+        return mean
+
+
+@dataclass(frozen=True)
+class GuidedAncestral(Ancestral):
+    """The mean of each step is moved by scale Sigma g, where g is a gradient at x_t.
+
+    Dhariwal, Nichol (2021), arXiv:2105.05233, algorithm 1, with g = grad log p(y | x_t).
+
+    Args:
+        gradient: g(x_t, t, c).
+        scale: s of the paper.
+    """
+
+    gradient: Callable[[Images, Time, Condition], Images] | None = None
+    scale: float = 1.0
+
+    def moved(  # noqa: D102
+        self, mean: Images, deviation: float | Deviation, x: Images, t: Time, c: Condition
+    ) -> Images:
+        assert self.gradient is not None
+        return mean + self.scale * deviation**2 * self.gradient(x, t, c)
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """x_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z, std = eta times the ancestral
+    deviation.
+
+    eta = 0 is deterministic; eta = 1 is DDPM. Song, Meng, Ermon (2020), arXiv:2010.02502, equations
+    12 and 16.
+    """
+
+    eta: float = 0.0
+
+    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
+        x_hat = D(x, t, c)
+        variance = self.eta**2 * _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
+        direction = math.sqrt(max(sigma_s**2 - variance, 0.0)) / sigma_t
+        mean = direction * x + (alpha_s - direction * alpha_t) * x_hat
+        return Step(_with_noise(mean, math.sqrt(variance), noise), x_hat, None)
+
+
+@dataclass(frozen=True)
+class Euler(Sampler):
+    """x_s = x_t + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat, the probability flow's
+    first-order step.
+
+    On flow matching's line this is x_t + (s - t) v; in sigma it is EDM's Euler step; it equals DDIM
+    with eta = 0.
+    """
+
+    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+        levels_t, levels_s = _levels(D, t), _levels(D, s)
+        x_hat = D(x, t, c)
+        return Step(
+            _moved(x, levels_t, levels_s, x_hat, _noise_in(x, levels_t, x_hat)), x_hat, None
+        )
+
+
+@dataclass(frozen=True)
+class Heun(Sampler):
+    """Euler's step, then again with the mean of both ends' x_hat and eps_hat: second order.
+
+    The rule is trapezoidal in alpha and sigma, dx = x_hat d(alpha) + eps_hat d(sigma), so it is
+    EDM's algorithm 1 when alpha = 1 and Heun's method in t on flow matching's line. A step costs
+    two evaluations; the last, to the clean picture, is Euler's and costs one. `churn` is S_churn of
+    algorithm 2: before a step, noise is added that raises sigma by the factor
+    1 + min(churn / steps, sqrt(2) - 1), where sigma lies in `churn_interval`, S_tmin to S_tmax; its
+    deviation is `churn_noise`, S_noise, times what that takes; alpha = 1 only.
+    Karras, Aittala, Aila, Laine (2022), arXiv:2206.00364.
+    """
+
+    churn: float = 0.0
+    churn_interval: tuple[float, float] = (0.0, math.inf)
+    churn_noise: float = 1.0
+
+    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+        if self.churn:
+            x, t = self._churned(D, x, t, noise, steps)
+        levels_t, levels_s = _levels(D, t), _levels(D, s)
+        x_hat = D(x, t, c)
+        eps_hat = _noise_in(x, levels_t, x_hat)
+        there = _moved(x, levels_t, levels_s, x_hat, eps_hat)
+        if levels_s[1] == 0:
+            return Step(there, x_hat, None)
+        x_hat_s = D(there, s, c)
+        eps_hat_s = _noise_in(there, levels_s, x_hat_s)
+        mean_x, mean_eps = (x_hat + x_hat_s) / 2, (eps_hat + eps_hat_s) / 2
+        return Step(_moved(x, levels_t, levels_s, mean_x, mean_eps), x_hat_s, None)
+
+    def _churned(
+        self, D: "Denoiser", x: Images, t: Time, noise: Noise, steps: int
+    ) -> tuple[Images, Time]:
+        """x at the higher noise level t (1 + gamma), where there is to be more noise."""
+        from limner.contract.errors import LimnerError
+
+        alpha, sigma = _levels(D, t)
+        if alpha != 1 or sigma != float(t):
+            raise LimnerError("churn is for models whose time is sigma (edm); leave it out")
+        if not self.churn_interval[0] <= sigma <= self.churn_interval[1]:
+            return x, t
+        raised = t * (1 + min(self.churn / steps, math.sqrt(2) - 1))
+        added = self.churn_noise * math.sqrt(float(raised) ** 2 - sigma**2)
+        return _with_noise(x, added, noise), raised
+
+
+@dataclass(frozen=True)
+class DPMSolver(Sampler):
+    """DPM-Solver++ (2M, 3M): a multistep method, one evaluation a step; `memory` is the last views.
+
+    With lambda = ln(alpha / sigma), h = lambda_s - lambda_t, and x_hat' and x_hat'' the first two
+    derivatives in lambda of a parabola (order 3) or line (order 2) through the last views,
+    x_s = sigma_s / sigma_t x_t + alpha_s ((1 - e^-h) x_hat + (h + e^-h - 1) x_hat'
+    + (h^2 / 2 - h - e^-h + 1) x_hat''), where order 2 approximates the second factor by
+    h (1 - e^-h) / 2. The first step and the last (where h is infinite) are of first order. In 3M,
+    diffusers has half of the term of x_hat'', and so is of second order.
+    Lu, Zhou, Bao, Chen, Li, Zhu (2022), arXiv:2211.01095, algorithm 2 and appendix.
+    """
+
+    order: int = 2
+
+    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
+        x_hat = D(x, t, c)
+        past = _remembered(memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
+        h = _log_ratio(alpha_s, sigma_s) - past[0].at
+        to_x = alpha_s - sigma_s * alpha_t / sigma_t  # alpha_s (1 - e^-h)
+        x = sigma_s / sigma_t * x + to_x * x_hat
+        if math.isfinite(h) and len(past) > 1:
+            slopes = [(a.x_hat - b.x_hat) / (a.at - b.at) for a, b in pairwise(past)]
+            if len(past) == 2:
+                x = x + to_x * h / 2 * slopes[0]
+            else:
+                bend = (slopes[0] - slopes[1]) / (past[0].at - past[2].at)
+                slope = slopes[0] + bend * (past[0].at - past[1].at)
+                lost = -math.expm1(-h)
+                x = x + alpha_s * ((h - lost) * slope + (h * h - 2 * h + 2 * lost) * bend)
+        return Step(x, x_hat, past)
+
+
+@dataclass(frozen=True)
+class UniPC(Sampler):
+    """UniPC: a multistep predictor, and a corrector that costs nothing.
+
+    The view x_hat at the predicted x_s, which the next step needs anyway, first corrects x_s, and
+    then predicts from it. With h = lambda_s - lambda_t, B = e^-h - 1 and r_i = (lambda_i -
+    lambda_t) / h for the views before (the predictor) and that at s, r = 1 (the corrector),
+    x_s = sigma_s / sigma_t x_t - alpha_s B (x_hat + sum_i a_i (x_hat_i - x_hat) / r_i),
+    where a solves sum_i r_i^(k-1) a_i = b_k, so that polynomials of the order's degree are exact.
+    Zhao, Bai, Rao, Zhou, Lu (2023), arXiv:2302.04867, algorithms 5 and 6, B_2(h).
+    """
+
+    order: int = 2
+
+    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+        levels_t, levels_s = _levels(D, t), _levels(D, s)
+        x_hat = D(x, t, c)
+        views: list[_View] = list(memory[0]) if memory else []
+        last: _Last | None = memory[1] if memory else None
+        now = _View(x_hat, _log_ratio(*levels_t))
+        if last is not None and math.isfinite(views[0].at):
+            x = _combined(last.x, last.levels, levels_t, tuple(views[: last.order]), now)
+        past = _remembered(tuple(views), x_hat, now.at, self.order)
+        order = len(past) if math.isfinite(_log_ratio(*levels_s)) else 1
+        predicted = _combined(x, levels_t, levels_s, past[:order], None)
+        return Step(predicted, x_hat, (past, _Last(x, levels_t, order)))
+
+
+class _View(NamedTuple):
+    """What the picture looked like at lambda = `at`."""
+
+    x_hat: Images
+    at: float
+
+
+class _Last(NamedTuple):
+    """The step before: where it began, and with how many views."""
+
+    x: Images
+    levels: tuple[float, float]
+    order: int
+
+
+def _remembered(
+    views: tuple[_View, ...] | None, x_hat: Images, at: float, order: int
+) -> tuple[_View, ...]:
+    """The newest views, this one first, at most `order` of them and none of pure noise but it."""
+    past = [view for view in views or () if math.isfinite(view.at)]
+    return (_View(x_hat, at), *past)[: order if math.isfinite(at) else 1]
+
+
+def _combined(
+    x: Images,
+    here: tuple[float, float],
+    there: tuple[float, float],
+    views: tuple[_View, ...],
+    arrived: _View | None,
+) -> Images:
+    """UniPC's x_s from views at and before `here`, and from that at x_s for the corrector."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = here, there
+    to_x = alpha_s - sigma_s * alpha_t / sigma_t
+    others = [*views[1:], *([arrived] if arrived else [])]
+    mixed = views[0].x_hat
+    if others:
+        h = _log_ratio(*there) - views[0].at
+        r = torch.tensor([(view.at - views[0].at) / h for view in others], dtype=torch.float64)
+        weights = _weights(r, h) if len(r) > 1 else [0.5]
+        for a, r_i, view in zip(weights, r.tolist(), others, strict=True):
+            mixed = mixed + a / r_i * (view.x_hat - views[0].x_hat)
+    return sigma_s / sigma_t * x + to_x * mixed
+
+
+def _weights(r: Float64[Tensor, "p"], h: float) -> list[float]:
+    """a with sum_i r_i^(k-1) a_i = b_k = k! phi_{k+1}(-h) (-h) / (e^-h - 1)."""
+    phi, factorial, b = math.expm1(-h) / -h - 1, 1, []
+    for k in range(1, len(r) + 1):
+        b.append(phi * factorial / math.expm1(-h))
+        factorial *= k + 1
+        phi = phi / -h - 1 / factorial
+    powers = torch.arange(len(r), dtype=torch.float64)
+    return torch.linalg.solve(r[None] ** powers[:, None], r.new_tensor(b)).tolist()
+
+
+def _log_ratio(alpha: float, sigma: float) -> float:
+    if alpha == 0:
+        return -math.inf
+    return math.log(alpha / sigma) if sigma else math.inf
+
+
+def _with_noise(mean: Images, deviation: float | Deviation, noise: Noise) -> Images:
+    """mean + deviation z; no numbers are drawn when the deviation is 0."""
+    if isinstance(deviation, float) and deviation == 0:
+        return mean
+    return mean + deviation * noise.normal(*mean.shape[1:], dtype=mean.dtype)
+
+
+def _noise_in(x: Images, levels: tuple[float, float], x_hat: Images) -> Images:
+    """eps_hat = (x_t - alpha_t x_hat) / sigma_t."""
+    alpha, sigma = levels
+    return (x - alpha * x_hat) / sigma
+
+
+def _moved(
+    x: Images, here: tuple[float, float], there: tuple[float, float], x_hat: Images, eps_hat: Images
+) -> Images:
+    """x + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat."""
+    return x + (there[0] - here[0]) * x_hat + (there[1] - here[1]) * eps_hat
+
+
+SamplerName = Literal["ancestral", "ddim", "euler", "heun", "dpm++", "unipc"]
+SAMPLERS: dict[SamplerName, Sampler] = {
+    "ancestral": Ancestral(),
+    "ddim": DDIM(),
+    "euler": Euler(),
+    "heun": Heun(),
+    "dpm++": DPMSolver(),
+    "unipc": UniPC(),
+}

@@ -1,0 +1,314 @@
+"""Noise schedules: how much picture and how much noise there is at time t.
+
+Every model that denoises along a Gaussian path sees
+
+    x_t = alpha(t) x + sigma(t) eps,   eps ~ N(0, I),
+
+with t = 0 the clean picture. A schedule says alpha and sigma, which times a sampler should visit,
+and what number the network is told instead of t. All of it is computed in float64.
+
+References:
+    Ho, Jain, Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239 (linear
+    betas). Nichol, Dhariwal (2021). Improved denoising diffusion probabilistic models.
+    arXiv:2102.09672 (cosine). Karras, Aittala, Aila, Laine (2022). Elucidating the design space of
+    diffusion-based generative models.
+        arXiv:2206.00364 (sigma as time).
+    Lipman, Chen, Ben-Hamu, Nickel, Le (2022). Flow matching for generative modeling.
+    arXiv:2210.02747 (linear path). Ho, Salimans (2022). Classifier-free diffusion guidance.
+    arXiv:2207.12598 (log signal-to-noise ratio).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+
+Times = Float[Tensor, "*b"]
+Spacing = Literal["uniform", "quadratic", "leading", "trailing"]
+"""Which S of T steps are visited, from the last to the first: uniform, the first and the T-th and
+evenly between; quadratic, as the squares of even numbers, more of them near the picture; leading,
+every (T // S)-th from the first; trailing, every (T / S)-th down from the T-th. Song, Meng, Ermon
+(2020), arXiv:2010.02502, appendix D.2; Lin, Liu, Li, Yang (2023), arXiv:2305.08891, table 2."""
+
+
+class Schedule(ABC):
+    """alpha(t) and sigma(t), and the times worth visiting."""
+
+    @abstractmethod
+    def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(alpha, sigma) at each time."""
+
+    def times(self, steps: int, spacing: Spacing | None = None) -> Float64[Tensor, "{steps}+1"]:
+        """Decreasing times for so many steps, from pure noise to the clean picture (sigma = 0).
+
+        Raises:
+            LimnerError: a spacing, and the schedule is none of discrete steps.
+        """
+        if spacing is not None:
+            raise LimnerError("spacing is for models of discrete steps (ddpm); leave it out")
+        return self.own_times(steps)
+
+    @abstractmethod
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """The times that the schedule's paper visits."""
+
+    @abstractmethod
+    def label(self, t: Times) -> Times:
+        """What the network is told instead of t: a number that varies over about a thousand."""
+
+    @abstractmethod
+    def time_of(self, s: Times) -> Times:
+        """The time at which sigma / alpha is s."""
+
+    @property
+    @abstractmethod
+    def ends(self) -> Float64[Tensor, "2"]:
+        """The times of the least noise that a network is trained on, and of the most."""
+
+    @property
+    def prior_deviation(self) -> float:
+        """The standard deviation of x at the first time, where sampling starts."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class DiscreteSchedule(Schedule):
+    """T variance-preserving steps of variance beta_k: alpha(k/T)^2 = prod_{i<=k} (1 - beta_i),
+    alpha^2 + sigma^2 = 1.
+
+    Between the steps log alpha^2 is interpolated linearly. The last beta may be 1, so that nothing
+    is left of the picture.
+
+    Args:
+        betas: float64 "T", the variance added by step 1 .. T.
+    """
+
+    betas: Float64[Tensor, "T"] = field(repr=False)
+
+    @cached_property
+    def _log_alpha_bar(self) -> Float64[Tensor, "{self.T}+1"]:
+        start = torch.zeros(1, dtype=torch.float64)
+        return torch.cat([start, torch.log1p(-self.betas.double()).cumsum(0)])
+
+    @property
+    def T(self) -> int:  # noqa: N802 (the paper's symbol)
+        """How many steps the schedule has."""
+        return len(self.betas)
+
+    def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(alpha, sigma), by table."""
+        table = self._log_alpha_bar.to(t.device)
+        k = (t.double() * self.T).clamp(0, self.T)
+        below = k.floor().long().clamp(max=self.T - 1)
+        start, end, share = table[below], table[below + 1], k - below  # end may be -inf
+        log_alpha_bar = torch.where(share > 0, (1 - share) * start + share * end, start)
+        return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
+
+    def times(self, steps: int, spacing: Spacing | None = None) -> Float64[Tensor, "{steps}+1"]:
+        """Of the T steps those of the spacing, by default trailing; beyond T also between them.
+
+        Raises:
+            LimnerError: another spacing for more steps than there are.
+        """
+        if spacing in (None, "trailing"):
+            return self.own_times(steps)
+        if steps > self.T:
+            raise LimnerError(f"{steps} steps with spacing={spacing}: there are only {self.T}")
+        i = torch.arange(steps, dtype=torch.float64)
+        of_last = i / max(steps - 1, 1) if steps > 1 else torch.ones_like(i)
+        k = {
+            "uniform": 1 + (self.T - 1) * of_last,
+            "quadratic": 1 + (self.T - 1) * of_last**2,
+            "leading": 1 + i * (self.T // steps),
+        }[spacing].round()
+        for at in range(1, steps):  # squares of near numbers may round to one step
+            k[at] = torch.maximum(k[at], k[at - 1] + 1)
+        return torch.cat([k.flip(0), k.new_zeros(1)]) / self.T
+
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Evenly spaced down from the last of the T steps (t = 1); beyond T also between them."""
+        k = torch.linspace(self.T, 0, steps + 1, dtype=torch.float64)
+        return (k.round() if steps <= self.T else k) / self.T
+
+    def label(self, t: Times) -> Times:
+        """1000 t, which is the step's number when T = 1000."""
+        return 1000 * t
+
+    def time_of(self, s: Times) -> Times:
+        """Where alpha-bar is 1 / (1 + s^2), by table."""
+        table, wanted = self._log_alpha_bar.to(s.device), -torch.log1p(s.double() ** 2)
+        above = torch.searchsorted(-table, -wanted).clamp(1, self.T)
+        start, end = table[above - 1], table[above]
+        return (above - 1 + ((wanted - start) / (end - start)).clamp(0, 1)) / self.T
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """The first step and the last one that leaves something of the picture."""
+        last = self.T - int(self.betas[-1] == 1)
+        return torch.tensor([1 / self.T, last / self.T], dtype=torch.float64)
+
+
+def linear_betas(T: int = 1000) -> Float64[Tensor, "T"]:
+    """DDPM's betas (section 4): linear from 1e-4 to 0.02 for T = 1000, else times 1000 / T."""
+    return torch.linspace(0.1 / T, min(20 / T, 0.999), T, dtype=torch.float64)
+
+
+def sigmoid_betas(
+    T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0
+) -> Float64[Tensor, "T"]:
+    """Betas of alpha-bar = (S(end) - S(t)) / (S(end) - S(start)), S(t) = sigmoid((start + t (end -
+    start)) / tau); capped. Jabri, Fleet, Chen (2022), arXiv:2212.11972, algorithm in appendix B.
+    """
+    at = (torch.linspace(start, end, T + 1, dtype=torch.float64) / tau).sigmoid()
+    alpha_bar = (at[-1] - at) / (at[-1] - at[0])
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def cosine_betas(T: int = 1000, s: float = 0.008) -> Float64[Tensor, "T"]:
+    """Improved DDPM's (equation 17): alpha-bar = cos^2((t + s) / (1 + s) pi / 2); capped."""
+    t = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    alpha_bar = ((t + s) / (1 + s) * (math.pi / 2)).cos() ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def zero_terminal(betas: Float64[Tensor, "T"]) -> Float64[Tensor, "T"]:
+    """The betas of a schedule whose last step leaves nothing of the picture: alpha is moved by a
+    constant, to be 0 there, and scaled so that the first step stays what it was.
+
+    With them a network starts from noise as it was trained, and can paint pictures that are bright
+    or dark throughout. Lin, Liu, Li, Yang (2023), arXiv:2305.08891, algorithm 1.
+
+    Args:
+        betas: of two steps or more.
+
+    Raises:
+        LimnerError: of one step.
+    """
+    if len(betas) < 2:
+        raise LimnerError("a schedule of one step has no other step to keep; give T=2 or more")
+    alpha = (1 - betas).cumprod(0).sqrt()
+    alpha_bar = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])).square()
+    return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+
+@dataclass(frozen=True)
+class LinearPath(Schedule):
+    """Flow matching's straight line from picture to noise: alpha = 1 - t, sigma = t."""
+
+    def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(1 - t, t)."""
+        return 1 - t.double(), t.double()
+
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Evenly spaced."""
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+    def label(self, t: Times) -> Times:
+        """1000 t."""
+        return 1000 * t
+
+    def time_of(self, s: Times) -> Times:
+        """s / (1 + s)."""
+        return s / (1 + s)
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """A thousandth, and nearly 1, where nothing is left of the picture."""
+        return torch.tensor([1e-3, 1 - 1e-5], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class LogSNR(Schedule):
+    """A variance-preserving schedule in continuous time: alpha^2 = sigmoid(l), sigma^2 =
+    sigmoid(-l), l = -2 ln tan(a t + b) falling from greatest to least.
+
+    For t uniform on [0, 1], l has the hyperbolic secant's law, as a cosine schedule has it. The
+    clean picture is at t = 0 itself. Ho, Salimans (2022), arXiv:2207.12598, section 2.
+
+    Args:
+        least, greatest: the log signal-to-noise ratio's ends.
+    """
+
+    least: float = -20.0
+    greatest: float = 20.0
+
+    def log_snr(self, t: Times) -> Times:
+        """l(t), float64."""
+        b = math.atan(math.exp(-self.greatest / 2))
+        a = math.atan(math.exp(-self.least / 2)) - b
+        return -2 * (a * t.double() + b).tan().log()
+
+    def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(alpha, sigma); (1, 0) at t = 0."""
+        log_snr = self.log_snr(t)
+        alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+        return torch.where(t > 0, alpha, 1.0), torch.where(t > 0, sigma, 0.0)
+
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Evenly spaced."""
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+    def label(self, t: Times) -> Times:
+        """-50 l, which spans 2,000."""
+        return -50 * self.log_snr(t)
+
+    def time_of(self, s: Times) -> Times:
+        """Where tan(a t + b) = s."""
+        b = math.atan(math.exp(-self.greatest / 2))
+        a = math.atan(math.exp(-self.least / 2)) - b
+        return (s.double().atan() - b) / a
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """A thousandth, and 1."""
+        return torch.tensor([1e-3, 1.0], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class VarianceExploding(Schedule):
+    """EDM's schedule: alpha = 1 and sigma is the time itself.
+
+    Args:
+        sigma_min, sigma_max: the least noise that is removed by a network evaluation, and where
+            sampling starts.
+        rho: how much the times crowd near sigma_min (equation 5).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __call__(self, t: Times) -> tuple[Times, Times]:
+        """(1, t)."""
+        return torch.ones_like(t, dtype=torch.float64), t.double()
+
+    def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """sigma_i = (max^(1/rho) + i/(N-1) (min^(1/rho) - max^(1/rho)))^rho, then 0."""
+        ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return torch.cat([(high + ramp * (low - high)) ** self.rho, ramp.new_zeros(1)])
+
+    def label(self, t: Times) -> Times:
+        """250 ln sigma: EDM's c_noise = ln(sigma) / 4 on the scale of the other labels."""
+        return 250 * t.log()
+
+    def time_of(self, s: Times) -> Times:
+        """s."""
+        return s
+
+    @property
+    def ends(self) -> Float64[Tensor, "2"]:
+        """sigma_min and sigma_max."""
+        return torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)
+
+    @property
+    def prior_deviation(self) -> float:
+        """sigma_max."""
+        return self.sigma_max

@@ -1,0 +1,1 @@
+"""The process that runs: its devices and threads, memory, progress and interruptions."""

@@ -1,0 +1,139 @@
+"""Many processes as one: what the loop needs of torch.distributed, and nothing else.
+
+`torchrun --nproc-per-node N ...` sets RANK, WORLD_SIZE and LOCAL_RANK; without them everything here
+is the identity. Processes talk over gloo on CPUs and over NCCL on GPUs.
+"""
+
+import atexit
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as torch_dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+
+
+def device(name: str = "auto") -> torch.device:
+    """This process's device.
+
+    Args:
+        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1", "mps").
+
+    Raises:
+        LimnerError: torch knows no such device, or this machine has none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise LimnerError(f"'{name}' is no device; write auto, cpu, cuda or cuda:1") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise LimnerError("this machine has no CUDA device that torch can use; write --device cpu")
+    if found.type == "cuda" and found.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return found
+
+
+def join(device: torch.device) -> None:
+    """Become one of the processes that torchrun started, until this one exits.
+
+    The group is joined once: torchrun's store keeps the addresses of a group that was left, and who
+    joins a second one waits for them forever, now and then.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(torch_dist.destroy_process_group)
+
+
+def size() -> int:
+    """How many processes work together."""
+    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is."""
+    return torch_dist.get_rank() if torch_dist.is_initialized() else 0
+
+
+def first() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return rank() == 0
+
+
+def mean_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
+    """The mean over all processes, in place, the same bits on each of them."""
+    if size() > 1:
+        torch_dist.all_reduce(flat)
+        flat /= size()
+    return flat
+
+
+def anyone(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up on any process."""
+    if size() == 1:
+        return flag
+    raised = torch.tensor([float(flag)], device=device)
+    torch_dist.all_reduce(raised, torch_dist.ReduceOp.MAX)
+    return bool(raised.item())
+
+
+def average_gradients_(
+    parameters: Sequence[torch.nn.Parameter], loss: Shaped[Tensor, ""]
+) -> Shaped[Tensor, ""]:
+    """Replace each gradient, and return the loss, by the mean over all processes, in one message.
+
+    A parameter without gradient counts as zero where another process has one for it (text dropped
+    from every row here, but not there), and stays without where nobody has.
+    """
+    if size() == 1:
+        return loss
+    has = [float(p.grad is not None) for p in parameters]
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    head = torch.tensor(has, dtype=torch.float32, device=loss.device)
+    flat = torch.cat([head, loss.float().view(1), *(p.float().flatten() for p in parts)])
+    mean_(flat)
+    start = len(has) + 1
+    for p, count in zip(parameters, flat[: len(has)].tolist()):
+        if count:
+            mean = flat[start : start + p.numel()].view_as(p)
+            p.grad = torch.empty_like(p).copy_(
+                mean
+            )  # fused optimisers want the parameter's strides
+        start += p.numel()
+    return flat[len(has)]
+
+
+def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
+    """Give every process the first one's values, in place."""
+    if size() == 1:
+        return
+    for tensor in tensors:
+        contiguous = tensor.contiguous()
+        torch_dist.broadcast(contiguous, 0)
+        tensor.copy_(contiguous)
+
+
+def broadcast_text(text: str, device: torch.device) -> str:
+    """The first process's text, on every process."""
+    if size() == 1:
+        return text
+    content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
+    length = torch.tensor([len(content)], device=device)
+    broadcast_([length])
+    if not first():
+        content = torch.zeros(int(length), dtype=torch.uint8, device=device)
+    broadcast_([content])
+    return bytes(content.cpu().numpy()).decode()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if size() > 1:
+        torch_dist.barrier()

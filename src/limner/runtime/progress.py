@@ -1,0 +1,111 @@
+"""What a person sees while something long goes on, on standard error: output is for results."""
+
+import contextlib
+import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from limner.runtime import processes
+
+_QUIET_SECONDS = 10.0  # between lines where nobody watches a terminal
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal, once for all processes."""
+    if processes.first():
+        print(line, file=sys.stderr, flush=True)
+
+
+class TrainingProgress:
+    """A live line on a terminal; elsewhere a plain one now and then."""
+
+    def __init__(self, steps: int, step: int) -> None:
+        self.steps = steps
+        self._spoken = time.monotonic()
+        self._bar = None
+        if processes.first() and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("step {task.completed:,}/{task.total:,}"),
+                progress.BarColumn(bar_width=None),
+                progress.TextColumn("{task.fields[said]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=steps, completed=step, said="")
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, step: int, logs: dict[str, float], seconds_a_step: float, images: int) -> None:
+        """Say where training is.
+
+        Args:
+            step: of how many were given.
+            logs: of the step.
+            seconds_a_step: lately.
+            images: a step.
+        """
+        now = time.monotonic()
+        if not self._bar and (not processes.first() or now - self._spoken < _QUIET_SECONDS):
+            return
+        self._spoken = now
+        losses = [f"{k} {v:.4g}" for k, v in logs.items() if k.rpartition(".")[2] == "loss"]
+        left = datetime.timedelta(seconds=round(seconds_a_step * (self.steps - step)))
+        said = "  ".join([*losses, f"{images / seconds_a_step:,.0f} img/s", f"{left} left"])
+        if self._bar:
+            self._bar.update(self._task, completed=step, said=said)
+        else:
+            say(f"step {step:,}/{self.steps:,}  {said}")
+
+
+@contextlib.contextmanager
+def painting_progress(
+    total: int, doing: str = "painting", quiet: bool = False
+) -> Iterator[Callable[[float], None]]:
+    """A progress bar on standard error, and a line now and then where nobody watches a terminal.
+
+    Args:
+        total: how many pictures there will be.
+        doing: what is done to them.
+        quiet: show nothing.
+
+    Yields:
+        a function that moves it by some pictures.
+    """
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (
+        progress.TextColumn(doing),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed:.0f}/{task.total} pictures"),
+        progress.TimeRemainingColumn(),
+    )
+    live = console.is_terminal and processes.first() and not quiet
+    with progress.Progress(*columns, console=console, transient=True, disable=not live) as bar:
+        task = bar.add_task(doing, total=total)
+        began = spoken = time.monotonic()
+        done = 0.0
+
+        def advance(by: float) -> None:
+            nonlocal done, spoken
+            done += by
+            bar.advance(task, by)
+            now = time.monotonic()
+            if not live and not quiet and now - spoken >= _QUIET_SECONDS:
+                spoken = now
+                left = datetime.timedelta(seconds=round((now - began) * (total - done) / done))
+                say(f"{doing} {done:,.0f}/{total:,} pictures  {left} left")
+
+        yield advance

@@ -1,0 +1,1 @@
+"""The loop, and a run from its recipe to its last state."""

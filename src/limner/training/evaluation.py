@@ -1,0 +1,128 @@
+"""Evaluation while a model trains, as a recipe's section [evaluate] says.
+
+    [evaluate]
+    every = 100_000                  # images
+    n = 500
+    metrics = ["kid", "likelihood"]
+
+The numbers go into the run's log, and are drawn with it. They must choose no model: the best of
+many checkpoints on a reference is too good on that reference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.model import GenerativeModel
+from limner.contract.options import validated
+from limner.data import Dataset
+from limner.evaluate.evaluation import METRICS, evaluate
+from limner.evaluate.report import SUBJECT
+from limner.evaluate.subject import Opened, Reference, open_reference
+from limner.runtime.progress import say
+
+PREFIX = "evaluate."
+"""Of the numbers' names in the log."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What a recipe's section [evaluate] may say.
+
+    Args:
+        every: images between evaluations, and one at the end; 0 = never.
+        metrics: one or more names, as in `limner evaluate --metrics`; None for all that apply.
+        n: pictures that are painted each time.
+        seed: picture i is painted from seed + i.
+        against: the source of real pictures; None for the one that is trained on.
+        split: of it; None for the usual one.
+        extractor, weights: see `evaluate`.
+    """
+
+    every: Annotated[int, Field(ge=0)] = 0
+    metrics: list[str] | str | None = None
+    n: Annotated[int, Field(ge=1)] = 256
+    seed: int = 0
+    against: str | None = None
+    split: str | None = None
+    extractor: str | None = None
+    weights: str | None = None
+
+
+class Evaluations:
+    """All evaluations of a run.
+
+    Args:
+        options: the recipe's section [evaluate].
+        data: its section [data].
+        sampler: its section [sampler].
+        dataset: in place of the source.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        data: Mapping[str, Any],
+        sampler: Mapping[str, Any],
+        dataset: Dataset | None = None,
+    ) -> None:
+        given = validated(EvaluateOptions, options, kind="evaluate option", prefix=PREFIX)
+        self.options = EvaluateOptions(**given)
+        self.sampler = dict(sampler)
+        asked = self.options.metrics
+        self.metrics = [asked] if isinstance(asked, str) else asked
+        for name in self.metrics or ():
+            if name not in METRICS:
+                raise unknown("metric", name, METRICS)
+        self._data, self._dataset = dict(data), dataset
+        self._reference: Reference | None = None
+
+    def due(self, images: int, more: int, ends: bool) -> bool:
+        """Whether one is due after a step.
+
+        Args:
+            images: that were seen so far.
+            more: of them, in this step.
+            ends: whether it was the last one.
+        """
+        every = self.options.every
+        return every > 0 and (ends or images // every > (images - more) // every)
+
+    def numbers(self, model: GenerativeModel, device: torch.device) -> dict[str, float]:
+        """Evaluate a model, under names for the log; nothing where it cannot be evaluated yet."""
+        o = self.options
+        try:
+            report = evaluate(
+                model,
+                self.reference(model),
+                metrics=self.metrics,
+                n=o.n,
+                seed=o.seed,
+                extractor=o.extractor,
+                weights=o.weights,
+                sampler=self.sampler,
+                device=str(device),
+                quiet=True,
+            )
+        except LimnerError as error:
+            say(f"not evaluated: {error}")
+            return {}
+        return {
+            PREFIX + each.name + (f" ({each.extractor})" if each.extractor else ""): each.value
+            for each in report.numbers
+            if each.row == SUBJECT
+        }
+
+    def reference(self, model: GenerativeModel) -> Reference:
+        """What it is judged against, opened once."""
+        if self._reference is None:
+            o = self.options
+            opened = Opened(model.name, "", model, recipe={"data": self._data})
+            split = {} if o.split is None else {"split": o.split}
+            against = o.against or self._dataset
+            self._reference = open_reference(against, split, opened)
+        return self._reference

@@ -1,0 +1,441 @@
+"""The one loop: each turn of a model is answered by a step of the player that the turn names.
+
+    for each step:
+        one iterator `model.turns(rows, step, noise)` for each micro-batch
+        until they end, all in lock step:
+            each yields a loss, answered by (loss / micro-batches).backward(inputs=the player's)
+            gradients are averaged over processes, clipped, and the player takes its step
+            only then are the iterators resumed
+        the average follows the weights
+
+So gradients accumulate exactly for any number of players, and no family is known here. Data, noise
+and dropout are pure functions of (seed, step); with `Loop.state` a stopped run continues bit for
+bit.
+"""
+
+import contextlib
+import copy
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.image import Batch, Condition
+from limner.contract.model import Learner, Turn
+from limner.contract.noise import Noise
+from limner.runtime import processes
+from limner.training import optimisers
+from limner.training.options import TrainOptions
+
+Groups = dict[str, dict[str, Tensor]]
+"""Named groups of named tensors: what a state is made of."""
+CPU = torch.device("cpu")
+
+
+class _Player:
+    """A part of the model that is trained, with its optimiser."""
+
+    def __init__(
+        self, name: str, parameters: dict[str, nn.Parameter], options: TrainOptions
+    ) -> None:
+        own = options.player(name)
+        self.name = name
+        self.names = list(parameters)
+        self.parameters = list(parameters.values())
+        self.lr = own.lr or options.lr
+        self.optimizer = optimisers.optimizer(
+            options.optimizer,
+            self.parameters,
+            lr=self.lr,
+            betas=own.betas or options.betas,
+            weight_decay=options.weight_decay if own.weight_decay is None else own.weight_decay,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's moments by parameter name."""
+        return {
+            f"{self.name}/{name}/{key}": value.detach().clone()
+            for name, p in zip(self.names, self.parameters)
+            for key, value in self.optimizer.state.get(p, {}).items()
+        }
+
+    def restore(self, moments: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`; moments lie in memory as their parameters do, as is expected."""
+        self.optimizer.state.clear()
+        own = dict(zip(self.names, self.parameters))
+        for path, value in moments.items():
+            player, name, key = path.split("/")
+            if player == self.name:
+                like = own[name] if value.shape == own[name].shape else value
+                kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
+                self.optimizer.state[own[name]][key] = kept.detach().copy_(value)
+
+
+class Loop:
+    """Training, one step at a time.
+
+    Args:
+        model: what to train; it is moved to the device, and trained in place.
+        batches: the images with global numbers first .. first + n - 1, for (first, n).
+        options: how.
+        device: where.
+
+    Attributes:
+        model: the weights in training.
+        average: the average of the weights over time, in evaluation mode; shares what is frozen.
+        step: how many steps were taken.
+        images_seen: how many images they saw; also the number of the next one.
+        micro_batches: into how many parts a batch is split; doubled once when memory runs out.
+        unlucky: how many steps in a row were skipped because a loss or gradient was not finite.
+    """
+
+    def __init__(
+        self,
+        model: Learner,
+        batches: Callable[[int, int], Batch],
+        options: TrainOptions,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.options = options
+        self.batches = batches
+        self.device = torch.device(device)
+        self.model = model.to(self.device).train()
+        if options.channels_last:
+            _channels_last_(self.model)
+        self.players = _players(self.model, options)
+        trained = {id(p): p for player in self.players.values() for p in player.parameters}
+        self._frozen = {id(p): p for p in model.parameters() if id(p) not in trained}
+        self.average = copy.deepcopy(self.model, dict(self._frozen)).requires_grad_(False).eval()
+        copies = dict(self.average.named_parameters())
+        names = {name: p for name, p in self.model.named_parameters() if id(p) in trained}
+        self._averaged = {name: (copies[name], p) for name, p in names.items()}
+        self._beta = optimisers.average_beta(options.average, options.ema)
+        self.step = self.images_seen = self.unlucky = self.rollbacks = self.updates = 0
+        self.micro_batches = options.micro_batches
+        self.lr_scale = 1.0
+        self._culprit = ""
+        self._share()  # a batch that cannot be split is an error now, not later
+        if options.compile:
+            for part in model.players().values():
+                for network in _networks(part):
+                    network.compile()
+
+    def prepare(self) -> None:
+        """Initialise the model from data, before step 0; the average and other processes follow."""
+        with self._seeded("prepare"), torch.no_grad():
+            self.model.prepare(self._first_batches())
+        processes.broadcast_(list(self.model.state_dict().values()))
+        self.average.load_state_dict(self.model.state_dict())
+
+    def calibrated(self) -> Learner:
+        """The averaged model as it is to be used: buffers re-estimated where it asks for that."""
+        if type(self.model).calibrate is Learner.calibrate:
+            return self.average
+        ready = copy.deepcopy(self.average, dict(self._frozen))
+        with self._seeded("calibrate"), torch.no_grad():
+            ready.calibrate(itertools.islice(self._first_batches(), self.options.calibrate_batches))
+        return ready.eval()
+
+    def advance(self) -> dict[str, float]:
+        """Take one training step.
+
+        Returns:
+            the means over micro-batches of each player's loss, gradient norm and learning rate
+            (prefixed by the player's name where there are several), and of what the model logs.
+            After a step that was skipped because something was not finite, `unlucky` is above 0.
+
+        Raises:
+            LimnerError: the model breaks the rules of `turns`, or memory ran out a second time.
+        """
+        logs = self._play()
+        finer = 2 * self.options.micro_batches
+        if logs is None and self.micro_batches < finer and self._splits(finer):
+            self.micro_batches = finer
+            logs = self._play()
+        if logs is None:
+            raise self._too_large()
+        if not self.unlucky:
+            self._follow()
+        self.step += 1
+        self.images_seen += self._round
+        return logs
+
+    def roll_back(self, state: Groups) -> None:
+        """Return to an earlier state, with half the learning rate.
+
+        Raises:
+            LimnerError: `options.rollbacks` were made already.
+        """
+        scale, count = self.lr_scale / 2, self.rollbacks + 1
+        if count > self.options.rollbacks:
+            raise LimnerError(
+                f"the loss or gradient of player '{self._culprit}' is not finite at step "
+                f"{self.step}, after {self.rollbacks} roll-backs; try train.lr="
+                f"{self.options.lr / 4:g} or train.clip=1"
+            )
+        self.restore(state)
+        self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0
+
+    def state(self) -> Groups:
+        """Copies of everything that `restore` needs: weights, average, moments, counters."""
+        counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
+        moments = [player.state() for player in self.players.values()]
+        return {
+            "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
+            "average": {name: kept.clone() for name, (kept, _) in self._averaged.items()},
+            "optimizer": {name: value for part in moments for name, value in part.items()},
+            "counters": counters | {"lr_scale": torch.tensor(self.lr_scale, dtype=torch.float64)},
+        }
+
+    def restore(self, state: Groups) -> None:
+        """Continue where `state` was taken, on any number of micro-batches or processes.
+
+        Raises:
+            LimnerError: the state is of another model.
+        """
+        if state["average"].keys() != self._averaged.keys():
+            odd = min(state["average"].keys() ^ self._averaged.keys())
+            raise LimnerError(f"the saved state is of another model: weight '{odd}' is in one only")
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise LimnerError(f"the saved state is of another model: {reason}") from None
+        self.average.load_state_dict(state["model"] | state["average"])
+        for player in self.players.values():
+            player.restore(state["optimizer"])
+        for name in _COUNTERS:
+            setattr(self, name, int(state["counters"][name]))
+        self.lr_scale = float(state["counters"]["lr_scale"])
+
+    @property
+    def _round(self) -> int:
+        """Images that one step takes."""
+        return self.options.batch * self.model.batches_per_round
+
+    def _splits(self, micro_batches: int) -> bool:
+        return self.options.batch % (micro_batches * processes.size()) == 0
+
+    def _share(self) -> int:
+        """Rows of each batch in each micro-batch of each process."""
+        parts = self.micro_batches * processes.size()
+        if not self._splits(self.micro_batches):
+            raise LimnerError(
+                f"train.batch={self.options.batch} cannot be split evenly into "
+                f"{self.micro_batches} micro-batches on {processes.size()} processes; choose a "
+                f"multiple of {parts}"
+            )
+        return self.options.batch // parts
+
+    def _batch(self, starts: list[int], n: int) -> Batch:
+        """n images from each of several numbers on, joined."""
+        parts = [self.batches(start, n) for start in starts]
+        batch = parts[0]
+        if len(parts) > 1:
+            c = Condition.cat([part.c for part in parts])
+            batch = Batch(torch.cat([part.x for part in parts]), c)
+        batch = batch.to(self.device)
+        if self.options.channels_last:  # a copy, for one channel is both, and taken for the other
+            return Batch(batch.x.clone(memory_format=torch.channels_last), batch.c)
+        return batch
+
+    def _first_batches(self) -> Iterator[Batch]:
+        n = self.options.batch
+        return (self._batch([first], n) for first in itertools.count(0, n))
+
+    def _game(self, chunk: int) -> Iterator[Turn]:
+        """The turns of one micro-batch: the same rows of each of the round's batches."""
+        n = self._share()
+        first = self.images_seen + chunk * n
+        starts = list(range(first, first + self._round, self.options.batch))
+        numbers = torch.cat([torch.arange(start, start + n) for start in starts])
+        noise = Noise.keyed(self.options.seed, self.step, numbers).to(self.device)
+        return self.model.turns(self._batch(starts, n), self.step, noise)
+
+    def _play(self) -> dict[str, float] | None:
+        """All turns of one step; None when memory ran out before anything was updated."""
+        count = self.micro_batches
+        chunks = [micro * processes.size() + processes.rank() for micro in range(count)]
+        games: list[Iterator[Turn]] = []
+        logs: dict[str, list[Tensor]] = {}
+        for number in itertools.count():
+            player, losses, out_of_memory = None, [], False
+            try:
+                if number == 0:
+                    games = [self._game(chunk) for chunk in chunks]
+                for micro, (game, chunk) in enumerate(zip(games, chunks)):
+                    turn = self._resumed(game, number, chunk)
+                    mover = turn and self._mover(turn)
+                    if micro and mover is not player:
+                        raise self._rule_broken("its micro-batches take different turns")
+                    player = mover
+                    if turn and player:
+                        (turn.loss / count).backward(inputs=player.parameters)
+                        losses.append(turn.loss.detach().float())
+                        for name, value in turn.logs.items():
+                            logs.setdefault(name, []).append(value.detach().float())
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if self.options.compile and _differentiates_twice(error):
+                    raise self._rule_broken(
+                        "compiled networks cannot be differentiated twice; type train.compile=false"
+                    ) from None
+                if not _is_out_of_memory(error):
+                    raise
+                if number:
+                    raise self._too_large() from None
+                out_of_memory = True
+            if number == 0 and processes.anyone(out_of_memory, self.device):
+                for each in self.players.values():
+                    each.optimizer.zero_grad()
+                return None
+            if player is None:
+                self.unlucky = 0
+                break
+            if not self._update(player, torch.stack(losses).mean(), logs):
+                self.unlucky, self._culprit = self.unlucky + 1, player.name
+                break
+        if not logs:
+            return {}
+        means = torch.stack([torch.stack(values).mean() for values in logs.values()])
+        return dict(zip(logs, processes.mean_(means).tolist()))
+
+    def _resumed(self, game: Iterator[Turn], number: int, chunk: int) -> Turn | None:
+        """A game's next turn, None at its end; what its layers draw by themselves is keyed."""
+        half = self.options.dtype == "bfloat16"
+        with (
+            self._seeded(self.step, number, chunk),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+        ):
+            return next(game, None)
+
+    def _mover(self, turn: Turn) -> _Player:
+        if turn.of is None and len(self.players) == 1:
+            return next(iter(self.players.values()))
+        if turn.of is None:
+            raise self._rule_broken(f"a turn is of none of its players {', '.join(self.players)}")
+        if turn.of not in self.players:
+            raise unknown("player", turn.of, self.players, f"model '{_name(self.model)}'")
+        return self.players[turn.of]
+
+    def _update(self, player: _Player, loss: Float[Tensor, ""], logs: dict) -> bool:
+        """Let a player take its step; no step, and False, where something is not finite."""
+        loss = processes.average_gradients_(player.parameters, loss)
+        gradients = [p.grad for p in player.parameters if p.grad is not None]
+        if not gradients:
+            raise self._rule_broken(
+                f"the loss of player '{player.name}' depends on none of its weights"
+            )
+        norm = nn.utils.get_total_norm(gradients)
+        options = self.options
+        share = optimisers.rate(
+            self.step, options.steps, schedule=options.schedule, warmup=options.warmup
+        )
+        lr = player.lr * share * self.lr_scale
+        prefix = f"{player.name}." if len(self.players) > 1 else ""
+        for name, value in (("loss", loss), ("norm", norm), ("lr", torch.tensor(lr))):
+            logs.setdefault(prefix + name, []).append(value.float().to(self.device))
+        finite = bool((loss + norm).isfinite())
+        if finite:
+            if options.clip:
+                nn.utils.clip_grads_with_norm_(player.parameters, options.clip, norm)
+            for group in player.optimizer.param_groups:
+                group["lr"] = lr
+            player.optimizer.step()
+        player.optimizer.zero_grad()
+        return finite
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The average takes a step towards the weights; buffers are copied."""
+        kept, trained = zip(*self._averaged.values())
+        optimisers.lerp_(kept, trained, self._beta(self.updates))
+        self.updates += 1
+        if copies := list(self.average.buffers()):
+            live = list(self.model.buffers())
+            torch._foreach_copy_(copies, live)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _seeded(self, *key: object) -> AbstractContextManager[None]:
+        return seeded((self.options.seed, *key), self.device)
+
+    def _rule_broken(self, what: str) -> LimnerError:
+        return LimnerError(f"model '{_name(self.model)}' at step {self.step}: {what}")
+
+    def _too_large(self) -> LimnerError:
+        return LimnerError(
+            f"out of memory at step {self.step} with {self._share()} images at a time; "
+            f"try train.micro_batches={2 * self.micro_batches} or "
+            f"train.batch={max(1, self.options.batch // 2)}"
+        )
+
+
+_COUNTERS = ("step", "images_seen", "unlucky", "rollbacks", "updates")
+
+
+@contextlib.contextmanager
+def seeded(key: tuple[object, ...], device: torch.device = CPU) -> Iterator[None]:
+    """torch's global generators seeded by a key for the length of a block, then as they were."""
+    generators = [torch.default_generator]  # torch.manual_seed formats a stack trace each time
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    for generator in generators:
+        generator.manual_seed(int.from_bytes(digest, signed=True))
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states):
+            generator.set_state(state)
+
+
+def _name(model: Learner) -> str:
+    return model.name or type(model).__name__
+
+
+def _players(model: Learner, options: TrainOptions) -> dict[str, _Player]:
+    """Each player's trainable parameters by their full names, with an optimiser of its own."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    parts = model.players()
+    for name in options.players or {}:
+        if name not in parts:
+            raise unknown("player", name, parts, f"model '{_name(model)}'")
+    players = {}
+    for name, part in parts.items():
+        own = {names[id(p)]: p for p in part.parameters() if p.requires_grad}
+        if not own:
+            raise LimnerError(f"player '{name}' of model '{_name(model)}' has nothing to train")
+        players[name] = _Player(name, own, options)
+    return players
+
+
+def _networks(part: nn.Module) -> Iterator[nn.Module]:
+    """What is compiled in a player: itself, or the members of containers, which compilers skip."""
+    if isinstance(part, (Learner, nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+        for child in part.children():
+            yield from _networks(child)
+    else:
+        yield part
+
+
+def _channels_last_(model: nn.Module) -> None:
+    tensors: list[Shaped[Tensor, ...]] = [*model.parameters(), *model.buffers()]
+    for tensor in tensors:
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def _differentiates_twice(error: RuntimeError) -> bool:
+    return any(words in str(error) for words in ("double backward", "donated buffer"))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in said for words in ("not enough memory", "can't allocate memory")
+    )

@@ -1,0 +1,117 @@
+"""How to train, whatever the model: what a recipe's section [train] may say, checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from limner.contract.options import validated
+from limner.training import optimisers
+
+_Count = Annotated[int, Field(ge=1)]
+_OrNever = Annotated[int, Field(ge=0)]
+_Positive = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_NotNegative = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class PlayerOptions:
+    """One player's own optimiser settings; what is None is as for every player.
+
+    Reference: Heusel et al. (2017). GANs trained by a two time-scale update rule. arXiv:1706.08500.
+    """
+
+    lr: _Positive | None = None
+    betas: tuple[_Share, _Share] | None = None
+    weight_decay: _NotNegative | None = None
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train, whatever the model.
+
+    Args:
+        steps: how many training steps.
+        batch: images a step, over all micro-batches and processes.
+        micro_batches: parts that a batch is split into, to save memory.
+        seed: of the first weights, the data's order, and all noise.
+        optimizer: "adamw", "adam" or "rmsprop".
+        lr: the highest learning rate.
+        betas: decay rates of the optimiser's moments.
+        weight_decay: the pull of the weights to zero.
+        warmup: steps of linear rise of the learning rate.
+        schedule: of the learning rate: "constant", or "cosine" down to 0 at the last step.
+        clip: the largest gradient norm; 0 does not clip.
+        ema: the average's decay rate (0 = no averaging), or its relative width for average="power".
+        average: how the decay rate depends on time, see `optimisers.average_beta`.
+        dtype: in which the networks compute; weights and losses are float32 anyway.
+        channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
+        compile: whether the networks are compiled; models that differentiate gradients cannot be.
+        threads: of the CPU; 0 leaves it to torch.
+        log_every: steps between lines of the log.
+        validation: held-out pictures whose loss each line of the log gives; 0 = none.
+        sample_every: steps between sample sheets; 0 = only at the end.
+        samples: pictures on a sheet; 0 = none.
+        save_every: steps between saved states.
+        keep: how many saved states stay.
+        calibrate_batches: batches for models that re-estimate buffers of the averaged weights.
+        patience: non-finite steps in a row before a run returns to its last state at half the rate.
+        rollbacks: how often, before the run stops.
+        players: a player's own lr, betas and weight_decay, by its name.
+        init: runs or model files that nested models come from, by option (`init.first_stage`).
+    """
+
+    steps: _Count = 10_000
+    batch: _Count = 64
+    micro_batches: _Count = 1
+    seed: int = 0
+    optimizer: optimisers.OptimizerName = "adamw"
+    lr: _Positive = 3e-4
+    betas: tuple[_Share, _Share] = (0.9, 0.999)
+    weight_decay: _NotNegative = 0.0
+    warmup: _OrNever = 0
+    schedule: optimisers.ScheduleName = "constant"
+    clip: _NotNegative = 0.0
+    ema: float = 0.999
+    average: optimisers.AverageName = "warmup"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    threads: _OrNever = 0
+    log_every: _Count = 50
+    validation: _OrNever = 0
+    sample_every: _OrNever = 1000
+    samples: _OrNever = 40
+    save_every: _Count = 1000
+    keep: _Count = 2
+    calibrate_batches: _Count = 16
+    patience: _Count = 10
+    rollbacks: _OrNever = 3
+    players: dict[str, dict[str, Any]] | None = None
+    init: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        checked = validated(TrainOptions, given, kind="train option", prefix="train.")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        optimisers.average_beta(self.average, self.ema)
+        for name in self.players or {}:
+            self.player(name)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "TrainOptions":
+        """Options as a recipe has them.
+
+        Raises:
+            LimnerError: an unknown name (the nearest one is named), or a value that cannot be.
+        """
+        return cls(**validated(cls, values, kind="train option", prefix="train."))
+
+    def player(self, name: str) -> PlayerOptions:
+        """A player's own settings."""
+        own = (self.players or {}).get(name, {})
+        prefix = f"train.players.{name}."
+        return PlayerOptions(**validated(PlayerOptions, own, kind="train option", prefix=prefix))

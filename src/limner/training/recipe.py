@@ -1,0 +1,194 @@
+"""A recipe says what is trained on what and how: a TOML file whose header is its documentation.
+
+    # What this trains, the command, the hardware, the time it takes, the number to expect.
+    [model]
+    name = "pixelcnn"
+    channels = 64
+    [data]
+    source = "emoji"
+    [train]
+    steps = 20_000
+    [sampler]
+    temperature = 0.9
+
+Every value can be given on the command line as `section.key=value`, which wins over the file.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from limner.contract.checkpoint import load, write_durably
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.image import ImageSpec
+from limner.contract.model import Learner
+from limner.contract.options import parse_assignments
+from limner.contract.registry import build, foreign, models
+from limner.training.loop import TrainOptions, seeded
+
+SECTIONS = ("model", "data", "train", "sampler", "evaluate")
+Section = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained on what, and how.
+
+    Args:
+        model: its registered `name`, and its own options.
+        data: the `source`, and the options of `open_data`.
+        train: see `TrainOptions`.
+        sampler: the options of the model's `frames` for sample sheets.
+        evaluate: which numbers to measure while it trains, see `EvaluateOptions`.
+        about: the header comment of the file.
+    """
+
+    model: Section
+    data: Section
+    train: Section = field(default_factory=dict)
+    sampler: Section = field(default_factory=dict)
+    evaluate: Section = field(default_factory=dict)
+    about: str = ""
+
+    @classmethod
+    def of(cls, model: str, source: str, assignments: Iterable[str] = ()) -> "Recipe":
+        """A recipe without a file, as in `limner train pixelcnn emoji train.steps=2000`.
+
+        Raises:
+            LimnerError: a folder, or a model of another program, in place of a model by name.
+        """
+        if model not in models():
+            comes_trained = model in {of.name for of in foreign().values()}
+            if comes_trained or Path(model).exists():
+                raise LimnerError(
+                    f"'{model}' is not trained but painted with: limner sample -m FOLDER; what is "
+                    "trained is a model by name (limner models), and a run goes on by limner resume"
+                )
+        return cls({"name": model}, {"source": source}).updated(assignments)
+
+    @classmethod
+    def read(cls, path: Path | str, assignments: Iterable[str] = ()) -> "Recipe":
+        """A recipe from a file, with values from the command line.
+
+        Raises:
+            LimnerError: no such file, no TOML, an unknown section, or no model or source named.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            found = tomllib.loads(text)
+        except FileNotFoundError:
+            raise LimnerError(f"there is no recipe {path}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise LimnerError(f"cannot read the recipe {path}: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise LimnerError(f"{path} is not valid TOML: {error}") from None
+        for name, section in found.items():
+            if not isinstance(section, dict):
+                raise LimnerError(
+                    f"'{name}' in {path} is in no section; write it below one of "
+                    f"{', '.join(f'[{s}]' for s in SECTIONS)}"
+                )
+            if name not in SECTIONS:
+                raise unknown("section", name, SECTIONS, str(path))
+        for section, key in (("model", "name"), ("data", "source")):
+            if not isinstance(found.get(section, {}).get(key), str):
+                raise LimnerError(f'{path} does not say {section}.{key}; write {key} = "..."')
+        header = re.match(r"(?:#.*\n)*", text)
+        about = re.sub(r"^# ?", "", header[0], flags=re.MULTILINE) if header else ""
+        return cls(**found, about=about.strip()).updated(assignments)
+
+    def updated(self, assignments: Iterable[str]) -> "Recipe":
+        """The same with values as typed: `train.lr=1e-4`, `train.players.critic.lr=4e-4`."""
+        sections = self.sections()
+        for section, values in parse_assignments(assignments, SECTIONS).items():
+            for path, value in values.items():
+                *parents, key = path.split(".")
+                place = sections.setdefault(section, {})
+                for parent in parents:
+                    place = place.setdefault(parent, {})
+                    if not isinstance(place, dict):
+                        raise LimnerError(f"{section}.{path}: {section}.{parent} has no parts")
+                place[key] = value
+        return Recipe(**sections, about=self.about)
+
+    def sections(self) -> dict[str, Section]:
+        """The sections as plain values, copied."""
+        return {name: _copied(getattr(self, name)) for name in SECTIONS}
+
+    def options(self) -> TrainOptions:
+        """How to train, checked."""
+        return TrainOptions.of(self.train)
+
+    def effective(self) -> "Recipe":
+        """The same with every training option written out, for defaults may change."""
+        values = {k: v for k, v in vars(self.options()).items() if v is not None}
+        return replace(self, train=_copied(values))
+
+    def build(self, spec: ImageSpec) -> Learner:
+        """The model with random weights, from the seed; those of `train.init` come with theirs.
+
+        Raises:
+            LimnerError: an unknown model or option.
+        """
+        options = self.options()
+        own = {key: value for key, value in self.model.items() if key != "name"}
+        nested = {key: load(path) for key, path in (options.init or {}).items()}
+        with seeded((options.seed, "weights")):
+            return build(self.model["name"], spec, **own | nested)
+
+    def to_toml(self) -> str:
+        """The file's text."""
+        lines = [f"# {line}".rstrip() for line in self.about.splitlines()]
+        for name, section in self.sections().items():
+            lines += _table([name], section)
+        return "\n".join(lines).strip() + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the file, durably."""
+        write_durably(path, self.to_toml().encode())
+
+
+def _copied(value: Any) -> Any:
+    """Plain values: dictionaries and lists copied, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(each) for each in value]
+    return value
+
+
+def _table(path: list[str], values: Section) -> list[str]:
+    """A TOML table with its sub-tables after it."""
+    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
+    plain = {k: v for k, v in values.items() if k not in inner and v is not None}
+    lines = []
+    if plain or not inner:
+        lines = ["", f"[{'.'.join(map(_key, path))}]"]
+        lines += [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+    for key, value in inner.items():
+        lines += _table([*path, key], value)
+    return lines
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    """A plain value as TOML; JSON's escapes are TOML's too, but for surrogate pairs."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())}}}"
+    raise LimnerError(f"a recipe holds plain values, not {value!r}")

@@ -1,0 +1,411 @@
+"""A run is a folder: what was trained, how it went, what came out, and how to go on.
+
+    recipe.toml          the recipe in effect, every training option written out
+    log.jsonl            a line every `log_every` steps
+    curves.png           the same, drawn
+    samples/             sheets of the same pictures, painted by the averaged weights as they learn
+    model.safetensors    the averaged weights: the model
+    state/               everything needed to resume, see state.py
+
+When a line, a sheet or a state is written depends on the step alone, so a run that was killed and
+resumed leaves the same files as one that was not.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, write_durably
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import build
+from limner.data import png
+from limner.data.dataset import Dataset
+from limner.data.stream import Stream
+from limner.runtime import processes
+from limner.runtime.allocator import keep_freed_memory
+from limner.runtime.interrupts import Interrupts
+from limner.runtime.log import LOG_FILE, line, read_log
+from limner.runtime.progress import TrainingProgress, say
+from limner.training.evaluation import Evaluations
+from limner.training.loop import Loop
+from limner.training.recipe import Recipe
+from limner.training.state import clean, load_state, save_state
+from limner.training.validation import Validation
+
+RECIPE_FILE = "recipe.toml"
+_COLUMNS = 10  # of a sample sheet, at most
+
+OnStep = Callable[[Loop, dict[str, float]], bool | None]
+"""Is told after every step; a true answer ends the run there, whole."""
+
+
+def train(
+    recipe: Recipe,
+    run: Path | str,
+    *,
+    device: str = "auto",
+    dataset: Dataset | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Train a model into a new run folder.
+
+    Args:
+        recipe: what to train on what, and how.
+        run: the folder.
+        device: where.
+        dataset: in place of the recipe's source.
+        on_step: is told after every step, and may end the run by answering True.
+
+    Returns:
+        the model file.
+
+    Raises:
+        LimnerError: a wrong recipe, a folder that holds a run already, a disk that cannot be
+            written, or training that stays non-finite after all roll-backs.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
+    """
+    run = Path(run)
+    if (run / RECIPE_FILE).exists():
+        raise LimnerError(
+            f"{run} already holds a run; type: limner resume {run}, or give another --run"
+        )
+    return _begin(recipe.effective(), run, device, dataset, on_step)
+
+
+def resume(
+    run: Path | str,
+    assignments: Iterable[str] = (),
+    *,
+    device: str = "auto",
+    dataset: Dataset | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
+    """Go on with a run from its newest whole state; arguments, result and errors as for `train`.
+
+    Args:
+        assignments: values to change, as "train.steps=20000"; model and optimiser stay.
+    """
+    run = Path(run)
+    if not (run / RECIPE_FILE).is_file():
+        raise LimnerError(f"{run} holds no run; `limner train` makes one")
+    old = Recipe.read(run / RECIPE_FILE)
+    recipe = old.updated(assignments).effective()
+    for key in ("optimizer", "seed", "init"):
+        if recipe.train.get(key) != old.train.get(key):
+            raise LimnerError(
+                f"train.{key} cannot change in a run that is resumed; train a new one"
+            )
+    if recipe.model != old.model:
+        raise LimnerError("a model cannot change in a run that is resumed; train a new one")
+    if not any((run / "state").glob("step-*")):  # killed before its first state was written
+        return _begin(recipe, run, device, dataset, on_step)
+    with _process(recipe, device) as place, _alone(run):
+        clean(run / "state")
+        state = load_state(run / "state", say)
+        if state is None:
+            raise LimnerError(f"no state of {run} is whole; train again, into another --run")
+        header = read_header(run / MODEL_FILE)
+        stream = open_stream(recipe, dataset)
+        if stream.dataset.spec != header.spec:
+            raise LimnerError(
+                f"the data of {run} have changed: {header.spec}, now {stream.dataset.spec}"
+            )
+        model = build(header.model, header.spec, **header.config)
+        loop = Loop(model, stream.batch, recipe.options(), place)
+        loop.restore(state)
+        session = _Session(run, recipe, loop, stream, dataset, on_step)
+        session.forget_later()
+        return session.go()
+
+
+def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
+    """A recipe's training images, in the order that its seed gives them."""
+    from limner.data import open_data
+
+    dataset = dataset or open_data(**recipe.data)
+    if dataset.skipped:
+        name, reason = dataset.skipped[0]
+        count = len(dataset.skipped)
+        more = f" and {count - 1} more" if count > 1 else ""
+        say(
+            f"left out: {name} ({reason}){more}; to see all, type: "
+            f"limner data check {dataset.source}"
+        )
+    return Stream(dataset, recipe.options().seed)
+
+
+def _begin(
+    recipe: Recipe, run: Path, device: str, dataset: Dataset | None, on_step: OnStep | None
+) -> Path:
+    with _process(recipe, device) as place:
+        options = recipe.options()
+        stream = open_stream(recipe, dataset)
+        loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options, place)
+        session = _Session(run, recipe, loop, stream, dataset, on_step)
+        with _alone(run):
+            clean(run / "state")
+            loop.prepare()
+            session.save()
+            return session.go()
+
+
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep other commands out of a run's folder while this one writes to it; a killed command's
+    lock is gone.
+
+    Raises:
+        LimnerError: another command is at work there, or the folder cannot be written.
+    """
+    if not processes.first() or fcntl is None:
+        yield
+        return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        folder = os.open(run, os.O_RDONLY)
+    except OSError as error:
+        raise _refused(error, run) from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(folder)
+        raise LimnerError(
+            f"another command is training in {run}; wait for it, or give another --run"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
+    """This process among those that train: its device and its threads."""
+    keep_freed_memory()
+    place, threads = processes.device(device), torch.get_num_threads()
+    if recipe.options().threads:
+        torch.set_num_threads(recipe.options().threads)
+    processes.join(place)
+    try:
+        yield place
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Session:
+    """From here to the last step, or to the first interruption."""
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        loop: Loop,
+        stream: Stream,
+        dataset: Dataset | None,
+        on_step: OnStep | None,
+    ) -> None:
+        self.run, self.recipe, self.loop, self.stream = run, recipe, loop, stream
+        self.on_step = on_step
+        self.options = loop.options
+        self.painting = {}
+        if isinstance(loop.model, GenerativeModel):
+            self.painting = loop.model.sampler_options(recipe.sampler)
+        elif recipe.sampler:
+            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [sampler] out")
+        elif recipe.evaluate:
+            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [evaluate] out")
+        self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
+        self.validation = Validation(recipe.data, loop.options, loop.model)
+        self.window = _Window()
+
+    def go(self) -> Path:
+        """Train to the end."""
+        loop, options = self.loop, self.options
+        if loop.step >= options.steps:
+            say(f"{self.run} has its {options.steps:,} steps; to go on, give train.steps=MORE")
+        with Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
+            while loop.step < options.steps:
+                started = time.perf_counter()
+                logs = loop.advance()
+                self.window.add(logs, time.perf_counter() - started)
+                if loop.unlucky >= options.patience:
+                    self.roll_back()
+                    continue
+                ends = bool(self.on_step and self.on_step(loop, logs))
+                ends = processes.anyone(ends, loop.device) or loop.step == options.steps
+                progress.show(loop.step, logs, self.window.seconds_a_step, self.images_per_step)
+                evaluated = self.evaluate(ends)
+                if ends or evaluated or self.due(options.log_every):
+                    self.log()
+                if ends or self.due(options.sample_every):
+                    self.paint()
+                if ends or evaluated or self.due(options.sample_every):
+                    self.draw()
+                if ends or (self.due(options.save_every) and not loop.unlucky):
+                    self.save()
+                if ends:
+                    break
+                if processes.anyone(interrupts.seen, loop.device):
+                    self.save()
+                    say(f"stopped at step {loop.step:,}; to go on, type: limner resume {self.run}")
+                    raise KeyboardInterrupt
+        return self.run / MODEL_FILE
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all processes."""
+        return self.options.batch * self.loop.model.batches_per_round
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now."""
+        return every > 0 and self.loop.step % every == 0
+
+    def roll_back(self) -> None:
+        """Return to the newest state with half the learning rate."""
+        state, step = load_state(self.run / "state", say), self.loop.step
+        if state is None:
+            raise LimnerError(f"no state of {self.run} is whole; train again, into another --run")
+        self.loop.roll_back(state)
+        self.forget_later()
+        self.window = _Window()
+        say(
+            f"{self.options.patience} steps in a row up to {step:,} were not finite; going on from "
+            f"step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
+        )
+
+    def forget_later(self) -> None:
+        """Drop lines of the log from after the present step, which will be written again."""
+        if processes.first():
+            rows = [row for row in read_log(self.run) if row["step"] <= self.loop.step]
+            with self.writing():
+                write_durably(self.run / LOG_FILE, "".join(map(line, rows)).encode())
+
+    def evaluate(self, ends: bool) -> bool:
+        """Measure the averaged model where that is due, for the next line of the log."""
+        images = self.loop.images_seen
+        if not self.evaluations.due(images, self.images_per_step, ends):
+            return False
+        model = self.loop.calibrated()
+        assert isinstance(model, GenerativeModel)
+        self.window.note(self.evaluations.numbers(model, self.loop.device))
+        return True
+
+    def log(self) -> None:
+        """Append a line: means since the last one, and the held-out loss."""
+        loop = self.loop
+        self.window.note(self.validation.numbers(loop.average, loop.step, loop.device))
+        row = {"step": self.loop.step, "images": self.loop.images_seen}
+        row |= self.window.means(self.images_per_step)
+        self.window = _Window()
+        if processes.first():
+            with self.writing(), (self.run / LOG_FILE).open("a", encoding="utf-8") as file:
+                file.write(line(row))
+            for remark in self.loop.model.remarks(read_log(self.run)):
+                say(f"step {self.loop.step:,}: {remark}")
+
+    def paint(self) -> None:
+        """Write a sheet of samples, always of the same seeds and conditions."""
+        n, model = self.options.samples, self.loop.calibrated()
+        if not n or not isinstance(model, GenerativeModel) or not processes.first():
+            return
+        c, columns = self.wishes(n)
+        n = len(c) or n
+        x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
+        sheet = png.grid(x, columns, scale=max(1, 64 // max(x.shape[-2:])))
+        with self.writing():
+            file = self.run / "samples" / f"step-{self.loop.step:06d}.png"
+            png.save_png(sheet, file, {"step": self.loop.step, "seed": 0} | self.painting)
+
+    def wishes(self, n: int) -> tuple[Condition, int]:
+        """What the pictures of a sheet are of, and its columns: one for each class if any."""
+        spec = self.loop.model.spec
+        if spec.text or spec.hint:
+            return self.stream.preview(n).c, min(n, _COLUMNS)
+        if not spec.labels:
+            return Condition(), min(n, _COLUMNS)
+        columns = min(n, len(spec.labels), _COLUMNS)
+        shown = torch.arange(columns) * len(spec.labels) // columns
+        return Condition(label=shown.repeat(n // columns)), columns
+
+    def save(self) -> None:
+        """Write the model and the state; on any error the previous ones stay."""
+        if processes.first():
+            with self.writing():
+                self.run.mkdir(parents=True, exist_ok=True)
+                self.recipe.write(self.run / RECIPE_FILE)
+                save_model(
+                    self.loop.calibrated(),
+                    self.run / MODEL_FILE,
+                    images_seen=self.loop.images_seen,
+                    recipe=self.recipe.sections(),
+                )
+                folder = self.run / "state"
+                save_state(folder, self.loop.step, self.loop.state(), self.options.keep)
+        processes.barrier()
+
+    def draw(self) -> None:
+        """Draw the log so far."""
+        if processes.first() and (rows := read_log(self.run)):
+            title = f"{self.recipe.model['name']} on {self.recipe.data['source']}"
+            with self.writing():
+                png.curves(rows, self.run / "curves.png", title)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn an operating system's refusal into one line with the remedy."""
+        try:
+            yield
+        except OSError as error:
+            raise _refused(error, self.run) from None
+
+
+def _refused(error: OSError, run: Path) -> LimnerError:
+    return LimnerError(
+        f"cannot write {error.filename or run}: {error.strerror or error}; the last saved "
+        f"state stays; make room or give another --run, then type: limner resume {run}"
+    )
+
+
+class _Window:
+    """Means of what was said since the last line of the log, of finite numbers only."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+        self.steps, self.seconds = 0, 0.0
+
+    def add(self, logs: dict[str, float], seconds: float) -> None:
+        """One more step."""
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+        self.note(logs)
+
+    def note(self, logs: Mapping[str, float]) -> None:
+        """Numbers that took no time."""
+        for name, value in logs.items():
+            self.values.setdefault(name, []).append(value)
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Without saving and painting."""
+        return self.seconds / max(1, self.steps)
+
+    def means(self, images_per_step: int) -> dict[str, float | None]:
+        """Of each number; null where none was finite."""
+        found: dict[str, float | None] = {
+            "images_per_second": round(images_per_step / self.seconds_a_step, 2)
+        }
+        for name, values in self.values.items():
+            finite = [value for value in values if math.isfinite(value)]
+            found[name] = float(f"{sum(finite) / len(finite):.6g}") if finite else None
+        return found

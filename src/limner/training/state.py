@@ -1,0 +1,135 @@
+"""The state of a training run on disk: what `Loop.state` gives, whole or not at all.
+
+    state/step-00000500/ manifest.json   {"format": 1, "step": 500, "files": {name: sha256}}
+                         model.safetensors, average.safetensors, optimizer.safetensors, ...
+
+A state is written to `state/.partial-...`, made durable, and only then given its name. When a run
+is resumed the newest state whose hashes all fit is taken; damaged ones are named and passed over.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from limner.contract.checkpoint import (
+    load_tensors,
+    save_tensors,
+    sha256,
+    sync_folder,
+    write_durably,
+)
+from limner.contract.errors import LimnerError
+from limner.training.loop import Groups
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_PARTIAL = ".partial-"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
+    """Write a state, then remove all but the newest ones.
+
+    Args:
+        folder: of all states of the run.
+        step: what the state is named after.
+        state: named groups of tensors, each of which becomes a file.
+        keep: how many states stay.
+
+    Returns:
+        the folder of this state.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = folder / f"step-{step:08d}"
+    partial = folder / f"{_PARTIAL}{named.name}-{os.getpid()}"
+    _remove(partial)
+    partial.mkdir()
+    try:
+        for group, tensors in state.items():
+            save_tensors(tensors, partial / f"{group}.safetensors")
+        hashes = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+        manifest = {"format": FORMAT, "step": step, "files": hashes}
+        write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1).encode())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+        raise
+    _discard(named)
+    partial.rename(named)
+    sync_folder(folder)
+    for old in _states(folder)[keep:]:
+        _discard(old)
+    return named
+
+
+def load_state(folder: Path, say: Callable[[str], None]) -> Groups | None:
+    """The newest state that is whole, or None when there is none.
+
+    Args:
+        folder: of all states of the run.
+        say: is told of every state that is damaged, and of what is taken instead.
+
+    Raises:
+        LimnerError: the newest state was written by a later version of limner.
+    """
+    for path in _states(folder):
+        try:
+            return _checked(path)
+        except _DamagedError as damage:
+            say(f"{path} is damaged ({damage}); taking the one before it")
+    return None
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half written."""
+    for orphan in folder.glob(f"{_PARTIAL}*"):
+        _remove(orphan)
+
+
+class _DamagedError(Exception):
+    """Why a state cannot be used."""
+
+
+def _states(folder: Path) -> list[Path]:
+    """All states, the newest first."""
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*")}
+    steps = {path: int(match[1]) for path, match in found.items() if match}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
+
+
+def _checked(path: Path) -> Groups:
+    try:
+        manifest = json.loads((path / _MANIFEST).read_bytes())
+        written, files = int(manifest["format"]), dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _DamagedError(f"its manifest: {error!r}") from None
+    if written > FORMAT:
+        raise LimnerError(f"{path} was written by a newer limner; type: pip install -U limner")
+    state: Groups = {}
+    for name, expected in files.items():
+        file = path / Path(name).name
+        try:
+            if sha256(file) != expected:
+                raise _DamagedError(f"the hash of {file.name} does not fit")
+            state[file.stem] = load_tensors(file)
+        except (OSError, LimnerError) as error:
+            raise _DamagedError(str(error)) from None
+    return state
+
+
+def _discard(path: Path) -> None:
+    """Remove a state so that, killed half-way, no damaged one bears a state's name."""
+    if path.exists():
+        hidden = path.with_name(f"{_PARTIAL}old-{path.name}-{os.getpid()}")
+        _remove(hidden)
+        path.rename(hidden)
+        _remove(hidden)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)

@@ -1,0 +1,83 @@
+"""The loss on pictures that training never sees, always the same ones under the same noise.
+
+Training loss falls for as long as a model can learn its pictures by heart; this one says when it
+no longer learns anything else.
+"""
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch
+from limner.contract.model import Learner
+from limner.contract.noise import Noise
+from limner.data import SOURCES, Dataset, Stream, open_data
+from limner.training.loop import seeded
+from limner.training.options import TrainOptions
+
+LOSS = "held_out.loss"
+"""What the log calls it."""
+_TRAINED_ON = {"train", "all"}
+
+
+class Validation:
+    """The held-out loss of a run.
+
+    Args:
+        data: the recipe's section [data].
+        options: of training: how many pictures, how they are batched and in which dtype.
+        model: with one player; a game's losses say nothing about pictures that are held out.
+
+    Raises:
+        LimnerError: the source has no held-out split, or the model has several players.
+    """
+
+    def __init__(self, data: Mapping[str, Any], options: TrainOptions, model: Learner) -> None:
+        self.options = options
+        self._batches: list[tuple[Batch, Noise]] = []
+        if not options.validation:
+            return
+        if len(model.players()) > 1:
+            raise LimnerError(
+                f"train.validation: the players of a {model.name} model have no held-out loss; "
+                "leave it out, or measure pictures with a section [evaluate]"
+            )
+        stream = Stream(_held_out(data), options.seed)
+        for first in range(0, options.validation, options.batch):
+            n = min(options.batch, options.validation - first)
+            noise = Noise.keyed(options.seed, 0, range(first, first + n))
+            self._batches.append((stream.batch(first, n), noise))
+
+    @torch.no_grad()
+    def numbers(self, model: Learner, step: int, device: torch.device) -> dict[str, float]:
+        """The held-out loss of a model in evaluation mode; nothing where none was asked for."""
+        if not self._batches:
+            return {}
+        total, half = 0.0, self.options.dtype == "bfloat16"
+        for i, (batch, noise) in enumerate(self._batches):
+            streams = Noise(noise.streams, noise.draws, noise.others).to(device)
+            with (
+                seeded((self.options.seed, "validate", i), device),
+                torch.autocast(device.type, torch.bfloat16, enabled=half),
+            ):
+                losses = [turn.loss for turn in model.turns(batch.to(device), step, streams)]
+            total += float(sum(losses)) * len(batch.x)
+        return {LOSS: total / self.options.validation}
+
+
+def _held_out(data: Mapping[str, Any]) -> Dataset:
+    """The first split of a recipe's source that training does not see."""
+    kind = str(data["source"]).partition(":")[0]
+    splits = ()
+    if kind in SOURCES:
+        splits = typing.get_args(typing.get_type_hints(SOURCES[kind])["split"])
+    held = [split for split in splits if split not in _TRAINED_ON]
+    if not held:
+        raise LimnerError(
+            f"train.validation: {data['source']} has no split that training does not see; leave it "
+            "out"
+        )
+    return open_data(**{**data, "split": held[0]})
