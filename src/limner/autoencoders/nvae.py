@@ -48,7 +48,7 @@ from limner.contract.abilities import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.model import Likelihood, LikelihoodModel, Turn
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Layers, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.standing import standing_statistics
@@ -56,7 +56,6 @@ from limner.nn.standing import standing_statistics
 _EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
 _LIMIT = 5.0  # of means and log-deviations, as in the paper's code
 _LEAST_KL = 0.01  # nats that a group counts for at least when groups are balanced
-_CALIBRATION = -10  # the step of the random streams that `calibrate` draws codes from
 
 
 class Group(nn.Module):
@@ -205,7 +204,9 @@ class NVAE(LikelihoodModel, Encodes):
         with standing_statistics(self), torch.no_grad():
             for number, batch in enumerate(batches):
                 n, first = len(batch.x), number * len(batch.x)
-                noise = Noise.keyed(0, _CALIBRATION, range(first, first + n), str(self.device))
+                noise = Noise.keyed(
+                    0, Purpose.CALIBRATION, range(first, first + n), str(self.device)
+                )
                 self._terms(batch.x, self._draws(1, noise)[0])
 
     def log_prob(

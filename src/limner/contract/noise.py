@@ -17,6 +17,7 @@ References:
 
 import math
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,42 @@ def _signed(number: int) -> int:
 _GAMMA = _signed(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = _signed(0xBF58476D1CE4E5B9)
 _MULTIPLY_2 = _signed(0x94D049BB133111EB)
-_SAMPLING = -1  # the step of sampling streams; training steps count from 0
+
+
+class Purpose(IntEnum):
+    """What random streams are for, in place of a training step; these count from 0.
+
+    No two users share a purpose, and so no two draw the same numbers.
+    """
+
+    SAMPLING = -1
+    """A picture is painted."""
+    ORDER = -2
+    """Which picture of the data comes when."""
+    BINARISE = -3
+    """Pixels become 0 or 1."""
+    FLIP = -4
+    """Which pictures are mirrored."""
+    CAPTION = -5
+    """Which caption a picture comes with."""
+    HINT = -6
+    """The order of the other domain of unpaired data."""
+    REFERENCE_CAPTION = -7
+    """Which caption of a real picture a model is judged by."""
+    LIKELIHOOD = -8
+    """Draws of a bound in an evaluation."""
+    SCORE = -9
+    """Draws of a bound when single pictures are scored."""
+    ODD_PICTURES = -10
+    """Pictures that no data have, for the self-test of scores."""
+    STACKING = -11
+    """Which digits are stacked."""
+    CALIBRATION = -12
+    """Draws by which a model measures its averaged weights."""
+    PREPARATION = -13
+    """Draws by which a model measures the data before its first step."""
+    VALIDATION = -14
+    """Noise of the held-out loss."""
 
 
 def _shift_xor(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
@@ -84,7 +120,14 @@ class Noise:
     def keyed(
         cls, seed: int, step: int, images: Sequence[int] | Int[Tensor, "b"], device: str = "cpu"
     ) -> "Noise":
-        """Streams of the images with these global numbers at one training step."""
+        """Streams of the images with these global numbers at one training step, or for a purpose.
+
+        Args:
+            seed: of everything.
+            step: of training, from 0; or a `Purpose`.
+            images: their global numbers.
+            device: where numbers are drawn.
+        """
         index = torch.as_tensor(images, dtype=torch.int64, device=device)
         step_key = _mix(torch.tensor(_signed(seed), dtype=torch.int64, device=device) + _GAMMA)
         image_key = _mix(step_key + _signed((step + 1) * _GAMMA))
@@ -96,7 +139,7 @@ class Noise:
         if not isinstance(seed, int):
             return cls._blended(seed, device)
         seeds = torch.arange(seed, seed + n, dtype=torch.int64, device=device)
-        return cls(_mix(_mix(seeds + _GAMMA) + _signed(_SAMPLING * _GAMMA)))
+        return cls(_mix(_mix(seeds + _GAMMA) + _signed(Purpose.SAMPLING * _GAMMA)))
 
     @classmethod
     def _blended(cls, seeds: Sequence[int | Blend], device: str) -> "Noise":

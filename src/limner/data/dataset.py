@@ -11,10 +11,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 
-BINARISE = -3
-"""The step of the random streams that binarise; those of training count from 0 (see noise.py)."""
 _FIXED_SEED = 0  # of the one binarisation that a held-out split has
 
 
@@ -69,7 +67,9 @@ class Dataset(ABC):
         """
         x = from_uint8(self.pixels(indices))
         if self.dynamic:
-            streams = noise if self.training else Noise.keyed(_FIXED_SEED, BINARISE, indices)
+            streams = (
+                noise if self.training else Noise.keyed(_FIXED_SEED, Purpose.BINARISE, indices)
+            )
             ink = streams.uniform(*self.spec.shape) < (x + 1) / 2
             return from_levels(ink.long(), 2)
         levels = self.spec.levels

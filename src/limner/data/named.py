@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Integer, UInt8
 
 from limner.contract.errors import LimnerError
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.data.dataset import Dataset
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather, stop
 
@@ -40,7 +40,6 @@ MNIST_TEST_BINARISED = "d209359692f00cc5d422e0d040a4f47a5b8ff8e9f371c5294eeece3f
 """SHA-256 of `mnist` split=test binarise=dynamic: 10,000 x 28 x 28 bytes, each 0 or 1, in order."""
 _RECORD = 1 + 3 * 32 * 32  # bytes: a class, then red, green, blue
 _STACKED = {"train": 128_000, "test": 26_000}  # pictures; so many are usually learnt and judged
-_STACKING = -11  # the step of the random streams that choose digits, see data/stream.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +168,7 @@ class StackedMnist(Mnist):
     def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
         """All pictures and class numbers of the split."""
         pixels, digits = super().arrays()
-        streams = Noise.keyed(0, _STACKING, range(_STACKED[self.split]))
+        streams = Noise.keyed(0, Purpose.STACKING, range(_STACKED[self.split]))
         chosen = streams.integers(len(pixels), 3).numpy()
         stacked = pixels[..., 0][chosen]  # n c h w, as it is kept
         return stacked.transpose(0, 2, 3, 1), digits[chosen] @ np.array([100, 10, 1])

@@ -19,12 +19,9 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
-from limner.data.dataset import BINARISE, Dataset
-
-# The steps of the data's random streams, below those of training (0, 1, ...) and sampling (-1).
-_ORDER, _FLIP, _CAPTION = -2, -4, -5
+from limner.data.dataset import Dataset
 
 
 class Stream:
@@ -55,12 +52,12 @@ class Stream:
         """The images with these global numbers."""
         flip = torch.zeros(len(numbers), dtype=torch.bool)
         if self.dataset.flip:
-            flip = Noise.keyed(self.seed, _FLIP, numbers).uniform() < 0.5
+            flip = Noise.keyed(self.seed, Purpose.FLIP, numbers).uniform() < 0.5
         return self._batch(numbers, self.indices(numbers), flip)
 
     def captions(self, numbers: Int[Tensor, "b"]) -> list[str] | None:
         """The captions of the images with these global numbers; None when the data have none."""
-        noise = Noise.keyed(self.seed, _CAPTION, numbers)
+        noise = Noise.keyed(self.seed, Purpose.CAPTION, numbers)
         return self.dataset.captions(self.indices(numbers), noise)
 
     def batches(self, n: int, first: int = 0) -> Iterator[Batch]:
@@ -80,10 +77,10 @@ class Stream:
         """Which pictures of the data set the images with these global numbers are."""
         n = len(self.dataset)
         if self.dataset.endless:
-            u = Noise.keyed(self.seed, _ORDER, numbers).uniform(dtype=torch.float64)
+            u = Noise.keyed(self.seed, Purpose.ORDER, numbers).uniform(dtype=torch.float64)
             return (u * n).long()
         if self._edges is not None:
-            u = Noise.keyed(self.seed, _ORDER, numbers).uniform(dtype=torch.float64)
+            u = Noise.keyed(self.seed, Purpose.ORDER, numbers).uniform(dtype=torch.float64)
             return torch.searchsorted(self._edges, u, right=True).clamp_(max=n - 1)
         epochs = numbers.div(n, rounding_mode="floor")
         chosen = torch.empty_like(numbers)
@@ -96,7 +93,7 @@ class Stream:
         """The permutation of one epoch, a sort by random keys."""
         order = self._orders.get(epoch)
         if order is None:
-            keys = Noise.keyed(self.seed, _ORDER, [epoch]).bits(len(self.dataset))[0]
+            keys = Noise.keyed(self.seed, Purpose.ORDER, [epoch]).bits(len(self.dataset))[0]
             order = torch.argsort(keys, stable=True)
             self._orders = dict([*self._orders.items()][-2:]) | {epoch: order}
         return order
@@ -105,12 +102,12 @@ class Stream:
         self, numbers: Int[Tensor, "b"], indices: Int[Tensor, "b"], flip: Bool[Tensor, "b"]
     ) -> Batch:
         data = self.dataset
-        x = data.images(indices, Noise.keyed(self.seed, BINARISE, numbers))
+        x = data.images(indices, Noise.keyed(self.seed, Purpose.BINARISE, numbers))
         if flip.any():
             x = torch.where(flip[:, None, None, None], x.flip(-1), x)
         label = None if data.labels is None else data.labels[indices]
         text = None
         if self._tokenizer is not None:
-            said = data.captions(indices, Noise.keyed(self.seed, _CAPTION, numbers))
+            said = data.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, numbers))
             text = None if said is None else self._tokenizer.encode(said)
         return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed)))

@@ -7,11 +7,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from limner.contract.image import Images
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
-
-_HINT = -6  # the step of the random streams that seed the other domain's order (see stream.py)
 
 
 class Unpaired(Dataset):
@@ -50,7 +48,7 @@ class Unpaired(Dataset):
 
     def hints(self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int) -> Images:
         """Pictures of domain A, in an order of their own."""
-        own = int(Noise.keyed(seed, _HINT, [0]).bits(1))
+        own = int(Noise.keyed(seed, Purpose.HINT, [0]).bits(1))
         if self._stream.seed != own:
             self._stream = Stream(self.a, own)
         return self._stream.at(numbers).x

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.registry import Paper, build, entry, register
 from limner.diffusion.attention_maps import Attends
 from limner.diffusion.sampling import Repaints, check_edit
@@ -119,7 +119,9 @@ class Cascade(GenerativeModel):
 
     def _hinted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for i, batch in enumerate(batches):
-            yield self._told(batch, Noise.keyed(0, i, range(len(batch.x)), str(batch.x.device)))
+            n, device = len(batch.x), str(batch.x.device)
+            numbers = range(i * n, (i + 1) * n)
+            yield self._told(batch, Noise.keyed(0, Purpose.PREPARATION, numbers, device))
 
     def _told(self, batch: Batch, noise: Noise) -> Batch:
         """A batch as the upsampler is trained on it."""

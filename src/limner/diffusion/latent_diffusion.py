@@ -31,7 +31,7 @@ from limner.contract.abilities import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.contract.registry import Paper, build, entry, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan, Repaints
@@ -142,7 +142,9 @@ class LatentDiffusion(Repaints, Encodes):
         self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in drawn)
 
     def _mapped(self, i: int, batch: Batch) -> Batch:
-        noise = Noise.keyed(0, i, range(len(batch.x)), str(batch.x.device))
+        n = len(batch.x)
+        numbers = range(i * n, (i + 1) * n)
+        noise = Noise.keyed(0, Purpose.PREPARATION, numbers, str(batch.x.device))
         return Batch(self.stage.latents(batch.x, noise), batch.c)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

@@ -18,9 +18,9 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
-from limner.data.dataset import BINARISE, Dataset
+from limner.data.dataset import Dataset
 from limner.evaluate.cache import key
 from limner.evaluate.metrics.statistics import shuffled
 
@@ -28,7 +28,6 @@ Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]
 _ORDER = 0  # the seed of the order of real pictures
 _MOST_OF_ENDLESS = 50_000  # pictures of data without an end that are looked at
-_CAPTION = -7  # the step of the random streams that choose captions, see data/stream.py
 
 
 _P = TypeVar("_P", bound="PictureSet")
@@ -117,7 +116,7 @@ class RealPictures(PictureSet):
     def images(self, numbers: Numbers) -> Images:
         """The same in [-1, 1]."""
         indices = self.indices(numbers)
-        return self.dataset.images(indices, Noise.keyed(_ORDER, BINARISE, indices))
+        return self.dataset.images(indices, Noise.keyed(_ORDER, Purpose.BINARISE, indices))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -131,7 +130,7 @@ class RealPictures(PictureSet):
 
     def captions(self, numbers: Numbers) -> list[str] | None:
         """A caption of each, drawn as the data draw them; on a second round, another one."""
-        streams = Noise.keyed(_ORDER, _CAPTION, numbers)
+        streams = Noise.keyed(_ORDER, Purpose.REFERENCE_CAPTION, numbers)
         return self.dataset.captions(self.indices(numbers), streams)
 
     def groups(self, numbers: Numbers) -> Numbers | None:

@@ -21,7 +21,7 @@ from limner.contract.bundled import bundled
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, to_uint8
 from limner.contract.model import Likelihood, LikelihoodModel
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.contract.registry import models
 from limner.data.dataset import Dataset
 from limner.data.decode import (
@@ -51,7 +51,6 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "estimate": ("~", "~"),
 }
 """How log p and bits/dim are to be read, by the kind of a likelihood."""
-_DRAWS = -9  # the step of the random streams of bounds and estimates, see data/stream.py
 _ALONE = -1  # the number of a picture that is none of the data's
 _KINDS: tuple[Kind, ...] = tuple(SIGNS)
 
@@ -236,7 +235,7 @@ class Scorer:
             LimnerError: NaN.
         """
         device = self.model.device
-        streams = Noise.keyed(0, _DRAWS, numbers, str(device))
+        streams = Noise.keyed(0, Purpose.SCORE, numbers, str(device))
         with torch.no_grad():
             nats, kind, _ = self.model.log_prob(x.to(device), Condition(), noise=streams)
         nats = nats.double().cpu()
@@ -298,7 +297,7 @@ class Scorer:
         if channels == 1 and not is_grey(head.mode):
             changes.append("in grey")
         given = _Given(pixels, self.real.dataset)
-        x = given.images(torch.tensor([0]), Noise.keyed(0, _DRAWS, [_ALONE]))
+        x = given.images(torch.tensor([0]), Noise.keyed(0, Purpose.SCORE, [_ALONE]))
         if not torch.equal(to_uint8(x)[0], pixels):
             changes.append(f"in {self.model.spec.levels} levels")
         return x, f"seen {', '.join(changes)}" if changes else ""

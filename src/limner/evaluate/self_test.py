@@ -27,7 +27,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, to_uint8
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.data import open_data
 from limner.evaluate.extractors.features import Extractor, extractor
 from limner.evaluate.passes import BLOCK
@@ -39,7 +39,6 @@ from limner.runtime.progress import painting_progress
 
 SURE = 0.9
 """A classifier whose largest probability is at least this is sure."""
-_DRAWS = -10  # the step of the random streams of odd pictures, see data/stream.py
 _FEWEST = 20
 
 
@@ -221,7 +220,7 @@ def _oddity(kind: str, odd: _Seen, usual: _Seen | None, reference: Float64[Tenso
 
 def _odd(x: Images, spec: ImageSpec) -> dict[str, Images]:
     """Odd pictures, as many as real ones, on the same levels."""
-    streams = Noise.keyed(0, _DRAWS, range(len(x)))
+    streams = Noise.keyed(0, Purpose.ODD_PICTURES, range(len(x)))
     noise = from_levels(streams.integers(spec.levels, *spec.shape), spec.levels)
     blank = from_levels(streams.integers(spec.levels, spec.channels, 1, 1), spec.levels)
     return {"noise": noise, "blank": blank.expand_as(x).clone(), "inverted": -x}

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import Adversarial, told_apart, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
@@ -116,7 +116,8 @@ class BigGAN(Adversarial):
             with standing_statistics(self.generator):
                 for number, c in enumerate(rounds):
                     n, asked = (c, Condition()) if isinstance(c, int) else (len(c), c)
-                    noise = Noise.keyed(0, number, range(n), str(self.device))
+                    numbers = range(number * n, (number + 1) * n)
+                    noise = Noise.keyed(0, Purpose.CALIBRATION, numbers, str(self.device))
                     self.generator(truncated(noise.normal(self.latent), t), asked, None)
             for norm in self.generator.modules():
                 if isinstance(norm, ConditionalNorm):

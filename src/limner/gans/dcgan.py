@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.gans.adversarial_model import Adversarial, by_pixel
 from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
@@ -152,7 +152,9 @@ class DCGAN(Adversarial):
         """The generator's batch statistics, for labels and text as the data have them."""
         with standing_statistics(self.generator):
             for i, (x, c) in enumerate(batches):
-                self.paint(Noise.keyed(0, i, range(len(x)), str(self.device)), c)
+                numbers = range(i * len(x), (i + 1) * len(x))
+                noise = Noise.keyed(0, Purpose.CALIBRATION, numbers, str(self.device))
+                self.paint(noise, c)
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from limner.contract.abilities import Encodes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, Adversarial, told_apart, variety
 from limner.gans.augmentation import Augmentation
@@ -210,7 +210,9 @@ class StyleGAN2(Adversarial, Encodes):
         asked = Condition.cat([replace(c, image=None, present=None) for _, c in batches])
         n = max(len(asked), 1)
         asked = asked.repeat(-(-_MEAN_OF // n)).rows(slice(0, _MEAN_OF))
-        z = Noise.keyed(0, 0, range(_MEAN_OF), str(self.device)).normal(self.latent)
+        z = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_OF), str(self.device)).normal(
+            self.latent
+        )
         w = self.mapping(z, asked)
         self.w_mean[0] = w.mean(0)
         for label in range(len(self.w_mean) - 1):

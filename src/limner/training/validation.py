@@ -13,7 +13,7 @@ import torch
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
 from limner.contract.model import Learner
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.data import SOURCES, Dataset, Stream, open_data
 from limner.training.loop import seeded
 from limner.training.options import TrainOptions
@@ -48,7 +48,7 @@ class Validation:
         stream = Stream(_held_out(data), options.seed)
         for first in range(0, options.validation, options.batch):
             n = min(options.batch, options.validation - first)
-            noise = Noise.keyed(options.seed, 0, range(first, first + n))
+            noise = Noise.keyed(options.seed, Purpose.VALIDATION, range(first, first + n))
             self._batches.append((stream.batch(first, n), noise))
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel, LikelihoodModel
-from limner.contract.noise import Noise
+from limner.contract.noise import Noise, Purpose
 from limner.contract.options import validated
 from limner.evaluate.cache import key
 from limner.evaluate.metric import Metric
@@ -25,7 +25,6 @@ from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number, Sign
 
-_DRAWS = -8  # the step of the random streams of bounds and estimates, see data/stream.py
 _KINDS = ("exact", "lower", "estimate")
 _TERM = "term: "  # before the name of a term, in the columns of what was seen
 _NATS: dict[str, Sign] = {"exact": "=", "lower": ">=", "estimate": "~"}
@@ -81,7 +80,7 @@ class SeenLikely(Observer):
         assert isinstance(pictures, RealPictures)
         device = str(self.model.device)
         c = pictures.condition(numbers, self.model.spec).to(device)
-        streams = Noise.keyed(self.seed, _DRAWS, numbers, device)
+        streams = Noise.keyed(self.seed, Purpose.LIKELIHOOD, numbers, device)
         x = pictures.images(numbers).to(device)
         nats, kind, terms = self.model.log_prob(x, c, noise=streams, **self.options)
         nats = nats.double().cpu()
