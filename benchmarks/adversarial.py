@@ -34,7 +34,7 @@ from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import open_stream
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes" / "gans"
 NAMES = ("gan-mnist", "wgan-gp-mnist", "stylegan2-emoji32", "biggan-mnist")
 STEPS = 16  # from one lazy move to the next, at most
 

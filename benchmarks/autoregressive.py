@@ -47,7 +47,7 @@ from limner.maths.pixel_laws import draw
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes" / "autoregressive"
 SIZE = 28
 SPEC = ImageSpec(1, SIZE, SIZE, levels=2)
 FAMILY = [name for name, of in models().items() if of.family == "autoregressive"]

@@ -297,7 +297,7 @@ def test_every_public_name_exists_and_is_documented():
 
 TEXTS = [
     f
-    for pattern in ("*.md", "docs/**/*.md", "docs/**/*.py", "recipes/*", "examples/*", "*.toml")
+    for pattern in ("*.md", "docs/**/*.md", "docs/**/*.py", "recipes/*/*", "examples/*", "*.toml")
     for f in sorted(ROOT.glob(pattern))
     if f.is_file() and "_build" not in f.parts
 ]

@@ -11,13 +11,14 @@ from limner.contract.text import text_spec
 from limner.data.sources import find_source
 from limner.training.recipe import Recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/*.toml"))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_can_be_begun(file):
     recipe = Recipe.read(file)
-    assert f"limner train recipes/{file.name}" in recipe.about, "its header tells the command"
+    command = f"limner train recipes/{file.parent.name}/{file.name}"
+    assert command in recipe.about, "its header tells the command"
     data, options = dict(recipe.data), recipe.options()
     source = find_source(data.pop("source"), data)
     if options.init:

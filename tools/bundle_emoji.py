@@ -1,7 +1,7 @@
 """Bundle the prompt model: its weights in half precision, sheets of first draws, and a card.
 
-    limner train recipes/emoji32.toml --run runs/emoji32
-    limner train recipes/emoji64.toml --run runs/emoji64
+    limner train recipes/flows/emoji32.toml --run runs/emoji32
+    limner train recipes/diffusion/emoji64.toml --run runs/emoji64
     python tools/bundle_emoji.py runs/emoji32 runs/emoji64
 
 Nothing on the sheets is chosen by what it looks like: captions are drawn from a fixed seed, the
@@ -38,7 +38,7 @@ from limner.runtime.log import read_log
 from limner.training.recipe import Recipe
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo" / "emoji"
-RECIPE = Path(__file__).parents[1] / "recipes" / "emoji64.toml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "diffusion" / "emoji64.toml"
 Split = Literal["train", "held-out-pair", "held-out-concept"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHOWN, SEEDS = 20, 4  # prompts of a sheet; pictures of each
@@ -74,7 +74,7 @@ def assembled(base: Path, fine: Path) -> Cascade:
     """The upsampler's run over the base's weights, as a file in half precision gives them back."""
     model = load(fine)
     if not isinstance(model, Cascade):
-        raise SystemExit(f"{fine} is no run of a cascade; train recipes/emoji64.toml")
+        raise SystemExit(f"{fine} is no run of a cascade; train recipes/diffusion/emoji64.toml")
     model.base.load_state_dict(load(base).state_dict())
     header = read_header(model_file(fine))
     recipe = header.recipe
@@ -152,8 +152,8 @@ def told(name: str, found: Memorisation, held_out: Memorisation) -> str:
 def main() -> None:
     """Write the model and its sheets, and print the card's numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("base", type=Path, help="the run of recipes/emoji32.toml")
-    parser.add_argument("fine", type=Path, help="the run of recipes/emoji64.toml")
+    parser.add_argument("base", type=Path, help="the run of recipes/flows/emoji32.toml")
+    parser.add_argument("fine", type=Path, help="the run of recipes/diffusion/emoji64.toml")
     runs = parser.parse_args()
     model = assembled(runs.base, runs.fine)
     file = ZOO / "model.safetensors"

@@ -1,7 +1,7 @@
 """Bundle the few-step prompt model: its changed weights in half precision, and sheets.
 
-    limner train recipes/emoji32.toml --run runs/emoji32
-    limner train recipes/distilled-emoji32.toml --run runs/distilled-emoji32
+    limner train recipes/flows/emoji32.toml --run runs/emoji32
+    limner train recipes/diffusion/distilled-emoji32.toml --run runs/distilled-emoji32
     python tools/bundle_emoji_fast.py runs/distilled-emoji32
 
 The first stage is the run's, the second the bundled prompt model's. What the two models have in
@@ -28,7 +28,7 @@ SAMPLER = {"upsampler_sampler": "dpm++", "upsampler_steps": 2}
 def main() -> None:
     """Write the model and its sheets."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="of recipes/distilled-emoji32.toml")
+    parser.add_argument("run", type=Path, help="of recipes/diffusion/distilled-emoji32.toml")
     run = parser.parse_args().run
     teacher = bundled()["emoji"]
     student, known = load(run), load(teacher)

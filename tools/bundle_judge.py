@@ -1,6 +1,6 @@
 """Bundle a judge: its weights in half precision, its log, and the numbers of its card.
 
-    limner train recipes/lenet.toml --run runs/lenet
+    limner train recipes/judges/lenet.toml --run runs/lenet
     python tools/bundle_judge.py lenet runs/lenet
 
     python tools/bundle_judge.py lenet          what is bundled, measured again

@@ -1,10 +1,10 @@
 """The pictures of the page on autoencoders, by three runs:
 
-    limner train recipes/vae-mnist-binary.toml --run runs/vae
+    limner train recipes/autoencoders/vae-mnist-binary.toml --run runs/vae
     limner train vae mnist data.binarise=dynamic data.label=none model.latent=2 \
         model.hidden=400,400 train.steps=6000 train.batch=100 train.lr=1e-3 \
         train.schedule=cosine train.threads=1 --run runs/plane
-    limner train recipes/nvae-mnist-binary.toml --run runs/nvae
+    limner train recipes/autoencoders/nvae-mnist-binary.toml --run runs/nvae
     python docs/figures/autoencoders.py runs/vae runs/plane runs/nvae
 """
 

@@ -1,10 +1,10 @@
 """How each family works: the diagrams at the top of the families' pages, by five runs on MNIST.
 
-    limner train recipes/pixelcnn-mnist-binary.toml --run runs/pixelcnn
-    limner train recipes/vae-mnist-binary.toml --run runs/vae
-    limner train recipes/gan-mnist.toml --run runs/gan
-    limner train recipes/glow-mnist.toml --run runs/glow
-    limner train recipes/ddpm-mnist.toml --run runs/ddpm
+    limner train recipes/autoregressive/pixelcnn-mnist-binary.toml --run runs/pixelcnn
+    limner train recipes/autoencoders/vae-mnist-binary.toml --run runs/vae
+    limner train recipes/gans/gan-mnist.toml --run runs/gan
+    limner train recipes/flows/glow-mnist.toml --run runs/glow
+    limner train recipes/diffusion/ddpm-mnist.toml --run runs/ddpm
     python docs/figures/diagrams.py runs/pixelcnn runs/vae runs/gan runs/glow runs/ddpm
 
 What is real is the first test digits, what is painted is of the first seeds, and every number and

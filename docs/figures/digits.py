@@ -1,7 +1,7 @@
 """Classes by scales of guidance, for the page on diffusion, by two runs:
 
-    limner train recipes/ddpm-mnist.toml --run runs/ddpm-mnist
-    limner train recipes/classifier-mnist.toml --run runs/classifier-mnist
+    limner train recipes/diffusion/ddpm-mnist.toml --run runs/ddpm-mnist
+    limner train recipes/diffusion/classifier-mnist.toml --run runs/classifier-mnist
     python docs/figures/digits.py runs/ddpm-mnist runs/classifier-mnist
 
 All are of the seed 0, in 20 steps of `dpm++`.

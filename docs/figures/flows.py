@@ -1,7 +1,7 @@
 """The pictures of the page on flows, by a run of Glow, and by small models of two numbers that are
 trained on the way:
 
-    limner train recipes/glow-mnist.toml --run runs/glow
+    limner train recipes/flows/glow-mnist.toml --run runs/glow
     python docs/figures/flows.py runs/glow
 """
 

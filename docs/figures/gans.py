@@ -1,9 +1,9 @@
 """The pictures of the page on GANs: the vanishing gradient, a run on StackedMNIST, and digits of
 two runs on MNIST. LIMNER_DATA has MNIST:
 
-    limner train recipes/wgan-gp-stacked-mnist.toml --run runs/stacked
-    limner train recipes/gan-mnist.toml --run runs/gan
-    limner train recipes/wgan-gp-mnist.toml --run runs/wgan-gp
+    limner train recipes/gans/wgan-gp-stacked-mnist.toml --run runs/stacked
+    limner train recipes/gans/gan-mnist.toml --run runs/gan
+    limner train recipes/gans/wgan-gp-mnist.toml --run runs/wgan-gp
     python docs/figures/gans.py runs/stacked runs/gan runs/wgan-gp
 """
 

@@ -1,7 +1,7 @@
 """The pictures of latent diffusion, by its two runs:
 
-    limner train recipes/kl-emoji64.toml --run runs/kl-emoji64
-    limner train recipes/latent-emoji64.toml --run runs/latent-emoji64
+    limner train recipes/autoencoders/kl-emoji64.toml --run runs/kl-emoji64
+    limner train recipes/diffusion/latent-emoji64.toml --run runs/latent-emoji64
     python docs/figures/latent.py runs/latent-emoji64
 
 Emoji that were never trained on beside what is left of them in maps of a sixteenth of their places,

@@ -473,7 +473,7 @@ def test_the_chance_follows_the_signs_of_real_scores():
 
 def test_the_recipe_corrects_adam_for_moves_every_k_steps():
     """lr' = c lr and beta' = beta^c, c = k / (k + 1): over k steps, as if there were no more."""
-    file = Path(__file__).parents[2] / "recipes" / "stylegan2-emoji32.toml"
+    file = Path(__file__).parents[2] / "recipes" / "gans" / "stylegan2-emoji32.toml"
     recipe = Recipe.read(file)
     options, model = recipe.options(), recipe.model
     for player, k in (("critic", model["r1_every"]), ("generator", model["path_every"])):

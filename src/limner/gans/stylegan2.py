@@ -10,7 +10,7 @@ The second terms, R1 and the length of paths, are "lazy": a move of their own ev
 times as strong (section 3.1). J_w = dG(w)/dw, y is normal noise over pixels, and a is the mean of
 |J_w^T y| so far: steps of one length in w shall change all pictures equally much (section 3.2). A
 player with an extra move every k steps wants Adam with the constants lr' = c lr and
-beta' = beta^c, c = k / (k + 1); `recipes/stylegan2-emoji32.toml` has them.
+beta' = beta^c, c = k / (k + 1); `recipes/gans/stylegan2-emoji32.toml` has them.
 
 Kept: configuration F, with style mixing and truncation as in StyleGAN (arXiv:1812.04948), and
 adaptive augmentation (arXiv:2006.06676, see `limner.gans.augmentation`). Different: sizes are 4 to
