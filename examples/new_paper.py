@@ -6,7 +6,7 @@ An invertible network f maps images to noise, so log p(x) = log p(f(x)) + log |d
 Kept: additive couplings (equations 9, 10), whose determinant is one, then a scale for each number
 (section 3.3). Different: a normal prior, and smaller networks.
 
-    python examples/new_paper.py        # checks the contract, then trains for a few seconds
+    python -m limner.testing examples/new_paper.py     # checks the contract, then trains: a minute
 """
 
 import math
@@ -16,12 +16,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from limner import Condition, Images, ImageSpec, LikelihoodModel, Noise, Paper, open_data, register
+from limner import Condition, Images, ImageSpec, LikelihoodModel, Noise, Paper, register
 from limner.contract.image import from_levels, to_levels
 from limner.contract.model import Likelihood
-from limner.data import Stream
-from limner.testing import check_model
-from limner.training.loop import Loop, TrainOptions
 
 TITLE = "NICE: non-linear independent components estimation"
 PAPER = Paper(TITLE, "Dinh, Krueger, Bengio", 2014, "1410.8516")
@@ -68,11 +65,3 @@ class Nice(LikelihoodModel):  # so it needs no `turns`: its loss is bits per dim
             h = self.couple(h, i, -1)
         k = ((h + 0.5) * self.spec.levels).floor().clamp(0, self.spec.levels - 1).long()
         yield from_levels(k.view(n, *self.spec.shape), self.spec.levels)
-
-
-if __name__ == "__main__":
-    print(*check_model("nice"), sep="\n")
-    stream = Stream(open_data("emoji", size=8))
-    loop = Loop(Nice(stream.dataset.spec), stream.batch, TrainOptions(lr=2e-3))
-    bits = [loop.advance()["bits_per_dim"] for _ in range(400)]
-    print(f"bits/dim of 8 x 8 emoji: <= {bits[0]:.2f}, after 400 steps <= {bits[-1]:.2f}")

@@ -2,12 +2,14 @@
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
-FILES = sorted(file for file in SOURCE.rglob("*.py") if ">>> " in file.read_text(encoding="utf-8"))
+EXAMPLE = re.compile(r"^ *>>> ", re.MULTILINE)
+FILES = sorted(f for f in SOURCE.rglob("*.py") if EXAMPLE.search(f.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE / "limner")))

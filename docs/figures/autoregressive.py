@@ -1,8 +1,8 @@
 """The pictures of the page on autoregressive models, by two runs of theirs:
 
     limner train recipes/autoregressive/pixelcnn-mnist-binary.toml --run runs/pixelcnn
-    limner train recipes/autoregressive/pixelrnn-diagonal-mnist-binary.toml --run runs/pixelrnn-diagonal
-    python docs/figures/autoregressive.py runs/pixelcnn runs/pixelrnn-diagonal
+    limner train recipes/autoregressive/pixelrnn-diagonal-mnist-binary.toml --run runs/diagonal
+    python docs/figures/autoregressive.py runs/pixelcnn runs/diagonal
 
 Draws are of the first seeds, completions of the first test picture of each digit.
 """

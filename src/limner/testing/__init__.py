@@ -75,7 +75,7 @@ def check_model(name: str) -> list[str]:
     done = []
     for case in cases(entry(name)):
         for check in checks_for(case):
-            said = (check.__doc__ or "").strip().split("\n")[0]
+            said = " ".join((check.__doc__ or "").split("\n\n")[0].split())
             try:
                 check(case)
             except AssertionError as error:
