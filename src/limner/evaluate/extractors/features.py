@@ -135,7 +135,7 @@ def extractor(
 
         return pretrained(name, weights, device, dtype)
     if name == "lite0":
-        from limner.evaluate import lite0
+        from limner.evaluate.extractors import lite0
 
         file = lite0_file(weights)
         return lite0.Lite0(lite0.loaded(load_tensors(file), str(file)), device, dtype)
