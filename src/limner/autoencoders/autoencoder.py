@@ -85,7 +85,7 @@ class Autoencoder(Encodes):
         self.register_buffer("code_axes", torch.eye(latent))
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Tell perceptrons the mean picture."""
+        """Measure the mean picture, which perceptrons subtract."""
         centre(self.encoder, batches)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

@@ -150,7 +150,7 @@ class VAE(LikelihoodModel, Encodes):
         return Likelihood(nats.to(x.dtype), "lower")
 
     def prepare(self, batches: Iterator[Batch]) -> None:
-        """Tell perceptrons the mean picture."""
+        """Measure the mean picture, which perceptrons subtract."""
         centre(self.encoder, batches)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

@@ -184,7 +184,7 @@ def sample(
         typer.Option(min=0, max=1, help="Paint variations of the seed's picture, this far away."),
     ] = None,
     like: Annotated[
-        Path | None, typer.Option("--from", help="A picture of limner, whose settings to use.")
+        Path | None, typer.Option("--from", help="Reuse the settings stored in this PNG.")
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("sample.png"),
     separate: Annotated[
@@ -397,12 +397,17 @@ def score(
 @app.command()
 def studio(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8420,
-    host: Annotated[str, typer.Option(help="Whom it answers: this machine alone.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Interface to listen on (this machine only).")
+    ] = "127.0.0.1",
     token: Annotated[
-        str, typer.Option(envvar="LIMNER_TOKEN", help="What others must know; needs --host.")
+        str,
+        typer.Option(
+            envvar="LIMNER_TOKEN", help="Secret that remote clients must send; needs --host."
+        ),
     ] = "",
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="A name it may be called by, beside its own.")
+        list[str] | None, typer.Option("--name", help="Extra host name to accept.")
     ] = None,
     data: Annotated[
         Path, typer.Option("--data", help="The folder for pictures and the queue.")

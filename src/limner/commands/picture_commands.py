@@ -32,7 +32,9 @@ def edit(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Annotated[str | None, typer.Option(help="A class by name or number.")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Ways to go on from each.")] = 6,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1000, help="Variations for each input picture.")
+    ] = 6,
     seed: Annotated[int, typer.Option(help="Way i is drawn from seed + i.")] = 0,
     out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file.")] = Path("edit.png"),
     device: Device = "auto",

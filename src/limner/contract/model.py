@@ -138,7 +138,7 @@ class Learner(nn.Module, ABC):
         """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
-        """What a person should hear of how training goes, now that a line was written.
+        """Messages for the user about training so far; called after each line of the log.
 
         Args:
             rows: all lines of the log so far.

@@ -132,8 +132,8 @@ class DDPM(DenoisingModel, LikelihoodModel):
         if terminal:
             if prediction == "epsilon":
                 raise LimnerError(
-                    "where nothing is left of the picture, its noise does not tell it; with "
-                    "model.terminal=true give model.prediction=v"
+                    "at zero terminal SNR the picture cannot be recovered from predicted noise; "
+                    "with model.terminal=true give model.prediction=v"
                 )
             betas = zero_terminal(betas)
         self.schedule, self.T = DiscreteSchedule(betas), T

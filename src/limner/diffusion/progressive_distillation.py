@@ -87,7 +87,7 @@ class Distilled(Attending, Repaints):
     ) -> None:
         super().__init__()
         if not isinstance(teacher, DenoisingModel):
-            raise LimnerError(f"a {teacher.name} model takes no steps that a student could skip")
+            raise LimnerError(f"only denoising models can be distilled, not {teacher.name}")
         if teacher.spec != spec:
             raise LimnerError("the teacher was trained on other data; give the same [data]")
         self.teacher = teacher
@@ -139,7 +139,10 @@ class Distilled(Attending, Repaints):
             LimnerError: there is something to avoid.
         """
         if c.avoid is not None:
-            raise LimnerError("a distilled model has its guidance by heart, and can avoid nothing")
+            raise LimnerError(
+                "this model was distilled at a fixed guidance scale, so --negative has no effect; "
+                "leave it out"
+            )
         t = t.expand(len(x_t))
         inn = self.teacher.parametrisation(*self.schedule(t)).inn
         label = self.schedule.label(t)

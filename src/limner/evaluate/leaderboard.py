@@ -25,6 +25,7 @@ import limner
 from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.evaluate.evaluation import METRICS
+from limner.evaluate.metrics.statistics import NORMAL_97_5
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
@@ -35,7 +36,6 @@ Pairs = UInt8[Tensor, "p c h w"]
 """Pictures, each followed by the training picture nearest to it."""
 MARK = "★"
 """Stands behind the best value."""
-_NORMAL = 1.959963984540054  # 95 % of the normal law lie within so many deviations
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def interval(number: Number) -> tuple[float, float] | None:
     if number.low is not None and number.high is not None:
         low, high = number.low, number.high
     elif number.error is not None:
-        reach = number.error if number.parts else _NORMAL * number.error
+        reach = number.error if number.parts else NORMAL_97_5 * number.error
         low, high = number.value - reach, number.value + reach
     else:
         return None

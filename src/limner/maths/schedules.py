@@ -8,14 +8,11 @@ with t = 0 the clean picture. A schedule says alpha and sigma, which times a sam
 and what number the network is told instead of t. All of it is computed in float64.
 
 References:
-    Ho, Jain, Abbeel (2020). Denoising diffusion probabilistic models. arXiv:2006.11239 (linear
-    betas). Nichol, Dhariwal (2021). Improved denoising diffusion probabilistic models.
-    arXiv:2102.09672 (cosine). Karras, Aittala, Aila, Laine (2022). Elucidating the design space of
-    diffusion-based generative models.
-        arXiv:2206.00364 (sigma as time).
-    Lipman, Chen, Ben-Hamu, Nickel, Le (2022). Flow matching for generative modeling.
-    arXiv:2210.02747 (linear path). Ho, Salimans (2022). Classifier-free diffusion guidance.
-    arXiv:2207.12598 (log signal-to-noise ratio).
+    Ho, Jain, Abbeel (2020). arXiv:2006.11239: linear betas.
+    Nichol, Dhariwal (2021). arXiv:2102.09672: cosine.
+    Karras, Aittala, Aila, Laine (2022). arXiv:2206.00364: sigma as time.
+    Lipman, Chen, Ben-Hamu, Nickel, Le (2022). arXiv:2210.02747: linear path.
+    Ho, Salimans (2022). arXiv:2207.12598: log signal-to-noise ratio.
 """
 
 import math

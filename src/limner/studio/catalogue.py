@@ -4,6 +4,7 @@ Finding them takes no torch, describing them does. So the server finds, a worker
 descriptions are remembered for the server's next start.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,7 +91,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "summary": registered.summary,
         "paper": str(registered.paper),
         "bundled": folder.parent.name == "zoo",
-        "parameters": sum(_product(shape) for shape in shapes),
+        "parameters": sum(math.prod(shape) for shape in shapes),
         "images_seen": header.images_seen,
         "size": list(spec.shape),
         "labels": list(spec.labels),
@@ -102,10 +103,3 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
         "tasks": {key: task.described(model) for key, task in tasks_of(model, spec).items()},
     }
-
-
-def _product(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

@@ -64,7 +64,7 @@ def build(settings: Settings) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
     )
     app.state.studio = studio
-    _explainerrors(app)
+    _explain_errors(app)
     _add_jobs(app, studio)
     _add_pictures(app, studio)
     _add_state(app, studio)
@@ -75,7 +75,7 @@ def build(settings: Settings) -> FastAPI:
     return app
 
 
-def _explainerrors(app: FastAPI) -> None:
+def _explain_errors(app: FastAPI) -> None:
     """Every error is a `Problem`."""
 
     @app.exception_handler(RefusedError)

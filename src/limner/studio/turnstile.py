@@ -1,4 +1,4 @@
-"""A turnstile before the API, so that a crowd cannot keep out who only asks whether all is well.
+"""Limit concurrent API requests, so that health checks stay responsive.
 
 Without it fifty requests that come together are all parsed, checked and answered in one turn of the
 event loop, and whatever comes next waits for all of them.

@@ -282,7 +282,7 @@ def coloured(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
     """RGB pictures: grey ones three times over, as a grey file is shown.
 
     Raises:
-        LimnerError: neither grey nor RGB; the message is in the extractor's name.
+        LimnerError: the pictures are neither grey nor RGB.
     """
     channels = images.shape[1]
     if channels not in (1, 3):

@@ -65,7 +65,7 @@ class Retrieval(OfFeatures):
         return gallery(s.subject), gallery(s.reference.first(len(s.subject)))
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Nothing but the pictures, which are there anyway."""
+        """Nothing beyond the pictures themselves."""
         return []
 
     def numbers(self, seen: Seen) -> list[Number]:

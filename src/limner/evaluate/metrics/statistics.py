@@ -18,7 +18,8 @@ from limner.contract.noise import Noise
 
 DRAWS = 1000
 """How often a bootstrap draws its sample anew."""
-_NORMAL = 1.959963984540054  # the 97.5th percentile of the normal law
+NORMAL_97_5 = 1.959963984540054
+"""The 97.5th percentile of the normal law: 95 % lie within so many deviations."""
 
 
 class Estimate(NamedTuple):
@@ -221,7 +222,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
         Wilson (1927). Probable inference, the law of succession, and statistical inference.
         Journal of the American Statistical Association 22.
     """
-    z2 = _NORMAL**2 / n
+    z2 = NORMAL_97_5**2 / n
     middle = (share + z2 / 2) / (1 + z2)
     half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -233,7 +234,7 @@ def student(degrees: int) -> float:
     Reference:
         Abramowitz, Stegun (1964). Handbook of Mathematical Functions, 26.7.5.
     """
-    z, v = _NORMAL, degrees
+    z, v = NORMAL_97_5, degrees
     return (
         z
         + (z**3 + z) / (4 * v)
