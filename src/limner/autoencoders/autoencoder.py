@@ -29,7 +29,7 @@ from limner.contract.abilities import Encodes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Layers, Widths
+from limner.contract.options import Count, Layers, Natural, Widths
 from limner.contract.registry import Paper, register
 
 _LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where they are
@@ -64,9 +64,9 @@ class Autoencoder(Encodes):
     def __init__(
         self,
         spec: ImageSpec,
-        latent: Annotated[int, Field(ge=1)] = 32,
+        latent: Count = 32,
         channels: Widths = (32, 64),
-        blocks: Annotated[int, Field(ge=0)] = 1,
+        blocks: Natural = 1,
         hidden: Layers | None = None,
     ) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Counts, Widths
+from limner.contract.options import Count, Counts, Natural, NonNegative, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.norm import NormSiLU, groups
 from limner.nn.residual import ResidualBlock
@@ -167,16 +167,16 @@ class KLAutoencoder(Encodes):
     def __init__(
         self,
         spec: ImageSpec,
-        latent: Annotated[int, Field(ge=1)] = 4,
+        latent: Count = 4,
         channels: Widths = (48, 96),
         blocks: Counts = (1,),
         encoder_blocks: Counts | None = None,
-        kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
-        critic_weight: Annotated[float, Field(ge=0)] = 0.1,
-        critic_start: Annotated[int, Field(ge=0)] = 1000,
-        critic_lead: Annotated[int, Field(ge=0)] = 200,
-        critic_width: Annotated[int, Field(ge=1)] = 32,
-        critic_layers: Annotated[int, Field(ge=1)] = 3,
+        kl_weight: NonNegative = 1e-6,
+        critic_weight: NonNegative = 0.1,
+        critic_start: Natural = 1000,
+        critic_lead: Natural = 200,
+        critic_width: Count = 32,
+        critic_layers: Count = 3,
     ) -> None:
         super().__init__()
         unit = 2 ** len(channels)

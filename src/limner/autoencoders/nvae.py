@@ -49,7 +49,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.model import Likelihood, LikelihoodModel, Turn
 from limner.contract.noise import Noise, Purpose
-from limner.contract.options import Layers, Widths
+from limner.contract.options import Count, Layers, Natural, NonNegative, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.standing import standing_statistics
 
@@ -141,13 +141,13 @@ class NVAE(LikelihoodModel, Encodes):
         spec: ImageSpec,
         channels: Widths = (32, 64, 64),
         groups: Layers = (2, 4),
-        latent: Annotated[int, Field(ge=1)] = 8,
-        cells: Annotated[int, Field(ge=1)] = 1,
+        latent: Count = 8,
+        cells: Count = 1,
         pixels: Literal["bernoulli", "logistic", "gaussian"] | None = None,
-        components: Annotated[int, Field(ge=1)] = 5,
-        warmup: Annotated[int, Field(ge=0)] = 1000,
-        spectral: Annotated[float, Field(ge=0)] = 0.01,
-        importance_samples: Annotated[int, Field(ge=1)] = 10,
+        components: Count = 5,
+        warmup: Natural = 1000,
+        spectral: NonNegative = 0.01,
+        importance_samples: Count = 10,
     ) -> None:
         super().__init__()
         if not 1 <= len(groups) <= len(channels):
@@ -215,7 +215,7 @@ class NVAE(LikelihoodModel, Encodes):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        k: Annotated[int, Field(ge=1)] | None = None,
+        k: Count | None = None,
     ) -> Likelihood:
         """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q.
 

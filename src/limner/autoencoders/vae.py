@@ -37,7 +37,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.model import Likelihood, LikelihoodModel, Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Layers, Widths
+from limner.contract.options import Count, Layers, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
 
@@ -75,20 +75,20 @@ class VAE(LikelihoodModel, Encodes):
     def __init__(
         self,
         spec: ImageSpec,
-        latent: Annotated[int, Field(ge=1)] = 32,
+        latent: Count = 32,
         channels: Widths = (32, 64),
-        blocks: Annotated[int, Field(ge=0)] = 1,
+        blocks: Natural = 1,
         hidden: Layers | None = None,
         pixels: Literal["bernoulli", "logistic", "gaussian"] | None = None,
-        components: Annotated[int, Field(ge=1)] = 1,
+        components: Count = 1,
         prior: Literal["normal", "realnvp"] = "normal",
         objective: Literal["elbo", "iwae"] = "elbo",
-        k: Annotated[int, Field(ge=1)] = 1,
-        beta: Annotated[float, Field(ge=0)] = 1.0,
-        warmup: Annotated[int, Field(ge=0)] = 0,
-        free_bits: Annotated[float, Field(ge=0)] = 0.0,
-        importance_samples: Annotated[int, Field(ge=1)] = 100,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        k: Count = 1,
+        beta: NonNegative = 1.0,
+        warmup: Natural = 0,
+        free_bits: NonNegative = 0.0,
+        importance_samples: Count = 100,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         if objective == "iwae" and (beta != 1 or warmup or free_bits):
@@ -132,7 +132,7 @@ class VAE(LikelihoodModel, Encodes):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        k: Annotated[int, Field(ge=1)] | None = None,
+        k: Count | None = None,
     ) -> Likelihood:
         """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q.
 

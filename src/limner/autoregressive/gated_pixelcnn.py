@@ -14,11 +14,8 @@ softmax over the levels. The vertical stack sees the picture shifted down by a r
 its layers has to be masked.
 """
 
-from typing import Annotated
-
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
@@ -30,6 +27,7 @@ from limner.autoregressive.causal_convolution import (
     shifted_down,
 )
 from limner.contract.image import ImageSpec
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.maths.pixel_laws import softmax_law
 
@@ -163,10 +161,10 @@ class GatedPixelCNN(AutoregressiveModel):
     def __init__(
         self,
         spec: ImageSpec,
-        features: Annotated[int, Field(ge=1)] = 32,
-        layers: Annotated[int, Field(ge=1)] = 10,
-        top: Annotated[int, Field(ge=1)] = 64,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        features: Count = 32,
+        layers: Count = 10,
+        top: Count = 64,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__(spec, features, condition_dropout)
         self.law = softmax_law(spec)

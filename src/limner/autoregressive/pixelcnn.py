@@ -11,15 +11,13 @@ many rows can be painted at once, each 4 columns behind the one above it. Differ
 captions shift the features of each block, as in Gated PixelCNN.
 """
 
-from typing import Annotated
-
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
 from limner.autoregressive.causal_convolution import CausalConv2d, Walk
 from limner.contract.image import ImageSpec
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.maths.pixel_laws import softmax_law
 
@@ -99,10 +97,10 @@ class PixelCNN(AutoregressiveModel):
     def __init__(
         self,
         spec: ImageSpec,
-        h: Annotated[int, Field(ge=1)] = 32,
-        blocks: Annotated[int, Field(ge=1)] = 7,
-        top: Annotated[int, Field(ge=1)] = 32,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        h: Count = 32,
+        blocks: Count = 7,
+        top: Count = 32,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__(spec, 2 * h, condition_dropout)
         self.law = softmax_law(spec)

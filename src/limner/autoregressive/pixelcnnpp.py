@@ -37,6 +37,7 @@ from limner.autoregressive.causal_convolution import (
 )
 from limner.contract.image import Batch, ImageSpec
 from limner.contract.noise import Noise
+from limner.contract.options import Count, Rate, Share
 from limner.contract.registry import Paper, register
 from limner.maths.pixel_laws import DiscretisedLogisticMixture
 
@@ -306,12 +307,12 @@ class PixelCNNpp(AutoregressiveModel):
     def __init__(
         self,
         spec: ImageSpec,
-        features: Annotated[int, Field(ge=1)] = 32,
-        blocks: Annotated[int, Field(ge=1)] = 2,
+        features: Count = 32,
+        blocks: Count = 2,
         sizes: Annotated[int, Field(ge=1, le=6)] = 3,
-        components: Annotated[int, Field(ge=1)] = 10,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        components: Count = 10,
+        dropout: Rate = 0.5,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__(spec, 2 * features, condition_dropout)
         self.law = DiscretisedLogisticMixture(spec.channels, spec.levels, components)

@@ -23,18 +23,18 @@ sees each pixel itself, for otherwise the last one of the row above is hidden fr
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
 from limner.autoregressive.causal_convolution import CausalConv2d, Walk, shifted_down
 from limner.autoregressive.diagonal_lstm import Recurrence, Scan, diagonals, rows
 from limner.contract.image import ImageSpec
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.maths.pixel_laws import softmax_law
 
@@ -299,8 +299,8 @@ class PixelRNN(AutoregressiveModel):
         self.network = Network(kind, spec.channels, size, h, layers, top, vector)
 
 
-_Count = Annotated[int, Field(ge=1)]
-_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Count
+_Share = Share
 
 
 @register(

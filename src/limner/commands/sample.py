@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import validated
+from limner.contract.options import Share, validated
 from limner.contract.text import prompted
 from limner.data import png
 from limner.runtime import processes
@@ -57,7 +57,7 @@ class Wish:
     labels: tuple[str, ...] = ()
     n: Annotated[int, Field(ge=1, le=10_000)] = 1
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
-    vary: Annotated[float, Field(ge=0, le=1)] = 0.0
+    vary: Share = 0.0
     sampler: dict[str, Any] = field(default_factory=dict[str, Any])
     dtype: Literal["float32", "bfloat16"] = "float32"
 

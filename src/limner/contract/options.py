@@ -14,17 +14,29 @@ from limner.contract.errors import LimnerError, unknown
 _BARE = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
 
 
+Count = Annotated[int, Field(ge=1)]
+"""How many, at least one."""
+Natural = Annotated[int, Field(ge=0)]
+"""How many, or none."""
+Positive = Annotated[float, Field(gt=0)]
+"""A number above 0."""
+NonNegative = Annotated[float, Field(ge=0)]
+"""A number from 0."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1, both included."""
+Rate = Annotated[float, Field(ge=0, lt=1)]
+"""A number from 0 to below 1."""
+
+
 def _several(value: object) -> object:
     return (value,) if isinstance(value, int) else value
 
 
-Layers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several)]
+Layers = Annotated[tuple[Count, ...], BeforeValidator(_several)]
 """A number for each of several layers, or none; a number by itself is that of a single one."""
 Widths = Annotated[Layers, Field(min_length=1)]
 """A number for each of one or more layers."""
-Counts = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_several), Field(min_length=1)
-]
+Counts = Annotated[tuple[Natural, ...], BeforeValidator(_several), Field(min_length=1)]
 """How many of something there are in each of several places; a number by itself is of all."""
 
 

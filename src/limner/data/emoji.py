@@ -12,11 +12,10 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import as_file, files
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from limner.contract.errors import LimnerError
+from limner.contract.options import Positive
 from limner.data.captions import STYLED
 from limner.data.folder import Files, zip_files
 from limner.data.pictures import Entry, Listing, Report, Source
@@ -41,7 +40,7 @@ class Emoji(Source):
     split: Literal["train", "held-out-concept", "held-out-pair", "all"] = "train"
     style: Literal["3d", "flat", "line", "noto", "fluent", "all"] = "3d"
     label: Literal["group", "none"] = "group"
-    people: Annotated[float, Field(gt=0)] = 0.5
+    people: Positive = 0.5
 
     def listing(self, report: Report) -> Listing:
         """The pictures of a style and split; no tag of a training picture is a held-out caption."""

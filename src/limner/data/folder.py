@@ -22,11 +22,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, Literal, NamedTuple
-
-from pydantic import Field
+from typing import IO, Any, Literal, NamedTuple
 
 from limner.contract.errors import LimnerError, unknown
+from limner.contract.options import Rate
 from limner.data.decode import BYTE_CAP, EXTENSIONS
 from limner.data.pictures import Entry, Listing, Reasons, Report, Source
 
@@ -146,7 +145,7 @@ class Folder(Source):
     """
 
     split: Literal["train", "test", "all"] = "train"
-    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    holdout: Rate = 0.0
     labels: bool | list[str] = True
     captions: bool = True
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
+from limner.contract.options import NonNegative
 from limner.contract.text import LENGTH, text_spec
 from limner.data.dataset import Dataset
 from limner.data.decode import Fit, Opener, UndecodableError, header, is_grey, reading, to_pixels
@@ -102,7 +103,7 @@ class Source(ABC):
     flip: bool = False
     text: bool = False
     tokens: Annotated[int, Field(ge=1, le=256)] = LENGTH
-    memory: Annotated[float, Field(ge=0)] = 4.0
+    memory: NonNegative = 4.0
 
     def __post_init__(self) -> None:
         sides = "1" if self.size is None else str(self.size).lower()

@@ -32,6 +32,7 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Images, ImageSpec
 from limner.contract.layout import COLOURS, NONE, Objects, layout_spec, write_layout
 from limner.contract.noise import Noise
+from limner.contract.options import Natural, Share
 from limner.contract.text import text_spec
 from limner.data.captions import caption
 from limner.data.composition import (
@@ -76,13 +77,13 @@ class Scenes(Source):
     """
 
     split: Literal["train", "test", "held-out", "all"] = "train"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Natural = 0
     vocabulary: int | str = "all"
     skills: str = ""
     relations: str = ""
     style: Literal["3d", "flat", "line", "noto", "all"] = "all"
-    emoji: Annotated[float, Field(ge=0, le=1)] = 0.0
-    overlap: Annotated[float, Field(ge=0, le=1)] = 0.0
+    emoji: Share = 0.0
+    overlap: Share = 0.0
     hint: Literal["objects"] | None = None
     text: bool = True
     tokens: Annotated[int, Field(ge=1, le=256)] = 32

@@ -34,6 +34,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished
 from limner.contract.noise import Blend, Noise, Purpose
+from limner.contract.options import NonNegative, Share
 from limner.contract.registry import Paper, build, entry, register
 from limner.diffusion.attention_maps import Attends
 from limner.diffusion.sampling import Repaints, check_edit
@@ -82,8 +83,8 @@ class Cascade(GenerativeModel):
         base: GenerativeModel,
         upsampler: str = "flow-matching",
         options: dict[str, Any] | None = None,
-        augmentation: Annotated[float, Field(ge=0)] = 0.4,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        augmentation: NonNegative = 0.4,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         _check_fit(base.spec, spec)
@@ -161,7 +162,7 @@ class Cascade(GenerativeModel):
         scale: Annotated[float, Field(ge=0, le=100)] | None = None,
         upsampler_sampler: SamplerName | None = None,
         upsampler_steps: Steps | None = None,
-        level: Annotated[float, Field(ge=0)] | None = None,
+        level: NonNegative | None = None,
     ) -> Iterator[Images]:
         """Yield the base's frames enlarged, then the upsampler's.
 

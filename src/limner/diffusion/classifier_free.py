@@ -17,15 +17,12 @@ the picture, where the paper's go on to u = 0: the greatest l is so far from the
 multistep solvers, which share these times, would miss.
 """
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.denoisers import PREDICTIONS, Parametrisation, Prediction, Variance
@@ -61,15 +58,15 @@ class ClassifierFree(FlowLikelihood):
         self,
         spec: ImageSpec,
         channels: Widths = (64, 128),
-        blocks: Annotated[int, Field(ge=1)] = 1,
-        attention: Annotated[int, Field(ge=0)] = 1,
-        patch: Annotated[int, Field(ge=1)] = 2,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count = 2,
+        dropout: Rate = 0.0,
         least: float = -20.0,
         greatest: float = 20.0,
-        variance: Annotated[float, Field(ge=0, le=1)] = 0.3,
+        variance: Share = 0.3,
         prediction: Prediction = "epsilon",
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        condition_dropout: Share = 0.1,
     ) -> None:
         if not least < greatest:
             raise LimnerError(f"model.least={least:g} must be below model.greatest={greatest:g}")

@@ -28,7 +28,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan, Repaints
@@ -105,10 +105,10 @@ class Classifier(Repaints):
         spec: ImageSpec,
         base: GenerativeModel,
         channels: Widths = (64, 128),
-        blocks: Annotated[int, Field(ge=1)] = 1,
-        attention: Annotated[int, Field(ge=0)] = 1,
-        patch: Annotated[int, Field(ge=1)] = 2,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count = 2,
+        dropout: Rate = 0.1,
     ) -> None:
         super().__init__()
         if not spec.labels:
@@ -160,9 +160,9 @@ class Classifier(Repaints):
         spacing: Spacing | None = None,
         scale: Annotated[float, Field(ge=0, le=1000)] = 1.0,
         base_scale: Annotated[float, Field(ge=0, le=100)] = 0.0,
-        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
-        churn: Annotated[float, Field(ge=0)] | None = None,
-        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        eta: Share | None = None,
+        churn: NonNegative | None = None,
+        variance: Share | None = None,
         order: Annotated[int, Field(ge=1, le=3)] | None = None,
         clip: bool = True,
     ) -> Iterator[Images]:

@@ -23,18 +23,17 @@ sampling visits 250 of the 1,000 steps unless told otherwise.
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
-from pydantic import Field
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.model import Likelihood, LikelihoodModel, Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion import probability_flow
 from limner.diffusion.denoising_model import DenoisingModel
@@ -107,17 +106,17 @@ class DDPM(DenoisingModel, LikelihoodModel):
         self,
         spec: ImageSpec,
         channels: Widths = (64, 128),
-        blocks: Annotated[int, Field(ge=1)] = 1,
-        attention: Annotated[int, Field(ge=0)] = 1,
-        patch: Annotated[int, Field(ge=1)] | None = None,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        T: Annotated[int, Field(ge=1)] = 1000,
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count | None = None,
+        dropout: Rate = 0.0,
+        T: Count = 1000,
         schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
         terminal: bool = False,
         prediction: Prediction = "epsilon",
         variance: Literal["small", "large", "learned"] = "small",
-        bound_weight: Annotated[float, Field(ge=0)] = 0.001,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        bound_weight: NonNegative = 0.001,
+        condition_dropout: Share = 0.1,
         network: Literal["patches", "plain"] = "patches",
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)
@@ -198,7 +197,7 @@ class DDPM(DenoisingModel, LikelihoodModel):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        terms: Annotated[int, Field(ge=1)] = _TERMS,
+        terms: Count = _TERMS,
         way: Way = "chain",
     ) -> Likelihood:
         """A lower bound of log P(x), from as many steps of the chain as `terms` says.

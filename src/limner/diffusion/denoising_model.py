@@ -19,6 +19,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
+from limner.contract.options import NonNegative, Share
 from limner.diffusion.attention_maps import Attending
 from limner.diffusion.sampling import Plan, Repaints
 from limner.maths.denoisers import (
@@ -139,12 +140,12 @@ class DenoisingModel(Attending, Repaints, Encodes):
         spacing: Spacing | None = None,
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
         interval: tuple[float, float] | None = None,
-        rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
-        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
-        churn: Annotated[float, Field(ge=0)] | None = None,
+        rescale: Share = 0.0,
+        eta: Share | None = None,
+        churn: NonNegative | None = None,
         churn_interval: tuple[float, float] | None = None,
-        churn_noise: Annotated[float, Field(ge=0)] | None = None,
-        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        churn_noise: NonNegative | None = None,
+        variance: Share | None = None,
         order: Annotated[int, Field(ge=1, le=3)] | None = None,
         clip: bool = True,
     ) -> Iterator[Images]:

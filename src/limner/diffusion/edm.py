@@ -16,14 +16,12 @@ U-Net works on 2 x 2 patches.
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated
 
 import torch
-from pydantic import Field
 
 from limner.contract.image import Batch, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, Positive, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.denoisers import Parametrisation, edm
@@ -64,14 +62,14 @@ class EDM(FlowLikelihood):
         self,
         spec: ImageSpec,
         channels: Widths = (64, 128),
-        blocks: Annotated[int, Field(ge=1)] = 1,
-        attention: Annotated[int, Field(ge=0)] = 1,
-        patch: Annotated[int, Field(ge=1)] = 2,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        sigma_data: Annotated[float, Field(gt=0)] | None = None,
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count = 2,
+        dropout: Rate = 0.0,
+        sigma_data: Positive | None = None,
         mean: float = -1.2,
-        deviation: Annotated[float, Field(gt=0)] = 1.2,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        deviation: Positive = 1.2,
+        condition_dropout: Share = 0.1,
     ) -> None:
         network = UNet(spec, channels, blocks, attention, patch, dropout)
         super().__init__(spec, network, condition_dropout)

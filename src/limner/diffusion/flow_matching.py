@@ -16,16 +16,15 @@ algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but only among those th
 thing, for else the noise would tell what a picture is of.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.assignment import assignment
@@ -76,13 +75,13 @@ class FlowMatching(FlowLikelihood):
         self,
         spec: ImageSpec,
         channels: Widths = (64, 128),
-        blocks: Annotated[int, Field(ge=1)] = 1,
-        attention: Annotated[int, Field(ge=0)] = 1,
-        patch: Annotated[int, Field(ge=1)] = 2,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count = 2,
+        dropout: Rate = 0.0,
         time: Literal["uniform", "logit-normal"] = "logit-normal",
         pairing: Literal["independent", "optimal"] = "independent",
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        condition_dropout: Share = 0.1,
     ) -> None:
         network = UNet(spec, channels, blocks, attention, patch, dropout)
         super().__init__(spec, network, condition_dropout)

@@ -32,6 +32,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise, Purpose
+from limner.contract.options import NonNegative, Share
 from limner.contract.registry import Paper, build, entry, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan, Repaints
@@ -165,10 +166,10 @@ class LatentDiffusion(Repaints, Encodes):
         spacing: Spacing | None = None,
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
         interval: tuple[float, float] | None = None,
-        rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
-        eta: Annotated[float, Field(ge=0, le=1)] | None = None,
-        churn: Annotated[float, Field(ge=0)] | None = None,
-        variance: Annotated[float, Field(ge=0, le=1)] | None = None,
+        rescale: Share = 0.0,
+        eta: Share | None = None,
+        churn: NonNegative | None = None,
+        variance: Share | None = None,
         order: Annotated[int, Field(ge=1, le=3)] | None = None,
     ) -> Iterator[Images]:
         """Yield the picture of the denoiser's view at every step, then that of the map.

@@ -18,15 +18,14 @@ References:
 
 import math
 from functools import partial
-from typing import Annotated
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from limner.contract.image import Condition, Images
 from limner.contract.model import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
+from limner.contract.options import Positive
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Denoiser, per_image
 from limner.maths.flow_likelihood import Divergence, carried, discrete_log_prob, protocol
@@ -108,7 +107,7 @@ class FlowLikelihood(DenoisingModel, LikelihoodModel):
         *,
         noise: Noise,
         divergence: Divergence | None = None,
-        tolerance: Annotated[float, Field(gt=0)] = 1e-4,
+        tolerance: Positive = 1e-4,
     ) -> Likelihood:
         """log P(x) along the probability flow; arguments as of the function `log_prob`."""
         density = partial(self.log_density, c=c, tolerance=tolerance)

@@ -33,6 +33,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.attention_maps import Attending
 from limner.diffusion.denoising_model import DenoisingModel
@@ -82,8 +83,8 @@ class Distilled(Attending, Repaints):
         substeps: Annotated[int, Field(ge=1, le=256)] = 4,
         sampler: SamplerName = "dpm++",
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
-        rank: Annotated[int, Field(ge=1)] = 16,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.05,
+        rank: Count = 16,
+        condition_dropout: Share = 0.05,
     ) -> None:
         super().__init__()
         if not isinstance(teacher, DenoisingModel):

@@ -15,6 +15,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, finished
 from limner.contract.noise import Blend, Noise
+from limner.contract.options import Count
 from limner.maths.denoisers import Denoiser, Kept, per_image
 from limner.maths.samplers import Sampler
 from limner.maths.schedules import Times
@@ -80,7 +81,7 @@ class Repaints(GenerativeModel):
         *,
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        rounds: Annotated[int, Field(ge=1)] = 1,
+        rounds: Count = 1,
         seed: int | Sequence[int | Blend] = 0,
         preview: bool = True,
         **options: Any,

@@ -18,19 +18,18 @@ patches; the last step of a sampler returns x_hat, in place of a draw of z_0 and
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.model import Likelihood, LikelihoodModel, Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Parametrisation, epsilon, per_image
@@ -138,14 +137,14 @@ class VDM(DenoisingModel, LikelihoodModel):
         self,
         spec: ImageSpec,
         channels: Widths = (64, 128),
-        blocks: Annotated[int, Field(ge=1)] = 1,
-        attention: Annotated[int, Field(ge=0)] = 1,
-        patch: Annotated[int, Field(ge=1)] = 2,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count = 2,
+        dropout: Rate = 0.0,
         start: float = -13.3,
         end: float = 5.0,
-        hidden: Annotated[int, Field(ge=1)] = 256,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        hidden: Count = 256,
+        condition_dropout: Share = 0.0,
     ) -> None:
         if not start < end:
             raise LimnerError(
@@ -252,7 +251,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         c: Condition = Condition(),
         *,
         noise: Noise,
-        terms: Annotated[int, Field(ge=1)] = _TERMS,
+        terms: Count = _TERMS,
     ) -> Likelihood:
         """A lower bound of log P(x), from so many times spread evenly over [0, 1].
 

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from limner.contract.image import ImageSpec
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.flows.normalizing import (
     CouplingNetwork,
@@ -88,13 +89,13 @@ class Glow(NormalizingFlow):
     def __init__(
         self,
         spec: ImageSpec,
-        L: Annotated[int, Field(ge=1)] = 2,
-        K: Annotated[int, Field(ge=1)] = 16,
-        hidden: Annotated[int, Field(ge=1)] = 128,
+        L: Count = 2,
+        K: Count = 16,
+        hidden: Count = 128,
         coupling: Literal["affine", "additive", "spline"] = "affine",
         alpha: Annotated[float, Field(gt=0, lt=0.5)] | None = None,
         dequantisation: Dequantised = "uniform",
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        condition_dropout: Share = 0.1,
     ) -> None:
         check_scales(spec.shape, L)
         super().__init__(spec, L, alpha, dequantisation, hidden, condition_dropout)

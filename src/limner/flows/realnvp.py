@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.image import ImageSpec
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.flows.normalizing import (
     Dequantised,
@@ -162,12 +163,12 @@ class RealNVP(NormalizingFlow):
     def __init__(
         self,
         spec: ImageSpec,
-        L: Annotated[int, Field(ge=1)] = 2,
-        features: Annotated[int, Field(ge=1)] = 32,
-        blocks: Annotated[int, Field(ge=1)] = 4,
+        L: Count = 2,
+        features: Count = 32,
+        blocks: Count = 4,
         alpha: Annotated[float, Field(gt=0, lt=0.5)] | None = 0.05,
         dequantisation: Dequantised = "uniform",
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        condition_dropout: Share = 0.1,
     ) -> None:
         check_scales(spec.shape, L)
         super().__init__(spec, L, alpha, dequantisation, features, condition_dropout)

@@ -33,6 +33,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise, Purpose
+from limner.contract.options import Count, Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import Adversarial, told_apart, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
@@ -70,13 +71,13 @@ class BigGAN(Adversarial):
     def __init__(
         self,
         spec: ImageSpec,
-        latent: Annotated[int, Field(ge=1)] = 120,
-        embedding: Annotated[int, Field(ge=1)] = 128,
-        channels: Annotated[int, Field(ge=1)] = 64,
-        attention: Annotated[int, Field(ge=0)] = 1,
-        critic_steps: Annotated[int, Field(ge=1)] = 2,
-        beta: Annotated[float, Field(ge=0)] = 1e-4,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        latent: Count = 120,
+        embedding: Count = 128,
+        channels: Count = 64,
+        attention: Natural = 1,
+        critic_steps: Count = 2,
+        beta: NonNegative = 1e-4,
+        condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__()
         if min(spec.height, spec.width) < 8:

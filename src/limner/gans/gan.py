@@ -14,14 +14,13 @@ generator's. Different: DCGAN's networks; further objectives; classes and text.
 """
 
 from collections.abc import Iterator
-from typing import Annotated
 
 import torch
-from pydantic import Field
 
 from limner.contract.image import Batch, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import variety
 from limner.gans.dcgan import DCGAN, NormName
@@ -57,11 +56,11 @@ class GAN(DCGAN):
         self,
         spec: ImageSpec,
         objective: Name = "non-saturating",
-        critic_steps: Annotated[int, Field(ge=1)] = 1,
-        latent: Annotated[int, Field(ge=1)] = 100,
-        channels: Annotated[int, Field(ge=1)] = 64,
+        critic_steps: Count = 1,
+        latent: Count = 100,
+        channels: Count = 64,
         norm: NormName = "batch",
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__(spec, latent, channels, norm, condition_dropout)
         self.objective = OBJECTIVES[objective]

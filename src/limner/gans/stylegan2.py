@@ -35,6 +35,7 @@ from limner.contract.abilities import Encodes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Blend, Noise, Purpose
+from limner.contract.options import Count, Natural, NonNegative, Rate, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, Adversarial, told_apart, variety
 from limner.gans.augmentation import Augmentation
@@ -97,19 +98,19 @@ class StyleGAN2(Adversarial, Encodes):
     def __init__(
         self,
         spec: ImageSpec,
-        latent: Annotated[int, Field(ge=1)] = 512,
-        style: Annotated[int, Field(ge=1)] = 512,
-        depth: Annotated[int, Field(ge=1)] = 8,
-        channels: Annotated[int, Field(ge=1)] = 64,
-        most_channels: Annotated[int, Field(ge=1)] = 512,
-        gamma: Annotated[float, Field(ge=0)] | None = None,
-        r1_every: Annotated[int, Field(ge=0)] = 16,
-        path: Annotated[float, Field(ge=0)] = 2.0,
-        path_every: Annotated[int, Field(ge=0)] = 8,
-        mixing: Annotated[float, Field(ge=0, le=1)] = 0.9,
-        augment: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        augment_images: Annotated[int, Field(ge=1)] = 500_000,
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        latent: Count = 512,
+        style: Count = 512,
+        depth: Count = 8,
+        channels: Count = 64,
+        most_channels: Count = 512,
+        gamma: NonNegative | None = None,
+        r1_every: Natural = 16,
+        path: NonNegative = 2.0,
+        path_every: Natural = 8,
+        mixing: Share = 0.9,
+        augment: Rate = 0.0,
+        augment_images: Count = 500_000,
+        condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__()
         self.spec = spec = replace(spec, hint=None)
@@ -288,7 +289,7 @@ class StyleGAN2(Adversarial, Encodes):
         noise: Noise,
         preview: bool = True,
         psi: Annotated[float, Field(ge=0, le=2)] = 1.0,
-        cutoff: Annotated[int, Field(ge=0)] | None = None,
+        cutoff: Natural | None = None,
         style_of: tuple[Noise, Condition, slice] | None = None,
     ) -> Iterator[Images]:
         """Yield the pictures, from the smallest size to the full one.

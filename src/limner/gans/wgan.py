@@ -16,14 +16,14 @@ layer norm, as that paper proposes where there was a batch norm.
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 
 from limner.contract.image import Batch, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
+from limner.contract.options import Count, NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import told_apart, variety
 from limner.gans.dcgan import DCGAN, NormName
@@ -52,12 +52,12 @@ class WGAN(DCGAN):
     def __init__(
         self,
         spec: ImageSpec,
-        critic_steps: Annotated[int, Field(ge=1)] = 5,
-        clip: Annotated[float, Field(gt=0)] = 0.01,
-        latent: Annotated[int, Field(ge=1)] = 100,
-        channels: Annotated[int, Field(ge=1)] = 64,
+        critic_steps: Count = 5,
+        clip: Positive = 0.01,
+        latent: Count = 100,
+        channels: Count = 64,
         norm: NormName = "batch",
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__(spec, latent, channels, norm, condition_dropout)
         self.batches_per_round = critic_steps
@@ -104,12 +104,12 @@ class WGANGP(DCGAN):
     def __init__(
         self,
         spec: ImageSpec,
-        critic_steps: Annotated[int, Field(ge=1)] = 5,
-        penalty: Annotated[float, Field(ge=0)] = 10.0,
-        latent: Annotated[int, Field(ge=1)] = 128,
-        channels: Annotated[int, Field(ge=1)] = 64,
+        critic_steps: Count = 5,
+        penalty: NonNegative = 10.0,
+        latent: Count = 128,
+        channels: Count = 64,
         norm: Literal["layer", "none"] = "layer",
-        condition_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__(spec, latent, channels, norm, condition_dropout)
         self.batches_per_round = critic_steps

@@ -14,6 +14,7 @@ from jsonschema.exceptions import ValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from limner.contract.errors import LimnerError, unknown
+from limner.contract.options import Share
 from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
 
 _MOST_OPTIONS = 64
@@ -46,7 +47,7 @@ class Params(Strict):
     label: Words = ""
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 1
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
-    vary: Annotated[float, Field(ge=0, le=1)] = 0.0
+    vary: Share = 0.0
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
     sampler: Values = Field(default_factory=dict, description="the model's own options")
     options: Values = Field(default_factory=dict, description="the task's own options")

@@ -11,14 +11,13 @@ many checkpoints on a reference is too good on that reference.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
-from limner.contract.options import validated
+from limner.contract.options import Count, Natural, validated
 from limner.data import Dataset
 from limner.evaluate.evaluation import METRICS, evaluate
 from limner.evaluate.report import SUBJECT
@@ -43,9 +42,9 @@ class EvaluateOptions:
         extractor, weights: see `evaluate`.
     """
 
-    every: Annotated[int, Field(ge=0)] = 0
+    every: Natural = 0
     metrics: list[str] | str | None = None
-    n: Annotated[int, Field(ge=1)] = 256
+    n: Count = 256
     seed: int = 0
     against: str | None = None
     split: str | None = None

@@ -2,18 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from limner.contract.options import validated
+from limner.contract.options import Count, Natural, NonNegative, Positive, Rate, validated
 from limner.training import optimisers
-
-_Count = Annotated[int, Field(ge=1)]
-_OrNever = Annotated[int, Field(ge=0)]
-_Positive = Annotated[float, Field(gt=0)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
-_NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -23,9 +15,9 @@ class PlayerOptions:
     Reference: Heusel et al. (2017). GANs trained by a two time-scale update rule. arXiv:1706.08500.
     """
 
-    lr: _Positive | None = None
-    betas: tuple[_Share, _Share] | None = None
-    weight_decay: _NotNegative | None = None
+    lr: Positive | None = None
+    betas: tuple[Rate, Rate] | None = None
+    weight_decay: NonNegative | None = None
 
 
 @dataclass(frozen=True)
@@ -63,32 +55,32 @@ class TrainOptions:
         init: runs or model files that nested models come from, by option (`init.first_stage`).
     """
 
-    steps: _Count = 10_000
-    batch: _Count = 64
-    micro_batches: _Count = 1
+    steps: Count = 10_000
+    batch: Count = 64
+    micro_batches: Count = 1
     seed: int = 0
     optimizer: optimisers.OptimizerName = "adamw"
-    lr: _Positive = 3e-4
-    betas: tuple[_Share, _Share] = (0.9, 0.999)
-    weight_decay: _NotNegative = 0.0
-    warmup: _OrNever = 0
+    lr: Positive = 3e-4
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.0
+    warmup: Natural = 0
     schedule: optimisers.ScheduleName = "constant"
-    clip: _NotNegative = 0.0
+    clip: NonNegative = 0.0
     ema: float = 0.999
     average: optimisers.AverageName = "warmup"
     dtype: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     compile: bool = False
-    threads: _OrNever = 0
-    log_every: _Count = 50
-    validation: _OrNever = 0
-    sample_every: _OrNever = 1000
-    samples: _OrNever = 40
-    save_every: _Count = 1000
-    keep: _Count = 2
-    calibrate_batches: _Count = 16
-    patience: _Count = 10
-    rollbacks: _OrNever = 3
+    threads: Natural = 0
+    log_every: Count = 50
+    validation: Natural = 0
+    sample_every: Natural = 1000
+    samples: Natural = 40
+    save_every: Count = 1000
+    keep: Count = 2
+    calibrate_batches: Count = 16
+    patience: Count = 10
+    rollbacks: Natural = 3
     players: dict[str, dict[str, Any]] | None = None
     init: dict[str, str] | None = None
 

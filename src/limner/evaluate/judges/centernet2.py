@@ -20,12 +20,11 @@ arXiv:1311.2524), and names a colour besides the kind. It learns from true boxes
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
@@ -33,6 +32,7 @@ from limner.contract.image import Batch, Images, ImageSpec
 from limner.contract.layout import COLOURS, NONE, Objects, is_layout, read_layout
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
+from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.evaluate.judges.augmentation import coarsened, spoilt, tinted
 from limner.evaluate.judges.judge import Detections, Detector
@@ -247,12 +247,12 @@ class CenterNet2(Detector):
         spec: ImageSpec,
         channels: tuple[int, int, int, int] = (16, 32, 64, 96),
         widths: tuple[int, int, int] = (48, 96, 192),
-        hidden: Annotated[int, Field(ge=1)] = 192,
-        blur: Annotated[float, Field(ge=0)] = 1.2,
-        grain: Annotated[float, Field(ge=0)] = 0.1,
-        contrast: Annotated[float, Field(ge=0)] = 0.1,
-        tint: Annotated[float, Field(ge=0)] = 0.06,
-        halved: Annotated[float, Field(ge=0, le=1)] = 0.25,
+        hidden: Count = 192,
+        blur: NonNegative = 1.2,
+        grain: NonNegative = 0.1,
+        contrast: NonNegative = 0.1,
+        tint: NonNegative = 0.06,
+        halved: Share = 0.25,
     ) -> None:
         super().__init__()
         if spec.hint is None or not is_layout(spec.hint):

@@ -29,7 +29,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, NonNegative, Rate, Widths
 from limner.contract.registry import Paper, register
 from limner.evaluate.judges.augmentation import moved, spoilt
 from limner.evaluate.judges.judge import ImageTextJudge
@@ -76,16 +76,16 @@ class DualEncoder(ImageTextJudge):
         self,
         spec: ImageSpec,
         channels: Widths = (48, 96, 192),
-        blocks: Annotated[int, Field(ge=1)] = 1,
-        vector: Annotated[int, Field(ge=1)] = 128,
-        words: Annotated[int, Field(ge=1)] = 128,
-        layers: Annotated[int, Field(ge=0)] = 1,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
-        shift: Annotated[float, Field(ge=0)] = 3.0,
+        blocks: Count = 1,
+        vector: Count = 128,
+        words: Count = 128,
+        layers: Natural = 1,
+        dropout: Rate = 0.1,
+        shift: NonNegative = 3.0,
         stretch: Annotated[float, Field(ge=1)] = 1.2,
-        turn: Annotated[float, Field(ge=0)] = 10.0,
-        blur: Annotated[float, Field(ge=0)] = 1.0,
-        grain: Annotated[float, Field(ge=0)] = 0.2,
+        turn: NonNegative = 10.0,
+        blur: NonNegative = 1.0,
+        grain: NonNegative = 0.2,
     ) -> None:
         super().__init__()
         if spec.text is None:

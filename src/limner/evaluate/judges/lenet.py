@@ -24,6 +24,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
+from limner.contract.options import Count, NonNegative
 from limner.contract.registry import Paper, register
 from limner.evaluate.judges.augmentation import moved
 from limner.evaluate.judges.judge import Judge
@@ -59,10 +60,10 @@ class LeNet(Judge):
         self,
         spec: ImageSpec,
         channels: tuple[int, int] = (32, 64),
-        hidden: Annotated[int, Field(ge=1)] = 128,
-        shift: Annotated[float, Field(ge=0)] = 2.0,
+        hidden: Count = 128,
+        shift: NonNegative = 2.0,
         stretch: Annotated[float, Field(ge=1)] = 1.1,
-        turn: Annotated[float, Field(ge=0)] = 10.0,
+        turn: NonNegative = 10.0,
     ) -> None:
         super().__init__()
         if not spec.labels:
