@@ -12,7 +12,7 @@ from typing import Any
 
 OFFLINE = Path(__file__).parent / "offline"
 
-sys.path.insert(0, str(Path(__file__).parent / "contract"))  # for `import toys`
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # for `import toys` and the like
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"

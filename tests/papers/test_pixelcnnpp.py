@@ -1,6 +1,6 @@
 """PixelCNN++: what a pixel sees, the first weights, and the sizes in between.
 
-Its law is tested in test_likelihood.py.
+Its law is tested in test_pixel_laws.py.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """A run's folder: what it holds, that it can be killed anywhere, and what may go wrong.
 
-Also a script, which the tests run and kill: python test_train_run.py MODE RUN.
+Also a script, which the tests run and kill: python test_run.py MODE RUN.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import SPEC, ToyDenoiser, _one_thread, images  # noqa: F401
+from test_loop import SPEC, ToyDenoiser, _one_thread, images  # noqa: F401
 from torch import Tensor
 
 from limner.contract.checkpoint import load, read_header
