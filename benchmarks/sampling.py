@@ -38,11 +38,11 @@ import torch
 from timing import Call, apart, interleaved, ratio, show
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from training import CHANNELS, TOLERANCE, Widths, is_channels_last, matched, widest
 
 from limner import Condition, ImageSpec, build
 from limner.diffusion.ddpm import DDPM
 from limner.runtime.allocator import keep_freed_memory
+from training import CHANNELS, TOLERANCE, Widths, is_channels_last, matched, widest
 
 
 class Setting(NamedTuple):

@@ -8,6 +8,7 @@ from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
 
 from limner.contract.noise import Noise
+from limner.evaluate import picture_sets
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.picture_sets import RealPictures
 
@@ -37,7 +38,7 @@ class Endless(Shades):
 @pytest.fixture(autouse=True)
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
-    monkeypatch.setattr(subjects, "_MOST_OF_ENDLESS", MOST)
+    monkeypatch.setattr(picture_sets, "_MOST_OF_ENDLESS", MOST)
 
 
 def test_every_metric_looks_at_the_first_pictures():

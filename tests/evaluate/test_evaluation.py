@@ -258,8 +258,8 @@ def test_statistics_of_a_data_set_are_kept_by_its_content():
 
 def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
     """What is held of 400 blocks: one at a time, and the rows of the first 256 pictures."""
-    monkeypatch.setattr(blocks, "MOST_FEATURES", 256)
-    monkeypatch.setattr(blocks, "MOST_LOGITS", 256)
+    monkeypatch.setattr(passes, "MOST_FEATURES", 256)
+    monkeypatch.setattr(passes, "MOST_LOGITS", 256)
     alive: list[weakref.ref] = []
     held: list[int] = []
 

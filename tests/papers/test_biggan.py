@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from limner import Condition, ImageSpec, Noise, build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
+from limner.contract.noise import Purpose
 from limner.gans.biggan import BigGAN, overlaps, truncated
 from limner.gans.biggan_networks import (
     TRUNCATIONS,
@@ -270,7 +271,8 @@ def test_calibration_finds_the_statistics_of_each_truncation():
         for i, t in enumerate(TRUNCATIONS):
             seen = []
             for number in range(3):
-                z = truncated(Noise.keyed(0, number, range(16)).normal(7), t)
+                numbers = range(16 * number, 16 * (number + 1))
+                z = truncated(Noise.keyed(0, Purpose.CALIBRATION, numbers).normal(7), t)
                 seen.append(model.generator.first(z[:, :3]).unflatten(1, (12, -1)).mean((0, 2)))
             torch.testing.assert_close(
                 first.means[i], torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6

@@ -410,6 +410,6 @@ def test_what_it_cannot_do_is_said_in_a_line(limner_, words, said):
 
 
 def test_without_diffusers_the_line_says_what_to_install(home, monkeypatch):
-    monkeypatch.setattr(pipeline_folder, "find_spec", lambda name: None)
+    monkeypatch.setattr(folder, "find_spec", lambda name: None)
     with pytest.raises(LimnerError, match=r"type: pip install 'limner\[diffusers\]'"):
         load(home / "sd")

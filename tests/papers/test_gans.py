@@ -12,6 +12,7 @@ from torch import nn
 from limner import Condition, ImageSpec, Noise, build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
+from limner.contract.noise import Purpose
 from limner.data.png import _panels, save_png
 from limner.evaluate.metrics.modes import modes
 from limner.gans.adversarial_model import FIRST_LINES, LINES, variety
@@ -335,7 +336,8 @@ def test_calibration_gives_the_generator_the_statistics_of_what_it_paints():
     assert norm.momentum == 0.1 and not norm.training
     seen = []
     for i, (_, c) in enumerate(batches):
-        z = Noise.keyed(0, i, range(16)).normal(4)
+        numbers = range(16 * i, 16 * (i + 1))
+        z = Noise.keyed(0, Purpose.CALIBRATION, numbers).normal(4)
         asked = model.generator.conditioner(c, 16).vector
         h = model.generator.first(torch.cat([z, asked], 1))
         seen.append(h.unflatten(1, (-1, norm.num_features)).mean((0, 1)))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limner.autoencoders import importance_bound
 from limner.autoencoders.importance_bound import Normal, importance_weighted, standard
 from limner.autoencoders.vae import VAE
 from limner.contract.errors import LimnerError
@@ -158,7 +159,7 @@ def test_the_bound_in_parts_is_the_bound_at_once(monkeypatch):
     model = VAE(ImageSpec(1, 4, 4), latent=3, channels=(8,)).double()
     x = some_pictures(5, model.spec).double()
     whole = model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats
-    monkeypatch.setattr(bound, "_AT_ONCE", 5 * 16 * 4)  # 4, 4, 4, 1
+    monkeypatch.setattr(importance_bound, "_AT_ONCE", 5 * 16 * 4)  # 4, 4, 4, 1
     torch.testing.assert_close(model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats, whole)
     sizes: list[int] = []
 

@@ -44,7 +44,7 @@ def test_gradients_are_averaged_in_one_message(monkeypatch):
         flat.copy_(messages[0] + messages[1])
         meeting.wait()
 
-    monkeypatch.setattr(dist, "size", lambda: 2)
+    monkeypatch.setattr(processes, "size", lambda: 2)
     monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
     shapes = [(2, 3, 4, 4), (3,), (2,)]
     parameters = [[nn.Parameter(torch.zeros(s)) for s in shapes] for _ in range(2)]

@@ -1,15 +1,23 @@
 """The command line: the same words as in Python; torch is imported when a command runs."""
 
-import json
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from limner.commands import export_command, picture_commands
-from limner.commands.arguments import Against, AsJson, Device, Model, Options, Run, apart, is_option
+from limner.commands import data_check, export_command, picture_commands
+from limner.commands.arguments import (
+    Against,
+    AsJson,
+    Device,
+    Model,
+    Options,
+    Run,
+    apart,
+    is_option,
+    print_json,
+)
 from limner.contract.errors import LimnerError
 
 app = typer.Typer(
@@ -22,13 +30,7 @@ app = typer.Typer(
     epilog="key=value reaches every option by its path: model.channels=64,128  train.steps=2000  "
     "sampler.steps=20  data.size=32",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
-app.add_typer(data_app, name="data")
-
-
-def _print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+app.add_typer(data_check.app, name="data")
 
 
 @app.callback(invoke_without_command=True)
@@ -60,7 +62,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     report = examine()
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         typer.echo(report.text())
     if not report.healthy:
@@ -79,7 +81,7 @@ def models_(
     entries = [entry(name)] if name else [*models().values(), *foreign().values()]
     if as_json:
         described = [listing.described(each) for each in entries]
-        _print_json(described[0] if name else described)
+        print_json(described[0] if name else described)
     elif name:
         typer.echo(listing.options_text(entries[0]))
     else:
@@ -298,7 +300,7 @@ def evaluate(
     folder = out or report_folder(report)
     written = report.write(folder) if folder else []
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
         return
     typer.echo(report.text())
     if folder:
@@ -346,7 +348,7 @@ def compare(
     if processes.first():
         page, *_ = found.write(out)
         if as_json:
-            _print_json(found.to_json())
+            print_json(found.to_json())
         else:
             typer.echo(f"{found.text()}\n\nopen {page}")
     if len(found.judged) < len(found.subjects):
@@ -381,10 +383,10 @@ def score(
         raise LimnerError("a self-test makes its own pictures; leave the files or --self-test out")
     if self_test:
         test = run_self_test(Scorer.open(model, against, n, data, device), foreign)
-        return _print_json(test.to_json()) if as_json else typer.echo(test.text())
+        return print_json(test.to_json()) if as_json else typer.echo(test.text())
     found = score_all(model, images, against=against, n=n, data=data, device=device)
     if as_json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
     else:
         typer.echo(found.text())
     for why in found.failed.values():
@@ -429,24 +431,3 @@ def studio(
     names, given = tuple(name or ()), {"host": host, "port": port, "token": token}
     settings = Settings(**given, names=names, folder=data, database=db, device=device)
     serve(settings, lambda address: typer.echo(f"the studio is open: {address}"))
-
-
-@data_app.command("check")
-def data_check(
-    source: Annotated[str, typer.Argument(help="emoji, mnist, folder:PATH, zip:PATH, ...")],
-    options: Options = None,
-    sheet: Annotated[Path | None, typer.Option(help="A contact sheet as a PNG file.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Sizes, channels, labels, captions, duplicates and broken files of a source."""
-    from limner.data import check
-
-    report = check(source, **apart(options, "data")[1].get("data", {}))
-    if sheet is not None:
-        report.sheet(sheet)
-    if as_json:
-        _print_json(report.to_json())
-        return
-    typer.echo(report.text())
-    if sheet is not None:
-        typer.echo(f"contact sheet: {sheet}")

@@ -1,6 +1,8 @@
 """What the commands of the command line share: arguments by name, and `key=value` among words."""
 
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,3 +31,9 @@ def apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[
 
     words = [a for a in arguments or [] if not is_option(a)]
     return words, parse_assignments([a for a in arguments or [] if is_option(a)], sections)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")

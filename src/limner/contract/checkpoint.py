@@ -30,7 +30,7 @@ MODEL_FILE = "model.safetensors"
 FORMAT = 1
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
-_ZOO = Path(__file__).parent / "zoo"
+_ZOO = Path(__file__).parents[1] / "zoo"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""`limner data check`: what is in a data source, and what is wrong with it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.commands.arguments import AsJson, Options, apart, print_json
+
+app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `check` a word of its own, for it is the only one."""
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="emoji, mnist, folder:PATH, zip:PATH, ...")],
+    options: Options = None,
+    sheet: Annotated[Path | None, typer.Option(help="A contact sheet as a PNG file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sizes, channels, labels, captions, duplicates and broken files of a source."""
+    from limner.data import check as look
+
+    report = look(source, **apart(options, "data")[1].get("data", {}))
+    if sheet is not None:
+        report.sheet(sheet)
+    if as_json:
+        print_json(report.to_json())
+        return
+    typer.echo(report.text())
+    if sheet is not None:
+        typer.echo(f"contact sheet: {sheet}")
