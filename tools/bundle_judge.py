@@ -11,6 +11,7 @@ each concept, for their own caption among those of all these concepts; chance is
 """
 
 import argparse
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,14 @@ from limner.contract.text import Tokenizer
 from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.data.pictures import Pictures
+from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.features import JUDGES, Extractor, ImageText, extractor
+from limner.evaluate.metrics.geneval import SKILLS
 from limner.evaluate.metrics.retrieval import retrieval
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
 _BATCH = 500
+_SCENES = 4000  # of each split, size and style
 
 
 def bundle(name: str, run: Path) -> None:
@@ -79,6 +83,16 @@ def told(judge: Extractor, split: str, style: str) -> str:
     )
 
 
+def composed(split: str, size: int, style: str) -> str:
+    """A row of the scene judge's table: the shares of real scenes that show their captions."""
+    data = open_data("scenes", size=size, split=split, style=style)
+    report = evaluate(data, data, metrics=["composition"], n=_SCENES, quiet=True)
+    names = (*SKILLS.values(), "composition")
+    found = [number for name in names if (number := report.number(name))]
+    shares = " | ".join(f"{number.value:.1%} ({number.n:,})" for number in found)
+    return f"| {split} | {size} | {style} | {shares} |"
+
+
 def main() -> None:
     """Bundle a run, if one is given, and print the card's numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,6 +110,14 @@ def main() -> None:
         for split in ("train", "test"):
             data = open_data("mnist", split=split)
             print(f"accuracy on {split}: {accuracy(judge, data):.2%} of {len(data):,}", flush=True)
+        return
+    if asked.name == "scene-judge":
+        print(f"| split | pixels | style | {' | '.join(SKILLS.values())} | mean |")
+        print("|" + "---|" * (len(SKILLS) + 4))
+        for split, size in itertools.product(("test", "held-out"), (128, 64)):
+            print(composed(split, size, "all"), flush=True)
+        for style in ("3d", "flat", "line", "noto"):
+            print(composed("test", 128, style), flush=True)
         return
     print("| split | style | pictures | accuracy | captions | R@1 | R@5 | median rank |")
     print("|---|---|---|---|---|---|---|---|")

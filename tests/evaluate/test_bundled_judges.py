@@ -12,9 +12,11 @@ from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
 from limner.contract.errors import LimnerError
 from limner.data import open_data
 from limner.data.dataset import Dataset
+from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.features import JUDGES, Extractor, extractor
+from limner.evaluate.metrics.geneval import SKILLS
 
-LARGEST = 3_000_000  # bytes
+LARGEST = 5_000_000  # bytes
 LEAST = 0.55  # of the emoji judge on concepts that are new to it
 
 
@@ -74,3 +76,23 @@ def test_the_emoji_judge_knows_groups_of_emoji_that_it_never_saw(style: str):
     found = right(extractor("emoji-judge", data.spec), data)
     assert found >= LEAST, "chance is 1 in 9"
     assert found == pytest.approx(float(said[2]) / 100, abs=0.02), "two pictures, on other hardware"
+
+
+@pytest.mark.parametrize("split", ("test", "held-out"))
+def test_the_scene_judge_finds_in_real_scenes_what_their_captions_say(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
+    n = {"test": 400, "held-out": 800}[split]  # few of the held-out scenes are of a single object
+    data = open_data("scenes", split=split)
+    report = evaluate(data, data, metrics=["composition"], n=n, quiet=True)
+    said = re.search(rf"\| {split} \| 128 \| all \|(.*)\|", card("scene-judge"))
+    assert said
+    shares = dict(zip(SKILLS.values(), re.findall(r"([\d.]+)%", said[1])))
+    for name, share in shares.items():
+        found = report.number(name)
+        assert found is not None and found.low is not None and found.high is not None
+        assert float(share) >= 95
+        assert found.low <= float(share) / 100 <= found.high + 0.01, name
+    chance = report.number("composition", "shuffled captions")
+    assert chance is not None and chance.value < 0.15

@@ -3,6 +3,7 @@
     lenet                      grey digits, at 28 x 28: 128 features, 10 classes; bundled
     emoji-judge                emoji, at 32 x 32: 192 features, 9 classes, captions; bundled
     lite0                      RGB pictures, at 128 x 128: 1,280 features, 1,000 classes
+    scene-judge                scenes, at 128 x 128: 128 features, and the objects in them; bundled
     inception-v3               of the Frechet inception distance: 2,048 features, 1,008 classes
     inception-v3-pytorch-fid   the same, of pictures resized as by pytorch-fid
     dinov2, clip               through transformers, as many features as the model has
@@ -31,7 +32,9 @@ from limner.evaluate.judges.judge import Detections, Detector, ImageTextJudge, J
 Pixels = UInt8[Tensor, "b c h w"]
 Precision = Literal["float32", "bfloat16"]
 """In which a network computes; features are float32 anyway."""
-JUDGES = ("lenet", "emoji-judge")
+DETECTORS = ("scene-judge",)
+"""The bundled extractors that find objects."""
+JUDGES = ("lenet", "emoji-judge", *DETECTORS)
 """The bundled extractors."""
 NAMES = (*JUDGES, "lite0", "inception-v3", "inception-v3-pytorch-fid", "dinov2", "clip")
 
@@ -158,10 +161,11 @@ def _fitting(spec: ImageSpec, source: str) -> str:
     """The extractor that was made for such pictures, as far as can be seen.
 
     A bundled judge knows its own source or classes; RGB pictures of which it knows neither are for
-    `lite0`. Where that is not installed, a judge sees whatever has its shape.
+    `lite0`. Where that is not installed, a judge sees whatever has its shape. No detector is
+    chosen, for its features say where objects are and not what they look like.
     """
     general = spec.channels == 3 and has_lite0()
-    for name in JUDGES:
+    for name in (name for name in JUDGES if name not in DETECTORS):
         header = read_header(model_file(_bundled(name)))
         known, learnt = header.spec, header.recipe.get("data", {}).get("source", "")
         alike = name != "lenet" or spec.shape == known.shape
