@@ -275,7 +275,7 @@ class GenerativeModel(Learner):
     ) -> Images:
         """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
         c = _for_each(n, c)
-        parts = []
+        parts: list[Images] = []
         for first in range(0, n, self.at_once):
             rows = slice(first, min(first + self.at_once, n))
             own = seed + first if isinstance(seed, int) else seed[rows]

@@ -114,7 +114,9 @@ class _Schemas(GenerateJsonSchema):
         return {"type": "object"}
 
 
-def plain(function: Callable[..., Any], values: Mapping[str, Any], skip: Iterable[str]) -> dict:
+def plain(
+    function: Callable[..., Any], values: Mapping[str, Any], skip: Iterable[str]
+) -> dict[str, Any]:
     """Validated arguments as JSON values."""
     return _fields(function, frozenset(skip)).model_construct(**values).model_dump(mode="json")
 
@@ -134,7 +136,9 @@ def parse_value(text: str) -> Any:
     return text
 
 
-def parse_assignments(arguments: Iterable[str], sections: Iterable[str]) -> dict[str, dict]:
+def parse_assignments(
+    arguments: Iterable[str], sections: Iterable[str]
+) -> dict[str, dict[str, Any]]:
     """`model.channels=64 train.steps=2000` as one dictionary a section.
 
     Raises:
