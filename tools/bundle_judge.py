@@ -88,8 +88,8 @@ def composed(split: str, size: int, style: str) -> str:
     data = open_data("scenes", size=size, split=split, style=style)
     report = evaluate(data, data, metrics=["composition"], n=_SCENES, quiet=True)
     names = (*SKILLS.values(), "composition")
-    found = [number for name in names if (number := report.number(name))]
-    shares = " | ".join(f"{number.value:.1%} ({number.n:,})" for number in found)
+    found = (report.number(name) for name in names)
+    shares = " | ".join(f"{each.value:.1%} ({each.n:,})" if each else "-" for each in found)
     return f"| {split} | {size} | {style} | {shares} |"
 
 

@@ -23,7 +23,6 @@ from limner.data.sprites import object_numbers
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.judges.judge import Detections
 from limner.evaluate.metrics.geneval import (
-    COUNTED_SCORE,
     LEAST,
     LEAST_SCORE,
     SKILLS,
@@ -249,11 +248,10 @@ def test_what_counts_is_what_was_found_surely_enough():
     assert shows([dog], one)
     assert not shows([dog._replace(score=LEAST_SCORE - 0.01)], one)
     assert shows([dog, found("cat", 0, 0, 1, 1)], one), "others may be there, too"
-    sure = [dog._replace(score=COUNTED_SCORE)] * 3
-    assert shows(sure, three)
-    assert shows([*sure, dog], three), "the fourth is not sure enough to be counted"
-    assert not shows([*sure, sure[0]], three)
-    assert not shows(sure[:2], three)
+    assert shows([dog] * 3, three)
+    assert shows([*[dog] * 3, dog._replace(score=0.2)], three), "the fourth is not sure enough"
+    assert not shows([dog] * 4, three)
+    assert not shows([dog] * 2, three)
     blue = dog._replace(colour="blue", score=0.9)
     assert shows([dog], red)
     assert not shows([dog, blue], red), "the surer one has another colour"

@@ -11,8 +11,10 @@ Captions are those of `scenes`, of which it is known what they say. Where an obj
 its colour and place are those of the surer finding.
 
 Kept from GenEval: the six skills, their rules, the score from which an object counts as found, and
-the law of left, right, above and below. Different: the detector names colours, too; the scores are
-its own; "on top of" and "inside" are told by boxes, which GenEval does not ask for.
+the law of left, right, above and below. Different: the detector names colours, too; the score is
+the same for counting (GenEval's is 0.9 there), for in 2,400 real scenes the detector counted never
+too many from 0.15 on, and ever more often too few above 0.4; "on top of" and "inside" are told by
+boxes, which GenEval does not ask for.
 
 Reference:
     Ghosh, Hajishirzi, Schmidt (2023). GenEval: an object-focused framework for evaluating
@@ -52,8 +54,6 @@ COLOURED = ("colours", "attribution")
 """The skills whose captions say the colours that are asked for."""
 LEAST_SCORE = 0.3
 """From this score on an object counts as found; GenEval's own."""
-COUNTED_SCORE = 0.5
-"""The same where objects are counted, for one too many is wrong, too."""
 LEAST = 10
 """A share of fewer pictures of a skill says nothing."""
 _MARGIN = 0.1  # GenEval's: of the sum of two objects' sides
@@ -129,8 +129,7 @@ def shows(found: Sequence[Finding], request: Request) -> bool:
     """
     chosen: list[Finding] = []
     for wanted in request.wanted:
-        least = LEAST_SCORE if wanted.exactly is None else COUNTED_SCORE
-        these = [each for each in found if each.name == wanted.name and each.score >= least]
+        these = [each for each in found if each.name == wanted.name and each.score >= LEAST_SCORE]
         if not these or (wanted.exactly is not None and len(these) != wanted.exactly):
             return False
         surest = max(these, key=lambda each: (each.score, each.box))
