@@ -11,7 +11,7 @@ from limner.training.run import open_stream, resume, train
 from limner.training.validation import LOSS, Validation
 
 CPU = torch.device("cpu")
-DATA = {"source": "emoji", "size": 16, "label": "none"}
+DATA = {"source": "scenes", "size": 16, "vocabulary": 8, "text": False}
 
 
 def recipe(**changed: object) -> Recipe:
@@ -43,7 +43,7 @@ def test_what_has_none_is_refused():
     model = r.build(open_stream(r).dataset.spec)
     options = TrainOptions(validation=4)
     with pytest.raises(LimnerError, match="no split that training does not see"):
-        Validation({"source": "unpaired:emoji,emoji"}, options, model)
+        Validation({"source": "unpaired:scenes,scenes"}, options, model)
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
     with pytest.raises(LimnerError, match=r"players of a gan model"):
         Validation(DATA, options, game)
