@@ -44,7 +44,7 @@ from torch import Tensor
 
 from limner.data import open_data
 from limner.data.png import save_png
-from limner.evaluate.extractors.features import Extractor
+from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.inception import Inception, Network, loaded
 from limner.evaluate.metrics.fid import distance_of_features, frechet_distance
 from limner.evaluate.metrics.statistics import Moments

@@ -26,7 +26,8 @@ from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.data.pictures import Pictures
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.features import JUDGES, Extractor, ImageText, extractor
+from limner.evaluate.extractors.choose import JUDGES, extractor
+from limner.evaluate.extractors.extractor import Extractor, ImageText
 from limner.evaluate.metrics.geneval import SKILLS
 from limner.evaluate.metrics.retrieval import retrieval
 

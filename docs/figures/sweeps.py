@@ -28,7 +28,8 @@ from limner.diffusion.classifier_guidance import Classifier
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.evaluate.cache import cache_folder
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.features import extractor, fingerprint
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import fingerprint
 from limner.evaluate.metrics.fid import frechet_distance
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.report import Number, Report, append, read_reports

@@ -13,7 +13,8 @@ from limner.contract.errors import LimnerError
 from limner.data import open_data
 from limner.data.dataset import Dataset
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.features import JUDGES, Extractor, extractor
+from limner.evaluate.extractors.choose import JUDGES, extractor
+from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.geneval import SKILLS
 
 LARGEST = 5_000_000  # bytes

@@ -30,6 +30,7 @@ from limner.evaluate import comparison
 from limner.evaluate.charts import _axis
 from limner.evaluate.comparison import compare
 from limner.evaluate.leaderboard import MARK, Column, Compared, Comparison, duration, interval
+from limner.evaluate.page import write
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
 
 SIDE, INK, N = 8, 0.2, 40
@@ -319,7 +320,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_nothing_else(found: Comparison, tmp_path: Path):
-    page, document, table = found.write(tmp_path / "out")
+    page, document, table = write(found, tmp_path / "out")
     content = page.read_text(encoding="utf-8")
     parsed = Page(content)
     assert parsed.open == [] and len(set(parsed.cells)) == 1, "each row has a cell in each column"
@@ -351,7 +352,7 @@ def test_words_from_outside_are_shown_as_text(folder: Path, tmp_path: Path):
     found = compare(
         [odd], f"folder:{folder / 'data'}", metrics=["memorisation"], data={"levels": 2}
     )
-    (page, *_) = found.write(tmp_path / "out")
+    (page, *_) = write(found, tmp_path / "out")
     assert "<img src=x" not in page.read_text(encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ from limner.diffusion.vdm import VDM
 from limner.evaluate import passes
 from limner.evaluate.cache import cache_folder, keep, kept
 from limner.evaluate.evaluation import METRICS, evaluate
-from limner.evaluate.extractors.features import Features
+from limner.evaluate.extractors.extractor import Features
 from limner.evaluate.metrics import fidelity
 from limner.evaluate.metrics.fid import distance_of_features
 from limner.evaluate.metrics.fld import fld

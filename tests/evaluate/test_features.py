@@ -13,8 +13,9 @@ from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_uint8
 from limner.contract.text import Tokenizer, text_spec
-from limner.evaluate.extractors import features
-from limner.evaluate.extractors.features import ImageText, extractor, fingerprint
+from limner.evaluate.extractors import choose
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import ImageText, fingerprint
 from limner.evaluate.judges.judge import ImageTextJudge, Judge
 
 DIGITS = ImageSpec(1, 12, 12, labels=tuple("0123"))
@@ -41,7 +42,7 @@ def emoji(tmp_path: Path) -> Path:
 def zoo(digits: Path, emoji: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """The two as if they were bundled."""
     known = {"lenet": digits, "emoji-judge": emoji}
-    monkeypatch.setattr(features, "bundled", lambda: known)
+    monkeypatch.setattr(choose, "bundled", lambda: known)
     return known
 
 
@@ -176,6 +177,6 @@ def test_what_is_no_extractor_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     save_model(build("ddpm", ImageSpec(3, 8, 8), channels=(8,)), tmp_path / "ddpm")
     with pytest.raises(LimnerError, match="is a ddpm, which is no judge; train lenet or"):
         extractor("lenet", DIGITS, weights=tmp_path / "ddpm")
-    monkeypatch.setattr(features, "bundled", dict)
+    monkeypatch.setattr(choose, "bundled", dict)
     with pytest.raises(LimnerError, match="bundled judge 'lenet' is missing; reinstall limner"):
         extractor("lenet", DIGITS)

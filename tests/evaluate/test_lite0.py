@@ -19,8 +19,9 @@ from limner.contract.checkpoint import load_tensors, save_tensors
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.data import open_data
-from limner.evaluate.extractors import features, weights
-from limner.evaluate.extractors.features import Extractor, Features, extractor
+from limner.evaluate.extractors import choose, weights
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import Extractor, Features
 from limner.evaluate.extractors.lite0 import SIDE, Network, loaded, name_in_file
 from limner.evaluate.extractors.weights import LITE0_PACKAGE, lite0_file
 from limner.evaluate.report import Report
@@ -205,7 +206,7 @@ def test_two_folders_of_pictures_are_compared_without_a_word_more(
 def test_it_is_the_choice_for_rgb_pictures_that_no_bundled_judge_was_made_for(
     installed: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(features, "has_lite0", lambda: installed)
+    monkeypatch.setattr(choose, "has_lite0", lambda: installed)
     otherwise = "lite0" if installed else "emoji-judge"
     assert extractor(None, SPEC, source="folder:photos").name == otherwise
     assert extractor(None, SPEC).name == otherwise

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
-from limner.evaluate.extractors.features import extractor
+from limner.evaluate.extractors.choose import extractor
 
 SPEC = ImageSpec(3, 32, 32)
 TOWER: dict[str, Any] = {

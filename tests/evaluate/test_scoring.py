@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_uint8
 from limner.contract.noise import Noise
 from limner.data.png import save_png, to_pil
-from limner.evaluate.extractors.features import JudgeExtractor
+from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.judges.lenet import LeNet
 from limner.evaluate.scoring import Scorer, score
 from limner.evaluate.self_test import self_test
@@ -201,7 +201,7 @@ def test_a_likelihood_finds_what_a_classifier_is_sure_of(folder: Path, classifie
 
 
 def test_a_self_test_without_a_classifier_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("limner.evaluate.extractors.features.JUDGES", ())
+    monkeypatch.setattr("limner.evaluate.extractors.choose.JUDGES", ())
     scorer = Scorer.open(folder / "run", None, 100, {}, "cpu")
     found = self_test(scorer, f"folder:{folder / 'data'}")
     assert found.classifier == "" and "no classifier stands beside" in found.text()

@@ -17,8 +17,8 @@ from limner.contract.checkpoint import load_tensors, save_tensors
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.evaluate.extractors import weights
+from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.convert import convert
-from limner.evaluate.extractors.features import extractor
 from limner.evaluate.extractors.weights import FILE, inception_file
 
 TENSORS = {"fc.weight": torch.arange(6.0).view(2, 3), "bn.num_batches_tracked": torch.tensor(7)}

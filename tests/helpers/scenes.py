@@ -10,7 +10,7 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
 from limner.data import Dataset
-from limner.evaluate.extractors.features import Features
+from limner.evaluate.extractors.extractor import Features
 
 TEXT = text_spec()
 COLOURS = {

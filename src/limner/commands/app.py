@@ -330,6 +330,7 @@ def compare(
 ) -> None:
     """Put runs, models and folders of pictures side by side: a leaderboard, and a page of it."""
     from limner.evaluate.comparison import compare as compare_all
+    from limner.evaluate.page import write
     from limner.runtime import processes
 
     subjects, options = apart(arguments, "sampler", "data")
@@ -346,7 +347,7 @@ def compare(
         device=device,
     )
     if processes.first():
-        page, *_ = found.write(out)
+        page, *_ = write(found, out)
         if as_json:
             print_json(found.to_json())
         else:

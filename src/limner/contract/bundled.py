@@ -1,6 +1,6 @@
 """The bundled models: a folder each, with `model.safetensors` and a card that says its numbers.
 
-Some paint, others judge, see `limner.evaluate.extractors.features`.
+Some paint, others judge, see `limner.evaluate.extractors.choose`.
 """
 
 from importlib.resources import files

@@ -20,8 +20,9 @@ import limner
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
-from limner.evaluate.extractors.features import Extractor, JudgeExtractor
-from limner.evaluate.extractors.features import extractor as open_extractor
+from limner.evaluate.extractors.choose import extractor as open_extractor
+from limner.evaluate.extractors.extractor import Extractor
+from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.metric import Metric, Setting
 from limner.evaluate.metrics.captions import Retrieval
 from limner.evaluate.metrics.classes import Accuracy, Modes
@@ -108,7 +109,7 @@ def evaluate(
         n: pictures of the subject; None for as many of a model as the reference has, at most 1,000,
             and for all that are there.
         seed: picture i is painted from seed + i.
-        extractor: its name, see `evaluate.extractors.features.extractor`, or one of your
+        extractor: its name, see `evaluate.extractors.choose.extractor`, or one of your
             own; None for the one that fits the data.
         weights: the extractor's, from elsewhere.
         sampler: the model's own options, over those of its recipe.

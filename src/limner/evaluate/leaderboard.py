@@ -15,15 +15,12 @@ all were computed from equally many pictures: else chance, or n, may have made t
 import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import UInt8
 from torch import Tensor
 
 import limner
-from limner.contract.checkpoint import write_durably
-from limner.contract.errors import LimnerError
 from limner.evaluate.evaluation import METRICS
 from limner.evaluate.metrics.statistics import NORMAL_97_5
 from limner.evaluate.passes import BLOCK
@@ -257,28 +254,6 @@ class Comparison:
         document |= {"sampler": self.sampler, "date": self.date}
         document |= {"subjects": subjects, "best": marks}
         return json.loads(json.dumps(document, default=str, allow_nan=False))
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write index.html, comparison.json and comparison.md.
-
-        Raises:
-            LimnerError: the folder cannot be written.
-        """
-        from limner.evaluate.page import page
-
-        document = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
-        files = {
-            "index.html": page(self),
-            "comparison.json": f"{document}\n",
-            "comparison.md": self.markdown(),
-        }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, content in files.items():
-                write_durably(folder / name, content.encode())
-        except OSError as error:
-            raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
-        return [folder / name for name in files]
 
 
 FACTS = ("parameters", "training time", "images seen", "time a picture")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from limner.contract.model import GenerativeModel
-from limner.evaluate.extractors.features import Extractor
+from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import wilson
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures

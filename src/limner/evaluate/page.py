@@ -1,12 +1,16 @@
 """The page of `limner compare`: one HTML file with everything in it."""
 
+import json
 import math
 import re
-from importlib.resources import files
+from importlib.resources import files as package_files
+from pathlib import Path
 
 import torch
 from torch.nn.functional import avg_pool2d
 
+from limner.contract.checkpoint import write_durably
+from limner.contract.errors import LimnerError
 from limner.data import png
 from limner.evaluate.charts import Dot, Point, intervals, scatter
 from limner.evaluate.evaluation import METRICS
@@ -31,6 +35,27 @@ _COSTS = {
     "parameters": ("million parameters", 1e6),
     "training time": ("minutes of training", 60),
 }  # of what is drawn: in which unit
+
+
+def write(found: Comparison, folder: Path) -> list[Path]:
+    """Write index.html, comparison.json and comparison.md.
+
+    Raises:
+        LimnerError: the folder cannot be written.
+    """
+    document = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
+    files = {
+        "index.html": page(found),
+        "comparison.json": f"{document}\n",
+        "comparison.md": found.markdown(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_durably(folder / name, content.encode())
+    except OSError as error:
+        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+    return [folder / name for name in files]
 
 
 def page(found: Comparison) -> str:
@@ -63,7 +88,7 @@ def page(found: Comparison) -> str:
         "comparison.md the table.</footer>",
     ]
     style, script = (
-        (files("limner.evaluate") / name).read_text(encoding="utf-8")
+        (package_files("limner.evaluate") / name).read_text(encoding="utf-8")
         for name in ("page.css", "page.js")
     )
     return document(title, "\n".join(parts), style=style, script=script)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.evaluate.cache import cache_folder, discard, keep, kept, key
-from limner.evaluate.extractors.features import Extractor
+from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.runtime import processes

@@ -29,7 +29,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, to_uint8
 from limner.contract.noise import Noise, Purpose
 from limner.data import open_data
-from limner.evaluate.extractors.features import Extractor, extractor
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.scoring import Scorer

@@ -14,7 +14,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.data import SOURCES, Dataset, open_data
-from limner.evaluate.extractors.features import fingerprint
+from limner.evaluate.extractors.extractor import fingerprint
 from limner.evaluate.picture_sets import RealPictures
 
 _LOOKS = ("size", "fit", "channels", "levels", "binarise", "memory")

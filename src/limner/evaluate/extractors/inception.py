@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
-from limner.evaluate.extractors.features import Features, Precision, coloured, fingerprint, named
+from limner.evaluate.extractors.extractor import Features, Precision, coloured, fingerprint, named
 
 SIDE = 299
 """Pictures are resized to so many pixels a side."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from limner.contract.errors import LimnerError
-from limner.evaluate.extractors.features import (
+from limner.evaluate.extractors.extractor import (
     Features,
     Pixels,
     Precision,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
-from limner.evaluate.extractors.features import (
+from limner.evaluate.extractors.extractor import (
     Features,
     Pixels,
     Precision,

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limner.contract.text import Tokenizer, text_spec, word_table
-from limner.evaluate.extractors.features import ImageText
+from limner.evaluate.extractors.extractor import ImageText
 from limner.evaluate.metrics.fidelity import OfFeatures
 from limner.evaluate.metrics.retrieval import retrieval
 from limner.evaluate.metrics.statistics import shuffled

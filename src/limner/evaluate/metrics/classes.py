@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from limner.contract.image import ImageSpec
-from limner.evaluate.extractors.features import Extractor, extractor
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metric import Metric
 from limner.evaluate.metrics.fidelity import OfFeatures
 from limner.evaluate.metrics.modes import modes

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.evaluate.extractors.features import Extractor
+from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metric import Metric
 from limner.evaluate.metrics import fid
 from limner.evaluate.metrics import mind as monge

@@ -34,7 +34,8 @@ from limner.contract.layout import COLOURS, NONE
 from limner.data.composition import Scene
 from limner.data.dataset import Dataset
 from limner.data.scenes import ComposedScenes
-from limner.evaluate.extractors.features import Detects, Extractor, extractor
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import Detects, Extractor
 from limner.evaluate.metric import Metric
 from limner.evaluate.metrics.statistics import Estimate, shuffled, wilson
 from limner.evaluate.passes import Columns, Observer, Seen

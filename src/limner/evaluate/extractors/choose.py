@@ -1,0 +1,125 @@
+"""Extractors by name, and the one that fits the pictures.
+
+lenet                      grey digits, at 28 x 28: 128 features, 10 classes; bundled
+emoji-judge                emoji, at 32 x 32: 192 features, 9 classes, captions; bundled
+lite0                      RGB pictures, at 128 x 128: 1,280 features, 1,000 classes
+scene-judge                scenes, at 128 x 128: 128 features, and the objects in them; bundled
+inception-v3               of the Frechet inception distance: 2,048 features, 1,008 classes
+inception-v3-pytorch-fid   the same, of pictures resized as by pytorch-fid
+dinov2, clip               through transformers, as many features as the model has
+"""
+
+from pathlib import Path
+
+import torch
+
+from limner.contract.bundled import bundled
+from limner.contract.checkpoint import load, load_tensors, model_file, read_header
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.image import ImageSpec
+from limner.evaluate.extractors.extractor import Extractor, Precision
+from limner.evaluate.extractors.judge import DetectorExtractor, ImageTextExtractor, JudgeExtractor
+from limner.evaluate.extractors.weights import has_lite0, inception_file, lite0_file
+from limner.evaluate.judges.judge import Detector, ImageTextJudge, Judge
+
+DETECTORS = ("scene-judge",)
+"""The bundled extractors that find objects."""
+JUDGES = ("lenet", "emoji-judge", *DETECTORS)
+"""The bundled extractors."""
+NAMES = (*JUDGES, "lite0", "inception-v3", "inception-v3-pytorch-fid", "dinov2", "clip")
+
+
+def extractor(
+    name: str | None,
+    spec: ImageSpec,
+    device: str | torch.device = "cpu",
+    weights: Path | str | None = None,
+    dtype: Precision = "float32",
+    source: str = "",
+) -> Extractor:
+    """An extractor, ready to use.
+
+    Args:
+        name: one of `NAMES`; None for the bundled one that was trained on such pictures, else
+            `lite0` where it is installed and the pictures are RGB.
+        spec: what the pictures are; only read where the name is None.
+        device: where it computes.
+        weights: a file or folder in place of the usual weights: for a bundled judge a run of one's
+            own, for `dinov2` and `clip` a folder, or a name on the Hugging Face hub.
+        dtype: in which it computes.
+        source: the data set of the pictures; only read where the name is None.
+
+    Raises:
+        LimnerError: no such extractor, none that fits, or weights that are nowhere or do not fit.
+    """
+    name = name or _fitting(spec, source)
+    if name not in NAMES:
+        raise unknown("extractor", name, NAMES)
+    if name in JUDGES:
+        return _judge(name, device, weights, dtype)
+    if name in ("dinov2", "clip"):
+        from limner.evaluate.extractors.transformers import pretrained
+
+        return pretrained(name, weights, device, dtype)
+    if name == "lite0":
+        from limner.evaluate.extractors import lite0
+
+        file = lite0_file(weights)
+        return lite0.Lite0(lite0.loaded(load_tensors(file), str(file)), device, dtype)
+    from limner.evaluate.extractors.inception import Inception, loaded
+
+    file = inception_file(weights)
+    network = loaded(load_tensors(file), str(file))
+    resized = "pytorch-fid" if name.endswith("pytorch-fid") else "tensorflow"
+    return Inception(network, resized, device, dtype)
+
+
+def _bundled(name: str) -> Path:
+    folders = bundled()
+    if name not in folders:
+        raise LimnerError(f"the bundled judge '{name}' is missing; reinstall limner")
+    return folders[name]
+
+
+def _fitting(spec: ImageSpec, source: str) -> str:
+    """The extractor that was made for such pictures, as far as can be seen.
+
+    A bundled judge knows its own source or classes; RGB pictures of which it knows neither are for
+    `lite0`. Where that is not installed, a judge sees whatever has its shape. No detector is
+    chosen, for its features say where objects are and not what they look like.
+    """
+    general = spec.channels == 3 and has_lite0()
+    for name in (name for name in JUDGES if name not in DETECTORS):
+        header = read_header(model_file(_bundled(name)))
+        known, learnt = header.spec, header.recipe.get("data", {}).get("source", "")
+        alike = name != "lenet" or spec.shape == known.shape
+        if not alike or spec.labels not in ((), known.labels) or spec.channels not in (1, 3):
+            continue
+        if spec.labels or (source and source == learnt) or not general:
+            return name
+    if general:
+        return "lite0"
+    classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
+    install = "; for lite0 type: pip install 'limner[judge]'" if spec.channels == 3 else ""
+    raise LimnerError(
+        f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
+        f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}{install}"
+    )
+
+
+def _judge(
+    name: str, device: str | torch.device, weights: Path | str | None, dtype: Precision
+) -> JudgeExtractor:
+    path = Path(weights) if weights else _bundled(name)
+    model = load(path, str(device))
+    said = f"{name} of {weights}" if weights else name
+    learnt = read_header(model_file(path)).recipe.get("data", {}).get("source", "")
+    if isinstance(model, ImageTextJudge):
+        return ImageTextExtractor(model, said, dtype, learnt)
+    if isinstance(model, Detector):
+        return DetectorExtractor(model, said, dtype, learnt)
+    if isinstance(model, Judge):
+        return JudgeExtractor(model, said, dtype, learnt)
+    raise LimnerError(
+        f"'{path}' is a {model.name}, which is no judge; train lenet or another judge"
+    )
