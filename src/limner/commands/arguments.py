@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 Options = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")]
-Run = Annotated[Path | None, typer.Option("--run", help="The folder that the run goes to.")]
+Run = Annotated[
+    Path | None,
+    typer.Option("--run", "-r", help="The folder that the run goes to; under torchrun write -r."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Against = Annotated[
     str | None, typer.Option(help="Real pictures: a source; unless given, what was trained on.")

@@ -1,0 +1,56 @@
+"""limner under torchrun, whose own parser reads the options of limner first."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed.run
+import typer.main
+
+from limner.commands.app import app
+from limner.contract.checkpoint import read_header
+
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "compare"])
+def test_every_option_has_a_spelling_that_torchrun_hands_on(command: str, capsys):
+    options = typer.main.get_command(app).commands[command].params  # pyright: ignore
+    for option in (each for each in options if each.opts[0].startswith("-")):
+        handed = []
+        for spelling in option.opts:
+            given = [command, "x", spelling, "y"]
+            try:
+                read = torch.distributed.run.parse_args(["-m", "limner", *given])
+            except SystemExit:
+                assert "ambiguous option" in capsys.readouterr().err
+            else:
+                assert read.training_script_args == given
+                handed.append(spelling)
+        assert handed, f"torchrun refuses {option.opts}"
+
+
+def test_the_documented_line_trains(tmp_path: Path):
+    line = re.search(r"^torchrun .*", DOCS.read_text(), re.MULTILINE)
+    assert line
+    program, *words = shlex.split(line[0])
+    assert program == "torchrun"
+    small = "model.channels=8 train.steps=2 train.batch=4 train.samples=0"
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    place = {"PET_MASTER_PORT": str(port), "PET_LOCAL_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words, *small.split()],
+        cwd=tmp_path,
+        env=os.environ | place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_header(tmp_path / words[-1] / "model.safetensors").images_seen == 8
