@@ -101,11 +101,6 @@ class Canvas(Encodes):
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         return self.frame_count(**options)
 
-    def upscale(
-        self, x: Images, c: Condition = Condition(), *, seed: Any = 0, **options: Any
-    ) -> Iterator[Images]:
-        yield x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
     def attention_maps(self, x: Images, c: Condition) -> Tensor:
         """Token k is looked for in the k-th quarter of the width alone."""
         assert c.text is not None

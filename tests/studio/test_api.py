@@ -49,7 +49,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
     assert toy["schema"]["properties"]["steps"]["maximum"] == 4000
     assert toy["help"]["scale"] == "how strong the colours are."
     assert by_name["runs/animals"]["labels"] == ["cat", "dog", "sea horse"]
-    anything = {"paint", "edit", "upscale", "reconstruct", "interpolate", "walk", "mix"}
+    anything = {"paint", "edit", "reconstruct", "interpolate", "walk", "mix"}
     assert toy["tasks"].keys() == anything | {"attention"}
     assert by_name["runs/animals"]["tasks"].keys() == anything, "there are no words to look for"
     rows = by_name["runs/rows"]["tasks"].keys()
@@ -170,7 +170,7 @@ def test_cancelling_ends_what_runs_and_what_waits(studio: Studio):
     assert studio.client.delete(f"/api/v1/jobs/{other}").json()["state"] == "done"
 
 
-def test_pictures_are_edited_completed_enlarged_and_mixed(studio: Studio):
+def test_pictures_are_edited_completed_and_mixed(studio: Studio):
     red = studio.send(png(colour="red"))["id"]
     half = Image.new("L", (16, 16), 0)
     half.paste(255, (0, 0, 8, 16))
@@ -187,8 +187,6 @@ def test_pictures_are_edited_completed_enlarged_and_mixed(studio: Studio):
     done = studio.painted(options={"keep": 0.25}, **of)
     lower = studio.pixels(done["outputs"][0])
     assert lower.getpixel((4, 3)) == (255, 0, 0) != lower.getpixel((4, 4))
-    large = studio.painted(task="upscale", inputs={"image": red})["outputs"][0]
-    assert (large["width"], large["height"]) == (32, 32)
     inputs = {"image": red, "other": studio.send(png(colour="blue"))["id"]}
     path = studio.painted(task="interpolate", inputs=inputs, options={"steps": 5})["outputs"]
     assert len(path) == 5 and studio.pixels(path[0]).getpixel((0, 0)) == (255, 0, 0)

@@ -25,7 +25,7 @@ def newest(studio: Studio) -> Image.Image:
     return studio.pixels(found[0])
 
 
-def test_a_picture_is_followed_completed_sent_on_and_enlarged(visit: Open, studio: Studio):
+def test_a_picture_is_followed_completed_and_sent_on(visit: Open, studio: Studio):
     page = visit()
     page.select_option("#count", "1")
     page.select_option("#model", "runs/negative")
@@ -45,10 +45,10 @@ def test_a_picture_is_followed_completed_sent_on_and_enlarged(visit: Open, studi
     page.wait_for_selector(".job.done img")
     assert newest(studio).getpixel((5, 3)) == (0, 0, 255) != newest(studio).getpixel((5, 4))
     page.locator(".job.done a").first.click()
-    page.get_by_role("button", name="Enlarge").click()  # send to
+    page.get_by_role("button", name="Reconstruct").click()  # send to
     expect(page.get_by_alt_text("the picture that was given")).to_be_visible()
-    page.locator(".paint", has_text="Enlarge").click()
-    page.wait_for_function("() => document.querySelector('.job.done img')?.naturalWidth === 32")
+    page.locator(".paint", has_text="Reconstruct").click()
+    expect(page.locator(".job.done")).to_have_count(2)
     page.locator(".job.done a").first.click()
     page.get_by_role("button", name="Before and after").click()
     page.locator(".compare input").fill("30")
@@ -57,7 +57,7 @@ def test_a_picture_is_followed_completed_sent_on_and_enlarged(visit: Open, studi
         page.get_by_role("link", name="PNG with its settings").click()
     file = Image.open(io.BytesIO(Path(kept.value.path()).read_bytes()))
     settings = json.loads(file.info["limner"])
-    assert settings["task"] == "upscale" and settings["model"] == "runs/rows"
+    assert settings["task"] == "reconstruct" and settings["model"] == "runs/rows"
 
 
 def test_the_seed_is_diced_and_kept(visit: Open):

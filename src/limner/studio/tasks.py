@@ -7,7 +7,7 @@ keyword arguments, from which the page makes a form; which models have it, a pro
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,23 +22,6 @@ from limner.contract.options import json_schema, validated
 from limner.diffusion.attention_maps import Attends
 
 _NOT_OPTIONS = ("work",)
-
-
-@runtime_checkable
-class Upscales(Protocol):
-    """A model that enlarges a picture."""
-
-    def upscale(
-        self,
-        x: Images,
-        c: Condition = Condition(),
-        *,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield enlarged pictures as they form; arguments as for `contract.model.Edits.edit`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -99,14 +82,6 @@ def edit(work: Work, *, strength: Annotated[float, Field(gt=0, le=1)] = 0.6) -> 
     mask = work.given("mask") if "mask" in work.pictures else None
     told: dict[str, Any] = {"mask": mask, "strength": strength, "seed": list(work.seeds)}
     yield from work.model.edit(work.given("image"), work.c, **told, **work.sampler)
-
-
-def upscale(work: Work) -> Iterator[Images]:
-    """A picture enlarged."""
-    assert isinstance(work.model, Upscales)
-    yield from work.model.upscale(
-        work.given("image"), work.c, seed=list(work.seeds), **work.sampler
-    )
 
 
 def reconstruct(work: Work) -> Iterator[Images]:
@@ -252,7 +227,6 @@ TASKS = {
         "Change a picture", edit, Edits, inputs={"image": True, "mask": False}, frames=_edit_count
     ),
     "complete": Task("Complete a picture", complete, Completes, inputs={"image": True}),
-    "upscale": Task("Enlarge", upscale, Upscales, inputs={"image": True}),
     "reconstruct": Task("Reconstruct", reconstruct, Encodes, inputs={"image": True}, several=False),
     "interpolate": Task(
         "Interpolate",
