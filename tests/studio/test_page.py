@@ -108,7 +108,7 @@ def test_a_picture_that_is_dropped_brings_its_settings_back(visit: Open, studio:
 
 
 def test_a_problem_is_said_beside_the_button(visit: Open):
-    page = visit(refused=True)
+    page = visit(expected="422")
     page.evaluate("document.querySelector('#prompt').removeAttribute('maxlength')")
     page.fill("#prompt", "x" * 3000)
     with page.expect_response("**/api/v1/jobs"):

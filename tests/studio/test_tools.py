@@ -149,7 +149,7 @@ BOARD = """<table class="board">
 def test_reports_are_pages_and_a_comparison_sorts_but_cannot_look_out(visit: Open, studio: Studio):
     import limner.evaluate
 
-    page = visit("/reports", refused=True)
+    page = visit("/reports", expected="Content Security Policy")
     expect(page.get_by_role("heading", name="Reports")).to_be_visible()
     folder = studio.folder / "side-by-side"
     folder.mkdir()

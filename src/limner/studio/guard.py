@@ -25,8 +25,9 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
 )
+_SECURE = (b"cross-origin-opener-policy", b"same-origin")
+"""For secure contexts alone, which browsers tell by `Sec-Fetch-Site`; elsewhere they warn of it."""
 _FRESH = (b"cache-control", b"no-cache")  # a page's parts are all of one version
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz", "/readyz")
@@ -59,7 +60,8 @@ class Guard:
             return
         cap = MAX_UPLOAD_BYTES if scope["path"].startswith("/api/v1/assets") else MAX_JSON_BYTES
         started, read = False, 0
-        fresh = [_FRESH] if scope["path"].startswith("/page/") else []
+        extra = [_FRESH] if scope["path"].startswith("/page/") else []
+        extra += [_SECURE] if "sec-fetch-site" in headers else []
 
         async def counted() -> Message:
             nonlocal read
@@ -76,7 +78,7 @@ class Guard:
                 message = dict(message)
                 own = {name for name, _ in message["headers"]}
                 usual = [each for each in _HEADERS if each[0] not in own]
-                message["headers"] = [*message["headers"], *usual, *fresh]
+                message["headers"] = [*message["headers"], *usual, *extra]
             await send(message)
 
         try:

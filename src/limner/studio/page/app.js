@@ -1,12 +1,12 @@
 // The page: its parts, its keys, and what may be dropped on it.
 
-import { html, render, useEffect, useState } from "/page/vendor/preact.js";
+import { html, render, useEffect, useErrorBoundary, useState } from "/page/vendor/preact.js";
 import { Board } from "/page/board.js";
 import { Composer } from "/page/composer.js";
-import { Icon, Link, caption, useTheme } from "/page/parts.js";
+import { Alert, Icon, Link, caption, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, status } from "/page/stage.js";
-import { cancelAll, go, loadHistory, loadJobs, loadModels, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, forgetForm, go, loadHistory, loadJobs, loadModels, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
 import { Viewer, beside, close } from "/page/viewer.js";
 
 function Header() {
@@ -65,17 +65,24 @@ function over(event) {
   document.body.classList.add("dropping");
 }
 
+const Home = () => html`<${Composer} /><${Stage} />`;
+const VIEWS = { home: Home, picture: Viewer, grid: Board, reports: Reports };
+
+/** What the address says; should it fail, why, and a way out. */
+function View() {
+  const { name, id } = state.route;
+  const [error, again] = useErrorBoundary(trouble);
+  const anew = () => { forgetForm(); go("/"); again(); };
+  if (!error) return html`${name !== "home" && html`<${Alert} />`}<${VIEWS[name]} key=${id} id=${id} />`;
+  const problem = { message: `this view cannot be shown: ${error.message ?? error}`, hint: "what was painted is kept" };
+  return html`<div><${Alert} problem=${problem} /><button type="button" class="second" onClick=${anew}>Begin with an empty form</button></div>`;
+}
+
 function App() {
   const [, again] = useState(0);
   useEffect(() => subscribe(() => again((n) => n + 1)), []);
-  const { route } = state;
   return html`<${Header} />
-    <main class=${route.name}>
-      ${route.name === "picture" ? html`<${Viewer} key=${route.id} id=${route.id} />`
-        : route.name === "grid" ? html`<${Board} key=${route.id} id=${route.id} />`
-        : route.name === "reports" ? html`<${Reports} key=${route.id} id=${route.id} />`
-          : html`<${Composer} /><${Stage} />`}
-    </main>
+    <main class=${state.route.name}><${View} key=${location.pathname} /></main>
     ${state.notice && html`<p class="notice" role="status">${state.notice}</p>`}
     <${Spoken} />`;
 }
@@ -91,4 +98,6 @@ addEventListener("paste", (event) => {
   const [file] = event.clipboardData?.files ?? [];
   if (file?.type.startsWith("image/")) take(file);
 });
+addEventListener("error", (event) => event.error && trouble(event.error));
+addEventListener("unhandledrejection", (event) => { event.preventDefault(); trouble(event.reason); });
 Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(trouble);

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
-import { Forming, Link, caption, copied, span } from "/page/parts.js";
+import { Forming, Link, Missing, caption, copied, span } from "/page/parts.js";
 import { loadBoard, state, trouble } from "/page/state.js";
 
 function Cell({ job }) {
@@ -36,7 +36,7 @@ export function Board({ id }) {
     return row ? html`<small title=${`n = ${row.n}`}>${row.name} ${row.value}</small>` : null;
   };
   const done = jobs.filter((job) => job.state === "done").length;
-  if (!jobs.length) return html`<div class="board"><p class="hint">${loaded ? "There is no such grid; it may have been deleted." : "Looking for the grid."}</p></div>`;
+  if (!jobs.length) return loaded ? html`<${Missing} what="grid" />` : html`<div class="board"><p class="hint">Looking for the grid.</p></div>`;
   return html`<section class="board" aria-label="Grid">
     <header><h1>${caption(jobs[0].params)}</h1>
       <p>${done} of ${jobs.length} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>

@@ -5,7 +5,7 @@ import { get } from "/page/api.js";
 import { Form } from "/page/form.js";
 import { axes, combinations, parse } from "/page/grid.js";
 import { Brush } from "/page/brush.js";
-import { Icon, Link } from "/page/parts.js";
+import { Alert, Icon, Link } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { choose, dice, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
 
@@ -184,7 +184,7 @@ export function Composer() {
     <${Picker} /><${Tasks} /><${Words} /><${Inputs} />
     ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.wish.options} change=${(options) => wish({ options })} />`}
     <${Numbers} />
-    ${state.problem && html`<p class="problem" role="alert">${state.problem.message}${state.problem.hint && html`<span>${state.problem.hint}</span>`}</p>`}
+    <${Alert} />
     <div class="go">
       <button class="paint" disabled=${!model() || missing} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
       <button type="button" class="second" title="a prompt by chance" disabled=${!model() || missing} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>

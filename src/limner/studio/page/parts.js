@@ -1,7 +1,7 @@
 // Small things that several views share.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { go, say } from "/page/state.js";
+import { go, recall, remember, say, state } from "/page/state.js";
 
 const PATHS = {
   dice: "M5 3h14a2 2 0 0 1 2 2v14a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zM8 8h.01M16 16h.01M16 8h.01M8 16h.01M12 12h.01",
@@ -35,6 +35,14 @@ export function Link({ to, children, ...rest }) {
   return html`<a href=${to} onClick=${follow} ...${rest}>${children}</a>`;
 }
 
+/** What went wrong, and what to do. */
+export function Alert({ problem = state.problem }) {
+  return problem && html`<p class="problem" role="alert">${problem.message}${problem.hint && html`<span>${problem.hint}</span>`}</p>`;
+}
+
+/** In place of what an address leads to, where there is nothing. */
+export const Missing = ({ what }) => html`<section><h1>There is no such ${what}</h1><p class="hint">It may have been deleted. <${Link} to="/" class="link">To the studio</${Link}></p></section>`;
+
 const decoded = new WeakMap();
 
 function bitmap(frame) {
@@ -63,11 +71,23 @@ export function Forming({ frame, place, label }) {
 
 export async function copied(text, what) {
   try {
-    await navigator.clipboard.writeText(text);
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else if (!copiedBySelecting(text)) throw new Error("refused");
     say(`${what} copied`);
   } catch {
     say("this browser does not let pages copy; select the text and copy it");
   }
+}
+
+/** Copy where there is no clipboard to write to: without a secure context. */
+function copiedBySelecting(text) {
+  const area = Object.assign(document.createElement("textarea"), { value: text, className: "hidden" }), focus = document.activeElement;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  focus?.focus();
+  return done;
 }
 
 /** Seconds in words. */
@@ -82,11 +102,11 @@ export function span(seconds) {
 export const caption = (params) => [params.prompt, params.label].filter(Boolean).join(", ") || "without words";
 
 export function useTheme() {
-  const [theme, set] = useState(() => localStorage.getItem("limner-theme") ?? "");
+  const [theme, set] = useState(() => recall("limner-theme") ?? "");
   useEffect(() => {
     if (theme) document.documentElement.dataset.theme = theme;
     else delete document.documentElement.dataset.theme;
-    localStorage.setItem("limner-theme", theme);
+    remember("limner-theme", theme);
   }, [theme]);
   const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   return [dark, () => set(dark ? "light" : "dark")];

@@ -18,9 +18,25 @@ const BLANK = {
   sampler: {}, options: {}, inputs: {},
 };
 
+/** What this browser kept under a name; null where it keeps nothing. */
+export function recall(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** Keep something for the next visit, where the browser lets pages do that. */
+export function remember(name, text) {
+  try {
+    localStorage.setItem(name, text);
+  } catch { /* full or forbidden; this visit goes on without */ }
+}
+
 function remembered() {
   try {
-    return { ...BLANK, ...JSON.parse(localStorage.getItem(KEPT) ?? "{}") };
+    return { ...BLANK, ...JSON.parse(recall(KEPT) ?? "{}") };
   } catch {
     return { ...BLANK };
   }
@@ -57,17 +73,22 @@ export function set(patch) {
 
 export function wish(patch) {
   const next = { ...state.wish, ...patch };
-  localStorage.setItem(KEPT, JSON.stringify(next));
+  remember(KEPT, JSON.stringify(next));
   set({ wish: next, problem: null });
 }
 
 export const model = () => state.models.find((each) => each.name === state.wish.model);
 export const task = () => model()?.tasks[state.wish.task];
 
-/** Show what went wrong; anything but a problem is a bug, and is not hidden. */
+/** Show what went wrong; anything but a problem is a bug, which the console is told of, too. */
 export function trouble(error) {
-  if (!(error instanceof Problem)) throw error;
-  set({ problem: { message: error.message, hint: error.hint } });
+  if (error instanceof Problem) {
+    set({ problem: { message: error.message, hint: error.hint } });
+    return;
+  }
+  console.error(error);
+  const message = `the page made a mistake: ${error?.message ?? error}`;
+  if (state.problem?.message !== message) set({ problem: { message, hint: "reload it; should it happen again, report this line" } });
 }
 
 let fading = null;
@@ -75,6 +96,12 @@ export function say(notice) {
   set({ notice });
   clearTimeout(fading);
   fading = setTimeout(() => set({ notice: "" }), 3500);
+}
+
+/** Forget the form, so that what is in it can break nothing. */
+export function forgetForm() {
+  wish({ ...BLANK, model: state.models[0]?.name ?? "" });
+  set({ axes: [null, null, null], history: state.history ?? [] });
 }
 
 // Models --------------------------------------------------------------------------------------
@@ -122,7 +149,10 @@ export function request() {
   };
 }
 
-async function submit(asked, key = crypto.randomUUID()) {
+/** A name that nobody else has: 128 bits. `crypto.randomUUID` is for secure contexts alone, not for plain http on a LAN. */
+const freshId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+async function submit(asked, key = freshId()) {
   const accepted = await ask("POST", "/api/v1/jobs", asked, { "Idempotency-Key": key });
   changed(accepted.id, { ...asked, board: asked.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
   follower.follow(accepted.id);
@@ -143,7 +173,7 @@ export async function paint() {
 
 /** Paint a grid, a job for each cell, and show it. */
 export async function paintGrid(requests) {
-  const board = crypto.randomUUID().replaceAll("-", "").slice(0, 24);
+  const board = freshId();
   go(`/grid/${board}`);
   try {
     for (const each of requests) await submit({ ...each, board });

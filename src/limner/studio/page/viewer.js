@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
-import { Icon, Link, copied, span } from "/page/parts.js";
+import { Icon, Link, Missing, copied, span } from "/page/parts.js";
 import { Path, path } from "/page/stage.js";
 import { favour, forget, go, look, sendTo, set, state, takers, trouble, useSettings, wish } from "/page/state.js";
 
@@ -65,7 +65,7 @@ export function Viewer({ id }) {
     get(`/api/v1/history/${id}`).then(setPage).catch((error) => { setPage({}); trouble(error); });
   }, [id]);
   if (!page) return html`<div class="viewer"></div>`;
-  if (!page.picture) return html`<div class="viewer"><p class="hint">There is no such picture; it may have been deleted.</p></div>`;
+  if (!page.picture) return html`<${Missing} what="picture" />`;
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
   const [newer, older] = beside(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
   const command = request && asCommand(request), words = picture.words || "without words";

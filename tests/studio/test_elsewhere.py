@@ -1,0 +1,78 @@
+"""The page from another machine, which has plain http and so no secure context; and what it does
+with errors that nobody thought of.
+"""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from conftest import NAME, Open, Studio, clean
+
+
+def test_all_of_the_page_works_from_another_machine(visit: Open, studio: Studio):
+    page = visit(name=NAME)
+    assert not page.evaluate("isSecureContext")
+    page.fill("#prompt", "from the sofa")
+    page.select_option("#count", "1")
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+    page.locator("details.more summary", has_text="Grid").click()
+    page.select_option("#axis-0", "seed")
+    page.get_by_label("Values of columns").fill("1-2")
+    page.get_by_role("button", name="Paint 2 pictures").click()
+    expect(page.locator(".board td img")).to_have_count(2)
+    page.locator(".board td a").first.click()
+    page.get_by_role("button", name="Where it looks").click()
+    expect(page.locator(".spoken button")).to_have_count(3)
+    page.get_by_role("button", name="Copy the address").click()
+    expect(page.locator(".notice")).to_have_text("the address is copied")
+    page.get_by_role("button", name="Use settings").click()
+    page.locator("#prompt").fill("")
+    page.locator("#prompt").press("Control+v")
+    expect(page.locator("#prompt")).to_have_value(re.compile(f"http://{NAME}:.*/p/"))
+
+
+BROKEN = "window.EventSource = class { constructor() { throw new TypeError('out of chance') } }"
+
+
+def test_an_error_that_nobody_thought_of_is_shown(visit: Open):
+    page = visit(expected="out of chance")
+    page.evaluate(f"void ({BROKEN})")
+    page.locator(".paint").click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("out of chance")
+    expect(alert).to_contain_text("reload")
+    clean(page)
+    page.fill("#prompt", "again")
+    expect(alert).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["/reports", "/p/nothing", "/grid/nothing"])
+def test_an_error_is_shown_wherever_one_is(visit: Open, path: str):
+    page = visit(path, expected="out of chance|404")
+    page.evaluate("void Promise.reject(new TypeError('out of chance'))")
+    expect(page.get_by_role("alert")).to_contain_text("out of chance")
+    clean(page)
+
+
+def test_a_browser_that_keeps_nothing_paints_as_well(visit: Open):
+    page = visit()
+    page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('forbidden') })")
+    page.fill("#prompt", "not remembered")
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+
+
+def test_a_view_that_cannot_be_shown_can_be_begun_anew(visit: Open):
+    page = visit(expected="reading 'map'|can't be shown|undefined")
+    page.evaluate(
+        """async () => {
+            const { set } = await import("/page/state.js");
+            set({ history: undefined, total: 1 });
+        }"""
+    )
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("this view cannot be shown")
+    page.get_by_role("button", name="Begin with an empty form").click()
+    expect(page.get_by_role("heading", name="What shall we paint?")).to_be_visible()
