@@ -14,11 +14,9 @@ import toys
 from safetensors.torch import save_file
 
 from limner.contract.checkpoint import (
-    FORMAT,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
     MODEL_FILE,
-    Header,
     load,
     load_tensors,
     read_header,
@@ -28,6 +26,7 @@ from limner.contract.checkpoint import (
     write_durably,
 )
 from limner.contract.errors import LimnerError
+from limner.contract.header import FORMAT, Header
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
-from limner.diffusion.attention_maps import Attends, looking
+from limner.diffusion.attention_maps import looking
 from limner.diffusion.flow_matching import FlowMatching
 from limner.nn.attention import Attention
 

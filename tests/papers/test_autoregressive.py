@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
 from limner.autoregressive.causal_convolution import RowConv2d
+from limner.contract.abilities import Completes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, from_levels
-from limner.contract.model import Completes
 from limner.contract.noise import Noise
 from limner.contract.registry import models
 from limner.contract.text import text_spec

@@ -7,9 +7,10 @@ import torch
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.autoencoders.kl_autoencoder import KLAutoencoder
+from limner.contract.abilities import FirstStage
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
-from limner.contract.model import GenerativeModel, Turn
+from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
@@ -17,7 +18,7 @@ from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.latent_diffusion import LatentDiffusion
 
 
-class Identity(GenerativeModel):
+class Identity(FirstStage):
     """A first stage whose maps are the pictures."""
 
     def __init__(self, spec: ImageSpec) -> None:

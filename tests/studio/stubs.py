@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Encodes
+from limner.contract.abilities import Attends, Completes, Edits, Encodes, Mixes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Blend, Noise
@@ -21,7 +21,7 @@ from limner.contract.registry import Paper, register
 
 
 @register("toy-canvas", family="diffusion", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
-class Canvas(Encodes):
+class Canvas(Encodes, Edits, Mixes, Attends):
     """A stub: two colours, drawn from the seed and from what is asked for."""
 
     def __init__(self, spec: ImageSpec) -> None:
@@ -126,7 +126,7 @@ class Canvas(Encodes):
 
 
 @register("toy-rows", family="autoregressive", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
-class Rows(Canvas):
+class Rows(Canvas, Completes):
     """A stub that goes on from the upper part of a picture."""
 
     def complete(

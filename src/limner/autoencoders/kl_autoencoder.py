@@ -32,7 +32,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Encodes
+from limner.contract.abilities import Encodes, FirstStage, Latents
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
@@ -44,8 +44,6 @@ from limner.nn.residual import ResidualBlock
 
 _MEASURED_BATCHES = 16
 _LOG_VARIANCE = (-30.0, 20.0)
-
-Latents = Float[Tensor, "b d hh ww"]
 
 
 class Coders(nn.Module):
@@ -143,7 +141,7 @@ class PatchCritic(nn.Module):
         "critic_lead": 1,
     },
 )
-class KLAutoencoder(Encodes):
+class KLAutoencoder(Encodes, FirstStage):
     """KL autoencoder: maps of a few channels for latent diffusion, with a critic of patches.
 
     Args:

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoregressive.causal_convolution import Walk
+from limner.contract.abilities import Completes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.model import Likelihood, LikelihoodModel, Turn
@@ -25,7 +26,7 @@ from limner.maths.pixel_laws import PixelLaw, draw
 from limner.nn.condition import Conditioner
 
 
-class AutoregressiveModel(LikelihoodModel):
+class AutoregressiveModel(LikelihoodModel, Completes):
     """Pixels one after the other, each given all before it.
 
     A subclass's constructor calls this one, and then sets `network` and `law`. The network is

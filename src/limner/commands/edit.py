@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.commands.sample import Sheet, Wish, open_model
+from limner.contract.abilities import Completes, Edits
 from limner.contract.errors import LimnerError
 from limner.contract.image import (
     Condition,
@@ -22,7 +23,7 @@ from limner.contract.image import (
     to_levels,
     to_uint8,
 )
-from limner.contract.model import SAMPLE_BATCH, Completes, Edits
+from limner.contract.model import SAMPLE_BATCH
 from limner.contract.registry import models
 from limner.data.decode import UndecodableError, reading, to_pixels
 from limner.runtime.allocator import keep_freed_memory

@@ -1,15 +1,24 @@
-"""Models with codes: a picture has one, a code is a picture, and between two codes lies a path.
+"""What a model can do beyond painting. Each ability is a class to derive from: `issubclass` and
+`isinstance` ask for it, on the command line, on the page and between models.
+
+    Completes   goes on from the upper part of a picture
+    Edits       paints a picture anew, or a part of it
+    Mixes       exchanges styles between pictures, layer by layer
+    Attends     says where it looks for each word
+    Encodes     has a code for each picture
+    FirstStage  turns pictures into maps that another model can paint in
+    Exports     can become a pipeline of diffusers
+    Foreign     was written by another program
+
+Codes are flat, and scaled so that those of pictures are about standard normal:
 
     reconstruct(x)          decode(encode(x))
     interpolate(a, b)       decode(z_t), z_t on a path from encode(a) to encode(b)
     traverse(x)             decode(z), z being encode(x) but for one coordinate
 
-Codes are flat, and scaled so that those of pictures are about standard normal. In many dimensions a
-standard normal code is about sqrt(d) away from 0, so that the middle of the straight line between
-two of them, sqrt(d / 2) away, is the code of no picture; the path along the sphere stays where
-codes are.
-
-Other models have styles, layer by layer, which can be mixed.
+In many dimensions a standard normal code is about sqrt(d) away from 0, so that the middle of the
+straight line between two of them, sqrt(d / 2) away, is the code of no picture; the path along the
+sphere stays where codes are.
 
 References:
     White (2016). Sampling generative networks. arXiv:1609.04468.
@@ -19,19 +28,159 @@ References:
 import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
+from limner.contract.header import Header
 from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel
-from limner.contract.noise import Blend
+from limner.contract.noise import Blend, Noise
 
 _AT_ONCE = 64  # pictures encoded or decoded together
 _PARALLEL = 1e-4  # the sine of an angle below which a great circle is a line
+Latents = Float[Tensor, "b d hh ww"]
+
+
+class Completes(GenerativeModel):
+    """A model that can go on from the upper part of a picture."""
+
+    @abstractmethod
+    def complete(
+        self,
+        upper: Images,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that begin with given rows, as `watch` yields pictures.
+
+        Args:
+            upper: the first rows of each picture, fewer than the model's height, "b c rows w".
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+
+
+class Edits(GenerativeModel):
+    """A model that can paint a picture anew, or a part of it."""
+
+    @abstractmethod
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: float = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that are made from given ones, as `watch` yields pictures.
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how much of what is painted over may change, in (0, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+
+    @abstractmethod
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
+
+
+class Mixes(GenerativeModel):
+    """A model whose pictures have styles, layer by layer, which can be mixed."""
+
+    @property
+    @abstractmethod
+    def style_layers(self) -> int:
+        """How many styles a picture has, from coarse to fine."""
+
+    @abstractmethod
+    def mix(
+        self,
+        other: Sequence[int | Blend],
+        layers: slice,
+        c: Condition = Condition(),
+        *,
+        seed: Sequence[int | Blend],
+        **options: Any,
+    ) -> Images:
+        """The pictures of seeds, but that some layers have the styles of other seeds' pictures.
+
+        Args:
+            other: the seed, for each picture, whose styles are taken.
+            layers: where they are taken.
+            c: what all pictures, and those that styles are taken from, are of; n rows, one, or no
+                parts.
+            seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
+            options: the model's own, see the signature of `frames`.
+        """
+
+
+class Attends(GenerativeModel):
+    """A model that looks at the words of a prompt, place by place."""
+
+    @abstractmethod
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """How much each place of pictures looks at each token, from 0 to 1; what is missing from
+        the sum over the tokens went to none of them.
+
+        Args:
+            x: finished pictures, of this model or not, "b c h w" in [-1, 1].
+            c: what they are of, with a text; b rows, or one.
+
+        Raises:
+            LimnerError: there is no text, or the model looks at no words.
+        """
+
+
+class FirstStage(GenerativeModel):
+    """A model that turns pictures into maps and back, such as a `kl-autoencoder`."""
+
+    latent_shape: tuple[int, int, int]
+
+    @abstractmethod
+    def latents(self, x: Images, noise: Noise) -> Latents:
+        """A map of each picture."""
+
+    @abstractmethod
+    def pictures(self, z: Latents) -> Images:
+        """The picture of each map."""
+
+
+class Exports(GenerativeModel):
+    """A model that a pipeline of diffusers can be equal to."""
+
+    @abstractmethod
+    def to_diffusers(self) -> Any:
+        """The pipeline, with the model's weights.
+
+        Raises:
+            LimnerError: diffusers has no equal of this one; the message says of which part.
+        """
+
+
+class Foreign(GenerativeModel):
+    """A model that another program wrote; its one option is `folder`."""
+
+    @classmethod
+    @abstractmethod
+    def header(cls, folder: Path) -> Header:
+        """What the folder says of itself, without reading the weights."""
+
+    @classmethod
+    @abstractmethod
+    def weight_files(cls, folder: Path) -> list[Path]:
+        """The files of the weights that are read."""
 
 
 class Encodes(GenerativeModel):
@@ -168,37 +317,6 @@ class Encodes(GenerativeModel):
                 yield
         finally:
             self.train(training)
-
-
-@runtime_checkable
-class Mixes(Protocol):
-    """A model whose pictures have styles, layer by layer, which can be mixed."""
-
-    @property
-    def style_layers(self) -> int:
-        """How many styles a picture has, from coarse to fine."""
-        ...
-
-    def mix(
-        self,
-        other: Sequence[int | Blend],
-        layers: slice,
-        c: Condition = Condition(),
-        *,
-        seed: Sequence[int | Blend],
-        **options: Any,
-    ) -> Images:
-        """The pictures of seeds, but that some layers have the styles of other seeds' pictures.
-
-        Args:
-            other: the seed, for each picture, whose styles are taken.
-            layers: where they are taken.
-            c: what all pictures, and those that styles are taken from, are of; n rows, one, or no
-                parts.
-            seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
-            options: the model's own, see the signature of `frames`.
-        """
-        ...
 
 
 def lerp(

@@ -11,9 +11,8 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,84 +20,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import limner
+from limner.contract.abilities import Foreign
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec
+from limner.contract.header import FORMAT, Header
 from limner.contract.model import Learner
 from limner.contract.registry import build, foreign
 
 MODEL_FILE = "model.safetensors"
-FORMAT = 1
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
 _ZOO = Path(__file__).parents[1] / "zoo"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a model file says of itself.
-
-    Args:
-        model: the registered name.
-        spec: what the images are.
-        config: the model's own options.
-        images_seen: how many training images the weights have seen.
-        recipe: how they were trained: the sections of the recipe, as plain values.
-        shared: tensors that the file leaves out as a bundled model has them: the start of their
-            names here, and that model's name and the start of their names there, "emoji:base.".
-        version: of limner, that wrote the file.
-        format: of the file.
-    """
-
-    model: str
-    spec: ImageSpec
-    config: dict[str, Any]
-    images_seen: int = 0
-    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
-    shared: dict[str, str] = field(default_factory=dict[str, str])
-    version: str = limner.__version__
-    format: int = FORMAT
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(self.__dict__ | {"spec": self.spec.to_json()})
-
-    @classmethod
-    def from_json(cls, text: str) -> "Header":
-        """The inverse of `to_json`; what a later version added is left aside."""
-        values = json.loads(text)
-        known: dict[str, Any] = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
-        known["spec"] = ImageSpec.from_json(values["spec"])
-        header = cls(**known)
-        for name, kind in _HEADER_TYPES.items():
-            if not isinstance(getattr(header, name), kind):
-                raise TypeError(f"{name} is no {kind.__name__}")
-        return header
-
-
-_HEADER_TYPES = {
-    "model": str,
-    "config": dict,
-    "images_seen": int,
-    "recipe": dict,
-    "shared": dict,
-    "version": str,
-    "format": int,
-}
-
-
-@runtime_checkable
-class Foreign(Protocol):
-    """The class of a model that another program wrote; its one option is `folder`."""
-
-    @classmethod
-    def header(cls, folder: Path) -> Header:
-        """What the folder says of itself, without reading the weights."""
-        ...
-
-    @classmethod
-    def weight_files(cls, folder: Path) -> list[Path]:
-        """The files of the weights that are read."""
-        ...
 
 
 def _foreign(file: Path) -> type[Foreign] | None:

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -337,58 +337,6 @@ class GenerativeModel(Learner):
         from limner.contract.options import json_schema
 
         return json_schema(cls.frames, skip=_NOT_OPTIONS)
-
-
-@runtime_checkable
-class Completes(Protocol):
-    """A model that can go on from the upper part of a picture."""
-
-    def complete(
-        self,
-        upper: Images,
-        c: Condition = Condition(),
-        *,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield pictures that begin with given rows, as `watch` yields pictures.
-
-        Args:
-            upper: the first rows of each picture, fewer than the model's height, "b c rows w".
-            c, seed, preview, options: as for `GenerativeModel.watch`.
-        """
-        ...
-
-
-@runtime_checkable
-class Edits(Protocol):
-    """A model that can paint a picture anew, or a part of it."""
-
-    def edit(
-        self,
-        image: Images,
-        c: Condition = Condition(),
-        *,
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-        strength: float = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield pictures that are made from given ones, as `watch` yields pictures.
-
-        Args:
-            image: the pictures, "b c h w" in [-1, 1].
-            mask: 1 where to paint, 0 where to keep; everywhere by default.
-            strength: how much of what is painted over may change, in (0, 1].
-            c, seed, preview, options: as for `GenerativeModel.watch`.
-        """
-        ...
-
-    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """How many frames `edit` yields with a preview."""
-        ...
 
 
 class LikelihoodModel(GenerativeModel):

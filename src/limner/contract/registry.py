@@ -81,7 +81,7 @@ def register(
     """Enter a model class under a name; to register is to be tested by the contract suite.
 
     One that is only opened, never trained, is known by a file of its folders, and its class is a
-    `checkpoint.Foreign`.
+    `abilities.Foreign`.
 
     Args:
         name: lower case, words joined by hyphens.

@@ -13,16 +13,15 @@ References:
 
 import contextlib
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
-from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.maths.schedules import Schedule
 from limner.nn.attention import Attention, Edit, Weights
@@ -30,25 +29,7 @@ from limner.nn.attention import Attention, Edit, Weights
 _AMOUNTS = 10  # of noise
 
 
-@runtime_checkable
-class Attends(Protocol):
-    """A model that looks at the words of a prompt, place by place."""
-
-    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """How much each place of pictures looks at each token, from 0 to 1; what is missing from
-        the sum over the tokens went to none of them.
-
-        Args:
-            x: finished pictures, whoever painted them, "b c h w" in [-1, 1].
-            c: what they are of, with a text; b rows, or one.
-
-        Raises:
-            LimnerError: there is no text, or the model looks at no words.
-        """
-        ...
-
-
-class Attending(GenerativeModel):
+class Attending(Attends):
     """A denoiser that says where its cross-attention looks; the model is D(x_t, t, c), and has a
     `schedule`.
     """

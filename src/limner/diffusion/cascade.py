@@ -30,13 +30,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from limner.contract.abilities import Attends, Edits
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished
 from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.options import NonNegative, Share
 from limner.contract.registry import Paper, build, entry, register
-from limner.diffusion.attention_maps import Attends
 from limner.diffusion.sampling import Repaints, check_edit
 from limner.maths.samplers import SamplerName
 
@@ -63,7 +63,7 @@ def reduced(x: Images, height: int, width: int) -> Float[Tensor, "b c hh ww"]:
         "options": {"channels": (8, 16)},
     },
 )
-class Cascade(GenerativeModel):
+class Cascade(Edits, Attends):
     """Cascade: a frozen model paints small, and an upsampler that sees it paints large.
 
     Args:
@@ -213,7 +213,7 @@ class Cascade(GenerativeModel):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Let the base edit the reduced picture, and enlarge what it made: `model.Edits`.
+        """Let the base edit the reduced picture, and enlarge what it made: `Edits`.
 
         Args:
             image, c, mask, strength, rounds, seed, preview, options: as for `Repaints.edit`;
@@ -263,7 +263,7 @@ class Cascade(GenerativeModel):
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
 
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """The base's, for it decides what is where: `attending.Attends`."""
+        """The base's, for it decides what is where: `Attends`."""
         if not isinstance(self.base, Attends):
             raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
         small = reduced(x, self.base.spec.height, self.base.spec.width)

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from limner.contract.abilities import Exports
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.model import Likelihood, LikelihoodModel, Turn
@@ -77,7 +78,7 @@ class Bound(NamedTuple):
     paper=Paper("Denoising diffusion probabilistic models", "Ho, Jain, Abbeel", 2020, "2006.11239"),
     tiny={"channels": (8, 16), "T": 20},
 )
-class DDPM(DenoisingModel, LikelihoodModel):
+class DDPM(DenoisingModel, LikelihoodModel, Exports):
     """Denoising diffusion: noise is removed in small random steps.
 
     Args:
@@ -151,7 +152,7 @@ class DDPM(DenoisingModel, LikelihoodModel):
         return self.variance == "learned"
 
     def to_diffusers(self) -> Any:
-        """The same as a pipeline of diffusers: `exporting.Exports`."""
+        """The same as a pipeline of diffusers: `Exports`."""
         return ddpm_pipeline(self, self.variance)
 
     def draw_times(self, noise: Noise) -> Times:

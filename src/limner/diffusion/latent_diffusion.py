@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from inspect import signature
 from itertools import islice
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Encodes
+from limner.contract.abilities import Attends, Encodes, FirstStage, Latents
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
@@ -40,22 +40,6 @@ from limner.maths.samplers import SamplerName
 from limner.maths.schedules import Spacing
 
 _MEASURED_BATCHES = 16
-Latents = Float[Tensor, "b d hh ww"]
-
-
-@runtime_checkable
-class FirstStage(Protocol):
-    """What turns pictures into maps and back, such as a `kl-autoencoder`."""
-
-    latent_shape: tuple[int, int, int]
-
-    def latents(self, x: Images, noise: Noise) -> Latents:
-        """A map of each picture."""
-        ...
-
-    def pictures(self, z: Latents) -> Images:
-        """The picture of each map."""
-        ...
 
 
 @register(
@@ -69,7 +53,7 @@ class FirstStage(Protocol):
     ),
     tiny={"first_stage": {"model": "kl-autoencoder"}, "options": {"channels": (8, 16)}},
 )
-class LatentDiffusion(Repaints, Encodes):
+class LatentDiffusion(Repaints, Encodes, Attends):
     """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.
 
     Args:
@@ -233,6 +217,6 @@ class LatentDiffusion(Repaints, Encodes):
 
     @torch.no_grad()
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """The denoiser's, over the pictures' maps: `attending.Attends`."""
+        """The denoiser's, over the pictures' maps: `Attends`."""
         maps = self.denoiser.attention_maps(self._known_map(x), c)
         return F.interpolate(maps, x.shape[-2:], mode="bilinear")

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from limner.contract.abilities import Edits
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
-from limner.contract.model import GenerativeModel, finished
+from limner.contract.model import finished
 from limner.contract.noise import Blend, Noise
 from limner.contract.options import Count
 from limner.maths.denoisers import Denoiser, Kept, per_image
@@ -67,7 +68,7 @@ class Plan(NamedTuple):
         return per_image(keep, x) * x + per_image(added, x) * noise.normal(*x.shape[1:]).to(x)
 
 
-class Repaints(GenerativeModel):
+class Repaints(Edits):
     """A generator that goes from noise to a picture by a plan, and so can begin within it."""
 
     @abstractmethod
@@ -86,7 +87,7 @@ class Repaints(GenerativeModel):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Paint from a picture under noise, and keep of it what a mask says: `model.Edits`.
+        """Paint from a picture under noise, and keep of it what a mask says: `Edits`.
 
         The last `strength` of the steps are walked, from x_t = alpha_t image + sigma_t eps (Meng et
         al. (2021), SDEdit, arXiv:2108.01073). Where the mask is 0 the denoiser is told the image,

@@ -20,8 +20,9 @@ import torch
 
 import limner
 from limner.contract.bundled import bundled
-from limner.contract.checkpoint import Header, model_file, read_header
+from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError, unknown
+from limner.contract.header import Header
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
 from limner.evaluate.cache import cache_folder, keep, kept, key

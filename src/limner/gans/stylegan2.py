@@ -31,7 +31,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Encodes
+from limner.contract.abilities import Encodes, Mixes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Blend, Noise, Purpose
@@ -69,7 +69,7 @@ _PRIOR = 1e-3  # weight of a code's mean square in its search
         "augment": 0.6,
     },
 )
-class StyleGAN2(Adversarial, Encodes):
+class StyleGAN2(Adversarial, Encodes, Mixes):
     """StyleGAN2: a style scales every convolution, so that pictures can be mixed by their parts.
 
     Args:

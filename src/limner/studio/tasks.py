@@ -1,7 +1,7 @@
-"""What a model can be asked for: painting, and whatever protocols it has beyond that.
+"""What a model can be asked for: painting, and whatever abilities it has beyond that.
 
 A task is a function that yields pictures as they form, the last ones finished. Its options are its
-keyword arguments, from which the page makes a form; which models have it, a protocol says.
+keyword arguments, from which the page makes a form; which models have it, an ability says.
 """
 
 import math
@@ -13,13 +13,12 @@ import torch
 from pydantic import Field
 
 from limner.commands.style_mix import chosen
-from limner.contract.abilities import Encodes, Mixes
+from limner.contract.abilities import Attends, Completes, Edits, Encodes, Mixes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
-from limner.contract.model import Completes, Edits, GenerativeModel
+from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import json_schema, validated
-from limner.diffusion.attention_maps import Attends
 
 _NOT_OPTIONS = ("work",)
 
@@ -262,16 +261,10 @@ def tasks_of(model: type[GenerativeModel], spec: ImageSpec) -> dict[str, Task]:
     return {
         name: task
         for name, task in TASKS.items()
-        if _is(model, task.protocol)
-        and not (task.unless and _is(model, task.unless))
+        if issubclass(model, task.protocol)
+        and not (task.unless and issubclass(model, task.unless))
         and (spec.text or not task.reads)
     }
-
-
-def _is(model: type, protocol: type) -> bool:
-    if not getattr(protocol, "_is_protocol", False):
-        return issubclass(model, protocol)
-    return all(hasattr(model, name) for name in vars(protocol) if not name.startswith("_"))
 
 
 def task(name: str) -> Task:

@@ -1,25 +1,12 @@
 """What `limner export` does: a model as the folder of another program."""
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
+from limner.contract.abilities import Exports
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
 from limner.diffusion.diffusers.folder import quietly
-
-
-@runtime_checkable
-class Exports(Protocol):
-    """A model that a pipeline of diffusers can be equal to."""
-
-    def to_diffusers(self) -> Any:
-        """The pipeline, with the model's weights.
-
-        Raises:
-            LimnerError: this one has no equal there; the message says which part.
-        """
-        ...
 
 
 def export(name: str, folder: Path) -> Path:

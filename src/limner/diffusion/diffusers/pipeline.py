@@ -24,10 +24,11 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.checkpoint import Header
+from limner.contract.abilities import Edits, Foreign
 from limner.contract.errors import LimnerError
+from limner.contract.header import Header
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import SAMPLE_BATCH, GenerativeModel, Turn, finished
+from limner.contract.model import SAMPLE_BATCH, Turn, finished
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import Paper, register
 from limner.contract.text import Tokenizer
@@ -56,7 +57,7 @@ _PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
     ),
     file=INDEX,
 )
-class DiffusersPipeline(GenerativeModel):
+class DiffusersPipeline(Edits, Foreign):
     """A pipeline of diffusers, such as Stable Diffusion, from its folder.
 
     Args:
@@ -78,13 +79,13 @@ class DiffusersPipeline(GenerativeModel):
 
     @classmethod
     def header(cls, folder: Path) -> Header:
-        """What a folder says of itself: `checkpoint.Foreign`."""
+        """What a folder says of itself: `Foreign`."""
         config, sampler = {"folder": str(folder)}, usual_options(folder)
         return Header(cls.name, image_spec(folder), config, recipe={"sampler": sampler})
 
     @classmethod
     def weight_files(cls, folder: Path) -> list[Path]:
-        """The files of the weights that are read: `checkpoint.Foreign`."""
+        """The files of the weights that are read: `Foreign`."""
         return weight_files(folder)
 
     def players(self) -> dict[str, nn.Module]:
@@ -144,7 +145,7 @@ class DiffusersPipeline(GenerativeModel):
         **options: Any,
     ) -> Iterator[Images]:
         """Paint pictures anew, or parts of them, by the pipelines that diffusers has for that of
-        the same parts: `model.Edits`.
+        the same parts: `Edits`.
 
         Args:
             image: the pictures, "b c h w" in [-1, 1].

@@ -1,0 +1,63 @@
+"""What a model file says of itself, beside its weights."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import limner
+from limner.contract.image import ImageSpec
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says of itself.
+
+    Args:
+        model: the registered name.
+        spec: what the images are.
+        config: the model's own options.
+        images_seen: how many training images the weights have seen.
+        recipe: how they were trained: the sections of the recipe, as plain values.
+        shared: tensors that the file leaves out as a bundled model has them: the start of their
+            names here, and that model's name and the start of their names there, "emoji:base.".
+        version: of limner, that wrote the file.
+        format: of the file.
+    """
+
+    model: str
+    spec: ImageSpec
+    config: dict[str, Any]
+    images_seen: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+    shared: dict[str, str] = field(default_factory=dict[str, str])
+    version: str = limner.__version__
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.__dict__ | {"spec": self.spec.to_json()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Header":
+        """The inverse of `to_json`; what a later version added is left aside."""
+        values = json.loads(text)
+        known: dict[str, Any] = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
+        known["spec"] = ImageSpec.from_json(values["spec"])
+        header = cls(**known)
+        for name, kind in _HEADER_TYPES.items():
+            if not isinstance(getattr(header, name), kind):
+                raise TypeError(f"{name} is no {kind.__name__}")
+        return header
+
+
+_HEADER_TYPES = {
+    "model": str,
+    "config": dict,
+    "images_seen": int,
+    "recipe": dict,
+    "shared": dict,
+    "version": str,
+    "format": int,
+}

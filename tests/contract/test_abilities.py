@@ -1,0 +1,35 @@
+"""Abilities are asked for by class, so that a model which has one must derive from it."""
+
+import inspect
+
+import pytest
+
+from limner.contract import abilities
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import foreign, models
+
+ABILITIES = [
+    of
+    for _, of in inspect.getmembers(abilities, inspect.isclass)
+    if of.__module__ == abilities.__name__
+]
+
+
+def own_abstract(ability: type[GenerativeModel]) -> set[str]:
+    return set(ability.__abstractmethods__) - set(GenerativeModel.__abstractmethods__)
+
+
+@pytest.mark.parametrize("ability", ABILITIES, ids=lambda of: of.__name__)
+def test_a_model_that_has_the_methods_has_the_ability(ability):
+    names = own_abstract(ability)
+    assert names, "an ability is something to be done"
+    for of in [*models().values(), *foreign().values()]:
+        has = all(hasattr(of.model, name) for name in names)
+        assert issubclass(of.model, ability) is has, of.model
+
+
+def test_every_ability_belongs_to_a_model():
+    known = [of.model for of in [*models().values(), *foreign().values()]]
+    assert len(ABILITIES) >= 8
+    for ability in ABILITIES:
+        assert any(issubclass(model, ability) for model in known), ability
