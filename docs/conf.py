@@ -1,5 +1,6 @@
-"""Sphinx's configuration; the table of models is made from the registry."""
+"""Configure Sphinx; make the table of models and the lists of files from the code."""
 
+import ast
 from pathlib import Path
 
 import limner
@@ -30,8 +31,23 @@ def _papers() -> str:
     return "\n".join(rows) + "\n"
 
 
+def _first_sentence(file: Path) -> str:
+    """The first paragraph of a module's docstring."""
+    return " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
+
+
+def _room(folder: Path) -> str:
+    """An entry for each file of a room, in the order of their names."""
+    files = sorted(p for p in folder.rglob("*.py") if p.name != "__init__.py")
+    names = [".".join(p.relative_to(folder).with_suffix("").parts) for p in files]
+    entries = zip(names, files, strict=True)
+    return "\n".join(f"* `{name}`: {_first_sentence(p)}" for name, p in entries) + "\n"
+
+
 _generated = Path(__file__).parent / "generated"
-_generated.mkdir(exist_ok=True)
+(_generated / "rooms").mkdir(parents=True, exist_ok=True)
+for _folder in Path(limner.__file__).parent.glob("*/"):
+    (_generated / "rooms" / f"{_folder.name}.md").write_text(_room(_folder), encoding="utf-8")
 (_generated / "papers.md").write_text(_papers(), encoding="utf-8")
 
 

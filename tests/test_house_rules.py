@@ -318,6 +318,24 @@ def test_documents_name_no_path_of_one_machine():
     assert not found, "\n".join(found)
 
 
+WIDEST_PAGE = 110
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def wide_lines(text: str) -> list[int]:
+    """The numbers of the lines that a reader has to scroll to."""
+    return [n for n, line in enumerate(text.splitlines(), 1) if len(line) > WIDEST_PAGE]
+
+
+def test_lines_of_the_pages_are_at_most_110_characters_long():
+    found = {p.name: lines for p in PAGES if (lines := wide_lines(p.read_text(encoding="utf-8")))}
+    assert not found, found
+
+
+def test_a_wide_line_is_found():
+    assert wide_lines("x" * 110 + "\n" + "x" * 111) == [2]
+
+
 def in_a_new_python(code: str) -> str:
     """What a new interpreter prints, with nothing checked or blocked."""
     said = subprocess.run(
