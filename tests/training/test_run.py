@@ -86,6 +86,7 @@ def test_the_folder_holds_everything(finished):
     sheets = {f"samples/step-{s:06d}.png" for s in (12, 24, 36)}
     assert files(run) == state | sheets | {
         "recipe.toml",
+        "data.json",
         "log.jsonl",
         "curves.png",
         "model.safetensors",

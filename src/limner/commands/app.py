@@ -143,18 +143,24 @@ def train(
 def resume(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     options: Options = None,
+    new_data: Annotated[
+        bool, typer.Option("--new-data", help="Go on although the data have changed.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Go on with a run that was stopped, bit for bit as if it had not been."""
     from limner.training.run import resume as resume_run
 
-    resume_run(run, options or [], device=device)
+    resume_run(run, options or [], device=device, new_data=new_data)
     _trained(run)
 
 
 def _trained(folder: Path) -> None:
     from limner.contract.bundled import paints
+    from limner.runtime import processes
 
+    if not processes.first():
+        return
     if not paints(folder):
         typer.echo(f"trained: {folder}/model.safetensors (curves.png beside it)")
         return

@@ -1,6 +1,7 @@
 """A run is a folder: what was trained, how it went, what came out, and how to go on.
 
     recipe.toml          the recipe in effect, every training option written out
+    data.json            how many pictures it is trained on, and their digest
     log.jsonl            a line every `log_every` steps
     curves.png           the same, drawn
     samples/             sheets of the same pictures, painted by the averaged weights as they learn
@@ -16,6 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +30,7 @@ except ImportError:  # not on Windows
 from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, to_uint8
-from limner.contract.model import GenerativeModel
+from limner.contract.model import GenerativeModel, Learner
 from limner.contract.registry import build
 from limner.data import png
 from limner.data.dataset import Dataset
@@ -38,6 +40,7 @@ from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.interrupts import Interrupts
 from limner.runtime.log import LOG_FILE, line, read_log
 from limner.runtime.progress import TrainingProgress, say
+from limner.training.data_record import DataRecord, same_kind
 from limner.training.evaluation import Evaluations
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
@@ -91,11 +94,13 @@ def resume(
     device: str = "auto",
     dataset: Dataset | None = None,
     on_step: OnStep | None = None,
+    new_data: bool = False,
 ) -> Path:
     """Go on with a run from its newest whole state; arguments, result and errors as for `train`.
 
     Args:
         assignments: values to change, as "train.steps=20000"; model and optimiser stay.
+        new_data: whether to go on although the data are not those that the run began with.
     """
     run = Path(run)
     if not (run / RECIPE_FILE).is_file():
@@ -116,18 +121,41 @@ def resume(
         state = load_state(run / "state", say)
         if state is None:
             raise LimnerError(f"no state of {run} is whole; train again, into another --run")
-        header = read_header(run / MODEL_FILE)
         stream = open_stream(recipe, dataset)
-        if stream.dataset.spec != header.spec:
-            raise LimnerError(
-                f"the data of {run} have changed: {header.spec}, now {stream.dataset.spec}"
-            )
-        model = build(header.model, header.spec, **header.config)
+        model = _rebuilt(run, stream.dataset, new_data)
         loop = Loop(model, stream.batch, recipe.options(), place)
         loop.restore(state)
         session = _Session(run, recipe, loop, stream, dataset, on_step)
         session.forget_later()
         return session.go()
+
+
+def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
+    """A run's model for its data, with first weights.
+
+    Raises:
+        LimnerError: the data have changed and `new_data` is False, or they do not fit the model.
+    """
+    header, before, now = (
+        read_header(run / MODEL_FILE),
+        DataRecord.read(run),
+        DataRecord.of(dataset),
+    )
+    changes = before.changes(now) if before else []
+    if changes and not new_data:
+        raise LimnerError(
+            f"the data of {run} have changed: {'; '.join(changes)}; give the data that it began "
+            f"with, or, to go on with these, type: limner resume {run} --new-data"
+        )
+    model = build(header.model, dataset.spec, **header.config)
+    if not same_kind(model.spec, header.spec):
+        changes = changes or DataRecord("", 0, "", header.spec).changes(replace(now, pictures=0))
+        raise LimnerError(
+            f"the data do not fit the model of {run}: {'; '.join(changes)}; train a new one"
+        )
+    if processes.first() and now != before:
+        now.write(run)
+    return model
 
 
 def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
@@ -156,6 +184,9 @@ def _begin(
         session = _Session(run, recipe, loop, stream, dataset, on_step)
         with _alone(run):
             clean(run / "state")
+            if processes.first():
+                with session.writing():
+                    DataRecord.of(stream.dataset).write(run)
             loop.prepare()
             session.save()
             return session.go()

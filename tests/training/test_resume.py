@@ -1,0 +1,135 @@
+"""Every registered model goes on with a run, on every kind of data that it is trained on."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner.contract.checkpoint import read_header, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec, to_uint8
+from limner.contract.noise import Noise
+from limner.contract.registry import models
+from limner.data import Dataset
+from limner.testing.cases import _DATA, _LAYOUTS, Case, _smallest, toy_data
+from limner.training.data_record import DATA_FILE, DataRecord
+from limner.training.recipe import Recipe
+from limner.training.run import resume, train
+
+KINDS = _DATA | {"layouts": _LAYOUTS}
+BRIEF = {"steps": 1, "batch": 2, "samples": 0, "calibrate_batches": 1}
+
+
+class Toys(Dataset):
+    """Eight random pictures with whatever their specification promises."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec, self.source, self.digest = spec, "toys", "of toys"
+        self._batch = toy_data(spec, 0, 8)
+        self.labels = self._batch.c.label
+
+    def __len__(self) -> int:
+        return 8
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        return to_uint8(self._batch.x[indices])
+
+    def captions(self, indices: Tensor, noise: Noise) -> list[str] | None:
+        return [f"number {i}" for i in indices.tolist()] if self.spec.text else None
+
+    def hints(self, indices: Tensor, numbers: Tensor, seed: int) -> Images | None:
+        hint = self._batch.c.image
+        return None if hint is None else hint[indices]
+
+
+def recipe_of(case: Case, folder: Path) -> Recipe:
+    """A recipe of a case; models inside it come from files."""
+    nested = {key: value for key, value in case.config.items() if isinstance(value, Case)}
+    init = {}
+    for key, inner in nested.items():
+        init[key] = str(folder / f"{key}.safetensors")
+        save_model(inner.build(), init[key])
+    own = {key: value for key, value in case.config.items() if key not in nested}
+    chosen = BRIEF | ({"init": init} if init else {})
+    return Recipe({"name": case.model.name} | own, {"source": "toys"}, chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(models()))
+def test_a_run_goes_on_with_labels_text_and_hints(name: str, tmp_path: Path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trained = []
+    for kind, spec in KINDS.items():
+        case, model = _smallest(models()[name], kind, spec)
+        if model is None:
+            continue
+        run, data = tmp_path / kind, Toys(case.spec)
+        (tmp_path / f"{kind}-nested").mkdir()
+        train(recipe_of(case, tmp_path / f"{kind}-nested"), run, dataset=data, device="cpu")
+        resume(run, ["train.steps=2"], dataset=data, device="cpu")
+        seen = read_header(run / "model.safetensors").images_seen
+        assert seen == 2 * 2 * model.batches_per_round
+        trained.append(kind)
+    torch.set_num_threads(threads)
+    assert trained
+
+
+def pictures(folder: Path, first: int, last: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for i in range(first, last):
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def test_changed_data_are_named_and_used_only_when_told_to(tmp_path: Path):
+    root, run = tmp_path / "pictures", tmp_path / "run"
+    pictures(root, 0, 10)
+    recipe = Recipe(
+        {"name": "pixelcnn"} | dict(models()["pixelcnn"].tiny), {"source": f"folder:{root}"}, BRIEF
+    )
+    train(recipe, run, device="cpu")
+    resume(run, ["train.steps=2"], device="cpu")
+    pictures(root, 10, 15)
+    more = rf"15 pictures instead of 10; .* type: limner resume {run} --new-data"
+    with pytest.raises(LimnerError, match=more):
+        resume(run, ["train.steps=3"], device="cpu")
+    assert read_header(run / "model.safetensors").images_seen == 4
+    resume(run, ["train.steps=3"], device="cpu", new_data=True)
+    resume(run, ["train.steps=4"], device="cpu")  # the new data are its data from now on
+    with pytest.raises(LimnerError, match=r"as many pictures, but other pixels.* or data options"):
+        resume(run, ["data.flip=true"], device="cpu")
+    with pytest.raises(LimnerError, match=r"do not fit the model .* 16 x 16 .*; train a new one"):
+        resume(run, ["data.size=16"], device="cpu", new_data=True)
+    (run / DATA_FILE).unlink()  # as in a run of an earlier version
+    resume(run, ["train.steps=5"], device="cpu")
+    assert DataRecord.read(run) is not None
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"labels": ("cat", "dog")}, "class 'dog' is new"),
+        ({"labels": ()}, "class 'cat' is gone"),
+        ({"levels": 2}, "2 levels instead of 256"),
+        ({"height": 4}, "3 x 4 x 8 (channels x height x width) instead of 3 x 8 x 8"),
+        ({"hint": ImageSpec(1, 8, 8)}, "conditioning images"),
+    ],
+)
+def test_what_changed_is_said_in_words(other: Mapping, said: str, tmp_path: Path):
+    before = DataRecord("toys", 8, "a", ImageSpec(3, 8, 8, labels=("cat",)))
+    before.write(tmp_path)
+    assert DataRecord.read(tmp_path) == before and before.changes(before) == []
+    now = replace(before, spec=replace(before.spec, **other), digest="b")
+    assert said in before.changes(now)[0]
+
+
+def test_a_damaged_record_is_one_line(tmp_path: Path):
+    (tmp_path / DATA_FILE).write_text("{")
+    with pytest.raises(LimnerError, match=r"cannot read .*data\.json .* delete it"):
+        DataRecord.read(tmp_path)
