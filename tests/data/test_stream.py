@@ -1,6 +1,7 @@
 """The order of the data: the same however it is cut."""
 
 import itertools
+import threading
 from collections import Counter
 
 import pytest
@@ -11,9 +12,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec, from_levels
+from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
 from limner.data import Dataset, Stream
+from limner.data.stream import Ahead
 from limner.data.unpaired import Unpaired
 
 
@@ -124,12 +126,32 @@ def test_half_are_mirrored_and_only_where_asked():
     assert (Stream(Toy(200)).batch(0, 500).x[:, 0, 0, 0] == -1).all()
 
 
-def test_looking_ahead_changes_nothing():
-    stream = Stream(Toy(7, flip=True), 5)
-    ahead = stream.batches(4, first=3)
-    for first, batch in zip(range(3, 40, 4), ahead):
-        assert torch.equal(batch.x, Stream(Toy(7, flip=True), 5).batch(first, 4).x)
-    ahead.close()
+def test_batches_made_ahead_are_those_that_are_asked_for():
+    stream, plain = Stream(Toy(7, flip=True), 5), Stream(Toy(7, flip=True), 5)
+    ahead = Ahead(stream.batch, stride=8)
+    steps = [[(3, 4), (7, 4)], [(11, 4), (15, 4)], [(19, 4), (23, 4)]]
+    back_and_finer = [[(11, 2), (13, 2), (15, 2), (17, 2)], [(19, 2), (21, 2), (23, 2), (25, 2)]]
+    for first, n in itertools.chain(*steps, *back_and_finer):
+        assert torch.equal(ahead(first, n).x, plain.batch(first, n).x)
+    assert len(ahead._coming) == 4
+
+
+def test_the_next_step_is_made_while_this_one_is_used():
+    main, asked = threading.get_ident(), []
+
+    def batch(first: int, n: int) -> Batch:
+        asked.append((first, threading.get_ident() == main))
+        if first > 8:
+            raise LimnerError("'9.png' can no longer be read")
+        return Batch(torch.zeros(n, 1, 2, 2), Condition())
+
+    ahead = Ahead(batch, stride=4)
+    ahead(0, 4)
+    ahead(4, 4)
+    ahead(8, 4)
+    assert [at for at in asked if at[0] <= 8] == [(0, True), (4, False), (8, False)]
+    with pytest.raises(LimnerError, match=r"9\.png"):  # when its turn has come
+        ahead(12, 4)
 
 
 def test_preview_takes_classes_in_turn():

@@ -232,9 +232,11 @@ def test_each_micro_batch_gets_its_rows_of_each_batch_of_the_round():
 
     loop = loop_of(TOYS["two players"], batches=recorded, micro_batches=2)
     loop.advance()
-    assert seen == [(0, 4), (8, 4), (4, 4), (12, 4)]
+    asked = [at for at in seen if at[0] < 16]  # the others are made ahead, for the next step
+    assert asked == [(0, 4), (8, 4), (4, 4), (12, 4)]
     loop.advance()
-    assert seen[4:] == [(16, 4), (24, 4), (20, 4), (28, 4)]
+    following = {at for at in seen if 16 <= at[0] < 32}
+    assert following == {(16, 4), (24, 4), (20, 4), (28, 4)} and len(set(seen)) == len(seen)
     assert (loop.step, loop.images_seen) == (2, 32)
 
 
@@ -422,7 +424,7 @@ def test_channels_last_changes_the_layout_and_not_the_result():
     last = ran(loop_of(TOYS["one player"]), 3)
     first = ran(loop_of(TOYS["one player"], channels_last=False), 3)
     assert last.model.net[2].weight.stride() != first.model.net[2].weight.stride()
-    assert last._batch([0], 2).x.stride() == (16, 1, 4, 1), "a single channel, too"
+    assert last._batch([images(0, 2)]).x.stride() == (16, 1, 4, 1), "a single channel, too"
     for name, weight in first.model.named_parameters():
         torch.testing.assert_close(last.model.get_parameter(name), weight, atol=1e-4, rtol=0)
 

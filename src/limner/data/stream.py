@@ -9,9 +9,8 @@ any number of processes.
     endless data      image g is any of them
 """
 
-import itertools
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from jaxtyping import Bool, Int
@@ -60,15 +59,6 @@ class Stream:
         noise = Noise.keyed(self.seed, Purpose.CAPTION, numbers)
         return self.dataset.captions(self.indices(numbers), noise)
 
-    def batches(self, n: int, first: int = 0) -> Iterator[Batch]:
-        """Batches of n from image `first` on, endless; the next is made while one is used."""
-        with ThreadPoolExecutor(1, "limner-data") as ahead:
-            coming = ahead.submit(self.batch, first, n)
-            for following in itertools.count(first + n, n):
-                ready = coming.result()
-                coming = ahead.submit(self.batch, following, n)
-                yield ready
-
     def preview(self, n: int) -> Batch:
         """The same n pictures every time, of every class in turn, none mirrored."""
         return self._batch(torch.arange(n), self.dataset.overview(n), torch.zeros(n).bool())
@@ -111,3 +101,35 @@ class Stream:
             said = data.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, numbers))
             text = None if said is None else self._tokenizer.encode(said)
         return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed)))
+
+
+class Ahead:
+    """Batches by number, those of the next step made in a thread while this step's are used.
+
+    Whatever is asked for at one step is asked for again at the next, `stride` numbers later. What
+    is made ahead is what would be made when asked for, so a run that is resumed sees the same.
+
+    Args:
+        batch: the images with global numbers first .. first + n - 1, for (first, n), whenever it is
+            called and in whichever thread.
+        stride: images a step.
+    """
+
+    def __init__(self, batch: Callable[[int, int], Batch], stride: int) -> None:
+        self.batch, self.stride = batch, stride
+        self._thread = ThreadPoolExecutor(1, "limner-data")
+        self._coming: dict[tuple[int, int], Future[Batch]] = {}
+
+    def __call__(self, first: int, n: int) -> Batch:
+        """The images with global numbers first .. first + n - 1."""
+        ready = self._coming.pop((first, n), None)
+        batch = self.batch(first, n) if ready is None else ready.result()
+        if ready is None:  # the first step, or one after a roll-back or with other micro-batches
+            near = range(first - 2 * self.stride, first + 2 * self.stride)
+            self._coming = {
+                at: made for at, made in self._coming.items() if at[0] in near and at[1] == n
+            }
+        following = (first + self.stride, n)
+        if following not in self._coming:
+            self._coming[following] = self._thread.submit(self.batch, *following)
+        return batch

@@ -28,6 +28,7 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Batch, Condition
 from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
+from limner.data.stream import Ahead
 from limner.runtime import processes
 from limner.training import optimisers
 from limner.training.options import TrainOptions
@@ -105,6 +106,7 @@ class Loop:
         self.batches = batches
         self.device = torch.device(device)
         self.model = model.to(self.device).train()
+        self._ahead = Ahead(batches, self._round)
         if options.channels_last:
             _channels_last_(self.model)
         self.players = _players(self.model, options)
@@ -232,9 +234,8 @@ class Loop:
             )
         return self.options.batch // parts
 
-    def _batch(self, starts: list[int], n: int) -> Batch:
-        """n images from each of several numbers on, joined."""
-        parts = [self.batches(start, n) for start in starts]
+    def _batch(self, parts: list[Batch]) -> Batch:
+        """Batches joined, on the device."""
         batch = parts[0]
         if len(parts) > 1:
             c = Condition.cat([part.c for part in parts])
@@ -246,7 +247,7 @@ class Loop:
 
     def _first_batches(self) -> Iterator[Batch]:
         n = self.options.batch
-        return (self._batch([first], n) for first in itertools.count(0, n))
+        return (self._batch([self.batches(first, n)]) for first in itertools.count(0, n))
 
     def _game(self, chunk: int) -> Iterator[Turn]:
         """The turns of one micro-batch: the same rows of each of the round's batches."""
@@ -255,7 +256,8 @@ class Loop:
         starts = list(range(first, first + self._round, self.options.batch))
         numbers = torch.cat([torch.arange(start, start + n) for start in starts])
         noise = Noise.keyed(self.options.seed, self.step, numbers).to(self.device)
-        return self.model.turns(self._batch(starts, n), self.step, noise)
+        batch = self._batch([self._ahead(start, n) for start in starts])
+        return self.model.turns(batch, self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
         """All turns of one step; None when memory ran out before anything was updated."""

@@ -43,7 +43,8 @@ class TrainOptions:
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
         threads: of the CPU; 0 leaves it to torch.
         log_every: steps between lines of the log.
-        validation: held-out pictures whose loss each line of the log gives; 0 = none.
+        validation: held-out pictures whose loss each line of the log gives; 0 = none. A folder or
+            archive without data.holdout then holds out one picture in twenty.
         sample_every: steps between sample sheets; 0 = only at the end.
         samples: pictures on a sheet; 0 = none.
         save_every: steps between saved states.

@@ -45,7 +45,7 @@ from limner.training.evaluation import Evaluations
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.state import clean, load_state, save_state
-from limner.training.validation import Validation
+from limner.training.validation import Validation, no_better, with_held_out
 
 RECIPE_FILE = "recipe.toml"
 _COLUMNS = 10  # of a sample sheet, at most
@@ -84,7 +84,9 @@ def train(
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
-    return _begin(recipe.effective(), run, device, dataset, on_step)
+    recipe = recipe.effective()
+    recipe = replace(recipe, data=with_held_out(recipe.data, recipe.options()))
+    return _begin(recipe, run, device, dataset, on_step)
 
 
 def resume(
@@ -343,7 +345,9 @@ class _Session:
         if processes.first():
             with self.writing(), (self.run / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(line(row))
-            for remark in self.loop.model.remarks(read_log(self.run)):
+            rows = read_log(self.run)
+            remarks = [*self.loop.model.remarks(rows), no_better(rows)]
+            for remark in filter(None, remarks):
                 say(f"step {self.loop.step:,}: {remark}")
 
     def paint(self) -> None:

@@ -5,7 +5,7 @@ no longer learns anything else.
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,10 @@ from limner.training.options import TrainOptions
 
 LOSS = "held_out.loss"
 """What the log calls it."""
+HOLDOUT = 0.05
+"""The share of pictures held out of a source that has no split of its own, where one is wanted."""
 _TRAINED_ON = {"train", "all"}
+_PATIENCE = 10  # lines of the log without a better loss, until that is said
 
 
 class Validation:
@@ -66,6 +69,36 @@ class Validation:
                 losses = [turn.loss for turn in model.turns(batch.to(device), step, streams)]
             total += float(sum(losses)) * len(batch.x)
         return {LOSS: total / self.options.validation}
+
+
+def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
+    """A section [data] under which pictures are held out, where the loss on such is wanted."""
+    source = SOURCES.get(str(data["source"]).partition(":")[0])
+    chosen = "holdout" in data or data.get("split", "train") != "train"
+    if not options.validation or source is None or not hasattr(source, "holdout") or chosen:
+        return dict(data)
+    return {**data, "holdout": HOLDOUT}
+
+
+def no_better(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """A sentence when the held-out loss has had no better value for 10, 20, 40, ... lines.
+
+    Args:
+        rows: all lines of the log so far.
+    """
+    measured = [row for row in rows if row.get(LOSS) is not None]
+    if not measured:
+        return None
+    best = min(range(len(measured)), key=lambda i: measured[i][LOSS])
+    waited = len(measured) - 1 - best
+    times, rest = divmod(waited, _PATIENCE)
+    if rest or not times or times & (times - 1):
+        return None
+    then, now = measured[best], measured[-1]
+    return (
+        f"the held-out loss is no better since step {then['step']:,} ({then[LOSS]:g}, now "
+        f"{now[LOSS]:g}); longer training may only learn the training pictures by heart"
+    )
 
 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
