@@ -33,6 +33,7 @@ from pathlib import Path
 from limner.studio.serve import serve
 from limner.studio.settings import Settings
 settings = eval(sys.argv[1], {"Settings": Settings, "Path": Path})
+exec(sys.argv[2])
 serve(settings, lambda said: print(said, flush=True))
 """
 CHROMIUM = "/usr/bin/chromium"
@@ -47,11 +48,12 @@ class Studio:
 
     Args:
         folder: its working directory.
+        before: Python that the server's process runs first, to make things go wrong in it.
         settings: see `limner.studio.settings.Settings`.
     """
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, before: str = "", **settings: Any) -> None:
+        self.folder, self.before = folder, before
         self.settings = {"port": 0, "worker": STUBS, "device": "cpu"} | settings
         self.log = folder / "log.txt"
         self.start()
@@ -61,7 +63,7 @@ class Studio:
         said = ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, f"Settings({said})"],
+                [sys.executable, "-c", START, f"Settings({said})", self.before],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=log,

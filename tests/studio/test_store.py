@@ -9,20 +9,30 @@ import pytest
 
 from limner.contract.errors import LimnerError
 from limner.studio.store import Store
-from limner.studio.tables import CANCELLED, RUNNING, WAITING, Asked, FullError, Painted
+from limner.studio.tables import CANCELLED, RUNNING, WAITING, FullError, Job, Painted
 
 
-def asked(n: int = 1, alike: str = "", key: str | None = None, prompt: str = "a dot") -> Asked:
-    return Asked("emoji", "paint", {"prompt": prompt, "n": n}, {}, alike, key=key)
+def asked(n: int = 1, alike: str = "", key: str | None = None, prompt: str = "a dot") -> Job:
+    params = {"prompt": prompt, "n": n}
+    return Job(key=key, model="emoji", task="paint", params=params, inputs={}, alike=alike, cell={})
 
 
 def painted(name: str) -> Painted:
     return Painted(name * 64, 8, 8, {"seed": 0})
 
 
+def files(store: Store, *names: str) -> set[str]:
+    """Write the files of pictures where none are yet; the names of all that are there."""
+    for name in names:
+        path = store.file(name * 64)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return {path.name[0] for path in store.files.glob("*/*.png")}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'studio.db'}", limit=20)
+    store = Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path, limit=20)
     yield store
     store.close()
 
@@ -50,7 +60,7 @@ def test_jobs_that_are_like_no_other_are_begun_alone(store: Store):
 
 
 def test_a_full_queue_takes_no_more_and_asking_twice_is_asking_once(tmp_path: Path):
-    store = Store(f"sqlite:///{tmp_path / 'studio.db'}", limit=2)
+    store = Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path, limit=2)
     first = store.submit(asked(key="k"))
     assert store.submit(asked(key="k")).id == first.id
     store.submit(asked())
@@ -78,10 +88,10 @@ def test_many_threads_lose_and_double_nothing(store: Store):
 
 def test_what_ran_when_the_server_was_killed_waits_again_in_its_place(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'studio.db'}"
-    store = Store(url)
+    store = Store(url, tmp_path)
     ids = [store.submit(asked()).id for _ in range(2)]
     store.begin(1)
-    again = Store(url)  # the first was never closed
+    again = Store(url, tmp_path)  # the first was never closed
     assert again.recover() == 1
     begun = again.begin(1)[0]
     assert begun.id == ids[0] and begun.attempts == 1
@@ -121,9 +131,11 @@ def test_history_is_searched_word_by_word_and_a_percent_sign_is_one(store: Store
 
 def test_a_file_is_forgotten_with_the_last_picture_that_has_it(store: Store):
     one, two = store.upload(painted("a")), store.upload(painted("a"))
-    assert store.forget(one.id) == ""
-    assert store.forget(two.id) == "a" * 64
-    assert store.forget(two.id) is None
+    files(store, "a")
+    store.forget(one.id)
+    assert files(store) == {"a"} and store.picture(one.id) is None
+    store.forget(two.id), store.forget(two.id)
+    assert files(store) == set()
 
 
 def test_maps_are_in_no_history_and_go_as_uploads_do(store: Store):
@@ -131,7 +143,9 @@ def test_maps_are_in_no_history_and_go_as_uploads_do(store: Store):
     job = store.begin(1)[0]
     store.finish(job.id, [painted("m")], {}, kept=False)
     assert store.history() == ([], 0) and len(store.pictures_of([job])[job.number]) == 1
-    assert store.forget_old(2, time.time() + 1) == ["m" * 64] and store.job(job.id) is None
+    files(store, "m")
+    store.forget_old(2, time.time() + 1)
+    assert files(store) == set() and store.job(job.id) is None
 
 
 def test_old_pictures_go_and_favourites_and_what_a_job_needs_stay(store: Store):
@@ -141,12 +155,17 @@ def test_old_pictures_go_and_favourites_and_what_a_job_needs_stay(store: Store):
     oldest = store.history()[0][-1]
     store.favour(oldest.id, True)
     needed, sent = store.upload(painted("n")), store.upload(painted("s"))
-    store.submit(Asked("emoji", "edit", {}, {"image": needed.id}, ""))
+    edit = asked()
+    edit.inputs = {"image": needed.id}
+    store.submit(edit)
     empty = store.submit(asked()).id
     store.cancel(empty)
-    assert store.forget_old(2, 0) == ["1" * 64]
+    files(store, *"0123ns")
+    store.forget_old(2, 0)
+    assert files(store) == {*"023ns"}
     assert store.job(empty) and store.picture(sent.id)
-    assert store.forget_old(2, time.time() + 1) == ["s" * 64]
+    store.forget_old(2, time.time() + 1)
+    assert files(store) == {*"023n"}
     assert store.job(empty) is None
     assert [job.number for job in store.jobs()] == [1, 3, 4, 5]  # the second lost its picture
     assert store.picture(oldest.id) and store.picture(needed.id) and not store.picture(sent.id)
@@ -163,5 +182,5 @@ def test_states_are_counted_and_documents_kept(store: Store):
 
 def test_a_database_that_is_not_there_is_named_in_one_line():
     with pytest.raises(LimnerError, match="the database sqlite cannot be opened") as said:
-        Store("sqlite:////no/such/folder/studio.db")
+        Store("sqlite:////no/such/folder/studio.db", Path("pictures"))
     assert "\n" not in str(said.value)

@@ -150,7 +150,8 @@ def test_a_killed_server_goes_on_with_its_queue(own_studio: Callable[..., Studio
     studio.process.send_signal(signal.SIGTERM)  # what runs may end, and no more is taken
     until(lambda: studio.client.post("/api/v1/jobs", json={"model": "toy"}).status_code == 503)
     assert studio.process.wait(20) == 0
-    kept = Store(f"sqlite:///{studio.folder / 'studio' / 'studio.db'}")
+    data = studio.folder / "studio"
+    kept = Store(f"sqlite:///{data / 'studio.db'}", data / "pictures")
     job = kept.job(running)
     kept.close()
     assert job is not None and job.state == "done"

@@ -95,8 +95,12 @@ def keep(content: bytes, folder: Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.urandom(4).hex()}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError:  # such as a full disk
+            partial.unlink(missing_ok=True)
+            raise
     return name
 
 

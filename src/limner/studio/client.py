@@ -29,7 +29,7 @@ class Event(NamedTuple):
     """Something that happened to a job.
 
     Args:
-        name: queued, started, progress, frame, done, failed or cancelled.
+        name: queued, started, progress, frame, trouble, done, failed or cancelled.
         data: more about it.
         image: of a frame: the pictures as they form, side by side, a WebP file.
     """

@@ -7,10 +7,11 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
-from limner.studio import answers, reports
-from limner.studio.answers import RefusedError, errors
-from limner.studio.guard import cookie, without_token
-from limner.studio.jobs import Studio, far_aside
+from limner.studio import api_types, reports
+from limner.studio.background import far_aside
+from limner.studio.lifecycle import Studio
+from limner.studio.middleware import cookie, without_token
+from limner.studio.problems import RefusedError, errors
 from limner.studio.settings import Settings
 
 _PAGE = str(files("limner.studio") / "page")
@@ -19,20 +20,22 @@ _PAGE = str(files("limner.studio") / "page")
 def add_reports(app: FastAPI, studio: Studio) -> None:
     """What models were found to be worth."""
 
-    @app.get("/api/v1/reports", responses=errors(404), response_model=answers.Reports)
+    @app.get("/api/v1/reports", responses=errors(404), response_model=api_types.Reports)
     async def found(model: Annotated[str | None, Query(max_length=400)] = None) -> Any:
         """What `limner evaluate` found of a model, or of all; then also all comparisons."""
-        if model is not None and model not in studio.folders:
+        if model is not None and model not in studio.models.folders:
             raise RefusedError(404, "unknown", "there is no such model", "see /api/v1/models")
         judged = [
             {"model": name} | report
-            for name in ([*studio.models] if model is None else [model])
-            for report in await far_aside(reports.reports, studio.folders[name])
+            for name in ([*studio.models.known] if model is None else [model])
+            for report in await far_aside(reports.reports, studio.models.folders[name])
         ]
         compared = (
             await far_aside(reports.comparisons, studio.settings.root) if model is None else {}
         )
-        return answers.Reports(reports=judged, comparisons=await far_aside(reports.told, compared))
+        return api_types.Reports(
+            reports=judged, comparisons=await far_aside(reports.told, compared)
+        )
 
     @app.get(
         "/api/v1/comparisons/{id}",

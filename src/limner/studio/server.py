@@ -22,15 +22,24 @@ from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from fastapi.sse import format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 import limner
 from limner.contract.errors import LimnerError
-from limner.studio import answers, assets, forms
-from limner.studio.answers import RefusedError, errors, problem
-from limner.studio.guard import Guard
-from limner.studio.jobs import Studio, aside, far_aside
+from limner.studio import api_types, assets
+from limner.studio.background import aside, far_aside, log
+from limner.studio.lifecycle import Studio
+from limner.studio.middleware import Guard, Turnstile
 from limner.studio.pages import add_page, add_reports
+from limner.studio.problems import (
+    Problem,
+    RefusedError,
+    errors,
+    explained,
+    problem,
+    refusal,
+)
 from limner.studio.settings import (
     MAX_PICTURES,
     MAX_PROMPT,
@@ -38,8 +47,7 @@ from limner.studio.settings import (
     MAX_UPLOAD_PIXELS,
     Settings,
 )
-from limner.studio.tables import Asked, FullError, Job, Picture
-from limner.studio.turnstile import Turnstile
+from limner.studio.tables import FullError, Job, Picture
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 _FOREVER = "private, max-age=31536000, immutable"
@@ -80,10 +88,13 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RefusedError)
     async def refused(_: Any, error: RefusedError) -> Response:
-        response = problem(error.status, error.code, error.message, error.hint)
-        if error.wait is not None:
-            response.headers["Retry-After"] = str(error.wait)
-        return response
+        return refusal(error)
+
+    @app.exception_handler(SQLAlchemyError)
+    @app.exception_handler(OSError)
+    async def failed(_: Any, error: Exception) -> Response:
+        log.error("a request failed: %s", error)
+        return refusal(explained(error))
 
     @app.exception_handler(LimnerError)
     async def wrong(_: Any, error: LimnerError) -> Response:
@@ -124,19 +135,19 @@ KnownPicture = Annotated[Picture, Depends(_picture)]
 
 
 def _add_jobs(app: FastAPI, studio: Studio) -> None:
-    async def answer(job: Job) -> answers.JobAnswer:
+    async def answer(job: Job) -> api_types.JobAnswer:
         pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
         position = await aside(studio.store.position, job)
-        return answers.job_answer(job, pictures, position, studio.eta(job, position))
+        return api_types.job_answer(job, pictures, position, studio.queue.eta(job, position))
 
     @app.post(
         "/api/v1/jobs",
         status_code=202,
         responses=errors(413, 429, 503),
-        response_model=answers.Accepted,
+        response_model=api_types.Accepted,
     )
     async def submit(
-        request: forms.Request,
+        request: api_types.Request,
         idempotency_key: Annotated[str | None, Header(pattern=r"^[A-Za-z0-9_-]{8,80}$")] = None,
     ) -> Any:
         """Ask for pictures. With an Idempotency-Key, asking again is asking once."""
@@ -144,53 +155,53 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(
                 503, "draining", "the studio is being stopped", "ask again later", 10
             )
-        if not studio.models and not studio.ready:
+        models = studio.models
+        if not models.known and not studio.ready:
+            if why := studio.trouble:
+                raise RefusedError(503, why.code, why.message, why.hint, 10)
             raise RefusedError(503, "starting", "the models are not loaded yet", "ask again", 1)
-        if request.model not in studio.models:
-            await studio.look()
-        forms.check(request, studio.models)
+        if request.model not in models.known:
+            await models.look()
+        api_types.check(request, models.known)
         for name, id in request.inputs.items():
             if await aside(studio.store.picture, id) is None:
                 raise LimnerError(f"there is no picture for inputs.{name}; send it to assets first")
-        asked = Asked(
-            request.model,
-            request.task,
-            request.params.model_dump(),
-            request.inputs,
-            forms.alike(request, studio.stamps.get(request.model, "")),
-            request.board,
-            request.cell.model_dump() if request.cell else None,
-            idempotency_key,
+        asked = Job(
+            key=idempotency_key,
+            model=request.model,
+            task=request.task,
+            params=request.params.model_dump(),
+            inputs=request.inputs,
+            alike=api_types.alike(request, models.stamps.get(request.model, "")),
+            board=request.board,
+            cell=request.cell.model_dump() if request.cell else {},
         )
         try:
-            job = await aside(studio.store.submit, asked)
+            job, position = await studio.queue.submit(asked)
         except FullError:
             said = f"{studio.settings.queue} jobs wait already"
             raise RefusedError(429, "full", said, "ask again when some are done", 5) from None
-        studio.arrived()
-        position = await aside(studio.store.position, job)
-        return answers.Accepted(
-            id=job.id, state=job.state, position=position, eta=studio.eta(job, position)
-        )
+        eta = studio.queue.eta(job, position)
+        return api_types.Accepted(id=job.id, state=job.state, position=position, eta=eta)
 
-    @app.get("/api/v1/jobs", responses=errors(), response_model=answers.Jobs)
+    @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:
         """The jobs that wait or run; or all of a grid."""
         found = await aside(studio.store.jobs, board=board, unfinished=board is None)
         pictures = await aside(studio.store.pictures_of, found)
         ahead = 0
-        answered: list[answers.JobAnswer] = []
+        answered: list[api_types.JobAnswer] = []
         for job in found:
-            answered.append(answers.job_answer(job, pictures[job.number], ahead))
+            answered.append(api_types.job_answer(job, pictures[job.number], ahead))
             ahead += job.state in ("queued", "running")
-        return answers.Jobs(jobs=answered)
+        return api_types.Jobs(jobs=answered)
 
-    @app.get("/api/v1/jobs/{id}", responses=errors(404), response_model=answers.JobAnswer)
+    @app.get("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
     async def job_state(job: KnownJob) -> Any:
         """How a job is."""
         return await answer(job)
 
-    @app.delete("/api/v1/jobs/{id}", responses=errors(404), response_model=answers.JobAnswer)
+    @app.delete("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
     async def cancel(job: KnownJob) -> Any:
         """Cancel a job that waits or runs; one that is over stays as it is."""
         await studio.cancel(job)
@@ -209,7 +220,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         cancelled.
         """
         after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
-        channel = await studio.channel(job)
+        channel = await studio.queue.channel(job)
         if channel.over:  # how it ended is told to everybody, whatever they have heard
             after = 0
 
@@ -231,7 +242,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         "/api/v1/assets",
         status_code=201,
         responses=errors(413, 415),
-        response_model=answers.Uploaded,
+        response_model=api_types.Uploaded,
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -243,14 +254,14 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         """Send a picture, as the request's body; it is decoded and encoded anew."""
         content = await request.body()
         try:
-            taken = await far_aside(assets.take, content, studio.files)
+            taken = await far_aside(assets.take, content, studio.store.files)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
         picture = await aside(studio.store.upload, taken)
         size = {"width": picture.width, "height": picture.height}
-        where = answers.url(picture)
-        return answers.Uploaded(id=picture.id, url=where, settings=picture.settings, **size)
+        where = api_types.url(picture)
+        return api_types.Uploaded(id=picture.id, url=where, settings=picture.settings, **size)
 
     @app.get(
         "/api/v1/assets/{id}",
@@ -263,7 +274,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         download: Annotated[bool, Query(description="as a file to be kept")] = False,
     ) -> Response:
         """A picture as a PNG file, or at another width: larger, pixel by pixel."""
-        path = studio.file(picture.sha256)
+        path = studio.store.file(picture.sha256)
         headers = {"Cache-Control": _FOREVER}
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
@@ -274,7 +285,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(404, "unknown", "this picture's file is gone")
         return FileResponse(path, media_type="image/png", headers=headers)
 
-    @app.get("/api/v1/history", responses=errors(), response_model=answers.History)
+    @app.get("/api/v1/history", responses=errors(), response_model=api_types.History)
     async def history(
         search: Annotated[str, Query(max_length=200)] = "",
         model: Annotated[str, Query(max_length=400)] = "",
@@ -292,34 +303,37 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             limit=limit,
         )
         jobs = await aside(studio.store.job_ids, found)
-        pictures = [answers.picture_answer(each, jobs.get(each.job or 0)) for each in found]
-        return answers.History(pictures=pictures, total=total)
+        pictures = [api_types.picture_answer(each, jobs.get(each.job or 0)) for each in found]
+        return api_types.History(pictures=pictures, total=total)
 
-    @app.get("/api/v1/history/{id}", responses=errors(404), response_model=answers.PicturePage)
+    @app.get("/api/v1/history/{id}", responses=errors(404), response_model=api_types.PicturePage)
     async def one(picture: KnownPicture) -> Any:
         """A picture, and the job that painted it."""
         job = await aside(studio.store.job_of, picture)
         if job is None:
-            return answers.PicturePage(picture=answers.picture_answer(picture, None), job=None)
+            return api_types.PicturePage(picture=api_types.picture_answer(picture, None), job=None)
         pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
-        return answers.PicturePage(
-            picture=answers.picture_answer(picture, job.id), job=answers.job_answer(job, pictures)
+        return api_types.PicturePage(
+            picture=api_types.picture_answer(picture, job.id),
+            job=api_types.job_answer(job, pictures),
         )
 
-    @app.patch("/api/v1/history/{id}", responses=errors(404), response_model=answers.PictureAnswer)
-    async def favour(picture: KnownPicture, wish: answers.Favour) -> Any:
+    @app.patch(
+        "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer
+    )
+    async def favour(picture: KnownPicture, wish: api_types.Favour) -> Any:
         """Make a picture a favourite, or not; favourites are kept for good."""
         changed = await aside(studio.store.favour, picture.id, wish.favourite)
-        return answers.picture_answer(changed or picture, None)
+        return api_types.picture_answer(changed or picture, None)
 
     @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))
     async def forget(picture: KnownPicture) -> None:
         """Delete a picture."""
-        await studio.forget(picture)
+        await aside(studio.store.forget, picture.id)
 
 
 def _add_state(app: FastAPI, studio: Studio) -> None:
-    @app.get("/api/v1/models", responses=errors(), response_model=answers.Models)
+    @app.get("/api/v1/models", responses=errors(), response_model=api_types.Models)
     async def models() -> Any:
         """Every model: its family, its tasks, and the JSON schemas of its options."""
         studio.look_soon()
@@ -330,20 +344,25 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "upload_pixels": MAX_UPLOAD_PIXELS,
             "queue": studio.settings.queue,
         }
-        known = list(studio.models.values())
-        return answers.Models(
-            models=known, broken=dict(studio.broken), ready=studio.ready, limits=limits
+        return api_types.Models(
+            models=[*studio.models.known.values()],
+            broken=dict(studio.models.broken),
+            ready=studio.ready,
+            trouble=studio.trouble,
+            limits=limits,
         )
 
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
-        """The server answers."""
+        """The server api_types."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"model": answers.Problem}})
+    @app.get("/readyz", responses={503: {"model": Problem}})
     async def ready() -> dict[str, str]:
-        """A worker answers, too."""
-        if studio.draining or not studio.ready:
+        """Jobs are painted as they come: a worker answers, and so does the database."""
+        if why := studio.trouble:
+            raise RefusedError(503, why.code, why.message, why.hint, 5)
+        if not studio.ready:
             raise RefusedError(503, "not-ready", "no worker has answered yet", "ask again", 1)
         return {"status": "ready"}
 
@@ -355,12 +374,12 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             for state, count in sorted((await aside(studio.store.counts)).items())
         ]
         numbers: dict[str, float] = {
-            "limner_jobs_at_work": studio.busy(),
+            "limner_jobs_at_work": studio.workers.busy,
             "limner_queue_limit": studio.settings.queue,
-            "limner_models": len(studio.models),
-            "limner_workers": len(studio.workers()),
-            "limner_worker_restarts_total": studio.restarts,
-            "limner_pictures_painted_total": studio.painted,
+            "limner_models": len(studio.models.known),
+            "limner_workers": len(studio.workers),
+            "limner_worker_restarts_total": studio.workers.restarts,
+            "limner_pictures_painted_total": studio.queue.painted,
             "limner_time_seconds": round(time.time(), 3),
         }
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"

@@ -1,5 +1,6 @@
 """How a studio is set up."""
 
+import errno
 import ipaddress
 import socket
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ MAX_PROMPT = 2_000
 MAX_JSON_BYTES = 256 * 2**10
 MAX_UPLOAD_BYTES = 16 * 2**20
 MAX_UPLOAD_PIXELS = 32 * 2**20
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of the system's errors, those that say that a disk is full."""
 MAX_ATTEMPTS = 2
 """How often a job is begun when its worker dies; it may be the job that kills."""
 

@@ -1,4 +1,4 @@
-"""What the studio remembers: jobs, pictures, and what models there were.
+"""What the studio remembers: jobs, pictures and their files, and what models there were.
 
 SQLite in the studio's folder, or any database that SQLAlchemy speaks to. One server writes; a lock
 keeps its threads in line.
@@ -6,8 +6,9 @@ keeps its threads in line.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, delete, event, func, select, update
@@ -22,7 +23,6 @@ from limner.studio.tables import (
     OVER,
     RUNNING,
     WAITING,
-    Asked,
     FullError,
     Job,
     Kept,
@@ -32,20 +32,24 @@ from limner.studio.tables import (
     new_id,
 )
 
+_BUSY_SECONDS = 5.0
+"""How long SQLite waits for another program to let the database go."""
+
 
 class Store:
-    """The database.
+    """The database, and the pictures' files.
 
     Args:
-        url: where it is.
+        url: where the database is.
+        files: the folder of the pictures, each named by its hash.
         limit: how many jobs may wait.
 
     Raises:
         LimnerError: it cannot be opened.
     """
 
-    def __init__(self, url: str, limit: int = 200) -> None:
-        self.limit = limit
+    def __init__(self, url: str, files: Path, limit: int = 200) -> None:
+        self.files, self.limit = files, limit
         self._lock = threading.Lock()
         try:
             self._engine = _engine(url)
@@ -72,33 +76,21 @@ class Store:
 
     # Jobs ---------------------------------------------------------------------------------------
 
-    def submit(self, asked: Asked) -> Job:
+    def submit(self, job: Job) -> Job:
         """Put a job in the queue; the one that is there already if the client asks again.
 
         Raises:
             FullError: too many wait.
         """
         with self._writing() as session:
-            if asked.key:
-                known = session.scalar(select(Job).where(Job.key == asked.key))
+            if job.key:
+                known = session.scalar(select(Job).where(Job.key == job.key))
                 if known is not None:
                     return known
             waiting = session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
             if waiting >= self.limit:
                 raise FullError
-            job = Job(
-                id=new_id(),
-                key=asked.key,
-                state=WAITING,
-                model=asked.model,
-                task=asked.task,
-                params=dict(asked.params),
-                inputs=dict(asked.inputs),
-                alike=asked.alike,
-                board=asked.board,
-                cell=dict(asked.cell or {}),
-                created=time.time(),
-            )
+            job.id, job.state, job.created = new_id(), WAITING, time.time()
             session.add(job)
             return job
 
@@ -214,12 +206,16 @@ class Store:
             )
             return bool(put.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def recover(self) -> int:
-        """Queue again what ran when the server was stopped; it is not the jobs' fault."""
+    def recover(self, running: Collection[str] = ()) -> int:
+        """Queue again what ran when the server was stopped; it is not the jobs' fault.
+
+        Args:
+            running: ids of jobs that do run.
+        """
         with self._writing() as session:
             found = session.execute(
                 update(Job)
-                .where(Job.state == RUNNING)
+                .where(Job.state == RUNNING, Job.id.not_in(running))
                 .values(state=WAITING, attempts=Job.attempts - 1)
             )
             return found.rowcount  # pyright: ignore[reportAttributeAccessIssue]
@@ -311,19 +307,28 @@ class Store:
                 picture.favourite = favourite
             return picture
 
-    def forget(self, id: str) -> str | None:
-        """Delete a picture; the name of its file if no other picture has it."""
+    def file(self, sha256: str) -> Path:
+        """Where a picture's pixels are."""
+        return self.files / sha256[:2] / f"{sha256}.png"
+
+    def forget(self, id: str) -> None:
+        """Delete a picture, and its file unless another picture is the same."""
         with self._writing() as session:
             picture = session.scalar(select(Picture).where(Picture.id == id))
             if picture is None:
-                return None
+                return
             session.delete(picture)
-            session.flush()
-            return picture.sha256 if self._unused(session, picture.sha256) else ""
+        self.forget_file(picture.sha256)
 
-    def forget_old(self, keep: int, uploads_before: float) -> list[str]:
+    def forget_file(self, sha256: str) -> None:
+        """Delete a file, unless a picture has it."""
+        with self._reading() as session:
+            if self._unused(session, sha256):
+                self.file(sha256).unlink(missing_ok=True)
+
+    def forget_old(self, keep: int, uploads_before: float) -> None:
         """Delete the oldest pictures beyond so many, favourites aside; as many uploads, and old
-        ones; and old jobs of which nothing is left. The names of files that nothing needs any more.
+        ones; and old jobs of which nothing is left.
         """
         with self._writing() as session:
             plain = select(Picture).where(Picture.painted, ~Picture.favourite)
@@ -343,13 +348,8 @@ class Store:
             left = select(Picture.job).where(Picture.job.is_not(None))
             ended = Job.state.in_(OVER), Job.finished < uploads_before, Job.number.not_in(left)
             session.execute(delete(Job).where(*ended))
-            shas = {picture.sha256 for picture in old}
-            return [sha for sha in shas if self._unused(session, sha)]
-
-    def unused(self, sha256: str) -> bool:
-        """Whether no picture has a file."""
-        with self._reading() as session:
-            return self._unused(session, sha256)
+        for sha256 in {picture.sha256 for picture in old}:
+            self.forget_file(sha256)
 
     def _unused(self, session: Session, sha256: str) -> bool:
         return session.scalar(select(Picture.id).where(Picture.sha256 == sha256).limit(1)) is None
@@ -377,7 +377,8 @@ def words(params: Mapping[str, Any]) -> str:
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(url, pool_size=5, max_overflow=20, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": 30}, pool_size=5, max_overflow=60)
+    told = {"timeout": _BUSY_SECONDS}
+    engine = create_engine(url, connect_args=told, pool_size=5, max_overflow=60)
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, record: Any) -> None:

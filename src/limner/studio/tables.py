@@ -73,27 +73,6 @@ class FullError(Exception):
     """So many jobs wait that no more are taken."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A job as it comes in.
-
-    Args:
-        model, task, params, inputs: what to do.
-        alike: equal for jobs that may be painted in one batch.
-        board, cell: the grid that it belongs to, and where.
-        key: the client's own name for it, so that asking twice is asking once.
-    """
-
-    model: str
-    task: str
-    params: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    alike: str
-    board: str | None = None
-    cell: Mapping[str, Any] | None = None
-    key: str | None = None
-
-
 def new_id() -> str:
     """An id that cannot be guessed."""
     return secrets.token_urlsafe(16)

@@ -36,7 +36,7 @@ from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.studio.catalogue import described
-from limner.studio.settings import MAX_PICTURES
+from limner.studio.settings import FULL, MAX_PICTURES
 from limner.studio.tasks import Work, stacked, task
 
 _LOADED = 3  # models kept in memory
@@ -108,6 +108,9 @@ class Worker:
         except MemoryError:
             self.models.clear()
             self._failed(jobs, "memory", "this machine has too little memory for this job")
+        except OSError as error:
+            why = "the disk is full; make room" if error.errno in FULL else f"{error.strerror}"
+            self._failed(jobs, "storage", f"the pictures cannot be written: {why}")
         except Exception as error:  # a job's failure must not end the worker
             said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             self._failed(jobs, "error", f"painting failed: {said}")
@@ -301,7 +304,11 @@ def main(device: str) -> None:
         output.flush()
 
     keep_freed_memory()
-    places = devices(device)
+    try:
+        places = devices(device)
+    except LimnerError as error:
+        write({"is": "failed", "message": str(error)})
+        return
     worker = Worker(torch.device(places[0]), write)
     write({"is": "hello", "device": places[0], "others": places[1:]})
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):

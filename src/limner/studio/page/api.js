@@ -9,23 +9,36 @@ export class Problem extends Error {
   }
 }
 
+/** Fetch, and say when nobody answers. */
+async function fetched(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch {
+    throw new Problem({ code: "away", message: "the studio does not answer", hint: "is it still running?" });
+  }
+}
+
+/** What an answer says; a problem where that is not what the studio says, but a proxy or a crash. */
+async function said(answer) {
+  try {
+    const document = await answer.json();
+    if (answer.ok || document.message) return document;
+  } catch { /* no JSON */ }
+  throw new Problem({ code: "http", message: `the studio answered with status ${answer.status}`, hint: "see what it printed, or ask again" });
+}
+
 /** A request; `body` is sent as JSON. Asks again while the server is starting. */
 export async function ask(method, path, body, headers = {}) {
   for (let attempt = 0; ; attempt++) {
-    let answer;
-    try {
-      answer = await fetch(path, {
-        method,
-        headers: body === undefined ? headers : { "Content-Type": "application/json", ...headers },
-        body: body === undefined ? undefined : JSON.stringify(body),
-      });
-    } catch {
-      throw new Problem({ code: "away", message: "the studio does not answer", hint: "is it still running?" });
-    }
+    const answer = await fetched(path, {
+      method,
+      headers: body === undefined ? headers : { "Content-Type": "application/json", ...headers },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
     if (answer.status === 204) return null;
-    const said = await answer.json();
-    if (answer.ok) return said;
-    if (said.code !== "starting" || attempt > 30) throw new Problem(said);
+    const document = await said(answer);
+    if (answer.ok) return document;
+    if (document.code !== "starting" || attempt > 30) throw new Problem(document);
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
@@ -34,10 +47,10 @@ export const get = (path) => ask("GET", path);
 
 /** Send a picture file; its id, size, and settings if limner painted it. */
 export async function upload(file) {
-  const answer = await fetch("/api/v1/assets", { method: "POST", body: file });
-  const said = await answer.json();
-  if (!answer.ok) throw new Problem(said);
-  return said;
+  const answer = await fetched("/api/v1/assets", { method: "POST", body: file });
+  const document = await said(answer);
+  if (!answer.ok) throw new Problem(document);
+  return document;
 }
 
 const OVER = ["done", "failed", "cancelled"];
@@ -46,11 +59,11 @@ const POLL = 1500;
 
 /**
  * Follows jobs: the first few by their event streams, the rest by asking now and then.
- * `changed(id, part)` is told what is new of a job.
+ * `changed(id, part)` is told what is new of a job, `troubled(problem)` why none goes on.
  */
 export class Follower {
-  constructor(changed) {
-    this.changed = changed;
+  constructor(changed, troubled) {
+    Object.assign(this, { changed, troubled });
     this.jobs = new Map(); // id -> EventSource or null, in the order in which they came
     this.timer = null;
   }
@@ -80,6 +93,7 @@ export class Follower {
     on("started", () => this.changed(id, { state: "running", position: null }));
     on("progress", (progress) => this.changed(id, { state: "running", progress }));
     on("frame", (frame) => this.changed(id, { frame }));
+    on("trouble", (trouble) => this.troubled(trouble.code ? trouble : null));
     for (const name of OVER) stream.addEventListener(name, () => this.ended(id));
     return stream;
   }

@@ -110,6 +110,7 @@ export function Stage() {
   }, [newest]);
   return html`<div class="stage">
     <h1 class="hidden">The studio</h1>
+    ${state.trouble && html`<p class="problem" role="status">Nothing is painted at present: ${state.trouble.message}<span>${state.trouble.hint}</span></p>`}
     <div id="easel" ref=${top} aria-busy=${open.length > 0}>
       ${shown.map((job) => html`<${Job} key=${job.id} job=${job} />`)}
       ${open.length > SHOWN && html`<p class="hint">${open.length - SHOWN} more wait.</p>`}

@@ -50,6 +50,7 @@ export const state = {
   history: [], total: 0, filter: { search: "", favourite: false },
   route: { name: "home" },
   problem: null, notice: "",
+  trouble: null, // why nothing is painted at present
 };
 
 const listeners = new Set();
@@ -107,8 +108,8 @@ export function forgetForm() {
 // Models --------------------------------------------------------------------------------------
 
 export async function loadModels() {
-  const { models, broken, ready, limits } = await get("/api/v1/models");
-  set({ models, broken, ready, limits });
+  const { models, broken, ready, trouble: why, limits } = await get("/api/v1/models");
+  set({ models, broken, ready, trouble: why, limits });
   if (!models.length || !ready) setTimeout(() => loadModels().catch(trouble), 1000);
   if (models.length && !model()) choose(models[0].name);
   else if (model() && !task()) wish({ task: "paint" });
@@ -212,6 +213,12 @@ export async function cancelAll() {
   await Promise.all(open.map((job) => cancel(job.id)));
 }
 
+/** Nothing goes on, or it goes on again. */
+function troubled(why) {
+  set({ trouble: why });
+  if (why) setTimeout(() => loadModels().catch(trouble), 1000); // until it is over
+}
+
 // Jobs ----------------------------------------------------------------------------------------
 
 function changed(id, part) {
@@ -221,7 +228,7 @@ function changed(id, part) {
   if (part.state === "done" && part.outputs?.length) loadHistory();
 }
 
-const follower = new Follower(changed);
+const follower = new Follower(changed, troubled);
 
 /** What waits or runs, also after the page was loaded anew. */
 export async function loadJobs() {

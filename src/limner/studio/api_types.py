@@ -1,4 +1,4 @@
-"""What may be asked for: the shape of a request, and whether a model can do it.
+"""What the API takes and gives: requests, and whether a model can do them; answers as documents.
 
 A request is checked against the JSON schemas of the model and the task, which are made from the
 same signatures that the command line reads; the server needs no torch for that.
@@ -6,7 +6,7 @@ same signatures that the command line reads; the server needs no torch for that.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from jsonschema import Draft202012Validator
@@ -15,7 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Share
+from limner.studio.problems import Problem
 from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
+from limner.studio.tables import WAITING, Job, Picture
 
 _MOST_OPTIONS = 64
 
@@ -30,7 +32,8 @@ def _clean(text: str) -> str:
 Words = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_clean)]
 Name = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_clean)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,40}$")]
-Values = Annotated[dict[Name, JsonValue], Field(max_length=_MOST_OPTIONS)]
+Options = Annotated[dict[Name, JsonValue], Field(max_length=_MOST_OPTIONS)]
+Values = dict[str, Any]
 
 
 class Strict(BaseModel):
@@ -49,8 +52,8 @@ class Params(Strict):
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
     vary: Share = 0.0
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
-    sampler: Values = Field(default_factory=dict, description="the model's own options")
-    options: Values = Field(default_factory=dict, description="the task's own options")
+    sampler: Options = Field(default_factory=dict, description="the model's own options")
+    options: Options = Field(default_factory=dict, description="the task's own options")
 
 
 class Cell(Strict):
@@ -148,3 +151,133 @@ def alike(request: Request, stamp: str) -> str:
     parts = [bool(params.prompt or params.negative), bool(params.negative), bool(params.label)]
     same = [request.model, stamp, params.dtype, params.sampler, parts]
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+
+class PictureAnswer(BaseModel):
+    """A picture; its pixels are at `url`, a PNG file that says how it was made."""
+
+    id: str
+    number: int
+    url: str
+    job: str | None
+    place: int
+    width: int
+    height: int
+    model: str
+    words: str
+    settings: Values | None
+    favourite: bool
+    created: float
+
+
+class JobAnswer(BaseModel):
+    """A job: what was asked for, how far it is, what came of it."""
+
+    id: str
+    state: str
+    model: str
+    task: str
+    params: Values
+    inputs: Values
+    board: str | None
+    cell: Values
+    position: int | None
+    eta: float | None
+    created: float
+    started: float | None
+    finished: float | None
+    outputs: list[PictureAnswer]
+    error: Problem | None
+    notes: Values | None
+
+
+class Accepted(BaseModel):
+    """A job that was taken."""
+
+    id: str
+    state: str
+    position: int
+    eta: float | None
+
+
+class Jobs(BaseModel):
+    """Several jobs, in their order."""
+
+    jobs: list[JobAnswer]
+
+
+class History(BaseModel):
+    """Pictures, the newest first, and how many there are of them in all."""
+
+    pictures: list[PictureAnswer]
+    total: int
+
+
+class PicturePage(BaseModel):
+    """A picture and the job that painted it."""
+
+    picture: PictureAnswer
+    job: JobAnswer | None
+
+
+class Uploaded(BaseModel):
+    """A picture that was sent; `settings` if it was painted by limner."""
+
+    id: str
+    url: str
+    width: int
+    height: int
+    settings: Values | None
+
+
+class Models(BaseModel):
+    """What the models that paint are, and why others cannot be used; why nothing is painted."""
+
+    model_config = ConfigDict(protected_namespaces=())
+    models: list[Values]
+    broken: Values
+    ready: bool
+    trouble: Problem | None
+    limits: Values
+
+
+class Reports(BaseModel):
+    """What models were found to be worth, and how they compare, the newest first."""
+
+    reports: list[Values]
+    comparisons: list[Values]
+
+
+class Favour(BaseModel):
+    """Whether a picture is a favourite."""
+
+    model_config = ConfigDict(extra="forbid")
+    favourite: bool
+
+
+def url(picture: Picture) -> str:
+    """Where the pixels are."""
+    return f"/api/v1/assets/{picture.id}"
+
+
+def picture_answer(picture: Picture, job: str | None) -> PictureAnswer:
+    """A picture as a document."""
+    own = ("id", "number", "place", "width", "height", "model", "words", "settings", "favourite")
+    named: Values = {name: getattr(picture, name) for name in own}
+    return PictureAnswer(**named, created=picture.created, url=url(picture), job=job)
+
+
+def job_answer(
+    job: Job, pictures: Sequence[Picture], position: int | None = None, eta: float | None = None
+) -> JobAnswer:
+    """A job as a document."""
+    own = ("id", "state", "model", "task", "params", "inputs", "board", "cell", "notes")
+    times = ("created", "started", "finished")
+    named: Values = {name: getattr(job, name) for name in (*own, *times)}
+    return JobAnswer(
+        **named,
+        position=position if job.state == WAITING else None,
+        eta=eta,
+        outputs=[picture_answer(each, job.id) for each in pictures],
+        error=Problem(**job.error) if job.error else None,
+    )

@@ -1,4 +1,4 @@
-"""What every request passes: who may ask, from which page, how much may be sent, what may be shown.
+"""What every request passes: the guard, then a limit on how many are worked on at once.
 
 Host    names this studio, so that no page elsewhere can reach it under a name of its own
 Origin  of whatever changes something is this studio
@@ -6,6 +6,7 @@ token   is known, where the studio can be reached from other machines
 body    is as large as the route allows, counted as it comes
 """
 
+import asyncio
 import hmac
 import json
 from http.cookies import CookieError, SimpleCookie
@@ -13,6 +14,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from limner.studio.background import log
+from limner.studio.problems import explained
 from limner.studio.settings import MAX_JSON_BYTES, MAX_UPLOAD_BYTES, Settings
 
 COOKIE = "limner_token"
@@ -31,6 +34,7 @@ _SECURE = (b"cross-origin-opener-policy", b"same-origin")
 _FRESH = (b"cache-control", b"no-cache")  # a page's parts are all of one version
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz", "/readyz")
+_AT_ONCE = 4
 
 
 class TooLargeError(Exception):
@@ -90,6 +94,11 @@ class Guard:
             if not started:
                 said = f"the request has more than {cap:,} bytes"
                 await _answer(send, 413, "too-large", said, "send less")
+        except Exception as error:  # nobody thought of it; the client is told all the same
+            log.exception("a request failed")
+            if not started:
+                why = explained(error)
+                await _answer(send, why.status, why.code, why.message, why.hint)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str, str] | None:
         """Status, code, message and hint; None for a request that may pass."""
@@ -152,3 +161,61 @@ async def _answer(send: Send, status: int, code: str, message: str, hint: str) -
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *_HEADERS]})
     await send({"type": "http.response.body", "body": body})
+
+
+class Turnstile:
+    """Limit concurrent API requests, so that health checks stay responsive.
+
+    Without it fifty requests that come together are all parsed, checked and answered in one turn of
+    the event loop, and the next request waits for all of them. A request is let through once its
+    body is there, and leaves when its answer begins: slow senders and readers hold up nobody.
+
+    Args:
+        app: what is behind it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._places = asyncio.Semaphore(_AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, when it is its turn."""
+        if not _waits(scope):
+            await self.app(scope, receive, send)
+            return
+        messages = await _body(receive)
+        await self._places.acquire()
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            if inside:
+                self._places.release()
+            inside = False
+
+        async def again() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        async def answer(message: Message) -> None:
+            leave()
+            await send(message)
+
+        try:
+            await self.app(scope, again, answer)
+        finally:
+            leave()
+
+
+def _waits(scope: Scope) -> bool:
+    """Whether a request has to wait: those to the API, but for uploads, which come slowly."""
+    if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+        return False
+    return scope["method"] != "POST" or not scope["path"].startswith("/api/v1/assets")
+
+
+async def _body(receive: Receive) -> list[Message]:
+    """All of what a request says."""
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+    return messages

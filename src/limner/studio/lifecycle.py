@@ -1,0 +1,89 @@
+"""A studio from its start to its end: store, models, queue and workers."""
+
+import asyncio
+import time
+
+from limner.studio.background import Tasks, aside, log
+from limner.studio.models import Models
+from limner.studio.problems import Problem
+from limner.studio.queue import Queue
+from limner.studio.settings import Settings
+from limner.studio.store import Store
+from limner.studio.tables import Job
+from limner.studio.workers import Workers
+
+_LOOK_PATIENCE = 0.3  # at the start; below some roots there are very many folders
+_TIDY_SECONDS = 600.0
+_UPLOAD_SECONDS = 7 * 86_400.0
+_PATIENCE = 3.0  # for what runs when the server is to stop
+
+
+class Studio:
+    """All that the server holds between two requests.
+
+    Args:
+        settings: how it is set up.
+
+    Attributes:
+        draining: whether no more jobs are taken.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        self._tasks = Tasks()
+        self.store = Store(settings.url, settings.folder / "pictures", settings.queue)
+        self.queue = Queue(self.store)
+        self.models = Models(settings.root, self.store, self.queue.wake.set)
+        self.workers = Workers(settings, self.store, self.models, self.queue, self._tasks)
+        self.draining = False
+
+    @property
+    def trouble(self) -> Problem | None:
+        """Why nothing is painted, if so."""
+        return self.queue.trouble or self.workers.trouble
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs are painted as they come."""
+        return self.workers.ready and self.trouble is None and not self.draining
+
+    async def open(self) -> None:
+        """Go on with what was queued, and start the workers."""
+        await aside(self.store.recover)
+        recalling = self._tasks.start(self.models.recall())
+        await asyncio.wait([recalling], timeout=_LOOK_PATIENCE)
+        self.workers.start(self.settings.device)
+        self._tasks.start(self._tidy())
+
+    async def drain(self) -> None:
+        """Take no more jobs, and give those that run a moment to end."""
+        self.draining = self.queue.closed = True
+        until = time.monotonic() + _PATIENCE
+        while self.workers.busy and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        self.queue.close()
+
+    async def close(self) -> None:
+        """Stop; what runs is queued for the next start."""
+        self.draining = True
+        await self._tasks.stop()
+        await aside(self.store.close)
+
+    def look_soon(self) -> None:
+        """See which models there are, while the caller goes on."""
+        self._tasks.start(self.models.look())
+
+    async def cancel(self, job: Job) -> None:
+        """End a job that waits or runs."""
+        if await self.queue.cancel(job):
+            await self.workers.cancel(job)
+
+    async def _tidy(self) -> None:
+        while True:
+            try:
+                old = time.time() - _UPLOAD_SECONDS
+                await aside(self.store.forget_old, self.settings.keep, old)
+            except Exception:  # there is a next time
+                log.exception("old pictures could not be deleted")
+            await asyncio.sleep(_TIDY_SECONDS)

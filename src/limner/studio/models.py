@@ -1,0 +1,111 @@
+"""Which models the studio has: found by the server, described by a worker, remembered."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import limner
+from limner.studio import catalogue
+from limner.studio.background import aside, far_aside, log
+from limner.studio.store import Store
+
+Document = dict[str, Any]
+_NAME = "catalogue"
+_LOOK_SECONDS = 3.0  # between two looks for new runs
+
+
+class Models:
+    """The models below a folder, and the bundled ones.
+
+    Args:
+        root: below which runs are looked for.
+        store: where descriptions are remembered.
+        wake: called when there is something for a worker to describe.
+
+    Attributes:
+        known: descriptions of the models that paint, by name.
+        broken: what is wrong with the others.
+        folders: where each is.
+        stamps: what changes when a model's file does, by name.
+        recalled: set once it is known which there are.
+    """
+
+    def __init__(self, root: Path, store: Store, wake: Callable[[], None]) -> None:
+        self._root, self._store, self._wake = root, store, wake
+        self.known: dict[str, Document] = {}
+        self.broken: dict[str, str] = {}
+        self.folders: dict[str, Path] = {}
+        self.stamps: dict[str, str] = {}
+        self._described: dict[str, str] = {}
+        self._looked = 0.0
+        self.recalled = asyncio.Event()
+
+    async def recall(self) -> None:
+        """See which models there are, and what was known of them when the server last ran."""
+        try:
+            kept = await aside(self._store.kept, _NAME)
+            await self._look()
+            if kept.get("version") == limner.__version__:
+                self._learn(kept["models"], kept["stamps"])
+        finally:
+            self._described.clear()  # a worker describes all anew: the code may have changed
+            self.recalled.set()
+
+    async def look(self) -> None:
+        """See which models there are, if that was not done just now."""
+        if time.monotonic() - self._looked > _LOOK_SECONDS and self.recalled.is_set():
+            self._looked = time.monotonic()
+            await self._look()
+
+    async def describe(self, ask: Callable[[Document], Awaitable[Document]]) -> None:
+        """Have a worker describe the models that are new."""
+        unknown, stamps = self._unknown(), dict(self.stamps)
+        if not unknown:
+            return
+        answer = await ask({"do": "describe", "models": unknown})
+        self._learn(answer["models"], stamps)
+        for name in unknown:  # one that vanished meanwhile is not asked for again and again
+            self._described.setdefault(name, stamps[name])
+        models = [*self.known.values()]
+        models += [{"name": name, "broken": why} for name, why in self.broken.items()]
+        kept = {"version": limner.__version__, "models": models, "stamps": stamps}
+        try:
+            await aside(self._store.keep, _NAME, kept)
+        except Exception as error:  # only the next start is slower without it
+            log.warning("the descriptions of models were not kept: %s", error)
+
+    async def _look(self) -> None:
+        self.folders = await far_aside(catalogue.found, self._root)
+        stamps = {name: catalogue.stamp(folder) for name, folder in self.folders.items()}
+        for name in [name for name in self.stamps if name not in stamps]:
+            self._forget(name)
+        self.stamps, self._looked = stamps, time.monotonic()
+        if self._unknown():
+            self._wake()
+
+    def _unknown(self) -> dict[str, str]:
+        return {
+            name: str(folder)
+            for name, folder in self.folders.items()
+            if self._described.get(name) != self.stamps[name]
+        }
+
+    def _forget(self, name: str) -> None:
+        self.known.pop(name, None)
+        self.broken.pop(name, None)
+
+    def _learn(self, models: Sequence[Document], stamps: dict[str, str]) -> None:
+        for model in models:
+            name = model["name"]
+            if stamps.get(name) != self.stamps.get(name):
+                continue
+            self._described[name] = stamps[name]
+            self._forget(name)
+            if "broken" not in model:
+                self.known[name] = model
+            elif model["broken"]:
+                self.broken[name] = model["broken"]
+        order = {name: i for i, name in enumerate(self.folders)}
+        self.known = dict(sorted(self.known.items(), key=lambda item: order[item[0]]))

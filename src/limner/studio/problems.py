@@ -1,0 +1,81 @@
+"""What went wrong, as every answer says it: a code, a line, and what to do instead."""
+
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from limner.studio.settings import FULL
+
+_FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
+_BUSY_SECONDS = 5  # after which a client asks again
+
+
+class Problem(BaseModel):
+    """What went wrong, in one line, and what to do instead."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(
+        self, status: int, code: str, message: str, hint: str = "", wait: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.wait = status, code, wait
+        self.message, self.hint = message, hint
+
+    def told(self) -> Problem:
+        """What it says."""
+        return Problem(code=self.code, message=self.message, hint=self.hint)
+
+
+def problem(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
+    """An answer that says what went wrong."""
+    return JSONResponse({"code": code, "message": message, "hint": hint}, status)
+
+
+def refusal(error: RefusedError) -> JSONResponse:
+    """The answer to a refused request."""
+    response = problem(error.status, error.code, error.message, error.hint)
+    if error.wait is not None:
+        response.headers["Retry-After"] = str(error.wait)
+    return response
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same may succeed later: the database is locked or away, or the disk is full."""
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError)
+
+
+def explained(error: BaseException) -> RefusedError:
+    """An error that nobody raised on purpose, as an answer."""
+    said = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).lower()
+    line = said.splitlines()[0][:200]
+    if getattr(error, "errno", None) in FULL or any(word in said for word in _FULL_WORDS):
+        return RefusedError(507, "full-disk", "the disk is full", "make room on it")
+    if isinstance(error, OperationalError) and "locked" in said:
+        hint = "another program has locked it, such as a backup; ask again when that is done"
+        return RefusedError(503, "busy", "the database is locked", hint, _BUSY_SECONDS)
+    if isinstance(error, SQLAlchemyError):
+        hint = "see what the server printed; ask again when it is mended"
+        return RefusedError(503, "database", f"the database fails: {line}", hint, _BUSY_SECONDS)
+    if isinstance(error, OSError):
+        what = (error.strerror or line).lower()
+        hint = "see that its folder can be read and written"
+        return RefusedError(500, "storage", f"the studio's files fail: {what}", hint)
+    if isinstance(error, MemoryError):
+        return RefusedError(503, "memory", "this machine is out of memory", "ask again later", 5)
+    hint = "see what the server printed, and report it"
+    return RefusedError(500, "error", f"the studio made a mistake: {type(error).__name__}", hint)
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How errors look, for the OpenAPI document."""
+    return {status: {"model": Problem} for status in (400, 401, 403, 421, 422, *statuses)}

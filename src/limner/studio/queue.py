@@ -1,0 +1,187 @@
+"""Jobs from the request to the end, and what is told of each to those who listen."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from limner.studio.background import aside, log
+from limner.studio.events import Channel
+from limner.studio.problems import Problem, explained, passes
+from limner.studio.settings import MAX_ATTEMPTS, MAX_PICTURES
+from limner.studio.store import Store
+from limner.studio.tables import CANCELLED, DONE, FAILED, OVER, RUNNING, Job, Painted
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds until the database is tried again
+T = TypeVar("T")
+
+
+class Queue:
+    """The jobs that wait or run.
+
+    Args:
+        store: where they are kept.
+
+    Attributes:
+        trouble: why nothing can be begun or finished at present, if so.
+        wake: set when there is something to do.
+        painted: pictures since the start.
+        closed: whether no more jobs are begun.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._channels: dict[str, Channel] = {}
+        self._pace: dict[str, float] = {}
+        self.trouble: Problem | None = None
+        self.wake = asyncio.Event()
+        self.painted = 0
+        self.closed = False
+        self._beginning = asyncio.Lock()
+
+    # What is asked for --------------------------------------------------------------------------
+
+    async def submit(self, job: Job) -> tuple[Job, int]:
+        """Put a job in the queue; it, or the one that is there already, and its position."""
+        job = await aside(self._store.submit, job)
+        self.wake.set()
+        return job, await aside(self._store.position, job)
+
+    async def cancel(self, job: Job) -> bool:
+        """End a job that waits or runs; whether it had not ended yet."""
+        cancelled = await aside(self._store.cancel, job.id)
+        if cancelled:
+            self._end(job.id, CANCELLED)
+            await self._tell_positions()
+        return cancelled
+
+    def eta(self, job: Job, position: int) -> float | None:
+        """Seconds until a job that waits is done, if its model has painted before."""
+        pace = self._pace.get(job.model)
+        return None if pace is None else round((position + 1) * pace, 1)
+
+    # What happens to it -------------------------------------------------------------------------
+
+    async def begin(self) -> list[Job]:
+        """The next batch of jobs; they run."""
+        if self.closed:
+            return []
+        async with self._beginning:
+            return await self._insist(self._store.begin, MAX_PICTURES)
+
+    async def announce(self, jobs: Sequence[Job]) -> None:
+        """Tell that jobs have begun."""
+        self.wake.set()  # there may be more, for other workers
+        for job in jobs:
+            (await self.channel(job)).tell("started", model=job.model)
+        await self._tell_positions()
+
+    async def finish(
+        self, id: str, painted: Sequence[Painted], notes: dict[str, Any], kept: bool
+    ) -> bool:
+        """Keep what a job painted; whether it was still wanted."""
+        wanted = await self._insist(self._store.finish, id, painted, notes, kept)
+        if wanted:
+            self.painted += len(painted) * kept
+            self._end(id, DONE, **notes)
+        return wanted
+
+    async def fail(self, id: str, problem: Problem) -> None:
+        """End a job with an error."""
+        if await self._insist(self._store.fail, id, problem.model_dump()):
+            self._end(id, FAILED, **problem.model_dump())
+
+    async def give_back(self, jobs: Sequence[Job], problem: Problem) -> None:
+        """Queue jobs again that were not done, but for one that may have been the reason twice."""
+        for job in jobs:
+            if job.attempts >= MAX_ATTEMPTS:
+                await self.fail(job.id, problem)
+            elif await self._insist(self._store.again, job.id):
+                (await self.channel(job)).tell("queued", position=0, eta=None)
+        self.wake.set()
+
+    async def recover(self, at_work: Callable[[], list[str]]) -> None:
+        """Queue all jobs again that run, but no worker has.
+
+        Args:
+            at_work: the ids of jobs that a worker has, once none is being begun.
+        """
+        async with self._beginning:
+            await self._insist(self._store.recover, at_work())
+
+    def pace(self, model: str, seconds: float) -> None:
+        """Learn how long a job of a model takes."""
+        self._pace[model] = 0.5 * self._pace.get(model, seconds) + 0.5 * seconds
+
+    async def _insist(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call what needs the database, again and again while it is locked or the disk is full:
+        what was painted is not lost, and goes on once there is room.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                result = await aside(function, *arguments)
+                break
+            except Exception as error:
+                if not passes(error):
+                    raise
+                why = explained(error).told()
+                if self.trouble is None or self.trouble.message != why.message:
+                    log.warning("%s; %s; the queue waits", why.message, why.hint)
+                self._set_trouble(why)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        if self.trouble is not None:
+            log.warning("the queue goes on")
+            self._set_trouble(None)
+        return result
+
+    # What is told -------------------------------------------------------------------------------
+
+    async def channel(self, job: Job) -> Channel:
+        """The events of a job; of one that is over, how it ended."""
+        if job.id in self._channels:
+            return self._channels[job.id]
+        channel = Channel()
+        position = await aside(self._store.position, job)
+        if job.id in self._channels:  # another request was quicker
+            return self._channels[job.id]
+        if job.state in OVER:
+            channel.tell(job.state, **(job.error or {}))
+        else:
+            channel.tell("queued", position=position, eta=self.eta(job, position))
+            if job.state == RUNNING:
+                channel.tell("started")
+            if self.trouble is not None:
+                channel.tell("trouble", **self.trouble.model_dump())
+            self._channels[job.id] = channel
+        return channel
+
+    def tell(self, id: str, name: str, **data: Any) -> None:
+        """Tell those who listen to a job."""
+        if id in self._channels:
+            self._channels[id].tell(name, **data)
+
+    def close(self) -> None:
+        """End all streams: the server stops."""
+        for channel in self._channels.values():
+            channel.close()
+
+    def _set_trouble(self, trouble: Problem | None) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            told = trouble or Problem(code="", message="")
+            for channel in self._channels.values():
+                channel.tell("trouble", **told.model_dump())
+
+    def _end(self, id: str, state: str, **data: Any) -> None:
+        channel = self._channels.pop(id, None)
+        if channel is not None:
+            channel.tell(state, **data)
+
+    async def _tell_positions(self) -> None:
+        """Tell those who wait how many are before them."""
+        if not any(channel.listeners for channel in self._channels.values()):
+            return
+        for position, job in enumerate(await aside(self._store.jobs, unfinished=True)):
+            if job.state != RUNNING:
+                self.tell(job.id, "queued", position=position, eta=self.eta(job, position))

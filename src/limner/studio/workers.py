@@ -1,0 +1,293 @@
+"""The workers as the server sees them: started, given jobs, listened to, started again."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from limner.studio.background import Tasks, aside, log
+from limner.studio.models import Models
+from limner.studio.problems import Problem, explained
+from limner.studio.queue import Queue
+from limner.studio.settings import Settings
+from limner.studio.store import Store
+from limner.studio.tables import Job, Painted
+
+Document = dict[str, Any]
+_LONGEST_LINE = 32 * 2**20
+_TRIES = 3
+"""Starts that fail in a row before that is said; later ones are quiet, and rarer."""
+_LONGEST_PAUSE = 30.0  # seconds between two starts
+_DIED = Problem(
+    code="worker-died",
+    message="the process that painted this job died twice",
+    hint="ask for less: fewer pictures, fewer steps, a smaller model",
+)
+
+
+class WorkerDiedError(Exception):
+    """The process ended before it had done its jobs; its message is the reason, where known."""
+
+
+class Process:
+    """A worker's process.
+
+    Args:
+        command: how it is started; the device is added.
+        device: where it paints.
+    """
+
+    def __init__(self, command: Sequence[str], device: str) -> None:
+        self._command = [*(command or (sys.executable, "-m", "limner.studio.worker")), device]
+        self._process: asyncio.subprocess.Process | None = None
+        self.device = device
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        alive = self._process is not None and self._process.returncode is None
+        return self._process.pid if alive and self._process else None
+
+    async def start(self, quiet: bool = False) -> Document:
+        """Start it, and wait for its first word.
+
+        Args:
+            quiet: whether what it prints of errors is left out.
+
+        Raises:
+            WorkerDiedError: it said none, or that it cannot work.
+        """
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL if quiet else None,
+            limit=_LONGEST_LINE,
+            start_new_session=True,  # Ctrl-C is for the server, which then ends its workers
+        )
+        hello = await self._hear()
+        if hello["is"] != "hello":
+            raise WorkerDiedError(hello["message"])
+        self.device = hello["device"]
+        return hello
+
+    async def tell(self, document: Mapping[str, Any]) -> None:
+        """Give it something to do.
+
+        Raises:
+            WorkerDiedError: it cannot hear any more.
+        """
+        if self._process is None or self._process.stdin is None:
+            raise WorkerDiedError
+        try:
+            self._process.stdin.write(json.dumps(document).encode() + b"\n")
+            await self._process.stdin.drain()
+        except (ConnectionError, RuntimeError):
+            raise WorkerDiedError from None
+
+    async def _hear(self) -> Document:
+        if self._process is None or self._process.stdout is None:
+            raise WorkerDiedError
+        line = await self._process.stdout.readline()
+        if not line:
+            raise WorkerDiedError
+        return json.loads(line)
+
+    async def ask(self, document: Mapping[str, Any]) -> Document:
+        """Give it something to do that has one answer."""
+        await self.tell(document)
+        return await self._hear()
+
+    async def hear_until_idle(self) -> AsyncIterator[Document]:
+        """What it says while it works."""
+        while (said := await self._hear())["is"] != "idle":
+            yield said
+
+    async def end(self, patience: float = 1.0) -> None:
+        """End the process; it stops by itself when its input ends, or is killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), patience)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+class Workers:
+    """The processes that paint, one for each device, and what each is at.
+
+    Args:
+        settings: of the studio.
+        store: of pictures that jobs begin with.
+        models: that they describe, and paint with.
+        queue: of which they take jobs.
+        tasks: in which each is kept alive.
+
+    Attributes:
+        trouble: why none can start, if so.
+        restarts: how often one was started again.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, models: Models, queue: Queue, tasks: Tasks
+    ) -> None:
+        self._settings, self._store = settings, store
+        self._models, self._queue, self._tasks = models, queue, tasks
+        self._at_work: dict[Process, list[Job]] = {}
+        self._serving: set[Process] = set()
+        self.trouble: Problem | None = None
+        self.restarts = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker has answered, and takes jobs."""
+        return bool(self._serving)
+
+    @property
+    def busy(self) -> int:
+        """How many jobs are being painted."""
+        return sum(map(len, self._at_work.values()))
+
+    def __len__(self) -> int:
+        return len(self._at_work)
+
+    def start(self, device: str) -> None:
+        """Keep a worker on a device, and one on each further device that it tells of."""
+        process = Process(self._settings.worker, device)
+        self._at_work[process] = []
+        self._tasks.start(self._serve(process))
+
+    async def cancel(self, job: Job) -> None:
+        """Tell the worker that has a job to stop it."""
+        for process, jobs in self._at_work.items():
+            if any(each.id == job.id for each in jobs):
+                with contextlib.suppress(WorkerDiedError):
+                    await process.tell({"do": "cancel", "id": job.id})
+
+    async def _serve(self, process: Process) -> None:
+        """Keep a worker alive and busy, whatever happens."""
+        failures = 0
+        try:
+            while True:
+                problem = _DIED
+                try:
+                    await self._begin(process, quiet=failures >= _TRIES)
+                    while True:
+                        await self._turn(process)
+                        failures = 0
+                except WorkerDiedError as error:
+                    if process not in self._serving and failures + 1 >= _TRIES:
+                        self._say_trouble(str(error))
+                except Exception as error:  # the next turn may go well
+                    log.exception("a turn of the queue failed")
+                    problem = explained(error).told()
+                self._serving.discard(process)
+                self.restarts += 1
+                await process.end()
+                await self._give_back(process, problem)
+                await asyncio.sleep(min(0.1 * 2**failures, _LONGEST_PAUSE))
+                failures += 1
+        finally:
+            await process.end(0.3)
+
+    async def _begin(self, process: Process, quiet: bool) -> None:
+        """Start a worker, and have it learn what it needs."""
+        hello = await process.start(quiet)
+        for device in hello["others"]:
+            if all(device != each.device for each in self._at_work):
+                self.start(device)
+        await self._models.recalled.wait()
+        await self._models.describe(process.ask)
+        self._serving.add(process)
+        self.trouble = None
+        if self._models.known:  # the first is what most will ask for
+            folder = str(self._models.folders[next(iter(self._models.known))])
+            await process.tell({"do": "load", "folder": folder})
+
+    async def _turn(self, process: Process) -> None:
+        """Give a worker the next batch, or wait until there is one."""
+        self._queue.wake.clear()
+        if process.pid is None:
+            raise WorkerDiedError
+        await self._models.describe(process.ask)
+        jobs = await self._queue.begin()
+        if not jobs:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._queue.wake.wait(), 1.0)
+            return
+        self._at_work[process] = jobs
+        await self._queue.announce(jobs)
+        orders = [order for job in jobs if (order := await self._order(job))]
+        if orders:
+            started = time.monotonic()
+            document = {"do": "work", "jobs": orders, "folder": str(self._store.files)}
+            await process.tell(document)
+            async for said in process.hear_until_idle():
+                await self._hear(said)
+            self._queue.pace(jobs[0].model, (time.monotonic() - started) / len(jobs))
+        self._at_work[process] = []
+
+    async def _order(self, job: Job) -> Document | None:
+        """A job as a worker hears it; None if what it needs is gone."""
+        folder, inputs = self._models.folders.get(job.model), dict[str, str]()
+        if folder is None:
+            said = f"there is no model '{job.model}' any more"
+            await self._queue.fail(job.id, Problem(code="gone", message=said))
+            return None
+        for name, id in job.inputs.items():
+            picture = await aside(self._store.picture, id)
+            if picture is None:
+                said = f"the picture for '{name}' was deleted"
+                await self._queue.fail(job.id, Problem(code="gone", message=said))
+                return None
+            inputs[name] = str(self._store.file(picture.sha256))
+        named = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
+        return named | {"folder": str(folder), "inputs": inputs}
+
+    async def _hear(self, said: Document) -> None:
+        """A worker's word about a job."""
+        id, what = said.pop("id"), said.pop("is")
+        if what == "loading":
+            self._queue.tell(id, "progress", step=0, steps=0, eta=None)
+        elif what == "progress":
+            frame, pictures = said.pop("frame"), said.pop("pictures")
+            self._queue.tell(id, "progress", **said)
+            self._queue.tell(id, "frame", step=said["step"], pictures=pictures, webp=frame)
+        elif what == "failed":
+            await self._queue.fail(id, Problem(**said))
+        elif what == "done":
+            painted = [Painted(**each) for each in said["pictures"]]
+            if not await self._queue.finish(id, painted, said["notes"], said["kept"]):
+                for each in painted:  # cancelled at the last moment
+                    await aside(self._store.forget_file, each.sha256)
+
+    async def _give_back(self, process: Process, problem: Problem) -> None:
+        """Queue again what a worker was at."""
+        jobs, self._at_work[process] = self._at_work[process], []
+        for save in (
+            partial(self._queue.give_back, jobs, problem),
+            partial(self._queue.recover, self._ids),  # all the same, should that have failed
+        ):
+            try:
+                await save()
+            except Exception:  # they are found the next time that a worker stumbles
+                log.exception("jobs could not be queued again")
+
+    def _ids(self) -> list[str]:
+        return [job.id for jobs in self._at_work.values() for job in jobs]
+
+    def _say_trouble(self, reason: str) -> None:
+        message, _, hint = reason.partition("; ")
+        self.trouble = Problem(
+            code="worker",
+            message=f"no worker can start: {message}" if message else "no worker can start",
+            hint=hint or "see what the server printed, and start it again",
+        )

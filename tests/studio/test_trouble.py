@@ -1,0 +1,146 @@
+"""What the studio does while its disk is full, its database locked, or its worker cannot start."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from conftest import Open, Studio, png, until
+from limner.studio.problems import explained, passes
+
+GOES_WRONG = """
+import os
+from contextlib import contextmanager
+from sqlite3 import OperationalError as Full
+from limner.studio import assets, queue, store
+
+store._BUSY_SECONDS = 0.2
+writing, keep, announce = store.Store._writing, assets.keep, queue.Queue.announce
+
+@contextmanager
+def writing_that_fails(self):
+    with writing(self) as session:
+        yield session
+        session.flush()
+        if Path("full").exists():
+            raise store.OperationalError("COMMIT", {}, Full("database or disk is full"))
+
+def keep_that_fails(content, folder):
+    if Path("full").exists():
+        raise OSError(28, "No space left on device")
+    return keep(content, folder)
+
+async def announce_that_fails(self, jobs):
+    await announce(self, jobs)
+    if Path("bug").exists():
+        Path("bug").unlink()
+        raise ZeroDivisionError
+
+from sqlalchemy.exc import OperationalError
+store.OperationalError = OperationalError
+store.Store._writing, assets.keep = writing_that_fails, keep_that_fails
+queue.Queue.announce = announce_that_fails
+"""
+SLOW = {"steps": 6, "pause": 0.1}
+
+
+def ready(studio: Studio) -> tuple[int, str]:
+    answer = studio.client.get("/readyz")
+    return answer.status_code, answer.json().get("code", "")
+
+
+def problem(answer: httpx.Response) -> tuple[int, Any]:
+    assert answer.json().keys() == {"code", "message", "hint"}, answer.text
+    return answer.status_code, answer.json()["message"]
+
+
+def test_the_queue_waits_for_room_and_for_the_database_and_goes_on(
+    own_studio: Callable[..., Studio],
+):
+    studio = own_studio(before=GOES_WRONG)
+    pid = studio.worker()
+    # The disk is full when a job ends: what was painted is kept until there is room.
+    job = studio.submit(prompt="kept", sampler=SLOW)["id"]
+    until(lambda: studio.job(job)["state"] == "running")
+    (studio.folder / "full").touch()
+    until(lambda: ready(studio) == (503, "full-disk"))
+    asked = {"model": "toy", "params": {}}
+    for answer in (
+        studio.client.post("/api/v1/jobs", json=asked),
+        studio.client.post("/api/v1/assets", content=png()),
+    ):
+        assert problem(answer) == (507, "the disk is full")
+    assert studio.job(job)["state"] == "running"
+    (studio.folder / "full").unlink()
+    until(lambda: ready(studio)[0] == 200)
+    names = [name for _, name, _ in studio.events(job)]
+    assert names[-1] == "done" and len(studio.over(job)["outputs"]) == 1
+    # Another program locks the database for long.
+    job = studio.submit(prompt="locked", sampler=SLOW)["id"]
+    until(lambda: studio.job(job)["state"] == "running")
+    with closing(sqlite3.connect(studio.folder / "studio" / "studio.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        until(lambda: ready(studio) == (503, "busy"))
+        answer = studio.client.post("/api/v1/jobs", json=asked)
+        assert problem(answer) == (503, "the database is locked")
+        assert int(answer.headers["retry-after"]) > 0
+    assert studio.over(job)["state"] == "done" and ready(studio)[0] == 200
+    assert studio.worker() == pid, "nothing was painted twice"
+    # A mistake of the studio's own costs one start of a worker, and no job.
+    (studio.folder / "bug").touch()
+    assert studio.painted(prompt="a mistake")["outputs"]
+    assert "ZeroDivisionError" in studio.log.read_text()
+    history = studio.client.get("/api/v1/history").json()
+    assert history["total"] == 3
+
+
+def test_it_is_not_ready_without_a_worker_and_says_why(own_studio: Callable[..., Studio]):
+    studio = own_studio(worker=("false",), wait=False)
+    assert ready(studio)[0] == 503
+    until(lambda: ready(studio) == (503, "worker"))
+    models = studio.client.get("/api/v1/models").json()
+    assert models["trouble"]["message"] == "no worker can start" and not models["ready"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "later"),
+    [
+        (OSError(28, "No space left on device"), 507, "full-disk", True),
+        (OperationalError("", {}, Exception("database or disk is full")), 507, "full-disk", True),
+        (OperationalError("", {}, Exception("database is locked")), 503, "busy", True),
+        (OperationalError("", {}, Exception("connection refused")), 503, "database", True),
+        (IntegrityError("", {}, Exception("UNIQUE")), 503, "database", False),
+        (PermissionError(13, "Permission denied"), 500, "storage", True),
+        (MemoryError(), 503, "memory", False),
+        (ZeroDivisionError("x"), 500, "error", False),
+    ],
+)
+def test_an_error_is_explained_in_one_line(error: Exception, status: int, code: str, later: bool):
+    why = explained(error)
+    assert (why.status, why.code, passes(error)) == (status, code, later)
+    assert why.hint and "\n" not in why.message + why.hint
+
+
+def test_the_page_says_what_the_server_could_not(visit: Open):
+    page = visit(expected="500")
+    page.route("**/api/v1/jobs", lambda route: route.fulfill(status=500, body="Internal"))
+    page.locator(".paint").click()
+    expect(page.get_by_role("alert")).to_contain_text("answered with status 500")
+    page.unroute("**/api/v1/jobs")
+    page.route("**/api/v1/assets", lambda route: route.fulfill(status=500, body="?"))
+    page.get_by_role("button", name="Change a picture").click()
+    page.locator("input[type=file]").set_input_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": png()}
+    )
+    expect(page.get_by_role("alert")).to_contain_text("answered with status 500")
+    code = """async () => {
+        const { set } = await import("/page/state.js");
+        set({ trouble: { code: "full-disk", message: "the disk is full", hint: "make room" } });
+    }"""
+    page.evaluate(code)
+    expect(page.locator(".stage .problem")).to_contain_text("the disk is full")
