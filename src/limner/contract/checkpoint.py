@@ -24,6 +24,7 @@ from limner.contract.abilities import Foreign
 from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
 from limner.contract.model import Learner
+from limner.contract.packing import pack, unpack
 from limner.contract.registry import build, foreign
 
 MODEL_FILE = "model.safetensors"
@@ -110,8 +111,8 @@ def save_model(
         images_seen: how many training images the weights have seen.
         recipe: how they were trained.
         shared: what to leave out of the file, see `Header`.
-        dtype: of the stored floating-point weights (`torch.float16` halves a file); None keeps each
-            as it is.
+        dtype: of the stored floating-point weights: `torch.float16` halves a file, `torch.int8`
+            quarters it, see `limner.contract.packing`; None keeps each as it is.
     """
     path = Path(path)
     if path.is_dir() or not path.suffix:
@@ -119,12 +120,12 @@ def save_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     shared = dict(shared or {})
     header = Header(model.name, model.spec, model.config, images_seen, dict(recipe or {}), shared)
-    weights = {
-        name: t.to(dtype) if dtype and t.is_floating_point() else t
-        for name, t in model.state_dict().items()
-        if not name.startswith(tuple(shared))
-    }
-    save_tensors(weights, path, {"limner": header.to_json()})
+    own = {k: t for k, t in model.state_dict().items() if not k.startswith(tuple(shared))}
+    if dtype == torch.int8:
+        own = pack(own)
+    elif dtype:
+        own = {k: t.to(dtype) if t.is_floating_point() else t for k, t in own.items()}
+    save_tensors(own, path, {"limner": header.to_json()})
 
 
 def _raw_header(path: Path) -> dict[str, Any]:
@@ -161,6 +162,11 @@ def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         return load_file(path, device=device)
     except (SafetensorError, OSError, ValueError) as error:
         raise LimnerError(f"{path} is damaged ({error}); make or copy it again") from None
+
+
+def _stored_weights(file: Path) -> dict[str, Tensor]:
+    """The weights of a model file."""
+    return unpack(load_tensors(file))
 
 
 def read_header(path: Path) -> Header:
@@ -224,7 +230,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
             f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
         ) from None
     if _foreign(file) is None:
-        load_weights(model, load_tensors(file) | _shared_tensors(header, file), file)
+        load_weights(model, _stored_weights(file) | _shared_tensors(header, file), file)
     return model.to(device).eval()
 
 
@@ -247,7 +253,7 @@ def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
     """What a model file leaves out, from the bundled models that have it."""
     found: dict[str, Tensor] = {}
     for start, (source, there) in _shared(header, file).items():
-        weights = load_tensors(source)
+        weights = _stored_weights(source)
         found |= {start + k[len(there) :]: t for k, t in weights.items() if k.startswith(there)}
     return found
 
