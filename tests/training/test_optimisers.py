@@ -79,6 +79,8 @@ def test_schedules():
     assert rates[100] == pytest.approx(0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert [optimisers.rate(step, 9, warmup=4) for step in (0, 1, 3, 8)] == [0.25, 0.5, 1, 1]
+    line = [optimisers.rate(step, 200, schedule="linear") for step in (0, 99, 100, 101, 150, 199)]
+    assert line == pytest.approx([1, 1, 1, 0.99, 0.5, 0.01])
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "rmsprop"])

@@ -6,6 +6,7 @@
     Mixes       exchanges styles between pictures, layer by layer
     Attends     says where it looks for each word
     Encodes     has a code for each picture
+    Translates  turns pictures of one domain into those of another
     FirstStage  turns pictures into maps that another model can paint in
     Exports     can become a pipeline of diffusers
     Foreign     was written by another program
@@ -29,7 +30,7 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
-from limner.contract.image import Condition, Images
+from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
 
@@ -317,6 +318,113 @@ class Encodes(GenerativeModel):
                 yield
         finally:
             self.train(training)
+
+
+Domain = Literal["A", "B"]
+"""A translator's two domains: its own pictures are B, its conditioning images A."""
+
+
+class Translates(GenerativeModel):
+    """A model that turns pictures of one domain into those of another.
+
+    Painting is translation, too: of the conditioning images, from A to B.
+    """
+
+    condition = "required"
+    ways: ClassVar[tuple[Domain, ...]] = ("B",)
+    """The domains that it translates to."""
+
+    @abstractmethod
+    def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:
+        """What pictures become in a domain, "b c h w" in [-1, 1].
+
+        Args:
+            x: pictures of the other domain, in the model's size.
+            to: one of `ways`.
+            noise: a random stream for each.
+        """
+
+    def translate(
+        self,
+        x: Float[Tensor, "n k h w"],
+        to: str = "B",
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+    ) -> Images:
+        """Pictures translated, "n c h w" in [-1, 1]; each is the same alone and among others.
+
+        Args:
+            x: pictures of the other domain, "n c h w" in [-1, 1].
+            to: the domain that they become pictures of, by letter or name.
+            seed: picture i is translated with the random stream of seed + i; or a seed for each.
+
+        Raises:
+            LimnerError: no such domain, no way to it, or pictures of another shape.
+        """
+        domain = self.domain(to)
+        wanted = self.spec_of("A" if domain == "B" else "B").shape
+        if tuple(x.shape[1:]) != wanted:
+            asked, given = (" x ".join(map(str, shape)) for shape in (wanted, x.shape[1:]))
+            raise LimnerError(f"this model translates pictures of {asked}, not of {given}")
+        training = self.training
+        self.eval()
+        try:
+            noise = Noise.sampling(seed, len(x), str(self.device))
+            dtype = next(self.parameters()).dtype
+            parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
+            with torch.no_grad():
+                made = [
+                    self.translation(x[rows].to(self.device, dtype), domain, noise.rows(rows))
+                    for rows in parts
+                ]
+            return torch.cat(made).float().clamp(-1, 1)
+        finally:
+            self.train(training)
+
+    def domain(self, name: str) -> Domain:
+        """A domain that can be translated to, by letter or by the data's name of it.
+
+        Raises:
+            LimnerError: there is no such domain, or no way to it.
+        """
+        shown = " and ".join(self.domain_name(letter) for letter in ("A", "B"))
+        known: dict[str, Domain] = {}
+        for letter in ("B", "A"):
+            known[self.spec_of(letter).domain.lower()] = letter
+        known |= {"a": "A", "b": "B"}
+        asked = name.strip().lower()
+        if not asked or asked not in known:
+            raise LimnerError(f"'{name}' is no domain of this model; it knows {shown}")
+        if known[asked] not in self.ways:
+            raise LimnerError(
+                f"a {self.name} model translates to {self.domain_name('B')} alone; for the other "
+                "way train one with data.direction=BtoA, or a cyclegan"
+            )
+        return known[asked]
+
+    def domain_name(self, domain: Domain) -> str:
+        """A domain for people: its letter, and the name that the data have for it."""
+        name = self.spec_of(domain).domain
+        return f"{domain} ({name})" if name else domain
+
+    def spec_of(self, domain: Domain) -> ImageSpec:
+        """What a domain's pictures are."""
+        return self.spec if domain == "B" else self.spec.hint or self.spec
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        """Yield the translations of the conditioning images, which are made at a stroke.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+        """
+        assert c.image is not None
+        size = self.spec_of("A").shape[1:]
+        x = c.image
+        if tuple(x.shape[-2:]) != size:
+            x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
+        yield self.translation(x.to(next(self.parameters()).dtype), "B", noise)
 
 
 def lerp(

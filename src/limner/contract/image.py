@@ -42,6 +42,8 @@ class ImageSpec:
         text: how captions become tokens; None when the data have no captions.
         hint: what a conditioning image looks like (another domain, edges, low resolution); None
             without one.
+        domain: what such pictures are called where they are translated from or to; "" where they
+            have no name.
     """
 
     channels: int
@@ -52,6 +54,7 @@ class ImageSpec:
     frequencies: tuple[float, ...] = ()
     text: TextSpec | None = None
     hint: "ImageSpec | None" = None
+    domain: str = ""
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1:

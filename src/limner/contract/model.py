@@ -137,6 +137,10 @@ class Learner(nn.Module, ABC):
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
 
+    def memory(self) -> dict[str, Tensor]:
+        """Buffers, by name, that training goes on with and no model file has (not persistent)."""
+        return {}
+
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Messages for the user about training so far; called after each line of the log.
 
@@ -177,9 +181,7 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
     def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
         painting = frames(self, *args, **kwargs)
         while True:
-            with (
-                torch.no_grad()
-            ):  # around each step, for whoever watches keeps gradients of their own
+            with torch.no_grad():  # not around the yield: a caller keeps its own gradients
                 frame = next(painting, None)
             if frame is None:
                 return

@@ -51,6 +51,17 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor,
     return _Norm.apply(x, *weights, norm.num_groups, norm.eps, False)  # pyright: ignore
 
 
+def instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tensor, "b c h w"]:
+    """(x - mean) / deviation, the moments being those of each channel of each picture.
+
+    Ulyanov, Vedaldi, Lempitsky (2016). Instance normalization: the missing ingredient for fast
+    stylization. arXiv:1607.08022. Here without gain and bias, as translators use it.
+    """
+    channels = x.shape[1]
+    one = torch.ones(channels, dtype=_exact(x, x), device=x.device)
+    return _Norm.apply(x, one, torch.zeros_like(one), channels, eps, False)  # pyright: ignore
+
+
 class _Norm(torch.autograd.Function):
     """silu(gain (x - mean) / deviation + level), or the same without SiLU, the moments being those
     of groups of channels of each image.

@@ -184,15 +184,18 @@ class Loop:
         self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0
 
     def state(self) -> Groups:
-        """Copies of everything that `restore` needs: weights, average, moments, counters."""
+        """Copies of everything that `restore` needs: weights, average, moments, counters, and what
+        the model remembers beyond its file.
+        """
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
         moments = [player.state() for player in self.players.values()]
+        memory = {name: buffer.detach().clone() for name, buffer in self.model.memory().items()}
         return {
             "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
             "average": {name: kept.clone() for name, (kept, _) in self._averaged.items()},
             "optimizer": {name: value for part in moments for name, value in part.items()},
             "counters": counters | {"lr_scale": torch.tensor(self.lr_scale, dtype=torch.float64)},
-        }
+        } | ({"memory": memory} if memory else {})
 
     def restore(self, state: Groups) -> None:
         """Continue where `state` was taken, on any number of micro-batches or processes.
@@ -209,6 +212,9 @@ class Loop:
             reason = str(error).strip().splitlines()[-1].strip()
             raise LimnerError(f"the saved state is of another model: {reason}") from None
         self.average.load_state_dict(state["model"] | state["average"])
+        with torch.no_grad():
+            for name, buffer in self.model.memory().items():
+                buffer.copy_(state["memory"][name])
         for player in self.players.values():
             player.restore(state["optimizer"])
         for name in _COUNTERS:

@@ -1,7 +1,7 @@
 """Optimisers by name; learning rates and averages of weights as pure functions of the step.
 
     optimisers   adamw | adam | rmsprop
-    schedules    constant | cosine, each after a linear warm-up
+    schedules    constant | cosine | linear, each after a linear warm-up
     averages     constant | warmup | power: beta in  average <- beta average + (1 - beta) weights
 
 Nothing here has a memory but the optimisers' own moments, so a stopped run continues exactly.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from limner.contract.errors import LimnerError
 
 OptimizerName = Literal["adamw", "adam", "rmsprop"]
-ScheduleName = Literal["constant", "cosine"]
+ScheduleName = Literal["constant", "cosine", "linear"]
 AverageName = Literal["constant", "warmup", "power"]
 
 WARMUP_POWER = 2 / 3
@@ -62,15 +62,21 @@ def optimizer(
 def rate(step: int, steps: int, *, schedule: ScheduleName = "constant", warmup: int = 0) -> float:
     """The learning rate at a step, as a share of the highest.
 
-    min(1, (step + 1) / warmup), times (1 + cos(pi step / steps)) / 2 for the cosine.
+    min(1, (step + 1) / warmup), times (1 + cos(pi step / steps)) / 2 for the cosine, or
+    min(1, 2 (1 - step / steps)), which falls over the second half, for the line.
 
     >>> [rate(step, 4, schedule="cosine") for step in (0, 2, 4)]
     [1.0, 0.5, 0.0]
+    >>> [rate(step, 8, schedule="linear") for step in (0, 4, 5, 6, 8)]
+    [1.0, 1.0, 0.75, 0.5, 0.0]
     """
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if schedule == "constant":
         return rise
-    return rise * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+    done = min(step / steps, 1)
+    if schedule == "linear":
+        return rise * min(1.0, 2 * (1 - done))
+    return rise * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:

@@ -34,7 +34,8 @@ class TrainOptions:
         betas: decay rates of the optimiser's moments.
         weight_decay: the pull of the weights to zero.
         warmup: steps of linear rise of the learning rate.
-        schedule: of the learning rate: "constant", or "cosine" down to 0 at the last step.
+        schedule: of the learning rate: "constant"; "cosine", to 0 at the last step; or "linear",
+            constant for the first half of the steps, then to 0 on a line.
         clip: the largest gradient norm; 0 does not clip.
         ema: the average's decay rate (0 = no averaging), or its relative width for average="power".
         average: how the decay rate depends on time, see `optimisers.average_beta`.

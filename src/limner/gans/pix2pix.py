@@ -1,0 +1,162 @@
+"""pix2pix: a translator that is learnt from pairs, and a critic that sees both sides of a pair.
+
+Isola, Zhu, Zhou, Efros (2017). Image-to-image translation with conditional adversarial networks.
+arXiv:1611.07004.
+
+    L_D = -(E log D(a, b) + E log(1 - D(a, G(a, z)))) / 2
+    L_G = -E log D(a, G(a, z)) + lambda E |b - G(a, z)|                   (equations 1 to 4)
+
+G is a U-Net: it halves the picture down to a pixel or two and doubles it again, and each doubling
+sees what the halving at its size saw. The noise z is dropout in the three innermost doublings, in
+training and afterwards; its masks are drawn from a picture's own stream, so that a seed is a
+picture.
+
+Kept: networks, objective, lambda = 100, the critic's half, weights from N(0, 0.02). Different: the
+norm is of single pictures, which is what the paper's batch norm is for its batches of one; sizes
+are not only powers of two; a critic of small pictures sees smaller patches.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.abilities import Domain
+from limner.contract.image import Batch, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, NonNegative, Rate
+from limner.contract.registry import Paper, register
+from limner.gans.adversarial_model import by_pixel
+from limner.gans.losses import beliefs, discriminate, non_saturating
+from limner.gans.translation_networks import PatchCritic, initialise
+from limner.gans.translator import Translator, distance, layer_count, scores_of
+from limner.nn.norm import instance_norm
+
+_SLOPE = 0.2
+_WIDEST = 8  # times the first layer's channels
+_WITH_DROPOUT = 3  # doublings
+
+
+class UNet(nn.Module):
+    """C k, C 2k, C 4k, C 8k, ... down to a pixel, and back, with skips; 4 x 4 kernels.
+
+    Args:
+        channels_in: of the pictures that it sees.
+        channels_out: of those that it paints.
+        side: their shorter side; it is halved as often as it can be, at most 8 times.
+        channels: k.
+        dropout: how many features of the doublings in the middle are left out.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, side: int, channels: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.halvings = min(8, int(math.log2(side)))
+        widths = [channels * min(2**i, _WIDEST) for i in range(self.halvings)]
+        before = [channels_in, *widths]
+        last = self.halvings - 1
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 4, 2, 1, bias=i in (0, last))
+            for i, (a, b) in enumerate(zip(before, widths))
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(b if i == last else 2 * b, a, 4, 2, 1, bias=i == 0)
+            for i, (a, b) in enumerate(zip([channels_out, *widths], widths))
+        )
+        self.dropout = dropout
+        self.apply(initialise)
+
+    def forward(self, x: Float[Tensor, "b k h w"], noise: Noise) -> Images:
+        """Pictures in [-1, 1], of the same size.
+
+        Args:
+            x: pictures.
+            noise: a stream for each, for the dropout.
+        """
+        height, width = x.shape[-2:]
+        step, last = 2**self.halvings, self.halvings - 1
+        margins = (0, -width % step, 0, -height % step)
+        h = by_pixel(F.pad(x, margins, mode="replicate"))
+        seen: list[Tensor] = []
+        for i, down in enumerate(self.down):
+            h = down(h if i == 0 else F.leaky_relu(h, _SLOPE))
+            h = h if i in (0, last) else instance_norm(h)
+            seen.append(h)
+        for i in range(last, 0, -1):
+            h = self.up[i](F.relu(h if i == last else torch.cat([seen[i], h], 1)))
+            h = instance_norm(h)
+            if i > last - _WITH_DROPOUT:
+                h = self._dropped(h, noise)
+        h = self.up[0](F.relu(torch.cat([seen[0], h], 1)))
+        return h.tanh()[..., :height, :width]
+
+    def _dropped(self, h: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
+        if not self.dropout:
+            return h
+        kept = noise.uniform(*h.shape[1:]) >= self.dropout
+        return h * kept / (1 - self.dropout)
+
+
+@register(
+    "pix2pix",
+    family="gans",
+    paper=Paper(
+        "Image-to-image translation with conditional adversarial networks",
+        "Isola, Zhu, Zhou, Efros",
+        2017,
+        "1611.07004",
+    ),
+    tiny={"channels": 4, "critic_channels": 4},
+)
+class Pix2Pix(Translator):
+    """pix2pix: translation one way, learnt from pairs.
+
+    Args:
+        spec: of domain B's pictures; its `hint` is that of A's.
+        channels: of the U-Net's first layer.
+        critic_channels: of the critic's first layer.
+        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; unless given, as
+            many as suit the size.
+        likeness: the weight lambda of the distance to the true picture.
+        dropout: how many features are left out where there is dropout; 0 makes one picture of one.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: Count = 64,
+        critic_channels: Count = 64,
+        critic_layers: Count | None = None,
+        likeness: NonNegative = 100.0,
+        dropout: Rate = 0.5,
+    ) -> None:
+        super().__init__(spec)
+        a, b = self.a, self.b
+        self.likeness = likeness
+        self.generator = UNet(a.channels, b.channels, min(b.height, b.width), channels, dropout)
+        layers = layer_count(critic_layers, b)
+        self.critic = PatchCritic(a.channels + b.channels, critic_channels, layers)
+
+    def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:
+        """G(x, z)."""
+        return self.generator(x, noise)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The critic's move on pairs, then the generator's."""
+        b, a = batch.x, batch.c.image
+        assert a is not None
+        fake = self.generator(a, noise)
+        on_real, on_fake = scores_of(
+            self.critic, torch.cat([a, b], 1), torch.cat([a, fake.detach()], 1)
+        )
+        loss = discriminate(on_real, on_fake) / 2
+        yield Turn(loss, of="critic", logs=beliefs(on_real, on_fake))
+        scores = self.critic(torch.cat([a, fake], 1)).float()
+        far = distance(fake, b)
+        loss = non_saturating(scores) + self.likeness * far
+        yield Turn(loss, of="generator", logs={"distance": far.detach()})

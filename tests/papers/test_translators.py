@@ -1,0 +1,280 @@
+"""Translators: the authors' networks and losses, what critics see, pools, and sameness at test."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limner.contract.abilities import Translates
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.gans.cut import contrast
+from limner.gans.cyclegan import CycleGAN
+from limner.gans.painting_pool import PaintingPool
+from limner.gans.pix2pix import Pix2Pix, UNet
+from limner.gans.translation_networks import PatchCritic, ResidualGenerator, critic_layers, patch
+from limner.training.loop import Loop
+from limner.training.options import TrainOptions
+
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "golden" / "translation.json").read_text()
+)
+"""What the authors' code makes; written by the script beside it."""
+SPEC = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16, domain="photo"), domain="drawing")
+TINY: dict[str, dict[str, Any]] = {
+    "cyclegan": {"channels": 4, "blocks": 1, "critic_channels": 4, "pool": 3},
+    "pix2pix": {"channels": 4, "critic_channels": 4},
+    "cut": {"channels": 4, "blocks": 1, "critic_channels": 4, "places": 8, "features": 8},
+}
+
+
+def fill(layers: list[nn.Module], factor: float = 1.0) -> None:
+    """Weights of the i-th layer as the golden script draws them."""
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            for kind, p in enumerate((layer.weight, layer.bias)):
+                if isinstance(p, Tensor):
+                    drawn = Noise.keyed(7, kind, [i]).normal(p.numel()).view(p.shape)
+                    p.copy_(factor * 0.03 * drawn)
+
+
+def convolutions(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def pictures(n: int, channels: int = 3, side: int = 64) -> Tensor:
+    coarse = Noise.keyed(7, 2, range(n)).uniform(channels, side // 8, side // 8) * 2 - 1
+    return nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(-1, 1)
+
+
+def shown(x: Tensor) -> list[float]:
+    some = x.flatten()[torch.linspace(0, x.numel() - 1, 10).long()]
+    return [float(x.mean()), float(x.std()), *some.tolist()]
+
+
+def batch(n: int = 4) -> Batch:
+    x = Noise.keyed(1, 0, range(2 * n)).uniform(3, 16, 16) * 2 - 1
+    return Batch(x[:n], Condition(image=x[n:]))
+
+
+@torch.no_grad()
+def test_the_residual_generator_is_the_authors():
+    network = ResidualGenerator(3, 3, 8, 6)
+    fill(convolutions(network))
+    assert shown(network(pictures(2))) == pytest.approx(GOLDEN["residual"], abs=2e-5)
+
+
+@torch.no_grad()
+def test_the_unet_is_the_authors():
+    network = UNet(3, 3, 64, 4, dropout=0.0)
+    fill([*network.down, *reversed(network.up)])
+    made = network(pictures(2), Noise.sampling(0, 2))
+    assert shown(made) == pytest.approx(GOLDEN["unet"], abs=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [2, 3])
+def test_the_critic_is_the_authors(layers: int):
+    critic = PatchCritic(3, 8, layers)
+    fill(convolutions(critic))
+    assert shown(critic(pictures(2))) == pytest.approx(GOLDEN[f"critic-{layers}"], abs=2e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_critics_score_sees_its_patch(layers: int):
+    side = patch(layers) + 2 ** (layers + 1)
+    x = torch.rand(1, 1, side, side, requires_grad=True)
+    critic = PatchCritic(1, 2, layers).double()
+    critic.convs.requires_grad_(False)
+    plain = nn.Sequential(critic.conv_in, *critic.convs, critic.conv_out)  # a norm sees everything
+    scores = plain(x.double())
+    middle = scores.shape[-1] // 2
+    scores[0, 0, middle, middle].backward()
+    assert x.grad is not None
+    rows, columns = x.grad[0, 0].nonzero().T
+    assert int(rows.max() - rows.min()) + 1 == int(columns.max() - columns.min()) + 1
+    assert int(rows.max() - rows.min()) + 1 == patch(layers)
+    assert [patch(n) for n in (1, 2, 3)] == [16, 34, 70]
+
+
+def test_critics_of_the_papers_sizes_see_70_pixels():
+    assert critic_layers(256) == critic_layers(128) == 3
+    assert patch(critic_layers(64)) == 34
+
+
+def game(model: CycleGAN, both: Batch) -> list[Turn]:
+    return list(model.turns(both, 0, Noise.keyed(0, 0, range(len(both.x)))))
+
+
+def test_cyclegan_plays_for_the_authors_losses():
+    spec = ImageSpec(3, 64, 64, hint=ImageSpec(3, 64, 64))
+    model = CycleGAN(spec, channels=8, blocks=1, critic_channels=8, critic_layers=2)
+    parts = (model.generators["B"], model.generators["A"], model.critics["B"], model.critics["A"])
+    for i, part in enumerate(parts):
+        fill(convolutions(part), 1 + i / 10)
+    x = pictures(4)
+    generators, critics = game(model, Batch(x[2:], Condition(image=x[:2])))
+    assert generators.loss.item() == pytest.approx(GOLDEN["generators"], rel=1e-5)
+    assert critics.loss.item() == pytest.approx(GOLDEN["critics"], rel=1e-5)
+
+
+class Same(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_identity_has_no_cycle_and_no_identity_loss():
+    model = CycleGAN(SPEC, **TINY["cyclegan"])
+    weight = nn.Parameter(torch.ones(()))
+    model.generators = nn.ModuleDict({"A": Same(), "B": Same()})
+    model.generators.register_parameter("weight", weight)
+    both = batch()
+    first = game(model, both)[0]
+    assert float(first.logs["cycle"]) == float(first.logs["identity"]) == 0
+    with torch.no_grad():
+        assert both.c.image is not None
+        on_a, on_b = model.critics["A"](both.x), model.critics["B"](both.c.image)
+        played = (on_a - 1).square().mean() + (on_b - 1).square().mean()
+    assert first.loss.item() == pytest.approx(float(played), rel=1e-6)
+
+
+def test_grey_and_coloured_domains_have_no_identity_loss():
+    model = CycleGAN(ImageSpec(3, 16, 16, hint=ImageSpec(1, 16, 16)), **TINY["cyclegan"])
+    both = Batch(batch().x, Condition(image=batch().x[:, :1]))
+    assert "identity" not in game(model, both)[0].logs
+
+
+def test_contrast_is_the_authors():
+    query, key = (
+        nn.functional.normalize(Noise.keyed(7, step, range(2)).normal(16, 8), dim=-1)
+        for step in (3, 4)
+    )
+    # their own key stands at the place of the picture's own patch among the others, at exp(-10 /
+    # 0.07), which is nothing
+    assert float(contrast(query, key, 0.07)) == pytest.approx(GOLDEN["contrast"], rel=1e-5)
+
+
+def test_a_pool_shows_each_painting_until_it_is_full():
+    pool = PaintingPool(3, (1, 1, 1))
+    new = torch.arange(3.0).view(3, 1, 1, 1)
+    assert torch.equal(pool.exchange(new, Noise.keyed(0, 0, range(3))), new)
+    assert int(pool.count) == 3
+
+
+def test_half_of_what_a_full_pool_shows_is_old():
+    pool, draws = PaintingPool(50, (1, 1, 1)), 20_000
+    new = torch.arange(float(draws)).view(draws, 1, 1, 1)
+    seen = pool.exchange(new, Noise.keyed(0, 0, range(draws)))[50:, 0, 0, 0]
+    old = seen != torch.arange(50.0, draws)
+    assert float(old.float().mean()) == pytest.approx(0.5, abs=4 * 0.5 / draws**0.5)
+    shown_twice = [count for count in Counter(seen.tolist()).values() if count > 2]
+    assert not shown_twice  # each is shown when it is new, or once when it leaves
+    age = (torch.arange(50.0, draws) - seen)[old]
+    assert float(age.mean()) == pytest.approx(100, rel=0.05)  # 50 places, one exchange in two
+
+
+def test_a_pool_of_nothing_shows_what_is_new():
+    new = torch.rand(2, 1, 4, 4)
+    assert torch.equal(PaintingPool(0, (1, 4, 4)).exchange(new, Noise.sampling(0, 2)), new)
+
+
+def test_a_pool_is_part_of_a_training_and_of_no_model(tmp_path: Path):
+    model = CycleGAN(SPEC, **TINY["cyclegan"])
+    loop = Loop(model, lambda first, n: batch(n), TrainOptions(steps=4, batch=4))
+    loop.advance()
+    state = loop.state()
+    assert int(state["memory"]["A.count"]) == 3 and state["memory"]["B.paintings"].abs().sum() > 0
+    save_model(model, tmp_path)
+    assert not any("pool" in name for name in model.state_dict())
+    other = Loop(CycleGAN(SPEC, **TINY["cyclegan"]), lambda first, n: batch(n), loop.options)
+    other.restore(state)
+    assert torch.equal(other.model.memory()["A.paintings"], state["memory"]["A.paintings"])
+
+
+@pytest.fixture(params=TINY)
+def translator(request: pytest.FixtureRequest) -> Translates:
+    torch.manual_seed(0)
+    model = build(request.param, SPEC, **TINY[request.param])
+    assert isinstance(model, Translates)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(4)  # away from pictures of one grey
+    return model
+
+
+def test_a_translation_is_the_same_anywhere(translator: Translates, tmp_path: Path):
+    x = batch(5).x
+    for to in translator.ways:
+        made = translator.eval().translate(x, to)
+        assert made.shape == x.shape and float((made - x).abs().mean()) > 0.01
+        assert torch.equal(translator.train().translate(x, to), made)
+        assert translator.training
+        for i in (0, 3):
+            alone = translator.translate(x[i : i + 1], to, seed=i)
+            assert torch.allclose(alone[0], made[i], atol=1e-5)
+        save_model(translator, tmp_path / to)
+        loaded = load(tmp_path / to)
+        assert isinstance(loaded, Translates)
+        assert torch.equal(loaded.translate(x, to), made)
+
+
+def test_to_sample_is_to_translate(translator: Translates):
+    x = batch(3).x
+    painted = translator.sample(3, Condition(image=x), seed=7)
+    assert torch.equal(painted, translator.translate(x, "B", seed=7))
+
+
+def test_domains_have_letters_and_names(translator: Translates):
+    x = batch(1).x
+    assert torch.equal(translator.translate(x, " Drawing"), translator.translate(x, "b"))
+    with pytest.raises(LimnerError, match=r"'photograph' is no domain .* A \(photo\) and B \(draw"):
+        translator.translate(x, "photograph")
+    if translator.ways == ("B",):
+        with pytest.raises(
+            LimnerError, match=r"translates to B \(drawing\) alone; .*direction=Bto"
+        ):
+            translator.translate(x, "photo")
+    else:
+        assert torch.equal(translator.translate(x, "photo"), translator.translate(x, "A"))
+    with pytest.raises(LimnerError, match="pictures of 3 x 16 x 16, not of 3 x 8 x 8"):
+        translator.translate(x[..., :8, :8])
+
+
+def test_dropout_is_noise_of_a_seed():
+    model = Pix2Pix(SPEC, **TINY["pix2pix"])
+    x = batch(1).x.repeat(2, 1, 1, 1)
+    a, b = model.translate(x, seed=3)
+    assert not torch.equal(a, b)
+    assert torch.equal(model.translate(x[:1], seed=4)[0], b)
+    steady = Pix2Pix(SPEC, **TINY["pix2pix"], dropout=0.0).translate(x)
+    assert torch.equal(steady[0], steady[1])
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (ImageSpec(3, 32, 32), "give two, as in unpaired:emoji:style=3d,emoji:style=flat"),
+        (ImageSpec(3, 8, 8, hint=ImageSpec(3, 8, 8)), "at least 16 x 16"),
+        (ImageSpec(3, 32, 32, hint=ImageSpec(3, 16, 16)), "give data.size=32"),
+    ],
+)
+@pytest.mark.parametrize("name", TINY)
+def test_what_translators_cannot_learn_from(name: str, spec: ImageSpec, said: str):
+    with pytest.raises(LimnerError, match=said):
+        build(name, spec, **TINY[name])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_sizes_that_are_not_powers_of_two(name: str):
+    spec = ImageSpec(1, 18, 30, hint=ImageSpec(1, 18, 30))
+    model = build(name, spec, **TINY[name])
+    assert isinstance(model, Translates)
+    assert model.translate(torch.rand(2, 1, 18, 30)).shape == (2, 1, 18, 30)
