@@ -1,10 +1,11 @@
-"""Configure Sphinx; make the table of models and the lists of files from the code."""
+"""Configure Sphinx; make the tables of models and metrics and the lists of files from the code."""
 
 import ast
 from pathlib import Path
 
 import limner
 from limner.contract.registry import models
+from limner.evaluate.metric import NEEDS, metrics
 
 project = "limner"
 author = "The limner authors"
@@ -31,6 +32,19 @@ def _papers() -> str:
     return "\n".join(rows) + "\n"
 
 
+def _metrics() -> str:
+    """A row for each registered metric."""
+    rows = [
+        "| name | what it says | needs | least n | better | paper |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, metric in metrics().items():
+        needs = ", ".join(NEEDS[what] for what in metric.reads)
+        cells = (f"`{name}`", metric.summary, needs, metric.least, metric.better, metric.paper)
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows) + "\n"
+
+
 def _first_sentence(file: Path) -> str:
     """The first paragraph of a module's docstring."""
     return " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
@@ -49,6 +63,7 @@ _generated = Path(__file__).parent / "generated"
 for _folder in Path(limner.__file__).parent.glob("*/"):
     (_generated / "rooms" / f"{_folder.name}.md").write_text(_room(_folder), encoding="utf-8")
 (_generated / "papers.md").write_text(_papers(), encoding="utf-8")
+(_generated / "metrics.md").write_text(_metrics(), encoding="utf-8")
 
 
 def _as_written(app, what, name, obj, options, lines):

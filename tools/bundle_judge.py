@@ -28,7 +28,7 @@ from limner.data.pictures import Pictures
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.choose import JUDGES, extractor
 from limner.evaluate.extractors.extractor import Extractor, ImageText
-from limner.evaluate.metrics.geneval import SKILLS
+from limner.evaluate.metrics.composition import SKILLS
 from limner.evaluate.metrics.retrieval import retrieval
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from limner.contract.registry import Paper, build, models, register
     from limner.contract.text import prompted
     from limner.data import open_data
+    from limner.evaluate.metric import metrics
 
 _HOMES = {
     "contract.checkpoint": ("load", "save_model"),
     "data": ("open_data",),
     "contract.errors": ("LimnerError",),
+    "evaluate.metric": ("metrics",),
     "contract.image": ("Batch", "Condition", "ImageSpec", "Images", "TextSpec"),
     "contract.model": ("GenerativeModel", "Learner", "LikelihoodModel", "Turn"),
     "contract.noise": ("Noise",),
@@ -49,6 +51,7 @@ __all__ = [
     "Turn",
     "build",
     "load",
+    "metrics",
     "models",
     "open_data",
     "prompted",

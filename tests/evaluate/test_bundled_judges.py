@@ -15,7 +15,7 @@ from limner.data.dataset import Dataset
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.choose import JUDGES, extractor
 from limner.evaluate.extractors.extractor import Extractor
-from limner.evaluate.metrics.geneval import SKILLS
+from limner.evaluate.metrics.composition import SKILLS
 
 LARGEST = 5_000_000  # bytes
 LEAST = 0.55  # of the emoji judge on concepts that are new to it

@@ -88,6 +88,18 @@ def models_(
         typer.echo(listing.table_text(entries))
 
 
+@app.command("metrics")
+def metrics_(as_json: AsJson = False) -> None:
+    """List the metrics: what each reads and needs, and where it is defined."""
+    from limner.commands import listing
+    from limner.evaluate.metric import metrics
+
+    if as_json:
+        print_json([listing.described_metric(each) for each in metrics().values()])
+    else:
+        typer.echo(listing.metrics_text(metrics().values()))
+
+
 def _recipe(arguments: list[str]) -> tuple[Any, str]:
     """A recipe from `RECIPE.toml` or `MODEL SOURCE` and `key=value ...`, and a name for its run."""
     from limner.training.recipe import Recipe

@@ -1,11 +1,13 @@
-"""The models as text and as JSON: what `limner models` prints."""
+"""The models and metrics as text and as JSON: what `limner models` and `limner metrics` print."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema
 from limner.contract.registry import Entry
+from limner.evaluate.metric import NEEDS, Metric
+from limner.evaluate.tables import aligned
 
 
 def described(entry: Entry) -> dict[str, Any]:
@@ -25,9 +27,34 @@ def described(entry: Entry) -> dict[str, Any]:
 def table_text(entries: Sequence[Entry]) -> str:
     """One line a model: name, family, what it is, paper."""
     rows = [(e.name, e.family, e.summary, e.paper.identifier) for e in entries]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(aligned(rows))
+
+
+def described_metric(metric: type[Metric]) -> dict[str, Any]:
+    """A metric as plain values."""
+    return {
+        "name": metric.name,
+        "summary": metric.summary,
+        "paper": vars(metric.paper),
+        "reads": list(metric.reads),
+        "needs": [NEEDS[what] for what in metric.reads],
+        "least": metric.least,
+        "better": metric.better,
+        "interval": list(metric.redrawn),
+    }
+
+
+def metrics_text(metrics: Iterable[type[Metric]]) -> str:
+    """One line a metric: name, what it says, what it needs, least pictures, better, paper."""
+    head = ("name", "what it says", "needs", "least n", "better", "paper")
+    return "\n".join(aligned([head, *map(metric_row, metrics)]))
+
+
+def metric_row(metric: type[Metric]) -> tuple[str, ...]:
+    """A metric in words."""
+    needs = ", ".join(NEEDS[what] for what in metric.reads)
+    paper = metric.paper.identifier
+    return metric.name, metric.summary, needs, str(metric.least), metric.better, paper
 
 
 def options_text(entry: Entry) -> str:

@@ -26,9 +26,9 @@ from limner.contract.header import Header
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
 from limner.evaluate.cache import cache_folder, keep, kept, key
-from limner.evaluate.evaluation import METRICS, PICTURES, evaluate, setting_of, with_extractor
+from limner.evaluate.evaluation import PICTURES, evaluate, setting_of, with_extractor
 from limner.evaluate.leaderboard import Compared, Comparison, Pairs
-from limner.evaluate.metric import Setting
+from limner.evaluate.metric import Setting, applicable, check_name
 from limner.evaluate.metrics.memorisation import memorisation
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels
 from limner.evaluate.report import Report, append, read_reports
@@ -65,7 +65,7 @@ def compare(
         subjects: bundled models, run or model folders, model files, folders or zip archives of
             pictures.
         against: a source; None for what the models were trained on.
-        metrics: names from `METRICS`, of which each subject gets those that apply; None for all.
+        metrics: names of metrics, of which each subject gets those that apply; None for all.
         seed, extractor, weights, device: as for `evaluate`.
         sampler: options over those of the recipes; each goes to the models that have it.
         n: pictures of each subject; None for as many as the reference has, at most 1,000, and for
@@ -88,8 +88,7 @@ def compare(
     reference = _reference(headers, against, data or {})
     n = n or min(PICTURES, len(reference.real))
     for name in metrics or ():
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        check_name(name)
     place = processes.device(device)
     judge = _Judge(reference, n, seed, metrics, sampler or {}, place, extractor, weights)
     found: list[Compared] = []
@@ -200,11 +199,11 @@ class _Judge:
         """
         if self.metrics is None:
             return None
-        refusals = {name: METRICS[name](setting).refusal() for name in self.metrics}
-        if all(refusals.values()):
-            reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
+        chosen, left_out = applicable(setting, self.metrics)
+        if not chosen:
+            reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
             raise LimnerError(f"none of the metrics applies ({reasons})")
-        return [name for name, why in refusals.items() if not why]
+        return [metric.name for metric in chosen]
 
     def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
         """Whether a report says what would be found now."""
@@ -212,11 +211,10 @@ class _Judge:
         options = pictures.options if isinstance(pictures, PaintedPictures) else {}
         sampler = {name: v for name, v in options.items() if v is not None}
         found = {number.metric for number in report.numbers}
-        would = [METRICS[name](setting) for name in (METRICS if metrics is None else metrics)]
         if metrics is None:
             found |= report.left_out.keys()
-            would = [metric for metric in would if not (metric.refusal() or metric.doubt())]
-        by = {e.name: e.fingerprint for metric in would for e in metric.extractors()}
+        would, _ = applicable(setting, metrics)
+        by = {m.extractor.name: m.extractor.fingerprint for m in would if m.extractor}
         return (
             report.subject.fingerprint == setting.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))

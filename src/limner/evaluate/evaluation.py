@@ -17,28 +17,15 @@ from typing import Any
 import torch
 
 import limner
-from limner.contract.errors import LimnerError, unknown
+from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
 from limner.evaluate.extractors.choose import extractor as open_extractor
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.judge import JudgeExtractor
-from limner.evaluate.metric import Metric, Setting
-from limner.evaluate.metrics.captions import Retrieval
-from limner.evaluate.metrics.classes import Accuracy, Modes
-from limner.evaluate.metrics.copies import Copies
-from limner.evaluate.metrics.fidelity import (
-    DensityCoverage,
-    FeatureLikelihood,
-    Frechet,
-    Inception,
-    Kernel,
-    Monge,
-    PrecisionRecall,
-)
-from limner.evaluate.metrics.geneval import Composition
-from limner.evaluate.metrics.likelihood import LogLikelihood, likelihood_options
-from limner.evaluate.passes import Seen, SeenDigests
+from limner.evaluate.metric import Metric, Setting, applicable
+from limner.evaluate.metrics.likelihood import likelihood_options
+from limner.evaluate.passes import Observer, Seen, SeenDigests
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
 from limner.evaluate.subject import (
@@ -53,25 +40,6 @@ from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import painting_progress, say
 
-METRICS: dict[str, type[Metric]] = {
-    metric.name: metric
-    for metric in (
-        Frechet,
-        Kernel,
-        Monge,
-        FeatureLikelihood,
-        Inception,
-        PrecisionRecall,
-        DensityCoverage,
-        Accuracy,
-        Retrieval,
-        Composition,
-        Copies,
-        Modes,
-        LogLikelihood,
-    )
-}
-"""Every metric by its name."""
 PICTURES = 1000
 """At most so many does a model paint, unless said otherwise."""
 _SAMPLES = 64  # of the sheet
@@ -105,7 +73,7 @@ def evaluate(
         against: a source as for `open_data`, with the split "test" where there is one and `data`
             names none; or a data set, or what `open_reference` made of one. None for the source
             that the model was trained on.
-        metrics: names from `METRICS`; None for all that apply.
+        metrics: names as `limner metrics` lists them; None for all that apply.
         n: pictures of the subject; None for as many of a model as the reference has, at most 1,000,
             and for all that are there.
         seed: picture i is painted from seed + i.
@@ -139,15 +107,15 @@ def evaluate(
     setting = with_extractor(setting, extractor, weights)
     chosen, left_out = _chosen(setting, metrics)
     shown, digests = setting.subject, SeenDigests()
-    if not any(metric.of_pictures for metric in chosen):
+    if all("likelihood" in metric.reads for metric in chosen):  # so that none has to be painted
         shown = shown.first(_SAMPLES)
-    seen = Seen([(shown, digests), *(need for m in chosen for need in m.needs())])
+    seen = Seen([(shown, digests), *(need for needs in chosen.values() for need in needs)])
     _look(seen, place, quiet)
 
     def made() -> Report:
-        used = {each.name: each for metric in chosen for each in metric.extractors()}
+        used = {m.extractor.name: m.extractor for m in chosen if m.extractor}
         remarks = [*_remarks(opened, setting, reference, used), *_repeated(seen, shown, digests)]
-        numbers, sheets, failed = _measured(seen, chosen, strict=metrics is not None)
+        numbers, sheets, failed = _measured(seen, [*chosen], strict=metrics is not None)
         first = range(min(_SAMPLES, len(shown)))
         return Report(
             subject=_described(opened, setting),
@@ -255,26 +223,18 @@ def with_extractor(
     return replace(setting, extractor=found, has_logits=seen.logits is not None)
 
 
-def _chosen(setting: Setting, names: Sequence[str] | None) -> tuple[list[Metric], dict[str, str]]:
-    """The metrics that are computed, and why others are not.
+def _chosen(
+    setting: Setting, names: Sequence[str] | None
+) -> tuple[dict[Metric, list[tuple[PictureSet, Observer]]], dict[str, str]]:
+    """The metrics that are computed with what they need, and why others are not.
 
     Raises:
         LimnerError: one that was named does not apply, or none applies.
     """
-    for name in names or ():
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
-    chosen: list[Metric] = []
-    left_out: dict[str, str] = {}
-    for name in dict.fromkeys(METRICS if names is None else names):
-        metric = METRICS[name](setting)
-        why = metric.refusal()
-        if why and names is not None:
+    chosen, left_out = applicable(setting, names)
+    for name, why in left_out.items():
+        if names is not None:
             raise LimnerError(f"metric '{name}' does not apply here: {why}")
-        if why := why or ("" if names else metric.doubt()):
-            left_out[name] = why
-        else:
-            chosen.append(metric)
     if not chosen:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise LimnerError(f"no metric applies ({reasons or 'none was named'})")

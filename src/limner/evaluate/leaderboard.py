@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 import limner
-from limner.evaluate.evaluation import METRICS
+from limner.evaluate.metric import metrics
 from limner.evaluate.metrics.statistics import NORMAL_97_5
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import Pixels
@@ -107,7 +107,7 @@ class Comparison:
     def columns(self) -> list[Column]:
         """Every number of any subject, in the order of the metrics."""
         found: dict[tuple[str, str], Column] = {}
-        for metric in METRICS:
+        for metric in metrics():
             for _, report in self.judged:
                 for x in report.numbers:
                     if x.metric == metric and x.row == SUBJECT:

@@ -1,18 +1,49 @@
-"""What a metric is: whether it applies, what has to be seen for it, and the numbers it makes."""
+"""What a metric is: whether it applies, what has to be seen for it, and the numbers it makes.
 
+One file of `evaluate/metrics/` is one metric: its mathematics, and a class under `@metric`. To
+register is to be listed by `limner metrics`, documented, and tested by the contract suite.
+"""
+
+import importlib
+import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import cache, cached_property
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 
+from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
+from limner.contract.registry import Paper
 from limner.evaluate.extractors.extractor import Extractor
-from limner.evaluate.metrics.statistics import wilson
-from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.metrics.statistics import Estimate, wilson
+from limner.evaluate.passes import Observer, Seen, SeenFeatures
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
-from limner.evaluate.report import Number
+from limner.evaluate.report import SUBJECT, Number
+
+Reads = Literal[
+    "features", "class scores", "labels", "captions", "layouts", "training pictures", "likelihood"
+]
+"""What a metric reads of pictures or of the model that paints them."""
+NEEDS: dict[Reads, str] = {
+    "features": "extractor",
+    "class scores": "extractor with classes",
+    "labels": "labels",
+    "captions": "captions",
+    "layouts": "scenes",
+    "training pictures": "training split",
+    "likelihood": "likelihood",
+}
+"""Where that comes from."""
+Redrawn = Literal["subject", "reference", "training", "held-out"]
+"""Pictures over which an interval speaks."""
+_M = TypeVar("_M", bound="type[Metric]")
+
+
+class NotApplicable(LimnerError):  # noqa: N818 (a metric that is left out is not an error)
+    """A metric has no value here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -60,44 +91,190 @@ class Setting:
 class Metric(ABC):
     """A metric of `--metrics`, in one setting.
 
+    Args:
+        setting: what is judged, and by what.
+        named: whether it was asked for by name.
+
     Attributes:
         name: as it is typed.
+        paper: where it is defined.
         summary: what it says, in a line.
-        of_pictures: whether it is of the subject's pictures; else they need not be painted.
+        reads: what it reads, the first being what it is listed by.
+        better: which way its first number is better.
+        least: fewer pictures have no value.
+        redrawn: the pictures over which its intervals speak; () where it has none.
     """
 
     name: ClassVar[str]
+    paper: ClassVar[Paper]
     summary: ClassVar[str]
-    of_pictures: ClassVar[bool] = True
+    reads: ClassVar[tuple[Reads, ...]]
+    better: ClassVar[Literal["lower", "higher"]]
+    least: ClassVar[int] = 1
+    redrawn: ClassVar[tuple[Redrawn, ...]] = ()
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    def __init__(self, setting: Setting, named: bool = True) -> None:
+        self.setting, self.named = setting, named
 
-    def refusal(self) -> str:
-        """Why it does not apply; empty when it does."""
-        return ""
-
-    def doubt(self) -> str:
-        """Why it is left out unless it is asked for by name; empty when it is not."""
-        return ""
-
-    def extractors(self) -> list[Extractor]:
-        """Those whose names stand beside its numbers."""
-        return []
+    @property
+    def extractor(self) -> Extractor | None:
+        """The one whose name stands beside its numbers; None where it needs none."""
+        return None
 
     @abstractmethod
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Which pictures have to be seen by whom."""
+        """Which pictures have to be seen by whom.
+
+        Raises:
+            NotApplicable: it has no value in this setting.
+        """
 
     @abstractmethod
     def numbers(self, seen: Seen) -> list[Number]:
         """What it found, the subject's numbers first."""
 
-    def share(self, name: str, value: float, n: int, **more: Any) -> Number:
-        """A share of n pictures, with its interval."""
-        low, high = wilson(value, n)
-        return Number(self.name, name, value, n, low=low, high=high, **more)
-
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
         """Pictures that belong to the numbers, by the name of their sheet."""
         return {}
+
+    def skip_unless_named(self, reason: str) -> None:
+        """Leave it out where nobody asked for it by name.
+
+        Raises:
+            NotApplicable: with the reason, unless it was named.
+        """
+        if not self.named:
+            raise NotApplicable(reason)
+
+    def number(self, name: str, value: float | Estimate, n: int, **more: Any) -> Number:
+        """By its extractor, if it has one; an estimate comes with its interval."""
+        if isinstance(value, Estimate):
+            more |= {"low": value.low, "high": value.high}
+            value = value.value
+        extractor = self.extractor.name if self.extractor else ""
+        return Number(self.name, name, value, n, extractor=extractor, **more)
+
+    def share(self, name: str, value: float, n: int, **more: Any) -> Number:
+        """A share that was counted in n pictures, with its interval."""
+        return self.number(name, Estimate(value, *wilson(value, n)), n, **more)
+
+
+class FeatureMetric(Metric):
+    """A metric of an extractor: of the subject, the reference and other real pictures."""
+
+    least = 2
+
+    @property
+    def extractor(self) -> Extractor:
+        """The setting's."""
+        assert self.setting.extractor is not None, "needs() says why there is none"
+        return self.setting.extractor
+
+    @cached_property
+    def observer(self) -> SeenFeatures:
+        """What sees the features."""
+        return SeenFeatures(self.extractor)
+
+    @cached_property
+    def sets(self) -> dict[str, PictureSet]:
+        """The subject, and other real pictures if there are enough of them, by their rows."""
+        other = self.setting.other
+        real = {f"real ({other.name})": other} if other and len(other) >= self.least else {}
+        return {SUBJECT: self.setting.subject} | real
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The features of all sets, and of the reference.
+
+        Raises:
+            NotApplicable: no extractor fits, or it tells no classes apart, or there are too few
+                pictures.
+        """
+        s = self.setting
+        if s.extractor is None:
+            raise NotApplicable(s.no_extractor)
+        for pictures in (s.subject, s.reference):
+            if (n := len(pictures)) < self.least:
+                raise NotApplicable(
+                    f"it needs at least {self.least} pictures, and {pictures.name} has {n}"
+                )
+        if "class scores" in self.reads and not s.has_logits:
+            raise NotApplicable(f"{s.extractor.name} knows no classes")
+        return [(p, self.observer) for p in (*self.sets.values(), s.reference)]
+
+    def called(self, inception: str, otherwise: str) -> str:
+        """A number's name: papers mean Inception's features by FID and KID."""
+        return inception if self.extractor.name.startswith("inception") else otherwise
+
+
+_metrics: dict[str, type[Metric]] = {}
+
+
+def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
+    """Enter a metric under a name; to register is to be tested by the contract suite.
+
+    Args:
+        name: lower case, words joined by hyphens.
+        paper: where it is defined.
+    """
+
+    def enter(cls: _M) -> _M:
+        known = _metrics.get(name)
+        if known and known.__qualname__ != cls.__qualname__:
+            raise LimnerError(f"the metric name '{name}' is taken by {known.__qualname__}")
+        cls.name, cls.paper = name, paper
+        _metrics[name] = cls
+        return cls
+
+    return enter
+
+
+@cache
+def _load_metrics() -> None:
+    package = importlib.import_module("limner.evaluate.metrics")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
+
+
+def metrics() -> dict[str, type[Metric]]:
+    """All registered metrics by name: by what they read, then by the year of their papers."""
+    _load_metrics()
+    order = get_args(Reads)
+    by = {n: (order.index(m.reads[0]), m.paper.year, n) for n, m in _metrics.items()}
+    return {name: _metrics[name] for name in sorted(_metrics, key=by.__getitem__)}
+
+
+def applicable(
+    setting: Setting, names: Iterable[str] | None
+) -> tuple[dict[Metric, list[tuple[PictureSet, Observer]]], dict[str, str]]:
+    """The metrics that have a value in a setting with what they need, and why others have none.
+
+    Args:
+        setting: what is judged, and by what.
+        names: which; None for all.
+
+    Raises:
+        LimnerError: a metric that there is not.
+    """
+    chosen: dict[Metric, list[tuple[PictureSet, Observer]]] = {}
+    left_out: dict[str, str] = {}
+    known = metrics()
+    asked = list(dict.fromkeys(known if names is None else names))
+    for name in asked:
+        check_name(name)
+    for name in asked:
+        one = known[name](setting, named=names is not None)
+        try:
+            chosen[one] = one.needs()
+        except NotApplicable as reason:
+            left_out[name] = str(reason)
+    return chosen, left_out
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a metric that there is not.
+
+    Raises:
+        LimnerError: with the nearest one.
+    """
+    if name not in metrics():
+        raise unknown("metric", name, metrics(), "limner metrics lists all")

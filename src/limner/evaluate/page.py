@@ -13,7 +13,6 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.data import png
 from limner.evaluate.charts import Dot, Point, intervals, scatter
-from limner.evaluate.evaluation import METRICS
 from limner.evaluate.leaderboard import (
     FACTS,
     MARK,
@@ -24,6 +23,7 @@ from limner.evaluate.leaderboard import (
     facts,
     interval,
 )
+from limner.evaluate.metric import metrics
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import Number
 from limner.evaluate.webpage import document, picture, text
@@ -108,7 +108,7 @@ def _board(found: Comparison) -> str:
     groups = [("the model", len(FACTS), "")]
     for metric in dict.fromkeys(column.metric for column in columns):
         width = sum(column.metric == metric for column in columns)
-        groups.append((metric, width, METRICS[metric].summary))
+        groups.append((metric, width, metrics()[metric].summary))
     above = "".join(
         f'<th colspan={width} scope=colgroup title="{text(summary)}">{text(name)}</th>'
         for name, width, summary in groups

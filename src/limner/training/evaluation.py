@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from limner.contract.errors import LimnerError, unknown
+from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.contract.options import Count, Natural, validated
 from limner.data import Dataset
-from limner.evaluate.evaluation import METRICS, evaluate
+from limner.evaluate.evaluation import evaluate
+from limner.evaluate.metric import check_name
 from limner.evaluate.report import SUBJECT
 from limner.evaluate.subject import Opened, Reference, open_reference
 from limner.runtime.progress import say
@@ -75,8 +76,7 @@ class Evaluations:
         asked = self.options.metrics
         self.metrics = [asked] if isinstance(asked, str) else asked
         for name in self.metrics or ():
-            if name not in METRICS:
-                raise unknown("metric", name, METRICS)
+            check_name(name)
         self._data, self._dataset = dict(data), dataset
         self._reference: Reference | None = None
 

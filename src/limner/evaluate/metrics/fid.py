@@ -21,12 +21,15 @@ References:
 import math
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
+from limner.contract.registry import Paper
+from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import (
     Estimate,
     Moments,
@@ -36,7 +39,16 @@ from limner.evaluate.metrics.statistics import (
     shuffled,
     student,
 )
+from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.picture_sets import PictureSet
+from limner.evaluate.report import SUBJECT, Number
 
+PAPER = Paper(
+    "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
+    "Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter",
+    2017,
+    "1706.08500",
+)
 _METRIC = "the Frechet distance"
 _ROUNDING = torch.finfo(torch.float64).eps
 _FEWEST_PARTS = 5
@@ -185,3 +197,77 @@ def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
     value = float(values.mean())
     half = student(count - 1) * float(values.std()) / math.sqrt(count)
     return Estimate(value, value - half, value + half)
+
+
+def limit_of_all(features: Float[Tensor, "n d"], whole: Moments, reference: Moments) -> Estimate:
+    """FID-infinity of all images, where features are known of some.
+
+    The distance of N images is FD_inf + c / N, with an error that falls as 1 / sqrt(N): c and the
+    error are those of the images whose features are known.
+
+    Args:
+        features: of a fair sample of the images, or of all.
+        whole: the moments of all.
+        reference: what they are compared with.
+
+    Raises:
+        LimnerError: see `extrapolated`.
+    """
+    found = extrapolated(features, reference)
+    n, some = whole.n, len(features)
+    if n == some:
+        return found
+    c = some * (frechet_distance(Moments.of(features), reference) - found.value)
+    value = frechet_distance(whole, reference) - c / n
+    half = (found.high - found.low) / 2 * math.sqrt(some / n)
+    return Estimate(value, value - half, value + half)
+
+
+@metric("fid", paper=PAPER)
+class FrechetDistance(FeatureMetric):
+    """The Frechet distance, its floor and its limit."""
+
+    summary = "Frechet distance of features; its floor for so few pictures, and its limit"
+    reads = ("features",)
+    better = "lower"
+    redrawn = ("subject",)
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The features of all sets; few pictures are far apart whatever they show."""
+        needs = super().needs()
+        fewest = min(len(self.setting.subject), len(self.setting.reference))
+        if fewest <= (d := self.extractor.dim):
+            self.skip_unless_named(
+                f"{fewest} pictures are too few for {d} features; kid is for few"
+            )
+        return needs
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """The distance of each set to the reference, with its limit, and the floor."""
+        reference = Moments.from_tensors(seen.of(self.setting.reference, self.observer))
+        name, limit_name = self.called("FID", "FD"), self.called("FID-infinity", "FD-infinity")
+        shared: dict[str, Any] = {"m": reference.n, "better": self.better}
+        found: list[Number] = []
+        for row, pictures in self.sets.items():
+            of = seen.of(pictures, self.observer)
+            moments, features = Moments.from_tensors(of), of["features"]
+            distance = frechet_distance(moments, reference)
+            if min(moments.n, reference.n) <= self.extractor.dim:
+                few = "fewer pictures than features: only comparable at this n"
+                found.append(
+                    self.number(name, distance, moments.n, row=row, protocol=few, **shared)
+                )
+                continue
+            more, limits = dict(shared), []
+            if len(features) > 2 * self.extractor.dim:
+                estimate = limit_of_all(features, moments, reference)
+                half = (estimate.high - estimate.low) / 2  # the jackknife's error is of both
+                more |= {"low": distance - half, "high": distance + half}
+                n = moments.n
+                limits = [self.number(limit_name, estimate, n, row=row, sign="~", **shared)]
+            found.append(self.number(name, distance, moments.n, row=row, **more))
+            if row == SUBJECT:
+                least = floor(reference.covariance, moments.n, reference.n)
+                found.append(self.number(name, least, moments.n, row="floor", sign="~", **shared))
+            found += limits
+        return found

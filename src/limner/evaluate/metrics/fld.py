@@ -26,14 +26,28 @@ Reference:
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
+from limner.contract.registry import Paper
+from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import Estimate, checked_pair, shuffled, student
+from limner.evaluate.passes import MOST_FEATURES, Observer, Seen
+from limner.evaluate.picture_sets import PictureSet, RealPictures
+from limner.evaluate.report import Number
+
+PAPER = Paper(
+    "Feature likelihood divergence: evaluating the generalization of generative models using "
+    "samples",
+    "Jiralerspong, Bose, Gemp, Qin, Bachrach, Gidel",
+    2023,
+    "2302.04440",
+)
 
 # The authors' constants:
 _RATE, _STEPS = 0.5, 50  # of Adam
@@ -42,6 +56,7 @@ _NEAREST = 1e-3  # is added to the squared distance of the nearest training pict
 _LARGEST = 40.0  # of the logarithm of a variance, either way
 _TOWARDS = 0.9  # training pictures are this near to their mean for the Gaussian around it
 _LEAST = 10
+_ENOUGH = 1000  # pictures of each kind: the fewest that the paper looks at
 _BLOCK = 2**17  # squared distances that are worked on at a time: they fit into a core's cache
 
 
@@ -191,3 +206,66 @@ def _squared_distances(
     for some in _rows(x, len(centres)):
         squared = torch.addmm(lengths, some, centres.T, alpha=-2)
         yield squared.add_(some.square().sum(1, keepdim=True)).clamp_(min=0)
+
+
+@metric("fld", paper=PAPER)
+class FeatureLikelihood(FeatureMetric):
+    """The feature likelihood divergence."""
+
+    summary = "feature likelihood divergence: quality, diversity and novelty in one number"
+    reads = ("features", "training pictures")
+    better = "lower"
+    least = _LEAST
+    redrawn = ("held-out",)
+
+    @cached_property
+    def splits(self) -> dict[str, RealPictures | None]:
+        """The pictures that models learn from, and those that they never see, at most 10,000."""
+        s = self.setting
+        pairs = {"training": s.training, "held-out": s.held_out}
+        return {kind: real and real.first(MOST_FEATURES) for kind, real in pairs.items()}
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The features of the subject and of both splits; few pictures leave most of the space of
+        features empty.
+        """
+        sizes = {"judged": len(self.setting.subject)}
+        for kind, real in self.splits.items():
+            if real is None:
+                name = self.setting.reference.name
+                raise NotApplicable(f"it needs {kind} pictures, and {name} has none")
+            if len(real) < self.least:
+                raise NotApplicable(
+                    f"it needs at least {self.least} {kind} pictures, and there are {len(real)}"
+                )
+            sizes[kind] = len(real)
+        super().needs()
+        fewest = min(sizes, key=sizes.__getitem__)
+        if sizes[fewest] < _ENOUGH:
+            self.skip_unless_named(
+                f"it is made for {_ENOUGH:,} pictures of each kind or more, not {sizes[fewest]} "
+                f"{fewest}"
+            )
+        sets = (self.setting.subject, *filter(None, self.splits.values()))
+        return [(pictures, self.observer) for pictures in sets]
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """FLD and the gap of the subject, and the FLD of other training pictures."""
+        training, held_out = self.splits["training"], self.splits["held-out"]
+        assert self.setting.training is not None and training is not None and held_out is not None
+        train, test, features = (
+            seen.of(pictures, self.observer)["features"]
+            for pictures in (training, held_out, self.setting.subject)
+        )
+        found = fld(train, test, features)
+        n, of = len(features), len(self.setting.training.dataset)
+        shared: dict[str, Any] = {"m": len(test)}
+        shared["protocol"] = f"variances fitted to {len(train):,} of {of:,} training pictures"
+        numbers = [
+            self.number("FLD", found.fld, n, better=self.better, **shared),
+            self.number("FLD gap", found.gap, n, **shared),
+        ]
+        if found.real is not None:
+            row = f"real ({training.name})"
+            numbers.append(self.number("FLD", found.real, n, row=row, better="lower", **shared))
+        return numbers

@@ -19,14 +19,28 @@ References:
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
+from limner.contract.registry import Paper
+from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import checked, shuffled
+from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.picture_sets import PictureSet
+from limner.evaluate.report import SUBJECT, Number
+
+PAPER = Paper(
+    "Improved techniques for training GANs",
+    "Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen",
+    2016,
+    "1606.03498",
+)
+_SPLITS = 10
+_PARTS = {"IS": "inception_score", "sharpness": "sharpness", "diversity": "diversity"}
 
 
 class Score(NamedTuple):
@@ -37,7 +51,7 @@ class Score(NamedTuple):
     inception_score: float
 
 
-class InceptionScore(NamedTuple):
+class ScoresOfSplits(NamedTuple):
     """The scores of all splits, with their means and their standard deviations (over the number of
     splits, as the paper's code has it)."""
 
@@ -93,8 +107,8 @@ class Predictions:
 
 
 def inception_score(
-    logits: Float[Tensor, "n k"], splits: int = 10, seed: int | None = 0
-) -> InceptionScore:
+    logits: Float[Tensor, "n k"], splits: int = _SPLITS, seed: int | None = 0
+) -> ScoresOfSplits:
     """The Inception Score of pictures, in splits.
 
     Split i are the pictures i n // splits .. (i + 1) n // splits - 1, after a shuffle by
@@ -119,7 +133,7 @@ def inception_score(
     scores = tuple(Predictions.of(rows[start:end]).score for start, end in pairwise(bounds))
     table = torch.tensor(scores, dtype=torch.float64)
     mean, deviation = table.mean(0).tolist(), table.std(0, correction=0).tolist()
-    return InceptionScore(scores, Score(*mean), Score(*deviation))
+    return ScoresOfSplits(scores, Score(*mean), Score(*deviation))
 
 
 def ceiling(k: int, n: int) -> float:
@@ -132,3 +146,37 @@ def ceiling(k: int, n: int) -> float:
         n: how many pictures a split has.
     """
     return k * math.exp(-(k - 1) / (2 * n))
+
+
+@metric("is", paper=PAPER)
+class InceptionScore(FeatureMetric):
+    """The Inception Score with its factors, sharpness and diversity."""
+
+    summary = "sharpness x diversity of class scores, in 10 splits and in one"
+    reads = ("class scores",)
+    better = "higher"
+    least = _SPLITS
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The class scores of the subject and of the reference."""
+        super().needs()
+        return [(p, self.observer) for p in (self.setting.subject, self.setting.reference)]
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """IS and its factors, in ten splits and in one, of as many pictures of the reference."""
+        s = self.setting
+        logits = seen.of(s.subject, self.observer)["logits"]
+        real = seen.of(s.reference, self.observer)["logits"][: len(logits)]
+        found: list[Number] = []
+        for splits, kind in ((_SPLITS, ""), (1, " (1 split)")):
+            for row, rows in ((SUBJECT, logits), (f"real ({s.reference.name})", real)):
+                score = inception_score(rows, splits)
+                for name, part in _PARTS.items():
+                    shared: dict[str, Any] = {"row": row, "better": self.better}
+                    if splits > 1:
+                        shared["error"] = getattr(score.deviation, part)
+                        shared["parts"] = tuple(getattr(split, part) for split in score.splits)
+                        shared["protocol"] = f"mean of {splits} splits ± their deviation"
+                    value = getattr(score.mean, part)
+                    found.append(self.number(name + kind, value, len(rows), **shared))
+        return found

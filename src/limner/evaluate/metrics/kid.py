@@ -12,10 +12,14 @@ Reference:
     Binkowski, Sutherland, Arbel, Gretton (2018). Demystifying MMD GANs. arXiv:1801.01401.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from limner.contract.registry import Paper
+from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import (
     DRAWS,
     Estimate,
@@ -24,7 +28,10 @@ from limner.evaluate.metrics.statistics import (
     resampled,
     shuffled,
 )
+from limner.evaluate.passes import Seen
+from limner.evaluate.report import Number
 
+PAPER = Paper("Demystifying MMD GANs", "Binkowski, Sutherland, Arbel, Gretton", 2018, "1801.01401")
 _LEAST = 10
 _GROUPS = 100
 _TILE = 2048  # rows and columns of a block of the kernel matrix
@@ -108,3 +115,24 @@ def _form(
 ) -> Float64[Tensor, "b"]:
     """w' table v, for each draw."""
     return (w @ table).mul_(v).sum(1)
+
+
+@metric("kid", paper=PAPER)
+class KernelDistance(FeatureMetric):
+    """The kernel distance."""
+
+    summary = "kernel distance of features: unbiased, also for few pictures; may be negative"
+    reads = ("features",)
+    better = "lower"
+    least = _LEAST
+    redrawn = ("subject", "reference")
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """The distance of each set to the reference."""
+        reference = seen.of(self.setting.reference, self.observer)["features"]
+        name, found = self.called("KID", "KD"), list[Number]()
+        for row, pictures in self.sets.items():
+            features = seen.of(pictures, self.observer)["features"]
+            shared: dict[str, Any] = {"row": row, "m": len(reference), "better": self.better}
+            found.append(self.number(name, kid(features, reference), len(features), **shared))
+        return found

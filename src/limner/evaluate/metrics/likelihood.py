@@ -5,6 +5,10 @@
 of the discrete picture x, so that models of pixels, of dequantised pixels and of latents can be
 compared. A bound below log p bounds bits/dim from above, and is printed with "<="; where it is a
 sum, its terms stand below it.
+
+Reference:
+    Theis, van den Oord, Bethge (2015). A note on the evaluation of generative models.
+    arXiv:1511.01844.
 """
 
 import math
@@ -19,12 +23,19 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel, LikelihoodModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import validated
+from limner.contract.registry import Paper
 from limner.evaluate.cache import key
-from limner.evaluate.metric import Metric
+from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number, Sign
 
+PAPER = Paper(
+    "A note on the evaluation of generative models",
+    "Theis, van den Oord, Bethge",
+    2015,
+    "1511.01844",
+)
 _KINDS = ("exact", "lower", "estimate")
 _TERM = "term: "  # before the name of a term, in the columns of what was seen
 _NATS: dict[str, Sign] = {"exact": "=", "lower": ">=", "estimate": "~"}
@@ -93,16 +104,18 @@ class SeenLikely(Observer):
         return {"nats": nats, "kind": torch.full((len(nats),), _KINDS.index(kind))} | apart
 
 
+@metric("likelihood", paper=PAPER)
 class LogLikelihood(Metric):
     """The mean log-likelihood of the reference."""
 
-    name = "likelihood"
     summary = "log-likelihood of the reference: nats a picture, and bits a dimension"
-    of_pictures = False
+    reads = ("likelihood",)
+    better = "lower"
+    redrawn = ("reference",)
 
     @cached_property
     def model(self) -> LikelihoodModel:
-        """It is one, or `refusal` has said that it is not."""
+        """The subject, which needs() has found to be one."""
         assert isinstance(self.setting.model, LikelihoodModel)
         return self.setting.model
 
@@ -117,18 +130,17 @@ class LogLikelihood(Metric):
         """As many of the reference as are painted for the other metrics."""
         return self.setting.reference.first(len(self.setting.subject))
 
-    def refusal(self) -> str:
-        """Not of pictures, nor of a model that gives no likelihood."""
-        if isinstance(self.setting.model, LikelihoodModel):
-            return ""
-        return f"{self.setting.subject.name} does not say how likely a picture is"
-
-    def doubt(self) -> str:
-        """It takes long."""
-        return "it takes long; ask with metrics=likelihood" if self.model.likelihood_is_slow else ""
-
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Real pictures, by the model."""
+        """Real pictures, by the model.
+
+        Raises:
+            NotApplicable: pictures, a model that gives no likelihood, or one that takes long.
+        """
+        if not isinstance(self.setting.model, LikelihoodModel):
+            name = self.setting.subject.name
+            raise NotApplicable(f"{name} does not say how likely a picture is")
+        if self.model.likelihood_is_slow:
+            self.skip_unless_named("it takes long; ask with --metrics likelihood")
         return [(self.pictures, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
@@ -140,7 +152,7 @@ class LogLikelihood(Metric):
 
         def number(name: str, nats: Tensor, per: float, **more: Any) -> Number:
             error = float(nats.std()) / math.sqrt(n) / per if n > 1 else None
-            return Number(self.name, name, float(nats.mean()) / per, n, error=error, **more)
+            return self.number(name, float(nats.mean()) / per, n, error=error, **more)
 
         said: dict[str, Any] = {"protocol": self.protocol()}
         bits = number("bits/dim", -nats, bit, sign=_BITS[kind], better="lower", **said)

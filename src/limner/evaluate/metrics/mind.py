@@ -23,6 +23,7 @@ References:
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +32,25 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
+from limner.contract.registry import Paper
+from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import Estimate, checked, checked_pair, shuffled, student
+from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.picture_sets import PictureSet
+from limner.evaluate.report import SUBJECT, Number
 
+PAPER = Paper(
+    "MIND: Monge Inception distance for generative models evaluation",
+    "Berthet, Wu, Crepy, Elie, Greff, Sander",
+    2026,
+    "2605.06797",
+)
 DIRECTIONS = 1000
 """As many as the paper recommends at most."""
 _LEAST = 10
 _SOME = 64  # directions at a time
 _SPLITS = 10
+_ENOUGH = 1000  # pictures: the fewest that the paper looks at
 
 
 def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
@@ -104,3 +117,40 @@ def _potentials(p: Float64[Tensor, "k n"], apart: Float64[Tensor, "k n"]) -> Ten
     """The Kantorovich potential of each sorted value, whose slope is 2 (p - q)."""
     steps = p.diff(dim=1) * (apart[:, 1:] + apart[:, :-1])
     return F.pad(steps.cumsum(1), (1, 0))
+
+
+@metric("mind", paper=PAPER)
+class MongeDistance(FeatureMetric):
+    """The Monge distance and its floor."""
+
+    summary = "sliced Wasserstein distance of features, for 1,000 pictures or more; its floor"
+    reads = ("features",)
+    better = "lower"
+    least = 2 * _LEAST
+    redrawn = ("subject", "reference")
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The features of all sets; the distance of few pictures is mostly its floor."""
+        needs = super().needs()
+        fewest = min(len(self.setting.subject), len(self.setting.reference))
+        if fewest < _ENOUGH:
+            self.skip_unless_named(
+                f"it is made for {_ENOUGH:,} pictures or more, not {fewest}; kid is for few"
+            )
+        return needs
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """The distance of each set to as many pictures of the reference, and the floor."""
+        reference = seen.of(self.setting.reference, self.observer)["features"]
+        name, found = self.called("MIND", "MD"), list[Number]()
+        for row, pictures in self.sets.items():
+            features = seen.of(pictures, self.observer)["features"]
+            n = min(len(features), len(reference))
+            shared: dict[str, Any] = {"m": n, "better": self.better}
+            shared["protocol"] = f"{DIRECTIONS:,} directions"
+            distance = mind(features[:n], reference[:n])
+            found.append(self.number(name, distance, n, row=row, **shared))
+            if row == SUBJECT:
+                least = floor(reference, n)
+                found.append(self.number(name, least, n, row="floor", sign="~", **shared))
+        return found

@@ -9,16 +9,35 @@ Reference:
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.registry import Paper
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import Extractor
+from limner.evaluate.metric import Metric, metric
+from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels
+from limner.evaluate.report import SUBJECT, Number
+
+PAPER = Paper(
+    "Unrolled generative adversarial networks",
+    "Metz, Poole, Pfau, Sohl-Dickstein",
+    2016,
+    "1611.02163",
+)
+_DIGITS = ImageSpec(1, 28, 28)
+_KL = "KL to uniform"
 
 
-class Modes(NamedTuple):
+class ModeCount(NamedTuple):
     """How many of how many modes were made; the divergence KL(made || uniform) in nats; and about
     what it would be if the model were uniform, (K - 1) / 2N."""
 
@@ -28,7 +47,7 @@ class Modes(NamedTuple):
     floor: float
 
 
-def modes(classes: Int64[Tensor, "n"], k: int) -> Modes:
+def modes(classes: Int64[Tensor, "n"], k: int) -> ModeCount:
     """Modes covered, and sum_y p(y) ln(K p(y)) with p(y) the shares of the modes among n pictures.
 
     Args:
@@ -48,7 +67,7 @@ def modes(classes: Int64[Tensor, "n"], k: int) -> Modes:
     counts = classes.cpu().bincount(minlength=k)
     n = len(classes)
     entropy = float(torch.special.entr(counts.double() / n).sum())
-    return Modes(int((counts > 0).sum()), k, math.log(k) - entropy, (k - 1) / (2 * n))
+    return ModeCount(int((counts > 0).sum()), k, math.log(k) - entropy, (k - 1) / (2 * n))
 
 
 def stacked(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:
@@ -63,3 +82,75 @@ def stacked(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:
     if len(digits) and (digits.min() < 0 or digits.max() > 9):
         raise LimnerError("the classes of StackedMNIST's channels are the digits 0 .. 9")
     return digits @ torch.tensor([100, 10, 1], device=digits.device)
+
+
+class SeenChannels(Observer):
+    """The class of each channel, as a grey picture of its own.
+
+    Args:
+        extractor: of grey pictures.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self.name = "channels"
+        self.fingerprint = f"channels {extractor.fingerprint}"
+
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """`digits`, "b c"."""
+        n, channels = pixels.shape[:2]
+        _, logits = self.extractor(pixels.flatten(0, 1)[:, None])
+        assert logits is not None, "a classifier has logits"
+        return {"digits": logits.argmax(1).view(n, channels).cpu()}
+
+
+@metric("modes", paper=PAPER)
+class Modes(Metric):
+    """How many digits there are, or combinations of digits where there are channels."""
+
+    summary = "digits: how many of the 10, or StackedMNIST's 1,000, there are, and how evenly"
+    reads = ("class scores",)
+    better = "higher"
+
+    @cached_property
+    def observer(self) -> SeenChannels:
+        """The classifier of digits, whatever sees the features of the other metrics."""
+        return SeenChannels(extractor("lenet", _DIGITS, self.setting.device))
+
+    @property
+    def extractor(self) -> Extractor:
+        """The classifier."""
+        return self.observer.extractor
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The channels of the subject, and of as many pictures of the reference."""
+        if not self.setting.reference.name.startswith(("mnist", "stacked-mnist")):
+            self.skip_unless_named("the channels are no digits, as far as is known")
+        if self.setting.model and self.setting.subject.classes:
+            self.skip_unless_named("the model is told which digits to paint")
+        return [(p, self.observer) for _, p in self.sets]
+
+    @property
+    def sets(self) -> list[tuple[str, PictureSet]]:
+        """With their rows."""
+        s = self.setting
+        real = s.reference.first(len(s.subject))
+        return [(SUBJECT, s.subject), (f"real ({real.name})", real)]
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """Modes covered, and the divergence from the uniform law with its floor for so few."""
+        found: list[Number] = []
+        for row, pictures in self.sets:
+            digits = seen.of(pictures, self.observer)["digits"]
+            channels = digits.shape[1]
+            place = 10 ** torch.arange(channels - 1, -1, -1)
+            counted, n = modes(digits @ place, 10**channels), len(digits)
+            shared: dict[str, Any] = {"row": row}
+            of = f"of {counted.of:,}"
+            found += [
+                self.number("modes", counted.covered, n, better="higher", unit=of, **shared),
+                self.number(_KL, counted.divergence, n, better="lower", unit="nats", **shared),
+            ]
+            if row == SUBJECT:
+                found.append(replace(found[-1], value=counted.floor, row="floor", sign="~"))
+        return found

@@ -1,123 +1,212 @@
-"""Precision and recall, density and coverage: sets of pictures compared by nearest neighbours.
+"""Sets of pictures compared by nearest neighbours: balls around features, and what lies in them.
 
 Around each point of a set lies the ball that reaches to its k-th nearest other point; the balls
-together are where the set lives.
+together are where the set lives. All that is counted depends on how many points there are: compare
+only numbers of the same n and m, best n = m.
 
-    precision  share of the fakes inside any real ball      are they realistic?
-    recall     share of the reals inside any fake ball      does the model make all there is?
-    density    mean number of real balls around a fake / k  as precision, but outliers count little
-    coverage   share of the real balls with a fake inside   as recall, but by the reals' own balls
+Balls are closed, so a point at the very radius is inside, as the papers have it and the package
+prdc has not. A duplicate is a neighbour at distance 0 (only a point itself is none), so equal sets
+always read 1. Distances below a millionth of the farthest point's from the reals' mean are 0, and
+radii that close are equal, so that ties do not hang on rounding.
 
-All depend on how many points there are: compare only numbers of the same n and m, best n = m. Balls
-are closed, so a point at the very radius is inside, as the papers have it and the package prdc has
-not. A duplicate is a neighbour at distance 0 (only a point itself is none), so equal sets always
-read 1. Distances below a millionth of the farthest point's from the reals' mean are 0, and radii
-that close are equal, so that ties do not hang on rounding.
+Each number is a mean of terms, one of each point of a set, that depend on the other set too:
+
+    var = var(terms) / n  +  variance over other sets
+
+The first is the binomial one where terms are 0 or 1: what is left to chance when the other set is
+given. The second is a delete-a-group jackknife's, in 20 groups of the other set: with d_gi what
+leaving out group g changes in term i, from which its mean over the groups is taken,
+
+    19/20 sum_g sum_{i != j} d_gi d_gj / n (n - 1)
+
+Pairs i = j are left out, which would count the chance of single terms a second time.
 
 References:
-    Kynkäänniemi et al. (2019). Improved Precision and Recall Metric for Assessing Generative
-    Models. arXiv:1904.06991.
-    Naeem et al. (2020). Reliable Fidelity and Diversity Metrics for Generative Models.
-    arXiv:2002.09797.
+    Efron, Stein (1981). The jackknife estimate of variance. Annals of Statistics 9.
+    Kish (1965). Survey sampling. Wiley. (The effective number of things behind a share.)
+    Satterthwaite (1946). An approximate distribution of estimates of variance components.
+    Biometrics Bulletin 2.
 """
 
+import math
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.evaluate.metrics.statistics import checked_pair
+from limner.evaluate.metric import FeatureMetric
+from limner.evaluate.metrics.statistics import (
+    NORMAL_97_5,
+    Estimate,
+    checked_pair,
+    shuffled,
+    student,
+    wilson,
+)
+from limner.evaluate.passes import Seen
+from limner.evaluate.report import Number
 
 _BLOCK = 2**22  # squared distances that are held at a time
 _TIE = 1e-12  # of the farthest point's squared distance
+_GROUPS = 20
+_SPARE = 12  # neighbours beyond 4 k, all but surely enough where a group is left out
 
 
-class PrecisionRecall(NamedTuple):
-    """Both from 0 to 1."""
-
-    precision: float
-    recall: float
-
-
-class DensityCoverage(NamedTuple):
-    """Density is about 1 for equal laws and may be more; coverage is from 0 to 1."""
-
-    density: float
-    coverage: float
-
-
-def precision_recall(
-    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3
-) -> PrecisionRecall:
-    """Improved precision and recall.
+class Points:
+    """A set with its balls and its groups.
 
     Args:
-        real, fake: features, a row for each picture; best equally many.
-        k: which neighbour a ball reaches to; 3 in the paper.
-
-    Raises:
-        LimnerError: at most k pictures in a set; different, NaN or infinite features.
+        x: around the common mean.
+        k: which neighbour a ball reaches to.
+        tie: the squared distance that counts as none.
+        groups: how many there are; 0 where no group can be left out.
+        seed: of the groups.
     """
-    _check_k(k)
-    reals, fakes = checked_pair(real, fake, (k + 1, k + 1), f"precision and recall with k = {k}")
-    reals, fakes, tie = _centred(reals, fakes)
-    precise = sum(float(inside.any(1).sum()) for inside in _inside(fakes, reals, k, tie))
-    recalled = sum(float(inside.any(1).sum()) for inside in _inside(reals, fakes, k, tie))
-    return PrecisionRecall(precise / len(fakes), recalled / len(reals))
+
+    def __init__(self, x: Float64[Tensor, "n d"], k: int, tie: float, groups: int, seed: int):
+        self.x, self.k, self.tie = x, k, tie
+        group = shuffled(len(x), seed) % max(1, groups)
+        versions = [torch.ones(len(x), dtype=torch.bool)]
+        self.versions = torch.stack(versions + [group != g for g in range(groups)])
+
+    def reach(self, versions: Bool[Tensor, "v n"]) -> Float64[Tensor, "v n"]:
+        """The squared radius of each ball in each version; negative where its centre is out."""
+        most = min(len(self.x) - 1, 4 * self.k + _SPARE)
+        found: list[Tensor] = []
+        for start, squared in _squared_distances(self.x, self.x):
+            squared.diagonal(start).fill_(torch.inf)  # itself
+            near, which = squared.topk(most, largest=False)
+            there = versions[:, which].cumsum(2) >= self.k  # v b most
+            place = torch.where(there.any(2), there.int().argmax(2), most - 1)
+            found.append(near.expand(len(place), -1, -1).gather(2, place[..., None])[..., 0])
+        return (torch.cat(found, 1) + self.tie).masked_fill(~versions, -1.0)
 
 
-def density_coverage(
-    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 5
-) -> DensityCoverage:
-    """Density and coverage.
+def pair_of_points(
+    real: Float[Tensor, "n d"],
+    fake: Float[Tensor, "m d"],
+    k: int,
+    least: tuple[int, int],
+    what: str,
+) -> tuple[Points, Points]:
+    """Both sets around the reals' mean, where x^2 + y^2 - 2xy loses least.
 
     Args:
-        real, fake: features, a row for each picture; best equally many.
-        k: which neighbour a ball reaches to; 5 in the paper.
+        real, fake: features, a row for each picture.
+        k: which neighbour a ball reaches to.
+        least: how many of each there have to be.
+        what: the metric's name, for messages.
 
     Raises:
-        LimnerError: at most k real pictures, no fake one; different, NaN or infinite features.
+        LimnerError: fewer; different, NaN or infinite features; k below 1.
     """
-    _check_k(k)
-    reals, fakes = checked_pair(real, fake, (k + 1, 1), f"density and coverage with k = {k}")
-    reals, fakes, tie = _centred(reals, fakes)
-    balls, covered = 0.0, torch.zeros(len(reals), dtype=torch.bool)
-    for inside in _inside(fakes, reals, k, tie):
-        balls += float(inside.sum())
-        covered |= inside.any(0)
-    return DensityCoverage(balls / (k * len(fakes)), float(covered.double().mean()))
-
-
-def _check_k(k: int) -> None:
     if k < 1:
         raise LimnerError(f"the number of neighbours k is at least 1, not {k}")
-
-
-def _centred(
-    reals: Float64[Tensor, "n d"], fakes: Float64[Tensor, "m d"]
-) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"], float]:
-    """Both around the reals' mean, where x^2 + y^2 - 2xy loses least, and the squared distance
-    that counts as none."""
+    reals, fakes = checked_pair(real, fake, least, f"{what} with k = {k}")
     mean = reals.mean(0)
     reals, fakes = reals - mean, fakes - mean
-    farthest = max(float(z.square().sum(1).max()) for z in (reals, fakes))
-    return reals, fakes, _TIE * farthest
+    tie = _TIE * max(float(z.square().sum(1).max()) for z in (reals, fakes))
+    fewest = min(len(reals), len(fakes))
+    groups = min(_GROUPS, fewest)
+    if groups < 2 or fewest - -(-fewest // groups) <= k:
+        groups = 0  # what is left would have no k-th neighbour
+    return Points(reals, k, tie, groups, 0), Points(fakes, k, tie, groups, 1)
 
 
-def _inside(
-    points: Float64[Tensor, "n d"], centres: Float64[Tensor, "m d"], k: int, tie: float
-) -> Iterator[Tensor]:
-    """For some points at a time, "rows m", whether each lies in the ball of each centre."""
-    nearest = []
-    for start, squared in _squared_distances(centres, centres):
-        squared.diagonal(start).fill_(torch.inf)  # itself
-        nearest.append(squared.kthvalue(k, dim=1).values)
-    reach = torch.cat(nearest) + tie
-    for _, squared in _squared_distances(points, centres):
-        yield squared <= reach
+def inside(
+    points: Points, centres: Points, versions: Bool[Tensor, "v m"]
+) -> Iterator[tuple[int, slice, Bool[Tensor, "b m"]]]:
+    """Number of a version, some points, and whether each lies in the ball of each centre.
+
+    Args:
+        points: that may lie in balls.
+        centres: of the balls.
+        versions: which of the centres there are.
+    """
+    reach = centres.reach(versions)
+    for start, squared in _squared_distances(points.x, centres.x):
+        rows = slice(start, start + len(squared))
+        yield from ((version, rows, squared <= radii) for version, radii in enumerate(reach))
+
+
+def share_inside(points: Points, centres: Points) -> Estimate:
+    """The share of points in any ball of the centres."""
+    terms = torch.zeros(len(centres.versions), len(points.x), dtype=torch.float64)
+    for version, rows, lies in inside(points, centres, centres.versions):
+        terms[version, rows] = lies.any(1).double()
+    return share(terms)
+
+
+def share(terms: Float64[Tensor, "v n"]) -> Estimate:
+    """A share with its interval: Wilson's, of as many things as have its error."""
+    value, n = float(terms[0].mean()), float(terms.shape[1])
+    if (half := half_width(terms)) > 0:
+        n = min(n, value * (1 - value) * (NORMAL_97_5 / half) ** 2)
+    return Estimate(value, *wilson(value, max(1.0, n)))
+
+
+def mean(terms: Float64[Tensor, "v n"]) -> Estimate:
+    """A mean with its interval, of what is not below 0."""
+    value, half = float(terms[0].mean()), half_width(terms)
+    return Estimate(value, max(0.0, value - half), value + half)
+
+
+def half_width(terms: Float64[Tensor, "v n"]) -> float:
+    """Half an interval of 95 % of the mean of terms, over both sets; see the module.
+
+    Student's, with as many degrees of freedom as Satterthwaite's formula gives the sum of both
+    variances.
+
+    Args:
+        terms: by the whole other set, then without each of its groups.
+    """
+    n, groups = terms.shape[1], len(terms) - 1
+    given = float(terms[0].var()) / n if n > 1 else 0.0
+    if groups < 2 or n < 2:
+        return NORMAL_97_5 * math.sqrt(given)
+    change = terms[1:] - terms[1:].mean(0)
+    pairs = float(change.sum(1).square().sum() - change.square().sum())
+    others = max(0.0, (groups - 1) / groups * pairs / (n * (n - 1)))
+    both = given + others
+    degrees = (groups - 1) * (both / others) ** 2 if others else math.inf
+    return math.sqrt(both) * student(max(4.0, degrees))
+
+
+class NeighbourMetric(FeatureMetric):
+    """Two numbers by nearest neighbours, of equally many pictures and real ones.
+
+    Attributes:
+        k: which neighbour balls reach to.
+        names: of the two.
+    """
+
+    reads = ("features",)
+    better = "higher"
+    redrawn = ("subject", "reference")
+    k: ClassVar[int]
+    names: ClassVar[tuple[str, str]]
+
+    @abstractmethod
+    def both(
+        self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
+    ) -> tuple[Estimate, Estimate]:
+        """The two numbers of a pair of sets."""
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """Both of each set; the more, the stricter, and so equally many are compared."""
+        reference = seen.of(self.setting.reference, self.observer)["features"]
+        found: list[Number] = []
+        for row, pictures in self.sets.items():
+            features = seen.of(pictures, self.observer)["features"]
+            n = min(len(features), len(reference))
+            shared: dict[str, Any] = {"row": row, "m": n, "protocol": f"{self.k} neighbours"}
+            for name, value in zip(self.names, self.both(reference[:n], features[:n])):
+                found.append(self.number(name, value, n, better=self.better, **shared))
+        return found
 
 
 def _squared_distances(

@@ -1,24 +1,63 @@
-"""Does a picture show its caption? Rank a gallery of captions by their similarity to it.
+"""Do pictures show what their captions say? Each one's own caption is looked for in a gallery.
 
 A judge of images and texts says how similar each picture is to each caption of the gallery. The
 rank of a picture's own caption is 1 where it is the most similar one; R@k is the share of pictures
 whose rank is at most k. Chance is k over the size of the gallery, which stands beside the number.
 Ties count against: the rank is 1 + the number of other captions that are at least as similar, so a
 judge that says the same of everything finds nothing.
+
+    subject              pictures painted from the captions
+    real                 the real pictures of these captions: what no model can be asked to exceed
+    shuffled captions    the subject's pictures with one another's captions: chance
+    nearest in training  for each caption the training picture whose caption is nearest to it: what
+                         a model that gives back its training pictures would read
+
+The gallery are the captions of the first pictures, one of each thing (variants of one thing, a hand
+in six skin tones, would be taken for one another by anybody).
+
+Reference:
+    Xu et al. (2018). AttnGAN: Fine-Grained Text to Image Generation with Attentional Generative
+    Adversarial Networks. arXiv:1711.10485. (R-precision, with a gallery of 100 captions.)
 """
 
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from jaxtyping import Float, Float64, Int64
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.evaluate.metrics.statistics import Estimate, checked, percentiles, resampled
+from limner.contract.registry import Paper
+from limner.contract.text import Tokenizer, text_spec, word_table
+from limner.evaluate.extractors.extractor import ImageText
+from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
+from limner.evaluate.metrics.statistics import (
+    Estimate,
+    checked,
+    percentiles,
+    resampled,
+    shuffled,
+)
+from limner.evaluate.passes import BLOCK, Observer, Seen
+from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
+from limner.evaluate.report import SUBJECT, Number
 
+PAPER = Paper(
+    "AttnGAN: fine-grained text to image generation with attentional generative adversarial "
+    "networks",
+    "Xu, Zhang, Huang, Zhang, Gan, Huang, He",
+    2018,
+    "1711.10485",
+)
+GALLERY = 200
+"""Captions of a gallery, at most."""
+_LEAST = 10
 _K = 5
 
 
-class Retrieval(NamedTuple):
+class Ranking(NamedTuple):
     """R@1, R@5 and the median rank, with bootstrap intervals over the pictures.
 
     An interval of a share that is 0 or 1 has no width: no draw differs.
@@ -30,9 +69,7 @@ class Retrieval(NamedTuple):
     gallery: int
 
 
-def retrieval(
-    similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: int = 0
-) -> Retrieval:
+def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: int = 0) -> Ranking:
     """Retrieval of each picture's own caption from a gallery.
 
     Args:
@@ -52,7 +89,7 @@ def retrieval(
         raise LimnerError(f"each of {n} pictures has its own caption among the gallery's {gallery}")
     rank = ranks(table, own.cpu())
     drawn = rank[resampled(n, seed)]
-    return Retrieval(
+    return Ranking(
         _share(rank <= 1, drawn <= 1),
         _share(rank <= _K, drawn <= _K),
         percentiles(float(rank.quantile(0.5)), drawn.quantile(0.5, dim=1)),
@@ -68,3 +105,120 @@ def ranks(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"]) -> Float64[
 
 def _share(true: Tensor, drawn: Tensor) -> Estimate:
     return percentiles(float(true.double().mean()), drawn.double().mean(1))
+
+
+@metric("retrieval", paper=PAPER)
+class Retrieval(FeatureMetric):
+    """R@1, R@5 and the median rank of each picture's own caption."""
+
+    summary = "how often a picture's own caption is the nearest, or among the 5 nearest"
+    reads = ("captions", "features")
+    better = "higher"
+    least = _LEAST
+    redrawn = ("subject",)
+
+    @cached_property
+    def galleries(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Of the subject, and of as many pictures of the reference: number -> caption."""
+        s = self.setting
+        return gallery(s.subject), gallery(s.reference.first(len(s.subject)))
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The pictures alone, which are seen anyway.
+
+        Raises:
+            NotApplicable: no captions, an extractor that does not read, or too small a gallery.
+        """
+        super().needs()
+        s, first = self.setting, torch.arange(1)
+        if not isinstance(s.extractor, ImageText):
+            raise NotApplicable(f"{self.extractor.name} reads no captions; emoji-judge does")
+        if s.reference.captions(first) is None:
+            raise NotApplicable(f"{s.reference.name} has no captions")
+        if s.subject.captions(first) is None:
+            raise NotApplicable(f"{s.subject.name} was given no captions")
+        for pictures, found in zip((s.subject, s.reference), self.galleries):
+            if len(found) < _LEAST:
+                raise NotApplicable(
+                    f"it needs captions of at least {_LEAST} different things, and the first "
+                    f"{len(s.subject):,} of {pictures.name} have {len(found)}"
+                )
+        return []
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """Of the subject, and of the three rows that say what it is worth."""
+        s = self.setting
+        asked, said = self.galleries
+        captions = list(asked.values())
+        painted = self.similarity(seen.pixels(s.subject, asked), captions)
+        real = self.similarity(s.reference.pictures(torch.tensor(list(said))), list(said.values()))
+        own = torch.arange(len(captions))
+        rows = [
+            (SUBJECT, painted, own),
+            (f"real ({s.reference.name})", real, torch.arange(len(said))),
+            ("shuffled captions", painted, _others(len(captions))),
+        ]
+        repeated = None if s.training is None or s.training.dataset.endless else s.training
+        if repeated and repeated.captions(torch.arange(1)):
+            found = repeated.pictures(nearest(repeated, captions))
+            rows.append(("nearest in training", self.similarity(found, captions), own))
+        numbers: list[Number] = []
+        for row, similarity, mine in rows:
+            r1, r5, rank, size = retrieval(similarity, mine)
+            shared: dict[str, Any] = {"row": row, "protocol": f"among {size} captions"}
+            for name, value, better in (
+                ("R@1", r1, "higher"), ("R@5", r5, "higher"), ("median rank", rank, "lower"),
+            ):  # fmt: skip
+                numbers.append(self.number(name, value, len(mine), better=better, **shared))
+        return numbers
+
+    def similarity(self, pixels: Pixels, captions: list[str]) -> Float[Tensor, "n k"]:
+        """Of each picture to each caption, to the judge."""
+        judge = self.extractor
+        assert isinstance(judge, ImageText)
+        text = Tokenizer(judge.text).encode(captions)
+        parts = [judge.similarity(some, text).cpu() for some in pixels.split(BLOCK)]
+        return torch.cat(parts)
+
+
+def gallery(pictures: PictureSet) -> dict[int, str]:
+    """Captions of a set's first pictures, one of each thing, by the number of the picture."""
+    numbers = torch.arange(len(pictures))
+    groups, captions = pictures.groups(numbers), pictures.captions(numbers) or []
+    things = captions if groups is None else groups.tolist()
+    found: dict[int, str] = {}
+    before: set[object] = set()
+    for number, (thing, caption) in enumerate(zip(things, captions)):
+        if not before & {thing, caption} and len(found) < GALLERY:
+            found[number] = caption
+            before |= {thing, caption}
+    return found
+
+
+def nearest(real: RealPictures, captions: list[str]) -> Int[Tensor, "n"]:
+    """For each caption the number of the real picture whose caption is nearest to it in meaning."""
+    theirs = real.captions(torch.arange(len(real)))
+    assert theirs is not None
+    asked, known = _meaning(captions), _meaning(theirs)
+    return torch.cat([(some @ known.T).argmax(1) for some in asked.split(BLOCK)])
+
+
+def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
+    """The mean vector of a text's words, of length 1; 0 where it has none."""
+    spec = text_spec()
+    table, scale = word_table(spec)
+    tokens = Tokenizer(spec).encode(texts)
+    meant = torch.zeros(len(texts), table.shape[1])
+    for some in range(0, len(texts), 1024):
+        row = tokens[some : some + 1024]
+        words = table[row].float() * (scale[row] * (row > 0))[..., None]  # 0 is padding
+        meant[some : some + 1024] = F.normalize(words.sum(1), dim=1)
+    return meant
+
+
+def _others(n: int) -> Int[Tensor, "n"]:
+    """For each of n another one, at random."""
+    order = shuffled(n, 0)
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return other

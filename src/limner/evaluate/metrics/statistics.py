@@ -5,7 +5,7 @@ never as E[x x'] - E[x] E[x]', which loses all digits where features have a larg
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -215,7 +215,7 @@ def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
     return Estimate(value, low, high)
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """The interval of 95 % of a share that was counted in n things; it has a width at 0 and 1 too.
 
     Reference:
@@ -228,7 +228,34 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def student(degrees: int) -> float:
+def combined(value: float, intervals: Sequence[tuple[float, float]]) -> Estimate:
+    """A share with several independent errors, of each of which the interval is known.
+
+    With the limits at distances l_k and u_k from where they are of, sqrt(sum l_k^2) is below and
+    sqrt(sum u_k^2) above it: the method of variance estimates recovery.
+
+    Args:
+        value: the share.
+        intervals: around it.
+
+    Reference:
+        Zou, Donner (2008). Construction of confidence limits about effect measures. Statistics in
+        Medicine 27.
+    """
+    below = math.hypot(*(value - low for low, _ in intervals))
+    above = math.hypot(*(high - value for _, high in intervals))
+    return Estimate(value, max(0.0, value - below), min(1.0, value + above))
+
+
+def binomial_interval(n: int, p: float) -> tuple[int, int]:
+    """The least counts of n things at which their law has reached 2.5 % and 97.5 %."""
+    k = torch.arange(n + 1, dtype=torch.float64)
+    choose = torch.lgamma(k.new_tensor(n + 1)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    reached = (choose + k * math.log(p) + (n - k) * math.log1p(-p)).exp().cumsum(0)
+    return int((reached < 0.025).sum()), int((reached < 0.975).sum())
+
+
+def student(degrees: float) -> float:
     """The 97.5th percentile of Student's t, to 1e-3 from 4 degrees of freedom on.
 
     Reference:

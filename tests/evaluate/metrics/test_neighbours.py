@@ -6,13 +6,25 @@ import pytest
 import torch
 
 from limner.contract.errors import LimnerError
+from limner.evaluate.metrics import density_coverage as density_module
 from limner.evaluate.metrics import neighbours
-from limner.evaluate.metrics.neighbours import density_coverage, precision_recall
+from limner.evaluate.metrics import precision_recall as precision_module
+from limner.evaluate.metrics.density_coverage import DensityAndCoverage
+from limner.evaluate.metrics.precision_recall import PrecisionAndRecall
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, d, dtype=torch.float64, generator=generator) + mean
+
+
+def precision_recall(*given: object) -> PrecisionAndRecall:
+    """The values without their intervals."""
+    return PrecisionAndRecall(*(x.value for x in precision_module.precision_recall(*given)))
+
+
+def density_coverage(*given: object) -> DensityAndCoverage:
+    return DensityAndCoverage(*(x.value for x in density_module.density_coverage(*given)))
 
 
 def line(*values: float) -> torch.Tensor:
@@ -49,9 +61,9 @@ def test_points_on_a_line_by_hand():
     real, fake = line(0, 1, 4, 12), line(1, 1.5, 8, 16)
     # reals: radii 1, 1, 3, 8 -> [-1, 1] [0, 2] [1, 7] [4, 20]; fakes: radii .5, .5, 6.5, 8 ->
     # [.5, 1.5] [1, 2] [1.5, 14.5] [8, 24]
-    found = precision_recall(real, fake, k=1)
+    found = precision_recall(real, fake, 1)
     assert found == (1, 3 / 4), "0 lies in no fake ball"
-    density, coverage = density_coverage(real, fake, k=1)
+    density, coverage = density_coverage(real, fake, 1)
     assert density == (3 + 2 + 1 + 1) / 4, "1 lies in three balls, on the border of two"
     assert coverage == 1
 

@@ -22,7 +22,7 @@ from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.judges.judge import Detections
-from limner.evaluate.metrics.geneval import (
+from limner.evaluate.metrics.composition import (
     LEAST,
     LEAST_SCORE,
     SKILLS,

@@ -31,17 +31,24 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.layout import COLOURS, NONE
+from limner.contract.registry import Paper
 from limner.data.composition import Scene
 from limner.data.dataset import Dataset
 from limner.data.scenes import ComposedScenes
 from limner.evaluate.extractors.choose import extractor
-from limner.evaluate.extractors.extractor import Detects, Extractor
-from limner.evaluate.metric import Metric
-from limner.evaluate.metrics.statistics import Estimate, shuffled, wilson
+from limner.evaluate.extractors.extractor import Detects
+from limner.evaluate.metric import Metric, NotApplicable, metric
+from limner.evaluate.metrics.statistics import Estimate, combined, shuffled, wilson
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 
+PAPER = Paper(
+    "GenEval: an object-focused framework for evaluating text-to-image alignment",
+    "Ghosh, Hajishirzi, Schmidt",
+    2023,
+    "2310.11513",
+)
 SKILLS = {
     "single": "single object",
     "two": "two objects",
@@ -169,27 +176,23 @@ def relations(a: Finding, b: Finding) -> set[str]:
 def mean_share(shares: Sequence[tuple[float, int]]) -> Estimate:
     """The mean of shares, each counted in so many things, with an interval of 95 %.
 
-    The limits of the parts, at distances l_k and u_k from the shares, make those of the mean:
-    sqrt(sum l_k^2) / K below it and sqrt(sum u_k^2) / K above it (method of variance estimates
-    recovery).
-
     Args:
         shares: the share and the number of things of each part.
 
     Raises:
         LimnerError: there are no parts.
-
-    Reference:
-        Zou, Donner (2008). Construction of confidence limits about effect measures. Statistics in
-        Medicine 27.
     """
     if not shares:
         raise LimnerError("a mean of shares needs at least one of them")
     mean = sum(share for share, _ in shares) / len(shares)
     limits = [(share, *wilson(share, n)) for share, n in shares]
-    below = math.hypot(*(share - low for share, low, _ in limits)) / len(shares)
-    above = math.hypot(*(high - share for share, _, high in limits)) / len(shares)
-    return Estimate(mean, max(0.0, mean - below), min(1.0, mean + above))
+    return combined(
+        mean,
+        [
+            (mean - (share - low) / len(shares), mean + (high - share) / len(shares))
+            for share, low, high in limits
+        ],
+    )
 
 
 class SeenObjects(Observer):
@@ -213,11 +216,15 @@ class SeenObjects(Observer):
         return {name: column.cpu() for name, column in found.items()}
 
 
+@metric("composition", paper=PAPER)
 class Composition(Metric):
     """GenEval's six skills, and their mean."""
 
-    name = "composition"
     summary = "captions of scenes: how often the objects, counts, colours and places are there"
+    reads = ("layouts", "captions")
+    better = "higher"
+    least = LEAST
+    redrawn = ("subject",)
 
     @cached_property
     def detector(self) -> Detects:
@@ -229,10 +236,15 @@ class Composition(Metric):
         assert isinstance(found, Detects)
         return found
 
+    @property
+    def extractor(self) -> Detects:
+        """The detector."""
+        return self.detector
+
     @cached_property
     def observer(self) -> SeenObjects:
         """What sees the objects."""
-        return SeenObjects(self.detector)
+        return SeenObjects(self.extractor)
 
     @cached_property
     def real(self) -> RealPictures:
@@ -244,31 +256,6 @@ class Composition(Metric):
         """What is asked of each picture of the subject."""
         return requests_of(self.setting.subject, self.real)
 
-    def refusal(self) -> str:
-        """Captions of no scenes, none at all, or too few of a skill."""
-        s = self.setting
-        data = s.reference.dataset
-        if not isinstance(data, ComposedScenes):
-            return f"it asks for what captions of scenes say, and {s.reference.name} has others"
-        if not (skills := [skill for skill in SKILLS if skill in data.composer.skills]):
-            return f"{s.reference.name} has none of the skills {', '.join(SKILLS)}"
-        if s.subject.captions(torch.arange(1)) is None:
-            return f"{s.subject.name} was given no captions"
-        try:
-            asked, detector = self.requests, self.detector
-        except LimnerError as error:
-            return str(error)
-        if missing := {*data.objects} - {*detector.kinds}:
-            return f"{detector.name} does not know the object {min(missing)}"
-        fewest = min(skills, key=lambda skill: counted(asked, skill))
-        if (n := counted(asked, fewest)) < LEAST:
-            return (
-                f"it needs at least {LEAST} pictures of each skill, and the first {len(asked):,} "
-                f"of {s.reference.name} have {n} of {SKILLS[fewest]}; give -n "
-                f"{self.needed(data, skills):,} or more"
-            )
-        return ""
-
     def needed(self, data: ComposedScenes, skills: Sequence[str]) -> int:
         """The first how many pictures of the reference have enough of each skill."""
         have, n = dict.fromkeys(skills, 0), 0
@@ -279,13 +266,36 @@ class Composition(Metric):
             n += 1
         return n
 
-    def extractors(self) -> list[Extractor]:
-        """The detector."""
-        return [self.detector]
-
     def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """The objects in the subject, and in as many real pictures."""
-        return [(pictures, self.observer) for pictures in (self.setting.subject, self.real)]
+        """The objects in the subject, and in as many real pictures.
+
+        Raises:
+            NotApplicable: captions of no scenes, none at all, or too few of a skill.
+        """
+        s = self.setting
+        data = s.reference.dataset
+        if not isinstance(data, ComposedScenes):
+            raise NotApplicable(
+                f"it asks for what captions of scenes say, and {s.reference.name} has others"
+            )
+        if not (skills := [skill for skill in SKILLS if skill in data.composer.skills]):
+            raise NotApplicable(f"{s.reference.name} has none of the skills {', '.join(SKILLS)}")
+        if s.subject.captions(torch.arange(1)) is None:
+            raise NotApplicable(f"{s.subject.name} was given no captions")
+        try:
+            asked, detector = self.requests, self.extractor
+        except LimnerError as error:
+            raise NotApplicable(str(error)) from None
+        if missing := {*data.objects} - {*detector.kinds}:
+            raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
+        fewest = min(skills, key=lambda skill: counted(asked, skill))
+        if (n := counted(asked, fewest)) < self.least:
+            raise NotApplicable(
+                f"it needs at least {self.least} pictures of each skill, and the first "
+                f"{len(asked):,} of {s.reference.name} have {n} of {SKILLS[fewest]}; give -n "
+                f"{self.needed(data, skills):,} or more"
+            )
+        return [(pictures, self.observer) for pictures in (s.subject, self.real)]
 
     def numbers(self, seen: Seen) -> list[Number]:
         """The share of each skill and their mean; of the subject, of the real pictures of scenes,
@@ -312,17 +322,17 @@ class Composition(Metric):
         shares = {
             skill: (sum(each) / len(each), len(each)) for skill, each in right.items() if each
         }
-        shared: dict[str, Any] = {"row": row, "extractor": self.detector.name, "better": "higher"}
-        mean, low, high = mean_share([*shares.values()])
+        shared: dict[str, Any] = {"row": row, "better": self.better}
+        mean = mean_share([*shares.values()])
         n = sum(n for _, n in shares.values())
         of = f"the mean of {len(shares)} skills"
-        yield Number(self.name, self.name, mean, n, low=low, high=high, protocol=of, **shared)
+        yield self.number(self.name, mean, n, protocol=of, **shared)
         for skill, (share, n) in shares.items():
             yield self.share(SKILLS[skill], share, n, **shared)
 
     def findings(self, columns: dict[str, Tensor]) -> list[list[Finding]]:
         """What the detector found in each picture, as words."""
-        kinds, found = self.detector.kinds, list[list[Finding]]()
+        kinds, found = self.extractor.kinds, list[list[Finding]]()
         for row in zip(*(columns[name].tolist() for name in ("kind", "colour", "score", "box"))):
             found.append(
                 [

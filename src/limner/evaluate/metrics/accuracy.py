@@ -1,0 +1,68 @@
+"""Are pictures of the class that was asked for, to a classifier of real ones?
+
+Reference:
+    Shmelkov, Schmid, Alahari (2018). How good is my GAN? arXiv:1807.09499. (GAN-test.)
+"""
+
+from typing import Any
+
+import torch
+
+from limner.contract.registry import Paper
+from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
+from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.picture_sets import PictureSet
+from limner.evaluate.report import SUBJECT, Number
+
+PAPER = Paper("How good is my GAN?", "Shmelkov, Schmid, Alahari", 2018, "1807.09499")
+
+
+@metric("accuracy", paper=PAPER)
+class Accuracy(FeatureMetric):
+    """How often the extractor sees the class that was asked for."""
+
+    summary = "the share of conditional pictures that are of their class, to a classifier"
+    reads = ("labels", "class scores")
+    better = "higher"
+    least = 1
+    redrawn = ("subject",)
+
+    def known(self, pictures: PictureSet) -> bool:
+        """Whether the extractor knows a set's classes."""
+        return set(pictures.classes) <= set(self.extractor.classes)
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """The class scores of the subject and of the reference.
+
+        Raises:
+            NotApplicable: the pictures are of no classes, or not of those that the extractor knows.
+        """
+        super().needs()
+        s = self.setting
+        if not s.subject.classes:
+            raise NotApplicable(
+                f"{s.subject.name} has no classes, or others than {s.reference.name}"
+            )
+        if not self.known(s.subject):
+            raise NotApplicable(
+                f"{self.extractor.name} does not know the classes of {s.subject.name}"
+            )
+        return [(p, self.observer) for p in (s.subject, s.reference)]
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """The share of the subject, and that of the reference, which no model can be asked to
+        exceed.
+        """
+        s = self.setting
+        found: list[Number] = []
+        for row, pictures in ((SUBJECT, s.subject), (f"real ({s.reference.name})", s.reference)):
+            logits = seen.of(pictures, self.observer)["logits"]
+            asked = pictures.labels(torch.arange(len(logits)))
+            if asked is None or not self.known(pictures):
+                continue
+            place = [self.extractor.classes.index(name) for name in pictures.classes]
+            right = logits.argmax(1) == torch.tensor(place)[asked]
+            shared: dict[str, Any] = {"row": row, "better": self.better}
+            accuracy = float(right.double().mean())
+            found.append(self.share("accuracy", accuracy, len(right), **shared))
+        return found

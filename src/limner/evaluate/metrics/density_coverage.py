@@ -1,0 +1,83 @@
+"""Density and coverage: precision and recall by the reals' own balls, which outliers move little.
+
+    density    mean number of real balls around a fake / k  as precision, but outliers count little
+    coverage   share of the real balls with a fake inside   as recall, but by the reals' own balls
+
+See `neighbours` for the balls, and for the intervals.
+
+Reference:
+    Naeem et al. (2020). Reliable Fidelity and Diversity Metrics for Generative Models.
+    arXiv:2002.09797.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.registry import Paper
+from limner.evaluate.metric import metric
+from limner.evaluate.metrics.neighbours import (
+    NeighbourMetric,
+    inside,
+    mean,
+    pair_of_points,
+    share,
+)
+from limner.evaluate.metrics.statistics import Estimate
+
+PAPER = Paper(
+    "Reliable fidelity and diversity metrics for generative models",
+    "Naeem, Oh, Uh, Choi, Yoo",
+    2020,
+    "2002.09797",
+)
+K = 5
+"""The paper's."""
+
+
+class DensityAndCoverage(NamedTuple):
+    """Density is about 1 for equal laws and may be more; coverage is from 0 to 1."""
+
+    density: Estimate
+    coverage: Estimate
+
+
+def density_coverage(
+    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = K
+) -> DensityAndCoverage:
+    """Density and coverage, with their intervals over both sets.
+
+    Args:
+        real, fake: features, a row for each picture; best equally many.
+        k: which neighbour a ball reaches to.
+
+    Raises:
+        LimnerError: at most k real pictures, no fake one; different, NaN or infinite features.
+    """
+    reals, fakes = pair_of_points(real, fake, k, (k + 1, 1), "density and coverage")
+    balls = torch.zeros(len(reals.versions), len(fakes.x), dtype=torch.float64)
+    for version, rows, lies in inside(fakes, reals, reals.versions):
+        balls[version, rows] = lies.sum(1).double() / k
+    covered = torch.zeros(len(fakes.versions), len(reals.x), dtype=torch.bool)
+    for _, rows, lies in inside(fakes, reals, reals.versions[:1]):
+        for version, there in enumerate(fakes.versions):
+            covered[version] |= lies[there[rows]].any(0)
+    return DensityAndCoverage(mean(balls), share(covered.double()))
+
+
+@metric("density-coverage", paper=PAPER)
+class DensityCoverage(NeighbourMetric):
+    """Density and coverage."""
+
+    summary = "how crowded the pictures are with real ones, and how many of those have one near"
+    least = K + 1
+    k = K
+    names = ("density", "coverage")
+
+    def both(
+        self, real: Float[Tensor, "n d"], fake: Float[Tensor, "n d"]
+    ) -> tuple[Estimate, Estimate]:
+        """Density and coverage."""
+        return density_coverage(real, fake, self.k)
