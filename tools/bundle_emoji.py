@@ -145,7 +145,7 @@ def told(name: str, found: Memorisation, held_out: Memorisation) -> str:
     """A row of the card's table on memorisation."""
     return (
         f"| {name} | {len(found.first)} | {found.first.median():.1f} | {found.share_copied:.0%} "
-        f"| {found.share_authentic:.0%} | {found.share_closer(held_out):.0%} |"
+        f"| {found.share_authentic:.0%} | {found.closer(held_out).share.value:.0%} |"
     )
 
 
