@@ -105,11 +105,20 @@ def register(
 
 
 @cache
+def import_modules(package: str) -> None:
+    """Import all modules of one of the library's packages, so that they register what they hold.
+
+    Args:
+        package: as in `evaluate.metrics`.
+    """
+    home = importlib.import_module(f"limner.{package}")
+    for module in pkgutil.walk_packages(home.__path__, f"{home.__name__}."):
+        importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
+
+
 def _load_families() -> None:
     for family in FAMILIES:
-        package = importlib.import_module(f"limner.{_ROOMS.get(family, family)}")
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
+        import_modules(_ROOMS.get(family, family))
 
 
 def models() -> dict[str, Entry]:

@@ -4,19 +4,17 @@ One file of `evaluate/metrics/` is one metric: its mathematics, and a class unde
 register is to be listed by `limner metrics`, documented, and tested by the contract suite.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
-from limner.contract.registry import Paper
+from limner.contract.registry import Paper, import_modules
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import Estimate, wilson
 from limner.evaluate.passes import Observer, Seen, SeenFeatures
@@ -228,16 +226,9 @@ def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
     return enter
 
 
-@cache
-def _load_metrics() -> None:
-    package = importlib.import_module("limner.evaluate.metrics")
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
-
-
 def metrics() -> dict[str, type[Metric]]:
     """All registered metrics by name: by what they read, then by the year of their papers."""
-    _load_metrics()
+    import_modules("evaluate.metrics")
     order = get_args(Reads)
     by = {n: (order.index(m.reads[0]), m.paper.year, n) for n, m in _metrics.items()}
     return {name: _metrics[name] for name in sorted(_metrics, key=by.__getitem__)}
