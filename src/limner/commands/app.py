@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.commands import data_check, export_command, picture_commands
+from limner.commands import data_check, export_command, metrics, picture_commands
 from limner.commands.arguments import (
     Against,
     AsJson,
@@ -86,18 +86,6 @@ def models_(
         typer.echo(listing.options_text(entries[0]))
     else:
         typer.echo(listing.table_text(entries))
-
-
-@app.command("metrics")
-def metrics_(as_json: AsJson = False) -> None:
-    """List the metrics: what each reads and needs, and where it is defined."""
-    from limner.commands import listing
-    from limner.evaluate.metric import metrics
-
-    if as_json:
-        print_json([listing.described_metric(each) for each in metrics().values()])
-    else:
-        typer.echo(listing.metrics_text(metrics().values()))
 
 
 def _recipe(arguments: list[str]) -> tuple[Any, str]:
@@ -250,6 +238,7 @@ def sample(
 
 
 for command in (
+    metrics.metrics,
     picture_commands.edit,
     picture_commands.reconstruct,
     picture_commands.interpolate,
