@@ -54,7 +54,8 @@ class TrainOptions:
         patience: non-finite steps in a row before a run returns to its last state at half the rate.
         rollbacks: how often, before the run stops.
         players: a player's own lr, betas and weight_decay, by its name.
-        init: runs or model files that nested models come from, by option (`init.first_stage`).
+        init: trained models to begin with: of a nested model by its option (`init.first_stage`), of
+            the whole model as `init.model`.
     """
 
     steps: Count = 10_000

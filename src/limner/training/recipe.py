@@ -28,6 +28,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
 from limner.contract.options import parse_assignments
 from limner.contract.registry import build, foreign, models
+from limner.training.fine_tuning import build_from
 from limner.training.loop import TrainOptions, seeded
 
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
@@ -137,9 +138,13 @@ class Recipe:
         """
         options = self.options()
         own = {key: value for key, value in self.model.items() if key != "name"}
-        nested = {key: load(path) for key, path in (options.init or {}).items()}
+        init = dict(options.init or {})
+        start = init.pop("model", None)
+        own |= {key: load(path) for key, path in init.items()}
         with seeded((options.seed, "weights")):
-            return build(self.model["name"], spec, **own | nested)
+            if start:
+                return build_from(start, self.model["name"], spec, own)
+            return build(self.model["name"], spec, **own)
 
     def to_toml(self) -> str:
         """The file's text."""
