@@ -251,6 +251,7 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
+        page.set_default_navigation_timeout(60_000)  # also on a busy machine
 
         def heard(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning"):

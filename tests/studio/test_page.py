@@ -73,6 +73,13 @@ def test_what_waits_and_what_runs_is_cancelled(visit: Open, studio: Studio):
     expect(page.locator(".job.queued")).to_have_count(0)
     page.locator(".job.running h2").click()
     page.keyboard.press("Escape")
+    asked = page.get_by_role("alertdialog")
+    expect(asked).to_contain_text("Cancel your job?")
+    page.keyboard.press("Escape")
+    expect(asked).to_have_count(0)
+    expect(page.locator(".job.running")).to_have_count(1)
+    page.keyboard.press("Escape")
+    asked.get_by_role("button", name="Cancel it").click()
     expect(page.locator(".job.running")).to_have_count(0)
     assert studio.client.get("/api/v1/jobs").json()["jobs"] == []
 

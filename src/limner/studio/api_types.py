@@ -267,6 +267,12 @@ def picture_answer(picture: Picture, job: str | None) -> PictureAnswer:
     return PictureAnswer(**named, created=picture.created, url=url(picture), job=job)
 
 
+def uploaded(picture: Picture) -> Uploaded:
+    """A picture as the form takes it."""
+    size = {"width": picture.width, "height": picture.height}
+    return Uploaded(id=picture.id, url=url(picture), settings=picture.settings, **size)
+
+
 def job_answer(
     job: Job, pictures: Sequence[Picture], position: int | None = None, eta: float | None = None
 ) -> JobAnswer:

@@ -259,9 +259,16 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
         picture = await aside(studio.store.upload, taken)
-        size = {"width": picture.width, "height": picture.height}
-        where = api_types.url(picture)
-        return api_types.Uploaded(id=picture.id, url=where, settings=picture.settings, **size)
+        return api_types.uploaded(picture)
+
+    @app.get("/api/v1/assets", responses=errors(404), response_model=api_types.Uploaded)
+    async def find(sha256: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]) -> Any:
+        """The picture whose pixels have a hash, as settings name what a picture was made from."""
+        picture = await aside(studio.store.picture_of_file, sha256)
+        if picture is None:
+            said = "the picture that it was made from is not here any more"
+            raise RefusedError(404, "unknown", said, "choose it again")
+        return api_types.uploaded(picture)
 
     @app.get(
         "/api/v1/assets/{id}",
@@ -328,8 +335,20 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
 
     @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))
     async def forget(picture: KnownPicture) -> None:
-        """Delete a picture."""
-        await aside(studio.store.forget, picture.id)
+        """Delete a picture; for an hour it can be restored."""
+        await aside(studio.store.delete, picture.id)
+
+    @app.post(
+        "/api/v1/history/{id}/restore",
+        responses=errors(404),
+        response_model=api_types.PictureAnswer,
+    )
+    async def restore(id: Id) -> Any:
+        """Take back that a picture was deleted."""
+        picture = await aside(studio.store.restore, id)
+        if picture is None:
+            raise RefusedError(404, "unknown", "this picture is gone", "it was deleted long ago")
+        return api_types.picture_answer(picture, None)
 
 
 def _add_state(app: FastAPI, studio: Studio) -> None:

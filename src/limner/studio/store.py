@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, delete, event, func, select, update
+from sqlalchemy import create_engine, delete, event, func, inspect, select, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -34,6 +34,8 @@ from limner.studio.tables import (
 
 _BUSY_SECONDS = 5.0
 """How long SQLite waits for another program to let the database go."""
+_RESTORE_SECONDS = 3600.0
+_THERE = Picture.deleted.is_(None)
 
 
 class Store:
@@ -54,6 +56,7 @@ class Store:
         try:
             self._engine = _engine(url)
             Table.metadata.create_all(self._engine)
+            _add_columns(self._engine)
         except Exception as error:  # whatever a driver raises
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise LimnerError(
@@ -241,13 +244,19 @@ class Store:
     def picture(self, id: str) -> Picture | None:
         """A picture by its id."""
         with self._reading() as session:
-            return session.scalar(select(Picture).where(Picture.id == id))
+            return session.scalar(select(Picture).where(Picture.id == id, _THERE))
+
+    def picture_of_file(self, sha256: str) -> Picture | None:
+        """The newest picture whose pixels are a file's, by its hash."""
+        with self._reading() as session:
+            query = select(Picture).where(Picture.sha256 == sha256, _THERE)
+            return session.scalar(query.order_by(Picture.number.desc()).limit(1))
 
     def pictures_of(self, jobs: Sequence[Job]) -> dict[int, list[Picture]]:
         """What jobs painted, by their numbers."""
         found: dict[int, list[Picture]] = {job.number: [] for job in jobs}
         with self._reading() as session:
-            query = select(Picture).where(Picture.job.in_(found)).order_by(Picture.place)
+            query = select(Picture).where(Picture.job.in_(found), _THERE).order_by(Picture.place)
             for picture in session.scalars(query):
                 assert picture.job is not None
                 found[picture.job].append(picture)
@@ -283,11 +292,11 @@ class Store:
             before: older than the picture of this number.
             limit: at most so many.
         """
-        query = select(Picture).where(Picture.painted)
+        query = select(Picture).where(Picture.painted, _THERE)
         for word in search.lower().split()[:10]:
             escaped = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-            text = func.lower(Picture.words + " " + Picture.model)
-            query = query.where(text.like(f"%{escaped}%", escape="\\"))
+            found_in = func.lower(Picture.words + " " + Picture.model)
+            query = query.where(found_in.like(f"%{escaped}%", escape="\\"))
         if model:
             query = query.where(Picture.model == model)
         if favourite:
@@ -311,14 +320,20 @@ class Store:
         """Where a picture's pixels are."""
         return self.files / sha256[:2] / f"{sha256}.png"
 
-    def forget(self, id: str) -> None:
-        """Delete a picture, and its file unless another picture is the same."""
+    def delete(self, id: str) -> None:
+        """Delete a picture; for an hour it can be restored."""
+        self._set_deleted(id, time.time())
+
+    def restore(self, id: str) -> Picture | None:
+        """Take back that a picture was deleted; None if it is gone."""
+        return self._set_deleted(id, None)
+
+    def _set_deleted(self, id: str, when: float | None) -> Picture | None:
         with self._writing() as session:
             picture = session.scalar(select(Picture).where(Picture.id == id))
-            if picture is None:
-                return
-            session.delete(picture)
-        self.forget_file(picture.sha256)
+            if picture is not None:
+                picture.deleted = when
+            return picture
 
     def forget_file(self, sha256: str) -> None:
         """Delete a file, unless a picture has it."""
@@ -327,8 +342,9 @@ class Store:
                 self.file(sha256).unlink(missing_ok=True)
 
     def forget_old(self, keep: int, uploads_before: float) -> None:
-        """Delete the oldest pictures beyond so many, favourites aside; as many uploads, and old
-        ones; and old jobs of which nothing is left.
+        """Forget the oldest pictures beyond so many, favourites aside; as many uploads, and old
+        ones; what was deleted an hour ago; and old jobs of which nothing is left. What a picture
+        was painted from stays with it.
         """
         with self._writing() as session:
             plain = select(Picture).where(Picture.painted, ~Picture.favourite)
@@ -336,12 +352,15 @@ class Store:
             sent = select(Picture).where(~Picture.painted)
             many = sent.order_by(Picture.number.desc()).offset(keep)
             sent = sent.where(Picture.created < uploads_before)
-            open_jobs = session.scalars(
-                select(Job.inputs).where(Job.state.in_((WAITING, RUNNING)))
-            ).all()
-            needed = {id for inputs in open_jobs for id in inputs.values()}
+            painted = select(Picture.job).where(Picture.painted)
+            using = select(Job.inputs).where(
+                Job.state.in_((WAITING, RUNNING)) | Job.number.in_(painted)
+            )
+            needed = {id for inputs in session.scalars(using) for id in inputs.values()}
             found = [each for query in (beyond, many, sent) for each in session.scalars(query)]
-            old = {each.id: each for each in found if each.id not in needed}.values()
+            old = {each.id: each for each in found if each.id not in needed}
+            gone = select(Picture).where(Picture.deleted < time.time() - _RESTORE_SECONDS)
+            old = (old | {each.id: each for each in session.scalars(gone)}).values()
             for picture in old:
                 session.delete(picture)
             session.flush()
@@ -372,6 +391,19 @@ class Store:
 def words(params: Mapping[str, Any]) -> str:
     """By what a picture is found."""
     return " ".join(str(params.get(name) or "") for name in ("prompt", "label")).strip()
+
+
+def _add_columns(engine: Engine) -> None:
+    """Give the tables of an earlier version the columns that came later, which may be empty."""
+    for table in Table.metadata.sorted_tables:
+        there = {column["name"] for column in inspect(engine).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                kind = column.type.compile(engine.dialect)
+                with engine.begin() as connection:
+                    connection.execute(
+                        text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+                    )
 
 
 def _engine(url: str) -> Engine:

@@ -59,6 +59,7 @@ class Picture(Table):
     settings: Mapped[dict[str, Any] | None]
     favourite: Mapped[bool] = mapped_column(default=False)
     created: Mapped[float]
+    deleted: Mapped[float | None]
 
 
 class Kept(Table):

@@ -37,7 +37,8 @@ function keys(event) {
     event.preventDefault();
     paint();
   } else if (event.key === "Escape") {
-    if (state.route.name !== "home") close();
+    if (state.question) set({ question: null });
+    else if (state.route.name !== "home") close();
     else if (typing(event)) event.target.blur();
     else cancelAll();
   } else if (state.route.name === "picture" && !typing(event) && !event.altKey && !event.ctrlKey && !event.metaKey) {
@@ -78,12 +79,23 @@ function View() {
   return html`<div><${Alert} problem=${problem} /><button type="button" class="second" onClick=${anew}>Begin with an empty form</button></div>`;
 }
 
+/** A question before what cannot be taken back. */
+function Asked() {
+  const asked = state.question;
+  if (!asked) return null;
+  const away = () => set({ question: null });
+  return html`<div class="notice asked" role="alertdialog" aria-label=${asked.text}><span>${asked.text}</span>
+    <button type="button" onClick=${() => { away(); Promise.resolve(asked.act()).catch(trouble); }}>${asked.yes}</button>
+    <button type="button" ref=${(button) => button?.focus()} onClick=${away}>Go on</button></div>`;
+}
+
 function App() {
   const [, again] = useState(0);
   useEffect(() => subscribe(() => again((n) => n + 1)), []);
   return html`<${Header} />
     <main class=${state.route.name}><${View} key=${location.pathname} /></main>
-    ${state.notice && html`<p class="notice" role="status">${state.notice}</p>`}
+    <${Asked} />
+    ${state.notice && html`<p class="notice" role="status">${state.notice} ${state.undo && html`<button type="button" onClick=${state.undo}>Undo</button>`}</p>`}
     <${Spoken} />`;
 }
 

@@ -7,7 +7,7 @@ import { axes, combinations, parse } from "/page/grid.js";
 import { Brush } from "/page/brush.js";
 import { Alert, Icon, Link } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
-import { choose, dice, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
+import { choose, dice, inputs, letGo, missing, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
@@ -58,14 +58,6 @@ function Input({ name, required }) {
   </div>`;
 }
 
-/** The pictures that the task takes: the name of each, and whether it must be there. */
-function inputs() {
-  const own = task(), of = model();
-  const wanted = Object.entries(own?.inputs ?? {}).map(([name, { required }]) => [name, required]);
-  if (of?.hint && state.wish.task === "paint") wanted.push(["hint", of.condition === "required"]);
-  return wanted.sort(([a], [b]) => (b === "mask") - (a === "mask"));
-}
-
 function Inputs() {
   return inputs().map(([name, required]) => html`<${Input} key=${name} name=${name} required=${required} />`);
 }
@@ -82,9 +74,9 @@ function Words() {
   return html`
     ${(!of || of.text) && html`<div class="field words"><label for="prompt">Prompt</label>
       <textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder="a red apple" value=${prompt} spellcheck="true"
-        onInput=${(e) => wish({ prompt: e.target.value })}></textarea></div>`}
+        onInput=${(e) => wish({ prompt: e.target.value, ...letGo() })}></textarea></div>`}
     ${of?.labels.length > 0 && html`<div class="field"><label for="class">Class</label>
-      <select id="class" value=${label} onChange=${(e) => wish({ label: e.target.value })}>
+      <select id="class" value=${label} onChange=${(e) => wish({ label: e.target.value, ...letGo() })}>
         <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}
       </select></div>`}`;
 }
@@ -92,7 +84,7 @@ function Words() {
 const COUNTS = [1, 2, 4, 6, 9, 16];
 
 function Numbers() {
-  const { n, seed, locked } = state.wish;
+  const { n, seed, locked, borrowed, vary } = state.wish;
   return html`<div class="pair">
     ${task()?.several !== false && html`<div class="field"><label for="count">Pictures</label>
       <select id="count" value=${n} onChange=${(e) => wish({ n: Number(e.target.value) })}>
@@ -100,12 +92,13 @@ function Numbers() {
       </select></div>`}
     <div class="field"><label for="seed">Seed</label>
       <div class="joined">
-        <input id="seed" type="number" step="1" value=${seed} onChange=${(e) => wish({ seed: Math.round(Number(e.target.value)) || 0, locked: true })} />
+        <input id="seed" type="number" step="1" value=${seed} onChange=${(e) => wish({ seed: Math.round(Number(e.target.value)) || 0, locked: true, borrowed: false })} />
         <button type="button" title="another seed" aria-label="Another seed" onClick=${() => wish({ seed: dice() })}><${Icon} name="dice" /></button>
         <button type="button" title=${locked ? "the seed stays" : "each time another seed"} aria-label="Keep the seed" aria-pressed=${locked}
-          onClick=${() => wish({ locked: !locked })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
+          onClick=${() => wish({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
       </div></div>
-  </div>`;
+  </div>
+  ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => wish({ ...letGo(), seed: dice() })}>Let go</button></p>`}`;
 }
 
 function More() {
@@ -148,7 +141,7 @@ function Grid() {
   const cells = chosen.reduce((product, axis) => product * Math.max(1, axis?.values.length ?? 1), 1);
   const wrong = chosen.some((axis) => axis?.values.some(Number.isNaN));
   const too = cells > 100;
-  const start = () => paintGrid(combinations(request(), chosen, state.models));
+  const start = () => paintGrid(() => combinations(request(), chosen, state.models));
   const able = state.models.filter((each) => each.tasks[state.wish.task] && (each.condition !== "required" || !each.hint || state.wish.inputs.hint));
   const compare = () => set({ axes: [{ key: "model", text: able.slice(0, 6).map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
   return html`<details class="more"><summary>Grid</summary>
@@ -178,16 +171,17 @@ function Reports() {
 
 export function Composer() {
   const own = task();
-  const missing = inputs().some(([name, required]) => required && !state.wish.inputs[name]);
+  const lacks = missing();
   const send = (event) => { event.preventDefault(); paint(); };
   return html`<form class="composer" onSubmit=${send} aria-label="What to paint">
     <${Picker} /><${Tasks} /><${Words} /><${Inputs} />
     ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.wish.options} change=${(options) => wish({ options })} />`}
     <${Numbers} />
     <${Alert} />
+    ${lacks && html`<p class="hint">Choose the picture first.</p>`}
     <div class="go">
-      <button class="paint" disabled=${!model() || missing} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
-      <button type="button" class="second" title="a prompt by chance" disabled=${!model() || missing} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
+      <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
+      <button type="button" class="second" title="a prompt by chance" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>
     </div>
     <${More} /><${Grid} /><${Reports} />
   </form>`;

@@ -25,18 +25,26 @@ for i, png in enumerate(pictures):
 const USUAL = { negative: "", label: "", n: 1, seed: 0, vary: 0, dtype: "float32" };
 const differs = (key, value) => (typeof value === "object" ? Object.keys(value).length > 0 : USUAL[key] !== value);
 
-/** Only what was painted from nothing can be painted so on the command line. */
-export function asCommand({ model, task, params }) {
-  if (task !== "paint") return null;
-  const parts = ["limner sample"];
-  if (params.prompt) parts.push(quoted(params.prompt));
+/** What `limner edit` takes of each task: the option that says how much is painted anew. */
+const EDITS = { edit: "strength", complete: "keep" };
+
+/** The same on the command line; null for what it cannot do. `does` describes the task. */
+export function asCommand({ model, task, params, inputs }, does) {
+  const own = EDITS[task], given = own && params.options;
+  if (task !== "paint" && (!own || params.negative || params.vary || params.dtype === "bfloat16")) return null;
+  if (task === "paint" && Object.keys(inputs ?? {}).length) return null;
+  const parts = task === "paint" ? ["limner sample"] : ["limner edit source.png"];
+  if (params.prompt) parts.push(...(task === "paint" ? [] : ["--prompt"]), quoted(params.prompt));
   if (model !== "emoji") parts.push("-m", quoted(model));
+  if (inputs?.mask) parts.push("--mask mask.png");
+  if (own) parts.push(`--${own}`, given[own] ?? does?.schema.properties[own]?.default);
   if (params.negative) parts.push("--negative", quoted(params.negative));
   if (params.label) parts.push("--label", quoted(params.label));
-  if (params.n > 1) parts.push("-n", params.n);
+  if (params.n > 1 || own) parts.push("-n", params.n);
   parts.push("--seed", params.seed);
   if (params.vary) parts.push("--vary", params.vary);
   if (params.dtype === "bfloat16") parts.push("--dtype bfloat16");
   for (const [key, value] of Object.entries(params.sampler)) parts.push(`sampler.${key}=${[value].flat().join(",")}`);
-  return parts.join(" ");
+  const files = own ? [["source.png", inputs.image], ["mask.png", inputs.mask]].filter(([, id]) => id) : [];
+  return [...files.map(([name, id]) => `curl -o ${name} ${location.origin}/api/v1/assets/${id}`), parts.join(" ")].join("\n");
 }

@@ -101,7 +101,7 @@ const SHOWN = 6;
 export function Stage() {
   const jobs = [...state.jobs.values()].filter((job) => !job.board && !maps(job)).reverse();
   const open = jobs.filter((job) => job.state === "queued" || job.state === "running");
-  const over = jobs.filter((job) => job.fresh && !open.includes(job) && job.state !== "cancelled");
+  const over = jobs.filter((job) => (job.fresh || job.watched) && !open.includes(job) && job.state !== "cancelled");
   const shown = [...open.reverse(), ...over].slice(0, SHOWN);
   const top = useRef(null), newest = jobs[0]?.id;
   useEffect(() => {

@@ -1,6 +1,7 @@
 // What the page knows, in one place; whoever shows it is told when it changes.
 
 import { Follower, Problem, ask, get, upload } from "/page/api.js";
+import { checked, inputsOf } from "/page/settings.js";
 
 const KEPT = "limner-wish";
 export const EXAMPLES = [
@@ -14,7 +15,7 @@ const SURPRISES = {
 };
 
 const BLANK = {
-  model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, vary: 0, dtype: "float32",
+  model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, borrowed: false, vary: 0, dtype: "float32",
   sampler: {}, options: {}, inputs: {},
 };
 
@@ -34,9 +35,12 @@ export function remember(name, text) {
   } catch { /* full or forbidden; this visit goes on without */ }
 }
 
+/** The form as it was; a value of another kind than it has is left out. */
 function remembered() {
   try {
-    return { ...BLANK, ...JSON.parse(recall(KEPT) ?? "{}") };
+    const kept = Object.entries(JSON.parse(recall(KEPT) ?? "{}"));
+    const kind = (value) => (Array.isArray(value) ? "array" : value === null ? "null" : typeof value);
+    return { ...BLANK, ...Object.fromEntries(kept.filter(([key, value]) => key in BLANK && kind(value) === kind(BLANK[key]))) };
   } catch {
     return { ...BLANK };
   }
@@ -49,7 +53,7 @@ export const state = {
   jobs: new Map(), // those of this visit and those that wait or run, by id
   history: [], total: 0, filter: { search: "", favourite: false },
   route: { name: "home" },
-  problem: null, notice: "",
+  problem: null, notice: "", undo: null, question: null,
   trouble: null, // why nothing is painted at present
 };
 
@@ -93,10 +97,17 @@ export function trouble(error) {
 }
 
 let fading = null;
-export function say(notice) {
-  set({ notice });
+
+/** Say something for a moment; with `undo`, a button takes it back. */
+export function say(notice, undo = null) {
+  set({ notice, undo });
   clearTimeout(fading);
-  fading = setTimeout(() => set({ notice: "" }), 3500);
+  fading = setTimeout(() => set({ notice: "", undo: null }), undo ? 10_000 : 3500);
+}
+
+/** Ask before doing what cannot be taken back. */
+export function question(text, yes, act) {
+  set({ question: { text, yes, act } });
 }
 
 /** Forget the form, so that what is in it can break nothing. */
@@ -112,7 +123,17 @@ export async function loadModels() {
   set({ models, broken, ready, trouble: why, limits });
   if (!models.length || !ready) setTimeout(() => loadModels().catch(trouble), 1000);
   if (models.length && !model()) choose(models[0].name);
-  else if (model() && !task()) wish({ task: "paint" });
+  else if (model() && !mended) mend();
+}
+
+let mended = false;
+
+/** Leave out of the form what its model does not take, once: it may be of an earlier visit. */
+function mend() {
+  mended = true;
+  const own = state.wish, [fit, left] = checked(own, model(), state.limits);
+  const inputs = Object.fromEntries(Object.entries(own.inputs).filter(([, input]) => typeof input?.id === "string" && typeof input.url === "string"));
+  if (left.length || !task() || Object.keys(inputs).length < Object.keys(own.inputs).length) wish({ ...fit, inputs });
 }
 
 export function choose(name) {
@@ -127,6 +148,17 @@ export function choose(name) {
 // Painting ------------------------------------------------------------------------------------
 
 export const dice = () => Math.floor(Math.random() * 2 ** 31);
+
+/** The pictures that the task takes: the name of each, and whether it must be there. */
+export function inputs() {
+  const does = task(), of = model();
+  const wanted = Object.entries(does?.inputs ?? {}).map(([name, { required }]) => [name, required]);
+  if (of?.hint && state.wish.task === "paint") wanted.push(["hint", of.condition === "required"]);
+  return wanted.sort(([a], [b]) => (b === "mask") - (a === "mask"));
+}
+
+/** Whether a picture must be given first. */
+export const missing = () => inputs().some(([name, required]) => required && !state.wish.inputs[name]);
 
 /** The request that the form makes. */
 export function request() {
@@ -157,14 +189,22 @@ async function submit(asked, key = freshId()) {
   const accepted = await ask("POST", "/api/v1/jobs", asked, { "Idempotency-Key": key });
   changed(accepted.id, { ...asked, board: asked.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
   follower.follow(accepted.id);
+  own(accepted.id);
   return accepted;
 }
+
+/** What must be sent before a job is asked for, such as a mask that was just brushed. */
+export const unsaved = new Set();
+
+const settled = async () => { for (const save of unsaved) await save(); };
 
 /** Paint what the form says. */
 export async function paint() {
   if (!model()) return;
-  if (!state.wish.locked) wish({ seed: dice() });
   try {
+    await settled();
+    if (missing()) return;
+    if (!state.wish.locked) wish({ seed: dice() });
     await submit(request());
     if (state.route.name !== "home") go("/");
   } catch (error) {
@@ -175,9 +215,10 @@ export async function paint() {
 /** Paint a grid, a job for each cell, and show it. */
 export async function paintGrid(requests) {
   const board = freshId();
-  go(`/grid/${board}`);
   try {
-    for (const each of requests) await submit({ ...each, board });
+    await settled();
+    go(`/grid/${board}`);
+    for (const each of requests()) await submit({ ...each, board });
   } catch (error) {
     trouble(error);
   }
@@ -208,9 +249,29 @@ export async function cancel(id) {
   await ask("DELETE", `/api/v1/jobs/${id}`).catch(trouble);
 }
 
-export async function cancelAll() {
-  const open = [...state.jobs.values()].filter((job) => job.state === "queued" || job.state === "running");
-  await Promise.all(open.map((job) => cancel(job.id)));
+const OWN = "limner-jobs", OWN_MOST = 300;
+
+/** The ids of jobs that were asked for in this browser; others' are theirs to cancel. */
+function owned() {
+  try {
+    const ids = JSON.parse(recall(OWN) ?? "[]");
+    return Array.isArray(ids) ? ids : [];
+  } catch {
+    return [];
+  }
+}
+
+function own(id) {
+  remember(OWN, JSON.stringify([...owned(), id].slice(-OWN_MOST)));
+}
+
+/** Ask whether all jobs of this browser are to be cancelled, if there are any. */
+export function cancelAll() {
+  const mine = owned();
+  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && (mine.includes(job.id) || job.fresh));
+  if (!open.length) return;
+  const what = open.length > 1 ? `your ${open.length} jobs` : "your job";
+  question(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));
 }
 
 /** Nothing goes on, or it goes on again. */
@@ -225,7 +286,7 @@ function changed(id, part) {
   const job = { ...state.jobs.get(id), ...part };
   const jobs = new Map(state.jobs).set(id, job);
   set({ jobs });
-  if (part.state === "done" && part.outputs?.length) loadHistory();
+  if (part.state === "done" && part.outputs?.length) loadHistory().catch(trouble);
 }
 
 const follower = new Follower(changed, troubled);
@@ -234,7 +295,7 @@ const follower = new Follower(changed, troubled);
 export async function loadJobs() {
   const { jobs } = await get("/api/v1/jobs");
   for (const job of jobs) {
-    changed(job.id, job);
+    changed(job.id, { ...job, watched: true });
     follower.follow(job.id);
   }
 }
@@ -292,45 +353,64 @@ export async function favour(picture) {
   await ask("PATCH", `/api/v1/history/${picture.id}`, { favourite }).catch(trouble);
 }
 
+/** Delete a picture; the notice has a button that brings it back. */
 export async function forget(picture) {
-  await ask("DELETE", `/api/v1/history/${picture.id}`).catch(trouble);
+  try {
+    await ask("DELETE", `/api/v1/history/${picture.id}`);
+  } catch (error) {
+    trouble(error);
+    return;
+  }
+  const { history, jobs } = state;
   everywhere(picture.id, () => []);
   set({ total: Math.max(0, state.total - 1) });
+  say("the picture is deleted", async () => {
+    try {
+      await ask("POST", `/api/v1/history/${picture.id}/restore`);
+      const holder = [...jobs.values()].find((job) => job.outputs?.some((each) => each.id === picture.id));
+      if (holder && state.jobs.has(holder.id)) changed(holder.id, { outputs: holder.outputs });
+      set({ history });
+      await loadHistory();
+      say("it is back");
+    } catch (error) {
+      trouble(error);
+    }
+  });
 }
 
-/** Put a picture's settings into the form. */
-export function useSettings(settings) {
-  const known = state.models.find((each) => each.name === (settings.model ?? "emoji"));
-  if (!known) {
-    set({ problem: { message: `this picture is by the model '${settings.model}', which is not here`, hint: "its other settings are in the form" } });
+/** Put a picture's settings into the form, and what it was made from; `more` over them. */
+export async function useSettings(settings, more = {}) {
+  if (typeof settings !== "object" || !settings) return;
+  const named = typeof settings.model === "string" ? settings.model : "emoji";
+  const known = state.models.find((each) => each.name === named);
+  const [values, left] = checked(settings, known, state.limits);
+  let inputs = {};
+  try {
+    inputs = known ? await inputsOf(settings) : {};
+  } catch (error) {
+    trouble(error);
   }
-  const usual = known?.usual ?? {};
-  const sampler = Object.fromEntries(Object.entries(settings.sampler ?? {}).filter(([key, value]) => known && key in known.schema.properties && JSON.stringify(value) !== JSON.stringify(usual[key] ?? known.schema.properties[key].default ?? null)));
-  const problem = state.problem;
-  wish({
-    model: known?.name ?? state.wish.model,
-    task: known?.tasks[settings.task] ? settings.task : "paint",
-    prompt: (settings.prompts ?? [settings.prompt ?? ""])[0] ?? "",
-    negative: settings.negative ?? "",
-    label: (settings.labels ?? [""])[0] ?? "",
-    n: Math.min(settings.n ?? 1, state.limits.pictures ?? 16),
-    seed: settings.seed ?? 0,
-    locked: true,
-    vary: settings.vary ?? 0,
-    dtype: settings.dtype ?? "float32",
-    sampler,
-    options: settings.options ?? {},
-  });
-  if (!known) set({ problem });
+  const gone = Object.keys(inputs).filter((name) => !inputs[name]);
+  const there = Object.fromEntries(Object.entries(inputs).filter(([, input]) => input));
+  wish({ ...values, model: known?.name ?? state.wish.model, inputs: there, locked: true, borrowed: true, ...more });
+  if (!known) set({ problem: { message: `this picture is by the model '${named.slice(0, 80)}', which is not here`, hint: "its other settings are in the form" } });
+  else if (gone.length) set({ problem: { message: "what this picture was made from is not here any more", hint: "choose the picture again; its other settings are in the form" } });
+  else if (left.length) set({ problem: { message: `some of its settings do not fit this model: ${left.join(", ").slice(0, 200)}`, hint: "the others are in the form" } });
   else say("its settings are in the form");
 }
+
+/** What a new prompt lets go of: the seed and the variation that came with a picture's settings. */
+export const letGo = () => (state.wish.borrowed ? { borrowed: false, locked: false, vary: 0 } : {});
 
 /** Take a file that was dropped or chosen: settings into the form, pixels into an input. */
 export async function take(file, input) {
   try {
-    const sent = await upload(file);
+    const sending = upload(file);
+    const wait = () => sending;
+    unsaved.add(wait);
+    const sent = await sending.finally(() => unsaved.delete(wait));
     if (input) wish({ inputs: { ...state.wish.inputs, [input]: sent } });
-    else if (sent.settings) useSettings(sent.settings);
+    else if (sent.settings) await useSettings(sent.settings);
     else if (canTake()) sendTo(sent);
     else set({ problem: { message: "this picture does not say how it was made", hint: "drop a PNG that limner painted" } });
   } catch (error) {

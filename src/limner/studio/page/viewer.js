@@ -5,7 +5,7 @@ import { get } from "/page/api.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, span } from "/page/parts.js";
 import { Path, path } from "/page/stage.js";
-import { favour, forget, go, look, sendTo, set, state, takers, trouble, useSettings, wish } from "/page/state.js";
+import { favour, forget, go, look, sendTo, set, state, takers, trouble, useSettings } from "/page/state.js";
 
 /** Where the arrows lead: the pictures before and after in the gallery. */
 export function beside(id) {
@@ -13,13 +13,20 @@ export function beside(id) {
   return place < 0 ? [null, null] : [state.history[place - 1] ?? null, state.history[place + 1] ?? null];
 }
 
-function Facts({ picture, job }) {
-  const own = picture.settings ?? {};
-  const rows = [["Model", picture.model], ["Class", own.labels?.join(", ")], ["Keep away from", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
-    ...Object.entries(own.sampler ?? {}), ...Object.entries(own.options ?? {}),
+/** What stands before a value in the list of facts. */
+const plain = (name) => String(name).replaceAll("_", " ");
+const shown = (value) => value !== undefined && value !== null && value !== "";
+
+function Facts({ picture, job, does }) {
+  const own = picture.settings ?? {}, inputs = job?.inputs ?? {};
+  const usual = Object.entries(does?.schema.properties ?? {}).map(([name, schema]) => [name, schema.default]);
+  const from = (name) => inputs[name] && html`<${Link} to=${`/p/${inputs[name]}`} title="open it"><img class="pixels" src=${`/api/v1/assets/${inputs[name]}`} alt=${`the ${name}`} width="44" height="44" /></${Link}>`;
+  const rows = [["Model", picture.model], ["Task", own.task && (does?.title ?? own.task)], ["Made from", from("image")], ["And", from("other")], ["Follows", from("hint")], ["Mask", from("mask")],
+    ["Class", own.labels?.join(", ")], ["Keep away from", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
+    ...Object.entries({ ...(own.task ? Object.fromEntries(usual) : {}), ...own.options }), ...Object.entries(own.sampler ?? {}),
     ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],
     ["Time", job?.notes ? `${span(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
-  return html`<dl>${rows.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => html`<div key=${name}><dt>${String(name).replaceAll("_", " ")}</dt><dd>${String(value)}</dd></div>`)}</dl>`;
+  return html`<dl>${rows.filter(([, value]) => shown(value)).map(([name, value]) => html`<div key=${name}><dt>${plain(name)}</dt><dd>${typeof value === "object" && !Array.isArray(value) ? value : String(value)}</dd></div>`)}</dl>`;
 }
 
 /** The source and the result of an edit, one over the other. */
@@ -68,10 +75,10 @@ export function Viewer({ id }) {
   if (!page.picture) return html`<${Missing} what="picture" />`;
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
   const [newer, older] = beside(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
-  const command = request && asCommand(request), words = picture.words || "without words";
-  const use = () => { useSettings(picture.settings); go("/"); };
-  const vary = () => { useSettings(picture.settings); wish({ n: 6, vary: 0.4, locked: true }); go("/"); };
-  const remove = async () => { await forget(picture); go(older ? `/p/${older.id}` : "/"); };
+  const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
+  const command = request && asCommand(request, does), words = picture.words || "without words";
+  const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
+  const remove = async () => { await forget(picture); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
   const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
   const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, job).then(setLooked).catch(trouble)));
@@ -86,8 +93,8 @@ export function Viewer({ id }) {
     <div class="about">
       <h1>${words}</h1>
       <div class="go">
-        <button type="button" class="paint" onClick=${use}>Use settings</button>
-        <button type="button" class="second" onClick=${vary}>Variations</button>
+        <button type="button" class="paint" onClick=${() => use()}>Use settings</button>
+        ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
       ${takers().length > 0 && html`<div class="go">${takers().map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
@@ -97,7 +104,7 @@ export function Viewer({ id }) {
         ${able && html`<button type="button" class="quiet" aria-pressed=${Boolean(looked)} onClick=${see}>${looked ? "The picture alone" : "Where it looks"}</button>`}
       </div>`}
       ${looked && html`<${Words} job=${state.jobs.get(looked)} chosen=${map} choose=${setMap} />`}
-      <${Facts} picture=${picture} job=${job} />
+      <${Facts} picture=${picture} job=${job} does=${does} />
       <div class="links">
         <a class="quiet" href=${`${picture.url}?download=true`} download><${Icon} name="down" /> PNG with its settings</a>
         <a class="quiet" href=${`${picture.url}?download=true&w=${Math.min(2048, 16 * picture.width)}`} download><${Icon} name="down" /> Enlarged PNG</a>

@@ -1,0 +1,79 @@
+// Settings of pictures, which may come from anywhere: what fits the model goes into the form.
+
+import { ask } from "/page/api.js";
+
+const DTYPES = ["float32", "bfloat16"];
+const bounds = { minimum: (a, b) => a >= b, maximum: (a, b) => a <= b, exclusiveMinimum: (a, b) => a > b, exclusiveMaximum: (a, b) => a < b };
+const KINDS = {
+  null: (value) => value === null,
+  boolean: (value) => typeof value === "boolean",
+  integer: Number.isSafeInteger,
+  number: Number.isFinite,
+  string: (value) => typeof value === "string" && value.length <= 400,
+  array: (value, { items = {} }) => Array.isArray(value) && value.length <= 64 && value.every((each) => fits(each, items)),
+};
+
+/** Whether a value is what a JSON schema of an option says; one that says nothing allows plain values. */
+export function fits(value, schema) {
+  if (schema.anyOf) return schema.anyOf.some((each) => fits(value, each));
+  if (schema.enum) return schema.enum.includes(value);
+  if ("const" in schema) return value === schema.const;
+  if (schema.type === undefined) return typeof value !== "object";
+  return KINDS[schema.type]?.(value, schema) === true && Object.entries(bounds).every(([name, holds]) => typeof value !== "number" || schema[name] === undefined || holds(value, schema[name]));
+}
+
+const isText = (most) => (value) => typeof value === "string" && value.length <= most;
+const isNumber = (low, high, whole) => (value) => (whole ? Number.isSafeInteger(value) : Number.isFinite(value)) && value >= low && value <= high;
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** The values that pass, by name; the names of the others go to `left`. */
+function passing(values, schemas, left) {
+  return Object.fromEntries(Object.entries(isObject(values) ? values : {}).filter(([name, value]) => {
+    const good = name in schemas && fits(value, schemas[name]);
+    if (!good) left.push(name);
+    return good;
+  }));
+}
+
+/**
+ * What a form may hold of settings: those of a picture, or those that this browser kept.
+ * Returns them, and the names of what was left out.
+ */
+export function checked(settings, model, limits) {
+  const left = [], most = limits.prompt ?? 2000;
+  const take = (name, good, otherwise, value = settings[name]) => {
+    if (value === undefined || value === null || value === "") return otherwise;
+    if (good(value)) return value;
+    left.push(name);
+    return otherwise;
+  };
+  const first = (list) => (Array.isArray(list) ? list[0] : list);
+  const tasks = model?.tasks ?? {}, asked = settings.task ?? "paint", does = tasks[asked]?.shows === "maps" ? undefined : tasks[asked];
+  if (model && !does) left.push("task");
+  const usual = model?.usual ?? {}, schemas = model?.schema.properties ?? {};
+  const known = passing(settings.sampler, schemas, left);
+  const differing = Object.entries(known).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(usual[name] ?? schemas[name].default ?? null));
+  const values = {
+    task: does ? asked : "paint",
+    prompt: take("prompt", isText(most), "", first(settings.prompts) ?? settings.prompt),
+    negative: take("negative", isText(most), ""),
+    label: take("label", (value) => !model?.labels.length || model.labels.includes(value), "", first(settings.labels) ?? settings.label),
+    n: Math.min(take("n", isNumber(1, 10_000, true), 1), limits.pictures ?? 16),
+    seed: take("seed", isNumber(-(2 ** 53), 2 ** 53, true), 0),
+    vary: take("vary", isNumber(0, 1), 0),
+    dtype: take("dtype", (value) => DTYPES.includes(value), "float32"),
+    sampler: Object.fromEntries(differing),
+    options: does ? passing(settings.options, does.schema.properties ?? {}, left) : {},
+  };
+  return [values, left];
+}
+
+/** The pictures that one was made from, as inputs of the form; null for each that is gone. */
+export async function inputsOf(settings) {
+  const named = Object.entries(isObject(settings.inputs) ? settings.inputs : {}).filter(([, sha]) => /^[0-9a-f]{64}$/.test(sha));
+  const found = await Promise.all(named.slice(0, 8).map(async ([name, sha]) => [name, await ask("GET", `/api/v1/assets?sha256=${sha}`).catch((problem) => {
+    if (problem.code !== "unknown") throw problem;
+    return null;
+  })]));
+  return Object.fromEntries(found);
+}

@@ -1,0 +1,186 @@
+"""What a person does again, or takes back: settings, deleted pictures, cancelled jobs."""
+
+import json
+import re
+from typing import Any
+
+from playwright.sync_api import Page, expect
+from test_hostile import with_settings
+from test_page import drop, options
+
+from conftest import Open, Studio, clean, png, until
+
+
+def brush(page: Page, *, then: str | None = None) -> None:
+    """Brush the upper left quarter, and press a key at once."""
+    page.locator(".brush").scroll_into_view_if_needed()
+    box = page.locator(".brush canvas").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.25)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3, steps=3)
+    page.mouse.up()
+    if then:
+        page.keyboard.press(then)
+
+
+def give_red(page: Page) -> None:
+    page.get_by_role("button", name="Change a picture").click()
+    page.locator("input[type=file]").set_input_files(
+        {"name": "red.png", "mimeType": "image/png", "buffer": png(colour="red")}
+    )
+    page.wait_for_selector(".brush canvas")
+
+
+def newest(studio: Studio) -> dict[str, Any]:
+    return studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
+
+
+def test_an_edit_comes_back_whole_and_no_stroke_is_lost(visit: Open, studio: Studio):
+    page = visit()
+    page.select_option("#count", "1")
+    give_red(page)
+    page.locator("#task-strength").fill("1")
+    page.locator("#task-strength").dispatch_event("change")
+    page.route("**/api/v1/assets", lambda route: (page.wait_for_timeout(600), route.continue_()))
+    brush(page, then="Control+Enter")
+    page.wait_for_selector(".job.done img")
+    page.unroute("**/api/v1/assets")
+    first = newest(studio)
+    pixels = studio.pixels(first)
+    assert pixels.getpixel((13, 13)) == (255, 0, 0) != pixels.getpixel((4, 4)), "only the stroke"
+    page.locator(".job.done a").first.click()
+    facts = page.locator(".about dl")
+    for row in ("Task", "Change a picture", "Made from", "Mask", "Strength"):
+        expect(facts).to_contain_text(row, ignore_case=True)
+    page.get_by_text("As code").click()
+    code = page.locator(".code pre").first.inner_text()
+    assert re.search(
+        r"^limner edit source.png -m 'toy' --mask mask.png --strength 1 -n 1 --seed \d+$",
+        code.splitlines()[-1],
+    ), code
+    assert code.count("curl -o ") == 2 and "/api/v1/assets/" in code
+    clean(page)
+    page.get_by_role("button", name="Variations").click()
+    page.wait_for_selector(".brush canvas")
+    expect(page.get_by_role("button", name="Change a picture").first).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    expect(page.locator("#task-strength")).to_have_value("1")
+    page.locator(".paint").click()
+    expect(page.locator(".job.done img")).to_have_count(7)
+    for picture in studio.client.get("/api/v1/history", params={"limit": 6}).json()["pictures"]:
+        assert studio.pixels(picture).getpixel((13, 13)) == (255, 0, 0), "still the same edit"
+
+
+def test_an_edit_comes_back_in_another_browser(visit: Open, studio: Studio):
+    red = studio.send(png(colour="red"))["id"]
+    given = {"task": "edit", "inputs": {"image": red}, "options": {"strength": 0.3}}
+    picture = studio.painted(prompt="elsewhere", **given)["outputs"][0]
+    page = visit(expected="404")
+    drop(page, studio.client.get(picture["url"]).content)
+    expect(page.get_by_alt_text("the picture to be changed")).to_be_visible()
+    expect(page.locator("#task-strength")).to_have_value("0.3")
+    gone = {"task": "edit", "model": "toy", "inputs": {"image": "0" * 64}}
+    drop(page, with_settings(json.dumps(gone)))
+    expect(page.get_by_role("alert")).to_contain_text("not here any more")
+    expect(page.locator(".composer")).to_contain_text("Choose the picture first")
+    clean(page)
+
+
+def test_a_seed_that_came_with_settings_goes_with_the_next_prompt(visit: Open, studio: Studio):
+    picture = studio.painted(prompt="a seed to borrow", seed=41)["outputs"][0]
+    page = visit(f"/p/{picture['id']}")
+    page.get_by_role("button", name="Variations").click()
+    kept = page.get_by_label("Keep the seed")
+    expect(kept).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".kept")).to_contain_text("until the prompt changes")
+    clean(page)
+    page.fill("#prompt", "a dragon")
+    expect(kept).to_have_attribute("aria-pressed", "false")
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+    settings = newest(studio)["settings"]
+    assert settings["prompt"] == "a dragon" and not settings.get("vary")
+    assert not 41 <= settings["seed"] < 47
+
+
+def test_settings_from_anywhere_break_no_form(visit: Open):
+    page = visit()
+    for settings in (
+        {"prompt": 5},
+        {"prompt": "a", "negative": {"a": 1}},
+        {"task": "attention"},
+        {"task": ["edit"], "options": {"strength": "x"}},
+        {"sampler": {"steps": {"x": 1}, "pause": -3}, "n": {"a": 1}, "vary": [], "labels": [3]},
+        {"seed": 1e300, "sampler": 7, "options": None, "inputs": "x", "dtype": "int4"},
+    ):
+        page.evaluate("void import('/page/state.js').then(({ wish }) => wish({}))")
+        expect(page.get_by_role("alert")).to_have_count(0)
+        drop(page, with_settings(json.dumps({"model": "toy"} | settings)))
+        expect(page.get_by_role("alert")).to_contain_text("do not fit this model")
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+
+
+def test_what_an_earlier_visit_left_breaks_no_form(visit: Open):
+    page = visit()
+    kept = {"model": "toy", "prompt": 5, "n": "x", "sampler": {"steps": {}}, "inputs": {"image": 3}}
+    page.evaluate("kept => localStorage.setItem('limner-wish', kept)", json.dumps(kept))
+    page.reload()
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+
+
+def test_a_deleted_picture_can_be_brought_back(visit: Open, studio: Studio):
+    picture = studio.painted(prompt="gone too soon")["outputs"][0]
+    page = visit()
+    tile = page.locator('.gallery img[alt="gone too soon"]')
+    page.locator(".gallery .tile").first.hover()
+    page.locator(".gallery .tile").first.get_by_role("button", name="Delete").click()
+    expect(tile).to_have_count(0)
+    assert studio.client.get(picture["url"]).status_code == 404
+    clean(page)
+    page.get_by_role("button", name="Undo").click()
+    expect(tile).to_have_count(1)
+    assert studio.client.get(picture["url"]).status_code == 200
+    page.goto(page.url + f"p/{picture['id']}")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Undo").click()
+    page.goto(page.url.partition("/p/")[0])
+    expect(tile).to_have_count(1)
+
+
+def test_other_peoples_jobs_are_not_cancelled(visit: Open, studio: Studio):
+    theirs = studio.submit(prompt="theirs", sampler={"steps": 4000, "pause": 0.05})["id"]
+    until(lambda: studio.job(theirs)["state"] == "running")
+    try:
+        page = visit()
+        page.wait_for_selector(".job.running")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("alertdialog")).to_have_count(0)
+        for words in ("mine", "mine, too"):
+            page.fill("#prompt", words)
+            page.locator(".paint").click()
+        expect(page.locator(".job.queued")).to_have_count(2)
+        page.get_by_role("button", name="Cancel all").click()
+        asked = page.get_by_role("alertdialog")
+        expect(asked).to_contain_text("Cancel your 2 jobs?")
+        clean(page)
+        asked.get_by_role("button", name="Cancel them").click()
+        expect(page.locator(".job.queued")).to_have_count(0)
+        assert studio.job(theirs)["state"] == "running"
+    finally:
+        studio.client.delete(f"/api/v1/jobs/{theirs}")
+
+
+def test_a_job_watched_after_a_reload_stays_in_view_when_it_is_done(visit: Open, studio: Studio):
+    page = visit()
+    page.fill("#prompt", "watched")
+    options(page, steps=150, pause=0.1)
+    page.locator(".paint").click()
+    page.wait_for_selector(".job canvas")
+    page.reload()
+    page.wait_for_selector(".job.running")
+    expect(page.locator(".job.done h2")).to_have_text("watched")
