@@ -1,8 +1,10 @@
 """The studio's memory: the queue, the pictures, what is forgotten."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -129,13 +131,50 @@ def test_history_is_searched_word_by_word_and_a_percent_sign_is_one(store: Store
     assert found(favourite=True) == ["a cat"]
 
 
-def test_a_file_is_forgotten_with_the_last_picture_that_has_it(store: Store):
+def test_a_deleted_picture_can_be_restored_for_an_hour(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
     one, two = store.upload(painted("a")), store.upload(painted("a"))
     files(store, "a")
-    store.forget(one.id)
-    assert files(store) == {"a"} and store.picture(one.id) is None
-    store.forget(two.id), store.forget(two.id)
+    store.delete(one.id)
+    store.forget_old(10, 0)
+    assert store.picture(one.id) is None and store.restore(one.id)
+    assert store.picture(one.id) and store.restore("nothing") is None
+    monkeypatch.setattr("limner.studio.store._RESTORE_SECONDS", -1)
+    store.delete(one.id)
+    store.forget_old(10, 0)
+    assert store.restore(one.id) is None
+    assert files(store) == {"a"}, "another picture is the same"
+    store.delete(two.id)
+    store.forget_old(10, 0)
     assert files(store) == set()
+
+
+def test_what_a_picture_was_painted_from_stays_and_is_found(store: Store):
+    source = store.upload(painted("s"))
+    edit = asked()
+    edit.inputs = {"image": source.id}
+    store.submit(edit)
+    store.finish(store.begin(1)[0].id, [painted("e")], {})
+    files(store, *"se")
+    store.forget_old(10, time.time() + 1)
+    assert files(store) == {*"se"}
+    found = store.picture_of_file("s" * 64)
+    assert found and found.id == source.id and store.picture_of_file("x" * 64) is None
+
+
+def test_a_database_of_an_earlier_version_goes_on(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'studio.db'}"
+    first = Store(url, tmp_path)
+    picture = first.upload(painted("a"))
+    first.close()
+    with closing(sqlite3.connect(tmp_path / "studio.db")) as old:
+        old.execute("ALTER TABLE pictures DROP COLUMN deleted")
+    store = Store(url, tmp_path)
+    assert store.picture(picture.id)
+    store.delete(picture.id)
+    assert store.picture(picture.id) is None
+    store.close()
 
 
 def test_maps_are_in_no_history_and_go_as_uploads_do(store: Store):
