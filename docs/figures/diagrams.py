@@ -222,7 +222,7 @@ def diffusion(model: DenoisingModel, real: Images) -> Canvas:
     alpha, sigma = (per_image(level, x) for level in model.schedule(t))
     x_t = alpha * x + sigma * eps
     with torch.no_grad():
-        x_hat = model(x_t[3:4], t[3:4], Condition()).clamp(-1, 1)
+        x_hat = model(x_t[3:4], t[3:4], Condition()).x_hat.clamp(-1, 1)
 
     on = Canvas()
     chain = [on.picture(each.clamp(-1, 1), EDGE + APART * k, UPPER) for k, each in enumerate(x_t)]

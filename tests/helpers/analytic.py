@@ -1,6 +1,7 @@
 """Data whose optimal denoiser is known in closed form, and what walks a sampler along it."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,17 +11,22 @@ from torch import Tensor
 
 from limner.contract.image import Condition
 from limner.contract.noise import Noise
-from limner.maths.denoisers import per_image
+from limner.maths.denoisers import Conditional, Denoiser, Estimate, per_image
+from limner.maths.samplers import Sampler, State
 from limner.maths.schedules import Schedule
 
 NOTHING = Condition()
 
 
-class Plain:
+class Plain(ABC):
     """A denoiser that says nothing of variances."""
 
-    def with_variance(self, x_t: Tensor, t: Tensor, c: Condition) -> tuple[Tensor, None]:
-        return self(x_t, t, c), None  # pyright: ignore[reportCallIssue]
+    @abstractmethod
+    def expected(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+        """E[x | x_t]."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Estimate:
+        return Estimate(self.expected(x_t, t, c))
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Gaussian(Plain):
     mean: float = 0.7
     variance: float = 2.5
 
-    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+    def expected(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         """E[x | x_t] = mean + alpha variance / (alpha^2 variance + sigma^2) (x_t - alpha mean)."""
         alpha, sigma = (per_image(level, x_t) for level in self.schedule(t))
         gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
@@ -55,7 +61,7 @@ class Constant(Plain):
     schedule: Schedule
     value: Tensor
 
-    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+    def expected(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         return self.value.expand_as(x_t)
 
 
@@ -67,7 +73,7 @@ class TwoClasses(Plain):
     mean: float = 0.8
     variance: float = 0.3
 
-    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+    def expected(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         alpha, sigma = (per_image(level, x_t) for level in self.schedule(t))
         total = alpha**2 * self.variance + sigma**2
         evidence = alpha * self.mean * x_t / total
@@ -108,12 +114,26 @@ def pictures(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
 
 
-def walked(sampler, D, x: Tensor, times: Tensor | Sequence[float], noise: Noise | None = None):
+def stepped(
+    sampler: Sampler, D: Denoiser, x: Tensor, t: Tensor, s: Tensor, noise: Noise | None = None
+) -> State:
+    """One step from x, of pictures of nothing."""
+    noise = Noise.sampling(0, len(x)) if noise is None else noise
+    return sampler.step(Conditional(D, NOTHING), State(x, x), t, s, noise)
+
+
+def walked(
+    sampler: Sampler,
+    D: Denoiser,
+    x: Tensor,
+    times: Tensor | Sequence[float],
+    noise: Noise | None = None,
+) -> list[Tensor]:
     """Every x that a sampler visits, the first one left out."""
     times = torch.as_tensor(times, dtype=torch.float64)
     noise = Noise.sampling(0, len(x)) if noise is None else noise
-    memory, visited = None, []
+    sampler, state, visited = sampler.spread(len(times) - 1), State(x, x), []
     for t, s in pairwise(times):
-        x, _, memory = sampler.step(D, x, t, s, NOTHING, noise, memory, len(times) - 1)
-        visited.append(x)
+        state = sampler.step(Conditional(D, NOTHING), state, t, s, noise)
+        visited.append(state.x)
     return visited

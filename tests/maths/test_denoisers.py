@@ -73,7 +73,7 @@ class Answer(nn.Module):
 
     def forward(self, x, label, c):
         x_t = x / self.k.inn
-        return (self.D(x_t, self.t, c) - self.k.skip * x_t) / self.k.out
+        return (self.D(x_t, self.t, c).x_hat - self.k.skip * x_t) / self.k.out
 
 
 def at_one_time(parametrisation, schedule, t: float, network=None, pixels=(1, 2, 2)):
@@ -154,9 +154,11 @@ def test_the_denoiser_of_a_model_is_skip_plus_out_times_network(parametrisation,
     network = Answer(D, parametrisation(*schedule(t)), 0.37)
     model = at_one_time(parametrisation, schedule, 0.37, network)
     x_t = torch.randn(5, 1, 2, 2, dtype=torch.float64)
-    expected = D(x_t, t, Condition())
-    torch.testing.assert_close(model(x_t, t, Condition()), expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(model(x_t, t.expand(5), Condition()), expected, rtol=0, atol=1e-10)
+    expected = D(x_t, t, Condition()).x_hat
+    torch.testing.assert_close(model(x_t, t, Condition()).x_hat, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        model(x_t, t.expand(5), Condition()).x_hat, expected, rtol=0, atol=1e-10
+    )
 
 
 def test_gaussian_data_have_a_closed_form_for_the_noise():
@@ -173,9 +175,9 @@ def test_gaussian_data_have_a_closed_form_for_the_noise():
         along = vectors.T @ x_t, vectors.T @ mu
         x_hat = torch.stack(
             [
-                Gaussian(PRESERVING, float(m), float(v))(
-                    x.view(1, 1, 1, 1), t, Condition()
-                ).squeeze()
+                Gaussian(PRESERVING, float(m), float(v))
+                .expected(x.view(1, 1, 1, 1), t, Condition())
+                .squeeze()
                 for x, m, v in zip(*along, values)
             ]
         )
@@ -260,7 +262,7 @@ def test_guidance_on_two_gaussian_classes_has_a_closed_form(schedule):
             objective = (log_p + scale * joint.log_softmax(1)[:, y]).sum()
             (score,) = torch.autograd.grad(objective, x)
             expected = (x_t + sigma**2 * score) / alpha
-            found = Guided(D, scale)(x_t, t, conditional(y, 4))
+            found = Guided(D, scale)(x_t, t, conditional(y, 4)).x_hat
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -268,8 +270,8 @@ def test_guidance_at_scale_1_is_conditional_and_at_0_unconditional_exactly():
     D = TwoClasses(PRESERVING)
     x_t, t = torch.randn(4, 1, 1, 1, dtype=torch.float64), time(0.3)
     c = conditional(1, 4)
-    assert torch.equal(Guided(D, 1.0)(x_t, t, c), D(x_t, t, c))
-    assert torch.equal(Guided(D, 0.0)(x_t, t, c), D(x_t, t, c.null()))
+    assert torch.equal(Guided(D, 1.0)(x_t, t, c).x_hat, D(x_t, t, c).x_hat)
+    assert torch.equal(Guided(D, 0.0)(x_t, t, c).x_hat, D(x_t, t, c.null()).x_hat)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 4.0, 50.0])
@@ -277,10 +279,12 @@ def test_where_nothing_is_asked_for_no_scale_changes_anything(scale):
     D = TwoClasses(PRESERVING)
     x_t, t = torch.randn(4, 1, 1, 1, dtype=torch.float64), time(0.3)
     null = conditional(-1, 4)
-    assert torch.equal(Guided(D, scale)(x_t, t, null), D(x_t, t, null))
-    assert torch.equal(Guided(D, scale)(x_t, t.expand(4), null), D(x_t, t, null))
+    assert torch.equal(Guided(D, scale)(x_t, t, null).x_hat, D(x_t, t, null).x_hat)
+    assert torch.equal(Guided(D, scale)(x_t, t.expand(4), null).x_hat, D(x_t, t, null).x_hat)
     sure = Constant(PRESERVING, pictures(0.5))
-    assert torch.equal(Guided(sure, scale)(x_t, t, Condition()), sure(x_t, t, Condition()))
+    assert torch.equal(
+        Guided(sure, scale)(x_t, t, Condition()).x_hat, sure(x_t, t, Condition()).x_hat
+    )
 
 
 def test_guidance_stays_within_its_interval_of_noise():
@@ -289,7 +293,18 @@ def test_guidance_stays_within_its_interval_of_noise():
     for t in torch.linspace(0.02, 0.98, 25, dtype=torch.float64):
         alpha, sigma = PRESERVING(t)
         scale = 4.0 if 0.5 <= sigma / alpha <= 2 else 1.0
-        assert torch.equal(limited(x_t, t, c), Guided(D, scale)(x_t, t, c))
+        assert torch.equal(limited(x_t, t, c).x_hat, Guided(D, scale)(x_t, t, c).x_hat)
+
+
+@pytest.mark.parametrize("schedule", [LINE, PRESERVING], ids=["line", "vp"])
+def test_an_interval_without_upper_end_guides_from_the_first_time_on(schedule):
+    """On the line alpha = 0 there, and the noise has no finite ratio to the picture."""
+    D, x_t, c = TwoClasses(schedule), pictures(0.4, -1.0), conditional(1, 2)
+    first = schedule.times(3)[0]
+    guided, limited = (Guided(D, 4.0, interval=ends) for ends in (None, (0.0, math.inf)))
+    assert torch.equal(limited(x_t, first, c).x_hat, guided(x_t, first, c).x_hat)
+    finite = Guided(D, 4.0, interval=(0.0, 0.1))
+    assert torch.equal(finite(x_t, first, c).x_hat, D(x_t, first, c).x_hat)
 
 
 @pytest.mark.parametrize("rescale", [0.3, 1.0])
@@ -297,9 +312,9 @@ def test_rescaled_guidance_is_diffusers(rescale):
     D = TwoClasses(PRESERVING)
     x_t, t = torch.randn(4, 3, 5, 5, dtype=torch.float64), time(0.3)
     c = conditional(1, 4)
-    guided, wanted = Guided(D, 4.0)(x_t, t, c), D(x_t, t, c)
+    guided, wanted = Guided(D, 4.0)(x_t, t, c).x_hat, D(x_t, t, c).x_hat
     theirs = rescale_noise_cfg(guided, wanted, rescale)
-    found = Guided(D, 4.0, rescale=rescale)(x_t, t, c)
+    found = Guided(D, 4.0, rescale=rescale)(x_t, t, c).x_hat
     torch.testing.assert_close(found, theirs, rtol=0, atol=1e-12)
     if rescale == 1:
         torch.testing.assert_close(found.std((1, 2, 3)), wanted.std((1, 2, 3)))
@@ -311,8 +326,8 @@ def test_guidance_and_clipping_nest():
     guided = Guided(D, 5.0)
     clipped = Clipped(guided)
     assert clipped.schedule is PRESERVING
-    assert torch.equal(clipped(x_t, t, c), guided(x_t, t, c).clamp(-1, 1))
-    assert float(guided(x_t, t, c).abs().max()) > 1
+    assert torch.equal(clipped(x_t, t, c).x_hat, guided(x_t, t, c).x_hat.clamp(-1, 1))
+    assert float(guided(x_t, t, c).x_hat.abs().max()) > 1
 
 
 def test_training_hides_the_condition_as_often_as_it_says():
@@ -337,7 +352,7 @@ def test_a_model_of_gaussian_data_samples_their_moments():
     class Optimal(nn.Module):
         def forward(self, x, label, c):
             t = label[0].double() / 1000
-            return (x - D(x, t, c)) / per_image(t, x)
+            return (x - D(x, t, c).x_hat) / per_image(t, x)
 
     model.network = Optimal()
     x = model.sample(64, sampler="heun", steps=32)

@@ -49,7 +49,7 @@ class Mixture(Plain):
         gaps = (x_t.flatten(1)[:, None] - alpha * self.means.flatten(1)).square().sum(-1)
         return (self.weights.log() - gaps / (2 * total)).softmax(-1)
 
-    def __call__(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
+    def expected(self, x_t: Tensor, t: Tensor, c: Condition) -> Tensor:
         alpha, sigma = (per_image(level, x_t) for level in self.schedule(t))
         gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         p = self.posterior(x_t, t)
@@ -73,7 +73,7 @@ def test_the_optimal_denoiser_is_the_posterior_mean_by_quadrature():
         for x_t in (-1.0, 0.0, 0.4):
             likelihood = torch.exp(-((x_t - (1 - t) * x) ** 2) / (2 * t**2))
             expected = (x * density * likelihood).sum() / (density * likelihood).sum()
-            found = D(
+            found = D.expected(
                 torch.full((1, 1, 1, 1), x_t, dtype=torch.float64),
                 torch.tensor(t, dtype=torch.float64),
                 Condition(),

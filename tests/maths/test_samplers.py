@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, time, walked
+from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, stepped, time, walked
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -20,7 +20,8 @@ from diffusers import (
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import chosen_sampler
-from limner.maths.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, UniPC
+from limner.maths.denoisers import Conditional
+from limner.maths.samplers import DDIM, SAMPLERS, Ancestral, DPMSolver, Euler, Heun, State, UniPC
 from limner.maths.schedules import (
     DiscreteSchedule,
     LinearPath,
@@ -74,7 +75,7 @@ def test_ancestral_draws_from_the_posterior_of_the_joint_gaussian(schedule, t, s
     variance = v - (a * v) ** 2 / sigma_t**2
     D = Constant(schedule, pictures(x))
     for z in (0.0, 1.0, -2.0):
-        step = Ancestral().step(D, x_t, time(t), time(s), NOTHING, Fixed(3, z), None, 1)
+        step = stepped(Ancestral(), D, x_t, time(t), time(s), Fixed(3, z))
         expected = mean + z * math.sqrt(max(variance, 0.0))
         torch.testing.assert_close(step.x, expected, rtol=0, atol=1e-9)
         assert torch.equal(step.sketch, D.value.expand_as(x_t))
@@ -118,9 +119,9 @@ def test_euler_on_the_line_moves_along_the_velocity():
     """x_s = x_t + (s - t) v with v = (x_t - x_hat) / t, which is (1 - s) x_hat + s eps_hat."""
     D = Gaussian(LINE)
     x, t, s = pictures(1.3, -0.4), time(0.7), time(0.45)
-    x_hat = D(x, t, NOTHING)
+    x_hat = D.expected(x, t, NOTHING)
     velocity = (x - x_hat) / t
-    end = Euler().step(D, x, t, s, NOTHING, None, None, 1).x
+    end = stepped(Euler(), D, x, t, s).x
     torch.testing.assert_close(end, x + (s - t) * velocity, rtol=0, atol=1e-14)
     eps_hat = (x - (1 - t) * x_hat) / t
     torch.testing.assert_close(end, (1 - s) * x_hat + s * eps_hat, rtol=0, atol=1e-14)
@@ -209,11 +210,13 @@ def test_higher_order_in_log_snr(sampler, order):
     x, found = pictures(1.3, -2.0), []
     for n in (40, 80, 160):
         at = times(n)
-        end, memory = x, None
+        state = State(x, x)
         for i, (t, s) in enumerate(pairwise(at)):
-            here = D.transported(x, at[0], t) if i < 3 else end
-            end, _, memory = sampler.step(D, here, t, s, NOTHING, None, memory, n)
-        found.append(float((end - D.transported(x, at[0], at[-1])).abs().max()))
+            here = D.transported(x, at[0], t) if i < 3 else state.x
+            state = sampler.step(
+                Conditional(D, NOTHING), state._replace(x=here), t, s, Noise.sampling(0, 2)
+            )
+        found.append(float((state.x - D.transported(x, at[0], at[-1])).abs().max()))
     assert ratios(found)[-1] == pytest.approx(2**order, rel=0.2)
 
 
@@ -221,9 +224,7 @@ def moments(sampler, D, times, m: float, v: float) -> tuple[float, float]:
     """Exact mean and variance at the end, each step being affine in x and in a normal z."""
 
     def after(x: float, z: float, t, s) -> float:
-        return float(
-            sampler.step(D, pictures(x), t, s, NOTHING, Fixed(1, z), None, len(times) - 1).x
-        )
+        return float(stepped(sampler.spread(len(times) - 1), D, pictures(x), t, s, Fixed(1, z)).x)
 
     for t, s in pairwise(times):
         offset = after(0.0, 0.0, t, s)
@@ -332,7 +333,7 @@ def test_ancestral_is_diffusers_ddpm(name, steps, variance):
     ours = walked(Ancestral(variance), D, x, times_of(peer), Peer(2))
     generator = torch.Generator().manual_seed(0)
     for k, mine in zip(peer.timesteps, ours, strict=True):
-        x_hat = D(x, time((int(k) + 1) / 1000), NOTHING)
+        x_hat = D.expected(x, time((int(k) + 1) / 1000), NOTHING)
         x = peer.step(x_hat, k, x, generator=generator).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=1e-10)
 
@@ -351,7 +352,7 @@ def test_ddim_is_diffusers_ddim(name, eta):
     for k, mine in zip(peer.timesteps, ours, strict=True):
         t = time((int(k) + 1) / 1000)
         alpha, sigma = schedule(t)
-        eps_hat = (x - alpha * D(x, t, NOTHING)) / sigma
+        eps_hat = (x - alpha * D.expected(x, t, NOTHING)) / sigma
         x = peer.step(eps_hat, k, x, eta=eta, generator=generator).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=1e-9)
 
@@ -365,7 +366,7 @@ def test_euler_on_the_line_is_diffusers_flow_matching(steps):
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = walked(Euler(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
-        velocity = (x - D(x, peer.sigmas[i], NOTHING)) / peer.sigmas[i]
+        velocity = (x - D.expected(x, peer.sigmas[i], NOTHING)) / peer.sigmas[i]
         x = peer.step(velocity, k, x).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=1e-6)
 
@@ -381,7 +382,7 @@ def test_heun_is_diffusers_heun_where_sigma_is_time():
     ours = walked(Heun(), D, x, times)
     for i, k in enumerate(peer.timesteps):
         sigma = times[(i + 1) // 2]
-        x = peer.step(D(x, sigma, NOTHING), k, x).prev_sample
+        x = peer.step(D.expected(x, sigma, NOTHING), k, x).prev_sample
         if i % 2 or i == len(peer.timesteps) - 1:
             torch.testing.assert_close(ours[i // 2], x, rtol=0, atol=1e-10)
 
@@ -395,7 +396,7 @@ def test_euler_is_diffusers_edm_euler():
     ours = walked(Euler(), D, x, peer.sigmas)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         peer.scale_model_input(x, k)
-        x_hat = D(x, peer.sigmas[i], NOTHING)
+        x_hat = D.expected(x, peer.sigmas[i], NOTHING)
         x = peer.step(x_hat, k, x, pred_original_sample=x_hat).prev_sample.double()
         torch.testing.assert_close(mine, x, rtol=1e-6, atol=2e-5)  # x starts near 80, in float32
 
@@ -411,7 +412,7 @@ def test_dpm_solver_is_diffusers_on_edms_times(steps):
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
         sigma = peer.sigmas[i]
         total = sigma**2 + 0.25
-        F = (D(x, sigma, NOTHING) - 0.25 / total * x) / (sigma * 0.5 / total.sqrt())
+        F = (D.expected(x, sigma, NOTHING) - 0.25 / total * x) / (sigma * 0.5 / total.sqrt())
         x = peer.step(F, k, x).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=1e-10)
 
@@ -445,7 +446,7 @@ def test_dpm_solver_is_diffusers_on_variance_preserving_schedules(name, steps, o
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = walked(DPMSolver(order), D, x, times)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
-        x = peer.step(D(x, times[i], NOTHING), k, x).prev_sample
+        x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
         torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)
 
 
@@ -465,6 +466,6 @@ def test_unipc_is_diffusers(name, steps, order):
     x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     ours = walked(UniPC(order), D, x, times)
     for i, (k, mine) in enumerate(zip(peer.timesteps, ours, strict=True)):
-        x = peer.step(D(x, times[i], NOTHING), k, x).prev_sample
+        x = peer.step(D.expected(x, times[i], NOTHING), k, x).prev_sample
         if i < steps - order + 1 or order < 3:
             torch.testing.assert_close(mine, x, rtol=0, atol=3e-6)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analytic import NOTHING, Constant, Fixed, TwoClasses, pictures, time
+from analytic import Constant, Fixed, TwoClasses, pictures, stepped, time
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.contract.errors import LimnerError
@@ -14,7 +14,13 @@ from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.diffusion.flow_matching import FlowMatching
 from limner.maths.samplers import Ancestral, GuidedAncestral
-from limner.maths.schedules import DiscreteSchedule, LinearPath, VarianceExploding, linear_betas
+from limner.maths.schedules import (
+    DiscreteSchedule,
+    LinearPath,
+    LogSNR,
+    VarianceExploding,
+    linear_betas,
+)
 
 SCHEDULES = {
     "vp": DiscreteSchedule(linear_betas()),
@@ -41,15 +47,30 @@ def test_bayes_classifier_at_scale_1_makes_the_conditional_denoiser(schedule, t)
     D = TwoClasses(schedule)
 
     class Unconditional(TwoClasses):
-        def __call__(self, x_t, t, c):
-            return super().__call__(x_t, t, Condition(label=torch.full_like(c.label, -1)))
+        def expected(self, x_t, t, c):
+            return super().expected(x_t, t, Condition(label=torch.full_like(c.label, -1)))
 
     guided = Classified(Unconditional(schedule), Gradient(bayes(D)), 1.0)
     x_t = torch.randn(6, 1, 2, 2, dtype=torch.float64)
     c = Condition(label=torch.tensor([0, 1, 0, 1, 0, 1]))
-    torch.testing.assert_close(guided(x_t, time(t), c), D(x_t, time(t), c), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        guided(x_t, time(t), c).x_hat, D.expected(x_t, time(t), c), rtol=0, atol=1e-10
+    )
     none = Condition(label=torch.full((6,), -1))
-    torch.testing.assert_close(guided(x_t, time(t), none), D(x_t, time(t), none))
+    torch.testing.assert_close(guided(x_t, time(t), none).x_hat, D.expected(x_t, time(t), none))
+
+
+@pytest.mark.parametrize("schedule", [LinearPath(), LogSNR(-20.0, 20.0)], ids=["line", "cosine"])
+def test_where_nothing_of_a_picture_is_left_no_classifier_moves_it(schedule):
+    """Bayes' gradient is 0 there, a network's is not, and sigma^2 / alpha is huge."""
+    D = TwoClasses(schedule)
+    guided = Classified(D, lambda x, t, c: 0.05 * torch.ones_like(x), 1.0)
+    x_t, c = torch.randn(4, 1, 2, 2, dtype=torch.float64), Condition(label=torch.full((4,), -1))
+    first, *_, late, _ = schedule.times(20)
+    assert torch.equal(guided(x_t, first, c).x_hat, D.expected(x_t, first, c))
+    each = torch.stack([first, late, first, late])
+    moved = guided(x_t, each, c).x_hat - D.expected(x_t, each, c)
+    assert [bool(row.any()) for row in moved] == [False, True, False, True]
 
 
 def test_ancestral_steps_move_their_mean_by_the_variance_times_the_gradient():
@@ -60,12 +81,12 @@ def test_ancestral_steps_move_their_mean_by_the_variance_times_the_gradient():
         plain = Ancestral(variance)
         guided = GuidedAncestral(variance, lambda x, t, c: g, 3.0)
         still, noisy, moved = (
-            sampler.step(D, x, t, s, NOTHING, Fixed(2, z), None, 1).x
+            stepped(sampler, D, x, t, s, Fixed(2, z)).x
             for sampler, z in ((plain, 0.0), (plain, 1.0), (guided, 0.0))
         )
         sigma = noisy - still
         torch.testing.assert_close(moved, still + 3.0 * sigma**2 * g)
-        last = [each.step(D, x, t, time(0.0), NOTHING, Fixed(2, 1.0), None, 1).x
+        last = [stepped(each, D, x, t, time(0.0), Fixed(2, 1.0)).x
                 for each in (plain, guided)]  # fmt: skip
         assert torch.equal(*last)
 

@@ -1,5 +1,6 @@
 """DDPM: its times and labels, its bound, its sampling options, and what a tiny one learns."""
 
+import inspect
 import math
 
 import pytest
@@ -99,6 +100,22 @@ def test_every_frame_but_the_last_is_a_sketch_of_the_picture():
     assert len(list(model.watch(2, steps=5, preview=False))) == 1
 
 
+def test_between_watch_and_the_network_lie_at_most_eight_calls():
+    model, stacks = tiny(T=10).eval(), []
+
+    def look(*_):
+        calls = [
+            call.function for call in inspect.stack(context=0) if "/src/limner/" in call.filename
+        ]
+        stacks.append(calls)
+
+    model.network.register_forward_pre_hook(look)
+    for _ in model.watch(1, steps=2):
+        pass
+    assert len(stacks) == 2
+    assert max(map(len, stacks)) <= 8
+
+
 def test_the_last_step_draws_no_noise_and_is_the_last_sketch():
     frames = list(tiny(T=20).watch(2, steps=20))
     assert torch.equal(frames[-1], frames[-2])
@@ -123,7 +140,9 @@ def published_terms(model: DDPM, x: torch.Tensor, eps: float, learned: torch.Ten
     terms = []
     for k in range(len(betas)):
         x_t = bar[k].sqrt() * x + (1 - bar[k]).sqrt() * eps
-        x_hat = model(x_t, torch.tensor((k + 1) / len(betas)).double(), Condition()).clamp(-1, 1)
+        x_hat = model(x_t, torch.tensor((k + 1) / len(betas)).double(), Condition()).x_hat.clamp(
+            -1, 1
+        )
         weight_x = betas[k] * before[k].sqrt() / (1 - bar[k])
         weight_t = (1 - before[k]) * (1 - betas[k]).sqrt() / (1 - bar[k])
         true, mean = weight_x * x + weight_t * x_t, weight_x * x_hat + weight_t * x_t

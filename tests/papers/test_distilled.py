@@ -16,8 +16,8 @@ from limner.diffusion.edm import EDM
 from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.progressive_distillation import Distilled
 from limner.diffusion.sampling import Plan
-from limner.maths.denoisers import Clipped, Guided
-from limner.maths.samplers import SAMPLERS
+from limner.maths.denoisers import Clipped, Conditional, Guided
+from limner.maths.samplers import SAMPLERS, State
 from limner.nn.low_rank import LowRank
 
 SPEC = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.5, 0.5))
@@ -71,7 +71,7 @@ def test_the_loss_is_the_distance_between_where_student_and_teacher_land(make, s
     x_t = alpha_t * batch.x + sigma_t * Noise.keyed(0, step, range(6)).normal(*SPEC.shape)
     x_s, times = landing(model, x_t, first, batch.c)
     s = times[-1]
-    own = SAMPLERS["ddim"].step(model, x_t, t, s, batch.c, keyed, None, 1).x
+    own = SAMPLERS["ddim"].step(Conditional(model, batch.c), State(x_t, x_t), t, s, keyed).x
     alpha_s, sigma_s = map(float, model.schedule(s))
     gain = alpha_s - sigma_s / sigma_t * alpha_t
     weight = max((alpha_t / sigma_t) ** 2, 1.0)
@@ -117,7 +117,7 @@ def test_an_untaught_student_is_its_teacher():
     model, batch = student(), some(3)
     t = torch.tensor(0.4).double()
     with torch.no_grad():
-        own, known = (D(batch.x, t, batch.c) for D in (model, model.teacher))
+        own, known = (D(batch.x, t, batch.c).x_hat for D in (model, model.teacher))
     torch.testing.assert_close(own, known)
 
 

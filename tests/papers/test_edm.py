@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, time, walked
+from analytic import NOTHING, Constant, Fixed, Gaussian, Peer, pictures, stepped, time, walked
 from diffusers import EDMEulerScheduler
 from toy import SPEC, batches, colours_are_right, one_thread, trained
 
@@ -54,7 +54,7 @@ def test_on_gaussian_data_the_best_F_is_0():
     for sigma in SIGMAS:
         x_t = torch.randn(3, 1, 4, 4) * float(sigma)
         skip = float(0.09 / (0.09 + sigma**2))
-        found = model(x_t, sigma, Condition()).detach()
+        found = model(x_t, sigma, Condition()).x_hat.detach()
         torch.testing.assert_close(found, skip * x_t, rtol=1e-6, atol=0)
     n = 2000
     x = 0.3 * Noise.sampling(3, n).normal(1, 4, 4)
@@ -90,12 +90,25 @@ def test_a_churned_step_is_algorithm_2(low):
     D, x, t, s, z = Gaussian(EXPLODING, 0.1, 0.25), pictures(1.5, -0.4), 2.0, 1.2, 0.7
     raised = t * (1 + 3.0 / 10) if low < t else t
     x_ = x + math.sqrt(raised**2 - t**2) * 1.1 * z
-    d = (x_ - D(x_, time(raised), NOTHING)) / raised
+    d = (x_ - D.expected(x_, time(raised), NOTHING)) / raised
     there = x_ + (s - raised) * d
-    d_ = (there - D(there, time(s), NOTHING)) / s
+    d_ = (there - D.expected(there, time(s), NOTHING)) / s
     sampler = Heun(3.0, churn_interval=(low, 4.0), churn_noise=1.1)
-    step = sampler.step(D, x, time(t), time(s), NOTHING, Fixed(2, z), None, 10)
+    step = stepped(sampler.spread(10), D, x, time(t), time(s), Fixed(2, z))
     torch.testing.assert_close(step.x, x_ + (s - raised) * (d + d_) / 2, rtol=0, atol=1e-12)
+
+
+def test_an_edit_churns_as_the_end_of_a_whole_walk_does():
+    """gamma is of the walk's steps, and not of those that an edit takes of them."""
+    model, sigmas = EDM(SPEC, channels=(4,)).eval(), []
+    model.network.register_forward_pre_hook(
+        lambda _, given: sigmas.append(float((given[1][0] * 4 / 1000).exp()))
+    )
+    model.sample(1, steps=18, churn=4.0)
+    whole, sigmas[:] = sigmas[:], []
+    list(model.edit(torch.zeros(1, *SPEC.shape), strength=0.5, steps=18, churn=4.0))
+    assert len(whole) == 35 and len(sigmas) == 17
+    assert sigmas == pytest.approx(whole[-17:], rel=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

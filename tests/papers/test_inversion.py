@@ -39,7 +39,7 @@ class Optimal(nn.Module):
         k = model.parametrisation(*model.schedule(t))
         skip, out, inn = (each.view(-1, 1, 1, 1) for each in k)
         x_t = x / inn
-        return (self.D(x_t, t, c) - skip * x_t) / out
+        return (self.D.expected(x_t, t, c) - skip * x_t) / out
 
 
 def optimal(make) -> DenoisingModel:

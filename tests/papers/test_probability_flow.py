@@ -73,7 +73,7 @@ class Correlated(Plain):
     variances = torch.tensor([0.02, 0.1, 0.3, 1.1], dtype=torch.float64)
     U = torch.linalg.qr(torch.arange(16.0).view(4, 4).square().sin().double()).Q
 
-    def __call__(self, x_t, t, c):
+    def expected(self, x_t, t, c):
         alpha, sigma = (level.view(-1, 1) for level in self.schedule(t))
         gain = alpha * self.variances / (alpha**2 * self.variances + sigma**2)
         along = (x_t.flatten(1) - alpha * self.mean) @ self.U

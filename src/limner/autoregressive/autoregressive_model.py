@@ -154,7 +154,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
             )
         levels = self.spec.levels
         seen = from_levels(to_levels(upper, levels), levels).to(self.device)
-        yield from self._watched(partial(self.frames, upper=seen), n, c, seed, preview, options)
+        yield from self.run_frames(partial(self.frames, upper=seen), n, c, seed, preview, options)
 
     def frame_count(self, **options: Any) -> int:
         """One for each row."""

@@ -242,9 +242,9 @@ class GenerativeModel(Learner):
         Raises:
             LimnerError: an unknown or wrong option, or a condition that does not fit.
         """
-        yield from self._watched(self.frames, n, c, seed, preview, options)
+        return self.run_frames(self.frames, n, c, seed, preview, options)
 
-    def _watched(
+    def run_frames(
         self,
         frames: Callable[..., Iterator[Images]],
         n: int,
@@ -253,13 +253,18 @@ class GenerativeModel(Learner):
         preview: bool,
         options: Mapping[str, Any],
     ) -> Iterator[Images]:
-        """What `watch` does, for frames that begin in some other way than from nothing."""
+        """What `watch` does, for frames that begin in some other way than from nothing.
+
+        Args:
+            frames: takes and yields what the model's own `frames` does.
+            n, c, seed, preview, options: as for `watch`.
+        """
         c = _for_each(n, c)
         if not isinstance(seed, int) and len(seed) != n:
             raise LimnerError(f"{len(seed)} seeds for {n} pictures; give one, or one for each")
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
-        c = self._completed(n, c.to(self.device), noise)
+        c = self.fill_condition(n, c.to(self.device), noise)
         training = self.training
         self.eval()
         try:
@@ -291,7 +296,7 @@ class GenerativeModel(Learner):
         """How many frames `frames` yields with a preview: what a progress bar counts to."""
         return 1
 
-    def _completed(self, n: int, c: Condition, noise: Noise) -> Condition:
+    def fill_condition(self, n: int, c: Condition, noise: Noise) -> Condition:
         """The condition for n pictures, checked, with required labels drawn."""
         spec = self.spec
         for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):

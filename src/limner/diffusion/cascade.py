@@ -224,7 +224,7 @@ class Cascade(Edits, Attends):
         """
         check_edit(self.spec, image, mask, strength, rounds)
         edited = partial(self._edited, image.to(self.device), mask, strength, rounds)
-        yield from self._watched(edited, len(image), c, seed, preview, options)
+        yield from self.run_frames(edited, len(image), c, seed, preview, options)
 
     @finished
     def _edited(

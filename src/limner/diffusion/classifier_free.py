@@ -25,7 +25,7 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
-from limner.maths.denoisers import PREDICTIONS, Parametrisation, Prediction, Variance
+from limner.maths.denoisers import PREDICTIONS, Estimate, Parametrisation, Prediction
 from limner.maths.schedules import LogSNR, Times
 from limner.nn.unet import UNet
 
@@ -84,6 +84,8 @@ class ClassifierFree(FlowLikelihood):
         """u, uniform on (0, 1)."""
         return noise.uniform(dtype=torch.float64).clamp_(min=1e-6)
 
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The picture, and v."""
-        return self(x_t, t, c), x_t.new_full((1, 1, 1, 1), self.variance)
+        return Estimate(
+            super().__call__(x_t, t, c).x_hat, x_t.new_full((1, 1, 1, 1), self.variance)
+        )

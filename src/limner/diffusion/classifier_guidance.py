@@ -32,15 +32,20 @@ from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Wi
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan, Repaints
-from limner.maths.denoisers import Clipped, Variance, Wrapped, per_image
+from limner.maths.denoisers import Clipped, Estimate, Wrapped, per_image
 from limner.maths.samplers import Ancestral, GuidedAncestral, SamplerName
 from limner.maths.schedules import Spacing, Times
 from limner.nn.unet import HalfUNet
+
+_BLIND = 1000  # sigma / alpha beyond which nothing of a picture can be seen
 
 
 @dataclass(frozen=True)
 class Classified(Wrapped):
     """x_hat moved by scale sigma^2 / alpha g, which adds scale g to the score.
+
+    Where next to nothing of the picture is left, alpha < sigma / 1,000, as at the first time of
+    flow matching, x_hat stays: g of Bayes' rule goes to 0 as alpha does, and a network's does not.
 
     Args:
         gradient: g(x_t, t, c), of log p(y | x_t).
@@ -50,12 +55,13 @@ class Classified(Wrapped):
     gradient: Callable[[Images, Times, Condition], Images]
     scale: float
 
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The moved picture."""
-        x_hat, v = self.denoiser.with_variance(x_t, t, c)
+        x_hat, v = self.denoiser(x_t, t, c)
         alpha, sigma = self.schedule(t)
+        reach = (sigma**2 / alpha).where(alpha >= sigma / _BLIND, 0.0)
         g = self.gradient(x_t, t, c)
-        return x_hat + self.scale * per_image(sigma**2 / alpha.clamp(min=1e-4), x_t) * g, v
+        return Estimate(x_hat + self.scale * per_image(reach, x_t) * g, v)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,14 @@ from limner.contract.registry import Paper, register
 from limner.diffusion import probability_flow
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.diffusers.conversion import ddpm_pipeline
-from limner.maths.denoisers import PREDICTIONS, Parametrisation, Prediction, Variance, per_image
+from limner.maths.denoisers import (
+    PREDICTIONS,
+    Estimate,
+    Parametrisation,
+    Prediction,
+    Variance,
+    per_image,
+)
 from limner.maths.flow_likelihood import protocol
 from limner.maths.pixel_laws import Gaussian
 from limner.maths.schedules import (
@@ -173,18 +180,14 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         loss = simple + self.bound_weight * bits
         yield Turn(loss, logs={"simple": simple.detach(), "bits_per_dim": bits.detach()})
 
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
-        """The denoiser D."""
-        return self.with_variance(x_t, t, c)[0]
-
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The picture, and v: 0 for the least variance, 1 for the largest, or as learned."""
         out = self.output(x_t, t.expand(len(x_t)), c)
         if self.variance == "learned":
             out, raw = out.chunk(2, dim=1)
-            return self.seen(out, x_t, t), _share(raw.to(x_t.dtype))
+            return Estimate(self.seen(out, x_t, t), _share(raw.to(x_t.dtype)))
         v = x_t.new_full((1, 1, 1, 1), float(self.variance == "large"))
-        return self.seen(out, x_t, t), v
+        return Estimate(self.seen(out, x_t, t), v)
 
     def likelihood_protocol(self, terms: int = _TERMS, way: Way = "chain") -> str:
         """How much of the chain was looked at, or how the flow was followed."""
@@ -248,7 +251,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         alpha, sigma = self.schedule(t)
         eps = noise.normal(*self.spec.shape).to(x)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
-        x_hat, v = self.with_variance(x_t, t, c)
+        x_hat, v = self(x_t, t, c)
         return self._terms(x, x_hat.clamp(-1, 1), v, t).double()
 
     def _terms(self, x: Images, x_hat: Images, v: Variance, t: Times) -> Float[Tensor, "b"]:

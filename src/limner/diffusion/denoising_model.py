@@ -25,9 +25,9 @@ from limner.diffusion.sampling import Plan, Repaints
 from limner.maths.denoisers import (
     Clipped,
     Denoiser,
+    Estimate,
     Guided,
     Parametrisation,
-    Variance,
     per_image,
     target_weights,
 )
@@ -120,13 +120,9 @@ class DenoisingModel(Attending, Repaints, Encodes):
         k = self.parametrisation(*self.schedule(t))
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
 
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
-        """The denoiser D; the model is one."""
-        return self.seen(self.output(x_t, t.expand(len(x_t)), c), x_t, t)
-
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
-        """The picture; and no variance, unless a paper learns one."""
-        return self(x_t, t, c), None
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The denoiser D; the model is one. There is no variance unless a paper has one."""
+        return Estimate(self.seen(self.output(x_t, t.expand(len(x_t)), c), x_t, t))
 
     def frames(
         self,
@@ -195,10 +191,10 @@ class DenoisingModel(Attending, Repaints, Encodes):
                     f"sampler option {name}={ends[0]:g},{ends[1]:g}: give the least and the "
                     "greatest noise, as in 0.3,5"
                 )
-        walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
-        D: Denoiser = Guided(self, scale, interval, rescale)
         times = self.schedule.times(steps or self.default_steps, spacing)
-        return Plan(walk, Clipped(D) if clip else D, times)
+        walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
+        D: Denoiser = self if scale == 1 else Guided(self, scale, interval, rescale)
+        return Plan(walk.spread(len(times) - 1), Clipped(D) if clip else D, times)
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The noise that the probability flow carries to each picture, by inverting DDIM's steps.
@@ -231,7 +227,7 @@ class DenoisingModel(Attending, Repaints, Encodes):
         (alpha_s, sigma_s), (alpha_t, sigma_t) = levels_s, levels_t
         k, x_t = sigma_s / sigma_t, x_s
         for _ in range(_FIXED_POINT):
-            x_hat = self(x_t, t, c)
+            x_hat = self(x_t, t, c).x_hat
             if k > 0.5:
                 x_t = (x_s - (alpha_s - k * alpha_t) * x_hat) / k
             else:

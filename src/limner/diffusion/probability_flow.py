@@ -55,7 +55,7 @@ def log_density(
         wide = (1 + s**2).sqrt()
         t = schedule.time_of(s)
         x_t = per_image(schedule(t)[0] * wide, u) * u
-        x_hat = D(x_t, t, c.rows(rows))
+        x_hat = D(x_t, t, c.rows(rows)).x_hat
         return per_image(wide**-2, u) * u - per_image(1 / wide, u) * x_hat
 
     u, gained, _ = carried(velocity, x / before, first, last, noise=noise, tolerance=tolerance)

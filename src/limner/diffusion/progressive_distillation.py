@@ -38,7 +38,7 @@ from limner.contract.registry import Paper, register
 from limner.diffusion.attention_maps import Attending
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan, Repaints
-from limner.maths.denoisers import Clipped, Guided, Variance, per_image
+from limner.maths.denoisers import Clipped, Estimate, Guided, per_image
 from limner.maths.samplers import SAMPLERS, SamplerName
 from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRank
@@ -130,10 +130,10 @@ class Distilled(Attending, Repaints):
             x_s = Plan(SAMPLERS[self.sampler], D, times).end(x_t, c, noise)
         k = sigma_s / sigma_t
         target = (x_s - k * x_t) / (alpha_s - k * alpha_t)
-        error = (self(x_t, times[0], c) - target).square().mean()
+        error = (self(x_t, times[0], c).x_hat - target).square().mean()
         yield Turn(max((alpha_t / sigma_t) ** 2, 1.0) * error)
 
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The student's denoiser; the model is one.
 
         Raises:
@@ -148,11 +148,8 @@ class Distilled(Attending, Repaints):
         inn = self.teacher.parametrisation(*self.schedule(t)).inn
         label = self.schedule.label(t)
         F = self.change(self.teacher.network, per_image(inn, x_t) * x_t, label, c)
-        return self.teacher.seen(F[:, : self.spec.channels], x_t, t)  # the rest tells variances
-
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
-        """The picture, and no variance."""
-        return self(x_t, t, c), None
+        own = F[:, : self.spec.channels]  # the rest tells variances
+        return Estimate(self.teacher.seen(own, x_t, t))
 
     def frames(
         self,

@@ -17,8 +17,8 @@ from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import finished
 from limner.contract.noise import Blend, Noise
 from limner.contract.options import Count
-from limner.maths.denoisers import Denoiser, Kept, per_image
-from limner.maths.samplers import Sampler
+from limner.maths.denoisers import Conditional, Denoiser, Kept, per_image
+from limner.maths.samplers import Sampler, State
 from limner.maths.schedules import Times
 
 
@@ -46,15 +46,15 @@ class Plan(NamedTuple):
             noise: random streams.
             preview: whether views are wanted.
         """
-        memory, steps = None, len(self.times) - 1
+        D, state = Conditional(self.D, c), State(x, x)
         for t, s in pairwise(self.times):
-            x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, memory, steps)
+            state = self.sampler.step(D, state, t, s, noise)
             for _ in range(self.rounds - 1):
-                x = self._noised(x, s, t, noise)
-                x, sketch, memory = self.sampler.step(self.D, x, t, s, c, noise, None, steps)
+                again = State(self._noised(state.x, s, t, noise), state.sketch)
+                state = self.sampler.step(D, again, t, s, noise)
             if preview:
-                yield sketch
-        yield x
+                yield state.sketch
+        yield state.x
 
     def end(self, x: Images, c: Condition, noise: Noise) -> Images:
         """The picture alone."""
@@ -108,7 +108,7 @@ class Repaints(Edits):
         """
         check_edit(self.spec, image, mask, strength, rounds)
         edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
-        yield from self._watched(edited, len(image), c, seed, preview, options)
+        yield from self.run_frames(edited, len(image), c, seed, preview, options)
 
     @finished
     def edited(

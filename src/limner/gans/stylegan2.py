@@ -250,7 +250,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         for i in range(len(wanted[0])):
             own = slice(i, i + 1)
             noise = Noise.sampling(0, _CANDIDATES, str(self.device))
-            of = self._completed(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
+            of = self.fill_condition(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
             w = self.mapping(noise.normal(self.latent).to(self.w_axes), of)
             code = (w - self.centre(c.rows(own), len(w))) @ torch.linalg.inv(self.w_axes)
             made = pyramid(shown(self.decode(code, c.rows(own).repeat(len(code)))))
@@ -276,9 +276,9 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         n = len(other)
         c = (c.repeat(n) if len(c) == 1 else c).to(self.device)
         theirs = Noise.sampling(other, n, str(self.device))
-        style_of = theirs, self._completed(n, c, theirs), layers
+        style_of = theirs, self.fill_condition(n, c, theirs), layers
         frames = partial(self.frames, style_of=style_of)
-        *_, x = self._watched(frames, n, c, seed, False, options)
+        *_, x = self.run_frames(frames, n, c, seed, False, options)
         return x
 
     def frames(

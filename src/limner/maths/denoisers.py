@@ -1,4 +1,5 @@
-"""Diffusion's lingua franca: a denoiser D(x_t, t, c), the clean picture to expect of a noisy one.
+"""Diffusion's lingua franca: a denoiser D(x_t, t, c), the clean picture to expect of a noisy one;
+where it knows it, also the variance of a reverse step. Both are one `Estimate`.
 
 A network F is never asked for x_hat directly. A parametrisation is four coefficients (EDM,
 equation 7),
@@ -16,6 +17,7 @@ and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each pape
 Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0))`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +40,21 @@ class Coefficients(NamedTuple):
 
 
 Variance = Float[Tensor, "#b #c #h #w"] | None
+
+
+class Estimate(NamedTuple):
+    """What a denoiser makes of x_t.
+
+    Args:
+        x_hat: the expected clean picture.
+        variance: where the variance of a reverse step lies, if the denoiser says so: at v in
+            small^(1 - v) large^v, "b c h w" (`samplers.Ancestral`).
+    """
+
+    x_hat: Images
+    variance: Variance = None
+
+
 Parametrisation = Callable[[Times, Times], Coefficients]
 """(alpha, sigma) -> coefficients."""
 
@@ -99,22 +116,38 @@ def per_image(number: Times, x: Images) -> Float[Tensor, "#b 1 1 1"]:
 
 
 class Denoiser(Protocol):
-    """x_hat = D(x_t, t, c), with one t for all images or one for each; it knows its schedule."""
+    """D(x_t, t, c), with one t for all images or one for each; it knows its schedule."""
 
     @property
     def schedule(self) -> Schedule:
         """What alpha and sigma are at each time."""
         ...
 
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
-        """The expected clean picture."""
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The expected clean picture, and perhaps a variance."""
         ...
 
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
-        """The same, and where the variance of a reverse step lies, if the denoiser says so: at v in
-        small^(1 - v) large^v, "b c h w" (`samplers.Ancestral`).
-        """
-        ...
+
+@dataclass(frozen=True)
+class Conditional:
+    """D(x_t, t) = D(x_t, t, c), for the pictures of one walk.
+
+    Args:
+        denoiser: D(x_t, t, c).
+        c: what the pictures are of.
+    """
+
+    denoiser: Denoiser
+    c: Condition
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the denoiser within."""
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Images, t: Times) -> Estimate:
+        """The estimate, given c."""
+        return self.denoiser(x_t, t, self.c)
 
 
 @dataclass(frozen=True)
@@ -124,12 +157,8 @@ class Wrapped(ABC):
     denoiser: Denoiser
 
     @abstractmethod
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The changed picture, and the variance of the denoiser within."""
-
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Images:
-        """The changed picture."""
-        return self.with_variance(x_t, t, c)[0]
 
     @property
     def schedule(self) -> Schedule:
@@ -158,39 +187,42 @@ class Guided(Wrapped):
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
 
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The guided picture, and the conditional variance; one evaluation of a doubled batch."""
         asked, contrast = c.opposed()
         if not len(c) or self.scale == 1 or not self._guides(t):
-            return self.denoiser.with_variance(x_t, t, asked)
+            return self.denoiser(x_t, t, asked)
         if self.scale == 0:
-            return self.denoiser.with_variance(x_t, t, contrast)
+            return self.denoiser(x_t, t, contrast)
         both = Condition.cat([asked, contrast])
         t = t if t.ndim == 0 else t.repeat(2)
-        x_hat, v = self.denoiser.with_variance(x_t.repeat(2, 1, 1, 1), t, both)
+        x_hat, v = self.denoiser(x_t.repeat(2, 1, 1, 1), t, both)
         conditional, unconditional = x_hat.chunk(2)
         guided = torch.lerp(unconditional, conditional, self.scale)
         if self.rescale:
             wanted, got = (some.std((1, 2, 3), keepdim=True) for some in (conditional, guided))
             guided = torch.lerp(guided, guided * wanted / got.clamp(min=1e-12), self.rescale)
-        return guided, v if v is None else v.chunk(2)[0]
+        return Estimate(guided, v if v is None else v.chunk(2)[0])
 
     def _guides(self, t: Times) -> bool:
         if self.interval is None:
             return True
         alpha, sigma = self.schedule(t)
         low, high = self.interval
-        return bool(((low * alpha <= sigma) & (sigma <= high * alpha)).all())
+        within = low * alpha <= sigma
+        if math.isfinite(high):  # without an upper end the noise may be all there is, alpha = 0
+            within = within & (sigma <= high * alpha)
+        return bool(within.all())
 
 
 @dataclass(frozen=True)
 class Clipped(Wrapped):
     """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239."""
 
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The clipped picture."""
-        x_hat, v = self.denoiser.with_variance(x_t, t, c)
-        return x_hat.clamp(-1, 1), v
+        x_hat, v = self.denoiser(x_t, t, c)
+        return Estimate(x_hat.clamp(-1, 1), v)
 
 
 @dataclass(frozen=True)
@@ -205,7 +237,7 @@ class Kept(Wrapped):
     image: Images
     mask: Float[Tensor, "b 1 h w"]
 
-    def with_variance(self, x_t: Images, t: Times, c: Condition) -> tuple[Images, Variance]:
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """Both, one beside the other."""
-        x_hat, v = self.denoiser.with_variance(x_t, t, c)
-        return torch.lerp(self.image.to(x_hat), x_hat, self.mask.to(x_hat)), v
+        x_hat, v = self.denoiser(x_t, t, c)
+        return Estimate(torch.lerp(self.image.to(x_hat), x_hat, self.mask.to(x_hat)), v)

@@ -1,8 +1,8 @@
 """Samplers: one step from x_t to x_s, s < t, given a denoiser. All have the same signature, side by
 side.
 
-Each is a value. Nothing but `memory`, which a step returns and the next one takes, lives longer
-than a step. With x_hat = D(x_t, t, c) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything
+Each is a value. Nothing but the `State`, which a step returns and the next one takes, lives longer
+than a step. With x_hat = D(x_t, t) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything
 below holds for any schedule, variance-preserving, -exploding or flow matching's line, and never
 divides by alpha, which may be 0 at the start.
 """
@@ -10,9 +10,9 @@ divides by alpha, which may be 0 at the start.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -20,20 +20,24 @@ from torch import Tensor
 
 from limner.contract.image import Condition, Images
 from limner.contract.noise import Noise
-
-if TYPE_CHECKING:
-    from limner.maths.denoisers import Denoiser
+from limner.maths.denoisers import Conditional
 
 Time = Float64[Tensor, ""]
 Deviation = Float[Tensor, "#b #c #h #w"]
 
 
-class Step(NamedTuple):
-    """What a step returns: the next state, the denoiser's view of the picture, what to remember."""
+class State(NamedTuple):
+    """Where a walk is.
+
+    Args:
+        x: x_t.
+        sketch: the denoiser's view of the picture in the step before.
+        memory: what a multistep sampler keeps of the steps before.
+    """
 
     x: Images
     sketch: Images
-    memory: Any
+    memory: Any = None
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,22 @@ class Sampler(ABC):
     """A way to walk from noise to picture; its fields are its options."""
 
     @abstractmethod
-    def step(
-        self,
-        D: "Denoiser",
-        x: Images,
-        t: Time,
-        s: Time,
-        c: Condition,
-        noise: Noise,
-        memory: Any,
-        steps: int,
-    ) -> Step:
-        """Go from time t to time s, one of `steps` in all."""
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        """Go from time t to time s < t.
+
+        Args:
+            D: the denoiser.
+            at: where the step begins.
+            t, s: times.
+            noise: random streams, a picture's each.
+        """
+
+    def spread(self, steps: int) -> "Sampler":
+        """The sampler of a walk of so many steps: itself, unless something is spread over them."""
+        return self
 
 
-def _levels(D: "Denoiser", t: Time) -> tuple[float, float]:
+def _levels(D: Conditional, t: Time) -> tuple[float, float]:
     alpha, sigma = D.schedule(t)
     return float(alpha), float(sigma)
 
@@ -85,27 +90,27 @@ class Ancestral(Sampler):
 
     variance: float | None = None
 
-    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        """One step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
-        if self.variance is None:
-            x_hat, v = D.with_variance(x, t, c)
-        else:
-            x_hat, v = D(x, t, c), self.variance
+        x, (x_hat, v) = at.x, D(at.x, t)
+        if self.variance is not None:
+            v = self.variance
         large = _step_variance(alpha_t, sigma_t, alpha_s, sigma_s)
         small = _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
         keep = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
         mean = keep * x + alpha_s * large / sigma_t**2 * x_hat
         if small == 0:
-            return Step(mean, x_hat, None)
+            return State(mean, x_hat)
         deviation = math.sqrt(small) * (large / small) ** (0.5 * (0.0 if v is None else v))
-        mean = self.moved(mean, deviation, x, t, c)
-        return Step(_with_noise(mean, deviation, noise), x_hat, None)
+        mean = mean + self.shift(D, x, t, deviation)
+        return State(_with_noise(mean, deviation, noise), x_hat)
 
-    def moved(
-        self, mean: Images, deviation: float | Deviation, x: Images, t: Time, c: Condition
-    ) -> Images:
-        """The mean of a step from x_t whose deviation is known: as it is, unless guided."""
-        return mean
+    def shift(
+        self, D: Conditional, x: Images, t: Time, deviation: float | Deviation
+    ) -> float | Images:
+        """What guidance adds to the mean of a step from x_t: nothing here."""
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -122,11 +127,12 @@ class GuidedAncestral(Ancestral):
     gradient: Callable[[Images, Time, Condition], Images] | None = None
     scale: float = 1.0
 
-    def moved(  # noqa: D102
-        self, mean: Images, deviation: float | Deviation, x: Images, t: Time, c: Condition
-    ) -> Images:
+    def shift(
+        self, D: Conditional, x: Images, t: Time, deviation: float | Deviation
+    ) -> float | Images:
+        """scale Sigma g."""
         assert self.gradient is not None
-        return mean + self.scale * deviation**2 * self.gradient(x, t, c)
+        return self.scale * deviation**2 * self.gradient(x, t, D.c)
 
 
 @dataclass(frozen=True)
@@ -140,13 +146,14 @@ class DDIM(Sampler):
 
     eta: float = 0.0
 
-    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        """One step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
-        x_hat = D(x, t, c)
+        x, x_hat = at.x, D(at.x, t).x_hat
         variance = self.eta**2 * _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
         direction = math.sqrt(max(sigma_s**2 - variance, 0.0)) / sigma_t
         mean = direction * x + (alpha_s - direction * alpha_t) * x_hat
-        return Step(_with_noise(mean, math.sqrt(variance), noise), x_hat, None)
+        return State(_with_noise(mean, math.sqrt(variance), noise), x_hat)
 
 
 @dataclass(frozen=True)
@@ -158,12 +165,12 @@ class Euler(Sampler):
     with eta = 0.
     """
 
-    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        """One step."""
         levels_t, levels_s = _levels(D, t), _levels(D, s)
-        x_hat = D(x, t, c)
-        return Step(
-            _moved(x, levels_t, levels_s, x_hat, _noise_in(x, levels_t, x_hat)), x_hat, None
-        )
+        x, x_hat = at.x, D(at.x, t).x_hat
+        eps_hat = _noise_in(x, levels_t, x_hat)
+        return State(_moved(x, levels_t, levels_s, x_hat, eps_hat), x_hat)
 
 
 @dataclass(frozen=True)
@@ -174,32 +181,38 @@ class Heun(Sampler):
     EDM's algorithm 1 when alpha = 1 and Heun's method in t on flow matching's line. A step costs
     two evaluations; the last, to the clean picture, is Euler's and costs one. `churn` is S_churn of
     algorithm 2: before a step, noise is added that raises sigma by the factor
-    1 + min(churn / steps, sqrt(2) - 1), where sigma lies in `churn_interval`, S_tmin to S_tmax; its
-    deviation is `churn_noise`, S_noise, times what that takes; alpha = 1 only.
+    1 + gamma, gamma = min(churn / steps, sqrt(2) - 1), where sigma lies in `churn_interval`, S_tmin
+    to S_tmax; its deviation is `churn_noise`, S_noise, times what that takes; alpha = 1 only.
+    `steps` are those of the whole walk, of which an edit takes the last ones.
     Karras, Aittala, Aila, Laine (2022), arXiv:2206.00364.
     """
 
     churn: float = 0.0
     churn_interval: tuple[float, float] = (0.0, math.inf)
     churn_noise: float = 1.0
+    steps: int = 1
 
-    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+    def spread(self, steps: int) -> "Sampler":
+        """Churn is that of all steps together."""
+        return replace(self, steps=steps)
+
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        """One step."""
+        x = at.x
         if self.churn:
-            x, t = self._churned(D, x, t, noise, steps)
+            x, t = self._churned(D, x, t, noise)
         levels_t, levels_s = _levels(D, t), _levels(D, s)
-        x_hat = D(x, t, c)
+        x_hat = D(x, t).x_hat
         eps_hat = _noise_in(x, levels_t, x_hat)
         there = _moved(x, levels_t, levels_s, x_hat, eps_hat)
         if levels_s[1] == 0:
-            return Step(there, x_hat, None)
-        x_hat_s = D(there, s, c)
+            return State(there, x_hat)
+        x_hat_s = D(there, s).x_hat
         eps_hat_s = _noise_in(there, levels_s, x_hat_s)
         mean_x, mean_eps = (x_hat + x_hat_s) / 2, (eps_hat + eps_hat_s) / 2
-        return Step(_moved(x, levels_t, levels_s, mean_x, mean_eps), x_hat_s, None)
+        return State(_moved(x, levels_t, levels_s, mean_x, mean_eps), x_hat_s)
 
-    def _churned(
-        self, D: "Denoiser", x: Images, t: Time, noise: Noise, steps: int
-    ) -> tuple[Images, Time]:
+    def _churned(self, D: Conditional, x: Images, t: Time, noise: Noise) -> tuple[Images, Time]:
         """x at the higher noise level t (1 + gamma), where there is to be more noise."""
         from limner.contract.errors import LimnerError
 
@@ -208,7 +221,7 @@ class Heun(Sampler):
             raise LimnerError("churn is for models whose time is sigma (edm); leave it out")
         if not self.churn_interval[0] <= sigma <= self.churn_interval[1]:
             return x, t
-        raised = t * (1 + min(self.churn / steps, math.sqrt(2) - 1))
+        raised = t * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
         added = self.churn_noise * math.sqrt(float(raised) ** 2 - sigma**2)
         return _with_noise(x, added, noise), raised
 
@@ -228,10 +241,11 @@ class DPMSolver(Sampler):
 
     order: int = 2
 
-    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        """One step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
-        x_hat = D(x, t, c)
-        past = _remembered(memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
+        x, x_hat = at.x, D(at.x, t).x_hat
+        past = _remembered(at.memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
         h = _log_ratio(alpha_s, sigma_s) - past[0].at
         to_x = alpha_s - sigma_s * alpha_t / sigma_t  # alpha_s (1 - e^-h)
         x = sigma_s / sigma_t * x + to_x * x_hat
@@ -244,7 +258,7 @@ class DPMSolver(Sampler):
                 slope = slopes[0] + bend * (past[0].at - past[1].at)
                 lost = -math.expm1(-h)
                 x = x + alpha_s * ((h - lost) * slope + (h * h - 2 * h + 2 * lost) * bend)
-        return Step(x, x_hat, past)
+        return State(x, x_hat, past)
 
 
 @dataclass(frozen=True)
@@ -261,18 +275,19 @@ class UniPC(Sampler):
 
     order: int = 2
 
-    def step(self, D, x, t, s, c, noise, memory, steps) -> Step:  # noqa: D102
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        """One step."""
         levels_t, levels_s = _levels(D, t), _levels(D, s)
-        x_hat = D(x, t, c)
-        views: list[_View] = list(memory[0]) if memory else []
-        last: _Last | None = memory[1] if memory else None
+        x, x_hat = at.x, D(at.x, t).x_hat
+        views: list[_View] = list(at.memory[0]) if at.memory else []
+        last: _Last | None = at.memory[1] if at.memory else None
         now = _View(x_hat, _log_ratio(*levels_t))
         if last is not None and math.isfinite(views[0].at):
             x = _combined(last.x, last.levels, levels_t, tuple(views[: last.order]), now)
         past = _remembered(tuple(views), x_hat, now.at, self.order)
         order = len(past) if math.isfinite(_log_ratio(*levels_s)) else 1
         predicted = _combined(x, levels_t, levels_s, past[:order], None)
-        return Step(predicted, x_hat, (past, _Last(x, levels_t, order)))
+        return State(predicted, x_hat, (past, _Last(x, levels_t, order)))
 
 
 class _View(NamedTuple):

@@ -158,7 +158,7 @@ class DiffusersPipeline(Edits, Foreign):
         """
         check_edit(self.spec, image, mask, strength, 1)
         edited = partial(self.edited, image.to(self.device), mask, strength)
-        yield from self._watched(edited, len(image), c, seed, preview, options)
+        yield from self.run_frames(edited, len(image), c, seed, preview, options)
 
     @finished
     def edited(
