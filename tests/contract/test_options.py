@@ -1,7 +1,7 @@
 """A wrong option is one line that says what to type instead."""
 
 import json
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import pytest
 from hypothesis import given
@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from limner.contract.errors import LimnerError
 from limner.contract.options import (
+    Count,
     Layers,
+    Share,
     Widths,
     json_schema,
+    option_names,
     parse_assignments,
     parse_value,
     plain,
@@ -43,6 +46,27 @@ def test_defaults_are_filled_in_and_types_converted():
         "width": 8, "rate": 1.0, "sizes": (3, 4), "more": (), "kind": "cosine", "deep": False,
         "cap": None,
     }  # fmt: skip
+
+
+class Shared(TypedDict, total=False):
+    steps: Count | None
+    eta: Share | None
+
+
+def walk(n: int, *, clip: bool = True, **options: Unpack[Shared]) -> None:
+    del n, clip, options
+
+
+def test_shared_options_are_options_as_a_functions_own_are():
+    found = validated(walk, {"steps": 3}, skip=("n",))
+    assert found == {"steps": 3, "eta": None, "clip": True}
+    assert list(json_schema(walk, skip=("n",))["properties"]) == ["steps", "eta", "clip"]
+    assert option_names(walk) == ["steps", "eta", "n", "clip"]
+    assert option_names(Painter.__init__)[1:3] == ["spec", "width"]
+    with pytest.raises(LimnerError, match="unknown option 'stesp'; did you mean 'steps'"):
+        validated(walk, {"stesp": 3}, skip=("n",))
+    with pytest.raises(LimnerError, match="option eta=2: input should be less than or equal to 1"):
+        validated(walk, {"eta": 2}, skip=("n",))
 
 
 def test_a_number_by_itself_is_that_of_a_single_layer():

@@ -179,7 +179,8 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
 
     @functools.wraps(frames)
     def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
-        painting = frames(self, *args, **kwargs)
+        with torch.no_grad():
+            painting = frames(self, *args, **kwargs)
         while True:
             with torch.no_grad():  # not around the yield: a caller keeps its own gradients
                 frame = next(painting, None)

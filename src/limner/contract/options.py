@@ -1,10 +1,14 @@
-"""Options are a function's own arguments: validated, described, and read from `key=value`."""
+"""Options are a function's own arguments: validated, described, and read from `key=value`.
+
+Options that several functions take are written once, as a `TypedDict` with `total=False`, and taken
+as `**options: Unpack[...]`; one that is left out is None.
+"""
 
 import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
@@ -40,11 +44,29 @@ Counts = Annotated[tuple[Natural, ...], BeforeValidator(_several), Field(min_len
 """How many of something there are in each of several places; a number by itself is of all."""
 
 
+def shared_options(function: Callable[..., Any]) -> type | None:
+    """The `TypedDict` of options that a function takes as `**options: Unpack[...]`."""
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is inspect.Parameter.VAR_KEYWORD and get_origin(p.annotation) is Unpack:
+            return get_args(p.annotation)[0]
+    return None
+
+
+def option_names(function: Callable[..., Any]) -> list[str]:
+    """The names of all arguments of a function, shared options first."""
+    shared = shared_options(function)
+    parameters = inspect.signature(function).parameters.values()
+    own = [p.name for p in parameters if p.kind not in _BARE]
+    return [*(get_type_hints(shared) if shared else ()), *own]
+
+
 @cache
 def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseModel]:
     """A pydantic model with one field for each argument of a function."""
     parameters = inspect.signature(function).parameters.values()
-    fields: dict[str, Any] = {}
+    shared = shared_options(function)
+    hints = get_type_hints(shared, include_extras=True) if shared else {}
+    fields: dict[str, Any] = {name: (of, None) for name, of in hints.items() if name not in skip}
     for p in parameters:
         if p.name in skip or p.name == "self" or p.kind in _BARE:
             continue

@@ -21,13 +21,11 @@ is asked for, and what is to be avoided, guides the base.
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from inspect import signature
-from typing import Annotated, Any
+from typing import Any, Unpack, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.abilities import Attends, Edits
@@ -35,12 +33,10 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished
 from limner.contract.noise import Blend, Noise, Purpose
-from limner.contract.options import NonNegative, Share
+from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
-from limner.diffusion.sampling import Repaints, check_edit
+from limner.diffusion.sampling import Repaints, Scale, Steps, WalkOptions, check_edit
 from limner.maths.samplers import SamplerName
-
-Steps = Annotated[int, Field(ge=1, le=4000)]
 
 
 def reduced(x: Images, height: int, width: int) -> Float[Tensor, "b c hh ww"]:
@@ -89,7 +85,7 @@ class Cascade(Edits, Attends):
         super().__init__()
         _check_fit(base.spec, spec)
         own = dict(options or {})
-        if "condition_dropout" in signature(entry(upsampler).model.__init__).parameters:
+        if "condition_dropout" in option_names(entry(upsampler).model.__init__):
             own.setdefault("condition_dropout", 0.0)  # it would hide the low resolution, too
         hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
         enlarging = build(upsampler, replace(spec, hint=hint), **own)
@@ -157,24 +153,27 @@ class Cascade(Edits, Attends):
         *,
         noise: Noise,
         preview: bool = True,
-        sampler: SamplerName | None = None,
-        steps: Steps | None = None,
-        scale: Annotated[float, Field(ge=0, le=100)] | None = None,
+        scale: Scale | None = None,
+        clip: bool = True,
         upsampler_sampler: SamplerName | None = None,
         upsampler_steps: Steps | None = None,
         level: NonNegative | None = None,
+        **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
         """Yield the base's frames enlarged, then the upsampler's.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            sampler, steps, scale: the base's, where it has them; its own defaults when left out.
-            upsampler_sampler, upsampler_steps: the upsampler's, likewise.
+            scale: the base's guidance; its own by default.
+            clip: clamp the base's x_hat to [-1, 1] at each step.
+            upsampler_sampler: how the upsampler walks; its own by default.
+            upsampler_steps: how many steps the upsampler takes; its own by default.
             level: the deviation of the noise on the base's picture; a quarter of the largest in
                 training by default. More hides more of the base's mistakes, and of its picture.
+            options: of the base, where it has them, see `WalkOptions`.
         """
         s = self._level(level)
-        given = self._base_options(sampler=sampler, steps=steps, scale=scale)
+        given = self._base_options(scale=scale, clip=clip, **options)
         further = self._upsampler_options(
             upsampler_sampler=upsampler_sampler, upsampler_steps=upsampler_steps
         )
@@ -282,8 +281,10 @@ class Cascade(Edits, Attends):
 
     def _base_options(self, **asked: Any) -> dict[str, Any]:
         """The base's sampling options, checked; what was not given is at its default."""
-        names = ("sampler", "steps", "scale")
+        names = ("scale", *get_type_hints(WalkOptions))
         given = {name: asked[name] for name in names if asked.get(name) is not None}
+        if not asked.get("clip", True):
+            given["clip"] = False
         return self.base.sampler_options(given)
 
     def _upsampler_options(self, **asked: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ before the last layer; the base paints without its own condition unless asked fo
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,13 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
+from limner.contract.options import Count, Natural, Rate, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
-from limner.diffusion.sampling import Plan, Repaints
+from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, Estimate, Wrapped, per_image
-from limner.maths.samplers import Ancestral, GuidedAncestral, SamplerName
-from limner.maths.schedules import Spacing, Times
+from limner.maths.samplers import Ancestral, GuidedAncestral
+from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
 
 _BLIND = 1000  # sigma / alpha beyond which nothing of a picture can be seen
@@ -161,30 +161,22 @@ class Classifier(Repaints):
         *,
         noise: Noise,
         preview: bool = True,
-        sampler: SamplerName | None = None,
-        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
-        spacing: Spacing | None = None,
         scale: Annotated[float, Field(ge=0, le=1000)] = 1.0,
-        base_scale: Annotated[float, Field(ge=0, le=100)] = 0.0,
-        eta: Share | None = None,
-        churn: NonNegative | None = None,
-        variance: Share | None = None,
-        order: Annotated[int, Field(ge=1, le=3)] | None = None,
+        base_scale: Scale = 0.0,
         clip: bool = True,
+        **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
         """Yield the guided denoiser's view of the picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            sampler, steps, spacing, eta, churn, variance, order, clip: as of the base.
             scale: of the classifier's gradient; 0 paints without it.
             base_scale: the base's own classifier-free guidance; at 0 the classifier alone says what
                 is painted.
+            clip: clamp x_hat to [-1, 1] at each step.
+            options: of the base, see `WalkOptions`.
         """
-        plan = self.plan(
-            sampler=sampler, steps=steps, spacing=spacing, scale=scale, base_scale=base_scale,
-            eta=eta, churn=churn, variance=variance, order=order, clip=clip,
-        )  # fmt: skip
+        plan = self.plan(scale=scale, base_scale=base_scale, clip=clip, **options)
         x = self.base.schedule.prior_deviation * noise.normal(*self.spec.shape)
         yield from plan.walked(x, c, noise, preview)
 

@@ -7,11 +7,10 @@ noise, and noise of pictures, is the same for all.
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.abilities import Encodes
@@ -19,9 +18,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import NonNegative, Share
 from limner.diffusion.attention_maps import Attending
-from limner.diffusion.sampling import Plan, Repaints
+from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
 from limner.maths.denoisers import (
     Clipped,
     Denoiser,
@@ -131,46 +129,21 @@ class DenoisingModel(Attending, Repaints, Encodes):
         *,
         noise: Noise,
         preview: bool = True,
-        sampler: SamplerName | None = None,
-        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
-        spacing: Spacing | None = None,
-        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
-        interval: tuple[float, float] | None = None,
-        rescale: Share = 0.0,
-        eta: Share | None = None,
-        churn: NonNegative | None = None,
-        churn_interval: tuple[float, float] | None = None,
-        churn_noise: NonNegative | None = None,
-        variance: Share | None = None,
-        order: Annotated[int, Field(ge=1, le=3)] | None = None,
+        scale: Scale = 1.0,
         clip: bool = True,
+        **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
         """Yield the denoiser's view of the finished picture at every step, then the picture.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            sampler: how to walk from noise to picture; the paper's own by default.
-            steps: how many steps (Heun evaluates the network twice in each); the paper's own by
-                default.
-            spacing: which of a discrete schedule's steps are visited, see `schedules.Spacing`.
             scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
-            interval, rescale: of the guidance, see `Guided`.
-            eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
-            churn: for "heun": S_churn, how much noise is put back in all steps together.
-            churn_interval, churn_noise: the least and the greatest sigma at which churn acts, and
-                the deviation of its noise, 1 by default; S_tmin, S_tmax and S_noise.
-            variance: for "ancestral": of a step, from the least that can be right, 0, to the
-                largest, 1; the model's own by default.
-            order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
             clip: clamp x_hat to [-1, 1] at each step.
+            options: see `WalkOptions`.
         """
-        plan = self.plan(
-            sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
-            rescale=rescale, clip=clip, eta=eta, churn=churn, churn_interval=churn_interval,
-            churn_noise=churn_noise, variance=variance, order=order,
-        )  # fmt: skip
+        plan = self.plan(scale=scale, clip=clip, **options)
         x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
-        yield from plan.walked(x, c, noise, preview)
+        return plan.walked(x, c, noise, preview)
 
     def plan(
         self,
@@ -180,7 +153,7 @@ class DenoisingModel(Attending, Repaints, Encodes):
         spacing: Spacing | None = None,
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
-        rescale: float = 0.0,
+        rescale: float | None = None,
         clip: bool = True,
         **of_sampler: float | tuple[float, float] | None,
     ) -> Plan:
@@ -193,7 +166,7 @@ class DenoisingModel(Attending, Repaints, Encodes):
                 )
         times = self.schedule.times(steps or self.default_steps, spacing)
         walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
-        D: Denoiser = self if scale == 1 else Guided(self, scale, interval, rescale)
+        D: Denoiser = self if scale == 1 else Guided(self, scale, interval, rescale or 0.0)
         return Plan(walk.spread(len(times) - 1), Clipped(D) if clip else D, times)
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:

@@ -17,14 +17,12 @@ is a bound for pictures of discrete levels, which maps are not.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from inspect import signature
 from itertools import islice
-from typing import Annotated, Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.abilities import Attends, Encodes, FirstStage, Latents
@@ -32,12 +30,10 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise, Purpose
-from limner.contract.options import NonNegative, Share
+from limner.contract.options import option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.diffusion.denoising_model import DenoisingModel
-from limner.diffusion.sampling import Plan, Repaints
-from limner.maths.samplers import SamplerName
-from limner.maths.schedules import Spacing
+from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
 
 _MEASURED_BATCHES = 16
 
@@ -88,7 +84,7 @@ class LatentDiffusion(Repaints, Encodes, Attends):
             )
         channels, height, width = first_stage.latent_shape
         own = dict(options or {})
-        if "patch" in signature(entry(denoiser).model.__init__).parameters:
+        if "patch" in option_names(entry(denoiser).model.__init__):
             own.setdefault("patch", 1)
         among = replace(spec, channels=channels, height=height, width=width, levels=256)
         model = build(denoiser, among, **own)
@@ -145,28 +141,17 @@ class LatentDiffusion(Repaints, Encodes, Attends):
         *,
         noise: Noise,
         preview: bool = True,
-        sampler: SamplerName | None = None,
-        steps: Annotated[int, Field(ge=1, le=4000)] | None = None,
-        spacing: Spacing | None = None,
-        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
-        interval: tuple[float, float] | None = None,
-        rescale: Share = 0.0,
-        eta: Share | None = None,
-        churn: NonNegative | None = None,
-        variance: Share | None = None,
-        order: Annotated[int, Field(ge=1, le=3)] | None = None,
+        scale: Scale = 1.0,
+        **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
         """Yield the picture of the denoiser's view at every step, then that of the map.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            sampler, steps, spacing, scale, interval, rescale, eta, churn, variance, order: as of
-                the denoiser.
+            scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
+            options: see `WalkOptions`.
         """
-        plan = self.plan(
-            sampler=sampler, steps=steps, spacing=spacing, scale=scale, interval=interval,
-            rescale=rescale, eta=eta, churn=churn, variance=variance, order=order,
-        )  # fmt: skip
+        plan = self.plan(scale=scale, **options)
         z = self.denoiser.schedule.prior_deviation * noise.normal(*self.stage.latent_shape)
         yield from map(self._picture, plan.walked(z, c, noise, preview))
 

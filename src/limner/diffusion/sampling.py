@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 from jaxtyping import Float
 from pydantic import Field
@@ -16,10 +16,48 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import finished
 from limner.contract.noise import Blend, Noise
-from limner.contract.options import Count
+from limner.contract.options import Count, NonNegative, Share
 from limner.maths.denoisers import Conditional, Denoiser, Kept, per_image
-from limner.maths.samplers import Sampler, State
-from limner.maths.schedules import Times
+from limner.maths.samplers import Sampler, SamplerName, State
+from limner.maths.schedules import Spacing, Times
+
+Steps = Annotated[int, Field(ge=1, le=4000)]
+Scale = Annotated[float, Field(ge=0, le=100)]
+
+
+class WalkOptions(TypedDict, total=False):
+    """How to walk from noise to picture: options of every model that denoises, by itself, among
+    the maps of an autoencoder, or within another model. What is left out is as the model has it.
+
+    Args:
+        sampler: how to walk from noise to picture; the paper's own by default.
+        steps: how many steps (Heun evaluates the network twice in each); the paper's own by
+            default.
+        spacing: which of a discrete schedule's steps are visited, see `schedules.Spacing`.
+        interval: of classifier-free guidance: the least and the greatest noise sigma / alpha at
+            which to guide, see `Guided`.
+        rescale: of classifier-free guidance: a share of the picture gets back the standard
+            deviation that guidance raised, see `Guided`; 0 by default.
+        eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
+        churn: for "heun": S_churn, how much noise is put back in all steps together.
+        churn_interval, churn_noise: the least and the greatest sigma at which churn acts, and
+            the deviation of its noise, 1 by default; S_tmin, S_tmax and S_noise.
+        variance: for "ancestral": of a step, from the least that can be right, 0, to the
+            largest, 1; the model's own by default.
+        order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
+    """
+
+    sampler: SamplerName | None
+    steps: Steps | None
+    spacing: Spacing | None
+    interval: tuple[float, float] | None
+    rescale: Share | None
+    eta: Share | None
+    churn: NonNegative | None
+    churn_interval: tuple[float, float] | None
+    churn_noise: NonNegative | None
+    variance: Share | None
+    order: Annotated[int, Field(ge=1, le=3)] | None
 
 
 class Plan(NamedTuple):

@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import json_schema, validated
+from limner.contract.options import json_schema, shared_options, validated
 
 _NOT_OPTIONS = ("work",)
 
@@ -275,12 +275,18 @@ def task(name: str) -> Task:
 
 
 def helps(function: Callable[..., Any]) -> dict[str, str]:
-    """What a docstring's `Args:` say of each argument, in a sentence.
+    """What the docstrings of a function and of the options that it shares say of each argument.
 
     >>> helps(complete)
     {'keep': 'the share of the height that stays.'}
     """
-    lines = (function.__doc__ or "").partition("Args:")[2].splitlines()
+    shared = shared_options(function)
+    return (_helps(shared.__doc__) if shared else {}) | _helps(function.__doc__)
+
+
+def _helps(docstring: str | None) -> dict[str, str]:
+    """What a docstring's `Args:` say of each argument, in a sentence."""
+    lines = (docstring or "").partition("Args:")[2].splitlines()
     found: dict[str, str] = {}
     names: list[str] = []
     depth = 0
