@@ -155,7 +155,7 @@ class DenoisingModel(Attending, Repaints, Encodes):
         interval: tuple[float, float] | None = None,
         rescale: float | None = None,
         clip: bool = True,
-        **of_sampler: float | tuple[float, float] | None,
+        **of_sampler: Any,
     ) -> Plan:
         """What the options of `frames` mean."""
         for name, ends in {"interval": interval, **of_sampler}.items():
