@@ -160,12 +160,12 @@ class PlainBlock(nn.Module):
 
     def __init__(self, like: Block, square: bool) -> None:
         super().__init__()
-        layers = (Plain(layer, square) for layer in (like.narrow, like.look, like.widen))
-        self.narrow, self.look, self.widen = layers
+        layers = (Plain(layer, square) for layer in (like.reduce, like.conv, like.expand))
+        self.reduce, self.conv, self.expand = layers
 
     def forward(self, x: Tensor) -> Tensor:
         """As PixelCNN's, without masks."""
-        return x + self.widen(self.look(self.narrow(x.relu()).relu_()).relu_())
+        return x + self.expand(self.conv(self.reduce(x.relu()).relu_()).relu_())
 
 
 class PlainPixelCNN(nn.Module):
@@ -175,19 +175,19 @@ class PlainPixelCNN(nn.Module):
         super().__init__()
         network = like.network
         assert isinstance(network, Network)
-        self.enter = Plain(network.enter, square)
+        self.conv_in = Plain(network.conv_in, square)
         self.blocks = nn.ModuleList(
             PlainBlock(block, square) for block in network.blocks if isinstance(block, Block)
         )
-        self.top, self.leave = Plain(network.top, square), Plain(network.leave, square)
+        self.top, self.conv_out = Plain(network.top, square), Plain(network.conv_out, square)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Tensor) -> Tensor:
         """As PixelCNN's, without masks."""
-        h = self.enter(x)
+        h = self.conv_in(x)
         for block in self.blocks:
             h = block(h)
-        return self.leave(self.top(h.relu_()).relu_())
+        return self.conv_out(self.top(h.relu_()).relu_())
 
 
 def both_passes(network: nn.Module, *inputs: Tensor | None) -> Call:

@@ -13,10 +13,12 @@ import torch
 import toys
 from safetensors.torch import save_file
 
+from limner.contract.bundled import bundled
 from limner.contract.checkpoint import (
     MAX_HEADER_BYTES,
     MAX_TENSORS,
     MODEL_FILE,
+    current_name,
     load,
     load_tensors,
     read_header,
@@ -28,7 +30,8 @@ from limner.contract.checkpoint import (
 from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
 from limner.contract.image import ImageSpec
-from limner.contract.model import Learner
+from limner.contract.model import GenerativeModel, Learner
+from limner.contract.registry import build
 
 LABELLED = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.25, 0.75))
 
@@ -86,6 +89,38 @@ def test_a_nested_model_comes_back_whole(tmp_path: Path):
     assert isinstance(loaded, toys.Nested)
     assert loaded.judge.config == {"width": 3}
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+OLD = Path(__file__).parent / "old"  # written when layers had other names
+
+
+def test_a_file_whose_layers_have_older_names_paints_what_it_painted():
+    names = load_tensors(OLD / MODEL_FILE).keys()
+    assert {"enter", "leave", "itself", "shrink", "grow"} <= {
+        p for n in names for p in n.split(".")
+    }
+    model = load(OLD)
+    assert isinstance(model, GenerativeModel)
+    expected = load_tensors(OLD / "state.safetensors")["picture"]
+    torch.testing.assert_close(model.sample(1, seed=3, steps=4), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_every_weight_of_a_bundled_model_has_a_place(name: str):
+    file = bundled()[name] / MODEL_FILE
+    own = build((header := read_header(file)).model, header.spec, **header.config).state_dict()
+    found = [current_name(each, own) for each in load_tensors(file)]
+    assert len({*found}) == len(found)
+    assert {*found} <= own.keys()
+
+
+def test_only_a_name_that_a_model_lacks_is_changed():
+    assert current_name("enter.weight", {"enter.weight", "conv_in.weight"}) == "enter.weight"
+    assert current_name("a.enter.weight", {"a.conv_in.weight"}) == "a.conv_in.weight"
+    assert (
+        current_name("enter.leave.bias", {"conv_in.linear_out.bias"}) == "conv_in.linear_out.bias"
+    )
+    assert current_name("enter.bias", {"other.bias"}) == "enter.bias"
 
 
 def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path: Path):

@@ -194,7 +194,7 @@ def test_order_matters():
 def test_a_row_without_text_has_a_learned_vector_and_no_tokens():
     encoder = spread(TextEncoder(TEXT, 16, 24))
     found = encoder(torch.zeros(2, 12, dtype=torch.int64))
-    assert torch.equal(found.vector, encoder.nothing.expand(2, -1))
+    assert torch.equal(found.vector, encoder.null.expand(2, -1))
     assert not found.tokens.any()
     assert not found.mask.any()
 

@@ -50,7 +50,7 @@ def test_any_number_of_channels_has_heads(channels):
 def crossed():
     """Pictures and tokens: 4 for the first picture, 1 for the second, none for the third."""
     layer = spread(Attention(8, head_dim=4, token_dim=5, site="middle.cross"))
-    torch.nn.init.normal_(layer.nothing)
+    torch.nn.init.normal_(layer.null)
     x, tokens = torch.randn(3, 8, 2, 3), torch.randn(3, 6, 5)
     mask = torch.arange(6) < torch.tensor([4, 1, 0])[:, None]
     return layer, x, tokens, mask

@@ -103,7 +103,7 @@ def test_patches_are_put_back_where_they_were():
         assert torch.equal(F.pixel_shuffle(F.pixel_unshuffle(x, patch), patch), x)
     network = UNet(SPEC, (12,), attention=0, patch=2)
     with torch.no_grad():  # straight through: enter and leave copy, blocks are the identity
-        for layer in (network.enter, network.leave):
+        for layer in (network.conv_in, network.conv_out):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
             layer.weight[:, :12, 1, 1] = torch.eye(12)

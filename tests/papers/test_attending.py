@@ -27,7 +27,7 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
 
 def crossing(model: torch.nn.Module) -> list[Attention]:
     layers = [each for each in model.modules() if isinstance(each, Attention)]
-    return [each for each in layers if each.nothing is not None]
+    return [each for each in layers if each.null is not None]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_they_are_what_torchs_attention_weighs():
                           (peer.v_proj_weight, values)):  # fmt: skip
             mine.copy_(own)
         peer.in_proj_bias.copy_(torch.cat([layer.query.bias, layer.key_value.bias]))
-        peer.bias_k.copy_(layer.nothing.view(1, 1, -1))
+        peer.bias_k.copy_(layer.null.view(1, 1, -1))
     x, tokens = torch.randn(2, 12, 4, 6), torch.randn(2, 3, 5)
     positions = F.layer_norm(x.flatten(2).mT, (12,), layer.norm.weight, layer.norm.bias)
     with looking(layer) as looks:

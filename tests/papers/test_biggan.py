@@ -119,8 +119,8 @@ def test_the_block_is_that_of_pytorch_pretrained_biggan():
         channels = torch.arange(norm.means.shape[1], dtype=torch.float64)
         norm.means[2], norm.variances[2] = channels.cos(), 1.5 + channels.sin()
     with torch.no_grad():
-        block.past.weight.copy_(torch.eye(8, 16)[:, :, None, None])  # there channels are dropped
-        block.past.bias.zero_()
+        block.skip.weight.copy_(torch.eye(8, 16)[:, :, None, None])  # there channels are dropped
+        block.skip.bias.zero_()
     y = torch.tensor([[0.3, -0.2, 1.0, 0.5], [-1.0, 0.4, 0.1, 0.7]], dtype=torch.float64)
     made = block(cosines(), y, TRUNCATIONS[2])
     at = [
@@ -188,17 +188,17 @@ def test_blocks_by_hand():
     x, y = numbers(3, 4, 4, 6), numbers(3, 2, seed=1)
     h = F.interpolate(block.norm[0](x, y, None).relu(), scale_factor=2)
     h = block.conv[1](block.norm[1](block.conv[0](h), y, None).relu())
-    expected = h + F.interpolate(block.past(x), scale_factor=2)
+    expected = h + F.interpolate(block.skip(x), scale_factor=2)
     assert block(x, y, None).shape == (3, 3, 8, 12)
     torch.testing.assert_close(block(x, y, None), expected)
-    past_first = block.past(F.interpolate(x, scale_factor=2))
+    past_first = block.skip(F.interpolate(x, scale_factor=2))
     torch.testing.assert_close(block(x, y, None), h + past_first)
     halves = plain(CriticBlock(4, 5, first=False, halving=True)).double()
     h = halves.conv[1](halves.conv[0](x.relu()).relu())
-    expected = F.avg_pool2d(h + halves.past(x), 2)
+    expected = F.avg_pool2d(h + halves.skip(x), 2)
     torch.testing.assert_close(halves(x), expected)
     same = CriticBlock(4, 4, first=False, halving=False)
-    assert same.past is None
+    assert same.skip is None
 
 
 # --- the model ----------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_ancestral_steps_move_their_mean_by_the_variance_times_the_gradient():
 def test_the_gradient_is_each_pictures_own():
     model = Classifier(SPEC, base=DDPM(SPEC, channels=(4,)), channels=(4,), attention=0).eval()
     with torch.no_grad():
-        model.network.leave.weight.normal_()
+        model.network.linear_out.weight.normal_()
     x = torch.randn(3, *SPEC.shape)
     gradient, t = Gradient(model.log_probs), torch.tensor([0.2, 0.5, 0.9]).double()
     c = Condition(label=torch.tensor([0, -1, 1]))

@@ -249,7 +249,7 @@ def test_a_step_of_flow_is_normflows_glow_block():
         torch.testing.assert_close(ours.inverse(z), theirs(z)[0], rtol=0, atol=1e-9)
         convolutions = [m for m in couple.flows[1].param_map.net if isinstance(m, nn.Conv2d)]
         for own, other in zip(
-            (network.look, network.think, network.say), convolutions, strict=True
+            (network.conv_in, network.conv_hidden, network.conv_out), convolutions, strict=True
         ):
             own.load_state_dict(other.state_dict())
         seen = x[:, :3]

@@ -34,15 +34,15 @@ def test_a_layer_is_figure_2():
     def first(x):
         return x.permute(0, 3, 1, 2)
 
-    vertical = F.conv2d(F.pad(first(v), (1, 1, 1, 0)), down.look.weight, down.look.bias)
+    vertical = F.conv2d(F.pad(first(v), (1, 1, 1, 0)), down.conv.weight, down.conv.bias)
     row = torch.zeros(2 * f, f, 1, 3, dtype=torch.float64)
-    row[..., :2] = along.look.weight.detach()
-    horizontal = F.conv2d(first(h), row, along.look.bias, padding=(0, 1))
+    row[..., :2] = along.conv.weight.detach()
+    horizontal = F.conv2d(first(h), row, along.conv.bias, padding=(0, 1))
     linked = F.conv2d(vertical, down.link.weight[:, :, None, None])
-    told_v, told_h = first(told @ down.told.weight.T).chunk(2, 1)
+    told_v, told_h = first(told @ down.condition_bias.weight.T).chunk(2, 1)
     to_gate = horizontal + linked + told_h
     gate = to_gate[:, :f].tanh() * to_gate[:, f:].sigmoid()
-    expected = F.conv2d(gate, along.leave.weight, along.leave.bias) + first(h)
+    expected = F.conv2d(gate, along.conv_out.weight, along.conv_out.bias) + first(h)
     torch.testing.assert_close(first(out), expected)
     gate = (vertical + told_v)[:, :f].tanh() * (vertical + told_v)[:, f:].sigmoid()
     torch.testing.assert_close(first(seen), gate)

@@ -114,7 +114,7 @@ def test_the_critic_enters_late_with_a_word_as_strong_as_the_error():
     assert float(unheard[0].loss.detach()) == float(unheard[0].logs["absolute_error"])
     game = model.turns(batch, 7, Noise.keyed(0, 0, range(4)))
     turn = next(game)
-    last = model.coders.leave.weight
+    last = model.coders.conv_out.weight
     (both,) = torch.autograd.grad(turn.loss, last, retain_graph=True)
     x_hat = model.pictures(model.latents(batch.x, Noise.keyed(0, 0, range(4))))
     (alone,) = torch.autograd.grad((x_hat - batch.x).abs().mean(), last)

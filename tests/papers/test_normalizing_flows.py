@@ -32,8 +32,8 @@ def test_any_picture_comes_back_at_full_depth(make):
     model = perturbed(make(ImageSpec(1, 12, 12)))
     y = torch.rand(4, 1, 12, 12)
     y[1], y[2], y[3] = 0.002, 0.998, torch.linspace(0.01, 0.99, 12)
-    z = model.flow(model.enter(y)[0])[0]
-    back = model.enter.inverse(model.flow.inverse(z))
+    z = model.flow(model.preprocess(y)[0])[0]
+    back = model.preprocess.inverse(model.flow.inverse(z))
     torch.testing.assert_close(back, y, rtol=0, atol=1e-4)
     x = from_levels((y * 256).long().clamp(0, 255), 256)
     assert torch.equal(model.reconstruct(x), x)
@@ -46,12 +46,12 @@ def test_the_density_is_that_of_normal_numbers_times_autograds_jacobian(make):
     y = 0.05 + 0.9 * torch.rand(1, 1, 4, 4, dtype=torch.float64)
 
     def flat(v: torch.Tensor) -> torch.Tensor:
-        return model.flow(model.enter(v.view(1, 1, 4, 4))[0])[0].flatten()
+        return model.flow(model.preprocess(v.view(1, 1, 4, 4))[0])[0].flatten()
 
     J = torch.autograd.functional.jacobian(flat, y.flatten())
     expected = log_normal(flat(y).view(1, 1, 4, 4)) + torch.linalg.slogdet(J).logabsdet
     torch.testing.assert_close(model.log_density(y, NOTHING), expected, rtol=0, atol=1e-10)
-    back = model.enter.inverse(model.flow.inverse(flat(y).view(1, 1, 4, 4)))
+    back = model.preprocess.inverse(model.flow.inverse(flat(y).view(1, 1, 4, 4)))
     torch.testing.assert_close(back, y, rtol=0, atol=1e-10)
 
 

@@ -100,8 +100,8 @@ def test_only_the_pictures_own_pixels_count():
     """5 x 6 is doubled to 6 x 6 at the end: the cut row is no part of the likelihood."""
     model = moved()
     with torch.no_grad():
-        model.leave.weight.zero_()
-        model.leave.bias.zero_()
+        model.conv_out.weight.zero_()
+        model.conv_out.bias.zero_()
         likely, _, _ = model._terms(pictures(2), model._draws(1, Noise.sampling(0, 2))[0])
     assert likely.tolist() == pytest.approx([-30 * math.log(2)] * 2)
 
@@ -177,7 +177,7 @@ def test_calibration_takes_the_mean_over_batches():
     first.running_mean.fill_(7.0)
     model.calibrate(iter(batches))
     with torch.no_grad():
-        seen = [model.shrink[0](batch.x) for batch in batches]
+        seen = [model.downsample[0](batch.x) for batch in batches]
     means = torch.stack([h.mean((0, 2, 3)) for h in seen]).mean(0)
     variances = torch.stack([h.var((0, 2, 3)) for h in seen]).mean(0)
     torch.testing.assert_close(first.running_mean, means)

@@ -5,18 +5,20 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.contract.checkpoint import load_tensors
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.model import GenerativeModel, Learner, Turn
 from limner.contract.noise import Noise
-from limner.contract.registry import Paper, register
-from limner.training.loop import Loop, TrainOptions
+from limner.contract.registry import Paper, build, register
+from limner.training.loop import Groups, Loop, TrainOptions
 
 PAPER = Paper("A toy for tests", "Nobody", 2026, "0000.00000")
 SPEC = ImageSpec(channels=1, height=4, width=4)
@@ -181,6 +183,27 @@ def test_resuming_equals_not_stopping(build, stop):
     for _ in range(7 - stop):
         resumed.advance()
     assert_same(weights(straight), weights(resumed))
+
+
+def test_a_state_whose_layers_have_older_names_is_resumed():
+    """Weights, average and moments: the step after it is that of the loop that wrote it."""
+    file = Path(__file__).parents[1] / "contract" / "old" / "state.safetensors"
+    state: Groups = {"model": {}, "average": {}, "optimizer": {}, "counters": {}, "after": {}}
+    for path, value in load_tensors(file).items():
+        group, _, name = path.partition(":")
+        state.setdefault(group, {})[name] = value
+
+    def batches(first: int, n: int) -> Batch:
+        draw = torch.Generator().manual_seed(first)
+        return Batch(torch.rand(n, 1, 4, 4, generator=draw) * 2 - 1, NOTHING)
+
+    loop = Loop(build("ddpm", SPEC, channels=(2, 4)), batches, TrainOptions(batch=4, steps=3))
+    loop.restore(state)
+    loop.advance()
+    after = [state["after"][str(i)] for i in range(len(state["after"]))]
+    torch.testing.assert_close([*loop.model.parameters()], after, atol=1e-6, rtol=0)
+    average = loop.average.state_dict()
+    assert any(not torch.equal(average[name], w) for name, w in loop.model.named_parameters())
 
 
 def test_dropout_resumes_too_and_leaves_the_global_generator_alone():

@@ -129,7 +129,7 @@ class Perceptron(nn.Module):
     def __init__(self, sizes: tuple[int, ...], vector: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.told = nn.Linear(vector, sizes[1], bias=False) if vector else None
+        self.condition_bias = nn.Linear(vector, sizes[1], bias=False) if vector else None
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             nn.init.xavier_uniform_(layer.weight)
@@ -140,7 +140,7 @@ class Perceptron(nn.Module):
     ) -> Float[Tensor, "b o"]:
         """The last layer's numbers."""
         first, *others = self.layers
-        h = first(x) if self.told is None else first(x) + self.told(vector)
+        h = first(x) if self.condition_bias is None else first(x) + self.condition_bias(vector)
         for layer in others:
             h = layer(h.tanh())
         return h
@@ -192,12 +192,12 @@ class ConvolutionalEncoder(nn.Module):
     ) -> None:
         super().__init__()
         height, width = halvings(spec.height, spec.width, len(channels))[-1]
-        self.shrink, self.blocks = nn.ModuleList(), nn.ModuleList()
+        self.downsample, self.blocks = nn.ModuleList(), nn.ModuleList()
         for ins, outs in itertools.pairwise((spec.channels, *channels)):
-            self.shrink.append(nn.Conv2d(ins, outs, 3, stride=2, padding=1))
+            self.downsample.append(nn.Conv2d(ins, outs, 3, stride=2, padding=1))
             self.blocks.append(_blocks(blocks, outs, vector))
         self.norm = NormSiLU(channels[-1])
-        self.leave = nn.Linear(height * width * channels[-1], size)
+        self.linear_out = nn.Linear(height * width * channels[-1], size)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
@@ -205,11 +205,11 @@ class ConvolutionalEncoder(nn.Module):
     ) -> Float[Tensor, "b size"]:
         """Numbers of each picture."""
         told, h = _activated(vector), x
-        for shrink, blocks in zip(self.shrink, self.blocks):
-            h = shrink(h)
+        for downsample, blocks in zip(self.downsample, self.blocks):
+            h = downsample(h)
             for block in blocks.children():
                 h = block(h, told)
-        return self.leave(self.norm(h).permute(0, 2, 3, 1).flatten(1))
+        return self.linear_out(self.norm(h).permute(0, 2, 3, 1).flatten(1))
 
 
 class ConvolutionalDecoder(nn.Module):
@@ -228,14 +228,14 @@ class ConvolutionalDecoder(nn.Module):
         super().__init__()
         self.sizes = halvings(spec.height, spec.width, len(channels))[::-1]
         height, width = self.sizes[0]
-        self.enter = nn.Linear(latent, height * width * channels[-1])
-        self.blocks, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.linear_in = nn.Linear(latent, height * width * channels[-1])
+        self.blocks, self.upsample = nn.ModuleList(), nn.ModuleList()
         finest = max(8, channels[0] // 2)  # full resolution is dear, and only smoothed there
         for ins, outs in itertools.pairwise((*channels[::-1], finest)):
             self.blocks.append(_blocks(blocks, ins, vector))
-            self.grow.append(nn.Conv2d(ins, 4 * outs, 1))
+            self.upsample.append(nn.Conv2d(ins, 4 * outs, 1))
         self.norm = NormSiLU(finest)
-        self.leave = nn.Conv2d(finest, theta, 3, padding=1)
+        self.conv_out = nn.Conv2d(finest, theta, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
@@ -243,12 +243,12 @@ class ConvolutionalDecoder(nn.Module):
     ) -> Float[Tensor, "b h w p"]:
         """theta of each pixel."""
         told = _activated(vector)
-        h = self.enter(z).view(len(z), *self.sizes[0], -1).permute(0, 3, 1, 2)
-        for blocks, grow, (height, width) in zip(self.blocks, self.grow, self.sizes[1:]):
+        h = self.linear_in(z).view(len(z), *self.sizes[0], -1).permute(0, 3, 1, 2)
+        for blocks, upsample, (height, width) in zip(self.blocks, self.upsample, self.sizes[1:]):
             for block in blocks.children():
                 h = block(h, told)
-            h = F.pixel_shuffle(grow(h), 2)[:, :, :height, :width]
-        return self.leave(self.norm(h)).permute(0, 2, 3, 1)
+            h = F.pixel_shuffle(upsample(h), 2)[:, :, :height, :width]
+        return self.conv_out(self.norm(h)).permute(0, 2, 3, 1)
 
 
 def _blocks(count: int, channels: int, vector: int) -> nn.ModuleList:

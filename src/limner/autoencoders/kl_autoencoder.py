@@ -84,7 +84,7 @@ class Coders(nn.Module):
             up += [nn.Conv2d(width, 4 * finer, 1), nn.PixelShuffle(2), level(finer, count)]
         up += [NormSiLU(widths[0])]
         self.down, self.up = nn.Sequential(*down), nn.Sequential(*up)
-        self.leave = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def encode(self, x: Images) -> tuple[Latents, Latents]:
@@ -94,7 +94,7 @@ class Coders(nn.Module):
 
     def decode(self, z: Latents) -> Images:
         """D(z)."""
-        return self.leave(self.up(z)).float()
+        return self.conv_out(self.up(z)).float()
 
 
 class PatchCritic(nn.Module):
@@ -225,7 +225,7 @@ class KLAutoencoder(Encodes, FirstStage):
 
     def _balance(self, error: Tensor, word: Tensor) -> Tensor:
         """|grad error| / |grad word| at the decoder's last layer."""
-        last = self.coders.leave.weight
+        last = self.coders.conv_out.weight
         of_error, of_word = (
             torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (error, word)
         )

@@ -75,7 +75,7 @@ class Group(nn.Module):
         self.prior = None if first else nn.Conv2d(channels, 2 * latent, 1)
         self.merge = None if first else nn.Conv2d(channels, channels, 1)
         self.posterior = nn.Conv2d(channels, 2 * latent, 3, padding=1)
-        self.take = nn.Conv2d(channels + latent, channels, 1)
+        self.combine = nn.Conv2d(channels + latent, channels, 1)
 
     def before(
         self, s: Float[Tensor, "b c h w"], z: Float[Tensor, "b d h w"]
@@ -96,7 +96,7 @@ class Group(nn.Module):
         self, s: Float[Tensor, "b c h w"], z: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b c h w"]:
         """The decoder's features once it knows z_l."""
-        return self.take(torch.cat([s, z.to(s)], 1))
+        return self.combine(torch.cat([s, z.to(s)], 1))
 
 
 Choose = Callable[[int, Group, Tensor, Normal, Tensor], Tensor]
@@ -163,12 +163,12 @@ class NVAE(LikelihoodModel, Encodes):
         plain = len(channels) - len(groups)
         counts = [0] * plain + list(groups[::-1])  # of groups at each resolution, finest first
 
-        self.shrink, self.up = nn.ModuleList(), nn.ModuleList()
-        self.groups, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.downsample, self.up = nn.ModuleList(), nn.ModuleList()
+        self.groups, self.upsample = nn.ModuleList(), nn.ModuleList()
         self.shapes: list[tuple[int, int, int]] = []
         for i, width in enumerate(channels):
             ins = channels[i - 1] if i else spec.channels
-            self.shrink.append(nn.Conv2d(ins, width, 3, stride=2, padding=1))
+            self.downsample.append(nn.Conv2d(ins, width, 3, stride=2, padding=1))
             towers = max(1, counts[i])
             self.up.append(
                 nn.ModuleList(
@@ -182,10 +182,10 @@ class NVAE(LikelihoodModel, Encodes):
                 self.groups.append(Group(width, latent, cells, first=not self.shapes))
                 self.shapes.append((latent, *sizes[i + 1]))
             smooth = [GenerativeCell(width, _SMOOTHING) for _ in range(0 if counts[i] else cells)]
-            self.grow.append(nn.Sequential(*smooth, Grow(width, finer, sizes[i])))
+            self.upsample.append(nn.Sequential(*smooth, Grow(width, finer, sizes[i])))
         self.counts = counts
-        self.start = nn.Parameter(torch.zeros(1, channels[-1], *sizes[-1]))
-        self.leave = nn.Conv2d(channels[0], self.law.size, 3, padding=1)
+        self.constant = nn.Parameter(torch.zeros(1, channels[-1], *sizes[-1]))
+        self.conv_out = nn.Conv2d(channels[0], self.law.size, 3, padding=1)
         self.spectral_norms = SpectralNorms(kernels(self))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -312,15 +312,15 @@ class NVAE(LikelihoodModel, Encodes):
 
     def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:
         """g standard normal codes of each picture, the same however many come at once."""
-        dtype = self.start.dtype
+        dtype = self.constant.dtype
         return torch.stack([noise.normal(self._size, dtype=dtype) for _ in range(g)])
 
     def _seen(self, x: Images) -> list[Float[Tensor, "b ..."]]:
         """What the encoder leaves for each group, coarsest first."""
         levels = to_levels(x, self.spec.levels)
-        h, seen = from_levels(levels, self.spec.levels).to(self.start.dtype), list[Tensor]()
-        for shrink, towers, count in zip(self.shrink, self.up, self.counts):
-            h = shrink(h)
+        h, seen = from_levels(levels, self.spec.levels).to(self.constant.dtype), list[Tensor]()
+        for downsample, towers, count in zip(self.downsample, self.up, self.counts):
+            h = downsample(h)
             for tower in towers.children():
                 h = tower(h)
                 seen += [h] if count else []
@@ -329,16 +329,16 @@ class NVAE(LikelihoodModel, Encodes):
     def _down(self, code: Float[Tensor, "b d"], choose: Choose) -> Float[Tensor, "b h w p"]:
         """theta of each pixel, by way of all groups, whose numbers `choose` chooses."""
         parts = code.split([math.prod(shape) for shape in self.shapes], 1)
-        s, at = self.start.expand(len(code), -1, -1, -1), 0
-        for grow, count in zip(self.grow, self.counts[::-1]):
+        s, at = self.constant.expand(len(code), -1, -1, -1), 0
+        for upsample, count in zip(self.upsample, self.counts[::-1]):
             for _ in range(count):
                 group, epsilon = self.groups[at], parts[at].unflatten(1, self.shapes[at])
                 assert isinstance(group, Group)
                 s, p = group.before(s, epsilon)
                 s = group.told(s, choose(at, group, s, p, epsilon))
                 at += 1
-            s = grow(s)
-        return self.leave(F.elu(s)).permute(0, 2, 3, 1)
+            s = upsample(s)
+        return self.conv_out(F.elu(s)).permute(0, 2, 3, 1)
 
     def _terms(
         self,

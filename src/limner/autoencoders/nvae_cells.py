@@ -117,12 +117,12 @@ class Grow(nn.Module):
     def __init__(self, ins: int, outs: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.size = size
-        self.widen = nn.Conv2d(ins, 4 * outs, 1)
+        self.expand = nn.Conv2d(ins, 4 * outs, 1)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o hh ww"]:
         """Features of the finer resolution."""
         height, width = self.size
-        return F.pixel_shuffle(self.widen(x), 2)[:, :, :height, :width]
+        return F.pixel_shuffle(self.expand(x), 2)[:, :, :height, :width]
 
 
 class SpectralNorms(nn.Module):

@@ -33,16 +33,16 @@ class Network(nn.Module):
 
     def __init__(self, seen: int, out: int) -> None:
         super().__init__()
-        self.look = nn.Linear(seen, _HIDDEN)
-        self.think = nn.Linear(_HIDDEN, _HIDDEN)
-        self.say = nn.Linear(_HIDDEN, out)
-        nn.init.zeros_(self.say.weight)
-        nn.init.zeros_(self.say.bias)
+        self.linear_in = nn.Linear(seen, _HIDDEN)
+        self.linear_hidden = nn.Linear(_HIDDEN, _HIDDEN)
+        self.linear_out = nn.Linear(_HIDDEN, out)
+        nn.init.zeros_(self.linear_out.weight)
+        nn.init.zeros_(self.linear_out.bias)
 
     def forward(self, x: Float[Tensor, "b c 1 1"], _: Signal) -> Float[Tensor, "b o 1 1"]:
         """theta of a coupling."""
-        h = self.think(F.silu(self.look(x.flatten(1))))
-        return self.say(F.silu(h))[:, :, None, None]
+        h = self.linear_hidden(F.silu(self.linear_in(x.flatten(1))))
+        return self.linear_out(F.silu(h))[:, :, None, None]
 
 
 class Prior(nn.Module):

@@ -49,18 +49,18 @@ class Vertical(nn.Module):
 
     def __init__(self, ins: int, outs: int, vector: int, rows: int, reach: int) -> None:
         super().__init__()
-        self.look = RowConv2d(ins, 2 * outs, rows, reach)
+        self.conv = RowConv2d(ins, 2 * outs, rows, reach)
         self.link = nn.Linear(2 * outs, 2 * outs, bias=False)
-        self.told = nn.Linear(vector, 4 * outs, bias=False) if vector else None
+        self.condition_bias = nn.Linear(vector, 4 * outs, bias=False) if vector else None
 
     def forward(
         self, v: Float[Tensor, "*at i"], vector: Tensor | None, walk: Walk | None
     ) -> tuple[Float[Tensor, "*at o"], Float[Tensor, "*at g"]]:
         """The features, and what the horizontal stack is told of them, and of the vector."""
-        seen = self.look(v, walk)
+        seen = self.conv(v, walk)
         link = self.link(seen)
-        if self.told is not None:
-            vertical, horizontal = self.told(vector).chunk(2, -1)
+        if self.condition_bias is not None:
+            vertical, horizontal = self.condition_bias(vector).chunk(2, -1)
             seen, link = seen + vertical, link + horizontal
         return gated(seen), link
 
@@ -77,15 +77,15 @@ class Horizontal(nn.Module):
 
     def __init__(self, ins: int, outs: int, channels: int, reach: int, mask: Mask = "B") -> None:
         super().__init__()
-        self.look = CausalConv2d(ins, 2 * outs, left=reach, mask=mask, channels=channels, parts=2)
-        self.leave = CausalConv2d(outs, outs, channels=channels)
+        self.conv = CausalConv2d(ins, 2 * outs, left=reach, mask=mask, channels=channels, parts=2)
+        self.conv_out = CausalConv2d(outs, outs, channels=channels)
         self.residual = mask == "B"
 
     def forward(
         self, h: Float[Tensor, "*at i"], link: Float[Tensor, "*to g"], walk: Walk | None
     ) -> Float[Tensor, "*to o"]:
         """The features."""
-        new = self.leave(gated(self.look(h, walk) + link), walk)
+        new = self.conv_out(gated(self.conv(h, walk) + link), walk)
         return h + new if self.residual else new
 
 
@@ -106,9 +106,9 @@ class Network(nn.Module):
         down = [Vertical(f, f, vector, rows=2, reach=1) for _ in range(layers)]
         along = [Horizontal(f, f, C, reach=1) for _ in range(layers)]
         self.down = nn.ModuleList([Vertical(C, f, vector, rows=3, reach=3), *down])
-        self.along = nn.ModuleList([Horizontal(C, f, C, reach=3, mask="A"), *along])
+        self.horizontal = nn.ModuleList([Horizontal(C, f, C, reach=3, mask="A"), *along])
         self.top = CausalConv2d(f, top, channels=C)
-        self.leave = CausalConv2d(top, size, channels=C)
+        self.conv_out = CausalConv2d(top, size, channels=C)
 
     def forward(
         self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
@@ -121,9 +121,9 @@ class Network(nn.Module):
             row = walk.each_row(self, lambda: self.links(walk.row_above(x), told, walk))
             links = [link[:, walk.column] for link in row]
         h = x
-        for along, link in zip(self.along, links):
+        for along, link in zip(self.horizontal, links):
             h = along(h, link, walk)
-        return self.leave(F.relu(self.top(F.relu(h), walk)), walk)
+        return self.conv_out(F.relu(self.top(F.relu(h), walk)), walk)
 
     def links(
         self, v: Float[Tensor, "*at i"], vector: Tensor | None, walk: Walk | None

@@ -27,19 +27,19 @@ class Block(nn.Module):
 
     def __init__(self, h: int, channels: int, vector: int) -> None:
         super().__init__()
-        self.narrow = CausalConv2d(2 * h, h, channels=channels)
-        self.look = CausalConv2d(h, h, rows=2, left=1, right=1, channels=channels)
-        self.widen = CausalConv2d(h, 2 * h, channels=channels)
-        self.told = nn.Linear(vector, h, bias=False) if vector else None
+        self.reduce = CausalConv2d(2 * h, h, channels=channels)
+        self.conv = CausalConv2d(h, h, rows=2, left=1, right=1, channels=channels)
+        self.expand = CausalConv2d(h, 2 * h, channels=channels)
+        self.condition_bias = nn.Linear(vector, h, bias=False) if vector else None
 
     def forward(
         self, x: Float[Tensor, "*at f"], vector: Tensor | None, walk: Walk | None
     ) -> Float[Tensor, "*at f"]:
         """Features of the same size."""
-        h = self.look(self.narrow(x.relu(), walk).relu_(), walk)
-        if self.told is not None:
-            h = h + self.told(vector)
-        return x + self.widen(h.relu_(), walk)
+        h = self.conv(self.reduce(x.relu(), walk).relu_(), walk)
+        if self.condition_bias is not None:
+            h = h + self.condition_bias(vector)
+        return x + self.expand(h.relu_(), walk)
 
 
 class Network(nn.Module):
@@ -55,19 +55,19 @@ class Network(nn.Module):
         self, channels: int, size: int, h: int, blocks: int, top: int, vector: int
     ) -> None:
         super().__init__()
-        self.enter = CausalConv2d(channels, 2 * h, 4, 3, 3, "A", channels)
+        self.conv_in = CausalConv2d(channels, 2 * h, 4, 3, 3, "A", channels)
         self.blocks = nn.ModuleList(Block(h, channels, vector) for _ in range(blocks))
         self.top = CausalConv2d(2 * h, top, channels=channels)
-        self.leave = CausalConv2d(top, size, channels=channels)
+        self.conv_out = CausalConv2d(top, size, channels=channels)
 
     def forward(
         self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
         """theta of all pixels, or of the walk's front."""
-        h = self.enter(x, walk)
+        h = self.conv_in(x, walk)
         for block in self.blocks:
             h = block(h, vector, walk)
-        return self.leave(self.top(h.relu_(), walk).relu_(), walk)
+        return self.conv_out(self.top(h.relu_(), walk).relu_(), walk)
 
 
 @register(

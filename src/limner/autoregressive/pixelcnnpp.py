@@ -79,7 +79,7 @@ class Residual(nn.Module):
         self.first, self.second = _look(rows, 2 * f, f), _look(rows, 2 * f, 2 * f)
         self.skip = CausalConv2d(2 * f, f) if skip else None
         self.link = CausalConv2d(2 * f, f) if rows else None
-        self.told = nn.Linear(vector, 2 * f, bias=False) if vector else None
+        self.condition_bias = nn.Linear(vector, 2 * f, bias=False) if vector else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -98,8 +98,8 @@ class Residual(nn.Module):
             link = links[self.number]
             h = h + (link if walk is None else link[:, walk.column])
         h = self.second(self.dropout(both_elu(h)), walk)
-        if self.told is not None:
-            h = h + self.told(vector)
+        if self.condition_bias is not None:
+            h = h + self.condition_bias(vector)
         a, b = h.chunk(2, -1)
         x = x + a * b.sigmoid()
         if self.link is not None:
@@ -194,8 +194,8 @@ class Stream(nn.Module):
         self.down, self.up = nn.ModuleList(layers[:blocks]), nn.ModuleList(layers[blocks:])
         if sizes > 1:
             self.inner = Stream(rows, f, blocks, sizes - 1, vector, dropout, depth + 1)
-            self.shrink = _look(rows, f, f, stride=2)
-            self.grow = GrowRows(f) if rows else GrowPixels(f)
+            self.downsample = _look(rows, f, f, stride=2)
+            self.upsample = GrowRows(f) if rows else GrowPixels(f)
 
     def forward(
         self,
@@ -211,12 +211,12 @@ class Stream(nn.Module):
         if self.inner is None:
             x = seen.pop()
         else:
-            small, smaller = self.shrink(seen[-1], walk), None
+            small, smaller = self.downsample(seen[-1], walk), None
             if walk is None:
                 smaller = self.inner(small, links, vector, None)
             elif walk.row % 2 == 0 and (self.rows or walk.column % 2 == 0):
                 smaller = self.inner(small, links, vector, walk.halved())
-            x = self.grow(smaller, x, walk)
+            x = self.upsample(smaller, x, walk)
         for layer, skip in zip(self.up, reversed(seen)):
             x = layer(x, skip, links, vector, walk)
         return x
@@ -243,12 +243,12 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         ins = channels + 1  # the last one is 1 inside the picture
-        self.enter_rows = RowConv2d(ins, f, rows=2, reach=1)
-        self.enter_above = RowConv2d(ins, f, rows=1, reach=1)
-        self.enter_left = CausalConv2d(ins, f, rows=2)
-        self.of_rows = Stream(True, f, blocks, sizes, vector, dropout)
-        self.of_row = Stream(False, f, blocks, sizes, vector, dropout)
-        self.leave = CausalConv2d(f, size)
+        self.conv_rows = RowConv2d(ins, f, rows=2, reach=1)
+        self.conv_above = RowConv2d(ins, f, rows=1, reach=1)
+        self.conv_left = CausalConv2d(ins, f, rows=2)
+        self.stream_down = Stream(True, f, blocks, sizes, vector, dropout)
+        self.stream_right = Stream(False, f, blocks, sizes, vector, dropout)
+        self.conv_out = CausalConv2d(f, size)
 
     def forward(
         self, x: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
@@ -260,21 +260,21 @@ class Network(nn.Module):
             above = self.above(shifted_down(inside), links, vector, None)
             left = shifted_right(inside)
         else:
-            links = walk.memory.setdefault(self.of_rows, {})
+            links = walk.memory.setdefault(self.stream_down, {})
             row = F.pad(walk.row_above(x), (0, 1), value=float(walk.row > 0))
             told = None if vector is None else vector[:, None]
             above = walk.each_row(self, lambda: self.above(row, links, told, walk))
             above = above[:, walk.column]
             left = F.pad(walk.pixel_before(x), (0, 1), value=float(walk.column > 0))
-        features = self.of_row(above + self.enter_left(left, walk), links, vector, walk)
-        return self.leave(F.elu(features), walk)
+        features = self.stream_right(above + self.conv_left(left, walk), links, vector, walk)
+        return self.conv_out(F.elu(features), walk)
 
     def above(
         self, x: Float[Tensor, "*at c"], links: Links, vector: Tensor | None, walk: Walk | None
     ) -> Float[Tensor, "*at f"]:
         """The stream of rows, and what the other one begins with of them."""
-        self.of_rows(self.enter_rows(x, walk), links, vector, walk)
-        return self.enter_above(x, walk)
+        self.stream_down(self.conv_rows(x, walk), links, vector, walk)
+        return self.conv_above(x, walk)
 
 
 @register(

@@ -118,7 +118,7 @@ class _PaintedDiagonals:
     def __init__(self, layer: "DiagonalBiLSTM", like: Tensor, width: int) -> None:
         self.left, self.right = (_Along(each, like, width) for each in layer.weight)
         self.gates = like.new_zeros(len(like), width, like.shape[1] // 2)
-        self.itself, self.row = layer.itself, 0
+        self.colours, self.row = layer.colours, 0
         self.above = torch.zeros_like(self.right.states[:, 1:])
 
     def step(
@@ -126,7 +126,7 @@ class _PaintedDiagonals:
     ) -> Float[Tensor, "b f"]:
         if self.row != walk.row:
             self.row = walk.row
-            given = (self.gates + self.itself(picture[:, walk.row - 1])).flip(1)
+            given = (self.gates + self.colours(picture[:, walk.row - 1])).flip(1)
             for at in range(walk.width):
                 self.right.step(given[:, at], at)
             self.above = self.right.states[:, 1:].flip(1)
@@ -152,8 +152,8 @@ class _LSTM(nn.Module, ABC):
     ) -> None:
         super().__init__()
         gates = 4 * directions
-        self.enter = CausalConv2d(2 * h, gates * h, left=left, channels=channels, parts=gates)
-        self.told = nn.Linear(vector, gates * h, bias=False) if vector else None
+        self.conv_in = CausalConv2d(2 * h, gates * h, left=left, channels=channels, parts=gates)
+        self.condition_bias = nn.Linear(vector, gates * h, bias=False) if vector else None
         weight = 2 * torch.rand(directions, taps, h, 4 * h) - 1
         self.weight = nn.Parameter(weight / (taps * h) ** 0.5)
 
@@ -165,9 +165,9 @@ class _LSTM(nn.Module, ABC):
         walk: Walk | None,
     ) -> Float[Tensor, "*at f"]:
         """The states of the whole picture, or of the walk's front."""
-        gates = self.enter(x, walk)
-        if self.told is not None:
-            gates = gates + self.told(vector)
+        gates = self.conv_in(x, walk)
+        if self.condition_bias is not None:
+            gates = gates + self.condition_bias(vector)
         if walk is None:
             return self.whole(gates, picture)
         if self not in walk.memory:
@@ -216,14 +216,14 @@ class DiagonalBiLSTM(_LSTM):
 
     def __init__(self, h: int, channels: int, vector: int) -> None:
         super().__init__(h, channels, vector, directions=2, taps=2, left=0)
-        self.itself = nn.Linear(channels, 4 * h, bias=False)
+        self.colours = nn.Linear(channels, 4 * h, bias=False)
 
     def whole(
         self, gates: Float[Tensor, "b h w g"], picture: Float[Tensor, "b h w c"]
     ) -> Float[Tensor, "b h w f"]:
         """The map from the left, and the one from the right in the place of the row below."""
         left, right = gates.chunk(2, -1)
-        given = torch.stack([left, right + self.itself(picture)], -2)
+        given = torch.stack([left, right + self.colours(picture)], -2)
         left, right = self.states(given, diagonals(*gates.shape[1:3])).unbind(-2)
         return left + shifted_down(right)
 
@@ -253,23 +253,23 @@ class Network(nn.Module):
         vector: int,
     ) -> None:
         super().__init__()
-        self.enter = CausalConv2d(channels, 2 * h, 4, 3, 3, "A", channels)
+        self.conv_in = CausalConv2d(channels, 2 * h, 4, 3, 3, "A", channels)
         self.layers = nn.ModuleList(kind(h, channels, vector) for _ in range(layers))
-        widen = [CausalConv2d(h, 4 * h, channels=channels, parts=2) for _ in range(layers)]
-        self.widen = nn.ModuleList(widen)
+        expand = [CausalConv2d(h, 4 * h, channels=channels, parts=2) for _ in range(layers)]
+        self.expand = nn.ModuleList(expand)
         self.top = CausalConv2d(2 * h, top, channels=channels)
-        self.leave = CausalConv2d(top, size, channels=channels)
+        self.conv_out = CausalConv2d(top, size, channels=channels)
 
     def forward(
         self, picture: Float[Tensor, "b h w c"], vector: Tensor | None, walk: Walk | None = None
     ) -> Float[Tensor, "..."]:
         """theta of all pixels, or of the walk's front."""
-        x = self.enter(picture, walk)
+        x = self.conv_in(picture, walk)
         skips = torch.zeros_like(x)
-        for layer, widen in zip(self.layers, self.widen):
-            residual, skip = widen(layer(x, picture, vector, walk), walk).chunk(2, -1)
+        for layer, expand in zip(self.layers, self.expand):
+            residual, skip = expand(layer(x, picture, vector, walk), walk).chunk(2, -1)
             x, skips = x + residual, skips + skip
-        return self.leave(F.relu(self.top(F.relu(x + skips), walk)), walk)
+        return self.conv_out(F.relu(self.top(F.relu(x + skips), walk)), walk)
 
 
 class PixelRNN(AutoregressiveModel):

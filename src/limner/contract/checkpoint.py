@@ -7,10 +7,11 @@ file.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,39 @@ MODEL_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 20_000
 _ZOO = Path(__file__).parents[1] / "zoo"
+
+RENAMED: dict[str, tuple[str, ...]] = {
+    "along": ("horizontal",),
+    "cross": ("cross_attention",),
+    "enter": ("conv_in", "linear_in"),
+    "enter_above": ("conv_above",),
+    "enter_left": ("conv_left",),
+    "enter_rows": ("conv_rows",),
+    "fall": ("fc_2",),
+    "grow": ("upsample",),
+    "itself": ("self_attention", "colours"),
+    "joint": ("conv",),
+    "leave": ("conv_out", "linear_out"),
+    "look": ("conv", "conv_in", "linear_in"),
+    "narrow": ("reduce",),
+    "nothing": ("null",),
+    "of_row": ("stream_right",),
+    "of_rows": ("stream_down",),
+    "past": ("skip",),
+    "rise": ("fc_1",),
+    "rising": ("up_layers",),
+    "say": ("conv_out", "linear_out"),
+    "seams": ("deblock",),
+    "shrink": ("downsample",),
+    "start": ("constant",),
+    "steady": ("layers",),
+    "strength": ("noise_strength",),
+    "take": ("combine",),
+    "think": ("conv_hidden", "linear_hidden"),
+    "told": ("condition_bias",),
+    "widen": ("expand",),
+}
+"""Layers as older files name them -> the names that they may have now."""
 
 
 def _foreign(file: Path) -> type[Foreign] | None:
@@ -258,9 +292,32 @@ def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
     return found
 
 
+def current_name(name: str, own: Collection[str]) -> str:
+    """The name that a weight of a file has in a model.
+
+    Args:
+        name: in the file, "network.enter.weight".
+        own: the names of the model's weights, "network.conv_in.weight".
+
+    Returns:
+        the name itself if the model has it, or if no current name of its layers fits.
+    """
+    if name in own:
+        return name
+    options = [(part, *RENAMED.get(part, ())) for part in name.split(".")]
+    found = (".".join(parts) for parts in itertools.product(*options))
+    return next((each for each in found if each in own), name)
+
+
+def with_current_names(weights: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Weights of a file under the names of a model, see `current_name`."""
+    return {current_name(name, own): weight for name, weight in weights.items()}
+
+
 def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) -> None:
     """Put weights into a model, all of them and no others."""
     own = model.state_dict()
+    weights = with_current_names(weights, own)
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     for kind, names in (
@@ -273,4 +330,4 @@ def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) ->
                 f"{source} does not fit the model '{model.name}': it {kind} tensor "
                 f"'{min(names)}' ({len(names)} such); it may come from another version of limner"
             )
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(weights)

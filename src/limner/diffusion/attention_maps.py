@@ -94,7 +94,7 @@ def looking(network: nn.Module) -> Iterator[Looks]:
     """Watch a network's cross-attention; nothing that it computes is changed."""
     looks = Looks()
     layers = [each for each in network.modules() if isinstance(each, Attention)]
-    crossing = {each: each.edit for each in layers if each.nothing is not None}
+    crossing = {each: each.edit for each in layers if each.null is not None}
     for layer, before in crossing.items():
         layer.edit = lambda site, weights, before=before: looks.keep(before, site, weights)
     try:

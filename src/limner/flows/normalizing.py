@@ -54,18 +54,18 @@ class CouplingNetwork(nn.Module):
 
     def __init__(self, channels: int, hidden: int, out: int, vector: int = 0) -> None:
         super().__init__()
-        self.look = nn.Conv2d(channels, hidden, 3, padding=1)
-        self.think = nn.Conv2d(hidden, hidden, 1)
-        self.say = zero(nn.Conv2d(hidden, out, 3, padding=1))
-        self.told = nn.Linear(vector, hidden, bias=False) if vector else None
+        self.conv_in = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.conv_hidden = nn.Conv2d(hidden, hidden, 1)
+        self.conv_out = zero(nn.Conv2d(hidden, out, 3, padding=1))
+        self.condition_bias = nn.Linear(vector, hidden, bias=False) if vector else None
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
         """theta of a coupling."""
-        h = self.look(x if s.planes is None else torch.cat([x, s.planes], 1))
-        if self.told is not None and s.vector is not None:
-            h = h + self.told(s.vector)[:, :, None, None]
-        return self.say(F.relu_(self.think(F.relu_(h))))
+        h = self.conv_in(x if s.planes is None else torch.cat([x, s.planes], 1))
+        if self.condition_bias is not None and s.vector is not None:
+            h = h + self.condition_bias(s.vector)[:, :, None, None]
+        return self.conv_out(F.relu_(self.conv_hidden(F.relu_(h))))
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -108,7 +108,7 @@ class NormalizingFlow(LikelihoodModel, Encodes):
         self.vector_size = vector if spec.labels or spec.text else 0
         self.condition_dropout = condition_dropout
         self.scales = scales
-        self.enter = Chain() if alpha is None else Chain(Logit(alpha))
+        self.preprocess = Chain() if alpha is None else Chain(Logit(alpha))
         self.dequantise: Dequantisation = Uniform(spec.levels)
         if dequantisation == "variational":
             self.dequantise = Variational(spec.levels, _dequantising(spec.shape))
@@ -127,7 +127,7 @@ class NormalizingFlow(LikelihoodModel, Encodes):
 
     def log_density(self, y: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b"]:
         """log p(y), exactly, of dequantised pictures in [0, 1]."""
-        h, log_enter = self.enter(y, s)
+        h, log_enter = self.preprocess(y, s)
         z, log_c = self.flow(h, s)
         return log_normal(z) + log_c + log_enter
 
@@ -141,19 +141,19 @@ class NormalizingFlow(LikelihoodModel, Encodes):
         x, c = next(batches)
         s = self.signal(c, len(x))
         y = self.dequantise.prepare(x, s, noise=Noise.sampling(0, len(x), str(x.device)))
-        self.flow.prepare(self.enter.prepare(y, s), s)
+        self.flow.prepare(self.preprocess.prepare(y, s), s)
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The normal numbers z of pictures, the centres of whose bins are taken."""
         s, levels = self.signal(c, len(x)), self.spec.levels
         y = (to_levels(x, levels).to(x.dtype) + 0.5) / levels
-        return self.flow(self.enter(y, s)[0], s)[0].flatten(1)
+        return self.flow(self.preprocess(y, s)[0], s)[0].flatten(1)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """The pictures of normal numbers, on the grid of levels."""
         s = self.signal(c, len(z))
         h = self.flow.inverse(z.unflatten(1, self.spec.shape), s)
-        return self.dequantise.inverse(self.enter.inverse(h, s))
+        return self.dequantise.inverse(self.preprocess.inverse(h, s))
 
     def frames(
         self,

@@ -63,20 +63,20 @@ class Network(nn.Module):
 
     def __init__(self, channels: int, features: int, blocks: int, out: int, vector: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(channels, features, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, features, 3, padding=1)
         self.blocks = nn.ModuleList(
             ResidualBlock(features, features, vector or None) for _ in range(blocks)
         )
         self.norm = NormSiLU(features)
-        self.leave = zero(nn.Conv2d(features, out, 1))
+        self.conv_out = zero(nn.Conv2d(features, out, 1))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "b c h w"], s: Signal) -> Float[Tensor, "b o h w"]:
         """theta of a coupling."""
-        h = self.enter(x)
+        h = self.conv_in(x)
         for block in self.blocks:
             h = block(h, s.vector)
-        return self.leave(self.norm(h))
+        return self.conv_out(self.norm(h))
 
 
 class Layers:

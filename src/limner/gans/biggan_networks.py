@@ -143,7 +143,7 @@ class GeneratorBlock(nn.Module):
                 normed(nn.Conv2d(out, out, 3, padding=1)),
             ]
         )
-        self.past = normed(nn.Conv2d(channels, out, 1))
+        self.skip = normed(nn.Conv2d(channels, out, 1))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b told"], t: float | None
@@ -151,7 +151,7 @@ class GeneratorBlock(nn.Module):
         """Twice as high and wide."""
         h = of_doubled(self.conv[0], self.norm[0](x, y, t).relu())
         h = self.norm[1](h, y, t).relu()
-        return self.conv[1](h) + F.interpolate(self.past(x), scale_factor=2.0)
+        return self.conv[1](h) + F.interpolate(self.skip(x), scale_factor=2.0)
 
 
 class Generator(nn.Module):
@@ -221,7 +221,7 @@ class CriticBlock(nn.Module):
                 normed(nn.Conv2d(out, out, 3, padding=1)),
             ]
         )
-        self.past = normed(nn.Conv2d(channels, out, 1)) if channels != out or halving else None
+        self.skip = normed(nn.Conv2d(channels, out, 1)) if channels != out or halving else None
         self.first, self.halving = first, halving
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
@@ -231,7 +231,7 @@ class CriticBlock(nn.Module):
             h, x = halved(self.conv[1], h), F.avg_pool2d(x, 2)
         else:
             h = self.conv[1](h)
-        return h + (x if self.past is None else self.past(x))
+        return h + (x if self.skip is None else self.skip(x))
 
 
 class Critic(nn.Module):

@@ -93,7 +93,7 @@ class Layer(nn.Module):
     def __init__(self, channels: int, out: int, style: int, *, doubling: bool) -> None:
         super().__init__()
         self.conv = ModulatedConv(channels, out, 3, style, doubling=doubling)
-        self.strength = nn.Parameter(torch.zeros(()))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(out, 1, 1))
 
     def forward(
@@ -102,7 +102,7 @@ class Layer(nn.Module):
         """Without noise, what it is on average before the activation."""
         h = self.conv(x, w)
         if noise is not None:
-            h = h + self.strength * noise.normal(1, *h.shape[2:]).to(h)
+            h = h + self.noise_strength * noise.normal(1, *h.shape[2:]).to(h)
         return activated(h + self.bias)
 
 
@@ -122,9 +122,11 @@ class Synthesis(nn.Module):
     def __init__(self, spec: ImageSpec, style: int, widths: Sequence[int]) -> None:
         super().__init__()
         k = len(widths) - 1
-        self.start = nn.Parameter(torch.randn(widths[0], spec.height >> k, spec.width >> k))
-        self.rising = nn.ModuleList(Layer(n, m, style, doubling=True) for n, m in pairwise(widths))
-        self.steady = nn.ModuleList(Layer(n, n, style, doubling=False) for n in widths)
+        self.constant = nn.Parameter(torch.randn(widths[0], spec.height >> k, spec.width >> k))
+        self.up_layers = nn.ModuleList(
+            Layer(n, m, style, doubling=True) for n, m in pairwise(widths)
+        )
+        self.layers = nn.ModuleList(Layer(n, n, style, doubling=False) for n in widths)
         self.to_picture = nn.ModuleList(
             ModulatedConv(n, spec.channels, 1, style, demodulate=False) for n in widths
         )
@@ -137,12 +139,12 @@ class Synthesis(nn.Module):
 
     def sizes(self, w: Styles, noise: Noise | None) -> Iterator[Images]:
         """The picture at each size, from the smallest on."""
-        x = by_pixel(self.start.expand(len(w), -1, -1, -1))
+        x = by_pixel(self.constant.expand(len(w), -1, -1, -1))
         picture = None
-        for i, steady in enumerate(self.steady):
+        for i, layer in enumerate(self.layers):
             if i:
-                x = self.rising[i - 1](x, w[:, 2 * i - 1], noise)
-            x = steady(x, w[:, 2 * i], noise)
+                x = self.up_layers[i - 1](x, w[:, 2 * i - 1], noise)
+            x = layer(x, w[:, 2 * i], noise)
             own = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
             picture = own if picture is None else doubled(picture) + own
             yield picture
@@ -159,12 +161,12 @@ class CriticBlock(nn.Module):
         super().__init__()
         self.first = Conv(channels, channels, 3)
         self.second = Conv(channels, out, 3, halving=True)
-        self.past = Conv(channels, out, 1, bias=False)
+        self.skip = Conv(channels, out, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h//2 w//2"]:
         """Half as high and wide."""
         h = activated(self.second(activated(self.first(x))))
-        return (h + self.past(halved(x))) / math.sqrt(2)
+        return (h + self.skip(halved(x))) / math.sqrt(2)
 
 
 class Critic(nn.Module):
@@ -182,7 +184,7 @@ class Critic(nn.Module):
         last = widths[-1]
         self.from_picture = Conv(spec.channels, widths[0], 1)
         self.blocks = nn.ModuleList(CriticBlock(n, m) for n, m in pairwise(widths))
-        self.joint = Conv(last + 1, last, 3)
+        self.conv = Conv(last + 1, last, 3)
         pixels = (spec.height >> len(self.blocks)) * (spec.width >> len(self.blocks))
         self.features = Linear(last * pixels, last)
         self.score = Linear(last, 1)
@@ -201,7 +203,7 @@ class Critic(nn.Module):
         for block in self.blocks:
             h = block(h)
         differ = torch.cat([deviation(batch) for batch in h.chunk(batches)])
-        h = activated(self.joint(torch.cat([h, differ], dim=1)))
+        h = activated(self.conv(torch.cat([h, differ], dim=1)))
         h = activated(self.features(h.flatten(1)))
         score = self.score(h)[:, 0]
         said = self.conditioner(c, len(x)).vector

@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.nothing = nn.Parameter(torch.zeros(channels)) if token_dim else None
+        self.null = nn.Parameter(torch.zeros(channels)) if token_dim else None
 
     def forward(
         self,
@@ -65,8 +65,8 @@ class Attention(nn.Module):
         else:
             positions = self.norm(x.permute(0, 2, 3, 1).reshape(b, h * w, c))
         k, v = self.key_value(positions if tokens is None else tokens).chunk(2, dim=-1)
-        if self.nothing is not None:
-            k = torch.cat([self.nothing.to(k).expand(b, 1, c), k], dim=1)
+        if self.null is not None:
+            k = torch.cat([self.null.to(k).expand(b, 1, c), k], dim=1)
             v = torch.cat([torch.zeros_like(v[:, :1]), v], dim=1)
             if mask is not None:
                 mask = F.pad(mask, (1, 0), value=True)

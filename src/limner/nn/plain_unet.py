@@ -62,8 +62,8 @@ class PlainUNet(nn.Module):
             common = (self.head_dim, self.groups)
             return Stage(ins, channels[level], vector, dropout, attended, tokens, site, *common)
 
-        self.enter = nn.Conv2d(spec.channels + self.conditioner.planes, channels[0], 3, padding=1)
-        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        self.conv_in = nn.Conv2d(spec.channels + self.conditioner.planes, channels[0], 3, padding=1)
+        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         width, last, passed = channels[0], len(channels) - 1, [channels[0]]
         for level, wide in enumerate(channels):
             stages = nn.ModuleList()
@@ -73,10 +73,10 @@ class PlainUNet(nn.Module):
             self.down.append(stages)
             if level < last:
                 passed.append(wide)
-                self.shrink.append(nn.Conv2d(wide, wide, 3, stride=2, padding=1))
+                self.downsample.append(nn.Conv2d(wide, wide, 3, stride=2, padding=1))
         self.middle = stage(width, last, "middle")
         self.after = ResidualBlock(width, width, vector, dropout, self.groups)
-        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level, wide in reversed(list(enumerate(channels))):
             stages = nn.ModuleList()
             for i in range(blocks + 1):
@@ -84,11 +84,11 @@ class PlainUNet(nn.Module):
                 width = wide
             self.up.append(stages)
             if level:
-                self.grow.append(nn.Conv2d(wide, wide, 3, padding=1))
+                self.upsample.append(nn.Conv2d(wide, wide, 3, padding=1))
         self.norm = NormSiLU(width, count=self.groups)
-        self.leave = nn.Conv2d(width, out or spec.channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # pyright: ignore[reportArgumentType]
+        self.conv_out = nn.Conv2d(width, out or spec.channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # pyright: ignore[reportArgumentType]
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
@@ -102,22 +102,22 @@ class PlainUNet(nn.Module):
         vector = F.silu(vector)
         if signal.planes is not None:
             x = torch.cat([x, signal.planes.to(x)], dim=1)
-        h = self.enter(x)
+        h = self.conv_in(x)
         passed = [h]
         for level, stages in enumerate(self.down):
             for stage in stages.children():
                 h = stage(h, vector, signal)
                 passed.append(h)
-            if level < len(self.shrink):
-                h = self.shrink[level](h)
+            if level < len(self.downsample):
+                h = self.downsample[level](h)
                 passed.append(h)
         h = self.after(self.middle(h, vector, signal), vector)
         for level, stages in enumerate(self.up):
             for stage in stages.children():
                 h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
-            if level < len(self.grow):
-                h = of_doubled(self.grow[level], h)
-        return self.leave(self.norm(h))
+            if level < len(self.upsample):
+                h = of_doubled(self.upsample[level], h)
+        return self.conv_out(self.norm(h))
 
 
 def common_groups(channels: tuple[int, ...]) -> int:

@@ -57,7 +57,7 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(dim, f"text{i}.self") for i in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.pool = nn.Linear(dim, pooled)
-        self.nothing = nn.Parameter(torch.zeros(pooled))
+        self.null = nn.Parameter(torch.zeros(pooled))
 
     def forward(self, text: Int[Tensor, "b l"]) -> Encoded:
         """The text's vectors; more padding, up to the specification's length, changes nothing."""
@@ -70,7 +70,7 @@ class TextEncoder(nn.Module):
             x = layer(x, seen)
         tokens = self.norm(x) * mask[..., None]
         mean = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        vector = torch.where(said, self.pool(mean), self.nothing)
+        vector = torch.where(said, self.pool(mean), self.null)
         return Encoded(tokens, mask, vector)
 
 
@@ -86,10 +86,10 @@ class _Layer(nn.Module):
         super().__init__()
         self.attention = Attention(dim, site=site)
         self.norm = nn.LayerNorm(dim)
-        self.rise = nn.Linear(dim, 4 * dim)
-        self.fall = nn.Linear(4 * dim, dim)
-        nn.init.zeros_(self.fall.weight)
-        nn.init.zeros_(self.fall.bias)
+        self.fc_1 = nn.Linear(dim, 4 * dim)
+        self.fc_2 = nn.Linear(4 * dim, dim)
+        nn.init.zeros_(self.fc_2.weight)
+        nn.init.zeros_(self.fc_2.bias)
 
     def forward(
         self, x: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]
@@ -97,4 +97,4 @@ class _Layer(nn.Module):
         """The tokens after a look at those where the mask is true."""
         row = self.attention(x.transpose(1, 2)[..., None], mask=mask)  # a picture one pixel wide
         x = row[..., 0].transpose(1, 2)
-        return x + self.fall(F.gelu(self.rise(self.norm(x))))
+        return x + self.fc_2(F.gelu(self.fc_1(self.norm(x))))

@@ -32,20 +32,21 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.block = ResidualBlock(channels, out, vector, dropout, groups)
-        itself = Attention(out, head_dim, site=f"{site}.self", groups=groups) if attention else None
-        self.itself = itself
-        cross = attention and token_dim
-        self.cross = Attention(out, token_dim=token_dim, site=f"{site}.cross") if cross else None
+        self.self_attention = self.cross_attention = None
+        if attention:
+            self.self_attention = Attention(out, head_dim, site=f"{site}.self", groups=groups)
+        if attention and token_dim:
+            self.cross_attention = Attention(out, token_dim=token_dim, site=f"{site}.cross")
 
     def forward(
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"], signal: Signal
     ) -> Float[Tensor, "b out h w"]:
         """Features at the same resolution."""
         x = self.block(x, vector)
-        if self.itself is not None:
-            x = self.itself(x)
-        if self.cross is not None and signal.tokens is not None:
-            x = self.cross(x, signal.tokens, signal.mask)
+        if self.self_attention is not None:
+            x = self.self_attention(x)
+        if self.cross_attention is not None and signal.tokens is not None:
+            x = self.cross_attention(x, signal.tokens, signal.mask)
         return x
 
 
@@ -87,7 +88,7 @@ class UNet(nn.Module):
         self.time = NumberEmbedding(vector)
         out = out or spec.channels
         inputs = (spec.channels + self.conditioner.planes) * patch**2
-        self.enter = nn.Conv2d(inputs, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(inputs, channels[0], 3, padding=1)
 
         def stage(ins: int, level: int, site: str) -> Stage:
             attended = level >= len(channels) - attention
@@ -95,26 +96,28 @@ class UNet(nn.Module):
             return Stage(ins, channels[level], vector, dropout, attended, token_dim, site)
 
         self.down = nn.ModuleList()
-        self.shrink = nn.ModuleList()
+        self.downsample = nn.ModuleList()
         for level, width in enumerate(channels):
             self.down.append(
                 nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks))
             )
             deeper = channels[level + 1] if level + 1 < len(channels) else None
-            self.shrink.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
+            self.downsample.append(
+                nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity()
+            )
         self.middle = stage(channels[-1], len(channels) - 1, "middle")
         self.up = nn.ModuleList()
-        self.grow = nn.ModuleList()
+        self.upsample = nn.ModuleList()
         for level, width in reversed(list(enumerate(channels))):
             self.up.append(
                 nn.ModuleList(stage(2 * width, level, f"up{level}.{i}") for i in range(blocks))
             )
             finer = channels[level - 1] if level else None
-            self.grow.append(nn.Conv2d(width, 4 * finer, 1) if finer else nn.Identity())
+            self.upsample.append(nn.Conv2d(width, 4 * finer, 1) if finer else nn.Identity())
         self.norm = NormSiLU(channels[0])
-        self.leave = nn.Conv2d(channels[0], out * patch**2, 3, padding=1)
-        self.seams = nn.Conv2d(out, out, 3, padding=1) if patch > 1 else None
-        for last in (self.leave, self.seams):
+        self.conv_out = nn.Conv2d(channels[0], out * patch**2, 3, padding=1)
+        self.deblock = nn.Conv2d(out, out, 3, padding=1) if patch > 1 else None
+        for last in (self.conv_out, self.deblock):
             if last is not None:
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
@@ -131,22 +134,22 @@ class UNet(nn.Module):
         vector = F.silu(vector)
         if signal.planes is not None:
             x = torch.cat([x, signal.planes.to(x)], dim=1)
-        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         passed = []
-        for stages, shrink in zip(self.down, self.shrink):
+        for stages, downsample in zip(self.down, self.downsample):
             for stage in stages.children():
                 h = stage(h, vector, signal)
                 passed.append(h)
-            h = shrink(h)
+            h = downsample(h)
         h = self.middle(h, vector, signal)
-        for stages, grow in zip(self.up, self.grow):
+        for stages, upsample in zip(self.up, self.upsample):
             for stage in stages.children():
                 h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
-            h = grow(h)
-            if not isinstance(grow, nn.Identity):
+            h = upsample(h)
+            if not isinstance(upsample, nn.Identity):
                 h = F.pixel_shuffle(h, 2)
-        h = F.pixel_shuffle(self.leave(self.norm(h)), self.patch)
-        return h if self.seams is None else h + self.seams(h)
+        h = F.pixel_shuffle(self.conv_out(self.norm(h)), self.patch)
+        return h if self.deblock is None else h + self.deblock(h)
 
 
 class HalfUNet(nn.Module):
@@ -176,8 +179,8 @@ class HalfUNet(nn.Module):
         vector = 4 * channels[0]
         self.patch = patch
         self.time = NumberEmbedding(vector)
-        self.enter = nn.Conv2d(spec.channels * patch**2, channels[0], 3, padding=1)
-        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        self.conv_in = nn.Conv2d(spec.channels * patch**2, channels[0], 3, padding=1)
+        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(channels):
             attended = level >= len(channels) - attention
             self.down.append(
@@ -187,10 +190,12 @@ class HalfUNet(nn.Module):
                 )
             )
             deeper = channels[level + 1] if level + 1 < len(channels) else None
-            self.shrink.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
+            self.downsample.append(
+                nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity()
+            )
         self.norm = NormSiLU(channels[-1])
-        self.leave = nn.Linear(channels[-1], out)
-        nn.init.zeros_(self.leave.weight)
+        self.linear_out = nn.Linear(channels[-1], out)
+        nn.init.zeros_(self.linear_out.weight)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
@@ -198,12 +203,12 @@ class HalfUNet(nn.Module):
     ) -> Float[Tensor, "b out"]:
         """Numbers of a picture, given a number (time)."""
         vector, signal = F.silu(self.time(label)), Signal()
-        h = self.enter(F.pixel_unshuffle(x, self.patch))
-        for stages, shrink in zip(self.down, self.shrink):
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
+        for stages, downsample in zip(self.down, self.downsample):
             for stage in stages.children():
                 h = stage(h, vector, signal)
-            h = shrink(h)
-        return self.leave(self.norm(h).mean((2, 3)))
+            h = downsample(h)
+        return self.linear_out(self.norm(h).mean((2, 3)))
 
 
 def check_halvings(spec: ImageSpec, channels: tuple[int, ...], patch: int) -> None:

@@ -8,9 +8,8 @@
             only then are the iterators resumed
         the average follows the weights
 
-So gradients accumulate exactly for any number of players, and no family is known here. Data, noise
-and dropout are pure functions of (seed, step); with `Loop.state` a stopped run continues bit for
-bit.
+Gradients accumulate exactly for any number of players, and no family is known here. Data, noise and
+dropout are pure functions of (seed, step), so `Loop.state` lets a run continue bit for bit.
 """
 
 import contextlib
@@ -18,12 +17,12 @@ import copy
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from limner.contract.checkpoint import current_name, with_current_names
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Batch, Condition
 from limner.contract.model import Learner, Turn
@@ -72,6 +71,7 @@ class _Player:
         for path, value in moments.items():
             player, name, key = path.split("/")
             if player == self.name:
+                name = current_name(name, own)
                 like = own[name] if value.shape == own[name].shape else value
                 kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
                 self.optimizer.state[own[name]][key] = kept.detach().copy_(value)
@@ -203,15 +203,17 @@ class Loop:
         Raises:
             LimnerError: the state is of another model.
         """
-        if state["average"].keys() != self._averaged.keys():
-            odd = min(state["average"].keys() ^ self._averaged.keys())
+        weights = with_current_names(state["model"], self.model.state_dict())
+        average = with_current_names(state["average"], self._averaged)
+        if average.keys() != self._averaged.keys():
+            odd = min(average.keys() ^ self._averaged.keys())
             raise LimnerError(f"the saved state is of another model: weight '{odd}' is in one only")
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(weights)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise LimnerError(f"the saved state is of another model: {reason}") from None
-        self.average.load_state_dict(state["model"] | state["average"])
+        self.average.load_state_dict(weights | average)
         with torch.no_grad():
             for name, buffer in self.model.memory().items():
                 buffer.copy_(state["memory"][name])
@@ -367,7 +369,7 @@ class Loop:
             live = list(self.model.buffers())
             torch._foreach_copy_(copies, live)  # pyright: ignore[reportPrivateImportUsage]
 
-    def _seeded(self, *key: object) -> AbstractContextManager[None]:
+    def _seeded(self, *key: object) -> contextlib.AbstractContextManager[None]:
         return seeded((self.options.seed, *key), self.device)
 
     def _rule_broken(self, what: str) -> LimnerError:
@@ -444,6 +446,5 @@ def _differentiates_twice(error: RuntimeError) -> bool:
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in said for words in ("not enough memory", "can't allocate memory")
-    )
+    words = ("not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in words)

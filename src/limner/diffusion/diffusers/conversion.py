@@ -82,8 +82,8 @@ def unet_2d(network: PlainUNet, size: int | tuple[int, int], schedule: DiscreteS
     down = tuple("DownBlock2D" if i < plain else "AttnDownBlock2D" for i in range(levels))
     unet = UNet2DModel(
         sample_size=size,
-        in_channels=network.enter.in_channels,
-        out_channels=network.leave.out_channels,
+        in_channels=network.conv_in.in_channels,
+        out_channels=network.conv_out.out_channels,
         time_embedding_type="learned",
         num_train_timesteps=schedule.T,
         down_block_types=down,
@@ -106,21 +106,21 @@ def unet_2d(network: PlainUNet, size: int | tuple[int, int], schedule: DiscreteS
 
 def _weights(network: PlainUNet) -> Iterator[tuple[str, Tensor]]:
     """All but the table of times, by their names in diffusers."""
-    yield from _of("conv_in", network.enter)
+    yield from _of("conv_in", network.conv_in)
     yield from _of("time_embedding.linear_1", network.time.perceptron[0])
     yield from _of("time_embedding.linear_2", network.time.perceptron[2])
     for way, levels in (("down", network.down), ("up", network.up)):
         for i, stages in enumerate(levels):
             for j, stage in enumerate(stages.children()):
                 yield from _stage(f"{way}_blocks.{i}", j, stage)
-    for i, shrink in enumerate(network.shrink):
-        yield from _of(f"down_blocks.{i}.downsamplers.0.conv", shrink)
-    for i, grow in enumerate(network.grow):
-        yield from _of(f"up_blocks.{i}.upsamplers.0.conv", grow)
+    for i, downsample in enumerate(network.downsample):
+        yield from _of(f"down_blocks.{i}.downsamplers.0.conv", downsample)
+    for i, upsample in enumerate(network.upsample):
+        yield from _of(f"up_blocks.{i}.upsamplers.0.conv", upsample)
     yield from _stage("mid_block", 0, network.middle)
     yield from _block("mid_block.resnets.1", network.after)
     yield from _of("conv_norm_out", network.norm)
-    yield from _of("conv_out", network.leave)
+    yield from _of("conv_out", network.conv_out)
 
 
 def _of(name: str, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -131,8 +131,8 @@ def _of(name: str, layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _stage(name: str, i: int, stage: nn.Module) -> Iterator[tuple[str, Tensor]]:
     assert isinstance(stage, Stage)
     yield from _block(f"{name}.resnets.{i}", stage.block)
-    if stage.itself is not None:
-        yield from _attention(f"{name}.attentions.{i}", stage.itself)
+    if stage.self_attention is not None:
+        yield from _attention(f"{name}.attentions.{i}", stage.self_attention)
 
 
 def _block(name: str, block: ResidualBlock) -> Iterator[tuple[str, Tensor]]:
