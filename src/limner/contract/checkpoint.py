@@ -65,6 +65,8 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "widen": ("expand",),
 }
 """Layers as older files name them -> the names that they may have now."""
+ADDED: dict[str, bool] = {"seen": True}
+"""Buffers that older files lack -> the value that stands for what they do not say."""
 
 
 def _foreign(file: Path) -> type[Foreign] | None:
@@ -309,9 +311,19 @@ def current_name(name: str, own: Collection[str]) -> str:
     return next((each for each in found if each in own), name)
 
 
-def with_current_names(weights: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Weights of a file under the names of a model, see `current_name`."""
-    return {current_name(name, own): weight for name, weight in weights.items()}
+def with_current_names(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights of a file under the names of a model, with the buffers that older files lack.
+
+    Args:
+        weights: of the file.
+        own: the model's weights, by their names.
+    """
+    found = {current_name(name, own): weight for name, weight in weights.items()}
+    for name in own.keys() - found.keys():
+        value = ADDED.get(name.rpartition(".")[2])
+        if value is not None:
+            found[name] = torch.full_like(own[name], value)
+    return found
 
 
 def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from limner.contract.image import TextSpec
-from limner.contract.text import word_table
+from limner.contract.text import Tokenizer, word_table
 from limner.nn.attention import Attention
 
 
@@ -31,8 +31,8 @@ class TextEncoder(nn.Module):
     layers.
 
     The word table makes words that no caption had mean something; the layers, which begin as the
-    identity, learn what their order means. The table is no part of the state: its SHA-256 in the
-    specification stands for it.
+    identity, learn what their order means. The table is not part of the state: its SHA-256 in the
+    specification stands for it. The state says which tokens training has seen, see `unseen_words`.
 
     Args:
         spec: how captions become tokens.
@@ -46,12 +46,14 @@ class TextEncoder(nn.Module):
 
     table: Tensor
     scale: Tensor
+    seen: Tensor
 
     def __init__(self, spec: TextSpec, dim: int, pooled: int, layers: int = 2) -> None:
         super().__init__()
         table, scale = word_table(spec)
         self.register_buffer("table", table, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("seen", torch.zeros(len(table), dtype=torch.bool))
         self.project = nn.Linear(table.shape[1], dim)
         self.positions = nn.Parameter(0.02 * torch.randn(spec.length, dim))
         self.layers = nn.ModuleList(_Layer(dim, f"text{i}.self") for i in range(layers))
@@ -61,17 +63,35 @@ class TextEncoder(nn.Module):
 
     def forward(self, text: Int[Tensor, "b l"]) -> Encoded:
         """The text's vectors; more padding, up to the specification's length, changes nothing."""
+        if self.training:
+            self.seen[text] = True
         mask = text != 0
         said = mask.any(1, keepdim=True)
-        seen = mask | ~said  # a row of padding looks at itself, and what comes of it is left out
+        attended = mask | ~said  # a row of padding attends to itself; its result is left out
         x = self.project(self.table[text].to(self.scale.dtype) * self.scale[text][..., None])
         x = x + self.positions[: text.shape[1]]
         for layer in self.layers:
-            x = layer(x, seen)
+            x = layer(x, attended)
         tokens = self.norm(x) * mask[..., None]
         mean = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         vector = torch.where(said, self.pool(mean), self.null)
         return Encoded(tokens, mask, vector)
+
+
+def unseen_words(model: nn.Module, spec: TextSpec, text: str) -> list[str]:
+    """The words of a text, as written, that no caption had while a model was trained.
+
+    A word that the tokenizer cuts into pieces counts as seen if each piece was. Models from files
+    that do not say what they have seen have seen all.
+    """
+    encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
+    if not encoders:
+        return []
+    seen = torch.stack([each.seen for each in encoders]).any(0)
+    tokenizer = Tokenizer(spec)
+    tokens = tokenizer.read(text).tokens
+    words = tokenizer.places(text)
+    return [word for word, places in words if not all(seen[tokens[i]] for i in places)]
 
 
 class _Layer(nn.Module):
