@@ -69,6 +69,10 @@ class Purpose(IntEnum):
     """Draws by which a model measures the data before its first step."""
     VALIDATION = -14
     """Noise of the held-out loss."""
+    CROP = -15
+    """Which part of a picture is seen."""
+    COLOUR = -16
+    """Which colour a digit has."""
 
 
 def _shift_xor(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -16,7 +16,7 @@ from PIL import Image
 from limner.contract.errors import LimnerError
 from limner.data.decode import Header, fitted, flattened, header
 from limner.data.pictures import Reasons, each
-from limner.data.sources import find_source
+from limner.data.sources import PAIRS, find_source
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
@@ -127,10 +127,10 @@ def check(source: str, **options: Any) -> CheckReport:
         options: as for `open_data`.
 
     Raises:
-        LimnerError: no such source, file or option, or unpaired sources.
+        LimnerError: no such source, file or option, or a pair of sources.
     """
-    if source.startswith("unpaired:"):
-        raise LimnerError("check the two sources of unpaired data one by one")
+    if source.partition(":")[0] in PAIRS:
+        raise LimnerError("check the two sources of a pair one by one")
     report = CheckReport(source)
     listing = find_source(source, options).listing(report.problems.append)
     entries = listing.entries

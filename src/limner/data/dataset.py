@@ -5,15 +5,29 @@ streams for whatever is drawn anew each time (captions, binarisation).
 """
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.contract.noise import Noise, Purpose
 
 _FIXED_SEED = 0  # of the one binarisation that a held-out split has
+
+
+class View(NamedTuple):
+    """How training looks at pictures.
+
+    Args:
+        mirrored: which of them are mirrored.
+        corner: where the part lies that is seen of pictures that are larger than they should be:
+            its upper left corner, from (0, 0) to (1, 1).
+    """
+
+    mirrored: Bool[Tensor, "b"]
+    corner: Float[Tensor, "b 2"]
 
 
 class Dataset(ABC):
@@ -31,6 +45,7 @@ class Dataset(ABC):
         flip: whether the stream mirrors every second picture.
         dynamic: whether pixels are coin flips of their intensity (dynamic binarisation).
         endless: whether there are so many pictures that none is seen twice; they are in no order.
+        paired: whether a picture's conditioning image shows the same thing.
     """
 
     spec: ImageSpec
@@ -44,6 +59,7 @@ class Dataset(ABC):
     flip: bool = False
     dynamic: bool = False
     endless: bool = False
+    paired: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -52,7 +68,13 @@ class Dataset(ABC):
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Pictures as their files have them, neither requantised nor binarised."""
 
-    def images(self, indices: Int[Tensor, "b"], noise: Noise) -> Images:
+    def parts(
+        self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """Pictures as `pixels`, but of those that are larger another part than the middle."""
+        return self.pixels(indices)
+
+    def images(self, indices: Int[Tensor, "b"], noise: Noise, view: View | None = None) -> Images:
         """Pictures in [-1, 1] on the grid of `spec.levels`, binarised where that is asked for.
 
         Dynamic binarisation draws each pixel, p(x = 1) = intensity: from `noise` where the data
@@ -64,8 +86,19 @@ class Dataset(ABC):
         Args:
             indices: which pictures.
             noise: b random streams.
+            view: how they are looked at; None for the middle, not mirrored.
         """
-        x = from_uint8(self.pixels(indices))
+        if view is None:
+            return self._levelled(indices, self.pixels(indices), noise)
+        x = self._levelled(indices, self.parts(indices, view.corner), noise)
+        if view.mirrored.any():
+            x = torch.where(view.mirrored[:, None, None, None], x.flip(-1), x)
+        return x
+
+    def _levelled(
+        self, indices: Int[Tensor, "b"], pixels: UInt8[Tensor, "b c h w"], noise: Noise
+    ) -> Images:
+        x = from_uint8(pixels)
         if self.dynamic:
             streams = (
                 noise if self.training else Noise.keyed(_FIXED_SEED, Purpose.BINARISE, indices)
@@ -80,7 +113,11 @@ class Dataset(ABC):
         return None
 
     def hints(
-        self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int
+        self,
+        indices: Int[Tensor, "b"],
+        numbers: Int[Tensor, "b"],
+        seed: int,
+        view: View | None = None,
     ) -> Images | None:
         """Conditioning images of some pictures; None when there are none.
 
@@ -88,6 +125,7 @@ class Dataset(ABC):
             indices: which pictures.
             numbers: their global numbers, by which unpaired images go.
             seed: of the order of the data.
+            view: how training looks at the pictures; None where they are looked at as they are.
         """
         return None
 

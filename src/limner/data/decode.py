@@ -42,6 +42,7 @@ _UPRIGHT = {
 _SIXTEEN_BITS = 65535
 
 Fit = Literal["crop", "pad", "stretch"]
+Half = Literal["left", "right"]
 Opener = Callable[[], IO[bytes]]
 T = TypeVar("T")
 
@@ -146,8 +147,13 @@ def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image
 
 
 def to_pixels(
-    image: Image.Image, channels: int, height: int, width: int, fit: Fit
+    image: Image.Image, channels: int, height: int, width: int, fit: Fit, half: Half | None = None
 ) -> UInt8[Tensor, "c h w"]:
-    """An opened picture as pixels of a stated shape."""
-    image = fitted(flattened(image).convert("L" if channels == 1 else "RGB"), height, width, fit)
+    """An opened picture, or one half of it, as pixels of a stated shape."""
+    image = flattened(image)
+    if half:
+        middle = image.width // 2
+        left, right = (0, middle) if half == "left" else (image.width - middle, image.width)
+        image = image.crop((left, 0, right, image.height))
+    image = fitted(image.convert("L" if channels == 1 else "RGB"), height, width, fit)
     return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)

@@ -5,6 +5,9 @@
     metadata          metadata.jsonl or .csv       a line a picture: file_name with text (or
                                                    caption) and label, as Hugging Face has it
     captions beside   a.png a.txt                  one caption a line, one drawn each time
+    two domains       trainA/ trainB/ testA/ testB/   as CycleGAN's sets are; data.domain is one
+    pairs             train/ test/ (or val/)       both domains side by side in each picture, as
+                                                   pix2pix's sets are; data.half is one
 
 An archive is read as a stream and never extracted; members with unsafe names and links are left out
 and named.
@@ -32,6 +35,7 @@ from limner.data.pictures import Entry, Listing, Reasons, Report, Source
 TOTAL_CAP = 64 * 2**30
 """Bytes of an archive's members, unpacked."""
 _METADATA = ("metadata.jsonl", "metadata.csv")
+_SETS = ("train", "test", "val")
 _CAPTION_COLUMNS = ("text", "caption", "captions")
 
 
@@ -142,12 +146,14 @@ class Folder(Source):
         holdout: the share of pictures held out, chosen by a hash of their names.
         labels: false to ignore classes; a list to fix their names and order.
         captions: false to ignore captions.
+        domain: "A" or "B", of folders trainA, trainB, testA and testB.
     """
 
     split: Literal["train", "test", "all"] = "train"
     holdout: Rate = 0.0
     labels: bool | list[str] = True
     captions: bool = True
+    domain: Literal["A", "B"] | None = None
 
     def files(self) -> Files:
         """The files of the folder."""
@@ -155,9 +161,11 @@ class Folder(Source):
 
     def listing(self, report: Report) -> Listing:
         """The pictures with what metadata, folders and text files say of them."""
-        if self.split == "test" and not self.holdout:
-            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
         files = self.files()
+        names, published = self._published(files.names)
+        if self.split == "test" and not self.holdout and not published:
+            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
+        files = files._replace(names=names)
         rows = dict(_metadata(files, report))
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
         pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
@@ -170,9 +178,25 @@ class Folder(Source):
         entries = [
             Entry(name, partial(files.open, name), labels.get(name), captions.get(name, ()))
             for name in pictures
-            if self.split == "all" or (_share(name) < self.holdout) == (self.split == "test")
+            if published
+            or self.split == "all"
+            or (_share(name) < self.holdout) == (self.split == "test")
         ]
         return Listing(entries, known, files.refused)
+
+    def _published(self, names: list[str]) -> tuple[list[str], bool]:
+        """The files of a domain and split, and whether folders are splits."""
+        if not (self.domain or self.half):
+            return names, False
+        parts = {name: set(PurePosixPath(name).parts[:-1]) for name in names}
+        end = self.domain or ""
+        sets = {split: [name for name in names if split + end in parts[name]] for split in _SETS}
+        sets["test"] = sets["test"] or sets["val"]
+        if self.domain is None and not sets["train"]:
+            return names, False
+        if self.split == "all":
+            return [name for name in names if any(name in found for found in sets.values())], True
+        return sets[self.split], True
 
     def _labels(
         self, pictures: list[str], rows: dict[str, dict], report: Report

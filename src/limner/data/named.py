@@ -85,7 +85,8 @@ class Named(Source):
         """The data set; nothing is decoded unless another size or colour is asked for."""
         pixels, _ = self.arrays()
         _, height, width, channels = pixels.shape
-        if self.shape not in (None, (height, width)) or self.channels not in (None, channels):
+        resized = self.load_size or self.half or self.shape not in (None, (height, width))
+        if resized or self.channels not in (None, channels):
             return gather(self, typed)
         listing = self.listing(stop)
         kept = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -172,6 +173,26 @@ class StackedMnist(Mnist):
         chosen = streams.integers(len(pixels), 3).numpy()
         stacked = pixels[..., 0][chosen]  # n c h w, as it is kept
         return stacked.transpose(0, 2, 3, 1), digits[chosen] @ np.array([100, 10, 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColouredMnist(Mnist):
+    """`coloured-mnist`: MNIST's digits, each in a bright colour of its own; always the same ones.
+
+    It is a domain to translate `mnist` to and from, with the true counterpart of each picture.
+    """
+
+    name = "coloured-mnist"
+
+    def arrays(self) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
+        """All pictures and class numbers of the split."""
+        pixels, labels = super().arrays()
+        hue = 6 * Noise.keyed(0, Purpose.COLOUR, range(len(pixels))).uniform(1).numpy()
+        colour = np.clip(
+            np.abs((hue + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1
+        )  # full, of every hue
+        coloured = (pixels * colour[:, None, None].astype(np.float32)).round()
+        return coloured.astype(np.uint8), labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -27,10 +27,19 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import NonNegative
+from limner.contract.options import Count, NonNegative
 from limner.contract.text import LENGTH, text_spec
 from limner.data.dataset import Dataset
-from limner.data.decode import Fit, Opener, UndecodableError, header, is_grey, reading, to_pixels
+from limner.data.decode import (
+    Fit,
+    Half,
+    Opener,
+    UndecodableError,
+    header,
+    is_grey,
+    reading,
+    to_pixels,
+)
 
 _BROKEN_SHARE = 0.01  # of the pictures may be broken, or one of them
 T = TypeVar("T")
@@ -84,6 +93,9 @@ class Source(ABC):
         split: which part of the data.
         size: one number, or "HEIGHTxWIDTH"; None for the size that all pictures have.
         fit: how a picture gets there: its middle cropped, white added, or stretched.
+        load_size: one number from `size` on: pictures are made so large first, and training sees
+            another part of them each time, else the middle.
+        half: "left" or "right", of pictures that show two side by side.
         channels: 1 (grey) or 3 (RGB); None for grey if all pictures are.
         levels: values per channel.
         binarise: to 2 levels: "dynamic" (coin flips of the intensity) or "threshold".
@@ -97,6 +109,8 @@ class Source(ABC):
     split: str = "train"
     size: int | str | None = None
     fit: Fit = "crop"
+    load_size: Count | None = None
+    half: Half | None = None
     channels: Literal[1, 3] | None = None
     levels: Annotated[int, Field(ge=2, le=256)] = 256
     binarise: Literal["dynamic", "threshold"] | None = None
@@ -110,6 +124,11 @@ class Source(ABC):
         if not re.fullmatch("0*[1-9][0-9]{0,4}(x0*[1-9][0-9]{0,4})?", sides):
             raise LimnerError(
                 f"data option data.size={self.size}: give one number, or HEIGHTxWIDTH as in 32x48"
+            )
+        if self.load_size and (self.shape is None or self.load_size < max(self.shape)):
+            raise LimnerError(
+                f"data.load_size={self.load_size}: pictures are made so large before a part of "
+                "data.size is cut out; give a data.size that is not larger"
             )
         if self.binarise and self.levels not in (2, 256):
             raise LimnerError(f"data.binarise makes 2 levels; leave data.levels={self.levels} out")
@@ -180,9 +199,7 @@ class Pictures(Dataset):
         if text and not entries[0].captions:
             raise LimnerError(f"{typed} has no captions; leave data.text=true out")
         self.spec = ImageSpec(*shape, levels, listing.labels, frequencies, text)
-        self._decode = partial(
-            to_pixels, channels=shape[0], height=shape[1], width=shape[2], fit=source.fit
-        )
+        self._decode = partial(to_pixels, **_form(source, shape))
         said = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
         options = [self.training, self.flip, self.dynamic, self.spec.to_json()]
         self.digest = hashlib.sha256(json.dumps([content, options, said]).encode()).hexdigest()
@@ -195,7 +212,24 @@ class Pictures(Dataset):
         return self.entries[index].name
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pictures from memory, or decoded now."""
+        """Pictures from memory, or decoded now; the middle of those that are larger."""
+        x, (_, height, width) = self._whole(indices), self.spec.shape
+        top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+        return x[..., top : top + height, left : left + width]
+
+    def parts(
+        self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """The same with the part at a corner, of those that are larger."""
+        x, (_, height, width) = self._whole(indices), self.spec.shape
+        margins = torch.tensor([x.shape[2] - height, x.shape[3] - width])
+        if not margins.any():
+            return x
+        begins = (corner * (margins + 1)).long().minimum(margins).tolist()
+        cut = [one[:, t : t + height, r : r + width] for one, (t, r) in zip(x, begins)]
+        return torch.stack(cut)
+
+    def _whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
         if self._kept is not None:
             return self._kept[indices]
         broken: Reasons = []
@@ -261,12 +295,16 @@ def gather(source: Source, typed: str) -> Pictures:
         warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
         heads = list(each(listing.entries, header, broken))
         _few(broken, len(listing.entries), typed)
-        height, width = source.shape or _common([(e.name, h.width, h.height) for e, h in heads])
+        sides = 2 if source.half else 1
+        sizes = [(e.name, h.width // sides, h.height) for e, h in heads]
+        height, width = source.shape or _common(sizes)
         channels = source.channels or (1 if all(is_grey(head.mode) for _, head in heads) else 3)
         shape = (channels, height, width)
-        decode = partial(to_pixels, channels=channels, height=height, width=width, fit=source.fit)
-        fits = len(heads) * math.prod(shape) <= source.memory * 2**30
-        kept = torch.empty((len(heads), *shape), dtype=torch.uint8) if fits else None
+        form = _form(source, shape)
+        decode = partial(to_pixels, **form)
+        loaded = channels, form["height"], form["width"]
+        fits = len(heads) * math.prod(loaded) <= source.memory * 2**30
+        kept = torch.empty((len(heads), *loaded), dtype=torch.uint8) if fits else None
         content = hashlib.sha256()
         entries: list[Entry] = []
         for entry, picture in each([entry for entry, _ in heads], decode, broken):
@@ -277,6 +315,15 @@ def gather(source: Source, typed: str) -> Pictures:
     _few(broken, len(listing.entries), typed)
     kept = None if kept is None else kept[: len(entries)]
     return Pictures(source, typed, listing, entries, shape, kept, content.hexdigest(), broken)
+
+
+def _form(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """How pictures are decoded, as arguments of `to_pixels`."""
+    channels, height, width = shape
+    if source.load_size:
+        height = width = source.load_size
+    size = {"channels": channels, "height": height, "width": width}
+    return size | {"fit": source.fit, "half": source.half}
 
 
 def _common(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:

@@ -46,7 +46,7 @@ from limner.data.composition import (
     Scene,
     Thing,
 )
-from limner.data.dataset import Dataset
+from limner.data.dataset import Dataset, View
 from limner.data.emoji import Emoji
 from limner.data.grounds import ground
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source
@@ -142,7 +142,13 @@ class ComposedScenes(Dataset):
         height, width = source.shape or (_SIZE, _SIZE)
         if height != width or height < 16:
             raise LimnerError(f"scenes are square, of at least 16 pixels; give data.size={_SIZE}")
-        for option, remedy in {"flip": "captions say left and right", "binarise": ""}.items():
+        refused = {
+            "flip": "captions say left and right",
+            "binarise": "",
+            "load_size": "",
+            "half": "",
+        }
+        for option, remedy in refused.items():
             if getattr(source, option):
                 raise LimnerError(f"scenes have no data.{option}; {remedy or 'leave it out'}")
         self.options, self.source, self.size = source, typed, height
@@ -225,7 +231,11 @@ class ComposedScenes(Dataset):
         return said
 
     def hints(
-        self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int
+        self,
+        indices: Int[Tensor, "b"],
+        numbers: Int[Tensor, "b"],
+        seed: int,
+        view: View | None = None,
     ) -> Images | None:
         """What stands where, if that is asked for."""
         return None if self.options.hint is None else self.truth(indices)

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition
 from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
-from limner.data.dataset import Dataset
+from limner.data.dataset import Dataset, View
 
 
 class Stream:
@@ -49,10 +49,11 @@ class Stream:
 
     def at(self, numbers: Int[Tensor, "b"]) -> Batch:
         """The images with these global numbers."""
-        flip = torch.zeros(len(numbers), dtype=torch.bool)
+        mirrored = torch.zeros(len(numbers), dtype=torch.bool)
         if self.dataset.flip:
-            flip = Noise.keyed(self.seed, Purpose.FLIP, numbers).uniform() < 0.5
-        return self._batch(numbers, self.indices(numbers), flip)
+            mirrored = Noise.keyed(self.seed, Purpose.FLIP, numbers).uniform() < 0.5
+        corner = Noise.keyed(self.seed, Purpose.CROP, numbers).uniform(2)
+        return self._batch(numbers, self.indices(numbers), View(mirrored, corner))
 
     def captions(self, numbers: Int[Tensor, "b"]) -> list[str] | None:
         """The captions of the images with these global numbers; None when the data have none."""
@@ -61,7 +62,7 @@ class Stream:
 
     def preview(self, n: int) -> Batch:
         """The same n pictures every time, of every class in turn, none mirrored."""
-        return self._batch(torch.arange(n), self.dataset.overview(n), torch.zeros(n).bool())
+        return self._batch(torch.arange(n), self.dataset.overview(n), None)
 
     def indices(self, numbers: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """Which pictures of the data set the images with these global numbers are."""
@@ -89,18 +90,16 @@ class Stream:
         return order
 
     def _batch(
-        self, numbers: Int[Tensor, "b"], indices: Int[Tensor, "b"], flip: Bool[Tensor, "b"]
+        self, numbers: Int[Tensor, "b"], indices: Int[Tensor, "b"], view: View | None
     ) -> Batch:
         data = self.dataset
-        x = data.images(indices, Noise.keyed(self.seed, Purpose.BINARISE, numbers))
-        if flip.any():
-            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        x = data.images(indices, Noise.keyed(self.seed, Purpose.BINARISE, numbers), view)
         label = None if data.labels is None else data.labels[indices]
         text = None
         if self._tokenizer is not None:
             said = data.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, numbers))
             text = None if said is None else self._tokenizer.encode(said)
-        return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed)))
+        return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed, view)))
 
 
 class Ahead:

@@ -1,54 +1,143 @@
-"""`unpaired:A,B`: two domains without pairs, as CycleGAN learns from them."""
+"""`unpaired:A,B` and `paired:A,B`: two domains, as translators learn from them."""
 
 import hashlib
 from dataclasses import replace
+from pathlib import PurePosixPath
 
-from jaxtyping import Int, UInt8
+import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.noise import Noise, Purpose
-from limner.data.dataset import Dataset
+from limner.data.dataset import Dataset, View
 from limner.data.stream import Stream
 
 
-class Unpaired(Dataset):
-    """Pictures of domain B, each with an independent picture of domain A as conditioning image.
+class TwoDomains(Dataset):
+    """Pictures of domain B, each with one of domain A as its conditioning image.
 
     Args:
         a: the domain to translate from.
-        b: the domain to translate to; length, labels, captions and weights are its own.
+        b: the domain to translate to; captions, groups and weights are its own.
         source: as it was typed.
+        chosen: which pictures of B there are.
     """
 
-    def __init__(self, a: Dataset, b: Dataset, source: str) -> None:
-        self.a, self.b = a, b
-        self._stream = Stream(a)
+    def __init__(self, a: Dataset, b: Dataset, source: str, chosen: Int[Tensor, "n"]) -> None:
+        self.a, self.b, self.chosen = a, b, chosen
         self.spec = replace(b.spec, hint=a.spec)
         self.source = source
-        self.digest = hashlib.sha256(f"{a.digest} {b.digest}".encode()).hexdigest()
-        self.labels, self.weights = b.labels, b.weights
+        self.labels = None if b.labels is None else b.labels[chosen]
+        self.weights = None if b.weights is None else b.weights[chosen]
+        self.groups = None if b.groups is None else b.groups[chosen]
         self.skipped = (*a.skipped, *b.skipped)
         self.training, self.flip, self.dynamic = b.training, b.flip, b.dynamic
+        self.digest = hashlib.sha256(f"{a.digest} {b.digest}".encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.b)
+        return len(self.chosen)
 
     def name(self, index: int) -> str:
         """The name in domain B."""
-        return self.b.name(index)
+        return self.b.name(int(self.chosen[index]))
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
         """Pictures of domain B."""
-        return self.b.pixels(indices)
+        return self.b.pixels(self.chosen[indices])
+
+    def parts(
+        self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """Parts of pictures of domain B."""
+        return self.b.parts(self.chosen[indices], corner)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Captions of domain B."""
-        return self.b.captions(indices, noise)
+        return self.b.captions(self.chosen[indices], noise)
 
-    def hints(self, indices: Int[Tensor, "b"], numbers: Int[Tensor, "b"], seed: int) -> Images:
-        """Pictures of domain A, in an order of their own."""
+
+class Unpaired(TwoDomains):
+    """Pictures of domain B, each with an independent picture of domain A.
+
+    Args:
+        a, b, source: see `TwoDomains`.
+    """
+
+    def __init__(self, a: Dataset, b: Dataset, source: str) -> None:
+        super().__init__(a, b, source, torch.arange(len(b)))
+        self._stream = Stream(a)
+
+    def hints(
+        self,
+        indices: Int[Tensor, "b"],
+        numbers: Int[Tensor, "b"],
+        seed: int,
+        view: View | None = None,
+    ) -> Images:
+        """Pictures of domain A, in an order of their own; where they are looked at as they are,
+        each once a round, whatever their weights.
+        """
         own = int(Noise.keyed(seed, Purpose.HINT, [0]).bits(1))
-        if self._stream.seed != own:
-            self._stream = Stream(self.a, own)
-        return self._stream.at(numbers).x
+        if view is not None:
+            if self._stream.seed != own:
+                self._stream = Stream(self.a, own)
+            return self._stream.at(numbers).x
+        chosen = numbers % len(self.a)
+        if not self.a.endless:
+            keys = Noise.keyed(own, Purpose.ORDER, [0]).bits(len(self.a))[0]
+            chosen = torch.argsort(keys, stable=True)[chosen]
+        return self.a.images(chosen, Noise.keyed(own, Purpose.BINARISE, numbers))
+
+
+class Paired(TwoDomains):
+    """Pictures of domain B that have a counterpart in domain A, each with it, seen alike.
+
+    Args:
+        a, b, source: see `TwoDomains`.
+
+    Raises:
+        LimnerError: no picture of B has a counterpart.
+    """
+
+    paired = True
+
+    def __init__(self, a: Dataset, b: Dataset, source: str) -> None:
+        of_a, of_b = _keys(a), _keys(b)
+        found = [(i, of_a[key]) for key, i in of_b.items() if key in of_a]
+        if not found:
+            raise LimnerError(
+                f"no picture of {b.source} has the name of one of {a.source}, as '{b.name(0)}' and "
+                f"'{a.name(0)}'; name counterparts alike, or take unpaired:"
+            )
+        super().__init__(a, b, source, torch.tensor([i for i, _ in found]))
+        self.counterparts = torch.tensor([i for _, i in found])
+        if self.labels is not None and b.spec.frequencies:
+            weights = torch.ones(len(found), dtype=torch.float64)
+            weights = weights if self.weights is None else self.weights.double()
+            shares = torch.bincount(self.labels, weights, minlength=len(b.spec.labels))
+            shares = (shares / shares.sum()).tolist()
+            self.spec = replace(self.spec, frequencies=tuple(shares))
+
+    def hints(
+        self,
+        indices: Int[Tensor, "b"],
+        numbers: Int[Tensor, "b"],
+        seed: int,
+        view: View | None = None,
+    ) -> Images:
+        """The counterparts, mirrored and cut out as the pictures are."""
+        noise = Noise.keyed(seed, Purpose.HINT, numbers)
+        return self.a.images(self.counterparts[indices], noise, view)
+
+
+def _keys(data: Dataset) -> dict[str, int]:
+    """The number of each picture by what its counterpart is called, too: its file's name without
+    the ending, and without folders where that is enough to tell them apart.
+    """
+    if data.endless:
+        raise LimnerError(f"{data.source} has no end, and so no pairs; take unpaired:")
+    paths = [PurePosixPath(data.name(i)).with_suffix("") for i in range(len(data))]
+    stems = {path.name: i for i, path in enumerate(paths)}
+    return stems if len(stems) == len(paths) else {str(p): i for i, p in enumerate(paths)}

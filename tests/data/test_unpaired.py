@@ -1,0 +1,127 @@
+"""Two domains: pairs by name, side by side, or as the papers' folders are; parts of pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
+from limner.data import open_data
+from limner.data.stream import Stream
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def random(seed: int, side: int = 20) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CycleGAN's layout in `ab`, pix2pix's in `sides`; B's picture is the negative of A's."""
+    root = tmp_path_factory.mktemp("sets")
+    for split, seeds in {"train": range(4), "test": range(4, 6)}.items():
+        for seed in seeds:
+            a = random(seed)
+            save(root / "ab" / f"{split}A" / f"{seed}.png", a)
+            save(root / "ab" / f"{split}B" / f"{seed}.png", 255 - a)
+            folder = "val" if split == "test" else split
+            save(root / "sides" / folder / f"{seed}.png", np.concatenate([a, 255 - a], 1))
+    return root
+
+
+@pytest.mark.parametrize("name", ["ab", "sides"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pairs_of_the_papers_sets(sets: Path, name: str, split: str):
+    data = open_data(f"paired:folder:{sets / name}", split=split)
+    assert data.paired and len(data) == {"train": 4, "test": 2}[split]
+    assert data.training == (split == "train")
+    both = Stream(data).preview(len(data))
+    assert both.c.image is not None
+    assert torch.allclose(both.x, -both.c.image, atol=1e-6)
+    back = Stream(open_data(f"paired:folder:{sets / name}", split=split, direction="BtoA")).preview(
+        len(data)
+    )
+    assert back.c.image is not None
+    assert torch.equal(back.x, both.c.image) and torch.equal(back.c.image, both.x)
+
+
+def test_pairs_are_cut_out_and_mirrored_alike(sets: Path):
+    source = f"paired:folder:{sets / 'sides'}"
+    data = open_data(source, size=16, load_size=24, flip=True)
+    first, again = (Stream(data, seed=3).batch(0, 24) for _ in range(2))
+    assert first.c.image is not None
+    assert torch.equal(first.x, again.x)
+    assert torch.allclose(first.x, -first.c.image, atol=0.02)  # resizing rounds
+    assert len({tuple(x.flatten().tolist()) for x in first.x}) > 12  # of four pictures
+    whole = open_data(source, size=24, split="test")
+    middle = open_data(source, size=16, load_size=24, flip=True, split="test")
+    some = torch.arange(2)
+    assert torch.equal(
+        middle.images(some, Noise.sampling(0, 2)),
+        whole.images(some, Noise.sampling(0, 2))[..., 4:20, 4:20],
+    )
+
+
+def test_the_two_domains_of_a_folder_are_drawn_apart(sets: Path):
+    data = open_data(f"unpaired:folder:{sets / 'ab'}")
+    assert not data.paired and data.name(0) == "trainB/0.png"
+    both = Stream(data).batch(0, 400)
+    assert both.c.image is not None
+    matched = (both.x + both.c.image).abs().flatten(1).amax(1) < 1e-6
+    assert 0.1 < float(matched.float().mean()) < 0.4  # one in four by chance
+    plain = data.hints(torch.arange(4), torch.arange(4), 0)
+    assert plain is not None
+    assert len({tuple(x.flatten().tolist()) for x in plain}) == 4  # each of A once
+
+
+def test_styles_of_emoji_are_domains():
+    source = "emoji:style=3d,emoji:style=flat"
+    options = {"size": 16, "split": "held-out-concept"}
+    data = open_data(f"paired:{source}", **options)
+    assert len(data) == 105
+    assert data.spec.domain == "flat" and data.spec.hint and data.spec.hint.domain == "3d"
+    both = Stream(data).preview(105)
+    assert both.c.image is not None
+    x, y = both.x.flatten(1), both.c.image.flatten(1)
+    assert float((torch.cdist(x, y).argmin(1) == torch.arange(105)).float().mean()) > 0.9
+    sides = {"a.style": "3d", "b.style": "flat"}
+    assert open_data("paired:emoji,emoji", **options, **sides).spec == data.spec
+
+
+def test_coloured_digits_are_the_digits_in_a_colour(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    head = bytes([0, 0, 8, 3, 0, 0, 0, 3, 0, 0, 0, 28, 0, 0, 0, 28])
+    (folder / "train-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+    (folder / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]))
+    monkeypatch.setenv("LIMNER_DATA", str(tmp_path))
+    data = open_data("paired:mnist,coloured-mnist")
+    both = Stream(data).preview(3)
+    assert both.c.image is not None
+    assert torch.equal(both.x.amax(1, keepdim=True), both.c.image)  # the brightest channel
+    assert both.x.amin() == -1 and (both.x.amin(1) < both.x.amax(1)).any()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "said"),
+    [
+        ("paired:folder:{}/ab,emoji", {"size": 16}, "name counterparts alike, or take unpaired:"),
+        ("unpaired:folder:{}/sides", {}, "has no folders trainA and trainB"),
+        ("paired:folder:{}/ab", {"direction": "back"}, "give AtoB or BtoA"),
+        ("folder:{}/ab", {"size": 24, "load_size": 16}, "give a data.size that is not larger"),
+        ("emoji:stile=flat", {}, "did you mean 'data.style'"),
+        ("paired:scenes,scenes", {}, "take unpaired:"),
+    ],
+)
+def test_what_cannot_be_paired(sets: Path, source: str, options: dict, said: str):
+    with pytest.raises(LimnerError, match=said):
+        open_data(source.format(sets), **options)
