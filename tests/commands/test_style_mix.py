@@ -126,7 +126,7 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     code, _, said = limner_(*given, "--layers", "9")
     assert code == 2 and "0 to 3" in said
     code, _, said = limner_(*given, "cat")
-    assert code == 2 and "'cat' is no option" in said
+    assert code == 2 and "'cat' is not an option" in said
     code, _, said = limner_(*given[:-1], "out.jpg")
     assert code == 2 and "no PNG file" in said
 

@@ -164,7 +164,7 @@ def test_assignments_are_sorted_into_sections():
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("channels", "'channels' is no option; write key=value"),
+        ("channels", "'channels' is not an option; write key=value"),
         ("channels=3", "write model.channels or train.channels"),
         ("modle.channels=3", "unknown section 'modle'; did you mean 'model'?"),
         ("model.=3", "names no section"),

@@ -143,7 +143,7 @@ def test_nothing_to_read(tmp_path):
         open_data(f"folder:{tmp_path}")
     with pytest.raises(LimnerError, match=r"is a file; for an archive write zip:"):
         open_data(f"folder:{tmp_path / 'a.txt'}")
-    with pytest.raises(LimnerError, match=r"is no sound zip archive"):
+    with pytest.raises(LimnerError, match=r"is not a valid zip archive"):
         open_data(f"zip:{tmp_path / 'a.txt'}")
     with pytest.raises(LimnerError, match=r"is a folder; write folder:"):
         open_data(f"zip:{tmp_path}")

@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named(small):
     with pytest.raises(LimnerError, match=r"train-labels-idx1-ubyte.gz' is damaged"):
         open_data("fashion-mnist")
     path.write_bytes(gzip.compress(b"<html>"))
-    with pytest.raises(LimnerError, match=r"is damaged \(it is no IDX file"):
+    with pytest.raises(LimnerError, match=r"is damaged \(it is not an IDX file"):
         open_data("fashion-mnist")
 
 

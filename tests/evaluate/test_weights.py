@@ -183,7 +183,7 @@ class Harmful:
 
 
 def unsound(file: Path, home: Path) -> None:
-    refused("is no sound file of weights", file)
+    refused("is not a valid file of weights", file)
     assert kept(home) == []
 
 

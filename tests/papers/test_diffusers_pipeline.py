@@ -393,7 +393,7 @@ def test_a_folder_that_cannot_be_opened_says_why(home, tmp_path, spoil, said):
         (("sample", "-m", "ddpm", "sampler.width=16"), "8 x 8 pictures only"),
         (("sample", "-m", "ddpm", "sampler.scale=2"), r"no such option; leave sampler\.scale out"),
         (("sample", "-m", "sd", "--negative", "a", "sampler.scale=1"), r"give sampler\.scale=3"),
-        (("sample", "-m", "dit", "--label", "nothing"), "is no class of this model"),
+        (("sample", "-m", "dit", "--label", "nothing"), "is not a class of this model"),
         (("train", "sd", "emoji"), "'sd' is not trained but painted with"),
         (("train", "diffusers", "emoji"), "not trained but painted with"),
         (("edit", "x.png", "-m", "ddpm"), "diffusers has no DDPMPipeline that edits pictures"),

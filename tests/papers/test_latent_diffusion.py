@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_refused():
     small = KLAutoencoder(ImageSpec(3, 4, 4), channels=(8,))
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         LatentDiffusion(SPEC, small)
-    with pytest.raises(LimnerError, match="is no denoising model"):
+    with pytest.raises(LimnerError, match="is not a denoising model"):
         LatentDiffusion(SPEC, KLAutoencoder(SPEC, channels=(8,)), "vae", {"channels": (8,)})
     for name, options in {"vdm": {}, "ddpm": {"variance": "learned"}}.items():
         with pytest.raises(LimnerError, match=f"the loss of a {name} model .* discrete levels"):

@@ -26,7 +26,7 @@ def test_alone_everything_is_the_identity():
 def test_devices():
     assert processes.device("cpu") == torch.device("cpu")
     assert processes.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(LimnerError, match="'gpu' is no device"):
+    with pytest.raises(LimnerError, match="'gpu' is not a device"):
         processes.device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(LimnerError, match="no CUDA device"):

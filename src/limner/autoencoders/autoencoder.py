@@ -5,7 +5,7 @@ Hinton, Salakhutdinov (2006). Reducing the dimensionality of data with neural ne
 
     minimise  E |x - D(E(x))|^2
 
-It is no model of p(x): nothing says which codes belong to pictures, and it gives no likelihood. To
+It does not model p(x): nothing says which codes belong to pictures, and it gives no likelihood. To
 paint all the same, `calibrate` fits a Gaussian N(m, V diag(l) V^T) to the codes of the data, and
 `frames` decodes draws from it; the better the codes happen to be normal, the better the pictures.
 Codes are handed out as the Gaussian sees them, u = diag(l)^(-1/2) V^T (E(x) - m): uncorrelated, of

@@ -1,4 +1,4 @@
-"""What NVAE is built of: residual cells, changes of resolution, and the norms of their kernels.
+"""Building blocks of NVAE: residual cells, changes of resolution, and spectral norms.
 
 Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2007.03898, sections
 3.1 and 3.2, figure 3.
@@ -162,7 +162,7 @@ class SpectralNorms(nn.Module):
 
 
 def kernels(network: nn.Module) -> Iterator[Float[Tensor, "..."]]:
-    """Those of all convolutions."""
+    """Estimate the spectral norms of all convolutions."""
     return (part.weight for part in network.modules() if isinstance(part, nn.Conv2d))
 
 

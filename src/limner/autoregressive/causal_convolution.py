@@ -1,4 +1,4 @@
-"""Convolutions that see only what comes earlier: on whole pictures, and one pixel at a time.
+"""Causal convolutions: on whole pictures, and one pixel at a time.
 
 Pictures are scanned row by row, left to right; of a pixel, channel by channel. Features lie last
 in every tensor: "b h w f" of a whole picture, "b w f" of a row, "n f" of pixels. Whatever looks at
@@ -95,7 +95,7 @@ def feature_channels(features: int, channels: int, parts: int = 1) -> Int[Tensor
 def visible(
     outs: Int[Tensor, "o"], ins: Int[Tensor, "i"], rows: int, left: int, right: int, mask: Mask
 ) -> Bool[Tensor, "o i rows columns"]:
-    """Which weights of a kernel see nothing but what comes earlier.
+    """Mask of the kernel weights that see only earlier pixels.
 
     Args:
         outs, ins: the channel that each feature belongs to.

@@ -56,7 +56,7 @@ class Vertical(nn.Module):
     def forward(
         self, v: Float[Tensor, "*at i"], vector: Tensor | None, walk: Walk | None
     ) -> tuple[Float[Tensor, "*at o"], Float[Tensor, "*at g"]]:
-        """The features, and what the horizontal stack is told of them, and of the vector."""
+        """The features, and the link to the horizontal stack, with the condition's bias."""
         seen = self.conv(v, walk)
         link = self.link(seen)
         if self.condition_bias is not None:

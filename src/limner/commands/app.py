@@ -217,7 +217,7 @@ def sample(
     from limner.commands.sample import Wish, paint, write
 
     if out.suffix.lower() != ".png":
-        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+        raise LimnerError(f"'{out}' is not a PNG file; give -o NAME.png")
     words, options = apart(arguments, "sampler")
     given = {
         "model": model,

@@ -19,9 +19,7 @@ def edit(
         float | None,
         typer.Option(min=0, max=1, help="The share of the height that stays, from above."),
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="A picture that is white where to paint anew.")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where the picture is repainted.")] = None,
     strength: Annotated[
         float | None,
         typer.Option(min=0.01, max=1, help="How far to go from what is painted over (0.6)."),
@@ -140,7 +138,7 @@ def style_mix(
     _check_png(out)
     words, options = apart(arguments, "sampler")
     if words:
-        raise LimnerError(f"'{words[0]}' is no option; give sampler.key=value")
+        raise LimnerError(f"'{words[0]}' is not an option; give sampler.key=value")
     wish = _wish(model, prompt, label, n, seed=seed, **options)
     sheet, wish, taken = style_mix.style_mix(wish, rows, layers, device=device)
     for path in write(sheet, wish, out):
@@ -149,7 +147,7 @@ def style_mix(
 
 def _check_png(out: Path) -> None:
     if out.suffix.lower() != ".png":
-        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+        raise LimnerError(f"'{out}' is not a PNG file; give -o NAME.png")
 
 
 def _wish(model: str | None, prompt: str | None, label: str | None, n: int, **settings: Any) -> Any:

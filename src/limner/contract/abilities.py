@@ -69,7 +69,7 @@ class Completes(GenerativeModel):
 
 
 class Edits(GenerativeModel):
-    """A model that can paint a picture anew, or a part of it."""
+    """A model that can repaint a picture, or a part of it."""
 
     @abstractmethod
     def edit(

@@ -22,7 +22,7 @@ def bundled() -> dict[str, Path]:
 
 
 def paints(folder: Path) -> bool:
-    """Whether a bundled model makes pictures, and is no judge of them."""
+    """Whether a bundled model makes pictures, rather than judges them."""
     return issubclass(entry(read_header(folder / MODEL_FILE).model).model, GenerativeModel)
 
 

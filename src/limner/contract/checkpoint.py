@@ -278,8 +278,8 @@ def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
         name, _, there = str(source).partition(":")
         if name not in bundled:
             raise LimnerError(
-                f"{file} shares weights with '{name}', which is no bundled model; it may come from "
-                "another version of limner"
+                f"{file} shares weights with '{name}', which is not a bundled model; "
+                "it may come from another version of limner"
             )
         found[start] = bundled[name], there
     return found

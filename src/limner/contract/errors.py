@@ -1,4 +1,4 @@
-"""What a person did wrong, in one line with the remedy; the command line exits with 2."""
+"""Errors of the user: one line that says what is wrong and what to type; exit code 2."""
 
 import difflib
 from collections.abc import Iterable

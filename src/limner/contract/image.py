@@ -123,7 +123,7 @@ class ImageSpec:
             matches = [i for i, label in enumerate(lowered) if wanted in label]
         if len(matches) == 1:
             return matches[0]
-        said = "fits several classes" if matches else "is no class of this model"
+        said = "fits several classes" if matches else "is not a class of this model"
         shown = [self.labels[i] for i in matches] if matches else list(self.labels)
         some = ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")
         raise LimnerError(f"label '{name}' {said}; choose one of: {some}")

@@ -308,7 +308,7 @@ class GenerativeModel(Learner):
                 f"label {int(c.label.max())} is beyond the {len(spec.labels)} classes of this model"
             )
         if c.label is not None and int(c.label.min()) < -1:
-            raise LimnerError(f"label {int(c.label.min())} is no class; -1 means none")
+            raise LimnerError(f"label {int(c.label.min())} is not a class; -1 means none")
         if c.image is not None and spec.hint and c.image.shape[1] != spec.hint.channels:
             raise LimnerError(
                 f"the conditioning image has {c.image.shape[1]} channels, "

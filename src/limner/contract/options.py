@@ -171,7 +171,9 @@ def parse_assignments(
     for argument in arguments:
         path, equals, value = argument.partition("=")
         if not equals:
-            raise LimnerError(f"'{argument}' is no option; write key=value, as in train.steps=2000")
+            raise LimnerError(
+                f"'{argument}' is not an option; write key=value, as in train.steps=2000"
+            )
         section, dot, key = path.partition(".")
         if not dot or not key:
             raise LimnerError(

@@ -94,7 +94,7 @@ class _Characters:
     """What reads a text character by character."""
 
     class Read(NamedTuple):
-        """As the `Encoding` of tokenizers."""
+        """The same attributes as the `Encoding` of tokenizers."""
 
         ids: list[int]
         offsets: list[tuple[int, int]]

@@ -1,4 +1,4 @@
-"""What is said of a scene, in varied wordings."""
+"""Captions of scenes, in varied wordings."""
 
 import random
 
@@ -42,7 +42,7 @@ def caption(scene: Scene, objects: dict[str, Object], chance: random.Random) -> 
     Args:
         scene: with everything in its place.
         objects: by their names.
-        chance: of which `random()` alone is used.
+        chance: only its `random()` is used.
     """
 
     def noun(thing: Thing, count: int = 1) -> str:

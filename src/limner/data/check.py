@@ -169,7 +169,7 @@ def check(source: str, **options: Any) -> CheckReport:
 
 
 def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
-    """Pairs of names whose thumbnails hardly differ."""
+    """Pairs of names whose thumbnails are almost equal."""
     if not thumbs:
         return []
     names = list(thumbs)

@@ -184,7 +184,7 @@ class Composer:
 
         Args:
             split: "train", "test", "held-out" or "all".
-            chance: of which `random()` alone is used.
+            chance: only its `random()` is used.
         """
         for _ in range(_TRIES):
             scene = self._contents(chance)

@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class UndecodableError(Exception):
-    """A file that is no sound picture; the message is the reason."""
+    """A file that is not a valid picture; the message is the reason."""
 
 
 class Header(NamedTuple):

@@ -112,7 +112,7 @@ def zip_files(path: Path) -> Files:
     except FileNotFoundError:
         raise LimnerError(f"there is no archive '{path}'") from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise LimnerError(f"'{path}' is no sound zip archive: {error}") from None
+        raise LimnerError(f"'{path}' is not a valid zip archive: {error}") from None
     members: dict[str, zipfile.ZipInfo] = {}
     refused = []
     for member in archive.infolist():
@@ -220,7 +220,9 @@ class Folder(Source):
             if label in (None, ""):
                 report(f"'{name}' has no label though others have; {remedy}")
             elif isinstance(label, bool) or not isinstance(label, str | int):
-                report(f"'{name}' has label {label!r}, which is no word and no number; {remedy}")
+                report(
+                    f"'{name}' has label {label!r}, which is neither a word nor a number; {remedy}"
+                )
             elif isinstance(self.labels, list) and str(label) not in self.labels:
                 report(str(unknown("label", str(label), self.labels, f"of '{name}'; {remedy}")))
             else:

@@ -234,7 +234,7 @@ def _idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
         data = path.read_bytes()
         data = bytearray(gzip.decompress(data) if path.suffix == ".gz" else data)
         if data[:4] != bytes([0, 0, 8, dimensions]):
-            raise ValueError("it is no IDX file of bytes")
+            raise ValueError("it is not an IDX file of bytes")
         head = 4 + 4 * dimensions
         return np.frombuffer(data, np.uint8, offset=head).reshape(
             np.frombuffer(data[4:head], ">i4")

@@ -100,7 +100,7 @@ class Source(ABC):
         levels: values per channel.
         binarise: to 2 levels: "dynamic" (coin flips of the intensity) or "threshold".
         flip: whether to mirror every second picture in training.
-        text: whether captions become tokens, of which models can learn to paint from prompts.
+        text: whether captions become tokens, so that models can learn to paint from prompts.
         tokens: how many of them at most; a longer caption is cut.
         memory: GiB of decoded pictures to keep; larger data are decoded each time.
     """

@@ -101,7 +101,7 @@ def read_settings(path: Path | str) -> dict[str, Any] | None:
     except FileNotFoundError:
         raise LimnerError(f"there is no file {path}") from None
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise LimnerError(f"{path} is no sound PNG file ({error})") from None
+        raise LimnerError(f"{path} is not a valid PNG file ({error})") from None
     if not isinstance(text, str):
         return None
     try:

@@ -99,7 +99,7 @@ class Cascade(Edits, Attends):
         self.batches_per_round = enlarging.batches_per_round
 
     def players(self) -> dict[str, nn.Module]:
-        """Those of the upsampler; the base is frozen."""
+        """The players of the upsampler; the base is frozen."""
         return self.upsampler.players()
 
     def prepare(self, batches: Iterator[Batch]) -> None:
@@ -257,7 +257,7 @@ class Cascade(Edits, Attends):
         )
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """Those of both stages."""
+        """The number of frames of both stages."""
         base = self._editing(self.base).edit_count(strength, **self._base_options(**options))
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
 
@@ -275,7 +275,7 @@ class Cascade(Edits, Attends):
         return stage
 
     def frame_count(self, **options: Any) -> int:
-        """Those of both stages."""
+        """The number of frames of both stages."""
         base = self.base.frame_count(**self._base_options(**options))
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
 

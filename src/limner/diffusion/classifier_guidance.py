@@ -191,5 +191,5 @@ class Classifier(Repaints):
         return Plan(walk, Clipped(D) if clip else D, plan.times)
 
     def frame_count(self, **options: Any) -> int:
-        """Those of the base."""
+        """The number of frames of the base."""
         return self.base.frame_count(steps=options.get("steps"))

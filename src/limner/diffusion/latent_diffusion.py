@@ -89,7 +89,9 @@ class LatentDiffusion(Repaints, Encodes, Attends):
         among = replace(spec, channels=channels, height=height, width=width, levels=256)
         model = build(denoiser, among, **own)
         if not isinstance(model, DenoisingModel):
-            raise LimnerError(f"model.denoiser={denoiser} is no denoising model; try flow-matching")
+            raise LimnerError(
+                f"model.denoiser={denoiser} is not a denoising model; try flow-matching"
+            )
         if model.needs_levels:
             raise LimnerError(
                 f"the loss of a {denoiser} model with these options is of discrete levels, and "
@@ -101,7 +103,7 @@ class LatentDiffusion(Repaints, Encodes, Attends):
         self.register_buffer("latent_deviation", torch.ones(channels, 1, 1))
 
     def players(self) -> dict[str, nn.Module]:
-        """Those of the denoiser; the first stage is frozen."""
+        """The players of the denoiser; the first stage is frozen."""
         return self.denoiser.players()
 
     @property
@@ -197,7 +199,7 @@ class LatentDiffusion(Repaints, Encodes, Attends):
         return self.stage.pictures(self.latent_mean + self.latent_deviation * z)
 
     def frame_count(self, **options: Any) -> int:
-        """Those of the denoiser."""
+        """The number of frames of the denoiser."""
         return self.denoiser.frame_count(steps=options.get("steps"))
 
     @torch.no_grad()

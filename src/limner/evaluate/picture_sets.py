@@ -120,7 +120,7 @@ class RealPictures(PictureSet):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of the data set."""
+        """The classes of the data set."""
         return () if self.dataset.labels is None else self.spec.labels
 
     def labels(self, numbers: Numbers) -> Numbers | None:
@@ -215,7 +215,7 @@ class PaintedPictures(PictureSet):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of the real pictures, where the model is told their classes or captions."""
+        """The classes of the real pictures, if the model is conditioned on classes or captions."""
         told = self.real.condition(torch.arange(1), self.spec)
         return () if told.label is None and told.text is None else self.real.classes
 
@@ -228,7 +228,7 @@ class PaintedPictures(PictureSet):
         return self.real.captions(numbers) if self.spec.text else None
 
     def groups(self, numbers: Numbers) -> Numbers | None:
-        """Those of the real pictures."""
+        """The groups of the real pictures."""
         return self.real.groups(numbers)
 
 

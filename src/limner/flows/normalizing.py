@@ -1,4 +1,4 @@
-"""What normalizing flows have in common: an invertible map from pictures to normal numbers.
+"""Base of the normalizing flows: an invertible map from pictures to normal numbers.
 
     log p(x) = log N(z; 0, I) + log C,   z = flow(dequantise(x))
 

@@ -1,4 +1,4 @@
-"""What the models of this family share: two players, the critic's moves, and signs of trouble."""
+"""Base of the GANs: two players, the critic's moves, and warnings about training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
@@ -56,7 +56,7 @@ class Adversarial(GenerativeModel):
         if opinions and _held(rows, game, _LOST) == LINES:
             last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in opinions)
             found.append(
-                f"the critic has won ({last}): it is hardly ever wrong, and the generator learns "
+                f"the critic has won ({last}): it is almost never wrong, and the generator learns "
                 "little from it; try a smaller train.players.critic.lr, or more regularisation"
             )
         alike = _held(rows, "variety", _ALIKE)

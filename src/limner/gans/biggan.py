@@ -59,7 +59,7 @@ class BigGAN(Adversarial):
     Args:
         spec: what the images are; at least 8 x 8 pixels.
         latent: how many numbers z has, in all chunks together.
-        embedding: how many numbers the blocks are told of what is asked for.
+        embedding: length of the shared embedding of the condition.
         channels: of the layers at full size, in both networks; twice as many with each halving.
         attention: how often the size that attends to itself is halved; where there is no such
             size, the nearest one.
@@ -144,7 +144,7 @@ class BigGAN(Adversarial):
 
 
 def truncated(z: Float[Tensor, "b d"], t: float) -> Float[Tensor, "b d"]:
-    """Normal numbers as normal numbers of which none is beyond t: Phi_t^-1(Phi(z))."""
+    """Map normal numbers to truncated normal numbers, |z| <= t: Phi_t^-1(Phi(z))."""
     root = math.sqrt(2)
     return (torch.erf(z / root) * math.erf(t / root)).erfinv() * root
 

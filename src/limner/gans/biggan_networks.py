@@ -44,7 +44,7 @@ class ConditionalNorm(nn.Module):
         told: numbers of y; 0 for constants in place of gain and bias.
 
     Attributes:
-        means, variances: those of pictures of each of `TRUNCATIONS`.
+        means, variances: statistics of pictures at each of `TRUNCATIONS`.
     """
 
     means: Tensor
@@ -71,7 +71,7 @@ class ConditionalNorm(nn.Module):
         return (1 + self.gain(y))[:, :, None, None] * h + self.bias(y)[:, :, None, None]
 
     def keep(self, i: int) -> None:
-        """Store the present statistics as those of truncation i."""
+        """Store the present statistics for truncation i."""
         assert self.norm.running_mean is not None and self.norm.running_var is not None
         self.means[i], self.variances[i] = self.norm.running_mean, self.norm.running_var
 

@@ -6,7 +6,7 @@ adversarial nets. arXiv:1406.2661.
     min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))
 
 For the best critic this is 2 JSD(data, G) - log 4 (theorem 1). Where the critic is sure,
-log(1 - D) hardly changes, and the generator learns nothing; so it lowers -log D(G(z)) in practice
+log(1 - D) barely changes, and the generator learns nothing; so it lowers -log D(G(z)) in practice
 (section 3): the non-saturating game, with the same fixed point.
 
 Kept: Algorithm 1, with k moves of the critic on fresh pictures and fresh z before each of the

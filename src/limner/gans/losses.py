@@ -1,4 +1,4 @@
-"""What a critic and a generator play for: the objectives of adversarial training, side by side.
+"""The objectives of adversarial training, side by side.
 
 `real` and `fake` are a critic's scores, before any sigmoid, "b" or "b ...". With D = sigmoid of the
 score, softplus(-s) = -log D and softplus(s) = -log(1 - D), which never overflow.

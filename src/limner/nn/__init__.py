@@ -1,1 +1,1 @@
-"""Layers that more than one paper needs, and that are no paper's headline."""
+"""Layers that more than one paper uses."""

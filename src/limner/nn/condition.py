@@ -1,4 +1,4 @@
-"""From what a picture should be of to what a network can use: once, for every family."""
+"""From a `Condition` to vectors, tokens and planes that a network can use."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Signal(NamedTuple):
     Args:
         vector: for FiLM, conditional norms, gated biases, mapping networks; "b d".
         tokens: for cross-attention; "b l d".
-        mask: which tokens are no padding; "b l".
+        mask: which tokens are not padding; "b l".
         planes: for concatenation with the picture; "b k h w".
     """
 

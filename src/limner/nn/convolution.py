@@ -1,4 +1,4 @@
-"""Convolution by 3 x 3 with two thirds of the multiplications."""
+"""3 x 3 convolution with two thirds of the multiplications (Winograd's F(2, 3))."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Convolution of a picture that is made twice as high and wide."""
+"""Nearest-neighbour upsampling and a 3 x 3 convolution in one operation."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Numbers as vectors."""
+"""Embeddings of numbers, such as time."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: a network that stays as it is, and small changes of its weights."""
+"""Low-rank adaptation (LoRA): a frozen network with low-rank changes of its weights."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class LowRank(nn.Module):
         self._kept: dict[str, Tensor] | None = None
 
     def train(self, mode: bool = True) -> "LowRank":
-        """Either mode; the changed weights are computed anew."""
+        """Set the mode; the changed weights are computed again."""
         self._kept = None
         return super().train(mode)
 

@@ -124,7 +124,7 @@ def _by_moments(
 def _by_library(
     flat: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by the library, whose gain and level are those of all images or of none."""
+    """The same by `F.group_norm`, with one gain and level for all images, or with none."""
     b, n, c = flat.shape
     alike = gain.ndim == 1
     weight, bias = (gain, level) if alike else (gain.new_ones(c), gain.new_zeros(c))

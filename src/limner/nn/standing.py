@@ -1,4 +1,4 @@
-"""Batch norm's statistics, estimated anew: what calibration does."""
+"""Batch norm statistics, estimated again: for the calibration of averaged weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 @contextmanager
 def standing_statistics(module: nn.Module) -> Iterator[None]:
-    """While it is open, batch norms forget their statistics and learn those of all that passes.
+    """Within it, batch norms reset their statistics and measure them on all that passes.
 
     Averaged weights never met the activations that the last ones left statistics of. The plain
     mean over many batches (standing statistics: Brock, Donahue, Simonyan, 2018, arXiv:1809.11096,

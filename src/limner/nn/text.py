@@ -1,4 +1,4 @@
-"""Tokens as vectors that know their neighbours: a frozen word table under a small transformer."""
+"""Text encoder: a frozen word table under a small transformer."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Encoded(NamedTuple):
 
     Args:
         tokens: one vector for each token, zero where it is padding.
-        mask: which tokens are no padding.
+        mask: which tokens are not padding.
         vector: of the whole text; a learned one where there is none.
     """
 

@@ -30,7 +30,7 @@ def device(name: str = "auto") -> torch.device:
     try:
         found = torch.device(name)
     except RuntimeError:
-        raise LimnerError(f"'{name}' is no device; write auto, cpu, cuda or cuda:1") from None
+        raise LimnerError(f"'{name}' is not a device; write auto, cpu, cuda or cuda:1") from None
     if found.type == "cuda" and not torch.cuda.is_available():
         raise LimnerError("this machine has no CUDA device that torch can use; write --device cpu")
     if found.type == "cuda" and found.index is None:

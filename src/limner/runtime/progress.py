@@ -1,4 +1,4 @@
-"""What a person sees while something long goes on, on standard error: output is for results."""
+"""Progress bars on standard error; standard output is for results."""
 
 import contextlib
 import datetime

@@ -59,7 +59,7 @@ def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
         cap = MAX_UPLOAD_PIXELS >> 20
         raise LimnerError(f"these are too many pixels; send at most {cap} megapixels") from None
     except Exception:  # a damaged file can make a decoder raise anything
-        raise LimnerError(f"that is no sound picture; {known}") from None
+        raise LimnerError(f"that is not a valid picture; {known}") from None
 
 
 def _flat(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The contract as checks that anybody's model can be put through.
+"""The contract as checks for any model.
 
     from limner.testing import check_model
     check_model("my-model")

@@ -187,7 +187,7 @@ def _check_loss(turn: Turn) -> None:
     assert turn.loss.shape == (), f"a loss of the shape {tuple(turn.loss.shape)}, not a scalar"
     assert bool(turn.loss.isfinite()), f"a loss of {turn.loss.item()}"
     for name, value in turn.logs.items():
-        assert value.numel() == 1, f"the log '{name}' is no scalar"
+        assert value.numel() == 1, f"the log '{name}' is not a scalar"
         assert not value.requires_grad, f"the log '{name}' keeps its graph; detach it"
 
 

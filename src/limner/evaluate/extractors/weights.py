@@ -123,7 +123,9 @@ def _safe(file: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["the converter stopped"])[-1]
-            raise LimnerError(f"{file} is no sound file of weights ({reason}); download it again")
+            raise LimnerError(
+                f"{file} is not a valid file of weights ({reason}); download it again"
+            )
         own.replace(kept)
     return kept
 
