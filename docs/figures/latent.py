@@ -11,9 +11,9 @@ and the first draws of six prompts.
 import sys
 
 import torch
-from diffusion import PROMPTS
 from labelled import labelled
 
+from diffusion import PROMPTS
 from limner import Noise, open_data
 from limner.commands.sample import Wish, open_model, paint
 from limner.contract.image import to_uint8
