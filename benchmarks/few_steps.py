@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from timing import Call, interleaved, ratio, show
 
-from limner.commands.sample import Wish, open_model
+from limner.commands.wish import Wish, open_model
 
 PROMPTS = "a red apple", "a dog", "a crying face", "a pizza", "an astronaut", "a snowman", "a bus"
 FAST = "emoji-fast"

@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from limner import Condition, Noise, load, open_data, prompted
-from limner.commands.edit import edit
-from limner.commands.sample import Wish, paint, write
+from limner.commands.edit import edit_sheet
+from limner.commands.pictures import write
+from limner.commands.sample import paint_sheet
+from limner.commands.wish import Wish
 from limner.contract.abilities import Encodes
 from limner.contract.bundled import find_model
 from limner.contract.image import from_uint8, to_uint8
@@ -46,7 +48,7 @@ SAMPLERS = "ancestral", "ddim", "euler", "heun", "dpm++", "unipc"
 
 
 def painted(wish: Wish, **options: float | str) -> UInt8[Tensor, "n c h w"]:
-    return paint(replace(wish, sampler=options))[0].images
+    return paint_sheet(replace(wish, sampler=options))[0].images
 
 
 def columns(sheets: list[UInt8[Tensor, "n c h w"]]) -> UInt8[Tensor, "m c h w"]:
@@ -60,7 +62,7 @@ def prompts() -> None:
 
 
 def forming() -> None:
-    sheet, _ = paint(Wish(prompts=PROMPTS[:4]), forming=True)
+    sheet, _ = paint_sheet(Wish(prompts=PROMPTS[:4]), forming=True)
     labelled(columns(sheet.frames), "forming", PROMPTS[:4], [""] * len(sheet.frames))
 
 
@@ -103,14 +105,14 @@ def variations() -> None:
 
 def edits() -> None:
     """A picture under a mask and by strength, in another prompt's words."""
-    apple, wish = paint(Wish(prompts=("a red apple",)))
+    apple, wish = paint_sheet(Wish(prompts=("a red apple",)))
     with TemporaryDirectory() as folder:
         (file,) = write(apple, wish, Path(folder) / "apple.png", enlarge=1)
         wish = Wish(prompts=("a green apple",), n=4)
-        half, _ = edit([file], wish, keep=0.5)
+        half, _ = edit_sheet([file], wish, keep=0.5)
         rows = [half.images[[0, *range(2, 6)]]]
         for strength in (0.3, 0.6, 0.9):
-            sheet, _ = edit([file], wish, strength=strength)
+            sheet, _ = edit_sheet([file], wish, strength=strength)
             rows.append(sheet.images)
     words = ["--keep 0.5", *(f"--strength {s:g}" for s in (0.3, 0.6, 0.9))]
     labelled(torch.cat(rows), "edits", words, ["given", *(f"seed {i}" for i in range(4))])

@@ -12,7 +12,8 @@ import sys
 import torch
 from labelled import labelled
 
-from limner.commands.sample import Wish, paint
+from limner.commands.sample import paint_sheet
+from limner.commands.wish import Wish
 
 SCALES = 0.0, 1.0, 2.0, 4.0, 8.0
 
@@ -24,7 +25,7 @@ def main() -> None:
     for guide, run in zip(("classifier-free", "by a classifier"), sys.argv[1:]):
         for scale in SCALES:
             options = {"sampler": "dpm++", "steps": 20, "scale": scale}
-            sheet, _ = paint(Wish(model=run, labels=("all",), sampler=options))
+            sheet, _ = paint_sheet(Wish(model=run, labels=("all",), sampler=options))
             rows.append(sheet.images)
             words.append(f"{guide}, {scale:g}")
     columns = [str(i) for i in range(len(rows[0]))]

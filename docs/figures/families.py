@@ -12,7 +12,7 @@ import torch
 from labelled import labelled
 
 from limner import Condition
-from limner.commands.sample import Wish, open_model
+from limner.commands.wish import Wish, open_model
 from limner.contract.image import to_uint8
 
 COLUMNS = 10

@@ -15,7 +15,8 @@ from labelled import labelled
 
 from diffusion import PROMPTS
 from limner import Noise, open_data
-from limner.commands.sample import Wish, open_model, paint
+from limner.commands.sample import paint_sheet
+from limner.commands.wish import Wish, open_model
 from limner.contract.image import to_uint8
 from limner.diffusion.latent_diffusion import LatentDiffusion
 
@@ -45,7 +46,7 @@ def main() -> None:
     model, _ = open_model(Wish(model=sys.argv[1]), "cpu")
     assert isinstance(model, LatentDiffusion)
     maps(model)
-    sheet, _ = paint(Wish(model=sys.argv[1], prompts=PROMPTS, n=DRAWS))
+    sheet, _ = paint_sheet(Wish(model=sys.argv[1], prompts=PROMPTS, n=DRAWS))
     labelled(sheet.images, "latent-draws", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
 
 

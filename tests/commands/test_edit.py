@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.edit import edit, read_mask, read_picture
-from limner.commands.sample import Wish
+from limner.commands.edit import edit_sheet
+from limner.commands.pictures import read_mask, read_picture
+from limner.commands.wish import Wish
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
@@ -57,7 +58,7 @@ def test_a_picture_is_seen_as_the_model_sees_its_data(picture: Path):
 
 
 def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
-    sheet, wish = edit([picture, picture], Wish(model, n=4, labels=("two",)), keep=0.5)
+    sheet, wish = edit_sheet([picture, picture], Wish(model, n=4, labels=("two",)), keep=0.5)
     assert sheet.columns == 6
     assert wish.sampler == {"temperature": 1.0, "top_p": 1.0}
     rows = sheet.images.unflatten(0, (2, 6))
@@ -68,12 +69,12 @@ def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
     assert torch.equal(rows[0], rows[1]), "the same picture and seeds"
     assert len(rows[0, 2:].unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label or prompt"):
-        edit([picture], Wish(model, labels=("one", "two")))
+        edit_sheet([picture], Wish(model, labels=("one", "two")))
 
 
 @pytest.mark.parametrize(("keep", "stays"), [(0.0, 1), (1.0, 5), (0.34, 2)])
 def test_at_least_a_row_stays_and_at_least_one_is_painted(model, picture, keep, stays):
-    sheet, _ = edit([picture], Wish(model), keep=keep)
+    sheet, _ = edit_sheet([picture], Wish(model), keep=keep)
     assert (sheet.images[1] == 128).all(2).sum() == 6 - stays
 
 
@@ -113,22 +114,24 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     Image.linear_gradient("L").rotate(90).resize((8, 8)).save(mask)
     light = read_mask(mask, PLAIN)[0, 0]
     assert light[:, :4].sum() in (0, 32) and light.sum() == 32
-    sheet, wish = edit([picture, picture], Wish(denoiser, n=3), mask=mask)
-    assert sheet.columns == 5 and wish.sampler["steps"] is None
+    sheet, wish = edit_sheet([picture, picture], Wish(denoiser, n=3), mask=mask)
+    assert sheet.columns == 5 and "steps" not in wish.sampler
     rows = sheet.images.unflatten(0, (2, 5))
     seen = to_uint8(read_picture(picture, PLAIN))[0]
     assert torch.equal(rows[0, 0], seen)
     assert (rows[:, 2:, :, light == 0] == seen[:, light == 0]).all(), "what the mask keeps"
     assert (rows[:, 2:, :, light == 1] != seen[:, light == 1]).any()
     near, far = (
-        (edit([picture], Wish(denoiser), strength=s)[0].images[1].int() - seen.int()).abs().sum()
+        (edit_sheet([picture], Wish(denoiser), strength=s)[0].images[1].int() - seen.int())
+        .abs()
+        .sum()
         for s in (0.1, 1.0)
     )
     assert near < far
     short = Wish(denoiser, sampler={"steps": 5})
-    once, twice = (edit([picture], short, keep=0.5, rounds=r)[0].images for r in (1, 2))
+    once, twice = (edit_sheet([picture], short, keep=0.5, rounds=r)[0].images for r in (1, 2))
     assert not torch.equal(once[2], twice[2]), "each step is taken again"
-    upper, _ = edit([picture], Wish(denoiser, n=2), keep=0.25)
+    upper, _ = edit_sheet([picture], Wish(denoiser, n=2), keep=0.25)
     assert (upper.images[2:, :, :2] == seen[:, :2]).all()
     black = tmp_path / "black.png"
     Image.new("L", (8, 8)).save(black)
@@ -136,4 +139,4 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
         read_mask(black, PLAIN)
     save_model(build("vae", PLAIN), tmp_path / "vae")
     with pytest.raises(LimnerError, match=r"a vae model cannot edit pictures; these can: .*ddpm"):
-        edit([picture], Wish(str(tmp_path / "vae")))
+        edit_sheet([picture], Wish(str(tmp_path / "vae")))

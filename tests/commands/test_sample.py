@@ -10,7 +10,9 @@ from PIL import Image, ImageSequence
 from torchvision.transforms.functional import pil_to_tensor
 
 from limner.__main__ import main
-from limner.commands.sample import Wish, open_model, paint, write
+from limner.commands.pictures import write
+from limner.commands.sample import paint_sheet
+from limner.commands.wish import Wish, open_model
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Blend, Noise
 from limner.data.png import read_settings, save_png
@@ -32,11 +34,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def painted(wish: Wish) -> torch.Tensor:
-    return paint(wish)[0].images
+    return paint_sheet(wish)[0].images
 
 
 def test_each_prompt_has_a_row_of_the_same_seeds(model: str):
-    sheet, _ = paint(Wish(model, prompts=("a red apple", "a dog"), n=3, seed=5))
+    sheet, _ = paint_sheet(Wish(model, prompts=("a red apple", "a dog"), n=3, seed=5))
     assert sheet.images.shape == (6, 3, 8, 8)
     assert sheet.columns == 3
     alone = painted(Wish(model, prompts=("a dog",), seed=7))
@@ -55,7 +57,7 @@ def test_a_negative_prompt_leads_away(model: str):
     assert not torch.equal(painted(wish), painted(replace(wish, negative="brown")))
     assert torch.equal(painted(wish), painted(replace(wish, negative="")))
     with pytest.raises(LimnerError, match=r"sampler\.scale=3"):
-        paint(replace(wish, negative="brown", sampler={"scale": 1.0}))
+        paint_sheet(replace(wish, negative="brown", sampler={"scale": 1.0}))
 
 
 def test_variations_begin_with_the_picture_and_stay_near_it(model: str):
@@ -103,7 +105,7 @@ def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):
     wish = Wish(
         model, prompts=("a dog", "a cat"), negative="red", n=2, seed=9, sampler={"steps": 2}
     )
-    sheet, full = paint(wish)
+    sheet, full = paint_sheet(wish)
     write(sheet, full, tmp_path / "sheet.png")
     again = Wish.read(tmp_path / "sheet.png")
     assert again == full
@@ -114,7 +116,7 @@ def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):
 
 
 def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
-    sheet, full = paint(Wish(model, prompts=("a dog", "a cat"), n=2, seed=9))
+    sheet, full = paint_sheet(Wish(model, prompts=("a dog", "a cat"), n=2, seed=9))
     files = write(sheet, full, tmp_path / "one.png", separate=True)
     assert [file.name for file in files] == [f"one-{i}.png" for i in range(4)]
     last = Wish.read(files[3])
@@ -128,7 +130,7 @@ def test_separate_files_each_remember_their_own(model: str, tmp_path: Path):
 
 
 def test_how_it_formed_as_a_strip_and_an_animation(model: str, tmp_path: Path):
-    sheet, full = paint(Wish(model, prompts=("a dog",), n=2), forming=True)
+    sheet, full = paint_sheet(Wish(model, prompts=("a dog",), n=2), forming=True)
     assert len(sheet.frames) == 4
     assert torch.equal(sheet.frames[-1], sheet.images)
     files = write(sheet, full, tmp_path / "a.png", strip=True, gif=True)
@@ -155,7 +157,7 @@ def test_a_picture_with_odd_settings_gets_one_line(kind: str, model: str, tmp_pa
     settings = None if settings is None else {"model": model} | settings
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "odd.png", settings)
     with pytest.raises(LimnerError) as error:
-        paint(Wish.read(tmp_path / "odd.png"))
+        paint_sheet(Wish.read(tmp_path / "odd.png"))
     assert "\n" not in str(error.value)
 
 
@@ -196,7 +198,7 @@ def test_bfloat16_paints_nearly_the_same_and_the_picture_remembers_it(model: str
     exact, rounded = painted(wish).int(), painted(quick).int()
     assert 0 < (exact - rounded).abs().max() < 64
     assert (exact - rounded).abs().float().mean() < 3
-    (path,) = write(*paint(quick), tmp_path / "quick.png")
+    (path,) = write(*paint_sheet(quick), tmp_path / "quick.png")
     assert Wish.read(path).dtype == "bfloat16"
     with pytest.raises(LimnerError, match="dtype"):
         Wish.of({"dtype": "float8"})

@@ -10,8 +10,8 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.commands import codes, style_mix
-from limner.commands.edit import read_picture
-from limner.commands.sample import Wish
+from limner.commands.pictures import read_picture
+from limner.commands.wish import Wish
 from limner.contract.abilities import Encodes, Mixes
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
@@ -39,9 +39,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
     wish = Wish(model, labels=("two",), n=3, seed=5, sampler={"psi": 0.8})
-    sheet, said, taken = style_mix.style_mix(wish, 2, "fine")
+    sheet, said, taken = style_mix.style_mix_sheet(wish, 2, "fine")
     assert sheet.columns == 4 and taken == slice(3, 4)
-    assert said.sampler == {"psi": 0.8, "cutoff": None}
+    assert said.sampler == {"psi": 0.8}
     known = load(model)
     assert isinstance(known, Mixes)
     two = Condition(label=torch.tensor([1]))
@@ -96,13 +96,13 @@ def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_pictures_have_codes_of_styles(model: str, files: list[Path], monkeypatch):
     monkeypatch.setattr("limner.gans.stylegan2._SEARCH_STEPS", 40)
     wish = Wish(model, labels=("one",), sampler={})
-    sheet, _, error = codes.reconstruct(files, wish)
+    sheet, _, error = codes.reconstruct_sheet(files, wish)
     x = torch.cat([read_picture(file, SPEC) for file in files])
     assert error < 0.2 * float((x[0] - x[1]).square().mean())
-    path, _ = codes.interpolate(files, wish, 3)
+    path, _ = codes.interpolate_sheet(files, wish, 3)
     assert torch.equal(path.images[1], sheet.images[2])
     assert torch.equal(path.images[3], sheet.images[3])
-    one, _ = codes.interpolate(files[:1], wish, 3)
+    one, _ = codes.interpolate_sheet(files[:1], wish, 3)
     assert one.columns == 3 and len(one.images) == 4 * 3
 
 
@@ -133,5 +133,7 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
 
 def test_what_has_no_styles_is_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
-    with pytest.raises(LimnerError, match="a pixelcnn model has no styles to mix; stylegan2 has"):
-        style_mix.style_mix(Wish(str(tmp_path), sampler={}), 2, "fine")
+    with pytest.raises(
+        LimnerError, match="a pixelcnn model has no styles to mix; these have: .*stylegan2"
+    ):
+        style_mix.style_mix_sheet(Wish(str(tmp_path), sampler={}), 2, "fine")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.commands.sample import Wish, open_model
+from limner.commands.wish import Wish, open_model
 from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
 from limner.contract.errors import LimnerError

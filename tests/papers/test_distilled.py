@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from limner.commands.sample import Wish, paint
+from limner.commands.sample import paint_sheet
+from limner.commands.wish import Wish
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import digest, load, save_model, sha256, weight_files
 from limner.contract.errors import LimnerError
@@ -138,7 +139,8 @@ def test_the_bundled_student_paints_what_its_teacher_paints():
     """Nearer to the teacher's picture of the same prompt and seed than to that of another one."""
     prompts = "a red apple", "a dog", "keycap: 2"
     slow, fast = (
-        paint(Wish(name, prompts))[0].images.float().flatten(1) for name in ("emoji", "emoji-fast")
+        paint_sheet(Wish(name, prompts))[0].images.float().flatten(1)
+        for name in ("emoji", "emoji-fast")
     )
     distances = torch.cdist(fast, slow)
     others = distances + 1e9 * torch.eye(3)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from limner.contract.errors import LimnerError
+
 Options = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")]
 Run = Annotated[
     Path | None,
@@ -20,7 +22,24 @@ Against = Annotated[
 Model = Annotated[
     str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
 ]
+Prompt = Annotated[str | None, typer.Option(help="What the pictures are of.")]
+Label = Annotated[str | None, typer.Option(help="Their class, by name or number.")]
+Files = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+
+
+def png_file(out: Path) -> Path:
+    """The name of a PNG file.
+
+    Raises:
+        LimnerError: it is another's.
+    """
+    if out.suffix.lower() != ".png":
+        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+    return out
+
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="The PNG file.", callback=png_file)]
 
 
 def is_option(argument: str) -> bool:
@@ -36,7 +55,30 @@ def apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[
     return words, parse_assignments([a for a in arguments or [] if is_option(a)], sections)
 
 
+def names(text: str | None) -> list[str] | None:
+    """The names in `fid,kid`; None where none are given."""
+    return text.replace(",", " ").split() if text else None
+
+
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def only_options(arguments: list[str] | None, *sections: str) -> dict[str, Any]:
+    """What `key=value ...` says of each section, where no other words may stand.
+
+    Raises:
+        LimnerError: there is another word.
+    """
+    words, options = apart(arguments, *sections)
+    if words:
+        raise LimnerError(f"'{words[0]}' is no option; give {sections[0]}.key=value")
+    return options
+
+
+def print_paths(paths: list[Path], remark: str = "") -> None:
+    """The files that were written, a line each, with a remark beside."""
+    for path in paths:
+        typer.echo(f"{path}  ({remark})" if remark else str(path))

@@ -1,27 +1,66 @@
-"""What `limner reconstruct` and `limner interpolate` do: pictures through a model's codes."""
+"""`limner reconstruct` and `limner interpolate`: pictures through a model's codes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
+from pydantic import Field
 
-from limner.commands.edit import read_picture
-from limner.commands.sample import Sheet, Wish, open_model
+from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths
+from limner.commands.pictures import Sheet, read_pictures, write
+from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.wish import Wish
 from limner.contract.abilities import Encodes
 from limner.contract.bundled import find_model
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, to_uint8
-from limner.contract.registry import models
+from limner.contract.image import Images, to_uint8
 from limner.evaluate.subject import open_reference, open_subject
-from limner.runtime.allocator import keep_freed_memory
 
 _ROW = 8  # pictures side by side
 _COORDINATES = 8  # of a code, that one picture is shown with
 _REACH = 3.0  # standard deviations that each goes from 0
 
 
-def reconstruct(
+def reconstruct(work: Work) -> Iterator[Images]:
+    """What is left of a picture when only its code is kept."""
+    assert isinstance(work.model, Encodes)
+    x = work.pictures["image"]
+    yield work.model.reconstruct(x, work.c.rows(slice(len(x))))
+
+
+def interpolate(work: Work, *, steps: Annotated[int, Field(ge=2, le=16)] = 8) -> Iterator[Images]:
+    """From one picture to another, through their codes.
+
+    Args:
+        steps: pictures on the way, both ends included.
+    """
+    assert isinstance(work.model, Encodes)
+    a, b = work.pictures["image"], work.pictures["other"]
+    yield work.model.interpolate(a, b, steps, work.c.rows(slice(len(a)))).flatten(0, 1)
+
+
+RECONSTRUCT = Task(
+    "Reconstruct",
+    reconstruct,
+    Encodes,
+    lacks="has no codes; these have",
+    example="limner train vae mnist",
+    inputs={"image": True},
+    several=False,
+)
+INTERPOLATE = replace(
+    RECONSTRUCT,
+    title="Interpolate",
+    does=interpolate,
+    inputs={"image": True, "other": True},
+    shows="path",
+)
+
+
+def reconstruct_sheet(
     files: Sequence[Path], wish: Wish, *, device: str = "auto"
 ) -> tuple[Sheet, Wish, float]:
     """Pictures, and below each what a model makes of its code.
@@ -33,26 +72,25 @@ def reconstruct(
         device: where.
 
     Returns:
-        the sheet, the wish with every option written out, and the mean squared error of a pixel's
-        channel on the scale [-1, 1].
+        the sheet, the wish without options of a sampler, as none is used, and the mean squared
+        error of a pixel's channel on the scale [-1, 1].
 
     Raises:
         LimnerError: the model has no codes, or a file is no picture.
     """
-    keep_freed_memory()
-    model, wish = _opened(wish, device)
-    x, c = _given(files, wish, model)
-    x_hat = model.reconstruct(x, c).cpu()
+    work = _work_of(files, wish, device)
+    x = work.pictures["image"]
+    x_hat = torch.cat([*RECONSTRUCT.start(work, {})]).cpu()
     error = float((x_hat - x).square().mean())
     columns = min(len(x), _ROW)
     rows = [part for pair in zip(x.split(columns), x_hat.split(columns)) for part in pair]
     if len(x) % columns:  # a last row that is not full
         blank = x.new_ones(columns - len(x) % columns, *x.shape[1:])
         rows[-2:] = [torch.cat([row, blank]) for row in rows[-2:]]
-    return Sheet(to_uint8(torch.cat(rows)), [], columns), wish, error
+    return Sheet(to_uint8(torch.cat(rows)), columns), wish.filled({}), error
 
 
-def interpolate(
+def interpolate_sheet(
     files: Sequence[Path], wish: Wish, steps: int, *, device: str = "auto"
 ) -> tuple[Sheet, Wish]:
     """Paths between codes, or, of one picture, what the numbers of its code mean.
@@ -69,46 +107,69 @@ def interpolate(
     Raises:
         LimnerError: the model has no codes, or a file is no picture.
     """
-    keep_freed_memory()
-    model, wish = _opened(wish, device)
+    work = _work_of(files, wish if files else replace(wish, n=2 * wish.n), device)
+    x, c, wish = work.pictures["image"], work.c, wish.filled({})
     if len(files) == 1:
-        x, c = _given(files, wish, model)
+        assert isinstance(work.model, Encodes)
         values = torch.linspace(-_REACH, _REACH, steps).tolist()
-        shown = model.traverse(x, _COORDINATES, values, c)
-        return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), [], shown.shape[1]), wish
-    if files:
-        x, c = _given(files, wish, model)
-        a, b = x[:-1], x[1:]
-    else:
-        x, c = _given(files, replace(wish, n=2 * wish.n), model)
-        a, b, c = x[::2], x[1::2], c.rows(slice(None, None, 2))
-    path = model.interpolate(a, b, steps, c).cpu()
-    rows = torch.cat([a[:, None], path, b[:, None]], 1)
-    return Sheet(to_uint8(rows.flatten(0, 1)), [], steps + 2), wish
+        shown = work.model.traverse(x, _COORDINATES, values, c)
+        return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), steps), wish
+    a, b = (x[:-1], x[1:]) if files else (x[::2], x[1::2])
+    c = c if files else c.rows(slice(None, None, 2))
+    (path,) = INTERPOLATE.finish(replace(work, c=c, pictures={"image": a, "other": b}), steps=steps)
+    ends = [to_uint8(x)[:, None] for x in (a, b)]
+    rows = torch.cat([ends[0], path.unflatten(0, (len(a), steps)), ends[1]], 1)
+    return Sheet(rows.flatten(0, 1), steps + 2), wish
 
 
-def _opened(wish: Wish, device: str) -> tuple[Encodes, Wish]:
-    """The model, and the wish without options of a sampler, for none is used."""
-    model, _ = open_model(wish, device)
-    if not isinstance(model, Encodes):
-        able = [name for name, of in models().items() if issubclass(of.model, Encodes)]
-        raise LimnerError(
-            f"a {model.name} model has no codes; these have: {', '.join(able)}; limner train vae "
-            "mnist makes one"
-        )
-    return model, replace(wish, sampler={})
-
-
-def _given(files: Sequence[Path], wish: Wish, model: Encodes) -> tuple[Images, Condition]:
-    """Pictures, and what they are of."""
-    if files:
-        c = wish.condition(model.spec)
-        if len(c) > 1:
-            raise LimnerError("give one label or prompt; it is for all pictures")
-        return torch.cat([read_picture(file, model.spec) for file in files]), c
-    if wish.prompts or wish.labels:
+def _work_of(files: Sequence[Path], wish: Wish, device: str) -> Work:
+    """Pictures that are given, or else some of the data, and what they are of."""
+    if not files and (wish.prompts or wish.labels):
         raise LimnerError("labels and prompts are for pictures that are given; give some")
+    work = open_work(replace(wish, n=1), device, single=True)
+    able_task(work.model, RECONSTRUCT)
+    if files:
+        return replace(work, pictures={"image": read_pictures(files, work.model.spec)})
     subject = open_subject(find_model(wish.model), {}, torch.device("cpu"))
     real = open_reference(None, {}, subject).real.first(wish.n)
     numbers = torch.arange(len(real))
-    return real.images(numbers), real.condition(numbers, model.spec)
+    c = real.condition(numbers, work.model.spec)
+    return replace(work, c=c, pictures={"image": real.images(numbers)})
+
+
+def reconstruct_command(
+    images: Files = None,
+    model: Model = None,
+    prompt: Prompt = None,
+    label: Label = None,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1000, help="How many, where no picture is given.")
+    ] = 16,
+    out: Out = Path("reconstruct.png"),
+    device: Device = "auto",
+) -> None:
+    """Show pictures, yours or the data's, above what a model makes of their codes."""
+    wish = Wish.single(model, prompt, label, n=n)
+    sheet, wish, error = reconstruct_sheet(images or [], wish, device=device)
+    said = f"mean squared error {error:.4g} on the scale from -1 to 1"
+    print_paths(write(sheet, wish, out), said)
+
+
+def interpolate_command(
+    images: Files = None,
+    model: Model = None,
+    steps: Annotated[
+        int, typer.Option(min=2, max=100, help="Pictures on each path, or values of each number.")
+    ] = 8,
+    prompt: Prompt = None,
+    label: Label = None,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1000, help="Paths, where no picture is given.")
+    ] = 6,
+    out: Out = Path("interpolate.png"),
+    device: Device = "auto",
+) -> None:
+    """Go from picture to picture through their codes; with one, show what its code's numbers do."""
+    wish = Wish.single(model, prompt, label, n=n)
+    sheet, wish = interpolate_sheet(images or [], wish, steps, device=device)
+    print_paths(write(sheet, wish, out))

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import typer
 
 import limner
+from limner.commands.arguments import AsJson, print_json
 
 _EXTRAS = {
     "docs": ("sphinx",),
@@ -169,3 +171,14 @@ def _extras() -> list[Finding]:
         )
         for extra, modules in _EXTRAS.items()
     ]
+
+
+def doctor_command(as_json: AsJson = False) -> None:
+    """Look at this machine: versions, cores, speed, data, and what to do about what is missing."""
+    report = examine()
+    if as_json:
+        print_json(report.to_json())
+    else:
+        typer.echo(report.text())
+    if not report.healthy:
+        raise typer.Exit(1)

@@ -1,64 +1,93 @@
-"""What `limner edit` does: a model paints a picture anew, or the part that is not to stay."""
+"""`limner edit`: paint a picture anew, or the part that is not to stay."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from limner.commands.sample import Sheet, Wish, open_model
+from limner.commands.arguments import Device, Label, Model, Out, apart, print_paths
+from limner.commands.pictures import Sheet, read_mask, read_pictures, write
+from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.wish import Wish
 from limner.contract.abilities import Completes, Edits
 from limner.contract.errors import LimnerError
-from limner.contract.image import (
-    Condition,
-    Images,
-    ImageSpec,
-    from_levels,
-    from_uint8,
-    to_levels,
-    to_uint8,
-)
-from limner.contract.model import SAMPLE_BATCH
-from limner.contract.registry import models
-from limner.data.decode import UndecodableError, reading, to_pixels
-from limner.runtime.allocator import keep_freed_memory
-from limner.runtime.progress import painting_progress
+from limner.contract.image import Images, ImageSpec, to_uint8
+
+_STRENGTH = 0.6  # where all of a picture may change
 
 
-def read_picture(path: Path, spec: ImageSpec) -> Images:
-    """A picture file as a model sees it, "1 c h w": its middle, in the size, colours and levels.
+def rows_kept(spec: ImageSpec, keep: float) -> int:
+    """How many rows stay of a share of the height: at least one, at most all but one."""
+    return max(1, min(round(keep * spec.height), spec.height - 1))
 
-    Raises:
-        LimnerError: there is no such file, or it is not a valid picture.
+
+def complete(
+    work: Work, *, keep: Annotated[float, Field(ge=0.05, le=0.95)] = 0.5
+) -> Iterator[Images]:
+    """The upper part stays, the rest is painted anew.
+
+    Args:
+        keep: the share of the height that stays.
     """
-    if not path.is_file():
-        raise LimnerError(f"there is no file '{path}'")
-    shape = {"channels": spec.channels, "height": spec.height, "width": spec.width}
-    try:
-        pixels = reading(lambda: path.open("rb"), partial(to_pixels, fit="crop", **shape))
-    except UndecodableError as error:
-        raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
-    return from_levels(to_levels(from_uint8(pixels[None]), spec.levels), spec.levels)
-
-
-def read_mask(path: Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
-    """A mask from a picture file, cropped as pictures are: 1 where it is light, 0 where dark.
-
-    Raises:
-        LimnerError: as of `read_picture`; or the mask is dark everywhere.
-    """
-    mask = (read_picture(path, ImageSpec(1, spec.height, spec.width)) > 0).float()
-    if not mask.any():
-        raise LimnerError(f"the mask '{path}' is dark everywhere; make the part to repaint white")
-    return mask
+    assert isinstance(work.model, Completes)
+    upper = work.given("image")[:, :, : rows_kept(work.model.spec, keep)]
+    yield from work.model.complete(upper, work.c, seed=list(work.seeds), **work.sampler)
 
 
 def edit(
+    work: Work,
+    *,
+    strength: Annotated[float, Field(gt=0, le=1)] = _STRENGTH,
+    rounds: Annotated[int, Field(ge=1, le=100)] = 1,
+) -> Iterator[Images]:
+    """A picture changed as the prompt says, all of it or where you brush.
+
+    Args:
+        strength: how far it may go from the picture; at 1 it is painted anew.
+        rounds: how often each step is taken, so that what is painted agrees with what stays.
+    """
+    assert isinstance(work.model, Edits)
+    told: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
+    if rounds > 1:
+        if _without(type(work.model)):
+            raise LimnerError(f"a {work.model.name} model takes each step once; leave rounds out")
+        told["rounds"] = rounds
+    mask = work.given("mask") if "mask" in work.pictures else None
+    yield from work.model.edit(work.given("image"), work.c, mask=mask, **told)
+
+
+def _edit_count(work: Work, *, strength: float = _STRENGTH, rounds: int = 1) -> int:
+    del rounds
+    assert isinstance(work.model, Edits)
+    return work.model.edit_count(strength, **work.sampler)
+
+
+def _without(model: type) -> Sequence[str]:
+    assert issubclass(model, Edits)
+    return () if "rounds" in signature(model.edit).parameters else ("rounds",)
+
+
+EDIT = Task(
+    "Change a picture",
+    edit,
+    Edits,
+    lacks="cannot edit pictures; these can",
+    example="limner train pixelcnn mnist",
+    inputs={"image": True, "mask": False},
+    frames=_edit_count,
+    without=_without,
+)
+COMPLETE = Task("Complete a picture", complete, Completes, inputs={"image": True})
+
+
+def edit_sheet(
     files: Sequence[Path],
     wish: Wish,
     *,
@@ -75,7 +104,7 @@ def edit(
             `wish.n` ways to go on.
         wish: which model, how many, with which seeds and options; one label or prompt for all.
         keep: which share of the height stays, from above; at least a row, at most all but one.
-        mask: a picture that is light where it is to be repainted.
+        mask: a picture that is light where to paint anew.
         strength: how much of what is painted over may change, in (0, 1]; for models that edit. By
             default 0.6, and all of it where a part of the picture stays.
         rounds: how often each step is taken, for models that repaint; by default once.
@@ -91,75 +120,69 @@ def edit(
         raise LimnerError("say which picture is to be edited: limner edit IMAGE -m MODEL")
     if keep is not None and mask is not None:
         raise LimnerError("give --keep or --mask, not both")
-    keep_freed_memory()
-    model, options = open_model(wish, device)
-    if not isinstance(model, Completes | Edits):
-        able = [name for name, of in models().items() if issubclass(of.model, Completes | Edits)]
-        raise LimnerError(
-            f"a {model.name} model cannot edit pictures; these can: {', '.join(able)}; limner "
-            "train pixelcnn mnist makes one"
-        )
-    c = wish.condition(model.spec)
-    if len(c) > 1:
-        raise LimnerError("give one label or prompt; it is for all pictures")
-    given = torch.cat([read_picture(file, model.spec) for file in files])
-    if isinstance(model, Edits):
-        kept = None if mask is None else read_mask(mask, model.spec)
-        kept = kept if keep is None else _lower(model.spec, keep)
-        share = strength or (0.6 if kept is None else 1.0)
-        count = model.edit_count(share, **options)
-        again = {} if rounds is None else {"rounds": rounds}
-        if again and "rounds" not in signature(model.edit).parameters:
-            raise LimnerError(f"a {model.name} model takes each step once; leave --rounds out")
-        start = partial(_edited, model, kept, share, again)
+    work = open_work(wish, device, single=True)
+    task, spec = able_task(work.model, EDIT, COMPLETE), work.model.spec
+    given = read_pictures(files, spec)
+    work, repainted = work.of_each(given), None
+    options: dict[str, Any]
+    if task is EDIT:
+        if mask is not None or keep is not None:
+            repainted = read_mask(mask, spec) if mask else _lower(spec, keep or 0)
+            work = replace(work, pictures={**work.pictures, "mask": repainted})
+        usual = _STRENGTH if repainted is None else 1.0
+        options = {"strength": strength or usual, "rounds": rounds or 1}
     elif mask is not None or strength is not None or rounds is not None:
         raise LimnerError(
-            f"a {model.name} model goes on from the upper part of a picture; give --keep alone"
+            f"a {work.model.name} model goes on from the upper part of a picture; give --keep alone"
         )
     else:
-        kept = _lower(model.spec, 0.5 if keep is None else keep)
-        count = model.frame_count(**options)
-        start = partial(_completed, model, kept)
-    image, seeds = given.repeat_interleave(wish.n, 0), wish.seeds() * len(given)
-    painted: list[Tensor] = []
-    with painting_progress(len(seeds)) as advance:
-        for first in range(0, len(seeds), SAMPLE_BATCH):
-            cut = slice(first, first + SAMPLE_BATCH)
-            frames: list[Tensor] = []
-            for frame in start(image[cut], c, seed=seeds[cut], **options):
-                advance(len(seeds[cut]) / count)
-                frames = [frame.cpu()]
-            painted += frames
-    columns = [given[:, None]]
-    if kept is not None:
-        columns.append((given * (1 - kept))[:, None])
-    columns.append(torch.cat(painted).unflatten(0, (len(given), wish.n)))
-    shown = torch.cat(columns, 1)
-    return Sheet(to_uint8(shown.flatten(0, 1)), [], shown.shape[1]), replace(wish, sampler=options)
+        options = {"keep": 0.5 if keep is None else keep}
+        repainted = _lower(spec, options["keep"])
+    (painted,) = task.finish(work, **options)
+    columns = [to_uint8(given)[:, None]]
+    if repainted is not None:
+        columns.append(to_uint8(given * (1 - repainted))[:, None])
+    shown = torch.cat([*columns, painted.unflatten(0, (-1, wish.n))], 1)
+    return Sheet(shown.flatten(0, 1), shown.shape[1]), wish.filled(work.sampler)
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:
     """1 in the rows that do not stay."""
     painted = torch.ones(1, 1, spec.height, spec.width)
-    painted[:, :, : max(1, min(round(keep * spec.height), spec.height - 1))] = 0
+    painted[:, :, : rows_kept(spec, keep)] = 0
     return painted
 
 
-def _edited(
-    model: Edits,
-    mask: Tensor | None,
-    strength: float,
-    again: Mapping[str, int],
-    image: Images,
-    c: Condition,
-    **options: Any,
-) -> Iterator[Images]:
-    masks = None if mask is None else mask.expand(len(image), -1, -1, -1)
-    yield from model.edit(image, c, mask=masks, strength=strength, **again, **options)
-
-
-def _completed(
-    model: Completes, mask: Tensor, image: Images, c: Condition, **options: Any
-) -> Iterator[Images]:
-    rows = int((mask[0, 0, :, 0] == 0).sum())
-    yield from model.complete(image[:, :, :rows], c, **options)
+def edit_command(
+    arguments: Annotated[list[str], typer.Argument(metavar="IMAGE ... [sampler.key=value ...]")],
+    model: Model = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="The share of the height that stays, from above."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="A picture that is white where to paint anew.")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="How far to go from what is painted over (0.6)."),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="How often to take each step, so that parts agree (1)."),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
+    label: Label = None,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1000, help="Variations for each input picture.")
+    ] = 6,
+    seed: Annotated[int, typer.Option(help="Way i is drawn from seed + i.")] = 0,
+    out: Out = Path("edit.png"),
+    device: Device = "auto",
+) -> None:
+    """Paint pictures anew as a prompt says: all, what a mask marks, or all but the upper part."""
+    files, options = apart(arguments, "sampler")
+    wish = Wish.single(model, prompt, label, n=n, seed=seed, **options)
+    told = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
+    sheet, wish = edit_sheet([Path(file) for file in files], wish, **told)
+    print_paths(write(sheet, wish, out))

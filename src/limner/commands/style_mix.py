@@ -1,24 +1,66 @@
-"""What `limner style-mix` does: a matrix of pictures, each with the styles of two others."""
+"""`limner style-mix`: a matrix of pictures, each with the styles of two others."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+import typer
+from pydantic import Field
 
-from limner.commands.sample import Sheet, Wish, open_model
+from limner.commands.arguments import Device, Label, Model, Out, Prompt, only_options, print_paths
+from limner.commands.pictures import Sheet, write
+from limner.commands.sample import PAINT
+from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.wish import Wish
 from limner.contract.abilities import Mixes
 from limner.contract.errors import LimnerError
-from limner.contract.image import to_uint8
-from limner.contract.model import SAMPLE_BATCH
-from limner.runtime.allocator import keep_freed_memory
-from limner.runtime.progress import painting_progress
+from limner.contract.image import Images
 
 PARTS = ("coarse", "middle", "fine")
 """Thirds of the layers: shape and pose; parts and their places; colours and texture."""
 
 
-def style_mix(
+def mix(
+    work: Work,
+    *,
+    other: Annotated[int, Field(ge=0, le=2**31)] = 100,
+    rows: Annotated[int, Field(ge=1, le=4)] = 3,
+    columns: Annotated[int, Field(ge=1, le=4)] = 3,
+    layers: Literal["coarse", "middle", "fine"] = "fine",
+) -> Iterator[Images]:
+    """A table of pictures: each is its row's, but for some layers' styles, its column's.
+
+    Args:
+        other: the seed of the first column, whose styles are taken; the first row's is the seed.
+        rows, columns: how many.
+        layers: which styles are taken: shape and pose, parts and places, colours and texture.
+    """
+    model, size = work.model, work.model.at_once
+    assert isinstance(model, Mixes)
+    taken, parts = chosen(layers, model.style_layers), list[Images]()
+    seeds = [work.seed + i for i in range(rows) for _ in range(columns)]
+    others = [other + j for _ in range(rows) for j in range(columns)]
+    c = work.c.rows(slice(1))
+    for first in range(0, len(seeds), size):
+        cut = slice(first, first + size)
+        parts.append(model.mix(others[cut], taken, c, seed=seeds[cut], **work.sampler))
+    yield torch.cat(parts).float().clamp(-1, 1)
+
+
+MIX = Task(
+    "Mix styles",
+    mix,
+    Mixes,
+    lacks="has no styles to mix; these have",
+    example="limner train stylegan2 emoji data.size=32",
+    several=False,
+)
+
+
+def style_mix_sheet(
     wish: Wish, rows: int, layers: str, *, device: str = "auto"
 ) -> tuple[Sheet, Wish, slice]:
     """A matrix of pictures: each is the one at the left, but for the styles of some layers, which
@@ -38,33 +80,18 @@ def style_mix(
     Raises:
         LimnerError: the model has no styles, or not these layers.
     """
-    keep_freed_memory()
-    model, options = open_model(wish, device)
-    if not isinstance(model, Mixes):
-        raise LimnerError(
-            f"a {model.name} model has no styles to mix; stylegan2 has: "
-            "limner train stylegan2 emoji data.size=32 makes one"
-        )
-    taken = chosen(layers, model.style_layers)
-    c = wish.condition(model.spec)
-    if len(c) > 1:
-        raise LimnerError("give one label or prompt; it is for all pictures")
-    above = list(range(wish.seed, wish.seed + wish.n))
-    left = list(range(wish.seed + wish.n, wish.seed + wish.n + rows))
-    pairs = [(seed, seed) for seed in above]
-    for seed in left:
-        pairs += [(seed, seed), *((other, seed) for other in above)]
-    parts: list[Tensor] = []
-    with painting_progress(len(pairs)) as advance:
-        for first in range(0, len(pairs), SAMPLE_BATCH):
-            some = pairs[first : first + SAMPLE_BATCH]
-            others, seeds = map(list, zip(*some))
-            parts.append(model.mix(others, taken, c, seed=seeds, **options).cpu())
-            advance(len(some))
-    painted = torch.cat(parts)
-    corner = torch.ones_like(painted[:1])
-    shown = to_uint8(torch.cat([corner, painted]))
-    return Sheet(shown, [], wish.n + 1), replace(wish, sampler=options), taken
+    work = open_work(replace(wish, n=wish.n + rows), device, single=True)
+    able_task(work.model, MIX)
+    assert isinstance(work.model, Mixes)
+    taken = chosen(layers, work.model.style_layers)
+    (sources,) = PAINT.finish(work)
+    below = work.rows(slice(wish.n, None))
+    (mixed,) = MIX.finish(below, other=wish.seed, rows=rows, columns=wish.n, layers=layers)
+    above, left = sources.split([wish.n, rows])
+    first = torch.cat([torch.full_like(sources[:1], 255), above])[None]
+    others = torch.cat([left[:, None], mixed.unflatten(0, (rows, wish.n))], 1)
+    images = torch.cat([first, others]).flatten(0, 1)
+    return Sheet(images, wish.n + 1), wish.filled(work.sampler), taken
 
 
 def chosen(layers: str, count: int) -> slice:
@@ -88,3 +115,28 @@ def chosen(layers: str, count: int) -> slice:
     if not first <= last < count:
         raise LimnerError(f"this model has the layers 0 to {count - 1}, not {layers}")
     return slice(first, last + 1)
+
+
+def style_mix_command(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[sampler.key=value ...]", show_default=False)
+    ] = None,
+    model: Model = None,
+    layers: Annotated[
+        str, typer.Option(help="What comes from above: coarse, middle, fine, or as in 2-5.")
+    ] = "fine",
+    n: Annotated[int, typer.Option("-n", min=1, max=100, help="Columns.")] = 6,
+    rows: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 4,
+    seed: Annotated[
+        int, typer.Option(help="Column i is drawn from seed + i, rows from the next ones.")
+    ] = 0,
+    prompt: Prompt = None,
+    label: Label = None,
+    out: Out = Path("style-mix.png"),
+    device: Device = "auto",
+) -> None:
+    """Mix styles: each picture is the one at its left, with some layers of the one above it."""
+    wish = Wish.single(model, prompt, label, n=n, seed=seed, **only_options(arguments, "sampler"))
+    sheet, wish, taken = style_mix_sheet(wish, rows, layers, device=device)
+    said = f"layers {taken.start} to {taken.stop - 1} from above"
+    print_paths(write(sheet, wish, out), said)

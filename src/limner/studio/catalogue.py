@@ -101,5 +101,5 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "schema": schema,
         "help": helps(model.frames),
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
-        "tasks": {key: task.described(model) for key, task in tasks_of(model, spec).items()},
+        "tasks": tasks_of(model, spec),
     }

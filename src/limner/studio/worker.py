@@ -20,24 +20,27 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from limner.commands.edit import read_mask, read_picture
-from limner.commands.sample import Wish
-from limner.contract.checkpoint import load, model_file, read_header, write_durably
+from limner.commands.attention import known_words
+from limner.commands.pictures import read_mask, read_picture
+from limner.commands.task import Work
+from limner.commands.wish import Wish, load_painter, sampler_options
+from limner.contract.checkpoint import model_file, write_durably
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, ImageSpec, to_uint8
+from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
-from limner.contract.text import Tokenizer
 from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.studio.catalogue import described
 from limner.studio.settings import FULL, MAX_PICTURES
-from limner.studio.tasks import Work, stacked, task
+from limner.studio.tasks import find_task
 
 _LOADED = 3  # models kept in memory
 _PREVIEW_SECONDS = 0.1
@@ -84,10 +87,7 @@ class Worker:
         file = model_file(folder)
         key = f"{file} {file.stat().st_mtime_ns if file.exists() else 0}"
         if key not in self.models:
-            model = load(file, str(self.device))
-            if not isinstance(model, GenerativeModel):
-                raise LimnerError(f"'{folder}' is a {model.name}, which paints nothing")
-            self.models[key] = model
+            self.models[key] = load_painter(file, str(self.device))
         self.models.move_to_end(key)
         while len(self.models) > _LOADED:
             self.models.popitem(last=False)
@@ -133,74 +133,35 @@ class _Batch:
         first = jobs[0]
         self.write({"is": "loading"})
         self.model = worker.model(first["folder"])
-        self.task = task(first["task"])
-        asked = first["params"]
-        usual = read_header(model_file(first["folder"])).recipe.get("sampler", {})
-        self.options = self.model.sampler_options(usual | asked.get("sampler", {}))
-        self.wishes = [self._wish(job) for job in jobs]
-        if asked.get("negative") and (self.options.get("scale") or 1.0) <= 1:
-            raise LimnerError(
-                "a negative prompt works through guidance; give scale=3, and a model that is not "
-                "distilled"
-            )
+        self.task = find_task(first["task"])
+        self.wishes = [_wish(job) for job in jobs]
+        self.sampler = sampler_options(self.model, first["folder"], self.wishes[0])
+        self.wishes = [wish.filled(self.sampler) for wish in self.wishes]
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
         self.words: list[str] = []
-        self.rows: list[slice] = []
-        for wish in self.wishes:
-            start = self.rows[-1].stop if self.rows else 0
-            self.rows.append(slice(start, start + wish.n))
-        self.dtype = self.wishes[0].dtype
-
-    def _wish(self, job: Document) -> Wish:
-        params = job["params"]
-        chosen = {key: value for key, value in self.options.items() if value is not None}
-        return Wish.of(
-            {
-                "model": job["model"],
-                "prompts": [params["prompt"]] if params.get("prompt") else [],
-                "negative": params.get("negative") or "",
-                "labels": [params["label"]] if params.get("label") else [],
-                "n": min(params.get("n", 1), MAX_PICTURES),
-                "seed": params.get("seed", 0),
-                "vary": params.get("vary", 0.0),
-                "dtype": params.get("dtype", "float32"),
-                "sampler": chosen,
-            }
-        )
+        ends = [*accumulate(wish.n for wish in self.wishes)]
+        self.rows = [slice(end - wish.n, end) for wish, end in zip(self.wishes, ends)]
 
     def go(self) -> None:
         """Paint."""
         started = time.perf_counter()
-        work = self._work()
-        self.words = [word for word, _ in work.words]
-        options = self.jobs[0]["params"].get("options", {})
-        total = self.task.frame_count(work, options)
-        precision = torch.autocast(
-            self.worker.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"
-        )
-        shown, last = 0.0, torch.empty(0)
-        with precision, torch.no_grad():
-            for step, last in enumerate(self.task.start(work, options), 1):
-                if self.worker.unwanted(self.jobs):
-                    return
-                now = time.perf_counter()
-                if now - shown >= _PREVIEW_SECONDS and step < total:
-                    shown = now
-                    self._show(step, total, now - started, last)
-        self._done(to_uint8(last).cpu(), time.perf_counter() - started)
-
-    def _work(self) -> Work:
+        reports = [self.remarks[job["id"]].append for job in self.jobs]
         spec = self.model.spec
-        conditions: list[Condition] = []
-        for job, wish in zip(self.jobs, self.wishes):
-            rows = wish.condition(spec, self.remarks[job["id"]].append)
-            conditions.append(rows.repeat(wish.n))
-        c = stacked(conditions) if len(conditions[0]) else Condition()
-        seeds = [seed for wish in self.wishes for seed in wish.seeds()]
-        words: list[tuple[str, list[int]]] = []
-        if self.task.reads and spec.text:
-            words = Tokenizer(spec.text).places(self.jobs[0]["params"].get("prompt", ""))
-        return Work(self.model, c, seeds, self._pictures(spec), self.options, words)
+        work = Work.of(self.model, self.sampler, self.wishes, reports)
+        work = replace(work, pictures=self._pictures(spec))
+        if self.task.reads:
+            self.words = [word for word, _ in known_words(spec, work.prompt)]
+        options = self.task.checked(self.jobs[0]["params"].get("options", {}))
+        total = self.task.frame_count(work, options)
+        shown, last = 0.0, torch.empty(0)
+        for step, last in enumerate(self.task.start(work, options), 1):
+            if self.worker.unwanted(self.jobs):
+                return
+            now = time.perf_counter()
+            if now - shown >= _PREVIEW_SECONDS and step < total:
+                shown = now
+                self._show(step, total, now - started, last)
+        self._done(to_uint8(last).cpu(), time.perf_counter() - started)
 
     def _pictures(self, spec: ImageSpec) -> dict[str, Images]:
         """What was given, as the model sees it."""
@@ -264,6 +225,19 @@ class _Batch:
             return
         for job in self.jobs:
             self.worker.write(document | {"id": job["id"]})
+
+
+def _wish(job: Document) -> Wish:
+    params = job["params"]
+    same = {key: params[key] for key in ("seed", "vary", "dtype", "sampler") if key in params}
+    return Wish.single(
+        job["model"],
+        params.get("prompt"),
+        params.get("label"),
+        negative=params.get("negative") or "",
+        n=min(params.get("n", 1), MAX_PICTURES),
+        **same,
+    )
 
 
 def keep(content: bytes, folder: Path) -> str:

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from limner.commands.demo.page import write_page
-from limner.commands.sample import Wish, paint
+from limner.commands.sample import paint_sheet
+from limner.commands.wish import Wish
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, to_uint8
@@ -91,7 +93,7 @@ def run_demo(out: Path, seconds: float) -> Path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
     recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
-    prompted = paint(Wish(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
+    prompted = paint_sheet(Wish(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
     found = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
     _train(found, run, dataset, seconds)
     model = load(run)
@@ -191,3 +193,11 @@ def _paint(found: Findings, model: GenerativeModel, dataset: Dataset) -> None:
     found.forming = [to_uint8(frame) for frame in frames]
     for scale in SCALES:
         found.scales[scale] = _sheet(model, 1, dict(options) | {"scale": scale}, seed=200)
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="The folder for index.html.")] = Path("demo"),
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to train.")] = 60,
+) -> None:
+    """Train a small model on emoji for a minute, and write a page of what it learnt."""
+    run_demo(out, seconds)

@@ -1,4 +1,4 @@
-"""The command that hands a model on: export."""
+"""`limner export`: write a model as another program's."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 
-def export(
+def export_command(
     model: Annotated[str, typer.Argument(help="A run or model folder, or a model file.")],
     folder: Annotated[Path, typer.Argument(help="The new folder of a diffusers pipeline.")],
 ) -> None:

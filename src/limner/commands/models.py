@@ -1,12 +1,14 @@
-"""The models and metrics as text and as JSON: what `limner models` and `limner metrics` print."""
+"""`limner models`: the models, or the options of one, as text and as JSON."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
+import typer
+
+from limner.commands.arguments import AsJson, print_json
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema
-from limner.contract.registry import Entry
-from limner.evaluate.metric import NEEDS, Metric
+from limner.contract.registry import Entry, entry, foreign, models
 from limner.evaluate.tables import aligned
 
 
@@ -28,33 +30,6 @@ def table_text(entries: Sequence[Entry]) -> str:
     """One line a model: name, family, what it is, paper."""
     rows = [(e.name, e.family, e.summary, e.paper.identifier) for e in entries]
     return "\n".join(aligned(rows))
-
-
-def described_metric(metric: type[Metric]) -> dict[str, Any]:
-    """A metric as plain values."""
-    return {
-        "name": metric.name,
-        "summary": metric.summary,
-        "paper": vars(metric.paper),
-        "reads": list(metric.reads),
-        "needs": [NEEDS[what] for what in metric.reads],
-        "least": metric.least,
-        "better": metric.better,
-        "interval": list(metric.redrawn),
-    }
-
-
-def metrics_text(metrics: Iterable[type[Metric]]) -> str:
-    """One line a metric: name, what it says, what it needs, least pictures, better, paper."""
-    head = ("name", "what it says", "needs", "least n", "better", "paper")
-    return "\n".join(aligned([head, *map(metric_row, metrics)]))
-
-
-def metric_row(metric: type[Metric]) -> tuple[str, ...]:
-    """A metric in words."""
-    needs = ", ".join(NEEDS[what] for what in metric.reads)
-    paper = metric.paper.identifier
-    return metric.name, metric.summary, needs, str(metric.least), metric.better, paper
 
 
 def options_text(entry: Entry) -> str:
@@ -98,3 +73,18 @@ def _kind(schema: dict[str, Any]) -> str:
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
     return " ".join([schema.get("type", ""), ", ".join(limits)]).strip()
+
+
+def models_command(
+    name: Annotated[str | None, typer.Argument(help="A model, for all its options.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models, or the options of one."""
+    entries = [entry(name)] if name else [*models().values(), *foreign().values()]
+    if as_json:
+        documents = [described(each) for each in entries]
+        print_json(documents[0] if name else documents)
+    elif name:
+        typer.echo(options_text(entries[0]))
+    else:
+        typer.echo(table_text(entries))

@@ -1,0 +1,56 @@
+"""`limner compare`: runs, models and folders of pictures side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.commands.arguments import Against, AsJson, Device, apart, names, print_json
+
+
+def compare_command(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="SUBJECT ... [sampler.key=value data.key=value ...]")
+    ],
+    against: Against = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names, as in fid,kid; all that apply, unless given.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Pictures of each (at most 1,000).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
+    extractor: Annotated[str | None, typer.Option(help="What sees the pictures.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The extractor's, from elsewhere.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for index.html.")] = Path(
+        "comparison"
+    ),
+    as_json: AsJson = False,
+    device: Device = "auto",
+) -> None:
+    """Put runs, models and folders of pictures side by side: a leaderboard, and a page of it."""
+    from limner.evaluate.comparison import compare as compare_all
+    from limner.evaluate.page import write
+    from limner.runtime import processes
+
+    subjects, options = apart(arguments, "sampler", "data")
+    found = compare_all(
+        subjects,
+        against,
+        metrics=names(metrics),
+        n=n,
+        seed=seed,
+        extractor=extractor,
+        weights=weights,
+        sampler=options.get("sampler"),
+        data=options.get("data"),
+        device=device,
+    )
+    if processes.first():
+        page, *_ = write(found, out)
+        if as_json:
+            print_json(found.to_json())
+        else:
+            typer.echo(f"{found.text()}\n\nopen {page}")
+    if len(found.judged) < len(found.subjects):
+        raise typer.Exit(2)

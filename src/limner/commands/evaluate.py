@@ -1,0 +1,73 @@
+"""`limner evaluate`: judge a model or a folder of pictures by real ones."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.commands.arguments import AsJson, Device, apart, names, print_json
+
+
+def evaluate_command(
+    subject: Annotated[
+        str,
+        typer.Argument(help="A bundled name, a run, a model file, a folder or zip of pictures."),
+    ],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[sampler.key=value likelihood.key=value ...]")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="The real pictures: emoji, mnist, folder:PATH, ... (the model's data)"),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Which, as in fid,kid,likelihood (all that apply).")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", "--n", min=1, help="Pictures (as the reference, <= 1000).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
+    extractor: Annotated[
+        str | None, typer.Option(help="lenet, emoji-judge, lite0, ... (the fitting one)")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="The extractor's weights.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where files go (RUN/evaluation/SOURCE).")
+    ] = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+) -> None:
+    """Judge a model or a folder of pictures by real ones; a run also keeps the report."""
+    from limner.evaluate.evaluation import evaluate as judge
+    from limner.evaluate.report import report_folder
+    from limner.runtime import processes
+    from limner.runtime.progress import say
+
+    given = apart(options, "sampler", "likelihood", "data")[1]
+    try:
+        report = judge(
+            subject,
+            against,
+            metrics=names(metrics),
+            n=n,
+            seed=seed,
+            extractor=extractor,
+            weights=weights,
+            sampler=given.get("sampler"),
+            likelihood=given.get("likelihood"),
+            data=given.get("data"),
+            device=device,
+        )
+    except KeyboardInterrupt:
+        say("stopped; what is done is kept: to go on, type the same command again")
+        raise
+    if not processes.first():
+        return
+    folder = out or report_folder(report)
+    written = report.write(folder) if folder else []
+    if as_json:
+        print_json(report.to_json())
+        return
+    typer.echo(report.text())
+    if folder:
+        typer.echo(f"written to {folder}: {', '.join(path.name for path in written)}")

@@ -1,0 +1,136 @@
+"""Pictures in and out: files as a model sees them, and sheets as PNG files that say how they were
+made."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import write_durably
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
+from limner.data import png
+from limner.data.decode import UndecodableError, reading, to_pixels
+
+Pictures = UInt8[Tensor, "n c h w"]
+_SHOWN_SIDE = 128  # small pictures are enlarged to about this, pixel by pixel
+_GAP = 8
+_GIF_MS = 80  # a frame of an animation; the last one stays ten times as long
+
+
+def read_pictures(paths: Sequence[Path], spec: ImageSpec) -> Images:
+    """Picture files as a model sees them, "b c h w"; see `read_picture`."""
+    return torch.cat([read_picture(path, spec) for path in paths])
+
+
+def read_picture(path: Path, spec: ImageSpec) -> Images:
+    """A picture file as a model sees it, "1 c h w": its middle, in the size, colours and levels.
+
+    Raises:
+        LimnerError: there is no such file, or it is no sound picture.
+    """
+    if not path.is_file():
+        raise LimnerError(f"there is no file '{path}'")
+    shape = {"channels": spec.channels, "height": spec.height, "width": spec.width}
+    try:
+        pixels = reading(lambda: path.open("rb"), partial(to_pixels, fit="crop", **shape))
+    except UndecodableError as error:
+        raise LimnerError(f"'{path}' is no sound picture: {error}") from None
+    return from_levels(to_levels(from_uint8(pixels[None]), spec.levels), spec.levels)
+
+
+def read_mask(path: Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
+    """A mask from a picture file, cropped as pictures are: 1 where it is light, 0 where dark.
+
+    Raises:
+        LimnerError: as of `read_picture`; or the mask is dark everywhere.
+    """
+    mask = (read_picture(path, ImageSpec(1, spec.height, spec.width)) > 0).float()
+    if not mask.any():
+        raise LimnerError(f"the mask '{path}' is dark everywhere; make white what to paint anew")
+    return mask
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What was painted.
+
+    Args:
+        images: row by row.
+        columns: pictures in a row of the sheet.
+        frames: how they formed, where that was asked for.
+    """
+
+    images: Pictures
+    columns: int
+    frames: Sequence[Pictures] = ()
+
+
+def write(
+    sheet: Sheet,
+    wish: Wish,
+    out: Path,
+    *,
+    separate: bool = False,
+    enlarge: int | None = None,
+    strip: bool = False,
+    gif: bool = False,
+) -> list[Path]:
+    """Write a sheet as PNG files that say how they were made.
+
+    Args:
+        sheet: what was painted.
+        wish: from what.
+        out: the PNG file.
+        separate: a file for each picture, NAME-0.png, NAME-1.png, ..., in place of one grid.
+        enlarge: so many pixels a side stand for one; as many as make about 128 if None.
+        strip: how the pictures form, as NAME-strip.png too.
+        gif: the same as an animation, NAME.gif.
+
+    Returns:
+        the files.
+    """
+    scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
+    settings = wish.settings()
+    written: list[Path] = []
+    try:
+        if separate:
+            for i, image in enumerate(sheet.images):
+                path = out.with_stem(f"{out.stem}-{i}")
+                one = png.grid(image[None], 1, scale=scale, gap=0)
+                png.save_png(one, path, wish.alone(i).settings())
+                written.append(path)
+        else:
+            png.save_png(_laid_out(sheet.images, sheet.columns, scale), out, settings)
+            written.append(out)
+        if strip:
+            path = out.with_stem(f"{out.stem}-strip")
+            png.save_png(png.strip(sheet.frames, scale=max(1, scale // 2)), path, settings)
+            written.append(path)
+        if gif:
+            path = out.with_suffix(".gif")
+            stages = [_laid_out(frame, sheet.columns, scale) for frame in sheet.frames]
+            write_durably(path, _animation(stages))
+            written.append(path)
+    except OSError as error:
+        raise LimnerError(f"cannot write {out}: {error.strerror or error}") from None
+    return written
+
+
+def _laid_out(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh ww"]:
+    return png.grid(images, columns, scale=scale, gap=_GAP if len(images) > 1 else 0)
+
+
+def _animation(stages: Sequence[UInt8[Tensor, "c h w"]]) -> bytes:
+    """Frames as a GIF that loops."""
+    images = [png.to_pil(stage).convert("RGB") for stage in stages]
+    times = [_GIF_MS] * (len(images) - 1) + [10 * _GIF_MS]
+    file = io.BytesIO()
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
+    return file.getvalue()

@@ -1,0 +1,48 @@
+"""`limner score`: how likely pictures are to a model."""
+
+from typing import Annotated
+
+import typer
+
+from limner.commands.arguments import Against, AsJson, Device, apart, print_json
+from limner.contract.errors import LimnerError
+
+
+def score_command(
+    model: Annotated[str, typer.Argument(help="A run or model folder, a model file, or bundled.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE ... [data.key=value ...]")
+    ] = None,
+    against: Against = None,
+    n: Annotated[int, typer.Option("-n", min=2, help="Real pictures, at most.")] = 1000,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Tell noise, negatives, ... from real pictures.")
+    ] = False,
+    foreign: Annotated[
+        str | None, typer.Option(help="Other data for the self-test (emoji).")
+    ] = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+) -> None:
+    """Say how likely pictures are to a model, among real ones."""
+    from limner.evaluate.scoring import Scorer
+    from limner.evaluate.scoring import score as score_all
+    from limner.evaluate.self_test import self_test as run_self_test
+
+    images, options = apart(arguments, "data")
+    data = options.get("data", {})
+    if self_test and images:
+        raise LimnerError("a self-test makes its own pictures; leave the files or --self-test out")
+    if self_test:
+        test = run_self_test(Scorer.open(model, against, n, data, device), foreign)
+        return print_json(test.to_json()) if as_json else typer.echo(test.text())
+    found = score_all(model, images, against=against, n=n, data=data, device=device)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        typer.echo(found.text())
+    for why in found.failed.values():
+        typer.echo(f"limner: {why}", err=True)
+    if found.failed:
+        raise typer.Exit(2)
+    return None

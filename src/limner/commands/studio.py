@@ -1,0 +1,45 @@
+"""`limner studio`: the page and its server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.commands.arguments import Device
+from limner.contract.errors import LimnerError
+
+
+def studio_command(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8420,
+    host: Annotated[
+        str, typer.Option(help="Interface to listen on (this machine only).")
+    ] = "127.0.0.1",
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="LIMNER_TOKEN", help="Secret that remote clients must send; needs --host."
+        ),
+    ] = "",
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Extra host name to accept.")
+    ] = None,
+    data: Annotated[
+        Path, typer.Option("--data", help="The folder for pictures and the queue.")
+    ] = Path("studio"),
+    db: Annotated[
+        str | None, typer.Option(help="postgresql://..., in place of SQLite in the folder.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Open the studio: type a prompt in a browser, watch the picture form, keep it."""
+    try:
+        from limner.studio.serve import serve
+    except ModuleNotFoundError as error:
+        raise LimnerError(
+            f"the studio needs {error.name}; type: pip install 'limner[studio]'"
+        ) from None
+    from limner.studio.settings import Settings
+
+    names, given = tuple(name or ()), {"host": host, "port": port, "token": token}
+    settings = Settings(**given, names=names, folder=data, database=db, device=device)
+    serve(settings, lambda address: typer.echo(f"the studio is open: {address}"))

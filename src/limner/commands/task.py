@@ -1,0 +1,240 @@
+"""A task: what a model can be asked to do, by the command line and by the page alike.
+
+It is a function that yields pictures as they form, the last ones finished. Its options are its
+keyword arguments, from which the page makes a form; which models can do it, an ability says.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from limner.commands.pictures import Pictures
+from limner.commands.wish import Wish, open_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Blend
+from limner.contract.options import json_schema, validated
+from limner.contract.registry import models
+from limner.runtime.progress import painting_progress, say
+
+_NOT_OPTIONS = ("work",)
+_FRAMES = 12  # that are kept of how pictures form
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task is done with.
+
+    Args:
+        model: who does it.
+        c: what is asked for: a row for each seed, or no parts.
+        seeds: of the pictures.
+        pictures: those that were given, by name, in the model's shape: one, or one for each seed.
+        sampler: the model's own options, checked.
+        prompt: the words.
+        dtype: what the networks compute in.
+    """
+
+    model: GenerativeModel
+    c: Condition
+    seeds: Sequence[int | Blend]
+    pictures: Mapping[str, Images] = field(default_factory=dict[str, Images])
+    sampler: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    prompt: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @staticmethod
+    def of(
+        model: GenerativeModel,
+        sampler: Mapping[str, Any],
+        wishes: Sequence[Wish],
+        reports: Sequence[Callable[[str], None]] = (say,),
+    ) -> "Work":
+        """The work of one or more wishes for the same kind of pictures.
+
+        Args:
+            model: who does it.
+            sampler: its options.
+            wishes: what is asked for.
+            reports: one for each wish: told, in a line each, what of its prompts is left out.
+        """
+        asked = [wish.condition(model.spec, told) for wish, told in zip(wishes, reports)]
+        seeds = [s for wish, c in zip(wishes, asked) for s in wish.seeds() * max(len(c), 1)]
+        rows = [c.repeat(wish.n) for wish, c in zip(wishes, asked)]
+        prompt = wishes[0].prompts[0] if wishes[0].prompts else ""
+        dtype = wishes[0].dtype
+        return Work(model, _joined(rows), seeds, {}, dict(sampler), prompt, dtype)
+
+    @property
+    def seed(self) -> int:
+        """The first one."""
+        first = self.seeds[0]
+        assert isinstance(first, int)
+        return first
+
+    def given(self, name: str) -> Images:
+        """A picture for each seed."""
+        x = self.pictures[name]
+        return x if len(x) == len(self.seeds) else x.repeat(len(self.seeds), 1, 1, 1)
+
+    def rows(self, rows: slice) -> "Work":
+        """The work for some of the seeds."""
+        several = len(self.seeds) > 1
+        cut = {
+            name: x[rows] if several and len(x) == len(self.seeds) else x
+            for name, x in self.pictures.items()
+        }
+        return replace(self, c=self.c.rows(rows), seeds=self.seeds[rows], pictures=cut)
+
+    def of_each(self, x: Images) -> "Work":
+        """The same work for each of some pictures."""
+        k, n = len(x), len(self.seeds)
+        c = self.c.rows(slice(0, 1)).repeat(k * n)
+        pictures = {"image": x.repeat_interleave(n, 0)}
+        return replace(self, c=c, seeds=[*self.seeds] * k, pictures=pictures)
+
+
+def open_work(wish: Wish, device: str = "auto", *, single: bool = False) -> Work:
+    """The work of a wish, its model loaded.
+
+    Args:
+        wish: what is asked for.
+        device: where.
+        single: whether one label or prompt is for all pictures.
+
+    Raises:
+        LimnerError: there is no such model, option, label, ..., or there are several labels.
+    """
+    model, options = open_model(wish, device)
+    work = Work.of(model, options, [wish])
+    if single and len(work.c) > wish.n:
+        raise LimnerError("give one label or prompt; it is for all pictures")
+    return work
+
+
+def _joined(conditions: Sequence[Condition]) -> Condition:
+    """Conditions with the same parts as one; texts are padded to the longest."""
+    if not len(conditions[0]):
+        return Condition()
+    if len(conditions) == 1:
+        return conditions[0]
+    padded = [dict[str, Any]() for _ in conditions]
+    for name in ("text", "avoid"):
+        parts = [getattr(c, name) for c in conditions]
+        width = max((part.shape[1] for part in parts if part is not None), default=0)
+        for of, part in zip(padded, parts):
+            if part is not None:
+                of[name] = torch.nn.functional.pad(part, (0, width - part.shape[1]))
+    return Condition.cat([replace(c, **parts) for c, parts in zip(conditions, padded)])
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be asked for.
+
+    Args:
+        title: on a button.
+        does: it, yielding pictures; its keyword arguments are the options.
+        ability: which models can.
+        unless: which of them cannot after all.
+        lacks: what is said of a model that cannot: "a vae model" and this, and those that can.
+        example: what to type for a model that can.
+        inputs: the pictures it needs, by name: whether each must be given.
+        several: whether there is a picture for each seed.
+        frames: how many it yields; as many as the model's `frames` if None.
+        reads: whether it is of a prompt's words.
+        shows: what its pictures are to a person: "pictures" of their own; a "path", one after the
+            other; or "maps", a word's each, which lie over the picture that was given, and are not
+            kept among those that were painted.
+        without: the options that a kind of model does not have.
+    """
+
+    title: str
+    does: Callable[..., Iterator[Images]]
+    ability: type = GenerativeModel
+    unless: type | None = None
+    lacks: str = ""
+    example: str = ""
+    inputs: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    several: bool = True
+    frames: Callable[..., int] | None = None
+    reads: bool = False
+    shows: Literal["pictures", "path", "maps"] = "pictures"
+    without: Callable[[type], Sequence[str]] = lambda model: ()
+
+    def suits(self, model: type) -> bool:
+        """Whether a kind of model can do it."""
+        return issubclass(model, self.ability) and not (
+            self.unless and issubclass(model, self.unless)
+        )
+
+    def schema(self, model: type) -> dict[str, Any]:
+        """The JSON schema of the options, as far as a kind of model has them."""
+        return json_schema(self.does, (*_NOT_OPTIONS, *self.without(model)))
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with defaults filled in.
+
+        Raises:
+            LimnerError: one that the task does not have, or of a wrong value.
+        """
+        return validated(self.does, options, skip=_NOT_OPTIONS)
+
+    def frame_count(self, work: Work, options: Mapping[str, Any]) -> int:
+        """What a progress bar counts to."""
+        if self.frames is not None:
+            return self.frames(work, **options)
+        return work.model.frame_count(**work.sampler) if self.several else 1
+
+    def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
+        """Begin; the options are checked ones."""
+        half = work.dtype == "bfloat16"
+        precision = torch.autocast(work.model.device.type, torch.bfloat16, enabled=half)
+        with precision, torch.no_grad():
+            yield from self.does(work, **options)
+
+    def finish(self, work: Work, *, forming: bool = False, **options: Any) -> list[Pictures]:
+        """Do it in parts that fit into memory, with a progress bar.
+
+        Args:
+            work: of what.
+            forming: whether to keep frames of how the pictures form.
+            options: the task's own.
+
+        Returns:
+            the frames, the finished pictures last.
+        """
+        total, count = len(work.seeds), self.frame_count(work, options)
+        shares = [i / (_FRAMES - 1) for i in range(_FRAMES)] if forming else []
+        kept = {round(share * (count - 1)) for share in shares} - {count - 1}
+        size = work.model.at_once
+        cuts = [slice(first, first + size) for first in range(0, total, size)]
+        parts: list[list[Pictures]] = []
+        with painting_progress(total) as advance:
+            for part in [work.rows(cut) for cut in cuts] if self.several else [work]:
+                frames, frame = list[Pictures](), torch.empty(0)
+                for i, frame in enumerate(self.start(part, options)):
+                    advance(len(part.seeds) / count)
+                    if i in kept:
+                        frames.append(to_uint8(frame).cpu())
+                parts.append([*frames, to_uint8(frame).cpu()])
+        return [torch.cat(same) for same in zip(*parts, strict=True)]
+
+
+def able_task(model: GenerativeModel, *tasks: Task) -> Task:
+    """The first of some tasks that a model can do.
+
+    Raises:
+        LimnerError: it can do none of them; the message names models that can.
+    """
+    for task in tasks:
+        if task.suits(type(model)):
+            return task
+    first = tasks[0]
+    able = [name for name, of in models().items() if any(t.suits(of.model) for t in tasks)]
+    raise LimnerError(
+        f"a {model.name} model {first.lacks}: {', '.join(able)}; {first.example} makes one"
+    )

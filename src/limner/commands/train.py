@@ -1,0 +1,90 @@
+"""`limner train` and `limner resume`: train a model, and go on where it was stopped."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limner.commands.arguments import Device, Options, Run, is_option
+from limner.contract.errors import LimnerError
+
+
+def train_command(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="RECIPE.toml | MODEL SOURCE [key=value ...]")
+    ],
+    run: Run = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost; train nothing.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a model by a recipe, or by name on a source of data."""
+    recipe, name = _recipe(arguments)
+    if dry_run:
+        from limner.training.estimate import dry_run as estimate
+
+        typer.echo(str(estimate(recipe, device=device)))
+        return
+    from limner.training.run import train as train_run
+
+    folder = run or _free_folder(name)
+    train_run(recipe, folder, device=device)
+    _trained(folder)
+
+
+def resume_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    options: Options = None,
+    new_data: Annotated[
+        bool, typer.Option("--new-data", help="Go on although the data have changed.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Go on with a run that was stopped, bit for bit as if it had not been."""
+    from limner.training.run import resume as resume_run
+
+    resume_run(run, options or [], device=device, new_data=new_data)
+    _trained(run)
+
+
+def _recipe(arguments: list[str]) -> tuple[Any, str]:
+    """A recipe from `RECIPE.toml` or `MODEL SOURCE` and `key=value ...`, and a name for its run."""
+    from limner.training.recipe import Recipe
+
+    words = [a for a in arguments if not is_option(a)]
+    assignments = [a for a in arguments if is_option(a)]
+    if len(words) == 1 and words[0].endswith(".toml"):
+        return Recipe.read(words[0], assignments), Path(words[0]).stem
+    if len(words) == 2 and not words[0].endswith(".toml"):
+        source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
+        return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]
+    raise LimnerError(
+        "say what to train: limner train RECIPE.toml, or limner train MODEL SOURCE, as in "
+        "limner train edm emoji data.size=16"
+    )
+
+
+def _free_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2, -3, ... when that is taken."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+def _trained(folder: Path) -> None:
+    from limner.contract.bundled import paints
+    from limner.runtime import processes
+
+    if not processes.first():
+        return
+    if not paints(folder):
+        typer.echo(f"trained: {folder}/model.safetensors (curves.png beside it)")
+        return
+    typer.echo(
+        f"trained: {folder}/model.safetensors (sheets in {folder}/samples, curves.png beside it)"
+    )
+    typer.echo(f"paint with it: limner sample -m {folder} -n 16")

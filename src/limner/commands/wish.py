@@ -1,0 +1,174 @@
+"""What is asked for: a model, words, seeds and options, as a PNG file remembers them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+import limner
+from limner.contract.bundled import find_model
+from limner.contract.checkpoint import load, model_file, read_header
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Blend
+from limner.contract.options import Share, validated
+from limner.contract.text import prompted
+from limner.data import png
+from limner.runtime import processes
+from limner.runtime.allocator import keep_freed_memory
+from limner.runtime.progress import say
+
+_Text = Annotated[str, Field(max_length=100_000)]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Everything that decides a sheet of pictures, as a PNG remembers it.
+
+    Args:
+        model: as it was named; None for the bundled default.
+        prompts: what to paint; a row of the sheet for each.
+        negative: what to keep away from, by guidance.
+        labels: class names, or "all"; a row for each.
+        n: pictures of each row.
+        seed: picture i of a row is drawn from seed + i, so that rows can be compared.
+        vary: for above 0, the pictures after a row's first are variations of it, this far away.
+        sampler: the model's own options.
+        dtype: what the networks compute in. "bfloat16" is quicker where the machine has it, and
+            paints slightly other pictures, which may depend on what else is in the batch.
+    """
+
+    model: str | None = None
+    prompts: tuple[_Text, ...] = ()
+    negative: _Text = ""
+    labels: tuple[str, ...] = ()
+    n: Annotated[int, Field(ge=1, le=10_000)] = 1
+    seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
+    vary: Share = 0.0
+    sampler: dict[str, Any] = field(default_factory=dict[str, Any])
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Wish":
+        """A wish from plain values, checked."""
+        return cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
+
+    @classmethod
+    def single(
+        cls, model: str | None, prompt: str | None, label: str | None, **settings: Any
+    ) -> "Wish":
+        """A wish with one prompt or label, or none, for all pictures."""
+        asked = {"prompts": [prompt] if prompt else [], "labels": [label] if label else []}
+        return cls.of({"model": model, **asked, **settings})
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Wish":
+        """The wish that a picture of limner remembers.
+
+        Raises:
+            LimnerError: not a PNG file, or one that does not say how it was made.
+        """
+        settings = png.read_settings(path)
+        if settings is None:
+            raise LimnerError(
+                f"{path} does not say how it was made; limner writes PNG files that do"
+            )
+        known = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
+        return cls.of(known)
+
+    def condition(self, spec: ImageSpec, report: Callable[[str], None] = say) -> Condition:
+        """One row for each row of the sheet; no parts when nothing is asked for.
+
+        Args:
+            spec: the model's.
+            report: told, in a line each, what of the prompts is left out.
+        """
+        labels = spec.labels if "all" in self.labels and "all" not in spec.labels else self.labels
+        indices = torch.tensor([spec.label_index(name) for name in labels], dtype=torch.int64)
+        if not self.prompts and not self.negative:
+            return Condition(label=indices) if len(indices) else Condition()
+        asked = prompted(spec, self.prompts or ("",), report)
+        if self.negative:
+            avoid = prompted(spec, self.negative, report).text
+            assert avoid is not None
+            asked = replace(asked, avoid=avoid.expand(len(asked), -1))
+        if not len(indices):
+            return asked
+        each = asked.repeat(len(indices))
+        return replace(each, label=indices.repeat(len(asked)))
+
+    def seeds(self) -> list[int | Blend]:
+        """Those of one row."""
+        numbers = range(self.seed, self.seed + self.n)
+        if not self.vary:
+            return list(numbers)
+        return [self.seed, *(Blend(self.seed, other, self.vary) for other in numbers[1:])]
+
+    def alone(self, i: int) -> "Wish":
+        """The wish for picture i of the sheet alone; a variation needs its row."""
+        row, column = divmod(i, self.n)
+        prompts, labels = self.prompts, self.labels
+        if len(prompts) > 1 and not labels:
+            prompts = prompts[row : row + 1]
+        if len(labels) > 1 and not prompts:
+            labels = labels[row : row + 1]
+        wish = replace(self, prompts=prompts, labels=labels)
+        return wish if wish.vary else replace(wish, n=1, seed=wish.seed + column)
+
+    def filled(self, sampler: Mapping[str, Any]) -> "Wish":
+        """The wish with every option of the sampler written out that has a value."""
+        return replace(self, sampler={k: v for k, v in sampler.items() if v is not None})
+
+    def settings(self) -> dict[str, Any]:
+        """What a PNG remembers; the prompt also where other programs look for it."""
+        values = {key: value for key, value in asdict(self).items() if value not in ((), "", None)}
+        return {"prompt": "; ".join(self.prompts), "version": limner.__version__} | values
+
+
+def load_painter(path: Path | str, device: str) -> GenerativeModel:
+    """A model that is to paint.
+
+    Raises:
+        LimnerError: no such model, or one that does not paint.
+    """
+    model = load(path, device)
+    if not isinstance(model, GenerativeModel):
+        raise LimnerError(f"'{path}' is a {model.name}, which paints nothing")
+    return model
+
+
+def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dict[str, Any]:
+    """The options of a model's sampler: those asked for over those of its recipe.
+
+    Args:
+        model: which.
+        path: where it was loaded from.
+        wish: what is asked for.
+
+    Raises:
+        LimnerError: an option that the model does not have, or a negative prompt without guidance.
+    """
+    usual = read_header(model_file(path)).recipe.get("sampler", {})
+    options = model.sampler_options(usual | wish.sampler)
+    if wish.negative and (options.get("scale") or 1.0) <= 1:
+        raise LimnerError(
+            "a negative prompt works through guidance; give sampler.scale=3, and a model that is "
+            "not distilled"
+        )
+    return options
+
+
+def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[str, Any]]:
+    """The model that is to paint, and the options of its sampler.
+
+    Raises:
+        LimnerError: as of `load_painter` and `sampler_options`.
+    """
+    keep_freed_memory()
+    path = find_model(wish.model)
+    model = load_painter(path, str(processes.device(device)))
+    return model, sampler_options(model, path, wish)
