@@ -1,6 +1,7 @@
 """The command line as a person uses it: what it prints and writes, and a line for a mistake."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 import limner
 from limner.__main__ import main
+from limner.commands.app import VERBS
 from limner.data.png import read_settings
 
 TINY = ["model.channels=8,8", "train.steps=3", "train.batch=4", "train.samples=0", "data.size=8"]
@@ -50,6 +52,14 @@ def test_version_and_help(limner_):
     assert code == 0
     for command in ("demo", "doctor", "models", "data", "train", "resume", "sample"):
         assert command in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_of_verbs_says_what_each_says_of_itself(verb: str, limner_):
+    code, out, _ = limner_(verb, "--help")
+    assert code == 0
+    said = " ".join(re.sub("[│╭╰─╮╯]", " ", out).split())
+    assert VERBS[verb] in said
 
 
 def test_models_as_a_table_and_as_json(limner_):

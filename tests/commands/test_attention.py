@@ -1,0 +1,82 @@
+"""`limner attention`: a map for each word, over the picture itself."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from limner.__main__ import main
+from limner.commands.attention import attention_sheet
+from limner.commands.pictures import read_picture
+from limner.commands.wish import Wish
+from limner.contract.abilities import Attends
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.registry import build
+from limner.contract.text import prompted, text_spec
+
+SPEC = ImageSpec(3, 8, 8, text=text_spec())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("looking") / "model"
+    torch.manual_seed(0)
+    made = build("flow-matching", SPEC, channels=(8, 8), attention=(4,))
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.1 * torch.randn_like(p)
+    save_model(made, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.linear_gradient("L").resize((8, 8)).convert("RGB").save(path)
+    return path
+
+
+def test_each_word_lights_the_place_that_attends_to_it_most(model: str, picture: Path):
+    sheet, wish, words = attention_sheet(picture, Wish(model, prompts=("a red apple",)))
+    assert words == ["a", "red", "apple"] and sheet.columns == len(sheet.images) == 4
+    assert wish.sampler == {}
+    x = read_picture(picture, SPEC)
+    assert torch.equal(sheet.images[:1], to_uint8(x))
+    known = load(model)
+    assert isinstance(known, Attends)
+    maps = known.attention_maps(x, prompted(SPEC, "a red apple"))[0]
+    for i, lit in enumerate(sheet.images[1:]):
+        row, column = divmod(int(maps[i].argmax()), 8)
+        assert torch.equal(lit[:, row, column], sheet.images[0, :, row, column])
+        row, column = divmod(int(maps[i].argmin()), 8)
+        assert not lit[:, row, column].any()
+
+
+def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, capsys):
+    def limner_(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    out, own = str(tmp_path / "looks.png"), str(tmp_path / "own.png")
+    given = ["attention", str(picture), "-m", model, "-o", out]
+    code, said, err = limner_(*given, "--prompt", "a dog")
+    assert code == 0 and said == f"{out}  (the picture, and light for: a, dog)\n", err
+    code, _, err = limner_(*given)
+    assert code == 2 and "give --prompt" in err
+    assert limner_("sample", "a dog", "-m", model, "-o", own, "sampler.steps=1")[0] == 0
+    code, said, err = limner_("attention", own, "-o", out)
+    assert code == 0 and "a, dog" in said, "a picture of limner says of what it is, and by whom"
+
+
+def test_what_looks_at_no_words_is_refused(picture: Path, tmp_path: Path):
+    folder = tmp_path / "vae"
+    save_model(build("vae", SPEC, channels=(4,), latent=2), folder)
+    with pytest.raises(LimnerError, match="a vae model looks at no words; these do: .*edm"):
+        attention_sheet(picture, Wish(str(folder), prompts=("a dog",)))

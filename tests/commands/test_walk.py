@@ -1,0 +1,58 @@
+"""`limner walk`: both ends are the seeds' own pictures, and what draws pixel by pixel has no way."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.__main__ import main
+from limner.commands.walk import walk_sheet
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import build
+from limner.data.png import read_settings
+
+SPEC = ImageSpec(1, 8, 8, labels=("one", "two"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("walking") / "model"
+    torch.manual_seed(0)
+    save_model(build("edm", SPEC, channels=(4,)), folder)
+    return str(folder)
+
+
+def test_the_way_begins_and_ends_at_the_pictures_of_its_seeds(model: str):
+    sheet, wish = walk_sheet(Wish(model, seed=3, sampler={"steps": 2}), 7, 4)
+    assert sheet.columns == len(sheet.images) == 4 and wish.sampler["steps"] == 2
+    known = load(model)
+    assert isinstance(known, GenerativeModel)
+    ends = to_uint8(known.sample(2, seed=[3, 7], steps=2)).int()
+    assert (sheet.images[[0, -1]].int() - ends).abs().max() <= 1
+    assert len(sheet.images.unique(dim=0)) == 4
+    with pytest.raises(LimnerError, match="give one label"):
+        walk_sheet(Wish(model, labels=("all",)), 7, 4)
+
+
+def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
+    out = tmp_path / "way.png"
+    given = ["limner", "walk", "-m", model, "--steps", "3", "--seed", "2", "-o", str(out)]
+    monkeypatch.setattr(sys, "argv", [*given, "--label", "two", "sampler.steps=2"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr()
+    assert not left.value.code and said.out == f"{out}\n", said.err
+    settings = read_settings(out)
+    assert settings is not None
+    assert settings["seed"] == 2 and settings["labels"] == ["two"]
+
+
+def test_what_draws_pixel_by_pixel_is_refused(tmp_path: Path):
+    save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
+    with pytest.raises(LimnerError, match=r"pixelcnn model draws pixel by pixel.*: .*edm"):
+        walk_sheet(Wish(str(tmp_path)), 7, 4)
