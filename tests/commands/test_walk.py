@@ -1,4 +1,4 @@
-"""`limner walk`: both ends are the seeds' own pictures, and what draws pixel by pixel has no way."""
+"""`limner walk`: its ends are the seeds' own pictures; between drawn pixels there is no way."""
 
 import sys
 from pathlib import Path
