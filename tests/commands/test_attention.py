@@ -25,7 +25,7 @@ SPEC = ImageSpec(3, 8, 8, text=text_spec())
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("looking") / "model"
     torch.manual_seed(0)
-    made = build("flow-matching", SPEC, channels=(8, 8), attention=(4,))
+    made = build("flow-matching", SPEC, channels=(8, 8), attention=2)
     with torch.no_grad():
         for p in made.parameters():
             p += 0.1 * torch.randn_like(p)
