@@ -113,7 +113,7 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
     code, _, said = limner_("interpolate", "-m", model, "-o", str(out))
     assert code == 2 and "say which real pictures" in said
     code, _, said = limner_("reconstruct", *given[:-1], "out.jpg")
-    assert code == 2 and "no PNG file" in said
+    assert code == 2 and "not a PNG file" in said
 
 
 def test_what_has_no_codes_is_refused(files, tmp_path):

@@ -128,7 +128,7 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     code, _, said = limner_(*given, "cat")
     assert code == 2 and "'cat' is not an option" in said
     code, _, said = limner_(*given[:-1], "out.jpg")
-    assert code == 2 and "no PNG file" in said
+    assert code == 2 and "not a PNG file" in said
 
 
 def test_what_has_no_styles_is_refused(tmp_path: Path):

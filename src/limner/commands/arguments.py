@@ -35,7 +35,7 @@ def png_file(out: Path) -> Path:
         LimnerError: it is another's.
     """
     if out.suffix.lower() != ".png":
-        raise LimnerError(f"'{out}' is no PNG file; give -o NAME.png")
+        raise LimnerError(f"'{out}' is not a PNG file; give -o NAME.png")
     return out
 
 
@@ -74,7 +74,7 @@ def only_options(arguments: list[str] | None, *sections: str) -> dict[str, Any]:
     """
     words, options = apart(arguments, *sections)
     if words:
-        raise LimnerError(f"'{words[0]}' is no option; give {sections[0]}.key=value")
+        raise LimnerError(f"'{words[0]}' is not an option; give {sections[0]}.key=value")
     return options
 
 

@@ -104,7 +104,7 @@ def edit_sheet(
             `wish.n` ways to go on.
         wish: which model, how many, with which seeds and options; one label or prompt for all.
         keep: which share of the height stays, from above; at least a row, at most all but one.
-        mask: a picture that is light where to paint anew.
+        mask: a picture that is light where it is to be repainted.
         strength: how much of what is painted over may change, in (0, 1]; for models that edit. By
             default 0.6, and all of it where a part of the picture stays.
         rounds: how often each step is taken, for models that repaint; by default once.
@@ -160,9 +160,7 @@ def edit_command(
         float | None,
         typer.Option(min=0, max=1, help="The share of the height that stays, from above."),
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="A picture that is white where to paint anew.")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where the picture is repainted.")] = None,
     strength: Annotated[
         float | None,
         typer.Option(min=0.01, max=1, help="How far to go from what is painted over (0.6)."),

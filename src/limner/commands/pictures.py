@@ -33,7 +33,7 @@ def read_picture(path: Path, spec: ImageSpec) -> Images:
     """A picture file as a model sees it, "1 c h w": its middle, in the size, colours and levels.
 
     Raises:
-        LimnerError: there is no such file, or it is no sound picture.
+        LimnerError: there is no such file, or it is not a valid picture.
     """
     if not path.is_file():
         raise LimnerError(f"there is no file '{path}'")
@@ -41,7 +41,7 @@ def read_picture(path: Path, spec: ImageSpec) -> Images:
     try:
         pixels = reading(lambda: path.open("rb"), partial(to_pixels, fit="crop", **shape))
     except UndecodableError as error:
-        raise LimnerError(f"'{path}' is no sound picture: {error}") from None
+        raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
     return from_levels(to_levels(from_uint8(pixels[None]), spec.levels), spec.levels)
 
 
@@ -53,7 +53,7 @@ def read_mask(path: Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
     """
     mask = (read_picture(path, ImageSpec(1, spec.height, spec.width)) > 0).float()
     if not mask.any():
-        raise LimnerError(f"the mask '{path}' is dark everywhere; make white what to paint anew")
+        raise LimnerError(f"the mask '{path}' is dark everywhere; make the part to repaint white")
     return mask
 
 

@@ -102,7 +102,7 @@ class Wish:
         return replace(each, label=indices.repeat(len(asked)))
 
     def seeds(self) -> list[int | Blend]:
-        """Those of one row."""
+        """The seeds of one row."""
         numbers = range(self.seed, self.seed + self.n)
         if not self.vary:
             return list(numbers)
