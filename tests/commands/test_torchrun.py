@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch.distributed.run
-import typer.main
 
-from limner.commands.app import app
+from limner.commands.app import _command
 from limner.contract.checkpoint import read_header
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
@@ -20,8 +19,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 
 @pytest.mark.parametrize("command", ["train", "resume", "evaluate", "compare"])
 def test_every_option_has_a_spelling_that_torchrun_hands_on(command: str, capsys):
-    options = typer.main.get_command(app).commands[command].params  # pyright: ignore
-    for option in (each for each in options if each.opts[0].startswith("-")):
+    options = [each for each in _command(command).params if each.opts[0].startswith("-")]
+    assert options
+    for option in options:
         handed = []
         for spelling in option.opts:
             given = [command, "x", spelling, "y"]

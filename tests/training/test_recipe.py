@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner.contract.errors import LimnerError
+from limner.contract.registry import models
+from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
 
 TEXT = """\
@@ -62,7 +64,7 @@ def test_a_recipe_without_a_file():
 
 def test_the_effective_recipe_holds_every_option(file, tmp_path):
     effective = Recipe.read(file).effective()
-    assert effective.train["clip"] == 0
+    assert effective.train["clip"] == 1  # usual for a pixelcnn
     assert effective.train["betas"] == [0.9, 0.999]
     effective.write(tmp_path / "out.toml")
     again = Recipe.read(tmp_path / "out.toml")
@@ -123,3 +125,38 @@ def test_any_plain_values_survive_toml(values):
 def test_only_plain_values_are_written():
     with pytest.raises(LimnerError, match="plain values"):
         Recipe({"name": "x"}, {"source": "y", "what": object()}).to_toml()
+
+
+@pytest.mark.parametrize("of", models().values(), ids=lambda of: of.name)
+def test_every_model_says_its_usual_training(of):
+    assert {"lr"} <= of.train.keys()
+    options = Recipe.of(of.name, "emoji").options()
+    assert options.lr == of.train["lr"]
+    assert TrainOptions.of(of.train) == options
+
+
+def test_a_recipe_overrides_the_usual_training():
+    gan = Recipe.of("gan", "emoji").options()
+    assert (gan.optimizer, gan.lr, gan.betas, gan.batch) == ("adam", 2e-4, (0.5, 0.999), 64)
+    two = Recipe.of("biggan", "emoji").options()
+    assert (two.lr, two.player("critic").lr) == (2e-4, 4e-4)
+    chosen = Recipe.of("biggan", "emoji", ["train.lr=1e-3"]).options()  # of every player
+    assert (chosen.lr, chosen.players, chosen.betas) == (1e-3, None, (0.0, 0.999))
+    own = Recipe.of("stylegan2", "emoji", ["train.players.critic.lr=1e-3"]).options()
+    assert own.player("critic").lr == 1e-3
+    assert (
+        own.player("critic").betas
+        == Recipe.of("stylegan2", "emoji").options().player("critic").betas
+    )
+
+
+def test_a_recipe_written_out_trains_as_it_says_whatever_is_usual():
+    """A run of an earlier version goes on as it began."""
+    whole = vars(TrainOptions())
+    earlier = Recipe({"name": "stylegan2"}, {"source": "emoji"}, whole)
+    assert earlier.options() == TrainOptions()
+    short = Recipe.of("stylegan2", "emoji")
+    written = short.effective()
+    for player in ("critic", "generator"):
+        assert written.options().player(player) == short.options().player(player)
+    assert written.effective() == written

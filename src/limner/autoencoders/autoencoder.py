@@ -45,6 +45,7 @@ _LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where
         doi="10.1126/science.1127647",
     ),
     tiny={"latent": 3, "channels": (8,)},
+    train={"lr": 1e-3},
 )
 class Autoencoder(Encodes):
     """Autoencoder: reconstructs; it has no p(x), and paints from a Gaussian fitted to its codes.

@@ -140,6 +140,7 @@ class PatchCritic(nn.Module):
         "critic_start": 1,
         "critic_lead": 1,
     },
+    train={"lr": 5e-4, "betas": (0.5, 0.9), "clip": 1.0, "players": {"critic": {"lr": 4e-3}}},
 )
 class KLAutoencoder(Encodes, FirstStage):
     """KL autoencoder: maps of a few channels for latent diffusion, with a critic of patches.

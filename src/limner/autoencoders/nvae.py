@@ -116,6 +116,7 @@ Choose = Callable[[int, Group, Tensor, Normal, Tensor], Tensor]
         "components": 2,
         "importance_samples": 2,
     },
+    train={"lr": 1e-3, "clip": 10.0},
 )
 class NVAE(LikelihoodModel, Encodes):
     """NVAE: a deep hierarchy of codes, and a bound on log p(x).

@@ -49,6 +49,7 @@ _TOLD = 64  # the length of the vector that labels and captions become
     family="autoencoders",
     paper=Paper("Auto-encoding variational Bayes", "Kingma, Welling", 2013, "1312.6114"),
     tiny={"latent": 2, "channels": (8,), "importance_samples": 4},
+    train={"lr": 1e-3, "clip": 10.0},
 )
 class VAE(LikelihoodModel, Encodes):
     """Variational autoencoder: codes with a prior, and a bound on log p(x).

@@ -146,6 +146,7 @@ class Network(nn.Module):
         "1606.05328",
     ),
     tiny={"features": 8, "layers": 1, "top": 12},
+    train={"lr": 1e-3, "clip": 1.0},
 )
 class GatedPixelCNN(AutoregressiveModel):
     """Gated PixelCNN: exact likelihood by gated convolutions without a blind spot.

@@ -80,6 +80,7 @@ class Network(nn.Module):
         "1601.06759",
     ),
     tiny={"h": 6, "blocks": 1, "top": 6},
+    train={"lr": 1e-3, "clip": 1.0},
 )
 class PixelCNN(AutoregressiveModel):
     """PixelCNN: exact likelihood by masked convolutions.

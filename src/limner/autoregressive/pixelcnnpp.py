@@ -288,6 +288,7 @@ class Network(nn.Module):
         "1701.05517",
     ),
     tiny={"features": 4, "blocks": 1, "sizes": 2, "components": 2, "dropout": 0.1},
+    train={"lr": 1e-3, "clip": 1.0},
 )
 class PixelCNNpp(AutoregressiveModel):
     """PixelCNN++: exact likelihood of whole pixels by mixtures of logistics.

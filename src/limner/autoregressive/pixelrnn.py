@@ -304,7 +304,11 @@ _Share = Share
 
 
 @register(
-    "pixelrnn-row", family="autoregressive", paper=PAPER, tiny={"h": 4, "layers": 1, "top": 6}
+    "pixelrnn-row",
+    family="autoregressive",
+    paper=PAPER,
+    tiny={"h": 4, "layers": 1, "top": 6},
+    train={"lr": 1e-3, "clip": 1.0},
 )
 class PixelRNNRow(PixelRNN):
     """PixelRNN, Row LSTM: exact likelihood by states that see a triangle above them.
@@ -327,7 +331,11 @@ class PixelRNNRow(PixelRNN):
 
 
 @register(
-    "pixelrnn-diagonal", family="autoregressive", paper=PAPER, tiny={"h": 4, "layers": 1, "top": 6}
+    "pixelrnn-diagonal",
+    family="autoregressive",
+    paper=PAPER,
+    tiny={"h": 4, "layers": 1, "top": 6},
+    train={"lr": 1e-3, "clip": 1.0},
 )
 class PixelRNNDiagonal(PixelRNN):
     """PixelRNN, Diagonal BiLSTM: exact likelihood by states that see all that comes earlier.

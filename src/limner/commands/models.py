@@ -1,13 +1,13 @@
 """`limner models`: the models, or the options of one, as text and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from limner.commands.arguments import AsJson, print_json
 from limner.contract.model import GenerativeModel
-from limner.contract.options import json_schema
+from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, entry, foreign, models
 from limner.evaluate.tables import aligned
 
@@ -20,6 +20,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "summary": entry.summary,
         "paper": vars(entry.paper),
         "model": {} if entry.file else json_schema(entry.model, skip=("spec",)),
+        "train": dict(entry.train),
     }
     if issubclass(entry.model, GenerativeModel):
         document["sampler"] = entry.model.sample_schema()
@@ -44,10 +45,12 @@ def options_text(entry: Entry) -> str:
         lines.append("")
         for name, schema in properties.items():
             default = schema.get("default")
-            shown = "" if default is None else f"= {_shown(default)}"
+            shown = "" if default is None else f"= {typed_value(default)}"
             lines.append(
                 f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip()
             )
+    if entry.train:
+        lines += ["", "  its usual training:", *_typed("train", entry.train)]
     use = f"train it: limner train {entry.name} emoji data.size=16"
     if entry.file:
         use = f"paint with it: limner sample -m FOLDER, where {entry.file} lies in FOLDER"
@@ -55,10 +58,15 @@ def options_text(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(_shown, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _typed(path: str, values: Mapping[str, Any]) -> list[str]:
+    """Values as they are typed, one a line."""
+    lines: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += _typed(f"{path}.{key}", value)
+        else:
+            lines.append(f"  {path}.{key}={typed_value(value)}")
+    return lines
 
 
 def _kind(schema: dict[str, Any]) -> str:

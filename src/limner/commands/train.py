@@ -9,6 +9,8 @@ import typer
 from limner.commands.arguments import Device, Options, Run, is_option
 from limner.contract.errors import LimnerError
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
 
 def train_command(
     arguments: Annotated[
@@ -18,10 +20,18 @@ def train_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost; train nothing.")
     ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Choose size and steps so that it takes about so long: 30m, 2h."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Train a model by a recipe, or by name on a source of data."""
     recipe, name = _recipe(arguments)
+    if budget is not None:
+        from limner.training.budget import within
+
+        recipe = within(recipe, _seconds(budget), device=device)
     if dry_run:
         from limner.training.estimate import dry_run as estimate
 
@@ -64,6 +74,14 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
         "say what to train: limner train RECIPE.toml, or limner train MODEL SOURCE, as in "
         "limner train edm emoji data.size=16"
     )
+
+
+def _seconds(typed: str) -> float:
+    """A length of time as it is typed: 90s, 30m, 1.5h, 2d."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([smhd])", typed.strip().lower())
+    if not found or not float(found[1]):
+        raise LimnerError(f"--budget {typed} is not a length of time; write for example 30m or 2h")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def _free_folder(name: str) -> Path:

@@ -158,6 +158,19 @@ def parse_value(text: str) -> Any:
     return text
 
 
+def typed_value(value: Any) -> str:
+    """A value as it is typed in a shell, the inverse of `parse_value`.
+
+    >>> typed_value(True), typed_value((64, 128)), typed_value(0.0002), typed_value("cosine")
+    ('true', '64,128', '0.0002', 'cosine')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(typed_value, value))  # pyright: ignore[reportUnknownArgumentType]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def parse_assignments(
     arguments: Iterable[str], sections: Iterable[str]
 ) -> dict[str, dict[str, Any]]:

@@ -52,6 +52,7 @@ class Entry:
         model: its class.
         tiny: options that make it small enough for the contract tests.
         file: of a model that another program trained: the file that its folder is known by.
+        train: its usual training, as a recipe's section [train] has it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Entry:
     model: type[Learner]
     tiny: Mapping[str, Any] = field(default_factory=dict[str, Any])
     file: str = ""
+    train: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def summary(self) -> str:
@@ -77,6 +79,7 @@ def register(
     paper: Paper,
     tiny: Mapping[str, Any] | None = None,
     file: str = "",
+    train: Mapping[str, Any] | None = None,
 ) -> Callable[[_L], _L]:
     """Enter a model class under a name; to register is to be tested by the contract suite.
 
@@ -89,6 +92,8 @@ def register(
         paper: where the model is described.
         tiny: options for a model of a few thousand parameters, for tests.
         file: of a model that another program trained: the file that its folder is known by.
+        train: its usual training, as a recipe's section [train] has it; a recipe overrides it, and
+            what both leave out is the default of `TrainOptions`.
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
@@ -98,7 +103,7 @@ def register(
         if known and known.model.__qualname__ != model.__qualname__:
             raise LimnerError(f"the model name '{name}' is taken by {known.model.__qualname__}")
         model.name = name
-        _entries[name] = Entry(name, family, paper, model, tiny or {}, file)
+        _entries[name] = Entry(name, family, paper, model, tiny or {}, file, train or {})
         return model
 
     return enter

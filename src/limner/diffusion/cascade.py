@@ -58,6 +58,7 @@ def reduced(x: Images, height: int, width: int) -> Float[Tensor, "b c hh ww"]:
         "base": {"model": "flow-matching", "spec": {"height": 4, "width": 4}},
         "options": {"channels": (8, 16)},
     },
+    train={"lr": 5e-4, "betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 1.0},
 )
 class Cascade(Edits, Attends):
     """Cascade: a frozen model paints small, and an upsampler that sees it paints large.

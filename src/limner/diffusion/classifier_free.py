@@ -35,6 +35,7 @@ from limner.nn.unet import UNet
     family="diffusion",
     paper=Paper("Classifier-free diffusion guidance", "Ho, Salimans", 2022, "2207.12598"),
     tiny={"channels": (4,), "prediction": "v"},
+    train={"lr": 5e-4, "clip": 1.0},
 )
 class ClassifierFree(FlowLikelihood):
     """Classifier-free guidance: diffusion in continuous time that is its own contrast.

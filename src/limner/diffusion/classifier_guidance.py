@@ -94,6 +94,7 @@ class Gradient:
         "Diffusion models beat GANs on image synthesis", "Dhariwal, Nichol", 2021, "2105.05233"
     ),
     tiny={"base": {"model": "ddpm"}, "channels": (8, 16)},
+    train={"lr": 3e-4, "weight_decay": 0.05, "batch": 128},
 )
 class Classifier(Repaints):
     """Classifier guidance: a classifier of noisy pictures guides a trained diffusion model.

@@ -84,6 +84,7 @@ class Bound(NamedTuple):
     family="diffusion",
     paper=Paper("Denoising diffusion probabilistic models", "Ho, Jain, Abbeel", 2020, "2006.11239"),
     tiny={"channels": (8, 16), "T": 20},
+    train={"lr": 5e-4, "clip": 1.0},
 )
 class DDPM(DenoisingModel, LikelihoodModel, Exports):
     """Denoising diffusion: noise is removed in small random steps.

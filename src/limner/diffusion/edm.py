@@ -41,6 +41,7 @@ _MEASURED_BATCHES = 16
         "2206.00364",
     ),
     tiny={"channels": (8, 16)},
+    train={"lr": 5e-4, "clip": 1.0},
 )
 class EDM(FlowLikelihood):
     """EDM: preconditioned denoising over log-normal noise levels, sampled by Heun's method.

@@ -55,6 +55,7 @@ _TIMES = {"uniform": _uniform, "logit-normal": _logit_normal}
         "2210.02747",
     ),
     tiny={"channels": (8, 16)},
+    train={"lr": 5e-4, "clip": 1.0},
 )
 class FlowMatching(FlowLikelihood):
     """Flow matching: a velocity field carries noise to pictures along straight lines.

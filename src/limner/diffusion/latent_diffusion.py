@@ -48,6 +48,7 @@ _MEASURED_BATCHES = 16
         "2112.10752",
     ),
     tiny={"first_stage": {"model": "kl-autoencoder"}, "options": {"channels": (8, 16)}},
+    train={"lr": 5e-4, "betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 1.0},
 )
 class LatentDiffusion(Repaints, Encodes, Attends):
     """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.

@@ -56,6 +56,7 @@ _STRETCHED = 100  # how much larger than a network's error that of x_hat may be
         "2202.00512",
     ),
     tiny={"teacher": {"model": "flow-matching", "options": {"channels": (8, 16)}}, "steps": 2},
+    train={"lr": 1e-3, "betas": (0.9, 0.99), "clip": 1.0, "ema": 0.99},
 )
 class Distilled(Attending, Repaints):
     """Progressive distillation: paint in a few steps, without guidance, what a teacher paints.

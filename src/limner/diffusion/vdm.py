@@ -114,6 +114,7 @@ class Terms(NamedTuple):
     family="diffusion",
     paper=Paper("Variational diffusion models", "Kingma, Salimans, Poole, Ho", 2021, "2107.00630"),
     tiny={"channels": (8, 16), "hidden": 8},
+    train={"lr": 2e-4, "betas": (0.9, 0.99), "weight_decay": 0.01},
 )
 class VDM(DenoisingModel, LikelihoodModel):
     """Variational diffusion: the likelihood's bound is the loss, and the noise schedule is learned.

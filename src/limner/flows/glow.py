@@ -71,6 +71,7 @@ def scales(shape: Shape, L: int, K: int, hidden: int, vector: int, f: Elementwis
         "1807.03039",
     ),
     tiny={"K": 2, "hidden": 8},
+    train={"lr": 1e-3, "clip": 10.0},
 )
 class Glow(NormalizingFlow):
     """Glow: invertible 1 x 1 convolutions and couplings, at several scales.

@@ -146,6 +146,7 @@ class Layers:
         "1605.08803",
     ),
     tiny={"features": 8, "blocks": 1, "dequantisation": "variational"},
+    train={"lr": 1e-3, "clip": 10.0},
 )
 class RealNVP(NormalizingFlow):
     """RealNVP: couplings with checkerboard and channel masks, at several scales.

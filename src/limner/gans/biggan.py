@@ -52,6 +52,12 @@ from limner.nn.standing import standing_statistics
         "1809.11096",
     ),
     tiny={"latent": 4, "embedding": 3, "channels": 4, "critic_steps": 2},
+    train={
+        "optimizer": "adam",
+        "lr": 2e-4,
+        "betas": (0.0, 0.999),
+        "players": {"critic": {"lr": 4e-4}},
+    },
 )
 class BigGAN(Adversarial):
     """BigGAN: hinge loss, spectral norm, and a truncation that trades variety for quality.

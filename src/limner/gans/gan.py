@@ -37,6 +37,7 @@ from limner.gans.losses import OBJECTIVES, Name
         "1406.2661",
     ),
     tiny={"latent": 4, "channels": 4, "critic_steps": 2},
+    train={"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999)},
 )
 class GAN(DCGAN):
     """GAN: the minimax game and its non-saturating form, on DCGAN's networks.

@@ -50,6 +50,19 @@ _SEARCH_STEPS, _SEARCH_RATE = 200, 0.1
 _PRIOR = 1e-3  # weight of a code's mean square in its search
 
 
+_R1, _PATH = 16 / 17, 8 / 9  # k / (k + 1), by which lazy regularisation every k steps shrinks Adam
+_USUAL = {
+    "optimizer": "adam",
+    "lr": 2.5e-3,
+    "betas": (0.0, 0.99),
+    "batch": 16,
+    "players": {
+        "critic": {"lr": 2.5e-3 * _R1, "betas": (0.0, 0.99**_R1)},
+        "generator": {"lr": 2.5e-3 * _PATH, "betas": (0.0, 0.99**_PATH)},
+    },
+}
+
+
 @register(
     "stylegan2",
     family="gans",
@@ -68,6 +81,7 @@ _PRIOR = 1e-3  # weight of a code's mean square in its search
         "path_every": 2,
         "augment": 0.6,
     },
+    train=_USUAL,
 )
 class StyleGAN2(Adversarial, Encodes, Mixes):
     """StyleGAN2: a style scales every convolution, so that pictures can be mixed by their parts.

@@ -35,6 +35,7 @@ from limner.gans.losses import clip_weights, gradient_penalty, raised, wasserste
     family="gans",
     paper=Paper("Wasserstein GAN", "Arjovsky, Chintala, Bottou", 2017, "1701.07875"),
     tiny={"latent": 4, "channels": 4, "critic_steps": 2},
+    train={"optimizer": "rmsprop", "lr": 5e-5, "betas": (0.0, 0.99)},
 )
 class WGAN(DCGAN):
     """WGAN: a critic with clipped weights estimates the distance that the generator descends.
@@ -87,6 +88,12 @@ class WGAN(DCGAN):
         "1704.00028",
     ),
     tiny={"latent": 4, "channels": 4, "critic_steps": 2},
+    train={
+        "optimizer": "adam",
+        "lr": 3e-4,
+        "betas": (0.0, 0.9),
+        "players": {"critic": {"lr": 6e-4}},
+    },
 )
 class WGANGP(DCGAN):
     """WGAN-GP: a critic whose gradient is drawn to norm 1 between pictures and paintings.

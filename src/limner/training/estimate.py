@@ -38,6 +38,7 @@ class Estimate:
         activations: bytes that the largest turn of one micro-batch keeps for its backward pass.
         images_per_second: measured.
         images: of the whole run.
+        training: how it is trained, as it is typed.
     """
 
     parameters: dict[str, int]
@@ -50,6 +51,7 @@ class Estimate:
     activations: int
     images_per_second: float
     images: int
+    training: str = ""
 
     @property
     def memory(self) -> int:
@@ -69,6 +71,7 @@ class Estimate:
         hours, rest = divmod(round(self.seconds), 3600)
         return "\n".join(
             (
+                *([f"training     {self.training}"] if self.training else []),
                 f"parameters   {players}{frozen}",
                 f"computation  {self.flops / 1e9:,.3f} GFLOP an image, forward and backward",
                 f"memory       {self.memory / 2**20:,.1f} MiB ({memory})",
@@ -118,6 +121,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
         activations=held.peak,
         images_per_second=_TIMED_STEPS * images / seconds,
         images=options.steps * images,
+        training=" ".join(options.typed()),
     )
 
 

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from limner.contract.options import Count, Natural, NonNegative, Positive, Rate, validated
+from limner.contract.options import (
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Rate,
+    typed_value,
+    validated,
+)
 from limner.training import optimisers
 
 
@@ -110,3 +118,11 @@ class TrainOptions:
         own = (self.players or {}).get(name, {})
         prefix = f"train.players.{name}."
         return PlayerOptions(**validated(PlayerOptions, own, kind="train option", prefix=prefix))
+
+    def typed(self) -> list[str]:
+        """What decides how well it learns, as it is typed."""
+        shown = ["optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema", "steps"]
+        values = {f"train.{name}": getattr(self, name) for name in shown}
+        for name, own in (self.players or {}).items():
+            values |= {f"train.players.{name}.{key}": value for key, value in own.items()}
+        return [f"{path}={typed_value(value)}" for path, value in values.items()]

@@ -27,7 +27,7 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
 from limner.contract.options import parse_assignments
-from limner.contract.registry import build, foreign, models
+from limner.contract.registry import build, entry, foreign, models
 from limner.training.fine_tuning import build_from
 from limner.training.loop import TrainOptions, seeded
 
@@ -122,8 +122,8 @@ class Recipe:
         return {name: _copied(getattr(self, name)) for name in SECTIONS}
 
     def options(self) -> TrainOptions:
-        """How to train, checked."""
-        return TrainOptions.of(self.train)
+        """How to train, checked: as the recipe says, else as is usual for the model."""
+        return TrainOptions.of(_with_usual(entry(self.model["name"]).train, self.train))
 
     def effective(self) -> "Recipe":
         """The same with every training option written out, for defaults may change."""
@@ -156,6 +156,17 @@ class Recipe:
     def write(self, path: Path) -> None:
         """Write the file, durably."""
         write_durably(path, self.to_toml().encode())
+
+
+def _with_usual(usual: Section | Mapping[str, Any], own: Section) -> Section:
+    """A section [train] with what it leaves out; what it says of every player counts for each."""
+    found = {key: value for key, value in {**usual, **own}.items() if key != "players"}
+    players = {name: dict(values) for name, values in (own.get("players") or {}).items()}
+    for name, values in usual.get("players", {}).items():
+        left_out = {key: value for key, value in values.items() if key not in own}
+        if left_out:
+            players[name] = left_out | players.get(name, {})
+    return found | {"players": players} if players else found
 
 
 def _copied(value: Any) -> Any:

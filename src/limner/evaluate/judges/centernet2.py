@@ -224,6 +224,7 @@ class Describer(nn.Module):
         "Probabilistic two-stage detection", "Zhou, Koltun, Kraehenbuehl", 2021, "2103.07461"
     ),
     tiny={"channels": (4, 8, 8, 8), "widths": (4, 8, 8), "hidden": 8},
+    train={"lr": 1e-3, "weight_decay": 0.02, "clip": 1.0},
 )
 class CenterNet2(Detector):
     """A detector of objects with their kinds, colours and boxes.

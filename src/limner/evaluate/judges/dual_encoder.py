@@ -51,6 +51,7 @@ _LARGEST_SCALE = 100.0  # section 2.5: more made training unstable
         "2103.00020",
     ),
     tiny={"channels": (8, 16), "vector": 8, "words": 8},
+    train={"lr": 1e-3, "weight_decay": 0.05, "batch": 256, "clip": 1.0},
 )
 class DualEncoder(ImageTextJudge):
     """An image-text judge: which caption belongs to which picture.

@@ -40,6 +40,7 @@ from limner.evaluate.judges.judge import Judge
         doi="10.1109/5.726791",
     ),
     tiny={"channels": (4, 8), "hidden": 16},
+    train={"lr": 2e-3, "weight_decay": 0.01, "batch": 128},
 )
 class LeNet(Judge):
     """A small convolutional classifier, for digits.

@@ -1,0 +1,70 @@
+"""As much training as fits into a length of time on this machine, by the dry run's estimate."""
+
+from dataclasses import replace
+
+from limner.contract.errors import LimnerError
+from limner.data import SOURCES
+from limner.runtime import processes
+from limner.runtime.progress import say
+from limner.training.estimate import Estimate, dry_run
+from limner.training.recipe import Recipe
+
+SIZES = (16, 32, 64, 128)
+"""Sides of pictures that are tried where the recipe names none."""
+ENOUGH = 100_000
+"""Images that a training should see at least, before larger pictures are considered."""
+_SHARE = 0.9  # of the time is for steps, the rest for sheets and states
+
+
+def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
+    """The recipe with as many steps as fit, on the largest pictures for which these are enough.
+
+    Args:
+        recipe: what is trained; a size or a number of steps that it gives stays.
+        seconds: how long training may take.
+        device: where.
+
+    Raises:
+        LimnerError: the recipe gives its steps, or not even one step fits.
+    """
+    if "steps" in recipe.train:
+        raise LimnerError("--budget chooses the steps; leave train.steps out, or --budget")
+    found: tuple[Recipe, Estimate] | None = None
+    refused: LimnerError | None = None
+    for size in _sizes(recipe):
+        tried = recipe if size is None else replace(recipe, data=recipe.data | {"size": size})
+        if found and _images(found[1], seconds) / 4 < ENOUGH:
+            break  # four times as many pixels take about four times as long
+        try:
+            estimate = dry_run(tried, device=device)
+        except LimnerError as error:  # such as pictures too small for the model
+            refused = error
+            continue
+        if found and _images(estimate, seconds) < ENOUGH:
+            break
+        found = tried, estimate
+    if found is None:
+        raise refused or LimnerError("no size fits; give one, for example data.size=32")
+    chosen, estimate = found
+    per_step = estimate.images / chosen.options().steps
+    steps = int(_images(estimate, seconds) / per_step)
+    if processes.size() > 1:
+        steps = int(processes.broadcast_text(str(steps), processes.device(device)))
+    if not steps:
+        raise LimnerError("not one training step fits into this budget; give a longer one")
+    size = f"data.size={chosen.data['size']} " if "size" in chosen.data else ""
+    say(f"fits the budget: {size}train.steps={steps} ({estimate.images_per_second:,.1f} images/s)")
+    return replace(chosen, train=chosen.train | {"steps": steps})
+
+
+def _images(estimate: Estimate, seconds: float) -> float:
+    return _SHARE * seconds * estimate.images_per_second
+
+
+def _sizes(recipe: Recipe) -> tuple[int | None, ...]:
+    """What to try: the sizes of a source whose pictures have no size of their own."""
+    kind = str(recipe.data["source"]).partition(":")[0]
+    source = SOURCES.get(kind)
+    chosen = "size" in recipe.data or "init" in recipe.train
+    scalable = source is not None and kind in ("emoji", "scenes", "folder", "zip")
+    return SIZES if scalable and not chosen else (None,)

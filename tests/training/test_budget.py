@@ -1,0 +1,62 @@
+"""Size and steps that fit into a length of time, from rates that are given."""
+
+import pytest
+
+from limner.commands.train import _seconds
+from limner.contract.errors import LimnerError
+from limner.training import budget
+from limner.training.estimate import Estimate
+from limner.training.recipe import Recipe
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """Sizes whose estimates were asked for; 16 x 16 trains 1,000 images a second, twice the side
+    a quarter of that.
+    """
+    asked: list[int | None] = []
+
+    def dry_run(recipe: Recipe, device: str) -> Estimate:
+        size = recipe.data.get("size")
+        asked.append(size)
+        if recipe.model["name"] == "stylegan2" and size == 16:
+            raise LimnerError("too small")
+        options = recipe.options()
+        rate = 1000 * (16 / (size or 16)) ** 2
+        return Estimate({}, 0, 0.0, 0, 0, 0, 0, 0, rate, options.steps * options.batch)
+
+    monkeypatch.setattr(budget, "dry_run", dry_run)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("model", "minutes", "size", "sizes"),
+    [
+        ("edm", 2, 16, [16]),
+        ("edm", 20, 32, [16, 32]),
+        ("edm", 600, 128, [16, 32, 64, 128]),
+        ("stylegan2", 2, 32, [16, 32]),
+    ],
+)
+def test_the_largest_pictures_that_are_seen_often_enough(model, minutes, size, sizes, tried):
+    found = budget.within(Recipe.of(model, "emoji"), minutes * 60)
+    assert found.data["size"] == size and tried == sizes
+    rate = 1000 * (16 / size) ** 2
+    assert found.train["steps"] == int(0.9 * minutes * 60 * rate / found.options().batch)
+
+
+def test_what_a_recipe_gives_stays(tried):
+    found = budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
+    assert (found.data["size"], tried) == (64, [64])
+    assert "size" not in budget.within(Recipe.of("edm", "mnist"), 60).data
+    with pytest.raises(LimnerError, match=r"leave train\.steps out"):
+        budget.within(Recipe.of("edm", "emoji", ["train.steps=5"]), 60)
+    with pytest.raises(LimnerError, match="not one training step fits"):
+        budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 0.5)
+
+
+def test_lengths_of_time():
+    assert [_seconds(t) for t in ("90s", "30m", "1.5h", "2D")] == [90, 1800, 5400, 172800]
+    for wrong in ("30", "m", "0m", "-1h", "1h30m"):
+        with pytest.raises(LimnerError, match="write for example 30m or 2h"):
+            _seconds(wrong)
