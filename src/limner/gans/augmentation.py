@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from limner.contract.image import Images
 from limner.contract.noise import Noise
+from limner.runtime import processes
 
 Matrices = Float[Tensor, "b n n"]
 _SCALE, _SHIFT = 0.2, 0.125  # deviations of log2 of a scale, and of a shift as a share of the side
@@ -97,7 +98,8 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def notice(self, real: Float[Tensor, "b"], step: int) -> None:
-        """Count the signs of scores of real pictures, and move p where that is due.
+        """Count the signs of scores of real pictures, and move p where that is due, by those of
+        all processes.
 
         Args:
             real: scores.
@@ -107,7 +109,7 @@ class Augmentation(nn.Module):
             return
         self.signs += torch.stack([real.float().sign().sum(), self.signs.new_tensor(len(real))])
         if (step + 1) % self.every == 0:
-            total, count = self.signs
+            total, count = processes.sum_(self.signs)
             self.p += (total / count - self.target).sign() * count / self.images
             self.p.clamp_(0, 1)
             self.signs.zero_()

@@ -110,6 +110,40 @@ def average_gradients_(
     return flat[len(has)]
 
 
+def sum_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
+    """The sum over all processes, in place."""
+    if size() > 1:
+        torch_dist.all_reduce(flat)
+    return flat
+
+
+class Moved:
+    """The buffers of a module that are written to from here on, made alike on all processes.
+
+    Batch norm's statistics and running means of losses follow each process's own share of a batch;
+    their mean follows the whole batch.
+
+    Args:
+        module: of which every process has a copy, and writes to the same buffers.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._before = [(buffer, buffer._version) for buffer in module.buffers()]
+
+    def average_(self) -> None:
+        """Replace the floating ones by their means over all processes, in one message."""
+        moved = [
+            buffer
+            for buffer, version in self._before
+            if buffer._version != version and buffer.is_floating_point()
+        ]
+        if size() == 1 or not moved:
+            return
+        mean = mean_(torch.cat([buffer.double().flatten() for buffer in moved]))
+        for buffer, part in zip(moved, mean.split([buffer.numel() for buffer in moved])):
+            buffer.copy_(part.view_as(buffer))
+
+
 def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
     """Give every process the first one's values, in place."""
     if size() == 1:

@@ -154,6 +154,7 @@ class Loop:
         Raises:
             LimnerError: the model breaks the rules of `turns`, or memory ran out a second time.
         """
+        moved = processes.Moved(self.model)
         logs = self._play()
         finer = 2 * self.options.micro_batches
         if logs is None and self.micro_batches < finer and self._splits(finer):
@@ -161,6 +162,7 @@ class Loop:
             logs = self._play()
         if logs is None:
             raise self._too_large()
+        moved.average_()
         if not self.unlucky:
             self._follow()
         self.step += 1

@@ -1,0 +1,113 @@
+"""Under two processes, what training writes to buffers is one, and that of the whole batch."""
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.registry import entry, models
+from limner.gans.augmentation import Augmentation
+from limner.runtime import processes
+from limner.testing.cases import Case, cases, toy_data
+from limner.training.loop import Loop, seeded
+from limner.training.options import TrainOptions
+
+
+def _images(first: int, n: int) -> Batch:
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    return Batch(x[torch.arange(first, first + n) % 64], Condition())
+
+
+def _sure(augmentation: Augmentation, real: Tensor, step: int) -> None:
+    """A critic that is always sure, so that p rises at every chance."""
+    _notice(augmentation, real.abs() + 1, step)
+
+
+_notice = Augmentation.notice
+
+
+def _stylegan2() -> dict[str, Tensor]:
+    """The buffers after 16 steps of a critic that is always sure."""
+    own = {
+        "latent": 4,
+        "style": 8,
+        "depth": 2,
+        "channels": 4,
+        "r1_every": 0,
+        "path_every": 4,
+        "augment": 0.6,
+    }
+    with seeded((0, "weights")):
+        model = entry("stylegan2").model(ImageSpec(3, 8, 8), augment_images=1000, **own)
+    options = TrainOptions(steps=16, batch=16, optimizer="adam", lr=1e-5, betas=(0.0, 0.99))
+    loop = Loop(model, _images, options)
+    for _ in range(16):
+        loop.advance()
+    return dict(model.named_buffers())
+
+
+def _trained(case: Case) -> dict[str, Tensor]:
+    """The floating buffers of a small model after two steps, and of its average."""
+    loop = Loop(
+        case.build(), lambda first, n: toy_data(case.spec, first, n), TrainOptions(batch=4, lr=1e-3)
+    )
+    loop.prepare()
+    for _ in range(2):
+        loop.advance()
+    live, average = loop.model.state_dict(), loop.average.state_dict()
+    names = [name for name, _ in loop.model.named_buffers() if name in live]
+    return {name: live[name] for name in names} | {f"average {n}": average[n] for n in names}
+
+
+def _all_models() -> dict[str, Tensor]:
+    found = {}
+    for name, of in models().items():
+        for key, value in _trained(cases(of)[0]).items():
+            found[f"{name} {key}"] = value
+    return found
+
+
+def _process(rank: int, port: int, what: str, folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    processes.join(torch.device("cpu"))
+    torch.save({k: v.clone() for k, v in globals()[what]().items()}, folder / f"{rank}.pt")
+
+
+def on_two(what: str, folder: Path) -> list[dict[str, Tensor]]:
+    """What a function of this file gives on each of two processes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")  # torch is there already
+    both = [context.Process(target=_process, args=(i, port, what, folder)) for i in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+        assert process.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_augmentation_rises_as_with_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(Augmentation, "notice", _sure)
+    alone, both = _stylegan2(), on_two("_stylegan2", tmp_path)
+    assert float(alone["augmentation.p"]) == pytest.approx(16 * 16 / 1000)
+    for each in both:
+        assert float(each["augmentation.p"]) == pytest.approx(float(alone["augmentation.p"]))
+        assert each["path_length"] == both[0]["path_length"]
+    assert float(both[0]["path_length"]) == pytest.approx(float(alone["path_length"]), rel=0.2)
+
+
+@pytest.mark.slow
+def test_every_buffer_of_every_model_is_alike(tmp_path: Path):
+    one, other = on_two("_all_models", tmp_path)
+    moved = [name for name in one if name.endswith("running_mean")]
+    assert {name.split()[0] for name in moved} >= {"gan", "biggan", "nvae"}
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
