@@ -200,7 +200,9 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
     assert read_log(run)[-1]["lr"] == pytest.approx(1e-3)
     assert Recipe.read(run / "recipe.toml").train["steps"] == 5
     resume(run, dataset=Ramps(), device="cpu")
-    assert "give train.steps=MORE" in capsys.readouterr().err
+    resume(run, ["train.steps=2"], dataset=Ramps(), device="cpu")
+    said = capsys.readouterr().err
+    assert said.count("has 5 steps; to go on, give train.steps=MORE") == 2
     for change, said in (
         ("model.width=8", "a model cannot change"),
         ("train.optimizer=rmsprop", "train.optimizer cannot change"),

@@ -267,7 +267,7 @@ class _Session:
         """Train to the end."""
         loop, options = self.loop, self.options
         if loop.step >= options.steps:
-            say(f"{self.run} has its {options.steps:,} steps; to go on, give train.steps=MORE")
+            say(f"{self.run} has {loop.step:,} steps; to go on, give train.steps=MORE")
         with Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
             while loop.step < options.steps:
                 started = time.perf_counter()
