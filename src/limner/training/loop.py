@@ -31,6 +31,7 @@ from limner.data.stream import Ahead
 from limner.runtime import processes
 from limner.training import optimisers
 from limner.training.options import TrainOptions
+from limner.training.torch_errors import differentiates_twice, is_out_of_memory
 
 Groups = dict[str, dict[str, Tensor]]
 """Named groups of named tensors: what a state is made of."""
@@ -292,11 +293,11 @@ class Loop:
                         for name, value in turn.logs.items():
                             logs.setdefault(name, []).append(value.detach().float())
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if self.options.compile and _differentiates_twice(error):
+                if self.options.compile and differentiates_twice(error):
                     raise self._rule_broken(
                         "compiled networks cannot be differentiated twice; type train.compile=false"
                     ) from None
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if number:
                     raise self._too_large() from None
@@ -440,13 +441,3 @@ def _channels_last_(model: nn.Module) -> None:
     for tensor in tensors:
         if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-
-
-def _differentiates_twice(error: RuntimeError) -> bool:
-    return any(words in str(error) for words in ("double backward", "donated buffer"))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    said = str(error).lower()
-    words = ("not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in words)

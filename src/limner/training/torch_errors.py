@@ -1,0 +1,15 @@
+"""What torch's errors mean, which it says in words alone."""
+
+import torch
+
+
+def differentiates_twice(error: RuntimeError) -> bool:
+    """Whether a compiled network was asked for gradients of gradients."""
+    return any(words in str(error) for words in ("double backward", "donated buffer"))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, on a GPU or a CPU."""
+    said = str(error).lower()
+    words = ("not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in words)
