@@ -210,6 +210,15 @@ class NVAE(LikelihoodModel, Encodes):
                 )
                 self._terms(batch.x, self._draws(1, noise)[0])
 
+    def formula(self) -> list[str]:
+        """The groups of the code, and the bound that is the objective."""
+        law = type(self.law).__name__
+        return [
+            "log p(x) >= E_q(z|x) log p(x | z) - KL(q(z | x) || p(z))",
+            f"p(x | z) = {law}(decoder(z)),  p(z) = prod_l N(z_l; mu(z_<l), sigma(z_<l)^2),"
+            f"  l = 1 .. {len(self.groups)}",
+        ]
+
     def log_prob(
         self,
         x: Images,

@@ -127,6 +127,16 @@ class VAE(LikelihoodModel, Encodes):
         k = k or self.importance_samples
         return f"IW-{k}" if k > 1 else "ELBO, one draw"
 
+    def formula(self) -> list[str]:
+        """The model and the bound that is its objective."""
+        bound = {
+            "elbo": "log p(x) >= E_q(z|x) log p(x | z) - KL(q(z | x) || p(z))",
+            "iwae": f"log p(x) >= E log 1/k sum_i p(x, z_i) / q(z_i | x),  k = {self.k}",
+        }
+        p_x = type(self.law).__name__
+        p_z = "RealNVP(N(0, I))" if self.prior.learned else "N(0, I)"
+        return [bound[self.objective], f"p(x | z) = {p_x}(decoder(z)),  z ~ {p_z}"]
+
     def log_prob(
         self,
         x: Images,

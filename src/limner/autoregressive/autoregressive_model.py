@@ -62,6 +62,16 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         self.vector_size = vector if spec.labels or spec.text else 0
         self.condition_dropout = condition_dropout
 
+    def formula(self) -> list[str]:
+        """The factorisation, and the law of each factor."""
+        what = "a pixel" if self.whole_pixels else "a channel of a pixel"
+        c = ", c" if self.vector_size else ""
+        return [
+            f"p(x{c.replace(', ', ' | ')}) = prod_i p(x_i | x_1 .. x_(i-1){c}),  x_i is {what}",
+            f"p(x_i | ..) = {type(self.law).__name__}(theta_i),"
+            f"  theta_i = network(x_1 .. x_(i-1){c})",
+        ]
+
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
         """Exactly log p(x), the sum of log p(x_i | x_1 .. x_{i-1})."""
         k = to_levels(x, self.spec.levels)

@@ -123,6 +123,19 @@ class Learner(nn.Module, ABC):
         if "__init__" in cls.__dict__:
             cls.__init__ = _recording(cls.__init__)
 
+    def formula(self) -> list[str]:
+        """The model's mathematics in a few lines, for `repr`; if empty, `repr` lists the layers."""
+        return []
+
+    def __repr__(self) -> str:
+        """Name, shape of the images and number of parameters, then the mathematics."""
+        if not (lines := self.formula()):
+            return super().__repr__()
+        shape = " x ".join(map(str, self.spec.shape))
+        size = sum(p.numel() for p in self.parameters())
+        title = f"{self.name or type(self).__name__}: x of {shape}, {size:,} parameters"
+        return "\n    ".join([title, *lines])
+
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """Yield a training step's losses, one per move; the player is updated before the next."""

@@ -75,6 +75,16 @@ class DenoisingModel(Attending, Repaints, Encodes):
         self.network = network
         self.condition_dropout = condition_dropout
 
+    def formula(self) -> list[str]:
+        """The noisy picture, the denoiser, and what its network predicts."""
+        size = sum(p.numel() for p in self.network.parameters())
+        target = (self.parametrisation.__doc__ or "").split(". ")[0].rstrip(".")
+        return [
+            f"x_t = alpha(t) x + sigma(t) eps,  (alpha, sigma) = {type(self.schedule).__name__}(t)",
+            "D(x_t, t, c) = skip x_t + out F(inn x_t, t, c),  the mean of x given x_t and c",
+            f"F = {type(self.network).__name__} of {size:,} parameters; {target}",
+        ]
+
     @property
     @abstractmethod
     def parametrisation(self) -> Parametrisation:

@@ -114,6 +114,15 @@ class NormalizingFlow(LikelihoodModel, Encodes):
             self.dequantise = Variational(spec.levels, _dequantising(spec.shape))
         self.register_buffer("done_at", scale_of(spec.shape, scales), persistent=False)
 
+    def formula(self) -> list[str]:
+        """log p(x), and the chain of transforms."""
+        before = f"{self.preprocess} -> " if len([*self.preprocess]) else ""
+        return [
+            "log p(x) >= E log N(z; 0, I) + log C - D log(levels) - log q(u | x)",
+            f"z = flow((x + u) / levels),  u by {type(self.dequantise).__name__.lower()} q",
+            f"flow = {before}{self.flow}",
+        ]
+
     def likelihood_protocol(self) -> str:
         """How it was dequantised."""
         return self.dequantise.protocol

@@ -38,7 +38,7 @@ from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import Adversarial, told_apart, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
 from limner.gans.dcgan import halvings
-from limner.gans.losses import hinge, mean_scores, raised
+from limner.gans.losses import game, generator_loss, hinge, mean_scores
 from limner.nn.standing import standing_statistics
 
 
@@ -101,6 +101,11 @@ class BigGAN(Adversarial):
         self.batches_per_round = critic_steps
         self.latent, self.beta, self.condition_dropout = latent, beta, condition_dropout
 
+    def formula(self) -> list[str]:
+        """The game, and the critic's constraint."""
+        constraint = "the largest singular value of every layer is 1"
+        return [*game(hinge, generator_loss), constraint]
+
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's moves, then the generator's against the critic that they left."""
         moves = self.moves(batch, noise)
@@ -113,7 +118,7 @@ class BigGAN(Adversarial):
         _, c, own = moves[-1]
         scores = self.critic(self.generator(own.normal(self.latent), c, None), c)
         overlap = overlaps(self.generator)
-        loss = raised(scores.float()) + self.beta * overlap
+        loss = generator_loss(scores.float()) + self.beta * overlap
         yield Turn(loss, of="generator", logs={"overlap": overlap.detach()})
 
     def calibrate(self, batches: Iterator[Batch]) -> None:

@@ -24,7 +24,7 @@ from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import variety
 from limner.gans.dcgan import DCGAN, NormName
-from limner.gans.losses import OBJECTIVES, Name
+from limner.gans.losses import OBJECTIVES, Name, game
 
 
 @register(
@@ -66,6 +66,10 @@ class GAN(DCGAN):
         super().__init__(spec, latent, channels, norm, condition_dropout)
         self.objective = OBJECTIVES[objective]
         self.batches_per_round = critic_steps
+
+    def formula(self) -> list[str]:
+        """The game."""
+        return game(self.objective.critic, self.objective.generator)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's moves, then the generator's against the critic that they left."""

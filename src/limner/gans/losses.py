@@ -55,17 +55,17 @@ def non_saturating(fake: Scores) -> Scalar:
 
 
 def least_squares_critic(real: Scores, fake: Scores) -> Scalar:
-    """Scores drawn to 1 for real, to 0 for fake pictures."""
+    """E (s(x) - 1)^2 / 2 + E s(G(z))^2 / 2: scores drawn to 1 for real, to 0 for fake pictures."""
     return ((real - 1).square().mean() + fake.square().mean()) / 2
 
 
 def least_squares_generator(fake: Scores) -> Scalar:
-    """Scores of fake pictures drawn to 1."""
+    """E (s(G(z)) - 1)^2 / 2: scores of fake pictures drawn to 1."""
     return (fake - 1).square().mean() / 2
 
 
 def hinge(real: Scores, fake: Scores) -> Scalar:
-    """Only scores within the margin, below 1 for real or above -1 for fake pictures, count."""
+    """E (1 - s(x))_+ + E (1 + s(G(z)))_+: only scores within the margin count."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
@@ -74,8 +74,8 @@ def wasserstein(real: Scores, fake: Scores) -> Scalar:
     return fake.mean() - real.mean()
 
 
-def raised(fake: Scores) -> Scalar:
-    """-E s(G(z))."""
+def generator_loss(fake: Scores) -> Scalar:
+    """-E s(G(z)): minus the critic's mean score."""
     return -fake.mean()
 
 
@@ -92,11 +92,21 @@ def mean_scores(real: Scores, fake: Scores) -> dict[str, Tensor]:
     return {"s(real)": real.detach().float().mean(), "s(fake)": fake.detach().float().mean()}
 
 
+def game(critic: Callable[..., Scalar], generator: Callable[..., Scalar]) -> list[str]:
+    """The game as two lines: the formulas with which the docstrings of both losses begin.
+
+    >>> game(wasserstein, generator_loss)
+    ['critic:     min E s(G(z)) - E s(x)', 'generator:  min -E s(G(z))']
+    """
+    players = {"critic:": critic, "generator:": generator}
+    return [f"{who:12}min {(loss.__doc__ or '').split(':')[0]}" for who, loss in players.items()]
+
+
 OBJECTIVES: dict[Name, Objective] = {
     "minimax": Objective(discriminate, minimax, beliefs),
     "non-saturating": Objective(discriminate, non_saturating, beliefs),
     "least-squares": Objective(least_squares_critic, least_squares_generator, mean_scores),
-    "hinge": Objective(hinge, raised, mean_scores),
+    "hinge": Objective(hinge, generator_loss, mean_scores),
 }
 """Games that networks can play as they are; the last one's critic must be kept Lipschitz, as
 `limner.gans.wgan` does."""

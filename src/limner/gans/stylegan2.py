@@ -39,7 +39,7 @@ from limner.contract.options import Count, Natural, NonNegative, Rate, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, Adversarial, told_apart, variety
 from limner.gans.augmentation import Augmentation
-from limner.gans.losses import beliefs, discriminate, non_saturating, r1
+from limner.gans.losses import beliefs, discriminate, game, non_saturating, r1
 from limner.gans.resampling import halved
 from limner.gans.stylegan2_networks import Critic, Mapping, Styles, Synthesis, halvings
 
@@ -150,6 +150,11 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
     def players(self) -> dict[str, nn.Module]:
         """The critic, which moves first, and the generator."""
         return {"critic": self.critic, "generator": nn.ModuleList([self.mapping, self.synthesis])}
+
+    def formula(self) -> list[str]:
+        """The game, and the critic's penalty."""
+        penalty = f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic"
+        return [*game(discriminate, non_saturating), penalty]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's move, then the generator's, each with its regularisation where it is due."""

@@ -27,7 +27,7 @@ from limner.contract.options import Count, NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import told_apart, variety
 from limner.gans.dcgan import DCGAN, NormName
-from limner.gans.losses import clip_weights, gradient_penalty, raised, wasserstein
+from limner.gans.losses import clip_weights, game, generator_loss, gradient_penalty, wasserstein
 
 
 @register(
@@ -64,6 +64,13 @@ class WGAN(DCGAN):
         self.batches_per_round = critic_steps
         self.clip = clip
 
+    def formula(self) -> list[str]:
+        """The game, and the critic's constraint."""
+        return [
+            *game(wasserstein, generator_loss),
+            f"critic's weights in [-{self.clip}, {self.clip}]",
+        ]
+
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's moves, each with its weights clipped after it, then the generator's."""
         moves = self.moves(batch, noise)
@@ -75,7 +82,7 @@ class WGAN(DCGAN):
             yield Turn(loss, of="critic", logs=logs)
             clip_weights(self.critic, self.clip)
         _, c, own = moves[-1]
-        yield Turn(raised(self.critic(self.paint(own, c), c).float()), of="generator")
+        yield Turn(generator_loss(self.critic(self.paint(own, c), c).float()), of="generator")
 
 
 @register(
@@ -122,6 +129,11 @@ class WGANGP(DCGAN):
         self.batches_per_round = critic_steps
         self.penalty = penalty
 
+    def formula(self) -> list[str]:
+        """The game, and the critic's penalty."""
+        penalty = f"+ {self.penalty:g} E (|ds/dx| - 1)^2 for the critic"
+        return [*game(wasserstein, generator_loss), penalty]
+
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's moves with the penalty, then the generator's."""
         moves = self.moves(batch, noise)
@@ -134,4 +146,4 @@ class WGANGP(DCGAN):
             logs["variety"] = variety(x, fake)
             yield Turn(loss + self.penalty * penalty, of="critic", logs=logs)
         _, c, own = moves[-1]
-        yield Turn(raised(self.critic(self.paint(own, c), c).float()), of="generator")
+        yield Turn(generator_loss(self.critic(self.paint(own, c), c).float()), of="generator")

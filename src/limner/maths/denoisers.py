@@ -96,6 +96,7 @@ def edm(sigma_data: float) -> Parametrisation:
     """
 
     def coefficients(alpha: Times, sigma: Times) -> Coefficients:
+        """F is x and eps, mixed to unit variance at every noise level."""
         s = sigma / alpha
         total = (s**2 + sigma_data**2).sqrt()
         return Coefficients(

@@ -36,7 +36,15 @@ def log_normal(z: Numbers) -> Float[Tensor, "b"]:
 
 
 class Transform(nn.Module, ABC):
-    """An invertible map of pictures."""
+    """An invertible map of pictures; its `repr` is the chain of maps, without the networks.
+
+    >>> Chain(Squeeze(), Chain(ActNorm(4), InvertibleConv(4)), Split(Chain(ActNorm(2), ActNorm(2))))
+    Squeeze -> (ActNorm -> InvertibleConv) -> Split(2 x ActNorm)
+    """
+
+    def __repr__(self) -> str:
+        """The name of the map."""
+        return type(self).__name__
 
     @abstractmethod
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
@@ -57,6 +65,11 @@ class Chain(Transform):
     def __init__(self, *transforms: Transform) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
+
+    def __repr__(self) -> str:
+        """The maps in order; "3 x" stands before what comes three times in a row."""
+        parts = [f"({each})" if isinstance(each, Chain) else f"{each}" for each in self]
+        return _with_runs_counted(parts) or "identity"
 
     def __iter__(self) -> Iterator[Transform]:
         return iter(self.transforms)  # pyright: ignore[reportReturnType]
@@ -80,6 +93,23 @@ class Chain(Transform):
         for transform in self:
             x = transform.prepare(x, s)
         return x
+
+
+def _with_runs_counted(parts: list[str]) -> str:
+    """a b a b c as "2 x (a -> b) -> c", for runs of up to three parts."""
+    found: list[str] = []
+    while parts:
+        times = dict.fromkeys((1, 2, 3), 1)
+        for n in times:
+            while parts[times[n] * n : (times[n] + 1) * n] == parts[:n]:
+                times[n] += 1
+        n = max(times, key=lambda n: n * times[n] if times[n] > 1 else 0)
+        n = n if times[n] > 1 else 1
+        run = " -> ".join(parts[:n])
+        run = run if times[n] == 1 else f"{times[n]} x {run if n == 1 else f'({run})'}"
+        found.append(run)
+        parts = parts[n * times[n] :]
+    return " -> ".join(found)
 
 
 class Squeeze(Transform):
@@ -120,6 +150,10 @@ class Inverse(Transform):
     def __init__(self, of: "Squeeze | Permutation") -> None:
         super().__init__()
         self.of = of
+
+    def __repr__(self) -> str:
+        """The name of what it inverts."""
+        return f"Inverse({self.of})"
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
         """Its inverse; log C = 0."""
@@ -348,6 +382,10 @@ class Split(Transform):
     def __init__(self, rest: Transform) -> None:
         super().__init__()
         self.rest = rest
+
+    def __repr__(self) -> str:
+        """The name, and the chain that the first half goes through."""
+        return f"Split({self.rest})"
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
         """log C is that of the rest."""
