@@ -8,7 +8,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.layout import layout_spec
 from limner.contract.model import GenerativeModel
 from limner.contract.text import text_spec
-from limner.data.sources import find_source
+from limner.data.sources import PAIRS, domains, find_source
 from limner.training.recipe import Recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/*.toml"))
@@ -20,7 +20,11 @@ def test_a_recipe_can_be_begun(file):
     command = f"limner train recipes/{file.parent.name}/{file.name}"
     assert command in recipe.about, "its header tells the command"
     data, options = dict(recipe.data), recipe.options()
-    source = find_source(data.pop("source"), data)
+    typed, two = data.pop("source"), False
+    if typed.partition(":")[0] in PAIRS:
+        two, (typed, own) = True, domains(typed, data)[1]
+        data |= own
+    source = find_source(typed, data)
     if options.init:
         return  # its nested models come from other runs
     shape = (3, *source.shape) if source.shape else (1, 28, 28)
@@ -28,6 +32,7 @@ def test_a_recipe_can_be_begun(file):
     levels = 2 if source.binarise else source.levels
     text = text_spec(source.tokens) if source.text else None
     hint = layout_spec(("dog", "cat"), 4) if data.get("hint") == "objects" else None
+    hint = ImageSpec(*shape) if two else hint
     model = recipe.build(ImageSpec(*shape, levels, labels, text=text, hint=hint))
     if isinstance(model, GenerativeModel):
         model.sampler_options(recipe.sampler)

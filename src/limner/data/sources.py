@@ -56,6 +56,17 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     return known(address=address, **values)
 
 
+def source_types(source: str) -> list[type[Source]]:
+    """The kind of a source, or the kinds of its two domains; none where there is no such kind."""
+    kind, _, pair = source.partition(":")
+    kinds = [part.partition(":")[0] for part in (_split(pair) if kind in PAIRS else [source])]
+    return [SOURCES[name] for name in kinds if name in SOURCES]
+
+
+def _split(pair: str) -> list[str]:
+    return re.split(rf",(?=(?:{'|'.join(SOURCES)})(?::|$))", pair)
+
+
 def _typed(source: str) -> tuple[str, str, dict[str, Any]]:
     """Kind, address, and options: `emoji:style=flat,people=1` has no address but two of these."""
     kind, _, rest = source.partition(":")
@@ -89,7 +100,7 @@ def open_data(source: str, **options: Any) -> Dataset:
         raise LimnerError(f"data.direction={direction}: give {' or '.join(_DIRECTIONS)}")
     shared = {name: value for name, value in options.items() if name[:2] not in _SIDES}
     of_sides = [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
-    parts = _domains(source, shared)
+    parts = domains(source, shared)
     opened: list[Dataset] = []
     names: list[str] = []
     for (part, own), given in zip(parts, of_sides):
@@ -103,10 +114,10 @@ def open_data(source: str, **options: Any) -> Dataset:
     return PAIRS[kind](a, b, source)
 
 
-def _domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The two sources of a pair, each with the options by which it is one domain."""
     kind, _, pair = source.partition(":")
-    parts = re.split(rf",(?=(?:{'|'.join(SOURCES)})(?::|$))", pair)
+    parts = _split(pair)
     if len(parts) == 1 and parts[0].partition(":")[0] in _PATHS:
         known = {name: options[name] for name in ("split", "holdout") if name in options}
         of_both = find_source(parts[0], {**known, "holdout": 0.0})

@@ -22,7 +22,14 @@ from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
 
 Reads = Literal[
-    "features", "class scores", "labels", "captions", "layouts", "training pictures", "likelihood"
+    "features",
+    "class scores",
+    "labels",
+    "captions",
+    "layouts",
+    "conditioning pictures",
+    "training pictures",
+    "likelihood",
 ]
 """What a metric reads of pictures or of the model that paints them."""
 NEEDS: dict[Reads, str] = {
@@ -31,6 +38,7 @@ NEEDS: dict[Reads, str] = {
     "labels": "labels",
     "captions": "captions",
     "layouts": "scenes",
+    "conditioning pictures": "two domains",
     "training pictures": "training split",
     "likelihood": "likelihood",
 }

@@ -1,5 +1,6 @@
 """From what a person types to what is judged, and to what it is judged against."""
 
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from limner.contract.checkpoint import digest, load, model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
-from limner.data import SOURCES, Dataset, open_data
+from limner.data import Dataset, open_data
+from limner.data.sources import source_types
 from limner.evaluate.extractors.extractor import fingerprint
 from limner.evaluate.picture_sets import RealPictures
 
@@ -169,7 +171,7 @@ def open_reference(
             "folder:PATH, ..."
         )
     options: dict[str, Any] = {}
-    if usual.get("source") == source:
+    if _unpaired(usual.get("source", "")) == _unpaired(source):
         options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}
     options |= asked
     splits = _splits(source)
@@ -185,16 +187,19 @@ def open_reference(
 
 
 def _splits(source: str) -> tuple[str, ...]:
-    """The splits that a kind of source has."""
-    kind = source.partition(":")[0]
-    if kind not in SOURCES:
-        return ()
-    return typing.get_args(typing.get_type_hints(SOURCES[kind])["split"])
+    """The splits that a kind of source has, or both domains' kinds."""
+    each = [typing.get_args(typing.get_type_hints(t)["split"]) for t in source_types(source)]
+    return tuple(split for split in each[0] if all(split in own for own in each)) if each else ()
 
 
 def _held_by(source: str) -> bool:
     """Whether pictures are held out only where that is asked for."""
-    return hasattr(SOURCES[source.partition(":")[0]], "holdout")
+    return any(hasattr(kind, "holdout") for kind in source_types(source))
+
+
+def _unpaired(source: str) -> str:
+    """A source of two domains, whether paired or not: models learn from one, pairs judge."""
+    return re.sub("^(un)?paired:", "", source)
 
 
 def _other(source: str, options: Mapping[str, Any], split: str) -> RealPictures | None:

@@ -1,0 +1,65 @@
+"""The true picture: decibels by hand, ranks by brute force; and a translator that does nothing."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limner.contract.image import ImageSpec, to_uint8
+from limner.data import open_data
+from limner.evaluate.evaluation import evaluate
+from limner.evaluate.metrics.counterpart import found_among, psnr
+from limner.evaluate.picture_sets import RealPictures
+from limner.gans.cyclegan import CycleGAN
+
+N = 40
+
+
+def test_decibels():
+    x = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
+    true = x.clone()
+    true[0] += 10
+    true[1, 0, 0, 0] += 40  # a square of 40^2 / 16 = 10^2
+    found = psnr(x, true)
+    assert found[:2].tolist() == pytest.approx([20 * math.log10(255 / 10)] * 2, abs=1e-5)
+    assert found[2] == pytest.approx(100)
+
+
+def test_a_counterpart_is_found_where_it_is_nearest_of_the_gallery():
+    features = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
+    assert found_among(features, 2 * features, 100).all()
+    other = torch.randn(300, 16, generator=torch.Generator().manual_seed(1))
+    by_chance = float(found_among(features, other, 100).double().mean())
+    assert by_chance == pytest.approx(0.01, abs=4 * math.sqrt(0.01 / 300))
+    few = found_among(features[:30], other[:30], 100)
+    similar = torch.cosine_similarity(features[:30, None], other[None, :30], dim=2)
+    assert torch.equal(few, similar.argmax(1) == torch.arange(30))
+    assert not found_among(features, torch.ones(300, 16), 100).any()  # a tie finds nothing
+
+
+class Same(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_translator_that_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec = ImageSpec(3, 16, 16)
+    data = open_data("paired:emoji:style=3d,emoji:style=flat", size=16, split="held-out-concept")
+    model = CycleGAN(
+        ImageSpec(3, 16, 16, hint=spec), channels=4, blocks=1, critic_channels=4, pool=0
+    )
+    model.generators = nn.ModuleDict({"A": Same(), "B": Same()})
+    report = evaluate(model, data, metrics=["counterpart", "cycle"], n=N, extractor="emoji-judge")
+    found = {number.name: number for number in report.numbers}
+    real, numbers = RealPictures(data), torch.arange(N)
+    a = real.condition(numbers, data.spec).image
+    assert a is not None
+    expected = psnr(to_uint8(a), real.pictures(numbers)).mean()
+    assert found["PSNR"].value == pytest.approx(float(expected), abs=1e-4)
+    assert found["cycle error of A"].value == found["cycle error of B"].value == 0
+    assert 0 < found["distance"].value < 0.5
+    assert found["R@1 of 40"].value > 0.5
