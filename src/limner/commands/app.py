@@ -26,6 +26,8 @@ VERBS = {
     "code's numbers do.",
     "style-mix": "Mix styles: each picture is the one at its left, with some layers of the one "
     "above it.",
+    "translate": "Translate pictures of one domain into another: each beside its translation and "
+    "way back.",
     "walk": "Go from the picture of one seed to that of another, through what lies between.",
     "attention": "Show where a model looks in a picture for each word: of a prompt, or the "
     "picture's own.",

@@ -9,6 +9,7 @@ from limner.commands.edit import COMPLETE, EDIT
 from limner.commands.sample import PAINT
 from limner.commands.style_mix import MIX
 from limner.commands.task import Task
+from limner.commands.translate import TRANSLATE
 from limner.commands.walk import WALK
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -19,6 +20,7 @@ TASKS = {
     "paint": PAINT,
     "edit": EDIT,
     "complete": COMPLETE,
+    "translate": TRANSLATE,
     "reconstruct": RECONSTRUCT,
     "interpolate": INTERPOLATE,
     "walk": WALK,

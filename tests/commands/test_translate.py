@@ -1,0 +1,95 @@
+"""`limner translate`: each picture beside what the model makes of it, there and back; folders."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.__main__ import main
+from limner.commands.pictures import read_picture
+from limner.commands.translate import TRANSLATE, translate_sheet
+from limner.commands.wish import Wish
+from limner.contract.abilities import Translates
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.registry import build
+from limner.data.png import read_settings
+
+A = ImageSpec(1, 16, 16, domain="ink")
+SPEC = ImageSpec(3, 16, 16, hint=A, domain="paint")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("translating")
+    torch.manual_seed(0)
+    sizes = {"channels": 4, "critic_channels": 4}
+    for name, more in {"cyclegan": {"blocks": 1, "pool": 0}, "pix2pix": {}}.items():
+        save_model(build(name, SPEC, **sizes, **more), folder / name)
+    save_model(build("gan", A, latent=4, channels=4), folder / "gan")
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    (folder / "note.txt").write_text("no picture")
+    return folder
+
+
+def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures: Path):
+    files = [pictures / "0.png", pictures / "1.png"]
+    model = load(models["cyclegan"])
+    assert isinstance(model, Translates)
+    for to, back, source in (("paint", "A", A), ("A", "B", SPEC)):
+        sheet, made, _ = translate_sheet(files, Wish(models["cyclegan"]), to)
+        x = torch.cat([read_picture(file, source) for file in files])
+        there = model.translate(x, to)
+        assert sheet.columns == 3 and torch.equal(made, to_uint8(there))
+        rows = torch.stack([x.expand(-1, 3, -1, -1), there.expand(-1, 3, -1, -1),
+                            model.translate(there, back).expand(-1, 3, -1, -1)], 1)  # fmt: skip
+        assert torch.equal(sheet.images, to_uint8(rows.flatten(0, 1)))
+    sheet, _, _ = translate_sheet(files, Wish(models["pix2pix"], seed=4), "B")
+    assert sheet.columns == 2
+
+
+def test_what_cannot_be_translated(models, pictures: Path):
+    with pytest.raises(LimnerError, match=r"a gan model does not translate; these do: .*cyclegan"):
+        translate_sheet([pictures / "0.png"], Wish(models["gan"]), "B")
+    with pytest.raises(LimnerError, match=r"translates to B \(paint\) alone"):
+        translate_sheet([pictures / "0.png"], Wish(models["pix2pix"]), "ink")
+    with pytest.raises(LimnerError, match="say which pictures"):
+        translate_sheet([], Wish(models["pix2pix"]), "B")
+
+
+def test_the_page_asks_where_to_only_where_there_are_two_ways(models):
+    for name, asked in (("cyclegan", {"to"}), ("pix2pix", set())):
+        assert TRANSLATE.schema(type(load(models[name])))["properties"].keys() == asked
+
+
+def command(monkeypatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["limner", "translate", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+def test_as_a_command(models, pictures: Path, tmp_path: Path, monkeypatch, capsys):
+    out = tmp_path / "sheet.png"
+    given = [str(pictures), "-m", models["cyclegan"], "--to", "ink"]
+    assert not command(monkeypatch, *given, "-o", str(out))
+    assert capsys.readouterr().out == f"{out}\n" and read_settings(out)["model"]
+    assert not command(monkeypatch, *given, "-o", str(tmp_path / "all"))
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["0.png", "1.png", "2.png"]
+    with Image.open(tmp_path / "all" / "0.png") as image:
+        assert image.size == (16, 16) and image.mode == "L"
+    (tmp_path / "empty").mkdir()
+    assert command(monkeypatch, str(tmp_path / "empty"), "-m", models["cyclegan"]) == 2
+    assert "holds no pictures" in capsys.readouterr().err
