@@ -1,5 +1,6 @@
 """Text as a condition: hostile prompts, padding that changes nothing, captions as tokens."""
 
+import copy
 import warnings
 from dataclasses import replace
 
@@ -13,12 +14,12 @@ from safetensors import safe_open
 import limner
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
-from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, prompted, text_spec
 from limner.data import Stream, open_data
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner
 from limner.nn.text import TextEncoder
+from limner.training.loop import Loop, TrainOptions
 
 TEXT = text_spec(12)
 SPEC = ImageSpec(3, 8, 8, text=TEXT)
@@ -244,7 +245,9 @@ def test_condition_dropout_hides_text(dropout):
     model = painter(condition_dropout=dropout)
     x = torch.rand(2, 3, 8, 8) * 2 - 1
     losses = [
-        next(model.turns(Batch(x, c), 0, Noise.keyed(0, 0, range(2)))).loss.item()
+        Loop(copy.deepcopy(model), lambda *_, c=c: Batch(x, c), TrainOptions(batch=2)).advance()[
+            "loss"
+        ]
         for c in (prompted(SPEC, PROMPTS[1:3]), prompted(SPEC, ["", ""]))
     ]
     assert (losses[0] == losses[1]) == (dropout == 1)

@@ -330,20 +330,6 @@ def test_guidance_and_clipping_nest():
     assert float(guided(x_t, t, c).x_hat.abs().max()) > 1
 
 
-def test_training_hides_the_condition_as_often_as_it_says():
-    n, p = 4000, 0.15
-    model = at_one_time(epsilon, PRESERVING, 0.5, pixels=(1, 1, 1))
-    model.condition_dropout = p
-    batch = Batch(torch.zeros(n, 1, 1, 1), conditional(1, n))
-    next(model.turns(batch, 0, Noise.keyed(0, 0, torch.arange(n))))
-    hidden = model.network.c.label == -1
-    assert set(model.network.c.label.tolist()) == {-1, 1}
-    assert float(hidden.double().mean()) == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / n))
-    again = Condition(label=conditional(1, n).label, image=torch.ones(n, 1, 1, 1))
-    dropped = again.drop(p, Noise.keyed(0, 1, torch.arange(n)))
-    assert torch.equal(dropped.present, dropped.label == 1)  # a row is hidden as a whole
-
-
 def test_a_model_of_gaussian_data_samples_their_moments():
     """`frames` of the flow-matching line with the optimal network: the law at t = 0."""
     model = at_one_time(flow, LINE, 0.5, pixels=(1, 4, 4))

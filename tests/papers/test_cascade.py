@@ -93,12 +93,11 @@ def test_without_augmentation_the_low_resolution_is_as_it_is():
 def test_training_hides_the_label_but_never_the_low_resolution():
     n, model = 400, cascade(condition_dropout=0.5, augmentation=0.0)
     model.upsampler.network = Watched()
-    batch = batches(0, n)
-    next(model.turns(batch, 0, Noise.keyed(0, 0, range(n))))
+    Loop(model, batches, TrainOptions(batch=n)).advance()
     (c,) = model.upsampler.network.seen
     assert 0.4 < float((c.label == -1).float().mean()) < 0.6
     assert c.present is None
-    torch.testing.assert_close(c.image[:, :3], reduced(batch.x, 4, 4))
+    torch.testing.assert_close(c.image[:, :3], reduced(batches(0, n).x, 4, 4))
 
 
 def test_training_draws_levels_uniformly_up_to_the_augmentation():

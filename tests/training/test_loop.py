@@ -263,6 +263,52 @@ def test_each_micro_batch_gets_its_rows_of_each_batch_of_the_round():
     assert (loop.step, loop.images_seen) == (2, 32)
 
 
+class Told(ToyDenoiser):
+    """Keeps the conditions that it is given."""
+
+    def __init__(self, spec: ImageSpec, dropout: float = 0.0) -> None:
+        super().__init__(spec)
+        self.condition_dropout = dropout
+        self.given: list[Condition] = []
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        self.given.append(batch.c)
+        yield from super().turns(batch, step, noise)
+
+
+def labelled(first: int, n: int) -> Batch:
+    x, _ = images(first, n)
+    return Batch(x, Condition(label=torch.ones(n, dtype=torch.int64)))
+
+
+def test_training_hides_conditions_as_often_as_the_model_says():
+    n, p = 2000, 0.15
+    model = Told(SPEC, p)
+    Loop(model, labelled, TrainOptions(batch=n)).advance()
+    (c,) = model.given
+    assert set(c.label.tolist()) == {-1, 1}
+    hidden = float((c.label == -1).double().mean())
+    assert hidden == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / n))
+    never = Told(SPEC)
+    Loop(never, labelled, TrainOptions(batch=n)).advance()
+    assert never.given[0].label.min() == 1
+
+
+def test_which_conditions_are_hidden_depends_on_the_image_and_the_step_alone():
+    """So that a resumed run, or one in other micro-batches, hides the same."""
+    whole, parts = Told(SPEC, 0.5), Told(SPEC, 0.5)
+    loops = [
+        Loop(model, labelled, TrainOptions(batch=32, micro_batches=m))
+        for model, m in ((whole, 1), (parts, 4))
+    ]
+    for _ in range(2):
+        for loop in loops:
+            loop.advance()
+    together = [torch.cat([c.label for c in model.given]) for model in (whole, parts)]
+    assert torch.equal(*together)
+    assert not torch.equal(*together[0].chunk(2))
+
+
 def test_the_average_follows_and_shares_what_is_frozen():
     loop = loop_of(TOYS["two players"], ema=0.5, average="constant")
     start = copy.deepcopy(loop.model)

@@ -166,8 +166,7 @@ class VAE(LikelihoodModel, Encodes):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move, in bits per dimension; the logs of both terms are nats of a picture."""
-        c = batch.c.drop(self.condition_dropout, noise)
-        vector, levels, q = self._seen(batch.x, c)
+        vector, levels, q = self._seen(batch.x, batch.c)
         z = self._draws(self.k, noise)
         bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
         likely, prior, posterior = terms = self._terms(levels, vector, q, z)

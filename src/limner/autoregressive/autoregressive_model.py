@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from limner.autoregressive.causal_convolution import Walk
 from limner.contract.abilities import Completes
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.image import Condition, Images, ImageSpec, from_levels, to_levels
+from limner.contract.model import Likelihood, LikelihoodModel
 from limner.contract.noise import Blend, Noise
 from limner.maths.pixel_laws import PixelLaw, draw
 from limner.nn.condition import Conditioner
@@ -78,11 +78,6 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         seen = from_levels(k, self.spec.levels).to(self._dtype).permute(0, 2, 3, 1)
         theta = self.network(seen, self._vector(c, len(x), (1, 1)))
         return Likelihood(self.law.log_prob(theta, k.permute(0, 2, 3, 1)).sum((1, 2)), "exact")
-
-    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the mean bits per dimension."""
-        c = batch.c.drop(self.condition_dropout, noise)
-        yield from super().turns(Batch(batch.x, c), step, noise)
 
     def frames(
         self,

@@ -115,6 +115,8 @@ class Learner(nn.Module, ABC):
     """The registered name."""
     couples_batch: bool = False
     """Whether one image's loss depends on the others' (batch norm, minibatch statistics)."""
+    condition_dropout: float = 0.0
+    """How often training hides an image's whole condition; the loop does so, before `turns`."""
     batches_per_round: int = 1
     """How many batches `turns` is handed at once, joined: k + 1 for k critic moves and one more."""
 

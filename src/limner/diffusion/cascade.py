@@ -125,8 +125,7 @@ class Cascade(Edits, Attends):
         """A batch as the upsampler is trained on it."""
         z = reduced(batch.x, self.base.spec.height, self.base.spec.width)
         level = self.augmentation * noise.uniform()
-        c = batch.c.drop(self.condition_dropout, noise)
-        return Batch(batch.x, self.hinted(c, z, level, noise))
+        return Batch(batch.x, self.hinted(batch.c, z, level, noise))
 
     def hinted(self, c: Condition, z: Images, level: Float[Tensor, "b"], noise: Noise) -> Condition:
         """The upsampler's condition: label and text, and the low resolution under noise.

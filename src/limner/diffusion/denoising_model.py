@@ -116,7 +116,7 @@ class DenoisingModel(Attending, Repaints, Encodes):
         x, eps = batch.x, self.draw_noise(batch, noise)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * eps
         target = per_image(a, x) * x + per_image(b, x) * eps
-        return Example(x_t, t, batch.c.drop(self.condition_dropout, noise), target)
+        return Example(x_t, t, batch.c, target)
 
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
         """The network's F(inn x_t, label(t), c), with a time for each picture."""

@@ -100,6 +100,7 @@ class LatentDiffusion(Repaints, Encodes, Attends):
             )
         self.first_stage, self.denoiser = first_stage, model
         self.couples_batch = model.couples_batch
+        self.condition_dropout = model.condition_dropout
         self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
         self.register_buffer("latent_deviation", torch.ones(channels, 1, 1))
 

@@ -125,7 +125,7 @@ class Distilled(Attending, Repaints):
             map(float, self.schedule(times[end])) for end in (0, -1)
         )
         x_t = alpha_t * batch.x + sigma_t * noise.normal(*self.spec.shape)
-        c = batch.c.drop(self.condition_dropout, noise)
+        c = batch.c
         D = Clipped(Guided(self.teacher, self.scale))
         with torch.no_grad():
             x_s = Plan(SAMPLERS[self.sampler], D, times).end(x_t, c, noise)

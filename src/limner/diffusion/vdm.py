@@ -179,8 +179,7 @@ class VDM(DenoisingModel, LikelihoodModel):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: the bound in bits per dimension; the schedule's way lowers its variance."""
-        c = batch.c.drop(self.condition_dropout, noise)
-        terms = self.terms(batch.x, c, self.draw_times(noise), noise, steady=True)
+        terms = self.terms(batch.x, batch.c, self.draw_times(noise), noise, steady=True)
         scale = 1 / (self.spec.dimensions * math.log(2))
         bits = [scale * term.mean() for term in terms]
         logs = {f"{name}_bits": each.detach() for name, each in zip(Terms._fields, bits)}

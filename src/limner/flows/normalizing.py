@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from limner.contract.abilities import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.model import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
 from limner.maths.couplings import Affine
 from limner.maths.dequantisation import Dequantisation, Uniform, Variational
@@ -139,11 +139,6 @@ class NormalizingFlow(LikelihoodModel, Encodes):
         h, log_enter = self.preprocess(y, s)
         z, log_c = self.flow(h, s)
         return log_normal(z) + log_c + log_enter
-
-    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the mean bits per dimension."""
-        c = batch.c.drop(self.condition_dropout, noise)
-        yield from super().turns(Batch(batch.x, c), step, noise)
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Initialise every activation norm from the first batch."""

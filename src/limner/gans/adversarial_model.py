@@ -24,14 +24,12 @@ _ALIKE = 0.25  # a variety below which modes are missing
 class Adversarial(GenerativeModel):
     """A critic, which moves first, and a generator.
 
-    A subclass has `critic`, `generator` (or players of its own), and `condition_dropout`, how often
-    training hides label and text from both.
+    A subclass has `critic` and `generator`, or players of its own.
     """
 
     couples_batch = True
     generator: nn.Module
     critic: nn.Module
-    condition_dropout: float
 
     def players(self) -> dict[str, nn.Module]:
         """The critic, which moves first, and the generator."""
@@ -42,11 +40,7 @@ class Adversarial(GenerativeModel):
         n = len(batch.x) // self.batches_per_round
         parts = [slice(first, first + n) for first in range(0, len(batch.x), n)]
         streams = [noise.rows(rows) for rows in parts]
-        hidden = self.condition_dropout
-        return [
-            (batch.x[rows], batch.c.rows(rows).drop(hidden, own), own)
-            for rows, own in zip(parts, streams)
-        ]
+        return [(batch.x[rows], batch.c.rows(rows), own) for rows, own in zip(parts, streams)]
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Once it is so: that the critic has won, or that modes have collapsed."""

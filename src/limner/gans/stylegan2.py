@@ -158,7 +158,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's move, then the generator's, each with its regularisation where it is due."""
-        x, c = batch.x, batch.c.drop(self.condition_dropout, noise)
+        x, c = batch
         with torch.no_grad():
             fake = self.synthesis(self.mixed(c, noise), noise)
         own = Noise(noise.bits(2).T.flatten())  # a stream for each picture and each painting

@@ -268,7 +268,8 @@ class Loop:
         numbers = torch.cat([torch.arange(start, start + n) for start in starts])
         noise = Noise.keyed(self.options.seed, self.step, numbers).to(self.device)
         batch = self._batch([self._ahead(start, n) for start in starts])
-        return self.model.turns(batch, self.step, noise)
+        c = batch.c.drop(self.model.condition_dropout, noise)
+        return self.model.turns(batch._replace(c=c), self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
         """All turns of one step; None when memory ran out before anything was updated."""
