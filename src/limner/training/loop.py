@@ -1,7 +1,8 @@
 """The one loop: each turn of a model is answered by a step of the player that the turn names.
 
     for each step:
-        one iterator `model.turns(rows, step, noise)` for each micro-batch
+        one iterator `model.turns(rows, step, noise)` for each micro-batch, of whose conditions some
+        are hidden
         until they end, all in lock step:
             each yields a loss, answered by (loss / micro-batches).backward(inputs=the player's)
             gradients are averaged over processes, clipped, and the player takes its step
@@ -16,13 +17,14 @@ import contextlib
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from limner.contract.checkpoint import current_name, with_current_names
+from limner.contract.checkpoint import with_current_names
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Batch, Condition
 from limner.contract.model import Learner, Turn
@@ -31,51 +33,20 @@ from limner.data.stream import Ahead
 from limner.runtime import processes
 from limner.training import optimisers
 from limner.training.options import TrainOptions
+from limner.training.player import Player
 from limner.training.torch_errors import differentiates_twice, is_out_of_memory
 
 Groups = dict[str, dict[str, Tensor]]
 """Named groups of named tensors: what a state is made of."""
 CPU = torch.device("cpu")
+_Logs = dict[str, list[Tensor]]
 
 
-class _Player:
-    """A part of the model that is trained, with its optimiser."""
+class _Move(NamedTuple):
+    """Whose turn it is in all micro-batches, and their mean loss."""
 
-    def __init__(
-        self, name: str, parameters: dict[str, nn.Parameter], options: TrainOptions
-    ) -> None:
-        own = options.player(name)
-        self.name = name
-        self.names = list(parameters)
-        self.parameters = list(parameters.values())
-        self.lr = own.lr or options.lr
-        self.optimizer = optimisers.optimizer(
-            options.optimizer,
-            self.parameters,
-            lr=self.lr,
-            betas=own.betas or options.betas,
-            weight_decay=options.weight_decay if own.weight_decay is None else own.weight_decay,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """The optimiser's moments by parameter name."""
-        return {
-            f"{self.name}/{name}/{key}": value.detach().clone()
-            for name, p in zip(self.names, self.parameters)
-            for key, value in self.optimizer.state.get(p, {}).items()
-        }
-
-    def restore(self, moments: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`; moments lie in memory as their parameters do, as is expected."""
-        self.optimizer.state.clear()
-        own = dict(zip(self.names, self.parameters))
-        for path, value in moments.items():
-            player, name, key = path.split("/")
-            if player == self.name:
-                name = current_name(name, own)
-                like = own[name] if value.shape == own[name].shape else value
-                kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
-                self.optimizer.state[own[name]][key] = kept.detach().copy_(value)
+    player: Player
+    loss: Float[Tensor, ""]
 
 
 class Loop:
@@ -260,74 +231,80 @@ class Loop:
         n = self.options.batch
         return (self._batch([self.batches(first, n)]) for first in itertools.count(0, n))
 
-    def _game(self, chunk: int) -> Iterator[Turn]:
+    def _game(self, part: int) -> Iterator[Turn]:
         """The turns of one micro-batch: the same rows of each of the round's batches."""
         n = self._share()
-        first = self.images_seen + chunk * n
+        first = self.images_seen + part * n
         starts = list(range(first, first + self._round, self.options.batch))
         numbers = torch.cat([torch.arange(start, start + n) for start in starts])
         noise = Noise.keyed(self.options.seed, self.step, numbers).to(self.device)
-        batch = self._batch([self._ahead(start, n) for start in starts])
-        c = batch.c.drop(self.model.condition_dropout, noise)
-        return self.model.turns(batch._replace(c=c), self.step, noise)
+        x, c = self._batch([self._ahead(start, n) for start in starts])
+        hidden = c.drop(self.model.condition_dropout, noise)
+        yield from self.model.turns(Batch(x, hidden), self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
-        """All turns of one step; None when memory ran out before anything was updated."""
-        count = self.micro_batches
-        chunks = [micro * processes.size() + processes.rank() for micro in range(count)]
-        games: list[Iterator[Turn]] = []
-        logs: dict[str, list[Tensor]] = {}
+        """All moves of one step; None when memory ran out before anything was updated."""
+        parts = [micro * processes.size() + processes.rank() for micro in range(self.micro_batches)]
+        games, logs = {part: self._game(part) for part in parts}, _Logs()
         for number in itertools.count():
-            player, losses, out_of_memory = None, [], False
+            move, fits = None, True
             try:
-                if number == 0:
-                    games = [self._game(chunk) for chunk in chunks]
-                for micro, (game, chunk) in enumerate(zip(games, chunks)):
-                    turn = self._resumed(game, number, chunk)
-                    mover = turn and self._mover(turn)
-                    if micro and mover is not player:
-                        raise self._rule_broken("its micro-batches take different turns")
-                    player = mover
-                    if turn and player:
-                        (turn.loss / count).backward(inputs=player.parameters)
-                        losses.append(turn.loss.detach().float())
-                        for name, value in turn.logs.items():
-                            logs.setdefault(name, []).append(value.detach().float())
+                move = self._move(games, number, logs)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if self.options.compile and differentiates_twice(error):
-                    raise self._rule_broken(
-                        "compiled networks cannot be differentiated twice; type train.compile=false"
-                    ) from None
-                if not is_out_of_memory(error):
-                    raise
-                if number:
-                    raise self._too_large() from None
-                out_of_memory = True
-            if number == 0 and processes.anyone(out_of_memory, self.device):
-                for each in self.players.values():
-                    each.optimizer.zero_grad()
+                self._refuse_unless_splitting_helps(error, number)
+                fits = False
+            if number == 0 and processes.anyone(not fits, self.device):
+                for player in self.players.values():
+                    player.optimizer.zero_grad()
                 return None
-            if player is None:
+            if move is None:
                 self.unlucky = 0
                 break
-            if not self._update(player, torch.stack(losses).mean(), logs):
-                self.unlucky, self._culprit = self.unlucky + 1, player.name
+            if not self._update(move.player, move.loss, logs):
+                self.unlucky, self._culprit = self.unlucky + 1, move.player.name
                 break
         if not logs:
             return {}
         means = torch.stack([torch.stack(values).mean() for values in logs.values()])
         return dict(zip(logs, processes.mean_(means).tolist()))
 
-    def _resumed(self, game: Iterator[Turn], number: int, chunk: int) -> Turn | None:
+    def _move(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Move | None:
+        """Answer the next loss of each micro-batch by gradients; None where they end."""
+        player, losses = None, []
+        for micro, (part, game) in enumerate(games.items()):
+            turn = self._resumed(game, number, part)
+            mover = turn and self._mover(turn)
+            if micro and mover is not player:
+                raise self._rule_broken("its micro-batches take different turns")
+            player = mover
+            if turn and player:
+                (turn.loss / len(games)).backward(inputs=player.parameters)
+                losses.append(turn.loss.detach().float())
+                for name, value in turn.logs.items():
+                    logs.setdefault(name, []).append(value.detach().float())
+        return player and _Move(player, torch.stack(losses).mean())
+
+    def _refuse_unless_splitting_helps(self, error: RuntimeError, number: int) -> None:
+        """Raise an error, in words where it has some, unless memory ran out in the first move."""
+        if self.options.compile and differentiates_twice(error):
+            raise self._rule_broken(
+                "compiled networks cannot be differentiated twice; type train.compile=false"
+            ) from None
+        if not is_out_of_memory(error):
+            raise error
+        if number:
+            raise self._too_large() from None
+
+    def _resumed(self, game: Iterator[Turn], number: int, part: int) -> Turn | None:
         """A game's next turn, None at its end; what its layers draw by themselves is keyed."""
         half = self.options.dtype == "bfloat16"
         with (
-            self._seeded(self.step, number, chunk),
+            self._seeded(self.step, number, part),
             torch.autocast(self.device.type, torch.bfloat16, enabled=half),
         ):
             return next(game, None)
 
-    def _mover(self, turn: Turn) -> _Player:
+    def _mover(self, turn: Turn) -> Player:
         if turn.of is None and len(self.players) == 1:
             return next(iter(self.players.values()))
         if turn.of is None:
@@ -336,7 +313,7 @@ class Loop:
             raise unknown("player", turn.of, self.players, f"model '{_name(self.model)}'")
         return self.players[turn.of]
 
-    def _update(self, player: _Player, loss: Float[Tensor, ""], logs: dict) -> bool:
+    def _update(self, player: Player, loss: Float[Tensor, ""], logs: _Logs) -> bool:
         """Let a player take its step; no step, and False, where something is not finite."""
         loss = processes.average_gradients_(player.parameters, loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
@@ -412,7 +389,7 @@ def _name(model: Learner) -> str:
     return model.name or type(model).__name__
 
 
-def _players(model: Learner, options: TrainOptions) -> dict[str, _Player]:
+def _players(model: Learner, options: TrainOptions) -> dict[str, Player]:
     """Each player's trainable parameters by their full names, with an optimiser of its own."""
     names = {id(p): name for name, p in model.named_parameters()}
     parts = model.players()
@@ -424,7 +401,7 @@ def _players(model: Learner, options: TrainOptions) -> dict[str, _Player]:
         own = {names[id(p)]: p for p in part.parameters() if p.requires_grad}
         if not own:
             raise LimnerError(f"player '{name}' of model '{_name(model)}' has nothing to train")
-        players[name] = _Player(name, own, options)
+        players[name] = Player(name, own, options)
     return players
 
 
