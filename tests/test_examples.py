@@ -28,6 +28,21 @@ def test_the_guide_for_a_new_paper_is_short_checked_and_learns(tmp_path: Path):
     assert float(last) < 7.5 < float(first)
 
 
+def test_the_guide_for_a_new_metric_is_short_and_keeps_the_contract(tmp_path: Path):
+    guide = EXAMPLES / "new_metric.py"
+    assert len(guide.read_text(encoding="utf-8").splitlines()) < 70
+    done = subprocess.run(
+        [sys.executable, "-m", "limner.testing", str(guide)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line[:9] for line in done.stdout.splitlines()] == [f"vendi: {i}." for i in range(1, 6)]
+
+
 def test_the_guide_fails_when_its_likelihood_is_wrong(tmp_path: Path):
     """Without the dequantisation constant the guide's own check must see it."""
     guide = (EXAMPLES / "new_paper.py").read_text(encoding="utf-8")

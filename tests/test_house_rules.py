@@ -120,10 +120,14 @@ def test_an_import_that_points_up_is_seen(name: str, code: str):
     assert crossings(name, ast.parse(code))
 
 
-def test_the_guide_for_a_new_paper_keeps_the_rules_where_it_is_copied_to():
-    guide = tree(ROOT / "examples" / "new_paper.py")
-    assert not crossings("limner.flows.nice", guide)
-    assert not matches("|".join(BANNED.values()), [ROOT / "examples" / "new_paper.py"])
+@pytest.mark.parametrize(
+    ("guide", "place"),
+    [("new_paper.py", "limner.flows.nice"), ("new_metric.py", "limner.evaluate.metrics.vendi")],
+)
+def test_a_guide_keeps_the_rules_where_it_is_copied_to(guide: str, place: str):
+    file = ROOT / "examples" / guide
+    assert not crossings(place, tree(file))
+    assert not matches("|".join(BANNED.values()), [file])
 
 
 BANNED = {

@@ -1,4 +1,4 @@
-"""Check and train the models of one file: `python -m limner.testing FILE.py`."""
+"""Check the models and metrics of one file: `python -m limner.testing FILE.py`."""
 
 import importlib.util
 import sys
@@ -8,7 +8,9 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, models
 from limner.data import Stream, open_data
+from limner.evaluate.metric import metrics
 from limner.testing import check_model
+from limner.testing.metric_checks import check_metric
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
@@ -16,24 +18,27 @@ _STEPS, _SIZE = 400, 8
 _USAGE = "say which file: python -m limner.testing FILE.py"
 
 
-def models_of(file: Path) -> list[str]:
-    """The names under which a file registers models, when it is run.
+def names_in(file: Path) -> tuple[list[str], list[str]]:
+    """The names under which a file registers models and metrics, when it is run.
 
     Raises:
         LimnerError: there is no such file, or it registers nothing.
     """
     if not file.is_file() or file.suffix != ".py":
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
-    known = set(models())
+    known = {*models()}, {*metrics()}
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
     spec.loader.exec_module(module)
-    found = [name for name in models() if name not in known]
-    if not found:
-        raise LimnerError(f"{file} registers no model; write @register(...) above its class")
-    return found
+    found = [[n for n in all_of() if n not in old] for all_of, old in zip((models, metrics), known)]
+    if not any(found):
+        raise LimnerError(
+            f"{file} registers no model or metric; write @register(...) or @metric(...) above its "
+            "class"
+        )
+    return found[0], found[1]
 
 
 def train_briefly(name: str) -> str:
@@ -47,11 +52,14 @@ def train_briefly(name: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Check each promise, then train; 1 if a promise is broken, 2 if the file is no model's."""
+    """Check each promise, then train; 1 if a promise is broken, 2 if the file has neither."""
     try:
         if len(arguments) != 1:
             raise LimnerError(_USAGE)
-        for name in models_of(Path(arguments[0])):
+        of_models, of_metrics = names_in(Path(arguments[0]))
+        for name in of_metrics:
+            print(*check_metric(name), sep="\n", flush=True)
+        for name in of_models:
             print(*check_model(name), sep="\n", flush=True)
             if issubclass(models()[name].model, GenerativeModel):
                 print(train_briefly(name))

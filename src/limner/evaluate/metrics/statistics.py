@@ -215,6 +215,18 @@ def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
     return Estimate(value, low, high)
 
 
+def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
+    """A number with Student's interval, by the numbers without each of some random groups.
+
+    Reference:
+        Miller (1974). The jackknife: a review. Biometrika 61.
+    """
+    half = student(len(without) - 1) * math.sqrt(
+        (len(without) - 1) * float(without.var(correction=0))
+    )
+    return Estimate(value, value - half, value + half)
+
+
 def wilson(share: float, n: float) -> tuple[float, float]:
     """The interval of 95 % of a share that was counted in n things; it has a width at 0 and 1 too.
 

@@ -1,0 +1,63 @@
+"""A whole new metric in one file: copy it to src/limner/evaluate/metrics/<metric>.py and change it.
+
+Friedman, Dieng (2022). The Vendi score: a diversity evaluation metric. arXiv:2210.02410.
+
+How many different pictures are there? With the eigenvalues l of K / n, where K_ij is the cosine of
+the features of pictures i and j,
+
+    VS = exp(-sum_i l_i ln l_i)        1 (all the same) .. min(n, d) (all at right angles)
+
+Those of X'X / n are the same, and of no more numbers than there are features.
+
+    python -m limner.testing examples/new_metric.py     # checks the contract: a minute
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.registry import Paper
+from limner.evaluate.metric import FeatureMetric, metric
+from limner.evaluate.metrics.statistics import Estimate, checked, jackknife, shuffled
+from limner.evaluate.passes import Seen
+from limner.evaluate.report import Number
+
+TITLE = "The Vendi score: a diversity evaluation metric for machine learning"
+PAPER = Paper(TITLE, "Friedman, Dieng", 2022, "2210.02410")
+PARTS = 20
+
+
+def vendi(features: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
+    """The Vendi score of features, with a jackknife's interval over 20 random parts."""
+    x = F.normalize(checked(features, PARTS, "the Vendi score"), dim=1)
+    parts = x[shuffled(len(x), seed)].tensor_split(PARTS)
+    products = torch.stack([part.T @ part for part in parts])  # parts d d
+    left_out = torch.tensor([len(part) for part in parts])
+    whole = _score(products.sum(0)[None], torch.tensor([len(x)]))
+    return jackknife(float(whole), _score(products.sum(0) - products, len(x) - left_out))
+
+
+def _score(products: Tensor, n: Tensor) -> Tensor:
+    values = torch.linalg.eigvalsh(products / n[:, None, None]).clamp(min=0)
+    return torch.special.entr(values).sum(1).exp()
+
+
+# To register is to be listed, documented and tested.
+@metric("vendi", paper=PAPER)
+class Vendi(FeatureMetric):  # so it needs an extractor, and sees the subject and real pictures
+    """The Vendi score."""
+
+    summary = "how many different pictures there are, by the cosines of their features"
+    reads = ("features",)
+    better = "higher"
+    least = PARTS  # fewer pictures are refused
+    redrawn = ("subject",)  # what intervals are over
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """The score of the subject, and beside it that of as many other real pictures."""
+        found: list[Number] = []
+        for row, pictures in self.sets.items():
+            x = seen.of(pictures, self.observer)["features"]
+            found.append(self.number("Vendi", vendi(x), len(x), row=row, better=self.better))
+        return found

@@ -1,0 +1,316 @@
+"""What every metric promises, as checks that anybody's metric can be put through.
+
+    from limner.testing.metric_checks import check_metric
+    check_metric("my-metric")
+
+The pictures are of a known law: one of 60 templates, each a class with a caption, under normal
+noise; an extractor that is linear sees features, classes and captions in them. A metric of the
+layouts of scenes reads what such pictures have not, and is tested by itself.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer, text_spec
+from limner.data.dataset import Dataset
+from limner.evaluate.extractors.extractor import Features
+from limner.evaluate.metric import Metric, NotApplicable, Redrawn, Setting, metrics
+from limner.evaluate.passes import Observer, Seen
+from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
+from limner.evaluate.report import SUBJECT, Number
+from limner.runtime import processes
+
+PICTURES = 100
+"""Of each set."""
+REPEATS = 200
+"""Of the law, of which 90 to 98 % have the truth in the interval."""
+_COLOURS = ("red", "green", "blue", "yellow", "pink", "white", "black", "brown", "orange", "purple")
+_THINGS = ("cat", "dog", "house", "tree", "car", "ship")
+_NAMES = tuple(f"{colour} {thing}" for thing in _THINGS for colour in _COLOURS)
+_SIDE, _FEATURES = 8, 4
+_GENERATOR = torch.Generator().manual_seed(0)
+_TEMPLATES = torch.randn(len(_NAMES), _SIDE**2, generator=_GENERATOR) * 12
+_PROJECTION = torch.randn(_SIDE**2, _FEATURES, generator=_GENERATOR) / 250
+_FAULT = torch.randn(_SIDE**2, generator=_GENERATOR)
+_NOISE = 30.0  # levels; of sixty classes, about three in four pictures are told right
+
+
+class Law(Dataset):
+    """Pictures of the known law.
+
+    Args:
+        n: how many.
+        seed: of their noise; their classes depend on nothing.
+        training: whether models learn from them.
+        fault: how far they are from the law: their shift in levels.
+    """
+
+    source = "law"
+
+    def __init__(self, n: int, seed: int, training: bool = False, fault: float = 0.0) -> None:
+        self.spec = ImageSpec(1, _SIDE, _SIDE, labels=_NAMES, text=text_spec())
+        self.training = training
+        self.labels = torch.arange(n) % len(_NAMES)
+        self.digest = f"law {n} {seed} {training} {fault}"
+        generator = torch.Generator().manual_seed(seed)
+        x = _TEMPLATES[self.labels] + _NOISE * torch.randn(n, _SIDE**2, generator=generator)
+        self._pixels = (
+            (x + 127.5 + fault * _FAULT)
+            .round()
+            .clamp(0, 255)
+            .to(torch.uint8)
+            .view(n, 1, _SIDE, _SIDE)
+        )
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def pixels(self, indices: Tensor) -> Pixels:
+        """The pictures with these numbers."""
+        return self._pixels[indices]
+
+    def captions(self, indices: Tensor, noise: Noise) -> list[str]:
+        """The names of their classes."""
+        assert self.labels is not None
+        return [_NAMES[label] for label in self.labels[indices].tolist()]
+
+
+class Linear:
+    """An extractor of such pictures: a projection, and the distances from the templates."""
+
+    name, fingerprint = "linear", "linear-1"
+    dim, classes = _FEATURES, _NAMES
+
+    def __init__(self) -> None:
+        self.text = text_spec()
+        self.tokens = Tokenizer(self.text).encode(list(_NAMES))
+
+    def __call__(self, images: Pixels) -> Features:
+        """Projections of the pixels, and log-likelihoods of the classes."""
+        x = images.flatten(1).float() - 127.5
+        return Features(x @ _PROJECTION, -torch.cdist(x, _TEMPLATES).square() / (2 * _NOISE**2))
+
+    def similarity(self, images: Pixels, text: Tensor) -> Tensor:
+        """By the class that a caption is the name of."""
+        which = (text[:, None] == self.tokens).all(2).int().argmax(1)
+        x = images.flatten(1).float() - 127.5
+        return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(_TEMPLATES[which]).T
+
+
+class Normal(LikelihoodModel):
+    """Says that pixels are normal; paints nothing that a metric would look at."""
+
+    name = "normal"
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.spec = replace(spec, labels=(), text=None)
+        self.register_buffer("unused", torch.zeros(1))
+
+    def log_prob(self, x: Tensor, c: Condition, *, noise: Noise) -> Likelihood:
+        """Up to a constant."""
+        return Likelihood(-x.flatten(1).square().sum(1) / 2, "exact")
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """It learns nothing."""
+        yield from ()
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Tensor]:
+        """Grey pictures."""
+        yield torch.zeros(n, *self.spec.shape)
+
+
+class SeenAtOnce(Seen):
+    """Every set seen whole, and nothing kept.
+
+    Args:
+        needs: which pictures have to be seen by whom.
+    """
+
+    def __init__(self, needs: Iterable[tuple[PictureSet, Observer]]) -> None:
+        self.found: dict[tuple[str, int, str], dict[str, Tensor]] = {}
+        for pictures, observer in needs:
+            place = (pictures.fingerprint, len(pictures), observer.fingerprint)
+            if place not in self.found:
+                numbers = torch.arange(len(pictures))
+                block = observer.look(pictures, numbers, pictures.pictures(numbers))
+                self.found[place] = observer.together([block])
+
+    def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
+        """What an observer wrote of a set of pictures."""
+        return self.found[pictures.fingerprint, len(pictures), observer.fingerprint]
+
+    def pixels(self, pictures: PictureSet, numbers: Iterable[int]) -> Pixels:
+        """Some pictures of a set."""
+        return pictures.pictures(torch.tensor(list(numbers)))
+
+
+def setting_of_law(metric: type[Metric], seeds: dict[Redrawn, int], fault: float = 0.0) -> Setting:
+    """Pictures of the law judged by others, from which models do not learn.
+
+    Args:
+        metric: by which.
+        seeds: of the subject, the reference (the held-out pictures) and the training pictures.
+        fault: of the subject; 0 for a perfect one.
+    """
+    subject = RealPictures(Law(PICTURES, 3 * seeds["subject"], fault=fault), name="subject")
+    held_out = RealPictures(Law(PICTURES, 3 * seeds["reference"] + 1), name="reference")
+    training = RealPictures(Law(2 * PICTURES, 3 * seeds["training"] + 2, True), name="training")
+    return Setting(
+        subject,
+        Normal(subject.spec) if "likelihood" in metric.reads else None,
+        subject.fingerprint,
+        0,
+        torch.device("cpu"),
+        held_out,
+        training,
+        held_out,
+        Linear(),
+        has_logits=True,
+    )
+
+
+_SEEDS: dict[Redrawn, int] = {"subject": 0, "reference": 0, "training": 0}
+
+
+def check_perfect(metric: type[Metric]) -> None:
+    """1. A perfect model reads what stands beside its number: their intervals meet."""
+    first, *others = _found(metric(setting_of_law(metric, _SEEDS)))
+    beside = [x for x in others if x.name == first.name and x.row.startswith(("floor", "real"))]
+    low, high = _interval(first)
+    for other in beside:
+        least, most = _interval(other)
+        assert low <= most and least <= high, f"{first.shown()} and {other.row} {other.shown()}"
+
+
+def check_order(metric: type[Metric]) -> None:
+    """2. The order of pictures changes no number beyond its own error."""
+    one = setting_of_law(metric, _SEEDS)
+    order = torch.randperm(PICTURES, generator=torch.Generator().manual_seed(1))
+    other = RealPictures(Law(PICTURES, 0), name="subject")
+    other._order = other._order[order]
+    other.fingerprint += " in another order"
+    for a, b in zip(_found(metric(one)), _found(metric(replace(one, subject=other)))):
+        error = a.error if a.parts and a.error else 0.0  # of splits, which the order decides
+        told = f"{a.name} ({a.row}) is {a.value}, and in another order {b.value}"
+        if a.sign != "~":  # the parts of an estimate are drawn by the order
+            assert abs(a.value - b.value) <= error + 1e-6 * max(1.0, abs(a.value)), told
+
+
+def check_shards(metric: type[Metric]) -> None:
+    """3. Two processes' shares of the pictures make the numbers of one."""
+    one = metric(setting_of_law(metric, _SEEDS))
+    needs = one.needs()
+    expected = one.numbers(SeenAtOnce(needs))
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, LIMNER_CACHE=folder):
+        seen = Seen(needs)
+        for rank in range(2):
+            with (
+                mock.patch.object(processes, "rank", lambda rank=rank: rank),
+                mock.patch.object(processes, "size", lambda: 2),
+            ):
+                for work in seen.works.values():
+                    work.do_share(lambda _: None)
+        if not needs:
+            return
+        for a, b in zip(expected, one.numbers(seen), strict=True):
+            told = f"{a.name} ({a.row}) is {a.value}, and of two processes {b.value}"
+            assert abs(a.value - b.value) <= 1e-6 * max(1.0, abs(a.value)), told
+
+
+def check_few(metric: type[Metric]) -> None:
+    """4. Too few pictures are refused, with the number that it needs."""
+    if metric.least == 1:
+        return
+    setting = replace(
+        setting_of_law(metric, _SEEDS), subject=RealPictures(Law(metric.least - 1, 0))
+    )
+    try:
+        metric(setting).needs()
+    except NotApplicable as error:
+        assert str(metric.least) in str(error), f"it does not say {metric.least}: {error}"
+        return
+    raise AssertionError(f"{metric.least - 1} pictures are taken, where {metric.least} are needed")
+
+
+def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
+    """5. Intervals of 95 % hold the mean of such faulty pictures in 90 to 98 % of repeats."""
+    if not metric.redrawn:
+        return
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    redrawn = {"reference" if kind == "held-out" else kind for kind in metric.redrawn}
+    for i in range(1, repeats + 1):
+        one = setting_of_law(metric, {k: i if k in redrawn else 0 for k in _SEEDS}, fault=15.0)
+        if "training pictures" not in metric.reads:
+            one = replace(one, training=None)  # so that nothing beside the subject is looked at
+        for x in _found(metric(one)):
+            low, high = _interval(x)
+            if x.row == SUBJECT and low < high:
+                found.setdefault(x.name, []).append((x.value, low, high))
+    assert found, "no number has an interval, and `redrawn` says that one has"
+    for name, rows in found.items():
+        table = torch.tensor(rows, dtype=torch.float64)
+        truth = table[:, 0].mean()
+        share = float(((table[:, 1] <= truth) & (truth <= table[:, 2])).double().mean())
+        assert 0.9 <= share <= 0.98, f"{name}: {share:.1%} of {len(rows)} hold {truth:.4g}"
+
+
+CHECKS: tuple[Callable[[type[Metric]], None], ...] = (
+    check_perfect,
+    check_order,
+    check_shards,
+    check_few,
+    check_interval,
+)
+
+
+def check_metric(name: str) -> list[str]:
+    """Put a registered metric through all checks.
+
+    Args:
+        name: what it was registered as.
+
+    Returns:
+        what was checked, a line for each promise.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which and how.
+    """
+    done: list[str] = []
+    for check in CHECKS if testable(metrics()[name]) else ():
+        said = f"{name}: {(check.__doc__ or '').strip()}"
+        try:
+            check(metrics()[name])
+        except AssertionError as error:
+            raise AssertionError(f"{said}\n{error}") from error
+        done.append(said)
+    return done
+
+
+def testable(metric: type[Metric]) -> bool:
+    """Whether pictures of the known law have what a metric reads."""
+    return "layouts" not in metric.reads
+
+
+def _found(metric: Metric) -> list[Number]:
+    return metric.numbers(SeenAtOnce(metric.needs()))
+
+
+def _interval(number: Number) -> tuple[float, float]:
+    """The interval of 95 %; of a standard error, two of them."""
+    if number.low is not None and number.high is not None:
+        return number.low, number.high
+    error: Any = 0.0 if number.error is None else 1.96 * number.error
+    return number.value - error, number.value + error
