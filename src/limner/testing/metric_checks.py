@@ -50,7 +50,7 @@ class Law(Dataset):
 
     Args:
         n: how many.
-        seed: of their noise; their classes depend on nothing.
+        seed: of their classes and noise.
         training: whether models learn from them.
         fault: how far they are from the law: their shift in levels.
     """
@@ -60,9 +60,9 @@ class Law(Dataset):
     def __init__(self, n: int, seed: int, training: bool = False, fault: float = 0.0) -> None:
         self.spec = ImageSpec(1, _SIDE, _SIDE, labels=_NAMES, text=text_spec())
         self.training = training
-        self.labels = torch.arange(n) % len(_NAMES)
         self.digest = f"law {n} {seed} {training} {fault}"
         generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.randint(len(_NAMES), (n,), generator=generator)
         x = _TEMPLATES[self.labels] + _NOISE * torch.randn(n, _SIDE**2, generator=generator)
         self._pixels = (
             (x + 127.5 + fault * _FAULT)

@@ -141,10 +141,14 @@ def share_inside(points: Points, centres: Points) -> Estimate:
     return share(terms)
 
 
-def share(terms: Float64[Tensor, "v n"]) -> Estimate:
-    """A share with its interval: Wilson's, of as many things as have its error."""
+def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
+    """A share with its interval: Wilson's, of as many things as have its error.
+
+    Args:
+        terms, own: as for `half_width`.
+    """
     value, n = float(terms[0].mean()), float(terms.shape[1])
-    if (half := half_width(terms)) > 0:
+    if (half := half_width(terms, own)) > 0:
         n = min(n, value * (1 - value) * (NORMAL_97_5 / half) ** 2)
     return Estimate(value, *wilson(value, max(1.0, n)))
 
@@ -155,7 +159,7 @@ def mean(terms: Float64[Tensor, "v n"]) -> Estimate:
     return Estimate(value, max(0.0, value - half), value + half)
 
 
-def half_width(terms: Float64[Tensor, "v n"]) -> float:
+def half_width(terms: Float64[Tensor, "v n"], own: float = 0.0) -> float:
     """Half an interval of 95 % of the mean of terms, over both sets; see the module.
 
     Student's, with as many degrees of freedom as Satterthwaite's formula gives the sum of both
@@ -163,9 +167,10 @@ def half_width(terms: Float64[Tensor, "v n"]) -> float:
 
     Args:
         terms: by the whole other set, then without each of its groups.
+        own: the variance over their own set, where they depend on one another.
     """
     n, groups = terms.shape[1], len(terms) - 1
-    given = float(terms[0].var()) / n if n > 1 else 0.0
+    given = max(own, float(terms[0].var()) / n if n > 1 else 0.0)
     if groups < 2 or n < 2:
         return NORMAL_97_5 * math.sqrt(given)
     change = terms[1:] - terms[1:].mean(0)
