@@ -144,26 +144,28 @@ def share_inside(points: Points, centres: Points) -> Estimate:
 def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
     """A share with its interval: Wilson's, of as many things as have its error.
 
+    The error is Student's, with the degrees of freedom that Satterthwaite's formula gives.
+
     Args:
-        terms, own: as for `half_width`.
+        terms, own: as for `variances`.
     """
-    value, n = float(terms[0].mean()), float(terms.shape[1])
-    if (half := half_width(terms, own)) > 0:
-        n = min(n, value * (1 - value) * (NORMAL_97_5 / half) ** 2)
+    value, n, groups = float(terms[0].mean()), float(terms.shape[1]), len(terms) - 1
+    given, others = variances(terms, own)
+    if (both := given + others) > 0:
+        degrees = (groups - 1) * (both / others) ** 2 if others else math.inf
+        wider = (NORMAL_97_5 / student(max(4.0, degrees))) ** 2
+        n = min(n, value * (1 - value) / both * wider)
     return Estimate(value, *wilson(value, max(1.0, n)))
 
 
 def mean(terms: Float64[Tensor, "v n"]) -> Estimate:
-    """A mean with its interval, of what is not below 0."""
-    value, half = float(terms[0].mean()), half_width(terms)
+    """A mean of counts with its normal interval: their jackknife's variance is rather too large."""
+    value, half = float(terms[0].mean()), NORMAL_97_5 * math.sqrt(sum(variances(terms)))
     return Estimate(value, max(0.0, value - half), value + half)
 
 
-def half_width(terms: Float64[Tensor, "v n"], own: float = 0.0) -> float:
-    """Half an interval of 95 % of the mean of terms, over both sets; see the module.
-
-    Student's, with as many degrees of freedom as Satterthwaite's formula gives the sum of both
-    variances.
+def variances(terms: Float64[Tensor, "v n"], own: float = 0.0) -> tuple[float, float]:
+    """The variance of the mean of terms when the other set is given, and over other sets.
 
     Args:
         terms: by the whole other set, then without each of its groups.
@@ -172,13 +174,10 @@ def half_width(terms: Float64[Tensor, "v n"], own: float = 0.0) -> float:
     n, groups = terms.shape[1], len(terms) - 1
     given = max(own, float(terms[0].var()) / n if n > 1 else 0.0)
     if groups < 2 or n < 2:
-        return NORMAL_97_5 * math.sqrt(given)
+        return given, 0.0
     change = terms[1:] - terms[1:].mean(0)
     pairs = float(change.sum(1).square().sum() - change.square().sum())
-    others = max(0.0, (groups - 1) / groups * pairs / (n * (n - 1)))
-    both = given + others
-    degrees = (groups - 1) * (both / others) ** 2 if others else math.inf
-    return math.sqrt(both) * student(max(4.0, degrees))
+    return given, max(0.0, (groups - 1) / groups * pairs / (n * (n - 1)))
 
 
 class NeighbourMetric(FeatureMetric):
