@@ -148,3 +148,25 @@ def test_percentiles_of_few_are_refused():
     found = memorisation(drawn(99, 1), drawn(10, 0))
     with pytest.raises(LimnerError, match="at least 100 held-out pictures, not 99"):
         found.closer(found)
+
+
+@pytest.mark.parametrize(("held_out", "pictures"), [(105, 1000), (192, 192), (1000, 1000)])
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_share_that_is_closer_has_its_interval(held_out: int, pictures: int, power: int):
+    """Of the same law (power 1) as of one that is closer: F(d) = sqrt(d)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn_distances(n: int) -> NearestTraining:
+        d = torch.rand(n, dtype=torch.float64, generator=generator)
+        return NearestTraining(torch.zeros(n, dtype=torch.int64), d, d + 1, d)
+
+    found = []
+    for _ in range(400):
+        others, own = drawn_distances(held_out), drawn_distances(pictures)
+        own = NearestTraining(own.nearest, own.first**power, own.second, own.own)
+        found.append(own.closer(others))
+    mean = sum(each.share.value for each in found) / len(found)
+    truth = found[0].expected if power == 1 else mean
+    assert mean == pytest.approx(truth, rel=0.15)
+    held = sum(each.share.low <= truth <= each.share.high for each in found)
+    assert 0.94 * len(found) <= held < len(found)
