@@ -118,7 +118,7 @@ class Normal(LikelihoodModel):
         self.spec = replace(spec, labels=(), text=None)
         self.register_buffer("unused", torch.zeros(1))
 
-    def log_prob(self, x: Tensor, c: Condition, *, noise: Noise) -> Likelihood:
+    def log_prob(self, x: Tensor, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
         """Up to a constant."""
         return Likelihood(-x.flatten(1).square().sum(1) / 2, "exact")
 
