@@ -34,6 +34,7 @@ PICTURES = 100
 """Of each set."""
 REPEATS = 200
 """Of the law, of which 90 to 98 % have the truth in the interval."""
+_GREY = 128  # the level around which pictures are
 _VALUES = 10  # a number that takes fewer is too coarse for an interval of just 95 %
 _COLOURS = ("red", "green", "blue", "yellow", "pink", "white", "black", "brown", "orange", "purple")
 _THINGS = ("cat", "dog", "house", "tree", "car", "ship")
@@ -66,7 +67,7 @@ class Law(Dataset):
         self.labels = torch.randint(len(_NAMES), (n,), generator=generator)
         x = _TEMPLATES[self.labels] + _NOISE * torch.randn(n, _SIDE**2, generator=generator)
         self._pixels = (
-            (x + 127.5 + fault * _FAULT)
+            (x + _GREY + fault * _FAULT)
             .round()
             .clamp(0, 255)
             .to(torch.uint8)
@@ -98,13 +99,13 @@ class Linear:
 
     def __call__(self, images: Pixels) -> Features:
         """Projections of the pixels, and log-likelihoods of the classes."""
-        x = images.flatten(1).float() - 127.5
+        x = images.flatten(1).float() - _GREY
         return Features(x @ _PROJECTION, -torch.cdist(x, _TEMPLATES).square() / (2 * _NOISE**2))
 
     def similarity(self, images: Pixels, text: Tensor) -> Tensor:
         """By the class that a caption is the name of."""
         which = (text[:, None] == self.tokens).all(2).int().argmax(1)
-        x = images.flatten(1).float() - 127.5
+        x = images.flatten(1).float() - _GREY
         return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(_TEMPLATES[which]).T
 
 
