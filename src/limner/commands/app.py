@@ -78,7 +78,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Every kind of image generator: train, sample, judge and serve in the same few words.",
+    help="Train, sample, evaluate and serve every kind of image generator.",
     epilog="key=value reaches every option by its path: model.channels=64,128  train.steps=2000  "
     "sampler.steps=20  data.size=32",
 )

@@ -13,7 +13,7 @@ from limner.contract.errors import LimnerError
 Options = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")]
 Run = Annotated[
     Path | None,
-    typer.Option("--run", "-r", help="The folder that the run goes to; under torchrun write -r."),
+    typer.Option("--run", "-r", help="Folder of the run; under torchrun write -r."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Against = Annotated[

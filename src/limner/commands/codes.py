@@ -143,7 +143,7 @@ def reconstruct_command(
     prompt: Prompt = None,
     label: Label = None,
     n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="How many, where no picture is given.")
+        int, typer.Option("-n", min=1, max=1000, help="Held-out pictures, if none is given.")
     ] = 16,
     out: Out = Path("reconstruct.png"),
     device: Device = "auto",
@@ -164,7 +164,7 @@ def interpolate_command(
     prompt: Prompt = None,
     label: Label = None,
     n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="Paths, where no picture is given.")
+        int, typer.Option("-n", min=1, max=1000, help="Paths, if no picture is given.")
     ] = 6,
     out: Out = Path("interpolate.png"),
     device: Device = "auto",

@@ -20,8 +20,8 @@ def compare_command(
         int | None, typer.Option("-n", min=1, help="Pictures of each (at most 1,000).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
-    extractor: Annotated[str | None, typer.Option(help="What sees the pictures.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="The extractor's, from elsewhere.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="Feature extractor.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the extractor.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder for index.html.")] = Path(
         "comparison"
     ),

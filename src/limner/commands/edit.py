@@ -158,23 +158,23 @@ def edit_command(
     model: Model = None,
     keep: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="The share of the height that stays, from above."),
+        typer.Option(min=0, max=1, help="Share of the height to keep, from the top."),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="White where the picture is repainted.")] = None,
     strength: Annotated[
         float | None,
-        typer.Option(min=0.01, max=1, help="How far to go from what is painted over (0.6)."),
+        typer.Option(min=0.01, max=1, help="How far to move from the input picture (0.6)."),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="How often to take each step, so that parts agree (1)."),
+        typer.Option(min=1, max=100, help="Repeat each step so that parts agree (1)."),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Label = None,
     n: Annotated[
         int, typer.Option("-n", min=1, max=1000, help="Variations for each input picture.")
     ] = 6,
-    seed: Annotated[int, typer.Option(help="Way i is drawn from seed + i.")] = 0,
+    seed: Annotated[int, typer.Option(help="Path i is drawn from seed + i.")] = 0,
     out: Out = Path("edit.png"),
     device: Device = "auto",
 ) -> None:

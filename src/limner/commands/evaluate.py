@@ -24,15 +24,16 @@ def evaluate_command(
         str | None, typer.Option(help="Which, as in fid,kid,likelihood (all that apply).")
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", "--n", min=1, help="Pictures (as the reference, <= 1000).")
+        int | None,
+        typer.Option("-n", "--n", min=1, help="Pictures (as many as the reference, up to 1,000)."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Picture i is painted from seed + i.")] = 0,
     extractor: Annotated[
-        str | None, typer.Option(help="lenet, emoji-judge, lite0, ... (the fitting one)")
+        str | None, typer.Option(help="lenet, emoji-judge, lite0, ... (chosen by the pictures).")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="The extractor's weights.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights of the extractor.")] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Where files go (RUN/evaluation/SOURCE).")
+        Path | None, typer.Option("-o", "--out", help="Output folder (RUN/evaluation/SOURCE).")
     ] = None,
     as_json: AsJson = False,
     device: Device = "auto",

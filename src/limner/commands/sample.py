@@ -47,9 +47,7 @@ def sample_command(
         list[str] | None, typer.Argument(metavar="[PROMPT ...] [sampler.key=value ...]")
     ] = None,
     model: Model = None,
-    negative: Annotated[
-        str | None, typer.Option(help="What the pictures should keep away from.")
-    ] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
     label: Annotated[
         list[str] | None,
         typer.Option("--label", help="A class by name or number; repeat for several; 'all'."),
@@ -72,13 +70,13 @@ def sample_command(
     enlarge: Annotated[
         int | None,
         typer.Option(
-            min=1, max=32, help="Pixels a side for one (small pictures to about 128); 1 for none."
+            min=1, max=32, help="Enlarge by this factor (small pictures to about 128); 1 for none."
         ),
     ] = None,
     strip: Annotated[
-        bool, typer.Option("--strip", help="Also how they form: NAME-strip.png.")
+        bool, typer.Option("--strip", help="Also write the steps: NAME-strip.png.")
     ] = False,
-    gif: Annotated[bool, typer.Option("--gif", help="Also how they form: NAME.gif.")] = False,
+    gif: Annotated[bool, typer.Option("--gif", help="Also write the steps: NAME.gif.")] = False,
     dtype: Annotated[
         str | None, typer.Option(help="float32, or bfloat16: quicker, slightly other pictures.")
     ] = None,

@@ -10,7 +10,7 @@ from limner.contract.errors import LimnerError
 
 
 def studio_command(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8420,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8420,
     host: Annotated[
         str, typer.Option(help="Interface to listen on (this machine only).")
     ] = "127.0.0.1",
@@ -26,9 +26,7 @@ def studio_command(
     data: Annotated[
         Path, typer.Option("--data", help="The folder for pictures and the queue.")
     ] = Path("studio"),
-    db: Annotated[
-        str | None, typer.Option(help="postgresql://..., in place of SQLite in the folder.")
-    ] = None,
+    db: Annotated[str | None, typer.Option(help="postgresql://... (SQLite in the folder).")] = None,
     device: Device = "auto",
 ) -> None:
     """Open the studio: type a prompt in a browser, watch the picture form, keep it."""

@@ -123,7 +123,8 @@ def style_mix_command(
     ] = None,
     model: Model = None,
     layers: Annotated[
-        str, typer.Option(help="What comes from above: coarse, middle, fine, or as in 2-5.")
+        str,
+        typer.Option(help="Layers with the column's style: coarse, middle, fine, or as in 2-5."),
     ] = "fine",
     n: Annotated[int, typer.Option("-n", min=1, max=100, help="Columns.")] = 6,
     rows: Annotated[int, typer.Option(min=1, max=100, help="Rows.")] = 4,

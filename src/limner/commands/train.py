@@ -18,11 +18,11 @@ def train_command(
     ],
     run: Run = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost; train nothing.")
+        bool, typer.Option("--dry-run", help="Estimate the cost without training.")
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(help="Choose size and steps so that it takes about so long: 30m, 2h."),
+        typer.Option(help="Choose size and steps for about this much time: 30m, 2h."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -48,7 +48,7 @@ def resume_command(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     options: Options = None,
     new_data: Annotated[
-        bool, typer.Option("--new-data", help="Go on although the data have changed.")
+        bool, typer.Option("--new-data", help="Resume even if the data have changed.")
     ] = False,
     device: Device = "auto",
 ) -> None:
