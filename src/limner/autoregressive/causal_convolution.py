@@ -217,7 +217,7 @@ class _Pixels:
         recent: the last rows of the input, one fewer than the kernel has and at least one, between
             halos; "b rows columns i".
         above: the kernel's rows but the last, as a matrix; "(rows columns i) o".
-        along: the last row up to the pixel, likewise; "(columns i) o".
+        along: the last row up to the pixel, in the same way; "(columns i) o".
         given: what the rows above contribute to each pixel of this row; "b w o".
 
     All else are views of these, made once: the newest row without its halos and each pixel of it,

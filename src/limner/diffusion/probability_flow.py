@@ -7,7 +7,7 @@ preserved, and in the logarithm of s, which crowds steps where pictures are deci
 
     du/d ln s = u / (1 + s^2) - x_hat / sqrt(1 + s^2).
 
-It begins at the least noise that the denoiser knows, where pictures are hardly changed, and ends
+It begins at the least noise that the denoiser knows, where pictures are barely changed, and ends
 where sampling starts.
 
 References:

@@ -18,7 +18,7 @@ Kept: the target, the truncated weight of the loss, noise added to real pictures
 start from, the teacher's weights as the student's first ones. Different: there is one round, from
 the teacher's many steps to the student's few, in place of one for each halving; the guidance scale
 is fixed; the teacher may walk with any sampler; of the weights a change of low rank is learnt (Hu
-et al. (2021), arXiv:2106.09685), so that teacher and student are hardly more to keep than one of
+et al. (2021), arXiv:2106.09685), so that teacher and student are little more to store than one of
 them.
 """
 

@@ -8,7 +8,7 @@ couplings with checkerboard masks: section 3.6.
 
 Kept: affine coupling with masks, residual networks for s and t, the multi-scale architecture, the
 logit of the numbers first (section 4.1). Different: where the paper has batch norm on the couplings
-of the flow, there is activation norm, which Glow replaced it by: initialised from data likewise,
+of the flow, there is activation norm, which Glow replaced it by: also initialised from data,
 but the same for a picture alone and in a batch, and inverted exactly; inside of the networks there
 is group norm. s is bounded by a constant, not by a learned number. Labels and captions scale and
 shift the networks' features.

@@ -1,5 +1,5 @@
 """Adaptive augmentation: the critic sees pictures only after random changes, so that it cannot
-learn few of them by heart.
+memorise few of them.
 
 Each change is made with probability p, to real pictures and paintings alike. As long as p is well
 below 1, the generator still learns the data, not the changes (appendix C). Whether the critic

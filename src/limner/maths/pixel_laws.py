@@ -12,7 +12,7 @@ last.
     Bernoulli                  logits of two levels
     Categorical                a softmax over the levels
     Gaussian                   a normal density, integrated over the bin of each level
-    DiscretisedLogisticMixture logistic densities, integrated likewise, whose means see the channels
+    DiscretisedLogisticMixture logistic densities, also integrated, whose means see the channels
                                that come first
 
 The bin of level k, whose value is v = 2 k / (levels - 1) - 1, is [v - 1 / (levels - 1),

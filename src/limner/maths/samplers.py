@@ -1,7 +1,7 @@
 """Samplers: one step from x_t to x_s, s < t, given a denoiser. All have the same signature, side by
 side.
 
-Each is a value. Nothing but the `State`, which a step returns and the next one takes, lives longer
+Each is a value. Only the `State`, which a step returns and the next one takes, lives longer
 than a step. With x_hat = D(x_t, t) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything
 below holds for any schedule, variance-preserving, -exploding or flow matching's line, and never
 divides by alpha, which may be 0 at the start.

@@ -217,7 +217,7 @@ class LinearPath(Schedule):
 
     @property
     def ends(self) -> Float64[Tensor, "2"]:
-        """A thousandth, and nearly 1, where nothing is left of the picture."""
+        """The times 0.001 and nearly 1; at 1 nothing is left of the picture."""
         return torch.tensor([1e-3, 1 - 1e-5], dtype=torch.float64)
 
 
@@ -264,7 +264,7 @@ class LogSNR(Schedule):
 
     @property
     def ends(self) -> Float64[Tensor, "2"]:
-        """A thousandth, and 1."""
+        """The times 0.001 and 1."""
         return torch.tensor([1e-3, 1.0], dtype=torch.float64)
 
 
@@ -297,7 +297,7 @@ class VarianceExploding(Schedule):
         return 250 * t.log()
 
     def time_of(self, s: Times) -> Times:
-        """s."""
+        """The noise level s itself."""
         return s
 
     @property

@@ -24,7 +24,7 @@ _MOST_SETTINGS = 20_000  # letters
 
 
 def take(content: bytes, folder: Path) -> Painted:
-    """Keep what somebody sent as a PNG file without metadata; its settings are read, not kept.
+    """Store an uploaded picture as a PNG without metadata; its settings are read, not stored.
 
     Raises:
         LimnerError: no raster picture, a damaged one, or one of too many pixels.

@@ -85,7 +85,7 @@ def address(settings: Settings, port: int) -> str:
 
 
 def _listening(settings: Settings) -> socket.socket:
-    """A socket that listens already, so that whoever comes early is answered late."""
+    """A socket that listens already, so that early requests wait instead of failing."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # Seeing the protocol, asyncio lets no packet wait for the last one's receipt (TCP_NODELAY).
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -226,7 +226,7 @@ class Store:
     # Pictures -----------------------------------------------------------------------------------
 
     def upload(self, painted: Painted) -> Picture:
-        """Remember a file that somebody sent."""
+        """Record an uploaded file."""
         with self._writing() as session:
             picture = Picture(
                 id=new_id(),
@@ -389,7 +389,7 @@ class Store:
 
 
 def words(params: Mapping[str, Any]) -> str:
-    """By what a picture is found."""
+    """The text by which a picture is found."""
     return " ".join(str(params.get(name) or "") for name in ("prompt", "label")).strip()
 
 

@@ -19,7 +19,7 @@ class Table(DeclarativeBase):
 
 
 class Job(Table):
-    """What somebody asked for, and how it went."""
+    """A request, and its outcome."""
 
     __tablename__ = "jobs"
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)

@@ -1,7 +1,7 @@
 """A function that tells what it does as it goes, as an iterator over what it tells.
 
 Other libraries call back where limner yields. The function runs in a thread of its own, but never
-beside whoever iterates: it goes on when the next value is wanted, as a generator does.
+beside the iterating thread: it continues when the next value is wanted, as a generator does.
 """
 
 import queue
@@ -21,8 +21,8 @@ def relayed(run: Callable[[Callable[[Any], None]], Any], device: torch.device) -
 
     Args:
         run: is given a function to tell with, which returns when the next value is wanted; what it
-            raises is raised to whoever iterates.
-        device: whose autocast is that of whoever began to iterate; gradients are off.
+            raises is raised in the iterating thread.
+        device: device of the autocast state, which is that of the first caller; gradients are off.
     """
     told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     wanted = threading.Semaphore(0)

@@ -20,7 +20,7 @@ from limner.contract.errors import LimnerError
 from limner.runtime.progress import say
 
 FILE = "inception-2015-12-05-6726825d.pth"
-"""How the published file's name ends, whoever publishes it."""
+"""The end of the published file's name, for any publisher."""
 ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-{FILE}"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 BYTES = 95_628_359

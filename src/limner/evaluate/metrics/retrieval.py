@@ -13,7 +13,7 @@ judge that says the same of everything finds nothing.
                          a model that gives back its training pictures would read
 
 The gallery are the captions of the first pictures, one of each thing (variants of one thing, a hand
-in six skin tones, would be taken for one another by anybody).
+in six skin tones, look the same to people, too).
 
 Reference:
     Xu et al. (2018). AttnGAN: Fine-Grained Text to Image Generation with Attentional Generative
