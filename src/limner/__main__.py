@@ -22,6 +22,7 @@ def main() -> None:
     from limner.commands.app import app
 
     try:
+        _check_names(sys.argv[1:])
         code = app(standalone_mode=False)
     except _Wrong as error:
         print(_said(error), file=sys.stderr)
@@ -36,6 +37,16 @@ def main() -> None:
         code = 0
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _check_names(arguments: list[str]) -> None:
+    """Refuse names that are not UTF-8: they could be read, but not written into any file."""
+    for each in arguments:
+        try:
+            each.encode()
+        except UnicodeEncodeError:
+            shown = each.encode("ascii", "backslashreplace").decode()
+            raise LimnerError(f"'{shown}' is not valid UTF-8; rename the file or folder") from None
 
 
 def _said(error: Exception) -> str:

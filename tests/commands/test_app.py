@@ -80,6 +80,27 @@ def test_doctor_names_what_it_looked_at(limner_):
     assert {"torch", "cores", "speed", "emoji"} <= {f["name"] for f in report["findings"]}
 
 
+def test_doctor_knows_every_extra(limner_):
+    import tomllib
+
+    from limner.commands.doctor import EXTRAS
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert EXTRAS.keys() == project["project"]["optional-dependencies"].keys()
+    found = json.loads(limner_("doctor", "--json")[1])["findings"]
+    named = [each["name"] for each in found if each["name"].startswith("[")]
+    assert named == [f"[{extra}]" for extra in EXTRAS]
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "edm"], ["data", "check"], ["evaluate"], ["sample", "-o"], ["studio"]]
+)
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(limner_, command: list[str]):
+    code, _, err = limner_(*command, "folder:bad\udcff")
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith(r"limner: 'folder:bad\udcff' is not valid UTF-8; rename")
+
+
 def test_train_resume_and_sample_by_the_words_of_the_readme(limner_):
     code, out, _ = limner_("train", "edm", "emoji", *TINY)
     assert code == 0 and "runs/edm-emoji" in out

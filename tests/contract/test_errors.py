@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from limner.contract.errors import LimnerError, unknown
+from limner.contract import errors
+from limner.contract.errors import LimnerError, install, unknown
 
 
 def test_the_nearest_name_is_offered():
@@ -28,3 +31,13 @@ def test_any_name_makes_an_error_that_can_be_printed(name: str):
 
 def test_a_generator_of_names_is_read_once():
     assert "did you mean 'vae'" in str(unknown("model", "vea", (n for n in ["gan", "vae"])))
+
+
+def test_an_extra_is_installed_from_the_clone_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clone = Path(errors.__file__).parents[3]
+    assert install("studio") == f"pip install -e '{clone}[studio]'"
+    wheel = tmp_path / "site-packages" / "limner" / "contract" / "errors.py"
+    monkeypatch.setattr(errors, "__file__", str(wheel))
+    assert install("studio") == "pip install 'limner[studio]'"

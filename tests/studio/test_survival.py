@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Studio, at_once, until
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 from limner.studio.client import Client
 from limner.studio.store import Store
 
@@ -254,5 +254,5 @@ def test_without_its_extra_one_is_told_what_to_install():
         "from limner.__main__ import main; main()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    said = "limner: the studio needs fastapi; type: pip install 'limner[studio]'\n"
+    said = f"limner: the studio needs fastapi; type: {install('studio')}\n"
     assert (run.returncode, run.stderr) == (2, said)

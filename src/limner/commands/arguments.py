@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,15 +29,44 @@ Files = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
-def png_file(out: Path) -> Path:
-    """The name of a PNG file.
+def png_file(context: typer.Context, out: Path) -> Path:
+    """The PNG file to write; where nobody named one and there is one of its usual name, the next.
 
     Raises:
         LimnerError: it is another's.
     """
     if out.suffix.lower() != ".png":
         raise LimnerError(f"'{out}' is not a PNG file; give -o NAME.png")
-    return out
+    source = context.get_parameter_source("out")
+    named = source is not None and source.name != "DEFAULT"
+    return out if named or not _taken(out) else free_file(out)
+
+
+def free_file(file: Path) -> Path:
+    """NAME-2.png, NAME-3.png, ...: the first that is not there, which is said."""
+    number = 2
+    while _taken(free := file.with_stem(f"{file.stem}-{number}")):
+        number += 1
+    typer.echo(f"{file} is there already; it stays, and {free} is written", err=True)
+    return free
+
+
+def _taken(file: Path) -> bool:
+    """Whether there is a file, or the first of several, NAME-0.png."""
+    return file.exists() or file.with_stem(f"{file.stem}-0").exists()
+
+
+def spare(out: Path, read: Sequence[Path], separate: bool = False) -> Path:
+    """The file to write, or a next one if it is among those that are read.
+
+    Args:
+        out: a PNG file.
+        read: files that are read.
+        separate: whether NAME-0.png, ... are written in its place.
+    """
+    first = out.with_stem(f"{out.stem}-0") if separate else out
+    same = first.exists() and any(each.exists() and first.samefile(each) for each in read)
+    return free_file(out) if same else out
 
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="The PNG file.", callback=png_file)]

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from limner.commands.arguments import Device, Model, Out, Prompt, print_paths
+from limner.commands.arguments import Device, Model, Out, Prompt, print_paths, spare
 from limner.commands.pictures import Sheet, read_picture, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
@@ -88,4 +88,5 @@ def attention_command(
         raise LimnerError(f"{image} does not say what it is of; give --prompt")
     wish = Wish.single(model or own.get("model"), words, None)
     sheet, wish, words = attention_sheet(image, wish, device=device)
-    print_paths(write(sheet, wish, out), f"the picture, and light for: {', '.join(words)}")
+    file = spare(out, [image])
+    print_paths(write(sheet, wish, file), f"the picture, and light for: {', '.join(words)}")

@@ -9,7 +9,7 @@ import torch
 import typer
 from pydantic import Field
 
-from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths
+from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths, spare
 from limner.commands.pictures import Sheet, read_pictures, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
@@ -152,7 +152,7 @@ def reconstruct_command(
     wish = Wish.single(model, prompt, label, n=n)
     sheet, wish, error = reconstruct_sheet(images or [], wish, device=device)
     said = f"mean squared error {error:.4g} on the scale from -1 to 1"
-    print_paths(write(sheet, wish, out), said)
+    print_paths(write(sheet, wish, spare(out, images or [])), said)
 
 
 def interpolate_command(
@@ -172,4 +172,4 @@ def interpolate_command(
     """Go from picture to picture through their codes; with one, show what its code's numbers do."""
     wish = Wish.single(model, prompt, label, n=n)
     sheet, wish = interpolate_sheet(images or [], wish, steps, device=device)
-    print_paths(write(sheet, wish, out))
+    print_paths(write(sheet, wish, spare(out, images or [])))

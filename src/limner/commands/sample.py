@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Model, Out, apart, print_paths
+from limner.commands.arguments import Device, Model, Out, apart, print_paths, spare
 from limner.commands.pictures import Sheet, write
 from limner.commands.task import Task, Work, open_work
 from limner.commands.wish import Wish
@@ -83,6 +83,7 @@ def sample_command(
     device: Device = "auto",
 ) -> None:
     """Paint pictures with a trained model, as PNG files that remember how they were made."""
+    file = spare(out, [like] if like else [], separate)
     words, options = apart(arguments, "sampler")
     asked = {
         "model": model,
@@ -95,4 +96,4 @@ def sample_command(
     values = base | {key: value for key, value in asked.items() if value is not None}
     values["sampler"] = base.get("sampler", {}) | options.get("sampler", {})
     sheet, wish = paint_sheet(Wish.of(values), device=device, forming=strip or gif)
-    print_paths(write(sheet, wish, out, separate=separate, enlarge=enlarge, strip=strip, gif=gif))
+    print_paths(write(sheet, wish, file, separate=separate, enlarge=enlarge, strip=strip, gif=gif))

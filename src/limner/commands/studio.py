@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from limner.commands.arguments import Device
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 
 
 def studio_command(
@@ -27,17 +27,24 @@ def studio_command(
         Path, typer.Option("--data", help="The folder for pictures and the queue.")
     ] = Path("studio"),
     db: Annotated[str | None, typer.Option(help="postgresql://... (SQLite in the folder).")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
+    ] = True,
     device: Device = "auto",
 ) -> None:
     """Open the studio: type a prompt in a browser, watch the picture form, keep it."""
     try:
-        from limner.studio.serve import serve
+        from limner.studio.serve import serve, show
     except ModuleNotFoundError as error:
-        raise LimnerError(
-            f"the studio needs {error.name}; type: pip install 'limner[studio]'"
-        ) from None
+        raise LimnerError(f"the studio needs {error.name}; type: {install('studio')}") from None
     from limner.studio.settings import Settings
 
     names, given = tuple(name or ()), {"host": host, "port": port, "token": token}
     settings = Settings(**given, names=names, folder=data, database=db, device=device)
-    serve(settings, lambda address: typer.echo(f"the studio is open: {address}"))
+
+    def say(address: str) -> None:
+        typer.echo(f"the studio is open: {address}")
+        if open_page:
+            show(address)
+
+    serve(settings, say)

@@ -2,12 +2,21 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 _SHOWN = 12  # names, where a hint says what lists all
 
 
 class LimnerError(Exception):
     """A wrong argument, a bad file, an impossible wish: what is wrong, and what to do instead."""
+
+
+def install(extra: str) -> str:
+    """What to type to install an extra: from the clone that runs, or from the package index."""
+    clone = Path(__file__).parents[3]
+    if (clone / "pyproject.toml").is_file():
+        return f"pip install -e '{clone}[{extra}]'"
+    return f"pip install 'limner[{extra}]'"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> LimnerError:

@@ -1,7 +1,11 @@
 """`limner studio`: listen, say where, serve until told to stop."""
 
 import asyncio
+import os
 import socket
+import sys
+import threading
+import webbrowser
 from collections.abc import Callable
 from types import FrameType
 from urllib.parse import urlencode
@@ -73,6 +77,15 @@ async def _served(
     server.on_stop = lambda: loop.call_soon_threadsafe(drain)  # pyright: ignore
     say(address(settings, listener.getsockname()[1]))
     await server.serve([listener])
+
+
+def show(address: str) -> None:
+    """Open the page in a browser, where a person sits in front of one."""
+    screen = sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    if screen and sys.stdout.isatty():  # a browser in the terminal would take that over
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def address(settings: Settings, port: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import PREDICTIONS
 from limner.maths.schedules import DiscreteSchedule
@@ -51,9 +51,7 @@ def ddpm_pipeline(model: DenoisingModel, variance: str) -> Any:
         from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     except ModuleNotFoundError:
-        raise LimnerError(
-            "exporting needs diffusers; type: pip install 'limner[diffusers]'"
-        ) from None
+        raise LimnerError(f"exporting needs diffusers; type: {install('diffusers')}") from None
     prediction = next(name for name, of in PREDICTIONS.items() if of is model.parametrisation)
     scheduler = DDPMScheduler(
         num_train_timesteps=schedule.T,

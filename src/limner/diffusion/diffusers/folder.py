@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 from limner.contract.image import ImageSpec
 from limner.contract.text import character_spec
 
@@ -84,7 +84,7 @@ def pipeline_class(folder: Path) -> Any:
         if find_spec(library) is None:
             raise LimnerError(
                 f"{folder} is a diffusers pipeline, which needs {library}; type: "
-                "pip install 'limner[diffusers]'"
+                f"{install('diffusers')}"
             )
     import diffusers
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline

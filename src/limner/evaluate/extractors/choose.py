@@ -15,7 +15,7 @@ import torch
 
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import load, load_tensors, model_file, read_header
-from limner.contract.errors import LimnerError, unknown
+from limner.contract.errors import LimnerError, install, unknown
 from limner.contract.image import ImageSpec
 from limner.evaluate.extractors.extractor import Extractor, Precision
 from limner.evaluate.extractors.judge import DetectorExtractor, ImageTextExtractor, JudgeExtractor
@@ -100,10 +100,10 @@ def _fitting(spec: ImageSpec, source: str) -> str:
     if general:
         return "lite0"
     classes = f" of {', '.join(spec.labels[:3])}, ..." if spec.labels else ""
-    install = "; for lite0 type: pip install 'limner[judge]'" if spec.channels == 3 else ""
+    remedy = f"; for lite0 type: {install('judge')}" if spec.channels == 3 else ""
     raise LimnerError(
         f"no bundled extractor was trained on pictures{classes} with {spec.channels} channels of "
-        f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}{install}"
+        f"{spec.height} x {spec.width}; name one: {', '.join(NAMES)}{remedy}"
     )
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import (
     Features,
@@ -97,9 +97,7 @@ def pretrained(
     try:
         import transformers
     except ImportError:
-        raise LimnerError(
-            f"{name} needs transformers; type: pip install 'limner[transformers]'"
-        ) from None
+        raise LimnerError(f"{name} needs transformers; type: {install('transformers')}") from None
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # or it lists CLIP's other half as left out
     try:

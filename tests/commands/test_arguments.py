@@ -1,0 +1,51 @@
+"""What commands share: the file that they write."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from limner.commands.arguments import Out, spare
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(*arguments: str) -> tuple[str, str]:
+    """The file that a command with these arguments writes, and what it says."""
+    app = typer.Typer()
+
+    @app.command()
+    def paint(out: Out = Path("sample.png")) -> None:
+        typer.echo(str(out))
+
+    run = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return run.stdout.strip(), run.stderr.strip()
+
+
+def test_a_file_that_nobody_named_is_numbered_and_that_is_said():
+    assert written() == ("sample.png", "")
+    Path("sample.png").touch()
+    Path("sample-2.png").touch()
+    said = "sample.png is there already; it stays, and sample-3.png is written"
+    assert written() == ("sample-3.png", said)
+    assert written("-o", "sample.png") == ("sample.png", ""), "asked for"
+
+
+def test_separate_files_are_not_written_over():
+    Path("sample-0.png").touch()
+    assert written()[0] == "sample-2.png"
+
+
+def test_a_file_that_is_read_is_not_written_over(capsys: pytest.CaptureFixture[str]):
+    mine, other = Path("mine.png"), Path("other.png")
+    mine.touch(), other.touch()
+    assert spare(mine, [other]) == mine and spare(mine, []) == mine
+    assert spare(Path("./mine.png"), [other, mine]) == Path("mine-2.png")
+    assert "mine.png is there already" in capsys.readouterr().err
+    Path("mine-0.png").touch()
+    assert spare(mine, [Path("mine-0.png")], separate=True) == Path("mine-2.png")
+    assert spare(mine, [Path("mine-0.png")]) == mine
