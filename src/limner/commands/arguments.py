@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, no_type_check
 
 import typer
 
@@ -29,6 +29,7 @@ Files = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
+@no_type_check  # typer hands over the context's base class
 def png_file(context: typer.Context, out: Path) -> Path:
     """The PNG file to write; where nobody named one and there is one of its usual name, the next.
 
