@@ -29,18 +29,28 @@ Files = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
-@no_type_check  # typer hands over the context's base class
-def png_file(context: typer.Context, out: Path) -> Path:
-    """The PNG file to write; where nobody named one and there is one of its usual name, the next.
+def png_file(out: Path) -> Path:
+    """The name of a PNG file.
 
     Raises:
         LimnerError: it is another's.
     """
     if out.suffix.lower() != ".png":
         raise LimnerError(f"'{out}' is not a PNG file; give -o NAME.png")
+    return out
+
+
+@no_type_check  # typer hands over the context's base class
+def numbered(context: typer.Context, out: Path) -> Path:
+    """Where to write; if nobody said that, and there is a file of the usual name, the next."""
     source = context.get_parameter_source("out")
     named = source is not None and source.name != "DEFAULT"
     return out if named or not _taken(out) else free_file(out)
+
+
+@no_type_check
+def _numbered_png(context: typer.Context, out: Path) -> Path:
+    return numbered(context, png_file(out))
 
 
 def free_file(file: Path) -> Path:
@@ -70,7 +80,7 @@ def spare(out: Path, read: Sequence[Path], separate: bool = False) -> Path:
     return free_file(out) if same else out
 
 
-Out = Annotated[Path, typer.Option("-o", "--out", help="The PNG file.", callback=png_file)]
+Out = Annotated[Path, typer.Option("-o", "--out", help="The PNG file.", callback=_numbered_png)]
 
 
 def is_option(argument: str) -> bool:

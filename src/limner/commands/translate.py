@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from limner.commands.arguments import Device, Model, apart, png_file, print_paths
+from limner.commands.arguments import Device, Model, apart, numbered, png_file, print_paths, spare
 from limner.commands.pictures import Pictures, Sheet, read_pictures, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
@@ -128,7 +128,10 @@ def translate_command(
     out: Annotated[
         Path,
         typer.Option(
-            "-o", "--out", help="A PNG file for all, or a folder for a file of each translation."
+            "-o",
+            "--out",
+            help="A PNG file for all, or a folder for a file of each translation.",
+            callback=numbered,
         ),
     ] = Path("translate.png"),
     device: Device = "auto",
@@ -147,4 +150,4 @@ def translate_command(
         print_paths(named)
         return
     sheet, _, wish = translate_sheet(files, wish, to, device=device)
-    print_paths(write(sheet, wish, png_file(out)))
+    print_paths(write(sheet, wish, spare(png_file(out), files)))
