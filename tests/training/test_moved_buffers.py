@@ -51,6 +51,20 @@ def _stylegan2() -> dict[str, Tensor]:
     return dict(model.named_buffers())
 
 
+def _written() -> dict[str, Tensor]:
+    """Buffers of a module to which each process writes its own rank."""
+    module = torch.nn.Module()
+    module.register_buffer("statistic", torch.tensor([8.0, 8.0]))
+    module.register_buffer("count", torch.tensor(8))
+    module.register_buffer("left_alone", torch.tensor(float(processes.rank())))
+    module.register_buffer("pool", torch.zeros(2), persistent=False)
+    moved = processes.Moved(module)
+    for name in ("statistic", "count", "pool"):
+        module.get_buffer(name).fill_(processes.rank())
+    moved.average_()
+    return dict(module.named_buffers())
+
+
 def _trained(case: Case) -> dict[str, Tensor]:
     """The floating buffers of a small model after two steps, and of its average."""
     loop = Loop(
@@ -92,6 +106,13 @@ def on_two(what: str, folder: Path) -> list[dict[str, Tensor]]:
         process.join(300)
         assert process.exitcode == 0
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_only_saved_numbers_that_were_written_to_are_averaged(tmp_path: Path):
+    for rank, found in enumerate(on_two("_written", tmp_path)):
+        assert found["statistic"].tolist() == [0.5, 0.5]
+        assert (found["count"], found["left_alone"]) == (rank, rank)
+        assert found["pool"].tolist() == [rank, rank]
 
 
 def test_augmentation_rises_as_with_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

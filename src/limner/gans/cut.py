@@ -92,6 +92,7 @@ class Heads(nn.Module):
         "2007.15651",
     ),
     tiny={"channels": 4, "blocks": 1, "critic_channels": 4, "places": 8, "features": 8},
+    train={"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "batch": 1},
 )
 class CUT(Translator):
     """CUT: translation one way, learnt without pairs and without a way back.

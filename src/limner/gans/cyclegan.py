@@ -46,6 +46,7 @@ from limner.gans.translator import Translator, block_count, distance, layer_coun
         "1703.10593",
     ),
     tiny={"channels": 4, "blocks": 1, "critic_channels": 4, "pool": 2},
+    train={"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "batch": 1},
 )
 class CycleGAN(Translator):
     """CycleGAN: translation both ways, learnt without pairs.

@@ -112,6 +112,7 @@ class UNet(nn.Module):
         "1611.07004",
     ),
     tiny={"channels": 4, "critic_channels": 4},
+    train={"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "batch": 1},
 )
 class Pix2Pix(Translator):
     """pix2pix: translation one way, learnt from pairs.

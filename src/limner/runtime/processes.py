@@ -121,14 +121,17 @@ class Moved:
     """The buffers of a module that are written to from here on, made alike on all processes.
 
     Batch norm's statistics and running means of losses follow each process's own share of a batch;
-    their mean follows the whole batch.
+    their mean follows the whole batch. Buffers that are no part of a saved model, such as pools of
+    earlier paintings, stay each process's own.
 
     Args:
         module: of which every process has a copy, and writes to the same buffers.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._before = [(buffer, buffer._version) for buffer in module.buffers()]
+        saved = module.state_dict(keep_vars=True) if size() > 1 else {}
+        own = ((name, buffer) for name, buffer in module.named_buffers() if name in saved)
+        self._before = [(buffer, buffer._version) for _, buffer in own]
 
     def average_(self) -> None:
         """Replace the floating ones by their means over all processes, in one message."""
@@ -137,7 +140,7 @@ class Moved:
             for buffer, version in self._before
             if buffer._version != version and buffer.is_floating_point()
         ]
-        if size() == 1 or not moved:
+        if not moved:
             return
         mean = mean_(torch.cat([buffer.double().flatten() for buffer in moved]))
         for buffer, part in zip(moved, mean.split([buffer.numel() for buffer in moved])):
