@@ -62,7 +62,7 @@ def test_residual_normals_have_equation_twos_kl():
     s, seen = torch.randn(2, 3, 4, 3, 3, dtype=torch.float64)
     group = Group(4, 2, 1, first=False).double()
     s, p = group.before(s, torch.zeros(3, 2, 3, 3, dtype=torch.float64))
-    q = group.given(seen, s, p)
+    q = group.approximate_posterior(seen, s, p)
     d_mean, log_d = q.mean - p.mean, q.log_deviation - p.log_deviation
     variance, wider = (2 * p.log_deviation).exp(), (2 * log_d).exp()
     torch.testing.assert_close(q.kl(p), 0.5 * (d_mean**2 / variance + wider - wider.log() - 1))
@@ -81,9 +81,10 @@ def test_kl_and_ratio_agree_in_expectation():
 def test_encode_gives_the_means_and_decode_follows_them():
     model, x = moved(), pictures(4)
     with torch.no_grad():
-        seen = model._seen(x)
+        seen = model._features(x)
         theta = model._down(
-            x.new_zeros(4, model._size), lambda at, g, s, p, _: g.given(seen[at], s, p).mean
+            x.new_zeros(4, model._size),
+            lambda at, g, s, p, _: g.approximate_posterior(seen[at], s, p).mean,
         )
         z = model.encode(x)
         torch.testing.assert_close(model._down(z, _prior), theta)

@@ -214,7 +214,7 @@ def test_iwaes_gradient_is_the_weighted_one():
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(3))))
     parameters = list(model.parameters())
     given = torch.autograd.grad(turn.loss, parameters)
-    vector, levels, q = model._seen(x, Condition())
+    vector, levels, q = model._levels_and_posterior(x, Condition())
     likely, prior, posterior = model._terms(levels, vector, q, model._draws(5, noise))
     log_w = likely + prior - posterior
     weights = log_w.detach().softmax(0)

@@ -82,7 +82,7 @@ def test_the_bound_and_the_loss_have_its_density_and_draws_go_through_it():
     x, D = some_pictures(5).double(), SPEC.dimensions
     turn = next(model.turns(Batch(x, Condition()), 0, Noise.keyed(0, 0, range(5))))
     epsilon = model._draws(3, Noise.keyed(0, 0, range(5)))
-    vector, levels, q = model._seen(x, Condition())
+    vector, levels, q = model._levels_and_posterior(x, Condition())
     z = q.draw(epsilon)
     kl = (q.log_prob(z).sum(-1) - model.prior.log_prob(z)).mean()
     likely = model._log_likelihood(levels, vector, z)

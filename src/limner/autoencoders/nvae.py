@@ -84,7 +84,7 @@ class Group(nn.Module):
         s = self.cells(s)
         return s, standard(z) if self.prior is None else _limited(self.prior(F.elu(s)))
 
-    def given(
+    def approximate_posterior(
         self, seen: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
     ) -> Normal:
         """q(z_l | z_<l, x): the prior moved by d_mu, and made d_sigma times as wide."""
@@ -92,7 +92,7 @@ class Group(nn.Module):
         moved, wider = _limited(self.posterior(F.elu(both)))
         return Normal(p.mean + moved, p.log_deviation + wider)
 
-    def told(
+    def with_code(
         self, s: Float[Tensor, "b c h w"], z: Float[Tensor, "b d h w"]
     ) -> Float[Tensor, "b c h w"]:
         """The decoder's features once it knows z_l."""
@@ -233,7 +233,7 @@ class NVAE(LikelihoodModel, Encodes):
             x, c, noise: see `LikelihoodModel.log_prob`.
             k: draws; `importance_samples` unless given.
         """
-        seen = self._seen(x)
+        seen = self._features(x)
 
         def log_weights(g: int) -> Float[Tensor, "g b"]:
             epsilon = self._draws(g, noise).flatten(0, 1)
@@ -276,10 +276,10 @@ class NVAE(LikelihoodModel, Encodes):
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """epsilon of the means of q, each given the means before it."""
-        seen, found = self._seen(x), list[Tensor]()
+        seen, found = self._features(x), list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, _: Tensor) -> Tensor:
-            q = group.given(seen[at], s, p)
+            q = group.approximate_posterior(seen[at], s, p)
             found.append((q.mean - p.mean) * (-p.log_deviation).exp())
             return q.mean
 
@@ -325,7 +325,7 @@ class NVAE(LikelihoodModel, Encodes):
         dtype = self.constant.dtype
         return torch.stack([noise.normal(self._size, dtype=dtype) for _ in range(g)])
 
-    def _seen(self, x: Images) -> list[Float[Tensor, "b ..."]]:
+    def _features(self, x: Images) -> list[Float[Tensor, "b ..."]]:
         """What the encoder leaves for each group, coarsest first."""
         levels = to_levels(x, self.spec.levels)
         h, seen = from_levels(levels, self.spec.levels).to(self.constant.dtype), list[Tensor]()
@@ -345,7 +345,7 @@ class NVAE(LikelihoodModel, Encodes):
                 group, epsilon = self.groups[at], parts[at].unflatten(1, self.shapes[at])
                 assert isinstance(group, Group)
                 s, p = group.before(s, epsilon)
-                s = group.told(s, choose(at, group, s, p, epsilon))
+                s = group.with_code(s, choose(at, group, s, p, epsilon))
                 at += 1
             s = upsample(s)
         return self.conv_out(F.elu(s)).permute(0, 2, 3, 1)
@@ -357,10 +357,14 @@ class NVAE(LikelihoodModel, Encodes):
         seen: list[Float[Tensor, "b ..."]] | None = None,
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "l b"], Float[Tensor, "b"]]:
         """log p(x | z), the KL of each group, and log q(z | x) / p(z), z being drawn from q."""
-        seen, kl, ratio = self._seen(x) if seen is None else seen, list[Tensor](), list[Tensor]()
+        seen, kl, ratio = (
+            self._features(x) if seen is None else seen,
+            list[Tensor](),
+            list[Tensor](),
+        )
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-            q = group.given(seen[at], s, p)
+            q = group.approximate_posterior(seen[at], s, p)
             z = q.draw(epsilon)
             kl.append(q.kl(p).flatten(1).sum(1))
             ratio.append((q.log_prob(z) - p.log_prob(z)).flatten(1).sum(1))

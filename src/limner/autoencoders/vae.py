@@ -151,7 +151,7 @@ class VAE(LikelihoodModel, Encodes):
             x, c, noise: see `LikelihoodModel.log_prob`.
             k: draws; `importance_samples` unless given.
         """
-        vector, levels, q = self._seen(x, c)
+        vector, levels, q = self._levels_and_posterior(x, c)
 
         def log_weights(g: int) -> Float[Tensor, "g b"]:
             return _log_weights(*self._terms(levels, vector, q, self._draws(g, noise)))
@@ -166,7 +166,7 @@ class VAE(LikelihoodModel, Encodes):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move, in bits per dimension; the logs of both terms are nats of a picture."""
-        vector, levels, q = self._seen(batch.x, batch.c)
+        vector, levels, q = self._levels_and_posterior(batch.x, batch.c)
         z = self._draws(self.k, noise)
         bit = self.spec.dimensions * math.log(2)  # nats of one bit in every dimension
         likely, prior, posterior = terms = self._terms(levels, vector, q, z)
@@ -188,7 +188,7 @@ class VAE(LikelihoodModel, Encodes):
 
     def posterior(self, x: Images, c: Condition = Condition()) -> Normal:
         """q(z | x): mu(x), ln sigma(x); each "b d"."""
-        return self._seen(x, c)[2]
+        return self._levels_and_posterior(x, c)[2]
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """mu(x), the mean of q(z | x), as the prior sees it."""
@@ -232,7 +232,7 @@ class VAE(LikelihoodModel, Encodes):
     def _vector(self, c: Condition, n: int) -> Float[Tensor, "b v"] | None:
         return self.conditioner(c, n).vector
 
-    def _seen(
+    def _levels_and_posterior(
         self, x: Images, c: Condition
     ) -> tuple[Float[Tensor, "b v"] | None, Int[Tensor, "b h w c"], Normal]:
         """What pictures are of, their levels, and what the encoder makes of both."""

@@ -65,11 +65,11 @@ class Scan:
         """The inverse of `pack`."""
         return _picked(x, self.inverse).permute(2, 1, 0, 3)
 
-    def kept(self, states: Float[Tensor, "d places b f"]) -> Float[Tensor, "d pixels b f"]:
+    def strip(self, states: Float[Tensor, "d places b f"]) -> Float[Tensor, "d pixels b f"]:
         """The states, without the zeros between fronts."""
         return torch.cat([states[:, front.states] for front in self.fronts], 1)
 
-    def seen(
+    def tap_states(
         self, states: Float[Tensor, "d places b f"], tap: int
     ) -> Float[Tensor, "d pixels b f"]:
         """What each pixel sees through one tap."""
@@ -126,7 +126,7 @@ class Recurrence(torch.autograd.Function):
             torch.mul(o, cell.tanh(), out=states[:, front.states])
         ctx.save_for_backward(gates, weight, states, cells)
         ctx.scan = scan
-        return scan.unpack(scan.kept(states))
+        return scan.unpack(scan.strip(states))
 
     @staticmethod
     @once_differentiable
@@ -156,5 +156,7 @@ class Recurrence(torch.autograd.Function):
             for tap, seen in enumerate(front.seen):
                 d_states[:, seen].flatten(1, 2).baddbmm_(d_own.flatten(1, 2), back[:, tap])
         flat = d_gates.flatten(1, 2)
-        taps = [scan.seen(states, tap).flatten(1, 2).transpose(1, 2) for tap in range(scan.taps)]
+        taps = [
+            scan.tap_states(states, tap).flatten(1, 2).transpose(1, 2) for tap in range(scan.taps)
+        ]
         return scan.unpack(d_gates), torch.stack([seen @ flat for seen in taps], 1), None

@@ -188,8 +188,8 @@ class Condition:
         drop = torch.ones(len(self), dtype=torch.bool, device=self._device())
         return self._dropped(drop)
 
-    def opposed(self) -> "tuple[Condition, Condition]":
-        """What guidance goes towards, and what it goes away from: nothing asked for, or `avoid`."""
+    def guidance_pair(self) -> "tuple[Condition, Condition]":
+        """The condition that guidance goes towards, and the one it goes away from: null or `avoid`."""
         asked, contrast = replace(self, avoid=None), self.null()
         if self.avoid is None or asked.text is None:
             return asked, contrast

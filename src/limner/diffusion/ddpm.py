@@ -175,7 +175,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         e = self.example(batch, noise)
         F, raw = self.output(e.x_t, e.t, e.c).float().chunk(2, dim=1)
         simple = (F - e.target).square().mean()
-        x_hat = self.seen(F.detach(), e.x_t, e.t).clamp(-1, 1)
+        x_hat = self.denoised(F.detach(), e.x_t, e.t).clamp(-1, 1)
         terms = self._terms(batch.x, x_hat, _share(raw), e.t)
         bits = self.T * terms.mean() / (self.spec.dimensions * math.log(2))
         loss = simple + self.bound_weight * bits
@@ -186,9 +186,9 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         out = self.output(x_t, t.expand(len(x_t)), c)
         if self.variance == "learned":
             out, raw = out.chunk(2, dim=1)
-            return Estimate(self.seen(out, x_t, t), _share(raw.to(x_t.dtype)))
+            return Estimate(self.denoised(out, x_t, t), _share(raw.to(x_t.dtype)))
         v = x_t.new_full((1, 1, 1, 1), float(self.variance == "large"))
-        return Estimate(self.seen(out, x_t, t), v)
+        return Estimate(self.denoised(out, x_t, t), v)
 
     def likelihood_protocol(self, terms: int = _TERMS, way: Way = "chain") -> str:
         """How much of the chain was looked at, or how the flow was followed."""

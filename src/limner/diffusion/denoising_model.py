@@ -123,14 +123,14 @@ class DenoisingModel(Attending, Repaints, Encodes):
         inn = self.parametrisation(*self.schedule(t)).inn
         return self.network(per_image(inn, x_t) * x_t, self.schedule.label(t), c)
 
-    def seen(self, F: Images, x_t: Images, t: Times) -> Images:
+    def denoised(self, F: Images, x_t: Images, t: Times) -> Images:
         """D = skip x_t + out F."""
         k = self.parametrisation(*self.schedule(t))
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The denoiser D; the model is one. There is no variance unless a paper has one."""
-        return Estimate(self.seen(self.output(x_t, t.expand(len(x_t)), c), x_t, t))
+        return Estimate(self.denoised(self.output(x_t, t.expand(len(x_t)), c), x_t, t))
 
     def frames(
         self,

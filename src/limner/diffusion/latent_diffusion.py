@@ -163,14 +163,14 @@ class LatentDiffusion(Repaints, Encodes, Attends):
         """The denoiser's, in which nothing is clipped."""
         return self.denoiser.plan(clip=False, **options)
 
-    def entered(
+    def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
     ) -> tuple[Latents, Tensor | None]:
         """The map, of which a number is painted anew if any pixel that it stands for is."""
         z = self._map(image, noise)
         return z, None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
 
-    def left(self, x: Latents, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
+    def to_image(self, x: Latents, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
         """The picture of a map; what the mask keeps stays to the pixel."""
         picture = self._picture(x)
         return picture if mask is None else torch.lerp(image, picture, mask.to(picture))

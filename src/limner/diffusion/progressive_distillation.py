@@ -150,7 +150,7 @@ class Distilled(Attending, Repaints):
         label = self.schedule.label(t)
         F = self.change(self.teacher.network, per_image(inn, x_t) * x_t, label, c)
         own = F[:, : self.spec.channels]  # the rest tells variances
-        return Estimate(self.teacher.seen(own, x_t, t))
+        return Estimate(self.teacher.denoised(own, x_t, t))
 
     def frames(
         self,

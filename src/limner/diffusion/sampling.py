@@ -166,21 +166,21 @@ class Repaints(Edits):
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         times = plan.times[steps - max(1, round(strength * steps)) :]
-        x, painted = self.entered(image, mask, noise)
+        x, painted = self.to_latent(image, mask, noise)
         D = plan.D if painted is None else Kept(plan.D, x, painted.to(x))
         alpha, sigma = map(float, D.schedule(times[0]))
         x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
         for state in Plan(plan.sampler, D, times, rounds).walked(x_t, c, noise, preview):
-            yield self.left(state, image, mask)
+            yield self.to_image(state, image, mask)
 
-    def entered(
+    def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
     ) -> tuple[Images, Tensor | None]:
-        """What is put under noise for a picture and its mask: both as they are."""
+        """Picture and mask in the space where denoising happens: unchanged here."""
         return image, mask
 
-    def left(self, x: Images, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
-        """The picture of what the denoiser sees, of an edit of `image`: itself."""
+    def to_image(self, x: Images, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
+        """The inverse of `to_latent`, for an edit of `image`: unchanged here."""
         return x
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:

@@ -190,7 +190,7 @@ class Guided(Wrapped):
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The guided picture, and the conditional variance; one evaluation of a doubled batch."""
-        asked, contrast = c.opposed()
+        asked, contrast = c.guidance_pair()
         if not len(c) or self.scale == 1 or not self._guides(t):
             return self.denoiser(x_t, t, asked)
         if self.scale == 0:
