@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from limner.contract.noise import Noise, _mix, _signed
+from limner.contract.noise import Noise, _as_signed, _mix
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 SEEDS = st.integers(-(2**40), 2**40)
@@ -41,20 +41,20 @@ def test_splitmix64_gives_its_published_numbers():
         16408922859458223821,
     ]
     counter = torch.arange(1, 6, dtype=torch.int64)
-    assert unsigned(_mix(1234567 + counter * _signed(GOLDEN_GAMMA))) == published
+    assert unsigned(_mix(1234567 + counter * _as_signed(GOLDEN_GAMMA))) == published
     assert splitmix64(1234567, 5) == published
 
 
 @given(seed=st.integers(0, 2**64 - 1))
 def test_mix_agrees_with_integers_of_any_size(seed: int):
-    state = torch.tensor(_signed(seed)) + torch.arange(1, 9) * _signed(GOLDEN_GAMMA)
+    state = torch.tensor(_as_signed(seed)) + torch.arange(1, 9) * _as_signed(GOLDEN_GAMMA)
     assert unsigned(_mix(state)) == splitmix64(seed, 8)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -1, -(2**63)])
 def test_signed_keeps_the_lowest_64_bits(number: int):
-    assert -(2**63) <= _signed(number) < 2**63
-    assert (_signed(number) - number) % 2**64 == 0
+    assert -(2**63) <= _as_signed(number) < 2**63
+    assert (_as_signed(number) - number) % 2**64 == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -12,7 +12,7 @@ from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
-from limner.nn.doubling import of_doubled
+from limner.nn.doubling import upsample_conv
 from limner.nn.embed import sinusoidal
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import UNet
@@ -142,7 +142,7 @@ def test_a_residual_block_is_its_formula():
 def test_a_convolution_of_doubled_pixels_is_one_after_the_other(layout):
     conv = torch.nn.Conv2d(6, 10, 3, padding=1).double().to(memory_format=layout)
     x = torch.randn(2, 6, 5, 4).double().contiguous(memory_format=layout).requires_grad_()
-    ours, plain = of_doubled(conv, x), conv(F.interpolate(x, scale_factor=2.0))
+    ours, plain = upsample_conv(conv, x), conv(F.interpolate(x, scale_factor=2.0))
     torch.testing.assert_close(ours, plain)
     wanted = torch.randn_like(plain)
     for mine, peer in zip(

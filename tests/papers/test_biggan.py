@@ -13,14 +13,14 @@ from limner import Condition, ImageSpec, Noise, build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
 from limner.contract.noise import Purpose
-from limner.gans.biggan import BigGAN, overlaps, truncated
+from limner.gans.biggan import BigGAN, overlaps, truncate
 from limner.gans.biggan_networks import (
     TRUNCATIONS,
     ConditionalNorm,
     CriticBlock,
     GeneratorBlock,
     SelfAttention,
-    normed,
+    normalise_layer,
 )
 from limner.gans.losses import hinge
 
@@ -157,7 +157,7 @@ def test_statistics_between_two_truncations_are_between_theirs():
 def test_the_largest_singular_value_is_one(shape: tuple[int, ...]):
     torch.manual_seed(0)
     layer = nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], 3)
-    layer = normed(layer)
+    layer = normalise_layer(layer)
     with torch.no_grad():
         layer.parametrizations["weight"].original.copy_(3 * torch.randn(shape))
     layer.train()
@@ -170,7 +170,7 @@ def test_the_largest_singular_value_is_one(shape: tuple[int, ...]):
 def test_first_weights_are_orthogonal_and_then_nothing_overlaps():
     torch.manual_seed(0)
     made = build("biggan", SPEC, **SMALL)
-    wide, tall = normed(nn.Conv2d(8, 6, 3)), normed(nn.Linear(3, 7))
+    wide, tall = normalise_layer(nn.Conv2d(8, 6, 3)), normalise_layer(nn.Linear(3, 7))
     assert overlaps(nn.Sequential(wide)).item() == pytest.approx(0, abs=1e-5)
     assert overlaps(made.generator) > 0  # some layers have more rows than columns
     for layer in (wide, tall):
@@ -253,13 +253,13 @@ def test_truncated_numbers_are_truncated_normal(t: float):
     """The law of a normal number given that it is at most t from 0, and monotone in z."""
     law = NormalDist()
     z = torch.tensor([law.inv_cdf((i + 0.5) / 2000) for i in range(2000)], dtype=torch.float64)
-    made = truncated(z[None], t)[0]
+    made = truncate(z[None], t)[0]
     assert made.abs().max() <= t and bool((made.diff() > 0).all())
     mass = law.cdf(t) - law.cdf(-t)
     for at in (-0.9 * t, -0.2 * t, 0.5 * t):
         share = (law.cdf(at) - law.cdf(-t)) / mass
         assert (made <= at).double().mean().item() == pytest.approx(share, abs=1e-3)
-    assert truncated(z[None], 4.0).std().item() == pytest.approx(1, abs=2e-3)
+    assert truncate(z[None], 4.0).std().item() == pytest.approx(1, abs=2e-3)
 
 
 def test_calibration_finds_the_statistics_of_each_truncation():
@@ -272,7 +272,7 @@ def test_calibration_finds_the_statistics_of_each_truncation():
             seen = []
             for number in range(3):
                 numbers = range(16 * number, 16 * (number + 1))
-                z = truncated(Noise.keyed(0, Purpose.CALIBRATION, numbers).normal(7), t)
+                z = truncate(Noise.keyed(0, Purpose.CALIBRATION, numbers).normal(7), t)
                 seen.append(model.generator.first(z[:, :3]).unflatten(1, (12, -1)).mean((0, 2)))
             torch.testing.assert_close(
                 first.means[i], torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6

@@ -17,16 +17,16 @@ from limner.gans.augmentation import (
     Chances,
     colours,
     placements,
-    recoloured,
-    sampled,
-    shifted,
-    turned,
+    recolour,
+    resample,
+    rotation,
+    translation,
 )
 from limner.gans.losses import r1
-from limner.gans.modulation import Conv, Linear, ModulatedConv, activated
-from limner.gans.resampling import blurred, doubled, halved
+from limner.gans.modulation import Conv, Linear, ModulatedConv, activate
+from limner.gans.resampling import blur, downsample, upsample
 from limner.gans.stylegan2 import StyleGAN2, path_lengths
-from limner.gans.stylegan2_networks import Critic, deviation, normalised
+from limner.gans.stylegan2_networks import Critic, deviation, normalise
 from limner.training.estimate import count_flops
 from limner.training.recipe import Recipe
 
@@ -97,7 +97,7 @@ def test_it_is_the_modulated_convolution_of_stylegan2_pytorch():
         layer.weight.copy_(torch.arange(54, dtype=torch.float64).sin().view(2, 3, 3, 3))
     x = (0.7 * torch.arange(120, dtype=torch.float64)).cos().view(2, 3, 4, 5)
     y = torch.tensor([[0.3, -0.4, 1.2], [-2.0, 0.5, 0.1]], dtype=torch.float64)
-    made = layer.convolved(x, y + 1)
+    made = layer.convolve(x, y + 1)
     at = [[0.7715106140531756, 0.4253015718858796], [-0.7237601058325042, -2.315150807910953]]
     sums = [[-0.23073847909500222, 0.4429469706029236], [-0.13347586709495385, 0.5336433489495749]]
     torch.testing.assert_close(made[:, :, 1, 2], torch.tensor(at, dtype=torch.float64))
@@ -122,7 +122,7 @@ def test_doubling_is_a_convolution_among_zeros_then_the_filter():
     turned_round.load_state_dict(layer.state_dict())
     with torch.no_grad():
         turned_round.weight.copy_(layer.weight.flip(2, 3))
-    expected = 4 * blurred(turned_round(apart, w), 1)
+    expected = 4 * blur(turned_round(apart, w), 1)
     assert layer(x, w).shape == (2, 3, 10, 12)
     torch.testing.assert_close(layer(x, w), expected)
 
@@ -137,7 +137,7 @@ def test_equalised_layers_keep_unit_variance():
     assert Linear(50, 60, 0.01).double()(x).std().item() == pytest.approx(1, abs=0.05)
     planes = numbers(4, 8, 30, 30)
     assert Conv(8, 9, 3).double()(planes)[..., 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.1)
-    assert activated(numbers(1, 100_000)).square().mean().item() == pytest.approx(1.04, abs=0.02)
+    assert activate(numbers(1, 100_000)).square().mean().item() == pytest.approx(1.04, abs=0.02)
 
 
 def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
@@ -155,7 +155,7 @@ def test_a_rate_of_a_hundredth_learns_a_hundredth_as_fast():
 
 
 def test_normalised_z_lies_on_a_sphere():
-    z = normalised(3 * numbers(4, 9))
+    z = normalise(3 * numbers(4, 9))
     torch.testing.assert_close(z.square().mean(1), torch.ones(4).double())
     model = model_of()
     c = Condition(label=torch.tensor([0, 1, 1]))
@@ -173,22 +173,22 @@ def test_resampling_equals_scipy():
     up = x[0, 0].numpy()
     for axis in (0, 1):
         up = upfirdn([2 * t for t in TAPS], up, up=2, axis=axis)
-    torch.testing.assert_close(doubled(x)[0, 0], torch.from_numpy(up)[1:13, 1:21])
+    torch.testing.assert_close(upsample(x)[0, 0], torch.from_numpy(up)[1:13, 1:21])
     down = F.pad(x, (1, 1, 1, 1))[0, 0].numpy()
     for axis in (0, 1):
         down = upfirdn(TAPS, down, axis=axis)
     valid = torch.from_numpy(down)[3:-3, 3:-3]
-    torch.testing.assert_close(blurred(x, 1)[0, 0], valid)
-    torch.testing.assert_close(halved(x)[0, 0], valid[::2, ::2])
+    torch.testing.assert_close(blur(x, 1)[0, 0], valid)
+    torch.testing.assert_close(downsample(x)[0, 0], valid[::2, ::2])
 
 
 def test_resampling_keeps_the_mean_and_is_its_own_adjoint():
     ones = torch.ones(1, 2, 12, 12, dtype=torch.float64)
-    for made in (doubled(ones), halved(ones), blurred(ones, 2)):
+    for made in (upsample(ones), downsample(ones), blur(ones, 2)):
         torch.testing.assert_close(made[..., 2:-2, 2:-2], torch.ones_like(made)[..., 2:-2, 2:-2])
     x, y = numbers(2, 3, 4, 6), numbers(2, 3, 8, 12, seed=1)
-    product = (doubled(x) * y).sum().item()
-    assert product == pytest.approx(4 * (x * halved(y)).sum().item())
+    product = (upsample(x) * y).sum().item()
+    assert product == pytest.approx(4 * (x * downsample(y)).sum().item())
 
 
 # --- the critic ---------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_the_mean_length_follows_slowly():
 def test_training_mixes_two_styles_at_a_random_layer():
     model = model_of(PLAIN)
     n = 2000
-    w = model.mixed(Condition(), Noise.keyed(0, 0, range(n)))
+    w = model.mixed_styles(Condition(), Noise.keyed(0, 0, range(n)))
     same = (w == w[:, :1]).all(2)
     crossings = same.sum(1)
     assert bool((same.long().diff(dim=1) <= 0).all())  # one style, then the other to the end
@@ -351,8 +351,8 @@ def test_mixing_with_itself_changes_nothing_and_layers_are_from_coarse_to_fine()
             if hasattr(layer, "strength"):
                 layer.noise_strength.zero_()
     own, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
-    mixed = model.mix([7, 8, 9], slice(0, None), c, seed=[0, 1, 2])
-    torch.testing.assert_close(mixed, other)
+    mixed_styles = model.mix([7, 8, 9], slice(0, None), c, seed=[0, 1, 2])
+    torch.testing.assert_close(mixed_styles, other)
     last = model.mix([7, 8, 9], slice(model.style_layers - 1, None), c, seed=[0, 1, 2])
     assert not torch.equal(last, own) and not torch.equal(last, other)
 
@@ -408,12 +408,12 @@ def test_without_chance_nothing_changes():
 
 def test_placements_are_exact_where_pixels_fall_on_pixels():
     x = numbers(2, 1, 6, 6)
-    quarter = turned(torch.full((2,), math.pi / 2))
-    torch.testing.assert_close(sampled(x, quarter), torch.rot90(x, 1, (2, 3)), atol=1e-5, rtol=0)
-    right = sampled(x, shifted(torch.full((2,), 2.0), torch.full((2,), -1.0)))
+    quarter = rotation(torch.full((2,), math.pi / 2))
+    torch.testing.assert_close(resample(x, quarter), torch.rot90(x, 1, (2, 3)), atol=1e-5, rtol=0)
+    right = resample(x, translation(torch.full((2,), 2.0), torch.full((2,), -1.0)))
     torch.testing.assert_close(right[:, :, 1:, :4], x[:, :, :5, 2:])
     torch.testing.assert_close(right[:, :, 1:, 4], x[:, :, :5, 4])  # in the mirror at column 5
-    half = sampled(x, shifted(torch.full((2,), 0.5), torch.zeros(2)))
+    half = resample(x, translation(torch.full((2,), 0.5), torch.zeros(2)))
     torch.testing.assert_close(half[..., :5], (x[..., :5] + x[..., 1:]) / 2)
 
 
@@ -437,7 +437,7 @@ def test_colour_keeps_to_its_axes():
     along = m @ grey
     torch.testing.assert_close(along[:, :1].expand(-1, 3), along[:, :3], rtol=1e-3, atol=1e-4)
     x = numbers(300, 1, 4, 4).float()
-    mono, colour = recoloured(x, m), recoloured(x.expand(-1, 3, -1, -1), m).mean(1, keepdim=True)
+    mono, colour = recolour(x, m), recolour(x.expand(-1, 3, -1, -1), m).mean(1, keepdim=True)
     torch.testing.assert_close(mono, colour, rtol=1e-3, atol=1e-4)
 
 
@@ -449,7 +449,9 @@ def test_r1_reaches_through_augmentation():
     noise = Noise.keyed(0, 0, range(4))
     steep = model.steepness(*batch, noise)
     x = batch.x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(model.judged(x, batch.c, Noise.keyed(0, 0, range(4))).sum(), x)
+    (slope,) = torch.autograd.grad(
+        model.augmented_scores(x, batch.c, Noise.keyed(0, 0, range(4))).sum(), x
+    )
     assert steep.item() == pytest.approx(slope.square().sum().item() / 4, rel=1e-4)
     weight = model.critic.from_picture.weight
     assert torch.autograd.grad(steep, weight)[0].abs().max() > 0

@@ -204,7 +204,7 @@ class ConvolutionalEncoder(nn.Module):
         self, x: Images, vector: Float[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b size"]:
         """Numbers of each picture."""
-        told, h = _activated(vector), x
+        told, h = _activate(vector), x
         for downsample, blocks in zip(self.downsample, self.blocks):
             h = downsample(h)
             for block in blocks.children():
@@ -242,7 +242,7 @@ class ConvolutionalDecoder(nn.Module):
         self, z: Float[Tensor, "b d"], vector: Float[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b h w p"]:
         """theta of each pixel."""
-        told = _activated(vector)
+        told = _activate(vector)
         h = self.linear_in(z).view(len(z), *self.sizes[0], -1).permute(0, 3, 1, 2)
         for blocks, upsample, (height, width) in zip(self.blocks, self.upsample, self.sizes[1:]):
             for block in blocks.children():
@@ -255,5 +255,5 @@ def _blocks(count: int, channels: int, vector: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(channels, channels, vector or None) for _ in range(count))
 
 
-def _activated(vector: Float[Tensor, "b v"] | None) -> Float[Tensor, "b v"] | None:
+def _activate(vector: Float[Tensor, "b v"] | None) -> Float[Tensor, "b v"] | None:
     return None if vector is None else F.silu(vector)

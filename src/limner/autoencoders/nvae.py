@@ -82,14 +82,14 @@ class Group(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Normal]:
         """The decoder's features, and p(z_l | z_<l); z is for its shape."""
         s = self.cells(s)
-        return s, standard(z) if self.prior is None else _limited(self.prior(F.elu(s)))
+        return s, standard(z) if self.prior is None else _soft_clamp(self.prior(F.elu(s)))
 
     def approximate_posterior(
         self, seen: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
     ) -> Normal:
         """q(z_l | z_<l, x): the prior moved by d_mu, and made d_sigma times as wide."""
         both = seen if self.merge is None else seen + self.merge(s)
-        moved, wider = _limited(self.posterior(F.elu(both)))
+        moved, wider = _soft_clamp(self.posterior(F.elu(both)))
         return Normal(p.mean + moved, p.log_deviation + wider)
 
     def with_code(
@@ -381,7 +381,7 @@ def _from_prior(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) ->
     return p.draw(epsilon)
 
 
-def _limited(both: Float[Tensor, "b c h w"]) -> Normal:
+def _soft_clamp(both: Float[Tensor, "b c h w"]) -> Normal:
     """A mean and a log-deviation, each within +-5, in float32 or more."""
     wide = both.to(torch.promote_types(both.dtype, torch.float32))
     return Normal(*(_LIMIT * (wide / _LIMIT).tanh()).chunk(2, 1))

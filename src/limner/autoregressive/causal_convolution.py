@@ -141,7 +141,7 @@ class _Convolution(nn.Module):
         kernel = self.kernel()
         if kernel.shape[2:] != (1, 1):
             x = F.pad(x, (0, 0, self.left, self.right, self.rows - 1, 0))
-        return _convolved(x, kernel, self.bias, self.stride)
+        return _convolve(x, kernel, self.bias, self.stride)
 
     def halo(
         self, x: Float[Tensor, "*at i"], walk: Walk, rows: int
@@ -150,7 +150,7 @@ class _Convolution(nn.Module):
         return x.new_zeros(len(x), rows, self.left + walk.width + self.right, x.shape[-1])
 
 
-def _convolved(x: Tensor, kernel: Tensor, bias: Tensor, stride: int) -> Tensor:
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, stride: int) -> Tensor:
     return F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride).permute(0, 2, 3, 1)
 
 
@@ -311,7 +311,7 @@ class RowConv2d(_Convolution):
         recent = self.halo(x, walk, self.rows) if recent is None else recent.roll(-1, 1)
         recent[:, -1, self.left : self.left + walk.width] = x
         walk.memory[self] = recent
-        return _convolved(recent, self.kernel(), self.bias, self.stride)[:, 0]
+        return _convolve(recent, self.kernel(), self.bias, self.stride)[:, 0]
 
 
 def shifted_down(x: Float[Tensor, "b h w i"]) -> Float[Tensor, "b h w i"]:

@@ -59,11 +59,11 @@ class Scan:
 
     def pack(self, x: Float[Tensor, "b pixels d f"]) -> Float[Tensor, "d pixels b f"]:
         """A picture's features front by front, in each direction."""
-        return _picked(x.permute(2, 1, 0, 3), self.orders)
+        return _pick(x.permute(2, 1, 0, 3), self.orders)
 
     def unpack(self, x: Float[Tensor, "d pixels b f"]) -> Float[Tensor, "b pixels d f"]:
         """The inverse of `pack`."""
-        return _picked(x, self.inverse).permute(2, 1, 0, 3)
+        return _pick(x, self.inverse).permute(2, 1, 0, 3)
 
     def strip(self, states: Float[Tensor, "d places b f"]) -> Float[Tensor, "d pixels b f"]:
         """The states, without the zeros between fronts."""
@@ -76,7 +76,7 @@ class Scan:
         return torch.cat([states[:, front.seen[tap]] for front in self.fronts], 1)
 
 
-def _picked(x: Float[Tensor, "d pixels b f"], orders: Tensor) -> Float[Tensor, "d pixels b f"]:
+def _pick(x: Float[Tensor, "d pixels b f"], orders: Tensor) -> Float[Tensor, "d pixels b f"]:
     picked = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for d, order in enumerate(orders.to(x.device)):
         torch.index_select(x[d], 0, order, out=picked[d])

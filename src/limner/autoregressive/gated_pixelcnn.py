@@ -32,7 +32,7 @@ from limner.contract.registry import Paper, register
 from limner.maths.pixel_laws import softmax_law
 
 
-def gated(x: Float[Tensor, "*at g"]) -> Float[Tensor, "*at f"]:
+def gate(x: Float[Tensor, "*at g"]) -> Float[Tensor, "*at f"]:
     """Equation 2: the first half's tanh times the second half's sigmoid."""
     f, g = x.chunk(2, -1)
     return f.tanh() * g.sigmoid()
@@ -62,7 +62,7 @@ class Vertical(nn.Module):
         if self.condition_bias is not None:
             vertical, horizontal = self.condition_bias(vector).chunk(2, -1)
             seen, link = seen + vertical, link + horizontal
-        return gated(seen), link
+        return gate(seen), link
 
 
 class Horizontal(nn.Module):
@@ -85,7 +85,7 @@ class Horizontal(nn.Module):
         self, h: Float[Tensor, "*at i"], link: Float[Tensor, "*to g"], walk: Walk | None
     ) -> Float[Tensor, "*to o"]:
         """The features."""
-        new = self.conv_out(gated(self.conv(h, walk) + link), walk)
+        new = self.conv_out(gate(self.conv(h, walk) + link), walk)
         return h + new if self.residual else new
 
 

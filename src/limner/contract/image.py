@@ -189,7 +189,7 @@ class Condition:
         return self._dropped(drop)
 
     def guidance_pair(self) -> "tuple[Condition, Condition]":
-        """The condition that guidance goes towards, and the one it goes away from: null or `avoid`."""
+        """The condition to guide towards, and the one to guide away from: null, or `avoid`."""
         asked, contrast = replace(self, avoid=None), self.null()
         if self.avoid is None or asked.text is None:
             return asked, contrast

@@ -25,14 +25,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def _signed(number: int) -> int:
+def _as_signed(number: int) -> int:
     """The int64 with the same lowest 64 bits, for torch has no arithmetic on uint64."""
     return (number + 2**63) % 2**64 - 2**63
 
 
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_MULTIPLY_1 = _signed(0xBF58476D1CE4E5B9)
-_MULTIPLY_2 = _signed(0x94D049BB133111EB)
+_GAMMA = _as_signed(0x9E3779B97F4A7C15)
+_MULTIPLY_1 = _as_signed(0xBF58476D1CE4E5B9)
+_MULTIPLY_2 = _as_signed(0x94D049BB133111EB)
 
 
 class Purpose(IntEnum):
@@ -133,20 +133,20 @@ class Noise:
             device: where numbers are drawn.
         """
         index = torch.as_tensor(images, dtype=torch.int64, device=device)
-        step_key = _mix(torch.tensor(_signed(seed), dtype=torch.int64, device=device) + _GAMMA)
-        image_key = _mix(step_key + _signed((step + 1) * _GAMMA))
+        step_key = _mix(torch.tensor(_as_signed(seed), dtype=torch.int64, device=device) + _GAMMA)
+        image_key = _mix(step_key + _as_signed((step + 1) * _GAMMA))
         return cls(_mix(image_key + (index + 1) * _GAMMA))
 
     @classmethod
     def sampling(cls, seed: int | Sequence[int | Blend], n: int, device: str = "cpu") -> "Noise":
         """Streams for n pictures: of the seeds given, or of seed, seed + 1, ..."""
         if not isinstance(seed, int):
-            return cls._blended(seed, device)
+            return cls._blend(seed, device)
         seeds = torch.arange(seed, seed + n, dtype=torch.int64, device=device)
-        return cls(_mix(_mix(seeds + _GAMMA) + _signed(Purpose.SAMPLING * _GAMMA)))
+        return cls(_mix(_mix(seeds + _GAMMA) + _as_signed(Purpose.SAMPLING * _GAMMA)))
 
     @classmethod
-    def _blended(cls, seeds: Sequence[int | Blend], device: str) -> "Noise":
+    def _blend(cls, seeds: Sequence[int | Blend], device: str) -> "Noise":
         """Streams of seeds of which some are blended with others."""
         blends = [each if isinstance(each, Blend) else Blend(each, each, 0.0) for each in seeds]
 
@@ -174,7 +174,7 @@ class Noise:
 
     def bits(self, n: int) -> Int[Tensor, "b n"]:
         """The next n 64-bit numbers of each stream."""
-        start = _mix(self.streams + _signed((self.draws + 1) * _GAMMA))
+        start = _mix(self.streams + _as_signed((self.draws + 1) * _GAMMA))
         self.draws += 1
         counter = torch.arange(1, n + 1, dtype=torch.int64, device=start.device)
         return _mix(start[:, None] + counter * _GAMMA)

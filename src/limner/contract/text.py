@@ -205,12 +205,12 @@ class Tokenizer:
         return [self._tokenizer.id_to_token(token) for token in row.tolist() if token]
 
 
-def _warned(line: str) -> None:
+def _warn(line: str) -> None:
     warnings.warn(line, stacklevel=3)
 
 
 def prompted(
-    spec: ImageSpec, prompts: str | Sequence[str], report: Callable[[str], None] = _warned
+    spec: ImageSpec, prompts: str | Sequence[str], report: Callable[[str], None] = _warn
 ) -> Condition:
     """Prompts as a condition, a row each, padded to the longest.
 

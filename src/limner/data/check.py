@@ -73,15 +73,18 @@ class CheckReport:
         lines = [
             ("source", self.source),
             ("pictures", f"{self.pictures} sound, {len(self.broken)} broken"),
-            ("sizes", _counted(self.sizes)),
-            ("modes", _counted(self.modes)),
-            ("formats", _counted(self.formats)),
-            ("labels", f"{len(self.labels)}: {_counted(self.labels)}" if self.labels else "none"),
+            ("sizes", _list_counts(self.sizes)),
+            ("modes", _list_counts(self.modes)),
+            ("formats", _list_counts(self.formats)),
+            (
+                "labels",
+                f"{len(self.labels)}: {_list_counts(self.labels)}" if self.labels else "none",
+            ),
             ("captions", of if self.captioned else "none"),
         ]
         for title, found in {
             "for example": [f"{name}: {said}" for name, said in self.captions],
-            "same pixels": [" = ".join(_cut(names)) for names in self.duplicates],
+            "same pixels": [" = ".join(_shorten(names)) for names in self.duplicates],
             "look the same": [" ~ ".join(names) for names in self.similar],
             "turned by EXIF": self.rotated,
             "first frame of": self.animated,
@@ -90,7 +93,7 @@ class CheckReport:
             "to be put right": self.problems,
         }.items():
             titles = itertools.chain([f"{title} ({len(found)})"], itertools.repeat(""))
-            lines += zip(titles, _cut(found))
+            lines += zip(titles, _shorten(found))
         width = max(len(title) for title, _ in lines)
         return "\n".join(f"{title:<{width}}  {said}".rstrip() for title, said in lines)
 
@@ -182,10 +185,10 @@ def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
     return pairs
 
 
-def _cut(found: list[str]) -> list[str]:
+def _shorten(found: list[str]) -> list[str]:
     more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     return found[:_SHOWN] + more
 
 
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(_cut([f"{name} ({count})" for name, count in counts.items()]))
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(_shorten([f"{name} ({count})" for name, count in counts.items()]))

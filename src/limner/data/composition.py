@@ -193,7 +193,7 @@ class Composer:
                 continue
             if split in ("train", "test") and (held or kept_back(scene) != (split == "test")):
                 continue
-            return self._placed(scene, chance)
+            return self._place(scene, chance)
         raise LimnerError(
             f"no scene of these objects and skills is in split '{split}'; give more of them "
             "(data.vocabulary, data.skills)"
@@ -225,7 +225,7 @@ class Composer:
                     container = self._containers[below(len(self._containers), chance)]
                     if things[0].name == container:
                         things.reverse()
-                    things[1] = self._as_drawn(self._by_name[container], style)
+                    things[1] = self._with_own_colour(self._by_name[container], style)
                 relation = kind, 0, 1
             elif skill == "two" and below(5, chance) == 0:
                 big = below(2, chance)
@@ -248,7 +248,7 @@ class Composer:
         colour = colours[below(len(colours), chance)]
         return Thing(drawn.name, colour, colour == natural, size)
 
-    def _as_drawn(self, drawn: Object, style: str) -> Thing:
+    def _with_own_colour(self, drawn: Object, style: str) -> Thing:
         return Thing(drawn.name, drawn.natural[style])
 
     def _different(
@@ -280,7 +280,7 @@ class Composer:
             if not hidden and (style != "line" or GROUNDS[ground].light):
                 return ground
 
-    def _placed(self, scene: Scene, chance: random.Random) -> Scene:
+    def _place(self, scene: Scene, chance: random.Random) -> Scene:
         """The scene with a place for everything."""
         sizes = [_side(scene, thing, chance) for thing in scene.things]
         shapes = [_shape(thing.name, scene.style, s) for thing, s in zip(scene.things, sizes)]
@@ -291,12 +291,12 @@ class Composer:
                 boxes.reverse()
                 boxes = _in_line(shapes[::-1], kind == "right of", chance)[::-1]
         elif kind == "on top of":
-            boxes = _stacked(shapes, chance)
+            boxes = _stack(shapes, chance)
         elif kind == "inside":
-            return _contained(scene, chance)
+            return _nest(scene, chance)
         else:
             free = chance.random() < self.overlap
-            boxes = _scattered(shapes, chance, free)
+            boxes = _scatter(shapes, chance, free)
         things = tuple(replace(thing, box=box) for thing, box in zip(scene.things, boxes))
         return replace(scene, things=things)
 
@@ -361,7 +361,7 @@ def _in_line(shapes: Shapes, across: bool, chance: random.Random) -> list[Box]:
     return boxes
 
 
-def _stacked(shapes: Shapes, chance: random.Random) -> list[Box]:
+def _stack(shapes: Shapes, chance: random.Random) -> list[Box]:
     """The first thing stands on the second one."""
     (top_w, top_h), (low_w, low_h) = shapes
     height = top_h + 0.96 * low_h
@@ -373,7 +373,7 @@ def _stacked(shapes: Shapes, chance: random.Random) -> list[Box]:
     return [_at(top, y, shapes[0]), _at(middle - low_w / 2, y + top_h - 0.04 * low_h, shapes[1])]
 
 
-def _contained(scene: Scene, chance: random.Random) -> Scene:
+def _nest(scene: Scene, chance: random.Random) -> Scene:
     """The first thing inside the second: its upper half sticks out of it, or it is shown in it."""
     inner, outer = scene.things
     width, height = _shape(outer.name, scene.style, _between(0.5, 0.65, chance))
@@ -396,7 +396,7 @@ def _contained(scene: Scene, chance: random.Random) -> Scene:
     return replace(scene, things=tuple(things[::-1]), relation=("inside", 1, 0))
 
 
-def _scattered(shapes: Shapes, chance: random.Random, free: bool) -> list[Box]:
+def _scatter(shapes: Shapes, chance: random.Random, free: bool) -> list[Box]:
     """Places that do not overlap, unless they may; where there is no room, everything shrinks."""
     factor = 1.0
     while True:

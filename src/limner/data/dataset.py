@@ -89,13 +89,13 @@ class Dataset(ABC):
             view: how they are looked at; None for the middle, not mirrored.
         """
         if view is None:
-            return self._levelled(indices, self.pixels(indices), noise)
-        x = self._levelled(indices, self.parts(indices, view.corner), noise)
+            return self._quantise(indices, self.pixels(indices), noise)
+        x = self._quantise(indices, self.parts(indices, view.corner), noise)
         if view.mirrored.any():
             x = torch.where(view.mirrored[:, None, None, None], x.flip(-1), x)
         return x
 
-    def _levelled(
+    def _quantise(
         self, indices: Int[Tensor, "b"], pixels: UInt8[Tensor, "b c h w"], noise: Noise
     ) -> Images:
         x = from_uint8(pixels)

@@ -63,7 +63,7 @@ class Header(NamedTuple):
 
 
 @cache
-def _known() -> list[str]:
+def _formats() -> list[str]:
     """The formats that this Pillow was built with."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
@@ -78,7 +78,7 @@ def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
     try:
         with opener() as stream:
             try:
-                image = Image.open(stream, formats=_known())
+                image = Image.open(stream, formats=_formats())
             except UnidentifiedImageError:
                 stream.seek(0)
                 raise UndecodableError("no picture" if stream.read(1) else "empty file") from None

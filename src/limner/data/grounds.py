@@ -89,7 +89,7 @@ def _shade(colour: Colour, shades: random.Random, pure: bool = False) -> tuple[i
     return rgb(colour._replace(lightness=light, hue=colour.hue + 12 * (shades.random() - 0.5)))
 
 
-def _banded(
+def _bands(
     upper: Colour, lower: Colour, horizon: float, shades: random.Random, size: int, wave: float
 ) -> Image.Image:
     """A sky above a ground, with a slightly curved horizon; drawn at twice the size."""
@@ -104,19 +104,19 @@ def _banded(
 
 def _grass(shades: random.Random, size: int) -> Image.Image:
     sky, grass = Colour(0.90, 0.05, 235), Colour(0.74, 0.15, 138)
-    image = _banded(sky, grass, 0.35 + 0.3 * shades.random(), shades, size, 0.03)
+    image = _bands(sky, grass, 0.35 + 0.3 * shades.random(), shades, size, 0.03)
     return image.resize((size, size), Image.Resampling.BOX)
 
 
 def _beach(shades: random.Random, size: int) -> Image.Image:
     sky, sand = Colour(0.86, 0.08, 225), Colour(0.88, 0.07, 85)
-    image = _banded(sky, sand, 0.4 + 0.25 * shades.random(), shades, size, 0.02)
+    image = _bands(sky, sand, 0.4 + 0.25 * shades.random(), shades, size, 0.02)
     return image.resize((size, size), Image.Resampling.BOX)
 
 
 def _snow(shades: random.Random, size: int) -> Image.Image:
     sky, snow = Colour(0.80, 0.05, 240), Colour(0.97, 0.008, 240)
-    image = _banded(sky, snow, 0.4 + 0.25 * shades.random(), shades, size, 0.03)
+    image = _bands(sky, snow, 0.4 + 0.25 * shades.random(), shades, size, 0.03)
     draw, big = ImageDraw.Draw(image), 2 * size
     for _ in range(14):
         x, y, r = big * shades.random(), big * shades.random(), big * 0.009
@@ -126,7 +126,7 @@ def _snow(shades: random.Random, size: int) -> Image.Image:
 
 def _sea(shades: random.Random, size: int) -> Image.Image:
     sky, sea = Colour(0.91, 0.04, 225), Colour(0.62, 0.13, 240)
-    image = _banded(sky, sea, 0.2 + 0.25 * shades.random(), shades, size, 0.01)
+    image = _bands(sky, sea, 0.2 + 0.25 * shades.random(), shades, size, 0.01)
     draw, big = ImageDraw.Draw(image), 2 * size
     crest = rgb(Colour(0.72, 0.10, 235))
     for _ in range(9):

@@ -45,7 +45,7 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     Raises:
         LimnerError: no such source, or an option that it does not have.
     """
-    kind, address, own = _typed(typed)
+    kind, address, own = _parse(typed)
     if kind not in SOURCES:
         raise unknown("data source", typed, [*FORMS.values(), *(f"{p}:A,B" for p in PAIRS)])
     if (FORMS[kind] == kind) == bool(address):
@@ -67,7 +67,7 @@ def _split(pair: str) -> list[str]:
     return re.split(rf",(?=(?:{'|'.join(SOURCES)})(?::|$))", pair)
 
 
-def _typed(source: str) -> tuple[str, str, dict[str, Any]]:
+def _parse(source: str) -> tuple[str, str, dict[str, Any]]:
     """Kind, address, and options: `emoji:style=flat,people=1` has no address but two of these."""
     kind, _, rest = source.partition(":")
     if FORMS.get(kind) != kind or "=" not in rest:
@@ -140,6 +140,6 @@ def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str
 
 def _domain_name(part: str, given: Mapping[str, Any]) -> str:
     """What one of two domains is called: the options that are its own, its folder, or its kind."""
-    kind, address, own = _typed(part)
+    kind, address, own = _parse(part)
     values = [value for value in (own | dict(given)).values() if isinstance(value, str)]
     return " ".join(values) or PurePosixPath(address).stem or kind

@@ -26,7 +26,7 @@ from limner.flows.normalizing import (
     NormalizingFlow,
     Shape,
     check_scales,
-    halved,
+    half_shape,
     halving,
 )
 from limner.maths.couplings import Additive, Affine, Elementwise, Spline
@@ -52,7 +52,7 @@ def step(channels: int, hidden: int, vector: int, f: Elementwise) -> Chain:
 
 def scales(shape: Shape, L: int, K: int, hidden: int, vector: int, f: Elementwise) -> Chain:
     """The multi-scale flow: figure 2b."""
-    squeeze, (c, h, w) = halving(shape), halved(shape)
+    squeeze, (c, h, w) = halving(shape), half_shape(shape)
     steps = [step(c, hidden, vector, f) for _ in range(K)]
     if L == 1:
         return Chain(squeeze, *steps, Inverse(squeeze))

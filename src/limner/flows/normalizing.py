@@ -194,7 +194,7 @@ def halving(shape: Shape) -> Squeeze:
     return Squeeze(2 - h % 2, 2 - w % 2)
 
 
-def halved(shape: Shape) -> Shape:
+def half_shape(shape: Shape) -> Shape:
     """The shape after `halving`."""
     c, h, w = shape
     rows, columns = 2 - h % 2, 2 - w % 2
@@ -209,7 +209,7 @@ def check_scales(shape: Shape, scales: int) -> None:
     """
     left = shape
     for scale in range(1, scales + 1):
-        c, h, w = halved(left)
+        c, h, w = half_shape(left)
         if c < 2:
             raise LimnerError(
                 f"a flow of grey pictures needs an even height or width, not {h} x {w}; "
@@ -227,7 +227,7 @@ def scale_of(shape: Shape, scales: int) -> Float[Tensor, "c h w"]:
     """At which scale each number is done: 1 is the finest, `scales` the coarsest."""
     if scales == 1:
         return torch.ones(shape)
-    c, h, w = halved(shape)
+    c, h, w = half_shape(shape)
     done = torch.ones(1, c, h, w)
     done[0, : c // 2] += scale_of((c // 2, h, w), scales - 1)
     return halving(shape).inverse(done)[0]

@@ -29,7 +29,7 @@ from limner.flows.normalizing import (
     NormalizingFlow,
     Shape,
     check_scales,
-    halved,
+    half_shape,
     halving,
     zero,
 )
@@ -122,7 +122,7 @@ class Layers:
         if L == 1:  # one pixel has no checkerboard
             last = self.channels if shape[1:] == (1, 1) else self.checkerboards
             return Chain(*last(shape, 4))
-        squeeze, (c, h, w) = halving(shape), halved(shape)
+        squeeze, (c, h, w) = halving(shape), half_shape(shape)
         return Chain(
             *self.checkerboards(shape, 3),
             squeeze,

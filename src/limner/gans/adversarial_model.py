@@ -47,20 +47,20 @@ class Adversarial(GenerativeModel):
         found: list[str] = []
         game = GAME if rows and GAME in rows[-1] else "critic.loss"
         opinions = [name for name in _OPINIONS if rows and name in rows[-1]]
-        if opinions and _held(rows, game, _LOST) == LINES:
+        if opinions and _lines_below(rows, game, _LOST) == LINES:
             last = ", ".join(f"{name} = {rows[-1][name]:.2g}" for name in opinions)
             found.append(
                 f"the critic has won ({last}): it is almost never wrong, and the generator learns "
                 "little from it; try a smaller train.players.critic.lr, or more regularisation"
             )
-        alike = _held(rows, "variety", _ALIKE)
+        alike = _lines_below(rows, "variety", _ALIKE)
         if alike == (LINES if alike < len(rows) else FIRST_LINES):
             found.append(
                 f"modes have collapsed: paintings are {rows[-1]['variety']:.2g} times as far from "
                 "one another as pictures are; try a larger train.batch, or another objective"
             )
-        counted = _counted(rows)
-        if rows and counted != _counted(rows[:-1]) and _lost_half(counted):
+        counted = _mode_counts(rows)
+        if rows and counted != _mode_counts(rows[:-1]) and _lost_half(counted):
             found.append(
                 f"modes have collapsed: a classifier finds {counted[-1]:.0f} of them, and found "
                 f"{max(counted):.0f} before; try an earlier state, or a smaller train.lr"
@@ -68,13 +68,13 @@ class Adversarial(GenerativeModel):
         return found
 
 
-def _held(rows: Sequence[Mapping[str, float | None]], name: str, limit: float) -> int:
+def _lines_below(rows: Sequence[Mapping[str, float | None]], name: str, limit: float) -> int:
     """In how many of the last lines a number was from 0 to a limit."""
     low = [(value := row.get(name)) is not None and 0 <= value < limit for row in rows]
     return len(list(takewhile(bool, reversed(low))))
 
 
-def _counted(rows: Sequence[Mapping[str, float | None]]) -> list[float]:
+def _mode_counts(rows: Sequence[Mapping[str, float | None]]) -> list[float]:
     """How many modes were found whenever they were counted, as a recipe's [evaluate] asks for."""
     found = [row[name] for row in rows for name in row if name.startswith(MODES)]
     return [count for count in found if count is not None]
@@ -95,7 +95,7 @@ def by_pixel(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     return x.clone(memory_format=torch.channels_last)
 
 
-def told_apart(
+def score_both(
     critic: Callable[[Images, Condition], Scores], real: Images, fake: Images, c: Condition
 ) -> tuple[Scores, Scores]:
     """Scores of pictures and of paintings, both of c, in one pass; in full precision.

@@ -93,8 +93,8 @@ class Augmentation(nn.Module):
             return x
         with torch.autocast(x.device.type, enabled=False):  # half a pixel is much
             chances = Chances(self.p, noise)
-            x = sampled(x.float(), placements(chances, x.shape[2], x.shape[3]))
-            return recoloured(x, colours(chances)) if x.shape[1] in (1, 3) else x
+            x = resample(x.float(), placements(chances, x.shape[2], x.shape[3]))
+            return recolour(x, colours(chances)) if x.shape[1] in (1, 3) else x
 
     @torch.no_grad()
     def notice(self, real: Float[Tensor, "b"], step: int) -> None:
@@ -122,20 +122,20 @@ def placements(chances: Chances, h: int, w: int) -> Matrices:
         chances: what is drawn.
         h, w: height and width of the pictures.
     """
-    m = stretched(1 - 2 * chances.choice(2), torch.ones(()))  # a mirror image
-    m = m @ turned(chances.choice(4) * (math.pi / 2))
+    m = scaling(1 - 2 * chances.choice(2), torch.ones(()))  # a mirror image
+    m = m @ rotation(chances.choice(4) * (math.pi / 2))
     fits = chances.happens(chances.p)
     moves = [(2 * chances.uniform() - 1) * _SHIFT * side for side in (w, h)]
-    m = m @ shifted(*(torch.where(fits, move.round(), 0.0) for move in moves))
+    m = m @ translation(*(torch.where(fits, move.round(), 0.0) for move in moves))
     scale = torch.exp2(chances.normal(_SCALE))
-    m = m @ stretched(scale, scale)
+    m = m @ scaling(scale, scale)
     once = 1 - (1 - chances.p.clamp(max=1)).sqrt()  # so that one of two rotations happens with p
-    m = m @ turned(chances.angle(once))
+    m = m @ rotation(chances.angle(once))
     scale = torch.exp2(chances.normal(_SCALE))
-    m = m @ stretched(scale, 1 / scale) @ turned(chances.angle(once))
+    m = m @ scaling(scale, 1 / scale) @ rotation(chances.angle(once))
     fits = chances.happens(chances.p)
     moves = [next(chances.normals) * _SHIFT * side for side in (w, h)]
-    return m @ shifted(*(torch.where(fits, move, 0.0) for move in moves))
+    return m @ translation(*(torch.where(fits, move, 0.0) for move in moves))
 
 
 def colours(chances: Chances) -> Matrices:
@@ -155,7 +155,7 @@ def colours(chances: Chances) -> Matrices:
     return (along + (eye - along) * saturation) @ m
 
 
-def recoloured(x: Images, m: Matrices) -> Images:
+def recolour(x: Images, m: Matrices) -> Images:
     """Colours changed; greys, by what all three channels do on average."""
     if x.shape[1] == 1:
         m = m[:, :3].mean(1, keepdim=True)
@@ -165,7 +165,7 @@ def recoloured(x: Images, m: Matrices) -> Images:
     return mixed + offset.to(x)[:, :, None, None]
 
 
-def sampled(x: Images, m: Matrices) -> Images:
+def resample(x: Images, m: Matrices) -> Images:
     """y at u = x at m u, bilinear between pixels; outside, the picture is reflected.
 
     Args:
@@ -180,7 +180,7 @@ def sampled(x: Images, m: Matrices) -> Images:
     )
     u = torch.stack([right.flatten(), down.flatten(), torch.ones_like(right).flatten()])
     places = m.to(u) @ u  # b 3 h*w
-    column, row = (_reflected(places[:, i] + (side - 1) / 2, side) for i, side in enumerate((w, h)))
+    column, row = (_reflect(places[:, i] + (side - 1) / 2, side) for i, side in enumerate((w, h)))
     left, top = column.floor(), row.floor()
     y = torch.zeros_like(x).flatten(2)
     pixels = x.flatten(2)
@@ -192,27 +192,27 @@ def sampled(x: Images, m: Matrices) -> Images:
     return y.unflatten(2, (h, w))
 
 
-def _reflected(place: Float[Tensor, "b n"], side: int) -> Float[Tensor, "b n"]:
+def _reflect(place: Float[Tensor, "b n"], side: int) -> Float[Tensor, "b n"]:
     """Places moved to 0 .. side - 1, as between two mirrors that stand on the outermost pixels."""
     if side == 1:
         return torch.zeros_like(place)
     return (side - 1) - (place.remainder(2 * (side - 1)) - (side - 1)).abs()
 
 
-def stretched(right: Float[Tensor, "b"], down: Float[Tensor, "*b"]) -> Matrices:
+def scaling(right: Float[Tensor, "b"], down: Float[Tensor, "*b"]) -> Matrices:
     """diag(right, down, 1)."""
     down = down.expand_as(right).to(right)
     return torch.stack([right, down, torch.ones_like(right)], 1).diag_embed()
 
 
-def shifted(right: Float[Tensor, "b"], down: Float[Tensor, "b"]) -> Matrices:
+def translation(right: Float[Tensor, "b"], down: Float[Tensor, "b"]) -> Matrices:
     """Moved by so many pixels."""
     m = torch.eye(3, device=right.device).repeat(len(right), 1, 1)
     m[:, 0, 2], m[:, 1, 2] = right, down
     return m
 
 
-def turned(angle: Float[Tensor, "b"]) -> Matrices:
+def rotation(angle: Float[Tensor, "b"]) -> Matrices:
     """Turned about the middle, in radians."""
     m = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
     m[:, 0, 0] = m[:, 1, 1] = angle.cos()

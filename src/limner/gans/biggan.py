@@ -35,7 +35,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Count, Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
-from limner.gans.adversarial_model import Adversarial, told_apart, variety
+from limner.gans.adversarial_model import Adversarial, score_both, variety
 from limner.gans.biggan_networks import TRUNCATIONS, ConditionalNorm, Critic, Generator
 from limner.gans.dcgan import halvings
 from limner.gans.losses import game, generator_loss, hinge, mean_scores
@@ -112,7 +112,7 @@ class BigGAN(Adversarial):
         for x, c, own in moves:
             with torch.no_grad():
                 fake = self.generator(own.normal(self.latent), c, None)
-            on_real, on_fake = told_apart(self.critic, x, fake, c)
+            on_real, on_fake = score_both(self.critic, x, fake, c)
             logs = mean_scores(on_real, on_fake) | {"variety": variety(x, fake)}
             yield Turn(hinge(on_real, on_fake), of="critic", logs=logs)
         _, c, own = moves[-1]
@@ -130,7 +130,7 @@ class BigGAN(Adversarial):
                     n, asked = (c, Condition()) if isinstance(c, int) else (len(c), c)
                     numbers = range(number * n, (number + 1) * n)
                     noise = Noise.keyed(0, Purpose.CALIBRATION, numbers, str(self.device))
-                    self.generator(truncated(noise.normal(self.latent), t), asked, None)
+                    self.generator(truncate(noise.normal(self.latent), t), asked, None)
             for norm in self.generator.modules():
                 if isinstance(norm, ConditionalNorm):
                     norm.keep(i)
@@ -151,10 +151,10 @@ class BigGAN(Adversarial):
             truncation: no number of z is farther from 0; less makes better pictures that are more
                 alike, 4 leaves all but one in 16,000 numbers as they are.
         """
-        yield self.generator(truncated(noise.normal(self.latent), truncation), c, truncation)
+        yield self.generator(truncate(noise.normal(self.latent), truncation), c, truncation)
 
 
-def truncated(z: Float[Tensor, "b d"], t: float) -> Float[Tensor, "b d"]:
+def truncate(z: Float[Tensor, "b d"], t: float) -> Float[Tensor, "b d"]:
     """Map normal numbers to truncated normal numbers, |z| <= t: Phi_t^-1(Phi(z))."""
     root = math.sqrt(2)
     return (torch.erf(z / root) * math.erf(t / root)).erfinv() * root

@@ -21,14 +21,14 @@ from limner.contract.image import Condition, Images, ImageSpec
 from limner.gans.adversarial_model import by_pixel
 from limner.gans.dcgan import halvings
 from limner.nn.condition import Conditioner
-from limner.nn.doubling import of_doubled
+from limner.nn.doubling import upsample_conv
 
 TRUNCATIONS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 """Those t for which norms have statistics; beyond 4, N(0, 1) has a mass of 6e-5."""
 _EPS = 1e-4  # of the norms, as in the released models
 
 
-def normed(layer: nn.Module) -> nn.Module:
+def normalise_layer(layer: nn.Module) -> nn.Module:
     """A layer with orthogonal first weights, whose largest singular value is kept at 1."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -53,8 +53,8 @@ class ConditionalNorm(nn.Module):
     def __init__(self, channels: int, told: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, eps=_EPS, affine=told == 0)
-        self.gain = normed(nn.Linear(told, channels, bias=False)) if told else None
-        self.bias = normed(nn.Linear(told, channels, bias=False)) if told else None
+        self.gain = normalise_layer(nn.Linear(told, channels, bias=False)) if told else None
+        self.bias = normalise_layer(nn.Linear(told, channels, bias=False)) if told else None
         self.register_buffer("means", torch.zeros(len(TRUNCATIONS), channels))
         self.register_buffer("variances", torch.ones(len(TRUNCATIONS), channels))
 
@@ -96,10 +96,10 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         few, half = max(1, channels // 8), max(1, channels // 2)
-        self.theta = normed(nn.Conv2d(channels, few, 1, bias=False))
-        self.phi = normed(nn.Conv2d(channels, few, 1, bias=False))
-        self.g = normed(nn.Conv2d(channels, half, 1, bias=False))
-        self.o = normed(nn.Conv2d(half, channels, 1, bias=False))
+        self.theta = normalise_layer(nn.Conv2d(channels, few, 1, bias=False))
+        self.phi = normalise_layer(nn.Conv2d(channels, few, 1, bias=False))
+        self.g = normalise_layer(nn.Conv2d(channels, half, 1, bias=False))
+        self.o = normalise_layer(nn.Conv2d(half, channels, 1, bias=False))
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -116,7 +116,9 @@ def _rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h*w c"]:
     return x.movedim(1, -1).flatten(1, 2)
 
 
-def halved(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h//2 w//2"]:
+def downsample_conv(
+    conv: nn.Module, x: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b out h//2 w//2"]:
     """The means over 2 x 2 pixels of a convolution by 3 x 3.
 
     Both together are one convolution by 4 x 4, with 4/9 of the operations.
@@ -139,17 +141,17 @@ class GeneratorBlock(nn.Module):
         self.norm = nn.ModuleList([ConditionalNorm(channels, told), ConditionalNorm(out, told)])
         self.conv = nn.ModuleList(
             [
-                normed(nn.Conv2d(channels, out, 3, padding=1)),
-                normed(nn.Conv2d(out, out, 3, padding=1)),
+                normalise_layer(nn.Conv2d(channels, out, 3, padding=1)),
+                normalise_layer(nn.Conv2d(out, out, 3, padding=1)),
             ]
         )
-        self.skip = normed(nn.Conv2d(channels, out, 1))
+        self.skip = normalise_layer(nn.Conv2d(channels, out, 1))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b told"], t: float | None
     ) -> Float[Tensor, "b out 2*h 2*w"]:
         """Twice as high and wide."""
-        h = of_doubled(self.conv[0], self.norm[0](x, y, t).relu())
+        h = upsample_conv(self.conv[0], self.norm[0](x, y, t).relu())
         h = self.norm[1](h, y, t).relu()
         return self.conv[1](h) + F.interpolate(self.skip(x), scale_factor=2.0)
 
@@ -177,12 +179,14 @@ class Generator(nn.Module):
         self.chunks = [latent - k * chunk, *[chunk] * k]
         told = chunk + (embedding if spec.labels or spec.text else 0)
         widths = [channels * 2**i for i in reversed(range(k + 1))]
-        self.first = normed(nn.Linear(self.chunks[0], widths[0] * math.prod(self.smallest)))
+        self.first = normalise_layer(
+            nn.Linear(self.chunks[0], widths[0] * math.prod(self.smallest))
+        )
         self.blocks = nn.ModuleList(GeneratorBlock(n, m, told) for n, m in pairwise(widths))
         self.attends_after = max(k - 1 - attention, 0)
         self.attention = SelfAttention(widths[self.attends_after + 1])
         self.norm = ConditionalNorm(channels, 0)
-        self.last = normed(nn.Conv2d(channels, spec.channels, 3, padding=1))
+        self.last = normalise_layer(nn.Conv2d(channels, spec.channels, 3, padding=1))
 
     def forward(self, z: Float[Tensor, "b latent"], c: Condition, t: float | None) -> Images:
         """Pictures in [-1, 1].
@@ -217,18 +221,20 @@ class CriticBlock(nn.Module):
         super().__init__()
         self.conv = nn.ModuleList(
             [
-                normed(nn.Conv2d(channels, out, 3, padding=1)),
-                normed(nn.Conv2d(out, out, 3, padding=1)),
+                normalise_layer(nn.Conv2d(channels, out, 3, padding=1)),
+                normalise_layer(nn.Conv2d(out, out, 3, padding=1)),
             ]
         )
-        self.skip = normed(nn.Conv2d(channels, out, 1)) if channels != out or halving else None
+        self.skip = (
+            normalise_layer(nn.Conv2d(channels, out, 1)) if channels != out or halving else None
+        )
         self.first, self.halving = first, halving
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
         """As high and wide as x, or half as much."""
         h = self.conv[0](x if self.first else x.relu()).relu()
         if self.halving:
-            h, x = halved(self.conv[1], h), F.avg_pool2d(x, 2)
+            h, x = downsample_conv(self.conv[1], h), F.avg_pool2d(x, 2)
         else:
             h = self.conv[1](h)
         return h + (x if self.skip is None else self.skip(x))
@@ -256,10 +262,10 @@ class Critic(nn.Module):
         )
         self.attends_after = min(max(attention, 1), k) - 1
         self.attention = SelfAttention(widths[self.attends_after + 1])
-        self.score = normed(nn.Linear(widths[-1], 1))
+        self.score = normalise_layer(nn.Linear(widths[-1], 1))
         self.conditioner = Conditioner(spec, widths[-1])
         if self.conditioner.label is not None:
-            normed(self.conditioner.label)
+            normalise_layer(self.conditioner.label)
 
     def forward(self, x: Images, c: Condition) -> Float[Tensor, "b"]:
         """A score for each picture; the higher, the more it looks real."""

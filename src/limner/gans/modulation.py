@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.gans.resampling import blurred
+from limner.gans.resampling import blur
 
 _GAIN = math.sqrt(2)
 """Keeps the variance that a leaky ReLU halves."""
 
 
-def activated(x: Float[Tensor, "b *rest"]) -> Float[Tensor, "b *rest"]:
+def activate(x: Float[Tensor, "b *rest"]) -> Float[Tensor, "b *rest"]:
     """sqrt(2) leaky_relu(x), of slope 0.2."""
     return F.leaky_relu(x, 0.2) * _GAIN
 
@@ -80,7 +80,7 @@ class Conv(nn.Module):
         w = self.weight * self.scale
         if not self.halving:
             return F.conv2d(x, w, self.bias, padding=self.border)
-        return F.conv2d(blurred(x, self.border + 1), w, self.bias, stride=2)
+        return F.conv2d(blur(x, self.border + 1), w, self.bias, stride=2)
 
 
 class ModulatedConv(nn.Module):
@@ -115,16 +115,16 @@ class ModulatedConv(nn.Module):
         self, x: Float[Tensor, "b c h w"], w: Float[Tensor, "b style"]
     ) -> Float[Tensor, "b out hh ww"]:
         """As high and wide as x, or twice as much."""
-        return self.convolved(x, self.affine(w))
+        return self.convolve(x, self.affine(w))
 
-    def convolved(
+    def convolve(
         self, x: Float[Tensor, "b c h w"], s: Float[Tensor, "b c"]
     ) -> Float[Tensor, "b out hh ww"]:
         """The same from the style s itself."""
         weight = self.weight * self.scale
         h = x * s[:, :, None, None]
         if self.doubling:
-            h = 4 * blurred(F.conv_transpose2d(h, weight.transpose(0, 1), stride=2), self.border)
+            h = 4 * blur(F.conv_transpose2d(h, weight.transpose(0, 1), stride=2), self.border)
         else:
             h = F.conv2d(h, weight, padding=self.border)
         if not self.demodulate:

@@ -26,16 +26,16 @@ def _filter(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "c 1 4 4"]:
     return (taps[:, None] * taps).expand(x.shape[1], 1, 4, 4)
 
 
-def blurred(x: Float[Tensor, "b c h w"], border: int) -> Float[Tensor, "b c hh ww"]:
+def blur(x: Float[Tensor, "b c h w"], border: int) -> Float[Tensor, "b c hh ww"]:
     """f * x, for x with a border of zeros: h + 2 border - 3 pixels high."""
     return F.conv2d(x, _filter(x), padding=border, groups=x.shape[1])
 
 
-def doubled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
     """Twice as high and wide."""
     return F.conv_transpose2d(x, 4 * _filter(x), stride=2, padding=1, groups=x.shape[1])
 
 
-def halved(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
+def downsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h//2 w//2"]:
     """Half as high and wide; h and w are even."""
     return F.conv2d(x, _filter(x), stride=2, padding=1, groups=x.shape[1])

@@ -37,10 +37,10 @@ from limner.contract.model import Turn
 from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.options import Count, Natural, NonNegative, Rate, Share
 from limner.contract.registry import Paper, register
-from limner.gans.adversarial_model import GAME, Adversarial, told_apart, variety
+from limner.gans.adversarial_model import GAME, Adversarial, score_both, variety
 from limner.gans.augmentation import Augmentation
 from limner.gans.losses import beliefs, discriminate, game, non_saturating, r1
-from limner.gans.resampling import halved
+from limner.gans.resampling import downsample
 from limner.gans.stylegan2_networks import Critic, Mapping, Styles, Synthesis, halvings
 
 _MEAN_OF = 1024  # styles for the mean of w, at most
@@ -160,10 +160,10 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         """The critic's move, then the generator's, each with its regularisation where it is due."""
         x, c = batch
         with torch.no_grad():
-            fake = self.synthesis(self.mixed(c, noise), noise)
+            fake = self.synthesis(self.mixed_styles(c, noise), noise)
         own = Noise(noise.bits(2).T.flatten())  # a stream for each picture and each painting
-        judged = partial(self.judged, noise=own, batches=2)
-        on_real, on_fake = told_apart(judged, x, fake, c)
+        augmented_scores = partial(self.augmented_scores, noise=own, batches=2)
+        on_real, on_fake = score_both(augmented_scores, x, fake, c)
         self.augmentation.notice(on_real.detach(), step)
         loss = discriminate(on_real, on_fake)
         logs = {GAME: loss.detach()} | beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
@@ -174,7 +174,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
             penalty = self.steepness(x, c, noise)
             loss = self.r1_every * self.gamma / 2 * penalty
             yield Turn(loss, of="critic", logs={"r1": penalty.detach()})
-        scores = self.judged(self.synthesis(self.mixed(c, noise), noise), c, noise)
+        scores = self.augmented_scores(self.synthesis(self.mixed_styles(c, noise), noise), c, noise)
         loss = non_saturating(scores.float())
         yield Turn(loss, of="generator", logs={"generator.game.loss": loss.detach()})
         if self.path_every and step % self.path_every == 0:
@@ -183,26 +183,28 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
             loss = self.path_every * self.path * (lengths - self.path_length).square().mean()
             yield Turn(loss, of="generator", logs={"path_length": lengths.detach().mean()})
 
-    def judged(self, x: Images, c: Condition, noise: Noise, batches: int = 1) -> Float[Tensor, "b"]:
+    def augmented_scores(
+        self, x: Images, c: Condition, noise: Noise, batches: int = 1
+    ) -> Float[Tensor, "b"]:
         """The critic's scores of augmented pictures, of so many batches."""
         return self.critic(self.augmentation(x, noise), c, batches)
 
     def steepness(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, ""]:
         """E |ds(x)/dx|^2 on real pictures, in full precision."""
         with torch.autocast(x.device.type, enabled=False):
-            return r1(partial(self.judged, c=c, noise=noise), x)
+            return r1(partial(self.augmented_scores, c=c, noise=noise), x)
 
     def stretch(self, c: Condition, noise: Noise) -> Float[Tensor, "half"]:
         """|J_w^T y| for half of the batch, as in the paper, in full precision."""
         half = slice(0, (len(noise) + 1) // 2)
         c, noise = c.rows(half), noise.rows(half)
         with torch.autocast(noise.streams.device.type, enabled=False):
-            w = self.mixed(c, noise)
+            w = self.mixed_styles(c, noise)
             return path_lengths(
                 lambda w: self.synthesis(w, noise), w, noise.normal(*self.spec.shape)
             )
 
-    def mixed(self, c: Condition, noise: Noise) -> Styles:
+    def mixed_styles(self, c: Condition, noise: Noise) -> Styles:
         """Styles for training: of one z, or from a random layer on of another."""
         n, layers = len(noise), self.style_layers
         one, other = (self.mapping(noise.normal(self.latent), c) for _ in range(2))
@@ -257,7 +259,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         for step in range(_SEARCH_STEPS):
             adam.param_groups[0]["lr"] = _SEARCH_RATE * math.cos(math.pi / 2 * step / _SEARCH_STEPS)
             with torch.enable_grad():
-                off = apart(pyramid(shown(self.decode(code, c))), wanted)
+                off = pyramid_distance(pyramid(soft_clamp(self.decode(code, c))), wanted)
                 loss = (off + _PRIOR * code.square().mean(1)).sum()
                 (code.grad,) = torch.autograd.grad(loss, code)
             adam.step()
@@ -272,8 +274,8 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
             of = self.fill_condition(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
             w = self.mapping(noise.normal(self.latent).to(self.w_axes), of)
             code = (w - self.centre(c.rows(own), len(w))) @ torch.linalg.inv(self.w_axes)
-            made = pyramid(shown(self.decode(code, c.rows(own).repeat(len(code)))))
-            nearest = apart(made, [size[own] for size in wanted]).argmin()
+            made = pyramid(soft_clamp(self.decode(code, c.rows(own).repeat(len(code)))))
+            nearest = pyramid_distance(made, [size[own] for size in wanted]).argmin()
             starts.append(code[nearest])
         return torch.stack(starts)
 
@@ -347,7 +349,7 @@ def path_lengths(paint: Callable[[Styles], Images], w: Styles, y: Images) -> Flo
     return slope.square().sum(2).mean(1).sqrt()
 
 
-def shown(x: Images) -> Images:
+def soft_clamp(x: Images) -> Images:
     """What is seen of a picture, and a tenth of what lies beyond [-1, 1], so that it can return."""
     return torch.lerp(x.clamp(-1, 1), x, 0.1)
 
@@ -356,11 +358,11 @@ def pyramid(x: Images) -> list[Tensor]:
     """A picture, and the same halved as long as its sides are even."""
     sizes = [x]
     while not (sizes[-1].shape[2] % 2 or sizes[-1].shape[3] % 2):
-        sizes.append(halved(sizes[-1]))
+        sizes.append(downsample(sizes[-1]))
     return sizes
 
 
-def apart(a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "n"]:
+def pyramid_distance(a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "n"]:
     """The mean squared difference of two pyramids, each size counting alike."""
     each = [(x - y).square().flatten(1).mean(1) for x, y in zip(a, b)]
     return torch.stack(each).mean(0)

@@ -22,8 +22,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.noise import Noise
 from limner.gans.adversarial_model import by_pixel
-from limner.gans.modulation import Conv, Linear, ModulatedConv, activated
-from limner.gans.resampling import doubled, halved
+from limner.gans.modulation import Conv, Linear, ModulatedConv, activate
+from limner.gans.resampling import downsample, upsample
 from limner.nn.condition import Conditioner
 
 Styles = Float[Tensor, "b layers d"]
@@ -48,7 +48,7 @@ def halvings(spec: ImageSpec) -> int:
     return k
 
 
-def normalised(x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+def normalise(x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     """x / sqrt(mean of x^2), so that its length is sqrt(d)."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
@@ -73,11 +73,11 @@ class Mapping(nn.Module):
     def forward(self, z: Float[Tensor, "b latent"], c: Condition) -> Float[Tensor, "b style"]:
         """The style of each z."""
         asked = self.conditioner(c, len(z)).vector
-        w = normalised(z)
+        w = normalise(z)
         if asked is not None:
-            w = torch.cat([w, normalised(asked)], dim=1)
+            w = torch.cat([w, normalise(asked)], dim=1)
         for layer in self.layers:
-            w = activated(layer(w))
+            w = activate(layer(w))
         return w
 
 
@@ -103,7 +103,7 @@ class Layer(nn.Module):
         h = self.conv(x, w)
         if noise is not None:
             h = h + self.noise_strength * noise.normal(1, *h.shape[2:]).to(h)
-        return activated(h + self.bias)
+        return activate(h + self.bias)
 
 
 class Synthesis(nn.Module):
@@ -146,7 +146,7 @@ class Synthesis(nn.Module):
                 x = self.up_layers[i - 1](x, w[:, 2 * i - 1], noise)
             x = layer(x, w[:, 2 * i], noise)
             own = self.to_picture[i](x, w[:, 2 * i + 1]) + self.offset[i]
-            picture = own if picture is None else doubled(picture) + own
+            picture = own if picture is None else upsample(picture) + own
             yield picture
 
 
@@ -165,8 +165,8 @@ class CriticBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h//2 w//2"]:
         """Half as high and wide."""
-        h = activated(self.second(activated(self.first(x))))
-        return (h + self.skip(halved(x))) / math.sqrt(2)
+        h = activate(self.second(activate(self.first(x))))
+        return (h + self.skip(downsample(x))) / math.sqrt(2)
 
 
 class Critic(nn.Module):
@@ -199,12 +199,12 @@ class Critic(nn.Module):
             batches: how many batches x is of, one after the other; pictures are compared with
                 others of their own batch only.
         """
-        h = activated(self.from_picture(by_pixel(x)))
+        h = activate(self.from_picture(by_pixel(x)))
         for block in self.blocks:
             h = block(h)
         differ = torch.cat([deviation(batch) for batch in h.chunk(batches)])
-        h = activated(self.conv(torch.cat([h, differ], dim=1)))
-        h = activated(self.features(h.flatten(1)))
+        h = activate(self.conv(torch.cat([h, differ], dim=1)))
+        h = activate(self.features(h.flatten(1)))
         score = self.score(h)[:, 0]
         said = self.conditioner(c, len(x)).vector
         if said is not None:

@@ -25,7 +25,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
-from limner.gans.adversarial_model import told_apart, variety
+from limner.gans.adversarial_model import score_both, variety
 from limner.gans.dcgan import DCGAN, NormName
 from limner.gans.losses import clip_weights, game, generator_loss, gradient_penalty, wasserstein
 
@@ -140,7 +140,7 @@ class WGANGP(DCGAN):
         for x, c, own in moves:
             with torch.no_grad():
                 fake = self.paint(own, c)
-            loss = wasserstein(*told_apart(self.critic, x, fake, c))
+            loss = wasserstein(*score_both(self.critic, x, fake, c))
             penalty = gradient_penalty(partial(self.critic, c=c), x, fake, own.uniform())
             logs = {"wasserstein": -loss.detach(), "penalty": penalty.detach()}
             logs["variety"] = variety(x, fake)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def of_doubled(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out 2*h 2*w"]:
+def upsample_conv(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out 2*h 2*w"]:
     """A convolution by 3 x 3 of x with each pixel doubled.
 
     Both together are one transposed convolution by 4 x 4, with 4/9 of the operations. Its kernel is

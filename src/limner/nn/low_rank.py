@@ -34,9 +34,9 @@ class LowRank(nn.Module):
 
     def forward(self, network: nn.Module, *inputs: Any) -> Tensor:
         """The output of the network with changed weights."""
-        return functional_call(network, self._changed(network), inputs)
+        return functional_call(network, self._changed_weights(network), inputs)
 
-    def _changed(self, network: nn.Module) -> dict[str, Tensor]:
+    def _changed_weights(self, network: nn.Module) -> dict[str, Tensor]:
         if self._kept is not None and not torch.is_grad_enabled():
             return self._kept
         changed = {}

@@ -94,7 +94,7 @@ class _Norm(torch.autograd.Function):
         g = grad.permute(0, 2, 3, 1).reshape(flat.shape).to(flat.dtype)
         exact = _exact(flat, gain)
         if ctx.activated:
-            g = torch.ops.aten.silu_backward(g, _normalised(flat, gain, level, mean, rstd))
+            g = torch.ops.aten.silu_backward(g, _normalise(flat, gain, level, mean, rstd))
         d_level = g.sum(1, dtype=exact)
         d_gain = rstd * ((g * flat).sum(1, dtype=exact) - mean * d_level)
         along = _group_sum(gain * d_gain, ctx.groups) / ctx.count * rstd * rstd
@@ -118,7 +118,7 @@ def _by_moments(
     mean = _group_sum(wide.sum(1), groups) / n
     square = _group_sum((wide * wide).sum(1), groups) / n
     rstd = (square - mean.square()).clamp_(min=0).add_(eps).rsqrt_()
-    return _normalised(flat, gain, level, mean, rstd), mean, rstd
+    return _normalise(flat, gain, level, mean, rstd), mean, rstd
 
 
 def _by_library(
@@ -137,7 +137,7 @@ def _by_library(
     return y, mean, rstd
 
 
-def _normalised(flat: Tensor, gain: Tensor, level: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+def _normalise(flat: Tensor, gain: Tensor, level: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     scale = rstd * gain
     return torch.addcmul(_row(level - mean * scale, flat), flat, _row(scale, flat))
 

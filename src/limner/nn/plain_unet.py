@@ -11,7 +11,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.options import Widths
 from limner.nn.condition import Conditioner
-from limner.nn.doubling import of_doubled
+from limner.nn.doubling import upsample_conv
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
@@ -116,7 +116,7 @@ class PlainUNet(nn.Module):
             for stage in stages.children():
                 h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
             if level < len(self.upsample):
-                h = of_doubled(self.upsample[level], h)
+                h = upsample_conv(self.upsample[level], h)
         return self.conv_out(self.norm(h))
 
 
