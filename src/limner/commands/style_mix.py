@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import typer
@@ -29,7 +29,7 @@ def mix(
     other: Annotated[int, Field(ge=0, le=2**31)] = 100,
     rows: Annotated[int, Field(ge=1, le=4)] = 3,
     columns: Annotated[int, Field(ge=1, le=4)] = 3,
-    layers: Literal["coarse", "middle", "fine"] = "fine",
+    layers: Annotated[str, Field(json_schema_extra={"enum": [*PARTS]})] = "fine",
 ) -> Iterator[Images]:
     """A table of pictures: each is its row's, but for some layers' styles, its column's.
 
