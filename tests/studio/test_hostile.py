@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image, PngImagePlugin
 
-from conftest import Studio
+from conftest import Studio, at_once
 from limner.contract.errors import LimnerError
 from limner.studio.settings import Settings
 
@@ -200,8 +201,15 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     for path in ("/", "/api/v1/models", "/metrics", "/page/app.js", "/?token=wrong"):
         assert get(path).status_code == 401, path
     assert get("/healthz").status_code == 200
-    wrong = {"Authorization": "Bearer nothing"}
-    assert get("/api/v1/models", headers=wrong).status_code == 401
+    for wrong in ("Bearer nothing", token):
+        answer = get("/api/v1/models", headers={"Authorization": wrong})
+        assert answer.status_code == 401 and answer.json()["code"] == "no-token"
+    page = get("/", params={"token": "a guess"}, headers={"Accept": "text/html"})
+    assert page.status_code == 401 and 'name="token"' in page.text
+    assert "not the right one" in page.text
+    start = time.monotonic()
+    at_once([lambda: get("/", params={"token": "a guess"})] * 3)
+    assert time.monotonic() - start > 1, "guesses are slow, however many come at once"
     answer = get("/", params={"token": token})
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     assert "HttpOnly" in answer.headers["set-cookie"]

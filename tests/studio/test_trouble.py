@@ -1,17 +1,27 @@
 """What the studio does while its disk is full, its database locked, or its worker cannot start."""
 
+import io
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from conftest import Open, Studio, png, until
+from limner.contract.errors import LimnerError
+from limner.studio.assets import take
 from limner.studio.problems import explained, passes
+from limner.studio.serve import serve
+from limner.studio.settings import Settings
+from limner.studio.store import Store
+from limner.studio.tables import Painted
 
 GOES_WRONG = """
 import os
@@ -46,6 +56,7 @@ store.OperationalError = OperationalError
 store.Store._writing, assets.keep = writing_that_fails, keep_that_fails
 queue.Queue.announce = announce_that_fails
 """
+FAILED = '{"is": "failed", "message": "no cuda; give --device cpu"}'
 SLOW = {"steps": 6, "pause": 0.1}
 
 
@@ -144,3 +155,53 @@ def test_the_page_says_what_the_server_could_not(visit: Open):
     }"""
     page.evaluate(code)
     expect(page.locator(".stage .problem")).to_contain_text("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        (["sh", "-c", f"echo '{FAILED}'"], "no cuda"),
+        (["sh", "-c", "echo rubbish"], "something else than a worker"),
+        (["false"], "no worker can start on cuda"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_said_before_the_studio_opens(
+    tmp_path: Path, worker: list[str], said: str
+):
+    settings = Settings(folder=tmp_path, port=0, device="cuda", worker=tuple(worker))
+    with pytest.raises(LimnerError, match=said):
+        serve(settings, lambda address: pytest.fail(f"it opened at {address}"))
+
+
+def test_two_studios_on_one_folder_are_refused(own_studio: Callable[..., Studio]):
+    studio = own_studio(worker=("false",), wait=False)
+    settings = Settings(folder=studio.folder / "studio", port=0)
+    with pytest.raises(LimnerError, match="another studio is open on the folder"):
+        serve(settings)
+
+
+def test_a_damaged_database_is_said_in_one_line(tmp_path: Path):
+    store = Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path)
+    for i in range(300):
+        store.upload(Painted(f"{i:064d}", 8, 8, {"prompt": "a dot" * 50}))
+    store.close()
+    content = bytearray((tmp_path / "studio.db").read_bytes())
+    content[8192:20_000] = os.urandom(20_000 - 8192)
+    (tmp_path / "studio.db").write_bytes(content)
+    with pytest.raises(LimnerError, match="is damaged; move it away") as said:
+        Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path)
+    assert "\n" not in str(said.value)
+
+
+def test_large_pictures_are_shrunk_before_they_are_copied(tmp_path: Path):
+    for mode, colour, given in (("1", 1, "PNG"), ("P", 3, "PNG"), ("LA", (9, 9), "PNG")):
+        file = io.BytesIO()
+        Image.new(mode, (3000, 1500), colour).save(file, given)
+        taken = take(file.getvalue(), tmp_path)
+        assert (taken.width, taken.height) == (1024, 512)
+    rgba = Image.new("RGBA", (4000, 4000), (255, 0, 0, 128))
+    file = io.BytesIO()
+    rgba.save(file, "PNG")
+    name = take(file.getvalue(), tmp_path).sha256
+    pixels = Image.open(tmp_path / name[:2] / f"{name}.png")
+    assert pixels.size == (1024, 1024) and pixels.getpixel((5, 5)) == (255, 127, 127)

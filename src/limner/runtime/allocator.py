@@ -12,6 +12,14 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = (
 _KEPT = 2**28
 
 
+def release_memory() -> None:
+    """Return freed memory to the kernel, after what took much of it for a moment."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 @cache
 def keep_freed_memory() -> None:
     """Let freed memory be used again instead of being returned to the kernel after each operation.

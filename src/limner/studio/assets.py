@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from limner.contract.errors import LimnerError
+from limner.runtime.allocator import release_memory
 from limner.studio.settings import MAX_UPLOAD_PIXELS
 from limner.studio.tables import Painted
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 _SIDE = 1024  # models see less than that
 _MOST_SETTINGS = 20_000  # letters
+_ONE_AT_A_TIME = threading.Lock()
+"""A picture of 32 megapixels takes 128 MiB while it is decoded."""
 
 
 def take(content: bytes, folder: Path) -> Painted:
@@ -29,7 +33,11 @@ def take(content: bytes, folder: Path) -> Painted:
     Raises:
         LimnerError: no raster picture, a damaged one, or one of too many pixels.
     """
-    image, settings = _decoded(content)
+    with _ONE_AT_A_TIME:
+        try:
+            image, settings = _decoded(content)
+        finally:
+            release_memory()
     file = io.BytesIO()
     image.save(file, "PNG")
     name = keep(file.getvalue(), folder)
@@ -51,8 +59,7 @@ def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
                 settings = _settings(image)
                 image.draft("RGB", (2 * _SIDE, 2 * _SIDE))
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                return _flat(upright), settings
+                return _flat(ImageOps.exif_transpose(_shrunk(image))), settings
     except (LimnerError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -62,17 +69,26 @@ def _decoded(content: bytes) -> tuple[Image.Image, dict[str, Any]]:
         raise LimnerError(f"that is not a valid picture; {known}") from None
 
 
-def _flat(image: Image.Image) -> Image.Image:
-    """On white, in colour, at most so large."""
+def _shrunk(image: Image.Image) -> Image.Image:
+    """At most so large, before any copy is made; in colours that can be averaged."""
     if image.mode.startswith("I") or image.mode == "F":
         raise LimnerError("the picture has more than 8 bits a channel; save it with 8")
+    if max(image.size) <= _SIDE:
+        return image
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode == "P":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """On white, in colour."""
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    image = image.convert("RGB")
-    if max(image.size) > _SIDE:
-        image.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    return image
+    return image.convert("RGB")
 
 
 def _settings(image: Image.Image) -> dict[str, Any]:

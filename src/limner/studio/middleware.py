@@ -35,6 +35,30 @@ _FRESH = (b"cache-control", b"no-cache")  # a page's parts are all of one versio
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz", "/readyz")
 _AT_ONCE = 4
+_GUESS_SECONDS = 0.5  # for each wrong token, one at a time
+_TOKEN_POLICY = (
+    b"content-security-policy",
+    b"default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
+    b"frame-ancestors 'none'",
+)
+_TOKEN_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>limner studio</title>
+<style>
+  :root { color-scheme: light dark }
+  body { font: 17px/1.5 system-ui, sans-serif; max-width: 24rem;
+    margin: 15vh auto; padding: 0 1rem }
+  h1 { font: 500 1.8rem Georgia, serif }
+  input, button { font: inherit; padding: .5rem .8rem; width: 100%; box-sizing: border-box;
+    margin-top: .6rem; border-radius: 10px; border: 1px solid #8a8177 }
+  button { background: #b3431c; color: #fff; border: 0; font-weight: 600 }
+</style>
+<main><h1>limner studio</h1>
+<form action="/" method="get"><label for="token">This studio wants its token: the word after
+<code>--token</code> where it was started.</label>
+<input id="token" name="token" type="password" required autofocus autocomplete="current-password">
+<button>Open the studio</button><p role="status">SAID</p></form></main></html>
+"""
 
 
 class TooLargeError(Exception):
@@ -51,6 +75,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
+        self._guessing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer it."""
@@ -60,7 +85,10 @@ class Guard:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _answer(send, *refusal)
+            if refusal[1] == "no-token":
+                await self._ask_for_token(scope, headers, send, refusal)
+            else:
+                await _answer(send, *refusal)
             return
         cap = MAX_UPLOAD_BYTES if scope["path"].startswith("/api/v1/assets") else MAX_JSON_BYTES
         started, read = False, 0
@@ -100,6 +128,24 @@ class Guard:
                 why = explained(error)
                 await _answer(send, why.status, why.code, why.message, why.hint)
 
+    async def _ask_for_token(
+        self, scope: Scope, headers: dict[str, str], send: Send, refusal: tuple[int, str, str, str]
+    ) -> None:
+        """Answer without telling anything; guesses are answered one after the other, slowly."""
+        guess = any(self._given(scope, headers))
+        if guess:
+            async with self._guessing:
+                await asyncio.sleep(_GUESS_SECONDS)
+        if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+            said = "This token is not the right one." if guess else ""
+            page = _TOKEN_PAGE.replace("SAID", said).encode()
+            own = [(b"content-type", b"text/html; charset=utf-8"), _TOKEN_POLICY]
+            usual = [each for each in _HEADERS if each[0] != _TOKEN_POLICY[0]]
+            await send({"type": "http.response.start", "status": 401, "headers": [*own, *usual]})
+            await send({"type": "http.response.body", "body": page})
+        else:
+            await _answer(send, *refusal)
+
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str, str] | None:
         """Status, code, message and hint; None for a request that may pass."""
         host = headers.get("host", "")
@@ -122,8 +168,13 @@ class Guard:
         return None
 
     def _known(self, scope: Scope, headers: dict[str, str]) -> bool:
-        """Whether the token came with a request: in a header, a cookie, or the page's address."""
-        given = [headers.get("authorization", "").removeprefix("Bearer ")]
+        """Whether the token came with a request."""
+        return any(self.is_token(each) for each in self._given(scope, headers))
+
+    def _given(self, scope: Scope, headers: dict[str, str]) -> list[str]:
+        """What came as a token: in a header, a cookie, or the page's address."""
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        given = [token] if kind.lower() == "bearer" else []
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
@@ -134,7 +185,7 @@ class Guard:
             given += [
                 v for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k == "token"
             ]
-        return any(self.is_token(each) for each in given)
+        return given
 
     def is_token(self, given: str) -> bool:
         """Compared in constant time."""

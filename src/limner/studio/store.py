@@ -55,6 +55,7 @@ class Store:
         self._lock = threading.Lock()
         try:
             self._engine = _engine(url)
+            _check(self._engine)
             Table.metadata.create_all(self._engine)
             _add_columns(self._engine)
         except Exception as error:  # whatever a driver raises
@@ -391,6 +392,22 @@ class Store:
 def words(params: Mapping[str, Any]) -> str:
     """The text by which a picture is found."""
     return " ".join(str(params.get(name) or "") for name in ("prompt", "label")).strip()
+
+
+def _check(engine: Engine) -> None:
+    """See that SQLite's file is sound.
+
+    Raises:
+        LimnerError: it is damaged.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        found = str(connection.execute(text("PRAGMA quick_check(1)")).scalar())
+    if found != "ok":
+        raise LimnerError(
+            f"the file {engine.url.database} is damaged; move it away to begin with an empty one"
+        )
 
 
 def _add_columns(engine: Engine) -> None:

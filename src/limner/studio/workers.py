@@ -95,7 +95,10 @@ class Process:
         line = await self._process.stdout.readline()
         if not line:
             raise WorkerDiedError
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise WorkerDiedError("it said something else than a worker does") from None
 
     async def ask(self, document: Mapping[str, Any]) -> Document:
         """Give it something to do that has one answer."""
