@@ -336,3 +336,21 @@ def test_what_disappears_later_is_named(tmp_path):
     (tmp_path / "b.png").unlink()
     with pytest.raises(LimnerError, match=r"'b.png' can no longer be read"):
         Stream(data).batch(0, 2)
+
+
+def test_several_lines_of_metadata_give_a_picture_all_their_captions(tmp_path):
+    for i in range(2):
+        Image.new("RGB", (4, 4), (90 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    said = [(0, "a cat"), (0, "a pet"), (1, "a dog"), (0, "a cat"), (0, ["one", "two"])]
+    rows = [{"file_name": f"{i}.png", "text": text, "label": "x"} for i, text in said]
+    file = tmp_path / "metadata.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    data = open_data(f"folder:{tmp_path}")
+    assert data.entries[0].captions == ("a cat", "a pet", "one", "two")
+    assert data.entries[1].captions == ("a dog",)
+    drawn = data.captions(torch.zeros(200).long(), Noise.keyed(0, 0, range(200)))
+    assert set(drawn) == {"a cat", "a pet", "one", "two"}
+    file.write_text("\n".join(json.dumps(row) for row in [*rows, rows[2] | {"label": "y"}]))
+    with pytest.raises(LimnerError, match=r"'1\.png' has the label 'x' .* and 'y' in another"):
+        open_data(f"folder:{tmp_path}")
+    assert not open_data(f"folder:{tmp_path}", labels=False).spec.labels

@@ -2,8 +2,9 @@
 
     flat              a.png b.jpg                  pictures
     class folders     cat/a.png dog/b.jpg          the folder is the label
-    metadata          metadata.jsonl or .csv       a line a picture: file_name with text (or
-                                                   caption) and label, as Hugging Face has it
+    metadata          metadata.jsonl or .csv       lines of file_name with text (or caption) and
+                                                   label, as Hugging Face has it; a picture may have
+                                                   several, whose captions are drawn in turn
     captions beside   a.png a.txt                  one caption a line, one drawn each time
     two domains       trainA/ trainB/ testA/ testB/   as CycleGAN's sets are; data.domain is one
     pairs             train/ test/ (or val/)       both domains side by side in each picture, as
@@ -166,7 +167,8 @@ class Folder(Source):
         if self.split == "test" and not self.holdout and not published:
             raise LimnerError("no picture is held out; give for example data.holdout=0.1")
         files = files._replace(names=names)
-        rows = dict(_metadata(files, report))
+        ignore: Report = lambda _: None  # noqa: E731
+        rows = _joined(_metadata(files, report), ignore if self.labels is False else report)
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
         pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
         if not pictures:
@@ -241,12 +243,11 @@ class Folder(Source):
         captions: dict[str, tuple[str, ...]] = {}
         for name in pictures:
             row = rows.get(name, {})
-            said = next((row[column] for column in _CAPTION_COLUMNS if row.get(column)), None)
+            said = row.get(_CAPTION_COLUMNS[0]) or None
             beside = str(PurePosixPath(name).with_suffix(".txt"))
             if said is None and beside in present:
                 said = files.text(beside, report).splitlines()
-            lines = said if isinstance(said, list) else [said or ""]
-            captions[name] = tuple(str(line).strip() for line in lines if str(line).strip())
+            captions[name] = tuple(str(line).strip() for line in said or [] if str(line).strip())
         missing = [name for name, said in captions.items() if not said]
         if len(missing) == len(pictures):
             return {}
@@ -294,6 +295,27 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
                 )
                 continue
             yield name, row
+
+
+def _joined(
+    lines: Iterator[tuple[str, dict[str, Any]]], report: Report
+) -> dict[str, dict[str, Any]]:
+    """One row a picture, with the captions of all its rows; labels that differ are reported."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in lines:
+        said = next((row[column] for column in _CAPTION_COLUMNS if row.get(column)), [])
+        label, known = row.get("label"), rows.setdefault(name, {"label": None, "text": []})
+        for caption in said if isinstance(said, list) else [said]:
+            if caption not in known["text"]:
+                known["text"].append(caption)
+        if known["label"] in (None, ""):
+            known["label"] = label
+        elif label not in (None, "", known["label"]):
+            report(
+                f"'{name}' has the label {known['label']!r} in one line of its metadata and "
+                f"{label!r} in another; correct one, or give data.labels=false"
+            )
+    return rows
 
 
 def _csv(text: str) -> Iterator[tuple[int, Any]]:
