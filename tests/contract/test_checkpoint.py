@@ -154,6 +154,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         write_durably(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path], "nothing half written is left"
 
 
 def test_sha256_is_the_published_hash_of_abc(tmp_path: Path):

@@ -6,6 +6,7 @@ before it is parsed, and a model is built by its registered name, never by a cla
 file.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -105,11 +106,16 @@ def digest(file: Path) -> str:
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file so that after a crash either the old content or the new one is there, whole."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:  # such as a full disk
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
