@@ -154,6 +154,9 @@ def test_data_check_as_text_json_and_sheet(limner_, tmp_path: Path):
     assert code == 0 and "b.png" in out and Path("sheet.png").is_file()
     code, out, _ = limner_("data", "check", f"folder:{folder}", "--json")
     assert json.loads(out)["pictures"] == 1
+    (tmp_path / "empty").mkdir()
+    code, out, _ = limner_("data", "check", f"folder:{tmp_path / 'empty'}")
+    assert code == 2 and "holds no pictures" in out
 
 
 MISTAKES = {

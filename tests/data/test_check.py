@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from limner.contract.errors import LimnerError
-from limner.data import check
+from limner.data import check, open_data
 
 
 @pytest.fixture
@@ -106,3 +106,20 @@ def test_archives_and_named_sets(tmp_path):
     emoji = check("emoji", split="held-out-concept")
     assert emoji.pictures == emoji.captioned == sum(emoji.labels.values()) > 100
     assert not emoji.problems
+
+
+def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    source = f"folder:{tmp_path}"
+    assert not check(source).refused_by_training
+    (tmp_path / "1.png").write_bytes(b"")
+    assert not check(source).refused_by_training  # one may be broken
+    (tmp_path / "2.png").write_bytes(b"")
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(whole[:-30])  # broken pixels behind a sound header
+    report = check(source)
+    assert report.refused_by_training and len(report.broken) == 3
+    with pytest.raises(LimnerError, match=r"3 of 6 pictures") as refused:
+        open_data(source)
+    assert all(f"'{name}'" in str(refused.value) for name, _ in report.broken)

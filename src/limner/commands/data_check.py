@@ -22,7 +22,10 @@ def check(
     sheet: Annotated[Path | None, typer.Option(help="A contact sheet as a PNG file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sizes, channels, labels, captions, duplicates and broken files of a source."""
+    """Sizes, channels, labels, captions, duplicates and broken files of a source.
+
+    The exit code is 2 where training would refuse the data.
+    """
     from limner.data import check as look
 
     report = look(source, **apart(options, "data")[1].get("data", {}))
@@ -30,7 +33,9 @@ def check(
         report.sheet(sheet)
     if as_json:
         print_json(report.to_json())
-        return
-    typer.echo(report.text())
-    if sheet is not None:
-        typer.echo(f"contact sheet: {sheet}")
+    else:
+        typer.echo(report.text())
+        if sheet is not None:
+            typer.echo(f"contact sheet: {sheet}")
+    if report.refused_by_training:
+        raise typer.Exit(2)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from limner.contract.errors import LimnerError
 from limner.data.decode import Header, fitted, flattened, header
-from limner.data.pictures import Reasons, each
+from limner.data.pictures import Reasons, each, too_many
 from limner.data.sources import PAIRS, find_source
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
@@ -62,6 +62,12 @@ class CheckReport:
     refused: Reasons = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     tiles: list[Image.Image] = field(default_factory=list, repr=False)
+
+    @property
+    def refused_by_training(self) -> bool:
+        """Whether training on the data as they are would stop with an error."""
+        total = self.pictures + len(self.broken)
+        return bool(self.problems) or too_many(len(self.broken), total)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, complete."""

@@ -35,6 +35,7 @@ from limner.data.decode import (
     Half,
     Opener,
     UndecodableError,
+    flattened,
     header,
     is_grey,
     reading,
@@ -294,6 +295,9 @@ def gather(source: Source, typed: str) -> Pictures:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
         heads = list(each(listing.entries, header, broken))
+        if too_many(len(broken), len(listing.entries)):  # name those with broken pixels, too
+            for _ in each([entry for entry, _ in heads], _decodes, broken):
+                pass
         _few(broken, len(listing.entries), typed)
         sides = 2 if source.half else 1
         sizes = [(e.name, h.width // sides, h.height) for e, h in heads]
@@ -338,9 +342,18 @@ def _common(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
     return height, width
 
 
+def too_many(broken: int, total: int) -> bool:
+    """Whether so many pictures are broken that the data are refused, or there are none at all."""
+    return broken == total or broken > max(1, _BROKEN_SHARE * total)
+
+
+def _decodes(image: Image.Image) -> None:
+    flattened(image)
+
+
 def _few(broken: Reasons, total: int, typed: str) -> None:
     """Raise when too many pictures are broken, or all."""
-    if len(broken) == total or len(broken) > max(1, _BROKEN_SHARE * total):
+    if too_many(len(broken), total):
         first = ", ".join(f"'{name}' ({reason})" for name, reason in broken[:3])
         raise LimnerError(
             f"{len(broken)} of {total} pictures of {typed} are broken: {first}"
