@@ -16,6 +16,7 @@ VERBS = {
     "missing.",
     "models": "List the models, or the options of one.",
     "metrics": "List the metrics: what each reads and needs, and where it is defined.",
+    "recipes": "List the recipes that come with limner: what each trains, and on what.",
     "train": "Train a model by a recipe, or by name on a source of data.",
     "resume": "Go on with a run that was stopped, bit for bit as if it had not been.",
     "sample": "Paint pictures with a trained model, as PNG files that remember how they were made.",

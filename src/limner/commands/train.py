@@ -14,7 +14,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def train_command(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="RECIPE.toml | MODEL SOURCE [key=value ...]")
+        list[str],
+        typer.Argument(metavar="RECIPE.toml | recipe:NAME | MODEL SOURCE [key=value ...]"),
     ],
     run: Run = None,
     dry_run: Annotated[
@@ -60,14 +61,18 @@ def resume_command(
 
 
 def _recipe(arguments: list[str]) -> tuple[Any, str]:
-    """A recipe from `RECIPE.toml` or `MODEL SOURCE` and `key=value ...`, and a name for its run."""
+    """A recipe from `RECIPE.toml`, `recipe:NAME` or `MODEL SOURCE` and `key=value ...`, and a name
+    for its run.
+    """
     from limner.training.recipe import Recipe
+    from limner.training.shipped import recipe_file
 
     words = [a for a in arguments if not is_option(a)]
     assignments = [a for a in arguments if is_option(a)]
-    if len(words) == 1 and words[0].endswith(".toml"):
-        return Recipe.read(words[0], assignments), Path(words[0]).stem
-    if len(words) == 2 and not words[0].endswith(".toml"):
+    file = recipe_file(words[0]) if words else None
+    if len(words) == 1 and file is not None:
+        return Recipe.read(file, assignments), file.stem
+    if len(words) == 2 and file is None:
         source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
         return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]
     raise LimnerError(

@@ -1,0 +1,23 @@
+"""`limner recipes`: the recipes that come with limner."""
+
+import typer
+
+from limner.commands.arguments import AsJson, print_json
+
+
+def recipes_command(as_json: AsJson = False) -> None:
+    """List the recipes that come with limner: what each trains, and on what."""
+    from limner.evaluate.tables import aligned
+    from limner.training.recipe import Recipe
+    from limner.training.shipped import PREFIX, shipped
+
+    read = {name: Recipe.read(path) for name, path in shipped().items()}
+    if as_json:
+        print_json({name: {"about": of.about} | of.sections() for name, of in read.items()})
+        return
+    rows = [
+        (name, of.model["name"], of.data["source"], of.about.split("\n")[0])
+        for name, of in read.items()
+    ]
+    typer.echo("\n".join(aligned(rows)))
+    typer.echo(f"\ntrain one: limner train {PREFIX}{rows[0][0]}")
