@@ -1,6 +1,6 @@
 """Optimisers by name; learning rates and averages of weights as pure functions of the step.
 
-    optimisers   adamw | adam | rmsprop
+    optimisers   adamw | adam | rmsprop | muon
     schedules    constant | cosine | linear, each after a linear warm-up
     averages     constant | warmup | power: beta in  average <- beta average + (1 - beta) weights
 
@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
+from limner.training.muon import Muon
 
-OptimizerName = Literal["adamw", "adam", "rmsprop"]
+OptimizerName = Literal["adamw", "adam", "rmsprop", "muon"]
 ScheduleName = Literal["constant", "cosine", "linear"]
 AverageName = Literal["constant", "warmup", "power"]
 
@@ -40,8 +41,8 @@ def optimizer(
     """A player's optimiser.
 
     Args:
-        name: "adamw" (weight decay apart from the gradient), "adam", or "rmsprop" (whose decay is
-            betas[1] and momentum betas[0]), which WGAN's weight clipping wants.
+        name: "adamw" (weight decay apart from the gradient), "adam", "rmsprop" (whose decay is
+            betas[1] and momentum betas[0]), which WGAN's weight clipping wants, or "muon".
         parameters: what it updates, at least one.
         lr: the learning rate, before any schedule.
         betas: the decay rates of the first and second moment.
@@ -55,6 +56,8 @@ def optimizer(
         return torch.optim.RMSprop(
             parameters, lr=lr, alpha=betas[1], momentum=betas[0], weight_decay=weight_decay
         )
+    if name == "muon":
+        return Muon(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 

@@ -1,0 +1,92 @@
+"""Muon: momentum whose update of a matrix is made orthogonal; AdamW for everything else.
+
+Jordan et al. (2024). Muon: an optimizer for hidden layers in neural networks.
+https://kellerjordan.github.io/posts/muon
+Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
+
+    M <- mu M + (1 - mu) G                     momentum, of a matrix or a kernel as (out, in k k)
+    U = (1 - mu) G + mu M                      Nesterov's look ahead
+    O ~ U (U^T U)^(-1/2)                       five steps of Newton and Schulz, in bfloat16
+    W <- (1 - lr wd) W - 0.2 lr sqrt(max(rows, columns)) O
+
+Kept: the quintic's coefficients, mu = 0.95, and the factor 0.2 sqrt(max) of the second source, by
+which an update is as large as one of AdamW, so that rate and weight decay mean the same. Different:
+what counts as a matrix is told by its shape alone; tables of labels and the layers next to the
+pictures are narrower than `NARROWEST`, and AdamW updates them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NARROWEST = 64
+"""The shorter side of a matrix that is made orthogonal."""
+MOMENTUM = 0.95
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+_RMS = 0.2
+
+
+def orthogonal(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    """A matrix with nearly the same singular vectors and singular values near 1 (0.7 to 1.2)."""
+    a, b, c = _COEFFICIENTS
+    x = matrix.bfloat16()
+    if wide := len(x) < x.shape[1]:
+        x = x.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(_STEPS):  # x <- a x + b x x^T x + c x (x^T x)^2
+        gram = x.T @ x
+        x = a * x + x @ torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    return (x.T if wide else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for matrices and kernels, AdamW for the rest.
+
+    Args:
+        parameters: what it updates, at least one.
+        lr: the learning rate of both.
+        betas: AdamW's.
+        weight_decay: the strength of the pull to zero, of both.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        super().__init__(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of everything that has a gradient; the matrices' gradients are used up."""
+        loss = closure() if closure else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and _is_matrix(p):
+                    self._update(p, group["lr"], group["weight_decay"])
+                    p.grad = None
+        super().step()
+        return loss
+
+    def _update(self, p: nn.Parameter, lr: float, weight_decay: float) -> None:
+        gradient = p.grad
+        assert gradient is not None
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)
+        scale = _RMS * max(ahead.shape) ** 0.5
+        p.mul_(1 - lr * weight_decay)
+        p.sub_(orthogonal(ahead).view_as(p), alpha=lr * scale)
+
+
+def _is_matrix(p: Tensor) -> bool:
+    return p.dim() >= 2 and min(len(p), p[0].numel()) >= NARROWEST
