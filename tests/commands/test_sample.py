@@ -13,9 +13,12 @@ from limner.__main__ import main
 from limner.commands.pictures import write
 from limner.commands.sample import paint_sheet
 from limner.commands.wish import Wish, open_model
+from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.noise import Blend, Noise
+from limner.contract.text import Tokenizer
 from limner.data.png import read_settings, save_png
+from limner.nn.text import TextEncoder
 
 OPTIONS = ["model.channels=8,8", "train.steps=30", "train.batch=8", "train.samples=0"]
 DATA = ["data.size=8", "data.text=true", "data.label=none", "train.lr=1e-2", "train.ema=0"]
@@ -87,7 +90,7 @@ PROMPTS = {
     "empty": ("", None),
     "ten thousand characters": ("dog " * 2500, "cut after"),
     "another script": ("красное яблоко", "unknown words"),
-    "nonsense": ("xqzw \U0001f34e \x00", None),
+    "nonsense": ("xqzw \U0001f34e \x00", "no training caption had 'xqzw'"),
     "surrogate": ("dog \ud800", None),
 }
 
@@ -97,8 +100,20 @@ def test_any_prompt_gets_a_picture(kind: str, model: str, capsys: pytest.Capture
     prompt, remark = PROMPTS[kind]
     assert painted(Wish(model, prompts=(prompt,))).shape == (1, 3, 8, 8)
     said = capsys.readouterr().err
-    assert said.count("\n") <= 1
+    assert said.count("\n") <= 2
     assert (remark or "") in said
+
+
+def test_words_that_training_never_showed_are_named(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = load(model)
+    encoder = next(each for each in trained.modules() if isinstance(each, TextEncoder))
+    assert trained.spec.text is not None
+    encoder.train()(Tokenizer(trained.spec.text).encode(["a dog"]))
+    save_model(trained, tmp_path / "shown")
+    painted(Wish(str(tmp_path / "shown"), prompts=("a dog", "a teal dog, a giraffe")))
+    assert "no training caption had 'teal', 'giraffe';" in capsys.readouterr().err
 
 
 def test_a_picture_remembers_and_is_painted_again(model: str, tmp_path: Path):

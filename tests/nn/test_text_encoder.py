@@ -42,9 +42,15 @@ def test_words_of_training_captions_are_seen_and_no_others(model: Learner) -> No
 
 
 def test_prompts_are_not_remembered(model: Learner) -> None:
+    model.train()
+    _read(model, "a cat")
     model.eval()
     _read(model, "a red dog")
-    assert unseen_words(model, TEXT, "a red dog") == ["a", "red", "dog"]
+    assert unseen_words(model, TEXT, "a red dog") == ["red", "dog"]
+
+
+def test_a_model_that_was_never_trained_does_not_say(model: Learner) -> None:
+    assert unseen_words(model, TEXT, "a red dog") == []
 
 
 def test_what_was_seen_is_saved(model: Learner, tmp_path: Path) -> None:

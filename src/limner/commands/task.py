@@ -18,6 +18,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import json_schema, validated
 from limner.contract.registry import models
+from limner.nn.text import unseen_words
 from limner.runtime.progress import painting_progress, say
 
 _NOT_OPTIONS = ("work",)
@@ -59,8 +60,12 @@ class Work:
             model: who does it.
             sampler: its options.
             wishes: what is asked for.
-            reports: one for each wish: told, in a line each, what of its prompts is left out.
+            reports: one for each wish: told, in a line each, what of its prompts is left out, and
+                which words the model was never shown.
         """
+        for wish, told in zip(wishes, reports):
+            if remark := _unseen(model, wish):
+                told(remark)
         asked = [wish.condition(model.spec, told) for wish, told in zip(wishes, reports)]
         seeds = [s for wish, c in zip(wishes, asked) for s in wish.seeds() * max(len(c), 1)]
         rows = [c.repeat(wish.n) for wish, c in zip(wishes, asked)]
@@ -95,6 +100,20 @@ class Work:
         c = self.c.rows(slice(0, 1)).repeat(k * n)
         pictures = {"image": x.repeat_interleave(n, 0)}
         return replace(self, c=c, seeds=[*self.seeds] * k, pictures=pictures)
+
+
+def _unseen(model: GenerativeModel, wish: Wish) -> str:
+    """A line on words of the prompts that no caption of the training had; empty without any."""
+    spec = model.spec.text
+    if spec is None:
+        return ""
+    words = [word for prompt in wish.prompts for word in unseen_words(model, spec, prompt)]
+    shown = ", ".join(f"'{word}'" for word in list(dict.fromkeys(words))[:5])
+    return (
+        f"no training caption had {shown}; expect what the nearest known words mean"
+        if words
+        else ""
+    )
 
 
 def open_work(wish: Wish, device: str = "auto", *, single: bool = False) -> Work:

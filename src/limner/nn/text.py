@@ -81,13 +81,15 @@ class TextEncoder(nn.Module):
 def unseen_words(model: nn.Module, spec: TextSpec, text: str) -> list[str]:
     """The words of a text, as written, that no caption had while a model was trained.
 
-    A word that the tokenizer cuts into pieces counts as seen if each piece was. Models from files
-    that do not say what they have seen have seen all.
+    A word that the tokenizer cuts into pieces counts as seen if each piece was. A model that was
+    never trained, or whose file is older than this list, does not say, and no word is named.
     """
     encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
     if not encoders:
         return []
     seen = torch.stack([each.seen for each in encoders]).any(0)
+    if not seen.any():
+        return []
     tokenizer = Tokenizer(spec)
     tokens = tokenizer.read(text).tokens
     words = tokenizer.places(text)
