@@ -80,9 +80,11 @@ def _trained(case: Case) -> dict[str, Tensor]:
 
 def _all_models() -> dict[str, Tensor]:
     found = {}
-    for name, of in models().items():
-        for key, value in _trained(cases(of)[0]).items():
-            found[f"{name} {key}"] = value
+    chosen = [cases(of)[0] for of in models().values()]
+    chosen += [case for case in cases(entry("flow-matching")) if case.spec.text]
+    for case in chosen:
+        for key, value in _trained(case).items():
+            found[f"{case} {key}"] = value
     return found
 
 

@@ -121,8 +121,8 @@ class Moved:
     """The buffers of a module that are written to from here on, made alike on all processes.
 
     Batch norm's statistics and running means of losses follow each process's own share of a batch;
-    their mean follows the whole batch. Buffers that are no part of a saved model, such as pools of
-    earlier paintings, stay each process's own.
+    their mean follows the whole batch. What is true on one process becomes true on all. Buffers that
+    are not part of a saved model, such as pools of earlier paintings, stay each process's own.
 
     Args:
         module: of which every process has a copy, and writes to the same buffers.
@@ -134,17 +134,18 @@ class Moved:
         self._before = [(buffer, buffer._version) for _, buffer in own]
 
     def average_(self) -> None:
-        """Replace the floating ones by their means over all processes, in one message."""
+        """Replace numbers by their means and truths by any over all processes, in one message."""
         moved = [
             buffer
             for buffer, version in self._before
-            if buffer._version != version and buffer.is_floating_point()
+            if (buffer.is_floating_point() and buffer._version != version)
+            or buffer.dtype == torch.bool  # which one process may have written to alone
         ]
         if not moved:
             return
         mean = mean_(torch.cat([buffer.double().flatten() for buffer in moved]))
         for buffer, part in zip(moved, mean.split([buffer.numel() for buffer in moved])):
-            buffer.copy_(part.view_as(buffer))
+            buffer.copy_((part != 0 if buffer.dtype == torch.bool else part).view_as(buffer))
 
 
 def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
