@@ -121,8 +121,8 @@ class Moved:
     """The buffers of a module that are written to from here on, made alike on all processes.
 
     Batch norm's statistics and running means of losses follow each process's own share of a batch;
-    their mean follows the whole batch. What is true on one process becomes true on all. Buffers that
-    are not part of a saved model, such as pools of earlier paintings, stay each process's own.
+    their mean follows the whole batch. What is true on one process becomes true on all. Buffers
+    that are not part of a saved model, such as pools of earlier paintings, stay each process's own.
 
     Args:
         module: of which every process has a copy, and writes to the same buffers.
