@@ -348,7 +348,7 @@ def test_mixing_with_itself_changes_nothing_and_layers_are_from_coarse_to_fine()
     assert torch.equal(model.mix([7, 8, 9], slice(0, 0), c, seed=[0, 1, 2]), own)
     with torch.no_grad():
         for layer in model.synthesis.modules():
-            if hasattr(layer, "strength"):
+            if hasattr(layer, "noise_strength"):
                 layer.noise_strength.zero_()
     own, other = model.sample(3, c, seed=[0, 1, 2]), model.sample(3, c, seed=[7, 8, 9])
     mixed_styles = model.mix([7, 8, 9], slice(0, None), c, seed=[0, 1, 2])
