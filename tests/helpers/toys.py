@@ -292,7 +292,7 @@ class TwoStep(GenerativeModel):
     def __init__(self, spec: ImageSpec, width: int = 16, p: float = 0.1) -> None:
         super().__init__()
         self.spec = only_labels(spec)
-        self.p = p
+        self.condition_dropout = p
         self.label = Label(spec, width)
         self.inn = nn.Linear(spec.dimensions + 1, width)
         self.out = nn.Linear(width, spec.dimensions)
@@ -303,10 +303,9 @@ class TwoStep(GenerativeModel):
         return self.out(h.tanh()).view_as(x)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        c = batch.c.drop(self.p, noise)
         z, t = noise.normal(*self.spec.shape), noise.uniform()
         x = z.lerp(batch.x, t[:, None, None, None])
-        yield Turn((self.velocity(x, t, c) - (batch.x - z)).square().mean())
+        yield Turn((self.velocity(x, t, batch.c) - (batch.x - z)).square().mean())
 
     def frames(
         self,
@@ -370,9 +369,6 @@ class Pixels(LikelihoodModel):
         k = to_levels(x, self.spec.levels)
         picked = self.table(c, len(x)).gather(-1, k[..., None]).squeeze(-1)
         return Likelihood(picked.sum((1, 2, 3)), "exact")
-
-    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        yield from super().turns(batch._replace(c=batch.c.drop(0.1, noise)), step, noise)
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
