@@ -356,6 +356,8 @@ class Dropout(GenerativeModel):
 class Pixels(LikelihoodModel):
     """The exact likelihood: each number has a table of probabilities of its own."""
 
+    condition_dropout = 0.1
+
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self.spec = only_labels(spec)

@@ -275,7 +275,8 @@ class Encodes(GenerativeModel):
             moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
             low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
             change.append((high - low).square().flatten(1).sum(1))
-        return torch.cat(change).argsort(descending=True, stable=True).tolist()
+        order = torch.cat(change).argsort(descending=True, stable=True)
+        return [int(coordinate) for coordinate in order]
 
     def _encoded(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
         """The codes of any number of pictures."""

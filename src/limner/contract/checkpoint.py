@@ -14,11 +14,11 @@ import os
 import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 import limner
@@ -185,13 +185,14 @@ def _raw_header(path: Path) -> dict[str, Any]:
                 raise LimnerError(
                     f"{path} has a header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read"
                 )
-            header = json.loads(file.read(size))
+            found: object = json.loads(file.read(size))
     except FileNotFoundError:
         raise LimnerError(f"there is no file {path}") from None
     except (OSError, ValueError, RecursionError):
         raise LimnerError(broken) from None
-    if not isinstance(header, dict):
+    if not isinstance(found, dict):
         raise LimnerError(broken)
+    header = cast("dict[str, Any]", found)
     if len(header) > MAX_TENSORS:
         raise LimnerError(f"{path} names {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
     return header
@@ -219,18 +220,19 @@ def read_header(path: Path) -> Header:
     """
     if opener := _foreign(path):
         return opener.header(path.parent)
-    metadata = _raw_header(path).get("__metadata__")
+    metadata: object = _raw_header(path).get("__metadata__")
     if not isinstance(metadata, dict) or "limner" not in metadata:
         raise LimnerError(f"{path} was not written by limner; `limner train` makes such files")
+    said = cast("dict[str, str]", metadata)["limner"]
     try:
-        found = json.loads(metadata["limner"])
+        found = json.loads(said)
         format_number, version = int(found["format"]), found["version"]
         if format_number > FORMAT:
             raise LimnerError(
                 f"{path} was written by limner {version}, newer than this one "
                 f"({limner.__version__}); type: pip install -U limner"
             )
-        return Header.from_json(metadata["limner"])
+        return Header.from_json(said)
     except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise LimnerError(
             f"the header of {path} is damaged ({_brief(error)}); copy it again"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int, Int8
@@ -83,6 +83,24 @@ def word_table(spec: TextSpec) -> tuple[Int8[Tensor, "words d"], Float[Tensor, "
     return asset.table, asset.scale
 
 
+class _Encoding(Protocol):
+    """What was read of a text, as the `Encoding` of tokenizers: tokens, where, of which words."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def offsets(self) -> list[tuple[int, int]]: ...
+    @property
+    def word_ids(self) -> list[int]: ...
+
+
+class _Reads(Protocol):
+    """What turns text into tokens and back, as the `Tokenizer` of tokenizers."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> _Encoding: ...
+    def id_to_token(self, token: int) -> str: ...
+
+
 @cache
 def _tokenizer(json_text: str) -> Any:
     import tokenizers  # only where there is text to read
@@ -100,7 +118,7 @@ class _Characters:
         offsets: list[tuple[int, int]]
         word_ids: list[int]
 
-    def encode(self, text: str, add_special_tokens: bool = False) -> Read:
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> Read:
         """A token for each character; a word is what stands between spaces."""
         spans = [(i, i + 1) for i in range(len(text))]
         words = list(accumulate(int(letter == " ") for letter in text))
@@ -126,7 +144,7 @@ class Reading(NamedTuple):
 
     def remarks(self) -> list[str]:
         """A line for everything that was left out."""
-        lines = []
+        lines: list[str] = []
         if self.unknown:
             words = ", ".join(f"'{_short(word)}'" for word in list(dict.fromkeys(self.unknown))[:5])
             more = "" if self.tokens else ", and nothing else is asked for"
@@ -162,7 +180,7 @@ class Tokenizer:
     def __init__(self, spec: TextSpec) -> None:
         self.length = spec.length
         if spec.asset == CHARACTERS:
-            self._tokenizer = _Characters()
+            self._tokenizer: _Reads = _Characters()
         else:
             word_table(spec)
             self._tokenizer = _tokenizer(_asset().tokenizer)
@@ -202,7 +220,7 @@ class Tokenizer:
 
     def words(self, row: Int[Tensor, "l"]) -> list[str]:
         """The pieces of a row of tokens, without its padding: `encode` backwards."""
-        return [self._tokenizer.id_to_token(token) for token in row.tolist() if token]
+        return [self._tokenizer.id_to_token(int(token)) for token in row if token]
 
 
 def _warn(line: str) -> None:
