@@ -28,7 +28,7 @@ References:
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -270,7 +270,8 @@ class Encodes(GenerativeModel):
     def _telling(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
         """All coordinates, that first whose two extremes differ most in pixels."""
         change: list[Tensor] = []
-        for some in torch.arange(z.shape[1], device=z.device).split(_AT_ONCE):
+        for first in range(0, z.shape[1], _AT_ONCE):
+            some = list(range(first, min(first + _AT_ONCE, z.shape[1])))
             moved = z.repeat(2 * len(some), 1).unflatten(0, (2, len(some)))
             moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
             low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
@@ -310,7 +311,7 @@ class Encodes(GenerativeModel):
         return x.to(self.device, dtype), c.to(self.device)
 
     @contextlib.contextmanager
-    def _quietly(self) -> Iterator[None]:
+    def _quietly(self) -> Generator[None, None, None]:
         """In evaluation mode, without gradients."""
         training = self.training
         self.eval()
