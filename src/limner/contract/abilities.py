@@ -237,7 +237,8 @@ class Encodes(GenerativeModel):
             start, end = self._encoded(a, c), self._encoded(b.to(a), c)
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
-            return self._decoded(path.flatten(0, 1), c.repeat(steps)).unflatten(0, (-1, steps))
+            x = self._decoded(path.flatten(0, 1), c.repeat(steps))
+            return x.view(len(a), steps, *x.shape[1:])
 
     def traverse(
         self,
@@ -262,17 +263,18 @@ class Encodes(GenerativeModel):
             if not 0 <= min(coordinates) <= max(coordinates) < z.shape[1]:
                 raise LimnerError(f"a code of this model has the coordinates 0 to {z.shape[1] - 1}")
             moved = z.repeat(len(coordinates) * len(values), 1)
-            shown = moved.unflatten(0, (len(coordinates), len(values)))
+            shown = moved.view(len(coordinates), len(values), -1)
             for row, coordinate in enumerate(coordinates):
                 shown[row, :, coordinate] = torch.tensor(values).to(z)
-            return self._decoded(moved, c.repeat(len(moved))).unflatten(0, shown.shape[:2])
+            x = self._decoded(moved, c.repeat(len(moved)))
+            return x.view(*shown.shape[:2], *x.shape[1:])
 
     def _telling(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
         """All coordinates, that first whose two extremes differ most in pixels."""
         change: list[Tensor] = []
         for first in range(0, z.shape[1], _AT_ONCE):
             some = list(range(first, min(first + _AT_ONCE, z.shape[1])))
-            moved = z.repeat(2 * len(some), 1).unflatten(0, (2, len(some)))
+            moved = z.repeat(2 * len(some), 1).view(2, len(some), -1)
             moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
             low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
             change.append((high - low).square().flatten(1).sum(1))
