@@ -9,7 +9,7 @@ import torch
 from limner.autoencoders.autoencoder import Autoencoder
 from limner.autoencoders.encoders import halvings
 from limner.contract import abilities
-from limner.contract.abilities import lerp, slerp
+from limner.contract.code_paths import lerp, slerp
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.model import LikelihoodModel

@@ -16,14 +16,6 @@ Codes are flat, and scaled so that those of pictures are about standard normal:
     reconstruct(x)          decode(encode(x))
     interpolate(a, b)       decode(z_t), z_t on a path from encode(a) to encode(b)
     traverse(x)             decode(z), z being encode(x) but for one coordinate
-
-In many dimensions a standard normal code is about sqrt(d) away from 0, so that the middle of the
-straight line between two of them, sqrt(d / 2) away, is the code of no picture; the path along the
-sphere stays where codes are.
-
-References:
-    White (2016). Sampling generative networks. arXiv:1609.04468.
-    Shoemake (1985). Animating rotation with quaternion curves. SIGGRAPH.
 """
 
 import contextlib
@@ -36,6 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limner.contract.code_paths import lerp, slerp
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Condition, Images, ImageSpec
@@ -43,7 +36,6 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
 
 _AT_ONCE = 64  # pictures encoded or decoded together
-_PARALLEL = 1e-4  # the sine of an angle below which a great circle is a line
 Latents = Float[Tensor, "b d hh ww"]
 
 
@@ -237,8 +229,8 @@ class Encodes(GenerativeModel):
             start, end = self._encoded(a, c), self._encoded(b.to(a), c)
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
-            x = self._decoded(path.flatten(0, 1), c.repeat(steps))
-            return x.view(len(a), steps, *x.shape[1:])
+            painted = self._decoded(path.flatten(0, 1), c.repeat(steps))
+            return painted.view(-1, steps, *self.spec.shape)
 
     def traverse(
         self,
@@ -266,20 +258,19 @@ class Encodes(GenerativeModel):
             shown = moved.view(len(coordinates), len(values), -1)
             for row, coordinate in enumerate(coordinates):
                 shown[row, :, coordinate] = torch.tensor(values).to(z)
-            x = self._decoded(moved, c.repeat(len(moved)))
-            return x.view(*shown.shape[:2], *x.shape[1:])
+            painted = self._decoded(moved, c.repeat(len(moved)))
+            return painted.view(*shown.shape[:2], *self.spec.shape)
 
     def _telling(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
         """All coordinates, that first whose two extremes differ most in pixels."""
         change: list[Tensor] = []
         for first in range(0, z.shape[1], _AT_ONCE):
-            some = list(range(first, min(first + _AT_ONCE, z.shape[1])))
+            some = [*range(z.shape[1])][first : first + _AT_ONCE]
             moved = z.repeat(2 * len(some), 1).view(2, len(some), -1)
             moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
             low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
             change.append((high - low).square().flatten(1).sum(1))
-        order = torch.cat(change).argsort(descending=True, stable=True)
-        return [int(coordinate) for coordinate in order]
+        return [int(i) for i in torch.cat(change).argsort(descending=True, stable=True)]
 
     def _encoded(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
         """The codes of any number of pictures."""
@@ -429,25 +420,3 @@ class Translates(GenerativeModel):
         if tuple(x.shape[-2:]) != size:
             x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
         yield self.translation(x.to(next(self.parameters()).dtype), "B", noise)
-
-
-def lerp(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], t: Float[Tensor, "t"]
-) -> Float[Tensor, "n t d"]:
-    """(1 - t) a + t b: the straight line."""
-    return torch.lerp(a[:, None], b[:, None], t[:, None])
-
-
-def slerp(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], t: Float[Tensor, "t"]
-) -> Float[Tensor, "n t d"]:
-    """sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w being the angle between a and b.
-
-    It goes from a, t = 0, to b, t = 1, along the great circle, and is the straight line where the
-    circle is not determined: a and b have one direction, or opposite ones.
-    """
-    cosine = torch.cosine_similarity(a, b).clamp(-1, 1)
-    w = cosine.acos()[:, None, None]
-    sine, t_ = w.sin(), t[:, None]
-    bent = (((1 - t_) * w).sin() * a[:, None] + (t_ * w).sin() * b[:, None]) / sine
-    return torch.where(sine > _PARALLEL, bent, lerp(a, b, t))
