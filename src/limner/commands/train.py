@@ -38,8 +38,10 @@ def train_command(
 
         typer.echo(str(estimate(recipe, device=device)))
         return
+    from limner.training.memory import check_memory
     from limner.training.run import train as train_run
 
+    check_memory(recipe, device=device)
     folder = run or _free_folder(name)
     train_run(recipe, folder, device=device)
     _trained(folder)

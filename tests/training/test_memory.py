@@ -1,0 +1,51 @@
+"""Batches that cannot fit into memory are refused before training, by what a few pictures take."""
+
+import pytest
+
+from limner.contract.errors import LimnerError
+from limner.training import memory
+from limner.training.estimate import Estimate
+from limner.training.recipe import Recipe
+
+MIB = 2**20
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """1,025 MiB of memory; a model of 24 MiB, and 1 MiB a picture: 1,001 pictures fit."""
+    batches: list[int] = []
+
+    def dry_run(recipe: Recipe, device: str) -> Estimate:
+        n = recipe.options().batch
+        batches.append(n)
+        return Estimate({}, 0, 0.0, 6 * MIB, 6 * MIB, 6 * MIB, 6 * MIB, n * MIB, 1.0, n)
+
+    monkeypatch.setattr(memory, "dry_run", dry_run)
+    monkeypatch.setattr(memory, "_memory", lambda device: 1025 * MIB)
+    return batches
+
+
+@pytest.mark.parametrize(("batch", "parts", "fits"), [(1001, 1, True), (1008, 1, False)])
+def test_the_largest_batch_that_fits_is_exact(batch: int, parts: int, fits: bool, asked):
+    recipe = Recipe.of("edm", "emoji", [f"train.batch={batch}", f"train.micro_batches={parts}"])
+    if fits:
+        memory.check_memory(recipe, device="cpu")
+    else:
+        with pytest.raises(
+            LimnerError,
+            match=r"about 1 GiB .* there are 1; try train.micro_batches=2 or train.batch=512",
+        ):
+            memory.check_memory(recipe, device="cpu")
+    assert asked == [8]
+
+
+def test_a_million_is_refused_and_its_parts_are_not(asked):
+    huge = ["train.batch=1000000"]
+    with pytest.raises(
+        LimnerError, match=r"1,000,000 pictures .*train\.micro_batches=1000 or train\.batch=512$"
+    ):
+        memory.check_memory(Recipe.of("edm", "emoji", huge), device="cpu")
+    asked.clear()
+    memory.check_memory(Recipe.of("edm", "emoji", [*huge, "train.micro_batches=1000"]))
+    memory.check_memory(Recipe.of("edm", "emoji"))
+    assert not asked
