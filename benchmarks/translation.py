@@ -1,0 +1,100 @@
+"""A training step of `cyclegan` beside the authors' model class, with equal networks and batch.
+
+    git clone https://github.com/taesungp/contrastive-unpaired-translation
+    python benchmarks/translation.py contrastive-unpaired-translation
+
+That repository of CycleGAN's authors has the class `CycleGANModel`, as pytorch-CycleGAN-and-pix2pix
+has it; neither is in a package index. Both sides see the same pictures, and take the same steps:
+generators and critics of the same widths and depths, least squares, cycle and identity losses, a
+pool of 50, Adam. limner's step has what its loop adds: random streams, gradient norms, the average
+of the weights. Seconds are those that this process computes.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from timing import interleaved, show
+from torch import Tensor, nn
+
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.gans.cyclegan import CycleGAN
+from limner.training.loop import Loop
+from limner.training.options import TrainOptions
+
+
+def ours(x: Tensor, channels: int, blocks: int, layers: int) -> Any:
+    """A step of the loop."""
+    n, shape = len(x) // 2, x.shape[1:]
+    spec = ImageSpec(*shape, hint=ImageSpec(*shape))
+    model = CycleGAN(spec, channels, blocks, channels, layers)
+    options = TrainOptions(batch=n, optimizer="adam", lr=2e-4, betas=(0.5, 0.999))
+    loop = Loop(model, lambda first, n: Batch(x[:n], Condition(image=x[n:])), options)
+    return loop.advance
+
+
+def authors(x: Tensor, channels: int, blocks: int, layers: int) -> Any:
+    """Their `optimize_parameters`."""
+    from models import networks  # pyright: ignore[reportMissingImports]
+    from models.cycle_gan_model import CycleGANModel  # pyright: ignore[reportMissingImports]
+    from util.image_pool import ImagePool  # pyright: ignore[reportMissingImports]
+
+    norm = partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
+    game: Any = CycleGANModel.__new__(CycleGANModel)
+    game.opt = SimpleNamespace(lambda_identity=0.5, lambda_A=10.0, lambda_B=10.0, amp=False)
+    for name in ("netG_A", "netG_B"):
+        made = networks.ResnetGenerator(
+            3, 3, channels, norm, n_blocks=blocks, no_antialias=True, no_antialias_up=True
+        )
+        networks.init_weights(made)
+        setattr(game, name, made)
+    for name in ("netD_A", "netD_B"):
+        made = networks.NLayerDiscriminator(3, channels, layers, norm, no_antialias=True)
+        networks.init_weights(made)
+        setattr(game, name, made)
+    game.criterionGAN = networks.GANLoss("lsgan")
+    game.criterionCycle = game.criterionIdt = nn.L1Loss()
+    game.fake_A_pool, game.fake_B_pool = ImagePool(50), ImagePool(50)
+    of_g = itertools.chain(game.netG_A.parameters(), game.netG_B.parameters())
+    of_d = itertools.chain(game.netD_A.parameters(), game.netD_B.parameters())
+    game.optimizer_G = torch.optim.Adam(of_g, lr=2e-4, betas=(0.5, 0.999))
+    game.optimizer_D = torch.optim.Adam(of_d, lr=2e-4, betas=(0.5, 0.999))
+    game.real_B, game.real_A = x.chunk(2)
+    return game.optimize_parameters
+
+
+def main() -> None:
+    """Print a row for each size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("repository", type=Path, help="a checkout of the authors' code")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--cases", nargs="+", default=["64x16x4x2", "128x32x1x3"],
+                        help="side x channels x batch x layers of the critic")  # fmt: skip
+    given = parser.parse_args()
+    sys.path.insert(0, str(given.repository))
+    torch.set_num_threads(given.threads)
+    rows: list[list[str]] = []
+    for case in given.cases:
+        side, channels, batch, layers = map(int, case.split("x"))
+        x = torch.rand(2 * batch, 3, side, side) * 2 - 1
+        calls = {
+            "limner": ours(x, channels, 6, layers),
+            "authors": authors(x, channels, 6, layers),
+        }
+        found = interleaved(calls, given.rounds, given.seconds, time.process_time)
+        own, theirs = (statistics.median(found[name]) for name in calls)
+        rows.append([case, f"{own:.3f}", f"{theirs:.3f}", f"{theirs / own:.2f}"])
+    show("seconds a step", ["case", "limner", "authors", "times as fast"], rows)
+
+
+if __name__ == "__main__":
+    main()
