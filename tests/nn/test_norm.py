@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from limner.nn.norm import NormSiLU, group_norm, groups
+from limner.nn.norm import NormSiLU, group_norm, groups, instance_norm
 
 
 def reference(norm: NormSiLU, x, scale=None, shift=None):
@@ -105,3 +105,18 @@ def test_groups_divide_the_channels(channels):
     assert channels % found == 0
     assert found <= 32
     assert channels // found >= min(4, channels)
+
+
+@pytest.mark.parametrize("slope", [None, 0.0, 0.2])
+def test_instance_norm_is_the_librarys_with_its_gradient(slope: float | None):
+    x = torch.randn(2, 4, 6, 5, dtype=torch.float64, requires_grad=True)
+    expected = F.instance_norm(x) if slope is None else F.leaky_relu(F.instance_norm(x), slope)
+    assert torch.allclose(instance_norm(x, slope), expected, atol=1e-10)
+    assert torch.autograd.gradcheck(lambda x: instance_norm(x, slope), (x,))
+
+
+def test_instance_norm_in_half_precision_keeps_its_type():
+    x = torch.randn(2, 4, 6, 5)
+    half = instance_norm(x.bfloat16(), 0.2)
+    assert half.dtype == torch.bfloat16
+    assert torch.allclose(half.float(), instance_norm(x, 0.2), atol=0.05)

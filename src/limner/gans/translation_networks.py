@@ -71,7 +71,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Features, changed a little."""
-        h = F.relu(instance_norm(self.conv_1(reflect(x, 1))))
+        h = instance_norm(self.conv_1(reflect(x, 1)), 0.0)
         return x + instance_norm(self.conv_2(reflect(h, 1)))
 
 
@@ -108,7 +108,7 @@ class ResidualGenerator(nn.Module):
     def decode(self, h: Float[Tensor, "b k hh ww"]) -> Images:
         """The second half: from the last block's features to pictures of four times the size."""
         for up in self.up:
-            h = F.relu(instance_norm(up(h)))
+            h = instance_norm(up(h), 0.0)
         return self.conv_out(reflect(h, 3)).tanh()
 
     def features(self, x: Images) -> Iterator[Float[Tensor, "b c h w"]]:
@@ -116,11 +116,11 @@ class ResidualGenerator(nn.Module):
         height, width = x.shape[-2:]
         x = by_pixel(F.pad(x, (0, -width % _STEP, 0, -height % _STEP), mode="reflect"))
         yield x
-        h = F.relu(instance_norm(self.conv_in(reflect(x, 3))))
+        h = instance_norm(self.conv_in(reflect(x, 3)), 0.0)
         for down in self.down:
             h = down(h)
             yield h
-            h = F.relu(instance_norm(h))
+            h = instance_norm(h, 0.0)
         for block in self.blocks:
             h = block(h)
             yield h
@@ -150,5 +150,5 @@ class PatchCritic(nn.Module):
         """Scores."""
         h = F.leaky_relu(self.conv_in(by_pixel(x)), _SLOPE)
         for conv in self.convs:
-            h = F.leaky_relu(instance_norm(conv(h)), _SLOPE)
+            h = instance_norm(conv(h), _SLOPE)
         return self.conv_out(h)

@@ -51,15 +51,55 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor,
     return _Norm.apply(x, *weights, norm.num_groups, norm.eps, False)  # pyright: ignore
 
 
-def instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tensor, "b c h w"]:
-    """(x - mean) / deviation, the moments being those of each channel of each picture.
+def instance_norm(
+    x: Float[Tensor, "b c h w"], slope: float | None = None, eps: float = 1e-5
+) -> Float[Tensor, "b c h w"]:
+    """(x - mean) / deviation, the moments being those of each channel of each picture; then, where
+    there is a slope, ReLU, leaky by it, as one operation.
 
     Ulyanov, Vedaldi, Lempitsky (2016). Instance normalization: the missing ingredient for fast
     stylization. arXiv:1607.08022. Here without gain and bias, as translators use it.
+
+    Args:
+        x: features.
+        slope: of negative numbers, at least 0; None leaves them as they are.
+        eps: added to the variance.
     """
-    channels = x.shape[1]
-    one = torch.ones(channels, dtype=_exact(x, x), device=x.device)
-    return _Norm.apply(x, one, torch.zeros_like(one), channels, eps, False)  # pyright: ignore
+    return _InstanceNorm.apply(x, slope, eps)  # pyright: ignore
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """d x = (g - mean(g) - y mean(g y)) / deviation, y being the normalised numbers."""
+
+    @staticmethod
+    def forward(ctx, x, slope, eps):
+        b, c, h, w = x.shape
+        flat = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        wide = flat.to(_exact(flat, flat))
+        mean, square = wide.mean(1, keepdim=True), (wide * wide).mean(1, keepdim=True)
+        rstd = square.addcmul(mean, mean, value=-1).clamp_(min=0).add_(eps).rsqrt_()
+        y = torch.addcmul((-mean * rstd).to(flat.dtype), flat, rstd.to(flat.dtype))
+        if slope is not None:
+            F.leaky_relu_(y, slope)
+        ctx.save_for_backward(flat, mean, rstd, None if slope is None else y)
+        ctx.slope = slope
+        return y.view(b, h, w, c).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # pyright: ignore
+        flat, mean, rstd, y = ctx.saved_tensors
+        b, c, h, w = grad.shape
+        g = grad.permute(0, 2, 3, 1).reshape(flat.shape).to(flat.dtype)
+        if y is not None:
+            g = torch.ops.aten.leaky_relu_backward(g, y, ctx.slope, True)
+        level = g.mean(1, keepdim=True, dtype=mean.dtype)
+        along = (g * flat).mean(1, keepdim=True, dtype=mean.dtype)
+        along = along.addcmul(mean, level, value=-1) * rstd**3
+        offset = (mean * along - rstd * level).to(flat.dtype)
+        d_x = torch.addcmul(offset, flat, (-along).to(flat.dtype))
+        d_x = d_x.addcmul_(g, rstd.to(flat.dtype))
+        return d_x.view(b, h, w, c).permute(0, 3, 1, 2), None, None
 
 
 class _Norm(torch.autograd.Function):
