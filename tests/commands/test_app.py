@@ -260,7 +260,7 @@ def test_without_labels_a_model_is_of_the_pictures_alone(limner_):
     code, _, _ = limner_("train", "pixelcnn", "emoji", "data.label=none", *tiny, "--run", "none")
     assert code == 0
     model = limner.load("none")
-    assert model.spec.labels == () and model.network.blocks[0].told is None
+    assert model.spec.labels == () and model.network.blocks[0].condition_bias is None
     code, out, _ = limner_("sample", "-m", "none", "-n", "2")
     assert code == 0 and Path(out.strip()).is_file()
     code, _, said = limner_("sample", "-m", "none", "--label", "flags")

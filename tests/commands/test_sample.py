@@ -198,12 +198,12 @@ def test_the_command_line_says_all_of_it(
     assert settings is not None
     assert settings["seed"] == 4 and settings["prompts"] == ["a bird"]
     assert settings["negative"] == "blue", "what is not given stays"
-    run("a dog", "-m", model, "--enlarge", "3")
-    with Image.open("sample.png") as image:
+    assert run("a dog", "-m", model, "--enlarge", "3").split() == ["sample-2.png"]
+    with Image.open("sample-2.png") as image:
         assert image.size == (24, 24)
     assert run("a dog", "-m", model, "-n", "2", "--separate").split() == [
-        "sample-0.png",
-        "sample-1.png",
+        "sample-3-0.png",
+        "sample-3-1.png",
     ]
 
 

@@ -115,7 +115,7 @@ def test_labels_are_found_by_name_part_and_number():
         spec.label_index("horse")
     with pytest.raises(LimnerError, match="several classes; choose one of: grinning cat, dog"):
         spec.label_index("g")
-    with pytest.raises(LimnerError, match="no class of this model"):
+    with pytest.raises(LimnerError, match="is not a class of this model"):
         spec.label_index("")
     with pytest.raises(LimnerError, match="no classes"):
         ImageSpec(1, 2, 2).label_index("cat")

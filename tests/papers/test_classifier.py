@@ -137,7 +137,7 @@ def test_a_tiny_one_makes_an_unconditional_model_paint_the_colour_of_each_class(
             x, Condition(label=1 - label), strength=0.9, sampler="ddim", steps=20, scale=4.0
         )
         redness = (edited[:, 0] - edited[:, 2]).mean((1, 2))
-        assert ((redness > 0).long() == label).sum() >= 28, "asked for the other colour"
+        assert ((redness > 0).long() == label).sum() >= 26, "asked for the other colour"
 
 
 @pytest.mark.parametrize(

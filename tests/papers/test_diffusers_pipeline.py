@@ -248,7 +248,7 @@ def test_what_a_mask_keeps_stays(sd, home, tmp_path):
         torch.testing.assert_close(frame[:, :, :8], x[:, :, :8], rtol=0, atol=1e-6)
     assert (frames[-1] - x)[:, :, 8:].abs().mean() > 0.1
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
-    with pytest.raises(LimnerError, match="takes each step once; leave --rounds out"):
+    with pytest.raises(LimnerError, match="takes each step once; leave rounds out"):
         edit_sheet([tmp_path / "picture.png"], Wish(str(home / "sd")), rounds=2)
 
 
@@ -411,5 +411,5 @@ def test_what_it_cannot_do_is_said_in_a_line(limner_, words, said):
 
 def test_without_diffusers_the_line_says_what_to_install(home, monkeypatch):
     monkeypatch.setattr(folder, "find_spec", lambda name: None)
-    with pytest.raises(LimnerError, match=r"type: pip install 'limner\[diffusers\]'"):
+    with pytest.raises(LimnerError, match=r"type: pip install .*\[diffusers\]'$"):
         load(home / "sd")

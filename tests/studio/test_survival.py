@@ -179,7 +179,7 @@ def test_the_client_paints_watches_and_says_what_is_wrong(studio: Studio):
     assert len(edited) == 1 and client.history("red apple", limit=1)[0]["words"] == "a red apple"
     with pytest.raises(LimnerError, match="did you mean 'steps'"):
         client.paint(model="toy", sampler={"step": 1})
-    with pytest.raises(LimnerError, match="give scale=3"):
+    with pytest.raises(LimnerError, match=r"give sampler\.scale=3"):
         client.paint(model="toy", negative="x", sampler={"scale": 0.5})
     with pytest.raises(LimnerError, match="there is no studio at"):
         Client("http://127.0.0.1:9").models()

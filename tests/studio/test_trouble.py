@@ -4,6 +4,7 @@ import io
 import os
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,12 @@ def test_the_page_says_what_the_server_could_not(visit: Open):
     expect(page.locator(".stage .problem")).to_contain_text("the disk is full")
 
 
+def in_a_thread(function: Callable[..., None], *arguments: object) -> None:
+    """Call what runs an event loop of its own; the browser's runs in this thread."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(function, *arguments).result()
+
+
 @pytest.mark.parametrize(
     ("worker", "said"),
     [
@@ -170,14 +177,14 @@ def test_a_device_that_cannot_be_used_is_said_before_the_studio_opens(
 ):
     settings = Settings(folder=tmp_path, port=0, device="cuda", worker=tuple(worker))
     with pytest.raises(LimnerError, match=said):
-        serve(settings, lambda address: pytest.fail(f"it opened at {address}"))
+        in_a_thread(serve, settings, lambda address: pytest.fail(f"it opened at {address}"))
 
 
 def test_two_studios_on_one_folder_are_refused(own_studio: Callable[..., Studio]):
     studio = own_studio(worker=("false",), wait=False)
     settings = Settings(folder=studio.folder / "studio", port=0)
     with pytest.raises(LimnerError, match="another studio is open on the folder"):
-        serve(settings)
+        in_a_thread(serve, settings)
 
 
 def test_a_damaged_database_is_said_in_one_line(tmp_path: Path):

@@ -16,6 +16,7 @@ from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.registry import models
 from limner.data import Dataset
+from limner.data.dataset import View
 from limner.testing.cases import _DATA, _LAYOUTS, Case, _smallest, toy_data
 from limner.training.data_record import DATA_FILE, DataRecord
 from limner.training.recipe import Recipe
@@ -42,7 +43,9 @@ class Toys(Dataset):
     def captions(self, indices: Tensor, noise: Noise) -> list[str] | None:
         return [f"number {i}" for i in indices.tolist()] if self.spec.text else None
 
-    def hints(self, indices: Tensor, numbers: Tensor, seed: int) -> Images | None:
+    def hints(
+        self, indices: Tensor, numbers: Tensor, seed: int, view: View | None = None
+    ) -> Images | None:
         hint = self._batch.c.image
         return None if hint is None else hint[indices]
 

@@ -73,6 +73,8 @@ class Purpose(IntEnum):
     """Which part of a picture is seen."""
     COLOUR = -16
     """Which colour a digit has."""
+    OTHER_ORDER = -17
+    """Which picture of the other domain comes when."""
 
 
 def _shift_xor(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -86,7 +86,7 @@ class Unpaired(TwoDomains):
             return self._stream.at(numbers).x
         chosen = numbers % len(self.a)
         if not self.a.endless:
-            keys = Noise.keyed(own, Purpose.ORDER, [0]).bits(len(self.a))[0]
+            keys = Noise.keyed(own, Purpose.OTHER_ORDER, [0]).bits(len(self.a))[0]
             chosen = torch.argsort(keys, stable=True)[chosen]
         return self.a.images(chosen, Noise.keyed(own, Purpose.BINARISE, numbers))
 

@@ -117,35 +117,27 @@ def sum_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
     return flat
 
 
-class Moved:
-    """The buffers of a module that are written to from here on, made alike on all processes.
+def average_buffers_(module: torch.nn.Module) -> None:
+    """Make a module's saved buffers alike on all processes, in one message.
 
-    Batch norm's statistics and running means of losses follow each process's own share of a batch;
-    their mean follows the whole batch. What is true on one process becomes true on all. Buffers
-    that are not part of a saved model, such as pools of earlier paintings, stay each process's own.
-
-    Args:
-        module: of which every process has a copy, and writes to the same buffers.
+    Numbers become their means: batch norm's statistics and running means of losses follow each
+    process's own share of a batch, and their mean follows the whole batch. What is true on one
+    process becomes true on all. Buffers that are not part of a saved model, such as pools of
+    earlier paintings, stay each process's own.
     """
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        saved = module.state_dict(keep_vars=True) if size() > 1 else {}
-        own = ((name, buffer) for name, buffer in module.named_buffers() if name in saved)
-        self._before = [(buffer, buffer._version) for _, buffer in own]
-
-    def average_(self) -> None:
-        """Replace numbers by their means and truths by any over all processes, in one message."""
-        moved = [
-            buffer
-            for buffer, version in self._before
-            if (buffer.is_floating_point() and buffer._version != version)
-            or buffer.dtype == torch.bool  # which one process may have written to alone
-        ]
-        if not moved:
-            return
-        mean = mean_(torch.cat([buffer.double().flatten() for buffer in moved]))
-        for buffer, part in zip(moved, mean.split([buffer.numel() for buffer in moved])):
-            buffer.copy_((part != 0 if buffer.dtype == torch.bool else part).view_as(buffer))
+    if size() == 1:
+        return
+    saved = module.state_dict(keep_vars=True)
+    own = [
+        buffer
+        for name, buffer in module.named_buffers()
+        if name in saved and (buffer.is_floating_point() or buffer.dtype == torch.bool)
+    ]
+    if not own:
+        return
+    mean = mean_(torch.cat([buffer.double().flatten() for buffer in own]))
+    for buffer, part in zip(own, mean.split([buffer.numel() for buffer in own])):
+        buffer.copy_((part != 0 if buffer.dtype == torch.bool else part).view_as(buffer))
 
 
 def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:

@@ -9,6 +9,7 @@ layouts of scenes, or of pictures that others are made from, reads what such pic
 is tested by itself.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -274,7 +275,8 @@ def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
         if len(table[:, 0].unique()) < _VALUES:
             continue
         share = float(((table[:, 1] <= truth) & (truth <= table[:, 2])).double().mean())
-        assert 0.9 <= share <= 0.98, f"{name}: {share:.1%} of {len(rows)} hold {truth:.4g}"
+        low, high = (p + z * math.sqrt(p * (1 - p) / len(rows)) for p, z in ((0.9, -2), (0.98, 2)))
+        assert low <= share <= high, f"{name}: {share:.1%} of {len(rows)} hold {truth:.4g}"
 
 
 CHECKS: tuple[Callable[[type[Metric]], None], ...] = (
@@ -299,7 +301,7 @@ def check_metric(name: str) -> list[str]:
         AssertionError: a promise is broken; the message says which and how.
     """
     done: list[str] = []
-    for check in CHECKS if testable(metrics()[name]) else ():
+    for check in CHECKS if is_checkable(metrics()[name]) else ():
         said = f"{name}: {(check.__doc__ or '').strip()}"
         try:
             check(metrics()[name])
@@ -309,7 +311,7 @@ def check_metric(name: str) -> list[str]:
     return done
 
 
-def testable(metric: type[Metric]) -> bool:
+def is_checkable(metric: type[Metric]) -> bool:
     """Whether pictures of the known law have what a metric reads."""
     return not {"layouts", "conditioning pictures"} & {*metric.reads}
 

@@ -126,7 +126,6 @@ class Loop:
         Raises:
             LimnerError: the model breaks the rules of `turns`, or memory ran out a second time.
         """
-        moved = processes.Moved(self.model)
         logs = self._play()
         finer = 2 * self.options.micro_batches
         if logs is None and self.micro_batches < finer and self._splits(finer):
@@ -134,7 +133,7 @@ class Loop:
             logs = self._play()
         if logs is None:
             raise self._too_large()
-        moved.average_()
+        processes.average_buffers_(self.model)
         if not self.unlucky:
             self._follow()
         self.step += 1

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from limner.evaluate.metric import Metric, metrics
-from limner.testing.metric_checks import CHECKS, testable
+from limner.testing.metric_checks import CHECKS, is_checkable
 
-TESTABLE = [name for name, metric in metrics().items() if testable(metric)]
+TESTABLE = [name for name, metric in metrics().items() if is_checkable(metric)]
 
 
 @pytest.mark.parametrize("name", TESTABLE)
