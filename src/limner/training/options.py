@@ -63,7 +63,7 @@ class TrainOptions:
         rollbacks: how often, before the run stops.
         players: a player's own lr, betas and weight_decay, by its name.
         init: trained models to begin with: of a nested model by its option (`init.first_stage`), of
-            the whole model as `init.model`.
+            the whole model, and then of nothing else, as `init.model`.
     """
 
     steps: Count = 10_000

@@ -139,12 +139,12 @@ class Recipe:
         options = self.options()
         own = {key: value for key, value in self.model.items() if key != "name"}
         init = dict(options.init or {})
-        start = init.pop("model", None)
-        own |= {key: load(path) for key, path in init.items()}
+        start = init.get("model")
+        nested = {} if start else {key: load(path) for key, path in init.items()}
         with seeded((options.seed, "weights")):
             if start:
                 return build_from(start, self.model["name"], spec, own)
-            return build(self.model["name"], spec, **own)
+            return build(self.model["name"], spec, **own | nested)
 
     def to_toml(self) -> str:
         """The file's text."""
