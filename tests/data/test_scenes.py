@@ -54,8 +54,9 @@ def test_the_vocabulary_is_large_and_every_artist_drew_all_of_it():
     assert len({thing.name for thing in objects()} | {t.plural for t in objects()}) > 800
 
 
-def test_nothing_overlaps_or_leaves_the_picture_unless_told(scenes):
-    for scene in found(scenes):
+@pytest.mark.parametrize("grid", [0, 12, 16, 25])
+def test_nothing_overlaps_or_leaves_the_picture_unless_told(grid):
+    for scene in found(open_data("scenes", size=64, grid=grid)):
         boxes = [thing.box for thing in scene.things]
         assert all(-1e-9 <= b.left < b.right <= 1 + 1e-9 for b in boxes), scene
         assert all(-1e-9 <= b.top < b.bottom <= 1 + 1e-9 for b in boxes), scene
@@ -72,9 +73,27 @@ def test_nothing_overlaps_or_leaves_the_picture_unless_told(scenes):
     assert touching > 10
 
 
-def test_relations_hold_where_things_are(scenes):
+def test_a_grid_decides_places_and_sizes():
+    """Longer sides are even numbers of cells; corners are the grid's."""
+    sides = Counter()
+    for scene in found(open_data("scenes", size=64, grid=16)):
+        if scene.relation and scene.relation[0] in ("on top of", "inside"):
+            continue
+        for box in (thing.box for thing in scene.things):
+            assert 16 * box.left == round(16 * box.left), scene
+            assert 16 * box.top == round(16 * box.top), scene
+            sides[round(16 * max(box.right - box.left, box.bottom - box.top), 6)] += 1
+    usual = sum(sides[cells] for cells in (4, 6, 8, 10, 12, 14))
+    assert usual > 0.9 * sides.total()  # where there is no room, everything shrinks
+    assert min(sides[cells] for cells in (4, 6, 8, 10, 12)) >= 5
+    with pytest.raises(LimnerError, match="grid"):
+        open_data("scenes", grid=5)
+
+
+@pytest.mark.parametrize("grid", [0, 16])
+def test_relations_hold_where_things_are(grid):
     kinds = Counter()
-    for scene in found(scenes, range(900)):
+    for scene in found(open_data("scenes", size=64, grid=grid), range(900)):
         if scene.relation is None:
             continue
         kind, i, j = scene.relation

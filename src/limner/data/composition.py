@@ -7,8 +7,9 @@ Reference: Ghosh, Hajishirzi, Schmidt (2023). GenEval. arXiv:2310.11513.
 """
 
 import hashlib
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -49,6 +50,10 @@ COLOURED = {"colours": 1, "attribution": 2}
 """Of skills that are about colours: how many objects they need that take any."""
 _TRIES = 20_000  # draws of one scene
 _MARGIN = 0.03  # of a side, that stays free around everything and between objects
+
+
+Shapes = Sequence[tuple[float, float]]
+Rounding = Callable[[float], int]
 
 
 class Box(NamedTuple):
@@ -149,6 +154,8 @@ class Composer:
         styles: the share of each artist.
         overlap: how often objects may overlap.
         relations: the share of each relation; the usual ones unless given.
+        grid: places are multiples of 1 / grid, sides of an even number of cells; 0 leaves them
+            free.
 
     Raises:
         LimnerError: a skill needs objects that take other colours, and there are too few.
@@ -161,10 +168,12 @@ class Composer:
         styles: dict[str, float],
         overlap: float = 0.0,
         relations: dict[str, float] | None = None,
+        grid: int = 0,
     ) -> None:
         self.vocabulary = vocabulary
         self.skills, self.styles, self.overlap = skills, styles, overlap
         self.relations = relations or RELATIONS
+        self.grid = grid
         names = {thing.name for thing in vocabulary}
         self._containers = [name for name in (*OPEN, *FRAMES) if name in names]
         self._by_name = {thing.name: thing for thing in vocabulary}
@@ -282,21 +291,21 @@ class Composer:
 
     def _place(self, scene: Scene, chance: random.Random) -> Scene:
         """The scene with a place for everything."""
-        sizes = [_side(scene, thing, chance) for thing in scene.things]
+        sizes = [_cells(_side(scene, thing, chance), self.grid) for thing in scene.things]
         shapes = [_shape(thing.name, scene.style, s) for thing, s in zip(scene.things, sizes)]
         kind = scene.relation[0] if scene.relation else None
         if kind in ("left of", "above", "right of", "below"):
-            boxes = _in_line(shapes, kind in ("left of", "right of"), chance)
+            across = kind in ("left of", "right of")
+            boxes = _in_line(shapes, across, chance, self.grid)
             if kind in ("right of", "below"):
-                boxes.reverse()
-                boxes = _in_line(shapes[::-1], kind == "right of", chance)[::-1]
+                boxes = _in_line(shapes[::-1], across, chance, self.grid)[::-1]
         elif kind == "on top of":
             boxes = _stack(shapes, chance)
         elif kind == "inside":
             return _nest(scene, chance)
         else:
             free = chance.random() < self.overlap
-            boxes = _scatter(shapes, chance, free)
+            boxes = _scatter(shapes, chance, free, self.grid)
         things = tuple(replace(thing, box=box) for thing, box in zip(scene.things, boxes))
         return replace(scene, things=things)
 
@@ -331,33 +340,46 @@ def _side(scene: Scene, thing: Thing, chance: random.Random) -> float:
     return _between(low, high, chance)
 
 
+def _cells(side: float, grid: int) -> float:
+    """A side of an even number of cells, at least four."""
+    return max(4, 2 * int(side * grid / 2)) / grid if grid else side
+
+
+def _snapped(box: Box, grid: int, x: Rounding = round, y: Rounding = round) -> Box:
+    """A box whose left upper corner is one of the grid's, inside the picture."""
+    if not grid:
+        return box
+    width, height = box.right - box.left, box.bottom - box.top
+    left = min(x(box.left * grid), int((1 - width) * grid)) / grid
+    top = min(y(box.top * grid), int((1 - height) * grid)) / grid
+    return _at(left, top, (width, height))
+
+
 def _shape(name: str, style: str, side: float) -> tuple[float, float]:
     """(width, height) of a thing whose longer side is known."""
     ratio = aspect(name, style)
     return (side, side / ratio) if ratio > 1 else (side * ratio, side)
 
 
-Shapes = Sequence[tuple[float, float]]
-
-
 def _at(x: float, y: float, shape: tuple[float, float]) -> Box:
     return Box(x, y, x + shape[0], y + shape[1])
 
 
-def _in_line(shapes: Shapes, across: bool, chance: random.Random) -> list[Box]:
+def _in_line(shapes: Shapes, across: bool, chance: random.Random, grid: int) -> list[Box]:
     """Two things, the first to the left of the second, or above it, with a gap between."""
     along = [shape[0] if across else shape[1] for shape in shapes]
     room = 1 - 2 * _MARGIN - sum(along)
-    gap = min(_between(0.04, 0.2, chance), room)
+    gap = min(max(_between(0.04, 0.2, chance), 1 / grid if grid else 0), room)
     start = _MARGIN + chance.random() * (room - gap)
     starts = start, start + along[0] + gap
     thick = [shape[1] if across else shape[0] for shape in shapes]
     middle = _between(max(thick) / 2 + _MARGIN, 1 - max(thick) / 2 - _MARGIN, chance)
     boxes = []
-    for shape, first, t in zip(shapes, starts, thick):
+    for shape, first, t, apart in zip(shapes, starts, thick, (math.floor, math.ceil)):
         slack = 0.06 * (2 * chance.random() - 1)
         second = min(max(middle - t / 2 + slack, _MARGIN), 1 - t - _MARGIN)
-        boxes.append(_at(first, second, shape) if across else _at(second, first, shape))
+        box = _at(first, second, shape) if across else _at(second, first, shape)
+        boxes.append(_snapped(box, grid, **{"x" if across else "y": apart}))
     return boxes
 
 
@@ -396,17 +418,17 @@ def _nest(scene: Scene, chance: random.Random) -> Scene:
     return replace(scene, things=tuple(things[::-1]), relation=("inside", 1, 0))
 
 
-def _scatter(shapes: Shapes, chance: random.Random, free: bool) -> list[Box]:
+def _scatter(shapes: Shapes, chance: random.Random, free: bool, grid: int) -> list[Box]:
     """Places that do not overlap, unless they may; where there is no room, everything shrinks."""
     factor = 1.0
     while True:
-        for _ in range(12):
+        for _ in range(100 if grid else 12):
             boxes: list[Box] = []
             for w, h in shapes:
                 shape = w * factor, h * factor
                 x = _between(_MARGIN, 1 - _MARGIN - shape[0], chance)
                 y = _between(_MARGIN, 1 - _MARGIN - shape[1], chance)
-                box = _at(x, y, shape)
+                box = _snapped(_at(x, y, shape), grid)
                 if not free and any(_touching(box, other) for other in boxes):
                     break
                 boxes.append(box)

@@ -73,6 +73,8 @@ class Scenes(Source):
         style: one artist, or all of them.
         emoji: the share of pictures that are bundled emoji of all artists, by themselves.
         overlap: the share of scenes in which objects may overlap.
+        grid: 16 puts objects at multiples of a sixteenth of the side, and gives them sides of an
+            even number of them, which networks learn sooner; 0 leaves both free.
         hint: "objects" gives what stands where, for detectors; see `limner.contract.layout`.
     """
 
@@ -84,6 +86,7 @@ class Scenes(Source):
     style: Literal["3d", "flat", "line", "noto", "all"] = "all"
     emoji: Share = 0.0
     overlap: Share = 0.0
+    grid: Annotated[int, Field(ge=12, le=64)] | Literal[0] = 0
     hint: Literal["objects"] | None = None
     text: bool = True
     tokens: Annotated[int, Field(ge=1, le=256)] = 32
@@ -160,7 +163,9 @@ class ComposedScenes(Dataset):
             skills = {name: share for name, share in skills.items() if name not in COLOURED}
         self.objects = {thing.name: thing for thing in known}
         relations = _shares(source.relations, RELATIONS, "relation", "data.relations")
-        self.composer = Composer(known, skills, dict(styles), source.overlap, relations)
+        self.composer = Composer(
+            known, skills, dict(styles), source.overlap, relations, source.grid
+        )
         self.single = None
         if source.emoji:
             self.single = _single_emoji(source, height)
