@@ -1,28 +1,22 @@
 """`limner studio`: listen, say where, serve until told to stop."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 from urllib.parse import urlencode
 
 import uvicorn
 
 from limner.contract.errors import LimnerError
+from limner.runtime.folder_lock import locked
 from limner.studio.server import build, until_drained
 from limner.studio.settings import Settings
 from limner.studio.workers import Process, WorkerDiedError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 _PATIENCE = 3  # seconds for answers that are under way when the server stops
 
@@ -53,7 +47,11 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
         LimnerError: the port is taken, another studio is open on the folder, it cannot be written,
             the database not opened, or the device not used.
     """
-    with _alone(settings.folder), _listening(settings) as listener:
+    in_use = (
+        f"another studio is open on the folder {settings.folder}; use that one, or give another "
+        "--data"
+    )
+    with locked(settings.folder, in_use), _listening(settings) as listener:
         if settings.device not in ("auto", "cpu"):
             asyncio.run(_check_device(settings))
         try:
@@ -61,34 +59,6 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
         except OSError as error:
             raise LimnerError(f"cannot write {settings.folder}: {error.strerror}") from None
         asyncio.run(_served(app, listener, settings, say))
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other studios out of a folder; the lock of a killed one is gone.
-
-    Raises:
-        LimnerError: another studio is open on it, or it cannot be written.
-    """
-    if fcntl is None:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        place = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise LimnerError(f"cannot write {folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(place)
-        raise LimnerError(
-            f"another studio is open on the folder {folder}; use that one, or give another --data"
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(place)
 
 
 async def _check_device(settings: Settings) -> None:

@@ -14,18 +14,12 @@ resumed leaves the same files as one that was not.
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, write_durably
 from limner.contract.errors import LimnerError
@@ -37,6 +31,7 @@ from limner.data.dataset import Dataset
 from limner.data.stream import Stream
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
+from limner.runtime.folder_lock import locked
 from limner.runtime.interrupts import Interrupts
 from limner.runtime.log import LOG_FILE, line, read_log
 from limner.runtime.progress import TrainingProgress, say
@@ -194,33 +189,16 @@ def _begin(
             return session.go()
 
 
-@contextlib.contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """Keep other commands out of a run's folder while this one writes to it; a killed command's
-    lock is gone.
+def _alone(run: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep other commands out of a run's folder while this one writes to it.
 
     Raises:
         LimnerError: another command is at work there, or the folder cannot be written.
     """
-    if not processes.first() or fcntl is None:
-        yield
-        return
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        folder = os.open(run, os.O_RDONLY)
-    except OSError as error:
-        raise _refused(error, run) from None
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(folder)
-        raise LimnerError(
-            f"another command is training in {run}; wait for it, or give another --run"
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(folder)
+    if not processes.first():
+        return contextlib.nullcontext()
+    in_use = f"another command is training in {run}; wait for it, or give another --run"
+    return locked(run, in_use)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,48 @@
+"""One process at a time in a folder."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from limner.contract.errors import LimnerError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+@contextlib.contextmanager
+def locked(folder: Path, in_use: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if it is not there.
+
+    A killed process leaves no lock. On Windows nothing is locked.
+
+    Args:
+        folder: which one.
+        in_use: the error's message where another process holds it.
+
+    Raises:
+        LimnerError: another process holds it, or it cannot be written.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise LimnerError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}; make room, or "
+            "give another folder"
+        ) from None
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(place)
+        raise LimnerError(in_use) from None
+    try:
+        yield
+    finally:
+        os.close(place)

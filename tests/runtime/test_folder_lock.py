@@ -1,0 +1,41 @@
+"""One process at a time in a folder; a killed one leaves no lock."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from limner.contract.errors import LimnerError
+from limner.runtime.folder_lock import locked
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from limner.runtime.folder_lock import locked
+with locked(Path(sys.argv[1]), "in use"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_one_is_refused_until_the_first_is_killed(tmp_path: Path):
+    folder = tmp_path / "made" / "for it"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(LimnerError, match="^somebody is here$"), locked(folder, "somebody is here"):
+        raise AssertionError
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    for _ in range(2):
+        with locked(folder, "somebody is here"):
+            pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LimnerError, match="cannot write .*file"), locked(tmp_path / "file", ""):
+        pass
