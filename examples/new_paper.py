@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from limner import Condition, Images, ImageSpec, LikelihoodModel, Noise, Paper, register
 from limner.contract.image import from_levels, to_levels
-from limner.contract.model import Likelihood
+from limner.contract.likelihood import Likelihood
 
 TITLE = "NICE: non-linear independent components estimation"
 PAPER = Paper(TITLE, "Dinh, Krueger, Bengio", 2014, "1410.8516")

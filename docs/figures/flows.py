@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limner import ImageSpec, Noise, build, load, open_data
 from limner.contract.image import Condition, from_levels, to_uint8
-from limner.contract.model import LikelihoodModel
+from limner.contract.likelihood import LikelihoodModel
 from limner.data import Stream
 from limner.data.dataset import Dataset
 from limner.diffusion.flow_matching import FlowMatching

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from limner.contract.checkpoint import load, save_model
     from limner.contract.errors import LimnerError
     from limner.contract.image import Batch, Condition, Images, ImageSpec, TextSpec
-    from limner.contract.model import GenerativeModel, Learner, LikelihoodModel, Turn
+    from limner.contract.likelihood import LikelihoodModel
+    from limner.contract.model import GenerativeModel, Learner, Turn
     from limner.contract.noise import Noise
     from limner.contract.registry import Paper, build, models, register
     from limner.contract.text import prompted
@@ -30,7 +31,8 @@ _HOMES = {
     "contract.errors": ("LimnerError",),
     "evaluate.metric": ("metrics",),
     "contract.image": ("Batch", "Condition", "ImageSpec", "Images", "TextSpec"),
-    "contract.model": ("GenerativeModel", "Learner", "LikelihoodModel", "Turn"),
+    "contract.likelihood": ("LikelihoodModel",),
+    "contract.model": ("GenerativeModel", "Learner", "Turn"),
     "contract.noise": ("Noise",),
     "contract.registry": ("Paper", "build", "models", "register"),
     "contract.text": ("prompted",),

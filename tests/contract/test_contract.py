@@ -10,7 +10,7 @@ from broken import BROKEN, Broken
 from limner import testing
 from limner.contract import registry
 from limner.contract.errors import LimnerError
-from limner.contract.model import LikelihoodModel
+from limner.contract.likelihood import LikelihoodModel
 from limner.contract.registry import Entry, models
 from limner.testing import CHECKS, Case, cases, checks_for
 

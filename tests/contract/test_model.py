@@ -164,17 +164,6 @@ def test_sampling_restores_the_mode_even_when_it_is_left_early():
     assert not model.training
 
 
-def test_bits_per_dim_are_nats_in_other_units():
-    model = toys.Pixels(GREY)
-    x, noise = torch.zeros(3, *GREY.shape), Noise.sampling(0, 3)
-    bits = model.bits_per_dim(x, noise=noise)
-    assert bits.kind == "exact"
-    assert torch.allclose(bits.nats, torch.full((3,), 8.0))
-    turn = next(model.turns(Batch(x, Condition()), 0, noise))
-    assert float(turn.loss.detach()) == pytest.approx(8)
-    assert not turn.logs["bits_per_dim"].requires_grad
-
-
 def test_nested_learners_that_nobody_trains_stay_in_evaluation_mode():
     model = toys.Nested(GREY, judge=toys.Classifier(GREY)).train()
     assert model.training

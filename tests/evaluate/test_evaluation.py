@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
-from limner.contract.model import Likelihood, LikelihoodModel
+from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer
 from limner.data import Dataset

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from limner import testing
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import Learner, Likelihood, Turn
+from limner.contract.likelihood import Likelihood
+from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 from limner.testing import Case
 

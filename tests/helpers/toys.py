@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.contract.model import GenerativeModel, Learner, Likelihood, LikelihoodModel, Turn
+from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.model import GenerativeModel, Learner, Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import Paper, register
 

@@ -12,7 +12,7 @@ from limner.contract import abilities
 from limner.contract.code_paths import lerp, slerp
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
-from limner.contract.model import LikelihoodModel
+from limner.contract.likelihood import LikelihoodModel
 from limner.contract.noise import Noise
 
 SPEC = ImageSpec(1, 3, 4)

@@ -47,7 +47,8 @@ from limner.autoencoders.nvae_cells import (
 from limner.contract.abilities import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.model import Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Count, Layers, Natural, NonNegative, Widths
 from limner.contract.registry import Paper, register

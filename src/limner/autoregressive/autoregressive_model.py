@@ -20,7 +20,7 @@ from limner.autoregressive.causal_convolution import Walk
 from limner.contract.abilities import Completes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, from_levels, to_levels
-from limner.contract.model import Likelihood, LikelihoodModel
+from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Blend, Noise
 from limner.maths.pixel_laws import PixelLaw, draw
 from limner.nn.condition import Conditioner

@@ -17,11 +17,9 @@ on data.
 
 import functools
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -49,21 +47,6 @@ class Turn(NamedTuple):
     loss: Float[Tensor, ""]
     of: str | None = None
     logs: Mapping[str, Tensor] = {}
-
-
-class Likelihood(NamedTuple):
-    """Natural-log probabilities of discrete images, and how they are to be read.
-
-    Args:
-        nats: float "b", log p(x) of each image.
-        kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or
-            "estimate" ("~").
-        terms: of a bound: what -nats is the sum of, by name; reports show them apart.
-    """
-
-    nats: Float[Tensor, "b"]
-    kind: Literal["exact", "lower", "estimate"]
-    terms: Mapping[str, Float[Tensor, "b"]] = MappingProxyType({})
 
 
 def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
@@ -275,7 +258,7 @@ class GenerativeModel(Learner):
             frames: takes and yields what the model's own `frames` does.
             n, c, seed, preview, options: as for `watch`.
         """
-        c = _for_each(n, c)
+        c = one_for_each(n, c)
         if not isinstance(seed, int) and len(seed) != n:
             raise LimnerError(f"{len(seed)} seeds for {n} pictures; give one, or one for each")
         asked = self.sampler_options(options)
@@ -297,7 +280,7 @@ class GenerativeModel(Learner):
         **options: Any,
     ) -> Images:
         """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
-        c = _for_each(n, c)
+        c = one_for_each(n, c)
         parts: list[Images] = []
         for first in range(0, n, self.at_once):
             rows = slice(first, min(first + self.at_once, n))
@@ -362,44 +345,7 @@ class GenerativeModel(Learner):
         return json_schema(cls.frames, skip=_NOT_OPTIONS)
 
 
-class LikelihoodModel(GenerativeModel):
-    """A model that also says how likely an image is.
-
-    What `log_prob` takes beyond `x`, `c` and `noise` are its options, as with `frames`.
-    """
-
-    likelihood_is_slow: bool = False
-    """Whether one takes many passes through a network, so that reports have it if asked for."""
-
-    def likelihood_protocol(self) -> str:
-        """What stands beside a likelihood in reports, of the same options: how many importance
-        samples, which dequantisation; empty where `log_prob` draws nothing.
-        """
-        return ""
-
-    @abstractmethod
-    def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """Natural-log probability of each image as one of `spec.levels` ** dimensions discrete
-        ones.
-
-        Args:
-            x: images on the grid of `spec.levels` values in [-1, 1], "b c h w".
-            c: what they are of.
-            noise: b random streams, for bounds and estimates that draw.
-        """
-
-    def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """-log2 p(x) / dimensions of each image, in `nats`' place; "lower" bounds it from above."""
-        nats, kind, _ = self.log_prob(x, c, noise=noise)
-        return Likelihood(-nats / (self.spec.dimensions * math.log(2)), kind)
-
-    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the mean bits per dimension."""
-        bits = self.bits_per_dim(batch.x, batch.c, noise=noise).nats.mean()
-        yield Turn(bits, logs={"bits_per_dim": bits.detach()})
-
-
-def _for_each(n: int, c: Condition) -> Condition:
+def one_for_each(n: int, c: Condition) -> Condition:
     """A condition of n rows, or without parts."""
     if n < 1:
         raise LimnerError(f"the number of pictures must be at least 1, not {n}")

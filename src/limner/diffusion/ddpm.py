@@ -32,7 +32,8 @@ from torch import Tensor
 from limner.contract.abilities import Exports
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
 from limner.contract.registry import Paper, register

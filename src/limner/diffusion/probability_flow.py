@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.image import Condition, Images
-from limner.contract.model import Likelihood, LikelihoodModel
+from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
 from limner.contract.options import Positive
 from limner.diffusion.denoising_model import DenoisingModel

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, Rate, Share, Widths
 from limner.contract.registry import Paper, register

@@ -20,7 +20,7 @@ from torch import Tensor
 from limner.contract.bundled import bundled
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, to_uint8
-from limner.contract.model import Likelihood, LikelihoodModel
+from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.registry import models
 from limner.data.dataset import Dataset

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from limner.contract.abilities import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
-from limner.contract.model import Likelihood, LikelihoodModel
+from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
 from limner.maths.couplings import Affine
 from limner.maths.dequantisation import Dequantisation, Uniform, Variational

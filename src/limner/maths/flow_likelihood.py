@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.image import Images, ImageSpec
-from limner.contract.model import Likelihood
+from limner.contract.likelihood import Likelihood
 from limner.contract.noise import Noise
 from limner.maths.dequantisation import Uniform
 from limner.maths.ode import Solution, rms, solve

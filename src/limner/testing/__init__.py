@@ -13,7 +13,8 @@ labels=(), frequencies=())`.
 
 from collections.abc import Callable
 
-from limner.contract.model import GenerativeModel, LikelihoodModel
+from limner.contract.likelihood import LikelihoodModel
+from limner.contract.model import GenerativeModel
 from limner.contract.registry import entry
 from limner.testing.cases import Case, cases
 from limner.testing.entropy import check_entropy_floor

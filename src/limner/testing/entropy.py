@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Images, ImageSpec, from_levels
-from limner.contract.model import Likelihood
+from limner.contract.likelihood import Likelihood
 from limner.contract.noise import Noise
 from limner.testing.cases import SEED, Case, random_conditions
 from limner.training.loop import Loop, TrainOptions

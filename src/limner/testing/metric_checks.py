@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from limner.contract.image import Batch, Condition, ImageSpec
-from limner.contract.model import Likelihood, LikelihoodModel, Turn
+from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.dataset import Dataset

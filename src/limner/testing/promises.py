@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec, to_uint8
-from limner.contract.model import GenerativeModel, Learner, LikelihoodModel, Turn
+from limner.contract.likelihood import LikelihoodModel
+from limner.contract.model import GenerativeModel, Learner, Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import entry
 from limner.testing.cases import SEED, Case, asked_of, painted, quick_options, toy_data

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.model import GenerativeModel, LikelihoodModel
+from limner.contract.likelihood import LikelihoodModel
+from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import validated
 from limner.contract.registry import Paper

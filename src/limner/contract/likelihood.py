@@ -1,0 +1,122 @@
+"""Models that say how likely a picture is."""
+
+import functools
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images
+from limner.contract.model import GenerativeModel, Turn, one_for_each
+from limner.contract.noise import Noise
+
+
+class Likelihood(NamedTuple):
+    """Natural-log probabilities of discrete images, and how they are to be read.
+
+    Args:
+        nats: float "b", log p(x) of each image.
+        kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or
+            "estimate" ("~").
+        terms: of a bound: what -nats is the sum of, by name; reports show them apart.
+    """
+
+    nats: Float[Tensor, "b"]
+    kind: Literal["exact", "lower", "estimate"]
+    terms: Mapping[str, Float[Tensor, "b"]] = MappingProxyType({})
+
+
+def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Likelihood]:
+    """Check what a likelihood is of, and compute it in evaluation mode, but within `turns`."""
+
+    @functools.wraps(log_prob)
+    def checked(
+        self: "LikelihoodModel", x: Images, c: Condition = Condition(), **more: Any
+    ) -> Likelihood:
+        asked, given = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
+        if asked != given:
+            raise LimnerError(f"{given} pictures have no likelihood here; give it {asked} ones")
+        training = self.training and not self.learning
+        if not training:
+            return log_prob(self, x, one_for_each(len(x), c), **more)
+        self.eval()
+        try:
+            return log_prob(self, x, one_for_each(len(x), c), **more)
+        finally:
+            self.train()
+
+    return checked
+
+
+def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iterator[Turn]]:
+    """Let likelihoods within `turns` be computed in the mode that the model is in."""
+
+    @functools.wraps(turns)
+    def moves(self: "LikelihoodModel", *args: Any, **kwargs: Any) -> Iterator[Turn]:
+        game = turns(self, *args, **kwargs)
+        while True:
+            outer, self.learning = self.learning, True  # not around the yield: others may ask
+            try:
+                turn = next(game, None)
+            finally:
+                self.learning = outer
+            if turn is None:
+                return
+            yield turn
+
+    return moves
+
+
+class LikelihoodModel(GenerativeModel):
+    """A model that also says how likely an image is.
+
+    What `log_prob` takes beyond `x`, `c` and `noise` are its options, as with `frames`.
+    """
+
+    likelihood_is_slow: bool = False
+    """Whether one takes many passes through a network, so that reports have it if asked for."""
+    learning: bool = False
+    """Whether one of the model's `turns` is being computed."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "log_prob" in cls.__dict__:
+            cls.log_prob = in_evaluation_mode(cls.log_prob)
+        if "turns" in cls.__dict__:
+            cls.turns = in_training_mode(cls.turns)
+
+    def likelihood_protocol(self) -> str:
+        """What stands beside a likelihood in reports, of the same options: how many importance
+        samples, which dequantisation; empty where `log_prob` draws nothing.
+        """
+        return ""
+
+    @abstractmethod
+    def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        """Natural-log probability of each image as one of `spec.levels` ** dimensions discrete
+        ones.
+
+        Args:
+            x: images on the grid of `spec.levels` values in [-1, 1], "b c h w".
+            c: what they are of; b rows, one for all, or no parts.
+            noise: b random streams, for bounds and estimates that draw.
+
+        Raises:
+            LimnerError: pictures of another shape, or conditions that do not pair with them.
+        """
+
+    def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        """-log2 p(x) / dimensions of each image, in `nats`' place; "lower" bounds it from above."""
+        nats, kind, _ = self.log_prob(x, c, noise=noise)
+        return Likelihood(-nats / (self.spec.dimensions * math.log(2)), kind)
+
+    @in_training_mode
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the mean bits per dimension."""
+        bits = self.bits_per_dim(batch.x, batch.c, noise=noise).nats.mean()
+        yield Turn(bits, logs={"bits_per_dim": bits.detach()})

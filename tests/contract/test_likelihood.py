@@ -1,0 +1,100 @@
+"""What a likelihood promises, whatever the model is."""
+
+import functools
+import math
+from inspect import signature
+from typing import Any
+
+import pytest
+import torch
+import toys
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.noise import Noise
+from limner.contract.registry import models
+from limner.testing import cases
+from limner.testing.cases import toy_data
+
+GREY = ImageSpec(1, 2, 2)
+QUICK: dict[str, Any] = {"tolerance": 0.3, "divergence": "hutchinson", "terms": 2, "k": 2}
+
+
+def test_bits_per_dim_are_nats_in_other_units():
+    model = toys.Pixels(GREY)
+    x, noise = torch.zeros(3, *GREY.shape), Noise.sampling(0, 3)
+    bits = model.bits_per_dim(x, noise=noise)
+    assert bits.kind == "exact"
+    assert torch.allclose(bits.nats, torch.full((3,), 8.0))
+    turn = next(model.turns(Batch(x, Condition()), 0, noise))
+    assert float(turn.loss.detach()) == pytest.approx(8)
+    assert not turn.logs["bits_per_dim"].requires_grad
+
+
+@functools.cache
+def likelihoods() -> list[LikelihoodModel]:
+    """Every registered model with a likelihood, small, on the first kind of data that it takes."""
+    able = [of for of in models().values() if issubclass(of.model, LikelihoodModel)]
+    return [cases(of)[0].ready() for of in able]
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_likelihood_of_pictures_of_another_shape_is_one_line():
+    for model in likelihoods():
+        (C, H, W), n = model.spec.shape, 2
+        for shape in ((C, 2 * H, 2 * W), (C, H // 2, W // 2), (C, H, 2 * W), (C + 1, H, W)):
+            x, noise = torch.zeros(n, *shape), Noise.sampling(0, n)
+            said = f"{' x '.join(map(str, shape))} pictures .* give it {C} x {H} x {W} ones"
+            for call in (model.log_prob, model.bits_per_dim):
+                with pytest.raises(LimnerError, match=said):
+                    call(x, noise=noise)
+        with pytest.raises(LimnerError, match="3 conditions for 2 pictures"):
+            c = Condition(torch.zeros(3, dtype=torch.int64))
+            model.log_prob(torch.zeros(n, *model.spec.shape), c, noise=Noise.sampling(0, n))
+
+
+def test_a_likelihood_in_training_mode_is_that_of_evaluation_and_the_mode_stays():
+    for model in likelihoods():
+        (x, c), known = toy_data(model.spec, 0, 2), signature(model.log_prob).parameters
+        options = {name: value for name, value in QUICK.items() if name in known}
+        log_prob = functools.partial(model.log_prob, x, c, **options)
+        quiet = log_prob(noise=Noise.sampling(0, 2)).nats
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        model.train()
+        try:
+            nats = log_prob(noise=Noise.sampling(0, 2)).nats
+            assert model.training, f"{model.name} is left in evaluation mode"
+        finally:
+            model.eval()
+        assert torch.equal(nats, quiet), model.name
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class Noisy(toys.Pixels):
+    """A nat more in training, as a stand-in for dropout."""
+
+    def log_prob(self, x, c=Condition(), *, noise: Noise) -> Likelihood:
+        nats, kind, _ = super().log_prob(x, c, noise=noise)
+        return Likelihood(nats + (1.0 if self.training else 0.0), kind)
+
+
+class Noisier(Noisy):
+    """Another nat, on top of what the class before it says."""
+
+    def log_prob(self, x, c=Condition(), *, noise: Noise) -> Likelihood:
+        nats, kind, _ = super().log_prob(x, c, noise=noise)
+        return Likelihood(nats + (1.0 if self.training else 0.0), kind)
+
+
+def test_a_loss_in_training_mode_is_that_of_training():
+    model, batch = Noisier(GREY), Batch(torch.zeros(3, *GREY.shape), Condition())
+    bit = GREY.dimensions * math.log(2)
+    for mode, more in ((True, 2.0), (False, 0.0)):
+        model.train(mode)
+        turns = model.turns(batch, 0, Noise.sampling(0, 3))
+        assert float(next(turns).loss.detach()) == pytest.approx(8 - more / bit, abs=1e-6)
+        bits = model.bits_per_dim(batch.x, noise=Noise.sampling(0, 3)).nats
+        assert torch.allclose(bits, torch.tensor(8.0)), "while its turns wait, it evaluates"
+        assert model.training is mode
+        assert next(turns, None) is None
