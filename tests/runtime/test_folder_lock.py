@@ -25,7 +25,10 @@ def test_a_second_one_is_refused_until_the_first_is_killed(tmp_path: Path):
         [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(LimnerError, match="^somebody is here$"), locked(folder, "somebody is here"):
+    with (
+        pytest.raises(LimnerError, match=r"^somebody is here$"),
+        locked(folder, "somebody is here"),
+    ):
         raise AssertionError
     holder.kill()
     holder.wait()
@@ -37,5 +40,5 @@ def test_a_second_one_is_refused_until_the_first_is_killed(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LimnerError, match="cannot write .*file"), locked(tmp_path / "file", ""):
+    with pytest.raises(LimnerError, match=r"cannot write .*file"), locked(tmp_path / "file", ""):
         pass
