@@ -17,6 +17,8 @@ import torch
 from scenes import SPEC, Eye, Painter, Shades
 from torch import Tensor
 
+from limner.autoencoders.nvae import NVAE
+from limner.autoencoders.vae import VAE
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.likelihood import Likelihood, LikelihoodModel
@@ -444,6 +446,33 @@ def test_the_terms_of_a_bound_add_up_to_it(model: LikelihoodModel, terms: tuple[
     assert sum(parts) == pytest.approx(value(report, "bits/dim"), rel=1e-9)
     assert all(part > 0 for part in parts)
     assert "bits/dim, prior" in report.text()
+    assert report.number("bits/dim, ELBO") is None, "it is the bound itself"
+
+
+@pytest.mark.parametrize(
+    ("model", "terms"),
+    [
+        (VAE(SPEC, latent=2, channels=(4,)), ("reconstruction", "KL")),
+        (
+            NVAE(SPEC, channels=(4,), groups=(2,), latent=2),
+            ("reconstruction", "KL 1 (3 x 3)", "KL 2 (3 x 3)"),
+        ),
+    ],
+    ids=["vae", "nvae"],
+)
+def test_beside_a_bound_of_several_draws_stand_the_elbo_and_its_terms(
+    model: LikelihoodModel, terms: tuple[str, ...]
+):
+    report = judged(model, n=20, metrics=["likelihood"], likelihood={"k": 4})
+    parts = [value(report, f"bits/dim, {term}") for term in terms]
+    elbo, bits = report.number("bits/dim, ELBO"), report.number("bits/dim")
+    assert elbo is not None and bits is not None
+    assert elbo.value == pytest.approx(sum(parts), rel=1e-9)
+    assert elbo.value > bits.value, "more draws come nearer"
+    assert (elbo.sign, elbo.better) == ("<=", "lower")
+    assert "bits/dim, reconstruction" in report.text()
+    named = {number["name"] for number in report.to_json()["numbers"]}
+    assert {"bits/dim, ELBO", *(f"bits/dim, {term}" for term in terms)} <= named
 
 
 def test_a_likelihood_is_computed_with_the_options_that_are_given():

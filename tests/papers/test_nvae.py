@@ -58,6 +58,26 @@ def test_the_bound_tends_to_the_marginal_by_quadrature():
     assert bool((over <= 3 * nats.std(0) / math.sqrt(R)).all())
 
 
+@torch.no_grad()
+def test_the_terms_of_a_likelihood_are_those_of_the_elbo():
+    """The KL of each group and the reconstruction: the first group's in closed form, and all of
+    them together E log p(x | z) p(z) / q(z | x), which the bound of one draw is drawn from."""
+    model, x = moved(), pictures(1)
+    terms = model.log_prob(x, noise=Noise.sampling(0, 1), k=2).terms
+    assert [*terms] == ["reconstruction", "KL 1 (2 x 2)", "KL 2 (3 x 3)", "KL 3 (3 x 3)"]
+    prior = Normal(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2))
+    group, features = model.groups[0], model._features(x)[0]
+    s, _ = group.before(model.constant, torch.zeros_like(prior.mean))
+    q = group.approximate_posterior(features, s, prior)
+    torch.testing.assert_close(terms["KL 1 (2 x 2)"], q.kl(prior).sum()[None].double())
+    n = 4000
+    many = x.expand(n, -1, -1, -1)
+    one = model.log_prob(many, noise=Noise.sampling(0, n), k=1).nats
+    _, _, terms = model.log_prob(many, noise=Noise.sampling(n, n), k=3)
+    apart = one.mean() + torch.stack([*terms.values()]).sum(0).mean()
+    assert abs(float(apart)) < 3 * float(one.std()) / math.sqrt(n)
+
+
 def test_residual_normals_have_equation_twos_kl():
     s, seen = torch.randn(2, 3, 4, 3, 3, dtype=torch.float64)
     group = Group(4, 2, 1, first=False).double()

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limner.autoencoders import importance_bound
-from limner.autoencoders.importance_bound import Normal, importance_weighted, standard
+from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.vae import VAE
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, from_levels
@@ -98,8 +98,13 @@ def test_a_wrong_posterior_costs_its_kl_and_more_draws_win_some_of_it_back():
     many = x.expand(n, -1, -1, -1)
     bounds = {}
     for k in (1, 5, 50):
-        nats = model.log_prob(many, noise=Noise.sampling(10**6 * k, n), k=k).nats
+        nats, _, terms = model.log_prob(many, noise=Noise.sampling(10**6 * k, n), k=k)
         bounds[k] = float(nats.mean()), 3 * float(nats.std()) / math.sqrt(n)
+        elbo = -terms["reconstruction"] - terms["KL"]
+        error = 3 * float(elbo.std()) / math.sqrt(n)
+        assert float(elbo.mean()) == pytest.approx(exact - gap, abs=error), "of any k"
+        prior = standard(wrong.mean)
+        torch.testing.assert_close(terms["KL"], wrong.kl(prior).sum(1).expand(n))
     assert bounds[1][0] == pytest.approx(exact - gap, abs=bounds[1][1])
     assert bounds[1][0] + bounds[1][1] < bounds[5][0] - bounds[5][1]
     assert bounds[5][0] + bounds[5][1] < bounds[50][0] - bounds[50][1]
@@ -163,11 +168,12 @@ def test_the_bound_in_parts_is_the_bound_at_once(monkeypatch):
     torch.testing.assert_close(model.log_prob(x, noise=Noise.sampling(0, 5), k=13).nats, whole)
     sizes: list[int] = []
 
-    def weights(g: int) -> Tensor:
+    def draws(g: int) -> Draws:
         sizes.append(g)
-        return torch.zeros(g, 5)
+        return Draws(torch.zeros(g, 5), {"KL": torch.full((g, 5), 2.0)})
 
-    assert importance_weighted(weights, 13, 16, 5).tolist() == [0.0] * 5
+    nats, _, terms = importance_weighted(draws, 13, 16, 5)
+    assert nats.tolist() == [0.0] * 5 and terms["KL"].tolist() == [2.0] * 5
     assert sizes == [4, 4, 4, 1]
 
 

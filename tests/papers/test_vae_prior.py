@@ -91,6 +91,8 @@ def test_the_bound_and_the_loss_have_its_density_and_draws_go_through_it():
     torch.testing.assert_close(turn.logs["kl"], kl.detach())
     log_w = likely + model.prior.log_prob(z) - q.log_prob(z).sum(-1)
     nats = model.log_prob(x, noise=Noise.keyed(0, 0, range(5)), k=3).nats
+    one, _, terms = model.log_prob(x, noise=Noise.keyed(0, 0, range(5)), k=1)
+    torch.testing.assert_close(terms["reconstruction"] + terms["KL"], -one.double())
     torch.testing.assert_close(nats, log_w.logsumexp(0) - math.log(3))
     e = Noise.sampling(4, 2).normal(2, dtype=torch.float64)
     shown = model.law.mean(model.decoder(model.prior.code(e))).permute(0, 3, 1, 2)

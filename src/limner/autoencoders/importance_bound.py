@@ -9,12 +9,14 @@ Burda, Grosse, Salakhutdinov (2015). Importance weighted autoencoders. arXiv:150
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from limner.contract.likelihood import Likelihood
 
 _AT_ONCE = 2**20  # numbers of pictures that are decoded together
 
@@ -54,21 +56,37 @@ def standard(like: Float[Tensor, "..."]) -> Normal:
     return Normal(torch.zeros_like(like), torch.zeros_like(like))
 
 
-def importance_weighted(
-    log_weights: Callable[[int], Float[Tensor, "g b"]], k: int, dimensions: int, rows: int
-) -> Float[Tensor, "b"]:
-    """log 1/k sum_i w_i of each of b pictures, in float64.
+class Draws(NamedTuple):
+    """What g draws from q(z | x) say of b pictures.
 
     Args:
-        log_weights: log w of the next g draws, for all pictures.
+        log_weights: log w = log p(x, z) - log q(z | x).
+        terms: of the evidence lower bound, by name: -log p(x | z), and parts of the KL, in nats.
+    """
+
+    log_weights: Float[Tensor, "g b"]
+    terms: Mapping[str, Float[Tensor, "g b"]]
+
+
+def importance_weighted(
+    draws: Callable[[int], Draws], k: int, dimensions: int, rows: int
+) -> Likelihood:
+    """log 1/k sum_i w_i of each of b pictures, and the means of the draws' terms, in float64.
+
+    Args:
+        draws: the next g draws, for all pictures.
         k: how many draws.
         dimensions: numbers in a picture.
         rows: b. So many draws are made at once as the memory for about a million decoded numbers
             allows; the result does not depend on it.
     """
-    at_once, total = max(1, _AT_ONCE // (rows * dimensions)), None
+    at_once, parts = max(1, _AT_ONCE // (rows * dimensions)), list[Tensor]()
+    sums: dict[str, Tensor] = {}
     for first in range(0, k, at_once):
-        part = log_weights(min(at_once, k - first)).double().logsumexp(0)
-        total = part if total is None else torch.logaddexp(total, part)
-    assert total is not None
-    return total - math.log(k)
+        log_weights, terms = draws(min(at_once, k - first))
+        parts.append(log_weights.double().logsumexp(0))
+        for name, term in terms.items():
+            part = term.double().sum(0)
+            sums[name] = sums[name] + part if name in sums else part
+    nats = torch.stack(parts).logsumexp(0) - math.log(k)
+    return Likelihood(nats, "lower", {name: total / k for name, total in sums.items()})

@@ -35,7 +35,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoencoders.encoders import halvings, pixel_law
-from limner.autoencoders.importance_bound import Normal, importance_weighted, standard
+from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.nvae_cells import (
     EncodingCell,
     GenerativeCell,
@@ -228,7 +228,8 @@ class NVAE(LikelihoodModel, Encodes):
         noise: Noise,
         k: Count | None = None,
     ) -> Likelihood:
-        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q.
+        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q, and the ELBO's terms:
+        the reconstruction and the KL of each group.
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
@@ -236,15 +237,19 @@ class NVAE(LikelihoodModel, Encodes):
         """
         seen = self._features(x)
 
-        def log_weights(g: int) -> Float[Tensor, "g b"]:
+        names = [f"KL {i} ({h} x {w})" for i, (_, h, w) in enumerate(self.shapes, start=1)]
+
+        def draws(g: int) -> Draws:
             epsilon = self._draws(g, noise).flatten(0, 1)
             many = [features.repeat(g, 1, 1, 1) for features in seen]
-            likely, _, ratio = self._terms(x.repeat(g, 1, 1, 1), epsilon, many)
-            return (likely - ratio).unflatten(0, (g, -1))
+            likely, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), epsilon, many)
+            terms = {"reconstruction": -likely, **dict(zip(names, kl, strict=True))}
+            apart = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
+            return Draws((likely - ratio).unflatten(0, (g, -1)), apart)
 
         k = k or self.importance_samples
-        nats = importance_weighted(log_weights, k, self.spec.dimensions, len(x))
-        return Likelihood(nats.to(x.dtype), "lower")
+        nats, kind, terms = importance_weighted(draws, k, self.spec.dimensions, len(x))
+        return Likelihood(nats.to(x.dtype), kind, terms)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move, in bits per dimension; the logs of both terms are nats of a picture."""

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.autoencoders.encoders import centre, coders, pixel_law
-from limner.autoencoders.importance_bound import Normal, importance_weighted, standard
+from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.prior import Prior
 from limner.contract.abilities import Encodes
 from limner.contract.errors import LimnerError
@@ -146,7 +146,7 @@ class VAE(LikelihoodModel, Encodes):
         noise: Noise,
         k: Count | None = None,
     ) -> Likelihood:
-        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q.
+        """The bound log 1/k sum_i p(x, z_i) / q(z_i | x) of k draws from q, and the ELBO's terms.
 
         Args:
             x, c, noise: see `LikelihoodModel.log_prob`.
@@ -154,12 +154,16 @@ class VAE(LikelihoodModel, Encodes):
         """
         vector, levels, q = self._levels_and_posterior(x, c)
 
-        def log_weights(g: int) -> Float[Tensor, "g b"]:
-            return _log_weights(*self._terms(levels, vector, q, self._draws(g, noise)))
+        def draws(g: int) -> Draws:
+            likely, prior, posterior = self._terms(levels, vector, q, self._draws(g, noise))
+            kl = posterior - prior if self.prior.learned else closed.expand(g, -1)
+            terms = {"reconstruction": -likely, "KL": kl}
+            return Draws(_log_weights(likely, prior, posterior), terms)
 
+        closed = q.kl(standard(q.mean)).sum(-1)
         k = k or self.importance_samples
-        nats = importance_weighted(log_weights, k, self.spec.dimensions, len(x))
-        return Likelihood(nats.to(x.dtype), "lower")
+        nats, kind, terms = importance_weighted(draws, k, self.spec.dimensions, len(x))
+        return Likelihood(nats.to(x.dtype), kind, terms)
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Measure the mean picture, which perceptrons subtract."""

@@ -23,7 +23,8 @@ class Likelihood(NamedTuple):
         nats: float "b", log p(x) of each image.
         kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or
             "estimate" ("~").
-        terms: of a bound: what -nats is the sum of, by name; reports show them apart.
+        terms: of the evidence lower bound (ELBO): what -ELBO is the sum of, in nats, by name. It is
+            -nats, too, unless the bound is a nearer one, of several draws. Reports show them apart.
     """
 
     nats: Float[Tensor, "b"]
