@@ -3,22 +3,64 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.options import Widths
-from limner.nn.condition import Conditioner
+from limner.nn.condition import Conditioner, Signal
 from limner.nn.doubling import upsample_conv
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
-from limner.nn.unet import Stage, check_halvings
+from limner.nn.unet import Encoder, Features, Stage, check_halvings, copy_parts, time_vector
 
 
-class PlainUNet(nn.Module):
+class PlainEncoder(Encoder):
+    """The half of a `PlainUNet` that ends in the middle, which passes every layer's output."""
+
+    patch = 1
+    after: ResidualBlock
+
+    def half(self) -> Encoder:
+        """A copy of the encoder alone."""
+        names = ("time", "conv_in", "down", "downsample", "middle", "after")
+        return copy_parts(self, PlainEncoder(), *names)
+
+    def widths(self) -> list[int]:
+        """The channels of all that `encode` passes, and of the middle."""
+        found, last = [self.conv_in.out_channels], len(self.downsample)
+        for level, stages in enumerate(self.down):
+            own = [stage.out_channels for stage in stages.children()]  # pyright: ignore
+            found += own + own[-1:] * (level < last)
+        return [*found, self.middle.out_channels]  # pyright: ignore
+
+    def encode(
+        self,
+        x: Float[Tensor, "b c h w"],
+        label: Float[Tensor, "b"],
+        signal: Signal,
+        hint: Float[Tensor, "b d hh ww"] | None = None,
+    ) -> Features:
+        """The features of a picture: `Encoder.encode`."""
+        vector = time_vector(self.time, label, signal)
+        if signal.planes is not None:
+            x = torch.cat([x, signal.planes.to(x)], dim=1)
+        h = self.conv_in(x)
+        h = h if hint is None else h + hint
+        passed = [h]
+        for level, stages in enumerate(self.down):
+            for stage in stages.children():
+                h = stage(h, vector, signal)
+                passed.append(h)
+            if level < len(self.downsample):
+                h = self.downsample[level](h)
+                passed.append(h)
+        return Features(passed, self.after(self.middle(h, vector, signal), vector), vector, signal)
+
+
+class PlainUNet(PlainEncoder):
     """F(x, label, c): a U-Net on pixels whose decoder sees every layer of the encoder.
 
     Ho et al. (2020), arXiv:2006.11239, appendix B, with scale and shift by the time as in Nichol,
@@ -95,23 +137,11 @@ class PlainUNet(nn.Module):
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
     ) -> Float[Tensor, "b out h w"]:
         """An output of the picture's size, given a number (time) and what the picture is of."""
-        signal = self.conditioner(c, len(x))
-        vector = self.time(label)
-        if signal.vector is not None:
-            vector = vector + signal.vector
-        vector = F.silu(vector)
-        if signal.planes is not None:
-            x = torch.cat([x, signal.planes.to(x)], dim=1)
-        h = self.conv_in(x)
-        passed = [h]
-        for level, stages in enumerate(self.down):
-            for stage in stages.children():
-                h = stage(h, vector, signal)
-                passed.append(h)
-            if level < len(self.downsample):
-                h = self.downsample[level](h)
-                passed.append(h)
-        h = self.after(self.middle(h, vector, signal), vector)
+        return self.decode(self.encode(x, label, self.conditioner(c, len(x))))
+
+    def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
+        """The output, of what `encode` gives; see `UNet.decode`."""
+        passed, h, vector, signal = list(features.passed), *features[1:]
         for level, stages in enumerate(self.up):
             for stage in stages.children():
                 h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)

@@ -1,5 +1,9 @@
 """The U-Net: the denoiser of most diffusion models, and an image-to-image network."""
 
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -31,6 +35,7 @@ class Stage(nn.Module):
         groups: int | None = None,
     ) -> None:
         super().__init__()
+        self.out_channels = out
         self.block = ResidualBlock(channels, out, vector, dropout, groups)
         self.self_attention = self.cross_attention = None
         if attention:
@@ -50,7 +55,90 @@ class Stage(nn.Module):
         return x
 
 
-class UNet(nn.Module):
+class Features(NamedTuple):
+    """What the encoder of a U-Net makes of a picture, and what its decoder needs.
+
+    Args:
+        passed: what each of its layers hands over to the decoder, finest first.
+        middle: what is left at the end.
+        vector: of time and condition, for all layers.
+        signal: of the condition.
+    """
+
+    passed: list[Tensor]
+    middle: Float[Tensor, "b c h w"]
+    vector: Float[Tensor, "b d"]
+    signal: Signal
+
+    def plus(self, residuals: Sequence[Tensor]) -> "Features":
+        """The sum with residuals: one for each of `passed`, then that of `middle`."""
+        passed = [h + residual for h, residual in zip(self.passed, residuals[:-1], strict=True)]
+        return self._replace(passed=passed, middle=self.middle + residuals[-1])
+
+
+class Encoder(nn.Module):
+    """The half of a U-Net that ends in the middle; a `UNet` is one, and has a decoder besides."""
+
+    patch: int
+    time: NumberEmbedding
+    conv_in: nn.Conv2d
+    down: nn.ModuleList
+    downsample: nn.ModuleList
+    middle: Stage
+
+    def half(self) -> "Encoder":
+        """A copy of the encoder alone."""
+        return copy_parts(self, Encoder(), "time", "conv_in", "down", "downsample", "middle")
+
+    def widths(self) -> list[int]:
+        """The channels of all that `encode` passes, and of the middle."""
+        stages = [stage for stages in self.down for stage in stages.children()]
+        return [stage.out_channels for stage in (*stages, self.middle)]  # pyright: ignore
+
+    def encode(
+        self,
+        x: Float[Tensor, "b c h w"],
+        label: Float[Tensor, "b"],
+        signal: Signal,
+        hint: Float[Tensor, "b d hh ww"] | None = None,
+    ) -> Features:
+        """The features of a picture.
+
+        Args:
+            x: the picture.
+            label: a number, such as time.
+            signal: what the picture is of.
+            hint: to add to the output of `conv_in`.
+        """
+        vector = time_vector(self.time, label, signal)
+        if signal.planes is not None:
+            x = torch.cat([x, signal.planes.to(x)], dim=1)
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
+        h = h if hint is None else h + hint
+        passed: list[Tensor] = []
+        for stages, downsample in zip(self.down, self.downsample):
+            for stage in stages.children():
+                h = stage(h, vector, signal)
+                passed.append(h)
+            h = downsample(h)
+        return Features(passed, self.middle(h, vector, signal), vector, signal)
+
+
+def copy_parts(network: nn.Module, half: Encoder, *names: str) -> Encoder:
+    """An empty encoder with copies of some parts of a network."""
+    half.patch = network.patch  # pyright: ignore
+    for name in names:
+        setattr(half, name, copy.deepcopy(getattr(network, name)))
+    return half
+
+
+def time_vector(time: nn.Module, label: Float[Tensor, "b"], signal: Signal) -> Float[Tensor, "b d"]:
+    """What all layers are told: the time, and the vector of the condition."""
+    vector = time(label)
+    return F.silu(vector if signal.vector is None else vector + signal.vector)
+
+
+class UNet(Encoder):
     """F(x, label, c): an encoder and a decoder of residual blocks, joined at each resolution.
 
     Ronneberger, Fischer, Brox (2015), arXiv:1505.04597, with time, classes and attention as in Ho
@@ -127,21 +215,11 @@ class UNet(nn.Module):
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
     ) -> Float[Tensor, "b out h w"]:
         """An output of the picture's size, given a number (time) and what the picture is of."""
-        signal = self.conditioner(c, len(x))
-        vector = self.time(label)
-        if signal.vector is not None:
-            vector = vector + signal.vector
-        vector = F.silu(vector)
-        if signal.planes is not None:
-            x = torch.cat([x, signal.planes.to(x)], dim=1)
-        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
-        passed = []
-        for stages, downsample in zip(self.down, self.downsample):
-            for stage in stages.children():
-                h = stage(h, vector, signal)
-                passed.append(h)
-            h = downsample(h)
-        h = self.middle(h, vector, signal)
+        return self.decode(self.encode(x, label, self.conditioner(c, len(x))))
+
+    def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
+        """The output, of what `encode` gives; a control adds to it before, see `Features.plus`."""
+        passed, h, vector, signal = list(features.passed), *features[1:]
         for stages, upsample in zip(self.up, self.upsample):
             for stage in stages.children():
                 h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)

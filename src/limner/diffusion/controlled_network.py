@@ -1,0 +1,141 @@
+"""A U-Net under control: its encoder is copied, and the copy adds to what its decoder is given.
+
+Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusion models.
+arXiv:2302.05543; see `controlnet`.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.image import Condition, Images
+from limner.nn.condition import Signal
+from limner.nn.plain_unet import PlainUNet
+from limner.nn.unet import UNet
+
+_M = TypeVar("_M", bound=nn.Module)
+_HINT_WIDTHS = (16, 32, 96, 256, 256, 256)  # at each halving; the first four are the authors'
+
+
+class HintEncoder(nn.Module):
+    """A hint as features of the size that a U-Net's first layer has; 0 at first.
+
+    Args:
+        channels: of the hint.
+        out: of the U-Net's first layer.
+        halvings: how often the hint's sides are halved.
+    """
+
+    def __init__(self, channels: int, out: int, halvings: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, _HINT_WIDTHS[0], 3, padding=1)
+        self.layers = nn.ModuleList()
+        for ins, outs in pairwise(_HINT_WIDTHS[: halvings + 1]):
+            self.layers.append(nn.Conv2d(ins, ins, 3, padding=1))
+            self.layers.append(nn.Conv2d(ins, outs, 3, padding=1, stride=2))
+        self.conv_out = zeros(nn.Conv2d(_HINT_WIDTHS[halvings], out, 3, padding=1))
+
+    def forward(self, hint: Float[Tensor, "b k hh ww"]) -> Float[Tensor, "b out h w"]:
+        """The features."""
+        h = F.silu(self.conv_in(hint))
+        for layer in self.layers:
+            h = F.silu(layer(h))
+        return self.conv_out(h)
+
+
+class Control(nn.Module):
+    """The trainable copy of a network's encoder, with zero convolutions behind it.
+
+    Args:
+        network: whose encoder is copied.
+        channels: of the hint.
+        halvings: from the hint's size to that of the network's first layer.
+    """
+
+    def __init__(self, network: UNet | PlainUNet, channels: int, halvings: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.hint = HintEncoder(channels, network.conv_in.out_channels, halvings)
+        self.encoder = network.half().requires_grad_(True)
+        self.zeros = nn.ModuleList(zeros(nn.Conv2d(w, w, 1)) for w in network.widths())
+
+    def forward(
+        self,
+        x: Images,
+        label: Float[Tensor, "b"],
+        signal: Signal,
+        hint: Float[Tensor, "b k hh ww"],
+    ) -> list[Tensor]:
+        """What is added to each of the network's features."""
+        passed, middle, *_ = self.encoder.encode(x, label, signal, self.hint(hint))
+        return [zero(h) for zero, h in zip(self.zeros, [*passed, middle], strict=True)]
+
+
+def zeros(layer: nn.Conv2d) -> nn.Conv2d:
+    """A convolution whose weights are 0."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
+    return layer
+
+
+class Settings(NamedTuple):
+    """How controls act.
+
+    Args:
+        weights: of each control.
+        labels: they act where the number that the network is told of the time lies between these.
+    """
+
+    weights: tuple[float, ...]
+    labels: tuple[float, float] = (-float("inf"), float("inf"))
+
+
+class ControlledNetwork(nn.Module):
+    """F(x, label, c) of a base with what controls add; the condition's image is `hinted`.
+
+    Args:
+        base: the network.
+        controls: each sees its own planes of the image.
+        settings: how they act.
+    """
+
+    def __init__(
+        self, base: UNet | PlainUNet, controls: Sequence[Control], settings: Settings
+    ) -> None:
+        super().__init__()
+        self.base, self.controls, self.settings = base, nn.ModuleList(controls), settings
+        self.planes = [control.channels for control in controls]
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
+    ) -> Float[Tensor, "b out h w"]:
+        """The output; the frozen encoder costs no memory for gradients."""
+        image, prompt = c.image, replace(c, image=None, present=None)
+        assert image is not None, "the condition is hinted"
+        signal = self.base.conditioner(prompt, len(x))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            features = self.base.encode(x, label, signal)
+        low, high = self.settings.labels
+        acting = (label > low) & (label < high)
+        if acting.any():
+            *planes, present = image.to(x).split([*self.planes, 1], dim=1)
+            share = present[:, :, :1, :1] * acting.to(x).view(-1, 1, 1, 1)
+            for control, weight, hint in zip(self.controls, self.settings.weights, planes):
+                if weight:
+                    added = control(x, label, signal, hint)
+                    features = features.plus([weight * share * each for each in added])
+        return self.base.decode(features)
+
+
+def with_part(model: _M, name: str, part: nn.Module) -> _M:
+    """A view of a model that has another part under a name, and shares the rest."""
+    view = copy.copy(model)
+    view.__dict__["_modules"] = {**model._modules, name: part}
+    return view

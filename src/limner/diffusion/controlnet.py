@@ -1,0 +1,360 @@
+"""ControlNet: a picture that says what stands where, for a denoiser that was trained without.
+
+Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusion models.
+arXiv:2302.05543.
+
+The encoder half of the base's U-Net is copied, and only the copy learns; the base stays as it is. A
+small network turns the hint h (edges, a mask, ...) into features of the copy's first layer, and
+convolutions Z whose weights are 0 at first lead from the copy to the base's decoder:
+
+    passed_i = base_i(x_t, t, c) + s Z_i(copy_i(x_t, t, c, h))    i over the layers joined (eq. 2)
+
+so that at first the model is the base, bit for bit. Training hides the prompt half of the time, so
+that the copy reads the hint (section 3.4). Several controls add up, each with its weight
+(section 3.4, composing).
+
+Kept: the copy, the zero convolutions, the hint's network as the authors' code has it, the prompt
+hidden, the hint in both halves of classifier-free guidance. Different: the base is any model of
+this library whose network is a `UNet` or a `PlainUNet`, on pixels or among the maps of an
+autoencoder; the copy is told the caption by the base's own text encoder, which is not copied; a
+control may be left out for a part of the steps, as in diffusers. Left out: the weighting of
+guidance by resolution.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Unpack
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.abilities import Attends, Encodes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, Share
+from limner.contract.registry import Paper, register
+from limner.diffusion.controlled_network import Control, ControlledNetwork, Settings, with_part
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.latent_diffusion import LatentDiffusion
+from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
+from limner.nn.plain_unet import PlainUNet
+from limner.nn.unet import UNet
+
+Strength = Annotated[float, Field(ge=0, le=2)]
+
+
+@register(
+    "controlnet",
+    family="diffusion",
+    paper=Paper(
+        "Adding conditional control to text-to-image diffusion models",
+        "Zhang, Rao, Agrawala",
+        2023,
+        "2302.05543",
+    ),
+    tiny={"base": {"model": "flow-matching", "spec": {"hint": None}}},
+    train={"lr": 5e-4, "clip": 1.0, "ema": 0.999},
+)
+class ControlNet(Repaints, Encodes, Attends):
+    """ControlNet: a drawing, a mask or boxes steer a denoiser that was trained without them.
+
+    Args:
+        spec: what the images are, and their hints (data.hint).
+        base: a trained denoising model of the same data; as in train.init.base="runs/NAME".
+        prompt_dropout: how often training hides label and text, but not the hint.
+        planes: of several controls, how many channels of the hint each sees; one sees all unless
+            given.
+
+    Raises:
+        LimnerError: the data have no hints, the base does not denoise, or knows other data.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        base: GenerativeModel,
+        prompt_dropout: Share = 0.5,
+        planes: tuple[Count, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if spec.hint is None:
+            raise LimnerError(
+                "a control needs conditioning pictures; give data.hint=edges, or paired:HINTS,DATA"
+            )
+        self.base = _checked_base(spec, base).requires_grad_(False)
+        channels, network = planes or (spec.hint.channels,), self._network
+        if sum(channels) != spec.hint.channels:
+            raise LimnerError(
+                f"model.planes={','.join(map(str, channels))} are {sum(channels)} channels, and "
+                f"the hints have {spec.hint.channels}"
+            )
+        patched = self.denoiser.spec.height // network.patch
+        halvings = (spec.height // patched).bit_length() - 1
+        self.controls = nn.ModuleList(Control(network, k, halvings) for k in channels)
+        self.prompt_dropout = prompt_dropout
+        self.couples_batch = base.couples_batch
+
+    @property
+    def denoiser(self) -> DenoisingModel:
+        """The base, or the one among its maps."""
+        found = self.base.denoiser if isinstance(self.base, LatentDiffusion) else self.base
+        assert isinstance(found, DenoisingModel)
+        return found
+
+    @property
+    def branches(self) -> list[Control]:
+        """The controls."""
+        return [control for control in self.controls if isinstance(control, Control)]
+
+    @property
+    def _network(self) -> UNet | PlainUNet:
+        network = self.denoiser.network
+        assert isinstance(network, UNet | PlainUNet)
+        return network
+
+    def formula(self) -> list[str]:
+        """What is added where, and to what."""
+        size = sum(p.numel() for p in self.controls.parameters())
+        return [
+            f"F(x_t, t, c, h) = decoder(encoder(x_t, t, c) + s Z(copy(x_t, t, c, h)))  of {size:,}",
+            f"over the frozen {self.base!r}".replace("\n", "\n    "),
+        ]
+
+    def players(self) -> dict[str, nn.Module]:
+        """The controls; the base is frozen."""
+        return {"control": self.controls}
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The base's moves, whose network has the controls; the prompt is hidden now and then."""
+        prompt = replace(batch.c, image=None, present=None).drop(self.prompt_dropout, noise)
+        c = replace(prompt, image=batch.c.image, present=batch.c.present)
+        base, c = self.bound(c)
+        yield from base.turns(Batch(batch.x, c), step, noise)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        scale: Scale = 1.0,
+        control_strength: Strength = 1.0,
+        control_weights: tuple[Strength, ...] | None = None,
+        control_interval: tuple[float, float] | None = None,
+        **options: Unpack[WalkOptions],
+    ) -> Iterator[Images]:
+        """Yield what the base does, under control.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            scale: classifier-free guidance by the prompt; the hint is in both of its halves.
+            control_strength: how strongly the hint counts; 0 is the base.
+            control_weights: of several controls, how strongly each counts; 1 unless given.
+            control_interval: where in the walk the hint counts, from 0 (noise) to 1 (picture).
+            options: see `WalkOptions`.
+        """
+        asked = {"scale": scale, "control_strength": control_strength, **options}
+        asked |= {"control_weights": control_weights, "control_interval": control_interval}
+        base, c = self.bound(c, **asked)
+        yield from base.frames(n, c, noise=noise, preview=preview, **_of_base(asked))
+
+    def bound(
+        self,
+        c: Condition,
+        *,
+        control_strength: float = 1.0,
+        control_weights: tuple[float, ...] | None = None,
+        control_interval: tuple[float, float] | None = None,
+        **options: Any,
+    ) -> tuple[LatentDiffusion | DenoisingModel, Condition]:
+        """The base with the controls in its network, and the condition for it; weights are shared.
+
+        Args:
+            c: what the pictures are of.
+            control_strength, control_weights, control_interval: see `frames`.
+            options: of the base's plan.
+
+        Raises:
+            LimnerError: settings that cannot be, or a hint of another shape.
+        """
+        weights = control_weights or (1.0,) * len(self.controls)
+        if len(weights) != len(self.controls):
+            raise LimnerError(
+                f"{len(weights)} control_weights for {len(self.controls)} controls; give one each"
+            )
+        weights = tuple(control_strength * weight for weight in weights)
+        labels = self._labels(control_interval, options)
+        if c.image is None or not any(weights):
+            return self.base, replace(c, image=None, present=None)
+        network = ControlledNetwork(self._network, self.branches, Settings(weights, labels))
+        view = with_part(self.denoiser, "network", network)
+        if isinstance(self.base, LatentDiffusion):
+            view = with_part(self.base, "denoiser", view)
+        return view, self.hinted(c)
+
+    def _labels(
+        self, interval: tuple[float, float] | None, options: Mapping[str, Any]
+    ) -> tuple[float, float]:
+        """The numbers that the network is told at the ends of an interval of a walk."""
+        if interval is None:
+            return -float("inf"), float("inf")
+        start, end = interval
+        if not 0 <= start < end <= 1:
+            raise LimnerError(
+                f"control_interval={start:g},{end:g}: give two shares of the walk, as in 0,0.5"
+            )
+        times = self.base.plan(**_of_base(options)).times
+        labels = self.denoiser.schedule.label(times).tolist()
+        steps = len(labels) - 1
+        first, after = round(start * steps), max(round(end * steps), round(start * steps) + 1)
+        high = (labels[first - 1] + labels[first]) / 2 if first else float("inf")
+        low = (labels[after - 1] + labels[after]) / 2 if after < steps else -float("inf")
+        return low, high
+
+    def hinted(self, c: Condition) -> Condition:
+        """The condition whose image has the picture's size, and a last plane that says whether it
+        is there; so it stays in both halves of guidance.
+
+        Raises:
+            LimnerError: the hint has another shape than those of the training.
+        """
+        image, known = c.image, self.spec.hint
+        assert image is not None and known is not None
+        if tuple(image.shape[1:]) != known.shape:
+            asked, given = (" x ".join(map(str, each)) for each in (known.shape, image.shape[1:]))
+            raise LimnerError(f"this control was trained with hints of {asked}, not of {given}")
+        size = self.spec.height, self.spec.width
+        if tuple(image.shape[-2:]) != size:
+            image = F.interpolate(image, size, mode="bilinear", antialias=True)
+        present = image.new_ones(len(image), 1, 1, 1)
+        if c.present is not None:
+            present = c.present.to(image).view(-1, 1, 1, 1)
+        planes = torch.cat([image * present, present.expand(-1, 1, *size)], dim=1)
+        return replace(c, image=planes, present=None)
+
+    def plan(self, **options: Any) -> Plan:
+        """The base's, without a hint; `edited` has one."""
+        return self.base.plan(**_of_base(options))
+
+    def edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What the base yields, under control."""
+        base, c = self.bound(c, **options)
+        of_base = _of_base(options)
+        yield from base.edited(
+            image, mask, strength, rounds, n, c, noise=noise, preview=preview, **of_base
+        )
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow, under control, carries to each picture."""
+        base, c = self.bound(c)
+        return base.encode(x, c)
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture that the probability flow, under control, carries noise to."""
+        base, c = self.bound(c)
+        return base.decode(z, c)
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as of the base."""
+        return self.base.traverse(*args, **kwargs)
+
+    def frame_count(self, **options: Any) -> int:
+        """The number of frames of the base."""
+        return self.base.frame_count(steps=options.get("steps"))
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """The base's, under control: `Attends`."""
+        base, c = self.bound(c)
+        return base.attention_maps(x, c)
+
+
+def join_controls(
+    models: Sequence[ControlNet], base: GenerativeModel | None = None
+) -> "ControlNet":
+    """One model with the controls of several, whose hints are its hint's channels in that order.
+
+    Args:
+        models: trained on bases of the same shape; their weights are copied.
+        base: whose pictures are controlled; that of the first unless given.
+
+    Raises:
+        LimnerError: the pictures or the networks differ.
+    """
+    first = models[0]
+    hints = [model.spec.hint for model in models if model.spec.hint is not None]
+    controls = [control for model in models for control in model.branches]
+    planes = tuple(control.channels for control in controls)
+    base = base or first.base
+    sizes = {(hint.height, hint.width) for hint in hints}
+    height, width = sizes.pop() if len(sizes) == 1 else first.spec.shape[1:]
+    domain = hints[0].domain if len(hints) == 1 else ""
+    hint = ImageSpec(sum(planes), height, width, domain=domain)
+    joined = ControlNet(replace(base.spec, hint=hint), copy.deepcopy(base), planes=planes)
+    for own, trained in zip(joined.controls, controls):
+        weights = trained.state_dict()
+        if {k: w.shape for k, w in weights.items()} != {
+            k: w.shape for k, w in own.state_dict().items()
+        }:
+            raise LimnerError(
+                "this control was trained over a network of other channels or another size; take "
+                "the base that it was trained with, or one that was trained with the same options"
+            )
+        own.load_state_dict(weights)
+    return joined.to(first.device).eval()
+
+
+def _of_base(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if not name.startswith("control_")}
+
+
+def _checked_base(spec: ImageSpec, base: GenerativeModel) -> LatentDiffusion | DenoisingModel:
+    """The base, if it can be controlled, on these data.
+
+    Raises:
+        LimnerError: why it cannot.
+    """
+    denoiser = base.denoiser if isinstance(base, LatentDiffusion) else base
+    if not isinstance(denoiser, DenoisingModel) or not isinstance(
+        denoiser.network, UNet | PlainUNet
+    ):
+        raise LimnerError(
+            f"a {base.name} model has no U-Net to control; train ddpm, edm, flow-matching or "
+            "latent-diffusion, and give train.init.base=runs/NAME"
+        )
+    assert isinstance(base, LatentDiffusion | DenoisingModel)
+    if base.spec.hint is not None:
+        raise LimnerError(
+            f"this {base.name} model is told conditioning pictures already; a base has none"
+        )
+    if base.spec.shape != spec.shape:
+        where = " in the maps of an autoencoder" if base is not denoiser else ""
+        raise LimnerError(
+            f"the base paints {base.spec.width} x {base.spec.height} pictures{where}, and a "
+            f"control works at that size only; give data.size={base.spec.height}"
+        )
+    for name in ("levels", "labels", "text"):
+        if getattr(base.spec, name) != getattr(spec, name):
+            raise LimnerError(
+                f"the base was trained on data of other {name}; give the same [data] as it had, "
+                "and data.hint besides"
+            )
+    return base

@@ -1,0 +1,397 @@
+"""A control adds to a frozen base what eq. 2 says, and nothing at first."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.contract.text import text_spec
+from limner.diffusion import denoising_model
+from limner.diffusion.controlled_network import Control, HintEncoder
+from limner.diffusion.controlnet import ControlNet, join_controls
+from limner.diffusion.diffusers.conversion import _weights
+from limner.diffusion.flow_matching import FlowMatching
+from limner.nn.condition import Signal
+from limner.nn.plain_unet import PlainUNet
+from limner.training.recipe import Recipe
+
+HINT = ImageSpec(1, 8, 8, domain="edges")
+SPECS = {
+    "unconditional": ImageSpec(3, 8, 8),
+    "labels": ImageSpec(3, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5)),
+    "text": ImageSpec(3, 8, 8, text=text_spec(5)),
+}
+BASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("ddpm", {"T": 20, "blocks": 2}),
+    "plain": ("ddpm", {"T": 20, "network": "plain", "variance": "learned", "blocks": 2}),
+    "edm": ("edm", {}),
+    "flow-matching": ("flow-matching", {}),
+    "classifier-free": ("classifier-free", {"prediction": "v"}),
+    "vdm": ("vdm", {"hidden": 8}),
+}
+every_base = pytest.mark.parametrize("kind", [*BASES, "latent-diffusion"])
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """A network none of whose outputs is 0."""
+    with torch.no_grad():
+        for p in network.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return network
+
+
+def base(kind: str, of: str = "labels") -> Any:
+    torch.manual_seed(3)
+    spec = SPECS[of]
+    if kind == "latent-diffusion":
+        stage = build("kl-autoencoder", spec, channels=(8, 8), blocks=1)
+        model = build(kind, spec, first_stage=stage, options={"channels": (8, 8)})
+    else:
+        name, options = BASES[kind]
+        model = build(name, spec, channels=(8, 16), **options)
+    return shaken(model).eval()
+
+
+def controlled(kind: str, of: str = "labels", shake: bool = True, **options: Any) -> ControlNet:
+    hint = options.pop("hint", HINT)
+    model = ControlNet(replace(SPECS[of], hint=hint), base(kind, of), **options).eval()
+    if shake:
+        shaken(model.controls)
+    return model
+
+
+def asked(of: str, n: int = 3, hint: ImageSpec | None = HINT) -> Condition:
+    noise = Noise.keyed(7, 1, range(n))
+    label = noise.integers(2) if of == "labels" else None
+    text = 1 + noise.integers(50, 5) if of == "text" else None
+    image = noise.uniform(*hint.shape) * 2 - 1 if hint else None
+    return Condition(label, text, image)
+
+
+def prompt(c: Condition) -> Condition:
+    return replace(c, image=None)
+
+
+OPTIONS: dict[str, Any] = {"steps": 3, "scale": 2.0, "seed": 4}
+
+
+@every_base
+def test_at_first_it_is_the_base_bit_for_bit(kind):
+    model, plain, c = controlled(kind, shake=False), base(kind), asked("labels")
+    assert torch.equal(model.sample(3, c, **OPTIONS), plain.sample(3, prompt(c), **OPTIONS))
+    noise = Noise.sampling(0, 3)
+    batch = Batch(noise.uniform(3, 8, 8) * 2 - 1, c)
+    model.prompt_dropout = 0.0
+    losses = [
+        next(iter(m.train().turns(Batch(batch.x, of), 0, Noise.keyed(0, 0, range(3))))).loss
+        for m, of in ((model, c), (plain, prompt(c)))
+    ]
+    assert torch.equal(*losses)
+
+
+@every_base
+def test_strength_0_and_no_hint_are_the_base_exactly(kind):
+    model, plain, c = controlled(kind), base(kind), asked("labels")
+    expected = plain.sample(3, prompt(c), **OPTIONS)
+    assert torch.equal(model.sample(3, c, control_strength=0.0, **OPTIONS), expected)
+    assert torch.equal(model.sample(3, prompt(c), **OPTIONS), expected)
+    absent = replace(c, present=torch.tensor([True, False, True]))
+    own = model.sample(3, absent, **OPTIONS)
+    assert torch.equal(own[1], expected[1])
+    assert not torch.equal(own[0], expected[0])
+
+
+@pytest.mark.parametrize("of", SPECS)
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "dpm++"])
+def test_a_hint_moves_pictures_of_every_sampler_as_its_strength_grows(of, sampler):
+    model, c = controlled("flow-matching", of), asked(of)
+    base = model.sample(3, c, control_strength=0.0, sampler=sampler, **OPTIONS)
+    moved = [
+        float((model.sample(3, c, control_strength=s, sampler=sampler, **OPTIONS) - base).std())
+        for s in (0.25, 0.5, 1.0)
+    ]
+    assert 0 < moved[0] < moved[1] < moved[2]
+
+
+@every_base
+def test_gradients_reach_only_the_control(kind):
+    model, before = controlled(kind), base(kind).state_dict()
+    model.train()
+    batch = Batch(torch.rand(3, 3, 8, 8) * 2 - 1, asked("labels"))
+    optimizer = torch.optim.Adam(model.parameters())
+    for step in range(2):
+        for turn in model.turns(batch, step, Noise.keyed(0, step, range(3))):
+            optimizer.zero_grad()
+            turn.loss.backward()
+            optimizer.step()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert reached == {f"controls.{name}" for name, _ in model.controls.named_parameters()}
+    for name, weight in model.base.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
+@pytest.mark.parametrize("kind", ["flow-matching", "plain"])
+def test_the_output_is_equation_2(kind):
+    """Layer by layer: what the decoder gets is the base's plus s times the copy's behind Z."""
+    model, c = controlled(kind), asked("labels")
+    network, control = model.denoiser.network, model.branches[0]
+    x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
+    view, bound = model.bound(c, control_strength=0.7)
+    with torch.no_grad():
+        own = view.network(x, label, bound)  # pyright: ignore
+        signal = network.conditioner(prompt(c), 3)
+        plain = network.encode(x, label, signal)
+        h = control.hint(c.image)
+        copied = control.encoder.encode(x, label, signal, h)
+        passed = [
+            a + 0.7 * zero(b) for a, b, zero in zip(plain.passed, copied.passed, control.zeros)
+        ]
+        middle = plain.middle + 0.7 * control.zeros[-1](copied.middle)
+        expected = network.decode(plain._replace(passed=passed, middle=middle))
+    torch.testing.assert_close(own, expected)
+    assert len(control.zeros) == len(plain.passed) + 1
+
+
+def test_the_copy_begins_as_the_encoder_and_has_no_text_encoder():
+    model = controlled("flow-matching", "text", shake=False)
+    copied = dict(model.branches[0].encoder.named_parameters())
+    own = dict(model.denoiser.network.named_parameters())
+    assert all(torch.equal(weight, own[name]) for name, weight in copied.items())
+    parts = {name.split(".")[0] for name in copied}
+    assert parts == {"time", "conv_in", "down", "downsample", "middle"}
+
+
+def test_the_prompt_is_hidden_half_of_the_time_and_the_hint_never(monkeypatch):
+    model, n, seen = controlled("flow-matching"), 400, []
+    monkeypatch.setattr(
+        FlowMatching, "turns", lambda self, batch, step, noise: iter(seen.append(batch.c) or ())
+    )
+    c = asked("labels", n)
+    list(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 0, range(n))))
+    hidden = float((seen[0].label == -1).double().mean())
+    assert abs(hidden - 0.5) < 0.1
+    assert torch.equal(seen[0].image[:, :1], c.image)
+    assert bool((seen[0].image[:, 1] == 1).all())
+
+
+def test_guidance_by_the_prompt_has_the_hint_in_both_halves():
+    model, c = controlled("flow-matching"), asked("labels")
+    view, bound = model.bound(c)
+    x_t, t = torch.randn(3, 3, 8, 8), torch.tensor(0.6, dtype=torch.float64)
+    null = replace(bound, label=torch.full((3,), -1))
+    with torch.no_grad():
+        own = view.plan(scale=2.5, clip=False).D(x_t, t, bound).x_hat
+        with_prompt, without = (view(x_t, t, each).x_hat for each in (bound, null))
+    torch.testing.assert_close(own, without + 2.5 * (with_prompt - without))
+    plain = model.base(x_t, t, prompt(null)).x_hat
+    assert (without - plain).abs().max() > 1e-3
+
+
+def test_several_controls_add_up():
+    kind = "flow-matching"
+    edges, tint = controlled(kind), controlled(kind, hint=ImageSpec(3, 4, 4), shake=False)
+    torch.manual_seed(11)
+    shaken(tint.controls)
+    both = join_controls([edges, tint])
+    assert both.spec.hint is not None and both.spec.hint.shape == (4, 8, 8)
+    c = asked("labels")
+    assert c.image is not None
+    small = torch.rand(3, 3, 4, 4) * 2 - 1
+    large = nn.functional.interpolate(small, (8, 8), mode="bilinear", antialias=True)
+    joint = replace(c, image=torch.cat([c.image, large], 1))
+    for weights, model, of in (
+        ((1.0, 0.0), edges, c),
+        ((0.0, 1.0), tint, replace(c, image=small)),
+    ):
+        own = both.sample(3, joint, control_weights=weights, **OPTIONS)
+        assert torch.equal(own, model.sample(3, of, **OPTIONS))
+    x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
+    view, bound = both.bound(joint, control_weights=(0.5, 1.5), control_strength=0.6)
+    with torch.no_grad():
+        own = view.network(x, label, bound)  # pyright: ignore
+        network = both.denoiser.network
+        signal = network.conditioner(prompt(c), 3)
+        features = network.encode(x, label, signal)
+        for control, hint, weight in zip(both.branches, (c.image, large), (0.3, 0.9)):
+            features = features.plus([weight * r for r in control(x, label, signal, hint)])
+        torch.testing.assert_close(own, network.decode(features))
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "edm", "flow-matching", "classifier-free"])
+def test_an_interval_of_the_walk_is_controlled_and_the_rest_is_the_base(kind):
+    model, c = controlled(kind), asked("labels")
+    options: dict[str, Any] = {"sampler": "euler", "steps": 6, "seed": 4}
+    base, early, late = (
+        list(model.watch(3, c, **options, **own))
+        for own in (
+            {"control_strength": 0.0},
+            {"control_interval": (0, 0.5)},
+            {"control_interval": (0.5, 1)},
+        )
+    )
+    equal = [[torch.equal(a, b) for a, b in zip(base, other)] for other in (early, late)]
+    assert equal[0] == [False] * 7
+    assert equal[1] == [True] * 3 + [False] * 4
+    whole = list(model.watch(3, c, **options, control_interval=(0, 1)))
+    assert torch.equal(whole[-1], model.sample(3, c, **options))
+    assert all(torch.equal(a, b) for a, b in zip(whole[:3], early[:3]))
+
+
+def test_edits_and_codes_are_under_control(monkeypatch):
+    monkeypatch.setattr(denoising_model, "_CODE_STEPS", 3)
+    model, c = controlled("edm"), asked("labels")
+    x = torch.rand(3, 3, 8, 8) * 2 - 1
+    mask = torch.zeros(3, 1, 8, 8)
+    mask[..., :4] = 1
+    edited, plain = (
+        list(model.edit(x, c, mask=mask, steps=4, control_strength=s))[-1] for s in (1.0, 0.0)
+    )
+    assert torch.equal(edited[..., 4:], x[..., 4:])
+    assert not torch.equal(edited, plain)
+    with torch.no_grad():
+        codes, bare = model.encode(x, c), model.encode(x, prompt(c))
+        assert not torch.equal(codes, bare)
+        assert torch.equal(bare, model.base.encode(x, prompt(c)))
+
+
+def test_it_is_the_controlnet_of_diffusers_where_shapes_allow():
+    """The same residuals from the same weights: a plain U-Net without attention; the mid-block of
+    theirs has attention, which a zero projection makes the identity."""
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+    torch.manual_seed(0)
+    spec, widths = ImageSpec(3, 16, 16), (8, 16)
+    network = PlainUNet(spec, widths, blocks=2, attention=0)
+    control = Control(shaken(network), 2, halvings=0)  # pyright: ignore
+    shaken(control)
+    theirs = ControlNetModel(
+        in_channels=3,
+        conditioning_channels=2,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        block_out_channels=widths,
+        layers_per_block=2,
+        norm_num_groups=network.groups,
+        cross_attention_dim=4,
+        attention_head_dim=2,
+        resnet_time_scale_shift="scale_shift",
+        conditioning_embedding_out_channels=(16,),
+    )
+    encoder = copy.deepcopy(network)
+    own = control.encoder.state_dict()
+    encoder.load_state_dict(encoder.state_dict() | own)
+    weights = {
+        k: w for k, w in _weights(encoder) if k.split(".")[0] in dict(theirs.named_children())
+    }
+    for i, zero in enumerate(control.zeros[:-1]):
+        weights |= {f"controlnet_down_blocks.{i}.{k}": w for k, w in zero.state_dict().items()}
+    weights |= {f"controlnet_mid_block.{k}": w for k, w in control.zeros[-1].state_dict().items()}
+    weights |= {f"controlnet_cond_embedding.{k}": w for k, w in control.hint.state_dict().items()}
+    left = theirs.load_state_dict(weights, strict=False)
+    assert not left.unexpected_keys
+    assert {name.split(".")[1] for name in left.missing_keys} == {"attentions"}
+    nn.init.zeros_(theirs.mid_block.attentions[0].proj_out.weight)
+    nn.init.zeros_(theirs.mid_block.attentions[0].proj_out.bias)
+    x, hint, t = torch.randn(2, 3, 16, 16), torch.randn(2, 2, 16, 16), torch.tensor([3.0, 700.0])
+    with torch.no_grad():
+        down, middle = theirs(x, t, torch.zeros(2, 1, 4), hint, return_dict=False)
+        found = control(x, t, Signal(), hint)
+    for a, b in zip(found, [*down, middle], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert a.std() > 0.01
+
+
+def test_the_hint_encoder_is_that_of_diffusers():
+    from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+
+    own = shaken(HintEncoder(3, 24, 3))
+    theirs = ControlNetConditioningEmbedding(24, 3)
+    theirs.load_state_dict({k.replace("layers", "blocks"): w for k, w in own.state_dict().items()})
+    hint = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(own(hint), theirs(hint))
+
+
+def test_a_control_is_one_file_over_a_run_named_in_the_recipe(tmp_path):
+    trained = base("flow-matching")
+    save_model(trained, tmp_path / "base")
+    recipe = Recipe({"name": "controlnet"}, {"source": "mnist"}).updated(
+        [f"train.init.base={tmp_path / 'base'}"]
+    )
+    model = recipe.build(replace(SPECS["labels"], hint=HINT))
+    assert isinstance(model, ControlNet)
+    shaken(model.controls)
+    save_model(model, tmp_path / "control")
+    again, c = load(tmp_path / "control"), asked("labels")
+    assert isinstance(again, ControlNet)
+    assert torch.equal(again.sample(3, c, **OPTIONS), model.eval().sample(3, c, **OPTIONS))
+    assert torch.equal(
+        again.base.sample(3, prompt(c), **OPTIONS), trained.sample(3, prompt(c), **OPTIONS)
+    )
+    both = join_controls([again, again])
+    save_model(both, tmp_path / "both")
+    assert load(tmp_path / "both").config["planes"] == [1, 1]
+
+
+def test_a_control_goes_with_another_base_of_the_same_shape():
+    model, other = controlled("flow-matching"), shaken(base("flow-matching"))
+    moved = join_controls([model], other)
+    c = asked("labels")
+    assert torch.equal(
+        moved.sample(3, c, control_strength=0.0, **OPTIONS), other.sample(3, prompt(c), **OPTIONS)
+    )
+    wide = build("flow-matching", SPECS["labels"], channels=(16, 32))
+    with pytest.raises(LimnerError, match="trained over a network of other channels"):
+        join_controls([model], wide)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ControlNet(SPECS["labels"], base("edm")), "give data.hint=edges"),
+        (
+            lambda: ControlNet(
+                replace(SPECS["labels"].resized(16, 16), hint=HINT), base("latent-diffusion")
+            ),
+            "in the maps of an autoencoder, and a control works at that size only; give data",
+        ),
+        (lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm")), "of other labels"),
+        (
+            lambda: ControlNet(replace(SPECS["labels"], hint=HINT), build("gan", SPECS["labels"])),
+            "a gan model has no U-Net to control; train ddpm",
+        ),
+        (
+            lambda: ControlNet(
+                replace(SPECS["labels"], hint=HINT), controlled("flow-matching").base, planes=(2,)
+            ),
+            "model.planes=2 are 2 channels, and the hints have 1",
+        ),
+    ],
+)
+def test_what_cannot_be_a_base_is_refused_in_a_line(make, message):
+    with pytest.raises(LimnerError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (torch.zeros(1, 1, 4, 4), {}, "trained with hints of 1 x 8 x 8, not of 1 x 4 x 4"),
+        (torch.zeros(1, 3, 8, 8), {}, "3 channels, and this model was trained with 1"),
+        (None, {"control_interval": (0.5, 0.5)}, "give two shares of the walk, as in 0,0.5"),
+        (None, {"control_weights": (1.0, 1.0)}, "2 control_weights for 1 controls"),
+        (None, {"control_strength": -1.0}, "control_strength"),
+    ],
+)
+def test_a_hint_or_an_option_that_does_not_fit_is_refused_in_a_line(image, options, message):
+    model = controlled("flow-matching", "unconditional")
+    with pytest.raises(LimnerError, match=message) as error:
+        model.sample(1, Condition(image=image), steps=2, **options)
+    assert "\n" not in str(error.value)
