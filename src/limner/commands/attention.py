@@ -13,6 +13,7 @@ from limner.commands.pictures import Sheet, read_picture, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
 from limner.contract.abilities import Attends
+from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.text import Tokenizer
@@ -21,7 +22,7 @@ from limner.data.png import read_settings
 
 def known_words(spec: ImageSpec, prompt: str) -> Sequence[tuple[str, Sequence[int]]]:
     """The words of a prompt that a model knows, each with the places of its tokens."""
-    return Tokenizer(spec.text).places(prompt) if spec.text else []
+    return Tokenizer(spec.text).places(read_emphasis(prompt).text) if spec.text else []
 
 
 def attention(work: Work) -> Iterator[Images]:

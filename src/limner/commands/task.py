@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 
 from limner.commands.pictures import Pictures
 from limner.commands.wish import Wish, open_model
+from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, to_uint8
 from limner.contract.model import GenerativeModel
@@ -107,7 +109,8 @@ def _unseen(model: GenerativeModel, wish: Wish) -> str:
     spec = model.spec.text
     if spec is None:
         return ""
-    words = [word for prompt in wish.prompts for word in unseen_words(model, spec, prompt)]
+    plain = [read_emphasis(prompt).text for prompt in wish.prompts]
+    words = [word for prompt in plain for word in unseen_words(model, spec, prompt)]
     shown = ", ".join(f"'{word}'" for word in list(dict.fromkeys(words))[:5])
     return (
         f"no training caption had {shown}; expect what the nearest known words mean"
@@ -140,14 +143,23 @@ def _joined(conditions: Sequence[Condition]) -> Condition:
         return Condition()
     if len(conditions) == 1:
         return conditions[0]
-    padded = [dict[str, Any]() for _ in conditions]
-    for name in ("text", "avoid"):
-        parts = [getattr(c, name) for c in conditions]
-        width = max((part.shape[1] for part in parts if part is not None), default=0)
-        for of, part in zip(padded, parts):
-            if part is not None:
-                of[name] = torch.nn.functional.pad(part, (0, width - part.shape[1]))
-    return Condition.cat([replace(c, **parts) for c, parts in zip(conditions, padded)])
+    if any(c.weight is not None for c in conditions):
+        conditions = [
+            c if c.weight is not None or c.text is None
+            else replace(c, weight=torch.ones(c.text.shape))
+            for c in conditions
+        ]  # fmt: skip
+    longest = max((c.text.shape[1] for c in conditions if c.text is not None), default=0)
+    conditions = [c.padded(longest) for c in conditions]
+    avoided = [c.avoid for c in conditions if c.avoid is not None]
+    width = max((avoid.shape[1] for avoid in avoided), default=0)
+    return Condition.cat(
+        [
+            c if c.avoid is None
+            else replace(c, avoid=F.pad(c.avoid, (0, width - c.avoid.shape[1])))
+            for c in conditions
+        ]
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

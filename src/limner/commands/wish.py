@@ -93,8 +93,11 @@ class Wish:
             return Condition(label=indices) if len(indices) else Condition()
         asked = prompted(spec, self.prompts or ("",), report)
         if self.negative:
-            avoid = prompted(spec, self.negative, report).text
+            against = prompted(spec, self.negative, report)
+            avoid = against.text
             assert avoid is not None
+            if against.weight is not None:
+                report("how much words count is left out of a negative prompt")
             asked = replace(asked, avoid=avoid.expand(len(asked), -1))
         if not len(indices):
             return asked

@@ -160,6 +160,8 @@ class Condition:
         image: conditioning images in [-1, 1], "b k hh ww".
         present: bool "b", which rows have their conditioning image; None means all.
         avoid: tokens of what it should not be of, int64 "b m"; guidance goes away from them.
+        weight: how much each token of the text counts, "b l", from 0; 1 is as usual, and what None
+            means.
     """
 
     label: Int[Tensor, "b"] | None = None
@@ -167,6 +169,7 @@ class Condition:
     image: Float[Tensor, "b k hh ww"] | None = None
     present: Bool[Tensor, "b"] | None = None
     avoid: Int[Tensor, "b m"] | None = None
+    weight: Float[Tensor, "b l"] | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(part) for part in self._parts().values()}
@@ -194,11 +197,18 @@ class Condition:
         if self.avoid is None or asked.text is None:
             return asked, contrast
         length = max(asked.text.shape[1], self.avoid.shape[1])
-        text, avoid = (
-            torch.nn.functional.pad(row, (0, length - row.shape[1]))
-            for row in (asked.text, self.avoid)
-        )
-        return replace(asked, text=text), replace(contrast, text=avoid)
+        against = replace(contrast, text=self.avoid, weight=None if self.weight is None else
+                          torch.ones(self.avoid.shape).to(self.weight))  # fmt: skip
+        return asked.padded(length), against.padded(length)
+
+    def padded(self, length: int) -> "Condition":
+        """The same with texts of `length` tokens, which is none less than they have."""
+        if self.text is None or (more := length - self.text.shape[1]) == 0:
+            return self
+        weight = self.weight
+        if weight is not None:
+            weight = torch.nn.functional.pad(weight, (0, more), value=1.0)
+        return replace(self, text=torch.nn.functional.pad(self.text, (0, more)), weight=weight)
 
     def drop(self, p: float, noise: Noise) -> "Condition":
         """Each row made null, as a whole, with probability p (joint training for guidance)."""
@@ -212,7 +222,7 @@ class Condition:
         present = self.present
         if self.image is not None:
             present = ~drop if present is None else present & ~drop
-        return Condition(label, text, self.image, present)
+        return Condition(label, text, self.image, present, weight=self.weight)
 
     def _device(self) -> torch.device | None:
         return next((part.device for part in self._parts().values()), None)

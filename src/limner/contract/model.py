@@ -20,6 +20,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -314,6 +315,8 @@ class GenerativeModel(Learner):
             )
         if c.avoid is not None and c.text is None:
             raise LimnerError("what to avoid goes with a text; give one, if only an empty one")
+        if c.weight is not None and (c.text is None or c.weight.shape != c.text.shape):
+            raise LimnerError("weights are of the tokens of a text: as many rows and columns")
         if c.text is not None and spec.text:
             known = (c.text >= 0) & (c.text < spec.text.vocabulary)
             if c.text.shape[1] > spec.text.length or not known.all():
@@ -325,7 +328,7 @@ class GenerativeModel(Learner):
             if spec.hint is not None and c.image is None:
                 raise LimnerError("this model needs a conditioning image; give one")
             if spec.labels and c.label is None:
-                return Condition(draw_labels(spec, noise), c.text, c.image, c.present)
+                return replace(c, label=draw_labels(spec, noise))
         return c
 
     @classmethod

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Int8
 from safetensors.torch import load
 from torch import Tensor
 
+from limner.contract.emphasis import Emphasised, read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, TextSpec
 
@@ -136,11 +137,13 @@ class Reading(NamedTuple):
         tokens: none of them padding.
         unknown: the words that have no token.
         rest: what was beyond the length.
+        starts: where in the text each token begins.
     """
 
     tokens: list[int]
     unknown: list[str]
     rest: str
+    starts: list[int]
 
     def remarks(self) -> list[str]:
         """A line for everything that was left out."""
@@ -193,7 +196,8 @@ class Tokenizer:
         unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN]
         known = [(token, a) for token, (a, _) in pieces if token != _UNKNOWN]
         rest = text[known[self.length][1] :] if len(known) > self.length else ""
-        return Reading([token for token, _ in known[: self.length]], unknown, rest)
+        kept = known[: self.length]
+        return Reading([token for token, _ in kept], unknown, rest, [start for _, start in kept])
 
     def places(self, text: str) -> list[tuple[str, list[int]]]:
         """The words of a text that have tokens, as they are written, and which tokens those are."""
@@ -234,7 +238,8 @@ def prompted(
 
     Args:
         spec: the model's.
-        prompts: of any length and in any script; an empty one asks for nothing.
+        prompts: of any length and in any script; an empty one asks for nothing. Brackets say how
+            much words count, see `limner.contract.emphasis`.
         report: told, in a line each, of unknown words and of what is beyond the length.
 
     Raises:
@@ -243,9 +248,27 @@ def prompted(
     if spec.text is None:
         raise LimnerError("this model was trained without text; leave the prompt out")
     tokenizer = Tokenizer(spec.text)
-    readings = [tokenizer.read(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
+    asked = [prompts] if isinstance(prompts, str) else prompts
+    told = [_emphasised(spec.text, prompt, report) for prompt in asked]
+    readings = [tokenizer.read(each.text) for each in told]
     for reading in readings:
         for line in reading.remarks():
             report(line)
     longest = max((len(reading.tokens) for reading in readings), default=0)
-    return Condition(text=tokenizer.rows(readings)[:, : max(longest, 1)])
+    text = tokenizer.rows(readings)[:, : max(longest, 1)]
+    if all(each.even for each in told):
+        return Condition(text=text)
+    weight = torch.ones(text.shape)
+    for row, each, reading in zip(weight, told, readings):
+        row[: len(reading.starts)] = torch.tensor([each.weights[i] for i in reading.starts])
+    return Condition(text=text, weight=weight)
+
+
+def _emphasised(spec: TextSpec, prompt: str, report: Callable[[str], None]) -> Emphasised:
+    """A prompt read; a model with a tokenizer of its own is told the brackets as they stand."""
+    read = read_emphasis(_sound(prompt))
+    if spec.asset != CHARACTERS:
+        return read
+    if not read.even:
+        report("this model has a tokenizer of its own, and is told brackets as they stand")
+    return Emphasised(_sound(prompt), [1.0] * len(prompt))

@@ -144,7 +144,7 @@ class Cascade(Edits, Attends):
         noisy = z + s * noise.normal(*z.shape[1:]).to(z)
         told = 2 * s / (self.augmentation or 1.0) - 1
         image = torch.cat([noisy, told.expand_as(z[:, :1])], dim=1)
-        return Condition(label=c.label, text=c.text, image=image)
+        return Condition(label=c.label, text=c.text, image=image, weight=c.weight)
 
     def frames(
         self,

@@ -56,9 +56,16 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "b c h w"],
         tokens: Float[Tensor, "b l d"] | None = None,
-        mask: Bool[Tensor, "b l"] | None = None,
+        mask: Bool[Tensor, "b l"] | Float[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """x plus what each position gathered; padded tokens (mask False) are never looked at."""
+        """x plus what each position gathered.
+
+        Args:
+            x: features.
+            tokens: what is looked at; x itself if None.
+            mask: False where a token is padding, which is never looked at; or the logarithm of how
+                much each token counts, so that one of weight 2 gathers as two would.
+        """
         b, c, h, w = x.shape
         if isinstance(self.norm, nn.GroupNorm):
             positions = group_norm(self.norm, x).permute(0, 2, 3, 1).reshape(b, h * w, c)
@@ -69,15 +76,19 @@ class Attention(nn.Module):
             k = torch.cat([self.null.to(k).expand(b, 1, c), k], dim=1)
             v = torch.cat([torch.zeros_like(v[:, :1]), v], dim=1)
             if mask is not None:
-                mask = F.pad(mask, (1, 0), value=True)
+                mask = F.pad(mask, (1, 0), value=mask.dtype == torch.bool)
         q, k, v = (self._split(part) for part in (self.query(positions), k, v))
         visible = None if mask is None else mask[:, None, None, :]
+        if visible is not None and visible.dtype != torch.bool:
+            visible = visible.to(q.dtype)
         if self.edit is None and not _slow_in_one(q):
             gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
             logits = (q * q.shape[-1] ** -0.5) @ k.contiguous().transpose(-2, -1)
-            if visible is not None:
+            if visible is not None and visible.dtype == torch.bool:
                 logits = logits.masked_fill(~visible, float("-inf"))
+            elif visible is not None:
+                logits = logits + visible
             weights = logits.softmax(-1)
             if self.edit is not None:
                 weights = self.edit(self.site, weights)

@@ -19,13 +19,14 @@ class Signal(NamedTuple):
     Args:
         vector: for FiLM, conditional norms, gated biases, mapping networks; "b d".
         tokens: for cross-attention; "b l d".
-        mask: which tokens are not padding; "b l".
+        mask: which tokens are not padding; or, as numbers, the logarithm of how much each counts;
+            "b l".
         planes: for concatenation with the picture; "b k h w".
     """
 
     vector: Float[Tensor, "b d"] | None = None
     tokens: Float[Tensor, "b l d"] | None = None
-    mask: Bool[Tensor, "b l"] | None = None
+    mask: Bool[Tensor, "b l"] | Float[Tensor, "b l"] | None = None
     planes: Float[Tensor, "b k h w"] | None = None
 
 
@@ -63,7 +64,9 @@ class Conditioner(nn.Module):
             vector = self.label(index if c.label is None else c.label + 1)
         if self.text is not None:
             padding = self.text.positions.new_zeros(n, 1, dtype=torch.long)
-            tokens, mask, said = self.text(padding if c.text is None else c.text)
+            tokens, mask, said = self.text(padding if c.text is None else c.text, c.weight)
+            if c.weight is not None:
+                mask = c.weight.log().masked_fill(~mask, float("-inf"))
             vector = said if vector is None else vector + said
         if self.planes:
             planes = self._planes(c, n)

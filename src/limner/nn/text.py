@@ -61,8 +61,15 @@ class TextEncoder(nn.Module):
         self.pool = nn.Linear(dim, pooled)
         self.null = nn.Parameter(torch.zeros(pooled))
 
-    def forward(self, text: Int[Tensor, "b l"]) -> Encoded:
-        """The text's vectors; more padding, up to the specification's length, changes nothing."""
+    def forward(
+        self, text: Int[Tensor, "b l"], weight: Float[Tensor, "b l"] | None = None
+    ) -> Encoded:
+        """The text's vectors; more padding, up to the specification's length, changes nothing.
+
+        Args:
+            text: the tokens.
+            weight: how much each of them counts for the text's vector; 1 unless given.
+        """
         if self.training:
             self.seen[text] = True
         mask = text != 0
@@ -73,7 +80,11 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, attended)
         tokens = self.norm(x) * mask[..., None]
-        mean = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        if weight is None:
+            mean = tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        else:
+            share = (weight * mask).to(tokens)[..., None]
+            mean = (tokens * share).sum(1) / share.sum(1).clamp(min=1e-6)
         vector = torch.where(said, self.pool(mean), self.null)
         return Encoded(tokens, mask, vector)
 

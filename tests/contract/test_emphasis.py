@@ -1,0 +1,123 @@
+"""Brackets in prompts: read as people type them; what they weigh reaches every look at a word."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import limner
+from limner.contract.emphasis import read_emphasis
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.text import character_spec, prompted, text_spec
+from limner.nn.attention import Attention
+from limner.nn.text import TextEncoder
+
+SPEC = ImageSpec(3, 8, 8, text=text_spec(8))
+
+
+def weights(prompt: str) -> dict[str, float]:
+    """The weight of each word that stands between spaces."""
+    read = read_emphasis(prompt)
+    found, at = {}, 0
+    for word in read.text.split(" "):
+        own = {*read.weights[at : at + len(word)]}
+        assert len(own) <= 1, "a word has one weight"
+        found[word], at = own.pop() if own else 1.0, at + len(word) + 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a red apple", {"a": 1, "red": 1, "apple": 1}),
+        ("a (red:1.4) apple", {"a": 1, "red": 1.4, "apple": 1}),
+        ("a (red) apple", {"a": 1, "red": 1.1, "apple": 1}),
+        ("a ((red)) [apple]", {"a": 1, "red": 1.21, "apple": 1 / 1.1}),
+        ("a (very (red:2):.5) apple", {"a": 1, "very": 0.5, "red": 1, "apple": 1}),
+        ("(no:0) dogs: 3", {"no": 0, "dogs:": 1, "3": 1}),
+        ("([one] two:2)", {"one": 2 / 1.1, "two": 2}),
+        (r"a \(red\) [\[x\]]", {"a": 1, "(red)": 1, "[x]": 1 / 1.1}),
+        ("smile :) (not closed [here", {"smile": 1, ":)": 1, "(not": 1, "closed": 1, "[here": 1}),
+        ("(a:b) (c:)", {"a:b": 1.1, "c:": 1.1}),
+        ("() [] ", {"": 1}),
+    ],
+)
+def test_brackets_say_how_much_words_count(prompt, expected):
+    assert weights(prompt) == pytest.approx(expected)
+
+
+@given(st.text(alphabet="ab ([:1.5])\\", max_size=30))
+def test_anything_that_is_typed_is_read(prompt):
+    try:
+        read = read_emphasis(prompt)
+    except LimnerError as error:
+        assert "give a number from 0" in str(error)
+    else:
+        assert len(read.text) == len(read.weights) and len(read.text) <= len(prompt)
+
+
+@pytest.mark.parametrize("number", ["-1", "11", "1" + 400 * "0"])
+def test_what_is_no_weight_is_an_error(number):
+    with pytest.raises(LimnerError, match=r"^the weight of 'red' is .*; give a number from 0"):
+        read_emphasis(f"a (red:{number}) apple")
+
+
+def test_prompts_carry_weights_only_where_some_word_has_one():
+    assert prompted(SPEC, ["a dog", r"a \(dog\)"]).weight is None
+    c = prompted(SPEC, ["a (dog:2)", "two red cats"])
+    assert c.weight is not None and c.weight.tolist() == [[1, 2, 1], [1, 1, 1]]
+    assert torch.equal(c.text, prompted(SPEC, ["a dog", "two red cats"]).text)
+    assert c.padded(5).weight.tolist() == [[1, 2, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert c.null().guidance_pair()[1].weight is not None  # both halves of a guided batch
+
+
+def test_a_model_with_its_own_tokenizer_reads_brackets_as_they_stand():
+    said = []
+    c = prompted(ImageSpec(3, 8, 8, text=character_spec()), "a (dog:2)", said.append)
+    assert c.weight is None and c.text.shape == (1, 9)
+    assert said == ["this model has a tokenizer of its own, and is told brackets as they stand"]
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_weight_of_2_looks_twice_and_one_of_0_never(edited):
+    """softmax(q k + log w) v: a token of weight 2 counts as two equal ones, of 0 as none."""
+    layer = Attention(16, 8, token_dim=4)
+    torch.nn.init.normal_(layer.out.weight)
+    if edited:
+        layer.edit = lambda site, attention: attention
+    x, tokens = torch.randn(2, 16, 3, 3), torch.randn(2, 3, 4)
+    log = torch.tensor([[1.0, 2.0, 0.0]]).log().expand(2, 3)
+    twice = tokens[:, [0, 1, 1]]
+    seen = torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(layer(x, tokens, log), layer(x, twice, seen))
+    torch.testing.assert_close(layer(x, tokens, log), layer(x, twice))
+    none = torch.full((2, 3), float("-inf"))
+    torch.testing.assert_close(layer(x, tokens, none), x + layer.out.bias[:, None, None])
+
+
+def test_the_vector_of_a_text_is_its_tokens_mean_by_weight():
+    encoder = TextEncoder(SPEC.text, 16, 8)
+    text = prompted(SPEC, "red dog").text
+    tokens, _, _ = encoder(text)
+    _, _, vector = encoder(text, torch.tensor([[3.0, 1.0]]))
+    torch.testing.assert_close(vector, encoder.pool((3 * tokens[:, 0] + tokens[:, 1]) / 4))
+
+
+@pytest.mark.parametrize("name", ["flow-matching", "gan"])
+def test_weights_change_pictures_unless_they_are_1(name):
+    model = limner.build(name, SPEC, **limner.contract.registry.entry(name).tiny)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    plain = prompted(SPEC, ["a red dog"])
+    even = Condition(text=plain.text, weight=torch.ones(1, 3))
+    heavy, without = prompted(SPEC, "a (red:5) dog"), prompted(SPEC, "a (red:0) dog")
+    one, same, more, less = (model.sample(1, c, seed=3) for c in (plain, even, heavy, without))
+    torch.testing.assert_close(one, same, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(one, more, atol=1e-3) and not torch.allclose(one, less, atol=1e-3)
+
+
+def test_weights_of_another_text_are_refused():
+    model = limner.build("flow-matching", SPEC, channels=(8, 16))
+    with pytest.raises(LimnerError, match="weights are of the tokens of a text"):
+        model.sample(1, Condition(text=torch.ones(1, 3, dtype=torch.long), weight=torch.ones(1, 2)))
