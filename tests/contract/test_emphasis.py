@@ -117,7 +117,7 @@ def test_weights_change_pictures_unless_they_are_1(name):
     assert not torch.allclose(one, more, atol=1e-3) and not torch.allclose(one, less, atol=1e-3)
 
 
-def test_weights_of_another_text_are_refused():
+def test_weights_of_another_text_are_refused(unchecked_shapes):
     model = limner.build("flow-matching", SPEC, channels=(8, 16))
     with pytest.raises(LimnerError, match="weights are of the tokens of a text"):
         model.sample(1, Condition(text=torch.ones(1, 3, dtype=torch.long), weight=torch.ones(1, 2)))
