@@ -28,7 +28,7 @@ def test_a_recipe_can_be_begun(file):
     if options.init:
         return  # its nested models come from other runs
     shape = (3, *source.shape) if source.shape else (1, 28, 28)
-    labels = () if data.get("label") == "none" else ("one", "two")
+    labels = () if getattr(source, "label", "none") == "none" else ("one", "two")
     levels = 2 if source.binarise else source.levels
     text = text_spec(source.tokens) if source.text else None
     hint = layout_spec(("dog", "cat"), 4) if data.get("hint") == "objects" else None

@@ -1,5 +1,7 @@
 """Attention maps: what a network's cross-attention weighs, place by place, and nothing changed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,7 +85,7 @@ def nested(model: FlowMatching, name: str):
     elif name == "distilled":
         outer = build("distilled", SPEC, teacher=model, rank=1)
     else:
-        first = build("kl-autoencoder", SPEC)
+        first = build("kl-autoencoder", replace(SPEC, labels=(), frequencies=(), text=None))
         options = {"channels": (8,), "attention": 1}
         outer = build("latent-diffusion", SPEC, first_stage=first, options=options)
     spread(outer)

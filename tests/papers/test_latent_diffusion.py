@@ -1,6 +1,7 @@
 """Latent diffusion: the autoencoder's game, and a denoiser among its maps."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from limner.contract.registry import build
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.flow_matching import FlowMatching
 from limner.diffusion.latent_diffusion import LatentDiffusion
+
+PLAIN = replace(SPEC, labels=(), frequencies=())
 
 
 class Identity(FirstStage):
@@ -75,7 +78,7 @@ def test_with_an_identity_for_a_first_stage_it_is_diffusion_of_pictures(name):
 
 
 def test_each_channel_of_the_maps_has_mean_0_and_deviation_1():
-    first = KLAutoencoder(SPEC, channels=(8,))
+    first = KLAutoencoder(PLAIN, channels=(8,))
     model = LatentDiffusion(SPEC, first, options={"channels": (8,)})
     model.prepare(batches(8 * i, 8) for i in range(20))
     drawn = first.latents(batches(0, 128).x, Noise.keyed(0, 0, range(128)))
@@ -90,7 +93,7 @@ def test_each_channel_of_the_maps_has_mean_0_and_deviation_1():
 
 
 def test_the_kl_term_is_that_of_two_normal_laws_and_the_error_is_absolute():
-    model = KLAutoencoder(SPEC, channels=(8,), critic_weight=0.0)
+    model = KLAutoencoder(PLAIN, channels=(8,), critic_weight=0.0)
     batch = batches(0, 4)
     (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(4)))
     mean, log_variance = model.coders.encode(batch.x)
@@ -105,7 +108,7 @@ def test_the_kl_term_is_that_of_two_normal_laws_and_the_error_is_absolute():
 
 def test_the_critic_enters_late_with_a_word_as_strong_as_the_error():
     model = KLAutoencoder(
-        SPEC, channels=(8,), critic_start=5, critic_lead=2, critic_weight=1.0, kl_weight=0.0
+        PLAIN, channels=(8,), critic_start=5, critic_lead=2, critic_weight=1.0, kl_weight=0.0
     )
     batch, noise = batches(0, 4), Noise.keyed(0, 0, range(4))
     assert [turn.of for turn in model.turns(batch, 4, noise)] == ["coders"]
@@ -128,7 +131,7 @@ def test_the_critic_enters_late_with_a_word_as_strong_as_the_error():
 def test_both_stages_learn_the_colours_of_classes_in_maps_of_a_quarter():
     with one_thread():
         torch.manual_seed(0)
-        first = trained(KLAutoencoder(SPEC, channels=(16,), critic_start=150, critic_width=8))
+        first = trained(KLAutoencoder(PLAIN, channels=(16,), critic_start=150, critic_width=8))
         x = batches(0, 64).x
         assert float((first.reconstruct(x) - x).abs().mean()) < 0.15
         model = LatentDiffusion(SPEC, first, options={"channels": (24,)})
@@ -152,7 +155,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         LatentDiffusion(SPEC, small)
     with pytest.raises(LimnerError, match="is not a denoising model"):
-        LatentDiffusion(SPEC, KLAutoencoder(SPEC, channels=(8,)), "vae", {"channels": (8,)})
+        LatentDiffusion(SPEC, KLAutoencoder(PLAIN, channels=(8,)), "vae", {"channels": (8,)})
     for name, options in {"vdm": {}, "ddpm": {"variance": "learned"}}.items():
         with pytest.raises(LimnerError, match=f"the loss of a {name} model .* discrete levels"):
             LatentDiffusion(SPEC, Identity(SPEC), name, {"channels": (8,), **options})

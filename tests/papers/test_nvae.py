@@ -33,16 +33,20 @@ def pictures(n: int, spec: ImageSpec = SPEC) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_the_bound_tends_to_the_marginal_by_quadrature():
+@pytest.mark.parametrize("label", [None, 1])
+def test_the_bound_tends_to_the_marginal_by_quadrature(label: int | None):
     """Two groups of one number: p(x) = int p(x | z(e)) N(e; 0, 1) de on a grid, for the prior sees
     standard normal codes; all pictures' probabilities sum to one; the bound comes near from below.
     """
-    spec = ImageSpec(1, 1, 2, levels=2)
+    spec = ImageSpec(1, 1, 2, levels=2, labels=() if label is None else ("a", "b"))
+    c = Condition() if label is None else Condition(torch.tensor([label]))
     model = moved(spec, channels=(3,), groups=(2,), latent=1)
+    if label is not None:
+        model.conditioner.label.weight.mul_(0.1)  # so that q is not far from the posterior
     every = torch.cartesian_prod(*[torch.arange(2)] * 2).view(-1, 1, 1, 2)
     axis = torch.linspace(-7, 7, 141, dtype=torch.float64)
     e = torch.cartesian_prod(axis, axis)
-    ink = model.decode(e)[:, 0, 0].add(1).div(2)  # p of 1 at both pixels
+    ink = model.decode(e, c.repeat(len(e)))[:, 0, 0].add(1).div(2)  # p of 1 at both pixels
     k = every[:, 0, 0, None, :].expand(-1, len(e), -1)
     p = torch.where(k == 1, ink, 1 - ink).prod(-1)
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(e).sum(1).exp()
@@ -51,7 +55,7 @@ def test_the_bound_tends_to_the_marginal_by_quadrature():
     x = from_levels(every, 2).double()
     R, k = 300, 10
     rows = x.repeat(R, 1, 1, 1)
-    nats = model.log_prob(rows, noise=Noise.sampling(0, len(rows)), k=k).nats.view(R, -1)
+    nats = model.log_prob(rows, c, noise=Noise.sampling(0, len(rows)), k=k).nats.view(R, -1)
     joined = nats.logsumexp(0) - math.log(R)  # the bound of R k draws
     torch.testing.assert_close(joined, marginal.log(), atol=0.1, rtol=0)
     over = nats.mean(0) - marginal.log()
@@ -66,7 +70,7 @@ def test_the_terms_of_a_likelihood_are_those_of_the_elbo():
     terms = model.log_prob(x, noise=Noise.sampling(0, 1), k=2).terms
     assert [*terms] == ["reconstruction", "KL 1 (2 x 2)", "KL 2 (3 x 3)", "KL 3 (3 x 3)"]
     prior = Normal(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2))
-    group, features = model.groups[0], model._features(x)[0]
+    group, features = model.groups[0], model._features(x, [])[0]
     s, _ = group.before(model.constant, torch.zeros_like(prior.mean))
     q = group.approximate_posterior(features, s, prior)
     torch.testing.assert_close(terms["KL 1 (2 x 2)"], q.kl(prior).sum()[None].double())
@@ -93,7 +97,7 @@ def test_kl_and_ratio_agree_in_expectation():
     model, n = moved(), 3000
     x = pictures(1).expand(n, -1, -1, -1)
     with torch.no_grad():
-        _, kl, ratio = model._terms(x, model._draws(1, Noise.sampling(0, n))[0])
+        _, kl, ratio = model._terms(x, [], model._draws(1, Noise.sampling(0, n))[0])
     off = kl.sum(0) - ratio
     assert abs(float(off.mean())) <= 3 * float(off.std()) / math.sqrt(n)
 
@@ -101,13 +105,14 @@ def test_kl_and_ratio_agree_in_expectation():
 def test_encode_gives_the_means_and_decode_follows_them():
     model, x = moved(), pictures(4)
     with torch.no_grad():
-        seen = model._features(x)
+        seen = model._features(x, [])
         theta = model._down(
             x.new_zeros(4, model._size),
+            [],
             lambda at, g, s, p, _: g.approximate_posterior(seen[at], s, p).mean,
         )
         z = model.encode(x)
-        torch.testing.assert_close(model._down(z, _prior), theta)
+        torch.testing.assert_close(model._down(z, [], _prior), theta)
     assert z.shape == (4, 2 * (2 * 2) + 2 * 2 * (3 * 3))
     shown = model.law.mean(theta).permute(0, 3, 1, 2).float()
     torch.testing.assert_close(model.reconstruct(x), shown)
@@ -123,7 +128,7 @@ def test_only_the_pictures_own_pixels_count():
     with torch.no_grad():
         model.conv_out.weight.zero_()
         model.conv_out.bias.zero_()
-        likely, _, _ = model._terms(pictures(2), model._draws(1, Noise.sampling(0, 2))[0])
+        likely, _, _ = model._terms(pictures(2), [], model._draws(1, Noise.sampling(0, 2))[0])
     assert likely.tolist() == pytest.approx([-30 * math.log(2)] * 2)
 
 
@@ -162,7 +167,7 @@ def test_warm_up_balances_groups_and_ends_at_the_bound():
         made = next(model.turns(Batch(x, Condition()), step, Noise.keyed(0, 0, range(8))))
         with torch.no_grad():
             noise = Noise.keyed(0, 0, range(8))
-            likely, kl, _ = model._terms(x, model._draws(1, noise)[0])
+            likely, kl, _ = model._terms(x, [], model._draws(1, noise)[0])
         assert float(made.logs["bits_per_dim"]) * bit == pytest.approx(
             float(kl.sum(0).mean() - likely.mean())
         )

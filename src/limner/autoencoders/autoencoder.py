@@ -12,11 +12,11 @@ Codes are handed out as the Gaussian sees them, u = diag(l)^(-1/2) V^T (E(x) - m
 variance 1, the direction of largest variance first.
 
 Different from the paper: residual convolutions unless perceptrons are asked for, all layers trained
-together from random weights, squared error. It ignores labels and captions.
+together from random weights, squared error. With labels or captions, both coders are told them; the
+Gaussian is of the codes of all.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -24,13 +24,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.encoders import centre, coders
+from limner.autoencoders.encoders import CONDITION, centre, coders
 from limner.contract.abilities import Encodes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Layers, Natural, Widths
+from limner.contract.options import Count, Layers, Natural, Share, Widths
 from limner.contract.registry import Paper, register
+from limner.nn.condition import Conditioner
 
 _LEAST_SHARE = 1e-6  # of the largest variance: codes that never move stay where they are
 
@@ -56,8 +57,10 @@ class Autoencoder(Encodes):
         channels: of each resolution, finest first; each halves height and width.
         blocks: residual blocks at each resolution.
         hidden: widths of perceptrons in place of convolutions, from the picture to the code.
+        condition_dropout: how often training hides the condition from both coders.
     """
 
+    takes = ("labels", "text")
     spherical = False
     code_mean: Float[Tensor, "d"]
     code_axes: Float[Tensor, "d d"]
@@ -69,9 +72,11 @@ class Autoencoder(Encodes):
         channels: Widths = (32, 64),
         blocks: Natural = 1,
         hidden: Layers | None = None,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__()
-        self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
+        self.condition_dropout = condition_dropout
+        self.conditioner = Conditioner(spec, CONDITION)
         self.encoder, self.decoder = coders(
             spec,
             latent,
@@ -80,7 +85,7 @@ class Autoencoder(Encodes):
             channels=channels,
             blocks=blocks,
             hidden=hidden,
-            vector=0,
+            vector=CONDITION if spec.labels or spec.text else 0,
         )
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_axes", torch.eye(latent))
@@ -91,14 +96,16 @@ class Autoencoder(Encodes):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: the mean squared error of a pixel's channel."""
-        x_hat = self.decoder(self.encoder(batch.x)).permute(0, 3, 1, 2)
+        vector = self._vector(batch.c, len(batch.x))
+        x_hat = self.decoder(self.encoder(batch.x, vector), vector).permute(0, 3, 1, 2)
         error = (x_hat - batch.x).square().mean()
         yield Turn(error, logs={"squared_error": error.detach()})
 
     @torch.no_grad()
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """Fit the Gaussian: m, and V diag(l)^(1/2), the axes of its ellipsoid."""
-        z = torch.cat([self.encoder(batch.x) for batch in batches]).double()
+        codes = [self.encoder(x, self._vector(c, len(x))) for x, c in batches]
+        z = torch.cat(codes).double()
         mean = z.mean(0)
         covariance = (z - mean).T @ (z - mean) / max(1, len(z) - 1)
         variances, directions = torch.linalg.eigh(covariance)
@@ -108,12 +115,13 @@ class Autoencoder(Encodes):
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """Whitened codes."""
-        z = self.encoder(x) - self.code_mean
+        z = self.encoder(x, self._vector(c, len(x))) - self.code_mean
         return z @ self.code_axes / self.code_axes.square().sum(0)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """The picture of each whitened code."""
-        theta = self.decoder(self.code_mean + z @ self.code_axes.T)
+        code = self.code_mean + z @ self.code_axes.T
+        theta = self.decoder(code, self._vector(c, len(z)))
         return theta.permute(0, 3, 1, 2)
 
     def frames(
@@ -133,3 +141,6 @@ class Autoencoder(Encodes):
         """
         u = noise.normal(len(self.code_mean), dtype=self.code_mean.dtype)
         yield self.decode(temperature * u, c)
+
+    def _vector(self, c: Condition, n: int) -> Float[Tensor, "b v"] | None:
+        return self.conditioner(c, n).vector

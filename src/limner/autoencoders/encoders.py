@@ -20,6 +20,8 @@ from limner.maths.pixel_laws import Bernoulli, DiscretisedLogisticMixture, Gauss
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 
+CONDITION = 64
+"""The length of the vector that labels and captions become."""
 _CENTRED_BY = 32  # batches
 
 

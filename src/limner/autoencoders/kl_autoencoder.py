@@ -23,7 +23,6 @@ the batch; weights are of means over numbers. It ignores labels and captions.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -160,6 +159,7 @@ class KLAutoencoder(Encodes, FirstStage):
         critic_width, critic_layers: of the critic.
     """
 
+    takes = ()
     spherical = False
     code_scale: Tensor
 
@@ -185,7 +185,6 @@ class KLAutoencoder(Encodes, FirstStage):
                 f"a {spec.width} x {spec.height} picture cannot be halved {len(channels)} times; "
                 f"give data.size={fitting}, or fewer model.channels"
             )
-        self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
         self.latent_shape = latent, spec.height // unit, spec.width // unit
         decoding = _at_each(blocks, len(channels) + 1, "blocks")
         encoding = decoding

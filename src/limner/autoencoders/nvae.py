@@ -20,12 +20,12 @@ Different: strided convolutions and pixel shuffling between resolutions, no cell
 resolution, no normalising flows in the posterior; balancing divides a group's KL by its numbers
 alone, where the authors' code also multiplies it by how many groups its resolution has; below
 temperature 1, batch norm keeps its statistics of codes drawn from q, where the authors measure them
-anew from draws of the prior at that temperature. It ignores labels and captions.
+anew from draws of the prior at that temperature. With labels or captions c, both towers are told c
+at each resolution, and all laws are given it: p(z_l | z_<l, c), q(z_l | z_<l, x, c), p(x | z, c).
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -34,7 +34,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.autoencoders.encoders import halvings, pixel_law
+from limner.autoencoders.encoders import CONDITION, halvings, pixel_law
 from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.nvae_cells import (
     EncodingCell,
@@ -50,8 +50,9 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, from_leve
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise, Purpose
-from limner.contract.options import Count, Layers, Natural, NonNegative, Widths
+from limner.contract.options import Count, Layers, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
+from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
 
 _EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
@@ -102,6 +103,7 @@ class Group(nn.Module):
 
 Choose = Callable[[int, Group, Tensor, Normal, Tensor], Tensor]
 """(l, group, decoder's features, p(z_l | z_<l), epsilon_l) -> z_l."""
+Biases = list[Float[Tensor, "b _ 1 1"]]
 
 
 @register(
@@ -134,8 +136,10 @@ class NVAE(LikelihoodModel, Encodes):
         warmup: steps in which the KL terms' weight rises from 0, and in which they are balanced.
         spectral: lambda, the weight of the kernels' spectral norms and of batch norm's scales.
         importance_samples: draws for the bound that is reported.
+        condition_dropout: how often training hides the condition.
     """
 
+    takes = ("labels", "text")
     couples_batch = True
 
     def __init__(
@@ -150,6 +154,7 @@ class NVAE(LikelihoodModel, Encodes):
         warmup: Natural = 1000,
         spectral: NonNegative = 0.01,
         importance_samples: Count = 10,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         if not 1 <= len(groups) <= len(channels):
@@ -157,10 +162,10 @@ class NVAE(LikelihoodModel, Encodes):
                 f"model.groups={','.join(map(str, groups))}: give a number for 1 to "
                 f"{len(channels)} resolutions, as many as model.channels has at most"
             )
-        self.spec = replace(spec, labels=(), frequencies=(), text=None, hint=None)
         self.law = pixel_law(spec, pixels, components)
         self.warmup, self.spectral = warmup, spectral
         self.importance_samples = importance_samples
+        self.condition_dropout = condition_dropout
         sizes = halvings(spec.height, spec.width, len(channels))
         plain = len(channels) - len(groups)
         counts = [0] * plain + list(groups[::-1])  # of groups at each resolution, finest first
@@ -188,6 +193,9 @@ class NVAE(LikelihoodModel, Encodes):
         self.counts = counts
         self.constant = nn.Parameter(torch.zeros(1, channels[-1], *sizes[-1]))
         self.conv_out = nn.Conv2d(channels[0], self.law.size, 3, padding=1)
+        self.conditioner = Conditioner(spec, CONDITION)
+        told = [*channels, *channels[::-1]] if spec.labels or spec.text else []
+        self.condition_biases = nn.ModuleList(nn.Linear(CONDITION, width) for width in told)
         self.spectral_norms = SpectralNorms(kernels(self))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -209,7 +217,7 @@ class NVAE(LikelihoodModel, Encodes):
                 noise = Noise.keyed(
                     0, Purpose.CALIBRATION, range(first, first + n), str(self.device)
                 )
-                self._terms(batch.x, self._draws(1, noise)[0])
+                self._terms(batch.x, self._biases(batch.c, n), self._draws(1, noise)[0])
 
     def formula(self) -> list[str]:
         """The groups of the code, and the bound that is the objective."""
@@ -235,14 +243,14 @@ class NVAE(LikelihoodModel, Encodes):
             x, c, noise: see `LikelihoodModel.log_prob`.
             k: draws; `importance_samples` unless given.
         """
-        seen = self._features(x)
-
+        biases = self._biases(c, len(x))
+        seen = self._features(x, biases)
         names = [f"KL {i} ({h} x {w})" for i, (_, h, w) in enumerate(self.shapes, start=1)]
 
         def draws(g: int) -> Draws:
             epsilon = self._draws(g, noise).flatten(0, 1)
-            many = [features.repeat(g, 1, 1, 1) for features in seen]
-            likely, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), epsilon, many)
+            many, told = ([each.repeat(g, 1, 1, 1) for each in some] for some in (seen, biases))
+            likely, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), told, epsilon, many)
             terms = {"reconstruction": -likely, **dict(zip(names, kl, strict=True))}
             apart = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
             return Draws((likely - ratio).unflatten(0, (g, -1)), apart)
@@ -253,7 +261,8 @@ class NVAE(LikelihoodModel, Encodes):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move, in bits per dimension; the logs of both terms are nats of a picture."""
-        likely, kl, _ = self._terms(batch.x, self._draws(1, noise)[0])
+        biases = self._biases(batch.c, len(batch.x))
+        likely, kl, _ = self._terms(batch.x, biases, self._draws(1, noise)[0])
         each, share = kl.mean(1), 1.0
         weighted = each.sum()
         if step < self.warmup:
@@ -282,19 +291,21 @@ class NVAE(LikelihoodModel, Encodes):
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """epsilon of the means of q, each given the means before it."""
-        seen, found = self._features(x), list[Tensor]()
+        biases, found = self._biases(c, len(x)), list[Tensor]()
+        seen = self._features(x, biases)
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, _: Tensor) -> Tensor:
             q = group.approximate_posterior(seen[at], s, p)
             found.append((q.mean - p.mean) * (-p.log_deviation).exp())
             return q.mean
 
-        self._down(x.new_zeros(len(x), self._size), choose)
+        self._down(x.new_zeros(len(x), self._size), biases, choose)
         return torch.cat([part.flatten(1) for part in found], 1)
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """The mean of p(x | z), z_l = mu + sigma epsilon_l."""
-        return self.law.mean(self._down(z, _from_prior)).permute(0, 3, 1, 2)
+        theta = self._down(z, self._biases(c, len(z)), _from_prior)
+        return self.law.mean(theta).permute(0, 3, 1, 2)
 
     def frames(
         self,
@@ -315,9 +326,9 @@ class NVAE(LikelihoodModel, Encodes):
         """
         epsilon = temperature * self._draws(1, noise)[0]
         if shown == "mean":
-            yield self.decode(epsilon)
+            yield self.decode(epsilon, c)
             return
-        theta = self._down(epsilon, _from_prior)
+        theta = self._down(epsilon, self._biases(c, n), _from_prior)
         k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
         yield from_levels(k, self.spec.levels).permute(0, 3, 1, 2)
 
@@ -331,22 +342,34 @@ class NVAE(LikelihoodModel, Encodes):
         dtype = self.constant.dtype
         return torch.stack([noise.normal(self._size, dtype=dtype) for _ in range(g)])
 
-    def _features(self, x: Images) -> list[Float[Tensor, "b ..."]]:
+    def _biases(self, c: Condition, n: int) -> Biases:
+        """What is added at each resolution on the way up, then on the way down; nothing where the
+        data have no condition."""
+        vector = self.conditioner(c, n).vector
+        return [layer(vector)[:, :, None, None] for layer in self.condition_biases]
+
+    def _features(self, x: Images, biases: Biases) -> list[Float[Tensor, "b ..."]]:
         """What the encoder leaves for each group, coarsest first."""
         levels = to_levels(x, self.spec.levels)
         h, seen = from_levels(levels, self.spec.levels).to(self.constant.dtype), list[Tensor]()
-        for downsample, towers, count in zip(self.downsample, self.up, self.counts):
+        up = zip(self.downsample, self.up, self.counts)
+        for i, (downsample, towers, count) in enumerate(up):
             h = downsample(h)
+            h = h + biases[i] if biases else h
             for tower in towers.children():
                 h = tower(h)
                 seen += [h] if count else []
         return seen[::-1]
 
-    def _down(self, code: Float[Tensor, "b d"], choose: Choose) -> Float[Tensor, "b h w p"]:
+    def _down(
+        self, code: Float[Tensor, "b d"], biases: Biases, choose: Choose
+    ) -> Float[Tensor, "b h w p"]:
         """theta of each pixel, by way of all groups, whose numbers `choose` chooses."""
         parts = code.split([math.prod(shape) for shape in self.shapes], 1)
         s, at = self.constant.expand(len(code), -1, -1, -1), 0
-        for upsample, count in zip(self.upsample, self.counts[::-1]):
+        down = zip(self.upsample, self.counts[::-1])
+        for i, (upsample, count) in enumerate(down, start=len(self.counts)):
+            s = s + biases[i] if biases else s
             for _ in range(count):
                 group, epsilon = self.groups[at], parts[at].unflatten(1, self.shapes[at])
                 assert isinstance(group, Group)
@@ -359,12 +382,13 @@ class NVAE(LikelihoodModel, Encodes):
     def _terms(
         self,
         x: Images,
+        biases: Biases,
         epsilon: Float[Tensor, "b d"],
         seen: list[Float[Tensor, "b ..."]] | None = None,
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "l b"], Float[Tensor, "b"]]:
         """log p(x | z), the KL of each group, and log q(z | x) / p(z), z being drawn from q."""
         seen, kl, ratio = (
-            self._features(x) if seen is None else seen,
+            self._features(x, biases) if seen is None else seen,
             list[Tensor](),
             list[Tensor](),
         )
@@ -376,7 +400,7 @@ class NVAE(LikelihoodModel, Encodes):
             ratio.append((q.log_prob(z) - p.log_prob(z)).flatten(1).sum(1))
             return z
 
-        theta = self._down(epsilon, choose)
+        theta = self._down(epsilon, biases, choose)
         k = to_levels(x, self.spec.levels).permute(0, 2, 3, 1)
         likely = self.law.log_prob(theta, k).sum((1, 2))
         return likely, torch.stack(kl), torch.stack(ratio).sum(0)

@@ -21,7 +21,6 @@ either way. With labels or captions c, all of it is given c: q(z | x, c) and p(x
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -29,7 +28,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from limner.autoencoders.encoders import centre, coders, pixel_law
+from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_law
 from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.prior import Prior
 from limner.contract.abilities import Encodes
@@ -41,8 +40,6 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Layers, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
-
-_TOLD = 64  # the length of the vector that labels and captions become
 
 
 @register(
@@ -74,6 +71,8 @@ class VAE(LikelihoodModel, Encodes):
         condition_dropout: how often training hides the condition.
     """
 
+    takes = ("labels", "text")
+
     def __init__(
         self,
         spec: ImageSpec,
@@ -103,14 +102,13 @@ class VAE(LikelihoodModel, Encodes):
                 "free bits are of each number of a code, and a learned prior has one KL for all of "
                 "them; leave model.free_bits out, or give model.prior=normal"
             )
-        self.spec = replace(spec, hint=None)
         self.law = pixel_law(spec, pixels, components)
         self.latent, self.objective, self.k = latent, objective, k
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
         self.importance_samples = importance_samples
         self.condition_dropout = condition_dropout
         self.couples_batch = free_bits > 0
-        self.conditioner = Conditioner(self.spec, _TOLD)
+        self.conditioner = Conditioner(spec, CONDITION)
         self.encoder, self.decoder = coders(
             spec,
             2 * latent,
@@ -119,7 +117,7 @@ class VAE(LikelihoodModel, Encodes):
             channels=channels,
             blocks=blocks,
             hidden=hidden,
-            vector=_TOLD if spec.labels or spec.text else 0,
+            vector=CONDITION if spec.labels or spec.text else 0,
         )
         self.prior = Prior.realnvp(latent) if prior == "realnvp" else Prior.normal()
 

@@ -7,7 +7,6 @@ each drawn before the next is asked for, they are a sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -46,6 +45,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         condition_dropout: how often training hides the condition.
     """
 
+    takes = ("labels", "text")
     network: nn.Module
     law: PixelLaw
     whole_pixels: ClassVar[bool] = False
@@ -57,8 +57,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
 
     def __init__(self, spec: ImageSpec, vector: int, condition_dropout: float) -> None:
         super().__init__()
-        self.spec = replace(spec, hint=None)
-        self.conditioner = Conditioner(self.spec, vector)
+        self.conditioner = Conditioner(spec, vector)
         self.vector_size = vector if spec.labels or spec.text else 0
         self.condition_dropout = condition_dropout
 

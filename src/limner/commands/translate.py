@@ -54,7 +54,8 @@ TRANSLATE = Task(
     translate,
     Translates,
     lacks="does not translate; these do",
-    example="limner train cyclegan unpaired:emoji:style=3d,emoji:style=flat data.size=32",
+    example="limner train cyclegan unpaired:emoji:style=3d,emoji:style=flat data.size=32 "
+    "data.label=none",
     inputs={"image": True},
     several=False,
     without=_without,

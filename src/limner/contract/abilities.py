@@ -292,7 +292,8 @@ class Encodes(GenerativeModel):
         """Pictures and their conditions as the model's networks take them.
 
         Raises:
-            LimnerError: pictures of another shape, or as many conditions as there are no pictures.
+            LimnerError: pictures of another shape, or conditions that do not pair with them or that
+                the model was trained without.
         """
         if tuple(x.shape[1:]) != self.spec.shape:
             asked, given = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
@@ -300,6 +301,7 @@ class Encodes(GenerativeModel):
         c = c.repeat(len(x)) if len(c) == 1 else c
         if len(c) not in (0, len(x)):
             raise LimnerError(f"{len(c)} conditions for {len(x)} pictures; give one, or one each")
+        self.check_condition(c)
         dtype = next(self.parameters()).dtype
         return x.to(self.device, dtype), c.to(self.device)
 

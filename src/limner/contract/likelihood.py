@@ -42,12 +42,15 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
         asked, given = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
         if asked != given:
             raise LimnerError(f"{given} pictures have no likelihood here; give it {asked} ones")
-        training = self.training and not self.learning
-        if not training:
-            return log_prob(self, x, one_for_each(len(x), c), **more)
+        if self.learning:
+            return log_prob(self, x, c, **more)
+        c = one_for_each(len(x), c)
+        self.check_condition(c)
+        if not self.training:
+            return log_prob(self, x, c, **more)
         self.eval()
         try:
-            return log_prob(self, x, one_for_each(len(x), c), **more)
+            return log_prob(self, x, c, **more)
         finally:
             self.train()
 
@@ -108,7 +111,8 @@ class LikelihoodModel(GenerativeModel):
             noise: b random streams, for bounds and estimates that draw.
 
         Raises:
-            LimnerError: pictures of another shape, or conditions that do not pair with them.
+            LimnerError: pictures of another shape, or conditions that do not pair with them or that
+                the model was trained without.
         """
 
     def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:

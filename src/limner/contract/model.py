@@ -32,6 +32,12 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Blend, Noise
 from limner.contract.options import plain, validated
 
+Part = Literal["labels", "text", "hint"]
+_PARTS: dict[Part, str] = {
+    "labels": "labels; leave them out: data.label=none, or of a folder data.labels=false",
+    "text": "captions; leave them out: data.text=false, or of a folder data.captions=false",
+    "hint": "conditioning images; give a source without them",
+}
 _NOT_OPTIONS = ("n", "c", "noise", "preview", "upper", "style_of")
 SAMPLE_BATCH = 64
 
@@ -62,6 +68,13 @@ def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, A
         )
 
 
+def _refuse_parts(model: type["Learner"], spec: ImageSpec) -> None:
+    """Say what to type where the data have a condition that a model would ignore."""
+    for part, said in _PARTS.items():
+        if getattr(spec, part) and part not in model.takes:
+            raise LimnerError(f"{model.name or model.__name__} models take no {said}")
+
+
 def _recording(init: Callable[..., None]) -> Callable[..., None]:
     """Make a constructor validate its arguments and write them down as `config`."""
 
@@ -79,6 +92,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
         nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
         own = {k: v for k, v in values.items() if k not in nested}
+        _refuse_parts(type(self), spec)
         object.__setattr__(self, "spec", spec)
         object.__setattr__(self, "config", plain(init, own, ("spec", *nested)) | nested)
         init(self, spec, **values)
@@ -97,6 +111,8 @@ class Learner(nn.Module, ABC):
     spec: ImageSpec
     name: ClassVar[str] = ""
     """The registered name."""
+    takes: ClassVar[tuple[Part, ...]] = ("labels", "text", "hint")
+    """Which conditions of the data it learns; it refuses to be built for data with another one."""
     couples_batch: bool = False
     """Whether one image's loss depends on the others' (batch norm, minibatch statistics)."""
     condition_dropout: float = 0.0
@@ -298,6 +314,21 @@ class GenerativeModel(Learner):
 
     def fill_condition(self, n: int, c: Condition, noise: Noise) -> Condition:
         """The condition for n pictures, checked, with required labels drawn."""
+        self.check_condition(c)
+        spec = self.spec
+        if self.condition == "required":
+            if spec.hint is not None and c.image is None:
+                raise LimnerError("this model needs a conditioning image; give one")
+            if spec.labels and c.label is None:
+                return replace(c, label=draw_labels(spec, noise))
+        return c
+
+    def check_condition(self, c: Condition) -> None:
+        """Refuse what the model knows nothing of.
+
+        Raises:
+            LimnerError: it was trained without such a part, or on others.
+        """
         spec = self.spec
         for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
             if getattr(c, part) is not None and not known:
@@ -324,12 +355,6 @@ class GenerativeModel(Learner):
                     "these tokens are of another model; "
                     "limner.prompted(model.spec, prompts) makes fitting ones"
                 )
-        if self.condition == "required":
-            if spec.hint is not None and c.image is None:
-                raise LimnerError("this model needs a conditioning image; give one")
-            if spec.labels and c.label is None:
-                return replace(c, label=draw_labels(spec, noise))
-        return c
 
     @classmethod
     def sampler_options(cls, asked: Mapping[str, Any]) -> dict[str, Any]:

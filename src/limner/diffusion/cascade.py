@@ -74,6 +74,8 @@ class Cascade(Edits, Attends):
             resolution, never.
     """
 
+    takes = ("labels", "text")
+
     def __init__(
         self,
         spec: ImageSpec,
@@ -88,10 +90,12 @@ class Cascade(Edits, Attends):
         own = dict(options or {})
         if "condition_dropout" in option_names(entry(upsampler).model.__init__):
             own.setdefault("condition_dropout", 0.0)  # it would hide the low resolution, too
+        if "hint" not in entry(upsampler).model.takes:
+            raise LimnerError(f"model '{upsampler}' takes no conditioning image to enlarge")
         hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
         enlarging = build(upsampler, replace(spec, hint=hint), **own)
-        if not isinstance(enlarging, GenerativeModel) or enlarging.spec.hint != hint:
-            raise LimnerError(f"model '{upsampler}' takes no conditioning image to enlarge")
+        if not isinstance(enlarging, GenerativeModel):
+            raise LimnerError(f"model '{upsampler}' paints nothing; give a generator")
         self.base, self.upsampler = base, enlarging
         self.augmentation = augmentation
         self.condition_dropout = condition_dropout
@@ -297,7 +301,7 @@ class Cascade(Edits, Attends):
 
 def _check_fit(low: ImageSpec, high: ImageSpec) -> None:
     """Whether a base of one specification can be enlarged to another."""
-    if low.hint or high.hint:
+    if low.hint:
         raise LimnerError("a cascade paints without conditioning images; leave the pairs out")
     for part in ("channels", "labels", "text"):
         if getattr(low, part) != getattr(high, part):

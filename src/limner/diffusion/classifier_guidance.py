@@ -105,6 +105,7 @@ class Classifier(Repaints):
         channels, blocks, attention, patch, dropout: of the `HalfUNet`.
     """
 
+    takes = ("labels",)
     condition = "required"
 
     def __init__(

@@ -47,7 +47,13 @@ _MEASURED_BATCHES = 16
         2021,
         "2112.10752",
     ),
-    tiny={"first_stage": {"model": "kl-autoencoder"}, "options": {"channels": (8, 16)}},
+    tiny={
+        "first_stage": {
+            "model": "kl-autoencoder",
+            "spec": {"labels": (), "frequencies": (), "text": None, "hint": None},
+        },
+        "options": {"channels": (8, 16)},
+    },
     train={"lr": 5e-4, "betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 1.0},
 )
 class LatentDiffusion(Repaints, Encodes, Attends):

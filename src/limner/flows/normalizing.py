@@ -7,7 +7,6 @@ from. A draw scales z by the temperature and goes back.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -90,6 +89,7 @@ class NormalizingFlow(LikelihoodModel, Encodes):
         condition_dropout: how often training hides the condition.
     """
 
+    takes = ("labels", "text")
     flow: Transform
     done_at: Tensor
 
@@ -103,8 +103,7 @@ class NormalizingFlow(LikelihoodModel, Encodes):
         condition_dropout: float,
     ) -> None:
         super().__init__()
-        self.spec = replace(spec, hint=None)
-        self.conditioner = Conditioner(self.spec, vector)
+        self.conditioner = Conditioner(spec, vector)
         self.vector_size = vector if spec.labels or spec.text else 0
         self.condition_dropout = condition_dropout
         self.scales = scales

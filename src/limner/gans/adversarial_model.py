@@ -27,6 +27,7 @@ class Adversarial(GenerativeModel):
     A subclass has `critic` and `generator`, or players of its own.
     """
 
+    takes = ("labels", "text")
     couples_batch = True
     generator: nn.Module
     critic: nn.Module

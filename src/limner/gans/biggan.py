@@ -21,7 +21,6 @@ statistics are kept for some t, and taken in between; text.
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -93,7 +92,6 @@ class BigGAN(Adversarial):
                 f"model.latent={latent}: z has a chunk for each of {halvings(spec) + 1} sizes; "
                 "give it more numbers"
             )
-        self.spec = replace(spec, hint=None)
         if spec.labels:
             self.condition = "required"
         self.generator = Generator(self.spec, latent, embedding, channels, attention)

@@ -13,7 +13,6 @@ sees them beside z, and the critic by a projection: s(x, c) = w . h(x) + v(c) . 
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -137,7 +136,6 @@ class DCGAN(Adversarial):
         super().__init__()
         if min(spec.height, spec.width) < 8:
             raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
-        self.spec = replace(spec, hint=None)
         self.latent, self.condition_dropout = latent, condition_dropout
         if spec.labels:
             self.condition = "required"

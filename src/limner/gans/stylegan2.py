@@ -127,7 +127,6 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        self.spec = spec = replace(spec, hint=None)
         if spec.labels:
             self.condition = "required"
         widths = [min(channels * 2**i, most_channels) for i in range(halvings(spec) + 1)]
@@ -229,7 +228,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """The mean style, of all and of each class, and the directions in which it varies."""
-        asked = Condition.cat([replace(c, image=None, present=None) for _, c in batches])
+        asked = Condition.cat([c for _, c in batches])
         n = max(len(asked), 1)
         asked = asked.repeat(-(-_MEAN_OF // n)).rows(slice(0, _MEAN_OF))
         z = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_OF), str(self.device)).normal(

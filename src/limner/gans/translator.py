@@ -21,9 +21,10 @@ class Translator(Adversarial, Translates):
     """A model of domain B's pictures, each made from one of domain A, its conditioning image.
 
     Args:
-        spec: of domain B's pictures; its `hint` is that of A's. Labels and captions play no part.
+        spec: of domain B's pictures; its `hint` is that of A's.
     """
 
+    takes = ("hint",)
     condition_dropout = 0.0
 
     def __init__(self, spec: ImageSpec) -> None:

@@ -1,0 +1,78 @@
+"""No model drops a condition of its data silently: what it is told matters, or it refuses."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import GenerativeModel, Part
+from limner.contract.noise import Noise
+from limner.contract.registry import Entry, models
+from limner.contract.text import text_spec
+from limner.testing.cases import _smallest, asked_of, painted, toy_data
+
+OURS = [
+    of
+    for of in models().values()
+    if issubclass(of.model, GenerativeModel) and of.model.__module__.startswith("limner.")
+]
+TOLD: dict[Part, dict[str, Any]] = {
+    "labels": {"labels": ("one", "two"), "frequencies": (0.5, 0.5)},
+    "text": {"text": text_spec(5)},
+    "hint": {"hint": ImageSpec(3, 8, 8)},
+}
+FIELD = {"labels": "label", "text": "text", "hint": "image"}
+
+
+def spec_with(parts: tuple[Part, ...]) -> ImageSpec:
+    """Data that say just this of their pictures."""
+    given = {name: value for part in parts for name, value in TOLD[part].items()}
+    return replace(ImageSpec(3, 8, 8), **given)
+
+
+def conditions(spec: ImageSpec, part: Part) -> tuple[Condition, Condition]:
+    """Two that differ in one part alone."""
+    one, other = (toy_data(spec, first, 1).c for first in (0, 1))
+    if part == "labels":
+        return replace(one, label=torch.tensor([0])), replace(one, label=torch.tensor([1]))
+    return one, replace(one, **{FIELD[part]: getattr(other, FIELD[part])})
+
+
+def losses(model: Any, c: Condition) -> list[torch.Tensor]:
+    """Those of one training step whose random numbers are always the same."""
+    n = 2 * model.batches_per_round
+    torch.manual_seed(0)
+    batch = Batch(toy_data(model.spec, 0, n).x, c.repeat(n))
+    return [turn.loss.detach() for turn in model.turns(batch, 0, Noise.sampling(0, n))]
+
+
+@pytest.mark.parametrize("of", OURS, ids=lambda of: of.name)
+def test_what_data_say_matters_or_is_refused(of: Entry):
+    taken = of.model.takes
+    case, model = _smallest(of, "told", spec_with(taken))
+    assert isinstance(model, GenerativeModel), f"it takes no data with {taken}"
+    for part in get_args(Part):
+        if part not in taken:
+            more = replace(case, spec=replace(case.spec, **TOLD[part]))
+            with pytest.raises(LimnerError, match=rf"^{of.name} models take no \w+.*; .+$"):
+                more.build()
+    for i, p in enumerate(model.parameters()):
+        p.data += 0.1 * Noise.keyed(0, 0, [i]).normal(p.numel()).view(p.shape)
+    for part in taken:
+        pair = conditions(case.spec, part)
+        one, other = (losses(model.train(), c) for c in pair)
+        if torch.equal(torch.stack(one), torch.stack(other)):
+            one, other = (painted(model, 1, c) for c in pair)
+            assert not torch.equal(one, other), f"it builds for {part}, and nothing depends on it"
+
+
+def test_a_likelihood_and_a_code_are_given_no_condition_that_the_model_was_trained_without():
+    model: Any = models()["vae"].model(ImageSpec(1, 8, 8), latent=2, channels=(4,))
+    x, c = toy_data(model.spec, 0, 2).x, Condition(torch.tensor([0, 0]))
+    assert len(asked_of(model, 2)) == 0
+    for call in (model.reconstruct, lambda x, c: model.log_prob(x, c, noise=Noise.sampling(0, 2))):
+        with pytest.raises(LimnerError, match="trained without a label; leave the label out"):
+            call(x, c)
