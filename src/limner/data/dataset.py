@@ -4,15 +4,19 @@ A data set has no order and no randomness of its own: a `Stream` orders it, and 
 streams for whatever is drawn anew each time (captions, binarisation).
 """
 
+import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.contract.noise import Noise, Purpose
+from limner.data.hints import Hint, PictureHint, draw_hint, hint_spec
 
 _FIXED_SEED = 0  # of the one binarisation that a held-out split has
 
@@ -46,6 +50,7 @@ class Dataset(ABC):
         dynamic: whether pixels are coin flips of their intensity (dynamic binarisation).
         endless: whether there are so many pictures that none is seen twice; they are in no order.
         paired: whether a picture's conditioning image shows the same thing.
+        hint: how conditioning images are computed from the pictures; None where they are not.
     """
 
     spec: ImageSpec
@@ -60,9 +65,25 @@ class Dataset(ABC):
     dynamic: bool = False
     endless: bool = False
     paired: bool = False
+    hint: PictureHint | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    def compute_hints(self, kind: Hint) -> None:
+        """From now on each picture has a conditioning image that is computed from it.
+
+        Raises:
+            LimnerError: hints of pictures of which it would have to be known what stands where.
+        """
+        if kind in ("mask", "boxes", "objects"):
+            raise LimnerError(
+                f"data.hint={kind} is of scenes, of which it is known what stands where; give "
+                "data.hint=edges, scribble, line or lowres"
+            )
+        self.hint = kind
+        self.spec = replace(self.spec, hint=hint_spec(kind, self.spec))
+        self.digest = hashlib.sha256(f"{self.digest} {kind}".encode()).hexdigest()
 
     @abstractmethod
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
@@ -118,7 +139,8 @@ class Dataset(ABC):
         numbers: Int[Tensor, "b"],
         seed: int,
         view: View | None = None,
-    ) -> Images | None:
+        x: Images | None = None,
+    ) -> Float[Tensor, "b k hh ww"] | None:
         """Conditioning images of some pictures; None when there are none.
 
         Args:
@@ -126,8 +148,13 @@ class Dataset(ABC):
             numbers: their global numbers, by which unpaired images go.
             seed: of the order of the data.
             view: how training looks at the pictures; None where they are looked at as they are.
+            x: the pictures themselves, seen so, where they are at hand.
         """
-        return None
+        if self.hint is None:
+            return None
+        if x is None:
+            x = self.images(indices, Noise.keyed(seed, Purpose.BINARISE, numbers), view)
+        return draw_hint(self.hint, x)
 
     def name(self, index: int) -> str:
         """What a picture is called: its file's name where there is one."""

@@ -41,6 +41,7 @@ from limner.data.decode import (
     reading,
     to_pixels,
 )
+from limner.data.hints import Hint
 
 _BROKEN_SHARE = 0.01  # of the pictures may be broken, or one of them
 T = TypeVar("T")
@@ -104,6 +105,8 @@ class Source(ABC):
         text: whether captions become tokens, so that models can learn to paint from prompts.
         tokens: how many of them at most; a longer caption is cut.
         memory: GiB of decoded pictures to keep; larger data are decoded each time.
+        hint: what becomes of each picture as its conditioning image: "edges", "scribble", "line" or
+            "lowres", see `data.hints`; "mask", "boxes" and "objects" are of scenes.
     """
 
     address: str = ""
@@ -119,6 +122,7 @@ class Source(ABC):
     text: bool = False
     tokens: Annotated[int, Field(ge=1, le=256)] = LENGTH
     memory: NonNegative = 4.0
+    hint: Hint | None = None
 
     def __post_init__(self) -> None:
         sides = "1" if self.size is None else str(self.size).lower()

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -49,6 +49,7 @@ from limner.data.composition import (
 from limner.data.dataset import Dataset, View
 from limner.data.emoji import Emoji
 from limner.data.grounds import ground
+from limner.data.hints import hint_spec
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source
 from limner.data.sprites import digest, object_numbers, sprite, vocabulary
 
@@ -75,7 +76,9 @@ class Scenes(Source):
         overlap: the share of scenes in which objects may overlap.
         grid: 16 puts objects at multiples of a sixteenth of the side, and gives them sides of an
             even number of them, which networks learn sooner; 0 leaves both free.
-        hint: "objects" gives what stands where, for detectors; see `limner.contract.layout`.
+        hint: as of every source; "mask" is white where there are objects, "boxes" where their boxes
+            are, each in a black frame; "objects" gives what stands where, for detectors, see
+            `limner.contract.layout`.
     """
 
     split: Literal["train", "test", "held-out", "all"] = "train"
@@ -87,7 +90,6 @@ class Scenes(Source):
     emoji: Share = 0.0
     overlap: Share = 0.0
     grid: Annotated[int, Field(ge=12, le=64)] | Literal[0] = 0
-    hint: Literal["objects"] | None = None
     text: bool = True
     tokens: Annotated[int, Field(ge=1, le=256)] = 32
 
@@ -166,16 +168,22 @@ class ComposedScenes(Dataset):
         self.composer = Composer(
             known, skills, dict(styles), source.overlap, relations, source.grid
         )
+        if source.emoji and source.hint in ("mask", "boxes"):
+            raise LimnerError(f"of single emoji no {source.hint} is known; give data.emoji=0")
         self.single = None
         if source.emoji:
             self.single = _single_emoji(source, height)
             self._edges = list(accumulate(self.single.weights.tolist()))  # pyright: ignore
         channels = source.channels or 3
-        hint = None if source.hint is None else layout_spec([*object_numbers()], MOST_THINGS)
         text = text_spec(source.tokens) if source.text else None
-        self.spec = ImageSpec(channels, height, width, source.levels, text=text, hint=hint)
+        self.spec = ImageSpec(channels, height, width, source.levels, text=text)
+        if source.hint == "objects":
+            self.spec = replace(self.spec, hint=layout_spec([*object_numbers()], MOST_THINGS))
+        elif source.hint in ("mask", "boxes"):
+            self.spec = replace(self.spec, hint=hint_spec(source.hint, self.spec))
         single = self.single.digest if self.single else None
-        said = [digest(), single, vars(source), [*self.objects], self.spec.to_json()]
+        options = {k: v for k, v in vars(source).items() if k != "hint"} | {"hint": source.hint}
+        said = [digest(), single, options, [*self.objects], self.spec.to_json()]
         self.digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
         self._scenes: OrderedDict[int, Scene | int] = OrderedDict()
 
@@ -241,9 +249,18 @@ class ComposedScenes(Dataset):
         numbers: Int[Tensor, "b"],
         seed: int,
         view: View | None = None,
-    ) -> Images | None:
-        """What stands where, if that is asked for."""
-        return None if self.options.hint is None else self.truth(indices)
+        x: Images | None = None,
+    ) -> Float[Tensor, "b k hh ww"] | None:
+        """What stands where, if that is asked for; else as of any pictures."""
+        kind = self.options.hint
+        if kind == "objects":
+            return self.truth(indices)
+        if kind not in ("mask", "boxes"):
+            return super().hints(indices, numbers, seed, view, x)
+        draw = drawn_mask if kind == "mask" else drawn_boxes
+        scenes = [self.scene(index) for index in indices.tolist()]
+        drawn = torch.stack([draw(scene, self.size) for scene in scenes if scene is not None])
+        return 2.0 * drawn[:, None] - 1
 
     def truth(self, indices: Int[Tensor, "b"]) -> Images:
         """What stands where, see `limner.contract.layout`."""
@@ -302,6 +319,23 @@ def masks(scene: Scene, size: int) -> Bool[Tensor, "n h w"]:
         covered[:i] &= ~seen
         covered[i] = seen
     return torch.from_numpy(covered)
+
+
+def drawn_mask(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
+    """Where a scene shows any of its things."""
+    return masks(scene, size).any(0)
+
+
+def drawn_boxes(scene: Scene, size: int) -> Bool[Tensor, "h w"]:
+    """The boxes of a scene's things, the last ones before the others; a frame around each is
+    empty, so that boxes that touch stay apart.
+    """
+    drawn, frame = torch.zeros(size, size, dtype=torch.bool), max(1, size // 64)
+    for thing in scene.things:
+        left, top, right, bottom = pixel_box(thing.box, size)
+        drawn[max(top - frame, 0) : bottom + frame, max(left - frame, 0) : right + frame] = False
+        drawn[top:bottom, left:right] = True
+    return drawn
 
 
 def pixel_box(box: Box, size: int) -> tuple[int, int, int, int]:

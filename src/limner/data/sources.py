@@ -85,8 +85,8 @@ def open_data(source: str, **options: Any) -> Dataset:
             `unpaired:A,B` or `paired:A,B` of two of these, or of one folder or archive that holds
             two domains.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit,
-            load_size, half, channels, levels, binarise, flip and memory. Of two domains, "a.NAME"
-            and "b.NAME" are options of one of the two, and the others of both;
+            load_size, half, channels, levels, binarise, flip, memory and hint. Of two domains,
+            "a.NAME" and "b.NAME" are options of one of the two, and the others of both;
             direction="BtoA" exchanges them.
 
     Raises:
@@ -94,7 +94,15 @@ def open_data(source: str, **options: Any) -> Dataset:
     """
     kind = source.partition(":")[0]
     if kind not in PAIRS:
-        return find_source(source, options).open(source)
+        found = find_source(source, options)
+        data = found.open(source)
+        if found.hint is not None and data.spec.hint is None:
+            data.compute_hints(found.hint)
+        return data
+    if options.get("hint"):
+        raise LimnerError(
+            f"of {kind}:A,B the pictures of A are the conditioning images; leave data.hint out"
+        )
     direction = options.pop("direction", _DIRECTIONS[0])
     if direction not in _DIRECTIONS:
         raise LimnerError(f"data.direction={direction}: give {' or '.join(_DIRECTIONS)}")

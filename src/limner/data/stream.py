@@ -99,7 +99,7 @@ class Stream:
         if self._tokenizer is not None:
             said = data.captions(indices, Noise.keyed(self.seed, Purpose.CAPTION, numbers))
             text = None if said is None else self._tokenizer.encode(said)
-        return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed, view)))
+        return Batch(x, Condition(label, text, data.hints(indices, numbers, self.seed, view, x)))
 
 
 class Ahead:

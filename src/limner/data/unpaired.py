@@ -75,7 +75,8 @@ class Unpaired(TwoDomains):
         numbers: Int[Tensor, "b"],
         seed: int,
         view: View | None = None,
-    ) -> Images:
+        x: Images | None = None,
+    ) -> Float[Tensor, "b k hh ww"]:
         """Pictures of domain A, in an order of their own; where they are looked at as they are,
         each once a round, whatever their weights.
         """
@@ -126,7 +127,8 @@ class Paired(TwoDomains):
         numbers: Int[Tensor, "b"],
         seed: int,
         view: View | None = None,
-    ) -> Images:
+        x: Images | None = None,
+    ) -> Float[Tensor, "b k hh ww"]:
         """The counterparts, mirrored and cut out as the pictures are."""
         noise = Noise.keyed(seed, Purpose.HINT, numbers)
         return self.a.images(self.counterparts[indices], noise, view)

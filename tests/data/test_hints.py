@@ -1,0 +1,177 @@
+"""Hints that are computed from pictures, and those of scenes, which are known."""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import from_uint8
+from limner.contract.layout import read_layout
+from limner.contract.noise import Noise
+from limner.data import Stream, open_data
+from limner.data.grounds import PLAIN
+from limner.data.hints import draw_hint, edges, hint_spec, line, lowres, scribble
+from limner.data.scenes import ComposedScenes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """A source of three pictures."""
+    path = tmp_path_factory.mktemp("pictures")
+    for i in range(3):
+        noise = np.random.default_rng(i).integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(noise).resize((48, 48)).save(path / f"{i}.png")
+    return f"folder:{path}"
+
+
+KINDS = ("edges", "scribble", "line", "lowres")
+
+
+@pytest.fixture(autouse=True)
+def _canny():
+    pytest.importorskip("skimage")
+
+
+def disc(size: int, radius: float, colour=(1.0, -1.0, -1.0)) -> torch.Tensor:
+    """A disc on white."""
+    at = torch.arange(size) - (size - 1) / 2
+    inside = (at[:, None] ** 2 + at**2 <= radius**2)[None]
+    return torch.where(inside, torch.tensor(colour).view(-1, 1, 1), torch.ones(1, 1, 1))[None]
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("draw", [edges, scribble, line])
+def test_lines_are_where_the_border_is_and_nowhere_else(draw, size):
+    x = disc(size, size / 4)
+    drawn = draw(x)
+    assert drawn.shape == (1, 1, size, size) and drawn.abs().max() <= 1
+    at = torch.arange(size) - (size - 1) / 2
+    away = (at[:, None] ** 2 + at**2).sqrt() - size / 4
+    reach = {edges: 1.5, scribble: 4.0, line: 4.0}[draw] * max(1, size / 64)
+    assert bool((drawn[0, 0][away.abs() > reach] < -0.9).all())
+    on = drawn[0, 0] > 0
+    angle = torch.atan2(at[:, None].expand(size, size), at.expand(size, size))
+    sectors = ((angle[on] / torch.pi + 1) * 8).long().clamp(max=15).unique()
+    assert len(sectors) == 16, "the outline is closed"
+
+
+def test_a_picture_of_one_colour_has_no_lines():
+    for colour in (-1.0, 0.3, 1.0):
+        x = torch.full((1, 3, 32, 32), colour)
+        for draw in (edges, scribble, line):
+            assert bool((draw(x) < -0.999).all())
+
+
+def test_edges_are_those_of_scikit_image():
+    from skimage.feature import canny
+
+    x = open_data("scenes", size=64).images(torch.arange(2), Noise.sampling(0, 2))
+    red, green, blue = ((x + 1) / 2).double().unbind(1)
+    grey = (0.299 * red + 0.587 * green + 0.114 * blue).numpy()
+    expected = np.stack([canny(one, 1.0, 0.1, 0.2, mode="nearest") for one in grey])
+    assert float(((edges(x)[:, 0] > 0).numpy() != expected).mean()) < 0.002  # float32 or 64
+
+
+def test_lowres_is_the_mean_of_blocks():
+    x = torch.rand(2, 3, 64, 64)
+    expected = x.unflatten(3, (8, 8)).unflatten(2, (8, 8)).mean((3, 5))
+    torch.testing.assert_close(lowres(x), expected)
+    assert lowres(torch.rand(1, 1, 28, 28)).shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_hands_out_the_hints_of_its_pictures_mirrored_alike(kind, folder):
+    data = open_data(folder, size=32, hint=kind, flip=True)
+    batch = Stream(data, 5).batch(0, 6)
+    assert data.spec.hint is not None and data.spec.hint.domain == kind
+    assert batch.c.image is not None and batch.c.image.shape[1:] == data.spec.hint.shape
+    assert torch.equal(batch.c.image, draw_hint(kind, batch.x))
+    plain = data.hints(torch.arange(3), torch.arange(3), 0)
+    assert plain is not None
+    assert torch.equal(plain, draw_hint(kind, from_uint8(data.pixels(torch.arange(3)))))
+    assert hint_spec(kind, data.spec) == data.spec.hint
+
+
+def test_the_hint_is_in_the_digest_and_not_in_the_pictures(folder):
+    plain, hinted = (open_data(folder, size=16, **o) for o in ({}, {"hint": "line"}))
+    assert plain.digest != hinted.digest and plain.spec.hint is None
+    assert torch.equal(plain.pixels(torch.arange(2)), hinted.pixels(torch.arange(2)))
+    assert Stream(plain).batch(0, 2).c.image is None
+
+
+def test_the_mask_of_a_scene_is_where_its_pixels_differ_from_its_ground():
+    data = open_data("scenes", size=64, hint="mask", skills="single", style="flat")
+    assert isinstance(data, ComposedScenes)
+    numbers = torch.tensor([i for i in range(20) if data.scene(i).ground in PLAIN])  # pyright: ignore
+    x, hints = from_uint8(data.pixels(numbers)), data.hints(numbers, numbers, 0)
+    assert hints is not None and len(hints) > 5
+    near = torch.nn.functional.max_pool2d(hints, 3, stride=1, padding=1)
+    for picture, mask, around in zip(x, hints[:, 0] > 0, near[:, 0] > 0):
+        differs = (picture - picture[:, :1, :1]).abs().amax(0) > 0.02
+        assert not bool((differs & ~around).any())
+        assert float(differs[mask].double().mean()) > 0.6
+
+
+def test_the_boxes_of_a_scene_are_those_of_its_layout():
+    options = {"size": 64, "seed": 4, "skills": "counting"}
+    drawn = open_data("scenes", hint="boxes", **options)
+    known = open_data("scenes", hint="objects", **options)
+    numbers = torch.arange(8)
+    hints, layouts = (data.hints(numbers, numbers, 0) for data in (drawn, known))
+    assert hints is not None and layouts is not None and known.spec.hint is not None
+    objects = read_layout(layouts, len(known.spec.hint.labels))
+    for hint, kinds, boxes in zip(hints, objects.kind, objects.box):
+        inside = torch.zeros(64, 64, dtype=torch.bool)
+        for box in (64 * boxes[kinds >= 0]).round().long().tolist():
+            left, top, right, bottom = box
+            inside[top:bottom, left:right] = True
+            middle = (top + bottom) // 2, (left + right) // 2
+            assert hint[0][middle] == 1
+        differ = float(((hint[0] > 0) != inside).double().mean())
+        assert differ < 0.06, "but for the rounding of sides and for frames"
+
+
+def test_hints_beside_pictures_by_name(tmp_path):
+    """`paired:` is the folder of drawings, of any size, beside the folder of pictures."""
+    for folder, size, names in (("drawings", 16, "cab"), ("photos", 8, "abd")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            shade = 40 * (ord(name) - ord("a"))
+            Image.new("L", (size, size), shade).save(tmp_path / folder / f"{name}.png")
+    data = open_data(f"paired:folder:{tmp_path / 'drawings'},folder:{tmp_path / 'photos'}")
+    assert data.spec.hint is not None and data.spec.hint.shape == (1, 16, 16)
+    batch = Stream(data).preview(2)
+    assert batch.c.image is not None
+    assert torch.equal(batch.x[:, 0, 0, 0], batch.c.image[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("FOLDER", {"hint": "mask"}, "data.hint=mask is of scenes"),
+        ("FOLDER", {"hint": "objects"}, "give data.hint=edges, scribble, line or lowres"),
+        ("FOLDER", {"hint": "edge"}, "data.hint"),
+        ("scenes", {"hint": "boxes", "emoji": 0.5}, "of single emoji no boxes is known"),
+        ("paired:FOLDER,FOLDER", {"hint": "edges"}, "leave data.hint out"),
+    ],
+)
+def test_hints_that_cannot_be_are_refused_in_a_line(source, options, message, folder):
+    with pytest.raises(LimnerError, match=message) as error:
+        open_data(source.replace("FOLDER", folder), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_without_scikit_image_a_line_says_what_to_install(monkeypatch, folder):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("skimage"):
+            raise ModuleNotFoundError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(LimnerError, match=r"edges need scikit-image; type: pip install .*control"):
+        open_data(folder, hint="edges")
