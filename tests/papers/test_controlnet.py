@@ -16,7 +16,7 @@ from limner.contract.registry import build
 from limner.contract.text import text_spec
 from limner.diffusion import denoising_model
 from limner.diffusion.controlled_network import Control, HintEncoder
-from limner.diffusion.controlnet import ControlNet, join_controls
+from limner.diffusion.controlnet import ControlNet
 from limner.diffusion.diffusers.conversion import _weights
 from limner.diffusion.flow_matching import FlowMatching
 from limner.nn.condition import Signal
@@ -197,10 +197,14 @@ def test_guidance_by_the_prompt_has_the_hint_in_both_halves():
 
 def test_several_controls_add_up():
     kind = "flow-matching"
-    edges, tint = controlled(kind), controlled(kind, hint=ImageSpec(3, 4, 4), shake=False)
+    edges, tint = (
+        controlled(kind),
+        controlled(kind, hint=ImageSpec(3, 4, 4, domain="tint"), shake=False),
+    )
     torch.manual_seed(11)
     shaken(tint.controls)
-    both = join_controls([edges, tint])
+    both = edges.join([tint])
+    assert [(hint.channels, hint.domain) for hint in both.hints] == [(1, "edges"), (3, "tint")]
     assert both.spec.hint is not None and both.spec.hint.shape == (4, 8, 8)
     c = asked("labels")
     assert c.image is not None
@@ -334,21 +338,21 @@ def test_a_control_is_one_file_over_a_run_named_in_the_recipe(tmp_path):
     assert torch.equal(
         again.base.sample(3, prompt(c), **OPTIONS), trained.sample(3, prompt(c), **OPTIONS)
     )
-    both = join_controls([again, again])
+    both = again.join([again])
     save_model(both, tmp_path / "both")
     assert load(tmp_path / "both").config["planes"] == [1, 1]
 
 
 def test_a_control_goes_with_another_base_of_the_same_shape():
     model, other = controlled("flow-matching"), shaken(base("flow-matching"))
-    moved = join_controls([model], other)
+    moved = model.join([], other)
     c = asked("labels")
     assert torch.equal(
         moved.sample(3, c, control_strength=0.0, **OPTIONS), other.sample(3, prompt(c), **OPTIONS)
     )
     wide = build("flow-matching", SPECS["labels"], channels=(16, 32))
     with pytest.raises(LimnerError, match="trained over a network of other channels"):
-        join_controls([model], wide)  # pyright: ignore
+        model.join([], wide)  # pyright: ignore
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,6 +60,18 @@ def sample_command(
         float | None,
         typer.Option(min=0, max=1, help="Paint variations of the seed's picture, this far away."),
     ] = None,
+    hint: Annotated[
+        list[Path] | None,
+        typer.Option(help="A drawing, mask, ... to follow; repeat for several controls."),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="A run of a controlnet to put over the model; repeat for several."),
+    ] = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=2, help="How strongly the hint counts (1); one for each hint."),
+    ] = None,
     like: Annotated[
         Path | None, typer.Option("--from", help="Reuse the settings stored in this PNG.")
     ] = None,
@@ -83,7 +95,7 @@ def sample_command(
     device: Device = "auto",
 ) -> None:
     """Paint pictures with a trained model, as PNG files that remember how they were made."""
-    file = spare(out, [like] if like else [], separate)
+    file = spare(out, [*([like] if like else []), *(hint or [])], separate)
     words, options = apart(arguments, "sampler")
     asked = {
         "model": model,
@@ -92,8 +104,17 @@ def sample_command(
         "labels": label or None,
     }
     asked |= {"n": n, "seed": seed, "vary": vary, "dtype": dtype}
+    asked |= {"controls": control or None, "hints": [str(each) for each in hint or []] or None}
     base = vars(Wish.read(like)) if like else {}
     values = base | {key: value for key, value in asked.items() if value is not None}
-    values["sampler"] = base.get("sampler", {}) | options.get("sampler", {})
+    values["sampler"] = base.get("sampler", {}) | _strengths(strength) | options.get("sampler", {})
     sheet, wish = paint_sheet(Wish.of(values), device=device, forming=strip or gif)
     print_paths(write(sheet, wish, file, separate=separate, enlarge=enlarge, strip=strip, gif=gif))
+
+
+def _strengths(given: list[float] | None) -> dict[str, Any]:
+    """How strongly hints count, as options of a sampler."""
+    if not given:
+        return {}
+    one = len(given) == 1
+    return {"control_strength": given[0]} if one else {"control_weights": tuple(given)}

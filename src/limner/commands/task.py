@@ -6,13 +6,16 @@ keyword arguments, from which the page makes a form; which models can do it, an 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
+from limner.commands.hints import read_hints
 from limner.commands.pictures import Pictures
 from limner.commands.wish import Wish, open_model
+from limner.contract.abilities import Controlled
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, to_uint8
@@ -132,6 +135,11 @@ def open_work(wish: Wish, device: str = "auto", *, single: bool = False) -> Work
     """
     model, options = open_model(wish, device)
     work = Work.of(model, options, [wish])
+    if wish.hints:
+        drawn = read_hints([*map(Path, wish.hints)], model, say).to(model.device)
+        work = replace(work, pictures={"hint": drawn})
+    elif isinstance(model, Controlled):
+        say("no --hint is given, so nothing steers the model")
     if single and len(work.c) > wish.n:
         raise LimnerError("give one label or prompt; it is for all pictures")
     return work

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 import limner
+from limner.contract.abilities import Controlled
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
 from limner.contract.errors import LimnerError
@@ -38,6 +39,8 @@ class Wish:
         seed: picture i of a row is drawn from seed + i, so that rows can be compared.
         vary: for above 0, the pictures after a row's first are variations of it, this far away.
         sampler: the model's own options.
+        controls: models that conditioning pictures steer, whose controls are put over the model.
+        hints: files of the conditioning pictures, one for each control.
         dtype: what the networks compute in. "bfloat16" is quicker where the machine has it, and
             paints slightly other pictures, which may depend on what else is in the batch.
     """
@@ -50,6 +53,8 @@ class Wish:
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
     vary: Share = 0.0
     sampler: dict[str, Any] = field(default_factory=dict[str, Any])
+    controls: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @classmethod
@@ -172,6 +177,20 @@ def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[
         LimnerError: as of `load_painter` and `sampler_options`.
     """
     keep_freed_memory()
-    path = find_model(wish.model)
-    model = load_painter(path, str(processes.device(device)))
+    where = str(processes.device(device))
+    controls = [_load_control(name, where) for name in wish.controls]
+    path = find_model(wish.model or next(iter(wish.controls), None))
+    if not controls:
+        model = load_painter(path, where)
+    else:
+        model = controls[0].join(controls[1:], load_painter(path, where) if wish.model else None)
     return model, sampler_options(model, path, wish)
+
+
+def _load_control(name: str, device: str) -> Controlled:
+    model = load_painter(find_model(name), device)
+    if not isinstance(model, Controlled):
+        raise LimnerError(
+            f"'{name}' is a {model.name}, which has no control; limner train controlnet makes one"
+        )
+    return model

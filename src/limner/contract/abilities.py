@@ -7,6 +7,7 @@
     Attends     says where it looks for each word
     Encodes     has a code for each picture
     Translates  turns pictures of one domain into those of another
+    Controlled  is steered by drawings, masks or other pictures
     FirstStage  turns pictures into maps that another model can paint in
     Exports     can become a pipeline of diffusers
     Foreign     was written by another program
@@ -134,6 +135,21 @@ class Attends(GenerativeModel):
         Raises:
             LimnerError: there is no text, or the model looks at no words.
         """
+
+
+class Controlled(GenerativeModel):
+    """A model that conditioning pictures steer, one for each of its controls."""
+
+    @property
+    @abstractmethod
+    def hints(self) -> Sequence[ImageSpec]:
+        """What they are, by control; their channels, one after the other, are `spec.hint`'s."""
+
+    @abstractmethod
+    def join(
+        self, others: "Sequence[Controlled]", base: GenerativeModel | None = None
+    ) -> "Controlled":
+        """One model with the controls of several, over another base if one is given."""
 
 
 class FirstStage(GenerativeModel):

@@ -2,7 +2,8 @@
 
 from limner.data.check import CheckReport, check
 from limner.data.dataset import Dataset
+from limner.data.hints import draw_hint
 from limner.data.sources import SOURCES, open_data
 from limner.data.stream import Stream
 
-__all__ = ["SOURCES", "CheckReport", "Dataset", "Stream", "check", "open_data"]
+__all__ = ["SOURCES", "CheckReport", "Dataset", "Stream", "check", "draw_hint", "open_data"]

@@ -34,6 +34,8 @@ Hint = Literal[PictureHint, "mask", "boxes", "objects"]
 DRAWINGS = ("edges", "scribble", "line")
 """Hints that are white lines on black."""
 Hints = Float[Tensor, "b k hh ww"]
+BINARY = ("edges", "scribble", "mask", "boxes")
+"""Hints of two levels."""
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _LOW, _HIGH = 0.1, 0.2  # Canny's thresholds, of gradients of brightness from 0 to 1
 _SLOPE, _WIDE = 20.0, 1.6  # XDoG's phi, and its k
@@ -55,7 +57,7 @@ def hint_spec(kind: Hint, spec: ImageSpec) -> ImageSpec:
         return ImageSpec(spec.channels, height, width, domain=kind)
     if kind in ("edges", "scribble"):
         _canny()
-    return ImageSpec(1, spec.height, spec.width, 256 if kind == "line" else 2, domain=kind)
+    return ImageSpec(1, spec.height, spec.width, 2 if kind in BINARY else 256, domain=kind)
 
 
 def draw_hint(kind: PictureHint, x: Images) -> Hints:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.nn.condition import Signal
 from limner.nn.plain_unet import PlainUNet
@@ -76,6 +77,20 @@ class Control(nn.Module):
         """What is added to each of the network's features."""
         passed, middle, *_ = self.encoder.encode(x, label, signal, self.hint(hint))
         return [zero(h) for zero, h in zip(self.zeros, [*passed, middle], strict=True)]
+
+    def take(self, other: "Control") -> None:
+        """Take another's weights.
+
+        Raises:
+            LimnerError: they are of other shapes.
+        """
+        own, weights = self.state_dict(), other.state_dict()
+        if {k: w.shape for k, w in own.items()} != {k: w.shape for k, w in weights.items()}:
+            raise LimnerError(
+                "this control was trained over a network of other channels or another size; take "
+                "the base that it was trained with, or one that was trained with the same options"
+            )
+        self.load_state_dict(weights)
 
 
 def zeros(layer: nn.Conv2d) -> nn.Conv2d:

@@ -32,13 +32,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Attends, Encodes
+from limner.contract.abilities import Attends, Controlled, Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
+from limner.data.hints import BINARY
 from limner.diffusion.controlled_network import Control, ControlledNetwork, Settings, with_part
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
@@ -61,7 +62,7 @@ Strength = Annotated[float, Field(ge=0, le=2)]
     tiny={"base": {"model": "flow-matching", "spec": {"hint": None}}},
     train={"lr": 5e-4, "clip": 1.0, "ema": 0.999},
 )
-class ControlNet(Repaints, Encodes, Attends):
+class ControlNet(Repaints, Encodes, Attends, Controlled):
     """ControlNet: a drawing, a mask or boxes steer a denoiser that was trained without them.
 
     Args:
@@ -111,6 +112,47 @@ class ControlNet(Repaints, Encodes, Attends):
     def branches(self) -> list[Control]:
         """The controls."""
         return [control for control in self.controls if isinstance(control, Control)]
+
+    @property
+    def hints(self) -> Sequence[ImageSpec]:
+        """What each control is shown: `Controlled`."""
+        known = self.spec.hint
+        assert known is not None
+        domains = known.domain.split("+")
+        if len(domains) != len(self.controls):
+            domains = [""] * len(self.controls)
+        levels = [2 if domain in BINARY else known.levels for domain in domains]
+        return [
+            replace(known, channels=control.channels, levels=each, domain=domain)
+            for control, each, domain in zip(self.branches, levels, domains)
+        ]
+
+    def join(
+        self, others: Sequence[Controlled], base: GenerativeModel | None = None
+    ) -> "ControlNet":
+        """One model with the controls of several: `Controlled`; weights are copied.
+
+        Raises:
+            LimnerError: another kind of model, or one that was trained over a network of another
+                shape.
+        """
+        hints, controls = list(self.hints), self.branches
+        for other in others:
+            if not isinstance(other, ControlNet):
+                raise LimnerError(f"a {other.name} model has no control to join to a {self.name}")
+            hints += other.hints
+            controls += other.branches
+        base = copy.deepcopy(base or self.base)
+        planes = tuple(control.channels for control in controls)
+        sizes = {(hint.height, hint.width) for hint in hints}
+        height, width = sizes.pop() if len(sizes) == 1 else base.spec.shape[1:]
+        domain = "+".join(hint.domain for hint in hints)
+        levels = max(hint.levels for hint in hints)
+        hint = ImageSpec(sum(planes), height, width, levels, domain=domain)
+        joined = ControlNet(replace(base.spec, hint=hint), base, planes=planes)
+        for own, trained in zip(joined.branches, controls):
+            own.take(trained)
+        return joined.to(self.device).eval()
 
     @property
     def _network(self) -> UNet | PlainUNet:
@@ -285,41 +327,6 @@ class ControlNet(Repaints, Encodes, Attends):
         """The base's, under control: `Attends`."""
         base, c = self.bound(c)
         return base.attention_maps(x, c)
-
-
-def join_controls(
-    models: Sequence[ControlNet], base: GenerativeModel | None = None
-) -> "ControlNet":
-    """One model with the controls of several, whose hints are its hint's channels in that order.
-
-    Args:
-        models: trained on bases of the same shape; their weights are copied.
-        base: whose pictures are controlled; that of the first unless given.
-
-    Raises:
-        LimnerError: the pictures or the networks differ.
-    """
-    first = models[0]
-    hints = [model.spec.hint for model in models if model.spec.hint is not None]
-    controls = [control for model in models for control in model.branches]
-    planes = tuple(control.channels for control in controls)
-    base = base or first.base
-    sizes = {(hint.height, hint.width) for hint in hints}
-    height, width = sizes.pop() if len(sizes) == 1 else first.spec.shape[1:]
-    domain = hints[0].domain if len(hints) == 1 else ""
-    hint = ImageSpec(sum(planes), height, width, domain=domain)
-    joined = ControlNet(replace(base.spec, hint=hint), copy.deepcopy(base), planes=planes)
-    for own, trained in zip(joined.controls, controls):
-        weights = trained.state_dict()
-        if {k: w.shape for k, w in weights.items()} != {
-            k: w.shape for k, w in own.state_dict().items()
-        }:
-            raise LimnerError(
-                "this control was trained over a network of other channels or another size; take "
-                "the base that it was trained with, or one that was trained with the same options"
-            )
-        own.load_state_dict(weights)
-    return joined.to(first.device).eval()
 
 
 def _of_base(options: Mapping[str, Any]) -> dict[str, Any]:

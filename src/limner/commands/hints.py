@@ -1,0 +1,65 @@
+"""Conditioning pictures from files, as a model that is steered by them sees them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from limner.commands.pictures import read_picture
+from limner.contract.abilities import Controlled
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.data.hints import DRAWINGS
+
+
+def read_hints(
+    files: Sequence[Path], model: GenerativeModel, report: Callable[[str], None]
+) -> Images:
+    """The conditioning picture of a model, "1 k hh ww", from a file for each of its controls.
+
+    Args:
+        files: pictures of any size, whose middle is taken.
+        model: that they steer.
+        report: told, in a line each, what is changed of them.
+
+    Raises:
+        LimnerError: a file that is not a picture or is blank, too many or too few of them, or a
+            model that is steered by none.
+    """
+    whole = model.spec.hint
+    if whole is None:
+        raise LimnerError(
+            f"this {model.name} model was trained without conditioning pictures; give --control "
+            "RUN of a controlnet, or leave --hint out"
+        )
+    specs = model.hints if isinstance(model, Controlled) else [whole]
+    if len(files) != len(specs):
+        raise LimnerError(
+            f"{len(files)} hints for {len(specs)} control{'s' * (len(specs) > 1)}; give one --hint "
+            "for each"
+        )
+    drawn = [_read_hint(file, spec, report) for file, spec in zip(files, specs)]
+    size = whole.height, whole.width
+    return torch.cat(
+        [
+            x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode="bilinear")
+            for x in drawn
+        ],
+        dim=1,
+    )
+
+
+def _read_hint(file: Path, spec: ImageSpec, report: Callable[[str], None]) -> Images:
+    """One of them; a drawing that is dark on light is turned round."""
+    x = read_picture(file, spec)
+    if spec.channels == 1 and x.min() == x.max():
+        raise LimnerError(
+            f"'{file}' is blank at {spec.width} x {spec.height}; draw light on dark, or leave "
+            "--hint out"
+        )
+    if spec.domain in DRAWINGS and x.mean() > 0:
+        report(f"'{file}' is dark on light, and {spec.domain} is light on dark; it is inverted")
+        x = -x
+    return x

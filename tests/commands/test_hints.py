@@ -1,0 +1,164 @@
+"""`limner sample --hint`: drawings in, pictures that follow them out, or a line why not."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from limner.__main__ import main
+from limner.contract.checkpoint import load, save_model
+from limner.contract.image import Condition, ImageSpec, to_uint8
+from limner.contract.registry import build
+from limner.data.png import read_settings
+from limner.diffusion.controlnet import ControlNet
+
+SPEC = ImageSpec(3, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
+QUICK = ["sampler.steps=2", "--enlarge", "1"]
+
+
+def shaken(network: nn.Module, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return network
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A base, and three controls over it."""
+    folder = tmp_path_factory.mktemp("runs")
+    base = shaken(build("flow-matching", SPEC, channels=(8, 16)), 0)
+    save_model(base, folder / "base")  # pyright: ignore
+    for i, (kind, channels) in enumerate({"edges": 1, "mask": 1, "lowres": 3}.items()):
+        hint = ImageSpec(channels, 8, 8, 256 if kind == "lowres" else 2, domain=kind)
+        model = ControlNet(replace(SPEC, hint=hint), load(folder / "base"))  # pyright: ignore
+        shaken(model.controls, 1 + i)
+        save_model(model, folder / kind)
+    return folder
+
+
+@pytest.fixture
+def drawing(tmp_path, monkeypatch) -> Path:
+    """A light square on dark, of another size than the model's."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[8:24, 8:24] = 255
+    Image.fromarray(pixels).save(tmp_path / "drawing.png")
+    return tmp_path / "drawing.png"
+
+
+def typed(*arguments: str | Path) -> int:
+    """The exit code."""
+    with (
+        mock.patch.object(sys, "argv", ["limner", "sample", *map(str, arguments), *QUICK]),
+        pytest.raises(SystemExit) as end,
+    ):
+        main()
+    return int(end.value.code or 0)
+
+
+def sample(*arguments: str | Path) -> torch.Tensor:
+    assert typed(*arguments, "-o", "out.png") == 0
+    return torch.from_numpy(np.array(Image.open("out.png"))).permute(2, 0, 1)
+
+
+def square() -> torch.Tensor:
+    x = -torch.ones(1, 1, 8, 8)
+    x[..., 2:6, 2:6] = 1
+    return x
+
+
+def test_it_paints_what_the_model_paints_of_the_hint(runs, drawing):
+    own = sample("-m", runs / "edges", "--hint", drawing, "--label", "a", "--strength", "0.7")
+    c = Condition(torch.tensor([0]), image=square())
+    model = load(runs / "edges")
+    expected = model.sample(1, c, steps=2, control_strength=0.7)  # pyright: ignore
+    assert torch.equal(own, to_uint8(expected)[0])
+
+
+def test_a_control_goes_over_a_base_and_strength_0_is_the_base(runs, drawing):
+    over = sample("-m", runs / "base", "--control", runs / "edges", "--hint", drawing)
+    assert torch.equal(over, sample("-m", runs / "edges", "--hint", drawing))
+    alone = sample("--control", runs / "edges", "--hint", drawing, "--strength", "0")
+    assert torch.equal(alone, sample("-m", runs / "base"))
+    assert not torch.equal(alone, over)
+
+
+def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
+    two = ["--control", runs / "mask", "--control", runs / "lowres"]
+    two += ["--hint", drawing, "--hint", drawing]
+    both = sample(*two)
+    first = sample(*two, "--strength", "1", "--strength", "0")
+    assert torch.equal(first, sample("--control", runs / "mask", "--hint", drawing))
+    assert not torch.equal(both, first)
+
+
+def test_the_picture_remembers_its_hints_and_is_painted_again_from_them(runs, drawing):
+    told = ["-m", runs / "base", "--control", runs / "edges", "--hint", drawing]
+    own = sample(*told, "--strength", "0.5", "--label", "b")
+    settings = read_settings(Path("out.png"))
+    assert settings is not None
+    assert settings["controls"] == [str(runs / "edges")]
+    assert settings["hints"] == [str(drawing)]
+    Path("out.png").rename("before.png")
+    assert torch.equal(sample("--from", "before.png"), own)
+
+
+def test_a_drawing_that_is_dark_on_light_is_turned_round(runs, drawing, capsys):
+    light = sample("--control", runs / "edges", "--hint", drawing)
+    Image.eval(Image.open(drawing), lambda v: 255 - v).save("dark.png")
+    assert torch.equal(sample("--control", runs / "edges", "--hint", "dark.png"), light)
+    assert "'dark.png' is dark on light" in capsys.readouterr().err
+
+
+def test_without_a_hint_the_base_paints_and_a_line_says_so(runs, drawing, capsys):
+    assert torch.equal(sample("-m", runs / "edges"), sample("-m", runs / "base"))
+    assert "no --hint is given, so nothing steers the model" in capsys.readouterr().err
+
+
+def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
+    control = ["--control", runs / "edges"]
+    return {
+        "missing": ([*control, "--hint", "none.png"], "there is no file 'none.png'"),
+        "blank": ([*control, "--hint", "blank.png"], "'blank.png' is blank at 8 x 8; draw light"),
+        "damaged": ([*control, "--hint", "text.png"], "'text.png' is not a valid picture"),
+        "huge": ([*control, "--hint", "huge.png"], "'huge.png' is not a valid picture: "),
+        "two": ([*control, "--hint", "a.png", "--hint", "a.png"], "2 hints for 1 control"),
+        "uncontrolled": (
+            ["-m", runs / "base", "--hint", "drawing.png"],
+            "was trained without conditioning pictures; give --control RUN",
+        ),
+        "no control": (
+            ["--control", runs / "base", "--hint", "drawing.png"],
+            "is a flow-matching, which has no control",
+        ),
+        "no run": (["--control", "nowhere", "--hint", "drawing.png"], "there is no run"),
+        "weights": (
+            [*control, "--hint", "drawing.png", "--strength", "1", "--strength", "1"],
+            "2 control_weights for 1 controls",
+        ),
+        "bundled": (
+            ["-m", "emoji", *control, "--hint", "drawing.png"],
+            "a cascade model has no U-Net to control",
+        ),
+    }
+
+
+@pytest.mark.parametrize("what", refusals(Path()))
+def test_what_cannot_be_is_refused_in_a_line(what, runs, drawing, capsys):
+    Image.new("L", (9, 9), 200).save("blank.png")
+    Path("text.png").write_text("no picture")
+    if what == "huge":
+        Image.new("1", (9000, 9000)).save("huge.png")
+    arguments, message = refusals(runs)[what]
+    assert typed(*arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1]
+    assert not Path("sample.png").exists()
