@@ -72,6 +72,19 @@ def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
         edit_sheet([picture], Wish(model, labels=("one", "two")))
 
 
+def test_any_part_stays(model: str, picture: Path, tmp_path: Path):
+    mask = tmp_path / "mask.png"
+    light = Image.new("L", (5, 6))
+    light.paste(255, (1, 1, 4, 3))
+    light.save(mask)
+    sheet, _ = edit_sheet([picture], Wish(model, n=8), mask=mask, rounds=2)
+    painted = read_mask(mask, SPEC)[0, 0] > 0
+    assert painted.sum() == 6
+    seen = to_uint8(read_picture(picture, SPEC))[0]
+    assert (sheet.images[2:, :, ~painted] == seen[:, ~painted]).all()
+    assert len(sheet.images[2:].unique(dim=0)) > 1
+
+
 @pytest.mark.parametrize(("keep", "stays"), [(0.0, 1), (1.0, 5), (0.34, 2)])
 def test_at_least_a_row_stays_and_at_least_one_is_painted(model, picture, keep, stays):
     sheet, _ = edit_sheet([picture], Wish(model), keep=keep)
@@ -96,9 +109,7 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
     code, said = limner_("sampler.top_p=0.9", "-m", model)
     assert code == 2 and "limner edit IMAGE" in said
     code, said = limner_(str(picture), "-m", model, "--strength", "0.5")
-    assert code == 2 and "goes on from the upper part" in said
-    code, said = limner_(str(picture), "-m", model, "--rounds", "2")
-    assert code == 2 and "goes on from the upper part" in said
+    assert code == 2 and "leave --strength out" in said
     code, said = limner_(str(picture), "-m", "lenet")
     assert code == 2 and "paints nothing" in said
     code, said = limner_(str(picture), "-m", codes)

@@ -67,6 +67,11 @@ def test_the_probabilities_of_all_pictures_sum_to_one(of, shape):
     assert float(nats.std()) > 1e-3
 
 
+def lower(n: int, spec: ImageSpec, rows: int) -> Tensor:
+    """A mask that keeps the first rows."""
+    return (torch.arange(spec.height) >= rows).float()[:, None].expand(n, 1, -1, spec.width)
+
+
 def naive(model: AutoregressiveModel) -> AutoregressiveModel:
     """The same model, which looks at the whole picture for each value."""
 
@@ -83,18 +88,15 @@ def naive(model: AutoregressiveModel) -> AutoregressiveModel:
 def test_cached_sampling_paints_what_naive_sampling_paints(of, spec):
     n = 5
     cached = ready(of, spec)
-    upper = from_levels(
-        Noise.sampling(3, n).integers(spec.levels, *spec.shape)[:, :, : spec.height // 2],
-        spec.levels,
-    )
+    x = from_levels(Noise.sampling(3, n).integers(spec.levels, *spec.shape), spec.levels)
+    mask = lower(n, spec, spec.height // 2)
     painted = [cached.sample(n, seed=8), cached.sample(n, seed=8, temperature=0.3, top_p=0.6)]
-    gone_on = list(cached.complete(upper, seed=8))[-1] if spec.height > 1 else painted[0]
+    gone_on = list(cached.complete(x, mask=mask, seed=8))[-1]
     model = naive(cached)
     assert torch.equal(model.sample(n, seed=8), painted[0])
     assert torch.equal(model.sample(n, seed=8, temperature=0.3, top_p=0.6), painted[1])
     assert not torch.equal(painted[0], painted[1])
-    if spec.height > 1:
-        assert torch.equal(list(model.complete(upper, seed=8))[-1], gone_on)
+    assert torch.equal(list(model.complete(x, mask=mask, seed=8))[-1], gone_on)
 
 
 @every
@@ -222,15 +224,53 @@ def test_a_row_may_be_painted_as_far_behind_the_one_above_as_is_said(of):
 
 
 @every
-def test_a_completion_begins_with_what_was_given(of):
+def test_a_completion_keeps_what_was_given(of):
     model = ready(of, RGB)
     assert isinstance(model, Completes)
-    x = model.sample(4, seed=1)
-    done = list(model.complete(x[:, :, :2], seed=9))[-1]
-    assert torch.equal(done[:, :, :2], x[:, :, :2])
-    assert torch.equal(list(model.complete(x[:, :, :2], seed=1))[-1], x)
-    with pytest.raises(LimnerError, match="give this model up to 3 of 5 with 3"):
-        next(iter(model.complete(x)))
+    x, mask = model.sample(4, seed=1), lower(4, RGB, 2)
+    frames = list(model.complete(x, mask=mask, seed=9))
+    assert torch.equal(frames[-1][:, :, :2], x[:, :, :2])
+    assert len(frames) == model.complete_count(mask) == RGB.height
+    assert torch.equal(list(model.complete(x, mask=mask, seed=1))[-1], x), "as it went on itself"
+    mask = torch.zeros(4, 1, *RGB.shape[1:])
+    mask[:, :, 1:3, 2:] = 1
+    frames = list(model.complete(x, mask=mask, rounds=3, seed=9))
+    assert len(frames) == model.complete_count(mask, rounds=3) == 3
+    kept = (mask == 0).expand_as(x)
+    assert all(torch.equal(frame[kept], x[kept]) for frame in frames)
+    assert not torch.equal(frames[-1], x)
+    (*_, alone) = model.complete(x[2:3], mask=mask[2:3], rounds=3, seed=11)
+    assert torch.equal(alone, frames[-1][2:3]), "by itself as among others"
+    with pytest.raises(LimnerError, match="edits 3 x 4 x 5 pictures, not 3 x 2 x 5"):
+        next(iter(model.complete(x[:, :, :2], mask=mask[:, :, :2])))
+    with pytest.raises(LimnerError, match="leave temperature and top_p out"):
+        next(iter(model.complete(x, mask=mask, temperature=0.5)))
+
+
+def test_a_completion_has_the_law_given_what_is_kept_behind_it():
+    """Four values of which the second and the last are kept: frequencies against p(x | kept)."""
+    spec, n = ImageSpec(1, 2, 2, levels=3), 1500
+    model = ready(models()["gated-pixelcnn"], spec)
+    for p in model.parameters():
+        p.data *= 1.5  # so that values depend on each other more
+    k = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, *spec.shape)
+    with torch.no_grad():
+        p = model.log_prob(from_levels(k, 3), noise=Noise.sampling(0, 81)).nats.exp()
+    p, x = p.view(3, 3, 3, 3), k[[11]].expand(n, -1, -1, -1)
+    second, last = 1, 2
+    assert x[0].flatten().tolist()[1::2] == [second, last]
+    right = p[:, second, :, last] / p[:, second, :, last].sum()
+    in_order = p[:, second].sum(2) / p[:, second].sum(2).sum(1, keepdim=True)
+    in_order = in_order * p.sum((1, 2, 3))[:, None]
+    assert float((right - in_order).abs().sum()) > 0.2, "what is kept says something"
+    mask = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(n, 1, 2, 2)
+    drawn = model.complete(from_levels(x, 3), mask=mask, rounds=10, seed=0, preview=False)
+    k = (list(drawn)[-1] + 1).round().long().flatten(1)
+    assert k[:, 1].eq(second).all() and k[:, 3].eq(last).all()
+    counts = torch.bincount(3 * k[:, 0] + k[:, 2], minlength=9)
+    expected = n * right.flatten()
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < 27, f"{chi_square} with 8 degrees of freedom: {counts} for {expected}"
 
 
 @every

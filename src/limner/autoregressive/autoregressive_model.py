@@ -8,7 +8,7 @@ each drawn before the next is asked for, they are a sample.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,13 +16,38 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoregressive.causal_convolution import Walk
-from limner.contract.abilities import Completes
+from limner.contract.abilities import Completes, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.model import finished
 from limner.contract.noise import Blend, Noise
+from limner.contract.options import Count
 from limner.maths.pixel_laws import PixelLaw, draw
 from limner.nn.condition import Conditioner
+
+_WAYS = 8  # that a round of resampling draws for each picture
+_ROUNDS = 10
+_BAND = 4  # a round draws up to 1 / 4 of the rows
+
+
+class Given(NamedTuple):
+    """Pictures of which a part is there before painting begins.
+
+    Args:
+        image: on the grid of levels, "n c h w".
+        mask: 1 where to paint, 0 where to keep; "n 1 h w".
+    """
+
+    image: Images
+    mask: Float[Tensor, "n 1 h w"]
+
+    @property
+    def ends(self) -> bool:
+        """Whether in each picture all that is to be painted follows what is kept, in the order of
+        painting."""
+        painted = self.mask.flatten(1) > 0
+        return bool((painted.cummax(1).values == painted).all())
 
 
 class AutoregressiveModel(LikelihoodModel, Completes):
@@ -85,7 +110,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         *,
         noise: Noise,
         preview: bool = True,
-        upper: Images | None = None,
+        given: Given | None = None,
         temperature: Annotated[float, Field(gt=0, le=10)] = 1.0,
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ) -> Iterator[Images]:
@@ -93,7 +118,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            upper: the first rows, where they are given; "n c rows w".
+            given: what is there already; where it is to be kept, nothing is drawn.
             temperature: of every choice; below 1 is more careful.
             top_p: every choice is among the most probable values that have this mass together.
         """
@@ -101,23 +126,25 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         u = noise.uniform(C, H, W, dtype=torch.float64).permute(2, 3, 0, 1).contiguous()
         k = torch.zeros(H, W, n, C, dtype=torch.int64, device=u.device)
         x = torch.zeros(H, W, n, C, dtype=self._dtype, device=u.device)
-        known = 0
-        if upper is not None:
-            known = upper.shape[2]
-            x[:known] = upper.permute(2, 3, 0, 1)
+        painted = torch.ones(H, W, n, dtype=torch.bool, device=u.device)
+        if given is not None:
+            painted = (given.mask[:, 0] > 0).permute(1, 2, 0).contiguous()
+            k = to_levels(given.image, levels).permute(2, 3, 0, 1)
+            k = k.masked_fill(painted[..., None], 0).contiguous()
+            x = from_levels(k, levels).to(x).masked_fill(painted[..., None], 0).contiguous()
         values = from_levels(torch.arange(levels, device=u.device).view(-1, 1, 1, 1), levels)
         values = values.flatten().to(x)
         look = self.looking(x.permute(2, 0, 1, 3), c)
         for walk in Walk(H, W, min(self.lag or W, W)).fronts():
-            new = max(0, known - walk.row)
-            u_here, k_here, x_here = (walk.front(each)[new:] for each in (u, k, x))
+            u_here, k_here, x_here, new = (walk.front(each) for each in (u, k, x, painted))
             theta = look(walk)
-            for channel in range(C if new < walk.count else 0):
+            for channel in range(C if given is None or bool(new.any()) else 0):
                 if channel and not self.whole_pixels:
                     theta = look(walk)
-                here = theta.view(walk.count, n, -1)[new:]
+                here = theta.view(walk.count, n, -1)
                 log_p = self.law.log_probs(here, k_here, channel)
                 chosen = draw(log_p, u_here[..., channel], temperature, top_p)
+                chosen = torch.where(new, chosen, k_here[..., channel])
                 k_here[..., channel] = chosen
                 x_here[..., channel] = values[chosen]
             if walk.column == W - 1 and (preview or walk.row == H - 1):
@@ -137,28 +164,106 @@ class AutoregressiveModel(LikelihoodModel, Completes):
 
     def complete(
         self,
-        upper: Images,
+        image: Images,
         c: Condition = Condition(),
         *,
+        mask: Float[Tensor, "b 1 h w"],
+        rounds: Count | None = None,
         seed: int | Sequence[int | Blend] = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Go on from the first rows of pictures; see `Completes`.
+        """Draw a part of pictures given the rest; see `Completes`.
+
+        Where all that is painted follows what is kept, row by row and from left to right, the draw
+        is exact, and as quick as a sample. Else it is by `rounds` of importance resampling, whose
+        law tends to the right one.
 
         Raises:
-            LimnerError: the rows are not of this model's pictures.
+            LimnerError: the pictures or masks are not of this model, or an option that a mask does
+                not go with.
         """
-        n, channels, rows, width = upper.shape
-        C, H, W = self.spec.shape
-        if (channels, width) != (C, W) or not rows < H:
-            raise LimnerError(
-                f"{rows} rows of {width} pixels with {channels} channels cannot be gone on from; "
-                f"give this model up to {H - 1} of {W} with {C}"
-            )
+        check_mask(self.spec, image, mask)
         levels = self.spec.levels
-        seen = from_levels(to_levels(upper, levels), levels).to(self.device)
-        yield from self.run_frames(partial(self.frames, upper=seen), n, c, seed, preview, options)
+        seen = from_levels(to_levels(image, levels), levels).to(self.device)
+        given = Given(seen, (mask > 0.5).to(seen))
+        frames = partial(self.frames, given=given)
+        if not given.ends:
+            frames = partial(self._resampled, given=given, rounds=rounds or _ROUNDS)
+        yield from self.run_frames(frames, len(image), c, seed, preview, options)
+
+    def complete_count(
+        self, mask: Float[Tensor, "b 1 h w"], rounds: int | None = None, **options: Any
+    ) -> int:
+        """One for each row where the draw is exact, else one for each round."""
+        return self.spec.height if Given(mask, mask).ends else rounds or _ROUNDS
+
+    @finished
+    def _resampled(
+        self,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        given: Given,
+        rounds: int,
+        temperature: float,
+        top_p: float,
+    ) -> Iterator[Images]:
+        """Pictures after each round of iterated sampling importance resampling.
+
+        A round draws some painted rows anew, K times, each value given those before it, and
+        weighs each way by how likely it makes all other pixels,
+
+            w = p(x) / prod_{i drawn} p(x_i | x_<i) = prod_{i not drawn} p(x_i | x_<i).
+
+        One of them is drawn by its weight, the present picture being among them, so that the law
+        given the rest is left as it is. The first round draws all rows.
+
+        Andrieu, Lee, Vihola (2018). Uniform ergodicity of the iterated conditional SMC and
+        geometric ergodicity of particle Gibbs samplers. Bernoulli 24. arXiv:1312.6432.
+        """
+        if (temperature, top_p) != (1, 1):
+            raise LimnerError(
+                "what a mask keeps lies behind what it paints, so leave temperature and top_p out"
+            )
+        (image, mask), H = given, self.spec.height
+        each = torch.arange(n, device=image.device).repeat_interleave(_WAYS)
+        of_each = c.repeat(_WAYS)
+        for round_number in range(rounds):
+            drawn = mask
+            if round_number:
+                first = draw(mask.amax((1, 3)).log(), noise.uniform(dtype=torch.float64))
+                last = first + noise.integers(max(1, H // _BAND))
+                row = torch.arange(H, device=first.device)
+                band = (row >= first[:, None]) & (row <= last[:, None])
+                drawn = mask * band[:, None, :, None]
+            streams = Noise(noise.bits(_WAYS).flatten())
+            again = Given(image[each], drawn[each])
+            (*_, ways) = self.frames(n * _WAYS, of_each, noise=streams, preview=False, given=again)
+            ways = ways.unflatten(0, (n, _WAYS))
+            if round_number:
+                ways[:, 0] = image
+            log_w = self._log_kept(ways.flatten(0, 1), drawn[each], of_each).unflatten(0, (n, -1))
+            chosen = draw(log_w, noise.uniform(dtype=torch.float64))
+            image = ways[torch.arange(n, device=chosen.device), chosen]
+            if preview or round_number == rounds - 1:
+                yield image
+
+    def _log_kept(
+        self, x: Images, drawn: Float[Tensor, "b 1 h w"], c: Condition
+    ) -> Float[Tensor, "b"]:
+        """The sum of log p(x_i | x_<i) over the pixels that were not drawn."""
+        levels, parts = self.spec.levels, list[Tensor]()
+        for first in range(0, len(x), self.at_once):
+            rows = slice(first, first + self.at_once)
+            k = to_levels(x[rows], levels).permute(0, 2, 3, 1)
+            seen = from_levels(k, levels).to(self._dtype)
+            theta = self.network(seen, self._vector(c.rows(rows), len(k), (1, 1)))
+            log_p = self.law.log_prob(theta, k).double()
+            parts.append((log_p * (1 - drawn[rows, 0])).sum((1, 2)))
+        return torch.cat(parts)
 
     def frame_count(self, **options: Any) -> int:
         """One for each row."""

@@ -29,16 +29,32 @@ def rows_kept(spec: ImageSpec, keep: float) -> int:
 
 
 def complete(
-    work: Work, *, keep: Annotated[float, Field(ge=0.05, le=0.95)] = 0.5
+    work: Work,
+    *,
+    keep: Annotated[float, Field(ge=0.05, le=0.95)] = 0.5,
+    rounds: Annotated[int, Field(ge=1, le=1000)] | None = None,
 ) -> Iterator[Images]:
-    """The upper part stays, the rest is painted anew.
+    """A part stays, above or where you do not brush, and the rest is painted anew.
 
     Args:
-        keep: the share of the height that stays.
+        keep: the share of the height that stays, where nothing is brushed.
+        rounds: of inference, where what stays lies behind what is painted.
     """
     assert isinstance(work.model, Completes)
-    upper = work.given("image")[:, :, : rows_kept(work.model.spec, keep)]
-    yield from work.model.complete(upper, work.c, seed=list(work.seeds), **work.sampler)
+    told: dict[str, Any] = {"rounds": rounds, "seed": list(work.seeds), **work.sampler}
+    yield from work.model.complete(work.given("image"), work.c, mask=_mask(work, keep), **told)
+
+
+def _complete_count(work: Work, *, keep: float = 0.5, rounds: int | None = None) -> int:
+    assert isinstance(work.model, Completes)
+    return work.model.complete_count(_mask(work, keep), rounds, **work.sampler)
+
+
+def _mask(work: Work, keep: float) -> Float[Tensor, "b 1 h w"]:
+    """What is painted: where it was brushed, or the lower rows."""
+    if "mask" in work.pictures:
+        return work.given("mask")
+    return _lower(work.model.spec, keep).repeat(len(work.seeds), 1, 1, 1)
 
 
 def edit(
@@ -84,7 +100,13 @@ EDIT = Task(
     frames=_edit_count,
     without=_without,
 )
-COMPLETE = Task("Complete a picture", complete, Completes, inputs={"image": True})
+COMPLETE = Task(
+    "Complete a picture",
+    complete,
+    Completes,
+    inputs={"image": True, "mask": False},
+    frames=_complete_count,
+)
 
 
 def edit_sheet(
@@ -131,13 +153,16 @@ def edit_sheet(
             work = replace(work, pictures={**work.pictures, "mask": repainted})
         usual = _STRENGTH if repainted is None else 1.0
         options = {"strength": strength or usual, "rounds": rounds or 1}
-    elif mask is not None or strength is not None or rounds is not None:
+    elif strength is not None:
         raise LimnerError(
-            f"a {work.model.name} model goes on from the upper part of a picture; give --keep alone"
+            f"a {work.model.name} model paints a part of a picture anew, and not from what was "
+            "there; leave --strength out"
         )
     else:
-        options = {"keep": 0.5 if keep is None else keep}
-        repainted = _lower(spec, options["keep"])
+        options = {"keep": 0.5 if keep is None else keep, "rounds": rounds}
+        repainted = read_mask(mask, spec) if mask else _lower(spec, options["keep"])
+        if mask:
+            work = replace(work, pictures={**work.pictures, "mask": repainted})
     (painted,) = task.finish(work, **options)
     columns = [to_uint8(given)[:, None]]
     if repainted is not None:

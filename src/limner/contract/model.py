@@ -38,7 +38,7 @@ _PARTS: dict[Part, str] = {
     "text": "captions; leave them out: data.text=false, or of a folder data.captions=false",
     "hint": "conditioning images; give a source without them",
 }
-_NOT_OPTIONS = ("n", "c", "noise", "preview", "upper", "style_of")
+_NOT_OPTIONS = ("n", "c", "noise", "preview", "given", "style_of")
 SAMPLE_BATCH = 64
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from limner.contract.abilities import Edits
+from limner.contract.abilities import Edits, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import finished
@@ -197,12 +197,7 @@ def check_edit(
     Raises:
         LimnerError: what is wrong with it.
     """
-    shape = "{} x {} x {}".format(*spec.shape)
-    if tuple(image.shape[1:]) != spec.shape:
-        given = " x ".join(map(str, image.shape[1:]))
-        raise LimnerError(f"this model edits {shape} pictures, not {given}")
-    if mask is not None and mask.shape != (len(image), 1, *spec.shape[1:]):
-        raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
+    check_mask(spec, image, mask)
     if not 0 < strength <= 1:
         raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
     if rounds < 1:
