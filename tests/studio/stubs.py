@@ -127,14 +127,23 @@ class Canvas(Encodes, Edits, Mixes, Attends):
 
 @register("toy-rows", family="autoregressive", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))
 class Rows(Canvas, Completes):
-    """A stub that goes on from the upper part of a picture."""
+    """A stub that paints a part of a picture."""
 
     def complete(
-        self, upper: Images, c: Condition = Condition(), *, seed: Any = 0, **options: Any
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Tensor,
+        rounds: int | None = None,
+        seed: Any = 0,
+        **options: Any,
     ) -> Iterator[Images]:
-        for x in self.watch(len(upper), c, seed=seed, **options):
-            x[:, :, : upper.shape[2]] = upper
-            yield x
+        for x in self.watch(len(image), c, seed=seed, **options):
+            yield torch.where(mask > 0, x, image)
+
+    def complete_count(self, mask: Tensor, rounds: int | None = None, **options: Any) -> int:
+        return self.frame_count(**options)
 
 
 @register("toy-negative", family="gans", paper=Paper("A stub", "Nobody", 2026, "0000.00000"))

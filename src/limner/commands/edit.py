@@ -61,17 +61,18 @@ def edit(
     work: Work,
     *,
     strength: Annotated[float, Field(gt=0, le=1)] = _STRENGTH,
-    rounds: Annotated[int, Field(ge=1, le=100)] = 1,
+    rounds: Annotated[int, Field(ge=1, le=100)] | None = None,
 ) -> Iterator[Images]:
     """A picture changed as the prompt says, all of it or where you brush.
 
     Args:
         strength: how far it may go from the picture; at 1 it is painted anew.
-        rounds: how often each step is taken, so that what is painted agrees with what stays.
+        rounds: how often each step is taken, so that what is painted agrees with what stays; by
+            default 4 times where you brush, else once.
     """
     assert isinstance(work.model, Edits)
     told: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
-    if rounds > 1:
+    if rounds is not None:
         if _without(type(work.model)):
             raise LimnerError(f"a {work.model.name} model takes each step once; leave rounds out")
         told["rounds"] = rounds
@@ -79,7 +80,7 @@ def edit(
     yield from work.model.edit(work.given("image"), work.c, mask=mask, **told)
 
 
-def _edit_count(work: Work, *, strength: float = _STRENGTH, rounds: int = 1) -> int:
+def _edit_count(work: Work, *, strength: float = _STRENGTH, rounds: int | None = None) -> int:
     del rounds
     assert isinstance(work.model, Edits)
     return work.model.edit_count(strength, **work.sampler)
@@ -129,7 +130,8 @@ def edit_sheet(
         mask: a picture that is light where it is to be repainted.
         strength: how much of what is painted over may change, in (0, 1]; for models that edit. By
             default 0.6, and all of it where a part of the picture stays.
-        rounds: how often each step is taken, for models that repaint; by default once.
+        rounds: how often each step is taken, or how long a completion is improved; by default as
+            often as the model says.
         device: where.
 
     Returns:
@@ -152,7 +154,7 @@ def edit_sheet(
             repainted = read_mask(mask, spec) if mask else _lower(spec, keep or 0)
             work = replace(work, pictures={**work.pictures, "mask": repainted})
         usual = _STRENGTH if repainted is None else 1.0
-        options = {"strength": strength or usual, "rounds": rounds or 1}
+        options = {"strength": strength or usual, "rounds": rounds}
     elif strength is not None:
         raise LimnerError(
             f"a {work.model.name} model paints a part of a picture anew, and not from what was "
@@ -192,7 +194,7 @@ def edit_command(
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Repeat each step so that parts agree (1)."),
+        typer.Option(min=1, max=1000, help="Repeat each step so that parts agree."),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Label = None,

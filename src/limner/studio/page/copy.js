@@ -37,7 +37,7 @@ export function asCommand({ model, task, params, inputs }, does) {
   if (params.prompt) parts.push(...(task === "paint" ? [] : ["--prompt"]), quoted(params.prompt));
   if (model !== "emoji") parts.push("-m", quoted(model));
   if (inputs?.mask) parts.push("--mask mask.png");
-  if (own) parts.push(`--${own}`, given[own] ?? does?.schema.properties[own]?.default);
+  if (own && !(own === "keep" && inputs?.mask)) parts.push(`--${own}`, given[own] ?? does?.schema.properties[own]?.default);
   if (params.negative) parts.push("--negative", quoted(params.negative));
   if (params.label) parts.push("--label", quoted(params.label));
   if (params.n > 1 || own) parts.push("-n", params.n);
