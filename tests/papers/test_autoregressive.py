@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
 from limner.autoregressive.causal_convolution import RowConv2d
-from limner.contract.abilities import Completes
+from limner.contract.editing import Completes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.autoregressive.causal_convolution import Walk
-from limner.contract.abilities import Completes, check_mask
+from limner.contract.editing import Completes, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel

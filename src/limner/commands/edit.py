@@ -16,7 +16,7 @@ from limner.commands.arguments import Device, Label, Model, Out, apart, print_pa
 from limner.commands.pictures import Sheet, read_mask, read_pictures, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
-from limner.contract.abilities import Completes, Edits
+from limner.contract.editing import Completes, Edits
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 

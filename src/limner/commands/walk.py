@@ -12,7 +12,7 @@ from limner.commands.arguments import Device, Label, Model, Out, Prompt, only_op
 from limner.commands.pictures import Sheet, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
-from limner.contract.abilities import Completes
+from limner.contract.editing import Completes
 from limner.contract.image import Images
 from limner.contract.noise import Blend
 

@@ -1,8 +1,7 @@
 """What a model can do beyond painting. Each ability is a class to derive from: `issubclass` and
-`isinstance` ask for it, on the command line, on the page and between models.
+`isinstance` ask for it, on the command line, on the page and between models. Those that change
+given pictures are in `editing`.
 
-    Completes   draws a part of a picture, given the rest
-    Edits       paints a picture anew, or a part of it
     Mixes       exchanges styles between pictures, layer by layer
     Attends     says where it looks for each word
     Encodes     has a code for each picture
@@ -38,79 +37,6 @@ from limner.contract.noise import Blend, Noise
 
 _AT_ONCE = 64  # pictures encoded or decoded together
 Latents = Float[Tensor, "b d hh ww"]
-
-
-class Completes(GenerativeModel):
-    """A model that draws a part of a picture from its law given the rest."""
-
-    @abstractmethod
-    def complete(
-        self,
-        image: Images,
-        c: Condition = Condition(),
-        *,
-        mask: Float[Tensor, "b 1 h w"],
-        rounds: int | None = None,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield pictures that keep what a mask keeps, as `watch` yields pictures.
-
-        Args:
-            image: the pictures, "b c h w" in [-1, 1].
-            mask: 1 where to paint, 0 where to keep.
-            rounds: of inference, where the law cannot be drawn from at once.
-            c, seed, preview, options: as for `GenerativeModel.watch`.
-        """
-
-    @abstractmethod
-    def complete_count(
-        self, mask: Float[Tensor, "b 1 h w"], rounds: int | None = None, **options: Any
-    ) -> int:
-        """How many frames `complete` yields with a preview."""
-
-
-def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
-    """Refuse pictures and masks that are not of a model.
-
-    Raises:
-        LimnerError: they are of another shape.
-    """
-    if tuple(image.shape[1:]) != spec.shape:
-        shape, given = (" x ".join(map(str, s)) for s in (spec.shape, image.shape[1:]))
-        raise LimnerError(f"this model edits {shape} pictures, not {given}")
-    if mask is not None and mask.shape != (len(image), 1, *spec.shape[1:]):
-        raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
-
-
-class Edits(GenerativeModel):
-    """A model that can repaint a picture, or a part of it."""
-
-    @abstractmethod
-    def edit(
-        self,
-        image: Images,
-        c: Condition = Condition(),
-        *,
-        mask: Float[Tensor, "b 1 h w"] | None = None,
-        strength: float = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield pictures that are made from given ones, as `watch` yields pictures.
-
-        Args:
-            image: the pictures, "b c h w" in [-1, 1].
-            mask: 1 where to paint, 0 where to keep; everywhere by default.
-            strength: how much of what is painted over may change, in (0, 1].
-            c, seed, preview, options: as for `GenerativeModel.watch`.
-        """
-
-    @abstractmethod
-    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """How many frames `edit` yields with a preview."""
 
 
 class Mixes(GenerativeModel):

@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.contract.abilities import Attends, Edits
+from limner.contract.abilities import Attends
+from limner.contract.editing import Edits
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished

@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Edits, Foreign
+from limner.contract.abilities import Foreign
+from limner.contract.editing import Edits
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Batch, Condition, Images, ImageSpec

@@ -1,0 +1,90 @@
+"""Abilities to change a picture, and to draw a part of it given the rest.
+
+Completes   draws a part of a picture, given the rest
+Edits       paints a picture anew, or a part of it
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Blend
+
+
+class Completes(GenerativeModel):
+    """A model that draws a part of a picture from its law given the rest."""
+
+    @abstractmethod
+    def complete(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"],
+        rounds: int | None = None,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that keep what a mask keeps, as `watch` yields pictures.
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            mask: 1 where to paint, 0 where to keep.
+            rounds: of inference, where the law cannot be drawn from at once.
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+
+    @abstractmethod
+    def complete_count(
+        self, mask: Float[Tensor, "b 1 h w"], rounds: int | None = None, **options: Any
+    ) -> int:
+        """How many frames `complete` yields with a preview."""
+
+
+def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
+    """Refuse pictures and masks that are not of a model.
+
+    Raises:
+        LimnerError: they are of another shape.
+    """
+    if tuple(image.shape[1:]) != spec.shape:
+        shape, given = (" x ".join(map(str, s)) for s in (spec.shape, image.shape[1:]))
+        raise LimnerError(f"this model edits {shape} pictures, not {given}")
+    if mask is not None and mask.shape != (len(image), 1, *spec.shape[1:]):
+        raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
+
+
+class Edits(GenerativeModel):
+    """A model that can repaint a picture, or a part of it."""
+
+    @abstractmethod
+    def edit(
+        self,
+        image: Images,
+        c: Condition = Condition(),
+        *,
+        mask: Float[Tensor, "b 1 h w"] | None = None,
+        strength: float = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures that are made from given ones, as `watch` yields pictures.
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            mask: 1 where to paint, 0 where to keep; everywhere by default.
+            strength: how much of what is painted over may change, in (0, 1].
+            c, seed, preview, options: as for `GenerativeModel.watch`.
+        """
+
+    @abstractmethod
+    def edit_count(self, strength: float = 1.0, **options: Any) -> int:
+        """How many frames `edit` yields with a preview."""
