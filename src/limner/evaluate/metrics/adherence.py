@@ -1,0 +1,240 @@
+"""Do pictures follow the hints that they were painted from? By the kind of hint, `data.hint`:
+
+    edges, scribble, line   F1 of the lines in the picture and in the hint; a line is right within
+                            a sixty-fourth of the side of one of the other
+    mask                    intersection over union of what stands out from its ground, and the mask
+    boxes                   for each box, its best intersection over union with an object that the
+                            detector of scenes finds; the mean
+    lowres                  PSNR of the reduced picture and the hint, in decibels
+
+Each is a mean over pictures. Beside it stand the floor, which is what the same model paints from
+the same seeds without a hint, and real pictures with their own hints, which are the ceiling: of
+lines and low resolutions it is perfect, for hints are computed from real pictures.
+
+What stands out is told by colour: a pixel that differs from both ends of its row.
+
+Reference:
+    Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusion models.
+    arXiv:2302.05543, section 4.3, where the measure is intersection over union.
+"""
+
+from functools import cached_property
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, from_uint8
+from limner.contract.layout import NONE, read_layout
+from limner.contract.registry import Paper
+from limner.data.hints import DRAWINGS, Hint, Hints, draw_hint, lowres
+from limner.data.scenes import ComposedScenes
+from limner.data.sprites import object_numbers
+from limner.evaluate.extractors.choose import extractor
+from limner.evaluate.extractors.extractor import Detects
+from limner.evaluate.metric import Metric, NotApplicable, metric
+from limner.evaluate.metrics.composition import LEAST_SCORE
+from limner.evaluate.metrics.statistics import percentiles, resampled
+from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
+from limner.evaluate.report import SUBJECT, Number
+
+PAPER = Paper(
+    "Adding conditional control to text-to-image diffusion models",
+    "Zhang, Rao, Agrawala",
+    2023,
+    "2302.05543",
+)
+FLOOR = "floor (no hint)"
+"""The row of what the model paints without a hint."""
+NAMES = {kind: f"{kind} F1" for kind in DRAWINGS}
+NAMES |= {"mask": "mask IoU", "boxes": "box IoU", "lowres": "low-resolution PSNR"}
+"""What the number of each kind of hint is called."""
+_STANDS_OUT = 0.25  # from its ground, of a channel from -1 to 1
+_EXACT = 1e-6  # the least squared error: 60 dB
+
+
+def line_f1(drawn: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
+    """F1 of lines, within a sixty-fourth of the side; 1 where there are none in either."""
+    reach = max(1, round(drawn.shape[-1] / 64))
+    near_asked, near_drawn = (_widened(lines, reach) for lines in (asked, drawn))
+    right, found = (drawn & near_asked).sum((1, 2)), (asked & near_drawn).sum((1, 2))
+    precision = right / drawn.sum((1, 2)).clamp(min=1)
+    recall = found / asked.sum((1, 2)).clamp(min=1)
+    f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    empty = ~(drawn.flatten(1).any(1) | asked.flatten(1).any(1))
+    return torch.where(empty, 1.0, f1)
+
+
+def _widened(lines: Bool[Tensor, "b h w"], reach: int) -> Bool[Tensor, "b h w"]:
+    """All pixels within a square around those of lines."""
+    return F.max_pool2d(lines[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
+
+
+def mask_iou(seen: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
+    """Intersection over union; 1 where both are empty."""
+    both, either = (seen & asked).sum((1, 2)), (seen | asked).sum((1, 2))
+    return torch.where(either == 0, 1.0, both / either.clamp(min=1))
+
+
+def standing_out(x: Images) -> Bool[Tensor, "b h w"]:
+    """Which pixels differ from both ends of their row."""
+    ends = [(x - x[..., at : at + 1]).abs().amax(1) for at in (0, x.shape[-1] - 1)]
+    return torch.minimum(*ends) > _STANDS_OUT
+
+
+def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """Intersection over union of boxes with boxes: left, top, right, bottom."""
+    corner = torch.maximum(a[:, None, :2], b[:, :2])
+    sides = (torch.minimum(a[:, None, 2:], b[:, 2:]) - corner).clamp(min=0)
+    area, area_a, area_b = (s.prod(-1) for s in (sides, a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]))
+    return area / (area_a[:, None] + area_b - area).clamp(min=1e-12)
+
+
+def lowres_psnr(x: Images, asked: Hints) -> Float[Tensor, "b"]:
+    """The peak signal-to-noise ratio of reduced pictures, in decibels; at most 60."""
+    error = ((lowres(x) - asked) / 2).double().square().flatten(1).mean(1)
+    return -10 * error.clamp(min=_EXACT).log10()
+
+
+class SeenAdherence(Observer):
+    """How well each picture follows the hint of the real one of the same number.
+
+    Args:
+        kind: of the hints.
+        real: whose hints they are.
+        detector: what finds boxes; None for other kinds.
+    """
+
+    def __init__(self, kind: Hint, real: RealPictures, detector: Detects | None) -> None:
+        self.kind: Hint = kind
+        self.real, self.detector = real, detector
+        seen_by = detector.fingerprint if detector else ""
+        self.name = "adherence"
+        self.fingerprint = f"adherence {kind} {real.fingerprint} {seen_by}"
+
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """`adherence`, of each picture."""
+        return {"adherence": self._of(from_uint8(pixels), pixels, numbers).double()}
+
+    def _of(self, x: Images, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
+        if self.kind == "boxes":
+            return self._of_boxes(pixels, numbers)
+        asked = self.real.condition(numbers, self.real.spec).image
+        assert asked is not None
+        if self.kind == "lowres":
+            return lowres_psnr(x, asked)
+        if self.kind == "mask":
+            return mask_iou(standing_out(x), asked[:, 0] > 0)
+        assert self.kind != "objects"
+        return line_f1(draw_hint(self.kind, x)[:, 0] > 0, asked[:, 0] > 0)
+
+    def _of_boxes(self, pixels: Pixels, numbers: Numbers) -> Float[Tensor, "b"]:
+        data, detector = self.real.dataset, self.detector
+        assert isinstance(data, ComposedScenes) and detector is not None
+        known = read_layout(data.truth(self.real.indices(numbers)), len(object_numbers()))
+        (kind, _, box), score = detector.detect(pixels)
+        found = (kind.cpu() != NONE) & (score.cpu() >= LEAST_SCORE)
+        values = [
+            _best(asked[present != NONE], boxes[sure])
+            for present, asked, boxes, sure in zip(known.kind, known.box, box.cpu().float(), found)
+        ]
+        return torch.stack(values)
+
+
+def _best(asked: Float[Tensor, "n 4"], found: Float[Tensor, "m 4"]) -> Float[Tensor, ""]:
+    """The mean over boxes of the best that was found."""
+    if not len(found) or not len(asked):
+        return torch.tensor(float(not len(asked)))
+    return box_iou(asked, found).amax(1).mean()
+
+
+@metric("adherence", paper=PAPER)
+class Adherence(Metric):
+    """How well pictures follow their hints."""
+
+    summary = "how well pictures follow the drawing, mask, boxes or low resolution they are given"
+    reads = ("hints",)
+    better = "higher"
+    least = 2
+    redrawn = ("subject",)
+
+    @cached_property
+    def kind(self) -> Hint:
+        """Of the hints.
+
+        Raises:
+            NotApplicable: there are none, or of a kind that nothing is known about.
+        """
+        real = self.setting.reference
+        if real.spec.hint is None:
+            raise NotApplicable(f"{real.name} has no hints; give data.hint")
+        found = next((kind for kind in get_args(Hint) if kind == real.spec.hint.domain), None)
+        if found is None or found not in NAMES:
+            raise NotApplicable(f"it knows hints of {', '.join(NAMES)}, and {real.name} has others")
+        if found == "boxes" and not isinstance(real.dataset, ComposedScenes):
+            raise NotApplicable(f"where the boxes of {real.name} are is known of scenes alone")
+        return found
+
+    @property
+    def extractor(self) -> Detects | None:
+        """The detector of scenes, for boxes."""
+        return self.detector
+
+    @cached_property
+    def detector(self) -> Detects | None:
+        """What finds boxes, where there are any."""
+        if self.kind != "boxes":
+            return None
+        found = extractor("scene-judge", self.setting.reference.spec, self.setting.device)
+        assert isinstance(found, Detects)
+        return found
+
+    @cached_property
+    def observer(self) -> SeenAdherence:
+        """What compares pictures with hints."""
+        return SeenAdherence(self.kind, self.setting.reference, self.detector)
+
+    @cached_property
+    def rows(self) -> dict[str, PictureSet]:
+        """The subject, the floor and the ceiling, by their rows."""
+        s = self.setting
+        subject, n = s.subject, len(s.subject)
+        found: dict[str, PictureSet] = {SUBJECT: subject}
+        if isinstance(subject, PaintedPictures) and subject.model.condition == "optional":
+            found[FLOOR] = subject.without_hints()
+        real = s.reference.first(n)
+        return found | {f"real ({real.name})": real}
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """How well the subject, its model without hints, and real pictures follow them.
+
+        Raises:
+            NotApplicable: the reference has no hints, the subject was not painted from them, or
+                there are too few pictures.
+        """
+        s = self.setting
+        kind = self.kind
+        if not (isinstance(s.subject, PaintedPictures) and s.subject.spec.hint):
+            raise NotApplicable(f"{s.subject.name} is not painted from {kind}")
+        if len(s.subject) < self.least:
+            raise NotApplicable(f"it needs at least {self.least} pictures")
+        try:
+            return [(pictures, self.observer) for pictures in self.rows.values()]
+        except LimnerError as error:
+            raise NotApplicable(str(error)) from None
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """The mean of each row, with intervals over its pictures."""
+        found: list[Number] = []
+        for row, pictures in self.rows.items():
+            each = seen.of(pictures, self.observer)["adherence"]
+            draws = each[resampled(len(each), self.setting.seed)].mean(1)
+            mean = percentiles(float(each.mean()), draws)
+            unit = "dB" if self.kind == "lowres" else ""
+            of = {"row": row, "better": self.better, "unit": unit}
+            found.append(self.number(NAMES[self.kind], mean, len(each), **of))
+        return found

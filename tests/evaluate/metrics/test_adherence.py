@@ -1,0 +1,183 @@
+"""Adherence: F1, IoU and decibels by hand and by brute force, and models that follow or do not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.layout import NONE, Objects, read_layout
+from limner.contract.model import GenerativeModel, Turn
+from limner.data import open_data
+from limner.data.hints import lowres
+from limner.data.scenes import ComposedScenes
+from limner.data.sprites import object_numbers
+from limner.evaluate.evaluation import evaluate
+from limner.evaluate.metrics import adherence
+from limner.evaluate.metrics.adherence import (
+    box_iou,
+    line_f1,
+    lowres_psnr,
+    mask_iou,
+    standing_out,
+)
+from limner.evaluate.picture_sets import RealPictures
+
+N = 12
+
+
+def test_lines_within_a_sixty_fourth_of_the_side_are_right():
+    for size in (32, 64, 128):
+        asked = torch.zeros(1, size, size, dtype=torch.bool)
+        asked[:, :, 10] = True
+        reach = max(1, size // 64)
+        for shift, expected in ((0, 1.0), (reach, 1.0), (reach + 1, 0.0)):
+            assert line_f1(asked.roll(shift, 2), asked).item() == expected
+    half = asked.clone()
+    half[:, :64] = False  # precision 1, recall a half and the reach below
+    recall = (64 + 2) / 128
+    assert line_f1(half, asked).item() == pytest.approx(2 * recall / (1 + recall))
+    none = torch.zeros_like(asked)
+    assert line_f1(none, none).item() == 1
+    assert line_f1(none, asked).item() == line_f1(asked, none).item() == 0
+
+
+def test_f1_by_brute_force():
+    generator = torch.Generator().manual_seed(0)
+    drawn, asked = torch.rand(2, 1, 20, 20, generator=generator) < 0.05
+
+    def share(lines: Tensor, others: Tensor) -> float:
+        near = [
+            any((at - other).abs().max() <= 1 for other in others[0].nonzero())
+            for at in lines[0].nonzero()
+        ]
+        return sum(near) / len(near)
+
+    p, r = share(drawn, asked), share(asked, drawn)
+    assert line_f1(drawn, asked).item() == pytest.approx(2 * p * r / (p + r))
+
+
+def test_intersection_over_union():
+    a, b = torch.zeros(2, 1, 10, 10, dtype=torch.bool)
+    a[:, :6], b[:, 3:] = True, True
+    assert mask_iou(a, b).item() == pytest.approx(3 / 10)
+    boxes = torch.tensor([[0.0, 0, 4, 4], [2, 2, 6, 6], [5, 0, 6, 1]])
+    expected = torch.zeros(3, 3)
+    for i, p in enumerate(boxes.int().tolist()):
+        for j, q in enumerate(boxes.int().tolist()):
+            cells = [{(x, y) for x in range(k[0], k[2]) for y in range(k[1], k[3])} for k in (p, q)]
+            expected[i, j] = len(cells[0] & cells[1]) / len(cells[0] | cells[1])
+    torch.testing.assert_close(box_iou(boxes, boxes), expected)
+
+
+def test_decibels_of_a_low_resolution():
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    asked = lowres(x)
+    assert lowres_psnr(x, asked).item() == pytest.approx(60)
+    assert lowres_psnr(x, asked + 0.2).item() == pytest.approx(20, abs=1e-3)  # a tenth of [-1, 1]
+
+
+def test_what_stands_out_differs_from_both_ends_of_its_row():
+    x = torch.linspace(-1, 1, 16).view(1, 1, 16, 1).expand(1, 3, 16, 16).clone()  # a sky
+    assert not standing_out(x).any()
+    x[:, 0, 4:9, 5:12] = -1.5
+    expected = torch.zeros(1, 16, 16, dtype=torch.bool)
+    expected[:, 4:9, 5:12] = True
+    assert torch.equal(standing_out(x), expected & (x[:, 0] == -1.5) & standing_out(x))
+    assert standing_out(x)[0, 6, 8]
+
+
+class Follows(GenerativeModel):
+    """Paints its hint, or nothing without one."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def turns(self, batch, step, noise):
+        yield Turn(self.weight.sum())
+
+    def frames(self, n, c=Condition(), *, noise, preview=True):
+        if c.image is None:
+            yield -torch.ones(n, *self.spec.shape)
+        else:
+            yield F.interpolate(c.image, self.spec.shape[1:]).expand(n, *self.spec.shape)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
+
+
+def rows(kind: str, size: int = 32) -> dict[str, float]:
+    data = open_data("scenes", size=size, hint=kind, text=False, skills="single", split="test")
+    model = Follows(data.spec)
+    report = evaluate(model, data, metrics=["adherence"], n=N)
+    assert not report.left_out, report.left_out
+    assert all(number.n == N for number in report.numbers)
+    return {number.row.split(" (")[0]: number.value for number in report.numbers}
+
+
+def test_a_model_that_paints_its_mask_reaches_it_and_without_a_hint_nothing():
+    found = rows("mask")
+    assert found["subject"] > 0.9  # but for masks that touch both ends of a row
+    assert found["floor"] == 0
+    assert 0.5 < found["real"] <= 1
+
+
+def test_a_model_that_paints_its_low_resolution():
+    found = rows("lowres")
+    assert found["real"] == pytest.approx(60)
+    assert found["subject"] > 45 > 15 > found["floor"]
+
+
+@pytest.mark.parametrize("kind", ["edges", "scribble", "line"])
+def test_real_pictures_have_their_own_lines(kind):
+    if kind != "line":
+        pytest.importorskip("skimage")
+    found = rows(kind)
+    assert found["real"] == 1
+    assert found["floor"] == 0
+    assert found["subject"] > 0.2, "a line that is painted has edges on both of its sides"
+
+
+def test_boxes_are_compared_with_what_the_detector_finds(monkeypatch: pytest.MonkeyPatch):
+    data = open_data("scenes", size=32, hint="boxes", text=False, skills="two", split="test")
+    assert isinstance(data, ComposedScenes)
+    real = RealPictures(data).first(N)
+    known = read_layout(data.truth(real.indices(torch.arange(N))), len(object_numbers()))
+    assert bool(((known.kind != NONE).sum(1) == 2).all())
+
+    class Knows:
+        name = fingerprint = "knows"
+        dim, classes, kinds, left_out = 1, ("a",), ("a",), 0
+
+        def __call__(self, images):
+            raise NotImplementedError
+
+        def detect(self, images):
+            kind = torch.where(known.kind == NONE, NONE, 0)
+            kind[:, : self.left_out] = NONE
+            return Objects(kind, kind, known.box), torch.ones(kind.shape)
+
+    detector = Knows()
+    monkeypatch.setattr(adherence, "extractor", lambda *_: detector)
+    for left_out, low, high in ((0, 1.0, 1.0), (1, 0.5, 0.55), (2, 0.0, 0.0)):
+        detector.left_out = left_out
+        detector.fingerprint = f"knows but {left_out}"
+        report = evaluate(Follows(data.spec), data, metrics=["adherence"], n=N)
+        assert {number.name for number in report.numbers} == {"box IoU"}
+        assert low <= report.numbers[0].value <= high
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "has no hints; give data.hint"), ({"hint": "objects"}, "it knows hints of edges")],
+)
+def test_where_it_has_no_value_a_line_says_why(options, message):
+    data = open_data("scenes", size=32, text=False, split="test", **options)
+    with pytest.raises(LimnerError, match=message):
+        evaluate(Follows(data.spec), data, metrics=["adherence"], n=4)
