@@ -72,10 +72,10 @@ class Control(nn.Module):
         x: Images,
         label: Float[Tensor, "b"],
         signal: Signal,
-        hint: Float[Tensor, "b k hh ww"],
+        hint: Float[Tensor, "b d hh ww"],
     ) -> list[Tensor]:
-        """What is added to each of the network's features."""
-        passed, middle, *_ = self.encoder.encode(x, label, signal, self.hint(hint))
+        """What is added to each of the network's features; the hint is `self.hint`'s output."""
+        passed, middle, *_ = self.encoder.encode(x, label, signal, hint)
         return [zero(h) for zero, h in zip(self.zeros, [*passed, middle], strict=True)]
 
     def take(self, other: "Control") -> None:
@@ -113,11 +113,12 @@ class Settings(NamedTuple):
 
 
 class ControlledNetwork(nn.Module):
-    """F(x, label, c) of a base with what controls add; the condition's image is `hinted`.
+    """F(x, label, c) of a base with what controls add; the condition's image is `hinted`, so that
+    hints are encoded once for all steps.
 
     Args:
         base: the network.
-        controls: each sees its own planes of the image.
+        controls: each is told its own part of the image.
         settings: how they act.
     """
 
@@ -126,7 +127,6 @@ class ControlledNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.base, self.controls, self.settings = base, nn.ModuleList(controls), settings
-        self.planes = [control.channels for control in controls]
 
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
@@ -140,9 +140,10 @@ class ControlledNetwork(nn.Module):
         low, high = self.settings.labels
         acting = (label > low) & (label < high)
         if acting.any():
-            *planes, present = image.to(x).split([*self.planes, 1], dim=1)
+            width = self.base.conv_in.out_channels
+            *hints, present = image.to(x).split([*[width] * len(self.controls), 1], dim=1)
             share = present[:, :, :1, :1] * acting.to(x).view(-1, 1, 1, 1)
-            for control, weight, hint in zip(self.controls, self.settings.weights, planes):
+            for control, weight, hint in zip(self.controls, self.settings.weights, hints):
                 if weight:
                     added = control(x, label, signal, hint)
                     features = features.plus([weight * share * each for each in added])

@@ -261,8 +261,8 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
         return low, high
 
     def hinted(self, c: Condition) -> Condition:
-        """The condition whose image has the picture's size, and a last plane that says whether it
-        is there; so it stays in both halves of guidance.
+        """The condition whose image is the encoded hints, and a last plane that says whether they
+        are there; so they stay in both halves of guidance.
 
         Raises:
             LimnerError: the hint has another shape than those of the training.
@@ -275,11 +275,13 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
         size = self.spec.height, self.spec.width
         if tuple(image.shape[-2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
-        present = image.new_ones(len(image), 1, 1, 1)
-        if c.present is not None:
-            present = c.present.to(image).view(-1, 1, 1, 1)
-        planes = torch.cat([image * present, present.expand(-1, 1, *size)], dim=1)
-        return replace(c, image=planes, present=None)
+        parts = image.to(next(self.controls.parameters())).split(
+            [control.channels for control in self.branches], dim=1
+        )
+        hints = [control.hint(part) for control, part in zip(self.branches, parts)]
+        present = image.new_ones(len(image)) if c.present is None else c.present.to(image)
+        plane = present.view(-1, 1, 1, 1).expand(-1, 1, *hints[0].shape[2:])
+        return replace(c, image=torch.cat([*hints, plane.to(hints[0])], dim=1), present=None)
 
     def plan(self, **options: Any) -> Plan:
         """The base's, without a hint; `edited` has one."""
