@@ -346,6 +346,12 @@ def test_a_control_is_one_file_over_a_run_named_in_the_recipe(tmp_path):
     assert load(tmp_path / "both").config["planes"] == [1, 1]
 
 
+def test_a_base_may_be_named_as_bundled_models_are():
+    recipe = Recipe({"name": "controlnet"}, {"source": "emoji"}).updated(["train.init.base=emoji"])
+    with pytest.raises(LimnerError, match="a cascade model has no U-Net to control"):
+        recipe.build(replace(SPECS["text"], hint=HINT))
+
+
 def test_a_control_goes_with_another_base_of_the_same_shape():
     model, other = controlled("flow-matching"), shaken(base("flow-matching"))
     moved = model.join([], other)

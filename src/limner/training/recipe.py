@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from limner.contract.bundled import bundled
 from limner.contract.checkpoint import load, write_durably
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
@@ -139,8 +140,8 @@ class Recipe:
         options = self.options()
         own = {key: value for key, value in self.model.items() if key != "name"}
         init = dict(options.init or {})
-        start = init.get("model")
-        nested = {} if start else {key: load(path) for key, path in init.items()}
+        start, known = init.get("model"), bundled()
+        nested = {} if start else {key: load(known.get(path, path)) for key, path in init.items()}
         with seeded((options.seed, "weights")):
             if start:
                 return build_from(start, self.model["name"], spec, own)
