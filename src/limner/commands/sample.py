@@ -18,6 +18,10 @@ _ROW = 8  # so many pictures stand in one row
 
 def paint(work: Work) -> Iterator[Images]:
     """Pictures from a prompt, a class, another picture, or nothing."""
+    if work.changes:
+        for both in reworded(work, work.changes):
+            yield both.chunk(2)[1]
+        return
     c = replace(work.c, image=work.given("hint")) if "hint" in work.pictures else work.c
     yield from work.model.watch(len(work.seeds), c, seed=list(work.seeds), **work.sampler)
 

@@ -42,6 +42,7 @@ class Work:
         sampler: the model's own options, checked.
         prompt: the words.
         dtype: what the networks compute in.
+        changes: of the words.
     """
 
     model: GenerativeModel
@@ -51,6 +52,7 @@ class Work:
     sampler: Mapping[str, Any] = field(default_factory=dict[str, Any])
     prompt: str = ""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    changes: Sequence[str] = ()
 
     @staticmethod
     def of(
@@ -75,8 +77,10 @@ class Work:
         seeds = [s for wish, c in zip(wishes, asked) for s in wish.seeds() * max(len(c), 1)]
         rows = [c.repeat(wish.n) for wish, c in zip(wishes, asked)]
         prompt = wishes[0].prompts[0] if wishes[0].prompts else ""
-        dtype = wishes[0].dtype
-        return Work(model, _joined(rows), seeds, {}, dict(sampler), prompt, dtype)
+        first = wishes[0]
+        return Work(
+            model, _joined(rows), seeds, {}, dict(sampler), prompt, first.dtype, first.changes
+        )
 
     @property
     def seed(self) -> int:

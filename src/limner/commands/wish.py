@@ -43,6 +43,7 @@ class Wish:
         hints: files of the conditioning pictures, one for each control.
         dtype: what the networks compute in. "bfloat16" is quicker where the machine has it, and
             paints slightly other pictures, which may depend on what else is in the batch.
+        changes: of the prompt's words, one after the other, see `limner.commands.reword`.
     """
 
     model: str | None = None
@@ -56,6 +57,7 @@ class Wish:
     controls: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    changes: tuple[_Text, ...] = ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Wish":

@@ -4,6 +4,7 @@ given pictures are in `editing`.
 
     Mixes       exchanges styles between pictures, layer by layer
     Attends     says where it looks for each word
+    Rewords     paints a picture again with words of its prompt changed
     Encodes     has a code for each picture
     Translates  turns pictures of one domain into those of another
     Controlled  is steered by drawings, masks or other pictures
@@ -34,6 +35,7 @@ from limner.contract.header import Header
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
+from limner.contract.rewording import Rewording
 
 _AT_ONCE = 64  # pictures encoded or decoded together
 Latents = Float[Tensor, "b d hh ww"]
@@ -99,6 +101,39 @@ class Controlled(GenerativeModel):
         self, others: "Sequence[Controlled]", base: GenerativeModel | None = None
     ) -> "Controlled":
         """One model with the controls of several, over another base if one is given."""
+
+
+class Rewords(GenerativeModel):
+    """A model whose pictures follow a change of their prompt, and stay as they are elsewhere."""
+
+    @abstractmethod
+    def reword(
+        self,
+        before: Condition,
+        after: Condition,
+        change: Rewording,
+        *,
+        image: Images | None = None,
+        strength: float = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures before and after words of their prompt changed, as `watch` does: "2 n c h
+        w", the first n of the one prompt, then those of the other.
+
+        Args:
+            before, after: both prompts, a row each, with texts of the same length.
+            change: what stays and what changes between them.
+            image: pictures that `before` describes, one or one for each seed; else the pictures of
+                the seeds are painted.
+            strength: of given pictures: how far to go back into noise, in (0, 1].
+            seed: for each picture.
+            preview, options: as for `GenerativeModel.watch`.
+
+        Raises:
+            LimnerError: there is no text, or the model looks at no words.
+        """
 
 
 class FirstStage(GenerativeModel):

@@ -179,8 +179,11 @@ class Classifier(Repaints):
             options: of the base, see `WalkOptions`.
         """
         plan = self.plan(scale=scale, base_scale=base_scale, clip=clip, **options)
-        x = self.base.schedule.prior_deviation * noise.normal(*self.spec.shape)
-        yield from plan.walked(x, c, noise, preview)
+        yield from plan.walked(self.first(noise), c, noise, preview)
+
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with."""
+        return self.base.first(noise)
 
     def plan(self, *, scale: float, base_scale: float, clip: bool, **of_base: Any) -> Plan:
         """The base's plan, guided: by its steps if they are ancestral, else by its denoiser."""

@@ -283,6 +283,10 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
         plane = present.view(-1, 1, 1, 1).expand(-1, 1, *hints[0].shape[2:])
         return replace(c, image=torch.cat([*hints, plane.to(hints[0])], dim=1), present=None)
 
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with."""
+        return self.base.first(noise)
+
     def plan(self, **options: Any) -> Plan:
         """The base's, without a hint; `edited` has one."""
         return self.base.plan(**_of_base(options))

@@ -19,7 +19,8 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.diffusion.attention_maps import Attending
-from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
+from limner.diffusion.prompt_to_prompt import PromptToPrompt
+from limner.diffusion.sampling import Plan, Scale, WalkOptions
 from limner.maths.denoisers import (
     Clipped,
     Denoiser,
@@ -52,7 +53,7 @@ class Example(NamedTuple):
     target: Images
 
 
-class DenoisingModel(Attending, Repaints, Encodes):
+class DenoisingModel(Attending, PromptToPrompt, Encodes):
     """A generator that denoises along a Gaussian path; a paper adds its schedule, parametrisation
     and times.
 
@@ -152,8 +153,11 @@ class DenoisingModel(Attending, Repaints, Encodes):
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, clip=clip, **options)
-        x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
-        return plan.walked(x, c, noise, preview)
+        return plan.walked(self.first(noise), c, noise, preview)
+
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with."""
+        return self.schedule.prior_deviation * noise.normal(*self.spec.shape)
 
     def plan(
         self,

@@ -33,7 +33,8 @@ from limner.contract.noise import Noise, Purpose
 from limner.contract.options import option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.diffusion.denoising_model import DenoisingModel
-from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
+from limner.diffusion.prompt_to_prompt import PromptToPrompt
+from limner.diffusion.sampling import Plan, Scale, WalkOptions
 
 _MEASURED_BATCHES = 16
 
@@ -56,7 +57,7 @@ _MEASURED_BATCHES = 16
     },
     train={"lr": 5e-4, "betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 1.0},
 )
-class LatentDiffusion(Repaints, Encodes, Attends):
+class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     """Latent diffusion: a denoiser paints in the small maps of a frozen autoencoder.
 
     Args:
@@ -162,8 +163,11 @@ class LatentDiffusion(Repaints, Encodes, Attends):
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, **options)
-        z = self.denoiser.schedule.prior_deviation * noise.normal(*self.stage.latent_shape)
-        yield from map(self._picture, plan.walked(z, c, noise, preview))
+        yield from map(self._picture, plan.walked(self.first(noise), c, noise, preview))
+
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with."""
+        return self.denoiser.first(noise)
 
     def plan(self, **options: Any) -> Plan:
         """The denoiser's, in which nothing is clipped."""
@@ -176,10 +180,16 @@ class LatentDiffusion(Repaints, Encodes, Attends):
         z = self._map(image, noise)
         return z, None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
 
-    def to_image(self, x: Latents, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
+    def to_image(
+        self, x: Latents, image: Images | None = None, mask: Float[Tensor, "b 1 h w"] | None = None
+    ) -> Images:
         """The picture of a map; what the mask keeps stays to the pixel."""
         picture = self._picture(x)
-        return picture if mask is None else torch.lerp(image, picture, mask.to(picture))
+        return (
+            picture
+            if image is None or mask is None
+            else torch.lerp(image, picture, mask.to(picture))
+        )
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The noise that the probability flow carries to each picture's map."""

@@ -37,7 +37,8 @@ from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.attention_maps import Attending
 from limner.diffusion.denoising_model import DenoisingModel
-from limner.diffusion.sampling import Plan, Repaints
+from limner.diffusion.prompt_to_prompt import PromptToPrompt
+from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Clipped, Estimate, Guided, per_image
 from limner.maths.samplers import SAMPLERS, SamplerName
 from limner.maths.schedules import Times
@@ -58,7 +59,7 @@ _STRETCHED = 100  # how much larger than a network's error that of x_hat may be
     tiny={"teacher": {"model": "flow-matching", "options": {"channels": (8, 16)}}, "steps": 2},
     train={"lr": 1e-3, "betas": (0.9, 0.99), "clip": 1.0, "ema": 0.99},
 )
-class Distilled(Attending, Repaints):
+class Distilled(Attending, PromptToPrompt):
     """Progressive distillation: paint in a few steps, without guidance, what a teacher paints.
 
     Args:
@@ -165,8 +166,11 @@ class Distilled(Attending, Repaints):
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
         """
-        x = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
-        yield from self.plan().walked(x, c, noise, preview)
+        yield from self.plan().walked(self.first(noise), c, noise, preview)
+
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with."""
+        return self.schedule.prior_deviation * noise.normal(*self.spec.shape)
 
     def plan(self, **options: Any) -> Plan:
         """The student's own few steps; there is nothing to choose."""

@@ -114,6 +114,10 @@ class Repaints(Edits):
     def plan(self, **options: Any) -> Plan:
         """What the options of `frames` mean."""
 
+    @abstractmethod
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with, in the space where denoising happens."""
+
     def edit(
         self,
         image: Images,
@@ -182,8 +186,10 @@ class Repaints(Edits):
         """Picture and mask in the space where denoising happens: unchanged here."""
         return image, mask
 
-    def to_image(self, x: Images, image: Images, mask: Float[Tensor, "b 1 h w"] | None) -> Images:
-        """The inverse of `to_latent`, for an edit of `image`: unchanged here."""
+    def to_image(
+        self, x: Images, image: Images | None = None, mask: Float[Tensor, "b 1 h w"] | None = None
+    ) -> Images:
+        """The inverse of `to_latent`, for an edit of `image` if there is a mask: unchanged here."""
         return x
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:

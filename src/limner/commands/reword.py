@@ -1,0 +1,216 @@
+"""Words of a prompt changed: what `limner edit --replace`, `--refine` and `--weight` do.
+
+Changes are written as text, in order, so that a picture remembers all that was done to it:
+
+    replace:dog=cat        refine:with a hat        weight:red=2
+    cross:0.8  own:0.4  local:0.3                   see `Rewording`
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from limner.commands.pictures import Sheet, read_picture
+from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.wish import Wish
+from limner.contract.abilities import Rewords
+from limner.contract.emphasis import read_emphasis
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.options import Share
+from limner.contract.rewording import Rewording, aligned
+from limner.contract.text import Tokenizer, prompted
+from limner.data.png import read_settings
+
+_SHARES = {"cross": 0.8, "own": 0.4, "local": 0.3}
+_MOST = 10.0
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A prompt after changes.
+
+    Args:
+        prompt: the words.
+        gains: what the attention to some of them is multiplied by.
+        shares: `cross`, `own` and `local` of `Rewording`.
+    """
+
+    prompt: str
+    gains: dict[str, float]
+    shares: dict[str, float]
+
+
+def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
+    """A prompt after changes, made one after the other.
+
+    >>> read_changes("a red dog", ["replace:dog=cat", "refine:with a hat"]).prompt
+    'a red cat with a hat'
+
+    Raises:
+        LimnerError: a change that cannot be read, or of a word that is not there.
+    """
+    gains, shares = dict[str, float](), dict(_SHARES)
+    for change in changes:
+        kind, _, told = change.partition(":")
+        if kind == "refine" and told.strip():
+            prompt = f"{prompt} {told.strip()}"
+        elif kind in _SHARES:
+            shares[kind] = _number(kind, told, 1.0)
+        elif kind in ("replace", "weight"):
+            old, given, new = (part.strip() for part in told.rpartition("="))
+            if not given or not old:
+                example = "dog=cat" if kind == "replace" else "red=2"
+                raise LimnerError(f"--{kind} '{told}' has no word and '='; give --{kind} {example}")
+            found = re.search(rf"(?<!\w){re.escape(old)}(?!\w)", prompt, re.IGNORECASE)
+            if found is None:
+                raise LimnerError(f"the prompt '{prompt}' has no '{old}'; give --{kind} WORD=... "
+                                  "of a word that it has")  # fmt: skip
+            if kind == "weight":
+                gains[old] = _number(f"--weight {old}", new, _MOST)
+            else:
+                prompt = " ".join((prompt[: found.start()] + new + prompt[found.end() :]).split())
+        else:
+            raise LimnerError(f"'{change}' is no change of words; there are replace, refine, weight")
+    return Changed(prompt, gains, shares)
+
+
+def _number(name: str, told: str, most: float) -> float:
+    try:
+        number = float(told)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= most:
+        raise LimnerError(f"{name}={told}: give a number from 0 to {most:g}")
+    return number
+
+
+def rewording(
+    spec: ImageSpec, prompt: str, changes: Sequence[str]
+) -> tuple[Condition, Condition, Rewording]:
+    """A prompt before and after changes, and what the two share.
+
+    Raises:
+        LimnerError: as of `read_changes`; or the model has no text.
+    """
+    changed = read_changes(prompt, changes)
+    both = prompted(spec, [prompt, changed.prompt])
+    assert both.text is not None and spec.text is not None
+    before, after = ([int(token) for token in row if token] for row in both.text)
+    gains = torch.ones(both.text.shape[1])
+    words = Tokenizer(spec.text).places(read_emphasis(changed.prompt).text)
+    for phrase, gain in changed.gains.items():
+        parts = phrase.lower().split()
+        for word, places in words:
+            if word.lower() in parts:
+                gains[[place for place in places if place < len(gains)]] = gain
+    alignment = aligned(before, after, both.text.shape[1])
+    told = Rewording(alignment, gains, **changed.shares)
+    return both.rows(slice(0, 1)), both.rows(slice(1, 2)), told
+
+
+def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Iterator[Images]:
+    """Both pictures of each seed: the first half before, the second after the changes."""
+    model = work.model
+    assert isinstance(model, Rewords)
+    before, after, told = rewording(model.spec, work.prompt, changes)
+    if told.alignment.new == told.alignment.left == () and bool((told.gains == 1).all()):
+        raise LimnerError("the words are the same as before; give --replace, --refine or --weight")
+    if told.alignment.new == told.alignment.left == ():  # only weights change: everywhere
+        told = replace(told, local=0.0)
+    asked = work.c.rows(slice(0, 1))
+    before, after = (replace(asked, text=c.text, weight=c.weight) for c in (before, after))
+    image = work.pictures.get("image")
+    yield from model.reword(
+        before, after, told, image=image, strength=strength, seed=list(work.seeds), **work.sampler
+    )
+
+
+def reword(
+    work: Work,
+    *,
+    replace: str = "",
+    refine: str = "",
+    weight: str = "",
+    cross: Share = _SHARES["cross"],
+    own: Share = _SHARES["own"],
+    local: Annotated[float, Field(ge=0, lt=1)] = _SHARES["local"],
+) -> Iterator[Images]:
+    """The picture of a prompt again, with words changed and the rest as it is.
+
+    Args:
+        replace: a word and what stands in its place, as in dog=cat.
+        refine: words that are added.
+        weight: how much a word counts, as in red=2.
+        cross: until which share of the steps words lie where they lay.
+        own: until which share of the steps forms stay as they were.
+        local: only where attention to the change is above this share of its maximum; 0 for anywhere.
+    """
+    told = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
+    told += [f"weight:{weight}"] * bool(weight)
+    told += [f"cross:{cross}", f"own:{own}", f"local:{local}"]
+    for both in reworded(work, [*work.changes, *told]):
+        yield both.chunk(2)[1]
+
+
+def _pairs(work: Work, *, strength: float = 1.0) -> Iterator[Images]:
+    """Before and after, in turn."""
+    for both in reworded(work, work.changes, strength):
+        yield both.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+
+
+REWORD = Task(
+    "Change words",
+    reword,
+    Rewords,
+    lacks="changes no words; these do",
+    example="limner train flow-matching emoji data.size=16 data.text=true",
+    reads=True,
+)
+_PAIRS = replace(REWORD, does=_pairs)
+
+
+def reword_sheet(
+    file: Path, wish: Wish, *, strength: float | None = None, device: str = "auto"
+) -> tuple[Sheet, Wish]:
+    """Change words of a picture's prompt: each picture before and after, in a row.
+
+    Args:
+        file: a picture of limner, which is painted again by its own settings; or any other, whose
+            description is `wish.prompts`.
+        wish: with the changes; model, prompt, seed and options that it leaves out are the picture's.
+        strength: of a picture that is not limner's: how far it may go from it, in (0, 1].
+        device: where.
+
+    Returns:
+        the sheet, and the wish with every option and change written out.
+
+    Raises:
+        LimnerError: a model that looks at no words, or a picture that does not say what it is of.
+    """
+    own = read_settings(file) if file.suffix.lower() == ".png" and file.is_file() else None
+    if own is not None and not wish.prompts:
+        made = Wish.read(file)
+        if len(made.prompts) != 1:
+            raise LimnerError(f"{file} shows {len(made.prompts)} prompts; edit a picture of one")
+        sampler = {**made.sampler, **wish.sampler}
+        wish = replace(made, changes=(*made.changes, *wish.changes), sampler=sampler,
+                       model=wish.model or made.model)  # fmt: skip
+        if strength is not None:
+            raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
+        pictures: dict[str, Any] = {}
+        work = open_work(wish, device, single=True)
+    else:
+        if not wish.prompts:
+            raise LimnerError(f"{file} does not say what it is of; give --prompt")
+        work = open_work(wish, device, single=True)
+        pictures = {"image": read_picture(file, work.model.spec)}
+    able_task(work.model, REWORD)
+    work = replace(work, pictures=pictures)
+    frames = _PAIRS.finish(work, strength=strength or 1.0)
+    return Sheet(frames[-1], 2), wish.filled(work.sampler)
