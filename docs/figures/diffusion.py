@@ -19,8 +19,8 @@ from limner.commands.edit import edit_sheet
 from limner.commands.pictures import write
 from limner.commands.sample import paint_sheet
 from limner.commands.wish import Wish
-from limner.contract.abilities import Encodes
 from limner.contract.bundled import find_model
+from limner.contract.codes import Encodes
 from limner.contract.image import from_uint8, to_uint8
 from limner.diffusion.cascade import Cascade
 from limner.maths.schedules import (

@@ -11,8 +11,8 @@ from limner.__main__ import main
 from limner.commands import codes
 from limner.commands.pictures import read_picture
 from limner.commands.wish import Wish
-from limner.contract.abilities import Encodes
 from limner.contract.checkpoint import load, save_model
+from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.registry import build

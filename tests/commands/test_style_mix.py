@@ -12,8 +12,9 @@ from limner.__main__ import main
 from limner.commands import codes, style_mix
 from limner.commands.pictures import read_picture
 from limner.commands.wish import Wish
-from limner.contract.abilities import Encodes, Mixes
+from limner.contract.abilities import Mixes
 from limner.contract.checkpoint import load, save_model
+from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
 from limner.contract.registry import build

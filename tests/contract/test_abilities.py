@@ -4,14 +4,15 @@ import inspect
 
 import pytest
 
-from limner.contract import abilities
+from limner.contract import abilities, codes, editing
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
 
 ABILITIES = [
     of
-    for _, of in inspect.getmembers(abilities, inspect.isclass)
-    if of.__module__ == abilities.__name__
+    for module in (abilities, codes, editing)
+    for _, of in inspect.getmembers(module, inspect.isclass)
+    if of.__module__ == module.__name__
 ]
 
 

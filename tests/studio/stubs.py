@@ -13,7 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Attends, Encodes, Mixes
+from limner.contract.abilities import Attends, Mixes
+from limner.contract.codes import Encodes
 from limner.contract.editing import Completes, Edits
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.autoencoders.encoders import CONDITION, centre, coders
-from limner.contract.abilities import Encodes
+from limner.contract.codes import Encodes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise

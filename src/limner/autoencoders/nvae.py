@@ -44,7 +44,7 @@ from limner.autoencoders.nvae_cells import (
     kernels,
     norms,
 )
-from limner.contract.abilities import Encodes
+from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel

@@ -31,7 +31,7 @@ from torch import Tensor
 from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_law
 from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
 from limner.autoencoders.prior import Prior
-from limner.contract.abilities import Encodes
+from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel

@@ -20,8 +20,8 @@ VERBS = {
     "train": "Train a model by a recipe, or by name on a source of data.",
     "resume": "Go on with a run that was stopped, bit for bit as if it had not been.",
     "sample": "Paint pictures with a trained model, as PNG files that remember how they were made.",
-    "edit": "Paint pictures anew as a prompt says: all, what a mask marks, or all but the upper "
-    "part.",
+    "edit": "Paint pictures anew as a prompt says: all, a part, or what words of its prompt "
+    "change.",
     "reconstruct": "Show pictures, yours or the data's, above what a model makes of their codes.",
     "interpolate": "Go from picture to picture through their codes; with one, show what its "
     "code's numbers do.",

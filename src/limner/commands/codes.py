@@ -13,8 +13,8 @@ from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, 
 from limner.commands.pictures import Sheet, read_pictures, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
-from limner.contract.abilities import Encodes
 from limner.contract.bundled import find_model
+from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, to_uint8
 from limner.evaluate.subject import open_reference, open_subject

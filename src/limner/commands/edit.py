@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limner.commands.arguments import Device, Label, Model, Out, apart, print_paths, spare
 from limner.commands.pictures import Sheet, read_mask, read_pictures, write
+from limner.commands.reword import reword_sheet
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
 from limner.contract.editing import Completes, Edits
@@ -21,6 +22,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 
 _STRENGTH = 0.6  # where all of a picture may change
+_WAYS = 6
 
 
 def rows_kept(spec: ImageSpec, keep: float) -> int:
@@ -196,19 +198,59 @@ def edit_command(
         int | None,
         typer.Option(min=1, max=1000, help="Repeat each step so that parts agree."),
     ] = None,
+    replace_words: Annotated[
+        list[str] | None,
+        typer.Option("--replace", help="A word and what stands in its place: dog=cat."),
+    ] = None,
+    refine: Annotated[
+        list[str] | None, typer.Option(help="Words that are added: 'with a hat'.")
+    ] = None,
+    weight: Annotated[list[str] | None, typer.Option(help="How much a word counts: red=2.")] = None,
+    cross: Annotated[
+        float | None,
+        typer.Option(help="Of changed words: until which share of the steps words stay (0.8)."),
+    ] = None,
+    own: Annotated[
+        float | None,
+        typer.Option(help="Of changed words: until which share of the steps forms stay (0.4)."),
+    ] = None,
+    local: Annotated[
+        float | None,
+        typer.Option(help="Of changed words: change only where they matter so much; 0: all (0.3)."),
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Label = None,
     n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="Variations for each input picture.")
-    ] = 6,
+        int | None,
+        typer.Option("-n", min=1, max=1000, help="Variations for each input picture (6)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Path i is drawn from seed + i.")] = 0,
     out: Out = Path("edit.png"),
     device: Device = "auto",
 ) -> None:
-    """Paint pictures anew as a prompt says: all, what a mask marks, or all but the upper part."""
+    """Paint pictures anew as a prompt says: all, a part, or what words of its prompt change."""
     files, options = apart(arguments, "sampler")
     file = spare(out, [*map(Path, files), *([mask] if mask else [])])
-    wish = Wish.single(model, prompt, label, n=n, seed=seed, **options)
+    changes = [f"replace:{each}" for each in replace_words or []]
+    changes += [f"refine:{each}" for each in refine or []]
+    changes += [f"weight:{each}" for each in weight or []]
+    shares = {"cross": cross, "own": own, "local": local}
+    settings = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
+    if changes:
+        if keep is not None or mask is not None or rounds is not None:
+            raise LimnerError("words change without --keep, --mask and --rounds; leave these out")
+        if len(files) != 1:
+            raise LimnerError("give one picture whose words are to change")
+        told = {"n": n or 1, "seed": seed, "changes": (*changes, *settings)}
+        wish = Wish.single(model, prompt, label, **told, **options)
+        sheet, wish = reword_sheet(Path(files[0]), wish, strength=strength, device=device)
+        print_paths(write(sheet, wish, file))
+        return
+    if settings:
+        raise LimnerError(
+            "--cross, --own and --local go with --replace, --refine or --weight; give one"
+        )
+    wish = Wish.single(model, prompt, label, n=n or _WAYS, seed=seed, **options)
     told = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
     sheet, wish = edit_sheet([*map(Path, files)], wish, **told)
     print_paths(write(sheet, wish, file))

@@ -18,7 +18,7 @@ from pydantic import Field
 from limner.commands.pictures import Sheet, read_picture
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
-from limner.contract.abilities import Rewords
+from limner.contract.editing import Rewords
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
@@ -76,7 +76,9 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
             else:
                 prompt = " ".join((prompt[: found.start()] + new + prompt[found.end() :]).split())
         else:
-            raise LimnerError(f"'{change}' is no change of words; there are replace, refine, weight")
+            raise LimnerError(
+                f"'{change}' is no change of words; there are replace, refine, weight"
+            )
     return Changed(prompt, gains, shares)
 
 
@@ -149,7 +151,7 @@ def reword(
         weight: how much a word counts, as in red=2.
         cross: until which share of the steps words lie where they lay.
         own: until which share of the steps forms stay as they were.
-        local: only where attention to the change is above this share of its maximum; 0 for anywhere.
+        local: only where attention to the change is above this share of its maximum.
     """
     told = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
     told += [f"weight:{weight}"] * bool(weight)
@@ -183,7 +185,7 @@ def reword_sheet(
     Args:
         file: a picture of limner, which is painted again by its own settings; or any other, whose
             description is `wish.prompts`.
-        wish: with the changes; model, prompt, seed and options that it leaves out are the picture's.
+        wish: with the changes; what else it leaves out is the picture's.
         strength: of a picture that is not limner's: how far it may go from it, in (0, 1].
         device: where.
 

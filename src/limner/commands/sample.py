@@ -9,6 +9,7 @@ import typer
 
 from limner.commands.arguments import Device, Model, Out, apart, print_paths, spare
 from limner.commands.pictures import Sheet, write
+from limner.commands.reword import reworded
 from limner.commands.task import Task, Work, open_work
 from limner.commands.wish import Wish
 from limner.contract.image import Images

@@ -4,24 +4,16 @@ given pictures are in `editing`.
 
     Mixes       exchanges styles between pictures, layer by layer
     Attends     says where it looks for each word
-    Rewords     paints a picture again with words of its prompt changed
-    Encodes     has a code for each picture
+    Encodes     has a code for each picture (`limner.contract.codes`)
     Translates  turns pictures of one domain into those of another
     Controlled  is steered by drawings, masks or other pictures
     FirstStage  turns pictures into maps that another model can paint in
     Exports     can become a pipeline of diffusers
     Foreign     was written by another program
-
-Codes are flat, and scaled so that those of pictures are about standard normal:
-
-    reconstruct(x)          decode(encode(x))
-    interpolate(a, b)       decode(z_t), z_t on a path from encode(a) to encode(b)
-    traverse(x)             decode(z), z being encode(x) but for one coordinate
 """
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,15 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.contract.code_paths import lerp, slerp
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
-from limner.contract.rewording import Rewording
 
-_AT_ONCE = 64  # pictures encoded or decoded together
+_AT_ONCE = 64  # pictures translated together
 Latents = Float[Tensor, "b d hh ww"]
 
 
@@ -103,39 +93,6 @@ class Controlled(GenerativeModel):
         """One model with the controls of several, over another base if one is given."""
 
 
-class Rewords(GenerativeModel):
-    """A model whose pictures follow a change of their prompt, and stay as they are elsewhere."""
-
-    @abstractmethod
-    def reword(
-        self,
-        before: Condition,
-        after: Condition,
-        change: Rewording,
-        *,
-        image: Images | None = None,
-        strength: float = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield pictures before and after words of their prompt changed, as `watch` does: "2 n c h
-        w", the first n of the one prompt, then those of the other.
-
-        Args:
-            before, after: both prompts, a row each, with texts of the same length.
-            change: what stays and what changes between them.
-            image: pictures that `before` describes, one or one for each seed; else the pictures of
-                the seeds are painted.
-            strength: of given pictures: how far to go back into noise, in (0, 1].
-            seed: for each picture.
-            preview, options: as for `GenerativeModel.watch`.
-
-        Raises:
-            LimnerError: there is no text, or the model looks at no words.
-        """
-
-
 class FirstStage(GenerativeModel):
     """A model that turns pictures into maps and back, such as a `kl-autoencoder`."""
 
@@ -174,147 +131,6 @@ class Foreign(GenerativeModel):
     @abstractmethod
     def weight_files(cls, folder: Path) -> list[Path]:
         """The files of the weights that are read."""
-
-
-class Encodes(GenerativeModel):
-    """A model that has a code for each picture and a picture for each code."""
-
-    spherical: ClassVar[bool] = True
-    """Whether codes are normal by the model's own making, so that paths go along the sphere; else
-    they are only scaled like that, and paths are straight."""
-
-    @abstractmethod
-    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The code of each picture; the most probable one, where there are many.
-
-        Args:
-            x: pictures in [-1, 1], "b c h w".
-            c: what they are of; b rows, or no parts.
-        """
-
-    @abstractmethod
-    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture of each code; the mean one, where there are many.
-
-        Args:
-            z: codes.
-            c: what the pictures are of; b rows, or no parts.
-        """
-
-    def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
-        """What is left of pictures when only their codes are kept, "b c h w" in [-1, 1]."""
-        with self._quietly():
-            x, c = self._placed(x, c)
-            return self._decoded(self._encoded(x, c), c)
-
-    def interpolate(
-        self, a: Images, b: Images, steps: int = 8, c: Condition = Condition()
-    ) -> Float[Tensor, "n steps c h w"]:
-        """Pictures on the paths from some to others, the reconstructions of both included.
-
-        Args:
-            a, b: where the n paths begin and end.
-            steps: pictures on each path, at least 2.
-            c: what all of them are of; one row, n rows, or no parts.
-
-        Raises:
-            LimnerError: fewer than two steps, or pictures that do not pair.
-        """
-        if steps < 2:
-            raise LimnerError(f"a path has at least 2 pictures, its ends, not {steps}")
-        if len(a) != len(b):
-            raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
-        with self._quietly():
-            a, c = self._placed(a, c)
-            start, end = self._encoded(a, c), self._encoded(b.to(a), c)
-            t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
-            path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
-            painted = self._decoded(path.flatten(0, 1), c.repeat(steps))
-            return painted.view(-1, steps, *self.spec.shape)
-
-    def traverse(
-        self,
-        x: Images,
-        coordinates: Sequence[int] | int = 8,
-        values: Sequence[float] = (-3, -2, -1, 0, 1, 2, 3),
-        c: Condition = Condition(),
-    ) -> Float[Tensor, "k v c h w"]:
-        """What each coordinate of a code means: the picture with that one at several values.
-
-        Args:
-            x: one picture, "1 c h w".
-            coordinates: which; or how many, of those that change the picture most.
-            values: what the coordinate is set to, one after the other.
-            c: what it is of.
-        """
-        with self._quietly():
-            x, c = self._placed(x, c)
-            z = self.encode(x, c)
-            if isinstance(coordinates, int):
-                coordinates = self._telling(z, c, max(map(abs, values)))[:coordinates]
-            if not 0 <= min(coordinates) <= max(coordinates) < z.shape[1]:
-                raise LimnerError(f"a code of this model has the coordinates 0 to {z.shape[1] - 1}")
-            moved = z.repeat(len(coordinates) * len(values), 1)
-            shown = moved.view(len(coordinates), len(values), -1)
-            for row, coordinate in enumerate(coordinates):
-                shown[row, :, coordinate] = torch.tensor(values).to(z)
-            painted = self._decoded(moved, c.repeat(len(moved)))
-            return painted.view(*shown.shape[:2], *self.spec.shape)
-
-    def _telling(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
-        """All coordinates, that first whose two extremes differ most in pixels."""
-        change: list[Tensor] = []
-        for first in range(0, z.shape[1], _AT_ONCE):
-            some = [*range(z.shape[1])][first : first + _AT_ONCE]
-            moved = z.repeat(2 * len(some), 1).view(2, len(some), -1)
-            moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
-            low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
-            change.append((high - low).square().flatten(1).sum(1))
-        return [int(i) for i in torch.cat(change).argsort(descending=True, stable=True)]
-
-    def _encoded(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
-        """The codes of any number of pictures."""
-        parts = [
-            self.encode(x[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
-            for i in range(0, len(x), _AT_ONCE)
-        ]
-        return torch.cat(parts)
-
-    def _decoded(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
-        """The pictures of any number of codes, at the border: float32, in [-1, 1]."""
-        parts = [
-            self.decode(z[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
-            for i in range(0, len(z), _AT_ONCE)
-        ]
-        return torch.cat(parts).float().clamp(-1, 1)
-
-    def _placed(self, x: Images, c: Condition) -> tuple[Images, Condition]:
-        """Pictures and their conditions as the model's networks take them.
-
-        Raises:
-            LimnerError: pictures of another shape, or conditions that do not pair with them or that
-                the model was trained without.
-        """
-        if tuple(x.shape[1:]) != self.spec.shape:
-            asked, given = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
-            raise LimnerError(f"this model has codes of {asked} pictures, not of {given}")
-        c = c.repeat(len(x)) if len(c) == 1 else c
-        if len(c) not in (0, len(x)):
-            raise LimnerError(f"{len(c)} conditions for {len(x)} pictures; give one, or one each")
-        self.check_condition(c)
-        dtype = next(self.parameters()).dtype
-        return x.to(self.device, dtype), c.to(self.device)
-
-    @contextlib.contextmanager
-    def _quietly(self) -> Generator[None, None, None]:
-        """In evaluation mode, without gradients."""
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
 
 
 Domain = Literal["A", "B"]

@@ -2,6 +2,7 @@
 
 Completes   draws a part of a picture, given the rest
 Edits       paints a picture anew, or a part of it
+Rewords     paints a picture again with words of its prompt changed
 """
 
 from abc import abstractmethod
@@ -15,6 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
+from limner.contract.rewording import Rewording
 
 
 class Completes(GenerativeModel):
@@ -88,3 +90,36 @@ class Edits(GenerativeModel):
     @abstractmethod
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """How many frames `edit` yields with a preview."""
+
+
+class Rewords(GenerativeModel):
+    """A model whose pictures follow a change of their prompt, and stay as they are elsewhere."""
+
+    @abstractmethod
+    def reword(
+        self,
+        before: Condition,
+        after: Condition,
+        change: Rewording,
+        *,
+        image: Images | None = None,
+        strength: float = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures before and after words of their prompt changed, as `watch` does: "2 n c h
+        w", the first n of the one prompt, then those of the other.
+
+        Args:
+            before, after: both prompts, a row each, with texts of the same length.
+            change: what stays and what changes between them.
+            image: pictures that `before` describes, one or one for each seed; else the pictures of
+                the seeds are painted.
+            strength: of given pictures: how far to go back into noise, in (0, 1].
+            seed: for each picture.
+            preview, options: as for `GenerativeModel.watch`.
+
+        Raises:
+            LimnerError: there is no text, or the model looks at no words.
+        """

@@ -29,13 +29,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.contract.abilities import Attends
-from limner.contract.editing import Edits
+from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished
 from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
+from limner.contract.rewording import Rewording
+from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Repaints, Scale, Steps, WalkOptions, check_edit
 from limner.maths.samplers import SamplerName
 
@@ -61,7 +63,7 @@ def reduced(x: Images, height: int, width: int) -> Float[Tensor, "b c hh ww"]:
     },
     train={"lr": 5e-4, "betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 1.0},
 )
-class Cascade(Edits, Attends):
+class Cascade(Edits, Attends, Rewords):
     """Cascade: a frozen model paints small, and an upsampler that sees it paints large.
 
     Args:
@@ -260,6 +262,54 @@ class Cascade(Edits, Attends):
         yield from upsampler.edited(
             image, mask, 1.0, 1, n, seen, noise=noise, preview=preview, **further
         )
+
+    def reword(
+        self,
+        before: Condition,
+        after: Condition,
+        change: Rewording,
+        *,
+        image: Images | None = None,
+        strength: float = 1.0,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Let the base change what its words change, and enlarge both pictures: `Rewords`."""
+        if not isinstance(self.base, PromptToPrompt):
+            raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
+        self.base.check_words(before, after)
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        n, size = len(seeds), (self.base.spec.height, self.base.spec.width)
+        small = None if image is None else reduced(image.to(self.device), *size)
+        c = Condition.cat([before.repeat(n), after.repeat(n)])
+        painted = partial(self._reworded, change, small, strength)
+        yield from self.run_frames(painted, 2 * n, c, seeds * 2, preview, options)
+
+    @finished
+    def _reworded(
+        self,
+        change: Rewording,
+        image: Images | None,
+        strength: float,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        level: float | None,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What `reword` yields, of checked arguments."""
+        assert isinstance(self.base, PromptToPrompt)
+        s, given = self._level(level), self._base_options(**options)
+        small = self.base.reworded(
+            change, image, strength, n, c, noise=noise, preview=preview, **given
+        )
+        z = yield from self._enlarged(small, preview)
+        seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
+        further = self._upsampler_options(**options)
+        yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """The number of frames of both stages."""

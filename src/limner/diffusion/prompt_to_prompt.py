@@ -37,7 +37,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Rewords
+from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import finished
@@ -67,18 +67,25 @@ class PromptToPrompt(Repaints, Rewords):
         **options: Any,
     ) -> Iterator[Images]:
         """Yield the pictures of `before`, and then those of `after`: `Rewords`."""
-        if before.text is None or after.text is None:
-            raise LimnerError("there is no word to change; give a prompt")
-        layers = [*_layers(self)]
-        if not any(layer.null is not None for layer in layers):
-            raise LimnerError("this model looks at no words: its network has no cross-attention")
+        self.check_words(before, after)
         seeds = [seed] if isinstance(seed, int) else list(seed)
         n = len(seeds)
         c = Condition.cat([before.repeat(n), after.repeat(n)])
         if image is not None:
-            image = image.to(self.device).repeat(n // len(image), 1, 1, 1)
+            image = image.to(self.device)
         painted = partial(self.reworded, change, image, strength)
         yield from self.run_frames(painted, 2 * n, c, seeds * 2, preview, options)
+
+    def check_words(self, before: Condition, after: Condition) -> None:
+        """Refuse prompts without words, and a network that looks at none.
+
+        Raises:
+            LimnerError: which of them it is.
+        """
+        if before.text is None or after.text is None:
+            raise LimnerError("there is no word to change; give a prompt")
+        if not any(layer.null is not None for layer in _layers(self)):
+            raise LimnerError("this model looks at no words: its network has no cross-attention")
 
     @finished
     def reworded(
@@ -93,7 +100,12 @@ class PromptToPrompt(Repaints, Rewords):
         preview: bool,
         **options: Any,
     ) -> Iterator[Images]:
-        """What `reword` yields, of checked arguments."""
+        """What `reword` yields, of checked arguments: n pictures, half of them before the change.
+
+        Args:
+            change, image, strength: see `reword`; one picture, or one for each seed.
+            n, c, noise, preview, options: see `GenerativeModel.frames`.
+        """
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         times = (
@@ -103,6 +115,7 @@ class PromptToPrompt(Repaints, Rewords):
         if image is None:
             walk = Plan(plan.sampler, shared, times).walked(self.first(noise), c, noise, preview)
         else:
+            image = image.repeat(n // 2 // len(image), 1, 1, 1)
             x, _ = self.to_latent(image, None, noise.rows(slice(0, n // 2)))
             walk = _followed(shared, x, times, c, noise, preview)
         for state in walk:

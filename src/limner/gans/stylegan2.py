@@ -31,7 +31,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Encodes, Mixes
+from limner.contract.abilities import Mixes
+from limner.contract.codes import Encodes
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Blend, Noise, Purpose
