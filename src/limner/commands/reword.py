@@ -58,7 +58,9 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
     gains, shares = dict[str, float](), dict(_SHARES)
     for change in changes:
         kind, _, told = change.partition(":")
-        if kind == "refine" and told.strip():
+        if kind == "refine":
+            if not told.strip():
+                raise LimnerError("--refine adds words, and there are none; give some")
             prompt = f"{prompt} {told.strip()}"
         elif kind in _SHARES:
             shares[kind] = _number(kind, told, 1.0)
@@ -76,9 +78,7 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
             else:
                 prompt = " ".join((prompt[: found.start()] + new + prompt[found.end() :]).split())
         else:
-            raise LimnerError(
-                f"'{change}' is no change of words; there are replace, refine, weight"
-            )
+            raise LimnerError(f"'{change}' changes no words; give replace:, refine: or weight:")
     return Changed(prompt, gains, shares)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from limner.commands.attention import ATTENTION
 from limner.commands.codes import INTERPOLATE, RECONSTRUCT
 from limner.commands.edit import COMPLETE, EDIT
+from limner.commands.reword import REWORD
 from limner.commands.sample import PAINT
 from limner.commands.style_mix import MIX
 from limner.commands.task import Task
@@ -19,6 +20,7 @@ from limner.contract.options import shared_options
 TASKS = {
     "paint": PAINT,
     "edit": EDIT,
+    "reword": REWORD,
     "complete": COMPLETE,
     "translate": TRANSLATE,
     "reconstruct": RECONSTRUCT,

@@ -1,0 +1,136 @@
+"""Words of a prompt changed, as a person types them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import limner
+from limner.commands.app import app
+from limner.commands.reword import read_changes, rewording
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.text import text_spec
+
+SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory) -> Path:
+    """A file of a small model with random weights."""
+    torch.manual_seed(1)
+    model = limner.build("flow-matching", SPEC, channels=(8, 16))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    folder = tmp_path_factory.mktemp("painter")
+    save_model(model, folder)
+    return folder
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=True)
+    if isinstance(result.exception, LimnerError):
+        return f"limner: {result.exception}"
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def opened(file: str) -> Image.Image:
+    """A picture, whose file is closed again."""
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def test_changes_are_made_one_after_the_other():
+    told = ["refine:with a hat", "replace:hat=crown", "replace:Dog=cat", "weight:crown=2", "own:0"]
+    changed = read_changes("a red dog", told)
+    assert changed.prompt == "a red cat with a crown"
+    assert changed.gains == {"crown": 2.0}
+    assert changed.shares == {"cross": 0.8, "own": 0.0, "local": 0.3}
+    assert read_changes("a big red dog", ["replace:big red="]).prompt == "a dog"
+    assert read_changes("dogs", ["refine:dog", "replace:dog=x"]).prompt == "dogs x"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("replace:cat=dog", "the prompt 'a red dog' has no 'cat'"),
+        ("replace:dog", "--replace 'dog' has no word and '='; give --replace dog=cat"),
+        ("replace:=cat", "has no word and '='"),
+        ("weight:red", "--weight 'red' has no word and '='; give --weight red=2"),
+        ("weight:red=many", "--weight red=many: give a number from 0 to 10"),
+        ("weight:red=-1", "give a number from 0 to 10"),
+        ("refine: ", "--refine adds words, and there are none"),
+        ("cross:1.5", "cross=1.5: give a number from 0 to 1"),
+        ("paint:it", "'paint:it' changes no words"),
+    ],
+)
+def test_a_wrong_change_is_one_line(change, message):
+    with pytest.raises(LimnerError) as error:
+        read_changes("a red dog", [change])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_gains_belong_to_the_words_of_the_changed_prompt():
+    before, after, told = rewording(
+        SPEC, "a (red:2) dog", ["replace:dog=ice cream", "weight:ice cream=3"]
+    )
+    assert told.gains.tolist() == [1, 1, 3, 3]
+    assert before.weight.tolist() == [[1, 2, 1, 1]] and after.weight.tolist() == [[1, 2, 1, 1]]
+    assert told.alignment.new == (2, 3) and told.alignment.left == (2,)
+
+
+def test_a_picture_is_edited_again_and_again_and_remembers_it_all(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("sample", "a red dog", "-m", painter, "-n", 2, "-o", "a.png", "sampler.steps=3")
+    run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
+    run("edit", "b.png", "--refine", "with a hat", "--weight", "hat=2", "-o", "c.png")
+    made = Wish.read("c.png")
+    assert made.prompts == ("a red dog",) and made.n == 2
+    assert made.changes == ("replace:dog=cat", "local:0", "refine:with a hat", "weight:hat=2")
+    run("sample", "--from", "c.png", "-o", "d.png", "--separate")
+    run("sample", "--from", "a.png", "-o", "e.png", "--separate")
+    sheet = opened("c.png")  # before and after in a row, for each seed
+    side = opened("d-0.png").width
+    cells = [(x, y) for y in range(2) for x in range(2)]
+    gap = (sheet.width - 2 * side) // 3
+    for (x, y), file in zip(cells, ["e-0.png", "d-0.png", "e-1.png", "d-1.png"]):
+        left, top = gap + x * (side + gap), gap + y * (side + gap)
+        cell = sheet.crop((left, top, left + side, top + side))
+        assert cell.tobytes() == opened(file).tobytes(), file
+
+
+def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20), "red").save("photo.jpg")
+    edit = ("edit", "photo.jpg", "-m", painter, "--replace", "dog=cat")
+    assert "photo.jpg does not say what it is of; give --prompt" in run(*edit)
+    run(*edit, "--prompt", "a dog", "--strength", 0.5, "-o", "out.png", "sampler.steps=4")
+    assert opened("out.png").width > opened("out.png").height
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (("--replace", "dog=cat", "--keep", 0.5), "leave these out"),
+        (("--replace", "dog=dog"), "the words are the same as before"),
+        (("--cross", 0.5), "go with --replace"),
+        (("--replace", "dog=cat", "--strength", 0.5), "leave it out"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(painter, tmp_path, monkeypatch, told, message):
+    monkeypatch.chdir(tmp_path)
+    run("sample", "a dog", "-m", painter, "-o", "a.png", "sampler.steps=2")
+    assert message in run("edit", "a.png", *told)
+
+
+def test_a_model_without_words_names_those_that_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
+    Image.new("RGB", (20, 20), "red").save("photo.png")
+    said = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
+    assert "a gan model changes no words; these do: " in said and "latent-diffusion" in said
