@@ -117,3 +117,17 @@ def classes(folder: Path) -> Path:
     names = {str(i): f"thing {i:03}" for i in range(1000)}  # which published folders have
     index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": names}))
     return folder
+
+
+def controlled(folder: Path, of: Path) -> Path:
+    """A pipeline with a ControlNet that shows, over the parts of another one."""
+    torch.manual_seed(2)
+    plain = diffusers.StableDiffusionPipeline.from_pretrained(of, low_cpu_mem_usage=False)
+    control = diffusers.ControlNetModel.from_unet(
+        plain.unet, conditioning_channels=1, conditioning_embedding_out_channels=(8, 16)
+    )
+    with torch.no_grad():
+        for p in control.parameters():
+            p += 0.1 * torch.randn_like(p)
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**plain.components, controlnet=control)
+    return saved(pipeline, folder)

@@ -93,6 +93,28 @@ def test_it_paints_what_the_pipeline_paints_from_the_same_noise(sd, scheduler, m
     torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
 
 
+def test_a_pipeline_with_a_controlnet_follows_its_hint(home, tmp_path):
+    model = opened(pipelines.controlled(tmp_path / "controlled", home / "sd"))
+    assert model.spec.hint is not None and model.spec.hint.shape == (1, 16, 16)
+    hint = torch.rand(1, 1, 16, 16) * 2 - 1
+    z = Noise.sampling(7, 1).normal(4, 8, 8)
+    told = {"controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
+    asked = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
+    made = model.pipeline(["a dog"], image=(hint + 1) / 2, latents=z, **asked, **told)
+    c = replace(prompted(model.spec, ["a dog"]), image=hint)
+    options: dict[str, Any] = {"seed": 7, "steps": 4, "scale": 3.0}
+    x = model.sample(1, c, control_strength=0.7, control_interval=(0.0, 0.5), **options)
+    torch.testing.assert_close(x, as_pictures(made.images), rtol=0, atol=1e-5)
+    bare = model.sample(1, c, control_strength=0.0, **options)
+    plain = opened(home / "sd").sample(1, replace(c, image=None), **options)
+    torch.testing.assert_close(bare, plain, rtol=0, atol=1e-5)
+    assert (x - bare).abs().max() > 1e-3
+    with pytest.raises(LimnerError, match="needs a conditioning image; give one"):
+        model.sample(1, prompted(model.spec, ["a dog"]), **options)
+    with pytest.raises(LimnerError, match="this pipeline has no ControlNet"):
+        opened(home / "sd").sample(1, control_strength=0.5, steps=2)
+
+
 def test_noise_within_steps_is_that_of_the_pictures_streams_too(ddpm, monkeypatch):
     """Of DDPM, which takes no latents: once its draws are replaced it paints the same."""
     noise = Noise.sampling(3, 2)

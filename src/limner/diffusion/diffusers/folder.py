@@ -136,10 +136,15 @@ def image_spec(folder: Path) -> ImageSpec:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     channels = network.get("in_channels", 3) if codec is None else codec.get("out_channels", 3)
     height, width = (side * _enlarging(codec or {}) for side in sides)
+    hint = None
+    if "controlnet" in configs:
+        told = configs["controlnet"].get("conditioning_channels", 3)
+        hint = ImageSpec(told, height, width)
     return ImageSpec(
         channels,
         height,
         width,
+        hint=hint,
         labels=_labels(folder, network) if "class_labels" in inputs else (),
         text=character_spec() if "prompt" in inputs else None,
     )

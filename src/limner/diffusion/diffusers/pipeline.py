@@ -73,7 +73,7 @@ class DiffusersPipeline(Edits, Foreign):
         self.parts = nn.ModuleDict({k: part for k, part in parts if isinstance(part, nn.Module)})
         self.requires_grad_(False)
         self.at_once = max(1, min(SAMPLE_BATCH, _PIXELS_AT_ONCE // (spec.height * spec.width)))
-        if spec.labels:
+        if spec.labels or spec.hint:
             self.condition = "required"
         if hasattr(self.painter.codec, "enable_slicing"):
             self.painter.codec.enable_slicing()  # picture by picture, for its layers are large
@@ -113,6 +113,8 @@ class DiffusersPipeline(Edits, Foreign):
         height: Annotated[int, Field(ge=1, le=8192)] | None = None,
         width: Annotated[int, Field(ge=1, le=8192)] | None = None,
         views: Annotated[int, Field(ge=0, le=4000)] = 4,
+        control_strength: Annotated[float, Field(ge=0, le=2)] | None = None,
+        control_interval: tuple[float, float] | None = None,
     ) -> Iterator[Images]:
         """Yield the clean picture to be expected at every step, then the picture.
 
@@ -125,9 +127,12 @@ class DiffusersPipeline(Edits, Foreign):
             views: of a pipeline that paints in the maps of an autoencoder, how many steps are
                 shown; others repeat the last one, or are grey. To decode a map takes the arithmetic
                 of 1.6 guided steps of Stable Diffusion 1.
+            control_strength: of a pipeline with a ControlNet, how strongly the hint counts.
+            control_interval: where in the walk it counts, from 0 (noise) to 1 (picture).
         """
         size = self._size(height, width)
         asked = self._asked(self.painter, n, c, steps, scale, size)
+        asked |= self._control(self.painter, c, control_strength, control_interval)
         yield from self._painting(self.painter, asked, noise, size, steps, views, preview)
 
     def frame_count(self, **options: Any) -> int:
@@ -177,6 +182,8 @@ class DiffusersPipeline(Edits, Foreign):
         height: int | None,
         width: int | None,
         views: int,
+        control_strength: float | None,
+        control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
         """What `edit` yields, of checked arguments."""
         size = self.spec.height, self.spec.width
@@ -186,6 +193,7 @@ class DiffusersPipeline(Edits, Foreign):
             )
         painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
         asked = self._asked(painter, n, c, steps, scale, size)
+        asked |= self._control(painter, c, control_strength, control_interval)
         asked |= {"image": (image + 1) / 2, "strength": strength}
         if mask is not None:
             asked["mask_image"] = mask = mask.to(image)
@@ -260,6 +268,34 @@ class DiffusersPipeline(Edits, Foreign):
         usual = {"batch_size": n, "height": size[0], "width": size[1]}
         usual |= {"use_resolution_binning": False}
         return asked | {name: value for name, value in usual.items() if name in painter.inputs}
+
+    def _control(
+        self,
+        painter: Painter,
+        c: Condition,
+        strength: float | None,
+        interval: tuple[float, float] | None,
+    ) -> dict[str, Any]:
+        """What a pipeline with a ControlNet is called with besides.
+
+        Raises:
+            LimnerError: it has none, and options of one are given.
+        """
+        if c.image is None:
+            if strength is not None or interval is not None:
+                raise LimnerError(
+                    "this pipeline has no ControlNet; leave sampler.control_strength and "
+                    "control_interval out"
+                )
+            return {}
+        start, end = interval or (0.0, 1.0)
+        name = "control_image" if "control_image" in painter.inputs else "image"
+        return {
+            name: (c.image + 1) / 2,
+            "controlnet_conditioning_scale": 1.0 if strength is None else strength,
+            "control_guidance_start": start,
+            "control_guidance_end": end,
+        }
 
     def _written(self, text: Int[Tensor, "b l"]) -> list[str]:
         assert self.spec.text is not None
