@@ -82,6 +82,25 @@ def test_the_terms_of_a_likelihood_are_those_of_the_elbo():
     assert abs(float(apart)) < 3 * float(one.std()) / math.sqrt(n)
 
 
+@torch.no_grad()
+def test_a_part_is_drawn_from_its_law_given_the_rest():
+    """Two groups of one number: p(x_2 | x_1) on a grid of codes, against 4000 chains."""
+    spec, n = ImageSpec(1, 1, 2, levels=2), 4000
+    model = moved(spec, 0.7, channels=(3,), groups=(2,), latent=1)
+    axis = torch.linspace(-6, 6, 121, dtype=torch.float64)
+    e = torch.cartesian_prod(axis, axis)
+    ink = model.decode(e)[:, 0, 0].add(1).div(2)
+    prior = Normal(torch.zeros(2), torch.zeros(2)).log_prob(e).sum(1).exp()
+    right = float((ink.prod(1) * prior).sum() / (ink[:, 0] * prior).sum())
+    ahead = float((ink[:, 1] * prior).sum() / prior.sum())
+    image = torch.tensor([1.0, -1.0]).double().expand(n, 1, 1, 2)
+    mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
+    (x,) = model.edit(image, mask=mask, rounds=30, preview=False, shown="draw")
+    share, error = float((x[..., 1] > 0).double().mean()), math.sqrt(right * (1 - right) / n)
+    assert abs(share - right) < 4 * error, f"{share} for {right}; {ahead} without what is kept"
+    assert abs(right - ahead) > 5 * error, "what is kept says something"
+
+
 def test_residual_normals_have_equation_twos_kl():
     s, seen = torch.randn(2, 3, 4, 3, 3, dtype=torch.float64)
     group = Group(4, 2, 1, first=False).double()

@@ -146,6 +146,60 @@ def test_the_bound_tends_to_the_marginal_by_quadrature(pixels, levels):
     assert bool((over <= 3 * nats.std(0) / math.sqrt(R)).all())
 
 
+@torch.no_grad()
+def test_a_part_is_drawn_from_its_law_given_the_rest():
+    """A code of one number: p(x_2 | x_1) by the trapezoidal rule, against 3000 chains."""
+    spec, n = ImageSpec(1, 1, 2, levels=4), 3000
+    model: Any = VAE(spec, latent=1, hidden=(3,)).double()
+    for p in model.parameters():
+        p += 0.7 * torch.randn_like(p)
+    last = model.encoder.perceptron.layers[-1]
+    last.weight.mul_(0.3)
+    last.bias[1] = 0.3  # a wide q, which soon proposes everything
+    k = torch.cartesian_prod(*[torch.arange(4)] * 2)
+    e = torch.linspace(-6, 6, 401, dtype=torch.float64)[:, None]
+    theta = model.theta(e, Condition())[:, None].expand(-1, 16, -1, -1, -1)
+    likely = model.law.log_prob(theta, k.view(1, 16, 1, 2, 1)).sum((-2, -1))
+    p = (likely + standard(e).log_prob(e).sum(1)[:, None]).logsumexp(0).softmax(0).view(4, 4)
+    right = p[1] / p[1].sum()
+    image = from_levels(torch.tensor([1, 3]).expand(n, 1, 1, 2), 4).double()
+    mask = torch.tensor([0.0, 1.0]).expand(n, 1, 1, 2)
+    told = {"mask": mask, "rounds": 40, "preview": False}
+    (x,) = model.edit(image, shown="draw", **told)
+    assert torch.equal(x[..., 0], image[..., 0].float())
+    counts = torch.bincount(((x[..., 1] + 1) * 1.5).round().long().flatten(), minlength=4)
+    chi_square = float(((counts - n * right) ** 2 / (n * right)).sum())
+    assert chi_square < 20, f"{chi_square} with 3 degrees of freedom: {counts / n} for {right}"
+    assert float((right - p.sum(0)).abs().sum()) > 0.1, "what is kept says something"
+    (mean,) = model.edit(image, **told)
+    expected = float((right * (torch.arange(4) / 1.5 - 1)).sum())
+    assert float(mean[..., 1].mean()) == pytest.approx(expected, abs=0.03)
+
+
+def test_an_edit_moves_the_code_as_far_as_its_strength_says():
+    model: Any = VAE(ImageSpec(1, 4, 4), latent=3, hidden=(8,)).eval()
+    x = some_pictures(3, model.spec)
+    *_, first, last = frames = list(model.edit(x, strength=0.6, seed=2))
+    assert len(frames) == model.edit_count(0.6)
+    z, eps = model.encode(x), Noise.sampling(2, 3).normal(3)
+    torch.testing.assert_close(last, model.decode(0.8 * z + 0.6 * eps).detach().clamp(-1, 1))
+    assert not torch.equal(first, last)
+    mask = torch.zeros(3, 1, 4, 4)
+    mask[:, :, 2:] = 1
+    frames = list(model.edit(x, mask=mask, rounds=30, seed=2))
+    assert len(frames) == model.edit_count()
+    assert all(torch.equal(frame[:, :, :2], x[:, :, :2]) for frame in frames)
+    (alone,) = model.edit(x[1:2], mask=mask[1:2], rounds=30, seed=3, preview=False)
+    torch.testing.assert_close(alone, frames[-1][1:2])
+    for wrong, said in (
+        ({"rounds": 3}, "leave rounds out"),
+        ({"mask": mask, "temperature": 0.5}, "leave temperature out"),
+        ({"strength": 2.0}, "strength=2 is not"),
+    ):
+        with pytest.raises(LimnerError, match=said):
+            next(model.edit(x, **wrong))
+
+
 def test_the_kl_is_torchs_and_appendix_bs():
     q = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))
     p = Normal(*torch.randn(2, 4, 3, dtype=torch.float64))

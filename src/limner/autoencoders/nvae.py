@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from limner.autoencoders.encoders import CONDITION, halvings, pixel_law
 from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
+from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.nvae_cells import (
     EncodingCell,
     GenerativeCell,
@@ -44,10 +45,9 @@ from limner.autoencoders.nvae_cells import (
     kernels,
     norms,
 )
-from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.likelihood import Likelihood
 from limner.contract.model import Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Count, Layers, Natural, NonNegative, Share, Widths
@@ -121,7 +121,7 @@ Biases = list[Float[Tensor, "b _ 1 1"]]
     },
     train={"lr": 1e-3, "clip": 10.0},
 )
-class NVAE(LikelihoodModel, Encodes):
+class NVAE(Imputes):
     """NVAE: a deep hierarchy of codes, and a bound on log p(x).
 
     Args:
@@ -328,9 +328,39 @@ class NVAE(LikelihoodModel, Encodes):
         if shown == "mean":
             yield self.decode(epsilon, c)
             return
-        theta = self._down(epsilon, self._biases(c, n), _from_prior)
-        k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
-        yield from_levels(k, self.spec.levels).permute(0, 3, 1, 2)
+        yield self.drawn(self._down(epsilon, self._biases(c, n), _from_prior), noise)
+
+    def theta(self, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b h w p"]:
+        """The numbers of p(x | z), z being all groups in a row."""
+        return self._down(z, self._biases(c, len(z)), lambda at, group, s, p, z: z)
+
+    def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:
+        """z from q(z | x)."""
+        found = list[Tensor]()
+
+        def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
+            found.append(group.approximate_posterior(seen[at], s, p).draw(epsilon))
+            return found[-1]
+
+        biases = self._biases(c, len(x))
+        seen = self._features(x, biases)
+        self._down(self._draws(1, noise)[0], biases, choose)
+        return torch.cat([part.flatten(1) for part in found], 1)
+
+    def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
+        """log p(x | z) + log p(z) - log q(z | x)."""
+        ratios = list[Tensor]()
+
+        def choose(at: int, group: Group, s: Tensor, p: Normal, z: Tensor) -> Tensor:
+            q = group.approximate_posterior(seen[at], s, p)
+            ratios.append((p.log_prob(z) - q.log_prob(z)).flatten(1).sum(1))
+            return z
+
+        biases = self._biases(c, len(x))
+        seen = self._features(x, biases)
+        theta = self._down(z, biases, choose)
+        k = to_levels(x, self.spec.levels).permute(0, 2, 3, 1)
+        return self.law.log_prob(theta, k).sum((1, 2)) + torch.stack(ratios).sum(0)
 
     @property
     def _size(self) -> int:

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from limner.autoencoders.encoders import CONDITION, centre, coders, pixel_law
 from limner.autoencoders.importance_bound import Draws, Normal, importance_weighted, standard
+from limner.autoencoders.imputation import Imputes
 from limner.autoencoders.prior import Prior
-from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
-from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.likelihood import Likelihood
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Layers, Natural, NonNegative, Share, Widths
@@ -49,7 +49,7 @@ from limner.nn.condition import Conditioner
     tiny={"latent": 2, "channels": (8,), "importance_samples": 4},
     train={"lr": 1e-3, "clip": 10.0},
 )
-class VAE(LikelihoodModel, Encodes):
+class VAE(Imputes):
     """Variational autoencoder: codes with a prior, and a bound on log p(x).
 
     Args:
@@ -199,8 +199,21 @@ class VAE(LikelihoodModel, Encodes):
 
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
         """The mean of p(x | z)."""
-        theta = self.decoder(self.prior.code(z), self._vector(c, len(z)))
-        return self.law.mean(theta).permute(0, 3, 1, 2)
+        return self.law.mean(self.theta(self.prior.code(z), c)).permute(0, 3, 1, 2)
+
+    def theta(self, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b h w p"]:
+        """The numbers of p(x | z)."""
+        return self.decoder(z, self._vector(c, len(z)))
+
+    def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:
+        """z from q(z | x)."""
+        return self.posterior(x, c).draw(noise.normal(self.latent, dtype=self._dtype))
+
+    def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
+        """log p(x | z) + log p(z) - log q(z | x)."""
+        vector, levels, q = self._levels_and_posterior(x, c)
+        likely = self._log_likelihood(levels, vector, z[None])[0]
+        return likely + self.prior.log_prob(z) - q.log_prob(z).sum(-1)
 
     def frames(
         self,
@@ -224,9 +237,7 @@ class VAE(LikelihoodModel, Encodes):
         if shown == "mean":
             yield self.decode(z, c)
             return
-        theta = self.decoder(self.prior.code(z), self._vector(c, n))
-        k = self.law.sample(theta, noise.uniform(*theta.shape[1:3], self.spec.channels))
-        yield from_levels(k, self.spec.levels).permute(0, 3, 1, 2)
+        yield self.drawn(self.theta(self.prior.code(z), c), noise)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -1,8 +1,10 @@
 """Abilities to change a picture, and to draw a part of it given the rest.
 
-Completes   draws a part of a picture, given the rest
-Edits       paints a picture anew, or a part of it
-Rewords     paints a picture again with words of its prompt changed
+    Completes   draws a part of a picture, given the rest
+    Edits       paints a picture anew, or a part of it
+    Rewords     paints a picture again with words of its prompt changed
+
+A mask is 1 where to paint, and 0 where to keep.
 """
 
 from abc import abstractmethod
