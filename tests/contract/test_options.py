@@ -176,3 +176,20 @@ def test_a_wrong_assignment_is_one_line(argument: str, said: str):
         parse_assignments([argument], ("model", "train"))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_may_have_commas_which_look_like_a_list():
+    """`data.skills="a=2,b=1"`: the shell takes the quotes away."""
+
+    def f(
+        skills: str = "", words: int | str = 0, widths: tuple[int, ...] | None = None
+    ) -> None: ...
+
+    def read(*typed: str) -> dict[str, object]:
+        return validated(f, parse_assignments(typed, ["data"])["data"])
+
+    assert read("data.skills=a=2,b=1.5")["skills"] == "a=2,b=1.5"
+    assert read("data.words=dog,cat")["words"] == "dog,cat"
+    assert read("data.words=3", "data.widths=1,2") == {"skills": "", "words": 3, "widths": (1, 2)}
+    with pytest.raises(LimnerError, match="give numbers with commas"):
+        read("data.widths=a")

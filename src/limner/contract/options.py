@@ -81,6 +81,14 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _is_text(annotation: Any) -> bool:
+    """Whether a type is text, or one of several of which none has parts."""
+    parts = [of for of in get_args(annotation) if isinstance(of, type)] or [annotation]
+    return str in parts and not any(
+        of in (list, tuple) for of in map(get_origin, get_args(annotation))
+    )
+
+
 def validated(
     function: Callable[..., Any],
     values: Mapping[str, Any],
@@ -108,8 +116,12 @@ def validated(
         if name not in schema.model_fields:
             known = [prefix + known for known in schema.model_fields]
             raise unknown(kind, prefix + name, known)
+    given = dict(values)
+    for name, value in values.items():
+        if isinstance(value, list) and _is_text(schema.model_fields[name].annotation):
+            given[name] = typed_value(value)  # a text with commas, which the shell's quotes hid
     try:
-        filled = schema(**values)
+        filled = schema(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = prefix + ".".join(str(part) for part in first["loc"])
