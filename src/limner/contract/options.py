@@ -83,10 +83,8 @@ def _shown(value: object) -> str:
 
 def _is_text(annotation: Any) -> bool:
     """Whether a type is text, or one of several of which none has parts."""
-    parts = [of for of in get_args(annotation) if isinstance(of, type)] or [annotation]
-    return str in parts and not any(
-        of in (list, tuple) for of in map(get_origin, get_args(annotation))
-    )
+    kinds = get_args(annotation) or (annotation,)
+    return str in kinds and not {list, tuple} & {get_origin(kind) for kind in kinds}
 
 
 def validated(
