@@ -346,6 +346,16 @@ def test_a_control_is_one_file_over_a_run_named_in_the_recipe(tmp_path):
     assert load(tmp_path / "both").config["planes"] == [1, 1]
 
 
+def test_it_says_when_hints_are_followed_all_of_a_sudden():
+    model, name = controlled("flow-matching"), "evaluate.edges F1"
+    values = [0.40, None, 0.45, 0.50, None, 0.72, None, 0.75]
+    rows = [{"loss": 1.0} | ({} if value is None else {name: value}) for value in values]
+    said = [model.remarks(rows[:i]) for i in range(len(rows) + 1)]
+    assert [len(lines) for lines in said] == [0] * 6 + [1] + [0] * 2
+    assert said[6][0].startswith("hints are followed now: edges F1 rose from 0.50 to 0.72")
+    assert not model.remarks([{name: 0.9}])
+
+
 def test_a_base_may_be_named_as_bundled_models_are():
     recipe = Recipe({"name": "controlnet"}, {"source": "emoji"}).updated(["train.init.base=emoji"])
     with pytest.raises(LimnerError, match="a cascade model has no U-Net to control"):

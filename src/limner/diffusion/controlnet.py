@@ -41,13 +41,20 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.data.hints import BINARY
-from limner.diffusion.controlled_network import Control, ControlledNetwork, Settings, with_part
+from limner.diffusion.controlled_network import (
+    ALWAYS,
+    Control,
+    ControlledNetwork,
+    Settings,
+    with_part,
+)
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 
+_SUDDEN = 0.15  # that adherence rises, from one evaluation to the next
 Strength = Annotated[float, Field(ge=0, le=2)]
 
 
@@ -173,6 +180,19 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
         """The controls; the base is frozen."""
         return {"control": self.controls}
 
+    def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
+        """Where adherence is measured: that hints are followed, all of a sudden (section 4.4)."""
+        found: list[str] = []
+        for name in rows[-1] if rows else ():
+            if not name.startswith("evaluate.") or not name.endswith((" F1", " IoU")):
+                continue
+            values = [value for row in rows if (value := row.get(name)) is not None]
+            if rows[-1][name] is not None and values[-1] - min(values[-2:]) >= _SUDDEN:
+                what = name.removeprefix("evaluate.")
+                found.append(f"hints are followed now: {what} rose from {values[-2]:.2f} to "
+                             f"{values[-1]:.2f} since it was last measured")  # fmt: skip
+        return found
+
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The base's moves, whose network has the controls; the prompt is hidden now and then."""
         prompt = replace(batch.c, image=None, present=None).drop(self.prompt_dropout, noise)
@@ -247,7 +267,7 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
     ) -> tuple[float, float]:
         """The numbers that the network is told at the ends of an interval of a walk."""
         if interval is None:
-            return -float("inf"), float("inf")
+            return ALWAYS
         start, end = interval
         if not 0 <= start < end <= 1:
             raise LimnerError(
@@ -257,8 +277,8 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
         labels = self.denoiser.schedule.label(times).tolist()
         steps = len(labels) - 1
         first, after = round(start * steps), max(round(end * steps), round(start * steps) + 1)
-        high = (labels[first - 1] + labels[first]) / 2 if first else float("inf")
-        low = (labels[after - 1] + labels[after]) / 2 if after < steps else -float("inf")
+        high = (labels[first - 1] + labels[first]) / 2 if first else ALWAYS[1]
+        low = (labels[after - 1] + labels[after]) / 2 if after < steps else ALWAYS[0]
         return low, high
 
     def hinted(self, c: Condition) -> Condition:
