@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from limner.contract.errors import LimnerError
+from limner.contract.image import to_levels
 from limner.contract.noise import Noise
 from limner.data import Stream, folder, open_data
 
@@ -354,3 +355,19 @@ def test_several_lines_of_metadata_give_a_picture_all_their_captions(tmp_path):
     with pytest.raises(LimnerError, match=r"'1\.png' has the label 'x' .* and 'y' in another"):
         open_data(f"folder:{tmp_path}")
     assert not open_data(f"folder:{tmp_path}", labels=False).spec.labels
+
+
+@pytest.mark.parametrize("by", ["round", "floor"])
+def test_fewer_levels_are_the_nearest_or_n_bits_of_eight(tmp_path: Path, by: str):
+    """Every one of 256 values: floor(v / 8) is 5 bits of 8, and rounding puts 52 elsewhere."""
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    data = open_data(f"folder:{tmp_path}", levels=32, levels_by=by)
+    x = data.images(torch.tensor([0]), Noise.sampling(0, 1))
+    k = to_levels(x, 32).flatten()
+    v = torch.arange(256)
+    nearest = (v * 31 / 255).round().long()
+    assert torch.equal(k, v // 8 if by == "floor" else nearest)
+    assert int((v // 8 != nearest).sum()) == 52
+    other = "round" if by == "floor" else "floor"
+    assert data.digest != open_data(f"folder:{tmp_path}", levels=32, levels_by=other).digest

@@ -176,6 +176,20 @@ def test_a_part_is_drawn_from_its_law_given_the_rest():
     assert float(mean[..., 1].mean()) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize("pixels", ["logistic", "gaussian"])
+def test_under_bfloat16_the_kl_and_the_means_of_pixels_are_wide(pixels: str):
+    model: Any = VAE(ImageSpec(1, 4, 4), latent=8, channels=(8,), pixels=pixels)
+    x = some_pictures(4, model.spec)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        q = model.posterior(x)
+        theta = model.theta(q.mean, Condition())
+        _, _, terms = model.log_prob(x, noise=Noise.sampling(0, 4), k=1)
+    assert q.mean.dtype == theta.dtype == torch.float32
+    expected = q.kl(standard(q.mean)).double().sum(1)
+    torch.testing.assert_close(terms["KL"], expected, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(theta, theta.bfloat16().float()), "it is not rounded"
+
+
 def test_an_edit_moves_the_code_as_far_as_its_strength_says():
     model: Any = VAE(ImageSpec(1, 4, 4), latent=3, hidden=(8,)).eval()
     x = some_pictures(3, model.spec)

@@ -19,6 +19,7 @@ from limner.contract.image import Batch, Images, ImageSpec
 from limner.maths.pixel_laws import Bernoulli, DiscretisedLogisticMixture, Gaussian, PixelLaw
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
+from limner.nn.wide_convolution import WideConv2d
 
 CONDITION = 64
 """The length of the vector that labels and captions become."""
@@ -237,7 +238,7 @@ class ConvolutionalDecoder(nn.Module):
             self.blocks.append(_blocks(blocks, ins, vector))
             self.upsample.append(nn.Conv2d(ins, 4 * outs, 1))
         self.norm = NormSiLU(finest)
-        self.conv_out = nn.Conv2d(finest, theta, 3, padding=1)
+        self.conv_out = WideConv2d(finest, theta, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(

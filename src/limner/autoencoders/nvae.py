@@ -54,6 +54,7 @@ from limner.contract.options import Count, Layers, Natural, NonNegative, Share, 
 from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
+from limner.nn.wide_convolution import WideConv2d
 
 _EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
 _LIMIT = 5.0  # of means and log-deviations, as in the paper's code
@@ -192,7 +193,7 @@ class NVAE(Imputes):
             self.upsample.append(nn.Sequential(*smooth, Grow(width, finer, sizes[i])))
         self.counts = counts
         self.constant = nn.Parameter(torch.zeros(1, channels[-1], *sizes[-1]))
-        self.conv_out = nn.Conv2d(channels[0], self.law.size, 3, padding=1)
+        self.conv_out = WideConv2d(channels[0], self.law.size, 3, padding=1)
         self.conditioner = Conditioner(spec, CONDITION)
         told = [*channels, *channels[::-1]] if spec.labels or spec.text else []
         self.condition_biases = nn.ModuleList(nn.Linear(CONDITION, width) for width in told)

@@ -252,7 +252,9 @@ class VAE(Imputes):
         """What pictures are of, their levels, and what the encoder makes of both."""
         levels, vector = to_levels(x, self.spec.levels), self._vector(c, len(x))
         seen = from_levels(levels, self.spec.levels).to(self._dtype)
-        q = Normal(*self.encoder(seen, vector).chunk(2, 1))
+        both = self.encoder(seen, vector)
+        wide = both.to(torch.promote_types(both.dtype, torch.float32))  # KL wants the digits
+        q = Normal(*wide.chunk(2, 1))
         return vector, levels.permute(0, 2, 3, 1), q
 
     def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:

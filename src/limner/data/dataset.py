@@ -48,6 +48,7 @@ class Dataset(ABC):
         training: whether this split is trained on; others are never flipped, and binarised once.
         flip: whether the stream mirrors every second picture.
         dynamic: whether pixels are coin flips of their intensity (dynamic binarisation).
+        floors: whether each level is as many of the 256 values, else the nearest one is taken.
         endless: whether there are so many pictures that none is seen twice; they are in no order.
         paired: whether a picture's conditioning image shows the same thing.
         hint: how conditioning images are computed from the pictures; None where they are not.
@@ -63,6 +64,7 @@ class Dataset(ABC):
     training: bool = True
     flip: bool = False
     dynamic: bool = False
+    floors: bool = False
     endless: bool = False
     paired: bool = False
     hint: PictureHint | None = None
@@ -127,7 +129,11 @@ class Dataset(ABC):
             ink = streams.uniform(*self.spec.shape) < (x + 1) / 2
             return from_levels(ink.long(), 2)
         levels = self.spec.levels
-        return x if levels == 256 else from_levels(to_levels(x, levels), levels)
+        if levels == 256:
+            return x
+        if self.floors:
+            return from_levels(pixels.long() * levels // 256, levels)
+        return from_levels(to_levels(x, levels), levels)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """One caption of each picture, drawn from b random streams; None when there are none."""

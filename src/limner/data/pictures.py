@@ -100,6 +100,8 @@ class Source(ABC):
         half: "left" or "right", of pictures that show two side by side.
         channels: 1 (grey) or 3 (RGB); None for grey if all pictures are.
         levels: values per channel.
+        levels_by: how 256 values become `levels`: "round" to the nearest one, or "floor", equal
+            numbers of values each, as n bits are kept of 8 in the papers of Glow and NVAE.
         binarise: to 2 levels: "dynamic" (coin flips of the intensity) or "threshold".
         flip: whether to mirror every second picture in training.
         text: whether captions become tokens, so that models can learn to paint from prompts.
@@ -117,6 +119,7 @@ class Source(ABC):
     half: Half | None = None
     channels: Literal[1, 3] | None = None
     levels: Annotated[int, Field(ge=2, le=256)] = 256
+    levels_by: Literal["round", "floor"] = "round"
     binarise: Literal["dynamic", "threshold"] | None = None
     flip: bool = False
     text: bool = False
@@ -206,7 +209,9 @@ class Pictures(Dataset):
         self.spec = ImageSpec(*shape, levels, listing.labels, frequencies, text)
         self._decode = partial(to_pixels, **_form(source, shape))
         said = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
+        self.floors = source.levels_by == "floor" and not source.binarise
         options = [self.training, self.flip, self.dynamic, self.spec.to_json()]
+        options += ["floor"] if self.floors else []
         self.digest = hashlib.sha256(json.dumps([content, options, said]).encode()).hexdigest()
 
     def __len__(self) -> int:

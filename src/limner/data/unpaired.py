@@ -34,6 +34,7 @@ class TwoDomains(Dataset):
         self.groups = None if b.groups is None else b.groups[chosen]
         self.skipped = (*a.skipped, *b.skipped)
         self.training, self.flip, self.dynamic = b.training, b.flip, b.dynamic
+        self.floors = b.floors
         self.digest = hashlib.sha256(f"{a.digest} {b.digest}".encode()).hexdigest()
 
     def __len__(self) -> int:

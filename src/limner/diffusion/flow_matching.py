@@ -10,10 +10,10 @@ through x_t; the ordinary differential equation dx/dt = F(x, t) carries noise (t
 
 Kept: the optimal-transport path with sigma_min = 0, the plain squared error, the likelihood by the
 instantaneous change of variables. Different: time runs from picture to noise, as in the rest of the
-library; t may be drawn logit-normally (Esser et al. (2024), arXiv:2403.03206); the pictures of a
-batch may be paired with its noise at least squared distance (Tong et al. (2023), arXiv:2302.00482,
-algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but only among those that are of the same
-thing, for else the noise would tell what a picture is of.
+library; t is drawn logit-normally by default (Esser et al. (2024), arXiv:2403.03206); the pictures
+of a batch may be paired with its noise at least squared distance (Tong et al. (2023),
+arXiv:2302.00482, algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but only among those that
+are of the same thing, for else the noise would tell what a picture is of.
 """
 
 from typing import Literal
@@ -63,7 +63,8 @@ class FlowMatching(FlowLikelihood):
     Args:
         spec: what the images are.
         channels, blocks, attention, patch, dropout: of the `UNet`.
-        time: the law of t in training.
+        time: the law of t in training: logit-normal, which looks most at the middle of the way and
+            paints better, or uniform, as in the papers above, whose likelihoods it is needed for.
         pairing: of pictures and noise in a training batch: each picture has noise of its own, or
             that which is nearest for all together.
         condition_dropout: how often training hides the condition.
