@@ -193,3 +193,7 @@ def test_a_text_may_have_commas_which_look_like_a_list():
     assert read("data.words=3", "data.widths=1,2") == {"skills": "", "words": 3, "widths": (1, 2)}
     with pytest.raises(LimnerError, match="give numbers with commas"):
         read("data.widths=a")
+
+    def g(names: tuple[str, ...] = (), more: list[str] | str = "") -> None: ...
+
+    assert validated(g, {"names": [], "more": ["a"]}) == {"names": (), "more": ["a"]}

@@ -8,7 +8,8 @@ import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Annotated, Any, Unpack, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
@@ -83,7 +84,8 @@ def _shown(value: object) -> str:
 
 def _is_text(annotation: Any) -> bool:
     """Whether a type is text, or one of several of which none has parts."""
-    kinds = get_args(annotation) or (annotation,)
+    united = get_origin(annotation) in (Union, UnionType)
+    kinds = get_args(annotation) if united else (annotation,)
     return str in kinds and not {list, tuple} & {get_origin(kind) for kind in kinds}
 
 
