@@ -1,0 +1,97 @@
+"""Reflow on Gaussian numbers, whose flows are known."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.reflow import Reflow, straightness
+
+SPEC = ImageSpec(1, 2, 2)
+MEAN, DEVIATION = 0.2, 0.25
+TINY: dict[str, Any] = {"channels": (4,), "attention": 0}
+
+
+class First(nn.Module):
+    """E[eps - x | x_t] for x ~ N(MEAN, DEVIATION^2) and noise of its own: curved paths."""
+
+    def forward(self, x_t: Tensor, label: Tensor, c: Condition) -> Tensor:
+        t = (label.double() / 1000).view(-1, 1, 1, 1).to(x_t)
+        variance = (1 - t) ** 2 * DEVIATION**2 + t**2
+        slope = (t - (1 - t) * DEVIATION**2) / variance
+        return slope * (x_t - (1 - t) * MEAN) - MEAN
+
+
+class Second(nn.Module):
+    """eps - x for the pairs x = MEAN + DEVIATION eps that the first one makes: lines."""
+
+    def forward(self, x_t: Tensor, label: Tensor, c: Condition) -> Tensor:
+        t = (label.double() / 1000).view(-1, 1, 1, 1).to(x_t)
+        eps = (x_t - (1 - t) * MEAN) / ((1 - t) * DEVIATION + t)
+        return (1 - DEVIATION) * eps - MEAN
+
+
+def flows(**options: Any) -> tuple[FlowMatching, Reflow]:
+    teacher = FlowMatching(SPEC, **TINY)
+    teacher.network = First()
+    student = Reflow(SPEC, teacher, substeps=64, **options)
+    student.network = Second()
+    return teacher.eval(), student.eval()
+
+
+def test_pairs_are_where_the_flow_carries_noise():
+    """In one dimension the flow is the monotone map between both laws."""
+    _, student = flows()
+    eps = Noise.sampling(0, 50).normal(*SPEC.shape)
+    x = student.paired(eps, Condition(), Noise.sampling(1, 50))
+    torch.testing.assert_close(x, MEAN + DEVIATION * eps, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("goal", ["straight", "one-step"])
+def test_the_straight_flow_has_no_loss_on_the_pairs_and_needs_one_step(goal):
+    teacher, student = flows(goal=goal)
+    batch = Batch(torch.zeros(64, *SPEC.shape), Condition())
+    (turn,) = student.turns(batch, 0, Noise.sampling(0, 64))
+    assert float(turn.loss) < 1e-5
+    student.network = teacher.network
+    (turn,) = student.turns(batch, 0, Noise.sampling(0, 64))
+    assert float(turn.loss) > 1e-2, "the curved one has"
+    student.network = Second()
+    eps = Noise.sampling(3, 9).normal(*SPEC.shape)
+    x = student.sample(9, seed=3, clip=False)
+    torch.testing.assert_close(x, (MEAN + DEVIATION * eps).clamp(-1, 1), rtol=0, atol=1e-5)
+    assert student.frame_count() == 2
+
+
+def test_straightness_is_that_of_the_paths():
+    """z_t = (1 - t) MEAN + sqrt((1 - t)^2 DEVIATION^2 + t^2) eps, whose second part bends."""
+    teacher, student = flows()
+    noise = Noise.sampling(0, 4000)
+    assert float(straightness(student, Condition(), noise=noise).max()) < 1e-8
+    found = float(straightness(teacher, Condition(), noise=Noise.sampling(0, 4000)).mean())
+    t = (torch.arange(4000).double() + 0.5) / 4000
+    slope = (t - (1 - t) * DEVIATION**2) / ((1 - t) ** 2 * DEVIATION**2 + t**2).sqrt()
+    right = float(((1 - DEVIATION) - slope).square().mean())
+    assert found == pytest.approx(right, rel=0.1)
+    assert math.isclose(float(slope.mean()), 1 - DEVIATION, abs_tol=1e-3)
+
+
+def test_it_begins_as_its_teacher_and_what_does_not_fit_is_refused():
+    teacher = FlowMatching(SPEC, **TINY)
+    student = Reflow(SPEC, teacher)
+    told = {"sampler": "euler", "steps": 3, "seed": 1}
+    assert torch.equal(student.sample(2, **told), teacher.sample(2, **told))
+    again = Reflow(SPEC, student, goal="one-step")
+    assert torch.equal(again.sample(2, **told), teacher.sample(2, **told))
+    assert student.parameter_count() == teacher.parameter_count()
+    with pytest.raises(LimnerError, match="only flows along lines can be straightened, not ddpm"):
+        Reflow(SPEC, build("ddpm", SPEC, **TINY))
+    with pytest.raises(LimnerError, match="trained on other data"):
+        Reflow(ImageSpec(1, 4, 4), teacher)
