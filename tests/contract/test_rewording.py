@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.contract.rewording import aligned
+from limner.contract.rewording import aligned, aligned_prompts
 
 ROW = st.lists(st.integers(2, 5), max_size=6)
 
@@ -13,6 +13,13 @@ def test_a_word_stands_for_the_one_that_it_replaces():
     found = aligned([7, 8, 9], [7, 5, 9], 4)
     assert torch.equal(found.source, torch.diag(torch.tensor([1.0, 1, 1, 0])))
     assert found.left == (1,) and found.new == (1,)
+
+
+def test_padding_is_no_word():
+    found = aligned_prompts(torch.tensor([[7, 8, 0, 0], [7, 5, 9, 0]]))
+    by_hand = aligned([7, 8], [7, 5, 9], 4)
+    assert torch.equal(found.source, by_hand.source)
+    assert (found.left, found.new) == (by_hand.left, by_hand.new) == ((1,), (1, 2))
 
 
 def test_words_of_several_tokens_share_evenly():

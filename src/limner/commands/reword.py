@@ -23,7 +23,7 @@ from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.options import Share
-from limner.contract.rewording import Rewording, aligned
+from limner.contract.rewording import Rewording, aligned_prompts
 from limner.contract.text import Tokenizer, prompted
 from limner.data.png import read_settings
 
@@ -103,7 +103,6 @@ def rewording(
     changed = read_changes(prompt, changes)
     both = prompted(spec, [prompt, changed.prompt])
     assert both.text is not None and spec.text is not None
-    before, after = ([int(token) for token in row if token] for row in both.text)
     gains = torch.ones(both.text.shape[1])
     words = Tokenizer(spec.text).places(read_emphasis(changed.prompt).text)
     for phrase, gain in changed.gains.items():
@@ -111,8 +110,7 @@ def rewording(
         for word, places in words:
             if word.lower() in parts:
                 gains[[place for place in places if place < len(gains)]] = gain
-    alignment = aligned(before, after, both.text.shape[1])
-    told = Rewording(alignment, gains, **changed.shares)
+    told = Rewording(aligned_prompts(both.text), gains, **changed.shares)
     return both.rows(slice(0, 1)), both.rows(slice(1, 2)), told
 
 

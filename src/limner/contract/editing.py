@@ -97,6 +97,15 @@ class Edits(GenerativeModel):
 class Rewords(GenerativeModel):
     """A model whose pictures follow a change of their prompt, and stay as they are elsewhere."""
 
+    def check_words(self, before: Condition, after: Condition) -> None:
+        """Refuse prompts without words; a model that may look at none adds that.
+
+        Raises:
+            LimnerError: there is no word to change, or the model looks at none.
+        """
+        if before.text is None or after.text is None:
+            raise LimnerError("there is no word to change; give a prompt")
+
     @abstractmethod
     def reword(
         self,

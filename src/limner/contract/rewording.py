@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -52,6 +52,12 @@ def aligned(before: Sequence[int], after: Sequence[int], length: int) -> Alignme
         if kind == "replace":
             source[a:b, i:j] = 1 / (b - a)
     return Alignment(source, tuple(left), tuple(new))
+
+
+def aligned_prompts(text: Int[Tensor, "2 l"]) -> Alignment:
+    """The alignment of two prompts, whose padding is 0."""
+    before, after = ([int(token) for token in row if token] for row in text)
+    return aligned(before, after, text.shape[1])
 
 
 @dataclass(frozen=True)

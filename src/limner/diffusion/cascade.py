@@ -276,15 +276,19 @@ class Cascade(Edits, Attends, Rewords):
         **options: Any,
     ) -> Iterator[Images]:
         """Let the base change what its words change, and enlarge both pictures: `Rewords`."""
-        if not isinstance(self.base, PromptToPrompt):
-            raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
-        self.base.check_words(before, after)
+        self.check_words(before, after)
         seeds = [seed] if isinstance(seed, int) else list(seed)
         n, size = len(seeds), (self.base.spec.height, self.base.spec.width)
         small = None if image is None else reduced(image.to(self.device), *size)
         c = Condition.cat([before.repeat(n), after.repeat(n)])
         painted = partial(self._reworded, change, small, strength)
         yield from self.run_frames(painted, 2 * n, c, seeds * 2, preview, options)
+
+    def check_words(self, before: Condition, after: Condition) -> None:
+        """Refuse prompts without words, and a base that looks at none."""
+        if not isinstance(self.base, PromptToPrompt):
+            raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
+        self.base.check_words(before, after)
 
     @finished
     def _reworded(

@@ -82,8 +82,7 @@ class PromptToPrompt(Repaints, Rewords):
         Raises:
             LimnerError: which of them it is.
         """
-        if before.text is None or after.text is None:
-            raise LimnerError("there is no word to change; give a prompt")
+        super().check_words(before, after)
         if not any(layer.null is not None for layer in _layers(self)):
             raise LimnerError("this model looks at no words: its network has no cross-attention")
 
