@@ -197,11 +197,19 @@ class PaintedPictures(PictureSet):
         """Painted now.
 
         Raises:
-            LimnerError: the model paints NaN or infinity.
+            LimnerError: see `checked`.
         """
         c = self.real.condition(numbers, self.spec)
         seeds = [self.seed + number for number in numbers.tolist()]
         x = self.model.sample(len(numbers), c, seed=seeds, **self.options)
+        return self.checked(x, numbers)
+
+    def checked(self, x: Images, numbers: Numbers) -> Pixels:
+        """What the model painted under these numbers, in uint8.
+
+        Raises:
+            LimnerError: it is of another size, or has pixels that are NaN or infinite.
+        """
         if tuple(x.shape[1:]) != self.spec.shape:
             raise LimnerError(
                 f"{self.name} is judged by pictures of {self.spec.height} x {self.spec.width}, and "

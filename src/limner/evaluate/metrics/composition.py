@@ -27,7 +27,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.layout import COLOURS, NONE
@@ -37,7 +36,7 @@ from limner.data.dataset import Dataset
 from limner.data.scenes import ComposedScenes
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Detects
-from limner.evaluate.metric import Metric, NotApplicable, metric
+from limner.evaluate.metric import Metric, NotApplicable, Setting, metric
 from limner.evaluate.metrics.statistics import Estimate, combined, shuffled, wilson
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
@@ -137,14 +136,19 @@ def shows(found: Sequence[Finding], request: Request) -> bool:
     """
     chosen: list[Finding] = []
     for wanted in request.wanted:
-        these = [each for each in found if each.name == wanted.name and each.score >= LEAST_SCORE]
+        these = of_name(found, wanted.name)
         if not these or (wanted.exactly is not None and len(these) != wanted.exactly):
             return False
-        surest = max(these, key=lambda each: (each.score, each.box))
-        if wanted.colour is not None and surest.colour != wanted.colour:
+        if wanted.colour is not None and these[0].colour != wanted.colour:
             return False
-        chosen.append(surest)
+        chosen.append(these[0])
     return request.relation is None or request.relation in relations(chosen[0], chosen[1])
+
+
+def of_name(found: Sequence[Finding], name: str) -> list[Finding]:
+    """The objects of a kind that count as found, the surest first."""
+    these = [each for each in found if each.name == name and each.score >= LEAST_SCORE]
+    return sorted(these, key=lambda each: (each.score, each.box), reverse=True)
 
 
 def relations(a: Finding, b: Finding) -> set[str]:
@@ -210,10 +214,40 @@ class SeenObjects(Observer):
         self.fingerprint = f"objects {detector.fingerprint}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """See `detected`."""
+        return self.detected(pixels)
+
+    def detected(self, pixels: Pixels) -> Columns:
         """`kind`, `colour` and `score`, "b k", and `box`, "b k 4"."""
         (kind, colour, box), score = self.detector.detect(pixels)
         found = {"kind": kind, "colour": colour, "score": score, "box": box}
         return {name: column.cpu() for name, column in found.items()}
+
+
+def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
+    """What a detector found in each picture, as words.
+
+    Args:
+        columns: of `SeenObjects`.
+        kinds: the detector's.
+    """
+    return [
+        [
+            Finding(kinds[k], None if c == NONE else COLOURS[c], score, tuple(box))
+            for k, c, score, box in zip(*row)
+            if k != NONE
+        ]
+        for row in zip(*(columns[name].tolist() for name in ("kind", "colour", "score", "box")))
+    ]
+
+
+def scene_detector(setting: Setting) -> Detects:
+    """The extractor, if it finds objects; the bundled detector otherwise."""
+    if isinstance(setting.extractor, Detects):
+        return setting.extractor
+    found = extractor("scene-judge", setting.reference.spec, setting.device)
+    assert isinstance(found, Detects)
+    return found
 
 
 @metric("composition", paper=PAPER)
@@ -228,13 +262,8 @@ class Composition(Metric):
 
     @cached_property
     def detector(self) -> Detects:
-        """The extractor, if it finds objects; the bundled detector otherwise."""
-        s = self.setting
-        if isinstance(s.extractor, Detects):
-            return s.extractor
-        found = extractor("scene-judge", s.reference.spec, s.device)
-        assert isinstance(found, Detects)
-        return found
+        """See `scene_detector`."""
+        return scene_detector(self.setting)
 
     @property
     def extractor(self) -> Detects:
@@ -301,8 +330,10 @@ class Composition(Metric):
         """The share of each skill and their mean; of the subject, of the real pictures of scenes,
         and of the subject's pictures with one another's captions.
         """
-        subject = self.findings(seen.of(self.setting.subject, self.observer))
-        real = self.findings(seen.of(self.real, self.observer))
+        subject, real = (
+            findings(seen.of(pictures, self.observer), self.extractor.kinds)
+            for pictures in (self.setting.subject, self.real)
+        )
         asked = self.requests
         rows = [
             (SUBJECT, subject, asked),
@@ -316,9 +347,9 @@ class Composition(Metric):
     ) -> Iterator[Number]:
         """The numbers of some pictures with some captions."""
         right: dict[str, list[bool]] = {skill: [] for skill in SKILLS}
-        for findings, request in zip(found, asked):
+        for objects, request in zip(found, asked):
             if request is not None:
-                right[request.skill].append(shows(findings, request))
+                right[request.skill].append(shows(objects, request))
         shares = {
             skill: (sum(each) / len(each), len(each)) for skill, each in right.items() if each
         }
@@ -329,19 +360,6 @@ class Composition(Metric):
         yield self.number(self.name, mean, n, protocol=of, **shared)
         for skill, (share, n) in shares.items():
             yield self.share(SKILLS[skill], share, n, **shared)
-
-    def findings(self, columns: dict[str, Tensor]) -> list[list[Finding]]:
-        """What the detector found in each picture, as words."""
-        kinds, found = self.extractor.kinds, list[list[Finding]]()
-        for row in zip(*(columns[name].tolist() for name in ("kind", "colour", "score", "box"))):
-            found.append(
-                [
-                    Finding(kinds[k], None if c == NONE else COLOURS[c], score, tuple(box))
-                    for k, c, score, box in zip(*row)
-                    if k != NONE
-                ]
-            )
-        return found
 
 
 def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None]:
