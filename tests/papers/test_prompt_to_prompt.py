@@ -26,7 +26,7 @@ def models():
     def built(name: str):
         options = {"channels": (8, 16), "attention": 2}
         if name == "latent-diffusion":
-            stage = limner.build("kl-autoencoder", SPEC, channels=(8, 16))
+            stage = limner.build("kl-autoencoder", replace(SPEC, text=None), channels=(8, 16))
             options = {"first_stage": stage, "options": {"channels": (8, 16), "attention": 2}}
         torch.manual_seed(0)
         model = limner.build(name, SPEC, **options).eval()
