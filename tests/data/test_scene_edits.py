@@ -1,0 +1,90 @@
+"""One word of a caption changed: what else stays, in the caption and in the picture."""
+
+import re
+
+import numpy as np
+import pytest
+
+from limner.data import open_data
+from limner.data.captions import article
+from limner.data.grounds import GROUNDS
+from limner.data.scene_edits import SceneEdit, draw_edit
+from limner.data.scenes import ComposedScenes, drawn, pixel_box
+
+N, SIDE = 120, 32
+
+
+@pytest.fixture(scope="module")
+def data() -> ComposedScenes:
+    found = open_data("scenes", split="test", size=SIDE, vocabulary=60, overlap=0.3)
+    assert isinstance(found, ComposedScenes)
+    return found
+
+
+@pytest.fixture(scope="module")
+def edits(data: ComposedScenes) -> list[SceneEdit]:
+    drawn_edits = [draw_edit(data.scene(i), data.objects, f"0/{i}") for i in range(N)]
+    found = [edit for edit in drawn_edits if edit]
+    assert len(found) > 0.6 * N
+    assert {edit.kind for edit in found} == {"object", "colour"}
+    return found
+
+
+def test_an_edit_depends_on_its_key_alone(data, edits):
+    scenes = [data.scene(i) for i in range(N)]
+    again = [draw_edit(scene, data.objects, f"0/{i}") for i, scene in enumerate(scenes)]
+    assert [edit for edit in again if edit] == edits
+    other = [draw_edit(scene, data.objects, f"1/{i}") for i, scene in enumerate(scenes)]
+    assert [edit for edit in other if edit] != edits
+
+
+def test_counted_objects_are_left_alone(data):
+    scenes = [data.scene(i) for i in range(N)]
+    counted = [scene for scene in scenes if scene.skill == "counting"]
+    assert counted and not any(draw_edit(scene, data.objects, "0") for scene in counted)
+
+
+def test_captions_differ_by_one_word_and_have_right_articles(edits):
+    def bare(caption: str) -> str:
+        return re.sub(r"\b(a|an) ", "", caption)
+
+    for edit in edits:
+        before, after = bare(edit.before.caption), bare(edit.after.caption)
+        coloured = edit.kind == "colour"
+        old = str(edit.old.colour) if coloured else edit.old.name
+        new = str(edit.new.colour) if coloured else edit.new.name
+        places = [found.span() for found in re.finditer(rf"\b{old}\b", before)]
+        assert after in [before[:a] + new + before[b:] for a, b in places], edit.after.caption
+        for said, word in re.findall(r"\b(an?) (\w+)", edit.after.caption):
+            assert article(word) == f"{said} {word}", edit.after.caption
+
+
+def test_what_is_new_can_be_there(data, edits):
+    for edit in edits:
+        others = [t for i, t in enumerate(edit.before.things) if i != edit.place]
+        new, of = edit.new, data.objects[edit.new.name]
+        assert new.colour not in GROUNDS[edit.before.ground].colours
+        assert new.natural == (new.colour == of.natural[edit.before.style])
+        if edit.kind == "colour":
+            assert (new.name, new.box) == (edit.old.name, edit.old.box)
+            assert new.colour not in {edit.old.colour, *(t.colour for t in others)}
+            assert new.colour in of.colours(edit.before.style)
+        else:
+            assert new.name not in {edit.old.name, *(t.name for t in others)}
+            assert new.natural or new.colour in of.colours(edit.before.style)
+        assert [t for i, t in enumerate(edit.after.things) if i != edit.place] == others
+
+
+def test_a_replacement_has_the_colour_that_is_said(edits):
+    replaced = [edit for edit in edits if edit.kind == "object" and not edit.old.natural]
+    assert replaced
+    assert all(edit.new.colour == edit.old.colour for edit in replaced)
+
+
+def test_pictures_differ_within_the_box_alone(edits):
+    for edit in edits[:40]:
+        before, after = (np.asarray(drawn(s, SIDE), int) for s in (edit.before, edit.after))
+        differs = np.abs(before - after).sum(2) > 0
+        left, top, right, bottom = pixel_box(edit.old.box, SIDE)
+        differs[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = False
+        assert not differs.any(), edit
