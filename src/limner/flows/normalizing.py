@@ -7,7 +7,7 @@ from. A draw scales z by the temperature and goes back.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.codes import Encodes
+from limner.contract.code_editing import EditsCodes
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
+from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
+from limner.flows.langevin import langevin
 from limner.maths.couplings import Affine
 from limner.maths.dequantisation import Dequantisation, Uniform, Variational
 from limner.maths.transforms import (
@@ -75,7 +76,7 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-class NormalizingFlow(LikelihoodModel, Encodes):
+class NormalizingFlow(LikelihoodModel, EditsCodes):
     """An invertible map between pictures and normal numbers.
 
     A subclass's constructor calls this one, and then sets `flow`, from "c h w" to the same shape.
@@ -90,6 +91,7 @@ class NormalizingFlow(LikelihoodModel, Encodes):
     """
 
     takes = ("labels", "text")
+    inference_rounds = 300
     flow: Transform
     done_at: Tensor
 
@@ -177,6 +179,21 @@ class NormalizingFlow(LikelihoodModel, Encodes):
         z = temperature * noise.normal(*self.spec.shape, dtype=dtype)
         for finest in range(self.scales if preview else 1, 0, -1):
             yield self.decode(z.masked_fill(self.done_at < finest, 0).flatten(1), c)
+
+    def chain(
+        self,
+        x: Images,
+        mask: Float[Tensor, "b 1 h w"],
+        c: Condition,
+        noise: Noise,
+        steps: int,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Langevin's chain among dequantised pictures; see `EditsCodes.chain`."""
+        s, levels = self.signal(c, len(x)), self.spec.levels
+        y = (to_levels(x, levels) + noise.uniform(*self.spec.shape).to(x)) / levels
+        for drawn in langevin(lambda y: self.log_density(y, s), y.to(x), mask, noise, steps):
+            yield from_levels((drawn * levels).long().clamp(0, levels - 1), levels)
 
     def frame_count(self, **options: object) -> int:
         """One for each scale."""

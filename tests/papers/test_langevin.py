@@ -1,0 +1,48 @@
+"""Langevin's chain against a law that is known, and a flow that completes pictures by it."""
+
+from typing import Any
+
+import torch
+
+from limner.contract.image import ImageSpec, from_levels
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.flows.langevin import langevin
+
+
+def test_the_part_that_is_drawn_has_its_law_given_the_rest():
+    """log p(y) of two numbers on a square: the mean and deviation of y_2 given y_1, on a grid."""
+
+    def log_density(y):
+        first, second = y.flatten(1).unbind(1)
+        return 8 * first * second - 20 * (second - 0.6).square()
+
+    n = 2000
+    y = torch.tensor([0.8, 0.1], dtype=torch.float64).expand(n, 1, 1, 2)
+    mask = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(n, 1, 1, 2)
+    *_, drawn = langevin(log_density, y, mask, Noise.sampling(0, n), steps=120)
+    line = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
+    p = log_density(torch.stack([torch.full_like(line, 0.8), line], 1)).softmax(0)
+    mean = float((p * line).sum())
+    deviation = float((p * (line - mean).square()).sum().sqrt())
+    assert bool(drawn[..., 0].eq(0.8).all())
+    assert abs(float(drawn[..., 1].mean()) - mean) < 4 * deviation / n**0.5
+    assert abs(float(drawn[..., 1].std()) / deviation - 1) < 0.08
+
+
+def test_a_flow_draws_a_part_of_a_picture_on_the_grid_of_levels():
+    spec = ImageSpec(1, 4, 4, levels=4)
+    model: Any = build("glow", spec, L=1, K=2, hidden=4)
+    model.eval()
+    x = from_levels(torch.randint(4, (3, 1, 4, 4)), 4)
+    mask = torch.zeros(3, 1, 4, 4)
+    mask[:, :, 2:] = 1
+    frames = list(model.edit(x, mask=mask, rounds=20, seed=4))
+    assert len(frames) == model.edit_count()
+    assert all(torch.equal(frame[:, :, :2], x[:, :, :2]) for frame in frames)
+    k = (frames[-1] + 1) * 1.5
+    assert torch.allclose(k, k.round(), atol=1e-5)
+    (alone,) = model.edit(x[1:2], mask=mask[1:2], rounds=20, seed=5, preview=False)
+    assert torch.equal(alone, frames[-1][1:2])
+    whole = list(model.edit(x, strength=0.01, seed=4))[-1]
+    assert float((whole - x).abs().mean()) < 0.3, "a little strength stays near"
