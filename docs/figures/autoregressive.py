@@ -86,11 +86,14 @@ def completions(model: AutoregressiveModel) -> None:
     """The upper half of digits, and ways to go on."""
     data = open_data("mnist", **MNIST)
     real = Stream(data).preview(5).x
-    upper = real[:, :, : real.shape[2] // 2]
-    kept = real.clone()
-    kept[:, :, upper.shape[2] :] = 0
+    mask = torch.zeros_like(real[:, :1])
+    mask[:, :, real.shape[2] // 2 :] = 1
+    kept = real * (1 - mask)
     *_, done = model.complete(
-        upper.repeat_interleave(DIGITS, 0), seed=[*range(DIGITS)] * len(upper), preview=False
+        real.repeat_interleave(DIGITS, 0),
+        mask=mask.repeat_interleave(DIGITS, 0),
+        seed=[*range(DIGITS)] * len(real),
+        preview=False,
     )
     shown = torch.cat([real[:, None], kept[:, None], done.unflatten(0, (-1, DIGITS))], 1)
     columns = ["real", "given", *(f"seed {i}" for i in range(DIGITS))]
