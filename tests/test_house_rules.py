@@ -396,3 +396,9 @@ def seconds(code: str) -> float:
 @pytest.mark.parametrize("start", ["import limner", HELP], ids=["import", "help"])
 def test_starting_takes_a_quarter_of_importing_torch(start: str):
     assert seconds(start) <= seconds("import torch") / 4
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Two of one name in different folders cannot be imported together."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
