@@ -20,6 +20,7 @@ from limner.commands.wish import Wish
 from limner.contract.editing import Completes, Edits
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
+from limner.contract.rewording import Rewording
 
 _STRENGTH = 0.6  # where all of a picture may change
 _WAYS = 6
@@ -208,15 +209,19 @@ def edit_command(
     weight: Annotated[list[str] | None, typer.Option(help="How much a word counts: red=2.")] = None,
     cross: Annotated[
         float | None,
-        typer.Option(help="Of changed words: until which share of the steps words stay (0.8)."),
+        typer.Option(
+            help=f"Share of steps in which changed words keep their places ({Rewording.cross:g})."
+        ),
     ] = None,
     own: Annotated[
         float | None,
-        typer.Option(help="Of changed words: until which share of the steps forms stay (0.4)."),
+        typer.Option(help=f"Share of steps in which forms keep their shape ({Rewording.own:g})."),
     ] = None,
     local: Annotated[
         float | None,
-        typer.Option(help="Of changed words: change only where they matter so much; 0: all (0.3)."),
+        typer.Option(
+            help=f"Change only where attention to words is so high; 0: all ({Rewording.local:g})."
+        ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Label = None,

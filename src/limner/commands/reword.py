@@ -27,7 +27,7 @@ from limner.contract.rewording import Rewording, aligned_prompts
 from limner.contract.text import Tokenizer, prompted
 from limner.data.png import read_settings
 
-_SHARES = {"cross": 0.8, "own": 0.4, "local": 0.3}
+_SHARES = ("cross", "own", "local")
 _MOST = 10.0
 
 
@@ -38,7 +38,7 @@ class Changed:
     Args:
         prompt: the words.
         gains: what the attention to some of them is multiplied by.
-        shares: `cross`, `own` and `local` of `Rewording`.
+        shares: `cross`, `own` and `local` of `Rewording`, where they were given.
     """
 
     prompt: str
@@ -55,7 +55,7 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
     Raises:
         LimnerError: a change that cannot be read, or of a word that is not there.
     """
-    gains, shares = dict[str, float](), dict(_SHARES)
+    gains, shares = dict[str, float](), dict[str, float]()
     for change in changes:
         kind, _, told = change.partition(":")
         if kind == "refine":
@@ -137,9 +137,9 @@ def reword(
     replace: str = "",
     refine: str = "",
     weight: str = "",
-    cross: Share = _SHARES["cross"],
-    own: Share = _SHARES["own"],
-    local: Annotated[float, Field(ge=0, lt=1)] = _SHARES["local"],
+    cross: Share = Rewording.cross,
+    own: Share = Rewording.own,
+    local: Annotated[float, Field(ge=0, lt=1)] = Rewording.local,
 ) -> Iterator[Images]:
     """The picture of a prompt again, with words changed and the rest as it is.
 
