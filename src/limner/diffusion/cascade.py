@@ -106,6 +106,14 @@ class Cascade(Edits, Attends, Rewords):
         self.couples_batch = enlarging.couples_batch
         self.batches_per_round = enlarging.batches_per_round
 
+    def formula(self) -> list[str]:
+        """The two stages."""
+        small = " x ".join(map(str, self.base.spec.shape))
+        return [
+            f"y ~ {self.base.name}(c), of {small}",
+            f"x ~ {self.upsampler.name}(c, y + s eps),  s <= {self.augmentation:g} in training",
+        ]
+
     def players(self) -> dict[str, nn.Module]:
         """The players of the upsampler; the base is frozen."""
         return self.upsampler.players()

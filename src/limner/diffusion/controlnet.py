@@ -170,10 +170,12 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
 
     def formula(self) -> list[str]:
         """What is added where, and to what."""
-        size = sum(p.numel() for p in self.controls.parameters())
+        size, frozen = (
+            sum(p.numel() for p in part.parameters()) for part in (self.controls, self.base)
+        )
         return [
             f"F(x_t, t, c, h) = decoder(encoder(x_t, t, c) + s Z(copy(x_t, t, c, h)))  of {size:,}",
-            f"over the frozen {self.base!r}".replace("\n", "\n    "),
+            f"encoder and decoder of a frozen {self.base.name}: {frozen:,} parameters",
         ]
 
     def players(self) -> dict[str, nn.Module]:

@@ -15,6 +15,7 @@ denoising models of this library will do, flow matching unless told otherwise; n
 is a bound for pictures of discrete levels, which maps are not.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -111,6 +112,14 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         self.condition_dropout = model.condition_dropout
         self.register_buffer("latent_mean", torch.zeros(channels, 1, 1))
         self.register_buffer("latent_deviation", torch.ones(channels, 1, 1))
+
+    def formula(self) -> list[str]:
+        """The first stage, and the denoiser's own lines, of z."""
+        shape = " x ".join(map(str, self.stage.latent_shape))
+        return [
+            f"z = (draw of q(z | x) - mean) / deviation, of {shape}; q of {self.first_stage.name}",
+            *(re.sub(r"\bx(?![a-z])", "z", line) for line in self.denoiser.formula()),
+        ]
 
     def players(self) -> dict[str, nn.Module]:
         """The players of the denoiser; the first stage is frozen."""
