@@ -8,7 +8,7 @@ import torch
 
 from limner.autoencoders.autoencoder import Autoencoder
 from limner.autoencoders.encoders import halvings
-from limner.contract import abilities
+from limner.contract import codes
 from limner.contract.code_paths import lerp, slerp
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -141,7 +141,7 @@ def test_any_size_is_halved_upwards():
 
 def test_many_pictures_pass_in_parts(monkeypatch):
     """The same reconstructions and paths, while no more are encoded or decoded at once."""
-    monkeypatch.setattr(abilities, "_AT_ONCE", 3)
+    monkeypatch.setattr(codes, "_AT_ONCE", 3)
     x = pictures(8).double()
     model, seen = linear(x, 3), list[int]()
     encode, decode = model.encode, model.decode

@@ -44,7 +44,12 @@ class Toys(Dataset):
         return [f"number {i}" for i in indices.tolist()] if self.spec.text else None
 
     def hints(
-        self, indices: Tensor, numbers: Tensor, seed: int, view: View | None = None
+        self,
+        indices: Tensor,
+        numbers: Tensor,
+        seed: int,
+        view: View | None = None,
+        x: Images | None = None,
     ) -> Images | None:
         hint = self._batch.c.image
         return None if hint is None else hint[indices]
