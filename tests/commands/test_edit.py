@@ -124,24 +124,26 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     Image.linear_gradient("L").rotate(90).resize((8, 8)).save(mask)
     light = read_mask(mask, PLAIN)[0, 0]
     assert light[:, :4].sum() in (0, 32) and light.sum() == 32
-    sheet, wish = edit_sheet([picture, picture], Wish(denoiser, n=3), mask=mask)
-    assert sheet.columns == 5 and "steps" not in wish.sampler
+    short = {"sampler": {"steps": 5}}
+    sheet, _ = edit_sheet([picture, picture], Wish(denoiser, n=3, **short), mask=mask)
+    assert sheet.columns == 5
     rows = sheet.images.unflatten(0, (2, 5))
     seen = to_uint8(read_picture(picture, PLAIN))[0]
     assert torch.equal(rows[0, 0], seen)
     assert (rows[:, 2:, :, light == 0] == seen[:, light == 0]).all(), "what the mask keeps"
     assert (rows[:, 2:, :, light == 1] != seen[:, light == 1]).any()
     near, far = (
-        (edit_sheet([picture], Wish(denoiser), strength=s)[0].images[1].int() - seen.int())
+        (edit_sheet([picture], Wish(denoiser, **short), strength=s)[0].images[1].int() - seen.int())
         .abs()
         .sum()
-        for s in (0.1, 1.0)
+        for s in (0.2, 1.0)
     )
     assert near < far
-    short = Wish(denoiser, sampler={"steps": 5})
-    once, twice = (edit_sheet([picture], short, keep=0.5, rounds=r)[0].images for r in (1, 2))
+    once, twice = (
+        edit_sheet([picture], Wish(denoiser, **short), keep=0.5, rounds=r)[0].images for r in (1, 2)
+    )
     assert not torch.equal(once[2], twice[2]), "each step is taken again"
-    upper, _ = edit_sheet([picture], Wish(denoiser, n=2), keep=0.25)
+    upper, _ = edit_sheet([picture], Wish(denoiser, n=2, **short), keep=0.25)
     assert (upper.images[2:, :, :2] == seen[:, :2]).all()
     black = tmp_path / "black.png"
     Image.new("L", (8, 8)).save(black)

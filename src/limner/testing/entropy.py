@@ -74,7 +74,7 @@ def copied_pixels(spec: ImageSpec, noise: Noise) -> tuple[Images, Float[Tensor, 
 
 
 def _below(model: Any, law: Law, when: str) -> None:
-    n = 64
+    n = 32
     D = model.spec.dimensions
     noise = Noise.keyed(SEED, 4, range(n))
     x, truth = law(model.spec, noise)
