@@ -3,7 +3,7 @@
 Changes are written as text, in order, so that a picture remembers all that was done to it:
 
     replace:dog=cat        refine:with a hat        weight:red=2
-    cross:0.8  own:0.4  local:0.3                   see `Rewording`
+    cross:0.2  own:0.1  local:0.3                   see `Rewording`
 """
 
 import re

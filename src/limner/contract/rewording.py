@@ -75,6 +75,6 @@ class Rewording:
 
     alignment: Alignment
     gains: Float[Tensor, "m"]
-    cross: Share = 0.8
-    own: Share = 0.4
+    cross: Share = 0.2
+    own: Share = 0.1
     local: Annotated[float, Field(ge=0, lt=1)] = 0.3

@@ -20,9 +20,10 @@ which leaves it exactly as it is if the prompts are the same. Kulikov, Kleiner,
 Huberman-Spiegelglas, Michaeli (2024). FlowEdit. arXiv:2412.08629; for straight paths there, and
 here for every schedule, in x_t / alpha.
 
-Kept: the three edits, their schedules, the local blend. Different: the blend is of x_hat and not of
-x_t, which is the same picture, for both walks have the same noise; one alignment serves
-replacements and refinements of any length.
+Kept: the three edits, the local blend. Different: attention is shared for a smaller part of the
+walk than in the paper, whose 0.8 and 0.4 hold the old shape in walks of a dozen steps; the blend is
+of x_hat and not of x_t, which is the same picture, for both walks have the same noise; one
+alignment serves replacements and refinements of any length.
 """
 
 import contextlib
