@@ -94,6 +94,8 @@ def test_a_picture_is_edited_again_and_again_and_remembers_it_all(painter, tmp_p
     assert made.changes == ("replace:dog=cat", "local:0", "refine:with a hat", "weight:hat=2")
     run("sample", "--from", "c.png", "-o", "d.png", "--separate")
     run("sample", "--from", "a.png", "-o", "e.png", "--separate")
+    run("sample", "a cat", "--from", "c.png", "-o", "f.png")
+    assert Wish.read("f.png").changes == () and Wish.read("f.png").prompts == ("a cat",)
     sheet = opened("c.png")  # before and after in a row, for each seed
     side = opened("d-0.png").width
     cells = [(x, y) for y in range(2) for x in range(2)]

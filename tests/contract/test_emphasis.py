@@ -47,6 +47,21 @@ def test_brackets_say_how_much_words_count(prompt, expected):
     assert weights(prompt) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["(" * 40_000, "(" * 20_000 + "a" + ")" * 20_000, "[" * 9_000 + "(" * 9_000 + "]:1)" * 9_000],
+)
+def test_a_long_prompt_is_read_in_time_that_grows_with_it(prompt):
+    """A prompt may come from the network: no recursion, and no look at everything for each sign."""
+    read = read_emphasis(prompt)
+    assert len(read.text) == len(read.weights) and max(read.weights) <= 10
+
+
+def test_a_bracket_that_never_closes_leaves_those_around_it_alone():
+    assert weights("(a [b:2) c]") == pytest.approx({"a": 2, "[b": 2, "c]": 1})
+    assert read_emphasis("((((a:9):9):9):9)").weights == [10]
+
+
 @given(st.text(alphabet="ab ([:1.5])\\", max_size=30))
 def test_anything_that_is_typed_is_read(prompt):
     try:

@@ -186,5 +186,13 @@ def test_a_model_that_looks_at_no_words_says_so():
     blind = limner.build("flow-matching", SPEC, channels=(8, 16), attention=0)
     with pytest.raises(LimnerError, match="looks at no words"):
         last(blind.reword(*told))
+    seeing = limner.build("flow-matching", SPEC, channels=(8, 16))
+    for wrong, message in (
+        ({"strength": 0.0}, "strength=0 is not"),
+        ({"image": torch.zeros(1, 3, 4, 4)}, "edits 3 x 8 x 8 pictures"),
+        ({"image": torch.zeros(3, 3, 8, 8), "seed": [1, 2]}, "3 pictures for 2 seeds"),
+    ):
+        with pytest.raises(LimnerError, match=message):
+            last(seeing.reword(*told, **wrong))
     with pytest.raises(LimnerError, match="no word to change"):
         last(blind.reword(Condition(), Condition(), told[2]))

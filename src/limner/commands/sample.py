@@ -110,7 +110,9 @@ def sample_command(
     }
     asked |= {"n": n, "seed": seed, "vary": vary, "dtype": dtype}
     asked |= {"controls": control or None, "hints": [str(each) for each in hint or []] or None}
-    base = vars(Wish.read(like)) if like else {}
+    base = dict(vars(Wish.read(like))) if like else {}
+    if words:
+        base.pop("changes", None)  # they are of the other prompt's words
     values = base | {key: value for key, value in asked.items() if value is not None}
     values["sampler"] = base.get("sampler", {}) | _strengths(strength) | options.get("sampler", {})
     sheet, wish = paint_sheet(Wish.of(values), device=device, forming=strip or gif)

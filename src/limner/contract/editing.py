@@ -9,15 +9,17 @@ A mask is 1 where to paint, and 0 where to keep.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
-from limner.contract.noise import Blend
+from limner.contract.noise import Blend, Noise
 from limner.contract.rewording import Rewording
 
 
@@ -106,7 +108,6 @@ class Rewords(GenerativeModel):
         if before.text is None or after.text is None:
             raise LimnerError("there is no word to change; give a prompt")
 
-    @abstractmethod
     def reword(
         self,
         before: Condition,
@@ -114,7 +115,7 @@ class Rewords(GenerativeModel):
         change: Rewording,
         *,
         image: Images | None = None,
-        strength: float = 1.0,
+        strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
         seed: int | Sequence[int | Blend] = 0,
         preview: bool = True,
         **options: Any,
@@ -132,5 +133,38 @@ class Rewords(GenerativeModel):
             preview, options: as for `GenerativeModel.watch`.
 
         Raises:
-            LimnerError: there is no text, or the model looks at no words.
+            LimnerError: there is no text, the model looks at no words, or pictures or a strength
+                that cannot be.
+        """
+        self.check_words(before, after)
+        if not 0 < strength <= 1:
+            raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        c = Condition.cat([before.repeat(len(seeds)), after.repeat(len(seeds))])
+        if image is not None:
+            check_mask(self.spec, image, None)
+            if len(image) not in (1, len(seeds)):
+                raise LimnerError(f"{len(image)} pictures for {len(seeds)} seeds; give one for all")
+            image = image.to(self.device)
+        painted = partial(self.reworded, change, image, strength)
+        yield from self.run_frames(painted, len(c), c, seeds * 2, preview, options)
+
+    @abstractmethod
+    def reworded(
+        self,
+        change: Rewording,
+        image: Images | None,
+        strength: float,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What `reword` yields, of checked arguments: n pictures, half of them before the change.
+
+        Args:
+            change, image, strength: see `reword`.
+            n, c, noise, preview, options: see `GenerativeModel.frames`.
         """

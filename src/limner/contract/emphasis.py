@@ -8,7 +8,6 @@ r"""How much the words of a prompt count, as people type it.
 A bracket without its partner is an ordinary sign.
 """
 
-import math
 import re
 from typing import NamedTuple
 
@@ -17,8 +16,11 @@ from limner.contract.errors import LimnerError
 STEP = 1.1
 """What a pair of brackets without a number multiplies or divides by."""
 MOST = 10.0
-_CLOSING = {"(": ")", "[": "]"}
-_NUMBER = re.compile(r":\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$")
+_OPENING = {")": "(", "]": "["}
+_SIGNS = ("(", ")", "[", "]", "\\")
+_SHOWN = 40  # letters of a prompt in a message
+_NUMERIC = frozenset("0123456789+-. ")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 
 class Emphasised(NamedTuple):
@@ -39,7 +41,7 @@ class Emphasised(NamedTuple):
 
 
 def read_emphasis(prompt: str) -> Emphasised:
-    """A prompt as plain words, and how much each letter counts.
+    """A prompt as plain words, and how much each letter counts: at most 10 times.
 
     >>> read_emphasis("a (red:1.5) box").text
     'a red box'
@@ -49,67 +51,68 @@ def read_emphasis(prompt: str) -> Emphasised:
     Raises:
         LimnerError: a weight below 0 or above 10.
     """
-    letters, weights = _within(prompt, 1.0)
+    partners = _partners(prompt)
+    letters: list[str] = []
+    weights: list[float] = []
+    within: list[tuple[int, int, float]] = []  # of each pair: where it ends, with its number before
+    weight, i = 1.0, 0
+    while i < len(prompt):
+        if within and i == within[-1][0]:
+            _, i, weight = within.pop()
+        elif i in partners:
+            end = partners[i]
+            last, factor = _factor(prompt, i, end)
+            within.append((last, end, weight))
+            weight = min(weight * factor, MOST)
+        else:
+            i += prompt[i] == "\\" and prompt[i + 1 : i + 2] in _SIGNS
+            letters.append(prompt[i])
+            weights.append(weight)
+        i += 1
     return Emphasised("".join(letters), weights)
 
 
-def _within(text: str, weight: float) -> tuple[list[str], list[float]]:
-    """The letters of a part of a prompt, and their weights."""
-    letters: list[str] = []
-    weights: list[float] = []
+def _partners(prompt: str) -> dict[int, int]:
+    """Where each bracket that has a partner opens and closes."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    waiting = {"(": 0, "[": 0}
     i = 0
-    while i < len(text):
-        sign = text[i]
-        end = _partner(text, i) if sign in _CLOSING else None
-        if end is not None:
-            inner, factor = _factor(text[i + 1 : end], sign)
-            more, their = _within(inner, weight * factor)
-            letters += more
-            weights += their
-            i = end + 1
-            continue
-        if sign == "\\" and text[i + 1 : i + 2] in ("(", ")", "[", "]", "\\"):
-            i += 1
-            sign = text[i]
-        letters.append(sign)
-        weights.append(weight)
-        i += 1
-    return letters, weights
-
-
-def _partner(text: str, start: int) -> int | None:
-    """Where the bracket that opens at `start` closes; None where it never does."""
-    waiting: list[str] = []
-    i = start
-    while i < len(text):
-        sign = text[i]
+    while i < len(prompt):
+        sign = prompt[i]
         if sign == "\\":
             i += 1
-        elif sign in _CLOSING:
-            waiting.append(_CLOSING[sign])
-        elif waiting and sign == waiting[-1]:
-            waiting.pop()
-            if not waiting:
-                return i
+        elif sign in waiting:
+            opened.append(i)
+            waiting[sign] += 1
+        elif sign in _OPENING and waiting[_OPENING[sign]]:
+            while prompt[opened[-1]] != _OPENING[sign]:  # those are ordinary signs
+                waiting[prompt[opened.pop()]] -= 1
+            waiting[_OPENING[sign]] -= 1
+            found[opened.pop()] = i
         i += 1
-    return None
+    return found
 
 
-def _factor(inner: str, sign: str) -> tuple[str, float]:
-    """What stands in a pair of brackets without its number, and what it is multiplied by.
+def _factor(prompt: str, start: int, end: int) -> tuple[int, float]:
+    """Where the words in a pair of brackets end, and what their weight is multiplied by.
 
     Raises:
         LimnerError: a number that is no weight.
     """
-    if sign == "[":
-        return inner, 1 / STEP
-    found = _NUMBER.search(inner)
-    if found is None:
-        return inner, STEP
-    weight = float(found[1])
-    if not 0 <= weight <= MOST or not math.isfinite(weight):
+    if prompt[start] == "[":
+        return end, 1 / STEP
+    first = end
+    while first > start + 1 and prompt[first - 1] in _NUMERIC:
+        first -= 1
+    colon, typed = first - 1, prompt[first:end].strip()
+    if prompt[colon] != ":" or not _NUMBER.fullmatch(typed):
+        return end, STEP
+    weight = float(typed)
+    if not 0 <= weight <= MOST:
+        words = prompt[start + 1 : colon].strip()[-_SHOWN:]
         raise LimnerError(
-            f"the weight of '{inner[: found.start()].strip()}' is {found[1]}; give a number from "
-            f"0, as if it were not there, to {MOST:g}"
+            f"the weight of '{words}' is {typed[:_SHOWN]}; give a number from 0, as if it were not "
+            f"there, to {MOST:g}"
         )
-    return inner[: found.start()], weight
+    return colon, weight

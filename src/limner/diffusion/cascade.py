@@ -271,27 +271,6 @@ class Cascade(Edits, Attends, Rewords):
             image, mask, 1.0, 1, n, seen, noise=noise, preview=preview, **further
         )
 
-    def reword(
-        self,
-        before: Condition,
-        after: Condition,
-        change: Rewording,
-        *,
-        image: Images | None = None,
-        strength: float = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Let the base change what its words change, and enlarge both pictures: `Rewords`."""
-        self.check_words(before, after)
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        n, size = len(seeds), (self.base.spec.height, self.base.spec.width)
-        small = None if image is None else reduced(image.to(self.device), *size)
-        c = Condition.cat([before.repeat(n), after.repeat(n)])
-        painted = partial(self._reworded, change, small, strength)
-        yield from self.run_frames(painted, 2 * n, c, seeds * 2, preview, options)
-
     def check_words(self, before: Condition, after: Condition) -> None:
         """Refuse prompts without words, and a base that looks at none."""
         if not isinstance(self.base, PromptToPrompt):
@@ -299,7 +278,7 @@ class Cascade(Edits, Attends, Rewords):
         self.base.check_words(before, after)
 
     @finished
-    def _reworded(
+    def reworded(
         self,
         change: Rewording,
         image: Images | None,
@@ -312,8 +291,10 @@ class Cascade(Edits, Attends, Rewords):
         level: float | None,
         **options: Any,
     ) -> Iterator[Images]:
-        """What `reword` yields, of checked arguments."""
+        """The base changes what its words change, and both pictures are enlarged: `Rewords`."""
         assert isinstance(self.base, PromptToPrompt)
+        if image is not None:
+            image = reduced(image, self.base.spec.height, self.base.spec.width)
         s, given = self._level(level), self._base_options(**options)
         small = self.base.reworded(
             change, image, strength, n, c, noise=noise, preview=preview, **given

@@ -27,22 +27,20 @@ alignment serves replacements and refinements of any length.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import finished
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise
 from limner.contract.rewording import Rewording
 from limner.diffusion.sampling import Plan, Repaints
 from limner.maths.denoisers import Denoiser, Estimate
@@ -54,28 +52,6 @@ _WITHOUT_BLEND = 0.2  # of the walk, in which attention does not say yet where t
 
 class PromptToPrompt(Repaints, Rewords):
     """A denoiser with cross-attention, whose pictures follow a change of their prompt."""
-
-    def reword(
-        self,
-        before: Condition,
-        after: Condition,
-        change: Rewording,
-        *,
-        image: Images | None = None,
-        strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
-        preview: bool = True,
-        **options: Any,
-    ) -> Iterator[Images]:
-        """Yield the pictures of `before`, and then those of `after`: `Rewords`."""
-        self.check_words(before, after)
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        n = len(seeds)
-        c = Condition.cat([before.repeat(n), after.repeat(n)])
-        if image is not None:
-            image = image.to(self.device)
-        painted = partial(self.reworded, change, image, strength)
-        yield from self.run_frames(painted, 2 * n, c, seeds * 2, preview, options)
 
     def check_words(self, before: Condition, after: Condition) -> None:
         """Refuse prompts without words, and a network that looks at none.
@@ -100,12 +76,7 @@ class PromptToPrompt(Repaints, Rewords):
         preview: bool,
         **options: Any,
     ) -> Iterator[Images]:
-        """What `reword` yields, of checked arguments: n pictures, half of them before the change.
-
-        Args:
-            change, image, strength: see `reword`; one picture, or one for each seed.
-            n, c, noise, preview, options: see `GenerativeModel.frames`.
-        """
+        """What `reword` yields, of checked arguments: `Rewords`."""
         plan = self.plan(**options)
         steps = len(plan.times) - 1
         times = (

@@ -86,8 +86,9 @@ class Renders(Rewords, Edits):
     def frames(self, n, c=Condition(), *, noise, preview=True) -> Iterator[Tensor]:
         yield self.rendered(c)
 
-    def reword(self, before, after, change, *, image=None, strength=1.0, seed=0, preview=True):
+    def reworded(self, change, image, strength, n, c, *, noise, preview):
         assert bool((change.gains == 1).all()) and change.alignment.new
+        before, after = c.rows(slice(0, n // 2)), c.rows(slice(n // 2, n))
         first = self.rendered(before)
         if self.way == "ignores":
             yield torch.cat([first, first])
