@@ -60,7 +60,7 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
         kind, _, told = change.partition(":")
         if kind == "refine":
             if not told.strip():
-                raise LimnerError("--refine adds words, and there are none; give some")
+                raise LimnerError("refine adds words, and there are none; give some")
             prompt = f"{prompt} {told.strip()}"
         elif kind in _SHARES:
             shares[kind] = _number(kind, told, 1.0)
@@ -68,13 +68,12 @@ def read_changes(prompt: str, changes: Sequence[str]) -> Changed:
             old, given, new = (part.strip() for part in told.rpartition("="))
             if not given or not old:
                 example = "dog=cat" if kind == "replace" else "red=2"
-                raise LimnerError(f"--{kind} '{told}' has no word and '='; give --{kind} {example}")
+                raise LimnerError(f"{kind} '{told}' has no word and '='; write it as {example}")
             found = re.search(rf"(?<!\w){re.escape(old)}(?!\w)", prompt, re.IGNORECASE)
             if found is None:
-                raise LimnerError(f"the prompt '{prompt}' has no '{old}'; give --{kind} WORD=... "
-                                  "of a word that it has")  # fmt: skip
+                raise LimnerError(f"the prompt '{prompt}' has no '{old}'; name a word that it has")
             if kind == "weight":
-                gains[old] = _number(f"--weight {old}", new, _MOST)
+                gains[old] = _number(f"weight {old}", new, _MOST)
             else:
                 prompt = " ".join((prompt[: found.start()] + new + prompt[found.end() :]).split())
         else:
@@ -120,7 +119,7 @@ def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Itera
     assert isinstance(model, Rewords)
     before, after, told = rewording(model.spec, work.prompt, changes)
     if told.alignment.new == told.alignment.left == () and bool((told.gains == 1).all()):
-        raise LimnerError("the words are the same as before; give --replace, --refine or --weight")
+        raise LimnerError("the words are the same as before; replace, refine or weigh some")
     if told.alignment.new == told.alignment.left == ():  # only weights change: everywhere
         told = replace(told, local=0.0)
     asked = work.c.rows(slice(0, 1))
@@ -147,9 +146,9 @@ def reword(
         replace: a word and what stands in its place, as in dog=cat.
         refine: words that are added.
         weight: how much a word counts, as in red=2.
-        cross: until which share of the steps words lie where they lay.
-        own: until which share of the steps forms stay as they were.
-        local: only where attention to the change is above this share of its maximum.
+        cross: the share of the steps in which words keep their places.
+        own: the share of the steps in which forms keep their shape.
+        local: change only where attention to the words is above this share of its maximum.
     """
     told = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
     told += [f"weight:{weight}"] * bool(weight)
