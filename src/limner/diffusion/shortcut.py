@@ -1,0 +1,235 @@
+"""Shortcut models: one network, told how long its step is, paints in 1, 2, 4, ..., 128 steps.
+
+Frans, Hafner, Levine, Abbeel (2024). One step diffusion via shortcut models. arXiv:2410.12557.
+
+On the line x_t = (1 - t) x + t eps, s(x_t, t, d) is the direction of the step that goes from t to
+t - d at once (equation 3, with time from picture to noise):
+
+    x_{t-d} = x_t - d s(x_t, t, d).
+
+At d = 0 it is the velocity eps - x of flow matching. A step of 2d is two steps of d (equation 4),
+so that longer ones are learnt of shorter ones, down to those of flow matching (equation 5):
+
+    s(x_t, t, 2d) = (s_1 + s_2) / 2,   s_1 = s(x_t, t, d),   s_2 = s(x_t - d s_1, t - d, d).
+
+Kept: a quarter of the pictures learn from two steps, by an average of the weights and without
+gradients, of which those at d = 0 are guided; d in 1/128, ..., 1/2, 1 and t a multiple of it;
+uniform times. Different: which pictures these are is drawn for each; a U-Net in place of a
+transformer; a number of steps that is not a power of two takes halves of the last steps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, Natural, Rate, Share, Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Plan
+from limner.maths.denoisers import (
+    Clipped,
+    Denoiser,
+    Estimate,
+    Guided,
+    Parametrisation,
+    flow,
+    per_image,
+)
+from limner.maths.samplers import SAMPLERS
+from limner.maths.schedules import LinearPath, Times
+from limner.nn.span_unet import SpanUNet
+from limner.nn.weight_average import WeightAverage
+
+_HALVINGS = 7  # of the longest step; the shortest is 1/128
+_MOST = 2**_HALVINGS
+
+
+@register(
+    "shortcut",
+    family="diffusion",
+    paper=Paper(
+        "One step diffusion via shortcut models",
+        "Frans, Hafner, Levine, Abbeel",
+        2024,
+        "2410.12557",
+    ),
+    tiny={"channels": (8,), "attention": 0, "share": 0.5},
+    train={"lr": 5e-4, "clip": 1.0},
+)
+class Shortcut(DenoisingModel):
+    """Shortcut model: flow matching that is told the step's length, for any number of steps.
+
+    With no sampler named, sampling takes the steps that training was about, up to 128 of them; with
+    one, it follows flow matching's equation, that at d = 0.
+
+    Args:
+        spec: what the images are.
+        channels, blocks, attention, patch, dropout: of the `UNet`.
+        share: of the pictures, those that learn a longer step from two shorter ones.
+        scale: guidance of the shortest steps, from which all the others learn; 1 is none.
+        decay: of the average of the weights that makes these targets.
+        condition_dropout: how often training hides the condition.
+    """
+
+    default_sampler = "euler"
+    default_steps = 4
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: Widths = (64, 128),
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count = 2,
+        dropout: Rate = 0.0,
+        share: Share = 0.25,
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.5,
+        decay: Rate = 0.999,
+        condition_dropout: Share = 0.1,
+    ) -> None:
+        network = SpanUNet(spec, channels, blocks, attention, patch, dropout)
+        super().__init__(spec, network, condition_dropout)
+        self.schedule = LinearPath()
+        self.share, self.scale = share, scale
+        self.target = WeightAverage(network, decay)
+
+    def memory(self) -> dict[str, Tensor]:
+        """The average of the weights that makes targets."""
+        return dict(self.target.named_buffers(prefix="target"))
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        """The velocity, at d = 0."""
+        return flow
+
+    def draw_times(self, noise: Noise) -> Times:
+        """Uniform in (0, 1)."""
+        return noise.uniform(dtype=torch.float64).clamp_(min=1e-5)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: of some pictures the step of two, of the others the velocity."""
+        self.target.follow(self.network, step)
+        e = self.example(batch, noise)
+        longer = noise.uniform() < self.share
+        d = 0.5 ** noise.integers(_HALVINGS + 1).double()
+        t = torch.where(longer, d * (1 + (noise.uniform(dtype=torch.float64) / d).floor()), e.t)
+        d, target, x_t = torch.where(longer, d, 0.0), e.target, e.x_t
+        if bool(longer.any()):
+            eps = e.target + batch.x
+            x_t = per_image(1 - t, eps) * batch.x + per_image(t, eps) * eps
+            rows = longer.nonzero().flatten()
+            target = target.index_copy(
+                0, rows, self.two_steps(x_t[rows], t[rows], d[rows], batch.c.rows(rows))
+            )
+        error = (self.direction(x_t, t, d, e.c).float() - target).square().flatten(1).mean(1)
+        logs = {
+            name: (error.detach() * some).sum() / some.sum().clamp(min=1)
+            for name, some in (("velocity", ~longer), ("consistency", longer))
+        }
+        yield Turn(error.mean(), logs=logs)
+
+    def direction(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
+        """s(x_t, t, d)."""
+        return self.network(x_t, self.schedule.label(t), span(d), c)
+
+    def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
+        """The velocity: the direction at d = 0."""
+        return self.direction(x_t, t, torch.zeros_like(t), c)
+
+    @torch.no_grad()
+    def two_steps(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
+        """The direction that two steps of d / 2 have together, by the average of the weights.
+
+        Where d / 2 is shorter than the shortest, these steps are of the guided velocity.
+        """
+        half = d / 2
+        told = torch.where(half < 1 / _MOST, 0.0, half)
+        s_1 = self._guided(x_t, t, told, c)
+        s_2 = self._guided(x_t - per_image(half, x_t) * s_1, t - half, told, c)
+        return (s_1 + s_2) / 2
+
+    def _guided(self, x_t: Images, t: Times, d: Times, c: Condition) -> Images:
+        label = self.schedule.label(t)
+        s = self.target(self.network, x_t, label, span(d), c).to(x_t)
+        rows = (d == 0).nonzero().flatten()
+        if self.scale == 1 or not len(c) or not len(rows):
+            return s
+        null = c.rows(rows).null()
+        without = self.target(self.network, x_t[rows], label[rows], span(d[rows]), null).to(x_t)
+        return s.index_copy(0, rows, torch.lerp(without, s[rows], self.scale))
+
+    def plan(self, **options: Any) -> Plan:
+        """Steps of the lengths that were trained, unless a sampler is named.
+
+        Raises:
+            LimnerError: more steps than 128 without a sampler.
+        """
+        if options.get("sampler") is not None:
+            return super().plan(**options)
+        steps = options.pop("steps", None) or self.default_steps
+        if steps > _MOST:
+            raise LimnerError(
+                f"steps={steps}: a shortcut model was trained for 1 to {_MOST} steps; for more, "
+                "name a sampler, as in sampler=euler"
+            )
+        clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
+        interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
+        super().plan(**options)  # refuses options of samplers
+        times = dyadic(steps)
+        D: Denoiser = Stepping(self, times)
+        D = D if scale == 1 else Guided(D, scale, interval, rescale)
+        return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """The denoiser x_t - t s(x_t, t, d) for which Euler's step from t to the next time, d before
+    it, is the model's own step.
+
+    Args:
+        model: the shortcut model.
+        times: of the walk, decreasing.
+    """
+
+    model: Shortcut
+    times: Times
+
+    @property
+    def schedule(self) -> LinearPath:
+        """The line."""
+        return LinearPath()
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The picture at the end of the direction."""
+        t = t.expand(len(x_t))
+        times = self.times.to(t.device)
+        next_time = torch.where(times < t[:, None], times, 0.0).amax(1)
+        s = self.model.direction(x_t, t, t - next_time, c)
+        return Estimate(self.model.denoised(s, x_t, t))
+
+
+def span(d: Times) -> Times:
+    """What the network is told of d: 125 (8 + log2 d), and 0 for d = 0."""
+    known = torch.where(d > 0, d, 1.0)
+    return torch.where(d > 0, 125 * (_HALVINGS + 1 + known.log2()), 0.0)
+
+
+def dyadic(steps: int) -> Float[Tensor, "{steps}+1"]:
+    """Times from 1 to 0 whose steps are powers of 1/2, as even as may be; the last are shortest.
+
+    >>> dyadic(3).tolist()
+    [1.0, 0.5, 0.25, 0.0]
+    """
+    whole = 1 << (steps.bit_length() - 1)
+    k = torch.arange(2 * whole + 1, dtype=torch.float64)
+    split = (k % 2 == 0) | (k < 2 * (steps - whole))
+    return (k[split] / (2 * whole)).flip(0)
