@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.commands.arguments import Device, Label, Model, Out, apart, print_paths, spare
+from limner.commands.instruct import instruct_sheet
 from limner.commands.pictures import Sheet, read_mask, read_pictures, write
 from limner.commands.reword import reword_sheet
 from limner.commands.task import Task, Work, able_task, open_work
@@ -223,6 +224,9 @@ def edit_command(
             help=f"Change only where attention to words is so high; 0: all ({Rewording.local:g})."
         ),
     ] = None,
+    instruct: Annotated[
+        list[str] | None, typer.Option(help="What to do: 'make the dog blue'; once for each step.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Label = None,
     n: Annotated[
@@ -241,6 +245,15 @@ def edit_command(
     changes += [f"weight:{each}" for each in weight or []]
     shares = {"cross": cross, "own": own, "local": local}
     settings = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
+    if instruct:
+        if changes or settings or prompt or label:
+            raise LimnerError("--instruct says all that is to be done; leave other changes out")
+        if len(files) != 1 or not (keep is mask is strength is rounds is None):
+            raise LimnerError("--instruct changes one whole picture; give one, and no part of it")
+        wish = Wish.single(model, None, None, n=n or 1, seed=seed, **options)
+        sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device)
+        print_paths(write(sheet, wish, file))
+        return
     if changes:
         if keep is not None or mask is not None or rounds is not None:
             raise LimnerError("words change without --keep, --mask and --rounds; leave these out")

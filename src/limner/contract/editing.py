@@ -3,12 +3,14 @@
     Completes   draws a part of a picture, given the rest
     Edits       paints a picture anew, or a part of it
     Rewords     paints a picture again with words of its prompt changed
+    Follows     changes a picture as an instruction says
 
 A mask is 1 where to paint, and 0 where to keep.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -168,3 +170,33 @@ class Rewords(GenerativeModel):
             change, image, strength: see `reword`.
             n, c, noise, preview, options: see `GenerativeModel.frames`.
         """
+
+
+class Follows(GenerativeModel):
+    """A model that changes a picture as an instruction says; the picture is the condition's image,
+    and the instruction its text."""
+
+    def follow(
+        self,
+        image: Images,
+        c: Condition,
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures after an instruction, as `watch` yields pictures.
+
+        Args:
+            image: the pictures before, "b c h w" in [-1, 1].
+            c: the instructions: a row for each picture, or one for all.
+            seed, preview, options: as for `GenerativeModel.watch`.
+
+        Raises:
+            LimnerError: there is no instruction, or pictures of another shape.
+        """
+        if c.text is None:
+            raise LimnerError("there is no instruction to follow; give one, as 'make it blue'")
+        check_mask(self.spec, image, None)
+        c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=image, present=None)
+        yield from self.watch(len(image), c, seed=seed, preview=preview, **options)

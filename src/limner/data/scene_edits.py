@@ -66,9 +66,9 @@ def draw_edit(scene: Scene, objects: dict[str, Object], key: str) -> SceneEdit |
     for place, thing in enumerate(scene.things):
         other = next(colour for colour in COLOURS if colour != thing.colour)
         told = bool(thing.colour) and before.caption != written(place, replace(thing, colour=other))
-        if new := _other_objects(scene, place, told, objects):
+        if new := other_objects(scene, place, told, objects):
             possible["object"].append((place, new))
-        if told and (new := _other_colours(scene, place, objects)):
+        if told and (new := other_colours(scene, place, objects)):
             possible["colour"].append((place, new))
     chance = random.Random(f"{key}/edit")
     kinds: list[EditKind] = [kind for kind, places in possible.items() if places]
@@ -84,7 +84,7 @@ def draw_edit(scene: Scene, objects: dict[str, Object], key: str) -> SceneEdit |
     return SceneEdit(kind, before, after, place)
 
 
-def _other_objects(scene: Scene, place: int, told: bool, objects: dict[str, Object]) -> list[Thing]:
+def other_objects(scene: Scene, place: int, told: bool, objects: dict[str, Object]) -> list[Thing]:
     """What may stand in place of a thing.
 
     Args:
@@ -103,12 +103,12 @@ def _other_objects(scene: Scene, place: int, told: bool, objects: dict[str, Obje
         colour = old.colour if told else natural
         if name in names or colour in hidden or (told and not drawn.colours(scene.style)):
             continue
-        box = _fitted(old.box, aspect(name, scene.style))
+        box = fitted(old.box, aspect(name, scene.style))
         found.append(replace(old, name=name, colour=colour, natural=colour == natural, box=box))
     return found
 
 
-def _other_colours(scene: Scene, place: int, objects: dict[str, Object]) -> list[Thing]:
+def other_colours(scene: Scene, place: int, objects: dict[str, Object]) -> list[Thing]:
     """A thing in each colour that it can have, and that nothing else in the scene has."""
     old = scene.things[place]
     drawn = objects[old.name]
@@ -120,7 +120,7 @@ def _other_colours(scene: Scene, place: int, objects: dict[str, Object]) -> list
     ]
 
 
-def _fitted(box: Box, ratio: float) -> Box:
+def fitted(box: Box, ratio: float) -> Box:
     """The largest box of a ratio of width to height within another, around the same centre."""
     width, height = box.right - box.left, box.bottom - box.top
     wide = min(width, height * ratio)

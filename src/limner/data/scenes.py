@@ -57,7 +57,8 @@ ENDLESS = 2**40
 """How many pictures there are."""
 _SIZE = 128
 _LISTED = 1000  # pictures that are looked at to say what scenes are
-_REMEMBERED = 4096  # scenes whose picture or caption may be asked for next
+REMEMBERED = 4096
+"""Scenes whose picture or caption may be asked for next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +113,10 @@ class Scenes(Source):
 
     def shares(self) -> dict[str, float]:
         """The share of each skill."""
-        return _shares(self.skills, SKILLS, "skill", "data.skills")
+        return read_shares(self.skills, SKILLS, "skill", "data.skills")
 
 
-def _shares(typed: str, usual: dict[str, float], what: str, option: str) -> dict[str, float]:
+def read_shares(typed: str, usual: dict[str, float], what: str, option: str) -> dict[str, float]:
     """Shares as they were typed, "a=2,b" being two of three; the usual ones if none were."""
     if not typed:
         return dict(usual)
@@ -164,7 +165,7 @@ class ComposedScenes(Dataset):
         if source.style == "line" and not source.skills:
             skills = {name: share for name, share in skills.items() if name not in COLOURED}
         self.objects = {thing.name: thing for thing in known}
-        relations = _shares(source.relations, RELATIONS, "relation", "data.relations")
+        relations = read_shares(source.relations, RELATIONS, "relation", "data.relations")
         self.composer = Composer(
             known, skills, dict(styles), source.overlap, relations, source.grid
         )
@@ -212,7 +213,7 @@ class ComposedScenes(Dataset):
             scene = self.composer.draw(self.options.split, chance)
             found = replace(scene, caption=caption(scene, self.objects, chance))
         self._scenes[index] = found
-        if len(self._scenes) > _REMEMBERED:
+        if len(self._scenes) > REMEMBERED:
             self._scenes.popitem(last=False)
         return found
 
@@ -222,11 +223,7 @@ class ComposedScenes(Dataset):
         for index in indices.tolist():
             found = self._found(index)
             if isinstance(found, Scene):
-                image = drawn(found, self.size)
-                if self.spec.channels == 1:
-                    image = image.convert("L")
-                pixels = torch.from_numpy(np.array(image)).view(self.size, self.size, -1)
-                pictures.append(pixels.permute(2, 0, 1))
+                pictures.append(drawn_pixels(found, self.spec))
             else:
                 assert self.single is not None
                 pictures.append(self.single.pixels(torch.tensor([found]))[0])
@@ -308,6 +305,14 @@ def drawn(scene: Scene, size: int) -> Image.Image:
         picture = _picture(scene, thing, bottom - top, right - left)
         canvas.paste(picture, (left, top), picture)
     return canvas
+
+
+def drawn_pixels(scene: Scene, spec: ImageSpec) -> UInt8[Tensor, "c h w"]:
+    """A scene as pixels."""
+    image = drawn(scene, spec.height)
+    if spec.channels == 1:
+        image = image.convert("L")
+    return torch.from_numpy(np.array(image)).view(spec.height, spec.width, -1).permute(2, 0, 1)
 
 
 def masks(scene: Scene, size: int) -> Bool[Tensor, "n h w"]:

@@ -11,6 +11,7 @@ from limner.contract.options import parse_value, validated
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
 from limner.data.folder import Folder, Zip
+from limner.data.instructions import Instructions
 from limner.data.named import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
 from limner.data.pictures import Source
 from limner.data.scenes import Scenes
@@ -19,6 +20,7 @@ from limner.data.unpaired import Paired, Unpaired
 SOURCES: dict[str, type[Source]] = {
     "emoji": Emoji,
     "scenes": Scenes,
+    "instructions": Instructions,
     "mnist": Mnist,
     "coloured-mnist": ColouredMnist,
     "stacked-mnist": StackedMnist,
@@ -80,10 +82,10 @@ def open_data(source: str, **options: Any) -> Dataset:
     """Open a data set.
 
     Args:
-        source: `emoji`, `scenes`, `mnist`, `coloured-mnist`, `stacked-mnist`, `fashion-mnist`,
-            `cifar10`, `folder:PATH`, `zip:PATH`; options may follow, as in `emoji:style=flat`; or
-            `unpaired:A,B` or `paired:A,B` of two of these, or of one folder or archive that holds
-            two domains.
+        source: `emoji`, `scenes`, `instructions`, `mnist`, `coloured-mnist`, `stacked-mnist`,
+            `fashion-mnist`, `cifar10`, `folder:PATH`, `zip:PATH`; options may follow, as in
+            `emoji:style=flat`; or `unpaired:A,B` or `paired:A,B` of two of these, or of one folder
+            or archive that holds two domains.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit,
             load_size, half, channels, levels, binarise, flip, memory and hint. Of two domains,
             "a.NAME" and "b.NAME" are options of one of the two, and the others of both;

@@ -4,12 +4,11 @@ Zhang, Rao, Agrawala (2023). Adding conditional control to text-to-image diffusi
 arXiv:2302.05543; see `controlnet`.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from limner.nn.condition import Signal
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 
-_M = TypeVar("_M", bound=nn.Module)
 _HINT_WIDTHS = (16, 32, 96, 256, 256, 256)  # at each halving; the first four are the authors'
 
 
@@ -152,10 +150,3 @@ class ControlledNetwork(nn.Module):
                     added = control(x, label, signal, hint)
                     features = features.plus([weight * share * each for each in added])
         return self.base.decode(features)
-
-
-def with_part(model: _M, name: str, part: nn.Module) -> _M:
-    """A view of a model that has another part under a name, and shares the rest."""
-    view = copy.copy(model)
-    view.__dict__["_modules"] = {**model._modules, name: part}
-    return view

@@ -41,12 +41,12 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.data.hints import BINARY
+from limner.diffusion.base import checked_base, denoiser_of, network_of, with_network
 from limner.diffusion.controlled_network import (
     ALWAYS,
     Control,
     ControlledNetwork,
     Settings,
-    with_part,
 )
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
@@ -96,7 +96,7 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
             raise LimnerError(
                 "a control needs conditioning pictures; give data.hint=edges, or paired:HINTS,DATA"
             )
-        self.base = _checked_base(spec, base).requires_grad_(False)
+        self.base = checked_base(spec, base).requires_grad_(False)
         channels, network = planes or (spec.hint.channels,), self._network
         if sum(channels) != spec.hint.channels:
             raise LimnerError(
@@ -112,9 +112,7 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
     @property
     def denoiser(self) -> DenoisingModel:
         """The base, or the one among its maps."""
-        found = self.base.denoiser if isinstance(self.base, LatentDiffusion) else self.base
-        assert isinstance(found, DenoisingModel)
-        return found
+        return denoiser_of(self.base)
 
     @property
     def branches(self) -> list[Control]:
@@ -164,9 +162,7 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
 
     @property
     def _network(self) -> UNet | PlainUNet:
-        network = self.denoiser.network
-        assert isinstance(network, UNet | PlainUNet)
-        return network
+        return network_of(self.base)
 
     def formula(self) -> list[str]:
         """What is added where, and to what."""
@@ -259,10 +255,7 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
         if c.image is None or not any(weights):
             return self.base, replace(c, image=None, present=None)
         network = ControlledNetwork(self._network, self.branches, Settings(weights, labels))
-        view = with_part(self.denoiser, "network", network)
-        if isinstance(self.base, LatentDiffusion):
-            view = with_part(self.base, "denoiser", view)
-        return view, self.hinted(c)
+        return with_network(self.base, network), self.hinted(c)
 
     def _labels(
         self, interval: tuple[float, float] | None, options: Mapping[str, Any]
@@ -360,37 +353,3 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
 
 def _of_base(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not name.startswith("control_")}
-
-
-def _checked_base(spec: ImageSpec, base: GenerativeModel) -> LatentDiffusion | DenoisingModel:
-    """The base, if it can be controlled, on these data.
-
-    Raises:
-        LimnerError: why it cannot.
-    """
-    denoiser = base.denoiser if isinstance(base, LatentDiffusion) else base
-    if not isinstance(denoiser, DenoisingModel) or not isinstance(
-        denoiser.network, UNet | PlainUNet
-    ):
-        raise LimnerError(
-            f"a {base.name} model has no U-Net to control; train ddpm, edm, flow-matching or "
-            "latent-diffusion, and give train.init.base=runs/NAME"
-        )
-    assert isinstance(base, LatentDiffusion | DenoisingModel)
-    if base.spec.hint is not None:
-        raise LimnerError(
-            f"this {base.name} model is told conditioning pictures already; a base has none"
-        )
-    if base.spec.shape != spec.shape:
-        where = " in the maps of an autoencoder" if base is not denoiser else ""
-        raise LimnerError(
-            f"the base paints {base.spec.width} x {base.spec.height} pictures{where}, and a "
-            f"control works at that size only; give data.size={base.spec.height}"
-        )
-    for name in ("levels", "labels", "text"):
-        if getattr(base.spec, name) != getattr(spec, name):
-            raise LimnerError(
-                f"the base was trained on data of other {name}; give the same [data] as it had, "
-                "and data.hint besides"
-            )
-    return base

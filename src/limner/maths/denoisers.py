@@ -20,7 +20,7 @@ Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0)
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -191,7 +191,7 @@ class Guided(Wrapped):
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The guided picture, and the conditional variance; one evaluation of a doubled batch."""
         asked, contrast = c.guidance_pair()
-        if not len(c) or self.scale == 1 or not self._guides(t):
+        if not len(c) or self.scale == 1 or not self.guides(t):
             return self.denoiser(x_t, t, asked)
         if self.scale == 0:
             return self.denoiser(x_t, t, contrast)
@@ -200,12 +200,18 @@ class Guided(Wrapped):
         x_hat, v = self.denoiser(x_t.repeat(2, 1, 1, 1), t, both)
         conditional, unconditional = x_hat.chunk(2)
         guided = torch.lerp(unconditional, conditional, self.scale)
-        if self.rescale:
-            wanted, got = (some.std((1, 2, 3), keepdim=True) for some in (conditional, guided))
-            guided = torch.lerp(guided, guided * wanted / got.clamp(min=1e-12), self.rescale)
+        guided = self.rescaled(guided, conditional)
         return Estimate(guided, v if v is None else v.chunk(2)[0])
 
-    def _guides(self, t: Times) -> bool:
+    def rescaled(self, guided: Images, conditional: Images) -> Images:
+        """The guided picture with the standard deviation of the conditional one, by a share."""
+        if not self.rescale:
+            return guided
+        wanted, got = (some.std((1, 2, 3), keepdim=True) for some in (conditional, guided))
+        return torch.lerp(guided, guided * wanted / got.clamp(min=1e-12), self.rescale)
+
+    def guides(self, t: Times) -> bool:
+        """Whether a time is within the interval."""
         if self.interval is None:
             return True
         alpha, sigma = self.schedule(t)
@@ -214,6 +220,38 @@ class Guided(Wrapped):
         if math.isfinite(high):  # without an upper end the noise may be all there is, alpha = 0
             within = within & (sigma <= high * alpha)
         return bool(within.all())
+
+
+@dataclass(frozen=True)
+class GuidedByPicture(Guided):
+    """Guidance by a conditioning picture I and by the rest of the condition, T:
+
+        D(x, 0, 0) + s_I (D(x, I, 0) - D(x, 0, 0)) + s_T (D(x, I, T) - D(x, I, 0)).
+
+    Brooks, Holynski, Efros (2023), arXiv:2211.09800, equation 3; s_T is `scale`.
+
+    Args:
+        picture_scale: s_I.
+    """
+
+    picture_scale: float = 1.0
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The guided picture, and the conditional variance; one evaluation of a batch three times
+        as large, or twice where s_I is 1."""
+        asked, nothing = c.guidance_pair()
+        if (self.scale == self.picture_scale == 1) or not self.guides(t):
+            return self.denoiser(x_t, t, asked)
+        pictured = replace(nothing, image=asked.image, present=asked.present)
+        parts = [asked, pictured] + [nothing] * (self.picture_scale != 1)
+        t = t if t.ndim == 0 else t.repeat(len(parts))
+        x_hat, v = self.denoiser(x_t.repeat(len(parts), 1, 1, 1), t, Condition.cat(parts))
+        conditional, of_picture, *rest = x_hat.chunk(len(parts))
+        guided = torch.lerp(of_picture, conditional, self.scale)
+        for unconditional in rest:
+            guided = guided + (self.picture_scale - 1) * (of_picture - unconditional)
+        variance = v if v is None else v.chunk(len(parts))[0]
+        return Estimate(self.rescaled(guided, conditional), variance)
 
 
 @dataclass(frozen=True)

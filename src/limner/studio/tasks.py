@@ -6,6 +6,7 @@ from typing import Any
 from limner.commands.attention import ATTENTION
 from limner.commands.codes import INTERPOLATE, RECONSTRUCT
 from limner.commands.edit import COMPLETE, EDIT
+from limner.commands.instruct import INSTRUCT
 from limner.commands.reword import REWORD
 from limner.commands.sample import PAINT
 from limner.commands.style_mix import MIX
@@ -21,6 +22,7 @@ TASKS = {
     "paint": PAINT,
     "edit": EDIT,
     "reword": REWORD,
+    "instruct": INSTRUCT,
     "complete": COMPLETE,
     "translate": TRANSLATE,
     "reconstruct": RECONSTRUCT,

@@ -1,0 +1,88 @@
+"""Pictures changed as instructions say: what `limner edit --instruct` does.
+
+Instructions are kept among the changes of a picture as "instruct:make the dog blue", in order, and
+the file that they began with among its hints; so a chain of them can go on from its last picture.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from limner.commands.pictures import Sheet, read_picture
+from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.wish import Wish
+from limner.contract.editing import Follows
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, from_uint8, to_uint8
+from limner.contract.text import prompted
+from limner.data.png import read_settings
+
+_KIND = "instruct:"
+
+
+def instruct(work: Work) -> Iterator[Images]:
+    """A picture changed as the prompt says, and nothing else of it."""
+    model = work.model
+    assert isinstance(model, Follows)
+    yield from model.follow(work.given("image"), work.c, seed=list(work.seeds), **work.sampler)
+
+
+INSTRUCT = Task(
+    "Follow an instruction",
+    instruct,
+    Follows,
+    lacks="follows no instructions; these can",
+    example="limner train instruct instructions train.init.base=RUN",
+    inputs={"image": True},
+    reads=True,
+)
+
+
+def instruct_sheet(
+    file: Path, wish: Wish, instructions: Sequence[str], device: str = "auto"
+) -> tuple[Sheet, Wish]:
+    """Change a picture by instructions, one after the other, with a progress bar.
+
+    Args:
+        file: the picture; one that was made by instructions is made again, and goes on.
+        wish: which model, how many ways, with which seeds and options.
+        instructions: what to do, in order.
+        device: where.
+
+    Returns:
+        the sheet, a row for each way, with the picture first and then what it is after each
+        instruction; and the wish with everything written out.
+
+    Raises:
+        LimnerError: a model that follows no instructions, or a file that is no picture.
+    """
+    own = read_settings(file) if file.suffix.lower() == ".png" and file.is_file() else None
+    made = Wish.read(file) if own and any(map(_is_one, own.get("changes", ()))) else None
+    if made:
+        if not made.hints or not Path(made.hints[0]).is_file():
+            raise LimnerError(
+                f"{file} was made of '{made.hints[0] if made.hints else ''}', which is not there; "
+                "put it back, or cut one picture out of the sheet and edit that"
+            )
+        instructions = [*(told.removeprefix(_KIND) for told in made.changes), *instructions]
+        sampler, file = {**made.sampler, **wish.sampler}, Path(made.hints[0])
+        wish = replace(wish, model=wish.model or made.model, sampler=sampler)
+    work = open_work(replace(wish, prompts=(instructions[0],)), device, single=True)
+    able_task(work.model, INSTRUCT)
+    x = read_picture(file, work.model.spec).repeat(wish.n, 1, 1, 1)
+    columns = [to_uint8(x)]
+    for told in instructions:
+        given = {"image": from_uint8(columns[-1])}
+        c = prompted(work.model.spec, told, lambda line: None).repeat(wish.n)
+        (painted,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=given))
+        columns.append(painted)
+    changes = tuple(_KIND + told for told in instructions)
+    told = replace(wish, prompts=(), changes=changes, hints=(str(file),))
+    sheet = Sheet(torch.stack(columns, 1).flatten(0, 1), len(columns))
+    return sheet, told.filled(work.sampler)
+
+
+def _is_one(change: str) -> bool:
+    return change.startswith(_KIND)

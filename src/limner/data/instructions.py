@@ -1,0 +1,297 @@
+"""`instructions`: pairs of scenes, and the instruction that leads from the one to the other.
+
+    colour    "make the dog blue"
+    object    "replace the dog with a cat"
+    add       "add a tree on the left"
+    remove    "remove the car"
+    ground    "put it on a black background"
+    style     "draw it flat"
+
+The scene before is the conditioning picture, the scene after is what is to be painted. Both are
+composed, so that the pair is exact: nothing differs but what the instruction says.
+
+Reference: Brooks, Holynski, Efros (2023). InstructPix2Pix. arXiv:2211.09800, whose pairs were
+painted by a model.
+"""
+
+import hashlib
+import random
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec, from_uint8
+from limner.contract.noise import Noise
+from limner.data.captions import article
+from limner.data.composition import Scene, Thing, below, chosen, held_out, kept_back
+from limner.data.dataset import View
+from limner.data.grounds import GROUNDS
+from limner.data.scene_edits import fitted, other_colours, other_objects
+from limner.data.scenes import REMEMBERED, ComposedScenes, Scenes, drawn_pixels, read_shares
+from limner.data.sprites import STYLES, Object, aspect
+
+InstructionKind = Literal["colour", "object", "add", "remove", "ground", "style"]
+_SHARES = dict.fromkeys(get_args(InstructionKind), 1.0)
+_WORDS: dict[InstructionKind, tuple[str, ...]] = {
+    "colour": (
+        "make the {old} {colour}",
+        "turn the {old} {colour}",
+        "paint the {old} {colour}",
+        "the {old} should be {colour}",
+    ),
+    "object": (
+        "replace the {old} with {new}",
+        "turn the {old} into {new}",
+        "change the {old} to {new}",
+        "{new} in place of the {old}",
+    ),
+    "add": ("add {new}{place}", "put {new}{place}", "draw {new}{place}"),
+    "remove": ("remove the {old}", "take the {old} away", "delete the {old}", "without the {old}"),
+    "ground": ("put it {ground}", "{ground}", "now {ground}"),
+    "style": ("{style}", "draw it {style}", "now {style}"),
+}
+_STYLES = {
+    "3d": ("in 3d", "as a 3d picture"),
+    "flat": ("in flat style", "as a flat drawing"),
+    "line": ("as a line drawing", "in line style"),
+    "noto": ("in noto style", "as a noto emoji"),
+}
+_MIDDLE = 0.08  # how far from the middle a thing may be that is "in the middle"
+_TRIES = 1000  # scenes that are drawn for one instruction
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What is to be done to a scene.
+
+    Args:
+        kind: of the change.
+        before, after: the scenes.
+        words: the instruction.
+        changed: the thing that is new or changed, or gone; None where all is.
+    """
+
+    kind: InstructionKind
+    before: Scene
+    after: Scene
+    words: str
+    changed: Thing | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions(Scenes):
+    """`instructions`: pairs of scenes with the instruction that leads from one to the other.
+
+    Args:
+        kinds: of instructions, with shares as in "colour=2,remove=1"; all of them alike, if not
+            given.
+    """
+
+    kinds: str = ""
+
+    def open(self, typed: str) -> "InstructedScenes":
+        """The data set."""
+        return InstructedScenes(self, typed)
+
+
+class InstructedScenes(ComposedScenes):
+    """Scenes after an instruction; those before it are the conditioning pictures.
+
+    Args:
+        source: with the options.
+        typed: the source as it was typed.
+    """
+
+    paired = True
+
+    def __init__(self, source: Instructions, typed: str) -> None:
+        for name in ("hint", "emoji", "overlap"):
+            if getattr(source, name):
+                raise LimnerError(f"instructions have no data.{name}; leave it out")
+        super().__init__(source, typed)
+        self.kinds = read_shares(source.kinds, _SHARES, "instruction", "data.kinds")
+        before = ImageSpec(*self.spec.shape, self.spec.levels, domain="before")
+        self.spec = replace(self.spec, hint=before)
+        said = f"{self.digest} {source.kinds}"
+        self.digest = hashlib.sha256(said.encode()).hexdigest()
+        self._instructions: OrderedDict[int, Instruction] = OrderedDict()
+
+    def instruction(self, index: int) -> Instruction:
+        """Instruction `index`, with both scenes."""
+        found = self._instructions.get(index)
+        if found is None:
+            found = self._drawn_instruction(index)
+            self._instructions[index] = found
+            if len(self._instructions) > REMEMBERED:
+                self._instructions.popitem(last=False)
+        return found
+
+    def _drawn_instruction(self, index: int) -> Instruction:
+        chance = random.Random(f"instructions/{self.options.seed}/{index}")
+        kind = chosen(self.kinds, chance)
+        split, least = self.options.split, 2 if kind == "add" else 1
+        for _ in range(_TRIES):
+            scene = self.composer.draw(split, chance)
+            if scene.skill == "counting" or len(scene.things) < least:
+                continue
+            found = draw_instruction(kind, scene, self.objects, self.composer.styles, chance)
+            if found and (
+                split != "train" or not (held_out(found.after) or kept_back(found.after))
+            ):
+                return found
+        raise LimnerError(
+            f"no scene of these objects and skills can be changed by '{kind}'; give others "
+            "(data.vocabulary, data.skills), or leave it out of data.kinds"
+        )
+
+    def scene(self, index: int) -> Scene:
+        """What is to be painted."""
+        return self.instruction(index).after
+
+    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """The scenes after, composed now."""
+        return torch.stack([drawn_pixels(self.scene(i), self.spec) for i in indices.tolist()])
+
+    def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
+        """The instructions."""
+        return [self.instruction(i).words for i in indices.tolist()]
+
+    def hints(
+        self,
+        indices: Int[Tensor, "b"],
+        numbers: Int[Tensor, "b"],
+        seed: int,
+        view: View | None = None,
+        x: Images | None = None,
+    ) -> Float[Tensor, "b k hh ww"]:
+        """The scenes before."""
+        scenes = [self.instruction(i).before for i in indices.tolist()]
+        return from_uint8(torch.stack([drawn_pixels(scene, self.spec) for scene in scenes]))
+
+
+def _withheld(scene: Scene) -> bool:
+    """Whether training never sees a scene; a bare ground is no secret."""
+    return bool(scene.things) and (held_out(scene) or kept_back(scene))
+
+
+def draw_instruction(
+    kind: InstructionKind | str,
+    scene: Scene,
+    objects: dict[str, Object],
+    styles: dict[str, float],
+    chance: random.Random,
+) -> Instruction | None:
+    """An instruction for a scene, or with "add" one that leads to it; None where there is none.
+
+    Args:
+        kind: of the instruction.
+        scene: of things of different names.
+        objects: that may stand in it, by their names.
+        styles: of the artists that there are.
+        chance: only its `random()` is used.
+    """
+    if kind == "ground":
+        after = _on_other_ground(scene, chance)
+        told = {"ground": _one(GROUNDS[after.ground].words, chance)}
+        return _instruction("ground", scene, after, told, None, chance)
+    if kind == "style":
+        after = _in_other_style(scene, objects, styles, chance)
+        told = {"style": _one(_STYLES[after.style], chance)} if after else {}
+        return after and _instruction("style", scene, after, told, None, chance)
+    place = below(len(scene.things), chance)
+    thing = scene.things[place]
+    without = (*scene.things[:place], *scene.things[place + 1 :])
+    if kind in ("add", "remove"):
+        if scene.relation and scene.relation[0] in ("inside", "on top of"):
+            return None  # what is left would hang in the air
+        rest = replace(scene, things=without, relation=None)
+        if kind == "add":
+            told = {"new": article(_noun(thing)), "place": _where(thing)}
+            return _instruction("add", rest, scene, told, thing, chance)
+        return _instruction("remove", scene, rest, {"old": thing.name}, thing, chance)
+    if kind == "colour":
+        possible = other_colours(scene, place, objects) if thing.colour else []
+        possible = [new for new in possible if new.colour != thing.colour]
+    else:
+        possible = other_objects(scene, place, False, objects)
+    if not possible:
+        return None
+    new = possible[below(len(possible), chance)]
+    after = replace(scene, things=(*scene.things[:place], new, *scene.things[place + 1 :]))
+    told = {"old": thing.name, "colour": str(new.colour), "new": article(new.name)}
+    named: InstructionKind = "colour" if kind == "colour" else "object"
+    return _instruction(named, scene, after, told, new, chance)
+
+
+def _instruction(
+    kind: InstructionKind,
+    before: Scene,
+    after: Scene,
+    told: dict[str, str],
+    changed: Thing | None,
+    chance: random.Random,
+) -> Instruction:
+    words = _one(_WORDS[kind], chance).format(**told)
+    return Instruction(kind, before, after, words, changed)
+
+
+def _noun(thing: Thing) -> str:
+    return thing.name if thing.natural or not thing.colour else f"{thing.colour} {thing.name}"
+
+
+def _where(thing: Thing) -> str:
+    """Where a thing is, as words that follow it; where it is in the middle, that."""
+    x, y = (thing.box.left + thing.box.right) / 2, (thing.box.top + thing.box.bottom) / 2
+    across, down = abs(x - 0.5), abs(y - 0.5)
+    if max(across, down) < _MIDDLE:
+        return " in the middle"
+    if across >= down:
+        return " on the left" if x < 0.5 else " on the right"
+    return " at the top" if y < 0.5 else " at the bottom"
+
+
+def _on_other_ground(scene: Scene, chance: random.Random) -> Scene:
+    colours = {thing.colour for thing in scene.things}
+    fitting = [
+        name
+        for name, ground in GROUNDS.items()
+        if name != scene.ground
+        and not colours & {*ground.colours}
+        and (scene.style != "line" or ground.light)
+    ]
+    return replace(scene, ground=fitting[below(len(fitting), chance)])
+
+
+def _in_other_style(
+    scene: Scene, objects: dict[str, Object], styles: dict[str, float], chance: random.Random
+) -> Scene | None:
+    """The same things, each in its own colour or in the one that it has, drawn by another artist
+    that can; None where there is none."""
+    fitting: list[Scene] = []
+    for style in STYLES:
+        if style == scene.style or style not in styles:
+            continue
+        things = [_drawn_by(style, thing, objects[thing.name]) for thing in scene.things]
+        hidden = {thing.colour for thing in things if thing} & {*GROUNDS[scene.ground].colours}
+        light = style != "line" or GROUNDS[scene.ground].light
+        if all(things) and not hidden and light:
+            fitting.append(replace(scene, style=style, things=tuple(t for t in things if t)))
+    return fitting[below(len(fitting), chance)] if fitting else None
+
+
+def _drawn_by(style: str, thing: Thing, drawn: Object) -> Thing | None:
+    box = fitted(thing.box, aspect(thing.name, style))
+    if thing.natural:
+        return replace(thing, colour=drawn.natural[style], box=box)
+    if thing.colour not in drawn.colours(style):
+        return None
+    return replace(thing, natural=thing.colour == drawn.natural[style], box=box)
+
+
+def _one(words: tuple[str, ...], chance: random.Random) -> str:
+    return words[below(len(words), chance)]

@@ -1,0 +1,79 @@
+"""A trained denoising model as the base of another one, which adds to its network."""
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.latent_diffusion import LatentDiffusion
+from limner.nn.plain_unet import PlainUNet
+from limner.nn.unet import UNet
+
+Base = LatentDiffusion | DenoisingModel
+"""A model that denoises, on pixels or among the maps of an autoencoder."""
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
+    """The base, if it can be controlled, on these data.
+
+    Raises:
+        LimnerError: why it cannot.
+    """
+    denoiser = base.denoiser if isinstance(base, LatentDiffusion) else base
+    if not isinstance(denoiser, DenoisingModel) or not isinstance(
+        denoiser.network, UNet | PlainUNet
+    ):
+        raise LimnerError(
+            f"a {base.name} model has no U-Net to control; train ddpm, edm, flow-matching or "
+            "latent-diffusion, and give train.init.base=runs/NAME"
+        )
+    assert isinstance(base, LatentDiffusion | DenoisingModel)
+    if base.spec.hint is not None:
+        raise LimnerError(
+            f"this {base.name} model is told conditioning pictures already; a base has none"
+        )
+    if base.spec.shape != spec.shape:
+        where = " in the maps of an autoencoder" if base is not denoiser else ""
+        raise LimnerError(
+            f"the base paints {base.spec.width} x {base.spec.height} pictures{where}, and a "
+            f"control works at that size only; give data.size={base.spec.height}"
+        )
+    for name in ("levels", "labels", "text"):
+        if getattr(base.spec, name) != getattr(spec, name):
+            raise LimnerError(
+                f"the base was trained on data of other {name}; give the same [data] as it had, "
+                "and data.hint besides"
+            )
+    return base
+
+
+def denoiser_of(base: Base) -> DenoisingModel:
+    """The base, or the one among its maps."""
+    found = base.denoiser if isinstance(base, LatentDiffusion) else base
+    assert isinstance(found, DenoisingModel)
+    return found
+
+
+def network_of(base: Base) -> UNet | PlainUNet:
+    """The network of a checked base."""
+    network = denoiser_of(base).network
+    assert isinstance(network, UNet | PlainUNet)
+    return network
+
+
+def with_network(base: Base, network: nn.Module) -> Base:
+    """A view of a base that has another network, and shares the rest."""
+    view = _with_part(denoiser_of(base), "network", network)
+    return _with_part(base, "denoiser", view) if isinstance(base, LatentDiffusion) else view
+
+
+def _with_part(model: _M, name: str, part: nn.Module) -> _M:
+    """A view of a model that has another part under a name, and shares the rest."""
+    view = copy.copy(model)
+    view.__dict__["_modules"] = {**model._modules, name: part}
+    return view

@@ -1,0 +1,303 @@
+"""InstructPix2Pix: a picture and an instruction, and the picture after it.
+
+Brooks, Holynski, Efros (2023). InstructPix2Pix: learning to follow image editing instructions.
+arXiv:2211.09800.
+
+A trained denoiser is told the picture before: its numbers are further channels of the first
+convolution, whose weights for them are 0 at first, and the text is the instruction. Training hides
+the instruction, the picture or both, each one time in twenty, so that both can guide (eq. 3):
+
+    D = D(x_t, 0, 0) + s_I (D(x_t, I, 0) - D(x_t, 0, 0)) + s_T (D(x_t, I, T) - D(x_t, I, 0))
+
+Kept: the further channels, what is hidden, both scales. Different: the base is any model of this
+library whose network is a `UNet` or a `PlainUNet`, on pixels or among the maps of an autoencoder;
+it learns as a whole, as in the paper, or only a low-rank change of it does, which makes a small
+file (Hu et al. (2021), arXiv:2106.09685). The paper's pairs were painted by models; `instructions`
+has exact ones.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Unpack
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.abilities import Attends, Latents
+from limner.contract.codes import Encodes
+from limner.contract.editing import Follows
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Natural, Share
+from limner.contract.registry import Paper, register
+from limner.diffusion.base import Base, checked_base, denoiser_of, network_of, with_network
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
+from limner.maths.denoisers import Clipped, GuidedByPicture
+from limner.nn.low_rank import LowRank
+from limner.nn.plain_unet import PlainUNet
+from limner.nn.unet import UNet
+
+
+class _WithSource(nn.Module):
+    """F(x, label, c) of a network that is told features of another picture besides."""
+
+    def __init__(self, network: UNet | PlainUNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        label: Float[Tensor, "b"],
+        c: Condition,
+        source: Float[Tensor, "b d hh ww"],
+    ) -> Float[Tensor, "b out h w"]:
+        """The output.
+
+        Args:
+            x, label, c: see `UNet.forward`.
+            source: what is added to the features of the first convolution.
+        """
+        signal = self.network.conditioner(c, len(x))
+        return self.network.decode(self.network.encode(x, label, signal, source))
+
+
+class InstructedNetwork(nn.Module):
+    """F(x, label, c) of a base that is told the picture before, which is the condition's image.
+
+    Args:
+        network: of the base.
+        source: the convolution of the picture's patches.
+        change: of the network's weights; None where it learns as a whole.
+    """
+
+    def __init__(
+        self, network: UNet | PlainUNet, source: nn.Conv2d, change: LowRank | None
+    ) -> None:
+        super().__init__()
+        self.told, self.source, self.change = _WithSource(network), source, change
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
+    ) -> Float[Tensor, "b out h w"]:
+        """The output."""
+        image, prompt = c.image, replace(c, image=None, present=None)
+        assert image is not None, "the condition has its picture"
+        source = self.source(F.pixel_unshuffle(image.to(x), self.told.network.patch))
+        if c.present is not None:
+            source = source * c.present.to(source).view(-1, 1, 1, 1)
+        if self.change is None:
+            return self.told(x, label, prompt, source)
+        return self.change(self.told, x, label, prompt, source)
+
+
+@register(
+    "instruct",
+    family="diffusion",
+    paper=Paper(
+        "InstructPix2Pix: learning to follow image editing instructions",
+        "Brooks, Holynski, Efros",
+        2023,
+        "2211.09800",
+    ),
+    tiny={"base": {"model": "flow-matching", "spec": {"hint": None}}, "rank": 2},
+    train={"lr": 5e-4, "clip": 1.0, "ema": 0.999},
+)
+class Instruct(Repaints, Encodes, Attends, Follows):
+    """InstructPix2Pix: a trained denoiser learns to change a picture as an instruction says.
+
+    Args:
+        spec: what the images are, and the pictures before as their hints (the source
+            `instructions`, or paired:BEFORE,AFTER).
+        base: a trained denoising model of pictures of the same shape; as in
+            train.init.base="runs/NAME".
+        rank: of the change of each of the base's weights; 0 lets them learn as a whole.
+        hidden: how often training hides the instruction, the picture, and both.
+
+    Raises:
+        LimnerError: the data have no pictures before, the base does not denoise, or knows other
+            data.
+    """
+
+    def __init__(
+        self, spec: ImageSpec, base: GenerativeModel, rank: Natural = 0, hidden: Share = 0.05
+    ) -> None:
+        super().__init__()
+        if spec.hint is None:
+            raise LimnerError(
+                "instructions change pictures, and these data have none to change; train on the "
+                "source instructions, or on paired:BEFORE,AFTER"
+            )
+        if 3 * hidden > 1:
+            raise LimnerError(f"model.hidden={hidden:g} is hidden three ways; give at most 0.33")
+        self.base = checked_base(spec, base).requires_grad_(False)
+        self.hidden, network = hidden, self._network
+        among = self.denoiser.spec.channels
+        self.source = nn.Conv2d(
+            among * network.patch**2, network.conv_in.out_channels, 3, padding=1, bias=False
+        )
+        nn.init.zeros_(self.source.weight)
+        self.change = LowRank(_WithSource(network), rank) if rank else None
+        if self.change is None:
+            network.requires_grad_(True)
+        self.couples_batch = base.couples_batch
+
+    @property
+    def denoiser(self) -> DenoisingModel:
+        """The base, or the one among its maps."""
+        return denoiser_of(self.base)
+
+    @property
+    def _network(self) -> UNet | PlainUNet:
+        return network_of(self.base)
+
+    @property
+    def _instructed(self) -> Base:
+        """The base with what was learnt; weights are shared."""
+        network = InstructedNetwork(self._network, self.source, self.change)
+        return with_network(self.base, network)
+
+    def formula(self) -> list[str]:
+        """What the denoiser is told, and what learns."""
+        learning = sum(p.numel() for p in self.players()["instructed"].parameters())
+        what = "its low-rank change" if self.change else "all of it"
+        return [
+            "D = D(x_t) + s_I (D(x_t, I) - D(x_t)) + s_T (D(x_t, I, T) - D(x_t, I))",
+            f"D of a {self.base.name}, told the picture I; {what} learns: {learning:,} parameters",
+        ]
+
+    def players(self) -> dict[str, nn.Module]:
+        """What is told the picture, and what changes of the base."""
+        return {"instructed": nn.ModuleList([self.source, self.change or self._network])}
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The base's moves, told the picture; it, the instruction or both are hidden at times."""
+        c = self.sourced(batch.c, len(batch.x))
+        u = noise.uniform().to(batch.x.device)
+        no_text, no_image = u < 2 * self.hidden, (u >= self.hidden) & (u < 3 * self.hidden)
+        label = None if c.label is None else c.label.masked_fill(no_text, -1)
+        text = None if c.text is None else c.text.masked_fill(no_text[:, None], 0)
+        assert c.present is not None
+        c = replace(c, label=label, text=text, present=c.present & ~no_image)
+        yield from self._instructed.turns(Batch(batch.x, c), step, noise)
+
+    def sourced(self, c: Condition, n: int) -> Condition:
+        """The condition whose image is the picture where the denoiser works: pixels, or a map.
+
+        Args:
+            c: what is asked for; without an image all n pictures are painted without one.
+            n: how many.
+
+        Raises:
+            LimnerError: the picture has another shape than those of the training.
+        """
+        known, like = self.spec.hint, self.source.weight
+        assert known is not None
+        if c.image is None:
+            blank = like.new_zeros(n, *self.denoiser.spec.shape)
+            return replace(c, image=blank, present=blank.new_zeros(n, dtype=torch.bool))
+        if tuple(c.image.shape[1:]) != known.shape:
+            asked, given = (" x ".join(map(str, each)) for each in (known.shape, c.image.shape[1:]))
+            raise LimnerError(f"this model changes pictures of {asked}, not of {given}")
+        present = c.present
+        if present is None:
+            present = torch.ones(len(c.image), dtype=torch.bool, device=like.device)
+        with torch.no_grad():
+            image, _ = self.base.to_latent(c.image.to(like), None, _fixed(c.image))
+        return replace(c, image=image, present=present)
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        scale: Scale = 1.0,
+        image_scale: Scale = 1.0,
+        **options: Unpack[WalkOptions],
+    ) -> Iterator[Images]:
+        """Yield the denoiser's view of the finished picture at every step, then the picture.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            scale: s_T, guidance by the instruction; the paper's is 7.5.
+            image_scale: s_I, guidance by the picture before; the paper's is 1.5.
+            options: see `WalkOptions`.
+        """
+        plan = self.plan(scale=scale, image_scale=image_scale, **options)
+        walked = plan.walked(self.first(noise), self.sourced(c, n), noise, preview)
+        yield from map(self.to_image, walked)
+
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with."""
+        return self.base.first(noise)
+
+    def plan(self, *, scale: float = 1.0, image_scale: float = 1.0, **options: Any) -> Plan:
+        """The base's, guided by both; its condition is `sourced`."""
+        plan = self._instructed.plan(**options)
+        within = plan.D.denoiser if isinstance(plan.D, Clipped) else plan.D
+        interval, rescale = options.get("interval"), options.get("rescale") or 0.0
+        D = GuidedByPicture(within, scale, interval, rescale, image_scale)
+        return plan._replace(D=Clipped(D) if isinstance(plan.D, Clipped) else D)
+
+    def to_latent(
+        self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
+    ) -> tuple[Latents, Tensor | None]:
+        """As the base has it."""
+        return self.base.to_latent(image, mask, noise)
+
+    def to_image(
+        self, x: Latents, image: Images | None = None, mask: Float[Tensor, "b 1 h w"] | None = None
+    ) -> Images:
+        """As the base has it."""
+        return self.base.to_image(x, image, mask)
+
+    def edited(
+        self,
+        image: Images,
+        mask: Float[Tensor, "b 1 h w"] | None,
+        strength: float,
+        rounds: int,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What `edit` yields, told the picture before."""
+        c = self.sourced(c, n)
+        yield from super().edited(
+            image, mask, strength, rounds, n, c, noise=noise, preview=preview, **options
+        )
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow carries to each picture."""
+        return self._instructed.encode(x, self.sourced(c, len(x)))
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture that the probability flow carries noise to."""
+        return self._instructed.decode(z, self.sourced(c, len(z)))
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as of the base."""
+        return self.base.traverse(*args, **kwargs)
+
+    def frame_count(self, **options: Any) -> int:
+        """The number of frames of the base."""
+        return self.base.frame_count(steps=options.get("steps"))
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """The base's, told the picture before: `Attends`."""
+        return self._instructed.attention_maps(x, self.sourced(c, len(x)))
+
+
+def _fixed(x: Images) -> Noise:
+    """Random streams by which a picture always has the same map."""
+    return Noise.sampling([0] * len(x), len(x), str(x.device))

@@ -1,0 +1,166 @@
+"""A base that is told a picture is itself at first, and is guided as equation 3 says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.contract.text import text_spec
+from limner.diffusion.instruct import Instruct
+from limner.maths.denoisers import Estimate, GuidedByPicture
+
+TEXT = ImageSpec(3, 8, 8, text=text_spec(5))
+SPEC = replace(TEXT, hint=ImageSpec(3, 8, 8))
+every_base = pytest.mark.parametrize("kind", ["flow-matching", "plain", "latent-diffusion"])
+every_rank = pytest.mark.parametrize("rank", [0, 2])
+
+
+def shaken(model):
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return model
+
+
+def base(kind="flow-matching"):
+    torch.manual_seed(3)
+    if kind == "latent-diffusion":
+        stage = build("kl-autoencoder", replace(TEXT, text=None), channels=(8, 8), blocks=1)
+        model = build(kind, TEXT, first_stage=stage, options={"channels": (8, 8)})
+    elif kind == "plain":
+        model = build("ddpm", TEXT, channels=(8, 16), T=20, network="plain", blocks=1)
+    else:
+        model = build(kind, TEXT, channels=(8, 16))
+    return shaken(model).eval()
+
+
+def asked(n=2, image=True):
+    noise = Noise.keyed(4, 1, range(n))
+    text = 1 + noise.integers(50, 5)
+    return Condition(text=text, image=noise.uniform(3, 8, 8) * 2 - 1 if image else None)
+
+
+@every_base
+@every_rank
+def test_it_is_its_base_at_first_bit_for_bit(kind, rank):
+    model = Instruct(SPEC, base(kind), rank=rank).eval()
+    c = asked()
+    told = replace(c, image=None)
+    told = model.sample(2, c, seed=1, steps=3), base(kind).sample(2, told, seed=1, steps=3)
+    assert torch.equal(*told)
+
+
+@every_base
+def test_the_picture_matters_once_its_convolution_does(kind):
+    model = Instruct(SPEC, base(kind)).eval()
+    shaken(model.source)
+    c = asked()
+    other = replace(c, image=-c.image)
+    without = replace(c, image=None)
+    pictures = [model.sample(2, each, seed=1, steps=3) for each in (c, other, without)]
+    assert not torch.allclose(pictures[0], pictures[1], atol=1e-3)
+    hidden = replace(c, present=torch.zeros(2, dtype=torch.bool))
+    assert torch.equal(model.sample(2, hidden, seed=1, steps=3), pictures[2])
+
+
+@every_rank
+def test_only_what_should_learn_does(rank):
+    model = Instruct(SPEC, base(), rank=rank).train()
+    c = asked(4)
+    batch = Batch(Noise.keyed(0, 1, range(4)).uniform(3, 8, 8) * 2 - 1, c)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    parameters = list(model.players()["instructed"].parameters())
+    optimiser = torch.optim.SGD(parameters, lr=1e-2)
+    for step in range(2):
+        for turn in model.turns(batch, step, Noise.keyed(0, 2, range(4))):
+            optimiser.zero_grad()
+            turn.loss.backward()
+            optimiser.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert "source.weight" in moved
+    of_base = {name for name in moved if name.startswith("base.")}
+    assert bool(of_base) == (rank == 0)
+    if rank:
+        assert any(name.startswith("change.B") for name in moved)
+
+
+def test_both_scales_guide_as_equation_3_says():
+    """Against the formula, with a denoiser that gives each part of a condition its own number."""
+
+    class Denoiser:
+        schedule = base().schedule
+        asked = 0
+
+        def __call__(self, x_t, t, c):
+            self.asked += len(x_t)
+            text = (c.text > 0).any(1).double() * 10
+            image = c.present.double() * c.image.double().mean((1, 2, 3))
+            number = 1 + text + image * (2 + text)
+            return Estimate(number.view(-1, 1, 1, 1).expand(len(x_t), 3, 8, 8))
+
+    c = replace(asked(), present=torch.ones(2, dtype=torch.bool))
+    x, t, null = torch.zeros(2, 3, 8, 8), torch.tensor(0.5), c.null()
+    both, neither = (Denoiser()(x, t, each).x_hat for each in (c, null))
+    pictured = Denoiser()(x, t, replace(null, image=c.image, present=c.present)).x_hat
+    for s_T, s_I, evaluated in ((7.5, 1.5, 6), (1.0, 1.5, 6), (3.0, 1.0, 4), (1.0, 1.0, 2)):
+        D = Denoiser()
+        found = GuidedByPicture(D, s_T, picture_scale=s_I)(x, t, c).x_hat
+        expected = neither + s_I * (pictured - neither) + s_T * (both - pictured)
+        assert torch.allclose(found, expected, atol=1e-9)
+        assert D.asked == evaluated
+
+
+def test_training_hides_instruction_picture_and_both_as_often():
+    model = Instruct(SPEC, base(), hidden=0.2).train()
+    seen = []
+    view = model._instructed
+
+    class Watched:
+        def turns(self, batch, step, noise):
+            seen.append(batch.c)
+            yield from view.turns(batch, step, noise)
+
+    n = 4000
+    c = Condition(text=torch.ones(n, 5, dtype=torch.long), image=torch.zeros(n, 3, 8, 8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Instruct, "_instructed", Watched())
+        next(model.turns(Batch(torch.zeros(n, 3, 8, 8), c), 0, Noise.keyed(0, 1, range(n))))
+    text, image = (seen[0].text > 0).any(1), seen[0].present
+    shares = [(a == text) & (b == image) for a in (True, False) for b in (True, False)]
+    shares = [share.double().mean().item() for share in shares]
+    assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.025)  # 4 standard deviations
+
+
+def test_it_is_the_same_after_saving(tmp_path):
+    model = Instruct(SPEC, base(), rank=2)
+    shaken(model.source)
+    save_model(model, tmp_path)
+    pictures = [each.sample(2, asked(), seed=0, steps=2) for each in (model, load(tmp_path))]
+    assert torch.equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        (TEXT, {}, "these data have none to change"),
+        (SPEC, {"hidden": 0.5}, "at most 0.33"),
+        (replace(SPEC, height=16, width=16), {}, "give data.size=8"),
+    ],
+)
+def test_what_cannot_be_is_said(spec, options, message):
+    with pytest.raises(LimnerError, match=message):
+        Instruct(spec, base(), **options)
+
+
+def test_a_picture_of_another_shape_is_refused():
+    model = Instruct(SPEC, base())
+    c = replace(asked(), image=torch.zeros(2, 1, 8, 8))
+    with pytest.raises(LimnerError, match="conditioning"):
+        model.sample(2, c, steps=2)
+    with pytest.raises(LimnerError, match="no instruction"):
+        next(model.follow(torch.zeros(1, 3, 8, 8), Condition()))
