@@ -149,12 +149,23 @@ def test_it_is_the_same_after_saving(tmp_path):
     [
         (TEXT, {}, "these data have none to change"),
         (SPEC, {"hidden": 0.5}, "at most 0.33"),
+        (replace(SPEC, hint=ImageSpec(2, 8, 8)), {}, "give data.channels=3"),
         (replace(SPEC, height=16, width=16), {}, "give data.size=8"),
     ],
 )
 def test_what_cannot_be_is_said(spec, options, message):
     with pytest.raises(LimnerError, match=message):
         Instruct(spec, base(), **options)
+
+
+def test_grey_and_smaller_pictures_before_are_taken_as_they_would_look():
+    model = Instruct(replace(SPEC, hint=ImageSpec(1, 4, 4)), base()).eval()
+    shaken(model.source)
+    small = asked().image[:, :1, ::2, ::2]
+    found = model.sourced(Condition(image=small), 2).image
+    assert found.shape == (2, 3, 8, 8)
+    assert torch.equal(found[:, 0], found[:, 2])
+    assert torch.allclose(found[:, 0].mean((1, 2)), small.mean((1, 2, 3)), atol=1e-6)
 
 
 def test_a_picture_of_another_shape_is_refused():

@@ -120,8 +120,8 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         hidden: how often training hides the instruction, the picture, and both.
 
     Raises:
-        LimnerError: the data have no pictures before, the base does not denoise, or knows other
-            data.
+        LimnerError: the data have no pictures before or of other channels, the base does not
+            denoise, or knows other data.
     """
 
     def __init__(
@@ -132,6 +132,11 @@ class Instruct(Repaints, Encodes, Attends, Follows):
             raise LimnerError(
                 "instructions change pictures, and these data have none to change; train on the "
                 "source instructions, or on paired:BEFORE,AFTER"
+            )
+        if spec.hint.channels not in (1, spec.channels):
+            raise LimnerError(
+                f"the pictures before have {spec.hint.channels} channels, and those after "
+                f"{spec.channels}; give data.channels={spec.channels} for both"
             )
         if 3 * hidden > 1:
             raise LimnerError(f"model.hidden={hidden:g} is hidden three ways; give at most 0.33")
@@ -207,8 +212,11 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         present = c.present
         if present is None:
             present = torch.ones(len(c.image), dtype=torch.bool, device=like.device)
+        image = c.image.to(like).expand(-1, self.spec.channels, -1, -1)
+        if tuple(image.shape[2:]) != self.spec.shape[1:]:
+            image = F.interpolate(image, self.spec.shape[1:], mode="bilinear", antialias=True)
         with torch.no_grad():
-            image, _ = self.base.to_latent(c.image.to(like), None, _fixed(c.image))
+            image, _ = self.base.to_latent(image, None, _fixed(image))
         return replace(c, image=image, present=present)
 
     def frames(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -29,6 +30,7 @@ Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]
 _ORDER = 0  # the seed of the order of real pictures
 _MOST_OF_ENDLESS = 50_000  # pictures of data without an end that are looked at
+_LOOKED_AT = 100  # real pictures whose colours sources are moved to
 
 
 _P = TypeVar("_P", bound="PictureSet")
@@ -253,6 +255,58 @@ class PaintedPictures(PictureSet):
 
     def groups(self, numbers: Numbers) -> Numbers | None:
         """The groups of the real pictures."""
+        return self.real.groups(numbers)
+
+
+class SourcePictures(PictureSet):
+    """The conditioning pictures of real ones, as they are: what a model makes that does nothing.
+
+    Args:
+        real: whose conditioning pictures; all of one or as many channels.
+        n: how many.
+        matched: whether their colours are moved to be as frequent as those of the real pictures.
+    """
+
+    def __init__(self, real: RealPictures, n: int, matched: bool = False) -> None:
+        self.real, self._n, self.matched = real, min(n, len(real)), matched
+        self.spec = replace(real.spec, hint=None)
+        self.name = f"the conditioning pictures of {real.name}"
+        self.fingerprint = key("source", real.fingerprint, matched)
+
+    def pictures(self, numbers: Numbers) -> Pixels:
+        """In the size of the real pictures."""
+        x = self.real.condition(numbers, self.real.spec).image
+        assert x is not None
+        channels, *size = self.spec.shape
+        if tuple(x.shape[2:]) != tuple(size):
+            x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
+        pixels = to_uint8(x.expand(-1, channels, -1, -1))
+        return torch.from_numpy(self._moved(pixels)) if self.matched else pixels
+
+    def _moved(self, pixels: Pixels) -> np.ndarray:
+        from skimage.exposure import match_histograms  # pyright: ignore
+
+        goal = self.real.pictures(torch.arange(min(_LOOKED_AT, len(self.real))))
+        flat = goal.permute(0, 2, 3, 1).flatten(0, 1).numpy()
+        one_by_one = pixels.permute(0, 2, 3, 1).numpy()
+        moved = [match_histograms(one, flat, channel_axis=-1) for one in one_by_one]
+        return np.stack(moved).round().astype(np.uint8).transpose(0, 3, 1, 2)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def labels(self, numbers: Numbers) -> Numbers | None:
+        """None."""
+        return None
+
+    def captions(self, numbers: Numbers) -> list[str] | None:
+        """None."""
+        return None
+
+    def groups(self, numbers: Numbers) -> Numbers | None:
+        """Those of the real pictures."""
         return self.real.groups(numbers)
 
 

@@ -1,6 +1,7 @@
 """The true picture: decibels by hand, ranks by brute force; and a translator that does nothing."""
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from limner.contract.image import ImageSpec, to_uint8
 from limner.data import open_data
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.metrics.counterpart import found_among, psnr
-from limner.evaluate.picture_sets import RealPictures
+from limner.evaluate.picture_sets import RealPictures, SourcePictures
+from limner.evaluate.report import SUBJECT
 from limner.gans.cyclegan import CycleGAN
 
 N = 40
@@ -54,7 +56,13 @@ def test_a_translator_that_does_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     )
     model.generators = nn.ModuleDict({"A": Same(), "B": Same()})
     report = evaluate(model, data, metrics=["counterpart", "cycle"], n=N, extractor="emoji-judge")
-    found = {number.name: number for number in report.numbers}
+    rows = {number.row for number in report.numbers}
+    own = {n.name: n.value for n in report.numbers if n.row == SUBJECT}
+    source = {n.name: n.value for n in report.numbers if n.row == "source"}
+    assert source and source.items() <= own.items()  # it does nothing
+    if find_spec("skimage"):
+        assert "source, colours matched" in rows
+    found = {number.name: number for number in report.numbers if number.row == SUBJECT}
     real, numbers = RealPictures(data), torch.arange(N)
     a = real.condition(numbers, data.spec).image
     assert a is not None
@@ -63,3 +71,15 @@ def test_a_translator_that_does_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["cycle error of A"].value == found["cycle error of B"].value == 0
     assert 0 < found["distance"].value < 0.5
     assert found["R@1 of 40"].value > 0.5
+
+
+def test_matched_colours_are_as_frequent_as_the_true_ones():
+    pytest.importorskip("skimage")
+    pair = "paired:emoji:style=3d,emoji:style=line"
+    real = RealPictures(open_data(pair, size=16, split="held-out-concept"))
+    source, matched = (SourcePictures(real, 8, each) for each in (False, True))
+    numbers, goal = torch.arange(8), real.pictures(torch.arange(100)).double()
+    moved = matched.pictures(numbers).double()
+    assert not torch.equal(moved, source.pictures(numbers).double())
+    assert torch.allclose(moved.mean((0, 2, 3)), goal.mean((0, 2, 3)), atol=6)
+    assert source.fingerprint != matched.fingerprint

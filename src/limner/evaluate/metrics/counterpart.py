@@ -13,6 +13,10 @@ References:
     a perceptual metric. arXiv:1801.03924. (Features in place of pixels.)
 """
 
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, UInt8
@@ -29,6 +33,7 @@ from limner.evaluate.picture_sets import (
     PictureSet,
     Pixels,
     RealPictures,
+    SourcePictures,
 )
 from limner.evaluate.report import SUBJECT, Number
 
@@ -86,13 +91,31 @@ class SeenErrors(Observer):
 
 @metric("counterpart", paper=PAPER)
 class Counterpart(FeatureMetric):
-    """PSNR, distance and R@1 of the true picture."""
+    """PSNR, distance and R@1 of the true picture, beside those of what pictures are made from."""
 
     summary = "how near pictures are to the true ones, where the data are pairs"
     reads = ("conditioning pictures", "features")
     better = "higher"
     least = 2
     redrawn = ("subject",)
+
+    @cached_property
+    def errors(self) -> SeenErrors:
+        """What compares pictures with the true ones."""
+        return SeenErrors(self.setting.reference)
+
+    @cached_property
+    def rows(self) -> dict[str, PictureSet]:
+        """The subject and, where these look like pictures, what it was made from: as it is, and
+        with the colours that the true pictures have (scikit-image, where it is installed)."""
+        s = self.setting
+        found: dict[str, PictureSet] = {SUBJECT: s.subject}
+        hint, n = s.reference.spec.hint, len(s.subject)
+        if hint and hint.channels in (1, s.reference.spec.channels):
+            found["source"] = SourcePictures(s.reference, n)
+            if find_spec("skimage"):
+                found["source, colours matched"] = SourcePictures(s.reference, n, matched=True)
+        return found
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """Errors of the subject; the features of it and of the reference.
@@ -108,40 +131,30 @@ class Counterpart(FeatureMetric):
                 f"{s.reference.name} has no true counterparts; judge --against paired:A,B"
             )
         super().needs()
-        errors: tuple[PictureSet, Observer] = (s.subject, SeenErrors(s.reference))
-        return [errors, (s.subject, self.observer), (s.reference, self.observer)]
+        seen: list[tuple[PictureSet, Observer]] = [(s.reference, self.observer)]
+        for pictures in self.rows.values():
+            seen += [(pictures, self.errors), (pictures, self.observer)]
+        return seen
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Means over pictures, with intervals over them."""
-        s = self.setting
-        errors = seen.of(s.subject, SeenErrors(s.reference))["psnr"].double()
-        own = seen.of(s.subject, self.observer)["features"]
-        true = seen.of(s.reference, self.observer)["features"][: len(own)]
-        own = own[: len(true)]
-        n, m = len(errors), len(own)
-        apart = 1 - F.cosine_similarity(own.double(), true.double())
-        right = found_among(own, true, GALLERY)
-        means = [
-            percentiles(float(each.mean()), each[resampled(len(each), s.seed)].mean(1))
-            for each in (errors, apart)
-        ]
-        return [
-            Number(
-                self.name,
-                "PSNR",
-                means[0].value,
-                n,
-                low=means[0].low,
-                high=means[0].high,
-                row=SUBJECT,
-                better="higher",
-            ),
-            self.number("distance", means[1], m, row=SUBJECT, better="lower"),
-            self.share(
-                f"R@1 of {min(GALLERY, m)}",
-                float(right.double().mean()),
-                m,
-                row=SUBJECT,
-                better="higher",
-            ),
-        ]
+        """Means over the pictures of each row, with intervals over them."""
+        true = seen.of(self.setting.reference, self.observer)["features"]
+        found: list[Number] = []
+        for row, pictures in self.rows.items():
+            errors = seen.of(pictures, self.errors)["psnr"].double()
+            own = seen.of(pictures, self.observer)["features"][: len(true)]
+            n, m = len(errors), len(own)
+            apart = 1 - F.cosine_similarity(own.double(), true[:m].double())
+            right = found_among(own, true[:m], GALLERY)
+            error, distance = (
+                percentiles(float(e.mean()), e[resampled(len(e), self.setting.seed)].mean(1))
+                for e in (errors, apart)
+            )
+            more: dict[str, Any] = {"row": row, "better": "higher"}
+            interval = {"low": error.low, "high": error.high}
+            found += [
+                Number(self.name, "PSNR", error.value, n, **interval, **more),
+                self.number("distance", distance, m, **more | {"better": "lower"}),
+                self.share(f"R@1 of {min(GALLERY, m)}", float(right.double().mean()), m, **more),
+            ]
+        return found

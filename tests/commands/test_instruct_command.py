@@ -1,0 +1,97 @@
+"""Instructions, as a person types them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import limner
+from limner.commands.app import app
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.text import text_spec
+
+SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
+
+
+@pytest.fixture(scope="module")
+def follower(tmp_path_factory) -> Path:
+    """A file of a small model with random weights."""
+    torch.manual_seed(1)
+    base = limner.build("flow-matching", SPEC, channels=(8, 16))
+    model = limner.build("instruct", replace(SPEC, hint=replace(SPEC, text=None)), base=base)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    folder = tmp_path_factory.mktemp("follower")
+    save_model(model, folder, recipe={"sampler": {"steps": 2}})
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=True)
+    if isinstance(result.exception, LimnerError):
+        return f"limner: {result.exception}"
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def pixels(file: str) -> bytes:
+    with Image.open(file) as image:
+        return image.convert("RGB").tobytes()
+
+
+def test_a_chain_is_kept_in_the_picture_and_goes_on_from_it(follower, picture):
+    first, second = "make it blue", "add a dog on the left"
+    run("edit", picture, "--instruct", first, "-m", follower, "-o", "one.png")
+    run("edit", picture, "--instruct", first, "--instruct", second, "-m", follower, "-o", "two.png")
+    wish = Wish.read("two.png")
+    assert wish.changes == (f"instruct:{first}", f"instruct:{second}")
+    assert wish.hints == (str(picture),) and wish.prompts == ()
+    run("edit", "one.png", "--instruct", second, "-o", "again.png")
+    assert pixels("again.png") == pixels("two.png")
+    assert Wish.read("again.png") == wish
+
+
+def test_each_way_is_a_row_and_each_instruction_a_column(follower, picture):
+    run("edit", picture, "--instruct", "make it blue", "-m", follower, "-n", 3, "-o", "ways.png")
+    with Image.open("ways.png") as sheet:
+        width, height = sheet.size
+    assert height > width
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replace", "dog=cat"], "leave other changes out"),
+        (["--prompt", "a dog"], "leave other changes out"),
+        (["--strength", "0.5"], "no part of it"),
+        (["other.png"], "no part of it"),
+    ],
+)
+def test_what_does_not_go_together_is_said(follower, picture, arguments, message):
+    told = run("edit", picture, "--instruct", "make it blue", "-m", follower, *arguments)
+    assert message in told
+
+
+def test_models_that_follow_none_are_said_so_with_those_that_do(picture, tmp_path):
+    save_model(limner.build("flow-matching", SPEC, channels=(8, 16)), tmp_path / "plain")
+    told = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")
+    assert "follows no instructions; these can: instruct" in told
+
+
+def test_a_chain_whose_first_picture_is_gone_is_said(follower, picture):
+    run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
+    picture.unlink()
+    assert "put it back" in run("edit", "one.png", "--instruct", "make it red")
