@@ -41,7 +41,6 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.data.hints import BINARY
-from limner.diffusion.base import checked_base, denoiser_of, network_of, with_network
 from limner.diffusion.controlled_network import (
     ALWAYS,
     Control,
@@ -49,6 +48,7 @@ from limner.diffusion.controlled_network import (
     Settings,
 )
 from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.frozen_base import checked_base, denoiser_of, network_of, with_network
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
 from limner.nn.plain_unet import PlainUNet

@@ -34,8 +34,8 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Natural, Share
 from limner.contract.registry import Paper, register
-from limner.diffusion.base import Base, checked_base, denoiser_of, network_of, with_network
 from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.frozen_base import Base, checked_base, denoiser_of, network_of, with_network
 from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, GuidedByPicture
 from limner.nn.low_rank import LowRank
