@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
@@ -181,6 +183,23 @@ def write_toys(folder: Path) -> None:
     save_model(build("toy-rows", words), folder / "runs" / "rows")
 
 
+def write_runs(folder: Path) -> None:
+    """Small models of this library: with words, and with edges to follow; and stubs."""
+    torch.manual_seed(0)
+    words = ImageSpec(3, 16, 16, text=text_spec())
+    edges = ImageSpec(1, 16, 16, 2, domain="edges")
+    base = build("flow-matching", words, channels=(8, 16))
+    with torch.no_grad():
+        for p in base.parameters():
+            p += 0.1 * torch.randn_like(p)
+    save_model(base, folder / "runs" / "words")
+    control = build("controlnet", replace(words, hint=edges), base=base)
+    save_model(control, folder / "runs" / "control")
+    boxes = replace(edges, domain="boxes")
+    for name, hint in (("edges", edges), ("boxes", boxes), ("colours", replace(words, text=None))):
+        save_model(build("toy-canvas", replace(words, hint=hint)), folder / "runs" / name)
+
+
 def png(width: int = 16, height: int = 16, colour: str = "red") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(file, "PNG")
@@ -200,6 +219,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """One that all tests share that leave it as it was."""
     folder = tmp_path_factory.mktemp("studio")
     write_toys(folder)
+    write_runs(folder)
     running = Studio(folder, names=(NAME,)).ready()
     yield running
     running.stop()

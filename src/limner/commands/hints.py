@@ -40,7 +40,7 @@ def read_hints(
             f"{len(files)} hints for {len(specs)} control{'s' * (len(specs) > 1)}; give one --hint "
             "for each"
         )
-    drawn = [_read_hint(file, spec, report) for file, spec in zip(files, specs)]
+    drawn = [read_hint(file, spec, report, f"'{file}'") for file, spec in zip(files, specs)]
     size = whole.height, whole.width
     return torch.cat(
         [
@@ -51,15 +51,25 @@ def read_hints(
     )
 
 
-def _read_hint(file: Path, spec: ImageSpec, report: Callable[[str], None]) -> Images:
-    """One of them; a drawing that is dark on light is turned round."""
+def read_hint(file: Path, spec: ImageSpec, report: Callable[[str], None], name: str) -> Images:
+    """One conditioning picture, "1 k hh ww"; a drawing that is dark on light is inverted.
+
+    Args:
+        file: a picture of any size, whose middle is taken.
+        spec: what such pictures look like.
+        report: told, in a line, that it is inverted.
+        name: of the picture in messages.
+
+    Raises:
+        LimnerError: a file that is not a picture, or is blank.
+    """
     x = read_picture(file, spec)
     if spec.channels == 1 and x.min() == x.max():
         raise LimnerError(
-            f"'{file}' is blank at {spec.width} x {spec.height}; draw light on dark, or leave "
-            "--hint out"
+            f"{name} is blank at {spec.width} x {spec.height}; draw light on dark, or leave "
+            "the hint out"
         )
     if spec.domain in DRAWINGS and x.mean() > 0:
-        report(f"'{file}' is dark on light, and {spec.domain} is light on dark; it is inverted")
+        report(f"{name} is dark on light, and {spec.domain} is light on dark; it is inverted")
         x = -x
     return x

@@ -18,7 +18,7 @@ from limner.commands.wish import Wish, open_model
 from limner.contract.abilities import Controlled
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, to_uint8
+from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import json_schema, validated
@@ -190,9 +190,10 @@ class Task:
         frames: how many it yields; as many as the model's `frames` if None.
         reads: whether it is of a prompt's words.
         shows: what its pictures are to a person: "pictures" of their own; a "path", one after the
-            other; or "maps", a word's each, which lie over the picture that was given, and are not
-            kept among those that were painted.
+            other; or "maps" of the picture that was given, which are not kept among those that were
+            painted.
         without: the options that a kind of model does not have.
+        fits: whether it can be done with pictures of a specification.
     """
 
     title: str
@@ -207,6 +208,7 @@ class Task:
     reads: bool = False
     shows: Literal["pictures", "path", "maps"] = "pictures"
     without: Callable[[type], Sequence[str]] = lambda model: ()
+    fits: Callable[[ImageSpec], bool] = lambda spec: True
 
     def suits(self, model: type) -> bool:
         """Whether a kind of model can do it."""

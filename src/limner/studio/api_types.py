@@ -20,6 +20,7 @@ from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
 from limner.studio.tables import WAITING, Job, Picture
 
 _MOST_OPTIONS = 64
+_MOST_CHANGES = 64
 
 
 def _clean(text: str) -> str:
@@ -54,6 +55,11 @@ class Params(Strict):
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
     sampler: Options = Field(default_factory=dict, description="the model's own options")
     options: Options = Field(default_factory=dict, description="the task's own options")
+    changes: Annotated[list[Words], Field(max_length=_MOST_CHANGES)] = Field(
+        default_factory=list[str],
+        description="of the prompt's words, in order: replace:dog=cat, refine:with a hat, "
+        "weight:red=2, cross:0.2, own:0.1, local:0.3",
+    )
 
 
 class Cell(Strict):
@@ -94,9 +100,14 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
         if not model["labels"]:
             raise LimnerError("this model has no classes; leave the label out")
         raise unknown("class", params.label, model["labels"])
+    if params.changes and ("reword" not in model["tasks"] or request.task not in _CHANGING):
+        raise LimnerError("this model or task changes no words; leave the changes out")
     values("sampler option", params.sampler, model["schema"])
     values("option", params.options, task["schema"])
     _check_inputs(request, model, task)
+
+
+_CHANGING = ("paint", "reword")
 
 
 def _is_label(label: str, labels: list[str]) -> bool:
@@ -107,6 +118,8 @@ def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str,
     known = dict(task["inputs"])
     if model["hint"] and request.task == "paint":
         known["hint"] = {"required": model["condition"] == "required"}
+    if request.params.changes:  # of a picture, which stays known
+        known["parent"] = {"required": False}
     for name in request.inputs:
         if name not in known:
             if not known:
@@ -145,9 +158,9 @@ def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> No
 
 def alike(request: Request, stamp: str) -> str:
     """Equal for jobs that may be painted in one batch; empty for one that goes alone."""
-    if request.task != "paint" or request.inputs or request.params.vary:
-        return ""
     params = request.params
+    if request.task != "paint" or request.inputs or params.vary or params.changes:
+        return ""
     parts = [bool(params.prompt or params.negative), bool(params.negative), bool(params.label)]
     same = [request.model, stamp, params.dtype, params.sampler, parts]
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
@@ -218,6 +231,20 @@ class PicturePage(BaseModel):
 
     picture: PictureAnswer
     job: JobAnswer | None
+
+
+class Edit(PictureAnswer):
+    """A picture that was made from another one, its parent."""
+
+    parent: str | None
+    changes: list[str]
+    task: str
+
+
+class Edits(BaseModel):
+    """A picture without a parent, and all that was made from it, the oldest first."""
+
+    pictures: list[Edit]
 
 
 class Uploaded(BaseModel):

@@ -97,6 +97,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "labels": list(spec.labels),
         "text": spec.text is not None,
         "hint": list(hint.shape) if hint else None,
+        "hint_kind": hint.domain if hint else "",
         "condition": model.condition,
         "schema": schema,
         "help": helps(model.frames),

@@ -70,7 +70,9 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         headers = {"Cache-Control": "no-cache"}
         return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
 
-    routes: tuple[str, ...] = ("/", "/p/{id}", "/grid/{id}", "/reports", "/reports/{id}")
+    routes: tuple[str, ...] = (
+        "/", "/p/{id}", "/edit/{id}", "/grid/{id}", "/reports", "/reports/{id}"
+    )  # fmt: skip
     for path in routes:
         app.add_api_route(path, page, methods=["GET"], include_in_schema=False)
 

@@ -7,7 +7,7 @@ DELETE /api/v1/jobs/{id}         cancel
 POST   /api/v1/assets            a picture -> its id
 GET    /api/v1/assets/{id}       its pixels, ?w= of another width
 GET    /api/v1/models            families, tasks, schemas of options, limits
-GET    /api/v1/history           what was painted: search, favourites
+GET    /api/v1/history           what was painted: search, favourites, edits
 GET    /healthz /readyz /metrics
 """
 
@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 
 import limner
 from limner.contract.errors import LimnerError
-from limner.studio import api_types, assets
+from limner.studio import api_types, assets, edits
 from limner.studio.background import aside, far_aside, log
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, Turnstile
@@ -324,6 +324,11 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             picture=api_types.picture_answer(picture, job.id),
             job=api_types.job_answer(job, pictures),
         )
+
+    @app.get("/api/v1/history/{id}/edits", responses=errors(404), response_model=api_types.Edits)
+    async def edits_of(picture: KnownPicture) -> Any:
+        """The picture with which a chain of edits began, and all that was made from it."""
+        return api_types.Edits(pictures=await aside(edits.tree, studio.store, picture))
 
     @app.patch(
         "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer

@@ -120,10 +120,17 @@ class Store:
             rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
             return {state: count for state, count in rows}  # noqa: C416, a row is no tuple
 
-    def jobs(self, *, board: str | None = None, unfinished: bool = False) -> list[Job]:
-        """The jobs of a grid, or all that wait or run, in their order."""
+    def jobs(
+        self, *, board: str | None = None, unfinished: bool = False, of: Collection[str] = ()
+    ) -> list[Job]:
+        """The jobs of a grid, all that wait or run, or those that were given one of some pictures
+        by their ids; in their order.
+        """
         with self._reading() as session:
             query = select(Job).order_by(Job.number).limit(1000)
+            if of:
+                parent, image = (Job.inputs[name].as_string() for name in ("parent", "image"))
+                query = query.where(parent.in_(of) | image.in_(of))
             if board is not None:
                 query = query.where(Job.board == board)
             if unfinished:

@@ -7,6 +7,7 @@ from limner.commands.attention import ATTENTION
 from limner.commands.codes import INTERPOLATE, RECONSTRUCT
 from limner.commands.edit import COMPLETE, EDIT
 from limner.commands.instruct import INSTRUCT
+from limner.commands.outline import OUTLINE
 from limner.commands.reword import REWORD
 from limner.commands.sample import PAINT
 from limner.commands.style_mix import MIX
@@ -30,6 +31,7 @@ TASKS = {
     "walk": WALK,
     "mix": MIX,
     "attention": ATTENTION,
+    "outline": OUTLINE,
 }
 
 
@@ -38,7 +40,7 @@ def tasks_of(model: type[GenerativeModel], spec: ImageSpec) -> dict[str, dict[st
     return {
         name: _described(task, model)
         for name, task in TASKS.items()
-        if task.suits(model) and (spec.text or not task.reads)
+        if task.suits(model) and task.fits(spec) and (spec.text or not task.reads)
     }
 
 

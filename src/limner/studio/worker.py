@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from limner.commands.attention import known_words
+from limner.commands.hints import read_hint
 from limner.commands.pictures import read_mask, read_picture
 from limner.commands.task import Work
 from limner.commands.wish import Wish, load_painter, sampler_options
@@ -167,9 +168,14 @@ class _Batch:
         """What was given, as the model sees it."""
         given: dict[str, Images] = {}
         for name, file in self.jobs[0]["inputs"].items():
-            shape = spec.hint if name == "hint" and spec.hint is not None else spec
-            read = read_mask if name == "mask" else read_picture
-            given[name] = read(Path(file), shape).to(self.worker.device)
+            if name == "parent":  # it is remembered, and not looked at
+                continue
+            if name == "hint" and spec.hint is not None:
+                told = self.remarks[self.jobs[0]["id"]].append
+                x = read_hint(Path(file), spec.hint, told, "the hint")
+            else:
+                x = (read_mask if name == "mask" else read_picture)(Path(file), spec)
+            given[name] = x.to(self.worker.device)
         return given
 
     def _show(self, step: int, total: int, seconds: float, x: Images) -> None:
@@ -236,6 +242,7 @@ def _wish(job: Document) -> Wish:
         params.get("label"),
         negative=params.get("negative") or "",
         n=min(params.get("n", 1), MAX_PICTURES),
+        changes=tuple(params.get("changes", ())),
         **same,
     )
 

@@ -1,0 +1,50 @@
+"""Pictures that were made from pictures, as a tree."""
+
+from limner.studio import api_types
+from limner.studio.store import Store
+from limner.studio.tables import Job, Picture
+
+_MOST = 200  # pictures of a tree
+
+
+def parent_of(job: Job | None) -> str | None:
+    """The id of the picture from which a job makes another one."""
+    return (job.inputs.get("parent") or job.inputs.get("image")) if job else None
+
+
+def tree(store: Store, picture: Picture) -> list[api_types.Edit]:
+    """The picture with which a chain of edits began, and all that was made from it, the oldest
+    first; the parent of each comes before it.
+
+    Args:
+        store: of the studio.
+        picture: any of them.
+    """
+    root, job = picture, store.job_of(picture)
+    above: set[str] = set()
+    while (id := parent_of(job)) and id not in above and len(above) < _MOST:
+        above.add(id)
+        found = store.picture(id)
+        if found is None:  # deleted, so that the tree begins below it
+            break
+        root, job = found, store.job_of(found)
+    edits = [_edit(root, job, None)]
+    newest = [root.id]
+    while newest and len(edits) < _MOST:
+        jobs = store.jobs(of=newest)
+        painted = store.pictures_of(jobs)
+        made = [
+            _edit(each, job, parent_of(job))
+            for job in jobs
+            for each in painted[job.number]
+            if each.painted
+        ]
+        edits += made
+        newest = [each.id for each in made]
+    return edits[:_MOST]
+
+
+def _edit(picture: Picture, job: Job | None, parent: str | None) -> api_types.Edit:
+    own = api_types.picture_answer(picture, job.id if job else None).model_dump()
+    changes = job.params.get("changes", []) if job else []
+    return api_types.Edit(**own, parent=parent, changes=changes, task=job.task if job else "")

@@ -1,0 +1,125 @@
+"""What the page asks of the API when a picture follows a drawing, or is changed step by step."""
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from conftest import Studio, png
+from limner.commands.reword import reworded
+from limner.commands.sample import paint_sheet
+from limner.commands.task import open_work
+from limner.commands.wish import Wish
+from limner.contract.image import from_uint8, to_uint8
+from limner.data.hints import draw_hint
+
+QUICK = {"steps": 2}
+HALVES = torch.tensor([0, 255]).repeat_interleave(8).expand(3, 16, 16).byte()
+"""A picture with an edge in its middle."""
+
+
+def file_of(pixels: torch.Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels(studio: Studio, picture: dict[str, Any]) -> torch.Tensor:
+    """In colour, "3 h w"."""
+    image = studio.pixels(picture).convert("RGB")
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def test_the_hint_of_a_picture_is_that_of_the_training_and_steers(studio: Studio):
+    models = {each["name"]: each for each in studio.client.get("/api/v1/models").json()["models"]}
+    assert models["runs/control"]["hint"] == [1, 16, 16]
+    assert models["runs/control"]["hint_kind"] == "edges"
+    assert "control_strength" in models["runs/control"]["schema"]["properties"]
+    assert "outline" not in models["runs/boxes"]["tasks"], "no picture says what its boxes are"
+    sent = studio.send(file_of(HALVES))["id"]
+    asked = {"task": "outline", "inputs": {"image": sent}}
+    (hint,) = studio.painted(model="runs/control", **asked)["outputs"]
+    expected = to_uint8(draw_hint("edges", from_uint8(HALVES[None])))[0].expand(3, -1, -1)
+    assert torch.equal(pixels(studio, hint), expected) and (expected > 0).any()
+    shown = studio.client.get("/api/v1/history").json()["pictures"]
+    assert hint["id"] not in {each["id"] for each in shown}, "it is not a picture of its own"
+    (picture,) = studio.painted(model="runs/edges", seed=3, inputs={"hint": hint["id"]})["outputs"]
+    assert torch.equal(pixels(studio, picture), 255 - expected), "this model paints the negative"
+    kept = {"sha256": picture["settings"]["inputs"]["hint"]}
+    found = studio.client.get("/api/v1/assets", params=kept).json()
+    assert torch.equal(pixels(studio, found), expected)
+
+
+def test_a_drawing_that_is_dark_on_light_is_inverted_and_a_blank_one_refused(studio: Studio):
+    drawing = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    drawing[:, :, 3] = 255
+    light, dark = (
+        studio.painted(model="runs/edges", inputs={"hint": studio.send(file_of(each))["id"]})
+        for each in (drawing, 255 - drawing)
+    )
+    first, second = (pixels(studio, job["outputs"][0]) for job in (light, dark))
+    assert torch.equal(first, second)
+    said = "the hint is dark on light, and edges is light on dark; it is inverted"
+    assert not light["notes"]["remarks"] and dark["notes"]["remarks"] == [said]
+    blank = studio.submit(model="runs/edges", inputs={"hint": studio.send(png())["id"]})["id"]
+    assert studio.over(blank)["error"]["message"] == "the hint is blank at 16 x 16"
+
+
+def test_words_are_changed_step_by_step_and_each_picture_knows_the_one_before(studio: Studio):
+    of: dict[str, Any] = {"model": "runs/words", "prompt": "a red dog", "sampler": QUICK}
+    (first,) = studio.painted(seed=4, **of)["outputs"]
+    changed: list[dict[str, Any]] = [first]
+    steps = (["replace:dog=cat"], ["weight:red=2", "cross:0.5"]), (["refine:on grass"],)
+    for chain in steps:
+        parent, changes = first, []
+        for more in chain:
+            changes = [*changes, *more]
+            asked = of | {"seed": 4, "changes": changes, "inputs": {"parent": parent["id"]}}
+            (parent,) = studio.painted(**asked)["outputs"]
+            assert parent["settings"]["changes"] == changes
+            changed.append(parent)
+    replaced, weighed, refined = changed[1:]
+    for each in changed:
+        told = studio.client.get(f"/api/v1/history/{each['id']}/edits").json()["pictures"]
+        assert [(edit["id"], edit["parent"]) for edit in told] == [
+            (first["id"], None),
+            (replaced["id"], first["id"]),
+            (refined["id"], first["id"]),
+            (weighed["id"], replaced["id"]),
+        ]
+        assert told[3]["changes"] == ["replace:dog=cat", "weight:red=2", "cross:0.5"]
+    file = studio.folder / "weighed.png"
+    file.write_bytes(studio.client.get(weighed["url"]).content)
+    settings = vars(Wish.read(file)) | {"model": str(studio.folder / "runs" / "words")}
+    sheet, _ = paint_sheet(Wish.of(settings), device="cpu")
+    assert torch.equal(sheet.images[0], pixels(studio, weighed)), "as the command line does it"
+    work = open_work(Wish.of(settings), "cpu")
+    *_, both = reworded(work, settings["changes"])
+    assert torch.equal(to_uint8(both)[0], pixels(studio, first)), "the first half is as it was"
+
+
+def test_changes_of_words_are_refused_where_there_are_none(studio: Studio):
+    said = studio.submit(expect=422, prompt="a dog", changes=["replace:dog=cat"])
+    assert said["message"] == "this model or task changes no words"
+    parent = studio.painted(prompt="a dog")["outputs"][0]["id"]
+    assert "takes no picture" in studio.submit(expect=422, inputs={"parent": parent})["message"]
+    asked = studio.submit(model="runs/words", prompt="a dog", changes=["replace:cow=cat"])
+    error = studio.over(asked["id"])["error"]
+    assert (error["code"], error["hint"]) == ("invalid", "name a word that it has")
+
+
+def test_a_deleted_picture_leaves_the_tree_below_it(studio: Studio):
+    (first,) = studio.painted(prompt="to be deleted")["outputs"]
+    asked = {"task": "edit", "inputs": {"image": first["id"]}, "options": {"strength": 0.5}}
+    (second,) = studio.painted(prompt="kept", **asked)["outputs"]
+    path = f"/api/v1/history/{second['id']}/edits"
+    found = studio.client.get(path).json()["pictures"]
+    assert [(each["id"], each["task"]) for each in found] == [
+        (first["id"], "paint"),
+        (second["id"], "edit"),
+    ]
+    studio.client.delete(f"/api/v1/history/{first['id']}")
+    found = studio.client.get(path).json()["pictures"]
+    assert [(each["id"], each["parent"]) for each in found] == [(second["id"], None)]
