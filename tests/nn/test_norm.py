@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd import gradcheck
 
 from limner.nn.norm import NormSiLU, group_norm, groups, instance_norm
@@ -120,3 +121,50 @@ def test_instance_norm_in_half_precision_keeps_its_type():
     half = instance_norm(x.bfloat16(), 0.2)
     assert half.dtype == torch.bfloat16
     assert torch.allclose(half.float(), instance_norm(x, 0.2), atol=0.05)
+
+
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize("activated", [True, False])
+@pytest.mark.parametrize("sides", [(5, 4), (32, 32)])
+def test_its_forward_derivative_is_the_limit_of_differences_and_that_of_two_gradients(
+    modulated: bool, activated: bool, sides: tuple[int, int]
+):
+    """J u by torch.func.jvp; (f(x + h u) - f(x - h u)) / 2 h; and d/dv of (v J) u, of torch's own
+    group norm, which can be differentiated twice."""
+    norm, (x, scale, shift) = made(8, torch.float64, sides)
+    own = nn.GroupNorm(norm.groups, 8).double()
+    own.load_state_dict(norm.state_dict())
+
+    def fused(x, scale, shift):
+        if not activated:
+            return group_norm(own, x)
+        return norm(x, scale, shift) if modulated else norm(x)
+
+    def plain(x, scale, shift):
+        if not activated:
+            return own(x)
+        return reference(norm, x, *((scale, shift) if modulated else ()))
+
+    at = tuple(part.detach() for part in (x, scale, shift))
+    u = tuple(torch.randn_like(part) for part in at)
+    value, along = torch.func.jvp(fused, at, u)
+    torch.testing.assert_close(value, fused(*at))
+    h = 1e-5
+    ahead, behind = (fused(*(a + s * h * d for a, d in zip(at, u))) for s in (1, -1))
+    torch.testing.assert_close(along, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-7)
+    y, v = plain(x, scale, shift), torch.zeros_like(value, requires_grad=True)
+    gradients = torch.autograd.grad(y, [x, scale, shift], v, create_graph=True, allow_unused=True)
+    paired = sum((g * d).sum() for g, d in zip(gradients, u) if g is not None)
+    (twice,) = torch.autograd.grad(paired, v)
+    torch.testing.assert_close(along, twice, rtol=1e-9, atol=1e-9)
+
+
+def test_its_forward_derivative_in_bfloat16_errs_as_bfloat16_does():
+    norm, parts = made(16)
+    at = tuple(part.detach() for part in parts)
+    u = tuple(torch.randn_like(part) for part in at)
+    _, along = torch.func.jvp(norm, at, u)
+    half = tuple(part.bfloat16() for part in (at[0], u[0]))
+    _, short = torch.func.jvp(norm, (half[0], *at[1:]), (half[1], *u[1:]))
+    assert short.dtype == torch.bfloat16
+    assert float((short.float() - along).detach().abs().max()) < 0.1

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
@@ -183,3 +184,39 @@ def test_the_embedding_of_a_number_is_diffusers(dim):
 def test_a_picture_that_cannot_be_halved_is_refused_with_a_way_out():
     with pytest.raises(LimnerError, match=r"multiples of 8 \(data.size=16"):
         UNet(ImageSpec(1, 10, 12), (8, 16, 32))
+
+
+def test_the_forward_derivative_of_a_convolution_by_rows_is_the_librarys():
+    conv = Conv3x3(64, 128)
+    plain = torch.nn.Conv2d(64, 128, 3, padding=1)
+    x, u = torch.randn(2, 3, 64, 32, 30)
+    at = {"weight": conv.weight.detach(), "bias": conv.bias.detach()}  # pyright: ignore
+    along = {name: torch.randn_like(w) / 100 for name, w in at.items()}
+
+    def of(layer):
+        return lambda x, weights: torch.func.functional_call(layer, weights, (x,))
+
+    ours, theirs = (torch.func.jvp(of(layer), (x, at), (u, along)) for layer in (conv, plain))
+    for one, other in zip(ours, theirs):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+    still = {name: torch.zeros_like(w) for name, w in at.items()}
+    _, d_y = torch.func.jvp(lambda x: conv(x), (x,), (u,))
+    _, same = torch.func.jvp(of(plain), (x, at), (u, still))
+    torch.testing.assert_close(d_y, same, rtol=0, atol=2e-5)
+
+
+def test_a_networks_forward_derivative_is_the_limit_of_differences():
+    spec = ImageSpec(3, 8, 8, labels=("a", "b", "c"))
+    network = awake(UNet(spec, (8, 12))).double().eval()
+    x, u = torch.randn(2, 2, 3, 8, 8).double()
+    t, c = torch.tensor([300.0, 20.0]).double(), Condition(label=torch.tensor([0, 2]))
+
+    def F(x, t):
+        return network(x, t, c)
+
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        _, along = torch.func.jvp(F, (x, t), (u, torch.ones_like(t)))
+        h = 1e-4
+        wide = F(x + h * u, t + h) - F(x - h * u, t - h)
+    # the embedding of time gives float32 numbers
+    torch.testing.assert_close(along, wide / (2 * h), rtol=1e-2, atol=1e-2)

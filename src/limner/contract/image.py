@@ -224,6 +224,17 @@ class Condition:
             present = ~drop if present is None else present & ~drop
         return Condition(label, text, self.image, present, weight=self.weight)
 
+    def asks_nothing(self) -> Bool[Tensor, "b"]:
+        """Which rows are null: without label, text and image."""
+        said = torch.zeros(len(self), dtype=torch.bool, device=self._device())
+        if self.label is not None:
+            said = said | (self.label >= 0)
+        if self.text is not None:
+            said = said | (self.text != 0).any(1)
+        if self.image is not None:
+            said = said | (torch.ones_like(said) if self.present is None else self.present)
+        return ~said
+
     def _device(self) -> torch.device | None:
         return next((part.device for part in self._parts().values()), None)
 

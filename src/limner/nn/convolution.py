@@ -49,9 +49,14 @@ class _ByRows(torch.autograd.Function):
     """The convolution by four products for two rows; the gradient of x is another one."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
+    def forward(x, weight, bias):
         return _by_rows(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
 
     @staticmethod
     @once_differentiable
@@ -63,6 +68,19 @@ class _ByRows(torch.autograd.Function):
             [False, True, True],
         )  # fmt: skip
         return d_x, d_weight, d_bias
+
+    @staticmethod
+    @torch.no_grad()  # it is not differentiated again
+    def jvp(ctx, d_x, d_weight, d_bias):  # pyright: ignore
+        x, weight = ctx.saved_tensors
+        d_y = x.new_zeros(())
+        if d_x is not None:
+            d_y = d_y + _by_rows(d_x, weight, None)
+        if d_weight is not None:
+            d_y = d_y + _by_rows(x, d_weight, d_bias)
+        elif d_bias is not None:
+            d_y = d_y + d_bias[:, None, None]
+        return d_y
 
 
 def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

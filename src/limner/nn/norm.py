@@ -42,13 +42,13 @@ class NormSiLU(nn.Module):
         gain, level = self.weight, self.bias
         if scale is not None and shift is not None:
             gain, level = gain * (1 + scale), level * (1 + scale) + shift
-        return _Norm.apply(x, gain, level, self.groups, self.eps, True)  # pyright: ignore
+        return _Norm.apply(x, gain, level, self.groups, self.eps, True)[0]  # pyright: ignore
 
 
 def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """What the layer says of x, without modulation and SiLU but as quickly."""
     weights = norm.weight, norm.bias
-    return _Norm.apply(x, *weights, norm.num_groups, norm.eps, False)  # pyright: ignore
+    return _Norm.apply(x, *weights, norm.num_groups, norm.eps, False)[0]  # pyright: ignore
 
 
 def instance_norm(
@@ -113,25 +113,37 @@ class _Norm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, gain, level, groups, eps, activated):
+    def forward(x, gain, level, groups, eps, activated):
+        """The features, and mean and 1 / deviation of each channel's group, "b c"."""
         b, c, h, w = x.shape
-        flat = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        flat = _flat(x)
         wide = h * w >= _WIDE and x.device.type == "cpu"
         single = gain.dtype == _exact(flat, gain) == torch.float32
         normalise = _by_library if wide and single else _by_moments
         y, mean, rstd = normalise(flat, gain, level, groups, eps)
-        ctx.save_for_backward(flat, gain, level, mean, rstd)
-        ctx.groups, ctx.count, ctx.activated = groups, h * w * (c // groups), activated
         if activated:
             y = F.silu(y, inplace=True)
-        return y.view(b, h, w, c).permute(0, 3, 1, 2)
+        return y.view(b, h, w, c).permute(0, 3, 1, 2), mean, rstd
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """What both derivatives need."""
+        x, gain, level, groups, _, activated = inputs
+        _, mean, rstd = output
+        ctx.mark_non_differentiable(mean, rstd)
+        ctx.save_for_backward(x, gain, level, mean, rstd)
+        ctx.save_for_forward(x, gain, level, mean, rstd)
+        ctx.groups, ctx.activated = groups, activated
+        ctx.count = x.shape[2] * x.shape[3] * (x.shape[1] // groups)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):  # pyright: ignore
-        flat, gain, level, mean, rstd = ctx.saved_tensors
+    def backward(ctx, grad, *_):  # pyright: ignore
+        """The gradients in x, gain and level."""
+        x, gain, level, mean, rstd = ctx.saved_tensors
         b, c, h, w = grad.shape
-        g = grad.permute(0, 2, 3, 1).reshape(flat.shape).to(flat.dtype)
+        flat = _flat(x)
+        g = _flat(grad).to(flat.dtype)
         exact = _exact(flat, gain)
         if ctx.activated:
             g = torch.ops.aten.silu_backward(g, _normalise(flat, gain, level, mean, rstd))
@@ -143,6 +155,41 @@ class _Norm(torch.autograd.Function):
         d_x = d_x.addcmul_(g, _row(rstd * gain, flat))
         d_gain, d_level = d_gain.sum_to_size(gain.shape), d_level.sum_to_size(gain.shape)
         return d_x.view(b, h, w, c).permute(0, 3, 1, 2), d_gain, d_level, None, None, None
+
+    @staticmethod
+    def jvp(ctx, d_x, d_gain, d_level, *_):  # pyright: ignore
+        """The derivative along (d_x, d_gain, d_level).
+
+        With a = gain (x - mean) rstd + level, it is silu'(a) da, where d mean = E d_x and
+        d rstd = -rstd^3 E (x - mean) d_x over each group.
+        """
+        x, gain, level, mean, rstd = ctx.saved_tensors
+        b, c, h, w = x.shape
+        flat, exact = _flat(x), _exact(x, gain)
+        slope, offset = torch.zeros_like(mean), torch.zeros_like(mean)  # of x in da
+        d_a = torch.zeros_like(flat)
+        if d_x is not None:
+            d = _flat(d_x).to(flat.dtype)
+            d_mean = _group_sum(d.sum(1, dtype=exact), ctx.groups) / ctx.count
+            along = _group_sum((flat * d).sum(1, dtype=exact), ctx.groups) / ctx.count
+            d_rstd = -(rstd**3) * (along - mean * d_mean)
+            slope = slope + gain * d_rstd
+            offset = offset - gain * (d_mean * rstd + mean * d_rstd)
+            d_a = d * _row(rstd * gain, flat)
+        if d_gain is not None:
+            slope, offset = slope + d_gain * rstd, offset - d_gain * rstd * mean
+        if d_level is not None:
+            offset = offset + d_level
+        d_a = torch.addcmul(_row(offset, flat) + d_a, flat, _row(slope, flat))
+        if ctx.activated:
+            d_a = torch.ops.aten.silu_backward(d_a, _normalise(flat, gain, level, mean, rstd))
+        return d_a.view(b, h, w, c).permute(0, 3, 1, 2), None, None
+
+
+def _flat(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
+    """One row of channels for each place; a view where x lies pixel by pixel."""
+    b, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).reshape(b, h * w, c)
 
 
 def _exact(x: Tensor, gain: Tensor) -> torch.dtype:

@@ -1,0 +1,204 @@
+"""MeanFlow: a network learns the average velocity of a stretch of time, so one step is enough.
+
+Geng, Deng, Bai, Kolter, He (2025). Mean flows for one-step generative modeling. arXiv:2505.13447.
+
+On the line z_t = (1 - t) x + t eps, of velocity v = eps - x, the average velocity from r to t is
+
+    u(z_t, r, t) = 1 / (t - r) int_r^t v(z_s, s) ds,    z_r = z_t - (t - r) u(z_t, r, t).
+
+Its derivative in t gives MeanFlow's identity (equation 6), where d/dt goes along the path:
+
+    u = v - (t - r) du/dt,    du/dt = v d_z u + d_t u.
+
+The right side, with the network's own u and without gradients, is the target (equations 9-11).
+du/dt is one forward-mode derivative of the network. Where r = t, it is flow matching.
+
+Kept: a share of pictures with r != t; r and t logit-normal, as N(-0.4, 1), the greater being t; the
+network is told t and t - r; the adaptive weight 1 / (|error|^2 + 1e-3)^p, p = 1 (equation 22 of the
+appendix); guidance within training (equations 19-21, kappa = 0): the velocity is
+w v + (1 - w) u(z_t, t, t | null), so that a guided picture costs one evaluation. Different: a U-Net
+in place of a transformer; the derivative is computed for pictures with r != t alone, and without
+gradients, which are not wanted of it, and in float32 always; the weight is of the mean over the
+numbers of a picture, so that it means the same for pictures of every size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.sampling import Plan
+from limner.maths.denoisers import (
+    Clipped,
+    Denoiser,
+    Estimate,
+    Guided,
+    Parametrisation,
+    flow,
+    per_image,
+)
+from limner.maths.samplers import SAMPLERS
+from limner.maths.schedules import LinearPath, Times
+from limner.nn.span_unet import SpanUNet
+
+_MEAN, _DEVIATION = -0.4, 1.0  # of logit t, table 1d
+_LEAST = 1e-3  # c of the adaptive weight
+
+
+@register(
+    "meanflow",
+    family="diffusion",
+    paper=Paper(
+        "Mean flows for one-step generative modeling",
+        "Geng, Deng, Bai, Kolter, He",
+        2025,
+        "2505.13447",
+    ),
+    tiny={"channels": (8,), "attention": 0, "share": 0.5},
+    train={"lr": 5e-4, "betas": (0.9, 0.95), "clip": 1.0},
+)
+class MeanFlow(DenoisingModel):
+    """MeanFlow: the average velocity of a flow, with which one step is the whole way.
+
+    With no sampler named, each step of sampling goes by the average velocity of its stretch; with
+    one, it follows flow matching's equation, whose velocity is that of r = t.
+
+    Args:
+        spec: what the images are.
+        channels, blocks, attention, patch, dropout: of the `UNet`.
+        share: of the pictures, those with r != t.
+        scale: w, guidance within training; 1 is none.
+        power: p of the adaptive weight; 0 is the plain squared error.
+        condition_dropout: how often training hides the condition.
+    """
+
+    default_sampler = "euler"
+    default_steps = 1
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: Widths = (64, 128),
+        blocks: Count = 1,
+        attention: Natural = 1,
+        patch: Count = 2,
+        dropout: Rate = 0.0,
+        share: Share = 0.25,
+        scale: Annotated[float, Field(ge=1, le=100)] = 2.0,
+        power: NonNegative = 1.0,
+        condition_dropout: Share = 0.1,
+    ) -> None:
+        network = SpanUNet(spec, channels, blocks, attention, patch, dropout)
+        super().__init__(spec, network, condition_dropout)
+        self.schedule = LinearPath()
+        self.share, self.scale, self.power = share, scale, power
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        """The velocity, where r = t."""
+        return flow
+
+    def draw_times(self, noise: Noise) -> Times:
+        """t in (0, 1), logit-normal."""
+        drawn = noise.normal(dtype=torch.float64) * _DEVIATION + _MEAN
+        return drawn.sigmoid().clamp_(min=1e-5)
+
+    def average_velocity(self, z_t: Images, r: Times, t: Times, c: Condition) -> Images:
+        """u(z_t, r, t)."""
+        return self.network(z_t, self.schedule.label(t), 1000 * (t - r), c)
+
+    def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
+        """The velocity: the average one where r = t."""
+        return self.average_velocity(x_t, t, t, c)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: the network's average velocity is drawn to the right side of the identity."""
+        eps = noise.normal(*self.spec.shape)
+        first, second = self.draw_times(noise), self.draw_times(noise)
+        apart = noise.uniform() < self.share
+        t = torch.where(apart, torch.maximum(first, second), first)
+        r = torch.where(apart, torch.minimum(first, second), first)
+        z_t = per_image(1 - t, eps) * batch.x + per_image(t, eps) * eps
+        # before what has no gradients, for autocast would give it weights that have none
+        u = self.average_velocity(z_t, r, t, batch.c).float()
+        v = self.guided(eps - batch.x, z_t, t, batch.c)
+        target, rows = v, apart.nonzero().flatten()
+        if len(rows):
+            slope = self.derivative(z_t[rows], v[rows], r[rows], t[rows], batch.c.rows(rows))
+            stretch = per_image(t - r, v)[rows]
+            target = v.index_copy(0, rows, v[rows] - stretch * slope)
+        error = (u - target).square().flatten(1).mean(1)
+        weight = (error.detach() + _LEAST) ** -self.power
+        logs = {
+            name: (error.detach() * some).sum() / some.sum().clamp(min=1)
+            for name, some in (("velocity", ~apart), ("average", apart))
+        }
+        yield Turn((weight * error).mean(), logs=logs)
+
+    @torch.no_grad()
+    def guided(self, v: Images, z_t: Images, t: Times, c: Condition) -> Images:
+        """w v + (1 - w) u(z_t, t, t | null); v itself of pictures whose condition is hidden."""
+        if self.scale == 1 or not len(c):
+            return v
+        null = self.average_velocity(z_t, t, t, c.null()).to(v)
+        return torch.where(c.asks_nothing().view(-1, 1, 1, 1), v, torch.lerp(null, v, self.scale))
+
+    @torch.no_grad()
+    def derivative(self, z_t: Images, v: Images, r: Times, t: Times, c: Condition) -> Images:
+        """du/dt along the path: the derivative of u in direction (v, 0, 1), in full precision."""
+        with (
+            torch.autocast(z_t.device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),  # fused attention has no forward derivative
+            forward_ad.dual_level(),
+        ):
+            moving = forward_ad.make_dual(z_t, v), r, forward_ad.make_dual(t, torch.ones_like(t))
+            slope = forward_ad.unpack_dual(self.average_velocity(*moving, c)).tangent
+        return torch.zeros_like(v) if slope is None else slope.to(v)
+
+    def plan(self, **options: Any) -> Plan:
+        """Steps by average velocities, unless a sampler is named."""
+        if options.get("sampler") is not None:
+            return super().plan(**options)
+        clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
+        interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
+        times = super().plan(**options).times
+        D: Denoiser = Stretches(self, times)
+        D = D if scale == 1 else Guided(D, scale, interval, rescale)
+        return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """The denoiser z_t - t u(z_t, r, t) for which Euler's step from t to the next time r of a walk
+    goes by the average velocity between them.
+
+    Args:
+        model: the MeanFlow model.
+        times: of the walk, decreasing.
+    """
+
+    model: MeanFlow
+    times: Times
+
+    @property
+    def schedule(self) -> LinearPath:
+        """The line."""
+        return LinearPath()
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The picture at the end of the direction."""
+        t = t.expand(len(x_t))
+        times = self.times.to(t.device)
+        r = torch.where(times < t[:, None], times, 0.0).amax(1)
+        return Estimate(self.model.denoised(self.model.average_velocity(x_t, r, t, c), x_t, t))

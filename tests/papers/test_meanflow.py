@@ -1,0 +1,149 @@
+"""MeanFlow on Gaussian numbers, whose average velocities are known."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from analytic import Gaussian
+from torch import Tensor, nn
+
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.diffusion.meanflow import MeanFlow
+from limner.maths.schedules import LinearPath
+from limner.testing.cases import toy_data
+from limner.training.loop import Loop, TrainOptions
+
+SPEC = ImageSpec(1, 2, 2)
+LABELLED = ImageSpec(1, 8, 8, labels=("a", "b"))
+DATA = Gaussian(LinearPath(), mean=0.2, variance=0.09)
+TINY: dict[str, Any] = {"channels": (8,)}
+
+
+class Exact(nn.Module):
+    """(z_t - z_r) / (t - r), z_r being where the probability flow is; the velocity where r = t."""
+
+    def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
+        t, stretch = label / 1000, told / 1000
+        r = t - stretch
+        # z_r = m_r + (s_r / s_t) (z - m_t), and the difference over t - r without dividing by it:
+        s_t, s_r = (
+            ((1 - at) ** 2 * DATA.variance + at**2).sqrt().view(-1, 1, 1, 1) for at in (t, r)
+        )
+        slope = ((1 + DATA.variance) * (t + r) - 2 * DATA.variance).view(-1, 1, 1, 1)
+        return -DATA.mean + slope / (s_t + s_r) / s_t * (z - DATA.mean * (1 - t).view(-1, 1, 1, 1))
+
+
+def exact() -> MeanFlow:
+    model = MeanFlow(SPEC, channels=(4,), scale=1.0)
+    model.network = Exact()
+    return model.double().eval()
+
+
+def some(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    noise = Noise.sampling(0, n)
+    ends = torch.stack([noise.uniform(dtype=torch.float64) for _ in range(2)])
+    return noise.normal(*SPEC.shape, dtype=torch.float64), ends.amin(0), ends.amax(0)
+
+
+def test_the_average_velocity_leads_to_where_the_flow_is():
+    z, r, t = some(12)
+    u = exact().average_velocity(z, r, t, Condition())
+    z_r = z - (t - r).view(-1, 1, 1, 1) * u
+    for i in range(12):
+        row = slice(i, i + 1)
+        torch.testing.assert_close(z_r[row], DATA.transported(z[row], t[i], r[i]))
+
+
+def test_the_identity_holds_for_the_exact_average_velocity_alone():
+    """u = v - (t - r) du/dt, with v = E[eps - x | z_t]."""
+    model, (z, r, t) = exact(), some(12)
+    v = (z - DATA.expected(z, t, Condition())) / t.view(-1, 1, 1, 1)
+    torch.testing.assert_close(model.average_velocity(z, t, t, Condition()), v)
+    slope = model.derivative(z, v, r, t, Condition())
+    stretch = (t - r).view(-1, 1, 1, 1)
+    u = model.average_velocity(z, r, t, Condition())
+    torch.testing.assert_close(v - stretch * slope, u)
+    assert float((v - u).abs().max()) > 0.1
+    h = 1e-6
+    ahead = model.average_velocity(z + h * v, r, t + h, Condition())
+    behind = model.average_velocity(z - h * v, r, t - h, Condition())
+    torch.testing.assert_close(slope, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_one_step_samples_it_exactly(steps: int):
+    eps = Noise.sampling(3, 9).normal(*SPEC.shape)
+    x = exact().sample(9, seed=3, steps=steps, clip=False)
+    ends = DATA.mean + math.sqrt(DATA.variance) * eps
+    torch.testing.assert_close(x, ends.clamp(-1, 1), rtol=0, atol=1e-6)
+    x = exact().sample(9, seed=3, sampler="heun", steps=40, clip=False)
+    torch.testing.assert_close(x, ends.clamp(-1, 1), rtol=0, atol=2e-3)
+
+
+def test_the_target_of_training_is_unbiased():
+    """E[v - (t - r) du/dt | z_t] = u, so (u - target) has mean 0 for the exact u: with p = 0 the
+    gradient of the loss in a constant that is added to u vanishes, and not for another u."""
+    n = 20_000
+    streams = torch.arange(n)
+    eps = Noise.keyed(1, 0, streams).normal(*SPEC.shape, dtype=torch.float64)
+    batch = Batch(DATA.mean + math.sqrt(DATA.variance) * eps, Condition())
+    model = MeanFlow(SPEC, channels=(4,), scale=1.0, share=1.0, power=0.0).double()
+    shift = torch.zeros((), dtype=torch.float64, requires_grad=True)
+
+    class Shifted(Exact):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
+            return self.factor * super().forward(z, label, told, c) + shift
+
+    slopes = []
+    for factor in (1.0, 1.2):
+        model.network = Shifted(factor)
+        (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, streams))
+        (slope,) = torch.autograd.grad(turn.loss, shift)
+        slopes.append(abs(float(slope)))
+    assert slopes[0] < 0.03 < 0.05 < slopes[1]
+
+
+def test_guidance_within_training_is_that_of_the_velocity():
+    class Told(nn.Module):
+        def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
+            assert c.label is not None and not told.any()
+            return (10.0 + c.label).view(-1, 1, 1, 1) * torch.ones_like(z)
+
+    model = MeanFlow(LABELLED, **TINY, scale=3.0)
+    model.network = Told()
+    c, t = Condition(label=torch.tensor([0, 1, -1])), torch.full((3,), 0.5).double()
+    v = torch.ones(3, *LABELLED.shape)
+    guided = model.guided(v, v, t, c).mean((1, 2, 3))
+    assert guided.tolist() == [3 * 1 - 2 * 9, 3 * 1 - 2 * 9, 1.0]
+
+
+def test_the_weight_makes_the_loss_that_of_the_logarithm():
+    """Of p = 1, the gradient is that of the mean of log(error + 1e-3); where r = t, error is that
+    of flow matching."""
+    model = MeanFlow(LABELLED, **TINY, scale=1.0, share=0.0).double()
+    batch = toy_data(LABELLED, 0, 6)
+    batch = Batch(batch.x.double(), batch.c)
+    (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(6)))
+    noise = Noise.keyed(0, 0, range(6))
+    eps = noise.normal(*LABELLED.shape)
+    error = (eps - batch.x).square().flatten(1).mean(1)  # for u = 0 at first
+    assert float(turn.loss.detach()) == pytest.approx(float((error / (error + 1e-3)).mean()))
+    assert float(turn.logs["velocity"]) == pytest.approx(float(error.mean()))
+
+
+def test_in_bfloat16_training_is_finite_and_teaches_every_weight():
+    model = MeanFlow(LABELLED, **TINY, share=0.5)
+    options = TrainOptions(steps=12, batch=8, lr=1e-2, dtype="bfloat16")
+    loop = Loop(model, lambda first, n: toy_data(LABELLED, first, n), options)
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(12):
+        logs = loop.advance()
+        assert not loop.unlucky
+        assert all(math.isfinite(value) for value in logs.values())
+    assert all(bool((p != old).any()) for p, old in zip(model.parameters(), before))
