@@ -4,15 +4,15 @@ import inspect
 
 import pytest
 
-from limner.contract import abilities, codes, editing
+from limner.contract import abilities, codes, editing, upscaling
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
 
 ABILITIES = [
     of
-    for module in (abilities, codes, editing)
+    for module in (abilities, codes, editing, upscaling)
     for _, of in inspect.getmembers(module, inspect.isclass)
-    if of.__module__ == module.__name__
+    if of.__module__ == module.__name__ and issubclass(of, GenerativeModel)
 ]
 
 

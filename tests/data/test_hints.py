@@ -13,7 +13,7 @@ from limner.contract.layout import read_layout
 from limner.contract.noise import Noise
 from limner.data import Stream, open_data
 from limner.data.grounds import PLAIN
-from limner.data.hints import draw_hint, edges, hint_spec, line, lowres, scribble
+from limner.data.hints import draw_hint, edges, hint_spec, line, scribble
 from limner.data.scenes import ComposedScenes
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory) -> str:
     return f"folder:{path}"
 
 
-KINDS = ("edges", "scribble", "line", "lowres")
+KINDS = ("edges", "scribble", "line", "lowres", "bicubic")
 
 
 def canny(*needing: object) -> None:
@@ -79,8 +79,8 @@ def test_edges_are_those_of_scikit_image():
 def test_lowres_is_the_mean_of_blocks():
     x = torch.rand(2, 3, 64, 64)
     expected = x.unflatten(3, (8, 8)).unflatten(2, (8, 8)).mean((3, 5))
-    torch.testing.assert_close(lowres(x), expected)
-    assert lowres(torch.rand(1, 1, 28, 28)).shape == (1, 1, 4, 4)
+    torch.testing.assert_close(draw_hint("lowres", x), expected)
+    assert draw_hint("lowres", torch.rand(1, 1, 28, 28)).shape == (1, 1, 4, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,7 +154,7 @@ def test_hints_beside_pictures_by_name(tmp_path):
     ("source", "options", "message"),
     [
         ("FOLDER", {"hint": "mask"}, "data.hint=mask is of scenes"),
-        ("FOLDER", {"hint": "objects"}, "give data.hint=edges, scribble, line or lowres"),
+        ("FOLDER", {"hint": "objects"}, "give data.hint=edges, scribble, line, lowres or bicubic"),
         ("FOLDER", {"hint": "edge"}, "data.hint"),
         ("scenes", {"hint": "boxes", "emoji": 0.5}, "of single emoji no boxes is known"),
         ("paired:FOLDER,FOLDER", {"hint": "edges"}, "leave data.hint out"),

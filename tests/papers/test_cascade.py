@@ -12,7 +12,8 @@ from limner.contract.image import Batch, Condition, TextSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.registry import build
-from limner.diffusion.cascade import Cascade, reduced
+from limner.contract.upscaling import resize
+from limner.diffusion.cascade import Cascade
 from limner.diffusion.flow_matching import FlowMatching
 from limner.training.loop import Loop, TrainOptions
 
@@ -29,7 +30,7 @@ def cascade(**options) -> Cascade:
 
 def low_batches(first: int, n: int) -> Batch:
     x, c = batches(first, n)
-    return Batch(reduced(x, 4, 4), c)
+    return Batch(resize(x, 4, 4), c)
 
 
 def trained(model: GenerativeModel, data=batches, steps: int = 200) -> GenerativeModel:
@@ -64,12 +65,12 @@ class Watched(torch.nn.Module):
 def test_a_constant_picture_is_reduced_to_itself():
     for value in (-1.0, 0.3, 1.0):
         x = torch.full((2, 3, 12, 12), value)
-        torch.testing.assert_close(reduced(x, 4, 4), torch.full((2, 3, 4, 4), value))
+        torch.testing.assert_close(resize(x, 4, 4), torch.full((2, 3, 4, 4), value))
 
 
 def test_what_is_finer_than_the_low_resolution_is_averaged_away():
     stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 1, 32, 32)
-    assert float(reduced(stripes, 8, 8)[..., 2:-2].abs().max()) < 0.05
+    assert float(resize(stripes, 8, 8)[..., 2:-2].abs().max()) < 0.05
 
 
 def test_the_level_plane_says_how_much_noise_there_is():
@@ -97,7 +98,7 @@ def test_training_hides_the_label_but_never_the_low_resolution():
     (c,) = model.upsampler.network.seen
     assert 0.4 < float((c.label == -1).float().mean()) < 0.6
     assert c.present is None
-    torch.testing.assert_close(c.image[:, :3], reduced(batches(0, n).x, 4, 4))
+    torch.testing.assert_close(c.image[:, :3], resize(batches(0, n).x, 4, 4))
 
 
 def test_training_draws_levels_uniformly_up_to_the_augmentation():
@@ -220,7 +221,7 @@ def test_a_tiny_one_enlarges_what_its_base_painted():
         assert colours_are_right(model)
         frames = list(model.watch(32, Condition(label=torch.arange(32) % 2), seed=3))
         painted = frames[small.frame_count() - 1][..., ::2, ::2]
-        agreed = (reduced(frames[-1], 4, 4) - painted).abs().mean((1, 2, 3))
-        other = (reduced(frames[-1], 4, 4) - painted.roll(1, 0)).abs().mean((1, 2, 3))
+        agreed = (resize(frames[-1], 4, 4) - painted).abs().mean((1, 2, 3))
+        other = (resize(frames[-1], 4, 4) - painted.roll(1, 0)).abs().mean((1, 2, 3))
         assert float(agreed.mean()) < 0.12 < 0.5 < float(other.mean())
         assert float(agreed.max()) < 0.3

@@ -1,11 +1,12 @@
 """What a model can do beyond painting. Each ability is a class to derive from: `issubclass` and
 `isinstance` ask for it, on the command line, on the page and between models. Those that change
-given pictures are in `editing`.
+given pictures are in `editing`, the one that enlarges them in `upscaling`.
 
     Mixes       exchanges styles between pictures, layer by layer
     Attends     says where it looks for each word
     Encodes     has a code for each picture (`limner.contract.codes`)
     Translates  turns pictures of one domain into those of another
+    Upscales    makes pictures larger (`limner.contract.upscaling`)
     Controlled  is steered by drawings, masks or other pictures
     FirstStage  turns pictures into maps that another model can paint in
     Exports     can become a pipeline of diffusers

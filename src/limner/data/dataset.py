@@ -16,7 +16,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.contract.noise import Noise, Purpose
-from limner.data.hints import Hint, PictureHint, draw_hint, hint_spec
+from limner.data.hints import REDUCTION, Hint, PictureHint, draw_hint, hint_spec
 
 _FIXED_SEED = 0  # of the one binarisation that a held-out split has
 
@@ -72,8 +72,12 @@ class Dataset(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    def compute_hints(self, kind: Hint) -> None:
+    def compute_hints(self, kind: Hint, reduction: int = REDUCTION) -> None:
         """From now on each picture has a conditioning image that is computed from it.
+
+        Args:
+            kind: what is computed.
+            reduction: how many times smaller the side of a low resolution is.
 
         Raises:
             LimnerError: hints of pictures of which it would have to be known what stands where.
@@ -81,11 +85,12 @@ class Dataset(ABC):
         if kind in ("mask", "boxes", "objects"):
             raise LimnerError(
                 f"data.hint={kind} is of scenes, of which it is known what stands where; give "
-                "data.hint=edges, scribble, line or lowres"
+                "data.hint=edges, scribble, line, lowres or bicubic"
             )
         self.hint = kind
-        self.spec = replace(self.spec, hint=hint_spec(kind, self.spec))
-        self.digest = hashlib.sha256(f"{self.digest} {kind}".encode()).hexdigest()
+        self.spec = replace(self.spec, hint=hint_spec(kind, self.spec, reduction))
+        said = kind if reduction == REDUCTION else f"{kind} {reduction}"
+        self.digest = hashlib.sha256(f"{self.digest} {said}".encode()).hexdigest()
 
     @abstractmethod
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
@@ -156,11 +161,11 @@ class Dataset(ABC):
             view: how training looks at the pictures; None where they are looked at as they are.
             x: the pictures themselves, seen so, where they are at hand.
         """
-        if self.hint is None:
+        if self.hint is None or self.spec.hint is None:
             return None
         if x is None:
             x = self.images(indices, Noise.keyed(seed, Purpose.BINARISE, numbers), view)
-        return draw_hint(self.hint, x)
+        return draw_hint(self.hint, x, self.spec.hint.shape[1:])
 
     def name(self, index: int) -> str:
         """What a picture is called: its file's name where there is one."""

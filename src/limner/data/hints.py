@@ -1,10 +1,12 @@
-"""Conditioning pictures that are computed from pictures: `data.hint=edges|scribble|line|lowres`.
+"""Conditioning pictures that are computed from pictures: `data.hint=edges|scribble|line|lowres|
+bicubic`.
 
     edges      Canny's: white where the brightness changes at once, one pixel wide
     scribble   the edges of a blurred picture, as thick as a felt pen
     line       soft lines where it is darker than around, by a difference of Gaussians,
                tanh(20 max(G_1.6s * x - G_s * x, 0))
-    lowres     the means of blocks of pixels, an eighth of the side
+    lowres     the means of blocks of pixels, an eighth of the side, or `data.reduction`
+    bicubic    the same by the antialiased bicubic filter that data are read with
 
 Lines are white on black. Widths are in sixty-fourths of a side, so that a hint of a picture looks
 the same at any size. `scenes` also know `mask` and `boxes`, exactly.
@@ -26,42 +28,59 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError, install
 from limner.contract.image import Images, ImageSpec
+from limner.contract.upscaling import resize
 
-PictureHint = Literal["edges", "scribble", "line", "lowres"]
+PictureHint = Literal["edges", "scribble", "line", "lowres", "bicubic"]
 """Hints of any picture."""
 Hint = Literal[PictureHint, "mask", "boxes", "objects"]
 """All hints; the last three are of pictures of which it is known what stands where."""
 DRAWINGS = ("edges", "scribble", "line")
 """Hints that are white lines on black."""
 Hints = Float[Tensor, "b k hh ww"]
+REDUCED = ("lowres", "bicubic")
+"""Hints that are the pictures at a lower resolution."""
 BINARY = ("edges", "scribble", "mask", "boxes")
 """Hints of two levels."""
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _LOW, _HIGH = 0.1, 0.2  # Canny's thresholds, of gradients of brightness from 0 to 1
 _SLOPE, _WIDE = 20.0, 1.6  # XDoG's phi, and its k
-_REDUCTION, _LEAST = 8, 4  # of the side of a low resolution, and its least
+REDUCTION = 8
+"""How many times smaller the side of a low resolution is, by default."""
+_LEAST = 4  # side of a low resolution
 
 
-def hint_spec(kind: Hint, spec: ImageSpec) -> ImageSpec:
+def hint_spec(kind: Hint, spec: ImageSpec, reduction: int = REDUCTION) -> ImageSpec:
     """What the hints of pictures look like; their domain is the kind.
 
     Args:
         kind: of hints.
         spec: of the pictures.
+        reduction: how many times smaller the side of a low resolution is.
 
     Raises:
         LimnerError: what finds edges is not installed.
     """
-    if kind == "lowres":
-        height, width = (max(side // _REDUCTION, _LEAST) for side in spec.shape[1:])
+    if kind in REDUCED:
+        height, width = (max(side // reduction, _LEAST) for side in spec.shape[1:])
         return ImageSpec(spec.channels, height, width, domain=kind)
     if kind in ("edges", "scribble"):
         _canny()
     return ImageSpec(1, spec.height, spec.width, 2 if kind in BINARY else 256, domain=kind)
 
 
-def draw_hint(kind: PictureHint, x: Images) -> Hints:
-    """The hints of pictures, in [-1, 1]; see `hint_spec` for their shape."""
+def draw_hint(kind: PictureHint, x: Images, size: tuple[int, int] | None = None) -> Hints:
+    """The hints of pictures, in [-1, 1]; see `hint_spec` for their shape.
+
+    Args:
+        kind: of hints.
+        x: the pictures.
+        size: height and width of a low resolution, if not an eighth of theirs.
+    """
+    if kind in REDUCED:
+        height, width = size or [max(side // REDUCTION, _LEAST) for side in x.shape[2:]]
+        if kind == "bicubic":
+            return resize(x, height, width)
+        return F.adaptive_avg_pool2d(x, (height, width))
     return _DRAWN[kind](x)
 
 
@@ -84,19 +103,12 @@ def line(x: Images) -> Float[Tensor, "b 1 h w"]:
     return 2 * torch.tanh(_SLOPE * darker) - 1
 
 
-def lowres(x: Images) -> Hints:
-    """The means of blocks of pixels."""
-    height, width = (max(side // _REDUCTION, _LEAST) for side in x.shape[2:])
-    return F.adaptive_avg_pool2d(x, (height, width))
-
-
 _DRAWN: dict[PictureHint, Callable[[Images], Hints]] = {
     "edges": edges,
     "scribble": scribble,
     "line": line,
-    "lowres": lowres,
 }
-assert set(_DRAWN) == set(get_args(PictureHint))
+assert {*_DRAWN, *REDUCED} == set(get_args(PictureHint))
 
 
 def _grey(x: Images) -> Float[Tensor, "b 1 h w"]:

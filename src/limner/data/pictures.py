@@ -41,7 +41,7 @@ from limner.data.decode import (
     reading,
     to_pixels,
 )
-from limner.data.hints import Hint
+from limner.data.hints import REDUCTION, Hint
 
 _BROKEN_SHARE = 0.01  # of the pictures may be broken, or one of them
 T = TypeVar("T")
@@ -107,8 +107,9 @@ class Source(ABC):
         text: whether captions become tokens, so that models can learn to paint from prompts.
         tokens: how many of them at most; a longer caption is cut.
         memory: GiB of decoded pictures to keep; larger data are decoded each time.
-        hint: what becomes of each picture as its conditioning image: "edges", "scribble", "line" or
-            "lowres", see `data.hints`; "mask", "boxes" and "objects" are of scenes.
+        hint: what becomes of each picture as its conditioning image: "edges", "scribble", "line",
+            "lowres" or "bicubic", see `data.hints`; "mask", "boxes" and "objects" are of scenes.
+        reduction: how many times smaller the side of a hint "lowres" or "bicubic" is.
     """
 
     address: str = ""
@@ -126,6 +127,7 @@ class Source(ABC):
     tokens: Annotated[int, Field(ge=1, le=256)] = LENGTH
     memory: NonNegative = 4.0
     hint: Hint | None = None
+    reduction: Annotated[int, Field(ge=2, le=64)] = REDUCTION
 
     def __post_init__(self) -> None:
         sides = "1" if self.size is None else str(self.size).lower()

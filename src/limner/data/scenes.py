@@ -183,7 +183,8 @@ class ComposedScenes(Dataset):
         elif source.hint in ("mask", "boxes"):
             self.spec = replace(self.spec, hint=hint_spec(source.hint, self.spec))
         single = self.single.digest if self.single else None
-        options = {k: v for k, v in vars(source).items() if k != "hint"} | {"hint": source.hint}
+        options = {k: v for k, v in vars(source).items() if k not in ("hint", "reduction")}
+        options |= {"hint": source.hint}
         self.floors = options.pop("levels_by") == "floor"
         options |= {"levels_by": "floor"} if self.floors else {}
         said = [digest(), single, options, [*self.objects], self.spec.to_json()]

@@ -87,8 +87,8 @@ def open_data(source: str, **options: Any) -> Dataset:
             `emoji:style=flat`; or `unpaired:A,B` or `paired:A,B` of two of these, or of one folder
             or archive that holds two domains.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit,
-            load_size, half, channels, levels, binarise, flip, memory and hint. Of two domains,
-            "a.NAME" and "b.NAME" are options of one of the two, and the others of both;
+            load_size, half, channels, levels, binarise, flip, memory, hint and reduction. Of two
+            domains, "a.NAME" and "b.NAME" are options of one of the two, and the others of both;
             direction="BtoA" exchanges them.
 
     Raises:
@@ -99,7 +99,7 @@ def open_data(source: str, **options: Any) -> Dataset:
         found = find_source(source, options)
         data = found.open(source)
         if found.hint is not None and data.spec.hint is None:
-            data.compute_hints(found.hint)
+            data.compute_hints(found.hint, found.reduction)
         return data
     if options.get("hint"):
         raise LimnerError(

@@ -37,15 +37,43 @@ from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
+from limner.contract.upscaling import resize
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Repaints, Scale, Steps, WalkOptions, check_edit
 from limner.maths.samplers import SamplerName
 
 
-def reduced(x: Images, height: int, width: int) -> Float[Tensor, "b c hh ww"]:
-    """Pictures at a lower resolution, by the antialiased bicubic filter that data are read with."""
-    size = height, width
-    return F.interpolate(x, size, mode="bicubic", antialias=True).clamp(-1, 1)
+def augmented(
+    z: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], largest: float, noise: Noise
+) -> Float[Tensor, "b c+1 h w"]:
+    """Small pictures under noise, z + s eps, which may leave [-1, 1], and as their last channel s
+    itself, from -1 (none) to 1 (the largest): conditioning augmentation, section 4.
+
+    Args:
+        z: the small pictures.
+        level: the deviation s of each one's noise, in [0, largest].
+        largest: the largest in training.
+        noise: where the noise is drawn.
+    """
+    s = level.to(z).view(-1, 1, 1, 1)
+    noisy = z + s * noise.normal(*z.shape[1:]).to(z)
+    told = 2 * s / (largest or 1.0) - 1
+    return torch.cat([noisy, told.expand_as(z[:, :1])], dim=1)
+
+
+def augmentation_level(asked: float | None, usual: float, largest: float) -> float:
+    """The deviation of the noise on the small pictures in sampling.
+
+    Raises:
+        LimnerError: it is beyond the largest in training.
+    """
+    level = usual if asked is None else asked
+    if level > largest:
+        raise LimnerError(
+            f"sampler option level={level:g} is beyond this model's training; give at most "
+            f"{largest:g}"
+        )
+    return level
 
 
 @register(
@@ -138,7 +166,7 @@ class Cascade(Edits, Attends, Rewords):
 
     def _told(self, batch: Batch, noise: Noise) -> Batch:
         """A batch as the upsampler is trained on it."""
-        z = reduced(batch.x, self.base.spec.height, self.base.spec.width)
+        z = resize(batch.x, self.base.spec.height, self.base.spec.width)
         level = self.augmentation * noise.uniform()
         return Batch(batch.x, self.hinted(batch.c, z, level, noise))
 
@@ -152,13 +180,9 @@ class Cascade(Edits, Attends, Rewords):
             noise: where the noise is drawn.
 
         Returns:
-            a condition whose image is z + s eps, which may leave [-1, 1], and as its last channel
-            s itself, from -1 (none) to 1 (augmentation).
+            a condition whose image is `augmented`.
         """
-        s = level.to(z).view(-1, 1, 1, 1)
-        noisy = z + s * noise.normal(*z.shape[1:]).to(z)
-        told = 2 * s / (self.augmentation or 1.0) - 1
-        image = torch.cat([noisy, told.expand_as(z[:, :1])], dim=1)
+        image = augmented(z, level, self.augmentation, noise)
         return Condition(label=c.label, text=c.text, image=image, weight=c.weight)
 
     def frames(
@@ -199,13 +223,7 @@ class Cascade(Edits, Attends, Rewords):
 
     def _level(self, asked: float | None) -> float:
         """The deviation of the noise on the base's picture."""
-        s = self.augmentation / 4 if asked is None else asked
-        if s > self.augmentation:
-            raise LimnerError(
-                f"sampler option level={s:g} is beyond this model's training; "
-                f"give at most {self.augmentation:g}"
-            )
-        return s
+        return augmentation_level(asked, self.augmentation / 4, self.augmentation)
 
     def _enlarged(self, small: Iterator[Images], preview: bool) -> Generator[Images, None, Images]:
         """Yield the base's frames, each pixel as a block of them, and return the last one."""
@@ -262,7 +280,7 @@ class Cascade(Edits, Attends, Rewords):
         size = base.spec.height, base.spec.width
         touched = None if mask is None else F.adaptive_max_pool2d(mask.to(image), size)
         small = base.edited(
-            reduced(image, *size), touched, strength, rounds, n, c,
+            resize(image, *size), touched, strength, rounds, n, c,
             noise=noise, preview=preview, **given,
         )  # fmt: skip
         z = yield from self._enlarged(small, preview)
@@ -294,7 +312,7 @@ class Cascade(Edits, Attends, Rewords):
         """The base changes what its words change, and both pictures are enlarged: `Rewords`."""
         assert isinstance(self.base, PromptToPrompt)
         if image is not None:
-            image = reduced(image, self.base.spec.height, self.base.spec.width)
+            image = resize(image, self.base.spec.height, self.base.spec.width)
         s, given = self._level(level), self._base_options(**options)
         small = self.base.reworded(
             change, image, strength, n, c, noise=noise, preview=preview, **given
@@ -313,7 +331,7 @@ class Cascade(Edits, Attends, Rewords):
         """The base's, for it decides what is where: `Attends`."""
         if not isinstance(self.base, Attends):
             raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
-        small = reduced(x, self.base.spec.height, self.base.spec.width)
+        small = resize(x, self.base.spec.height, self.base.spec.width)
         return F.interpolate(self.base.attention_maps(small, c), x.shape[-2:], mode="bilinear")
 
     @staticmethod

@@ -22,6 +22,10 @@ _DATA = {
     "captioned": ImageSpec(3, 8, 8, text=text_spec(5)),
     "translating": ImageSpec(3, 8, 8, hint=ImageSpec(1, 8, 8)),
 }
+_REDUCED = {  # for models that enlarge
+    "reduced": ImageSpec(3, 8, 8, hint=ImageSpec(3, 4, 4)),
+    "captioned": ImageSpec(3, 8, 8, text=text_spec(5), hint=ImageSpec(3, 4, 4)),
+}
 _LAYOUTS = ImageSpec(3, 8, 8, hint=layout_spec(("dog", "cat", "cup"), 4))  # for detectors
 _SIZES = (8, 16, 32)
 _LEVELS = (256, 2)
@@ -114,13 +118,14 @@ def cases(of: Entry) -> list[Case]:
     model with its own tiny configuration, on the same data, or on those changed by {"model": NAME,
     "spec": {...}}.
     """
-    found: list[Case] = []
-    for kind, spec in _DATA.items():
-        case, model = _smallest(of, kind, spec)
-        if model is not None and (not found or _uses(model.spec, spec)):
-            found.append(case)
-    if found:
-        return found
+    for data in (_DATA, _REDUCED):
+        found: list[Case] = []
+        for kind, spec in data.items():
+            case, model = _smallest(of, kind, spec)
+            if model is not None and (not found or _uses(model.spec, spec)):
+                found.append(case)
+        if found:
+            return found
     case, model = _smallest(of, "layouts", _LAYOUTS)
     return [_case(of, "grey", _DATA["grey"]) if model is None else case]
 
@@ -128,7 +133,8 @@ def cases(of: Entry) -> list[Case]:
 def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | None]:
     case = _case(of, kind, spec)
     for size, levels in itertools.product(_SIZES, _LEVELS):
-        hint = spec.hint and spec.hint.resized(size, size)
+        side = spec.hint and size * spec.hint.height // spec.height
+        hint = side and spec.hint and spec.hint.resized(side, side)
         case = _case(of, kind, replace(spec.resized(size, size), levels=levels, hint=hint))
         try:
             return case, case.build()

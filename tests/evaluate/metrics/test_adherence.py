@@ -12,7 +12,7 @@ from limner.contract.image import Condition, ImageSpec
 from limner.contract.layout import NONE, Objects, read_layout
 from limner.contract.model import GenerativeModel, Turn
 from limner.data import open_data
-from limner.data.hints import lowres
+from limner.data.hints import draw_hint
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
 from limner.evaluate.evaluation import evaluate
@@ -75,9 +75,11 @@ def test_intersection_over_union():
 
 def test_decibels_of_a_low_resolution():
     x = torch.rand(1, 3, 32, 32) * 2 - 1
-    asked = lowres(x)
-    assert lowres_psnr(x, asked).item() == pytest.approx(60)
-    assert lowres_psnr(x, asked + 0.2).item() == pytest.approx(20, abs=1e-3)  # a tenth of [-1, 1]
+    asked = draw_hint("lowres", x)
+    assert lowres_psnr(asked, asked).item() == pytest.approx(60)
+    assert lowres_psnr(asked, asked + 0.2).item() == pytest.approx(
+        20, abs=1e-3
+    )  # a tenth of [-1, 1]
 
 
 def test_what_stands_out_differs_from_both_ends_of_its_row():

@@ -5,7 +5,7 @@
     mask                    intersection over union of what stands out from its ground, and the mask
     boxes                   for each box, its best intersection over union with an object that the
                             detector of scenes finds; the mean
-    lowres                  PSNR of the reduced picture and the hint, in decibels
+    lowres, bicubic         PSNR of the reduced picture and the hint, in decibels
 
 Each is a mean over pictures. Beside it stand the floor, which is what the same model paints from
 the same seeds without a hint, and real pictures with their own hints, which are the ceiling: of
@@ -30,7 +30,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8
 from limner.contract.layout import NONE, read_layout
 from limner.contract.registry import Paper
-from limner.data.hints import DRAWINGS, Hint, Hints, draw_hint, lowres
+from limner.data.hints import DRAWINGS, REDUCED, Hint, Hints, draw_hint
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
 from limner.evaluate.extractors.choose import extractor
@@ -52,6 +52,7 @@ FLOOR = "floor (no hint)"
 """The row of what the model paints without a hint."""
 NAMES = {kind: f"{kind} F1" for kind in DRAWINGS}
 NAMES |= {"mask": "mask IoU", "boxes": "box IoU", "lowres": "low-resolution PSNR"}
+NAMES |= {"bicubic": NAMES["lowres"]}
 """What the number of each kind of hint is called."""
 _STANDS_OUT = 0.25  # from its ground, of a channel from -1 to 1
 _EXACT = 1e-6  # the least squared error: 60 dB
@@ -94,9 +95,9 @@ def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "
     return area / (area_a[:, None] + area_b - area).clamp(min=1e-12)
 
 
-def lowres_psnr(x: Images, asked: Hints) -> Float[Tensor, "b"]:
+def lowres_psnr(small: Hints, asked: Hints) -> Float[Tensor, "b"]:
     """The peak signal-to-noise ratio of reduced pictures, in decibels; at most 60."""
-    error = ((lowres(x) - asked) / 2).double().square().flatten(1).mean(1)
+    error = ((small - asked) / 2).double().square().flatten(1).mean(1)
     return -10 * error.clamp(min=_EXACT).log10()
 
 
@@ -125,8 +126,8 @@ class SeenAdherence(Observer):
             return self._of_boxes(pixels, numbers)
         asked = self.real.condition(numbers, self.real.spec).image
         assert asked is not None
-        if self.kind == "lowres":
-            return lowres_psnr(x, asked)
+        if self.kind in REDUCED:
+            return lowres_psnr(draw_hint(self.kind, x, (asked.shape[2], asked.shape[3])), asked)
         if self.kind == "mask":
             return mask_iou(standing_out(x), asked[:, 0] > 0)
         assert self.kind != "objects"
@@ -234,7 +235,7 @@ class Adherence(Metric):
             each = seen.of(pictures, self.observer)["adherence"]
             draws = each[resampled(len(each), self.setting.seed)].mean(1)
             mean = percentiles(float(each.mean()), draws)
-            unit = "dB" if self.kind == "lowres" else ""
+            unit = "dB" if self.kind in REDUCED else ""
             of = {"row": row, "better": self.better, "unit": unit}
             found.append(self.number(NAMES[self.kind], mean, len(each), **of))
         return found

@@ -1,0 +1,312 @@
+"""The ability to make pictures larger, of any size: tile by tile, and without seams.
+
+    y = sum_k w_k U(x_k) / sum_k w_k,   x_k the tiles of x
+
+A tile's weight w_k is 0 where the model U misses what lies beyond the tile's border (`margin`),
+grows linearly over what is left of the overlap, and is 1 elsewhere; it is 1 up to the border of the
+picture itself. Where a model sees no further than its margin, y is what it would make of the whole.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Blend, Noise
+
+_LARGEST = 2**26  # pixels of a picture that is made
+_MOST = 64  # times
+
+
+def resize(x: Float[Tensor, "b c h w"], height: int, width: int) -> Float[Tensor, "b c hh ww"]:
+    """Pictures in another size, by the antialiased bicubic filter that data are read with."""
+    if tuple(x.shape[-2:]) == (height, width):
+        return x
+    return F.interpolate(x, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def tile_starts(length: int, tile: int, margin: int) -> list[int]:
+    """Where tiles begin along a side: as few as overlap by more than two margins, evenly.
+
+    >>> tile_starts(20, 8, 1), tile_starts(5, 8, 1)
+    ([0, 4, 8, 12], [0])
+    """
+    if length <= tile:
+        return [0]
+    margin = min(margin, (tile - 1) // 4)
+    step = max(1, tile - 2 * margin - max(1, margin))
+    count = math.ceil((length - tile) / step)
+    return [round(i * (length - tile) / count) for i in range(count + 1)]
+
+
+def tile_weights(
+    starts: Sequence[int], tile: int, margin: int, factor: int
+) -> list[Float[Tensor, "s"]]:
+    """The weight of each tile along a side, of its pixels when enlarged.
+
+    Args:
+        starts: where the tiles begin.
+        tile: their side, small.
+        margin: how much of it counts for nothing next to another tile.
+        factor: of the enlargement.
+    """
+    found: list[Tensor] = []
+    margin = min(margin, (tile - 1) // 4)
+    at = torch.arange(tile * factor, dtype=torch.float64) + 0.5
+    for i, start in enumerate(starts):
+        weight = torch.ones_like(at)
+        cut = margin * factor
+        if i > 0:
+            ramp = (starts[i - 1] + tile - start) * factor - 2 * cut
+            weight *= ((at - cut) / ramp).clamp(0, 1)
+        if i + 1 < len(starts):
+            ramp = (start + tile - starts[i + 1]) * factor - 2 * cut
+            weight *= ((tile * factor - cut - at) / ramp).clamp(0, 1)
+        found.append(weight.float())
+    return found
+
+
+class Tiles:
+    """The tiles of pictures of one size, and how the enlarged ones become pictures again.
+
+    Args:
+        height, width: of the pictures.
+        tile: height and width of a tile.
+        margin: see the module; of small tiles, less than a quarter of the side.
+        factor: of the enlargement.
+    """
+
+    def __init__(
+        self, height: int, width: int, tile: tuple[int, int], margin: int, factor: int
+    ) -> None:
+        self.size, self.tile, self.factor = (height, width), tile, factor
+        sides = list(zip(self.size, tile))
+        self.starts = [tile_starts(length, side, margin) for length, side in sides]
+        self.weights = [
+            tile_weights(starts, side, margin, factor) for starts, side in zip(self.starts, tile)
+        ]
+        self.places = [
+            (i, j) for i in range(len(self.starts[0])) for j in range(len(self.starts[1]))
+        ]
+
+    def __len__(self) -> int:
+        """How many there are in a picture."""
+        return len(self.places)
+
+    def cut(self, x: Float[Tensor, "b c h w"], scale: int = 1) -> Float[Tensor, "bt c th tw"]:
+        """The tiles of pictures, those of a picture together; a picture that is smaller than a tile
+        goes on beyond its border as it ends there.
+
+        Args:
+            x: the pictures, of the size or `scale` times as large.
+            scale: 1, or the factor.
+        """
+        height, width = (side * scale for side in self.tile)
+        more = max(0, height - x.shape[-2]), max(0, width - x.shape[-1])
+        x = F.pad(x, (0, more[1], 0, more[0]), mode="replicate")
+        parts = [
+            x[..., top * scale : top * scale + height, left * scale : left * scale + width]
+            for top, left in ((self.starts[0][i], self.starts[1][j]) for i, j in self.places)
+        ]
+        return torch.stack(parts, 1).flatten(0, 1)
+
+    def join(self, y: Float[Tensor, "bt c th tw"]) -> Float[Tensor, "b c hh ww"]:
+        """Pictures of enlarged tiles, blended where these overlap."""
+        f, (height, width) = self.factor, (side * self.factor for side in self.size)
+        parts = y.unflatten(0, (-1, len(self)))
+        full = [max(side, tile) * f for side, tile in zip(self.size, self.tile)]
+        total = y.new_zeros(len(parts), y.shape[1], *full)
+        weight = y.new_zeros(*full)
+        for k, (i, j) in enumerate(self.places):
+            w = torch.outer(self.weights[0][i], self.weights[1][j]).to(y)
+            top, left = self.starts[0][i] * f, self.starts[1][j] * f
+            rows = slice(top, top + self.tile[0] * f), slice(left, left + self.tile[1] * f)
+            total[..., rows[0], rows[1]] += w * parts[:, k]
+            weight[rows] += w
+        return (total / weight)[..., :height, :width]
+
+
+class Upscales(GenerativeModel):
+    """A model that makes pictures larger: its conditioning image is the small picture."""
+
+    condition = "required"
+    margin: ClassVar[int] = 4
+    """How far from a tile's border, in small pixels, a picture is made of the next tile alone."""
+
+    @property
+    def factor(self) -> int:
+        """How many times as high and as wide pictures become at once."""
+        assert self.spec.hint is not None
+        return self.spec.height // self.spec.hint.height
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Height and width of the small pictures that `enlargement` takes."""
+        assert self.spec.hint is not None
+        return self.spec.hint.height, self.spec.hint.width
+
+    @abstractmethod
+    def enlargement(
+        self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
+    ) -> Float[Tensor, "b c hh ww"]:
+        """Pictures of a tile's size, `factor` times as large, in [-1, 1].
+
+        Args:
+            x: the small pictures, in [-1, 1].
+            c: their labels and captions, where they have some; no image.
+            noise: a random stream for each.
+            options: the model's own, see the signature of `frames`.
+        """
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        """Yield the conditioning images enlarged, which are made at a stroke.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+        """
+        assert c.image is not None
+        x = resize(c.image, *self.tile).to(next(self.parameters()).dtype)
+        yield self.enlargement(x, replace(c, image=None, present=None), noise)
+
+    def upscale(
+        self,
+        x: Float[Tensor, "n k h w"],
+        factor: float | None = None,
+        c: Condition = Condition(),
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        **options: Any,
+    ) -> Float[Tensor, "n k hh ww"]:
+        """Pictures of any size made larger; each is the same alone and among others.
+
+        A factor beyond the model's own is made in stages, each of which enlarges what the one
+        before it made; what became too large is reduced.
+
+        Args:
+            x: pictures in [-1, 1]: grey or coloured, with or without alpha as the last channel,
+                which is enlarged by the bicubic filter.
+            factor: how many times as high and wide they become, from 1 to 64; the model's own if
+                None.
+            c: their labels and captions, if any are known: n rows, one, or no parts.
+            seed: picture i is made with the random stream of seed + i; or a seed for each.
+            options: the model's own, see the signature of `frames`.
+
+        Raises:
+            LimnerError: an unknown option, a factor out of range, or a picture that would be
+                larger than 2^26 pixels.
+        """
+        factor = float(self.factor if factor is None else factor)
+        n, k, height, width = x.shape
+        size = round(height * factor), round(width * factor)
+        check_enlargement((height, width), factor)
+        asked = self.sampler_options(options)
+        self.check_condition(c)
+        c = c.repeat(n) if len(c) == 1 else c
+        noise = Noise.sampling(seed, n, str(self.device))
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                x = x.to(self.device, torch.float32)
+                colours, alpha = (x[:, :-1], x[:, -1:]) if k in (2, 4) else (x, None)
+                if alpha is not None:
+                    colours = _under(colours, alpha)
+                own = as_channels(colours, self.spec.channels)
+                while own.shape[-2] < size[0] or own.shape[-1] < size[1]:
+                    own = self.stage(own, c.to(self.device), noise, **asked)
+                made = as_channels(resize(own, *size), colours.shape[1])
+                if alpha is None:
+                    return made
+                return torch.cat([made, resize(alpha, *size)], 1)
+        finally:
+            self.train(training)
+
+    def stage(
+        self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
+    ) -> Float[Tensor, "b c hh ww"]:
+        """Pictures of any size `factor` times as large, tile by tile.
+
+        Args:
+            x, c, noise, options: see `enlargement`.
+        """
+        tiles = Tiles(x.shape[-2], x.shape[-1], self.tile, self.margin, self.factor)
+        dtype = next(self.parameters()).dtype
+        small = tiles.cut(x)
+        owner = torch.arange(len(x), device=self.device).repeat_interleave(len(tiles))
+        made: list[Tensor] = []
+        for first in range(0, len(small), self.at_once):
+            rows = slice(first, first + self.at_once)
+            of = c.rows(owner[rows]) if len(c) else c
+            part = self.enlargement(small[rows].to(dtype), of, noise.rows(owner[rows]), **options)
+            made.append(part.float().clamp(-1, 1))
+        return tiles.join(torch.cat(made))
+
+
+def check_enlargement(size: tuple[int, int], factor: float) -> None:
+    """Refuse factors and sizes that cannot be.
+
+    Raises:
+        LimnerError: a factor below 1 or above 64, or more than 2^26 pixels.
+    """
+    if not 1 <= factor <= _MOST:
+        raise LimnerError(f"factor={factor:g} is not from 1 to {_MOST}; give another one")
+    if size[0] * size[1] * factor**2 > _LARGEST:
+        raise LimnerError(
+            f"{size[1]} x {size[0]} pixels {factor:g} times as large are more than {_LARGEST:,}; "
+            "give a smaller factor"
+        )
+
+
+def as_channels(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b k h w"]:
+    """Pictures with so many channels: grey ones in all, coloured ones in their mean."""
+    if x.shape[1] == channels:
+        return x
+    return x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+
+
+def check_small(spec: ImageSpec) -> None:
+    """Refuse data whose conditioning images are not the pictures at a lower resolution.
+
+    Raises:
+        LimnerError: they have none, or none that is a whole number of times as small.
+    """
+    small = spec.hint
+    if small is None:
+        raise LimnerError(
+            "this model enlarges pictures; give data.hint=lowres, and data.reduction=4 for a "
+            "quarter of the side"
+        )
+    factor = spec.height // small.height
+    if factor < 2 or (spec.height, spec.width) != (factor * small.height, factor * small.width):
+        raise LimnerError(
+            f"{small.width} x {small.height} do not become {spec.width} x {spec.height} by a whole "
+            "number of times, at least 2; give another data.size or data.reduction"
+        )
+
+
+def _under(
+    colours: Float[Tensor, "b c h w"], alpha: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Colours with those of transparent pixels taken from the nearest that can be seen."""
+    seen = (alpha + 1) / 2
+    filled, known = colours * seen, seen
+    total, weight, side = filled, known, 1
+    while bool((weight == 0).any()) and side < 2 * max(colours.shape[-2:]):
+        side = 2 * side + 1
+        pool = {"kernel_size": side, "stride": 1, "padding": side // 2, "count_include_pad": True}
+        near, count = (F.avg_pool2d(each, **pool) for each in (filled, known))
+        empty = weight == 0
+        total, weight = torch.where(empty, near, total), torch.where(empty, count, weight)
+    found = total / weight.clamp(min=1e-12)
+    return torch.where(seen > 0, colours, torch.where(weight > 0, found, torch.ones_like(found)))

@@ -1,0 +1,137 @@
+"""Pictures are made larger tile by tile, and nobody sees where the tiles were."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec, to_uint8
+from limner.contract.noise import Noise
+from limner.contract.upscaling import Tiles, Upscales, resize, tile_starts, tile_weights
+
+
+class Local(Upscales):
+    """A random network that sees two small pixels far, with a nonlinearity between."""
+
+    margin = 2
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            self.conv_in = nn.Conv2d(3, 8, 3, padding=1)
+            self.conv_out = nn.Conv2d(8, 3 * self.factor**2, 3, padding=1)
+
+    def turns(self, batch, step, noise):
+        raise NotImplementedError
+
+    def enlargement(self, x, c, noise, **options):
+        y = F.pixel_shuffle(self.conv_out(self.conv_in(x).tanh()), self.factor)
+        return (y + F.interpolate(x, scale_factor=self.factor)) / 2
+
+
+def model(factor: int = 2, side: int = 12) -> Local:
+    hint = ImageSpec(3, side, side)
+    return Local(ImageSpec(3, factor * side, factor * side, hint=hint))
+
+
+def pictures(n: int, channels: int, height: int, width: int) -> torch.Tensor:
+    x = Noise.sampling(0, n).uniform(channels, height, width) * 2 - 1
+    return resize(resize(x, height // 3 + 1, width // 3 + 1), height, width)
+
+
+@pytest.mark.parametrize(
+    ("length", "tile", "margin"), [(5, 8, 1), (8, 8, 1), (9, 9, 2), (10, 9, 2), (97, 17, 4)]
+)
+def test_tiles_cover_a_side_and_their_weights_add_up_where_they_overlap(length, tile, margin):
+    starts = tile_starts(length, tile, margin)
+    assert starts[0] == 0 and starts == sorted(set(starts))
+    assert length <= tile or starts[-1] + tile == length
+    for a, b in pairwise(starts):
+        assert a + tile - b > 2 * margin, "so much of each is made without a border's mistakes"
+    total = torch.zeros(3 * max(length, tile))
+    for start, weight in zip(starts, tile_weights(starts, tile, margin, 3)):
+        total[3 * start : 3 * (start + tile)] += weight
+    assert bool((total > 1e-3).all())
+    if length > tile:  # a place next to an inner border is of another tile alone
+        assert float(tile_weights(starts, tile, margin, 3)[0][-3 * margin :].max()) == 0
+    if len(starts) == 2:
+        torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_tiles_of_a_picture_joined_are_the_picture():
+    x = pictures(2, 3, 37, 50)
+    tiles = Tiles(37, 50, (12, 16), 2, 1)
+    assert len(tiles) > 9
+    torch.testing.assert_close(tiles.join(tiles.cut(x)), x)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (30, 41), (13, 70)])
+def test_tiles_of_a_local_model_equal_the_whole(size):
+    upscaler = model()
+    x = pictures(2, 3, *size)
+    tiled = upscaler.upscale(x)
+    with torch.no_grad():
+        whole = upscaler.enlargement(x, Condition(), Noise.sampling(0, 2)).clamp(-1, 1)
+    assert int((to_uint8(tiled).int() - to_uint8(whole).int()).abs().max()) <= 1
+
+
+def test_a_picture_smaller_than_a_tile_is_enlarged_away_from_its_border_as_the_whole():
+    upscaler = model()
+    x = pictures(1, 3, 7, 9)
+    small = upscaler.upscale(x)
+    assert small.shape == (1, 3, 14, 18)
+    with torch.no_grad():
+        whole = upscaler.enlargement(x, Condition(), Noise.sampling(0, 1)).clamp(-1, 1)
+    torch.testing.assert_close(small[..., :10, :14], whole[..., :10, :14])
+
+
+def test_two_stages_of_two_are_four():
+    upscaler = model()
+    x = pictures(2, 3, 9, 15)
+    torch.testing.assert_close(upscaler.upscale(x, 4), upscaler.upscale(upscaler.upscale(x, 2), 2))
+    odd = upscaler.upscale(x, 3)
+    torch.testing.assert_close(odd, resize(upscaler.upscale(x, 4), 27, 45))
+    assert torch.equal(upscaler.upscale(x, 1), x)
+
+
+def test_each_picture_is_the_same_alone():
+    upscaler = model()
+    x = pictures(3, 3, 20, 30)
+    torch.testing.assert_close(upscaler.upscale(x)[1:2], upscaler.upscale(x[1:2], seed=1))
+
+
+def test_alpha_is_enlarged_by_itself_and_grey_stays_grey():
+    upscaler = model()
+    x, alpha = pictures(1, 3, 14, 14), pictures(1, 1, 14, 14)
+    made = upscaler.upscale(torch.cat([x, alpha], 1))
+    torch.testing.assert_close(made[:, 3:], resize(alpha, 28, 28))
+    torch.testing.assert_close(made[:, :3], upscaler.upscale(x))
+    assert upscaler.upscale(x[:, :1]).shape == (1, 1, 28, 28)
+    assert upscaler.upscale(torch.cat([x[:, :1], alpha], 1)).shape == (1, 2, 28, 28)
+
+
+def test_what_lies_under_transparent_pixels_is_not_seen():
+    """A red disc on nothing stays red to its edge, whatever colour nothing has."""
+    upscaler = model()
+    at = torch.arange(24) - 11.5
+    alpha = torch.where(at[:, None] ** 2 + at**2 < 60, 1.0, -1.0)[None, None]
+    disc = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 24, 24)
+    hidden = [torch.where(alpha > 0, disc, torch.full_like(disc, v)) for v in (-1.0, 1.0)]
+    black, white = (upscaler.upscale(torch.cat([x, alpha], 1)) for x in hidden)
+    torch.testing.assert_close(black, white)
+    torch.testing.assert_close(black[:, :3], upscaler.upscale(disc))
+
+
+def test_what_cannot_be_is_refused_in_a_line():
+    upscaler = model()
+    for factor, size, said in ((0.5, 8, "factor=0.5"), (65, 8, "factor=65"), (64, 200, "smaller")):
+        with pytest.raises(LimnerError, match=said):
+            upscaler.upscale(torch.zeros(1, 3, size, size), factor)
+    with pytest.raises(LimnerError, match="option"):
+        upscaler.upscale(torch.zeros(1, 3, 8, 8), steps=3)
+    with pytest.raises(LimnerError, match="without a label"):
+        upscaler.upscale(torch.zeros(1, 3, 8, 8), 2, Condition(label=torch.tensor([0])))
