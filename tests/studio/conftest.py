@@ -218,8 +218,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """One that all tests share that leave it as it was."""
     folder = tmp_path_factory.mktemp("studio")
-    write_toys(folder)
     write_runs(folder)
+    write_toys(folder)
     running = Studio(folder, names=(NAME,)).ready()
     yield running
     running.stop()

@@ -61,7 +61,7 @@ def test_a_browser_that_keeps_nothing_paints_as_well(visit: Open):
     page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('forbidden') })")
     page.fill("#prompt", "not remembered")
     page.locator(".paint").click()
-    page.wait_for_selector(".job.done img")
+    page.wait_for_selector('.job.done[aria-label="not remembered"] img')
 
 
 def test_a_view_that_cannot_be_shown_can_be_begun_anew(visit: Open):

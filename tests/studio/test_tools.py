@@ -12,12 +12,11 @@ from conftest import Open, Studio, clean, png
 from limner.evaluate.webpage import document
 
 
-def give(page: Page, name: str, colour: str, shown: str = "the picture that was given") -> None:
+def give(page: Page, name: str, colour: str) -> None:
     """Choose a file for an input."""
     page.get_by_label(name, exact=True).set_input_files(
         {"name": "one.png", "mimeType": "image/png", "buffer": png(colour=colour)}
     )
-    expect(page.get_by_alt_text(shown)).to_be_visible()
 
 
 def newest(studio: Studio) -> Image.Image:
@@ -38,7 +37,8 @@ def test_a_picture_is_followed_completed_and_sent_on(visit: Open, studio: Studio
     page.get_by_role("button", name="Put away").click()
     page.select_option("#model", "runs/rows")
     page.get_by_role("button", name="Complete a picture").click()
-    give(page, "Picture", "blue", "the picture to be changed")
+    give(page, "Picture", "blue")
+    expect(page.get_by_alt_text("the picture to be changed")).to_be_visible()
     page.locator("#task-keep").fill("0.25")
     page.locator("#task-keep").dispatch_event("change")
     page.get_by_role("button", name="Complete a picture").last.click()

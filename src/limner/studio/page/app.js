@@ -1,12 +1,12 @@
 // The page: its parts, its keys, and what may be dropped on it.
 
-import { html, render, useEffect, useErrorBoundary, useState } from "/page/vendor/preact.js";
+import { html, render, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
 import { Board } from "/page/board.js";
 import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, status } from "/page/stage.js";
-import { cancelAll, forgetForm, go, loadHistory, loadJobs, loadModels, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
 import { Viewer, beside, close } from "/page/viewer.js";
 
 function Header() {
@@ -23,7 +23,7 @@ function Header() {
 
 /** What happens, for those who do not see it. */
 function Spoken() {
-  const [job] = [...state.jobs.values()].reverse();
+  const [job] = [...state.jobs.values()].reverse().filter((each) => !maps(each));
   const said = !job ? "" : job.state === "running" ? `painting ${caption(job.params)}` : `${caption(job.params)}: ${status(job)}`;
   return html`<p class="hidden" aria-live="polite">${said}</p>`;
 }
@@ -53,7 +53,6 @@ function keys(event) {
 
 function drop(event) {
   event.preventDefault();
-  document.body.classList.remove("dropping");
   const [file] = event.dataTransfer?.files ?? [];
   if (!file) return;
   if (state.route.name !== "home") go("/");
@@ -91,7 +90,7 @@ function Asked() {
 
 function App() {
   const [, again] = useState(0);
-  useEffect(() => subscribe(() => again((n) => n + 1)), []);
+  useLayoutEffect(() => subscribe(() => again((n) => n + 1)), []); // at once: what is loaded before is not missed
   return html`<${Header} />
     <main class=${state.route.name}><${View} key=${location.pathname} /></main>
     <${Asked} />
@@ -106,6 +105,7 @@ addEventListener("keydown", keys);
 addEventListener("dragover", over);
 addEventListener("dragleave", (event) => !event.relatedTarget && document.body.classList.remove("dropping"));
 addEventListener("drop", drop);
+addEventListener("drop", () => document.body.classList.remove("dropping"), true); // also where one is taken before it comes here
 addEventListener("paste", (event) => {
   const [file] = event.clipboardData?.files ?? [];
   if (file?.type.startsWith("image/")) take(file);

@@ -5,7 +5,7 @@ import { get } from "/page/api.js";
 import { Form } from "/page/form.js";
 import { axes, combinations, parse } from "/page/grid.js";
 import { Brush } from "/page/brush.js";
-import { Alert, Icon, Link } from "/page/parts.js";
+import { Alert, Icon, Link, later } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { choose, dice, inputs, letGo, missing, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
 
@@ -36,12 +36,14 @@ function Tasks() {
   </div>`;
 }
 
-const INPUTS = { image: "Picture", other: "The other picture", hint: "Picture to follow", mask: "Where it may change" };
+const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
+const Canvas = later("canvas", "Canvas");
 
 function Input({ name, required }) {
   const given = state.wish.inputs[name];
   const [over, setOver] = useState(false);
   const chosen = (files) => files?.[0] && take(files[0], name);
+  if (name === "hint") return html`<${Canvas} key=${state.wish.model} required=${required} />`;
   if (name === "mask") return state.wish.inputs.image ? html`<${Brush} key=${state.wish.inputs.image.id} picture=${state.wish.inputs.image} />` : null;
   const out = html`<button type="button" class="quiet" onClick=${() => wish({ inputs: { ...state.wish.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
   if (given && name === "image" && task().inputs.mask) return out; // it is under the brush
@@ -101,6 +103,9 @@ function Numbers() {
   ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => wish({ ...letGo(), seed: dice() })}>Let go</button></p>`}`;
 }
 
+/** A schema of options without one that stands elsewhere. */
+const besides = (schema, name) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => key !== name)) });
+
 function More() {
   const own = state.wish, of = model(), does = task();
   if (!of || !does) return null;
@@ -111,7 +116,7 @@ function More() {
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
     ${of.text && html`<div class="field"><label for="negative">Keep away from</label>
       <input id="negative" type="text" value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" /></div>`}
-    <${Form} prefix="sampler" schema=${of.schema} help=${of.help} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
+    <${Form} prefix="sampler" schema=${own.task === "paint" && of.hint ? besides(of.schema, "control_strength") : of.schema} help=${of.help} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
     <${Form} prefix="common" schema=${common} help=${helps} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
       change=${({ vary = 0, dtype = "float32" }) => wish({ vary, dtype })} />
     ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish({ sampler: {}, negative: "", vary: 0, dtype: "float32" })}>As it was trained to be used</button>`}
@@ -178,7 +183,7 @@ export function Composer() {
     ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.wish.options} change=${(options) => wish({ options })} />`}
     <${Numbers} />
     <${Alert} />
-    ${lacks && html`<p class="hint">Choose the picture first.</p>`}
+    ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name === "hint" && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}
     <div class="go">
       <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
       <button type="button" class="second" title="a prompt by chance" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>

@@ -1,7 +1,8 @@
 // Small things that several views share.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { go, recall, remember, say, state } from "/page/state.js";
+import { recall, remember } from "/page/kept.js";
+import { go, say, state, trouble } from "/page/state.js";
 
 const PATHS = {
   dice: "M5 3h14a2 2 0 0 1 2 2v14a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zM8 8h.01M16 16h.01M16 8h.01M8 16h.01M12 12h.01",
@@ -21,8 +22,27 @@ const PATHS = {
   link: "M10 14a4 4 0 0 0 5.7 0l3-3a4 4 0 0 0-5.7-5.700l-1 1M14 10a4 4 0 0 0-5.7 0l-3 3a4 4 0 0 0 5.7 5.700l1-1",
 };
 
-export function Icon({ name, filled }) {
-  return html`<svg class=${filled ? "icon filled" : "icon"} viewBox="0 0 24 24" aria-hidden="true"><path d=${PATHS[name]} /></svg>`;
+export function Icon({ name, filled, path = PATHS[name] }) {
+  return html`<svg class=${filled ? "icon filled" : "icon"} viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
+}
+
+/** A part of the page that is loaded, with its style, when it is first shown. */
+export function later(file, part) {
+  let loaded = null, loading = null;
+  const style = () => new Promise((resolve) => {
+    const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `/page/${file}.css`, onload: resolve, onerror: resolve });
+    document.head.append(link);
+  });
+  const load = async () => { [loaded] = await Promise.all([import(`/page/${file}.js`), style()]); };
+  return function Later(given) {
+    const [, again] = useState(false);
+    useEffect(() => {
+      let gone = false;
+      if (!loaded) (loading ??= load()).then(() => gone || again(true)).catch((error) => { loading = null; trouble(error); });
+      return () => { gone = true; };
+    }, []);
+    return loaded && html`<${loaded[part]} ...${given} />`;
+  };
 }
 
 /** A link that changes the view without loading the page anew. */

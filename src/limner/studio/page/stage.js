@@ -106,7 +106,7 @@ export function Stage() {
   const top = useRef(null), newest = jobs[0]?.id;
   useEffect(() => {
     const from = top.current.getBoundingClientRect().top;
-    if (jobs[0]?.fresh && (from < 0 || from > innerHeight / 2)) top.current.scrollIntoView({ behavior: "smooth" });
+    if (jobs[0]?.fresh && !jobs[0].inputs?.hint && (from < 0 || from > innerHeight / 2)) top.current.scrollIntoView({ behavior: "smooth" });
   }, [newest]);
   return html`<div class="stage">
     <h1 class="hidden">The studio</h1>

@@ -1,6 +1,7 @@
 // What the page knows, in one place; whoever shows it is told when it changes.
 
 import { Follower, Problem, ask, get, upload } from "/page/api.js";
+import { own, owned, recall, remember } from "/page/kept.js";
 import { checked, inputsOf } from "/page/settings.js";
 
 const KEPT = "limner-wish";
@@ -18,22 +19,6 @@ const BLANK = {
   model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, borrowed: false, vary: 0, dtype: "float32",
   sampler: {}, options: {}, inputs: {},
 };
-
-/** What this browser kept under a name; null where it keeps nothing. */
-export function recall(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null;
-  }
-}
-
-/** Keep something for the next visit, where the browser lets pages do that. */
-export function remember(name, text) {
-  try {
-    localStorage.setItem(name, text);
-  } catch { /* full or forbidden; this visit goes on without */ }
-}
 
 /** The form as it was; a value of another kind than it has is left out. */
 function remembered() {
@@ -227,6 +212,26 @@ export async function paintGrid(requests) {
 /** Whether a job's pictures are maps over another one, and not for the easel. */
 export const maps = (job) => state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "maps";
 
+/** A job, once it is over. */
+const over = (id) => new Promise((resolve) => {
+  const seen = () => {
+    const job = state.jobs.get(id);
+    if (job?.state === "queued" || job?.state === "running") return;
+    listeners.delete(seen);
+    resolve(job ?? {});
+  };
+  subscribe(seen);
+  seen();
+});
+
+/** The hint of a picture, for the chosen model. */
+export async function outline(picture) {
+  const { id } = await submit({ model: state.wish.model, task: "outline", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
+  const { outputs, error } = await over(id);
+  if (!outputs?.length) throw new Problem(error ?? { message: "the picture was not looked at", hint: "drop it again" });
+  return outputs[0];
+}
+
 /** The job that says where a model looked for each word of a picture; it is asked for once. */
 export async function look(picture, { model: name, params }) {
   const asked = { model: name, task: "attention", params: { prompt: params.prompt, sampler: {}, options: {} }, inputs: { image: picture.id } };
@@ -247,22 +252,6 @@ export async function surprise() {
 
 export async function cancel(id) {
   await ask("DELETE", `/api/v1/jobs/${id}`).catch(trouble);
-}
-
-const OWN = "limner-jobs", OWN_MOST = 300;
-
-/** The ids of jobs that were asked for in this browser; others' are theirs to cancel. */
-function owned() {
-  try {
-    const ids = JSON.parse(recall(OWN) ?? "[]");
-    return Array.isArray(ids) ? ids : [];
-  } catch {
-    return [];
-  }
-}
-
-function own(id) {
-  remember(OWN, JSON.stringify([...owned(), id].slice(-OWN_MOST)));
 }
 
 /** Ask whether all jobs of this browser are to be cancelled, if there are any. */

@@ -1,0 +1,213 @@
+"""The canvas for hints, in a real browser: by mouse, by touch and by keys alone."""
+
+import random
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Browser, Page, expect
+from test_page import drop
+from test_steps import HALVES, file_of
+
+from conftest import NAME, Open, Studio, clean
+from limner.contract.image import from_uint8, to_uint8
+from limner.data.composition import Box, Scene, Thing
+from limner.data.hints import draw_hint
+from limner.data.scenes import drawn_boxes
+
+PAPER = ".sketch canvas[role=application]"
+
+
+def opened(visit: Open, model: str = "runs/edges", **of: Any) -> Page:
+    page = visit(**of)
+    page.select_option("#count", "1")
+    page.select_option("#model", model)
+    page.locator(PAPER).scroll_into_view_if_needed()
+    return page
+
+
+def stroke(page: Page, *points: tuple[float, float]) -> None:
+    """Draw with a mouse, from point to point in shares of the side."""
+    page.locator(PAPER).scroll_into_view_if_needed()
+    box = page.locator(PAPER).bounding_box()
+    assert box
+    places = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=3)
+    page.mouse.up()
+
+
+def hint_of_newest(studio: Studio) -> np.ndarray:
+    """Where the hint that the newest picture follows is light; the stub paints its negative."""
+    (picture,) = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
+    return np.array(studio.pixels(picture).convert("L")) < 128
+
+
+def painted(page: Page, studio: Studio, jobs: int = 1) -> np.ndarray:
+    page.locator(".paint").click()
+    expect(page.locator(".job.done img")).to_have_count(jobs)
+    return hint_of_newest(studio)
+
+
+def test_what_is_drawn_is_what_the_model_follows_and_comes_back(visit: Open, studio: Studio):
+    page = opened(visit, name=NAME)
+    page.fill("#prompt", "a cow")
+    page.route("**/api/v1/assets", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    stroke(page, (0.03, 0.4), (0.97, 0.4))
+    stroke(page, (0.4, 0.97), (0.4, 0.03))
+    page.keyboard.press("Control+Enter")  # before the strokes are sent
+    page.wait_for_selector(".job.done img")
+    page.unroute("**/api/v1/assets")
+    cross = np.zeros((16, 16), bool)
+    cross[6], cross[:, 6] = True, True
+    assert (hint_of_newest(studio) == cross).all(), "no stroke is lost"
+    expect(page.locator(".sketch .covers img")).to_be_visible()  # beneath the drawing
+    page.get_by_label("Undo").click()
+    expect(page.locator(".sketch .covers")).to_have_count(0)
+    page.get_by_label("Box with words").click()
+    page.get_by_label("Words of the box").fill("a red apple")
+    stroke(page, (0.5, 0.5), (0.9, 0.9))
+    expect(page.locator("#prompt")).to_have_value("a cow and a red apple")
+    clean(page)
+    followed = painted(page, studio, 2)
+    box = np.zeros((16, 16), bool)
+    box[8:15, 8:15] = True
+    box[9:14, 9:14] = False
+    box[6] = True
+    assert (followed == box).all()
+    page.reload()
+    expect(page.locator(".sketch .word")).to_have_text("a red apple")
+    page.get_by_label("Clear").click()
+    expect(page.locator(".sketch .word")).to_have_count(0)
+    page.locator(".gallery .tile").first.hover()
+    page.get_by_label("Use its settings").first.click()
+    expect(page.locator(".sketch .word")).to_have_text("a red apple")
+    assert (painted(page, studio) == box).all()
+    page.get_by_label("Undo").click()
+    expect(page.locator("#prompt")).to_have_value("a cow")
+    box[7:] = False
+    assert (painted(page, studio, 2) == box).all()
+
+
+HOSTILE = [
+    {"tool": "brush", "size": 1, "points": "zz"},
+    {"tool": "brush", "size": 1e9, "points": "0000"},
+    {"tool": "script", "size": 1, "points": "0000"},
+    {"tool": "picture", "id": "../../x"},
+    5,
+]
+
+
+def test_boxes_are_as_scenes_draw_them_and_drawings_are_read_with_care(
+    browser: Browser, studio: Studio
+):
+    chance = random.Random(5)
+    page = browser.new_page()
+    page.goto(f"{studio.client.base_url}/healthz")
+    code = """async ([size, boxes]) => {
+        const { Pixels, UNIT, paperOf } = await import("/page/drawing.js");
+        const pixels = new Pixels(paperOf({ hint: [1, size, size], hint_kind: "boxes" }));
+        for (const points of boxes) pixels.draw({ tool: "box", size: 1, points });
+        return [...pixels.data].filter((_, i) => i % 4 === 0).map((value) => value === 255);
+    }"""
+    for size in (16, 64, 256):
+        corners = [sorted(chance.randrange(1024) for _ in range(2)) for _ in range(12)]
+        boxes = [[[x0, y0], [x1, y1]] for (x0, x1), (y0, y1) in zip(corners[::2], corners[1::2])]
+        things = [
+            Thing("apple", None, box=Box(x0 / 1024, y0 / 1024, x1 / 1024, y1 / 1024))
+            for (x0, y0), (x1, y1) in boxes
+        ]
+        expected = drawn_boxes(Scene("", "", "", 0, tuple(things)), size)
+        assert page.evaluate(code, [size, boxes]) == expected.flatten().tolist(), size
+    code = """async (values) => {
+        const { packed, unpacked } = await import("/page/drawing.js");
+        const line = { tool: "line", size: 8, points: [[0, 1], [1023, 512]], word: "<b>" };
+        const again = unpacked(JSON.parse(JSON.stringify(packed([line, { tool: "clear" }]))));
+        return [values.map((value) => unpacked([value])), unpacked("x"), again];
+    }"""
+    line = {"tool": "line", "size": 8, "points": [[0, 1], [1023, 512]], "word": "<b>"}
+    expected = [[None] * len(HOSTILE), None, [line, {"tool": "clear"}]]
+    assert page.evaluate(code, HOSTILE) == expected
+    page.close()
+
+
+def test_a_picture_that_is_dropped_becomes_its_edges(visit: Open, studio: Studio):
+    page = opened(visit)
+    drop(page, file_of(HALVES), on=".sketch .easel")
+    expect(page.locator(".sketch [role=status]")).to_have_text("the edges of the picture are drawn")
+    drawn = to_uint8(draw_hint("edges", from_uint8(HALVES[None])))[0, 0].numpy() > 0
+    assert drawn.any()
+    assert (painted(page, studio) == drawn).all()
+    stroke(page, (0.03, 0.1), (0.3, 0.1))
+    drawn[1, :5] = True
+    assert (painted(page, studio, 2) == drawn).all(), "and goes on from there"
+    page.get_by_label("A drawing").set_input_files(
+        {"name": "dark.png", "mimeType": "image/png", "buffer": file_of(255 - HALVES)}
+    )
+    expect(page.locator(".sketch [role=status]")).to_have_text("the picture is drawn")
+    page.get_by_label("Undo").click()
+    page.get_by_label("Redo").click()
+    assert painted(page, studio, 3)[:, :8].all(), "as it is"
+
+
+def test_it_is_drawn_by_keys_alone(visit: Open, studio: Studio):
+    page = opened(visit)
+    said = page.locator(".sketch [role=status]")
+    page.get_by_label("Clear").focus()
+    page.get_by_label("Brush").focus()
+    for _ in range(6):  # tools; what cannot be undone has no focus
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "application"
+    page.keyboard.press("l")
+    expect(said).to_have_text("Line chosen")
+    page.keyboard.press("Shift+ArrowUp")
+    expect(said).to_have_text("column 9, row 1")
+    page.keyboard.press("Space")
+    expect(said).to_have_text("Line begins at column 9, row 1; move by arrows, Space ends it")
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    clean(page)
+    page.keyboard.press("Escape")
+    expect(said).to_have_text("not drawn")
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Space")
+    expect(said).to_have_text("Line drawn")
+    page.keyboard.press("Control+z")
+    expect(said).to_have_text("Line undone")
+    page.keyboard.press("Control+Shift+z")
+    expect(said).to_have_text("Line drawn again")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".job.done img")
+    line = np.zeros((16, 16), bool)
+    line[3, 8:] = True
+    assert (hint_of_newest(studio) == line).all()
+
+
+def test_a_finger_draws_on_the_canvas_and_scrolls_beside_it(visit: Open, studio: Studio):
+    phone = {"viewport": {"width": 390, "height": 740}, "has_touch": True, "is_mobile": True}
+    page = opened(visit, "runs/boxes", **phone)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_label("Brush").click()
+    touch = page.context.new_cdp_session(page)
+
+    def swipe(selector: str, x: float) -> float:
+        """From low to high; how far the page scrolled."""
+        box = page.locator(selector).bounding_box()
+        assert box
+        before = page.evaluate("scrollY")
+        places = [box["y"] + box["height"] * y for y in (0.9, 0.7, 0.5, 0.3, 0.1)]
+        kinds = ["touchStart", *["touchMove"] * 4]
+        for kind, y in zip(kinds, places):
+            points = [{"x": box["x"] + box["width"] * x, "y": y}]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(50)
+        return page.evaluate("scrollY") - before
+
+    assert swipe(PAPER, 0.5) == 0
+    drawn = painted(page, studio)
+    assert drawn[2:14, 8].all() and not drawn[:, :6].any()
+    page.evaluate("scrollTo(0, 0)")
+    assert swipe(".picker", 0.5) > 0
