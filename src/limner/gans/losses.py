@@ -8,11 +8,14 @@ score, softplus(-s) = -log D and softplus(s) = -log(1 - D), which never overflow
     non-saturating   the same                                 -E log D(G(z))
     least-squares    E (s(x) - 1)^2 / 2 + E s(G(z))^2 / 2      E (s(G(z)) - 1)^2 / 2
     hinge            E (1 - s(x))_+ + E (1 + s(G(z)))_+       -E s(G(z))
+    relativistic     E softplus(s(G(z)) - s(x))                E softplus(s(x) - s(G(z)))
     wasserstein      E s(G(z)) - E s(x)                       -E s(G(z))
 
 Goodfellow et al. (2014). Generative adversarial nets. arXiv:1406.2661 (the first two).
 Mao, Li, Xie, Lau, Wang, Smolley (2016). Least squares generative adversarial networks.
 arXiv:1611.04076 (equation 9). Lim, Ye (2017). Geometric GAN. arXiv:1705.02894 (hinge).
+Jolicoeur-Martineau (2018). The relativistic discriminator: a key element missing from standard GAN.
+arXiv:1807.00734, and Huang, Gokaslan, Kuleshov, Tompkin (2024). arXiv:2501.05441 (relativistic).
 Arjovsky, Chintala, Bottou (2017). Wasserstein GAN. arXiv:1701.07875.
 """
 
@@ -28,15 +31,24 @@ from limner.contract.image import Images
 
 Scores = Float[Tensor, "b *rest"]
 Scalar = Float[Tensor, ""]
-Name = Literal["minimax", "non-saturating", "least-squares", "hinge"]
+Name = Literal["minimax", "non-saturating", "least-squares", "hinge", "relativistic"]
 
 
 class Objective(NamedTuple):
-    """A game: what each of the two lowers, and what the log has of the critic's scores."""
+    """A game.
+
+    Args:
+        critic: what the critic lowers, of scores of pictures and of paintings.
+        generator: what the generator lowers, of scores of paintings; of those of pictures, too,
+            if `paired`.
+        opinions: what the log has of both scores.
+        paired: whether a painting is judged beside a picture.
+    """
 
     critic: Callable[[Scores, Scores], Scalar]
-    generator: Callable[[Scores], Scalar]
+    generator: Callable[..., Scalar]
     opinions: Callable[[Scores, Scores], dict[str, Tensor]]
+    paired: bool = False
 
 
 def discriminate(real: Scores, fake: Scores) -> Scalar:
@@ -67,6 +79,16 @@ def least_squares_generator(fake: Scores) -> Scalar:
 def hinge(real: Scores, fake: Scores) -> Scalar:
     """E (1 - s(x))_+ + E (1 + s(G(z)))_+: only scores within the margin count."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def relativistic_critic(real: Scores, fake: Scores) -> Scalar:
+    """E softplus(s(G(z)) - s(x)): each picture is to look more real than the painting beside it."""
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_generator(fake: Scores, real: Scores) -> Scalar:
+    """E softplus(s(x) - s(G(z))): each painting is to look more real than the picture beside it."""
+    return F.softplus(real - fake).mean()
 
 
 def wasserstein(real: Scores, fake: Scores) -> Scalar:
@@ -107,9 +129,12 @@ OBJECTIVES: dict[Name, Objective] = {
     "non-saturating": Objective(discriminate, non_saturating, beliefs),
     "least-squares": Objective(least_squares_critic, least_squares_generator, mean_scores),
     "hinge": Objective(hinge, generator_loss, mean_scores),
+    "relativistic": Objective(
+        relativistic_critic, relativistic_generator, mean_scores, paired=True
+    ),
 }
-"""Games that networks can play as they are; the last one's critic must be kept Lipschitz, as
-`limner.gans.wgan` does."""
+"""Games that networks can play as they are. The Wasserstein game's critic must be kept Lipschitz
+(`limner.gans.wgan`); the relativistic one wants both penalties of `limner.gans.r3gan`."""
 
 
 def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:
@@ -123,6 +148,20 @@ def gradient(critic: Callable[[Images], Scores], x: Images) -> Images:
         seen = x.clone(memory_format=torch.channels_last)
         (slope,) = torch.autograd.grad(critic(seen).sum(), x, create_graph=True)
     return slope
+
+
+def scores_and_slopes(
+    critic: Callable[[Images], Scores], x: Images
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """s(x_i) and |d s(x_i) / d x_i|^2 of each picture, by one pass, both differentiable.
+
+    The mean of the second over pictures is `r1`; over paintings it is R2.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        scores = critic(x.clone(memory_format=torch.channels_last)).float()
+        (slope,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return scores, slope.float().square().flatten(1).sum(1)
 
 
 def gradient_penalty(

@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from limner.contract.abilities import Mixes
 from limner.contract.codes import Encodes
+from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Blend, Noise, Purpose
@@ -40,7 +41,7 @@ from limner.contract.options import Count, Natural, NonNegative, Rate, Share
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import GAME, Adversarial, score_both, variety
 from limner.gans.augmentation import Augmentation
-from limner.gans.losses import beliefs, discriminate, game, non_saturating, r1
+from limner.gans.losses import OBJECTIVES, game, r1
 from limner.gans.resampling import downsample
 from limner.gans.stylegan2_networks import Critic, Mapping, Styles, Synthesis, halvings
 
@@ -94,6 +95,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         depth: layers from z to w.
         channels: of the layers at full size, in both networks; twice as many with each halving.
         most_channels: but never more than these.
+        objective: the game; "relativistic", with R2 beside R1, is that of `r3gan`.
         gamma: of the R1 penalty; None for 0.0002 h w / 32, which suits batches of 32 pictures.
         r1_every: steps from one R1 move to the next; 0 = never.
         path: the weight of path lengths.
@@ -103,6 +105,9 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
             adaptive augmentation aims at, as 0.6; 0 augments nothing.
         augment_images: pictures in which its probability may go from 0 to 1.
         condition_dropout: how often training hides label and text from both.
+
+    Raises:
+        LimnerError: adaptive augmentation of the relativistic game, whose scores have no zero.
     """
 
     path_length: Tensor
@@ -118,6 +123,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         depth: Count = 8,
         channels: Count = 64,
         most_channels: Count = 512,
+        objective: Literal["non-saturating", "relativistic"] = "non-saturating",
         gamma: NonNegative | None = None,
         r1_every: Natural = 16,
         path: NonNegative = 2.0,
@@ -128,6 +134,12 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__()
+        self.objective = OBJECTIVES[objective]
+        if augment and self.objective.paired:
+            raise LimnerError(
+                "adaptive augmentation looks at the sign of scores, which says nothing in the "
+                "relativistic game; type model.augment=0"
+            )
         if spec.labels:
             self.condition = "required"
         widths = [min(channels * 2**i, most_channels) for i in range(halvings(spec) + 1)]
@@ -154,7 +166,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
     def formula(self) -> list[str]:
         """The game, and the critic's penalty."""
         penalty = f"+ {self.gamma / 2:.3g} E |ds/dx|^2 for the critic"
-        return [*game(discriminate, non_saturating), penalty]
+        return [*game(self.objective.critic, self.objective.generator), penalty]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's move, then the generator's, each with its regularisation where it is due."""
@@ -165,17 +177,24 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         augmented_scores = partial(self.augmented_scores, noise=own, batches=2)
         on_real, on_fake = score_both(augmented_scores, x, fake, c)
         self.augmentation.notice(on_real.detach(), step)
-        loss = discriminate(on_real, on_fake)
-        logs = {GAME: loss.detach()} | beliefs(on_real, on_fake) | {"variety": variety(x, fake)}
+        loss = self.objective.critic(on_real, on_fake)
+        logs = {GAME: loss.detach(), "variety": variety(x, fake)}
+        logs |= self.objective.opinions(on_real, on_fake)
         if self.augmentation.target:
             logs["augment"] = self.augmentation.p.clone()
         yield Turn(loss, of="critic", logs=logs)
         if self.r1_every and step % self.r1_every == 0:
             penalty = self.steepness(x, c, noise)
+            if self.objective.paired:
+                penalty = penalty + self.steepness(fake, c, noise)
             loss = self.r1_every * self.gamma / 2 * penalty
             yield Turn(loss, of="critic", logs={"r1": penalty.detach()})
-        scores = self.augmented_scores(self.synthesis(self.mixed_styles(c, noise), noise), c, noise)
-        loss = non_saturating(scores.float())
+        made = self.synthesis(self.mixed_styles(c, noise), noise)
+        beside = ()
+        if self.objective.paired:
+            with torch.no_grad():
+                beside = (self.augmented_scores(x, c, noise).float(),)
+        loss = self.objective.generator(self.augmented_scores(made, c, noise).float(), *beside)
         yield Turn(loss, of="generator", logs={"generator.game.loss": loss.detach()})
         if self.path_every and step % self.path_every == 0:
             lengths = self.stretch(c, noise)
@@ -190,7 +209,7 @@ class StyleGAN2(Adversarial, Encodes, Mixes):
         return self.critic(self.augmentation(x, noise), c, batches)
 
     def steepness(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, ""]:
-        """E |ds(x)/dx|^2 on real pictures, in full precision."""
+        """E |ds(x)/dx|^2 on some pictures, in full precision."""
         with torch.autocast(x.device.type, enabled=False):
             return r1(partial(self.augmented_scores, c=c, noise=noise), x)
 

@@ -42,7 +42,7 @@ def halvings(spec: ImageSpec) -> int:
     if min(spec.height, spec.width) < 4 or spec.height % 2**k or spec.width % 2**k:
         near = max(4, round(min(spec.height, spec.width) / 2**k)) * 2**k
         raise LimnerError(
-            f"StyleGAN2 doubles a picture of 4 to 7 pixels again and again, which never gives "
+            f"this model doubles a picture of 4 to 7 pixels again and again, which never gives "
             f"{spec.height} x {spec.width}; type data.size={near}"
         )
     return k
