@@ -1,12 +1,13 @@
 """What holds for every test: checked shapes, no network, one thread, seeds, no silent skips."""
 
+import functools
 import os
 import random
 import runpy
 import sys
 import types
 import typing
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 
 import jaxtyping  # noqa: E402
+import torch  # noqa: E402
 from beartype import BeartypeConf, beartype  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
 
 assert not any(name == "limner" or name.startswith("limner.") for name in sys.modules), (
     "limner was imported before its shapes could be checked"
@@ -42,14 +43,63 @@ def _checked(thing: Callable[..., Any]) -> Callable[..., Any]:
     return _beartyped(thing)
 
 
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _kind(value: object) -> Hashable:
+    """What checks look at: the type, for tensors the shape and numbers, for a choice the choice."""
+    of = type(value)
+    if issubclass(of, torch.Tensor):
+        return of, value.shape, value.dtype  # type: ignore[attr-defined]
+    if of is str:
+        return value
+    if issubclass(of, (tuple, list)):
+        return of, *map(_kind, value[:9])  # type: ignore[index]
+    if issubclass(of, dict):
+        return of, *map(_kind, list(value.items())[:9])  # type: ignore[attr-defined]
+    return of
+
+
+def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
+    """jaxtyping's decorator, which took most of the time of tests: a call is not checked again
+    where this function has been checked with arguments and a result of the same kinds.
+    """
+    if thing is None:
+        return functools.partial(_jaxtyped_once, typechecker=typechecker)
+    checked = _jaxtyped(thing, typechecker=typechecker)
+    if not isinstance(thing, types.FunctionType) or any(
+        "{" in str(hint) for hint in thing.__annotations__.values()
+    ):
+        return checked  # a class comes again, function by function
+    known = set[Hashable]()
+
+    @functools.wraps(thing)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        given = (*map(_kind, args), *map(_kind, kwargs.items()))
+        if given not in known:
+            result = checked(*args, **kwargs)
+            if not jaxtyping.config.jaxtyping_disable:
+                known.update((given, (given, _kind(result))))
+            return result
+        result = thing(*args, **kwargs)
+        if (given, _kind(result)) not in known and not jaxtyping.config.jaxtyping_disable:
+            again = functools.wraps(thing)(lambda *_, **__: result)
+            _jaxtyped(again, typechecker=typechecker)(*args, **kwargs)
+            known.add((given, _kind(result)))
+        return result
+
+    return call
+
+
+jaxtyping.jaxtyped = jaxtyping._decorator.jaxtyped = _jaxtyped_once
 checker = types.ModuleType("limner_checker")
 checker.check = _checked
 sys.modules[checker.__name__] = checker
-install_import_hook("limner", f"{checker.__name__}.check")
+jaxtyping.install_import_hook("limner", f"{checker.__name__}.check")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
 
 MAY_SKIP = "may_skip"
 

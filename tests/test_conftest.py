@@ -11,6 +11,8 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from limner.contract.image import to_uint8
 from limner.contract.noise import Noise
@@ -50,6 +52,29 @@ def test_shapes_are_checked():
         to_uint8(torch.zeros(3, 3))
     with pytest.raises(jaxtyping.TypeCheckError):
         Noise.sampling(0, 2).rows("all")  # type: ignore[arg-type]
+
+
+def test_a_call_is_checked_again_unless_all_its_shapes_were_seen():
+    def odd(x: Float[Tensor, "b"], twice: bool) -> Float[Tensor, "b"]:
+        return x.repeat(2) if len(x) == 3 else x[: 4 - len(results)]
+
+    checked = jaxtyping.jaxtyped(typechecker=sys.modules["limner_checker"].check)(odd)
+    results: list[torch.Tensor] = []
+    results.append(checked(torch.zeros(4), True))
+    with pytest.raises(jaxtyping.TypeCheckError, match="return"):
+        checked(torch.zeros(3), True)
+    with pytest.raises(jaxtyping.TypeCheckError, match="return"):
+        checked(torch.zeros(4), True)  # the same arguments, another result
+    for wrong in (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64), 4):
+        with pytest.raises(jaxtyping.TypeCheckError, match="x"):
+            checked(wrong, True)
+    results.clear()
+    checks = []
+    again = jaxtyping.jaxtyped(typechecker=lambda f: checks.append(f) or f)(odd)
+    made = len(checks)
+    for _ in range(9):
+        again(torch.zeros(4), True)
+    assert len(checks) == made, "no checker is made for a call that is known"
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
