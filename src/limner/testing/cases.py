@@ -1,5 +1,6 @@
 """What the contract is checked on: each model, small, on each kind of data that it takes."""
 
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import torch
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec, from_levels
 from limner.contract.layout import layout_spec
+from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.noise import Noise
 from limner.contract.registry import Entry, entry
@@ -30,6 +32,7 @@ _LAYOUTS = ImageSpec(3, 8, 8, hint=layout_spec(("dog", "cat", "cup"), 4))  # for
 _SIZES = (8, 16, 32)
 _LEVELS = (256, 2)
 _QUICK = {"steps": 3}  # sampling options, for models that have them
+_QUICK_LIKELIHOOD = {"tolerance": 1e-2}  # options of likelihoods, likewise
 _PERTURBATION = 0.05
 SEED = 11
 
@@ -109,6 +112,13 @@ def quick_options(model: GenerativeModel) -> dict[str, int]:
     """The sampling options that make a model quick."""
     known = model.sample_schema()["properties"]
     return {name: value for name, value in _QUICK.items() if name in known}
+
+
+def likelihood(model: LikelihoodModel, x: Images, c: Condition, noise: Noise) -> Likelihood:
+    """log p(x), with the options that make it quick."""
+    known = inspect.signature(model.log_prob).parameters
+    quick = {name: value for name, value in _QUICK_LIKELIHOOD.items() if name in known}
+    return model.log_prob(x, c, noise=noise, **quick)
 
 
 def cases(of: Entry) -> list[Case]:

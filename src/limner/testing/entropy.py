@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Images, ImageSpec, from_levels
 from limner.contract.likelihood import Likelihood
 from limner.contract.noise import Noise
-from limner.testing.cases import SEED, Case, random_conditions
+from limner.testing.cases import SEED, Case, likelihood, random_conditions
 from limner.training.loop import Loop, TrainOptions
 
 
@@ -43,7 +43,7 @@ def _trained(case: Case, law: "Law", lr: float) -> Any:
         noise = Noise.keyed(SEED, 3, range(first, first + n))
         return Batch(law(case.spec, noise)[0], random_conditions(case.spec, noise))
 
-    loop = Loop(case.build(), batches, TrainOptions(steps=40, batch=16, lr=lr, ema=0.5, seed=SEED))
+    loop = Loop(case.build(), batches, TrainOptions(steps=24, batch=16, lr=lr, ema=0.5, seed=SEED))
     loop.prepare()
     for _ in range(loop.options.steps):
         loop.advance()
@@ -79,7 +79,7 @@ def _below(model: Any, law: Law, when: str) -> None:
     noise = Noise.keyed(SEED, 4, range(n))
     x, truth = law(model.spec, noise)
     with torch.no_grad():
-        said: Likelihood = model.log_prob(x, random_conditions(model.spec, noise), noise=noise)
+        said = likelihood(model, x, random_conditions(model.spec, noise), noise)
     assert said.kind in ("exact", "lower", "estimate"), f"a likelihood of the kind '{said.kind}'"
     assert said.nats.shape == (n,), f"likelihoods of the shape {tuple(said.nats.shape)}"
     assert bool(said.nats.isfinite().all()), f"a likelihood is not finite {when}"
@@ -112,7 +112,7 @@ def _all_images(model: Any, repeats: int) -> Likelihood:
     every = torch.cartesian_prod(*[torch.arange(spec.levels)] * 2).view(-1, 1, 1, 2)
     x = from_levels(every.repeat_interleave(repeats, 0), spec.levels)
     c = random_conditions(spec, Noise.sampling(0, 1)).repeat(len(x))
-    return model.log_prob(x, c, noise=Noise.sampling(0, len(x)))
+    return likelihood(model, x, c, Noise.sampling(0, len(x)))
 
 
 def _sums_to_one(model: Any, when: str) -> None:

@@ -19,7 +19,15 @@ from limner.contract.likelihood import LikelihoodModel
 from limner.contract.model import GenerativeModel, Learner, Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import entry
-from limner.testing.cases import SEED, Case, asked_of, painted, quick_options, toy_data
+from limner.testing.cases import (
+    SEED,
+    Case,
+    asked_of,
+    likelihood,
+    painted,
+    quick_options,
+    toy_data,
+)
 from limner.training.loop import Loop, TrainOptions
 
 _LONGEST_GAME = 32  # steps until every weight must have had a gradient
@@ -114,7 +122,7 @@ def check_any_batch(case: Case) -> None:
         x, c = toy_data(model.spec, 0, 8)
         dtype = next(model.parameters()).dtype
         nats = [
-            model.log_prob(x[:n].to(dtype), c.rows(slice(0, n)), noise=Noise.sampling(0, n)).nats
+            likelihood(model, x[:n].to(dtype), c.rows(slice(0, n)), Noise.sampling(0, n)).nats
             for n in (8, 3)
         ]
         rtol = 1e-3 if model.likelihood_is_slow else 1e-4  # adaptive steps follow every rounding
