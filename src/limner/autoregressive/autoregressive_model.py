@@ -99,9 +99,18 @@ class AutoregressiveModel(LikelihoodModel, Completes):
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
         """Exactly log p(x), the sum of log p(x_i | x_1 .. x_{i-1})."""
         k = to_levels(x, self.spec.levels)
-        seen = from_levels(k, self.spec.levels).to(self._dtype).permute(0, 2, 3, 1)
-        theta = self.network(seen, self._vector(c, len(x), (1, 1)))
+        theta = self.theta(from_levels(k, self.spec.levels), c)
         return Likelihood(self.law.log_prob(theta, k.permute(0, 2, 3, 1)).sum((1, 2)), "exact")
+
+    def theta(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b h w p"]:
+        """The law of every pixel given those before it.
+
+        Args:
+            x: pictures, on the grid of levels.
+            c: what they are of.
+        """
+        seen = x.to(self._dtype).permute(0, 2, 3, 1)
+        return self.network(seen, self._vector(c, len(x), (1, 1)))
 
     def frames(
         self,

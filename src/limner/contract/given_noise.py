@@ -1,0 +1,65 @@
+"""Random numbers that are inputs: for models that are written as functions of them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.noise import Noise
+
+
+class Draw(NamedTuple):
+    """Random numbers that are drawn at once.
+
+    Args:
+        law: normal is N(0, 1), uniform is on [0, 1).
+        shape: of one picture's.
+        dtype: of the numbers.
+    """
+
+    law: Literal["normal", "uniform"]
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
+class RecordingNoise(Noise):
+    """Streams that keep what was drawn, in `made`."""
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__(noise.streams, noise.draws, noise.others)
+        self.made: list[tuple[Draw, Tensor]] = []
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """As of every `Noise`."""
+        return self._kept("uniform", shape, dtype, super().uniform(*shape, dtype=dtype))
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """As of every `Noise`."""
+        return self._kept("normal", shape, dtype, super().normal(*shape, dtype=dtype))
+
+    def _kept(self, law: Any, shape: tuple[int, ...], dtype: torch.dtype, drawn: Tensor) -> Tensor:
+        self.made.append((Draw(law, shape, dtype), drawn.clone()))
+        return drawn
+
+
+class GivenNoise(Noise):
+    """Random numbers that are given, in the order in which they are drawn.
+
+    Args:
+        draws: the numbers.
+        n: of how many pictures.
+    """
+
+    def __init__(self, draws: Sequence[Tensor], n: int) -> None:
+        super().__init__(torch.zeros(n, dtype=torch.int64))
+        self.left: Iterator[Tensor] = iter(draws)
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """The next numbers."""
+        return next(self.left)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """The next numbers."""
+        return next(self.left)

@@ -1,0 +1,143 @@
+"""ONNX files paint what models paint; walks of all samplers are tables of sums."""
+
+import json
+from collections import deque
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import limner
+from limner.commands.app import app
+from limner.commands.exports.onnx_file import write_onnx
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.given_noise import RecordingNoise
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.text import text_spec
+from limner.diffusion.unrolled import follow_table, unrolled
+
+SPEC = ImageSpec(3, 8, 8, text=text_spec(5))
+GREY = ImageSpec(1, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
+
+
+def shaken(name, spec=SPEC, **options):
+    torch.manual_seed(2)
+    model = limner.build(name, spec, **options).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return model
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize(
+    "sampler", ["euler", "ddim", "dpm++", "unipc", "heun", "ancestral", "ddim eta", "heun churn"]
+)
+def test_a_walk_is_its_table(sampler, scale):
+    model = shaken("edm" if "heun" in sampler else "flow-matching", channels=(8, 16))
+    name, _, more = sampler.partition(" ")
+    extra = {"eta": {"eta": 0.7}, "churn": {"churn": 2.0}}.get(more, {})
+    options = model.sampler_options({"sampler": name, "steps": 4, "scale": scale, **extra})
+    c = Condition(text=torch.tensor([[3, 4, 0, 0, 0], [5, 0, 0, 0, 0]]))
+    noise = RecordingNoise(Noise.sampling(0, 2))
+    with torch.no_grad():
+        frames = model.frames(2, c, noise=noise, preview=False, **options)
+        expected = deque(frames, maxlen=1).pop()
+        plan = model.plan(**options)
+        _, *further = (drawn for _, drawn in noise.made)
+        first = model.first(Noise.sampling(0, 2))
+
+        def D(x, t):
+            return plan.D(x.float(), torch.tensor(t, dtype=torch.float64), c).x_hat
+
+        found = follow_table(unrolled(plan), first, further, D)
+    assert torch.allclose(found.float(), expected, atol=1e-4)
+
+
+def session(file):
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
+    model = shaken("flow-matching", channels=(8, 16))
+    save_model(model, tmp_path / "run")
+    arguments = ["export", str(tmp_path / "run"), str(tmp_path / "m.onnx"), "--format", "onnx"]
+    options = ["sampler.sampler=dpm++", "sampler.steps=3", "sampler.scale=2"]
+    result = CliRunner().invoke(app, [*arguments, *options])
+    assert result.exit_code == 0, result.exception
+    file = onnx.load(tmp_path / "m.onnx")
+    told = json.loads(next(each.value for each in file.metadata_props if each.key == "limner"))
+    assert told["model"] == "flow-matching" and told["sampler"]["steps"] == 3
+    assert told["noise"] == {"noise": {"law": "normal", "shape": [3, 8, 8]}}
+    text = limner.prompted(SPEC, "a red dog").text
+    padded = torch.nn.functional.pad(text, (0, 5 - text.shape[1]))
+    noise = Noise.sampling(7, 1).normal(3, 8, 8).numpy()
+    given = {"noise": noise, "text": padded.numpy()}
+    (picture,) = session(tmp_path / "m.onnx").run(["picture"], given)
+    how = {"sampler": "dpm++", "steps": 3, "scale": 2.0}
+    expected = model.sample(1, Condition(text=text), seed=7, **how)
+    assert np.abs(picture - expected.numpy()).max() < 1e-4
+    assert "name a new file" in str(CliRunner().invoke(app, [*arguments, *options]).exception)
+
+
+def test_maps_of_an_autoencoder_and_noise_of_each_step(tmp_path):
+    plain = ImageSpec(3, 8, 8)
+    stage = shaken("kl-autoencoder", plain, channels=(8, 8), blocks=1)
+    model = shaken("latent-diffusion", plain, first_stage=stage, options={"channels": (8,)})
+    options = model.sampler_options({"sampler": "ancestral", "steps": 3})
+    assert write_onnx(model, options, tmp_path / "m.onnx", n=2, half=False) < 1e-4
+    names = [each.name for each in session(tmp_path / "m.onnx").get_inputs()]
+    assert names == ["noise", "noise_1", "noise_2"]
+
+
+def test_half_precision_halves_the_file(tmp_path):
+    model = shaken("gan", GREY, channels=16)
+    sizes = []
+    for half in (False, True):
+        file = tmp_path / f"{half}.onnx"
+        apart = write_onnx(model, {}, file, n=1, half=half)
+        assert apart < (0.05 if half else 1e-5)
+        sizes.append(file.stat().st_size)
+    assert sizes[1] < 0.65 * sizes[0]
+
+
+def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
+    model = shaken("pixelcnn", GREY, h=4, blocks=1)
+    write_onnx(model, model.sampler_options({}), tmp_path / "m.onnx", n=2, half=False)
+    x = Noise.sampling(3, 2).uniform(1, 8, 8) * 2 - 1
+    given = {"x": x.numpy(), "label": np.array([0, 1])}
+    (theta,) = session(tmp_path / "m.onnx").run(["theta"], given)
+    with torch.no_grad():
+        expected = model.theta(x, Condition(label=torch.tensor([0, 1])))
+    assert np.abs(theta - expected.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,), T=20, variance="learned"),
+         {"steps": 4}, "give sampler.sampler=ddim"),
+        (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many to be written"),
+        (lambda: shaken("flow-matching", channels=(8,)),
+         {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave sampler options out"),
+    ],
+)  # fmt: skip
+def test_what_is_no_graph_is_said(tmp_path, model, options, message):
+    painter = model()
+    with pytest.raises(LimnerError, match=message):
+        write_onnx(painter, painter.sampler_options(options), tmp_path / "m.onnx", n=1, half=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_goes_together(tmp_path):
+    run = CliRunner()
+    for arguments, message in (
+        (["x", "folder", "--half"], "are of --format onnx"),
+        (["x", "folder", "--format", "onnx"], "name folder.onnx"),
+    ):
+        assert message in str(run.invoke(app, ["export", *arguments]).exception)
