@@ -90,6 +90,14 @@ class Autoencoder(Encodes):
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_axes", torch.eye(latent))
 
+    def formula(self) -> list[str]:
+        """What is minimised, and from which codes it paints."""
+        size = len(self.code_mean)
+        return [
+            "min E |x - decoder(encoder(x))|^2",
+            f"x = decoder(m + A u),  u ~ N(0, I) of {size},  N(m, A A^T) fitted to encoder(x)",
+        ]
+
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Measure the mean picture, which perceptrons subtract."""
         centre(self.encoder, batches)

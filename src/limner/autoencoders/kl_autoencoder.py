@@ -198,6 +198,19 @@ class KLAutoencoder(Encodes, FirstStage):
         self.couples_batch = critic_weight > 0  # by the balance of both gradients
         self.register_buffer("code_scale", torch.ones(()))
 
+    def formula(self) -> list[str]:
+        """The law of a map, and the game of coders and critic."""
+        shape = " x ".join(map(str, self.latent_shape))
+        loss = f"min E |x - decoder(z)| + {self.kl_weight:g} KL(q(z | x) || N(0, I))"
+        lines = [f"q(z | x) = N(mean(x), variance(x)),  z of {shape}"]
+        if self.critic_weight == 0:
+            return [*lines, loss]
+        return [
+            *lines,
+            f"coders:  {loss} - {self.critic_weight:g} l E s(decoder(z))",
+            "critic:  min E max(0, 1 - s(x)) + E max(0, 1 + s(decoder(z)))",
+        ]
+
     def players(self) -> dict[str, nn.Module]:
         """Both coders together, and the critic."""
         if self.critic_weight == 0:

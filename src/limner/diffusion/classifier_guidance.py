@@ -134,6 +134,17 @@ class Classifier(Repaints):
         out = len(spec.labels)
         self.network = HalfUNet(spec, channels, blocks, attention, patch, dropout, out)
 
+    def formula(self) -> list[str]:
+        """How the classifier moves what the base sees."""
+        size, frozen = (
+            sum(p.numel() for p in part.parameters()) for part in (self.network, self.base)
+        )
+        return [
+            "grad log p(x_t | y) = grad log p(x_t) + s grad log p(y | x_t)",
+            f"p(y | x_t) = softmax(F(x_t, t)),  {len(self.spec.labels)} classes,  F of {size:,}",
+            f"p(x_t) of a frozen {self.base.name}: {frozen:,} parameters",
+        ]
+
     def players(self) -> dict[str, nn.Module]:
         """The classifier; the base is frozen."""
         return {"classifier": self.network}

@@ -107,6 +107,16 @@ class Distilled(Attending, PromptToPrompt):
                 "can be learnt; distil a teacher with model.prediction=v or x"
             )
 
+    def formula(self) -> list[str]:
+        """What the student is to see, and how it differs from its teacher."""
+        size = sum(p.numel() for p in self.change.parameters())
+        return [
+            f"min E w(t) |x_hat(x_t, t, c) - x~|^2,  t of {self.steps} steps",
+            f"x~: DDIM's step to it is {self.substeps} steps of the teacher, guided at "
+            f"{self.scale:g}",
+            f"x_hat of a {self.teacher.name} whose weights change by A B, {size:,} parameters",
+        ]
+
     def players(self) -> dict[str, nn.Module]:
         """The change of the weights; the teacher is frozen."""
         return {"student": self.change}

@@ -139,6 +139,16 @@ class CUT(Translator):
         layers = layer_count(critic_layers, b)
         self.critic = PatchCritic(b.channels, critic_channels, layers)
 
+    def formula(self) -> list[str]:
+        """The game, and what a translation shares with its picture."""
+        weight = f"{self.likeness / 2:g}"
+        return [
+            "critic:     min E (s(b) - 1)^2 + E s(G(a))^2",
+            f"generator:  min E (s(G(a)) - 1)^2 + {weight} (NCE(a, G(a)) + NCE(b, G(b)))",
+            f"NCE: -log softmax of z . z' / {self.temperature:g} at the place itself, z of its own "
+            "patch",
+        ]
+
     def players(self) -> dict[str, nn.Module]:
         """The critic, which moves first, and the generator with the heads."""
         return {"critic": self.critic, "generator": nn.ModuleList([self.painter, self.heads])}

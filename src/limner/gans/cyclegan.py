@@ -94,6 +94,18 @@ class CycleGAN(Translator):
             {name: PaintingPool(pool, end.shape) for name, end in ends.items()}
         )
 
+    def formula(self) -> list[str]:
+        """The games of both ways, and what binds them."""
+        cycle = f"{self.cycle:g} (E |F(G(a)) - a| + E |G(F(b)) - b|)"
+        kept = self.identity and self.a.channels == self.b.channels
+        same = f" + {self.identity:g} (E |G(b) - b| + E |F(a) - a|)" if kept else ""
+        return [
+            "G: A -> B,  F: B -> A",
+            "critics:     min E (s_B(b) - 1)^2 + E s_B(G(a))^2,  s_A likewise",
+            "generators:  min E (s_B(G(a)) - 1)^2 + E (s_A(F(b)) - 1)^2",
+            f"             + {cycle}{same}",
+        ]
+
     def players(self) -> dict[str, nn.Module]:
         """Both generators, which move first, and both critics."""
         return {"generator": self.generators, "critic": self.critics}

@@ -143,6 +143,13 @@ class Pix2Pix(Translator):
         layers = layer_count(critic_layers, b)
         self.critic = PatchCritic(a.channels + b.channels, critic_channels, layers)
 
+    def formula(self) -> list[str]:
+        """The game, played for pairs."""
+        return [
+            "critic:     min -(E log D(a, b) + E log(1 - D(a, G(a, z)))) / 2",
+            f"generator:  min -E log D(a, G(a, z)) + {self.likeness:g} E |b - G(a, z)|",
+        ]
+
     def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:
         """G(x, z)."""
         return self.generator(x, noise)
