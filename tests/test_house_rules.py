@@ -379,6 +379,25 @@ def test_asking_for_help_does_not_import_torch():
     )
 
 
+QUICK = ("sample", "edit", "train", "resume", "evaluate", "compare", "score", "export", "studio")
+HELP_OF = """
+import sys
+from limner.__main__ import main
+for verb in sys.argv[1].split():
+    sys.argv = ["limner", verb, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+    assert "torch" not in sys.modules, f"limner {verb} --help imports torch"
+"""
+
+
+def test_asking_for_the_help_of_a_verb_does_not_import_torch():
+    said = in_a_new_python(HELP_OF.replace("sys.argv[1]", repr(" ".join(QUICK)), 1))
+    assert all(f"limner {verb}" in said for verb in QUICK)
+
+
 @cache
 def seconds(code: str) -> float:
     """How long a new interpreter takes with this, at the best of three, once it is warm."""

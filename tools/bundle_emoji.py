@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from limner.commands.sample import paint_sheet
+from limner.commands.painting import paint_sheet
 from limner.commands.wish import Wish
 from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
 from limner.contract.model import Learner

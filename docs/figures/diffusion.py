@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from limner import Condition, Noise, load, open_data, prompted
-from limner.commands.edit import edit_sheet
+from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
-from limner.commands.sample import paint_sheet
+from limner.commands.repainting import edit_sheet
 from limner.commands.wish import Wish
 from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes

@@ -12,7 +12,7 @@ import sys
 import torch
 from labelled import labelled
 
-from limner.commands.sample import paint_sheet
+from limner.commands.painting import paint_sheet
 from limner.commands.wish import Wish
 
 SCALES = 0.0, 1.0, 2.0, 4.0, 8.0

@@ -15,7 +15,7 @@ from labelled import labelled
 
 from diffusion import PROMPTS
 from limner import Noise, open_data
-from limner.commands.sample import paint_sheet
+from limner.commands.painting import paint_sheet
 from limner.commands.wish import Wish, open_model
 from limner.contract.image import to_uint8
 from limner.diffusion.latent_diffusion import LatentDiffusion

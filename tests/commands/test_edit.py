@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.edit import edit_sheet
 from limner.commands.pictures import read_mask, read_picture
+from limner.commands.repainting import edit_sheet
 from limner.commands.wish import Wish
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.registry import build
+from limner.contract.rewording import Rewording
 from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 6, 5, levels=2, labels=("one", "two"))
@@ -152,3 +153,16 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     save_model(build("gan", PLAIN, channels=4), tmp_path / "gan")
     with pytest.raises(LimnerError, match=r"a gan model cannot edit pictures; these can: .*ddpm"):
         edit_sheet([picture], Wish(str(tmp_path / "gan")))
+
+
+def test_the_help_states_the_defaults_of_changes_of_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["limner", "edit", "--help"])
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    for option in ("cross", "own", "local"):
+        (line,) = [line for line in said.splitlines() if f"--{option} " in line]
+        assert f"({getattr(Rewording, option):g})" in line

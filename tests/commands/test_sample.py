@@ -10,8 +10,8 @@ from PIL import Image, ImageSequence
 from torchvision.transforms.functional import pil_to_tensor
 
 from limner.__main__ import main
+from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
-from limner.commands.sample import paint_sheet
 from limner.commands.wish import Wish, open_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError

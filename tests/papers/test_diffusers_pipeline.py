@@ -18,7 +18,7 @@ from torch import Tensor
 
 from limner import prompted
 from limner.__main__ import main
-from limner.commands.edit import edit_sheet
+from limner.commands.repainting import edit_sheet
 from limner.commands.wish import Wish
 from limner.contract.checkpoint import digest, load, model_file
 from limner.contract.errors import LimnerError

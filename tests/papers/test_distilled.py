@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from limner.commands.sample import paint_sheet
+from limner.commands.painting import paint_sheet
 from limner.commands.wish import Wish
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import digest, load, save_model, sha256, weight_files

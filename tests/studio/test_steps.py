@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from conftest import Studio, png
+from limner.commands.painting import paint_sheet
 from limner.commands.reword import reworded
-from limner.commands.sample import paint_sheet
 from limner.commands.task import open_work
 from limner.commands.wish import Wish
 from limner.contract.image import from_uint8, to_uint8

@@ -11,8 +11,8 @@ import typer
 from pydantic import Field
 
 from limner.commands.arguments import Device, Label, Model, Out, Prompt, only_options, print_paths
+from limner.commands.painting import PAINT
 from limner.commands.pictures import Sheet, write
-from limner.commands.sample import PAINT
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
 from limner.contract.abilities import Mixes

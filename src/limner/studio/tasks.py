@@ -5,11 +5,11 @@ from typing import Any
 
 from limner.commands.attention import ATTENTION
 from limner.commands.codes import INTERPOLATE, RECONSTRUCT
-from limner.commands.edit import COMPLETE, EDIT
 from limner.commands.instruct import INSTRUCT
 from limner.commands.outline import OUTLINE
+from limner.commands.painting import PAINT
+from limner.commands.repainting import COMPLETE, EDIT
 from limner.commands.reword import REWORD
-from limner.commands.sample import PAINT
 from limner.commands.style_mix import MIX
 from limner.commands.task import Task
 from limner.commands.translate import TRANSLATE

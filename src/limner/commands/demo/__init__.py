@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from limner.commands.demo.page import write_page
-from limner.commands.sample import paint_sheet
+from limner.commands.painting import paint_sheet
 from limner.commands.wish import Wish
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError

@@ -1,0 +1,178 @@
+"""What `limner edit` does: a picture changed, or the part of it that is not to stay."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from limner.commands.pictures import Sheet, read_mask, read_pictures
+from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.wish import Wish
+from limner.contract.editing import Completes, Edits
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec, to_uint8
+
+_STRENGTH = 0.6  # where all of a picture may change
+
+
+def rows_kept(spec: ImageSpec, keep: float) -> int:
+    """How many rows stay of a share of the height: at least one, at most all but one."""
+    return max(1, min(round(keep * spec.height), spec.height - 1))
+
+
+def complete(
+    work: Work,
+    *,
+    keep: Annotated[float, Field(ge=0.05, le=0.95)] = 0.5,
+    rounds: Annotated[int, Field(ge=1, le=1000)] | None = None,
+) -> Iterator[Images]:
+    """A part stays, above or where you do not brush, and the rest is painted anew.
+
+    Args:
+        keep: the share of the height that stays, where nothing is brushed.
+        rounds: of inference, where what stays lies behind what is painted.
+    """
+    assert isinstance(work.model, Completes)
+    told: dict[str, Any] = {"rounds": rounds, "seed": list(work.seeds), **work.sampler}
+    yield from work.model.complete(work.given("image"), work.c, mask=_mask(work, keep), **told)
+
+
+def _complete_count(work: Work, *, keep: float = 0.5, rounds: int | None = None) -> int:
+    assert isinstance(work.model, Completes)
+    return work.model.complete_count(_mask(work, keep), rounds, **work.sampler)
+
+
+def _mask(work: Work, keep: float) -> Float[Tensor, "b 1 h w"]:
+    """What is painted: where it was brushed, or the lower rows."""
+    if "mask" in work.pictures:
+        return work.given("mask")
+    return _lower(work.model.spec, keep).repeat(len(work.seeds), 1, 1, 1)
+
+
+def edit(
+    work: Work,
+    *,
+    strength: Annotated[float, Field(gt=0, le=1)] = _STRENGTH,
+    rounds: Annotated[int, Field(ge=1, le=100)] | None = None,
+) -> Iterator[Images]:
+    """A picture changed as the prompt says, all of it or where you brush.
+
+    Args:
+        strength: how far it may go from the picture; at 1 it is painted anew.
+        rounds: how often each step is taken, so that what is painted agrees with what stays; by
+            default 4 times where you brush, else once.
+    """
+    assert isinstance(work.model, Edits)
+    told: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
+    if rounds is not None:
+        if _without(type(work.model)):
+            raise LimnerError(f"a {work.model.name} model takes each step once; leave rounds out")
+        told["rounds"] = rounds
+    mask = work.given("mask") if "mask" in work.pictures else None
+    yield from work.model.edit(work.given("image"), work.c, mask=mask, **told)
+
+
+def _edit_count(work: Work, *, strength: float = _STRENGTH, rounds: int | None = None) -> int:
+    del rounds
+    assert isinstance(work.model, Edits)
+    return work.model.edit_count(strength, **work.sampler)
+
+
+def _without(model: type) -> Sequence[str]:
+    assert issubclass(model, Edits)
+    return () if "rounds" in signature(model.edit).parameters else ("rounds",)
+
+
+EDIT = Task(
+    "Change a picture",
+    edit,
+    Edits,
+    lacks="cannot edit pictures; these can",
+    example="limner train pixelcnn mnist",
+    inputs={"image": True, "mask": False},
+    frames=_edit_count,
+    without=_without,
+)
+COMPLETE = Task(
+    "Complete a picture",
+    complete,
+    Completes,
+    inputs={"image": True, "mask": False},
+    frames=_complete_count,
+)
+
+
+def edit_sheet(
+    files: Sequence[Path],
+    wish: Wish,
+    *,
+    keep: float | None = None,
+    mask: Path | None = None,
+    strength: float | None = None,
+    rounds: int | None = None,
+    device: str = "auto",
+) -> tuple[Sheet, Wish]:
+    """Paint pictures anew, or parts of them, with a progress bar.
+
+    Args:
+        files: a row of the sheet for each: the picture, what stays of it if only a part does, and
+            `wish.n` ways to go on.
+        wish: which model, how many, with which seeds and options; one label or prompt for all.
+        keep: which share of the height stays, from above; at least a row, at most all but one.
+        mask: a picture that is light where it is to be repainted.
+        strength: how much of what is painted over may change, in (0, 1]; for models that edit. By
+            default 0.6, and all of it where a part of the picture stays.
+        rounds: how often each step is taken, or how long a completion is improved; by default as
+            often as the model says.
+        device: where.
+
+    Returns:
+        the sheet, and the wish with every option written out.
+
+    Raises:
+        LimnerError: the model cannot do this, or a file is no picture.
+    """
+    if not files:
+        raise LimnerError("say which picture is to be edited: limner edit IMAGE -m MODEL")
+    if keep is not None and mask is not None:
+        raise LimnerError("give --keep or --mask, not both")
+    work = open_work(wish, device, single=True)
+    task, spec = able_task(work.model, EDIT, COMPLETE), work.model.spec
+    given = read_pictures(files, spec)
+    work, repainted = work.of_each(given), None
+    options: dict[str, Any]
+    if task is EDIT:
+        if mask is not None or keep is not None:
+            repainted = read_mask(mask, spec) if mask else _lower(spec, keep or 0)
+            work = replace(work, pictures={**work.pictures, "mask": repainted})
+        usual = _STRENGTH if repainted is None else 1.0
+        options = {"strength": strength or usual, "rounds": rounds}
+    elif strength is not None:
+        raise LimnerError(
+            f"a {work.model.name} model paints a part of a picture anew, and not from what was "
+            "there; leave --strength out"
+        )
+    else:
+        options = {"keep": 0.5 if keep is None else keep, "rounds": rounds}
+        repainted = read_mask(mask, spec) if mask else _lower(spec, options["keep"])
+        if mask:
+            work = replace(work, pictures={**work.pictures, "mask": repainted})
+    (painted,) = task.finish(work, **options)
+    columns = [to_uint8(given)[:, None]]
+    if repainted is not None:
+        columns.append(to_uint8(given * (1 - repainted))[:, None])
+    shown = torch.cat([*columns, painted.unflatten(0, (-1, wish.n))], 1)
+    return Sheet(shown.flatten(0, 1), shown.shape[1]), wish.filled(work.sampler)
+
+
+def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:
+    """1 in the rows that do not stay."""
+    painted = torch.ones(1, 1, spec.height, spec.width)
+    painted[:, :, : rows_kept(spec, keep)] = 0
+    return painted
