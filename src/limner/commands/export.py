@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 from limner.commands.arguments import apart
-from limner.commands.wish import Wish, open_model
 from limner.contract.errors import LimnerError
 
 Format = Literal["diffusers", "onnx"]
@@ -40,6 +39,7 @@ def export_command(
         raise LimnerError(f"an ONNX file ends in .onnx; name {to.with_suffix('.onnx')}")
     _, sampler = apart(options or [], "sampler")
     from limner.commands.exports.onnx_file import write_onnx
+    from limner.commands.wish import Wish, open_model
 
     painter, checked = open_model(Wish.of({"model": model, **sampler}), "cpu")
     difference = write_onnx(painter.eval(), checked, to, n=n or 1, half=half)
