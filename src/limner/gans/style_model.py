@@ -1,0 +1,233 @@
+"""Models whose pictures follow styles: truncation, codes, and styles mixed layer by layer.
+
+A mapping network turns z into w, a synthesis network paints a picture by a w for each layer, from
+coarse to fine. What can be done with that is the same for each of them:
+
+    truncation   w' = mean + psi (w - mean), in the first layers or in all
+    code         w = mean + code * axes, along directions in which w varies by 1
+    mixing       some layers have the w of another picture
+
+Karras, Laine, Aila (2018). A style-based generator architecture for generative adversarial
+networks. arXiv:1812.04948. Karras, Laine, Aittala, Hellsten, Lehtinen, Aila (2019). Analyzing and
+improving the image quality of StyleGAN. arXiv:1912.04958.
+"""
+
+import math
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from limner.contract.abilities import Mixes
+from limner.contract.codes import Encodes
+from limner.contract.image import Batch, Condition, Images
+from limner.contract.noise import Blend, Noise, Purpose
+from limner.contract.options import Natural
+from limner.gans.adversarial_model import Adversarial
+from limner.gans.resampling import downsample
+from limner.gans.stylegan2_networks import Mapping, Styles
+
+_MEAN_OF = 1024  # styles for the mean of w, at most
+_CANDIDATES = 64  # codes where the search for a picture's may begin
+_SEARCH_STEPS, _SEARCH_RATE = 200, 0.1
+_PRIOR = 1e-3  # weight of a code's mean square in its search
+
+
+class Other(NamedTuple):
+    """Where the styles of some layers come from.
+
+    Args:
+        noise: the streams of the z.
+        c: what they are of.
+        layers: which layers.
+    """
+
+    noise: Noise
+    c: Condition
+    layers: slice
+
+
+class StyleModel(Adversarial, Encodes, Mixes):
+    """A GAN whose generator maps z to w, and w to a picture.
+
+    A subclass calls `remember_styles` in its constructor, and has `mapping`, `latent`,
+    `style_layers` and `paint_sizes`.
+
+    Attributes:
+        w_mean: the mean of w over all conditions, then that of each class.
+        w_axes: directions in which w varies by 1, one a row.
+    """
+
+    w_mean: Tensor
+    w_axes: Tensor
+    mapping: Mapping
+    latent: int
+    spherical: ClassVar[bool] = False
+
+    def remember_styles(self, classes: int, style: int) -> None:
+        """Make the buffers of the mean of w, and of its axes."""
+        self.register_buffer("w_mean", torch.zeros(1 + classes, style))
+        self.register_buffer("w_axes", torch.eye(style))
+
+    @abstractmethod
+    def paint_sizes(
+        self, w: Styles, c: Condition, noise: Noise | None, other: Other | None = None
+    ) -> Iterator[Images]:
+        """The picture at each size, from the smallest on.
+
+        Args:
+            w: a style for each layer.
+            c: what the pictures are of.
+            noise: where the layers' noise is drawn; None for what they are without.
+            other: where the styles of some layers come from, if not from c.
+        """
+
+    def styles(self, c: Condition, noise: Noise, psi: float, cutoff: int | None) -> Styles:
+        """Styles for sampling: of one z each, drawn to the mean by psi in the first layers."""
+        w = self.mapping(noise.normal(self.latent), c)
+        centre = self.centre(c, len(w))
+        near = torch.arange(self.style_layers, device=w.device) < (
+            self.style_layers if cutoff is None else cutoff
+        )
+        return torch.where(near[:, None], torch.lerp(centre, w, psi)[:, None], w[:, None])
+
+    def centre(self, c: Condition, n: int) -> Float[Tensor, "b style"]:
+        """The mean style of each row's class, or of all."""
+        if c.label is None or len(self.w_mean) == 1:
+            return self.w_mean[:1].expand(n, -1)
+        return self.w_mean[c.label + 1]
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """The mean style, of all and of each class, and the directions in which it varies."""
+        asked = Condition.cat([c for _, c in batches])
+        n = max(len(asked), 1)
+        asked = asked.repeat(-(-_MEAN_OF // n)).rows(slice(0, _MEAN_OF))
+        z = Noise.keyed(0, Purpose.CALIBRATION, range(_MEAN_OF), str(self.device)).normal(
+            self.latent
+        )
+        w = self.mapping(z, asked)
+        self.w_mean[0] = w.mean(0)
+        for label in range(len(self.w_mean) - 1):
+            of_class = replace(asked, label=torch.full((_MEAN_OF,), label, device=z.device))
+            self.w_mean[1 + label] = self.mapping(z, of_class).mean(0)
+        variance, axes = torch.linalg.eigh(w.double().T.cov())
+        spread = variance.clamp(min=1e-6 * float(variance.max())).sqrt()
+        self.w_axes.copy_((axes * spread).T)
+
+    @torch.no_grad()
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b style"]:
+        """The code whose picture is nearest, found by gradient descent from the best of some.
+
+        w = mean + code * axes, in directions along which w varies by 1 (Zhu, Abdal, Qin,
+        Femiani, Wonka, 2020. Improved StyleGAN embedding: where are the good latents?
+        arXiv:2012.09036); near are pictures of small square error at all sizes, and short codes
+        are preferred. All layers get one style, for there the model's own pictures are.
+        """
+        wanted = pyramid(x)
+        code = self._start(wanted, c).requires_grad_()
+        adam = torch.optim.Adam([code], lr=_SEARCH_RATE, betas=(0.9, 0.99))
+        for step in range(_SEARCH_STEPS):
+            adam.param_groups[0]["lr"] = _SEARCH_RATE * math.cos(math.pi / 2 * step / _SEARCH_STEPS)
+            with torch.enable_grad():
+                off = pyramid_distance(pyramid(soft_clamp(self.decode(code, c))), wanted)
+                loss = (off + _PRIOR * code.square().mean(1)).sum()
+                (code.grad,) = torch.autograd.grad(loss, code)
+            adam.step()
+        return code.detach()
+
+    def _start(self, wanted: list[Tensor], c: Condition) -> Float[Tensor, "b style"]:
+        """For each picture, which of some random styles' pictures is the nearest, as a code."""
+        starts: list[Tensor] = []
+        for i in range(len(wanted[0])):
+            own = slice(i, i + 1)
+            noise = Noise.sampling(0, _CANDIDATES, str(self.device))
+            of = self.fill_condition(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
+            w = self.mapping(noise.normal(self.latent).to(self.w_axes), of)
+            code = (w - self.centre(c.rows(own), len(w))) @ torch.linalg.inv(self.w_axes)
+            made = pyramid(soft_clamp(self.decode(code, c.rows(own).repeat(len(code)))))
+            nearest = pyramid_distance(made, [size[own] for size in wanted]).argmin()
+            starts.append(code[nearest])
+        return torch.stack(starts)
+
+    def decode(self, z: Float[Tensor, "b style"], c: Condition = Condition()) -> Images:
+        """The picture of each code, without noise."""
+        w = self.centre(c, len(z)) + z @ self.w_axes
+        w = w[:, None].expand(-1, self.style_layers, -1)
+        return deque(self.paint_sizes(w, c, None), maxlen=1).pop()
+
+    def mix(
+        self,
+        other: Sequence[int | Blend],
+        layers: slice,
+        c: Condition = Condition(),
+        *,
+        seed: Sequence[int | Blend],
+        **options: Any,
+    ) -> Images:
+        """Pictures of seeds, with the styles of others' in some layers; see `Mixes`."""
+        n = len(other)
+        c = (c.repeat(n) if len(c) == 1 else c).to(self.device)
+        theirs = Noise.sampling(other, n, str(self.device))
+        style_of = Other(theirs, self.fill_condition(n, c, theirs), layers)
+        frames = partial(self.frames, style_of=style_of)
+        *_, x = self.run_frames(frames, n, c, seed, False, options)
+        return x
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        psi: Annotated[float, Field(ge=0, le=2)] = 1.0,
+        cutoff: Natural | None = None,
+        style_of: Other | None = None,
+    ) -> Iterator[Images]:
+        """Yield the pictures, from the smallest size to the full one.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            psi: truncation: how far styles are from their mean, 0 for the mean itself; below 1,
+                pictures are better on average, and more alike.
+            cutoff: layers, from the coarsest on, that are truncated; None for all.
+            style_of: where some layers' styles come from.
+        """
+        w = self.styles(c, noise, psi, cutoff)
+        if style_of is not None:
+            theirs, of, layers = style_of
+            w[:, layers] = self.styles(of, theirs, psi, cutoff)[:, layers]
+        sizes = list(self.paint_sizes(w, c, noise, style_of))
+        for x in sizes if preview else sizes[-1:]:
+            yield F.interpolate(x, self.spec.shape[1:])
+
+    def frame_count(self, **options: object) -> int:
+        """One for each size."""
+        return self.style_layers // 2
+
+
+def soft_clamp(x: Images) -> Images:
+    """What is seen of a picture, and a tenth of what lies beyond [-1, 1], so that it can return."""
+    return torch.lerp(x.clamp(-1, 1), x, 0.1)
+
+
+def pyramid(x: Images) -> list[Tensor]:
+    """A picture, and the same halved as long as its sides are even."""
+    sizes = [x]
+    while not (sizes[-1].shape[2] % 2 or sizes[-1].shape[3] % 2):
+        sizes.append(downsample(sizes[-1]))
+    return sizes
+
+
+def pyramid_distance(a: list[Tensor], b: list[Tensor]) -> Float[Tensor, "n"]:
+    """The mean squared difference of two pyramids, each size counting alike."""
+    each = [(x - y).square().flatten(1).mean(1) for x, y in zip(a, b)]
+    return torch.stack(each).mean(0)
