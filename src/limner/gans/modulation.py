@@ -50,9 +50,26 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.full((out,), bias / rate))
         self.rate, self.scale = rate, rate / math.sqrt(n)
 
-    def forward(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b out"]:
+    def forward(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b out"]:
         """One row for each of x."""
         return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+
+def equalise(module: nn.Module) -> None:
+    """Give every `nn.Linear` within an equalised rate, in place; what it computes stays.
+
+    Args:
+        module: whose linear layers all have a bias.
+    """
+    for name, part in module.named_children():
+        if isinstance(part, nn.Linear):
+            equal = Linear(part.in_features, part.out_features)
+            with torch.no_grad():
+                equal.weight.copy_(part.weight / equal.scale)
+                equal.bias.copy_(part.bias)
+            setattr(module, name, equal)
+        else:
+            equalise(part)
 
 
 class Conv(nn.Module):
@@ -122,12 +139,18 @@ class ModulatedConv(nn.Module):
     ) -> Float[Tensor, "b out hh ww"]:
         """The same from the style s itself."""
         weight = self.weight * self.scale
-        h = x * s[:, :, None, None]
-        if self.doubling:
-            h = 4 * blur(F.conv_transpose2d(h, weight.transpose(0, 1), stride=2), self.border)
-        else:
-            h = F.conv2d(h, weight, padding=self.border)
+        h = self.spread(x * s[:, :, None, None], weight)
         if not self.demodulate:
             return h
-        squares = F.linear(s.square(), weight.square().sum((2, 3)))
+        with torch.autocast(x.device.type, enabled=False):  # or lengths have three digits
+            s = s.to(weight.dtype)
+            squares = F.linear(s.square(), weight.square().sum((2, 3)))
         return h * (squares + 1e-8).rsqrt().to(h.dtype)[:, :, None, None]
+
+    def spread(
+        self, x: Float[Tensor, "b c h w"], weight: Float[Tensor, "out c k k"]
+    ) -> Float[Tensor, "b out hh ww"]:
+        """The convolution by given weights, doubling where this one does."""
+        if self.doubling:
+            return 4 * blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), self.border)
+        return F.conv2d(x, weight, padding=self.border)

@@ -72,7 +72,12 @@ class Mapping(nn.Module):
 
     def forward(self, z: Float[Tensor, "b latent"], c: Condition) -> Float[Tensor, "b style"]:
         """The style of each z."""
-        asked = self.conditioner(c, len(z)).vector
+        return self.style_of(z, self.conditioner(c, len(z)).vector)
+
+    def style_of(
+        self, z: Float[Tensor, "b latent"], asked: Float[Tensor, "b latent"] | None
+    ) -> Float[Tensor, "b style"]:
+        """The same from the condition's vector; None where the data have no condition."""
         w = normalise(z)
         if asked is not None:
             w = torch.cat([w, normalise(asked)], dim=1)
@@ -85,14 +90,13 @@ class Layer(nn.Module):
     """A modulated convolution, noise, a bias, and the activation.
 
     Args:
-        channels, out: that go in, and that come out.
-        style: numbers of w.
-        doubling: whether the picture is doubled.
+        conv: the convolution.
+        out: channels that come out of it.
     """
 
-    def __init__(self, channels: int, out: int, style: int, *, doubling: bool) -> None:
+    def __init__(self, conv: ModulatedConv, out: int) -> None:
         super().__init__()
-        self.conv = ModulatedConv(channels, out, 3, style, doubling=doubling)
+        self.conv = conv
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(out, 1, 1))
 
@@ -124,9 +128,9 @@ class Synthesis(nn.Module):
         k = len(widths) - 1
         self.constant = nn.Parameter(torch.randn(widths[0], spec.height >> k, spec.width >> k))
         self.up_layers = nn.ModuleList(
-            Layer(n, m, style, doubling=True) for n, m in pairwise(widths)
+            Layer(ModulatedConv(n, m, 3, style, doubling=True), m) for n, m in pairwise(widths)
         )
-        self.layers = nn.ModuleList(Layer(n, n, style, doubling=False) for n in widths)
+        self.layers = nn.ModuleList(Layer(ModulatedConv(n, n, 3, style), n) for n in widths)
         self.to_picture = nn.ModuleList(
             ModulatedConv(n, spec.channels, 1, style, demodulate=False) for n in widths
         )
