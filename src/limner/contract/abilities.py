@@ -47,6 +47,7 @@ class Mixes(GenerativeModel):
         layers: slice,
         c: Condition = Condition(),
         *,
+        of: Condition | None = None,
         seed: Sequence[int | Blend],
         **options: Any,
     ) -> Images:
@@ -55,8 +56,8 @@ class Mixes(GenerativeModel):
         Args:
             other: the seed, for each picture, whose styles are taken.
             layers: where they are taken.
-            c: what all pictures, and those that styles are taken from, are of; n rows, one, or no
-                parts.
+            c: what all pictures are of; n rows, one, or no parts.
+            of: what those are of that styles are taken from; the same where it is None.
             seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
             options: the model's own, see the signature of `frames`.
         """

@@ -45,6 +45,7 @@ from limner.gans.losses import beliefs, discriminate, game, non_saturating
 from limner.gans.modulation import equalise
 from limner.gans.multi_scale_critic import (
     MultiScaleCritic,
+    Pyramid,
     critic_loss,
     halved,
     mean_loss,
@@ -203,7 +204,7 @@ class GigaGAN(StyleModel):
             loss, logs["contrast"] = loss + self.contrast * disagreement, disagreement.detach()
         yield Turn(loss, of="generator", logs=logs)
 
-    def scales(self, c: Condition, noise: Noise) -> list[Images]:
+    def scales(self, c: Condition, noise: Noise) -> Pyramid:
         """Paintings at each size that the critic sees, from the largest on."""
         signal = self.mapping.conditioner(c, len(noise))
         w = self.mapping.style_of(noise.normal(self.latent), signal.vector)
@@ -211,7 +212,7 @@ class GigaGAN(StyleModel):
         words = [_words(signal)] * (self.style_layers // 2)
         return [*self.synthesis.sizes(w, words, noise)][: -self.critic.scales - 1 : -1]
 
-    def steepness(self, real: list[Images], c: Condition, noise: Noise) -> Float[Tensor, ""]:
+    def steepness(self, real: Pyramid, c: Condition, noise: Noise) -> Float[Tensor, ""]:
         """The mean over scales of gamma_i / 2 E |ds/dx_i|^2, in full precision."""
         with torch.autocast(real[0].device.type, enabled=False):
             slopes = steepness(lambda pictures: self.critic(pictures, c), real, noise)

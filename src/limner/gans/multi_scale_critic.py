@@ -37,15 +37,17 @@ from limner.gans.modulation import Conv, Linear, ModulatedConv, activate, equali
 from limner.gans.stylegan2_networks import CriticBlock, deviation
 from limner.nn.condition import Conditioner
 
-Scores = list[list[Float[Tensor, "b places"]]]
+Pyramid = list[Float[Tensor, "_ _ _ _"]]
+"""Pictures at several scales, from the largest on."""
+Scores = list[list[Float[Tensor, "_ _"]]]
 """Scores of each scale, from the largest on, at each size that judges it."""
-Features = list[Float[Tensor, "eb c h w"]]
+Features = list[Float[Tensor, "_ _ _ _"]]
 """What each size sees, from the largest on: of all scales that have passed it, one after the
 other."""
 _DEPTH = 2  # layers of psi
 
 
-def halved(x: Images, scales: int) -> list[Images]:
+def halved(x: Images, scales: int) -> Pyramid:
     """A picture at so many scales, each half of the last, by the means of four pixels."""
     sizes = [x]
     for _ in range(scales - 1):
@@ -113,7 +115,7 @@ class MultiScaleCritic(nn.Module):
         told = told if spec.labels or spec.text else 0
         self.heads = nn.ModuleList(Head(n, told) for n in (*widths[1:-1], last))
 
-    def forward(self, pictures: Sequence[Images], c: Condition, batches: int = 1) -> Scores:
+    def forward(self, pictures: Pyramid, c: Condition, batches: int = 1) -> Scores:
         """Scores of each scale, at each size.
 
         Args:
@@ -128,7 +130,7 @@ class MultiScaleCritic(nn.Module):
         """The condition as heads are told it; None where the data have none."""
         return self.conditioner(c, n).vector
 
-    def see(self, pictures: Sequence[Images], batches: int = 1) -> Features:
+    def see(self, pictures: Pyramid, batches: int = 1) -> Features:
         """What each size sees; see `forward`."""
         h, seen = None, Features()
         for j in range(self.depth + 1):
@@ -219,7 +221,7 @@ def matching(scores: Scores, differs: Bool[Tensor, "b"]) -> Scalar:
 
 
 def steepness(
-    critic: Callable[[Sequence[Images]], Scores], pictures: Sequence[Images], noise: Noise
+    critic: Callable[[Pyramid], Scores], pictures: Pyramid, noise: Noise
 ) -> list[Float[Tensor, ""]]:
     """For each scale, E mean_p |d s_p / d x|^2 over its scores s_p, by one random sign for each.
 
@@ -236,7 +238,7 @@ def steepness(
     return [slope.square().flatten(1).sum(1).mean() for slope in slopes]
 
 
-def _signed_sum(scale: Sequence[Float[Tensor, "b places"]], noise: Noise) -> Float[Tensor, ""]:
+def _signed_sum(scale: Sequence[Float[Tensor, "_ _"]], noise: Noise) -> Float[Tensor, ""]:
     """sum_p e_p s_p / sqrt(n), each size counting alike."""
     sums = [
         ((2 * noise.integers(2, own.shape[1]) - 1).to(own) * own).sum()
@@ -248,8 +250,8 @@ def _signed_sum(scale: Sequence[Float[Tensor, "b places"]], noise: Noise) -> Flo
 
 def critic_loss(
     critic: MultiScaleCritic,
-    real: Sequence[Images],
-    fake: Sequence[Images],
+    real: Pyramid,
+    fake: Pyramid,
     c: Condition,
     weight: float,
 ) -> tuple[Scalar, Scalar, Scores, Scores]:

@@ -29,6 +29,7 @@ from torch import Tensor
 from limner.contract.abilities import Mixes
 from limner.contract.codes import Encodes
 from limner.contract.image import Batch, Condition, Images
+from limner.contract.model import one_for_each
 from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.options import Natural
 from limner.gans.adversarial_model import Adversarial
@@ -169,14 +170,15 @@ class StyleModel(Adversarial, Encodes, Mixes):
         layers: slice,
         c: Condition = Condition(),
         *,
+        of: Condition | None = None,
         seed: Sequence[int | Blend],
         **options: Any,
     ) -> Images:
         """Pictures of seeds, with the styles of others' in some layers; see `Mixes`."""
         n = len(other)
-        c = (c.repeat(n) if len(c) == 1 else c).to(self.device)
         theirs = Noise.sampling(other, n, str(self.device))
-        style_of = Other(theirs, self.fill_condition(n, c, theirs), layers)
+        told = one_for_each(n, c if of is None else of).to(self.device)
+        style_of = Other(theirs, self.fill_condition(n, told, theirs), layers)
         frames = partial(self.frames, style_of=style_of)
         *_, x = self.run_frames(frames, n, c, seed, False, options)
         return x
