@@ -129,7 +129,7 @@ class GigaGAN(StyleModel):
         condition_dropout: how often training hides label and text from both.
     """
 
-    critic: MultiScaleCritic  # pyright: ignore[reportIncompatibleVariableOverride]
+    critic: MultiScaleCritic
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class GigaGAN(StyleModel):
         self.synthesis = Synthesis(
             spec, style, widths[::-1], kernels, attention, self.mapping.conditioner.token_dim
         )
-        self.critic = MultiScaleCritic(spec, widths, scales, attention, latent)
+        self.critic = MultiScaleCritic(spec, widths, scales, attention, latent)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.judge, self.contrast = judge, contrast
         self.latent, self.matching, self.condition_dropout = latent, matching, condition_dropout
         self.gamma = 2e-4 * spec.height * spec.width / 32 if gamma is None else gamma
