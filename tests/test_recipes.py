@@ -8,6 +8,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.layout import layout_spec
 from limner.contract.model import GenerativeModel
 from limner.contract.text import text_spec
+from limner.data.hints import REDUCED, hint_spec
 from limner.data.sources import PAIRS, domains, find_source
 from limner.training.recipe import Recipe
 
@@ -32,6 +33,8 @@ def test_a_recipe_can_be_begun(file):
     levels = 2 if source.binarise else source.levels
     text = text_spec(source.tokens) if source.text else None
     hint = layout_spec(("dog", "cat"), 4) if data.get("hint") == "objects" else None
+    if source.hint in REDUCED:
+        hint = hint_spec(source.hint, ImageSpec(*shape), source.reduction)
     hint = ImageSpec(*shape) if two else hint
     model = recipe.build(ImageSpec(*shape, levels, labels, text=text, hint=hint))
     if isinstance(model, GenerativeModel):

@@ -150,9 +150,15 @@ class Upscales(GenerativeModel):
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Height and width of the small pictures that `enlargement` takes."""
+        """Height and width of the small pictures that the model was trained on."""
         assert self.spec.hint is not None
         return self.spec.hint.height, self.spec.hint.width
+
+    def tile_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the tiles in which a picture of some size is enlarged; a network that
+        takes pictures of any size may say another one than `tile`.
+        """
+        return self.tile
 
     @abstractmethod
     def enlargement(
@@ -240,7 +246,9 @@ class Upscales(GenerativeModel):
         Args:
             x, c, noise, options: see `enlargement`.
         """
-        tiles = Tiles(x.shape[-2], x.shape[-1], self.tile, self.margin, self.factor)
+        height, width = x.shape[-2:]
+        tile = self.tile_size(height, width)
+        tiles = Tiles(height, width, tile, self.margin, self.factor)
         dtype = next(self.parameters()).dtype
         small = tiles.cut(x)
         owner = torch.arange(len(x), device=self.device).repeat_interleave(len(tiles))

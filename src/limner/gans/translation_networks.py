@@ -148,7 +148,14 @@ class PatchCritic(nn.Module):
 
     def forward(self, x: Images) -> Float[Tensor, "b 1 hh ww"]:
         """Scores."""
+        *_, scores = self.features(x)
+        return scores
+
+    def features(self, x: Images) -> Iterator[Float[Tensor, "b c h w"]]:
+        """What each layer makes of pictures; the last are the scores."""
         h = F.leaky_relu(self.conv_in(by_pixel(x)), _SLOPE)
+        yield h
         for conv in self.convs:
             h = instance_norm(conv(h), _SLOPE)
-        return self.conv_out(h)
+            yield h
+        yield self.conv_out(h)

@@ -1,0 +1,221 @@
+"""SRGAN: a residual network at the small picture's resolution, and a critic that asks for detail.
+
+Ledig, Theis, Huszar, Caballero, Cunningham, Acosta, Aitken, Tejani, Totz, Wang, Shi (2016).
+Photo-realistic single image super-resolution using a generative adversarial network.
+arXiv:1609.04802.
+
+    y = bicubic(x) + G(x)
+    L_G = E |y* - y| + mu E sum_l |D_l(y*) - D_l(y)| + lambda E -log D(y)
+    L_D = -(E log D(y*) + E log(1 - D(y))) / 2
+
+All blocks work at the small size, and pixels are shuffled into place at the end, so that a picture
+costs what a small one does. With lambda = mu = 0 there is no critic, and the network is the paper's
+SRResNet: it paints the median of what the large picture may be, which has the best PSNR and is soft
+where much may be. The critic makes it choose.
+
+Kept: residual blocks with a skip around all of them, pixel shuffle, the critic's game. Different:
+no batch norm (Lim, Son, Kim, Nah, Lee (2017), EDSR, arXiv:1707.02921); the absolute error; what is
+painted is what the bicubic filter lacks; two pictures are compared by the critic's own features
+D_l (Wang et al. (2017), pix2pixHD, arXiv:1711.11585, equation 4), where the paper has a network
+trained on photographs; the critic judges patches.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, NonNegative
+from limner.contract.registry import Paper, register
+from limner.contract.upscaling import Upscales, check_small
+from limner.gans.adversarial_model import Adversarial, by_pixel
+from limner.gans.losses import beliefs, discriminate, non_saturating
+from limner.gans.translation_networks import PatchCritic, critic_layers
+from limner.gans.translator import distance
+
+_SLOPE = 0.2
+_TILE = 256  # small pixels a side that are enlarged together
+
+
+class Block(nn.Module):
+    """x + conv(leaky_relu(conv(x))), at first the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_2.weight)
+        nn.init.zeros_(self.conv_2.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Features, changed a little."""
+        return x + self.conv_2(F.leaky_relu(self.conv_1(x), _SLOPE))
+
+
+class Generator(nn.Module):
+    """What a picture enlarged by the bicubic filter lacks, added to it.
+
+    Args:
+        pictures: channels of the pictures.
+        factor: of the enlargement.
+        channels: of the features at the small size; half as many at each larger one.
+        blocks: at the small size.
+    """
+
+    def __init__(self, pictures: int, factor: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.conv_in = nn.Conv2d(pictures, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(channels) for _ in range(blocks))
+        self.conv_mid = nn.Conv2d(channels, channels, 3, padding=1)
+        self.up = nn.ModuleList()
+        self.steps = prime_factors(factor)
+        width = channels
+        for i, step in enumerate(self.steps):
+            out = pictures if i + 1 == len(self.steps) else max(1, width // 2)
+            self.up.append(nn.Conv2d(width, out * step**2, 3, padding=1))
+            width = out
+        nn.init.zeros_(self.up[-1].weight)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.up[-1].bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hh ww"]:
+        """The large picture, which may leave [-1, 1]."""
+        first = h = self.conv_in(by_pixel(x))
+        for block in self.blocks:
+            h = block(h)
+        h = first + self.conv_mid(h)
+        for up, step in zip(self.up, self.steps):
+            h = F.pixel_shuffle(up(F.leaky_relu(h, _SLOPE)), step)
+        return F.interpolate(x, scale_factor=self.factor, mode="bicubic") + h
+
+
+def prime_factors(number: int) -> list[int]:
+    """A number as a product, the smallest factors first.
+
+    >>> prime_factors(12), prime_factors(7)
+    ([2, 2, 3], [7])
+    """
+    found: list[int] = []
+    divisor = 2
+    while number > 1:
+        if number % divisor:
+            divisor += 1
+            continue
+        found.append(divisor)
+        number //= divisor
+    return found
+
+
+@register(
+    "srgan",
+    family="gans",
+    paper=Paper(
+        "Photo-realistic single image super-resolution using a generative adversarial network",
+        "Ledig, Theis, Huszar, Caballero, Cunningham, Acosta, Aitken, Tejani, Totz, Wang, Shi",
+        2016,
+        "1609.04802",
+    ),
+    tiny={"channels": 8, "blocks": 1, "critic_channels": 4, "adversarial": 0.1, "likeness": 0.1},
+    train={"optimizer": "adam", "lr": 2e-4, "betas": (0.9, 0.99)},
+)
+class SRGAN(Adversarial, Upscales):
+    """SRGAN: pictures are made larger at a stroke, and a critic asks for detail.
+
+    Args:
+        spec: what the images are; their `hint` is the small picture.
+        channels, blocks: of the generator.
+        adversarial: the weight lambda of the critic's game, where distances have 1; the paper's is
+            0.001.
+        likeness: the weight mu of the distance between the critic's features.
+        critic_channels: of the critic's first layer.
+        critic_layers: strided layers of the critic, 3 for patches of 70 pixels; unless given, as
+            many as suit the size.
+        augmentation: the largest deviation of the noise on the small picture in training.
+    """
+
+    takes = ("hint",)
+    couples_batch = False
+    condition_dropout = 0.0
+    margin = 16
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        channels: Count = 48,
+        blocks: Count = 10,
+        adversarial: NonNegative = 0.0,
+        likeness: NonNegative = 0.0,
+        critic_channels: Count = 32,
+        critic_layers: Count | None = None,
+        augmentation: NonNegative = 0.0,
+    ) -> None:
+        super().__init__()
+        check_small(spec)
+        self.generator = Generator(spec.channels, self.factor, channels, blocks)
+        self.adversarial, self.likeness = adversarial, likeness
+        self.augmentation = augmentation
+        self.has_critic = adversarial + likeness > 0
+        if self.has_critic:
+            layers = critic_layers or _layers(min(spec.height, spec.width))
+            self.critic = PatchCritic(spec.channels, critic_channels, layers)
+
+    def formula(self) -> list[str]:
+        """What is painted, and what the generator lowers."""
+        loss = "|y* - y|"
+        if self.has_critic:
+            loss += f" + {self.likeness:g} sum_l |D_l(y*) - D_l(y)| - {self.adversarial:g} log D(y)"
+        size = sum(p.numel() for p in self.generator.parameters())
+        return [
+            f"y = bicubic(x) + G(x),  {self.factor} times as large; G has {size:,} parameters",
+            f"G:  min E {loss}",
+        ]
+
+    def players(self) -> dict[str, nn.Module]:
+        """The critic, where there is one, and the generator."""
+        own: dict[str, nn.Module] = {"critic": self.critic} if self.has_critic else {}
+        return own | {"generator": self.generator}
+
+    def tile_size(self, height: int, width: int) -> tuple[int, int]:
+        """The picture itself, up to 256 pixels a side."""
+        return min(height, _TILE), min(width, _TILE)
+
+    def enlargement(
+        self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
+    ) -> Float[Tensor, "b c hh ww"]:
+        """y, without noise."""
+        return self.generator(x)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The critic's move, where there is one, then the generator's."""
+        real, x = batch.x, batch.c.image
+        assert x is not None
+        s = (self.augmentation * noise.uniform()).to(x).view(-1, 1, 1, 1)
+        x = x + s * noise.normal(*x.shape[1:]).to(x) if self.augmentation else x
+        fake = self.generator(x)
+        if self.has_critic:
+            on_real, on_fake = self.critic(torch.cat([real, fake.detach()])).float().chunk(2)
+            loss = discriminate(on_real, on_fake) / 2
+            yield Turn(loss, of="critic", logs=beliefs(on_real, on_fake))
+        far = distance(fake, real)
+        if not self.has_critic:
+            yield Turn(far, of="generator")
+            return
+        assert isinstance(self.critic, PatchCritic)
+        with torch.no_grad():
+            *wanted, _ = self.critic.features(real)
+        *seen, scores = self.critic.features(fake)
+        likeness = torch.stack([distance(a, b) for a, b in zip(seen, wanted)]).mean()
+        loss = far + self.likeness * likeness + self.adversarial * non_saturating(scores.float())
+        logs = {"distance": far.detach(), "likeness": likeness.detach()}
+        yield Turn(loss, of="generator", logs=logs)
+
+
+def _layers(side: int) -> int:
+    """As many strided layers as suit the size, and leave a score."""
+    return min(critic_layers(side), max(1, side.bit_length() - 4))

@@ -1,0 +1,93 @@
+"""SRGAN: what it is at first, its losses by hand, pixels shuffled into place, tiles or none."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.gans.srgan import SRGAN, prime_factors
+
+
+def srgan(factor: int = 4, moved: float = 0.0, **options) -> SRGAN:
+    spec = ImageSpec(3, 8 * factor, 8 * factor, hint=ImageSpec(3, 8, 8))
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        model = build("srgan", spec, channels=8, blocks=2, critic_channels=4, **options)
+        for p in model.parameters():
+            p += moved * torch.randn_like(p)
+    assert isinstance(model, SRGAN)
+    return model
+
+
+def pictures(n: int, side: int) -> torch.Tensor:
+    return Noise.sampling(0, n).uniform(3, side, side) * 2 - 1
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 6])
+def test_at_first_it_is_the_bicubic_filter(factor):
+    model, x = srgan(factor), pictures(2, 8)
+    expected = F.interpolate(x, scale_factor=factor, mode="bicubic").clamp(-1, 1)
+    torch.testing.assert_close(model.upscale(x), expected)
+    torch.testing.assert_close(model.sample(2, Condition(image=x)), expected)
+
+
+def test_a_factor_is_made_of_its_primes():
+    assert [prime_factors(n) for n in (2, 8, 12, 7)] == [[2], [2, 2, 2], [2, 2, 3], [7]]
+
+
+def test_the_losses_are_those_of_the_module():
+    model = srgan(adversarial=0.3, likeness=0.7, moved=0.1)
+    data = Batch(pictures(4, 32), Condition(image=pictures(4, 8)))
+    critic, generator = model.turns(data, 0, Noise.sampling(0, 4))
+    assert (critic.of, generator.of) == ("critic", "generator")
+    fake = model.generator(data.c.image)
+    on_real, on_fake = model.critic(data.x).sigmoid(), model.critic(fake).sigmoid()
+    expected = -(on_real.log().mean() + (1 - on_fake).log().mean()) / 2
+    torch.testing.assert_close(critic.loss, expected)
+    near = (fake - data.x).abs().mean()
+    features = [[*model.critic.features(x)][:-1] for x in (data.x, fake)]
+    like = sum((a - b).abs().mean() for a, b in zip(*features)) / len(features[0])
+    torch.testing.assert_close(
+        generator.loss, near + 0.7 * like - 0.3 * on_fake.log().mean(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_without_weights_there_is_no_critic():
+    model = srgan()
+    assert [*model.players()] == ["generator"] and not hasattr(model, "critic")
+    data = Batch(pictures(4, 32), Condition(image=pictures(4, 8)))
+    (turn,) = model.turns(data, 0, Noise.sampling(0, 4))
+    torch.testing.assert_close(turn.loss, (model.generator(data.c.image) - data.x).abs().mean())
+
+
+def test_the_generator_learns_what_the_bicubic_filter_cannot():
+    """Squares of 4 x 4 pixels: one small pixel each, whose borders are sharp."""
+    model = srgan()
+    x = pictures(8, 8).sign()
+    data = Batch(F.interpolate(x, scale_factor=4), Condition(image=x))
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for step in range(60):
+        (turn,) = model.turns(data, step, Noise.sampling(0, 8))
+        optimiser.zero_grad()
+        turn.loss.backward()
+        optimiser.step()
+        losses.append(turn.loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_tiles_equal_the_whole_within_a_level(monkeypatch):
+    """Beyond its margin, which holds all that two blocks see."""
+    model, x = srgan(moved=0.05), pictures(1, 90)
+    whole = to_uint8(model.upscale(x)).int()
+    monkeypatch.setattr("limner.gans.srgan._TILE", 56)
+    tiled = to_uint8(model.upscale(x)).int()
+    assert int((tiled - whole).abs().max()) <= 1
+    model.__class__.margin = 0
+    try:
+        seams = to_uint8(model.upscale(x)).int()
+    finally:
+        model.__class__.margin = 16
+    assert int((seams - whole).abs().max()) > 1, "without a margin the tiles' borders are seen"

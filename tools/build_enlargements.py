@@ -1,0 +1,129 @@
+"""Build pictures of 256 pixels for training and judging models that enlarge.
+
+    python tools/build_enlargements.py FOLDER [--work DIR] [--clip-art DIR] [--scenes N]
+
+They are not bundled: emoji as the bundled data have them, drawn again at twice the size, each
+concept in its plainest form and all styles; scenes, four of 128 pixels in one picture, which is
+how sharp their objects are; and public-domain drawings of the Debian
+package openclipart-svg, of which every seventh enters. In FOLDER:
+
+    train/     emoji, scenes and clip art to train on
+    emoji/     emoji of held-out concepts
+    clip-art/  every twentieth drawing of those that enter
+
+It needs npm and pip install resvg-py, as `build_emoji.py`; and for the clip art its folder
+usr/share/openclipart/svg, as `apt-get download openclipart-svg; dpkg -x *.deb DIR` unpacks it.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import resvg_py
+import torch
+from build_emoji import EMOJIBASE, BuildError, catalogue, join, plain, read
+from build_noto import drawings as noto_drawings
+from build_noto import on_white
+from PIL import Image
+
+from limner.data import open_data, png
+
+SIDE = 256
+CLIP_ART_SHARE, HELD_OUT_SHARE = 7, 20  # one drawing in so many
+LIMIT = 1 << 20  # bytes of a drawing
+ASSETS = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
+
+
+def number(name: str) -> int:
+    """A number that a name always has."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
+
+
+def rendered(svg: str) -> Image.Image:
+    """A drawing with its transparency, 256 pixels wide or high."""
+    data = bytes(resvg_py.svg_to_bytes(svg, width=SIDE, height=SIDE))
+    return Image.open(io.BytesIO(data)).convert("RGBA")
+
+
+def emoji(work: Path) -> Iterator[tuple[str, str, Image.Image]]:
+    """Folder, name and picture of each emoji in its plainest form."""
+    rows = []
+    for name in ("emoji", "noto"):
+        with zipfile.ZipFile(ASSETS / f"{name}.zip") as archive:
+            rows += map(json.loads, archive.read("metadata.jsonl").decode().splitlines())
+    known, names = catalogue(read(EMOJIBASE, work))
+    drawn, _ = join(known, names, work)
+    noto = noto_drawings(work)
+    for row in rows:
+        if row.get("skin_tone", "none") != "none" or row.get("gender", "none") != "none":
+            continue
+        code, style = plain(row["code"]), row["style"]
+        if style == "noto":
+            picture = rendered(noto[code])
+        elif style == "3d":
+            picture = Image.open(io.BytesIO(drawn[style, code])).convert("RGBA")
+        else:
+            picture = rendered(drawn[style, code].decode())
+        folder = "train" if row["split"] == "train" else "emoji"
+        if row["split"] != "held-out-pair":
+            yield folder, f"{style}-{row['code']}", on_white(picture, SIDE)
+
+
+def clip_art(folder: Path) -> Iterator[tuple[str, str, Image.Image]]:
+    """Folder, name and picture of some of the drawings; those that cannot be drawn stay out."""
+    for path in sorted(folder.rglob("*.svg")):
+        name = path.relative_to(folder).as_posix()
+        if number(name) % CLIP_ART_SHARE or path.stat().st_size > LIMIT:
+            continue
+        try:
+            picture = on_white(rendered(path.read_text(encoding="utf-8")), SIDE)
+        except (ValueError, OSError) as error:
+            print(f"{name}: {str(error)[:80]}", file=sys.stderr)
+            continue
+        low, high = picture.convert("L").getextrema()
+        if high - low < 32:  # an empty page
+            continue
+        held = number(f"held-out {name}") % HELD_OUT_SHARE == 0
+        yield "clip-art" if held else "train", "clip-" + name[:-4].replace("/", "-"), picture
+
+
+def scenes(count: int) -> Iterator[tuple[str, str, Image.Image]]:
+    """Folder, name and picture of composed scenes."""
+    data = open_data("scenes", size=SIDE // 2, text=False)
+    for i in range(count):
+        pixels = data.pixels(torch.arange(4 * i, 4 * i + 4))
+        yield "train", f"scenes-{i:05}", png.to_pil(png.grid(pixels, 2, gap=0))
+
+
+def main() -> int:
+    """Build the folder; print what it holds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, metavar="FOLDER")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
+    parser.add_argument("--clip-art", type=Path, metavar="DIR")
+    parser.add_argument("--scenes", type=int, default=400, metavar="N")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    found: dict[str, int] = {}
+    try:
+        sources = [emoji(args.work), scenes(args.scenes)]
+        sources += [clip_art(args.clip_art)] if args.clip_art else []
+        for source in sources:
+            for folder, name, picture in source:
+                (args.out / folder).mkdir(parents=True, exist_ok=True)
+                picture.save(args.out / folder / f"{name}.png", compress_level=1)
+                found[folder] = found.get(folder, 0) + 1
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
