@@ -3,7 +3,7 @@
 import { html, render, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
 import { Board } from "/page/board.js";
 import { Composer } from "/page/composer.js";
-import { Alert, Icon, Link, caption, useTheme } from "/page/parts.js";
+import { Alert, Icon, Link, caption, later, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, status } from "/page/stage.js";
 import { cancelAll, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
@@ -35,9 +35,11 @@ function typing(event) {
 function keys(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    paint();
+    if (state.route.name === "edit") document.querySelector(".edit form")?.requestSubmit();
+    else paint();
   } else if (event.key === "Escape") {
     if (state.question) set({ question: null });
+    else if (state.route.name === "edit" && typing(event)) event.target.blur();
     else if (state.route.name !== "home") close();
     else if (typing(event)) event.target.blur();
     else cancelAll();
@@ -66,7 +68,7 @@ function over(event) {
 }
 
 const Home = () => html`<${Composer} /><${Stage} />`;
-const VIEWS = { home: Home, picture: Viewer, grid: Board, reports: Reports };
+const VIEWS = { home: Home, picture: Viewer, edit: later("edit", "Edit"), grid: Board, reports: Reports };
 
 /** What the address says; should it fail, why, and a way out. */
 function View() {

@@ -29,7 +29,7 @@ function Picker() {
 }
 
 function Tasks() {
-  const known = Object.entries(model()?.tasks ?? {}).filter(([, each]) => each.shows !== "maps");
+  const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps" && (name !== "reword" || state.wish.task === name)); // words are changed in a picture's own view
   if (known.length < 2) return null;
   return html`<div class="tabs" role="group" aria-label="Task">
     ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.wish.task === name} title=${each.about} onClick=${() => wish({ task: name })}>${each.title}</button>`)}
@@ -37,7 +37,7 @@ function Tasks() {
 }
 
 const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
-const Canvas = later("canvas", "Canvas");
+const Canvas = later("canvas", "Canvas"), Weights = later("edit", "Weights");
 
 function Input({ name, required }) {
   const given = state.wish.inputs[name];
@@ -65,8 +65,8 @@ function Inputs() {
 }
 
 function Words() {
-  const area = useRef(null);
-  const { prompt, label } = state.wish, of = model();
+  const area = useRef(null), [weighing, weigh] = useState(false);
+  const { prompt, label, changes } = state.wish, of = model();
   useEffect(() => {
     const box = area.current;
     if (!box) return;
@@ -76,7 +76,9 @@ function Words() {
   return html`
     ${(!of || of.text) && html`<div class="field words"><label for="prompt">Prompt</label>
       <textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder="a red apple" value=${prompt} spellcheck="true"
-        onInput=${(e) => wish({ prompt: e.target.value, ...letGo() })}></textarea></div>`}
+        onInput=${(e) => wish({ prompt: e.target.value, ...letGo() })}></textarea>
+      ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => wish({ changes: [] })}>Leave out</button></p>`}
+      ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>`}</div>`}
     ${of?.labels.length > 0 && html`<div class="field"><label for="class">Class</label>
       <select id="class" value=${label} onChange=${(e) => wish({ label: e.target.value, ...letGo() })}>
         <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}

@@ -2,6 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { recall, remember } from "/page/kept.js";
+import { changed } from "/page/settings.js";
 import { go, say, state, trouble } from "/page/state.js";
 
 const PATHS = {
@@ -119,7 +120,10 @@ export function span(seconds) {
 }
 
 /** What a job is called. */
-export const caption = (params) => [params.prompt, params.label].filter(Boolean).join(", ") || "without words";
+export const caption = (params) => [changed(params.prompt, params.changes).prompt, params.label].filter(Boolean).join(", ") || "without words";
+
+/** What a picture is of. */
+export const titleOf = ({ words, settings }) => (settings?.changes?.length ? changed(settings.prompt, settings.changes).prompt : words);
 
 export function useTheme() {
   const [theme, set] = useState(() => recall("limner-theme") ?? "");

@@ -22,6 +22,24 @@ export function fits(value, schema) {
   return KINDS[schema.type]?.(value, schema) === true && Object.entries(bounds).every(([name, holds]) => typeof value !== "number" || schema[name] === undefined || holds(value, schema[name]));
 }
 
+const WORD = "[\\p{L}\\p{N}_]";
+
+/** A prompt after changes of its words, and what the attention to some is multiplied by: as `limner edit` reads them. */
+export function changed(prompt = "", changes = []) {
+  const gains = {};
+  for (const change of Array.isArray(changes) ? changes : []) {
+    const at = change.indexOf(":"), kind = change.slice(0, at), rest = change.slice(at + 1), equals = rest.lastIndexOf("=");
+    const [old, fresh] = [rest.slice(0, equals).trim(), rest.slice(equals + 1).trim()];
+    if (kind === "refine") prompt = `${prompt} ${rest.trim()}`;
+    else if (kind === "weight") gains[old.toLowerCase()] = Number(fresh);
+    else if (kind === "replace" && old) {
+      const found = new RegExp(`(?<!${WORD})${old.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}(?!${WORD})`, "iu").exec(prompt);
+      if (found) prompt = (prompt.slice(0, found.index) + fresh + prompt.slice(found.index + found[0].length)).split(/\s+/).filter(Boolean).join(" ");
+    }
+  }
+  return { prompt, gains };
+}
+
 const isText = (most) => (value) => typeof value === "string" && value.length <= most;
 const isNumber = (low, high, whole) => (value) => (whole ? Number.isSafeInteger(value) : Number.isFinite(value)) && value >= low && value <= high;
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
@@ -63,6 +81,7 @@ export function checked(settings, model, limits) {
     vary: take("vary", isNumber(0, 1), 0),
     dtype: take("dtype", (value) => DTYPES.includes(value), "float32"),
     sampler: Object.fromEntries(differing),
+    changes: tasks.reword ? take("changes", (value) => Array.isArray(value) && value.length <= 64 && value.every(isText(most)), []) : [],
     options: does ? passing(settings.options, does.schema.properties ?? {}, left) : {},
   };
   return [values, left];

@@ -1,7 +1,7 @@
 // What is being painted, and what was: the easel and the gallery.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { Forming, Icon, Link, caption, span } from "/page/parts.js";
+import { Forming, Icon, Link, caption, span, titleOf } from "/page/parts.js";
 import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, maps, model, paint, state, surprise, trouble, useSettings, wish } from "/page/state.js";
 
 /** A picture with what can be done to it at once. */
@@ -90,7 +90,7 @@ function Gallery() {
         <input type="search" aria-label="Search" placeholder="Search" value=${own.search} onInput=${(e) => filter({ search: e.target.value })} />
         <button type="button" class="second" aria-pressed=${own.favourite} onClick=${() => filter({ favourite: !own.favourite })}><${Icon} name="star" filled=${own.favourite} /> Favourites</button>
       </div></header>
-    ${history.length ? html`<div class="wall">${history.map((picture) => html`<${Tile} key=${picture.id} picture=${picture} alt=${picture.words} />`)}</div>`
+    ${history.length ? html`<div class="wall">${history.map((picture) => html`<${Tile} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />`)}</div>`
       : html`<p class="hint">Nothing ${own.favourite ? "among your favourites" : "was painted"} of that name.</p>`}
     ${history.length < total && html`<button type="button" class="second more-of" onClick=${() => loadMore().catch(trouble)}>Show more</button>`}
   </section>`;

@@ -17,7 +17,7 @@ const SURPRISES = {
 
 const BLANK = {
   model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, borrowed: false, vary: 0, dtype: "float32",
-  sampler: {}, options: {}, inputs: {},
+  sampler: {}, options: {}, inputs: {}, changes: [],
 };
 
 /** The form as it was; a value of another kind than it has is left out. */
@@ -148,7 +148,9 @@ export const missing = () => inputs().some(([name, required]) => required && !st
 /** The request that the form makes. */
 export function request() {
   const { wish: own } = state, of = model(), does = task();
-  const fits = Object.fromEntries(Object.entries(own.inputs).filter(([name, input]) => input && (name in does.inputs || (name === "hint" && of.hint && own.task === "paint"))));
+  const changes = own.task === "paint" && of.tasks.reword ? own.changes : [];
+  const takes = (name) => name in does.inputs || (name === "hint" && of.hint && own.task === "paint") || (name === "parent" && changes.length > 0);
+  const fits = Object.fromEntries(Object.entries(own.inputs).filter(([name, input]) => input && takes(name)));
   return {
     model: own.model,
     task: own.task,
@@ -161,6 +163,7 @@ export function request() {
       vary: does.several ? own.vary : 0,
       dtype: own.dtype,
       sampler: own.sampler,
+      changes,
       options: Object.fromEntries(Object.entries(own.options).filter(([key]) => key in does.schema.properties)),
     },
     inputs: Object.fromEntries(Object.entries(fits).map(([name, input]) => [name, input.id])),
@@ -170,7 +173,7 @@ export function request() {
 /** A name that nobody else has: 128 bits. `crypto.randomUUID` is for secure contexts alone, not for plain http on a LAN. */
 const freshId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
-async function submit(asked, key = freshId()) {
+export async function submit(asked, key = freshId()) {
   const accepted = await ask("POST", "/api/v1/jobs", asked, { "Idempotency-Key": key });
   changed(accepted.id, { ...asked, board: asked.board ?? null, ...accepted, outputs: [], created: Date.now() / 1000, fresh: true });
   follower.follow(accepted.id);
@@ -213,7 +216,7 @@ export async function paintGrid(requests) {
 export const maps = (job) => state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "maps";
 
 /** A job, once it is over. */
-const over = (id) => new Promise((resolve) => {
+export const over = (id) => new Promise((resolve) => {
   const seen = () => {
     const job = state.jobs.get(id);
     if (job?.state === "queued" || job?.state === "running") return;
@@ -388,8 +391,8 @@ export async function useSettings(settings, more = {}) {
   else say("its settings are in the form");
 }
 
-/** What a new prompt lets go of: the seed and the variation that came with a picture's settings. */
-export const letGo = () => (state.wish.borrowed ? { borrowed: false, locked: false, vary: 0 } : {});
+/** What a new prompt lets go of: changes of the old one's words; the seed and the variation that came with a picture's settings. */
+export const letGo = () => ({ changes: [], ...(state.wish.borrowed ? { borrowed: false, locked: false, vary: 0 } : {}) });
 
 /** Take a file that was dropped or chosen: settings into the form, pixels into an input. */
 export async function take(file, input) {
@@ -424,6 +427,7 @@ export function sendTo(picture, name) {
 export function read(path = location.pathname) {
   const [, kind, id] = path.split("/");
   if (kind === "p" && id) return { name: "picture", id };
+  if (kind === "edit" && id) return { name: "edit", id };
   if (kind === "grid" && id) return { name: "grid", id };
   if (kind === "reports") return { name: "reports", id };
   return { name: "home" };

@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
-import { Icon, Link, Missing, copied, span } from "/page/parts.js";
+import { Icon, Link, Missing, copied, span, titleOf } from "/page/parts.js";
 import { Path, path } from "/page/stage.js";
 import { favour, forget, go, look, sendTo, set, state, takers, trouble, useSettings } from "/page/state.js";
 
@@ -21,7 +21,7 @@ function Facts({ picture, job, does }) {
   const own = picture.settings ?? {}, inputs = job?.inputs ?? {};
   const usual = Object.entries(does?.schema.properties ?? {}).map(([name, schema]) => [name, schema.default]);
   const from = (name) => inputs[name] && html`<${Link} to=${`/p/${inputs[name]}`} title="open it"><img class="pixels" src=${`/api/v1/assets/${inputs[name]}`} alt=${`the ${name}`} width="44" height="44" /></${Link}>`;
-  const rows = [["Model", picture.model], ["Task", own.task && (does?.title ?? own.task)], ["Made from", from("image")], ["And", from("other")], ["Follows", from("hint")], ["Mask", from("mask")],
+  const rows = [["Model", picture.model], ["Task", own.task && (does?.title ?? own.task)], ["Made from", from("image")], ["And", from("other")], ["Follows", from("hint")], ["Changed from", from("parent")], ["Changes", own.changes?.join(", ")], ["Mask", from("mask")],
     ["Class", own.labels?.join(", ")], ["Keep away from", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
     ...Object.entries({ ...(own.task ? Object.fromEntries(usual) : {}), ...own.options }), ...Object.entries(own.sampler ?? {}),
     ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],
@@ -30,7 +30,7 @@ function Facts({ picture, job, does }) {
 }
 
 /** The source and the result of an edit, one over the other. */
-function Slider({ before, after }) {
+export function Slider({ before, after }) {
   const [share, setShare] = useState(50);
   return html`<div class="compare">
     <img class="pixels" src=${after.url} alt="after" />
@@ -40,7 +40,7 @@ function Slider({ before, after }) {
 }
 
 /** A picture, of which only that place is lit at which the model looked for a word. */
-function Lit({ picture, words, map }) {
+export function Lit({ picture, words, map }) {
   const light = (image) => {
     image?.style.setProperty("mask-image", `url(${map})`);
     image?.style.setProperty("-webkit-mask-image", `url(${map})`);
@@ -76,13 +76,14 @@ export function Viewer({ id }) {
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
   const [newer, older] = beside(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
   const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
-  const command = request && asCommand(request, does), words = picture.words || "without words";
+  const command = request && asCommand(request, does, picture), words = titleOf(picture) || "without words";
   const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
   const remove = async () => { await forget(picture); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
   const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
-  const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, job).then(setLooked).catch(trouble)));
-  const source = job?.inputs.image && `/api/v1/assets/${job.inputs.image}`;
+  const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(trouble)));
+  const made = job?.inputs.image ?? job?.inputs.parent, source = made && `/api/v1/assets/${made}`;
+  const edits = able && job.task === "paint" && !job.inputs.hint && state.models.find((each) => each.name === job.model).tasks.reword;
   return html`<article class="viewer" aria-label=${words}>
     <div class="frame">
       ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
@@ -97,7 +98,7 @@ export function Viewer({ id }) {
         ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
-      ${takers().length > 0 && html`<div class="go">${takers().map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
+      ${(takers().length > 0 || edits) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
       ${(source || able || (job && path(job))) && html`<div class="views">
         ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => { setCompare(!compare); setWay(false); setLooked(null); setMap(null); }}>${compare ? "The result alone" : "Before and after"}</button>`}
         ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${way} onClick=${() => { setWay(!way); setCompare(false); setLooked(null); setMap(null); }}>${way ? "This picture alone" : "The whole way"}</button>`}

@@ -1,0 +1,146 @@
+// A picture whose words are changed: what was before and after, its words, and all that was made from what.
+
+import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
+import { Problem, get } from "/page/api.js";
+import { Form } from "/page/form.js";
+import { Forming, Icon, Link, Missing } from "/page/parts.js";
+import { changed } from "/page/settings.js";
+import { go, look, over, say, state, submit, trouble, wish } from "/page/state.js";
+import { Lit, Slider } from "/page/viewer.js";
+import { MOST, emphasis, weighed, wordsOf } from "/page/words.js";
+
+const SHARES = ["cross", "own", "local"];
+
+/** Sliders of how much each word of the form's prompt counts; they write "(word:1.4)" into it. */
+export function Weights() {
+  const { prompt } = state.wish, words = wordsOf(prompt);
+  const set = (place, weight) => wish({ prompt: weighed(prompt, place, weight) });
+  if (!words.length) return html`<p class="hint">Write a prompt first.</p>`;
+  return html`<div class="weights">${words.map(({ word, weight }, i) => html`<label key=${i}><span>${word}</span>
+    <input type="range" min="0" max=${Math.max(2, weight)} step="0.1" value=${weight} aria-label=${`How much ${word} counts`} onInput=${(e) => set(i, Number(e.target.value))} />
+    <output>${weight}</output></label>`)}
+    <p class="hint">In the prompt, <code>(word:1.4)</code> counts more and <code>[word]</code> less.</p></div>`;
+}
+
+/** What changes say, in a few words. */
+function told(changes) {
+  return changes.map((change) => {
+    const [kind, rest] = [change.slice(0, change.indexOf(":")), change.slice(change.indexOf(":") + 1)];
+    const [old, fresh] = [rest.slice(0, rest.lastIndexOf("=")).trim(), rest.slice(rest.lastIndexOf("=") + 1).trim()];
+    if (kind === "replace") return fresh ? `${old} → ${fresh}` : `− ${old}`;
+    if (kind === "weight") return Number(fresh) ? `${old} × ${fresh}` : `without ${old}`;
+    return kind === "refine" ? `+ ${rest.trim()}` : "";
+  }).filter(Boolean).join(", ");
+}
+
+/** A picture of the tree, with those that were made from it. */
+function Node({ node, tree, here }) {
+  const made = tree.filter((each) => each.parent === node.id), parent = tree.find((each) => each.id === node.parent);
+  const tasks = state.models.find((each) => each.name === node.model)?.tasks ?? {};
+  const own = told(node.changes.slice(parent?.changes.length ?? 0));
+  const title = !parent && !own ? "as it was painted" : own || tasks[node.task]?.title || "again";
+  return html`<li><${Link} to=${`/edit/${node.id}`} aria-current=${node.id === here ? "true" : undefined}><img class="pixels" src=${node.url} alt="" width="44" height="44" /> <span>${title}</span></${Link}>
+    ${made.length > 0 && html`<ul>${made.map((each) => html`<${Node} key=${each.id} node=${each} tree=${tree} here=${here} />`)}</ul>`}</li>`;
+}
+
+/** What is to be done with a word. */
+function Word({ word, draft, gain, change }) {
+  const { fresh = "", weight = gain } = draft, key = `word-${word}`;
+  return html`<div class="panel" role="group" aria-label=${`The word ${word}`}>
+    <div class="field"><label for=${`${key}-new`}>In place of “${word}”</label>
+      <input id=${`${key}-new`} type="text" value=${fresh} maxlength="200" placeholder=${word} onInput=${(e) => change({ fresh: e.target.value })} /></div>
+    <div class="field"><label for=${`${key}-weight`}>How much it counts</label>
+      <div class="slide"><input id=${`${key}-weight`} type="range" min="0" max=${Math.max(3, gain)} step="0.1" value=${weight} onInput=${(e) => change({ weight: Number(e.target.value) })} />
+        <input type="number" min="0" max=${MOST} step="0.1" value=${weight} aria-label=${`How much ${word} counts, as a number`} onChange=${(e) => change({ weight: Math.max(0, Math.min(MOST, Number(e.target.value) || 0)) })} /></div></div>
+    <div class="field switch"><label><input type="checkbox" role="switch" checked=${weight === 0} onChange=${(e) => change({ weight: e.target.checked ? 0 : gain || 1 })} /><span>Switch it off</span></label></div>
+  </div>`;
+}
+
+const seen = new Map(); // pages of this visit, so that going back is at once
+
+export function Edit({ id }) {
+  const [page, setPage] = useState(seen.get(id) ?? null), [draft, setDraft] = useState({}), [added, setAdded] = useState(""), [shares, setShares] = useState({});
+  const [chosen, choose] = useState(null), [lit, light] = useState(null), [looked, setLooked] = useState(null), [asked, setAsked] = useState(null);
+  const title = useRef(null), there = useRef(true);
+  useEffect(() => {
+    there.current = true;
+    Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]).then(([one, { pictures: tree }]) => {
+      seen.set(id, { ...one, tree });
+      if (there.current) setPage(seen.get(id));
+    }).catch((error) => { setPage({}); trouble(error); });
+    return () => { there.current = false; };
+  }, [id]);
+  useEffect(() => { if (page?.picture && document.activeElement === document.body) title.current?.focus({ preventScroll: true }); }, [Boolean(page)]);
+  if (!page) return html`<div class="viewer"></div>`;
+  const { picture, job, tree } = page, does = state.models.find((each) => each.name === job?.model)?.tasks;
+  if (!picture || !job) return html`<${Missing} what="picture" />`;
+  const changes = job.params.changes ?? [], { prompt, gains } = changed(job.params.prompt, changes), plain = emphasis(prompt).text, words = wordsOf(prompt);
+  const able = does?.reword && job.task === "paint" && !job.inputs.hint && words.length > 0;
+  const parent = tree.find((each) => each.id === (job.inputs.parent ?? job.inputs.image)), root = tree[0];
+  const gain = (word) => gains[word.toLowerCase()] ?? 1, of = (word) => draft[word.toLowerCase()] ?? {};
+  const unique = [...new Map(words.map((each) => [each.word.toLowerCase(), each.word])).values()];
+  const more = unique.flatMap((word) => {
+    const { fresh = "", weight = gain(word) } = of(word), now = fresh.trim() || word;
+    return [...(now !== word ? [`replace:${word}=${now}`] : []), ...(weight !== gain(word) ? [`weight:${now}=${weight}`] : [])];
+  });
+  if (added.trim()) more.push(`refine:${added.trim()}`);
+  const wanted = [...changes, ...more, ...SHARES.filter((name) => name in shares).map((name) => `${name}:${shares[name]}`)];
+  const maps = looked && (state.jobs.get(looked)?.outputs ?? []), running = asked && state.jobs.get(asked);
+
+  const see = (i) => {
+    choose(i);
+    light(i);
+    if (!looked && does.attention) look(picture, { model: job.model, params: { prompt } }).then(setLooked).catch(trouble);
+  };
+  /** The map of a word: the model names those that it knows, in their order. */
+  const mapOf = (i) => {
+    if (i === null || !maps) return null;
+    const same = (map) => map.settings.word.toLowerCase() === words[i].word.toLowerCase();
+    const before = words.slice(0, i).filter((each) => each.word.toLowerCase() === words[i].word.toLowerCase()).length;
+    return maps.filter(same)[before]?.url ?? null;
+  };
+  const paint = async (event) => {
+    event.preventDefault();
+    if (!more.length || asked !== null) return;
+    const own = picture.settings ?? {}, { negative = "", label = "", dtype, sampler } = job.params, row = own.vary ? { n: own.n, vary: own.vary } : { n: 1 };
+    const inputs = { parent: picture.id };
+    setAsked("");
+    try {
+      const { id: sent } = await submit({ model: job.model, task: "paint", params: { prompt: job.params.prompt, negative, label, dtype, sampler, options: {}, seed: own.seed ?? job.params.seed, ...row, changes: wanted }, inputs });
+      if (there.current) setAsked(sent);
+      const done = await over(sent);
+      if (done.state !== "done") throw new Problem(done.error ?? { message: "the change was not painted", hint: "" });
+      if (there.current) go(`/edit/${done.outputs[own.vary ? picture.place : 0].id}`);
+      else say("the change is painted");
+    } catch (error) {
+      trouble(error);
+    }
+    if (there.current) setAsked(null);
+  };
+  const map = mapOf(lit), forming = running?.frame;
+  const schema = { properties: Object.fromEntries(SHARES.filter((name) => does?.reword?.schema.properties[name]).map((name) => [name, does.reword.schema.properties[name]])) };
+  return html`<article class="viewer edit" aria-label=${`Change the words of ${plain}`}>
+    <div class="frame">${forming ? html`<div class="lit large"><${Forming} frame=${forming} place=${0} label=${`${plain}, changing`} /></div>`
+      : map ? html`<${Lit} picture=${picture} words=${plain} map=${map} />`
+        : parent ? html`<${Slider} before=${parent.url} after=${picture} />` : html`<${Lit} picture=${picture} words=${plain} map=${null} />`}</div>
+    <form class="about" onSubmit=${paint}>
+      <h1 tabindex="-1" ref=${title}>${plain}</h1>
+      ${able ? html`<div class="spoken" role="group" aria-label="Words of the prompt" onMouseLeave=${() => light(null)}>
+        ${words.map(({ word }, i) => {
+          const { fresh = "", weight = gain(word) } = of(word), now = fresh.trim();
+          return html`<button type="button" key=${i} aria-pressed=${chosen === i} class=${weight === 0 ? "off" : ""} onClick=${() => see(i)} onFocus=${() => see(i)} onBlur=${() => light(null)} onMouseEnter=${() => maps && light(i)}>
+            ${now && now !== word ? html`<s>${word}</s> ${now}` : word}${weight === 0 ? html`<span class="hidden"> switched off</span>` : weight !== 1 && html` <small>× ${weight}</small>`}</button>`;
+        })}</div>
+        ${chosen === null ? html`<p class="hint">Choose a word: to see where the model looks for it, to replace it, to weigh it, or to switch it off.</p>`
+          : html`<${Word} key=${words[chosen].word} word=${words[chosen].word} draft=${of(words[chosen].word)} gain=${gain(words[chosen].word)}
+            change=${(part) => { const key = words[chosen].word.toLowerCase(); setDraft({ ...draft, [key]: { ...draft[key], ...part } }); }} />`}
+        <div class="field"><label for="add-words">Add words</label><input id="add-words" type="text" maxlength="400" value=${added} placeholder="with a hat" onInput=${(e) => setAdded(e.target.value)} /></div>
+        <div class="go"><button class="paint" disabled=${!more.length || asked !== null}>${asked !== null ? "Painting …" : "Paint the change"}</button>
+          <button type="button" class="second" disabled=${!more.length} onClick=${() => { setDraft({}); setAdded(""); }}>Take back</button></div>
+        <details class="more"><summary>How closely it stays</summary><${Form} prefix="edit" schema=${schema} help=${does.reword.help} values=${shares} change=${setShares} /></details>`
+        : html`<p class="hint">Words change in pictures that a model with cross-attention painted from words alone.</p>`}
+      <section class="tree" aria-label="Edits"><h2>Edits</h2>${root && html`<ul><${Node} node=${root} tree=${tree} here=${id} /></ul>`}</section>
+      <div class="links"><${Link} to=${`/p/${id}`} class="quiet"><${Icon} name="right" /> This picture and its settings</${Link}></div>
+    </form>
+  </article>`;
+}

@@ -1,0 +1,132 @@
+"""Changing words on the page: chips, the light of a word, before and after, the tree of edits."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from conftest import NAME, Open, Studio, clean
+from limner.commands.reword import read_changes
+from limner.contract.emphasis import read_emphasis
+
+PROMPTS = [
+    "a red dog", "a (red:1.4) dog", "((a)) [b] (c", r"\(a\) [[b]] c]", "(a (b:2) c:0.5)", "a:(b)",
+    "(a:1e3)", "(a:)", "(a: 2 ) (b:.5)", ")(", "[(a])", "((((a:9):9):9))", "a\\",
+    "(été:1.5) 狗-dog", "(a:3)(b:3)", "", "x (1.5)", r"(\(a:1.2\):2)",
+]  # fmt: skip
+CHANGES = [
+    ("a red dog", ["replace:dog=cat", "refine:with a hat", "weight:red=2"]),
+    ("a Dog and dogs", ["replace:dog=two  cats", "replace:dogs=", "weight:CATS=0.5"]),
+    ("a (red:1.4) dog", ["replace:red=blue", "cross:0.3"]),
+    ("chien été ét", ["replace:ét=hiver", "refine: là "]),
+    ("a.b a. c=d", ["replace:a=(d)", "replace:a.=e", "replace:c=d=f"]),
+]
+
+
+def test_prompts_are_read_and_changed_as_the_command_line_does(browser: Browser, studio: Studio):
+    page = browser.new_page()
+    page.goto(f"{studio.client.base_url}/healthz")
+    code = """async ([prompts, changes]) => {
+        const { emphasis, weighed, wordsOf } = await import("/page/words.js");
+        const { changed } = await import("/page/settings.js");
+        const all = (prompt) => wordsOf(prompt).map((_, i) => weighed(prompt, i, 1.25));
+        const read = prompts.map((each) => [emphasis(each), all(each)]);
+        return [read, changes.map(([prompt, list]) => changed(prompt, list))];
+    }"""
+    read, changed = page.evaluate(code, [PROMPTS, CHANGES])
+    for prompt, (found, weighed) in zip(PROMPTS, read):
+        expected = read_emphasis(prompt)
+        assert found["text"] == expected.text
+        assert found["weights"] == pytest.approx(expected.weights), prompt
+        for again in weighed:
+            written = read_emphasis(again)
+            assert written.text == expected.text, (prompt, again)
+            kept = [a for a, b in zip(expected.weights, written.weights) if abs(a - b) > 0.005]
+            assert 1.25 in [round(w, 2) for w in written.weights]
+            assert len(kept) <= max(len(word) for word in expected.text.split()), again
+    for (prompt, changes), found in zip(CHANGES, changed):
+        expected = read_changes(prompt, changes)
+        gains = {word.lower(): gain for word, gain in expected.gains.items()}
+        assert (found["prompt"], found["gains"]) == (expected.prompt, gains)
+    page.close()
+
+
+def of_newest(studio: Studio) -> dict[str, Any]:
+    return studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
+
+
+def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
+    visit: Open, studio: Studio
+):
+    of: dict[str, Any] = {"model": "runs/words", "seed": 5, "sampler": {"steps": 2}}
+    first = studio.painted(prompt="a red dog", **of)["outputs"][0]
+    page = visit(f"/edit/{first['id']}", name=NAME)
+    heading = page.get_by_role("heading", level=1)
+    expect(heading).to_be_focused()
+    page.keyboard.press("Tab")
+    chips = page.locator(".spoken button")
+    expect(chips).to_have_text(["a", "red", "dog"])
+    expect(chips.first).to_be_focused()
+    page.wait_for_function("() => document.querySelector('.bright')?.complete")  # lit
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.locator(".bright")).to_be_visible()
+    clean(page)
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("In place of “dog”")).to_be_focused()
+    expect(page.locator(".bright")).to_have_count(0)
+    page.keyboard.type("cat")
+    page.keyboard.press("Enter")
+    expect(page.locator(".compare")).to_be_visible()
+    expect(heading).to_have_text("a red cat")
+    page.get_by_label("Before and after").fill("20")
+    assert "80%" in page.locator(".compare .before").evaluate("i => i.style.clipPath")
+    page.get_by_role("button", name="red").click()
+    page.get_by_label("How much it counts", exact=True).fill("2")
+    page.get_by_label("Add words").fill("on grass")
+    page.get_by_label("Add words").press("Control+Enter")
+    tree = page.locator(".tree a")
+    expect(tree).to_have_text(["as it was painted", "dog → cat", "red × 2, + on grass"])
+    clean(page)
+    chain = ["replace:dog=cat", "weight:red=2", "refine:on grass"]
+    second = of_newest(studio)
+    assert second["settings"]["changes"] == chain
+    expect(page.get_by_role("button", name="red")).to_contain_text("× 2")
+    tree.first.click()
+    expect(heading).to_have_text("a red dog")
+    page.get_by_role("button", name="red").click()
+    page.get_by_label("Switch it off").check()
+    page.get_by_role("button", name="Paint the change").click()
+    expect(tree).to_have_text(
+        ["as it was painted", "dog → cat", "red × 2, + on grass", "without red"]
+    )
+    expect(page.locator(".tree [aria-current]")).to_have_text("without red")
+    assert of_newest(studio)["settings"]["changes"] == ["weight:red=0"]
+    page.goto(page.url.replace("/edit/", "/p/").rsplit("/", 1)[0] + f"/{second['id']}")
+    expect(heading).to_have_text("a red cat on grass")
+    page.get_by_role("button", name="Use settings").click()
+    expect(page.locator(".words .hint")).to_contain_text("replace:dog=cat, weight:red=2")
+    clean(page)
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+    again = of_newest(studio)
+    assert again["id"] != second["id"]
+    assert studio.pixels(again).tobytes() == studio.pixels(second).tobytes()
+    page.fill("#prompt", "a cow")
+    expect(page.locator(".words .hint")).to_have_count(0)
+
+
+def test_sliders_write_the_weights_of_words_into_the_prompt_and_read_them(visit: Open):
+    page = visit(viewport={"width": 390, "height": 740}, is_mobile=True)
+    page.fill("#prompt", "a red apple")
+    page.get_by_text("Weights of words").click()
+    page.get_by_label("How much red counts").fill("1.4")
+    expect(page.locator("#prompt")).to_have_value("a (red:1.4) apple")
+    page.get_by_label("How much apple counts").fill("0.5")
+    expect(page.locator("#prompt")).to_have_value("a (red:1.4) (apple:0.5)")
+    page.fill("#prompt", "a [red] (apple:2)")
+    expect(page.get_by_label("How much apple counts")).to_have_value("2")
+    page.get_by_label("How much apple counts").fill("1")
+    expect(page.locator("#prompt")).to_have_value("a (red:0.91) apple")
+    clean(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
