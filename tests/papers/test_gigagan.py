@@ -26,6 +26,7 @@ from limner.gans.multi_scale_critic import (
     matching,
     mean_loss,
     other_rows,
+    penalty,
     steepness,
 )
 from limner.gans.style_model import Other
@@ -290,19 +291,19 @@ def test_r1_of_each_scale_has_gradients_in_every_weight_that_a_slope_depends_on(
     assert len(slopes) == 3 and min(slope.item() for slope in slopes) > 0
     h, w = 1e-3, critic.blocks[0].first.weight
 
-    def penalty() -> torch.Tensor:
+    def steep() -> torch.Tensor:
         noise = Noise.keyed(0, 0, range(4))
         return torch.stack(steepness(lambda p: critic(p, Condition()), real, noise)).sum()
 
     critic.double()
     real = [x.double() for x in real]
-    (slope,) = torch.autograd.grad(penalty(), w)
+    (slope,) = torch.autograd.grad(steep(), w)
     ahead = slope / slope.norm()
     with torch.no_grad():
         w += h * ahead
-        up = penalty()
+        up = steep()
         w -= 2 * h * ahead
-        down = penalty()
+        down = steep()
     assert (up - down).item() / (2 * h) == pytest.approx(slope.norm().item(), rel=1e-2)
 
 
@@ -322,9 +323,9 @@ def test_gamma_falls_with_the_number_of_pixels():
     real, noise = halved(drawn_batch(4).x, 2), Noise.keyed(0, 0, range(4))
     c = drawn_batch(4).c
     slopes = steepness(lambda p: model.critic(p, c), real, noise)
-    penalty = model.steepness(real, c, Noise.keyed(0, 0, range(4)))
+    found = penalty(model.critic, real, c, 3.0, Noise.keyed(0, 0, range(4)))
     expected = (3 / 2 * slopes[0] + 3 / 8 * slopes[1]) / 2
-    assert penalty.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 # --- matching -----------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ from limner.gans.multi_scale_critic import (
     halved,
     mean_loss,
     overall,
-    steepness,
+    penalty,
 )
 from limner.gans.style_model import Other, StyleModel
 from limner.gans.stylegan2_networks import Mapping, Styles, halvings
@@ -194,8 +194,8 @@ class GigaGAN(StyleModel):
         logs |= beliefs(overall(on_real), overall(on_fake)) | {"variety": variety(x, fake[0])}
         yield Turn(loss + self.matching * mismatch, of="critic", logs=logs)
         if self.r1_every and step % self.r1_every == 0:
-            penalty = self.steepness(real, c, noise)
-            yield Turn(self.r1_every * penalty, of="critic", logs={"r1": penalty.detach()})
+            steep = penalty(self.critic, real, c, self.gamma, noise)
+            yield Turn(self.r1_every * steep, of="critic", logs={"r1": steep.detach()})
         fake = self.scales(c, noise)
         loss = mean_loss(non_saturating, self.critic(fake, c))
         logs = {"generator.game.loss": loss.detach()}
@@ -211,13 +211,6 @@ class GigaGAN(StyleModel):
         w = w[:, None].expand(-1, self.style_layers, -1)
         words = [_words(signal)] * (self.style_layers // 2)
         return [*self.synthesis.sizes(w, words, noise)][: -self.critic.scales - 1 : -1]
-
-    def steepness(self, real: Pyramid, c: Condition, noise: Noise) -> Float[Tensor, ""]:
-        """The mean over scales of gamma_i / 2 E |ds/dx_i|^2, in full precision."""
-        with torch.autocast(real[0].device.type, enabled=False):
-            slopes = steepness(lambda pictures: self.critic(pictures, c), real, noise)
-        each = [self.gamma / 4**i / 2 * slope for i, slope in enumerate(slopes)]
-        return torch.stack(each).mean()
 
     def disagreement(self, x: Images, text: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
         """-log p(c | x): how badly a judge finds each painting's caption among the batch's.

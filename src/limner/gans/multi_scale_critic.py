@@ -248,6 +248,24 @@ def _signed_sum(scale: Sequence[Float[Tensor, "_ _"]], noise: Noise) -> Float[Te
     return torch.stack(sums).sum()
 
 
+def penalty(
+    critic: MultiScaleCritic, real: Pyramid, c: Condition, gamma: float, noise: Noise
+) -> Scalar:
+    """R1: the mean over scales i of gamma / 4^i / 2 E |ds/dx_i|^2, in full precision.
+
+    Args:
+        critic: the critic.
+        real: pictures at each scale.
+        c: what they are of.
+        gamma: the weight at full size; at others it goes with the number of pixels.
+        noise: a stream for each picture.
+    """
+    with torch.autocast(real[0].device.type, enabled=False):
+        slopes = steepness(lambda pictures: critic(pictures, c), real, noise)
+    each = [gamma / 4**i / 2 * slope for i, slope in enumerate(slopes)]
+    return torch.stack(each).mean()
+
+
 def critic_loss(
     critic: MultiScaleCritic,
     real: Pyramid,

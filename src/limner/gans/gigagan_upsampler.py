@@ -1,0 +1,354 @@
+"""GigaGAN's upsampler: a small picture goes down a U-Net, and comes up larger, at a stroke.
+
+Kang, Zhu, Zhang, Park, Shechtman, Paris, Park (2023). Scaling up GANs for text-to-image synthesis.
+arXiv:2303.05511, section 3.4.
+
+    x~ = x + s eps              the small picture under noise, of which the network is told s
+    h_i = down(h_{i+1})         from its size to a few pixels
+    g_i = up(g_{i-1}, w) + h_i  adaptive kernels, w of z and the caption; h_i where there is one
+    y_i = 2 y_{i-1} + g_i       pictures beyond the small one's size, 2 y the bicubic filter's
+    generator lowers            E softplus(-s(y)) + l E mean_i |y*_i - y_i|
+
+The critic is GigaGAN's: it sees the pictures of all sizes beyond the small one's, and judges them
+independently. Noise keeps the network from trusting a small picture to the last pixel, so that one
+which a model has painted is enlarged as well as a real one; s is uniform up to `augmentation` in
+training, and 0 in sampling unless asked for.
+
+Kept: the asymmetric U-Net with skips, attention at small sizes, noise on the small picture, text
+that is optional, the losses of the base model. Different: distances between pictures at all scales,
+where the paper has a perceptual one (LPIPS), whose network would have to be downloaded; pictures
+begin as the bicubic filter's, at first exactly; skips are added; words are hidden now and then, so
+that pictures without a caption can be enlarged. The paper's factors are 8 and, applied again, 64;
+any power of two can be learnt here, and a larger factor is made in stages.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, Natural, NonNegative, Share, Widths
+from limner.contract.registry import register
+from limner.contract.upscaling import Upscales, check_small, resize
+from limner.gans.adversarial_model import GAME, Adversarial, by_pixel, variety
+from limner.gans.gigagan import PAPER, USUAL
+from limner.gans.gigagan_networks import AdaptiveConv, L2Attention, Words
+from limner.gans.losses import Scalar, beliefs, discriminate, game, non_saturating
+from limner.gans.modulation import Conv, ModulatedConv, equalise
+from limner.gans.multi_scale_critic import (
+    MultiScaleCritic,
+    Pyramid,
+    critic_loss,
+    halved,
+    mean_loss,
+    overall,
+    penalty,
+)
+from limner.gans.stylegan2_networks import CriticBlock, Layer, Mapping, halvings
+from limner.nn.attention import Attention
+
+
+class Enlarger(nn.Module):
+    """The U-Net: a small picture, a style and words to pictures at all larger sizes.
+
+    Args:
+        spec: what the large pictures are; their hint is the small one.
+        style: numbers of w.
+        widths: channels of each size, from the smallest on.
+        ups: how many sizes are larger than the small picture.
+        kernels: in the banks of each size, from the smallest on; sizes beyond have one.
+        attention: pixels of the longer side up to which a size attends to itself and to words.
+        token_dim: the length of a token; None where there are none.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        style: int,
+        widths: Sequence[int],
+        ups: int,
+        kernels: Sequence[int],
+        attention: int,
+        token_dim: int | None,
+    ) -> None:
+        super().__init__()
+        banks = [*kernels, *[1] * len(widths)][: len(widths)]
+        self.ups, self.downs = ups, len(widths) - 1 - ups
+        inner = widths[: self.downs + 1]
+        self.conv_in = Conv(spec.channels + 1, inner[-1], 3)
+        self.down = nn.ModuleList(CriticBlock(m, n) for n, m in pairwise(inner))
+        self.skips = nn.ModuleList(Conv(n, n, 1) for n in inner[1:])
+        self.up_layers = nn.ModuleList(
+            Layer(AdaptiveConv(n, m, 3, style, bank=bank, doubling=True), m)
+            for (n, m), bank in zip(pairwise(widths), banks[1:])
+        )
+        self.layers = nn.ModuleList(
+            Layer(AdaptiveConv(n, n, 3, style, bank=bank), n) for n, bank in zip(widths, banks)
+        )
+        self.self_attention, self.cross_attention = nn.ModuleDict(), nn.ModuleDict()
+        for i, n in enumerate(widths):
+            if max(spec.height, spec.width) >> (len(widths) - 1 - i) <= attention:
+                self.self_attention[str(i)] = L2Attention(n, style)
+                if token_dim:
+                    self.cross_attention[str(i)] = Attention(n, token_dim=token_dim, site=f"up{i}")
+        equalise(self.cross_attention)
+        self.to_picture = nn.ModuleList(
+            ModulatedConv(n, spec.channels, 1, style, demodulate=False) for n in widths[-ups:]
+        )
+        for layer in self.to_picture:
+            nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
+        self.offset = nn.Parameter(torch.zeros(ups, spec.channels, 1, 1))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        level: Float[Tensor, "b"],
+        w: Float[Tensor, "b style"],
+        words: Words | None,
+        noise: Noise,
+    ) -> Pyramid:
+        """The pictures, from the largest on; not confined to [-1, 1].
+
+        Args:
+            x: small pictures, under noise.
+            level: of the noise, from -1 (none) to 1 (the most in training).
+            w: styles.
+            words: what each is told of its text.
+            noise: where the layers' noise is drawn.
+        """
+        told = level.to(x).view(-1, 1, 1, 1).expand_as(x[:, :1])
+        seen = [self.conv_in(by_pixel(torch.cat([x, told], dim=1)))]
+        for block in reversed(self.down):
+            seen.append(block(seen[-1]))
+        h, pictures = seen.pop(), [x]
+        for i, layer in enumerate(self.layers):
+            if i:
+                h = self.up_layers[i - 1](h, w, noise)
+            if 0 < i <= self.downs:
+                h = (h + self.skips[i - 1](seen.pop())) / math.sqrt(2)
+            h = layer(h, w, noise)
+            if str(i) in self.self_attention:
+                h = self.self_attention[str(i)](h, w)
+            if str(i) in self.cross_attention and words is not None:
+                h = self.cross_attention[str(i)](h, *words)
+            if i > self.downs:
+                j = i - self.downs - 1
+                own = self.to_picture[j](h, w) + self.offset[j]
+                pictures.append(doubled(pictures[-1]) + own)
+        return pictures[:0:-1]
+
+
+def doubled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+    """Twice as high and wide, by the bicubic filter."""
+    return F.interpolate(x, scale_factor=2, mode="bicubic")
+
+
+@register(
+    "gigagan-upsampler",
+    family="gans",
+    paper=PAPER,
+    tiny={
+        "latent": 6,
+        "style": 8,
+        "depth": 2,
+        "channels": 4,
+        "kernels": (2, 1),
+        "r1_every": 2,
+        "augmentation": 0.2,
+    },
+    train=USUAL,
+)
+class GigaGANUpsampler(Adversarial, Upscales):
+    """GigaGAN's upsampler: a U-Net makes small pictures larger, judged at every scale.
+
+    Args:
+        spec: what the images are; their `hint` is the small picture, 2, 4, 8, ... times as small.
+        latent: how many numbers z has, and the caption's vector.
+        style: how many numbers w has.
+        depth: layers from z to w.
+        channels: of the layers at full size, in both networks; twice as many with each halving.
+        most_channels: but never more than these.
+        downs: how often the small picture is halved, at most, and to no fewer than 4 pixels.
+        kernels: in the banks of each size, from the smallest on; sizes beyond have one.
+        attention: pixels of the longer side up to which a size attends to itself and to words.
+        gamma: of the R1 penalty at full size, a quarter of it with each halving; None for
+            0.0002 h w / 32, which suits batches of 32 pictures.
+        r1_every: steps from one R1 move to the next; 0 = never.
+        matching: the weight of pictures under captions of others.
+        likeness: l, the weight of the distance from the large picture.
+        augmentation: the largest deviation of the noise on the small picture in training.
+        words_dropout: how often training hides label and caption; the small picture, never.
+    """
+
+    takes = ("labels", "text", "hint")
+    condition_dropout = 0.0
+    critic: MultiScaleCritic
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        latent: Count = 128,
+        style: Count = 512,
+        depth: Count = 4,
+        channels: Count = 64,
+        most_channels: Count = 512,
+        downs: Natural = 3,
+        kernels: Widths = (4, 4, 2),
+        attention: Natural = 16,
+        gamma: NonNegative | None = None,
+        r1_every: Natural = 16,
+        matching: NonNegative = 1.0,
+        likeness: NonNegative = 10.0,
+        augmentation: NonNegative = 0.1,
+        words_dropout: Share = 0.1,
+    ) -> None:
+        super().__init__()
+        ups = _doublings(spec)
+        plain, small = replace(spec, hint=None), spec.resized(spec.height >> ups, spec.width >> ups)
+        count = ups + min(downs, _halvings(small)) + 1
+        self.mapping = Mapping(plain, latent, style, depth)
+        equalise(self.mapping.conditioner)
+        token_dim = self.mapping.conditioner.token_dim
+        widths = [min(channels * 2**i, most_channels) for i in range(count)][::-1]
+        self.enlarger = Enlarger(spec, style, widths, ups, kernels, attention, token_dim)
+        widths = [min(channels * 2**i, most_channels) for i in range(halvings(plain) + 1)]
+        self.critic = MultiScaleCritic(plain, widths, ups, attention, latent)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.latent, self.r1_every = latent, r1_every
+        self.gamma = 2e-4 * spec.height * spec.width / 32 if gamma is None else gamma
+        self.matching, self.likeness = matching, likeness
+        self.augmentation, self.words_dropout = augmentation, words_dropout
+
+    def players(self) -> dict[str, nn.Module]:
+        """The critic, which moves first, and the generator."""
+        return {"critic": self.critic, "generator": nn.ModuleList([self.mapping, self.enlarger])}
+
+    def formula(self) -> list[str]:
+        """What is painted, the game, and what both learn besides."""
+        return [
+            f"y = bicubic(x + s eps) + G,  {self.factor} times as large, "
+            f"s <= {self.augmentation:g} in training",
+            *game(discriminate, non_saturating),
+            f"at each scale, + {self.gamma / 2:.3g} E |ds/dx|^2 for the critic, "
+            f"+ {self.likeness:g} E |y* - y| for the generator",
+        ]
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The critic's move, its regularisation where that is due, then the generator's."""
+        x, small = batch.x, batch.c.image
+        assert small is not None
+        c = replace(batch.c, image=None, present=None).drop(self.words_dropout, noise)
+        real = halved(x, self.critic.scales)
+        made = self.enlarged(small, c, self.augmentation * noise.uniform(), noise)
+        fake = [y.detach() for y in made]
+        loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)
+        logs = {GAME: loss.detach(), "matching": mismatch.detach()}
+        logs |= beliefs(overall(on_real), overall(on_fake)) | {"variety": variety(x, fake[0])}
+        yield Turn(loss + self.matching * mismatch, of="critic", logs=logs)
+        if self.r1_every and step % self.r1_every == 0:
+            steep = penalty(self.critic, real, c, self.gamma, noise)
+            yield Turn(self.r1_every * steep, of="critic", logs={"r1": steep.detach()})
+        loss = mean_loss(non_saturating, self.critic(made, c))
+        far = distance(made, real)
+        logs = {"generator.game.loss": loss.detach(), "distance": far.detach()}
+        yield Turn(loss + self.likeness * far, of="generator", logs=logs)
+
+    def enlarged(
+        self, x: Float[Tensor, "b c h w"], c: Condition, level: Float[Tensor, "b"], noise: Noise
+    ) -> Pyramid:
+        """Pictures at all larger sizes, from the largest on.
+
+        Args:
+            x: small pictures.
+            c: their labels and captions.
+            level: s, the deviation of the noise on each.
+            noise: a random stream for each.
+        """
+        s = level.to(x).view(-1, 1, 1, 1)
+        noisy = x + s * noise.normal(*x.shape[1:]).to(x)
+        signal = self.mapping.conditioner(c, len(x))
+        w = self.mapping.style_of(noise.normal(self.latent).to(x), signal.vector)
+        words = None
+        if signal.tokens is not None and signal.mask is not None:
+            words = Words(signal.tokens, signal.mask)
+        told = 2 * level / (self.augmentation or 1.0) - 1
+        return self.enlarger(noisy, told, w, words, noise)
+
+    def enlargement(
+        self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
+    ) -> Float[Tensor, "b c hh ww"]:
+        """See `Upscales.enlargement`."""
+        s = options.get("level", 0.0)
+        return self.enlarged(x, c, torch.full((len(x),), s, device=x.device), noise)[0]
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        level: NonNegative = 0.0,
+    ) -> Iterator[Images]:
+        """Yield the conditioning images enlarged, which are made at a stroke.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            level: the deviation of the noise on the small picture; more hides more of its mistakes,
+                and of itself.
+
+        Raises:
+            LimnerError: more noise than training had.
+        """
+        if level > self.augmentation:
+            raise LimnerError(
+                f"sampler option level={level:g} is beyond this model's training; "
+                f"give at most {self.augmentation:g}"
+            )
+        assert c.image is not None
+        x = resize(c.image, *self.tile).to(next(self.parameters()).dtype)
+        yield self.enlargement(x, replace(c, image=None, present=None), noise, level=level)
+
+
+def distance(made: Pyramid, real: Pyramid) -> Scalar:
+    """The mean over scales of the mean absolute difference."""
+    return torch.stack([F.l1_loss(y.float(), x.float()) for y, x in zip(made, real)]).mean()
+
+
+def _doublings(spec: ImageSpec) -> int:
+    """How often the small picture is doubled.
+
+    Raises:
+        LimnerError: that never gives the large one.
+    """
+    check_small(spec)
+    assert spec.hint is not None
+    factor = spec.height // spec.hint.height
+    ups = factor.bit_length() - 1
+    if factor != 2**ups:
+        raise LimnerError(
+            f"this model doubles a picture again and again, which never makes it {factor} times as "
+            f"large; give data.reduction={2**ups}"
+        )
+    if spec.hint.channels != spec.channels:
+        raise LimnerError("this model enlarges pictures of its own channels; give data.hint=lowres")
+    return ups
+
+
+def _halvings(small: ImageSpec) -> int:
+    """How often a picture can be halved so that at least 4 pixels are left of each side."""
+    k = 0
+    while not (small.height >> k) % 2 and not (small.width >> k) % 2:
+        if min(small.height, small.width) >> (k + 1) < 4:
+            break
+        k += 1
+    return k
