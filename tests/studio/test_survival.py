@@ -15,6 +15,8 @@ import pytest
 from conftest import Studio, at_once, until
 from limner.contract.errors import LimnerError, install
 from limner.studio.client import Client
+from limner.studio.database_lock import locked_database
+from limner.studio.settings import Settings
 from limner.studio.store import Store
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -232,6 +234,11 @@ def test_postgresql_holds_the_queue_as_well(postgres: str, own_studio: Callable[
     studio.kill()
     studio.start()
     assert studio.over(running, 60)["state"] == "done"
+    with (
+        pytest.raises(LimnerError, match=r"another studio uses the database postgresql.*--db$"),
+        locked_database(Settings(database=postgres).url),
+    ):
+        raise AssertionError
 
 
 def test_what_is_wrong_with_a_start_is_said_in_one_line(studio: Studio, tmp_path: Path):

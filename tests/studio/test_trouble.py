@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from conftest import Open, Studio, png, until
 from limner.contract.errors import LimnerError
 from limner.studio.assets import take
+from limner.studio.database_lock import locked_database
 from limner.studio.problems import explained, passes
 from limner.studio.serve import serve
 from limner.studio.settings import Settings
@@ -185,6 +186,19 @@ def test_two_studios_on_one_folder_are_refused(own_studio: Callable[..., Studio]
     settings = Settings(folder=studio.folder / "studio", port=0)
     with pytest.raises(LimnerError, match="another studio is open on the folder"):
         in_a_thread(serve, settings)
+
+
+def test_two_studios_on_one_database_are_refused(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    with locked_database(url):
+        settings = Settings(folder=tmp_path / "other", port=0, database=url)
+        with pytest.raises(LimnerError, match=r"another studio uses the database sqlite:.*--db$"):
+            in_a_thread(serve, settings)
+    with locked_database(url):
+        Store(url, tmp_path).close()
+    for elsewhere in ("sqlite://", "sqlite:////no/such/folder/x.db", "nothing://x"):
+        with locked_database(elsewhere), locked_database(elsewhere):
+            pass
 
 
 def test_a_damaged_database_is_said_in_one_line(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder, or with a file."""
 
 import contextlib
 import os
@@ -37,12 +37,34 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
             f"cannot write {error.filename or folder}: {error.strerror or error}; make room, or "
             "give another folder"
         ) from None
+    with _held(place, in_use):
+        yield
+
+
+@contextlib.contextmanager
+def locked_file(file: Path, in_use: str) -> Iterator[None]:
+    """Keep other processes that ask likewise off a file, which is made empty if it is not there.
+
+    Args:
+        file: which one.
+        in_use: see `locked`.
+
+    Raises:
+        LimnerError: another process holds it.
+        OSError: it cannot be written.
+    """
+    with _held(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), in_use):
+        yield
+
+
+@contextlib.contextmanager
+def _held(place: int, in_use: str) -> Iterator[None]:
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(place)
-        raise LimnerError(in_use) from None
-    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LimnerError(in_use) from None
         yield
     finally:
         os.close(place)

@@ -14,6 +14,7 @@ import uvicorn
 
 from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked
+from limner.studio.database_lock import locked_database
 from limner.studio.server import build, until_drained
 from limner.studio.settings import Settings
 from limner.studio.workers import Process, WorkerDiedError
@@ -44,14 +45,18 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
         say: told the address, once it answers.
 
     Raises:
-        LimnerError: the port is taken, another studio is open on the folder, it cannot be written,
-            the database not opened, or the device not used.
+        LimnerError: the port is taken, another studio is open on the folder or uses the database,
+            the folder cannot be written, the database not opened, or the device not used.
     """
     in_use = (
         f"another studio is open on the folder {settings.folder}; use that one, or give another "
         "--data"
     )
-    with locked(settings.folder, in_use), _listening(settings) as listener:
+    with (
+        locked(settings.folder, in_use),
+        locked_database(settings.url),
+        _listening(settings) as listener,
+    ):
         if settings.device not in ("auto", "cpu"):
             asyncio.run(_check_device(settings))
         try:
