@@ -1,6 +1,7 @@
 """`limner style-mix`: what is in which place of the matrix, and that codes of styles have paths."""
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
 from limner.contract.registry import build
+from limner.contract.text import prompted, text_spec
 from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 8, 8, labels=("one", "two"))
@@ -55,6 +57,29 @@ def test_sources_stand_on_the_borders_of_their_mixtures(model: str):
         assert torch.equal(cells[1 + i, 1 + j], to_uint8(mixed)[0])
         assert not torch.equal(cells[1 + i, 1 + j], cells[1 + i, 0])
         assert not torch.equal(cells[1 + i, 1 + j], cells[0, 1 + j])
+
+
+def test_columns_may_be_of_another_prompt(tmp_path: Path):
+    spec = ImageSpec(1, 8, 8, text=text_spec(5))
+    torch.manual_seed(0)
+    made = build("gigagan", spec, **SMALL)
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.3 * torch.randn_like(p)
+    save_model(made, tmp_path)
+    wish = Wish(str(tmp_path), prompts=("a dog",), n=2, seed=5, sampler={})
+    other = "a green car"
+    sheet, _, taken = style_mix.style_mix_sheet(wish, 1, "fine", other_prompt=other)
+    dog, cars = prompted(spec, ["a dog"]), prompted(spec, [other])
+    cells = sheet.images.unflatten(0, (2, 3))
+    known = load(tmp_path)
+    assert isinstance(known, Mixes)
+    assert torch.equal(cells[0, 1:], to_uint8(known.sample(2, cars, seed=[5, 6])))
+    assert torch.equal(cells[1, :1], to_uint8(known.sample(1, dog, seed=[7])))
+    mixed = known.mix([5, 6], taken, dog, of=cars, seed=[7, 7])
+    assert torch.equal(cells[1, 1:], to_uint8(mixed))
+    with pytest.raises(LimnerError, match="give --prompt, too"):
+        style_mix.style_mix_sheet(replace(wish, prompts=()), 1, "fine", other_prompt=other)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +120,7 @@ def files(model: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_pictures_have_codes_of_styles(model: str, files: list[Path], monkeypatch):
-    monkeypatch.setattr("limner.gans.stylegan2._SEARCH_STEPS", 40)
+    monkeypatch.setattr("limner.gans.style_model._SEARCH_STEPS", 40)
     wish = Wish(model, labels=("one",), sampler={})
     sheet, _, error = codes.reconstruct_sheet(files, wish)
     x = torch.cat([read_picture(file, SPEC) for file in files])

@@ -13,11 +13,11 @@ from pydantic import Field
 from limner.commands.arguments import Device, Label, Model, Out, Prompt, only_options, print_paths
 from limner.commands.painting import PAINT
 from limner.commands.pictures import Sheet, write
-from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.task import Task, Work, able_task, join_conditions, open_work
 from limner.commands.wish import Wish
 from limner.contract.abilities import Mixes
 from limner.contract.errors import LimnerError
-from limner.contract.image import Images
+from limner.contract.image import Condition, Images
 
 PARTS = ("coarse", "middle", "fine")
 """Thirds of the layers: shape and pose; parts and their places; colours and texture."""
@@ -38,6 +38,13 @@ def mix(
         rows, columns: how many.
         layers: which styles are taken: shape and pose, parts and places, colours and texture.
     """
+    yield _mixtures(work, other, rows, columns, layers)
+
+
+def _mixtures(
+    work: Work, other: int, rows: int, columns: int, layers: str, of: Condition | None = None
+) -> Images:
+    """What `mix` yields; the columns' pictures are of `of`, where it is given."""
     model, size = work.model, work.model.at_once
     assert isinstance(model, Mixes)
     taken, parts = chosen(layers, model.style_layers), list[Images]()
@@ -46,8 +53,8 @@ def mix(
     c = work.c.rows(slice(1))
     for first in range(0, len(seeds), size):
         cut = slice(first, first + size)
-        parts.append(model.mix(others[cut], taken, c, seed=seeds[cut], **work.sampler))
-    yield torch.cat(parts).float().clamp(-1, 1)
+        parts.append(model.mix(others[cut], taken, c, of=of, seed=seeds[cut], **work.sampler))
+    return torch.cat(parts).float().clamp(-1, 1)
 
 
 MIX = Task(
@@ -61,7 +68,7 @@ MIX = Task(
 
 
 def style_mix_sheet(
-    wish: Wish, rows: int, layers: str, *, device: str = "auto"
+    wish: Wish, rows: int, layers: str, *, other_prompt: str | None = None, device: str = "auto"
 ) -> tuple[Sheet, Wish, slice]:
     """A matrix of pictures: each is the one at the left, but for the styles of some layers, which
     come from the one above.
@@ -71,6 +78,7 @@ def style_mix_sheet(
             seed + n + i. One label or prompt is for all.
         rows: how many.
         layers: which come from above, see `chosen`.
+        other_prompt: what the pictures above are of; the wish's own prompt where it is None.
         device: where.
 
     Returns:
@@ -78,15 +86,21 @@ def style_mix_sheet(
         out, and the layers.
 
     Raises:
-        LimnerError: the model has no styles, or not these layers.
+        LimnerError: the model has no styles, or not these layers; or one prompt of two is missing.
     """
     work = open_work(replace(wish, n=wish.n + rows), device, single=True)
     able_task(work.model, MIX)
     assert isinstance(work.model, Mixes)
     taken = chosen(layers, work.model.style_layers)
+    below, of = work.rows(slice(wish.n, None)), None
+    if other_prompt is not None:
+        if not wish.prompts:
+            raise LimnerError("--other-prompt is of the pictures above; give --prompt, too")
+        of = replace(wish, prompts=(other_prompt,)).condition(work.model.spec)
+        work = replace(work, c=join_conditions([of.repeat(wish.n), below.c]))
     (sources,) = PAINT.finish(work)
-    below = work.rows(slice(wish.n, None))
-    (mixed,) = MIX.finish(below, other=wish.seed, rows=rows, columns=wish.n, layers=layers)
+    mixing = replace(MIX, does=lambda work, **options: iter([_mixtures(work, **options, of=of)]))
+    (mixed,) = mixing.finish(below, other=wish.seed, rows=rows, columns=wish.n, layers=layers)
     above, left = sources.split([wish.n, rows])
     first = torch.cat([torch.full_like(sources[:1], 255), above])[None]
     others = torch.cat([left[:, None], mixed.unflatten(0, (rows, wish.n))], 1)
@@ -132,12 +146,17 @@ def style_mix_command(
         int, typer.Option(help="Column i is drawn from seed + i, rows from the next ones.")
     ] = 0,
     prompt: Prompt = None,
+    other_prompt: Annotated[
+        str | None, typer.Option(help="What the columns' pictures are of; the same without it.")
+    ] = None,
     label: Label = None,
     out: Out = Path("style-mix.png"),
     device: Device = "auto",
 ) -> None:
     """Mix styles: each picture is the one at its left, with some layers of the one above it."""
     wish = Wish.single(model, prompt, label, n=n, seed=seed, **only_options(arguments, "sampler"))
-    sheet, wish, taken = style_mix_sheet(wish, rows, layers, device=device)
+    sheet, wish, taken = style_mix_sheet(
+        wish, rows, layers, other_prompt=other_prompt, device=device
+    )
     said = f"layers {taken.start} to {taken.stop - 1} from above"
     print_paths(write(sheet, wish, out), said)

@@ -79,7 +79,14 @@ class Work:
         prompt = wishes[0].prompts[0] if wishes[0].prompts else ""
         first = wishes[0]
         return Work(
-            model, _joined(rows), seeds, {}, dict(sampler), prompt, first.dtype, first.changes
+            model,
+            join_conditions(rows),
+            seeds,
+            {},
+            dict(sampler),
+            prompt,
+            first.dtype,
+            first.changes,
         )
 
     @property
@@ -149,8 +156,8 @@ def open_work(wish: Wish, device: str = "auto", *, single: bool = False) -> Work
     return work
 
 
-def _joined(conditions: Sequence[Condition]) -> Condition:
-    """Conditions with the same parts as one; texts are padded to the longest."""
+def join_conditions(conditions: Sequence[Condition]) -> Condition:
+    """Conditions with the same parts, one after the other; texts are padded to the longest."""
     if not len(conditions[0]):
         return Condition()
     if len(conditions) == 1:
