@@ -175,6 +175,7 @@ def tour(browser: Browser, url: str, folder: Path) -> None:
     shot(page, "picture", folder)
     page.context.close()
     attention(browser, url, folder)
+    words(browser, url, folder)
     way(browser, url, folder)
     dark = opened(browser, url, viewport=LOW, color_scheme="dark")
     dark.wait_for_selector(".gallery img")
@@ -203,6 +204,28 @@ def attention(browser: Browser, url: str, folder: Path) -> None:
     page.mouse.move(0, 0)
     page.wait_for_selector(".bright")
     shot(page, "attention", folder)
+    page.context.close()
+
+
+def words(browser: Browser, url: str, folder: Path) -> None:
+    """Words of a picture's prompt, changed two ways from where it began."""
+    page = opened(browser, url)
+    seeded(page, 3)
+    painted(page, "a green heart", 1)
+    page.locator(".job.done a").first.click()
+    page.get_by_role("link", name="Change words").click()
+    tree = page.locator(".tree a")
+    for word, new in (("green", "blue"), ("heart", "star"), ("green", "red")):
+        page.get_by_role("button", name=word, exact=True).click()
+        page.get_by_label("In place of").fill(new)
+        page.get_by_role("button", name="Paint the change").click()
+        tree.filter(has_text=f"{word} → {new}").wait_for(timeout=300_000)
+        if new == "star":
+            tree.first.click()
+            page.get_by_role("heading", name="a green heart").wait_for()
+    page.get_by_label("Before and after").fill("45")
+    page.mouse.move(0, 0)
+    shot(page, "words", folder)
     page.context.close()
 
 

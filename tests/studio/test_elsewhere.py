@@ -48,6 +48,24 @@ def test_an_error_that_nobody_thought_of_is_shown(visit: Open):
     expect(alert).to_have_count(0)
 
 
+def test_a_lost_connection_is_shown_until_it_is_found_again(visit: Open, studio: Studio):
+    page = visit(expected="ERR_FAILED|ERR_ABORTED")
+    page.fill("#prompt", "into the void")
+    for path in ("**/api/**", "**/healthz"):
+        page.route(path, lambda route: route.abort())
+    page.locator(".paint").click()
+    lost = page.locator(".lost")
+    expect(lost).to_contain_text("The connection to the studio is lost")
+    expect(page.get_by_role("alert")).to_contain_text("the studio does not answer")
+    clean(page)
+    page.unroute_all()
+    expect(page.locator(".notice")).to_have_text("the studio answers again")
+    expect(lost).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.locator(".paint").click()
+    page.wait_for_selector('.job.done[aria-label="into the void"] img')
+
+
 @pytest.mark.parametrize("path", ["/reports", "/p/nothing", "/grid/nothing"])
 def test_an_error_is_shown_wherever_one_is(visit: Open, path: str):
     page = visit(path, expected="out of chance|404")

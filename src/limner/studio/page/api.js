@@ -9,11 +9,30 @@ export class Problem extends Error {
   }
 }
 
+/** Whether the studio answers; `changed` is told when it no longer does, and when it does again. */
+export const connection = { lost: false, changed: () => {} };
+const ASK_AGAIN = 1000, PATIENCE = 4000;
+let asking = false;
+
+/** Ask whether the studio is there, and if it is not, until it is. */
+export async function findStudio() {
+  if (asking) return;
+  asking = true;
+  for (;;) {
+    const there = await fetch("/healthz", { signal: AbortSignal.timeout(PATIENCE) }).then((answer) => answer.ok, () => false);
+    if (there === connection.lost) connection.changed((connection.lost = !there));
+    if (there) break;
+    await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
+  }
+  asking = false;
+}
+
 /** Fetch, and say when nobody answers. */
 async function fetched(path, options) {
   try {
     return await fetch(path, options);
   } catch {
+    findStudio();
     throw new Problem({ code: "away", message: "the studio does not answer", hint: "is it still running?" });
   }
 }
@@ -95,6 +114,10 @@ export class Follower {
     on("frame", (frame) => this.changed(id, { frame }));
     on("trouble", (trouble) => this.troubled(trouble.code ? trouble : null));
     for (const name of OVER) stream.addEventListener(name, () => this.ended(id));
+    stream.addEventListener("error", () => {
+      if (stream.readyState === EventSource.CLOSED && this.jobs.get(id) === stream) this.jobs.set(id, null); // it does not try again by itself
+      findStudio();
+    });
     return stream;
   }
 

@@ -1,12 +1,13 @@
 // The page: its parts, its keys, and what may be dropped on it.
 
 import { html, render, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
+import { connection, findStudio } from "/page/api.js";
 import { Board } from "/page/board.js";
 import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, status } from "/page/stage.js";
-import { cancelAll, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, follower, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
 import { Viewer, beside, close } from "/page/viewer.js";
 
 function Header() {
@@ -96,7 +97,8 @@ function App() {
   return html`<${Header} />
     <main class=${state.route.name}><${View} key=${location.pathname} /></main>
     <${Asked} />
-    ${state.notice && html`<p class="notice" role="status">${state.notice} ${state.undo && html`<button type="button" onClick=${state.undo}>Undo</button>`}</p>`}
+    ${state.lost && html`<p class="notice lost" role="status">The connection to the studio is lost; looking for it again. Jobs go on without this page.</p>`}
+    ${state.notice && !state.lost && html`<p class="notice" role="status">${state.notice} ${state.undo && html`<button type="button" onClick=${state.undo}>Undo</button>`}</p>`}
     <${Spoken} />`;
 }
 
@@ -114,4 +116,14 @@ addEventListener("paste", (event) => {
 });
 addEventListener("error", (event) => event.error && trouble(event.error));
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); trouble(event.reason); });
-Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(trouble);
+addEventListener("offline", findStudio);
+document.addEventListener("visibilitychange", () => document.hidden || findStudio()); // such as after a phone's sleep
+const load = () => Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(trouble);
+connection.changed = (lost) => {
+  set(lost ? { lost } : { lost, problem: null });
+  if (lost) return;
+  say("the studio answers again");
+  follower.fill();
+  load();
+};
+load();

@@ -40,6 +40,7 @@ export const state = {
   route: { name: "home" },
   problem: null, notice: "", undo: null, question: null,
   trouble: null, // why nothing is painted at present
+  lost: false, // whether the studio does not answer
 };
 
 const listeners = new Set();
@@ -281,7 +282,7 @@ function changed(id, part) {
   if (part.state === "done" && part.outputs?.length) loadHistory().catch(trouble);
 }
 
-const follower = new Follower(changed, troubled);
+export const follower = new Follower(changed, troubled);
 
 /** What waits or runs, also after the page was loaded anew. */
 export async function loadJobs() {
