@@ -2,7 +2,7 @@
 
     git clone https://github.com/taesungp/contrastive-unpaired-translation
     git -C contrastive-unpaired-translation checkout b3ac297
-    PYTHONPATH=contrastive-unpaired-translation python tests/papers/golden/translation.py
+    PYTHONPATH=contrastive-unpaired-translation python tests/gans/golden/translation.py
 
 It is the authors' repository of CUT, which has CycleGAN's networks, losses and model, too, and
 pix2pix's U-Net, in the form of their repository pytorch-CycleGAN-and-pix2pix. Weights and pictures
