@@ -18,8 +18,9 @@ Kept: banks of kernels, attention by distances with w beside the picture, cross-
 the caption's vector in w, pictures of all scales to the critic and scores of it at all sizes, no
 spectral norm, equalised rates in attention and text layers. Different: captions are read by learned
 layers on word vectors, not on CLIP's; a caption's vector is a mean over words; two layers of psi,
-where the paper has four; no style mixing and no path lengths in training; psi of truncation draws
-to the mean style of the prompt. Left out: the vision-aided loss, whose critic stands on a network
+where the paper has four; the mean of all scores' losses, where it has a sum; no weight decay of
+attention; no style mixing and no path lengths in training; psi of truncation draws to the mean
+style of the prompt. Left out: the vision-aided loss, whose critic stands on a network
 of real photographs that would have to be downloaded, and that knows pictures which scores are
 made with.
 """

@@ -94,7 +94,7 @@ def kernel_lengths(
         s: what scales the channels that go in.
     """
     n = len(weight)
-    products = torch.einsum("nocij,mocij->nmoc", weight, weight).flatten(0, 1)
+    products = (weight[:, None] * weight).sum((4, 5)).flatten(0, 1)
     pairs = (choice[:, :, None] * choice[:, None]).view(-1, n * n)
     squares = (pairs @ products.flatten(1)).view(-1, *products.shape[1:])
     return ((squares * s.square()[:, None]).sum(2) + 1e-8).sqrt()
