@@ -90,25 +90,26 @@ def test_maps_of_an_autoencoder_and_noise_of_each_step(tmp_path):
     stage = shaken("kl-autoencoder", plain, channels=(8, 8), blocks=1)
     model = shaken("latent-diffusion", plain, first_stage=stage, options={"channels": (8,)})
     options = model.sampler_options({"sampler": "ancestral", "steps": 3})
-    assert write_onnx(model, options, tmp_path / "m.onnx", n=2, half=False) < 1e-4
+    assert write_onnx(model, options, tmp_path / "m.onnx", n=2, store="float32") < 1e-4
     names = [each.name for each in session(tmp_path / "m.onnx").get_inputs()]
     assert names == ["noise", "noise_1", "noise_2"]
 
 
-def test_half_precision_halves_the_file(tmp_path):
-    model = shaken("gan", GREY, channels=16)
-    sizes = []
-    for half in (False, True):
-        file = tmp_path / f"{half}.onnx"
-        apart = write_onnx(model, {}, file, n=1, half=half)
-        assert apart < (0.05 if half else 1e-5)
-        sizes.append(file.stat().st_size)
-    assert sizes[1] < 0.65 * sizes[0]
+def test_fewer_bits_make_smaller_files_that_paint_nearly_the_same(tmp_path):
+    model = shaken("gan", GREY, channels=32)
+    sizes, apart = {}, {}
+    for store in ("float32", "float16", "int8"):
+        file = tmp_path / f"{store}.onnx"
+        apart[store] = write_onnx(model, {}, file, n=1, store=store)
+        sizes[store] = file.stat().st_size / 1000
+    assert apart["float32"] < 1e-5 < apart["float16"] < 0.05
+    assert sizes["float16"] < 0.6 * sizes["float32"]
+    assert sizes["int8"] < 0.35 * sizes["float32"]
 
 
 def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
     model = shaken("pixelcnn", GREY, h=4, blocks=1)
-    write_onnx(model, model.sampler_options({}), tmp_path / "m.onnx", n=2, half=False)
+    write_onnx(model, model.sampler_options({}), tmp_path / "m.onnx", n=2, store="float32")
     x = Noise.sampling(3, 2).uniform(1, 8, 8) * 2 - 1
     given = {"x": x.numpy(), "label": np.array([0, 1])}
     (theta,) = session(tmp_path / "m.onnx").run(["theta"], given)
@@ -130,14 +131,16 @@ def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
 def test_what_is_no_graph_is_said(tmp_path, model, options, message):
     painter = model()
     with pytest.raises(LimnerError, match=message):
-        write_onnx(painter, painter.sampler_options(options), tmp_path / "m.onnx", n=1, half=False)
+        write_onnx(
+            painter, painter.sampler_options(options), tmp_path / "m.onnx", n=1, store="float32"
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_the_command_says_what_goes_together(tmp_path):
     run = CliRunner()
     for arguments, message in (
-        (["x", "folder", "--half"], "are of --format onnx"),
+        (["x", "folder", "--store", "int8"], "are of --format onnx"),
         (["x", "folder", "--format", "onnx"], "name folder.onnx"),
     ):
         assert message in str(run.invoke(app, ["export", *arguments]).exception)

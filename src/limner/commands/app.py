@@ -36,7 +36,7 @@ VERBS = {
     "compare": "Put runs, models and folders of pictures side by side: a leaderboard, and a page "
     "of it.",
     "score": "Say how likely pictures are to a model, among real ones.",
-    "export": "Write a model for other programs: a pipeline of diffusers, or an ONNX graph.",
+    "export": "Write a model for other programs: diffusers, ONNX, or a page for any browser.",
     "studio": "Open the studio: type a prompt in a browser, watch the picture form, keep it.",
 }
 """What each verb does: the first line of its function, `VERB_command`, in a file of its name."""

@@ -7,6 +7,7 @@ SHA-256, in its `TextSpec`.
 """
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -82,6 +83,11 @@ def word_table(spec: TextSpec) -> tuple[Int8[Tensor, "words d"], Float[Tensor, "
             f"limner has '{ASSET}' {asset.sha256[:12]}; use the limner that made the model"
         )
     return asset.table, asset.scale
+
+
+def word_pieces() -> dict[str, int]:
+    """The token of each word, and of each piece that goes on with one, which begins with ##."""
+    return json.loads(_asset().tokenizer)["model"]["vocab"]
 
 
 class _Encoding(Protocol):

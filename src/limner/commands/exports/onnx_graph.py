@@ -5,8 +5,9 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +23,11 @@ try:
 except ModuleNotFoundError as error:
     raise LimnerError(f"ONNX files need {error.name}; type: {install('onnx')}") from None
 
+Stored = Literal["float32", "float16", "int8"]
+"""How large weights are stored."""
 OPSET = 20
 _DOMAIN = "limner"
-_LARGE = 1024  # numbers, from which on weights are worth halving
+_LARGE = 1024  # numbers, from which on weights are worth fewer bits
 
 
 def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
@@ -162,22 +165,53 @@ def _function(name: str, part: onnx.ModelProto) -> tuple[Any, list[Any]]:
     return make.make_function(_DOMAIN, name, ins, outs, nodes, imports), weights
 
 
-def halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same with large weights stored in half precision; what is computed stays float32."""
+def stored(model: onnx.ModelProto, how: Stored) -> onnx.ModelProto:
+    """The same with large weights stored in fewer bits; what is computed stays float32.
+
+    Args:
+        model: with float32 weights.
+        how: float16 halves the file; int8 quarters it: each row or column of a weight has a scale
+            of its own.
+    """
+    if how == "float32":
+        return model
     small = onnx.ModelProto()
     small.CopyFrom(model)
-    casts = list[Any]()
+    nodes, scales = list[Any](), list[Any]()
     for weight in small.graph.initializer:
         values = numpy_helper.to_array(weight)
         if weight.data_type != TensorProto.FLOAT or values.size < _LARGE:
             continue
-        name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.half"))
-        casts.append(make.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    kept = list(small.graph.node)
+        name, kept = weight.name, f"{weight.name}.{how}"
+        if how == "float16" or values.ndim < 2:
+            weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), kept))
+            nodes.append(make.make_node("Cast", [kept], [name], to=TensorProto.FLOAT))
+            continue
+        axis, whole, scale = _quantised(values)
+        weight.CopyFrom(numpy_helper.from_array(whole, kept))
+        scales.append(numpy_helper.from_array(scale, f"{name}.scale"))
+        given = [kept, f"{name}.scale"]
+        nodes.append(make.make_node("DequantizeLinear", given, [name], axis=axis))
+    small.graph.initializer.extend(scales)
+    own = list(small.graph.node)
     del small.graph.node[:]
-    small.graph.node.extend([*casts, *kept])
+    small.graph.node.extend([*nodes, *own])
     return small
+
+
+def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Along which of the first two axes a weight is cut into rows, the whole numbers, and scales:
+    the axis that loses less."""
+    found = list[tuple[float, int, np.ndarray, np.ndarray]]()
+    for axis in (0, 1):
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        scale = np.abs(values).max(others, keepdims=True) / 127
+        scale = np.where(scale == 0, 1, scale).astype(np.float32)
+        whole = np.clip(np.round(values / scale), -127, 127).astype(np.int8)
+        lost = float(np.square(values - whole * scale).sum())
+        found.append((lost, axis, whole, scale.reshape(-1)))
+    _, axis, whole, scale = min(found, key=lambda each: each[0])
+    return axis, whole, scale
 
 
 def checked(model: onnx.ModelProto) -> bytes:

@@ -1,0 +1,151 @@
+// Paints with a model of limner in the browser: by WebGPU where there is one, else by WebAssembly.
+
+import { Noise } from "./noise.js";
+import { Words } from "./words.js";
+
+const byId = (id) => document.getElementById(id);
+const json = async (name) => (await fetch(name)).json();
+
+class Painter {
+  static async load(say) {
+    const told = await json("model.json");
+    const gpu = Boolean(navigator.gpu && (await navigator.gpu.requestAdapter().catch(() => null)));
+    say("loading the runtime");
+    const ort = await import(gpu ? "./ort/ort.webgpu.min.mjs" : "./ort/ort.wasm.min.mjs");
+    ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+    ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+    const painter = new Painter();
+    Object.assign(painter, { told, ort, gpu });
+    painter.words = told.text ? new Words(await json("words.json")) : null;
+    for (const name of told.graphs) {
+      say(`loading ${name}`);
+      painter[name] = await ort.InferenceSession.create(`${name}.onnx`, {
+        executionProviders: gpu ? ["webgpu", "wasm"] : ["wasm"],
+      });
+    }
+    return painter;
+  }
+
+  /** What a picture should be of, as tensors of one row. */
+  condition({ prompt, label }) {
+    const { ort, told } = this;
+    const parts = {};
+    let unknown = [];
+    if (told.text) {
+      const read = this.words.read(prompt);
+      unknown = read.unknown;
+      parts.text = new ort.Tensor("int64", read.row, [1, read.row.length]);
+    }
+    if (told.labels.length) {
+      parts.label = new ort.Tensor("int64", BigInt64Array.of(BigInt(label)), [1]);
+    }
+    return { parts, unknown };
+  }
+
+  /** Yield the picture as it forms: Float32Array "c h w" in [-1, 1]. */
+  async *frames(seed, parts) {
+    const noise = new Noise(seed);
+    if (!this.told.looks) {
+      yield await this.whole(noise, parts);
+      return;
+    }
+    const { ort, told } = this;
+    const size = told.shape.reduce((a, b) => a * b, 1);
+    const first = noise.normal(size).map((value) => value * told.deviation);
+    const vectors = [first];
+    let drawn = 0;
+    for (const look of told.looks) {
+      for (; drawn < look.drawn; drawn++) vectors.push(noise.normal(size));
+      const x = new Float32Array(size);
+      look.sums.forEach((share, j) => {
+        if (share) vectors[j].forEach((value, i) => (x[i] += share * value));
+      });
+      const given = new ort.Tensor("float32", x, [1, ...told.shape]);
+      if (look.t === null) {
+        yield await this.finished(given);
+        return;
+      }
+      const t = new ort.Tensor("float64", Float64Array.of(look.t), []);
+      const { expected } = await this.view.run(this.known(this.view, { x: given, t, ...parts }));
+      vectors.push(Float32Array.from(expected.data));
+      yield await this.finished(expected);
+    }
+  }
+
+  async whole(noise, parts) {
+    const given = { ...parts };
+    for (const [name, { law, shape, type }] of Object.entries(this.told.noise)) {
+      const n = shape.reduce((a, b) => a * b, 1);
+      const drawn = law === "normal" ? noise.normal(n) : noise.uniform(n);
+      const values = type === "float64" ? Float64Array.from(drawn) : drawn;
+      given[name] = new this.ort.Tensor(type, values, [1, ...shape]);
+    }
+    return (await this.painter.run(this.known(this.painter, given))).picture.data;
+  }
+
+  async finished(x) {
+    return (await this.finish.run({ x })).picture.data;
+  }
+
+  /** The inputs that a graph has. */
+  known(session, given) {
+    return Object.fromEntries(session.inputNames.map((name) => [name, given[name]]));
+  }
+}
+
+function show(canvas, [channels, height, width], values) {
+  canvas.width = width;
+  canvas.height = height;
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let k = 0; k < 3; k++) {
+      const value = values[(channels === 3 ? k : 0) * width * height + i];
+      image.data[4 * i + k] = Math.round((value + 1) * 127.5);
+    }
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+async function start() {
+  const say = (text) => (byId("state").textContent = text);
+  const painter = await Painter.load(say);
+  const { told } = painter;
+  document.title = byId("title").textContent = told.title;
+  byId("text").hidden = !told.text;
+  byId("labels").hidden = !told.labels.length;
+  told.labels.forEach((name, i) => byId("label").add(new Option(name, i)));
+  const where = painter.gpu ? "WebGPU" : "WebAssembly";
+  say(`ready (${where})`);
+  byId("paint").disabled = false;
+  byId("form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    byId("paint").disabled = true;
+    try {
+      const seed = Number(byId("seed").value);
+      const asked = { prompt: byId("prompt").value, label: byId("label").value };
+      const { parts, unknown } = painter.condition(asked);
+      const began = performance.now();
+      let step = 0;
+      for await (const frame of painter.frames(seed, parts)) {
+        show(byId("picture"), told.picture, frame);
+        say(`painting, view ${++step}`);
+        await new Promise(requestAnimationFrame);
+      }
+      const seconds = ((performance.now() - began) / 1000).toFixed(1);
+      const left = unknown.length ? `; unknown words: ${unknown.join(", ")}` : "";
+      say(`done in ${seconds} s (${where})${left}`);
+      byId("keep").hidden = false;
+      byId("keep").href = byId("picture").toDataURL();
+      if (byId("next").checked) byId("seed").value = seed + 1;
+    } catch (error) {
+      say(`this did not work: ${error.message ?? error}`);
+    } finally {
+      byId("paint").disabled = false;
+    }
+  });
+}
+
+start().catch((error) => {
+  byId("state").textContent = `this page cannot paint: ${error.message ?? error}`;
+});

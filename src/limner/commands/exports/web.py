@@ -1,0 +1,145 @@
+"""What `limner export --format web` does: a folder that paints in a visitor's browser.
+
+The folder is put on any web server. It holds a page, the model's networks as ONNX graphs, the table
+of the walk, and ONNX Runtime's files from npm; nothing is asked of any other server.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from limner.commands.exports.onnx_file import difference, exported
+from limner.commands.exports.onnx_graph import Stored, checked, stored
+from limner.contract.errors import LimnerError
+from limner.contract.model import GenerativeModel
+from limner.contract.text import CHARACTERS, word_pieces
+
+_PAGE = ("index.html", "limner.js", "noise.js", "words.js")
+_RUNTIME = (
+    "ort.wasm.min.mjs",
+    "ort-wasm-simd-threaded.mjs",
+    "ort-wasm-simd-threaded.wasm",
+    "ort.webgpu.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+)
+_PACKAGE = "onnxruntime-web@1.30.0"
+
+
+def write_web(
+    model: GenerativeModel,
+    options: Mapping[str, Any],
+    folder: Path,
+    *,
+    title: str,
+    store: Stored,
+    runtime: Path | None = None,
+) -> Path:
+    """Write a folder that paints one picture after another.
+
+    Args:
+        model: in evaluation mode.
+        options: of its sampler, checked.
+        folder: a new or an empty one.
+        title: of the page.
+        store: how large weights are stored.
+        runtime: the folder `dist` of onnxruntime-web; fetched by npm unless given.
+
+    Raises:
+        LimnerError: no graph can say what the model does, the folder is in use, or the runtime is
+            not to be had.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise LimnerError(f"{folder} is in use; name a new folder")
+    if model.spec.text and model.spec.text.asset == CHARACTERS:
+        raise LimnerError("a model with a tokenizer of its own cannot be written for the browser")
+    if model.spec.hint:
+        raise LimnerError("a model that is told pictures cannot be written for the browser")
+    told, graphs = _parts(model, options, store)
+    dist = runtime or _fetched_runtime()
+    if missing := [name for name in _RUNTIME if not (dist / name).is_file()]:
+        raise LimnerError(f"{dist} has no {missing[0]}; it is the folder dist of {_PACKAGE}")
+    told |= {"title": title, "graphs": list(graphs)}
+    try:
+        (folder / "ort").mkdir(parents=True)
+        for name in _RUNTIME:
+            shutil.copyfile(dist / name, folder / "ort" / name)
+        for name in _PAGE:
+            page = files("limner.commands.exports").joinpath("page", name)
+            (folder / name).write_text(page.read_text("utf-8"), "utf-8")
+        for name, content in graphs.items():
+            (folder / f"{name}.onnx").write_bytes(content)
+        (folder / "model.json").write_text(json.dumps(told), "utf-8")
+        if model.spec.text:
+            words = {"length": model.spec.text.length, "pieces": word_pieces()}
+            (folder / "words.json").write_text(json.dumps(words, ensure_ascii=False), "utf-8")
+    except OSError as error:
+        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def _parts(
+    model: GenerativeModel, options: Mapping[str, Any], store: Stored
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the page must know, and the graphs by name; both paint what the model does."""
+    spec, made = model.spec, exported(model, options, 1)
+    told: dict[str, Any] = {
+        "picture": spec.shape,
+        "labels": spec.labels,
+        "text": spec.text is not None,
+    }
+    if made.output != "picture":
+        raise LimnerError(
+            f"a {model.name} model paints pixel by pixel, which takes too long in a browser"
+        )
+    whole = checked(stored(made.graph, store))
+    difference(whole, made, store)
+    if made.walk is None:
+        told["noise"] = {
+            name: {"law": d.law, "shape": d.shape, "type": str(d.dtype).removeprefix("torch.")}
+            for name, d in made.draws.items()
+        }
+        return told, {"painter": whole}
+    told |= {
+        "shape": tuple(made.walk.first.shape[1:]),
+        "deviation": made.walk.deviation,
+        "looks": [look._asdict() for look in made.walk.looks],
+    }
+    return told, {n: checked(stored(graph, store)) for n, graph in made.networks.items()}
+
+
+def _fetched_runtime() -> Path:
+    """The runtime from npm, kept among the caches.
+
+    Raises:
+        LimnerError: npm is not installed, or does not get it.
+    """
+    name = _PACKAGE.replace("@", "-")
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limner" / name
+    if (kept / _RUNTIME[-1]).is_file():
+        return kept
+    hint = f"give --runtime FOLDER, the folder dist of the npm package {_PACKAGE}"
+    if shutil.which("npm") is None:
+        raise LimnerError(f"npm, which fetches ONNX Runtime for the browser, is missing; {hint}")
+    with tempfile.TemporaryDirectory() as place:
+        got = subprocess.run(["npm", "pack", "--silent", _PACKAGE], cwd=place, capture_output=True)
+        archives = [*Path(place).glob("*.tgz")]
+        if got.returncode or not archives:
+            raise LimnerError(f"npm did not get {_PACKAGE}; {hint}")
+        kept.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archives[0]) as archive:
+            for file in _RUNTIME:
+                source = archive.extractfile(f"package/dist/{file}")
+                assert source is not None
+                partial = kept / f"{file}.partial"
+                with source, partial.open("wb") as goal:
+                    shutil.copyfileobj(source, goal)
+                partial.replace(kept / file)
+    return kept

@@ -1,0 +1,205 @@
+"""A folder that paints in a browser: the same pictures as the model, from the same seeds."""
+
+import functools
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Page, sync_playwright
+
+import limner
+from limner.commands.exports.web import write_web
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec, to_uint8
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer, text_spec
+
+TEXT = ImageSpec(3, 8, 8, text=text_spec(8))
+GREY = ImageSpec(1, 8, 8, labels=("zero", "one"), frequencies=(0.5, 0.5))
+PAGE = files("limner.commands.exports") / "page"
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the runtime")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's parts")
+
+
+def shaken(name, spec, **options):
+    torch.manual_seed(2)
+    model = limner.build(name, spec, **options).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return model
+
+
+def node(script: str, folder: Path) -> object:
+    """What a script of the page's parts prints, as JSON."""
+    for name in ("noise.js", "words.js"):
+        (folder / name).write_text((PAGE / name).read_text())
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "script.js").write_text(script)
+    got = subprocess.run(["node", "script.js"], cwd=folder, capture_output=True, text=True)
+    assert not got.returncode, got.stderr
+    return json.loads(got.stdout)
+
+
+@needs_node
+def test_random_numbers_are_those_of_the_library(tmp_path):
+    found = node(
+        """import { Noise } from "./noise.js";
+        const made = [0, 7, 123456789].map((seed) => {
+          const noise = new Noise(seed);
+          return [noise.normal(5), noise.uniform(3), noise.normal(4)].map((x) => [...x]);
+        });
+        console.log(JSON.stringify(made));""",
+        tmp_path,
+    )
+    for seed, numbers in zip((0, 7, 123456789), found):
+        noise = Noise.sampling(seed, 1)
+        expected = [noise.normal(5)[0], noise.uniform(3)[0], noise.normal(4)[0]]
+        for ours, theirs in zip(expected, numbers):
+            assert torch.allclose(ours, torch.tensor(theirs), atol=1e-6)
+
+
+TEXTS = [
+    "a red apple",
+    "  A RED,apple!!",
+    "two dogs & a cat's hat",
+    "café naïve Ångström",
+    "unbelievableness 3d 50%",
+    "苹果 and 🍎 apples",
+    "x" * 120 + " dog",
+    "one two three four five six seven eight nine ten",
+    "",
+    "tab\tnew\nline  ‘quoted’ a_b+c=d $5 ^ ~ `",
+]
+
+
+@needs_node
+def test_texts_become_the_same_tokens(tmp_path):
+    from limner.contract.text import word_pieces
+
+    told = {"length": 8, "pieces": word_pieces()}
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
+    found = node(
+        """import { readFileSync } from "node:fs";
+        import { Words } from "./words.js";
+        const read = (name) => JSON.parse(readFileSync(name));
+        const words = new Words(read("told.json"));
+        const rows = read("texts.json").map((text) => [...words.read(text).row].map(Number));
+        console.log(JSON.stringify(rows));""",
+        tmp_path,
+    )
+    assert found == Tokenizer(text_spec(8)).encode(TEXTS).tolist()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        if chromium is None:
+            pytest.skip("there is no Chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+def painted(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]:
+    """The pixels of the canvas, "h w 4", and what the page says, offline but for its own folder."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/"
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    try:
+        page.goto(address)
+        page.wait_for_function("!document.getElementById('paint').disabled", timeout=60_000)
+        for name, value in fields.items():
+            if name == "label":
+                page.select_option("#label", label=value)
+            else:
+                page.fill(f"#{name}", value)
+        page.click("#paint")
+        page.wait_for_function(
+            "/done|not work/.test(document.getElementById('state').textContent)", timeout=60_000
+        )
+        said = page.text_content("#state") or ""
+        pixels, size = page.evaluate(
+            """() => {
+              const canvas = document.getElementById('picture');
+              const { width, height } = canvas;
+              const image = canvas.getContext('2d').getImageData(0, 0, width, height);
+              return [[...image.data], [height, width]];
+            }"""
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert all(url.startswith((address, "data:", "blob:")) for url in asked), asked
+    return torch.tensor(pixels).view(*size, 4), said
+
+
+@needs_npm
+def test_a_prompt_paints_what_the_model_paints(tmp_path, page):
+    model = shaken("flow-matching", TEXT, channels=(8, 16))
+    options = model.sampler_options({"sampler": "ancestral", "steps": 3, "scale": 2.0})
+    folder = write_web(model, options, tmp_path / "web", title="Ours", store="float32")
+    pixels, said = painted(page, folder, prompt="a red dog 苹", seed="5")
+    assert said.startswith("done in") and "unknown words: 苹" in said
+    assert page.title() == "Ours" and page.input_value("#seed") == "6"
+    c = limner.prompted(TEXT, "a red dog")
+    how = {"sampler": "ancestral", "steps": 3, "scale": 2.0}
+    expected = to_uint8(model.sample(1, c, seed=5, **how))[0].permute(1, 2, 0)
+    assert (pixels[..., :3] - expected.long()).abs().max() <= 1
+    assert (pixels[..., 3] == 255).all()
+
+
+@needs_npm
+def test_a_class_of_a_model_of_one_step(tmp_path, page):
+    model = shaken("gan", GREY, channels=8)
+    folder = write_web(model, {}, tmp_path / "web", title="Digits", store="float32")
+    pixels, said = painted(page, folder, label="one", seed="3")
+    assert said.startswith("done in")
+    c = Condition(label=torch.tensor([1]))
+    expected = to_uint8(model.sample(1, c, seed=3))[0, 0]
+    assert (pixels[..., 0] - expected.long()).abs().max() <= 1
+    assert torch.equal(pixels[..., 0], pixels[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: shaken("pixelcnn", GREY, h=4, blocks=1), "pixel by pixel"),
+        (
+            lambda: shaken("flow-matching", ImageSpec(3, 8, 8, hint=GREY), channels=(8,)),
+            "told pictures",
+        ),
+    ],
+)
+def test_what_cannot_paint_in_a_browser_is_said(tmp_path, model, message):
+    painter = model()
+    options = painter.sampler_options({})
+    with pytest.raises(LimnerError, match=message):
+        write_web(painter, options, tmp_path / "web", title="", store="float32")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "mine.txt").touch()
+    with pytest.raises(LimnerError, match="is in use"):
+        write_web(painter, options, tmp_path / "web", title="", store="float32")
+
+
+def test_a_folder_without_the_runtime_is_said(tmp_path):
+    model = shaken("gan", GREY, channels=8)
+    with pytest.raises(LimnerError, match=r"has no ort.wasm.min.mjs; it is the folder dist"):
+        write_web(model, {}, tmp_path / "web", title="", store="int8", runtime=tmp_path)
+    assert not (tmp_path / "web").exists()
