@@ -29,6 +29,7 @@ VERBS = {
     "above it.",
     "translate": "Translate pictures of one domain into another: each beside its translation and "
     "way back.",
+    "upscale": "Make pictures of any size larger; alpha and the frames of animations are kept.",
     "walk": "Go from the picture of one seed to that of another, through what lies between.",
     "attention": "Show where a model looks in a picture for each word: of a prompt, or the "
     "picture's own.",

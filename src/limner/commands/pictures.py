@@ -2,13 +2,15 @@
 made."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from limner.commands.wish import Wish
@@ -16,11 +18,13 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.data import png
-from limner.data.decode import UndecodableError, reading, to_pixels
+from limner.data.decode import EXTENSIONS, UndecodableError, reading, to_pixels, whole
+from limner.data.folder import folder_files
 
 Pictures = UInt8[Tensor, "n c h w"]
 _SHOWN_SIDE = 128  # small pictures are enlarged to about this, pixel by pixel
 _GAP = 8
+_MOVING = ("GIF", "WEBP", "PNG")  # formats of files whose frames are kept
 _GIF_MS = 80  # a frame of an animation; the last one stays ten times as long
 
 
@@ -43,6 +47,87 @@ def read_picture(path: Path, spec: ImageSpec) -> Images:
     except UndecodableError as error:
         raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
     return from_levels(to_levels(from_uint8(pixels[None]), spec.levels), spec.levels)
+
+
+def picture_files(paths: Sequence[Path]) -> list[Path]:
+    """Files, and in place of each folder the pictures in it.
+
+    Raises:
+        LimnerError: a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in paths:
+        names = folder_files(path).names if path.is_dir() else [""]
+        pictures = [
+            path / name for name in names if not name or Path(name).suffix.lower() in EXTENSIONS
+        ]
+        if not pictures:
+            raise LimnerError(f"'{path}' holds no pictures; give another folder, or files")
+        found += pictures
+    return found
+
+
+class Animated(NamedTuple):
+    """The frames of a picture file in their own size; most have one.
+
+    Args:
+        frames: in colour, or with alpha as the fourth channel.
+        milliseconds: that each is shown.
+        loop: how often they are shown; 0 without end.
+        format: of the file, as Pillow calls it.
+    """
+
+    frames: Pictures
+    milliseconds: Sequence[int] = (0,)
+    loop: int = 0
+    format: str = "PNG"
+
+    @property
+    def suffix(self) -> str:
+        """How the name of such a file ends when it is written; a single picture is a PNG."""
+        return f".{self.format.lower()}" if len(self.frames) > 1 else ".png"
+
+
+def read_whole(path: Path) -> Images:
+    """A picture file in its own size, "1 k h w": in colour, with its alpha if it has some.
+
+    Raises:
+        LimnerError: there is no such file, or it is not a valid picture.
+    """
+    return from_uint8(read_frames(path).frames[:1])
+
+
+def read_frames(path: Path) -> Animated:
+    """All frames of a picture file; one of what is not a GIF, WebP or PNG.
+
+    Raises:
+        LimnerError: there is no such file, or it is not a valid picture.
+    """
+    if not path.is_file():
+        raise LimnerError(f"there is no file '{path}'")
+    try:
+        return reading(lambda: path.open("rb"), _frames)
+    except UndecodableError as error:
+        raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
+
+
+def _frames(image: Image.Image) -> Animated:
+    kind = image.format or "PNG"
+    count = getattr(image, "n_frames", 1) if kind in _MOVING else 1
+    frames: list[UInt8[Tensor, "k h w"]] = []
+    times: list[int] = []
+    for i in range(count):
+        image.seek(i)
+        frames.append(whole(image))
+        times.append(round(image.info.get("duration", _GIF_MS)) if count > 1 else 0)
+    if any(len(frame) == 4 for frame in frames):
+        frames = [frame if len(frame) == 4 else _opaque(frame) for frame in frames]
+    loop = image.info.get("loop", 1 if kind == "GIF" else 0)
+    return Animated(torch.stack(frames), times, loop, kind)
+
+
+def _opaque(frame: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "4 h w"]:
+    return torch.cat([frame, torch.full_like(frame[:1], 255)])
 
 
 def read_mask(path: Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
@@ -81,6 +166,7 @@ def write(
     enlarge: int | None = None,
     strip: bool = False,
     gif: bool = False,
+    told: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write a sheet as PNG files that say how they were made.
 
@@ -92,19 +178,20 @@ def write(
         enlarge: so many pixels a side stand for one; as many as make about 128 if None.
         strip: how the pictures form, as NAME-strip.png too.
         gif: the same as an animation, NAME.gif.
+        told: what was done with the pictures after they were painted, for the files to say.
 
     Returns:
         the files.
     """
     scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
-    settings = wish.settings()
+    settings = wish.settings() | dict(told or {})
     written: list[Path] = []
     try:
         if separate:
             for i, image in enumerate(sheet.images):
                 path = out.with_stem(f"{out.stem}-{i}")
                 one = png.grid(image[None], 1, scale=scale, gap=0)
-                png.save_png(one, path, wish.alone(i).settings())
+                png.save_png(one, path, wish.alone(i).settings() | dict(told or {}))
                 written.append(path)
         else:
             png.save_png(_laid_out(sheet.images, sheet.columns, scale), out, settings)

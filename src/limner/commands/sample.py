@@ -51,6 +51,13 @@ def sample_command(
             min=1, max=32, help="Enlarge by this factor (small pictures to about 128); 1 for none."
         ),
     ] = None,
+    upscale: Annotated[
+        float | None,
+        typer.Option(min=1, max=64, help="Let a model make the pictures so many times larger."),
+    ] = None,
+    upscaler: Annotated[
+        str | None, typer.Option(help="A run or model folder of the model that does so.")
+    ] = None,
     strip: Annotated[
         bool, typer.Option("--strip", help="Also write the steps: NAME-strip.png.")
     ] = False,
@@ -63,6 +70,7 @@ def sample_command(
     """Paint pictures with a trained model, as PNG files that remember how they were made."""
     from limner.commands.painting import paint_sheet
     from limner.commands.pictures import write
+    from limner.commands.upscaling import upscale_sheet
     from limner.commands.wish import Wish
 
     file = spare(out, [*([like] if like else []), *(hint or [])], separate)
@@ -81,7 +89,11 @@ def sample_command(
     values = base | {key: value for key, value in asked.items() if value is not None}
     values["sampler"] = base.get("sampler", {}) | _strengths(strength) | options.get("sampler", {})
     sheet, wish = paint_sheet(Wish.of(values), device=device, forming=strip or gif)
-    print_paths(write(sheet, wish, file, separate=separate, enlarge=enlarge, strip=strip, gif=gif))
+    told: dict[str, Any] = {}
+    if upscale or upscaler:
+        sheet, told = upscale_sheet(sheet, upscale or 4.0, upscaler, device)
+    shown = {"separate": separate, "strip": strip, "gif": gif}
+    print_paths(write(sheet, wish, file, enlarge=enlarge, told=told, **shown))
 
 
 def _strengths(given: list[float] | None) -> dict[str, Any]:

@@ -201,6 +201,8 @@ class Task:
             painted.
         without: the options that a kind of model does not have.
         fits: whether it can be done with pictures of a specification.
+        whole: whether pictures are given in their own size and with their alpha, and not as the
+            model sees them.
     """
 
     title: str
@@ -216,6 +218,7 @@ class Task:
     shows: Literal["pictures", "path", "maps"] = "pictures"
     without: Callable[[type], Sequence[str]] = lambda model: ()
     fits: Callable[[ImageSpec], bool] = lambda spec: True
+    whole: bool = False
 
     def suits(self, model: type) -> bool:
         """Whether a kind of model can do it."""

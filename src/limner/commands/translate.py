@@ -8,15 +8,13 @@ import torch
 import typer
 
 from limner.commands.arguments import Device, Model, apart, numbered, png_file, print_paths, spare
-from limner.commands.pictures import Pictures, Sheet, read_pictures, write
+from limner.commands.pictures import Pictures, Sheet, picture_files, read_pictures, write
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
 from limner.contract.abilities import Domain, Translates
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.data import png
-from limner.data.decode import EXTENSIONS
-from limner.data.folder import folder_files
 
 
 def translate(work: Work, *, to: Literal["B", "A"] = "B") -> Iterator[Images]:
@@ -99,24 +97,6 @@ def translate_sheet(
     shown = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
     sheet = Sheet(to_uint8(shown.flatten(0, 1)), len(columns))
     return sheet, to_uint8(made).cpu(), wish.filled(work.sampler)
-
-
-def picture_files(paths: Sequence[Path]) -> list[Path]:
-    """Files, and in place of each folder the pictures in it.
-
-    Raises:
-        LimnerError: a folder without pictures.
-    """
-    found: list[Path] = []
-    for path in paths:
-        names = folder_files(path).names if path.is_dir() else [""]
-        pictures = [
-            path / name for name in names if not name or Path(name).suffix.lower() in EXTENSIONS
-        ]
-        if not pictures:
-            raise LimnerError(f"'{path}' holds no pictures; give another folder, or files")
-        found += pictures
-    return found
 
 
 def translate_command(

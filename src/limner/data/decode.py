@@ -134,6 +134,22 @@ def flattened(image: Image.Image) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
+def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
+    """The frame where an opened picture is, upright and in its own size: in colour, with its alpha
+    as a fourth channel if it has some.
+    """
+    if not image.has_transparency_data:
+        picture = flattened(image).convert("RGB")
+    else:
+        image.load()
+        turned = _orientation(image)
+        picture = image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
+        picture = picture.convert("RGBA")
+        if picture.getchannel("A").getextrema()[0] == 255:  # none of it can be seen through
+            picture = picture.convert("RGB")
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
 def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
     """The picture at another size, antialiased: its middle, all of it on white, or stretched."""
     size, bicubic = (width, height), Image.Resampling.BICUBIC

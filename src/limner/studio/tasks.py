@@ -13,6 +13,7 @@ from limner.commands.reword import REWORD
 from limner.commands.style_mix import MIX
 from limner.commands.task import Task
 from limner.commands.translate import TRANSLATE
+from limner.commands.upscaling import UPSCALE
 from limner.commands.walk import WALK
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -26,6 +27,7 @@ TASKS = {
     "instruct": INSTRUCT,
     "complete": COMPLETE,
     "translate": TRANSLATE,
+    "upscale": UPSCALE,
     "reconstruct": RECONSTRUCT,
     "interpolate": INTERPOLATE,
     "walk": WALK,

@@ -29,7 +29,7 @@ import torch
 
 from limner.commands.attention import known_words
 from limner.commands.hints import read_hint
-from limner.commands.pictures import read_mask, read_picture
+from limner.commands.pictures import read_mask, read_picture, read_whole
 from limner.commands.task import Work
 from limner.commands.wish import Wish, load_painter, sampler_options
 from limner.contract.checkpoint import model_file, write_durably
@@ -173,6 +173,8 @@ class _Batch:
             if name == "hint" and spec.hint is not None:
                 told = self.remarks[self.jobs[0]["id"]].append
                 x = read_hint(Path(file), spec.hint, told, "the hint")
+            elif self.task.whole:
+                x = read_whole(Path(file))
             else:
                 x = (read_mask if name == "mask" else read_picture)(Path(file), spec)
             given[name] = x.to(self.worker.device)

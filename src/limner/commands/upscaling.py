@@ -1,0 +1,266 @@
+"""What `limner upscale` does: pictures of any size, made larger, and a page of before and after."""
+
+import html
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from limner.commands.arguments import free_file
+from limner.commands.pictures import Animated, Sheet, picture_files, read_frames
+from limner.commands.task import Task, Work, able_task
+from limner.commands.wish import Wish, load_painter, sampler_options
+from limner.contract.bundled import bundled, find_model
+from limner.contract.checkpoint import write_durably
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, from_uint8, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.contract.upscaling import Upscales
+from limner.data import png
+from limner.runtime import processes
+from limner.runtime.progress import painting_progress
+
+UPSCALER = "upscaler"
+"""The bundled model that enlarges when none is named."""
+Factor = Annotated[float, Field(ge=1, le=64)]
+
+
+def upscale(work: Work, *, factor: Factor = 4.0) -> Iterator[Images]:
+    """A picture of any size, made larger.
+
+    Args:
+        factor: how many times as high and wide it becomes, from 1 to 64.
+    """
+    model = work.model
+    assert isinstance(model, Upscales)
+    c = work.c.rows(slice(0, 1)) if len(work.c) else work.c
+    yield model.upscale(work.pictures["image"], factor, c, seed=work.seed, **work.sampler)
+
+
+UPSCALE = Task(
+    "Make larger",
+    upscale,
+    Upscales,
+    lacks="does not enlarge pictures; these do",
+    example="limner train srgan emoji data.size=96 data.hint=bicubic data.reduction=4",
+    inputs={"image": True},
+    several=False,
+    whole=True,
+)
+
+
+def open_upscaler(
+    name: str | None, options: dict[str, Any], device: str = "auto"
+) -> tuple[Upscales, dict[str, Any]]:
+    """A model that enlarges, and the options of its sampler.
+
+    Args:
+        name: a bundled model, a run or a model folder; the bundled one if None.
+        options: of its sampler, as asked for.
+        device: where.
+
+    Raises:
+        LimnerError: there is none, it enlarges nothing, or it has no such option.
+    """
+    if name is None and UPSCALER not in bundled():
+        raise LimnerError(
+            "no model that enlarges is bundled; train one by "
+            "recipes/gans/upscaler-pictures256.toml, and give the run"
+        )
+    path = find_model(name or UPSCALER)
+    model: GenerativeModel = load_painter(path, str(processes.device(device)))
+    able_task(model, UPSCALE)
+    assert isinstance(model, Upscales)
+    return model, sampler_options(model, path, Wish.single(name, None, None, sampler=options))
+
+
+def upscale_sheet(
+    sheet: Sheet, factor: float, model: str | None, device: str = "auto"
+) -> tuple[Sheet, dict[str, Any]]:
+    """A sheet with its pictures made larger, and what its files say of that.
+
+    Args:
+        sheet: what was painted; its frames stay as they are.
+        factor, model, device: see `upscale_files`.
+    """
+    upscaler, sampler = open_upscaler(model, {}, device)
+    images = upscale_pictures(sheet.images, factor, upscaler, sampler=sampler)
+    return replace(sheet, images=images), {"upscale": factor, "upscaler": model or UPSCALER}
+
+
+def upscale_pictures(
+    images: UInt8[Tensor, "n k h w"],
+    factor: float,
+    model: Upscales,
+    *,
+    seed: int = 0,
+    sampler: dict[str, Any] | None = None,
+) -> UInt8[Tensor, "n k hh ww"]:
+    """Pictures made larger, one after the other, with a progress bar.
+
+    Args:
+        images: of one size, with alpha as their last channel or without.
+        factor: how many times as high and wide they become.
+        model: what enlarges.
+        seed: picture i is made with the random stream of seed + i.
+        sampler: the model's own options.
+    """
+    made: list[Tensor] = []
+    with painting_progress(len(images)) as advance:
+        for i, image in enumerate(images):
+            x = model.upscale(from_uint8(image[None]), factor, seed=seed + i, **sampler or {})
+            made.append(to_uint8(x).cpu())
+            advance(1)
+    return torch.cat(made)
+
+
+def upscale_files(
+    paths: Sequence[Path],
+    factor: float = 4.0,
+    model: str | None = None,
+    *,
+    seed: int = 0,
+    sampler: dict[str, Any] | None = None,
+    out: Path | None = None,
+    page: bool = False,
+    device: str = "auto",
+) -> list[Path]:
+    """Make picture files larger; alpha and the frames of animations are kept.
+
+    Args:
+        paths: files, and folders of files.
+        factor: how many times as high and wide they become.
+        model: what enlarges, see `open_upscaler`.
+        seed: of the noise, where a model has one.
+        sampler: the model's own options.
+        out: a file for one picture, or a folder; this one if None, where a file NAME-4x.png or, if
+            there is one already, NAME-4x-2.png, ... is written.
+        page: whether upscale.html shows each before and after, too.
+        device: where.
+
+    Returns:
+        the files that were written.
+
+    Raises:
+        LimnerError: a file that is not a picture, one file for several, or as of `open_upscaler`.
+    """
+    files = picture_files(paths)
+    if not files:
+        raise LimnerError("say which pictures are to be larger: limner upscale IMAGE")
+    if out and out.suffix and len(files) > 1:
+        raise LimnerError(f"'{out}' is one file for {len(files)} pictures; give a folder")
+    given = [read_frames(file) for file in files]
+    upscaler, options = open_upscaler(model, sampler or {}, device)
+    settings = {"task": "upscale", "options": {"factor": factor}, "seed": seed}
+    settings |= {"model": model or UPSCALER}
+    written: list[Path] = []
+    shown: list[tuple[str, Tensor, Tensor]] = []
+    for file, animated in zip(files, given):
+        made = upscale_pictures(animated.frames, factor, upscaler, seed=seed, sampler=options)
+        path = _named(file, out, factor, animated)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, _content(made, animated, settings))
+        written.append(path)
+        shown.append((file.name, animated.frames[0], made[0]))
+    if page:
+        folder = out.parent if out and out.suffix else out or Path()
+        path = _free(folder / "upscale.html")
+        write_durably(path, slider_page(shown).encode())
+        written.append(path)
+    return written
+
+
+def _named(file: Path, out: Path | None, factor: float, animated: Animated) -> Path:
+    """Where an enlarged picture is written: as asked for, or NAME-4x.png, which is numbered."""
+    if out and out.suffix:
+        if out.suffix.lower() != animated.suffix:
+            kind = animated.suffix
+            raise LimnerError(f"'{out}' is not a {kind} file; give -o NAME{kind}")
+        return free_file(out) if out.exists() and out.samefile(file) else out
+    return _free((out or Path()) / f"{file.stem}-{factor:g}x{animated.suffix}")
+
+
+def _free(path: Path) -> Path:
+    return free_file(path) if path.exists() else path
+
+
+def _content(made: UInt8[Tensor, "n k h w"], animated: Animated, settings: dict[str, Any]) -> bytes:
+    """The file of a picture, or of an animation in the format that it had."""
+    if len(made) == 1:
+        return png.png(made[0], settings)
+    frames: list[Image.Image] = [png.to_pil(image) for image in made]
+    file = io.BytesIO()
+    more: dict[str, Any] = {"lossless": True} if animated.format == "WEBP" else {}
+    more |= {"disposal": 2} if animated.format == "GIF" and made.shape[1] == 4 else {}
+    frames[0].save(
+        file,
+        animated.format,
+        save_all=True,
+        append_images=frames[1:],
+        duration=list(animated.milliseconds),
+        loop=animated.loop,
+        **more,
+    )
+    return file.getvalue()
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Before and after</title>
+<style>
+body { font: 16px system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }
+figure { margin: 0 0 2rem }
+div { display: grid; max-width: 100%; width: max-content }
+img, input { grid-area: 1 / 1; max-width: 100% }
+.before { image-rendering: pixelated; width: 100%; height: 100% }
+.after { clip-path: inset(0 0 0 var(--at, 50%)) }
+input { opacity: 0; cursor: ew-resize; width: 100%; height: 100%; margin: 0 }
+input:focus-visible { opacity: .4 }
+</style>
+<h1>Before and after</h1>
+$figures
+<script>
+for (const input of document.querySelectorAll("input"))
+  input.oninput = () => input.parentElement.style.setProperty("--at", input.value + "%")
+</script>
+</html>
+""")
+_FIGURE = Template("""<figure>
+<div><img class="before" src="$before" alt="$name before">
+<img class="after" src="$after" alt="$name after" width="$width">
+<input type="range" min="0" max="100" step="0.1" aria-label="How much of $name is shown before">
+</div>
+<figcaption>$name, $small, then $large</figcaption>
+</figure>""")
+
+
+def slider_page(
+    pictures: Sequence[tuple[str, UInt8[Tensor, "k h w"], UInt8[Tensor, "k hh ww"]]],
+) -> str:
+    """A web page that shows pictures before and after, with a slider between; it needs no network.
+
+    Args:
+        pictures: name, before and after of each.
+    """
+    figures = [
+        _FIGURE.substitute(
+            name=html.escape(name, quote=True),
+            before=png.data_uri(before),
+            after=png.data_uri(after),
+            width=after.shape[2],
+            small=f"{before.shape[2]} x {before.shape[1]}",
+            large=f"{after.shape[2]} x {after.shape[1]}",
+        )
+        for name, before, after in pictures
+    ]
+    return _PAGE.substitute(figures="\n".join(figures))

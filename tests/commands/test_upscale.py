@@ -1,0 +1,150 @@
+"""`limner upscale`: files of any size, alpha, animations, a page; pictures as they are painted."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.__main__ import main
+from limner.commands.pictures import read_frames, read_whole
+from limner.commands.upscaling import UPSCALE, open_upscaler, upscale_files
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.registry import build
+from limner.contract.upscaling import Upscales
+from limner.data.png import read_settings
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("enlarging")
+    torch.manual_seed(0)
+    spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8))
+    save_model(build("srgan", spec, channels=4, blocks=1), folder / "srgan")
+    save_model(build("gan", ImageSpec(1, 8, 8), latent=4, channels=4), folder / "gan")
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+def noisy(height: int, width: int, channels: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_picture_is_what_the_model_makes_of_all_of_it(models):
+    noisy(9, 21, 3).save("a.png")
+    (path,) = upscale_files([Path("a.png")], 4, models["srgan"])
+    assert path == Path("a-4x.png") and read_settings(path)["options"] == {"factor": 4}
+    model = load(models["srgan"])
+    assert isinstance(model, Upscales)
+    expected = to_uint8(model.upscale(read_whole(Path("a.png")), 4))
+    assert torch.equal(read_frames(path).frames, expected)
+    assert expected.shape == (1, 3, 36, 84)
+
+
+def test_nothing_is_overwritten(models):
+    noisy(8, 8, 3).save("a.png")
+    names = [upscale_files([Path("a.png")], 2, models["srgan"])[0].name for _ in range(3)]
+    assert names == ["a-2x.png", "a-2x-2.png", "a-2x-3.png"]
+    Path("b").mkdir()
+    assert upscale_files([Path("a.png")], 2, models["srgan"], out=Path("b"))[0] == Path(
+        "b/a-2x.png"
+    )
+
+
+def test_alpha_stays(models):
+    picture = noisy(10, 10, 4)
+    picture.save("a.png")
+    (path,) = upscale_files([Path("a.png")], 2, models["srgan"])
+    with Image.open(path) as image:
+        assert image.mode == "RGBA" and image.size == (20, 20)
+        alpha = np.asarray(image.getchannel("A")).astype(float)
+    wanted = picture.getchannel("A").resize((20, 20), Image.Resampling.BICUBIC)
+    assert np.abs(alpha - np.asarray(wanted).astype(float)).mean() < 8  # Pillow's bicubic, a = -0.5
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_the_frames_of_an_animation_stay_and_their_times(models, kind):
+    frames = [noisy(8, 12, 3, seed) for seed in range(3)]
+    more = {"lossless": True} if kind == "webp" else {}
+    frames[0].save(
+        f"a.{kind}",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[100, 200, 300],
+        loop=0,
+        **more,
+    )
+    (path,) = upscale_files([Path(f"a.{kind}")], 2, models["srgan"])
+    before, after = read_frames(Path(f"a.{kind}")), read_frames(path)
+    assert path.suffix == f".{kind}" and after.frames.shape[::2] == (3, 16)
+    assert [*after.milliseconds] == [*before.milliseconds] and after.loop == before.loop == 0
+
+
+def test_a_page_shows_before_and_after(models):
+    for name in ("a & b", "c"):
+        noisy(8, 8, 3).save(f"{name}.png")
+    *_, page = upscale_files([Path("a & b.png"), Path("c.png")], 2, models["srgan"], page=True)
+    said = page.read_text()
+    assert page.name == "upscale.html" and said.count('type="range"') == 2
+    assert said.count("data:image/png;base64,") == 4 and "a &amp; b.png" in said
+    assert "http" not in said.replace("base64", ""), "it needs no network"
+
+
+def test_what_cannot_be_is_said_in_a_line(models):
+    noisy(8, 8, 3).save("a.png")
+    Path("note.png").write_text("no picture")
+    refused = [
+        ({"paths": [], "model": models["srgan"]}, "say which pictures"),
+        ({"paths": [Path("b.png")], "model": models["srgan"]}, "there is no file"),
+        ({"paths": [Path("note.png")], "model": models["srgan"]}, "not a valid picture"),
+        ({"paths": [Path("a.png")], "model": models["gan"]}, "a gan model does not enlarge"),
+        (
+            {"paths": [Path("a.png")] * 2, "model": models["srgan"], "out": Path("b.png")},
+            "one file",
+        ),
+        ({"paths": [Path("a.png")], "model": models["srgan"], "out": Path("b.jpg")}, "NAME.png"),
+        ({"paths": [Path("a.png")], "model": models["srgan"], "factor": 100}, "from 1 to 64"),
+        ({"paths": [Path("a.png")], "model": models["srgan"], "sampler": {"steps": 3}}, "steps"),
+    ]
+    for given, said in refused:
+        with pytest.raises(LimnerError, match=said):
+            upscale_files(**given)
+
+
+def test_without_a_bundled_one_a_run_is_asked_for(monkeypatch):
+    monkeypatch.setattr("limner.commands.upscaling.bundled", dict)
+    with pytest.raises(LimnerError, match="give the run"):
+        open_upscaler(None, {})
+
+
+def command(monkeypatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["limner", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+def test_as_a_command_and_as_pictures_are_painted(models, monkeypatch, capsys):
+    noisy(8, 8, 3).save("a.png")
+    assert not command(monkeypatch, "upscale", "a.png", "-m", models["srgan"], "--factor", "2")
+    assert capsys.readouterr().out == "a-2x.png\n"
+    asked = ["--upscale", "2", "--upscaler", models["srgan"], "-o", "s.png", "--separate"]
+    assert not command(monkeypatch, "sample", "-m", models["gan"], "-n", "2", *asked)
+    assert read_settings("s-0.png")["upscale"] == 2
+    with Image.open("s-1.png") as image:
+        assert image.mode == "L" and image.width % 16 == 0
+    assert command(monkeypatch, "upscale", "a.png", "-m", models["gan"]) == 2
+
+
+def test_the_page_asks_how_much_larger():
+    assert UPSCALE.schema(Upscales)["properties"].keys() == {"factor"} and UPSCALE.whole
