@@ -1,5 +1,6 @@
 """The held-out loss: the same pictures and noise each time, none of them trained on."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,12 @@ import torch
 from PIL import Image
 
 from limner.contract.errors import LimnerError
-from limner.contract.registry import entry
+from limner.contract.image import Batch, ImageSpec
+from limner.contract.registry import entry, models
+from limner.data import Dataset
 from limner.runtime.log import read_log
+from limner.testing.cases import cases, toy_data
+from limner.training import validation
 from limner.training.data_record import DataRecord
 from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
@@ -16,6 +21,24 @@ from limner.training.run import open_stream, resume, train
 from limner.training.validation import HOLDOUT, LOSS, Validation, no_better, with_held_out
 
 CPU = torch.device("cpu")
+
+
+class Toys(Dataset):
+    """Random pictures and conditions of a specification, and their own stream."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec = spec
+
+    def __len__(self) -> int:
+        return 9
+
+    def pixels(self, indices: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def batch(self, first: int, n: int) -> Batch:
+        return toy_data(self.spec, first, n)
+
+
 DATA = {"source": "scenes", "size": 16, "vocabulary": 8, "text": False}
 
 
@@ -70,6 +93,42 @@ def test_it_says_since_when_the_loss_is_no_better():
     assert list(said) == [13, 23, 43]
     assert "no better since step 150 (1, now 1.5)" in said[13]
     assert no_better([{"step": 1, "loss": 2.0}]) is None
+
+
+def test_unless_given_it_is_of_as_many_as_cost_little_where_there_is_a_held_out_split():
+    r = recipe()
+    model = r.build(open_stream(r).dataset.spec)
+    usual = TrainOptions(steps=200, batch=64)
+    assert Validation(DATA, usual, model).count == 96, "3 % of 50 x 64"
+    assert Validation(DATA, replace(usual, batch=256), model).count == 128
+    for less in ({"steps": 99}, {"batch": 1, "log_every": 20}, {"validation": 0}):
+        assert Validation(DATA, replace(usual, **less), model).count == 0, less
+    for data in (DATA | {"split": "all"}, DATA | {"size": 32}, {"source": "unpaired:a,b"}):
+        assert Validation(data, usual, model).count == 0, data
+    game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
+    assert Validation(DATA, usual, game).count == 0
+
+
+def test_a_run_shows_it_unasked(tmp_path):
+    run = train(recipe(validation=None, batch=20), tmp_path / "run", device="cpu").parent
+    assert all(row[LOSS] > 0 for row in read_log(run))
+
+
+SINGLE = [name for name, of in models().items() if len(cases(of)[0].build().players()) == 1]
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.MonkeyPatch):
+    case = cases(models()[name])[0]
+    model = case.ready()
+    toys = Toys(case.spec)
+    monkeypatch.setattr(validation, "_held_out", lambda data: toys)
+    monkeypatch.setattr(validation, "Stream", lambda data, seed: toys)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    options = TrainOptions(steps=200, batch=8, log_every=10)
+    found = [Validation({}, options, model).numbers(model, 3, CPU)[LOSS] for _ in range(2)]
+    assert found[0] == found[1] and math.isfinite(found[0])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_what_has_none_is_refused():

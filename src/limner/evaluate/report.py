@@ -15,7 +15,6 @@ Each number has a row: "subject" is what was asked for; the others stand beside 
 is worth ("floor", "real", "chance", "shuffled captions", ...).
 """
 
-import contextlib
 import json
 import math
 import re
@@ -324,26 +323,16 @@ def append(report: Report, run: Path, **more: Any) -> None:
     Raises:
         LimnerError: the file cannot be written.
     """
-    line = json.dumps(more | report.to_json(), ensure_ascii=False, allow_nan=False)
     path = run / REPORT_FILE
     try:
-        cut = path.is_file() and not path.read_bytes().endswith(
-            b"\n"
-        )  # by a process that was killed
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n" * cut + line + "\n")
+        append_line(path, more | report.to_json())
     except OSError as error:
         raise LimnerError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def read_reports(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's `report.jsonl`, each a report as JSON; one that was cut is left out."""
-    rows = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (run / REPORT_FILE).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    return rows
+    return read_lines(run / REPORT_FILE)
 
 
 def _rounded(value: float) -> str:

@@ -53,7 +53,8 @@ class TrainOptions:
         threads: of the CPU; 0 leaves it to torch.
         log_every: steps between lines of the log.
         validation: held-out pictures whose loss each line of the log gives; 0 = none. A folder or
-            archive without data.holdout then holds out one picture in twenty.
+            archive without data.holdout then holds out one picture in twenty. Unless given, where
+            there is a held-out split: at most 128, and 3 % of those that are trained on.
         sample_every: steps between sample sheets; 0 = only at the end.
         samples: pictures on a sheet; 0 = none.
         save_every: steps between saved states.
@@ -84,7 +85,7 @@ class TrainOptions:
     compile: bool = False
     threads: Natural = 0
     log_every: Count = 50
-    validation: Natural = 0
+    validation: Natural | None = None
     sample_every: Natural = 1000
     samples: Natural = 40
     save_every: Count = 1000

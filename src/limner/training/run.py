@@ -33,7 +33,7 @@ from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.folder_lock import locked
 from limner.runtime.interrupts import Interrupts
-from limner.runtime.log import LOG_FILE, line, read_log
+from limner.runtime.log import LOG_FILE, append_line, line, read_log
 from limner.runtime.progress import TrainingProgress, say
 from limner.training.data_record import DataRecord, same_kind
 from limner.training.evaluation import Evaluations
@@ -321,8 +321,8 @@ class _Session:
         row |= self.window.means(self.images_per_step)
         self.window = _Window()
         if processes.first():
-            with self.writing(), (self.run / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(line(row))
+            with self.writing():
+                append_line(self.run / LOG_FILE, row)
             rows = read_log(self.run)
             remarks = [*self.loop.model.remarks(rows), no_better(rows)]
             for remark in filter(None, remarks):

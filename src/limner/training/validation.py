@@ -22,6 +22,10 @@ LOSS = "held_out.loss"
 """What the log calls it."""
 HOLDOUT = 0.05
 """The share of pictures held out of a source that has no split of its own, where one is wanted."""
+_USUAL, _USUAL_SHARE = 128, 0.03
+"""Held-out pictures of each line of the log, unless given: so many, or such a share of those that
+were trained on since the last one; a loss alone costs less than a step of training."""
+_LEAST_LINES = 2  # of a log, below which a held-out loss says nothing
 _TRAINED_ON = {"train", "all"}
 _PATIENCE = 10  # lines of the log without a better loss, until that is said
 
@@ -41,16 +45,22 @@ class Validation:
     def __init__(self, data: Mapping[str, Any], options: TrainOptions, model: Learner) -> None:
         self.options = options
         self._batches: list[tuple[Batch, Noise]] = []
-        if not options.validation:
-            return
-        if len(model.players()) > 1:
+        self.count = options.validation or 0
+        if options.validation is None:
+            held_out = _usual_data(data, options, model)
+            self.count = _usual_count(options) if held_out else 0
+        elif self.count and len(model.players()) > 1:
             raise LimnerError(
                 f"train.validation: the players of a {model.name} model have no held-out loss; "
                 "leave it out, or measure pictures with a section [evaluate]"
             )
-        stream = Stream(_held_out(data), options.seed)
-        for first in range(0, options.validation, options.batch):
-            n = min(options.batch, options.validation - first)
+        else:
+            held_out = _held_out(data) if self.count else None
+        if not held_out:
+            return
+        stream = Stream(held_out, options.seed)
+        for first in range(0, self.count, options.batch):
+            n = min(options.batch, self.count - first)
             noise = Noise.keyed(options.seed, Purpose.VALIDATION, range(first, first + n))
             self._batches.append((stream.batch(first, n), noise))
 
@@ -59,6 +69,7 @@ class Validation:
         """The held-out loss of a model in evaluation mode; nothing where none was asked for."""
         if not self._batches:
             return {}
+        remembered = [(buffer, buffer.clone()) for buffer in model.buffers()]
         total, half = 0.0, self.options.dtype == "bfloat16"
         for i, (batch, noise) in enumerate(self._batches):
             streams = Noise(noise.streams, noise.draws, noise.others).to(device)
@@ -68,7 +79,9 @@ class Validation:
             ):
                 losses = [turn.loss for turn in model.turns(batch.to(device), step, streams)]
             total += float(sum(losses)) * len(batch.x)
-        return {LOSS: total / self.options.validation}
+        for buffer, before in remembered:  # such as singular vectors, which move with each loss
+            buffer.copy_(before)
+        return {LOSS: total / self.count}
 
 
 def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
@@ -99,6 +112,28 @@ def no_better(rows: Sequence[Mapping[str, Any]]) -> str | None:
         f"the held-out loss is no better since step {then['step']:,} ({then[LOSS]:g}, now "
         f"{now[LOSS]:g}); longer training may only learn the training pictures by heart"
     )
+
+
+def _usual_count(options: TrainOptions) -> int:
+    """How many pictures are held against each line of the log, unless that is given."""
+    return min(_USUAL, int(_USUAL_SHARE * options.log_every * options.batch))
+
+
+def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) -> Dataset | None:
+    """The held-out split of a source; None where it has none, or the loss of it would say little:
+    of several players, of a short run, of pictures with other classes or words.
+    """
+    short = options.steps < _LEAST_LINES * options.log_every or not _usual_count(options)
+    if short or len(model.players()) > 1 or data.get("split", "train") != "train":
+        return None
+    try:
+        found = _held_out(data)
+    except LimnerError:
+        return None
+    told, spec = model.spec, found.spec
+    parts = (told.labels, spec.labels), (told.text, spec.text), (told.hint, spec.hint)
+    alike = all(not wanted or wanted == given for wanted, given in parts)
+    return found if len(found) and alike and told.shape == spec.shape else None
 
 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
