@@ -30,6 +30,7 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.options import validated
 from limner.data import png
+from limner.runtime.log import append_line, read_lines
 
 REPORT_FILE = "report.jsonl"
 """In a run's folder: a report a line."""
