@@ -91,7 +91,17 @@ def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
     chain = ["replace:dog=cat", "weight:red=2", "refine:on grass"]
     second = of_newest(studio)
     assert second["settings"]["changes"] == chain
-    expect(page.get_by_role("button", name="red")).to_contain_text("× 2")
+    red = page.get_by_role("button", name="red")
+    expect(red).to_contain_text("× 2")
+    page.set_viewport_size({"width": 390, "height": 1400})
+    height = page.locator(".frame").bounding_box()
+    red.hover()
+    red.click()
+    expect(page.locator(".bright")).to_be_visible()
+    assert page.locator(".frame").bounding_box() == height, "nothing moves away from the pointer"
+    page.mouse.move(0, 0)
+    expect(page.locator(".bright")).to_be_visible()  # the word has the focus
+    page.set_viewport_size({"width": 1280, "height": 720})
     tree.first.click()
     expect(heading).to_have_text("a red dog")
     page.get_by_role("button", name="red").click()

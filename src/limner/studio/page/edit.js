@@ -5,7 +5,7 @@ import { Problem, get } from "/page/api.js";
 import { Form } from "/page/form.js";
 import { Forming, Icon, Link, Missing } from "/page/parts.js";
 import { changed } from "/page/settings.js";
-import { go, look, over, say, state, submit, trouble, wish } from "/page/state.js";
+import { go, look, over as ended, say, state, submit, trouble, wish } from "/page/state.js";
 import { Lit, Slider } from "/page/viewer.js";
 import { MOST, emphasis, weighed, wordsOf } from "/page/words.js";
 
@@ -108,7 +108,7 @@ export function Edit({ id }) {
     try {
       const { id: sent } = await submit({ model: job.model, task: "paint", params: { prompt: job.params.prompt, negative, label, dtype, sampler, options: {}, seed: own.seed ?? job.params.seed, ...row, changes: wanted }, inputs });
       if (there.current) setAsked(sent);
-      const done = await over(sent);
+      const done = await ended(sent);
       if (done.state !== "done") throw new Problem(done.error ?? { message: "the change was not painted", hint: "" });
       if (there.current) go(`/edit/${done.outputs[own.vary ? picture.place : 0].id}`);
       else say("the change is painted");
@@ -117,15 +117,15 @@ export function Edit({ id }) {
     }
     if (there.current) setAsked(null);
   };
-  const map = mapOf(lit), forming = running?.frame;
+  const map = mapOf(lit), forming = running?.frame, unseen = looked && state.jobs.get(looked)?.error;
+  const over = forming ? html`<div class="lit large"><${Forming} frame=${forming} place=${0} label=${`${plain}, changing`} /></div>` : map && html`<${Lit} picture=${picture} words=${plain} map=${map} />`;
+  const left = (event) => { const i = [...event.currentTarget.querySelectorAll("button")].indexOf(document.activeElement); light(i < 0 ? null : i); };
   const schema = { properties: Object.fromEntries(SHARES.filter((name) => does?.reword?.schema.properties[name]).map((name) => [name, does.reword.schema.properties[name]])) };
   return html`<article class="viewer edit" aria-label=${`Change the words of ${plain}`}>
-    <div class="frame">${forming ? html`<div class="lit large"><${Forming} frame=${forming} place=${0} label=${`${plain}, changing`} /></div>`
-      : map ? html`<${Lit} picture=${picture} words=${plain} map=${map} />`
-        : parent ? html`<${Slider} before=${parent.url} after=${picture} />` : html`<${Lit} picture=${picture} words=${plain} map=${null} />`}</div>
+    <div class="frame">${parent ? html`<${Slider} before=${parent.url} after=${picture}>${over}</${Slider}>` : over ?? html`<${Lit} picture=${picture} words=${plain} map=${null} />`}</div>
     <form class="about" onSubmit=${paint}>
       <h1 tabindex="-1" ref=${title}>${plain}</h1>
-      ${able ? html`<div class="spoken" role="group" aria-label="Words of the prompt" onMouseLeave=${() => light(null)}>
+      ${able ? html`<div class="spoken" role="group" aria-label="Words of the prompt" onMouseLeave=${left}>
         ${words.map(({ word }, i) => {
           const { fresh = "", weight = gain(word) } = of(word), now = fresh.trim();
           return html`<button type="button" key=${i} aria-pressed=${chosen === i} class=${weight === 0 ? "off" : ""} onClick=${() => see(i)} onFocus=${() => see(i)} onBlur=${() => light(null)} onMouseEnter=${() => maps && light(i)}>
@@ -134,6 +134,7 @@ export function Edit({ id }) {
         ${chosen === null ? html`<p class="hint">Choose a word: to see where the model looks for it, to replace it, to weigh it, or to switch it off.</p>`
           : html`<${Word} key=${words[chosen].word} word=${words[chosen].word} draft=${of(words[chosen].word)} gain=${gain(words[chosen].word)}
             change=${(part) => { const key = words[chosen].word.toLowerCase(); setDraft({ ...draft, [key]: { ...draft[key], ...part } }); }} />`}
+        ${unseen && html`<p class="hint">Where the model looks cannot be shown: ${unseen.message}.</p>`}
         <div class="field"><label for="add-words">Add words</label><input id="add-words" type="text" maxlength="400" value=${added} placeholder="with a hat" onInput=${(e) => setAdded(e.target.value)} /></div>
         <div class="go"><button class="paint" disabled=${!more.length || asked !== null}>${asked !== null ? "Painting …" : "Paint the change"}</button>
           <button type="button" class="second" disabled=${!more.length} onClick=${() => { setDraft({}); setAdded(""); }}>Take back</button></div>

@@ -29,12 +29,13 @@ function Facts({ picture, job, does }) {
   return html`<dl>${rows.filter(([, value]) => shown(value)).map(([name, value]) => html`<div key=${name}><dt>${plain(name)}</dt><dd>${typeof value === "object" && !Array.isArray(value) ? value : String(value)}</dd></div>`)}</dl>`;
 }
 
-/** The source and the result of an edit, one over the other. */
-export function Slider({ before, after }) {
+/** The source and the result of an edit, one over the other; and what lies over both. */
+export function Slider({ before, after, children }) {
   const [share, setShare] = useState(50);
   return html`<div class="compare">
     <img class="pixels" src=${after.url} alt="after" />
     <img class="pixels before" src=${before} alt="before" ref=${(image) => image?.style.setProperty("clip-path", `inset(0 ${100 - share}% 0 0)`)} />
+    ${children}
     <input type="range" min="0" max="100" value=${share} aria-label="Before and after" onInput=${(e) => setShare(Number(e.target.value))} />
   </div>`;
 }
