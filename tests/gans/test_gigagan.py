@@ -22,11 +22,11 @@ from limner.gans.modulation import ModulatedConv, equalise
 from limner.gans.multi_scale_critic import (
     MultiScaleCritic,
     critic_loss,
-    halved,
     matching,
     mean_loss,
     other_rows,
     penalty,
+    picture_scales,
     steepness,
 )
 from limner.gans.style_model import Other
@@ -233,7 +233,7 @@ def critic_of(spec: ImageSpec, scales: int = 3, **options: object) -> MultiScale
 def test_scales_are_independent():
     """No score of one scale has a gradient in the picture at another, and each has in its own."""
     critic = critic_of(PLAIN)
-    pictures = [x.requires_grad_() for x in halved(drawn_batch(4, PLAIN).x, 3)]
+    pictures = [x.requires_grad_() for x in picture_scales(drawn_batch(4, PLAIN).x, 3)]
     scores = critic(pictures, Condition())
     assert [len(scale) for scale in scores] == [2, 1, 1]  # of 8 and 4; of 4; of 4 itself
     assert [own.shape[1] for own in scores[0]] == [64, 1]
@@ -247,7 +247,7 @@ def test_scales_are_independent():
 def test_a_scale_is_judged_as_by_a_critic_that_sees_no_other():
     critic = critic_of(LABELLED)
     x, c = drawn_batch(4, LABELLED)
-    pictures = halved(x, 3)
+    pictures = picture_scales(x, 3)
     scores = critic(pictures, c)
     blank = [torch.zeros_like(p) for p in pictures]
     for i in range(3):
@@ -258,8 +258,8 @@ def test_a_scale_is_judged_as_by_a_critic_that_sees_no_other():
 
 def test_pictures_are_compared_with_their_own_batch():
     critic, x = critic_of(PLAIN), drawn_batch(8, PLAIN).x
-    together = critic(halved(x, 3), Condition(), batches=2)
-    apart = [critic(halved(part, 3), Condition()) for part in x.split(4)]
+    together = critic(picture_scales(x, 3), Condition(), batches=2)
+    apart = [critic(picture_scales(part, 3), Condition()) for part in x.split(4)]
     for i, scale in enumerate(together):
         for j, own in enumerate(scale):
             expected = torch.cat([first_or_second[i][j] for first_or_second in apart])
@@ -286,7 +286,7 @@ def test_r1_by_random_signs_is_the_mean_over_scores():
 
 def test_r1_of_each_scale_has_gradients_in_every_weight_that_a_slope_depends_on():
     critic = critic_of(PLAIN)
-    real = halved(drawn_batch(4, PLAIN).x, 3)
+    real = picture_scales(drawn_batch(4, PLAIN).x, 3)
     slopes = steepness(lambda p: critic(p, Condition()), real, Noise.keyed(0, 0, range(4)))
     assert len(slopes) == 3 and min(slope.item() for slope in slopes) > 0
     h, w = 1e-3, critic.blocks[0].first.weight
@@ -320,7 +320,7 @@ def test_turns_are_the_critics_then_r1_where_it_is_due_then_the_generators(step:
 
 def test_gamma_falls_with_the_number_of_pixels():
     model = model_of(gamma=3.0, scales=2)
-    real, noise = halved(drawn_batch(4).x, 2), Noise.keyed(0, 0, range(4))
+    real, noise = picture_scales(drawn_batch(4).x, 2), Noise.keyed(0, 0, range(4))
     c = drawn_batch(4).c
     slopes = steepness(lambda p: model.critic(p, c), real, noise)
     found = penalty(model.critic, real, c, 3.0, Noise.keyed(0, 0, range(4)))
@@ -377,8 +377,8 @@ def test_the_matching_loss_separates_shuffled_captions():
 def test_the_critics_losses_are_means_over_scales_and_sizes():
     critic = critic_of(SAID)
     (x, c), fake = drawn_batch(4), numbers(4, 3, 16, 16).float().clamp(-1, 1)
-    loss, mismatch, *_ = critic_loss(critic, halved(x, 3), halved(fake, 3), c, 1.0)
-    real_scores, fake_scores = critic(halved(x, 3), c), critic(halved(fake, 3), c)
+    loss, mismatch, *_ = critic_loss(critic, picture_scales(x, 3), picture_scales(fake, 3), c, 1.0)
+    real_scores, fake_scores = critic(picture_scales(x, 3), c), critic(picture_scales(fake, 3), c)
     each = [
         discriminate(a, b)
         for on_real, on_fake in zip(real_scores, fake_scores)
@@ -387,7 +387,7 @@ def test_the_critics_losses_are_means_over_scales_and_sizes():
     torch.testing.assert_close(loss, torch.stack(each).mean())
     other = c.rows(torch.tensor([1, 2, 3, 0]))
     expected = sum(
-        mean_loss(lambda own: F.softplus(own).mean(), critic(halved(p, 3), other))
+        mean_loss(lambda own: F.softplus(own).mean(), critic(picture_scales(p, 3), other))
         for p in (x, fake)
     )
     torch.testing.assert_close(mismatch, expected)

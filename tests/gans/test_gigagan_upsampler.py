@@ -12,8 +12,8 @@ from limner import Condition, ImageSpec, Noise, build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
 from limner.contract.text import prompted, text_spec
-from limner.gans.gigagan_upsampler import GigaGANUpsampler, distance, doubled
-from limner.gans.multi_scale_critic import halved
+from limner.gans.gigagan_upsampler import GigaGANUpsampler, distance, double
+from limner.gans.multi_scale_critic import picture_scales
 
 SPEC = ImageSpec(3, 32, 32, hint=ImageSpec(3, 8, 8))
 SAID = replace(SPEC, text=text_spec(6))
@@ -48,10 +48,10 @@ def drawn_batch(n: int, spec: ImageSpec = SPEC) -> Batch:
 def test_at_first_it_is_the_bicubic_filter():
     model = model_of(moved=False)
     small = drawn_batch(2).c.image
-    made = model.enlarged(small, Condition(), torch.zeros(2), Noise.keyed(0, 0, range(2)))
+    made = model.larger_sizes(small, Condition(), torch.zeros(2), Noise.keyed(0, 0, range(2)))
     assert [y.shape[2] for y in made] == [32, 16]
-    torch.testing.assert_close(made[1], doubled(small))
-    torch.testing.assert_close(made[0], doubled(doubled(small)))
+    torch.testing.assert_close(made[1], double(small))
+    torch.testing.assert_close(made[0], double(double(small)))
 
 
 @pytest.mark.parametrize(("factor", "scales"), [(2, 1), (4, 2), (8, 3)])
@@ -84,7 +84,7 @@ def test_every_small_pixel_is_seen_everywhere():
     """Down to 4 x 4 and by attention, the whole picture decides each pixel."""
     model = shared()
     small = drawn_batch(1).c.image.requires_grad_()
-    made = model.enlarged(small, Condition(), torch.zeros(1), Noise.keyed(0, 0, [0]))[0]
+    made = model.larger_sizes(small, Condition(), torch.zeros(1), Noise.keyed(0, 0, [0]))[0]
     (slope,) = torch.autograd.grad(made[0, :, 0, 0].sum(), small)
     assert (slope.abs().sum(1) > 0).all()
 
@@ -96,8 +96,8 @@ def test_noise_on_the_small_picture_is_of_its_level_and_told():
     n = 64
     small, level = torch.zeros(n, 3, 8, 8), torch.full((n,), 0.3)
     with torch.no_grad():
-        model.enlarged(small, Condition(), level, Noise.keyed(0, 0, range(n)))
-        model.enlarged(small, Condition(), 0 * level, Noise.keyed(0, 0, range(n)))
+        model.larger_sizes(small, Condition(), level, Noise.keyed(0, 0, range(n)))
+        model.larger_sizes(small, Condition(), 0 * level, Noise.keyed(0, 0, range(n)))
     assert seen[0][:, :3].std().item() == pytest.approx(0.3, rel=0.03)
     torch.testing.assert_close(seen[0][:, 3], torch.full((n, 8, 8), 0.5))
     assert torch.equal(seen[1][:, :3], small) and (seen[1][:, 3] == -1).all()
@@ -130,7 +130,9 @@ def test_turns_are_the_critics_then_r1_where_it_is_due_then_the_generators(step:
 def test_distance_is_a_mean_over_scales():
     a, b = (Noise.keyed(i, 0, range(2)).normal(3, 8, 8) for i in (0, 1))
     whole, half = (a - b).abs().mean(), (F.avg_pool2d(a, 2) - F.avg_pool2d(b, 2)).abs().mean()
-    torch.testing.assert_close(distance(halved(a, 2), halved(b, 2)), (whole + half) / 2)
+    torch.testing.assert_close(
+        distance(picture_scales(a, 2), picture_scales(b, 2)), (whole + half) / 2
+    )
 
 
 def test_words_are_hidden_now_and_then_and_the_small_picture_never():

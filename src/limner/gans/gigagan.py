@@ -20,9 +20,8 @@ spectral norm, equalised rates in attention and text layers. Different: captions
 layers on word vectors, not on CLIP's; a caption's vector is a mean over words; two layers of psi,
 where the paper has four; the mean of all scores' losses, where it has a sum; no weight decay of
 attention; no style mixing and no path lengths in training; psi of truncation draws to the mean
-style of the prompt. Left out: the vision-aided loss, whose critic stands on a network
-of real photographs that would have to be downloaded, and that knows pictures which scores are
-made with.
+style of the prompt. Left out: the vision-aided loss, whose critic stands on a network trained on
+photographs. It would have to be downloaded, and scores are made with such networks.
 """
 
 from collections.abc import Iterator
@@ -48,10 +47,10 @@ from limner.gans.multi_scale_critic import (
     MultiScaleCritic,
     Pyramid,
     critic_loss,
-    halved,
     mean_loss,
     overall,
     penalty,
+    picture_scales,
 )
 from limner.gans.style_model import Other, StyleModel
 from limner.gans.stylegan2_networks import Mapping, Styles, halvings
@@ -187,7 +186,7 @@ class GigaGAN(StyleModel):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The critic's move, its regularisation where that is due, then the generator's."""
         x, c = batch
-        real = halved(x, self.critic.scales)
+        real = picture_scales(x, self.critic.scales)
         with torch.no_grad():
             fake = self.scales(c, noise)
         loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)

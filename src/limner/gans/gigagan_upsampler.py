@@ -49,10 +49,10 @@ from limner.gans.multi_scale_critic import (
     MultiScaleCritic,
     Pyramid,
     critic_loss,
-    halved,
     mean_loss,
     overall,
     penalty,
+    picture_scales,
 )
 from limner.gans.stylegan2_networks import CriticBlock, Layer, Mapping, halvings
 from limner.nn.attention import Attention
@@ -144,11 +144,11 @@ class Enlarger(nn.Module):
             if i > self.downs:
                 j = i - self.downs - 1
                 own = self.to_picture[j](h, w) + self.offset[j]
-                pictures.append(doubled(pictures[-1]) + own)
+                pictures.append(double(pictures[-1]) + own)
         return pictures[:0:-1]
 
 
-def doubled(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+def double(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
     """Twice as high and wide, by the bicubic filter."""
     return F.interpolate(x, scale_factor=2, mode="bicubic")
 
@@ -247,8 +247,8 @@ class GigaGANUpsampler(Adversarial, Upscales):
         x, small = batch.x, batch.c.image
         assert small is not None
         c = replace(batch.c, image=None, present=None).drop(self.words_dropout, noise)
-        real = halved(x, self.critic.scales)
-        made = self.enlarged(small, c, self.augmentation * noise.uniform(), noise)
+        real = picture_scales(x, self.critic.scales)
+        made = self.larger_sizes(small, c, self.augmentation * noise.uniform(), noise)
         fake = [y.detach() for y in made]
         loss, mismatch, on_real, on_fake = critic_loss(self.critic, real, fake, c, self.matching)
         logs = {GAME: loss.detach(), "matching": mismatch.detach()}
@@ -262,7 +262,7 @@ class GigaGANUpsampler(Adversarial, Upscales):
         logs = {"generator.game.loss": loss.detach(), "distance": far.detach()}
         yield Turn(loss + self.likeness * far, of="generator", logs=logs)
 
-    def enlarged(
+    def larger_sizes(
         self, x: Float[Tensor, "b c h w"], c: Condition, level: Float[Tensor, "b"], noise: Noise
     ) -> Pyramid:
         """Pictures at all larger sizes, from the largest on.
@@ -288,7 +288,7 @@ class GigaGANUpsampler(Adversarial, Upscales):
     ) -> Float[Tensor, "b c hh ww"]:
         """See `Upscales.enlargement`."""
         s = options.get("level", 0.0)
-        return self.enlarged(x, c, torch.full((len(x),), s, device=x.device), noise)[0]
+        return self.larger_sizes(x, c, torch.full((len(x),), s, device=x.device), noise)[0]
 
     def frames(
         self,

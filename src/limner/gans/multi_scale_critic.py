@@ -47,7 +47,7 @@ other."""
 _DEPTH = 2  # layers of psi
 
 
-def halved(x: Images, scales: int) -> Pyramid:
+def picture_scales(x: Images, scales: int) -> Pyramid:
     """A picture at so many scales, each half of the last, by the means of four pixels."""
     sizes = [x]
     for _ in range(scales - 1):
@@ -287,8 +287,8 @@ def critic_loss(
     n = len(real[0])
     seen = critic.see([torch.cat(pair) for pair in zip(real, fake)], batches=2)
     told = critic.tell(c, n)
-    doubled = None if told is None else torch.cat([told, told])
-    on_real, on_fake = split(critic.judge(seen, doubled))
+    twice = None if told is None else torch.cat([told, told])
+    on_real, on_fake = split(critic.judge(seen, twice))
     loss = mean_loss(discriminate, on_real, on_fake)
     mismatch = loss.new_zeros(())
     if told is not None and weight and len(c):
