@@ -9,6 +9,7 @@ given pictures are in `editing`, the one that enlarges them in `upscaling`.
     Upscales    makes pictures larger (`limner.contract.upscaling`)
     Controlled  is steered by drawings, masks or other pictures
     FirstStage  turns pictures into maps that another model can paint in
+    Features    sees features in pictures, as judges do
     Exports     can become a pipeline of diffusers
     Foreign     was written by another program
 """
@@ -25,7 +26,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Condition, Images, ImageSpec
-from limner.contract.model import GenerativeModel
+from limner.contract.model import GenerativeModel, Learner
 from limner.contract.noise import Blend, Noise
 
 _AT_ONCE = 64  # pictures translated together
@@ -107,6 +108,14 @@ class FirstStage(GenerativeModel):
     @abstractmethod
     def pictures(self, z: Latents) -> Images:
         """The picture of each map."""
+
+
+class Features(Learner):
+    """A learner that sees features in pictures."""
+
+    @abstractmethod
+    def features(self, x: Images) -> Float[Tensor, "b d"]:
+        """What is seen in pictures of the size and channels of `spec`."""
 
 
 class Exports(GenerativeModel):

@@ -6,17 +6,13 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limner.contract.abilities import Features
 from limner.contract.image import Images
 from limner.contract.layout import Objects
-from limner.contract.model import Learner
 
 
-class Judge(Learner):
+class Judge(Features):
     """A learner that sees features in pictures."""
-
-    @abstractmethod
-    def features(self, x: Images) -> Float[Tensor, "b d"]:
-        """What is seen in pictures of the size and channels of `spec`."""
 
     @abstractmethod
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"] | None:

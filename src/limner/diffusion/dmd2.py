@@ -1,0 +1,194 @@
+"""DMD2: a one-step generator, a model of what it paints, and a critic, over a frozen teacher.
+
+Yin, Gharbi, Park, Zhang, Shechtman, Durand, Freeman (2024). Improved distribution matching
+distillation for fast image synthesis. arXiv:2405.14867.
+
+A generator x = G(eps) shall have the law p of its teacher. Under noise, x_t = alpha x + sigma eps',
+the gradient of KL(q_t, p_t) in x is in the difference of two scores (equation 2; DMD, Yin et al.
+2023, arXiv:2311.18828, equations 7 and 8), one of which nobody has: that of the paintings. So a
+second denoiser learns it all along.
+
+    generator    descends  (D_score(x_t, t) - D_teacher(x_t, t)) / mean |x - D_teacher(x_t, t)|,
+                 and lowers weight E softplus(-s(x_t, t))
+    score        lowers    the teacher's own training loss, on paintings
+    critic       lowers    E softplus(-s(y_t, t)) + E softplus(s(x_t, t)),   y real pictures
+
+The critic, which real pictures teach, lets the generator surpass its teacher (section 4.3).
+
+Kept: no pairs of noise and picture; two time scales, so that the generator moves at every fifth
+step only (section 4.2); all three see pictures under noise; generator and score begin as the
+teacher, which is guided. Different: the critic is a network of its own, not a branch of the score;
+one step alone; times are drawn as the teacher's training draws them.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, NonNegative, Share, Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.maths.denoisers import Denoiser, Guided, per_image
+from limner.maths.schedules import Times
+from limner.nn.unet import HalfUNet
+
+_STRETCHED = 100  # how much larger than a network's error that of x_hat may be
+
+
+@register(
+    "dmd2",
+    family="diffusion",
+    paper=Paper(
+        "Improved distribution matching distillation for fast image synthesis",
+        "Yin, Gharbi, Park, Zhang, Shechtman, Durand, Freeman",
+        2024,
+        "2405.14867",
+    ),
+    tiny={
+        "teacher": {"model": "flow-matching", "options": {"channels": (8,), "attention": 0}},
+        "channels": (8,),
+        "every": 2,
+    },
+    train={"lr": 1e-4, "betas": (0.9, 0.999), "clip": 10.0},
+)
+class DMD2(GenerativeModel):
+    """DMD2: a teacher's pictures in one step, by matching distributions and by a critic.
+
+    Args:
+        spec: what the images are.
+        teacher: a trained denoising model of the same data; as in train.init.teacher="runs/NAME".
+        scale: the teacher's guidance.
+        every: steps of score and critic for one of the generator.
+        weight: of the critic in the generator's loss; 0 matches distributions only.
+        channels: of the critic, a half of a `UNet`.
+        condition_dropout: how often training hides the condition.
+
+    Raises:
+        LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides
+            by next to nothing where sampling begins, as where noise is predicted.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        teacher: GenerativeModel,
+        scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        every: Count = 5,
+        weight: NonNegative = 0.01,
+        channels: Widths = (32, 64),
+        condition_dropout: Share = 0.0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(teacher, DenoisingModel):
+            raise LimnerError(f"only denoising models can be distilled, not {teacher.name}")
+        if teacher.spec != spec:
+            raise LimnerError("the teacher was trained on other data; give the same [data]")
+        self.schedule = teacher.schedule
+        levels = self.schedule(self.first_time)
+        if not float(teacher.parametrisation(*levels).out.abs()) <= _STRETCHED:
+            raise LimnerError(
+                "the teacher predicts noise where next to no picture is left, from which no step "
+                "can be learnt; distil a teacher with model.prediction=v or x"
+            )
+        self.teacher = teacher
+        self.generator, self.score = copy.deepcopy(teacher), copy.deepcopy(teacher)
+        self.critic = HalfUNet(spec, channels, 1, 0, 2, 0.0, 1)
+        self.scale, self.every, self.weight = scale, every, weight
+        self.condition_dropout = condition_dropout
+
+    def players(self) -> dict[str, nn.Module]:
+        """Score and critic, and the generator, which moves last; the teacher is frozen."""
+        return {
+            "score": self.score.network,
+            "critic": self.critic,
+            "generator": self.generator.network,
+        }
+
+    def formula(self) -> list[str]:
+        """What each of the three lowers."""
+        return [
+            "generator:  (D_score(x_t, t) - D_teacher(x_t, t)) x / mean |x - D_teacher(x_t, t)|"
+            f" + {self.weight:g} E softplus(-s(x_t, t)),  x = G(eps)",
+            "score:      the teacher's loss, on x",
+            "critic:     E softplus(-s(y_t, t)) + E softplus(s(x_t, t)),  y real",
+        ]
+
+    @property
+    def first_time(self) -> Times:
+        """Where there is noise alone."""
+        return self.schedule.times(1)[0]
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """The score's move and the critic's; at every so many steps the generator's."""
+        y, c = batch
+        with torch.no_grad():
+            x = self.paint(noise, c)
+        (lesson,) = self.score.turns(Batch(x, c), step, noise)
+        yield Turn(lesson.loss, of="score")
+        t = self.teacher.draw_times(noise)
+        on_real, on_fake = (self.judged(each, t, noise) for each in (y, x))
+        loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+        logs = {
+            "D(real)": on_real.detach().sigmoid().mean(),
+            "D(fake)": on_fake.detach().sigmoid().mean(),
+        }
+        yield Turn(loss, of="critic", logs=logs)
+        if step % self.every == 0:
+            x = self.paint(noise, c)
+            t = self.teacher.draw_times(noise)
+            away = self.gradient(x.detach(), t, c, noise)
+            matching = (x * away).flatten(1).mean(1).mean()
+            loss = matching
+            if self.weight:
+                loss = loss + self.weight * F.softplus(-self.judged(x, t, noise)).mean()
+            yield Turn(loss, of="generator", logs={"matching": away.square().mean().sqrt()})
+
+    def paint(self, noise: Noise, c: Condition) -> Images:
+        """G(eps), in float32."""
+        eps = self.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        return self.generator(eps, self.first_time.to(eps.device), c).x_hat.float()
+
+    @torch.no_grad()
+    def gradient(self, x: Images, t: Times, c: Condition, noise: Noise) -> Images:
+        """Where paintings should not go: from what the teacher sees to what the score sees."""
+        alpha, sigma = self.schedule(t)
+        x_t = per_image(alpha, x) * x + per_image(sigma, x) * noise.normal(*self.spec.shape)
+        real: Denoiser = self.teacher if self.scale == 1 else Guided(self.teacher, self.scale)
+        x_real, x_fake = real(x_t, t, c).x_hat, self.score(x_t, t, c).x_hat
+        size = (x - x_real).abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-3)
+        return (x_fake - x_real).to(x) / size
+
+    def judged(self, x: Images, t: Times, noise: Noise) -> Float[Tensor, "b"]:
+        """The critic's score of pictures under noise."""
+        alpha, sigma = self.schedule(t)
+        x_t = per_image(alpha, x) * x + per_image(sigma, x) * noise.normal(*self.spec.shape)
+        inn = self.teacher.parametrisation(alpha, sigma).inn
+        return self.critic(per_image(inn, x) * x_t, self.schedule.label(t))[:, 0].float()
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        """Yield the pictures, which are painted in one step.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+
+        Raises:
+            LimnerError: there is something to avoid.
+        """
+        if c.avoid is not None:
+            raise LimnerError(
+                "this model was distilled at a fixed guidance scale, so --negative has no effect; "
+                "leave it out"
+            )
+        yield self.paint(noise, c)

@@ -1,0 +1,210 @@
+"""Drifting models: paintings drift to pictures and from one another, step by step of the training.
+
+Deng, Li, Li, Du, He (2026). Generative modeling via drifting. arXiv:2602.04770.
+
+A generator paints x = G(z) in one step. In training each painting is drawn to where a field moves
+it (equation 6):
+
+    L = E |phi(x) - stopgrad(phi(x) + V(phi(x)))|^2,
+    V(x) = 1 / (Z_p Z_q) E k(x, y+) k(x, y-) (y+ - y-),    k(x, y) = exp(-|x - y| / tau),
+
+where y+ are pictures and y- other paintings: paintings go to pictures and away from each other.
+Exchange pictures and paintings, and V changes its sign; so it is 0 where both have one law. There
+is no critic and no teacher.
+
+Kept: the field of algorithm 2, whose weights are the geometric mean of a softmax over the pictures
+and paintings and one over the points that move; three values of tau, as shares of the mean
+distance; features scaled to a mean distance of sqrt(C), fields to a mean square of 1; only pictures
+of a painting's own class attract it, and paintings of it repel. Different: features are the
+picture's own pixels, at full size and averaged over squares of 2 and 4, and those of a judge if one
+is given, in place of a masked autoencoder's; the generator is DCGAN's; no guidance.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limner.contract.abilities import Features
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Learner, Turn
+from limner.contract.noise import Noise, Purpose
+from limner.contract.options import Count
+from limner.contract.registry import Paper, register
+from limner.gans.adversarial_model import variety
+from limner.gans.dcgan import Generator
+from limner.nn.standing import standing_statistics
+
+TAUS = (0.02, 0.05, 0.2)
+_SQUARES = (1, 2, 4)  # pixels on a side, whose mean is a feature
+_NEVER = -1e9  # the logarithm of a weight of 0
+
+Points = Float[Tensor, "_ d"]
+
+
+@register(
+    "drifting",
+    family="gans",
+    paper=Paper("Generative modeling via drifting", "Deng, Li, Li, Du, He", 2026, "2602.04770"),
+    tiny={"latent": 4, "channels": 4},
+    train={"lr": 1e-3, "betas": (0.9, 0.95), "batch": 128, "clip": 2.0},
+)
+class Drifting(GenerativeModel):
+    """Drifting: a one-step generator that follows a field of attraction and repulsion.
+
+    Args:
+        spec: what the images are; at least 8 x 8 pixels.
+        judge: a trained judge, in whose features paintings drift, too; as in
+            train.init.judge="runs/NAME". Do not measure the model by the same one.
+        positives: batches of pictures beside one of paintings.
+        latent: how many numbers z has.
+        channels: of the generator's last layer; twice as many with each halving.
+
+    Raises:
+        LimnerError: pictures that are too small, or a judge that sees no features.
+    """
+
+    takes = ("labels",)
+    couples_batch = True
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        judge: Learner | None = None,
+        positives: Count = 2,
+        latent: Count = 64,
+        channels: Count = 32,
+    ) -> None:
+        super().__init__()
+        if min(spec.height, spec.width) < 8:
+            raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
+        if judge is not None and not isinstance(judge, Features):
+            raise LimnerError(f"a {judge.name} model sees no features; give a judge, as lenet")
+        if spec.labels:
+            self.condition = "required"
+        self.batches_per_round, self.latent = positives, latent
+        self.generator = Generator(spec, latent, channels)
+        self.judge = judge
+
+    def players(self) -> dict[str, torch.nn.Module]:
+        """The generator; a judge is frozen."""
+        return {"generator": self.generator}
+
+    def formula(self) -> list[str]:
+        """The loss and the field."""
+        return [
+            "L = E |phi(x) - stopgrad(phi(x) + V(phi(x)))|^2,  x = G(z)",
+            "V(x) = E k(x, y+) k(x, y-) (y+ - y-) / (Z_p Z_q),  k(x, y) = exp(-|x - y| / tau)",
+        ]
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: paintings are drawn to where the field moves them, in each kind of feature."""
+        n = len(batch.x) // self.batches_per_round
+        own = batch.c.rows(slice(0, n))
+        x = self.paint(noise.rows(slice(0, n)), own).float()
+        alike = torch.ones(n, len(batch.x) + n, dtype=torch.bool, device=x.device)
+        if batch.c.label is not None and own.label is not None:
+            alike = own.label[:, None] == torch.cat([batch.c.label, own.label])
+        losses, sizes = list[Tensor](), list[Tensor]()
+        for phi, real in zip(self.features(x), self.features(batch.x)):
+            step_to = drift(phi, real, alike)
+            target = (step_to.unit * phi + step_to.shift).detach()
+            losses.append((step_to.unit * phi - target).square().mean())
+            sizes.append(step_to.size)
+        logs = {"drift": torch.stack(sizes).mean(), "variety": variety(batch.x[:n], x)}
+        yield Turn(torch.stack(losses).mean(), logs=logs)
+
+    def features(self, x: Images) -> list[Points]:
+        """What pictures are compared by: pixels, means of squares of them, a judge's features."""
+        seen = [F.avg_pool2d(x, side).flatten(1) for side in _SQUARES]
+        if isinstance(self.judge, Features):
+            seen.append(self.judge.features(x).float())
+        return seen
+
+    def paint(self, noise: Noise, c: Condition) -> Images:
+        """G(z, c) for the next z of each stream."""
+        return self.generator(noise.normal(self.latent), c)
+
+    def calibrate(self, batches: Iterator[Batch]) -> None:
+        """The generator's batch statistics, for labels as the data have them."""
+        with standing_statistics(self.generator):
+            for i, (x, c) in enumerate(batches):
+                numbers = range(i * len(x), (i + 1) * len(x))
+                self.paint(Noise.keyed(0, Purpose.CALIBRATION, numbers, str(self.device)), c)
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        """Yield the pictures, which are painted at a stroke.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+        """
+        yield self.paint(noise, c)
+
+
+class Drift(NamedTuple):
+    """Where paintings go.
+
+    Args:
+        unit: by which features are scaled, so that those alike are sqrt(C) apart on average.
+        shift: of the scaled features; for each tau, of mean square 1.
+        size: the root of the mean square of the fields before that: how far they are from their
+            end, in units of the features.
+    """
+
+    unit: Float[Tensor, ""]
+    shift: Points
+    size: Float[Tensor, ""]
+
+
+@torch.no_grad()
+def drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
+    """How paintings drift to pictures and from one another, with no painting repelling itself.
+
+    Args:
+        x: features of n paintings.
+        real: features of pictures.
+        alike: which pictures, then which paintings, each painting is compared with.
+    """
+    n, channels = x.shape
+    itself = torch.cat([alike.new_zeros(n, len(real)), torch.eye(n).to(alike)], 1)
+    alike = alike & ~itself
+    apart = torch.cdist(x, torch.cat([real, x]))
+    unit = channels**0.5 / (apart * alike).sum().div(alike.sum().clamp(min=1)).clamp(min=1e-6)
+    fields = [field(unit * x, unit * real, unit * x, tau * channels**0.5, alike) for tau in TAUS]
+    sizes = [V.square().mean().sqrt() for V in fields]
+    shift = sum(V / size.clamp(min=1e-6) for V, size in zip(fields, sizes))
+    assert isinstance(shift, Tensor)
+    return Drift(unit, shift, torch.stack(sizes).mean())
+
+
+def field(
+    x: Points, real: Points, fake: Points, tau: float, alike: Bool[Tensor, "n m"] | None = None
+) -> Points:
+    """V at points x, of pictures and paintings: sum of A(x, y+) A(x, y-) (y+ - y-) over all pairs.
+
+    A is the geometric mean of the softmax of -|x - y| / tau over all y and of that over all x.
+
+    Args:
+        x: where.
+        real, fake: what attracts, what repels.
+        tau: the distance at which the kernel falls to 1 / e.
+        alike: which of both count at each x; all unless given.
+
+    >>> one, two = torch.tensor([[0.0]]), torch.tensor([[1.0], [2.0]])
+    >>> bool((field(one, two, one, 1.0) == -field(one, one, two, 1.0)).all())
+    True
+    """
+    logits = -torch.cdist(x, torch.cat([real, fake])) / tau
+    if alike is not None:
+        logits = logits.masked_fill(~alike, _NEVER)
+    A = (logits.log_softmax(1) / 2 + logits.log_softmax(0) / 2).exp()
+    if alike is not None:
+        A = A * alike
+    to, away = A.split([len(real), len(fake)], dim=1)
+    return (to * away.sum(1, keepdim=True)) @ real - (away * to.sum(1, keepdim=True)) @ fake

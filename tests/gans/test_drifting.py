@@ -1,0 +1,107 @@
+"""Drifting: its field where pictures and paintings are known, and where it comes to rest."""
+
+import math
+
+import pytest
+import torch
+
+from limner import Condition, ImageSpec, Noise, build
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch
+from limner.gans.drifting import TAUS, Drifting, drift, field
+from limner.testing.cases import toy_data
+
+SPEC = ImageSpec(1, 8, 8, labels=("a", "b"))
+
+
+def test_the_field_is_that_of_all_pairs():
+    """Algorithm 2, written out: sum over y+ and y- of A(x, y+) A(x, y-) (y+ - y-)."""
+    torch.manual_seed(0)
+    x, real, fake = (torch.randn(n, 3).double() for n in (4, 5, 6))
+    y = torch.cat([real, fake])
+    k = (-(x[:, None] - y[None]).norm(dim=2) / 0.7).exp()
+    A = (k / k.sum(1, keepdim=True) * k / k.sum(0, keepdim=True)).sqrt()
+    expected = torch.zeros_like(x)
+    for i in range(4):
+        for j in range(5):
+            for m in range(6):
+                expected[i] += A[i, j] * A[i, 5 + m] * (real[j] - fake[m])
+    torch.testing.assert_close(field(x, real, fake, 0.7), expected)
+
+
+def test_it_is_zero_where_paintings_are_pictures_and_changes_its_sign_with_their_places():
+    torch.manual_seed(0)
+    x, real, fake = (torch.randn(n, 3).double() for n in (4, 5, 5))
+    assert float(field(x, real, real[torch.randperm(5)], 0.5).abs().max()) < 1e-12
+    torch.testing.assert_close(field(x, real, fake, 0.5), -field(x, fake, real, 0.5))
+    assert float(field(x, real, fake, 0.5).abs().max()) > 1e-3
+
+
+def test_paintings_come_to_rest_on_both_of_two_points():
+    """From one heap, half go to each: the second point is not left out."""
+    real = torch.tensor([[-1.0], [1.0]]).repeat(16, 1)
+    x = 0.1 + 0.3 * torch.randn(32, 1, generator=torch.Generator().manual_seed(0))
+    alike = torch.ones(32, 64, dtype=torch.bool)
+    first = drift(x, real, alike).size
+    for i in range(150):
+        moved = drift(x, real, alike)
+        x = x + 0.1 * 0.98**i * moved.shift / moved.unit
+    assert float((x.abs() - 1).abs().mean()) < 0.1
+    assert int((x > 0).sum()) == pytest.approx(16, abs=3)
+    assert float(drift(x, real, alike).size) < float(first) / 10
+
+
+def test_a_painting_is_drawn_to_its_own_class_alone():
+    x, real = torch.zeros(2, 1), torch.tensor([[1.0], [-1.0]])
+    label = torch.tensor([0, 1])
+    moved = drift(x, real, torch.eye(2, dtype=torch.bool).repeat(1, 2))
+    assert torch.equal(moved.shift, torch.zeros(2, 1)), "nothing repels, so there are no pairs"
+    four, alike = torch.zeros(4, 1), (label.repeat(2)[:, None] == label.repeat(3)[None])
+    shift = drift(four, real, alike).shift
+    assert torch.equal(shift.sign().flatten(), torch.tensor([1.0, -1.0, 1.0, -1.0]))
+    assert 0.9 < float(shift.square().mean()) < len(TAUS) ** 2, "each field has mean square 1"
+
+
+def test_the_loss_is_the_mean_square_of_the_shift():
+    model = Drifting(SPEC, latent=4, channels=4)
+    batch, n = toy_data(SPEC, 0, 12), 6
+    (turn,) = model.turns(batch, 0, Noise.keyed(0, 0, range(12)))
+    x = model.paint(Noise.keyed(0, 0, range(n)), batch.c.rows(slice(0, n))).detach()
+    label = batch.c.label
+    assert label is not None
+    alike = label[:n, None] == torch.cat([label, label[:n]])
+    pairs = zip(model.features(x), model.features(batch.x))
+    shifts = [drift(phi, real, alike).shift.square().mean() for phi, real in pairs]
+    assert float(turn.loss.detach()) == pytest.approx(float(torch.stack(shifts).mean()), rel=1e-3)
+
+
+def test_a_generator_learns_the_pictures_of_each_class():
+    """Class 0 is dark, class 1 light, and either is of many shades."""
+    torch.manual_seed(0)
+    model = Drifting(SPEC, latent=4, channels=8, positives=1)
+    adam = torch.optim.AdamW(model.generator.parameters(), lr=1e-2, betas=(0.9, 0.95))
+    label, streams = torch.arange(32) % 2, range(32)
+    c = Condition(label=label)
+    for step in range(80):
+        shade = 1.2 * label - 0.6 + 0.4 * Noise.keyed(5, step, streams).normal()
+        x = shade.clamp(-1, 1).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+        (turn,) = model.turns(Batch(x, c), step, Noise.keyed(0, step, streams))
+        adam.zero_grad()
+        turn.loss.backward()
+        adam.step()
+        assert math.isfinite(float(turn.loss.detach()))
+    made = model.paint(Noise.keyed(1, 0, streams), c).detach().mean((1, 2, 3))
+    dark, light = made[label == 0], made[label == 1]
+    assert float(light.mean() - dark.mean()) > 0.6
+    assert min(float(dark.std()), float(light.std())) > 0.1, "none collapses to one shade"
+
+
+def test_a_judge_adds_its_features_and_something_else_is_refused():
+    judge = build("lenet", SPEC, channels=(4, 8), hidden=16).eval()
+    model = Drifting(SPEC, judge, latent=4, channels=4)
+    seen = model.features(torch.rand(2, 1, 8, 8))
+    assert [part.shape[1] for part in seen] == [64, 16, 4, 16]
+    assert not any(p is q for p in model.players()["generator"].parameters()
+                   for q in judge.parameters())  # fmt: skip
+    with pytest.raises(LimnerError, match="a gan model sees no features; give a judge"):
+        Drifting(SPEC, build("gan", SPEC, latent=4, channels=4))
