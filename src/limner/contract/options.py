@@ -32,6 +32,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 """A number from 0 to below 1."""
 
+RunName = Annotated[str, Field(min_length=1, json_schema_extra={"format": "path"})]
+"""A model of its own, as the command line names one: a run, a model file, a bundled name."""
+
+
+def names_a_file(schema: Mapping[str, Any]) -> bool:
+    """Whether an option's JSON schema says that its value is a path."""
+    return any(kind.get("format") == "path" for kind in (schema, *schema.get("anyOf", ())))
+
 
 def _several(value: object) -> object:
     return (value,) if isinstance(value, int) else value

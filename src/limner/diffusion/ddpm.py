@@ -35,10 +35,10 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
+from limner.contract.options import Count, Natural, NonNegative, Positive, Rate, Share, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion import probability_flow
-from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.denoising_model import DenoisingModel, errors_by_time
 from limner.diffusion.diffusers.conversion import ddpm_pipeline
 from limner.maths.denoisers import (
     PREDICTIONS,
@@ -106,6 +106,9 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         condition_dropout: how often training hides the condition.
         network: a `UNet` on patches, which is quick, or the paper's `PlainUNet` on pixels, which
             diffusers has, too (`limner export`).
+        min_snr: the greatest weight of x_hat's error in the loss, in place of alpha^2 / sigma^2,
+            as 5: times of little noise do not outweigh the others (Hang et al., 2023,
+            arXiv:2303.09556); None leaves the loss of F as it is.
     """
 
     default_sampler = "ancestral"
@@ -128,6 +131,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         bound_weight: NonNegative = 0.001,
         condition_dropout: Share = 0.1,
         network: Literal["patches", "plain"] = "patches",
+        min_snr: Positive | None = None,
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)
         if network == "plain":
@@ -149,6 +153,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         self.prediction: Prediction = prediction
         self.variance = variance
         self.bound_weight = bound_weight
+        self.min_snr = min_snr
 
     @property
     def parametrisation(self) -> Parametrisation:
@@ -175,12 +180,25 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
             return
         e = self.example(batch, noise)
         F, raw = self.output(e.x_t, e.t, e.c).float().chunk(2, dim=1)
-        simple = (F - e.target).square().mean()
+        error = (F - e.target).square()
+        simple = self.mean_error(error, e.t)
         x_hat = self.denoised(F.detach(), e.x_t, e.t).clamp(-1, 1)
         terms = self._terms(batch.x, x_hat, _share(raw), e.t)
         bits = self.T * terms.mean() / (self.spec.dimensions * math.log(2))
         loss = simple + self.bound_weight * bits
-        yield Turn(loss, logs={"simple": simple.detach(), "bits_per_dim": bits.detach()})
+        logs = {"simple": simple.detach(), "bits_per_dim": bits.detach()}
+        yield Turn(loss, logs=logs | errors_by_time(error.detach(), e.t))
+
+    def mean_error(self, error: Images, t: Times) -> Float[Tensor, ""]:
+        """The mean of squared errors of F, each weighted by out^2 min(alpha^2 / sigma^2, min_snr),
+        that of x_hat in place of its own, where there is a limit.
+        """
+        if self.min_snr is None:
+            return error.mean()
+        alpha, sigma = self.schedule(t)
+        out = self.parametrisation(alpha, sigma).out
+        weight = out.square() * (alpha / sigma).square().clamp(max=self.min_snr)
+        return (per_image(weight, error) * error).mean()
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
         """The picture, and v: 0 for the least variance, 1 for the largest, or as learned."""

@@ -4,24 +4,30 @@ What a paper adds is its schedule, its parametrisation and its law of times; how
 noise, and noise of pictures, is the same for all.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.contract.bundled import find_model
+from limner.contract.checkpoint import load, load_tensors, with_current_names
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import Turn
+from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 from limner.diffusion.attention_maps import Attending
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan, Scale, WalkOptions
 from limner.maths.denoisers import (
+    Autoguided,
     Clipped,
     Denoiser,
     Estimate,
@@ -105,9 +111,14 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return noise.normal(*self.spec.shape)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the mean squared error of F at a random time."""
+        """One move: the mean squared error of F at a random time; the log also has it by time."""
         e = self.example(batch, noise)
-        yield Turn((self.output(e.x_t, e.t, e.c).float() - e.target).square().mean())
+        error = (self.output(e.x_t, e.t, e.c).float() - e.target).square()
+        yield Turn(self.mean_error(error, e.t), logs=errors_by_time(error.detach(), e.t))
+
+    def mean_error(self, error: Images, t: Times) -> Float[Tensor, ""]:
+        """The mean of squared errors of F, each time counting alike."""
+        return error.mean()
 
     def example(self, batch: Batch, noise: Noise) -> Example:
         """What the network is taught by a batch: pictures under noise, and what F should say."""
@@ -168,10 +179,17 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
         rescale: float | None = None,
+        guide: str | None = None,
+        guide_scale: float | None = None,
         clip: bool = True,
         **of_sampler: Any,
     ) -> Plan:
-        """What the options of `frames` mean."""
+        """What the options of `frames` mean.
+
+        Raises:
+            LimnerError: an option that the sampler does not have, or a guide that is of other data
+                or of another schedule.
+        """
         for name, ends in {"interval": interval, **of_sampler}.items():
             if isinstance(ends, tuple) and not 0 <= ends[0] < ends[1]:
                 raise LimnerError(
@@ -180,8 +198,39 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
                 )
         times = self.schedule.times(steps or self.default_steps, spacing)
         walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
-        D: Denoiser = self if scale == 1 else Guided(self, scale, interval, rescale or 0.0)
+        D: Denoiser = self
+        if guide is not None:
+            D = Autoguided(D, self.guide_of(guide), 2.0 if guide_scale is None else guide_scale)
+        elif guide_scale is not None:
+            raise LimnerError("sampler.guide_scale needs a guide; give one, as sampler.guide=RUN")
+        D = D if scale == 1 else Guided(D, scale, interval, rescale or 0.0)
         return Plan(walk.spread(len(times) - 1), Clipped(D) if clip else D, times)
+
+    def guide_of(self, name: str) -> "DenoisingModel":
+        """The worse version of this model that a name stands for.
+
+        Raises:
+            LimnerError: no denoising model of the same data and schedule.
+        """
+        if (Path(name) / "average.safetensors").is_file():  # a state of this model's own training
+            guide = earlier_weights(self, Path(name) / "average.safetensors")
+        else:
+            found = load_guide(str(find_model(name)), str(self.device))
+            own = (m for m in found.modules() if isinstance(m, DenoisingModel))
+            guide = next((m for m in own if m.spec == self.spec), None)
+            if guide is None:
+                raise LimnerError(
+                    f"sampler.guide={name} holds no denoising model of the same data; give a "
+                    "smaller run of this recipe, or an earlier state"
+                )
+        times = self.schedule.times(8)
+        own_levels, levels = (torch.stack(m.schedule(times)) for m in (self, guide))
+        if not torch.allclose(own_levels, levels, atol=1e-6):
+            raise LimnerError(
+                f"sampler.guide={name} has other noise at the same time; give one with the "
+                "schedule of this model"
+            )
+        return guide
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The noise that the probability flow carries to each picture, by inverting DDIM's steps.
@@ -263,3 +312,36 @@ def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | N
             able = " or ".join(n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)})
             raise LimnerError(f"the sampler {name} has no option {key}; it belongs to {able}")
     return replace(sampler, **given)
+
+
+def errors_by_time(error: Images, t: Times) -> dict[str, Tensor]:
+    """The mean squared error of the quarters of a batch by time, from the least noise to the most.
+
+    Of fewer than four pictures there are none.
+    """
+    if len(t) < 4:
+        return {}
+    quarters = error.flatten(1).mean(1)[t.argsort()].tensor_split(4)
+    return {f"error_{i}_of_4": part.mean() for i, part in enumerate(quarters, start=1)}
+
+
+@lru_cache(maxsize=2)
+def load_guide(path: str, device: str) -> Learner:
+    """A model that guides another one, kept for the next pictures."""
+    return load(path, device).eval()
+
+
+@lru_cache(maxsize=2)
+def earlier_weights(model: DenoisingModel, average: Path) -> DenoisingModel:
+    """A copy of a model with the averaged weights of a state of its training.
+
+    Raises:
+        LimnerError: the state is of another model.
+    """
+    earlier = copy.deepcopy(model).eval()
+    weights = with_current_names(load_tensors(average), dict(earlier.named_parameters()))
+    own = earlier.state_dict()
+    if odd := [k for k, v in weights.items() if k not in own or own[k].shape != v.shape]:
+        raise LimnerError(f"{average.parent} is a state of another model: weight '{odd[0]}'")
+    earlier.load_state_dict(weights, strict=False)
+    return earlier.to(model.device)

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
@@ -170,6 +171,8 @@ class MeanFlow(DenoisingModel):
         """Steps by average velocities, unless a sampler is named."""
         if options.get("sampler") is not None:
             return super().plan(**options)
+        if options.get("guide") is not None:
+            raise LimnerError("sampler.guide needs a sampler; type sampler.sampler=heun")
         clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
         times = super().plan(**options).times

@@ -16,7 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import finished
 from limner.contract.noise import Blend, Noise
-from limner.contract.options import Count, NonNegative, Share
+from limner.contract.options import Count, NonNegative, RunName, Share
 from limner.maths.denoisers import Conditional, Denoiser, Kept, per_image
 from limner.maths.samplers import Sampler, SamplerName, State
 from limner.maths.schedules import Spacing, Times
@@ -39,6 +39,9 @@ class WalkOptions(TypedDict, total=False):
             which to guide, see `Guided`.
         rescale: of classifier-free guidance: a share of the picture gets back the standard
             deviation that guidance raised, see `Guided`; 0 by default.
+        guide: a worse version of the model, away from which it is guided: a smaller run, or an
+            earlier state of its own, as in runs/NAME/state/step-00002000; see `Autoguided`.
+        guide_scale: how far to go from the guide, 2 by default; 1 is the model itself.
         eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
         churn: for "heun": S_churn, how much noise is put back in all steps together.
         churn_interval, churn_noise: the least and the greatest sigma at which churn acts, and
@@ -53,6 +56,8 @@ class WalkOptions(TypedDict, total=False):
     spacing: Spacing | None
     interval: tuple[float, float] | None
     rescale: Share | None
+    guide: RunName | None
+    guide_scale: Scale | None
     eta: Share | None
     churn: NonNegative | None
     churn_interval: tuple[float, float] | None

@@ -175,6 +175,8 @@ class Shortcut(DenoisingModel):
         """
         if options.get("sampler") is not None:
             return super().plan(**options)
+        if options.get("guide") is not None:
+            raise LimnerError("sampler.guide needs a sampler; type sampler.sampler=heun")
         steps = options.pop("steps", None) or self.default_steps
         if steps > _MOST:
             raise LimnerError(

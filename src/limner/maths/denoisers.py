@@ -255,6 +255,31 @@ class GuidedByPicture(Guided):
 
 
 @dataclass(frozen=True)
+class Autoguided(Wrapped):
+    """Autoguidance: x_hat = G(x, c) + scale (D(x, c) - G(x, c)), G being a worse version of D.
+
+    Both are told the same, so what they differ in is how well they learnt it; the error of D is
+    moved along theirs, away from that of G. With classifier-free guidance they nest:
+    `Guided(Autoguided(D, G, 2.0), 1.5)`. Karras, Aittala, Kynkaanniemi, Lehtinen, Aila, Laine
+    (2024). Guiding a diffusion model with a bad version of itself. arXiv:2406.02507, equation 3.
+
+    Args:
+        guide: G, on the same schedule.
+        scale: how far to go; 1 is D, 0 is G.
+    """
+
+    guide: Denoiser
+    scale: float
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The guided picture, and D's variance."""
+        x_hat, v = self.denoiser(x_t, t, c)
+        if self.scale == 1:
+            return Estimate(x_hat, v)
+        return Estimate(torch.lerp(self.guide(x_t, t, c).x_hat.to(x_hat), x_hat, self.scale), v)
+
+
+@dataclass(frozen=True)
 class Clipped(Wrapped):
     """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239."""
 

@@ -69,6 +69,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
 
     from limner.contract.checkpoint import read_header, weight_files
     from limner.contract.model import GenerativeModel
+    from limner.contract.options import names_a_file
     from limner.contract.registry import entry
     from limner.studio.tasks import helps, tasks_of
 
@@ -78,6 +79,9 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     if not issubclass(model, GenerativeModel):
         return None
     schema = model.sample_schema()
+    files = [name for name, of in schema["properties"].items() if names_a_file(of)]
+    for name in files:  # which only the command line may name
+        del schema["properties"][name]
     shapes: list[list[int]] = []
     for part in weight_files(_file(folder)):
         with safe_open(part, "pt") as file:

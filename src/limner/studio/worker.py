@@ -36,6 +36,7 @@ from limner.contract.checkpoint import model_file, write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
+from limner.contract.options import names_a_file
 from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
@@ -136,6 +137,7 @@ class _Batch:
         self.model = worker.model(first["folder"])
         self.task = find_task(first["task"])
         self.wishes = [_wish(job) for job in jobs]
+        _refuse_files(self.model, self.wishes[0])
         self.sampler = sampler_options(self.model, first["folder"], self.wishes[0])
         self.wishes = [wish.filled(self.sampler) for wish in self.wishes]
         self.remarks: dict[str, list[str]] = {job["id"]: [] for job in jobs}
@@ -233,6 +235,18 @@ class _Batch:
             return
         for job in self.jobs:
             self.worker.write(document | {"id": job["id"]})
+
+
+def _refuse_files(model: GenerativeModel, wish: Wish) -> None:
+    """Keep options that name files of this machine to the command line.
+
+    Raises:
+        LimnerError: the wish has one.
+    """
+    known = model.sample_schema()["properties"]
+    for name in wish.sampler:
+        if names_a_file(known.get(name, {})):
+            raise LimnerError(f"sampler.{name} names a file; give it on the command line")
 
 
 def _wish(job: Document) -> Wish:

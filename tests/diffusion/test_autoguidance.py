@@ -1,0 +1,105 @@
+"""Autoguidance: its formula, its guides, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from analytic import Gaussian, pictures
+
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.options import names_a_file
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.meanflow import MeanFlow
+from limner.diffusion.shortcut import Shortcut
+from limner.maths.denoisers import Autoguided, Guided
+from limner.maths.schedules import LinearPath
+from limner.testing.cases import toy_data
+from limner.training.loop import Loop, TrainOptions
+from limner.training.state import save_state
+
+SPEC = ImageSpec(1, 4, 4, labels=("a", "b"))
+
+
+def learnt(seed: int, channels: tuple[int, ...] = (4,)) -> FlowMatching:
+    torch.manual_seed(seed)
+    model = FlowMatching(SPEC, channels=channels, attention=0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model.eval()
+
+
+def test_errors_of_the_worse_version_are_left_behind():
+    """D is off by e and G by 2 e in the same direction: at scale 2, nothing is off."""
+    right, t = Gaussian(LinearPath(), mean=0.2, variance=0.3), torch.tensor(0.6).double()
+    D, G = (Gaussian(LinearPath(), mean=0.2 + off, variance=0.3) for off in (0.1, 0.2))
+    x, c = pictures(-0.4, 0.3), Condition()
+    found = Autoguided(D, G, 2.0)(x, t, c).x_hat
+    torch.testing.assert_close(found, right(x, t, c).x_hat)
+    assert torch.equal(Autoguided(D, G, 1.0)(x, t, c).x_hat, D(x, t, c).x_hat)
+    torch.testing.assert_close(Autoguided(D, G, 0.0)(x, t, c).x_hat, G(x, t, c).x_hat)
+
+
+def test_both_guidances_nest():
+    """x_hat = A(null) + s (A(c) - A(null)), A = G + w (D - G)."""
+    D, G, w, s = learnt(0), learnt(1), 1.7, 2.5
+    x, t = Noise.sampling(0, 2).normal(*SPEC.shape), torch.tensor(0.5).double()
+    c = Condition(label=torch.tensor([0, 1]))
+    found = Guided(Autoguided(D, G, w), s)(x, t, c).x_hat
+    A = {}
+    for name, asked in (("c", c), ("null", c.null())):
+        good, bad = (m(x, t, asked).x_hat for m in (D, G))
+        A[name] = bad + w * (good - bad)
+    torch.testing.assert_close(found, A["null"] + s * (A["c"] - A["null"]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_smaller_run_guides(tmp_path: Path):
+    model, small = learnt(0, (8,)), learnt(1)
+    save_model(small, tmp_path / "model.safetensors")
+    c, told = Condition(label=torch.tensor([0, 1])), {"seed": 3, "steps": 3}
+    guided = model.sample(2, c, guide=str(tmp_path), guide_scale=3.0, **told)
+    assert not torch.allclose(guided, model.sample(2, c, **told), atol=1e-3)
+    itself = model.sample(2, c, guide=str(tmp_path), guide_scale=1.0, **told)
+    assert torch.equal(itself, model.sample(2, c, **told))
+    worse = model.sample(2, c, guide=str(tmp_path), guide_scale=0.0, **told)
+    torch.testing.assert_close(worse, small.sample(2, c, **told), rtol=0, atol=1e-5)
+
+
+def test_an_earlier_state_of_its_training_guides(tmp_path: Path):
+    model = FlowMatching(SPEC, channels=(4,), attention=0)
+    options = TrainOptions(steps=4, batch=4, lr=1e-2)
+    loop = Loop(model, lambda first, n: toy_data(SPEC, first, n), options)
+    loop.advance()
+    kept = save_state(tmp_path, loop.step, loop.state(), 2)
+    weights = [p.clone() for p in loop.average.parameters()]
+    for _ in range(3):
+        loop.advance()
+    now = loop.average
+    assert isinstance(now, DenoisingModel)
+    guide = now.guide_of(str(kept))
+    assert all(torch.equal(a, b) for a, b in zip(weights, guide.parameters()))
+    assert not all(torch.equal(a, b) for a, b in zip(weights, now.parameters()))
+    with pytest.raises(LimnerError, match="is a state of another model"):
+        learnt(0, (8,)).guide_of(str(kept))
+
+
+def test_what_cannot_guide_is_refused(tmp_path: Path):
+    model = learnt(0)
+    with pytest.raises(LimnerError, match="guide_scale needs a guide"):
+        model.sample(1, guide_scale=2.0)
+    other = FlowMatching(ImageSpec(1, 8, 8), channels=(4,))
+    save_model(other, tmp_path / "model.safetensors")
+    with pytest.raises(LimnerError, match="holds no denoising model of the same data"):
+        model.sample(1, guide=str(tmp_path))
+    for kind in (Shortcut, MeanFlow):
+        with pytest.raises(LimnerError, match=r"sampler\.guide needs a sampler"):
+            kind(SPEC, channels=(4,), attention=0).sample(1, guide=str(tmp_path))
+
+
+def test_the_schema_says_that_a_guide_is_a_file():
+    known = FlowMatching.sample_schema()["properties"]
+    assert [name for name, of in known.items() if names_a_file(of)] == ["guide"]
