@@ -2,13 +2,11 @@
 
 import { html, render, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
 import { connection, findStudio } from "/page/api.js";
-import { Board } from "/page/board.js";
 import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
-import { Stage, status } from "/page/stage.js";
+import { Stage, beside, status } from "/page/stage.js";
 import { cancelAll, follower, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
-import { Viewer, beside, close } from "/page/viewer.js";
 
 function Header() {
   const [dark, turn] = useTheme();
@@ -28,6 +26,8 @@ function Spoken() {
   const said = !job ? "" : job.state === "running" ? `painting ${caption(job.params)}` : `${caption(job.params)}: ${status(job)}`;
   return html`<p class="hidden" aria-live="polite">${said}</p>`;
 }
+
+const close = () => { set({ problem: null }); go("/"); };
 
 function typing(event) {
   return event.target.matches?.("input, textarea, select");
@@ -69,7 +69,7 @@ function over(event) {
 }
 
 const Home = () => html`<${Composer} /><${Stage} />`;
-const VIEWS = { home: Home, picture: Viewer, edit: later("edit", "Edit"), grid: Board, reports: Reports };
+const VIEWS = { home: Home, picture: later("viewer", "Viewer", false), edit: later("edit", "Edit"), grid: later("board", "Board", false), reports: Reports };
 
 /** What the address says; should it fail, why, and a way out. */
 function View() {

@@ -27,14 +27,14 @@ export function Icon({ name, filled, path = PATHS[name] }) {
   return html`<svg class=${filled ? "icon filled" : "icon"} viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
 }
 
-/** A part of the page that is loaded, with its style, when it is first shown. */
-export function later(file, part) {
+/** A part of the page that is loaded, with a style of its own if it has one, when it is first shown. */
+export function later(file, part, styled = true) {
   let loaded = null, loading = null;
   const style = () => new Promise((resolve) => {
     const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `/page/${file}.css`, onload: resolve, onerror: resolve });
     document.head.append(link);
   });
-  const load = async () => { [loaded] = await Promise.all([import(`/page/${file}.js`), style()]); };
+  const load = async () => { [loaded] = await Promise.all([import(`/page/${file}.js`), styled && style()]); };
   return function Later(given) {
     const [, again] = useState(false);
     useEffect(() => {

@@ -17,6 +17,12 @@ export function Tile({ picture, alt }) {
   </figure>`;
 }
 
+/** Where the arrows lead: the pictures before and after in the gallery. */
+export function beside(id) {
+  const place = state.history.findIndex((each) => each.id === id);
+  return place < 0 ? [null, null] : [state.history[place - 1] ?? null, state.history[place + 1] ?? null];
+}
+
 /** How far a job is, in words. */
 export function status(job) {
   if (job.state === "queued") {

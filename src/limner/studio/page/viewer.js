@@ -4,14 +4,8 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, span, titleOf } from "/page/parts.js";
-import { Path, path } from "/page/stage.js";
-import { favour, forget, go, look, sendTo, set, state, takers, trouble, useSettings } from "/page/state.js";
-
-/** Where the arrows lead: the pictures before and after in the gallery. */
-export function beside(id) {
-  const place = state.history.findIndex((each) => each.id === id);
-  return place < 0 ? [null, null] : [state.history[place - 1] ?? null, state.history[place + 1] ?? null];
-}
+import { Path, beside, path } from "/page/stage.js";
+import { favour, forget, go, look, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
 
 /** What stands before a value in the list of facts. */
 const plain = (name) => String(name).replaceAll("_", " ");
@@ -121,5 +115,3 @@ export function Viewer({ id }) {
     </div>
   </article>`;
 }
-
-export const close = () => { set({ problem: null }); go("/"); };
