@@ -240,3 +240,9 @@ def test_data_without_layouts_are_refused():
     for spec in (ImageSpec(3, 32, 32), ImageSpec(3, 32, 32, hint=ImageSpec(1, 32, 32))):
         with pytest.raises(LimnerError, match=r"give data\.hint=objects"):
             detector(spec)
+
+
+def test_pictures_without_objects_have_no_crops():
+    none = crops(torch.zeros(2, 3, 16, 16), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
+    one = crops(torch.zeros(2, 3, 16, 16), torch.zeros(1, dtype=torch.int64), torch.ones(1, 4))
+    assert none.shape == (0, *one.shape[1:])

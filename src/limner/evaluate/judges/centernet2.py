@@ -360,6 +360,8 @@ def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[
         box: as shares of a side.
     """
     h, w = x.shape[2:]
+    if not len(box):
+        return x.new_zeros(0, x.shape[1], _CROP, _CROP)
     side = ((box[:, 2:] - box[:, :2]) * box.new_tensor([w, h])).amax(1).clamp(min=1) * _AROUND
     middle, zero = box[:, :2] + box[:, 2:] - 1, torch.zeros_like(side)  # 2 is the whole side
     affine = torch.stack([side / w, zero, middle[:, 0], zero, side / h, middle[:, 1]], dim=1)
