@@ -17,12 +17,12 @@ from limner.contract.noise import Noise
 from limner.contract.registry import models
 from limner.data import Dataset
 from limner.data.dataset import View
-from limner.testing.cases import _DATA, _LAYOUTS, Case, _smallest, toy_data
+from limner.testing.cases import _DATA, _LAYOUTS, _REDUCED, Case, _smallest, toy_data
 from limner.training.data_record import DATA_FILE, DataRecord
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
-KINDS = _DATA | {"layouts": _LAYOUTS}
+KINDS = _DATA | {"layouts": _LAYOUTS, "reduced": _REDUCED["reduced"]}
 BRIEF = {"steps": 1, "batch": 2, "samples": 0, "calibrate_batches": 1}
 
 

@@ -295,6 +295,11 @@ def check_small(spec: ImageSpec) -> None:
             "this model enlarges pictures; give data.hint=lowres, and data.reduction=4 for a "
             "quarter of the side"
         )
+    if small.channels != spec.channels:
+        raise LimnerError(
+            f"this model enlarges pictures of {spec.channels} channels, and these conditioning "
+            f"images have {small.channels}; give data.hint=lowres"
+        )
     factor = spec.height // small.height
     if factor < 2 or (spec.height, spec.width) != (factor * small.height, factor * small.width):
         raise LimnerError(

@@ -339,8 +339,6 @@ def _doublings(spec: ImageSpec) -> int:
             f"this model doubles a picture again and again, which never makes it {factor} times as "
             f"large; give data.reduction={2**ups}"
         )
-    if spec.hint.channels != spec.channels:
-        raise LimnerError("this model enlarges pictures of its own channels; give data.hint=lowres")
     return ups
 
 
