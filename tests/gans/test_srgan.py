@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.registry import build
-from limner.gans.srgan import SRGAN, prime_factors
+from limner.gans.srgan import SRGAN, crop_both, prime_factors
 
 
 def srgan(factor: int = 4, moved: float = 0.0, **options) -> SRGAN:
@@ -91,3 +91,15 @@ def test_tiles_equal_the_whole_within_a_level(monkeypatch):
     finally:
         model.__class__.margin = 16
     assert int((seams - whole).abs().max()) > 1, "without a margin the tiles' borders are seen"
+
+
+def test_a_crop_is_the_same_part_of_both_pictures():
+    small = pictures(6, 8)
+    large = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    a, b = crop_both(small, large, 3, Noise.sampling(2, 6))
+    assert a.shape == (6, 3, 3, 3) and b.shape == (6, 3, 12, 12)
+    assert torch.equal(a.repeat_interleave(4, 2).repeat_interleave(4, 3), b)
+    again, _ = crop_both(small[2:3], large[2:3], 3, Noise.sampling(4, 1))
+    assert torch.equal(again, a[2:3]), "a picture's part is its own"
+    whole = crop_both(small, large, 9, Noise.sampling(0, 6))
+    assert torch.equal(whole[0], small) and torch.equal(whole[1], large)

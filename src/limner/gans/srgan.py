@@ -137,6 +137,8 @@ class SRGAN(Adversarial, Upscales):
         critic_layers: strided layers of the critic, 3 for patches of 70 pixels; unless given, as
             many as suit the size.
         augmentation: the largest deviation of the noise on the small picture in training.
+        crop: the side of the part of each small picture that a training step sees; all of it unless
+            given.
     """
 
     takes = ("hint",)
@@ -154,15 +156,17 @@ class SRGAN(Adversarial, Upscales):
         critic_channels: Count = 32,
         critic_layers: Count | None = None,
         augmentation: NonNegative = 0.0,
+        crop: Count | None = None,
     ) -> None:
         super().__init__()
         check_small(spec)
         self.generator = Generator(spec.channels, self.factor, channels, blocks)
         self.adversarial, self.likeness = adversarial, likeness
-        self.augmentation = augmentation
+        self.augmentation, self.crop = augmentation, crop
         self.has_critic = adversarial + likeness > 0
         if self.has_critic:
-            layers = critic_layers or _layers(min(spec.height, spec.width))
+            seen = min(spec.height, spec.width, (crop or spec.height) * self.factor)
+            layers = critic_layers or _layers(seen)
             self.critic = PatchCritic(spec.channels, critic_channels, layers)
 
     def formula(self) -> list[str]:
@@ -195,6 +199,8 @@ class SRGAN(Adversarial, Upscales):
         """The critic's move, where there is one, then the generator's."""
         real, x = batch.x, batch.c.image
         assert x is not None
+        if self.crop:
+            x, real = crop_both(x, real, self.crop, noise)
         s = (self.augmentation * noise.uniform()).to(x).view(-1, 1, 1, 1)
         x = x + s * noise.normal(*x.shape[1:]).to(x) if self.augmentation else x
         fake = self.generator(x)
@@ -214,6 +220,29 @@ class SRGAN(Adversarial, Upscales):
         loss = far + self.likeness * likeness + self.adversarial * non_saturating(scores.float())
         logs = {"distance": far.detach(), "likeness": likeness.detach()}
         yield Turn(loss, of="generator", logs=logs)
+
+
+def crop_both(
+    small: Float[Tensor, "b c h w"], large: Float[Tensor, "b c hh ww"], side: int, noise: Noise
+) -> tuple[Float[Tensor, "b c s s"], Float[Tensor, "b c ss ss"]]:
+    """The same random part of small pictures and of large ones.
+
+    Args:
+        small, large: the pictures; these are a whole number of times as large.
+        side: of the part of the small picture, if that is larger.
+        noise: a random stream for each picture.
+    """
+    height, width = small.shape[-2:]
+    factor, side = large.shape[-1] // width, min(side, height, width)
+    corners = [noise.integers(length - side + 1).tolist() for length in (height, width)]
+    parts = [
+        (
+            a[:, y : y + side, x : x + side],
+            b[:, factor * y : factor * (y + side), factor * x : factor * (x + side)],
+        )
+        for (y, x), a, b in zip(zip(*corners), small, large)
+    ]
+    return torch.stack([a for a, _ in parts]), torch.stack([b for _, b in parts])
 
 
 def _layers(side: int) -> int:

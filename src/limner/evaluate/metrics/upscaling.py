@@ -1,0 +1,196 @@
+"""How good are enlarged pictures, beside those of filters? Of each real picture and what a model
+makes of its small copy:
+
+    PSNR       -10 log10 E (x - x*)^2, x and x* in [0, 1], the mean over pictures
+    SSIM       E (2 m m* + a) (2 s + b) / ((m^2 + m*^2 + a) (v + v* + b)), with the means m, the
+               variances v and the covariance s in a Gaussian window of 1.5 pixels, a = 0.01^2,
+               b = 0.03^2
+    distance   1 - cosine of the two pictures' features
+    FD         the Frechet distance between the features of both sets
+
+Beside the model stand the nearest pixel, the bicubic filter and Lanczos', all Pillow's. PSNR and
+SSIM reward the mean of what a picture may be, which is blurred; distance and FD what looks real.
+
+References:
+    Wang, Bovik, Sheikh, Simoncelli (2004). Image quality assessment: from error visibility to
+    structural similarity. doi:10.1109/TIP.2003.819861.
+    Blau, Michaeli (2018). The perception-distortion tradeoff. arXiv:1711.06077.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from limner.contract.image import to_uint8
+from limner.contract.registry import Paper
+from limner.contract.upscaling import Upscales
+from limner.evaluate.cache import key
+from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
+from limner.evaluate.metrics.counterpart import psnr
+from limner.evaluate.metrics.fid import distance_of_features
+from limner.evaluate.metrics.statistics import percentiles, resampled
+from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.picture_sets import (
+    Numbers,
+    PaintedPictures,
+    PictureSet,
+    Pixels,
+    RealPictures,
+    SourcePictures,
+)
+from limner.evaluate.report import SUBJECT, Number
+
+PAPER = Paper(
+    "Image quality assessment: from error visibility to structural similarity",
+    "Wang, Bovik, Sheikh, Simoncelli",
+    2004,
+    doi="10.1109/TIP.2003.819861",
+)
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bicubic": Image.Resampling.BICUBIC,
+    "Lanczos": Image.Resampling.LANCZOS,
+}
+"""What enlarges without having learned anything."""
+_SIGMA, _RADIUS = 1.5, 5  # of SSIM's window, as its authors have it
+_A, _B = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+def ssim(x: UInt8[Tensor, "n c h w"], true: UInt8[Tensor, "n c h w"]) -> Float64[Tensor, "n"]:
+    """The structural similarity of each picture, up to 1; the mean over places and channels.
+
+    Args:
+        x, true: pictures of at least 11 x 11.
+    """
+    at = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
+    window = (-(at**2) / (2 * _SIGMA**2)).exp()
+    window /= window.sum()
+    c = x.shape[1]
+    down = window.view(1, 1, -1, 1).expand(c, 1, -1, 1)
+    across = window.view(1, 1, 1, -1).expand(c, 1, 1, -1)
+
+    def mean(y: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(y, down, groups=c), across, groups=c)
+
+    u, v = x.double(), true.double()
+    mu, mv = mean(u), mean(v)
+    uu, vv, uv = mean(u * u) - mu**2, mean(v * v) - mv**2, mean(u * v) - mu * mv
+    alike = (2 * mu * mv + _A) * (2 * uv + _B) / ((mu**2 + mv**2 + _A) * (uu + vv + _B))
+    return alike.flatten(1).mean(1)
+
+
+class Filtered(SourcePictures):
+    """The small copies of real pictures, enlarged by a filter.
+
+    Args:
+        real: whose small copies.
+        n: how many.
+        method: one of `FILTERS`.
+    """
+
+    def __init__(self, real: RealPictures, n: int, method: str) -> None:
+        super().__init__(real, n)
+        self.method = method
+        self.name = f"{method} of {real.name}"
+        self.fingerprint = key("filtered", real.fingerprint, method)
+
+    def pictures(self, numbers: Numbers) -> Pixels:
+        """In the size of the real pictures."""
+        small = self.real.condition(numbers, self.real.spec).image
+        assert small is not None
+        size = self.spec.width, self.spec.height
+        planes = to_uint8(small).flatten(0, 1).numpy()
+        large = [Image.fromarray(plane).resize(size, FILTERS[self.method]) for plane in planes]
+        made = torch.from_numpy(np.stack([np.array(plane) for plane in large]))
+        return made.unflatten(0, tuple(small.shape[:2]))
+
+
+class SeenQuality(Observer):
+    """PSNR and SSIM of each picture to the real one of the same number.
+
+    Args:
+        true: the real pictures.
+    """
+
+    name = "quality"
+
+    def __init__(self, true: RealPictures) -> None:
+        self.true = true
+        self.fingerprint = f"quality {true.fingerprint}"
+
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """`PSNR`, in decibels, and `SSIM`."""
+        true = self.true.pictures(numbers)
+        return {"PSNR": psnr(pixels, true), "SSIM": ssim(pixels, true)}
+
+
+@metric("upscaling", paper=PAPER)
+class Upscaling(FeatureMetric):
+    """PSNR, SSIM, distance and FD of enlarged pictures, beside those of filters."""
+
+    summary = "how good enlarged pictures are, beside nearest, bicubic and Lanczos"
+    reads = ("conditioning pictures", "features")
+    better = "higher"
+    least = 2
+    redrawn = ("subject",)
+
+    @cached_property
+    def quality(self) -> SeenQuality:
+        """What compares pictures with the real ones."""
+        return SeenQuality(self.setting.reference)
+
+    @cached_property
+    def rows(self) -> dict[str, PictureSet]:
+        """The subject, and what each filter makes."""
+        s = self.setting
+        filtered = {name: Filtered(s.reference, len(s.subject), name) for name in FILTERS}
+        return {SUBJECT: s.subject, **filtered}
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """Quality and features of each row, and the features of the reference.
+
+        Raises:
+            NotApplicable: the subject does not enlarge, or the reference has no small copies.
+        """
+        s = self.setting
+        if not (isinstance(s.model, Upscales) and isinstance(s.subject, PaintedPictures)):
+            raise NotApplicable(f"{s.subject.name} does not enlarge pictures")
+        if s.reference.spec.hint is None or s.reference.dataset.hint not in ("lowres", "bicubic"):
+            raise NotApplicable(f"{s.reference.name} has no small copies; give data.hint=bicubic")
+        super().needs()
+        seen: list[tuple[PictureSet, Observer]] = [(s.reference, self.observer)]
+        for pictures in self.rows.values():
+            seen += [(pictures, self.quality), (pictures, self.observer)]
+        return seen
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """Means over the pictures of each row, with intervals over them; FD has none."""
+        true = seen.of(self.setting.reference, self.observer)["features"]
+        found: list[Number] = []
+        for row, pictures in self.rows.items():
+            quality = seen.of(pictures, self.quality)
+            own = seen.of(pictures, self.observer)["features"][: len(true)]
+            m = len(own)
+            apart = 1 - F.cosine_similarity(own.double(), true[:m].double())
+            columns = {"PSNR": quality["PSNR"], "SSIM": quality["SSIM"], "distance": apart}
+            for name, each in columns.items():
+                each = each.double()
+                mean = percentiles(
+                    float(each.mean()), each[resampled(len(each), self.setting.seed)].mean(1)
+                )
+                better = "lower" if name == "distance" else "higher"
+                more: dict[str, Any] = {"row": row, "better": better}
+                if name == "distance":
+                    found.append(self.number(name, mean, len(each), **more))
+                else:
+                    ends = {"low": mean.low, "high": mean.high}
+                    found.append(Number(self.name, name, mean.value, len(each), **ends, **more))
+            fd = distance_of_features(own, true[:m])
+            found.append(self.number("FD", fd, m, row=row, better="lower"))
+        return found

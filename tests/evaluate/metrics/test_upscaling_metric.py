@@ -1,0 +1,48 @@
+"""How enlarged pictures are judged: SSIM by its peer, filters by Pillow, and who is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner.contract.image import to_uint8
+from limner.contract.noise import Noise
+from limner.data import open_data
+from limner.evaluate.metrics.counterpart import psnr
+from limner.evaluate.metrics.upscaling import FILTERS, Filtered, ssim
+from limner.evaluate.picture_sets import RealPictures
+
+
+def pixels(n: int, side: int, seed: int) -> torch.Tensor:
+    return (Noise.sampling(seed, n).uniform(3, side, side) * 255).round().to(torch.uint8)
+
+
+def test_psnr_and_ssim_are_those_of_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    true = pixels(3, 24, 0)
+    x = (0.7 * true + 0.3 * pixels(3, 24, 9)).round().to(torch.uint8)
+    for got, a, b in zip(ssim(x, true), x, true):
+        a, b = (each.permute(1, 2, 0).numpy() for each in (a, b))
+        expected = metrics.structural_similarity(
+            a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        assert got.item() == pytest.approx(expected, abs=1e-9)
+    a, b = (each[0].numpy() for each in (x, true))
+    assert psnr(x, true)[0].item() == pytest.approx(metrics.peak_signal_noise_ratio(b, a))
+    torch.testing.assert_close(ssim(true, true), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.fixture(scope="module")
+def reference() -> RealPictures:
+    return RealPictures(open_data("emoji", size=32, label="none", hint="bicubic", reduction=4))
+
+
+@pytest.mark.parametrize("method", FILTERS)
+def test_filters_are_pillows(method, reference):
+    numbers = torch.arange(2)
+    made = Filtered(reference, 2, method).pictures(numbers)
+    small = to_uint8(reference.condition(numbers, reference.spec).image)
+    for got, picture in zip(made, small):
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        expected = np.asarray(image.resize((32, 32), FILTERS[method]))
+        assert np.array_equal(got.permute(1, 2, 0).numpy(), expected)
