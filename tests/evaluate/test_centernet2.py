@@ -13,7 +13,7 @@ from limner.contract.layout import NONE, Objects, layout_spec, read_layout, writ
 from limner.contract.noise import Noise
 from limner.data import open_data
 from limner.data.scenes import ComposedScenes
-from limner.evaluate.judges.augmentation import coarsened, tinted
+from limner.evaluate.judges.augmentation import coarsen, tint_pictures
 from limner.evaluate.judges.centernet2 import (
     CenterNet2,
     belonging,
@@ -24,7 +24,7 @@ from limner.evaluate.judges.centernet2 import (
     focal_loss,
     overlaps,
     peaks,
-    shaken,
+    shake,
     targets,
 )
 
@@ -185,8 +185,8 @@ def test_a_crop_is_what_is_in_a_box_at_one_size():
 
 def test_boxes_are_shaken_by_their_pictures_own_streams():
     box = torch.rand(4, 3, 2).mul(0.5).repeat(1, 1, 2) + torch.tensor([0, 0, 0.3, 0.2])
-    moved = shaken(box, Noise.keyed(0, 0, range(4)))
-    assert torch.equal(moved[1:3], shaken(box[1:3], Noise.keyed(0, 0, [1, 2])))
+    moved = shake(box, Noise.keyed(0, 0, range(4)))
+    assert torch.equal(moved[1:3], shake(box[1:3], Noise.keyed(0, 0, [1, 2])))
     assert 0 < (moved - box).abs().max() <= 0.3 * (0.08 + 0.5 * (math.exp(0.08) - 1))
 
 
@@ -226,12 +226,12 @@ def test_what_stands_alone_is_learnt_in_a_few_steps():
 def test_augmentation_is_what_it_says():
     x = 2 * torch.rand(6, 3, 16, 16) - 1
     noise = Noise.keyed(0, 0, range(6))
-    torch.testing.assert_close(tinted(x, noise, 0, 0), x)
-    torch.testing.assert_close(coarsened(x, noise, 0), x)
+    torch.testing.assert_close(tint_pictures(x, noise, 0, 0), x)
+    torch.testing.assert_close(coarsen(x, noise, 0), x)
     flat = x[:, :, :1, :1].expand(-1, -1, 16, 16)
-    torch.testing.assert_close(coarsened(flat, noise, 1), flat, rtol=0, atol=1e-5)
-    assert not torch.equal(coarsened(x, noise, 1)[0], x[0])
-    changed = tinted(0 * x, noise, 0.5, 0.2)
+    torch.testing.assert_close(coarsen(flat, noise, 1), flat, rtol=0, atol=1e-5)
+    assert not torch.equal(coarsen(x, noise, 1)[0], x[0])
+    changed = tint_pictures(0 * x, noise, 0.5, 0.2)
     assert changed.flatten(2).std(-1).max() < 1e-6
     assert 0.05 < changed.abs().max() <= 0.2
 

@@ -13,7 +13,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
-from limner.evaluate.judges.augmentation import moved, spoilt
+from limner.evaluate.judges.augmentation import moved, spoil
 from limner.evaluate.judges.dual_encoder import DualEncoder
 
 EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())
@@ -66,22 +66,22 @@ def test_turns_and_stretches_are_torchvisions():
 
 def test_blur_is_torchvisions_and_grain_has_its_deviation():
     x = pictures(2)
-    found = spoilt(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
+    found = spoil(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
     for i, deviation in enumerate((1.0, 0.25)):
         expected = V.gaussian_blur(x[i], [7, 7], [deviation, deviation])
         inner = (slice(None), slice(3, -3), slice(3, -3))  # edges go on in another way
         torch.testing.assert_close(found[i][inner], expected[inner], rtol=0, atol=1e-5)
-    grey = spoilt(torch.zeros(1, 3, 16, 16), Drawn((0.0, 0.5)), blur=1, grain=0.2)
+    grey = spoil(torch.zeros(1, 3, 16, 16), Drawn((0.0, 0.5)), blur=1, grain=0.2)
     assert grey.unique().tolist() == pytest.approx([0.1])
-    torch.testing.assert_close(spoilt(x, Drawn((1.0, 1.0), (1.0, 1.0)), blur=0, grain=0), x)
-    assert spoilt(torch.ones(1, 3, 8, 8), Drawn((0.0, 1.0)), blur=1, grain=0.2).max() == 1
+    torch.testing.assert_close(spoil(x, Drawn((1.0, 1.0), (1.0, 1.0)), blur=0, grain=0), x)
+    assert spoil(torch.ones(1, 3, 8, 8), Drawn((0.0, 1.0)), blur=1, grain=0.2).max() == 1
 
 
 def test_pictures_are_moved_and_spoilt_by_their_own_streams():
     x = pictures(4)
     changes: list[Callable[[Tensor, Noise], Tensor]] = [
         lambda x, noise: moved(x, noise, shift=3, stretch=1.2, turn=10),
-        lambda x, noise: spoilt(x, noise, blur=1, grain=0.2),
+        lambda x, noise: spoil(x, noise, blur=1, grain=0.2),
     ]
     for change in changes:
         whole = change(x, Noise.keyed(0, 5, range(4)))

@@ -28,7 +28,7 @@ from limner.contract.noise import Noise
 from limner.contract.options import Positive
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Denoiser, per_image
-from limner.maths.flow_likelihood import Divergence, carried, discrete_log_prob, protocol
+from limner.maths.flow_likelihood import Divergence, carry, discrete_log_prob, protocol
 from limner.maths.transforms import log_normal
 
 
@@ -42,7 +42,7 @@ def log_density(
         x: pictures, or any numbers of their shape, at the least noise.
         c: what they are of.
         noise: streams for the signs of Hutchinson's estimate; None for the exact divergence.
-        tolerance: see `continuous.carried`.
+        tolerance: see `flow_likelihood.carry`.
     """
     schedule, dimensions = D.schedule, x[0].numel()
     alpha, sigma = schedule(schedule.ends)
@@ -58,7 +58,7 @@ def log_density(
         x_hat = D(x_t, t, c.rows(rows)).x_hat
         return per_image(wide**-2, u) * u - per_image(1 / wide, u) * x_hat
 
-    u, gained, _ = carried(velocity, x / before, first, last, noise=noise, tolerance=tolerance)
+    u, gained, _ = carry(velocity, x / before, first, last, noise=noise, tolerance=tolerance)
     stretched = dimensions * (math.log(scale) - math.log(before))
     return log_normal(scale * u) + gained + stretched
 
@@ -79,7 +79,7 @@ def log_prob(
         x: pictures on the grid of the model's levels.
         c: what they are of.
         noise: random streams.
-        divergence: see `continuous.discrete_log_prob`.
+        divergence: see `flow_likelihood.discrete_log_prob`.
         tolerance: of the steps, whose lengths each picture has for itself.
     """
 

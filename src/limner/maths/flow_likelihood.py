@@ -35,7 +35,7 @@ Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """v(x, t, rows): of some pictures, "r c h w", whose numbers are `rows`, each at its own time."""
 
 
-def carried(
+def carry(
     v: Velocity,
     x: Images,
     start: float,
@@ -76,8 +76,8 @@ def carried(
 def log_density(
     v: Velocity, x: Images, *, noise: Noise | None, tolerance: float
 ) -> tuple[Float[Tensor, "b"], Solution]:
-    """log p(x) in nats, and where the pictures have arrived at t = 1; arguments as of `carried`."""
-    z, gained, found = carried(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
+    """log p(x) in nats, and where the pictures have arrived at t = 1; arguments as of `carry`."""
+    z, gained, found = carry(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
     return log_normal(z) + gained, found
 
 

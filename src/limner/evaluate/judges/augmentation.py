@@ -33,7 +33,7 @@ def moved(x: Images, noise: Noise, shift: float, stretch: float, turn: float) ->
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def spoilt(x: Images, noise: Noise, blur: float, grain: float) -> Images:
+def spoil(x: Images, noise: Noise, blur: float, grain: float) -> Images:
     """Pictures blurred by a Gaussian, and with white noise on them, of random strength.
 
     Args:
@@ -48,7 +48,7 @@ def spoilt(x: Images, noise: Noise, blur: float, grain: float) -> Images:
     return (soft + grain * strength[:, 1, None, None, None] * grains).clamp(-1, 1)
 
 
-def tinted(x: Images, noise: Noise, contrast: float, tint: float) -> Images:
+def tint_pictures(x: Images, noise: Noise, contrast: float, tint: float) -> Images:
     """Pictures with each channel at another contrast and brightness.
 
     Args:
@@ -61,7 +61,7 @@ def tinted(x: Images, noise: Noise, contrast: float, tint: float) -> Images:
     return ((1 + contrast * u[:, 0]) * x + tint * u[:, 1]).clamp(-1, 1)
 
 
-def coarsened(x: Images, noise: Noise, share: float) -> Images:
+def coarsen(x: Images, noise: Noise, share: float) -> Images:
     """Pictures of which some were half as large, and were enlarged again.
 
     Args:

@@ -34,7 +34,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
-from limner.evaluate.judges.augmentation import coarsened, spoilt, tinted
+from limner.evaluate.judges.augmentation import coarsen, spoil, tint_pictures
 from limner.evaluate.judges.judge import Detections, Detector
 from limner.nn.convolution import Conv3x3
 from limner.nn.norm import NormSiLU
@@ -276,13 +276,13 @@ class CenterNet2(Detector):
         """
         assert batch.c.image is not None, "data with layouts have them"
         truth = read_layout(batch.c.image, self.kinds)
-        x = coarsened(batch.x, noise, self.halved)
-        x = tinted(spoilt(x, noise, **self.spoiling), noise, **self.tinting)
+        x = coarsen(batch.x, noise, self.halved)
+        x = tint_pictures(spoil(x, noise, **self.spoiling), noise, **self.tinting)
         there = truth.kind != NONE
         count = there.sum(1).clamp(min=1)
         heat, size = self._located(x, truth, count)
         row, place = there.nonzero(as_tuple=True)
-        box = shaken(truth.box, noise)[row, place]
+        box = shake(truth.box, noise)[row, place]
         kind, colour = self.describer(crops(x, row, box))
         asked_kind, asked_colour = truth.kind[row, place], truth.colour[row, place] + 1
         weight = 1 / (count[row] * len(count))
@@ -371,7 +371,7 @@ def crops(x: Images, row: Int[Tensor, "m"], box: Float[Tensor, "m 4"]) -> Float[
     return F.avg_pool2d(seen, 2)
 
 
-def shaken(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
+def shake(box: Float[Tensor, "b n 4"], noise: Noise) -> Float[Tensor, "b n 4"]:
     """Boxes moved and stretched a little, as a detector errs."""
     u = _SHAKE * (2 * noise.uniform(box.shape[1], 4) - 1)
     middle, half = (box[..., :2] + box[..., 2:]) / 2, (box[..., 2:] - box[..., :2]) / 2
