@@ -79,9 +79,9 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     if not issubclass(model, GenerativeModel):
         return None
     schema = model.sample_schema()
-    files = [name for name, of in schema["properties"].items() if names_a_file(of)]
-    for name in files:  # which only the command line may name
-        del schema["properties"][name]
+    files = [option for option, of in schema["properties"].items() if names_a_file(of)]
+    for option in files:  # which only the command line may name
+        del schema["properties"][option]
     shapes: list[list[int]] = []
     for part in weight_files(_file(folder)):
         with safe_open(part, "pt") as file:
