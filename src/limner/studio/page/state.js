@@ -243,6 +243,21 @@ export async function look(picture, { model: name, params }) {
   return found === "failed" || found === "cancelled" ? (await submit(asked)).id : id;
 }
 
+/** The first model that makes pictures larger. */
+export const enlarger = () => state.models.find((each) => each.tasks?.upscale);
+
+/** Make a picture larger, and show what became of it. */
+export async function enlarge(picture) {
+  try {
+    const { id } = await submit({ model: enlarger().name, task: "upscale", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
+    const { outputs, error } = await over(id);
+    if (!outputs?.length) throw new Problem(error ?? { message: "the picture was not made larger", hint: "ask again" });
+    go(`/p/${outputs[0].id}`);
+  } catch (error) {
+    trouble(error);
+  }
+}
+
 export async function surprise() {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const of = model();

@@ -5,7 +5,7 @@ import { get } from "/page/api.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, span, titleOf } from "/page/parts.js";
 import { Path, beside, path } from "/page/stage.js";
-import { favour, forget, go, look, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
+import { enlarge, enlarger, favour, forget, go, look, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
 
 /** What stands before a value in the list of facts. */
 const plain = (name) => String(name).replaceAll("_", " ");
@@ -94,6 +94,7 @@ export function Viewer({ id }) {
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
       ${(takers().length > 0 || edits) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
+      ${enlarger() && job?.task !== "upscale" && !takers().some(([name]) => name === "upscale") && html`<div class="go"><button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button></div>`}
       ${(source || able || (job && path(job))) && html`<div class="views">
         ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => { setCompare(!compare); setWay(false); setLooked(null); setMap(null); }}>${compare ? "The result alone" : "Before and after"}</button>`}
         ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${way} onClick=${() => { setWay(!way); setCompare(false); setLooked(null); setMap(null); }}>${way ? "This picture alone" : "The whole way"}</button>`}
