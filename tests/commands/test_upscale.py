@@ -121,6 +121,36 @@ def test_what_cannot_be_is_said_in_a_line(models):
             upscale_files(**given)
 
 
+def test_a_folder_may_have_a_point_in_its_name(models):
+    Path("of.old").mkdir()
+    for name in "ab":
+        noisy(8, 8, 3).save(f"{name}.png")
+    files = [Path("a.png"), Path("b.png")]
+    written = upscale_files(files, 2, models["srgan"], out=Path("of.old"), page=True)
+    assert [path.as_posix() for path in written] == [
+        "of.old/a-2x.png", "of.old/b-2x.png", "of.old/upscale.html",
+    ]  # fmt: skip
+
+
+def test_a_place_that_is_not_a_folder_and_a_seed_without_end_are_said(models, monkeypatch, capsys):
+    noisy(8, 8, 3).save("a.png")
+    Path("file").write_text("kept")
+    for out in ("file", "file/b.png", "file/folder"):
+        assert command(monkeypatch, "upscale", "a.png", "-m", models["srgan"], "-o", out) == 2
+        assert "cannot write" in capsys.readouterr().err
+    asked = ["upscale", "a.png", "-m", models["srgan"], "--seed", "99999999999999999999"]
+    assert command(monkeypatch, *asked) == 2
+    assert "seed" in capsys.readouterr().err and Path("file").read_text() == "kept"
+
+
+def test_nothing_is_begun_that_cannot_be_finished(models):
+    noisy(8, 8, 3).save("a.png")
+    Image.new("1", (5000, 5000)).save("b.png")
+    with pytest.raises(LimnerError, match=r"'b.png'.*smaller factor"):
+        upscale_files([Path("a.png"), Path("b.png")], 4, models["srgan"])
+    assert not Path("a-4x.png").exists()
+
+
 def test_without_a_bundled_one_a_run_is_asked_for(monkeypatch):
     monkeypatch.setattr("limner.commands.upscaling.bundled", dict)
     with pytest.raises(LimnerError, match="give the run"):

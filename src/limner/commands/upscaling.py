@@ -23,7 +23,7 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
-from limner.contract.upscaling import Upscales
+from limner.contract.upscaling import Upscales, check_enlargement
 from limner.data import png
 from limner.runtime import processes
 from limner.runtime.progress import painting_progress
@@ -58,7 +58,7 @@ UPSCALE = Task(
 
 
 def open_upscaler(
-    name: str | None, options: dict[str, Any], device: str = "auto"
+    name: str | None, options: dict[str, Any], device: str = "auto", seed: int = 0
 ) -> tuple[Upscales, dict[str, Any]]:
     """A model that enlarges, and the options of its sampler.
 
@@ -66,20 +66,23 @@ def open_upscaler(
         name: a bundled model, a run or a model folder; the bundled one if None.
         options: of its sampler, as asked for.
         device: where.
+        seed: of its noise, which is checked.
 
     Raises:
-        LimnerError: there is none, it enlarges nothing, or it has no such option.
+        LimnerError: there is none, it enlarges nothing, it has no such option, or a seed is too
+            large.
     """
     if name is None and UPSCALER not in bundled():
         raise LimnerError(
             "no model that enlarges is bundled; train one by "
             "recipes/gans/upscaler-pictures256.toml, and give the run"
         )
+    wish = Wish.single(name, None, None, seed=seed, sampler=options)
     path = find_model(name or UPSCALER)
     model: GenerativeModel = load_painter(path, str(processes.device(device)))
     able_task(model, UPSCALE)
     assert isinstance(model, Upscales)
-    return model, sampler_options(model, path, Wish.single(name, None, None, sampler=options))
+    return model, sampler_options(model, path, wish)
 
 
 def upscale_sheet(
@@ -150,42 +153,60 @@ def upscale_files(
         the files that were written.
 
     Raises:
-        LimnerError: a file that is not a picture, one file for several, or as of `open_upscaler`.
+        LimnerError: a file that is not a picture or would be too large, one file for several, a
+            file that cannot be written, or as of `open_upscaler`.
     """
     files = picture_files(paths)
     if not files:
         raise LimnerError("say which pictures are to be larger: limner upscale IMAGE")
-    if out and out.suffix and len(files) > 1:
-        raise LimnerError(f"'{out}' is one file for {len(files)} pictures; give a folder")
+    named = out if out and out.suffix and not out.is_dir() else None
+    folder = named.parent if named else out or Path()
+    if named and len(files) > 1:
+        raise LimnerError(f"'{named}' is one file for {len(files)} pictures; give a folder")
     given = [read_frames(file) for file in files]
-    upscaler, options = open_upscaler(model, sampler or {}, device)
+    for file, animated in zip(files, given):
+        _check_goal(file, animated, factor, named)
+    upscaler, options = open_upscaler(model, sampler or {}, device, seed)
     settings = {"task": "upscale", "options": {"factor": factor}, "seed": seed}
     settings |= {"model": model or UPSCALER}
     written: list[Path] = []
     shown: list[tuple[str, Tensor, Tensor]] = []
     for file, animated in zip(files, given):
         made = upscale_pictures(animated.frames, factor, upscaler, seed=seed, sampler=options)
-        path = _named(file, out, factor, animated)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, _content(made, animated, settings))
+        path = named or folder / f"{file.stem}-{factor:g}x{animated.suffix}"
+        if named is None or (named.exists() and named.samefile(file)):
+            path = _free(path)
+        _write(path, _content(made, animated, settings))
         written.append(path)
         shown.append((file.name, animated.frames[0], made[0]))
     if page:
-        folder = out.parent if out and out.suffix else out or Path()
         path = _free(folder / "upscale.html")
-        write_durably(path, slider_page(shown).encode())
+        _write(path, slider_page(shown).encode())
         written.append(path)
     return written
 
 
-def _named(file: Path, out: Path | None, factor: float, animated: Animated) -> Path:
-    """Where an enlarged picture is written: as asked for, or NAME-4x.png, which is numbered."""
-    if out and out.suffix:
-        if out.suffix.lower() != animated.suffix:
-            kind = animated.suffix
-            raise LimnerError(f"'{out}' is not a {kind} file; give -o NAME{kind}")
-        return free_file(out) if out.exists() and out.samefile(file) else out
-    return _free((out or Path()) / f"{file.stem}-{factor:g}x{animated.suffix}")
+def _check_goal(file: Path, animated: Animated, factor: float, named: Path | None) -> None:
+    """Refuse what cannot be written, before anything is.
+
+    Raises:
+        LimnerError: a picture that would be too large, or a name of another format.
+    """
+    height, width = animated.frames.shape[-2:]
+    try:
+        check_enlargement((height, width), factor)
+    except LimnerError as error:
+        raise LimnerError(f"'{file}': {error}") from None
+    if named and named.suffix.lower() != (kind := animated.suffix):
+        raise LimnerError(f"'{named}' is not a {kind} file; give -o NAME{kind}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content)
+    except OSError as error:
+        raise LimnerError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _free(path: Path) -> Path:
