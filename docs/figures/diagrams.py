@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from canvas import BLUE, GREY, ORANGE, RED, Box, Canvas
-from flows import backwards
 from jaxtyping import Float
 from torch import Tensor
 
+from flows import backwards
 from limner import Condition, Noise, load, open_data
 from limner.autoencoders.importance_bound import standard
 from limner.autoencoders.vae import VAE
