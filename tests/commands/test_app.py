@@ -65,6 +65,9 @@ def test_the_list_of_verbs_says_what_each_says_of_itself(verb: str, limner_):
 def test_models_as_a_table_and_as_json(limner_):
     code, out, _ = limner_("models")
     assert code == 0 and "arXiv:2006.11239" in out
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert rows["cascade"].endswith("emoji, emoji-fast") and "ready to use" in rows["model"]
+    assert limner_("models", "cascade")[1].rstrip().endswith("-m emoji or -m emoji-fast")
     code, out, _ = limner_("models", "--json")
     listed = {each["name"]: each for each in json.loads(out)}
     assert {"ddpm", "edm", "flow-matching"} <= listed.keys()

@@ -97,3 +97,9 @@ def test_the_scene_judge_finds_in_real_scenes_what_their_captions_say(
         assert found.low <= float(share) / 100 <= found.high + 0.01, name
     chance = report.number("composition", "shuffled captions")
     assert chance is not None and chance.value < 0.15
+
+
+def test_a_registered_name_is_that_of_a_bundled_model_of_its_kind():
+    assert find_model("cascade") == bundled()["emoji"]
+    with pytest.raises(LimnerError, match="no pixelcnn model is bundled; limner train pixelcnn"):
+        find_model("pixelcnn")

@@ -36,7 +36,7 @@ def export_command(
         typer.Option(help="The folder dist of onnxruntime-web; web fetches it by npm."),
     ] = None,
 ) -> None:
-    """Write a model for other programs: diffusers, ONNX, or a page that paints in any browser."""
+    """Write a model for other programs: diffusers, ONNX, or a page for any browser."""
     if form == "diffusers" and (options or n or store):
         raise LimnerError("sampler options, -n and --store are of --format onnx; give that")
     if form != "web" and runtime:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from limner.commands.arguments import AsJson, print_json
+from limner.contract.bundled import bundled_of
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry, entry, foreign, models
@@ -13,7 +14,8 @@ from limner.evaluate.tables import aligned
 
 
 def described(entry: Entry) -> dict[str, Any]:
-    """A model as plain values: name, family, paper, and the JSON schemas of its options."""
+    """A model as plain values: name, family, paper, bundled weights, and the JSON schemas of its
+    options."""
     document: dict[str, Any] = {
         "name": entry.name,
         "family": entry.family,
@@ -21,6 +23,7 @@ def described(entry: Entry) -> dict[str, Any]:
         "paper": vars(entry.paper),
         "model": {} if entry.file else json_schema(entry.model, skip=("spec",)),
         "train": dict(entry.train),
+        "bundled": bundled_of(entry.name),
     }
     if issubclass(entry.model, GenerativeModel):
         document["sampler"] = entry.model.sample_schema()
@@ -28,9 +31,12 @@ def described(entry: Entry) -> dict[str, Any]:
 
 
 def table_text(entries: Sequence[Entry]) -> str:
-    """One line a model: name, family, what it is, paper."""
-    rows = [(e.name, e.family, e.summary, e.paper.identifier) for e in entries]
-    return "\n".join(aligned(rows))
+    """One line a model: name, family, what it is, paper, and its bundled weights."""
+    rows = [
+        (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_of(e.name)))
+        for e in entries
+    ]
+    return "\n".join(aligned([("model", "family", "what it is", "paper", "ready to use"), *rows]))
 
 
 def options_text(entry: Entry) -> str:
@@ -52,6 +58,8 @@ def options_text(entry: Entry) -> str:
     if entry.train:
         lines += ["", "  its usual training:", *_typed("train", entry.train)]
     use = f"train it: limner train {entry.name} emoji data.size=16"
+    if ready := bundled_of(entry.name):
+        use += f"\nready to use: -m {' or -m '.join(ready)}"
     if entry.file:
         use = f"paint with it: limner sample -m FOLDER, where {entry.file} lies in FOLDER"
     lines += ["", use]

@@ -9,7 +9,7 @@ from pathlib import Path
 from limner.contract.checkpoint import MODEL_FILE, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
-from limner.contract.registry import entry
+from limner.contract.registry import entry, models
 
 DEFAULT = "emoji"
 """The model that paints when none is named."""
@@ -26,6 +26,12 @@ def paints(folder: Path) -> bool:
     return issubclass(entry(read_header(folder / MODEL_FILE).model).model, GenerativeModel)
 
 
+def bundled_of(model: str) -> list[str]:
+    """The names of the bundled models of a registered one, the one that has its name first."""
+    found = [n for n, path in bundled().items() if read_header(path / MODEL_FILE).model == model]
+    return sorted(found, key=lambda name: name != model)
+
+
 def painters() -> str:
     """The bundled models that paint, for a message: "; bundled are: ...", or nothing."""
     names = ", ".join(name for name, folder in bundled().items() if paints(folder))
@@ -34,7 +40,7 @@ def painters() -> str:
 
 def find_model(name: str | None) -> Path:
     """The path of a bundled model, a run or model folder, or a model file that is to paint; of the
-    default one when none is named.
+    default one when none is named, and of a bundled one when a registered model is.
 
     Raises:
         LimnerError: there is none.
@@ -44,5 +50,12 @@ def find_model(name: str | None) -> Path:
     if name in known:
         return known[name]
     if not Path(name).exists():
+        if name in models():
+            if ready := bundled_of(name):
+                return known[ready[0]]
+            raise LimnerError(
+                f"no {name} model is bundled; limner train {name} emoji data.size=16 --run RUN "
+                f"makes one, to be named as -m RUN{painters()}"
+            )
         raise LimnerError(f"there is no run, model folder or model file '{name}'{painters()}")
     return Path(name)
