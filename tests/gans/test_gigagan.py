@@ -461,6 +461,17 @@ def test_codes_are_styles_about_the_mean_of_the_prompt():
     assert not torch.allclose(model.centre(c, 2)[0], model.centre(c, 2)[1])
 
 
+def test_a_picture_of_a_prompt_has_a_code(monkeypatch):
+    monkeypatch.setattr("limner.gans.style_model._SEARCH_STEPS", 2)
+    model, c = shared(), prompted(SAID, ["a cat", "a red car"])
+    x = model.sample(2, c, seed=1)
+    code = model.encode(x, c)
+    assert code.shape == (2, 6) and code.isfinite().all()
+    torch.testing.assert_close(
+        model.encode(x[1:], c.rows(slice(1, 2))), code[1:], rtol=0, atol=0.01
+    )
+
+
 def words_of(model: GigaGAN, c: Condition) -> list[Words]:
     signal = model.mapping.conditioner(c, len(c))
     return [Words(signal.tokens, signal.mask)] * 3

@@ -152,7 +152,7 @@ class StyleModel(Adversarial, Encodes, Mixes):
             noise = Noise.sampling(0, _CANDIDATES, str(self.device))
             of = self.fill_condition(_CANDIDATES, c.rows(own).repeat(_CANDIDATES), noise)
             w = self.mapping(noise.normal(self.latent).to(self.w_axes), of)
-            code = (w - self.centre(c.rows(own), len(w))) @ torch.linalg.inv(self.w_axes)
+            code = (w - self.centre(c.rows(own), 1)) @ torch.linalg.inv(self.w_axes)
             made = pyramid(soft_clamp(self.decode(code, c.rows(own).repeat(len(code)))))
             nearest = pyramid_distance(made, [size[own] for size in wanted]).argmin()
             starts.append(code[nearest])
