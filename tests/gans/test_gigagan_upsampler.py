@@ -103,6 +103,14 @@ def test_noise_on_the_small_picture_is_of_its_level_and_told():
     assert torch.equal(seen[1][:, :3], small) and (seen[1][:, 3] == -1).all()
 
 
+def test_more_noise_than_training_had_is_refused():
+    small = drawn_batch(1).c.image
+    with pytest.raises(LimnerError, match=r"level=5 is beyond this model's training"):
+        shared().upscale(small, level=5.0)
+    with pytest.raises(LimnerError, match=r"level=5 is beyond this model's training"):
+        shared().sample(1, Condition(image=small), level=5.0)
+
+
 def test_another_seed_makes_other_details_and_another_caption_too():
     model = shared(SAID)
     c = Condition(image=drawn_batch(1).c.image)

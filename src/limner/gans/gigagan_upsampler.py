@@ -286,8 +286,17 @@ class GigaGANUpsampler(Adversarial, Upscales):
     def enlargement(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
-        """See `Upscales.enlargement`."""
+        """See `Upscales.enlargement`.
+
+        Raises:
+            LimnerError: more noise than training had.
+        """
         s = options.get("level", 0.0)
+        if s > self.augmentation:
+            raise LimnerError(
+                f"sampler option level={s:g} is beyond this model's training; "
+                f"give at most {self.augmentation:g}"
+            )
         return self.larger_sizes(x, c, torch.full((len(x),), s, device=x.device), noise)[0]
 
     def frames(
@@ -309,11 +318,6 @@ class GigaGANUpsampler(Adversarial, Upscales):
         Raises:
             LimnerError: more noise than training had.
         """
-        if level > self.augmentation:
-            raise LimnerError(
-                f"sampler option level={level:g} is beyond this model's training; "
-                f"give at most {self.augmentation:g}"
-            )
         assert c.image is not None
         x = resize(c.image, *self.tile).to(next(self.parameters()).dtype)
         yield self.enlargement(x, replace(c, image=None, present=None), noise, level=level)
