@@ -94,6 +94,25 @@ def test_words_are_hidden_now_and_then_and_the_small_picture_never():
     assert e.c.image.shape == (200, 3, 16, 16) and e.c.present is None
 
 
+@pytest.mark.parametrize("augmentation", [0.0, 0.2])
+def test_edits_and_codes_see_the_small_picture_as_training_does(augmentation):
+    model, data, seen = sr3(augmentation=augmentation).eval(), batch(2), []
+
+    def network(x, label, c):
+        seen.append(c.image)
+        return 0.3 * x
+
+    model.network.forward = network
+    list(model.edit(data.x, data.c, steps=2))
+    model.encode(data.x, data.c)
+    model.decode(data.x.flatten(1), data.c)
+    enlarged = F.interpolate(data.c.image, scale_factor=4, mode="bicubic")
+    assert seen
+    for image in seen:
+        torch.testing.assert_close(image[:, :3], enlarged)
+        assert image.shape[1] == (4 if augmentation else 3) and (image[:, 3:] == -1).all()
+
+
 def test_a_larger_picture_is_denoised_as_a_whole_by_blended_tiles():
     """With a denoiser that looks at single pixels, tiles and the whole are one walk."""
     model = sr3().eval()

@@ -36,7 +36,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
 from limner.contract.registry import Paper, register
-from limner.contract.upscaling import Tiles, Upscales, check_small
+from limner.contract.upscaling import Tiles, Upscales, check_small, resize
 from limner.diffusion.cascade import augmentation_level, augmented
 from limner.diffusion.denoising_model import DenoisingModel, Example
 from limner.diffusion.sampling import WalkOptions
@@ -127,6 +127,14 @@ class SR3(DenoisingModel, Upscales):
         c = replace(words, image=c.image, present=c.present)
         level = self.augmentation * noise.uniform()
         return super().example(Batch(batch.x, self._seen(c, level, noise)), noise)
+
+    def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
+        """The network's F; a small picture that was not enlarged before is, without noise."""
+        if c.image is not None and c.image.shape[-2:] != x_t.shape[-2:]:
+            none = torch.zeros(len(x_t), device=x_t.device)
+            streams = Noise.sampling([0] * len(x_t), len(x_t), str(x_t.device))
+            c = self._seen(replace(c, image=resize(c.image, *self.tile)), none, streams)
+        return super().output(x_t, t, c)
 
     def _seen(self, c: Condition, level: Float[Tensor, "b"], noise: Noise) -> Condition:
         """The condition that the network sees: the small picture under noise, and enlarged."""
