@@ -175,3 +175,9 @@ def test_a_picture_of_another_shape_is_refused():
         model.sample(2, c, steps=2)
     with pytest.raises(LimnerError, match="no instruction"):
         next(model.follow(torch.zeros(1, 3, 8, 8), Condition()))
+
+
+@pytest.mark.parametrize("kind", ["shortcut", "meanflow"])
+def test_a_base_that_is_told_the_length_of_a_step_is_refused(kind):
+    with pytest.raises(LimnerError, match=f"a {kind} model is told the length of a step"):
+        Instruct(SPEC, build(kind, TEXT, channels=(8,), attention=0))

@@ -11,6 +11,7 @@ from limner.contract.model import GenerativeModel
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.nn.plain_unet import PlainUNet
+from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import UNet
 
 Base = LatentDiffusion | DenoisingModel
@@ -33,6 +34,12 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
             "latent-diffusion, and give train.init.base=runs/NAME"
         )
     assert isinstance(base, LatentDiffusion | DenoisingModel)
+    if isinstance(denoiser.network, SpanUNet):
+        raise LimnerError(
+            f"the network of a {denoiser.name} model is told the length of a step, which a control "
+            "does not hand on; train ddpm, edm, flow-matching or latent-diffusion, and give "
+            "train.init.base=runs/NAME"
+        )
     if base.spec.hint is not None:
         raise LimnerError(
             f"this {base.name} model is told conditioning pictures already; a base has none"
