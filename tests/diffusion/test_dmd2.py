@@ -107,3 +107,10 @@ def test_what_cannot_be_distilled_is_refused():
         DMD2(ImageSpec(1, 8, 8), FlowMatching(SPEC, **TINY))
     with pytest.raises(LimnerError, match=r"with model\.prediction=v or x"):
         DMD2(SPEC, build("ddpm", SPEC, **TINY))
+
+
+def test_averages_within_the_score_are_part_of_a_trainings_state():
+    model = DMD2(SPEC, build("shortcut", SPEC, **TINY), channels=(4,))
+    kept, own = model.score.memory(), model.memory()
+    assert kept and all(own[f"score.{name}"] is buffer for name, buffer in kept.items())
+    assert not any(name.startswith("teacher.") for name in own)

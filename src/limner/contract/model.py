@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -153,8 +153,18 @@ class Learner(nn.Module, ABC):
         """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
 
     def memory(self) -> dict[str, Tensor]:
-        """Buffers, by name, that training goes on with and no model file has (not persistent)."""
-        return {}
+        """Buffers, by name, that training goes on with and no model file has (not persistent).
+
+        By default those of nested learners that a player trains.
+        """
+        trained = {id(p) for part in self.players().values() for p in part.parameters()}
+        found = dict[str, Tensor]()
+        for name, part in cast("Iterator[tuple[str, nn.Module]]", self.named_modules()):
+            if not isinstance(part, Learner) or part is self:
+                continue
+            if any(id(p) in trained for p in part.parameters()):
+                found |= {f"{name}.{key}": buffer for key, buffer in part.memory().items()}
+        return found
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
         """Messages for the user about training so far; called after each line of the log.

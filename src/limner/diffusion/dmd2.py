@@ -17,8 +17,8 @@ The critic, which real pictures teach, lets the generator surpass its teacher (s
 
 Kept: no pairs of noise and picture; two time scales, so that the generator moves at every fifth
 step only (section 4.2); all three see pictures under noise; generator and score begin as the
-teacher, which is guided. Different: the critic is a network of its own, not a branch of the score;
-one step alone; times are drawn as the teacher's training draws them.
+teacher, which is guided. Different: the critic is a network of its own, not a branch of the score,
+and is not told the condition; one step alone; times are drawn as the teacher's training draws them.
 """
 
 import copy
