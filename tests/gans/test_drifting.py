@@ -62,6 +62,15 @@ def test_a_painting_is_drawn_to_its_own_class_alone():
     assert 0.9 < float(shift.square().mean()) < len(TAUS) ** 2, "each field has mean square 1"
 
 
+def test_the_field_is_in_full_precision_under_autocast():
+    torch.manual_seed(0)
+    x, real = torch.randn(8, 12), torch.randn(16, 12)
+    alike = torch.ones(8, 24, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        moved = drift(x, real, alike)
+    assert all(map(torch.equal, moved, drift(x, real, alike)))
+
+
 def test_the_loss_is_the_mean_square_of_the_shift():
     model = Drifting(SPEC, latent=4, channels=4)
     batch, n = toy_data(SPEC, 0, 12), 6

@@ -171,6 +171,11 @@ def drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
         real: features of pictures.
         alike: which pictures, then which paintings, each painting is compared with.
     """
+    with torch.autocast(x.device.type, enabled=False):  # fields are differences of large sums
+        return _drift(x, real, alike)
+
+
+def _drift(x: Points, real: Points, alike: Bool[Tensor, "n m"]) -> Drift:
     n, channels = x.shape
     itself = torch.cat([alike.new_zeros(n, len(real)), torch.eye(n).to(alike)], 1)
     alike = alike & ~itself
