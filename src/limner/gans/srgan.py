@@ -5,7 +5,7 @@ Photo-realistic single image super-resolution using a generative adversarial net
 arXiv:1609.04802.
 
     y = bicubic(x) + G(x)
-    L_G = E |y* - y| + mu E sum_l |D_l(y*) - D_l(y)| + lambda E -log D(y)
+    L_G = E |y* - y| + mu E mean_l |D_l(y*) - D_l(y)| + lambda E -log D(y)
     L_D = -(E log D(y*) + E log(1 - D(y))) / 2
 
 All blocks work at the small size, and pixels are shuffled into place at the end, so that a picture
@@ -173,7 +173,9 @@ class SRGAN(Adversarial, Upscales):
         """What is painted, and what the generator lowers."""
         loss = "|y* - y|"
         if self.has_critic:
-            loss += f" + {self.likeness:g} sum_l |D_l(y*) - D_l(y)| - {self.adversarial:g} log D(y)"
+            loss += (
+                f" + {self.likeness:g} mean_l |D_l(y*) - D_l(y)| - {self.adversarial:g} log D(y)"
+            )
         size = sum(p.numel() for p in self.generator.parameters())
         return [
             f"y = bicubic(x) + G(x),  {self.factor} times as large; G has {size:,} parameters",

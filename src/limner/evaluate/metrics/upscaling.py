@@ -163,6 +163,8 @@ class Upscaling(FeatureMetric):
             raise NotApplicable(f"{s.subject.name} does not enlarge pictures")
         if s.reference.spec.hint is None or s.reference.dataset.hint not in ("lowres", "bicubic"):
             raise NotApplicable(f"{s.reference.name} has no small copies; give data.hint=bicubic")
+        if min(s.reference.spec.shape[1:]) <= 2 * _RADIUS:
+            raise NotApplicable(f"SSIM needs pictures of at least {2 * _RADIUS + 1} pixels a side")
         super().needs()
         seen: list[tuple[PictureSet, Observer]] = [(s.reference, self.observer)]
         for pictures in self.rows.values():
