@@ -95,3 +95,31 @@ def test_a_chain_whose_first_picture_is_gone_is_said(follower, picture):
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
     picture.unlink()
     assert "put it back" in run("edit", "one.png", "--instruct", "make it red")
+
+
+def test_a_chain_goes_on_with_the_seeds_and_ways_that_it_has(follower, picture):
+    first, second = ("--instruct", "make it blue"), ("--instruct", "add a dog on the left")
+    ways = ("--seed", 7, "-n", 2, "-m", follower)
+    run("edit", picture, *first, *ways, "-o", "one.png")
+    run("edit", picture, *first, *second, *ways, "-o", "two.png")
+    run("edit", "one.png", *second, "-o", "again.png")
+    assert pixels("again.png") == pixels("two.png")
+    run("edit", "one.png", *second, "--seed", 8, "-n", 1, "-o", "other.png")
+    assert (Wish.read("other.png").seed, Wish.read("other.png").n) == (8, 1)
+
+
+def test_the_picture_that_a_chain_began_with_is_not_overwritten(follower, picture):
+    before = picture.read_bytes()
+    run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
+    said = run("edit", "one.png", "--instruct", "make it red", "-o", picture)
+    assert picture.read_bytes() == before and "red-2.png" in said
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_instruction_has_words(follower, picture, blank):
+    assert "write what to do" in run("edit", picture, "--instruct", blank, "-m", follower)
+
+
+def test_a_chain_is_not_sampled(follower, picture):
+    run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
+    assert "limner edit one.png --instruct" in run("sample", "--from", "one.png")

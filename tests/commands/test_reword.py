@@ -136,3 +136,10 @@ def test_a_model_without_words_names_those_that_have(tmp_path, monkeypatch):
     Image.new("RGB", (20, 20), "red").save("photo.png")
     said = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
     assert "a gan model changes no words; these do: " in said and "latent-diffusion" in said
+
+
+def test_a_seed_and_a_number_of_ways_count_for_own_pictures(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("sample", "a red dog", "-m", painter, "sampler.steps=2", "-o", "a.png")
+    run("edit", "a.png", "--replace", "red=blue", "--seed", 5, "-n", 2, "-o", "b.png")
+    assert (Wish.read("b.png").seed, Wish.read("b.png").n) == (5, 2)

@@ -18,6 +18,8 @@ from limner.contract.registry import build
 from limner.contract.upscaling import Upscales
 from limner.data.png import read_settings
 
+_TWO_STEPS = {"sampler": {"steps": 2}}
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -25,6 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     torch.manual_seed(0)
     spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8))
     save_model(build("srgan", spec, channels=4, blocks=1), folder / "srgan")
+    save_model(build("sr3", spec, channels=(4,), T=20), folder / "sr3", recipe=_TWO_STEPS)
     save_model(build("gan", ImageSpec(1, 8, 8), latent=4, channels=4), folder / "gan")
     return {path.name: str(path) for path in folder.iterdir()}
 
@@ -178,3 +181,22 @@ def test_as_a_command_and_as_pictures_are_painted(models, monkeypatch, capsys):
 
 def test_the_page_asks_how_much_larger():
     assert UPSCALE.schema(Upscales)["properties"].keys() == {"factor"} and UPSCALE.whole
+
+
+def test_a_picture_is_made_again_as_large_as_it_was(models, monkeypatch):
+    paint = ["sample", "-m", models["gan"], "-n", "2", "--separate", "-o", "s.png"]
+    assert not command(monkeypatch, *paint, "--upscale", "2", "--upscaler", models["sr3"])
+    assert not command(monkeypatch, "sample", "--from", "s-1.png", "-o", "again.png")
+    first, again = (read_frames(Path(name)).frames for name in ("s-1.png", "again.png"))
+    assert torch.equal(first, again)
+    assert read_settings("again.png") == read_settings("s-1.png")
+    asked = ["sample", "--from", "s-1.png", "--upscale", "1", "--enlarge", "1", "-o", "small.png"]
+    assert not command(monkeypatch, *asked)
+    assert read_frames(Path("small.png")).frames.shape[-1] == 8
+    assert "upscaler" not in read_settings("small.png")
+
+
+def test_nothing_is_painted_that_no_model_can_enlarge(models, monkeypatch):
+    monkeypatch.setattr("limner.commands.painting.paint_sheet", lambda *_, **__: pytest.fail())
+    asked = ["sample", "-m", models["gan"], "--upscale", "2", "--upscaler", models["gan"]]
+    assert command(monkeypatch, *asked) == 2

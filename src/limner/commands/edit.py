@@ -56,7 +56,9 @@ def edit_command(
         int | None,
         typer.Option("-n", min=1, max=1000, help="Variations for each input picture (6)."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Path i is drawn from seed + i.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Path i is drawn from seed + i (0, or the picture's own).")
+    ] = None,
     out: Out = Path("edit.png"),
     device: Device = "auto",
 ) -> None:
@@ -74,30 +76,31 @@ def edit_command(
     changes += [f"weight:{each}" for each in weight or []]
     shares = {"cross": cross, "own": own, "local": local}
     settings = [f"{name}:{value:g}" for name, value in shares.items() if value is not None]
+    asked = {name: value for name, value in {"n": n, "seed": seed}.items() if value is not None}
     if instruct:
         if changes or settings or prompt or label:
             raise LimnerError("--instruct says all that is to be done; leave other changes out")
         if len(files) != 1 or not (keep is mask is strength is rounds is None):
             raise LimnerError("--instruct changes one whole picture; give one, and no part of it")
-        wish = Wish.single(model, None, None, n=n or 1, seed=seed, **options)
-        sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device)
-        print_paths(write(sheet, wish, file))
+        wish = Wish.single(model, None, None, **options)
+        sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device, **asked)
+        print_paths(write(sheet, wish, spare(file, [*map(Path, wish.hints)])))
         return
     if changes:
         if keep is not None or mask is not None or rounds is not None:
             raise LimnerError("words change without --keep, --mask and --rounds; leave these out")
         if len(files) != 1:
             raise LimnerError("give one picture whose words are to change")
-        told = {"n": n or 1, "seed": seed, "changes": (*changes, *settings)}
-        wish = Wish.single(model, prompt, label, **told, **options)
-        sheet, wish = reword_sheet(Path(files[0]), wish, strength=strength, device=device)
+        wish = Wish.single(model, prompt, label, changes=(*changes, *settings), **options)
+        told = {"strength": strength, "device": device, **asked}
+        sheet, wish = reword_sheet(Path(files[0]), wish, **told)
         print_paths(write(sheet, wish, file))
         return
     if settings:
         raise LimnerError(
             "--cross, --own and --local go with --replace, --refine or --weight; give one"
         )
-    wish = Wish.single(model, prompt, label, n=n or _WAYS, seed=seed, **options)
+    wish = Wish.single(model, prompt, label, **{"n": _WAYS, **asked}, **options)
     told = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
     sheet, wish = edit_sheet([*map(Path, files)], wish, **told)
     print_paths(write(sheet, wish, file))

@@ -41,25 +41,34 @@ INSTRUCT = Task(
 
 
 def instruct_sheet(
-    file: Path, wish: Wish, instructions: Sequence[str], device: str = "auto"
+    file: Path,
+    wish: Wish,
+    instructions: Sequence[str],
+    device: str = "auto",
+    **asked: int,
 ) -> tuple[Sheet, Wish]:
     """Change a picture by instructions, one after the other, with a progress bar.
 
     Args:
         file: the picture; one that was made by instructions is made again, and goes on.
-        wish: which model, how many ways, with which seeds and options.
+        wish: which model, with which options.
         instructions: what to do, in order.
         device: where.
+        asked: `n` and `seed`: how many ways, and the first one's; of a picture that was made by
+            instructions they are its own unless given.
 
     Returns:
         the sheet, a row for each way, with the picture first and then what it is after each
         instruction; and the wish with everything written out.
 
     Raises:
-        LimnerError: a model that follows no instructions, or a file that is no picture.
+        LimnerError: a model that follows no instructions, an instruction without words, or a file
+            that is not a picture.
     """
+    if not all(told.strip() for told in instructions):
+        raise LimnerError("an instruction is empty; write what to do: 'make the dog blue'")
     own = read_settings(file) if file.suffix.lower() == ".png" and file.is_file() else None
-    made = Wish.read(file) if own and any(map(_is_one, own.get("changes", ()))) else None
+    made = Wish.read(file) if own and any(map(is_instruction, own.get("changes", ()))) else None
     if made:
         if not made.hints or not Path(made.hints[0]).is_file():
             raise LimnerError(
@@ -68,7 +77,9 @@ def instruct_sheet(
             )
         instructions = [*(told.removeprefix(_KIND) for told in made.changes), *instructions]
         sampler, file = {**made.sampler, **wish.sampler}, Path(made.hints[0])
+        asked = {"n": made.n, "seed": made.seed} | asked
         wish = replace(wish, model=wish.model or made.model, sampler=sampler)
+    wish = Wish.of({**vars(wish), **asked})
     work = open_work(replace(wish, prompts=(instructions[0],)), device, single=True)
     able_task(work.model, INSTRUCT)
     x = read_picture(file, work.model.spec).repeat(wish.n, 1, 1, 1)
@@ -84,5 +95,6 @@ def instruct_sheet(
     return sheet, told.filled(work.sampler)
 
 
-def _is_one(change: str) -> bool:
+def is_instruction(change: str) -> bool:
+    """Whether a change of a picture was told as an instruction."""
     return change.startswith(_KIND)

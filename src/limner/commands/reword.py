@@ -116,6 +116,7 @@ def rewording(
 def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Iterator[Images]:
     """Both pictures of each seed: the first half before, the second after the changes."""
     model = work.model
+    able_task(model, REWORD)
     assert isinstance(model, Rewords)
     before, after, told = rewording(model.spec, work.prompt, changes)
     if told.alignment.new == told.alignment.left == () and bool((told.gains == 1).all()):
@@ -175,7 +176,7 @@ _PAIRS = replace(REWORD, does=_pairs)
 
 
 def reword_sheet(
-    file: Path, wish: Wish, *, strength: float | None = None, device: str = "auto"
+    file: Path, wish: Wish, *, strength: float | None = None, device: str = "auto", **asked: int
 ) -> tuple[Sheet, Wish]:
     """Change words of a picture's prompt: each picture before and after, in a row.
 
@@ -185,6 +186,7 @@ def reword_sheet(
         wish: with the changes; what else it leaves out is the picture's.
         strength: of a picture that is not limner's: how far it may go from it, in (0, 1].
         device: where.
+        asked: `n` and `seed`, where they are not the picture's own.
 
     Returns:
         the sheet, and the wish with every option and change written out.
@@ -203,10 +205,12 @@ def reword_sheet(
         if strength is not None:
             raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
         pictures: dict[str, Any] = {}
+        wish = Wish.of({**vars(wish), **asked})
         work = open_work(wish, device, single=True)
     else:
         if not wish.prompts:
             raise LimnerError(f"{file} does not say what it is of; give --prompt")
+        wish = Wish.of({**vars(wish), **asked})
         work = open_work(wish, device, single=True)
         pictures = {"image": read_picture(file, work.model.spec)}
     able_task(work.model, REWORD)

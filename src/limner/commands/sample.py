@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from limner.commands.arguments import Device, Model, Out, apart, print_paths, spare
+from limner.contract.errors import LimnerError
 
 
 def sample_command(
@@ -68,9 +69,10 @@ def sample_command(
     device: Device = "auto",
 ) -> None:
     """Paint pictures with a trained model, as PNG files that remember how they were made."""
+    from limner.commands.instruct import is_instruction
     from limner.commands.painting import paint_sheet
     from limner.commands.pictures import write
-    from limner.commands.upscaling import upscale_sheet
+    from limner.commands.upscaling import Enlargement
     from limner.commands.wish import Wish
 
     file = spare(out, [*([like] if like else []), *(hint or [])], separate)
@@ -88,12 +90,18 @@ def sample_command(
         base.pop("changes", None)  # they are of the other prompt's words
     values = base | {key: value for key, value in asked.items() if value is not None}
     values["sampler"] = base.get("sampler", {}) | _strengths(strength) | options.get("sampler", {})
-    sheet, wish = paint_sheet(Wish.of(values), device=device, forming=strip or gif)
-    told: dict[str, Any] = {}
-    if upscale or upscaler:
-        sheet, told = upscale_sheet(sheet, upscale or 4.0, upscaler, device)
+    wish = Wish.of(values)
+    if any(map(is_instruction, wish.changes)):
+        raise LimnerError(
+            f"{like} was made by instructions; type limner edit {like} --instruct ..."
+        )
+    file = spare(file, [*map(Path, wish.hints)], separate)
+    larger = Enlargement.of(upscale, upscaler, like)
+    made_larger = larger.open(device)
+    sheet, wish = paint_sheet(wish, device=device, forming=strip or gif)
+    sheet = made_larger(sheet, wish)
     shown = {"separate": separate, "strip": strip, "gif": gif}
-    print_paths(write(sheet, wish, file, enlarge=enlarge, told=told, **shown))
+    print_paths(write(sheet, wish, file, enlarge=enlarge, told=larger.settings(), **shown))
 
 
 def _strengths(given: list[float] | None) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import html
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
+from limner.contract.options import validated
 from limner.contract.upscaling import Upscales, check_enlargement
 from limner.data import png
 from limner.runtime import processes
@@ -85,18 +86,57 @@ def open_upscaler(
     return model, sampler_options(model, path, wish)
 
 
-def upscale_sheet(
-    sheet: Sheet, factor: float, model: str | None, device: str = "auto"
-) -> tuple[Sheet, dict[str, Any]]:
-    """A sheet with its pictures made larger, and what its files say of that.
+@dataclass(frozen=True)
+class Enlargement:
+    """How painted pictures are made larger, as a PNG file remembers it.
 
     Args:
-        sheet: what was painted; its frames stay as they are.
-        factor, model, device: see `upscale_files`.
+        upscale: how many times as high and wide they become; 1 to leave them as they are.
+        upscaler: the model that does so, as it was named; None for the bundled one.
     """
-    upscaler, sampler = open_upscaler(model, {}, device)
-    images = upscale_pictures(sheet.images, factor, upscaler, sampler=sampler)
-    return replace(sheet, images=images), {"upscale": factor, "upscaler": model or UPSCALER}
+
+    upscale: Factor = 1.0
+    upscaler: str | None = None
+
+    @classmethod
+    def of(cls, upscale: float | None, upscaler: str | None, like: Path | None) -> "Enlargement":
+        """What is asked for, over what a picture remembers.
+
+        Args:
+            upscale, upscaler: as typed; a model alone enlarges 4 times.
+            like: a picture of limner, to be made again.
+        """
+        made = (png.read_settings(like) if like else None) or {}
+        values = {name: made[name] for name in cls.__dataclass_fields__ if name in made}
+        values |= {"upscaler": upscaler} if upscaler else {}
+        values |= {"upscale": upscale or values.get("upscale", 4.0)} if upscale or upscaler else {}
+        return cls(**validated(cls, values, kind="setting"))
+
+    def open(self, device: str = "auto") -> Callable[[Sheet, Wish], Sheet]:
+        """What enlarges the pictures of a sheet, but not its frames; the model is loaded now, so
+        that nothing is painted in vain.
+
+        Raises:
+            LimnerError: as of `open_upscaler`.
+        """
+        if self.upscale == 1:
+            return lambda sheet, wish: sheet
+        model, sampler = open_upscaler(self.upscaler, {}, device)
+
+        def enlarge(sheet: Sheet, wish: Wish) -> Sheet:
+            seeds = [wish.seed + i % wish.n for i in range(len(sheet.images))]
+            images = upscale_pictures(
+                sheet.images, self.upscale, model, seed=seeds, sampler=sampler
+            )
+            return replace(sheet, images=images)
+
+        return enlarge
+
+    def settings(self) -> dict[str, Any]:
+        """What a PNG file says of it."""
+        if self.upscale == 1:
+            return {}
+        return {"upscale": self.upscale, "upscaler": self.upscaler or UPSCALER}
 
 
 def upscale_pictures(
@@ -104,7 +144,7 @@ def upscale_pictures(
     factor: float,
     model: Upscales,
     *,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     sampler: dict[str, Any] | None = None,
 ) -> UInt8[Tensor, "n k hh ww"]:
     """Pictures made larger, one after the other, with a progress bar.
@@ -113,13 +153,14 @@ def upscale_pictures(
         images: of one size, with alpha as their last channel or without.
         factor: how many times as high and wide they become.
         model: what enlarges.
-        seed: picture i is made with the random stream of seed + i.
+        seed: picture i is made with the random stream of seed + i; or a seed for each.
         sampler: the model's own options.
     """
+    seeds = [seed + i for i in range(len(images))] if isinstance(seed, int) else seed
     made: list[Tensor] = []
     with painting_progress(len(images)) as advance:
-        for i, image in enumerate(images):
-            x = model.upscale(from_uint8(image[None]), factor, seed=seed + i, **sampler or {})
+        for image, own in zip(images, seeds, strict=True):
+            x = model.upscale(from_uint8(image[None]), factor, seed=own, **sampler or {})
             made.append(to_uint8(x).cpu())
             advance(1)
     return torch.cat(made)
