@@ -1,5 +1,6 @@
 """Autoguidance: its formula, its guides, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ from analytic import Gaussian, pictures
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
+from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.options import names_a_file
+from limner.contract.registry import build
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.meanflow import MeanFlow
 from limner.diffusion.shortcut import Shortcut
 from limner.maths.denoisers import Autoguided, Guided
@@ -87,6 +91,25 @@ def test_an_earlier_state_of_its_training_guides(tmp_path: Path):
         learnt(0, (8,)).guide_of(str(kept))
 
 
+def test_an_earlier_state_guides_a_denoiser_among_maps(tmp_path: Path):
+    stage = build("kl-autoencoder", ImageSpec(1, 8, 8), channels=(4, 4), blocks=1)
+    told = {"channels": (4, 4), "attention": 0}
+    model = build("latent-diffusion", ImageSpec(1, 8, 8), first_stage=stage, options=told)
+    assert isinstance(model, LatentDiffusion)
+    loop = Loop(model, lambda first, n: toy_data(model.spec, first, n), TrainOptions(batch=4))
+    loop.prepare()
+    loop.advance()
+    kept = save_state(tmp_path, loop.step, loop.state(), 2)
+    now = loop.average
+    assert isinstance(now, LatentDiffusion)
+    before = now.sample(1, seed=1, steps=2)
+    with torch.no_grad():
+        for p in now.denoiser.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    worse = now.sample(1, seed=1, steps=2, guide=str(kept), guide_scale=0.0)
+    torch.testing.assert_close(worse, before, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_guide_is_refused(tmp_path: Path):
     model = learnt(0)
     with pytest.raises(LimnerError, match="guide_scale needs a guide"):
@@ -98,6 +121,17 @@ def test_what_cannot_guide_is_refused(tmp_path: Path):
     for kind in (Shortcut, MeanFlow):
         with pytest.raises(LimnerError, match=r"sampler\.guide needs a sampler"):
             kind(SPEC, channels=(4,), attention=0).sample(1, guide=str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["instruct", "controlnet"])
+def test_a_denoiser_does_not_guide_without_what_was_added_to_it(tmp_path: Path, kind: str):
+    told = replace(SPEC, hint=ImageSpec(1, 4, 4))
+    model = build(kind, told, base=learnt(0)).eval()
+    assert isinstance(model, GenerativeModel)
+    save_model(build(kind, told, base=learnt(1)), tmp_path / "model.safetensors")
+    c = Condition(label=torch.tensor([0]), image=torch.zeros(1, 1, 4, 4))
+    with pytest.raises(LimnerError, match="which its denoiser alone is not told"):
+        model.sample(1, c, guide=str(tmp_path), steps=2)
 
 
 def test_the_schema_says_that_a_guide_is_a_file():

@@ -223,6 +223,11 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
                     f"sampler.guide={name} holds no denoising model of the same data; give a "
                     "smaller run of this recipe, or an earlier state"
                 )
+            if found.spec.hint is not None and guide.spec.hint is None:
+                raise LimnerError(
+                    f"sampler.guide={name} paints from conditioning pictures, which its denoiser "
+                    "alone is not told; give a run of its base"
+                )
         times = self.schedule.times(8)
         own_levels, levels = (torch.stack(m.schedule(times)) for m in (self, guide))
         if not torch.allclose(own_levels, levels, atol=1e-6):
@@ -333,13 +338,17 @@ def load_guide(path: str, device: str) -> Learner:
 
 @lru_cache(maxsize=2)
 def earlier_weights(model: DenoisingModel, average: Path) -> DenoisingModel:
-    """A copy of a model with the averaged weights of a state of its training.
+    """A copy of a model with the averaged weights of a state of its training, or of that of the
+    model that it is a part of.
 
     Raises:
         LimnerError: the state is of another model.
     """
     earlier = copy.deepcopy(model).eval()
-    weights = with_current_names(load_tensors(average), dict(earlier.named_parameters()))
+    weights, names = load_tensors(average), dict(earlier.named_parameters())
+    first = next(iter(names))
+    prefix = next((k.removesuffix(first) for k in weights if k.endswith(f".{first}")), "")
+    weights = with_current_names({k.removeprefix(prefix): v for k, v in weights.items()}, names)
     own = earlier.state_dict()
     if odd := [k for k, v in weights.items() if k not in own or own[k].shape != v.shape]:
         raise LimnerError(f"{average.parent} is a state of another model: weight '{odd[0]}'")
