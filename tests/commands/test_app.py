@@ -160,6 +160,12 @@ def test_data_check_as_text_json_and_sheet(limner_, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     code, out, _ = limner_("data", "check", f"folder:{tmp_path / 'empty'}")
     assert code == 2 and "holds no pictures" in out
+    (tmp_path / "c.png").mkdir()
+    for name, said in (("c.png", "cannot write c.png"), ("c.jpg", "give NAME.png")):
+        code, _, err = limner_("data", "check", f"folder:{folder}", "--sheet", name)
+        assert code == 2 and said in err and len(err.splitlines()) == 1
+    code, _, err = limner_("data", "check", f"folder:{folder}", "data.size=8", "more")
+    assert code == 2 and "'more' is not an option" in err
 
 
 MISTAKES = {

@@ -83,6 +83,8 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
     expected = model.sample(1, Condition(text=text), seed=7, **how)
     assert np.abs(picture - expected.numpy()).max() < 1e-4
     assert "name a new file" in str(CliRunner().invoke(app, [*arguments, *options]).exception)
+    lost = str(CliRunner().invoke(app, [*arguments, "sampler.steps=3", "more"]).exception)
+    assert "'more' is not an option" in lost
 
 
 def test_maps_of_an_autoencoder_and_noise_of_each_step(tmp_path):
@@ -126,6 +128,7 @@ def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
         (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many to be written"),
         (lambda: shaken("flow-matching", channels=(8,)),
          {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave sampler options out"),
+        (lambda: shaken("glow", GREY, K=1, hidden=4), {}, "that ONNX does not know"),
     ],
 )  # fmt: skip
 def test_what_is_no_graph_is_said(tmp_path, model, options, message):

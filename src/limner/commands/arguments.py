@@ -36,7 +36,7 @@ def png_file(out: Path) -> Path:
         LimnerError: it is another's.
     """
     if out.suffix.lower() != ".png":
-        raise LimnerError(f"'{out}' is not a PNG file; give -o NAME.png")
+        raise LimnerError(f"'{out}' is not a PNG file; give NAME.png")
     return out
 
 

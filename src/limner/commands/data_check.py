@@ -1,11 +1,14 @@
 """`limner data check`: what is in a data source, and what is wrong with it."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import AsJson, Options, apart, print_json
+from limner.commands.arguments import AsJson, Options, only_options, png_file, print_json
+from limner.contract.errors import LimnerError
 
 app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
 
@@ -28,9 +31,14 @@ def check(
     """
     from limner.data import check as look
 
-    report = look(source, **apart(options, "data")[1].get("data", {}))
-    if sheet is not None:
-        report.sheet(sheet)
+    asked = only_options(options, "data").get("data", {})
+    with _writing(sheet):  # first, so that no long look is in vain
+        if sheet is not None:
+            png_file(sheet).parent.mkdir(parents=True, exist_ok=True)
+    report = look(source, **asked)
+    with _writing(sheet):
+        if sheet is not None:
+            report.sheet(sheet)
     if as_json:
         print_json(report.to_json())
     else:
@@ -39,3 +47,12 @@ def check(
             typer.echo(f"contact sheet: {sheet}")
     if report.refused_by_training:
         raise typer.Exit(2)
+
+
+@contextlib.contextmanager
+def _writing(file: Path | None) -> Iterator[None]:
+    """Say in one line that a file cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise LimnerError(f"cannot write {file}: {error.strerror or error}") from None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limner.commands.arguments import apart
+from limner.commands.arguments import only_options
 from limner.contract.errors import LimnerError
 
 Format = Literal["diffusers", "onnx", "web"]
@@ -50,7 +50,7 @@ def export_command(
         return
     from limner.commands.wish import Wish, open_model
 
-    _, sampler = apart(options or [], "sampler")
+    sampler = only_options(options, "sampler")
     if form == "onnx" and to.suffix != ".onnx":
         raise LimnerError(f"an ONNX file ends in .onnx; name {to.with_suffix('.onnx')}")
     painter, checked = open_model(Wish.of({"model": model, **sampler}), "cpu")
@@ -62,7 +62,6 @@ def export_command(
         typer.echo(f"{to}  (to try it: python -m http.server -d {to})")
         return
     from limner.commands.exports.onnx_file import write_onnx
-    from limner.commands.wish import Wish, open_model
 
     apart_by = write_onnx(painter.eval(), checked, to, n=n or 1, store=store or "float32")
     typer.echo(f"{to}  (differs from the model by at most {apart_by:.1e})")

@@ -39,7 +39,8 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
         output: the name of what it gives.
 
     Raises:
-        LimnerError: it does something that a graph cannot, such as to stop when a number is small.
+        LimnerError: it does something that a graph cannot, such as to stop when a number is small,
+            or to invert a matrix.
     """
     try:
         with _quiet(), torch.no_grad():
@@ -53,6 +54,11 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
                 verbose=False,
             )
     except Exception as error:  # torch raises many kinds
+        if type(error).__name__ == "ConversionError":
+            raise LimnerError(
+                "this model has a step that ONNX does not know, such as to invert a matrix; "
+                "export another model"
+            ) from None
         raise LimnerError(
             "what this model does with these options depends on numbers as it goes, and cannot be "
             f"written as a graph ({type(error).__name__}); leave sampler options out"

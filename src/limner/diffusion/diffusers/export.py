@@ -6,6 +6,7 @@ from limner.contract.abilities import Exports
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
+from limner.contract.model import GenerativeModel
 from limner.diffusion.diffusers.folder import quietly
 
 
@@ -24,9 +25,10 @@ def export(name: str, folder: Path) -> Path:
     """
     model = load(find_model(name))
     if not isinstance(model, Exports):
+        other = "give --format onnx; " if isinstance(model, GenerativeModel) else ""
         raise LimnerError(
-            f"diffusers has no network and sampler like those of the model '{model.name}'; ddpm "
-            "with model.network=plain can be exported"
+            f"diffusers has no network and sampler like those of the model '{model.name}'; {other}"
+            "ddpm with model.network=plain can be exported"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LimnerError(f"{folder} is in use; name a new folder")
