@@ -147,3 +147,18 @@ def test_in_bfloat16_training_is_finite_and_teaches_every_weight():
         assert not loop.unlucky
         assert all(math.isfinite(value) for value in logs.values())
     assert all(bool((p != old).any()) for p, old in zip(model.parameters(), before))
+
+
+def test_targets_have_no_dropout():
+    model = MeanFlow(LABELLED, **TINY, dropout=0.5)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    z, c = Noise.sampling(0, 2).normal(*LABELLED.shape), Condition(label=torch.tensor([0, 1]))
+    r, t = torch.full((2,), 0.2).double(), torch.full((2,), 0.8).double()
+    found = []
+    for training in (True, False):
+        model.train(training)
+        found.append((model.derivative(z, z, r, t, c), model.guided(z, z, t, c)))
+        assert model.network.training == training
+    assert all(map(torch.equal, *found))

@@ -150,3 +150,19 @@ def test_a_sampler_follows_the_equation_and_too_many_steps_are_refused():
         exact().sample(1, steps=129)
     with pytest.raises(LimnerError, match="has no option eta"):
         exact().sample(1, eta=0.5)
+
+
+def test_targets_have_no_dropout():
+    model = Shortcut(LABELLED, **TINY, dropout=0.5)
+    with torch.no_grad():
+        for w in model.target.buffers():
+            if w.is_floating_point():
+                w.add_(0.2 * torch.randn_like(w))
+    x, c = Noise.sampling(0, 2).normal(*LABELLED.shape), Condition(label=torch.tensor([0, 1]))
+    t, d = torch.ones(2).double(), torch.tensor([0.5, 1 / 128]).double()
+    found = []
+    for training in (True, False):
+        model.train(training)
+        found.append(model.two_steps(x, t, d, c))
+        assert model.network.training == training
+    assert torch.equal(*found)

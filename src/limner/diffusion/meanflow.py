@@ -18,8 +18,8 @@ network is told t and t - r; the adaptive weight 1 / (|error|^2 + 1e-3)^p, p = 1
 appendix); guidance within training (equations 19-21, kappa = 0): the velocity is
 w v + (1 - w) u(z_t, t, t | null), so that a guided picture costs one evaluation. Different: a U-Net
 in place of a transformer; the derivative is computed for pictures with r != t alone, and without
-gradients, which are not wanted of it, and in float32 always; the weight is of the mean over the
-numbers of a picture, so that it means the same for pictures of every size.
+gradients, which are not wanted of it, in float32 always, and without dropout; the weight is of the
+mean over the numbers of a picture, so that it means the same for pictures of every size.
 """
 
 from collections.abc import Iterator
@@ -52,6 +52,7 @@ from limner.maths.denoisers import (
 from limner.maths.samplers import SAMPLERS
 from limner.maths.schedules import LinearPath, Times
 from limner.nn.span_unet import SpanUNet
+from limner.nn.weight_average import without_dropout
 
 _MEAN, _DEVIATION = -0.4, 1.0  # of logit t, table 1d
 _LEAST = 1e-3  # c of the adaptive weight
@@ -152,13 +153,15 @@ class MeanFlow(DenoisingModel):
         """w v + (1 - w) u(z_t, t, t | null); v itself of pictures whose condition is hidden."""
         if self.scale == 1 or not len(c):
             return v
-        null = self.average_velocity(z_t, t, t, c.null()).to(v)
+        with without_dropout(self.network):
+            null = self.average_velocity(z_t, t, t, c.null()).to(v)
         return torch.where(c.asks_nothing().view(-1, 1, 1, 1), v, torch.lerp(null, v, self.scale))
 
     @torch.no_grad()
     def derivative(self, z_t: Images, v: Images, r: Times, t: Times, c: Condition) -> Images:
         """du/dt along the path: the derivative of u in direction (v, 0, 1), in full precision."""
         with (
+            without_dropout(self.network),
             torch.autocast(z_t.device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),  # fused attention has no forward derivative
             forward_ad.dual_level(),

@@ -1,10 +1,23 @@
-"""An average of a network's weights that training itself uses, as the source of its targets."""
+"""Where training has its targets from: an average of a network's weights, without dropout."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+
+@contextmanager
+def without_dropout(network: nn.Module) -> Iterator[None]:
+    """Within it, a network in training drops nothing out, as a target should not be noisy."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 class WeightAverage(nn.Module):
@@ -43,8 +56,10 @@ class WeightAverage(nn.Module):
         self.count += 1
 
     def forward(self, network: nn.Module, *inputs: Any) -> Tensor:
-        """The output of the network with the average in its weights' place, without gradients."""
-        with torch.no_grad():
+        """The output of the network with the average in its weights' place, without gradients and
+        dropout.
+        """
+        with torch.no_grad(), without_dropout(network):
             return functional_call(network, dict(zip(self.names, self._weights())), inputs)
 
     def _weights(self) -> list[Tensor]:
