@@ -328,7 +328,7 @@ class GenerativeModel(Learner):
         spec = self.spec
         if self.condition == "required":
             if spec.hint is not None and c.image is None:
-                raise LimnerError("this model needs a conditioning image; give one")
+                raise LimnerError("this model needs a conditioning image; give one, as --hint FILE")
             if spec.labels and c.label is None:
                 return replace(c, label=draw_labels(spec, noise))
         return c
