@@ -6,11 +6,14 @@ import torch
 from PIL import Image
 
 from limner.contract.image import to_uint8
+from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
+from limner.contract.registry import build
 from limner.data import open_data
+from limner.evaluate.metric import NotApplicable, Setting
 from limner.evaluate.metrics.counterpart import psnr
-from limner.evaluate.metrics.upscaling import FILTERS, Filtered, ssim
-from limner.evaluate.picture_sets import RealPictures
+from limner.evaluate.metrics.upscaling import FILTERS, Filtered, Upscaling, ssim
+from limner.evaluate.picture_sets import PaintedPictures, RealPictures
 
 
 def pixels(n: int, side: int, seed: int) -> torch.Tensor:
@@ -46,3 +49,13 @@ def test_filters_are_pillows(method, reference):
         image = Image.fromarray(picture.permute(1, 2, 0).numpy())
         expected = np.asarray(image.resize((32, 32), FILTERS[method]))
         assert np.array_equal(got.permute(1, 2, 0).numpy(), expected)
+
+
+def test_pictures_smaller_than_ssims_window_are_refused():
+    real = RealPictures(open_data("emoji", size=8, label="none", hint="bicubic", reduction=4))
+    model = build("srgan", real.spec, channels=4, blocks=1)
+    assert isinstance(model, GenerativeModel)
+    subject = PaintedPictures(model, real, 2, seed=0, options={}, name="m", fingerprint="m")
+    setting = Setting(subject, model, "m", 0, torch.device("cpu"), real, None, real)
+    with pytest.raises(NotApplicable, match="SSIM needs pictures of at least 11 pixels a side"):
+        Upscaling(setting).needs()
