@@ -119,11 +119,12 @@ class Canvas(Encodes, Edits, Mixes, Attends):
         layers: slice,
         c: Condition = Condition(),
         *,
+        of: Condition | None = None,
         seed: Sequence[int | Blend],
         **options: Any,
     ) -> Images:
         a = self.sample(len(seed), c, seed=list(seed), **options)
-        b = self.sample(len(other), c, seed=list(other), **options)
+        b = self.sample(len(other), of or c, seed=list(other), **options)
         return torch.lerp(a, b, len(range(self.style_layers)[layers]) / self.style_layers)
 
 

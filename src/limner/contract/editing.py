@@ -10,7 +10,6 @@ A mask is 1 where to paint, and 0 where to keep.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -176,6 +175,7 @@ class Follows(GenerativeModel):
     """A model that changes a picture as an instruction says; the picture is the condition's image,
     and the instruction its text."""
 
+    @abstractmethod
     def follow(
         self,
         image: Images,
@@ -195,8 +195,3 @@ class Follows(GenerativeModel):
         Raises:
             LimnerError: there is no instruction, or pictures of another shape.
         """
-        if c.text is None:
-            raise LimnerError("there is no instruction to follow; give one, as 'make it blue'")
-        check_mask(self.spec, image, None)
-        c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=image, present=None)
-        yield from self.watch(len(image), c, seed=seed, preview=preview, **options)

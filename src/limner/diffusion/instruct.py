@@ -16,7 +16,7 @@ file (Hu et al. (2021), arXiv:2106.09685). The paper's pairs were painted by mod
 has exact ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from limner.contract.abilities import Attends, Latents
 from limner.contract.codes import Encodes
-from limner.contract.editing import Follows
+from limner.contract.editing import Follows, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
-from limner.contract.noise import Noise
+from limner.contract.noise import Blend, Noise
 from limner.contract.options import Natural, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
@@ -241,6 +241,22 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         plan = self.plan(scale=scale, image_scale=image_scale, **options)
         walked = plan.walked(self.first(noise), self.sourced(c, n), noise, preview)
         yield from map(self.to_image, walked)
+
+    def follow(
+        self,
+        image: Images,
+        c: Condition,
+        *,
+        seed: int | Sequence[int | Blend] = 0,
+        preview: bool = True,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """Yield pictures after an instruction: `Follows`."""
+        if c.text is None:
+            raise LimnerError("there is no instruction to follow; give one, as 'make it blue'")
+        check_mask(self.spec, image, None)
+        c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=image, present=None)
+        yield from self.watch(len(image), c, seed=seed, preview=preview, **options)
 
     def first(self, noise: Noise) -> Images:
         """The noise that a walk begins with."""
