@@ -22,8 +22,11 @@ def bundled() -> dict[str, Path]:
 
 
 def paints(folder: Path) -> bool:
-    """Whether a bundled model makes pictures, rather than judges them."""
-    return issubclass(entry(read_header(folder / MODEL_FILE).model).model, GenerativeModel)
+    """Whether a bundled model makes pictures of nothing, rather than of others, or judges them."""
+    header = read_header(folder / MODEL_FILE)
+    model = entry(header.model).model
+    needs_picture = header.spec.hint is not None and getattr(model, "condition", "") == "required"
+    return issubclass(model, GenerativeModel) and not needs_picture
 
 
 def bundled_of(model: str) -> list[str]:
