@@ -25,13 +25,14 @@ const KEPT_LETTERS = 19_000; // a few less than the studio reads of a picture's 
 const INK = [35, 33, 31], OVER = [214, 69, 20]; // on paper, and over a picture
 
 /** What is drawn. It outlives the view, so that nothing is lost when that is left. */
-const drawing = { turn: {}, shapes: [], undone: [], made: 0, sent: 0, of: null, paper: null, pixels: null, pictures: new Map() };
+const drawing = { turn: {}, shapes: [], undone: [], made: 0, sent: 0, of: null, paper: null, wanted: null, pixels: null, pictures: new Map() };
 
 /** The pixels anew; pictures that are gone are left out, which is told. */
 async function repaint(paper) {
+  drawing.wanted = paper;
   const { shapes } = drawing, ids = [...new Set(shapes.filter((each) => each.tool === "picture").map((each) => each.id))];
   const found = await Promise.all(ids.map(async (id) => [id, await pixelsOf(`/api/v1/assets/${id}`, paper).catch(() => null)]));
-  if (drawing.shapes !== shapes) return true;
+  if (drawing.shapes !== shapes || drawing.wanted !== paper) return true;
   Object.assign(drawing, { paper, pictures: new Map(found.filter(([, pixels]) => pixels)) });
   rebuild();
   return found.every(([, pixels]) => pixels);
