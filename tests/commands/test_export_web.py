@@ -54,16 +54,19 @@ def test_random_numbers_are_those_of_the_library(tmp_path):
         """import { Noise } from "./noise.js";
         const made = [0, 7, 123456789].map((seed) => {
           const noise = new Noise(seed);
-          return [noise.normal(5), noise.uniform(3), noise.normal(4)].map((x) => [...x]);
+          const wide = noise.uniform(2, "float64");
+          return [noise.normal(5), noise.uniform(3), noise.normal(4), wide].map((x) => [...x]);
         });
         console.log(JSON.stringify(made));""",
         tmp_path,
     )
     for seed, numbers in zip((0, 7, 123456789), found):
         noise = Noise.sampling(seed, 1)
+        wide = noise.uniform(2, dtype=torch.float64)[0]
         expected = [noise.normal(5)[0], noise.uniform(3)[0], noise.normal(4)[0]]
         for ours, theirs in zip(expected, numbers):
             assert torch.allclose(ours, torch.tensor(theirs), atol=1e-6)
+        assert wide.tolist() == numbers[3]
 
 
 TEXTS = [

@@ -76,8 +76,8 @@ class Painter {
     const given = { ...parts };
     for (const [name, { law, shape, type }] of Object.entries(this.told.noise)) {
       const n = shape.reduce((a, b) => a * b, 1);
-      const drawn = law === "normal" ? noise.normal(n) : noise.uniform(n);
-      const values = type === "float64" ? Float64Array.from(drawn) : drawn;
+      const drawn = law === "normal" ? noise.normal(n) : noise.uniform(n, type);
+      const values = (type === "float64" ? Float64Array : Float32Array).from(drawn);
       given[name] = new this.ort.Tensor(type, values, [1, ...shape]);
     }
     return (await this.painter.run(this.known(this.painter, given))).picture.data;

@@ -42,8 +42,12 @@ export class Noise {
     return values.slice(0, n);
   }
 
-  /** n numbers in [0, 1). */
-  uniform(n) {
-    return Float32Array.from(this.bits(n), (bits) => Number(bits >> 40n) / 2 ** 24);
+  /** n numbers in [0, 1): 24 random bits each, or 53 where they are to be float64. */
+  uniform(n, type = "float32") {
+    const digits = type === "float64" ? 53 : 24;
+    return Float64Array.from(
+      this.bits(n),
+      (bits) => Number(bits >> BigInt(64 - digits)) / 2 ** digits,
+    );
   }
 }
