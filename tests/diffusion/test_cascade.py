@@ -12,6 +12,7 @@ from limner.contract.image import Batch, Condition, TextSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.contract.registry import build
+from limner.contract.rewording import Rewording, aligned
 from limner.contract.upscaling import resize
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.flow_matching import FlowMatching
@@ -225,3 +226,24 @@ def test_a_tiny_one_enlarges_what_its_base_painted():
         other = (resize(frames[-1], 4, 4) - painted.roll(1, 0)).abs().mean((1, 2, 3))
         assert float(agreed.mean()) < 0.12 < 0.5 < float(other.mean())
         assert float(agreed.max()) < 0.3
+
+
+def test_a_given_picture_is_followed_in_both_stages():
+    """It moves by what the base's picture moves by, enlarged; if nothing does, it stays."""
+    model, x = cascade(), torch.rand(1, 3, 8, 8) * 2 - 1
+
+    class Moved(FlowMatching):
+        def reworded(self, change, image, strength, n, c, *, noise, preview, **options):
+            yield torch.cat([image, image + 0.25 * change.cross]).repeat(n // 2, 1, 1, 1)
+
+    model.base.__class__ = Moved
+    model.upsampler.network = Enlarger()
+    x = 0.5 * x  # so that nothing leaves the range
+    options = {"noise": Noise.sampling([5, 5], 2), "preview": False}
+    for moved, steps in ((0.0, 3), (1.0, 1), (1.0, 4)):
+        given = model.sampler_options({"upsampler_steps": steps, "level": 0.0})
+        change = Rewording(aligned([1], [2], 1), torch.ones(1), cross=moved)
+        *_, pair = model.reworded(change, x, 1.0, 2, Condition(), **options, **given)
+        torch.testing.assert_close(pair, torch.cat([x, x + 0.25 * moved]), rtol=0, atol=1e-5)
+        assert moved or torch.equal(pair[0], pair[1])
+    assert torch.equal(model.reconstruct_for_edit(x), x)

@@ -146,6 +146,8 @@ def test_a_given_picture_is_kept_if_its_words_are(models, name):
     pair = last(model.reword(*told, image=x, seed=[1, 2], steps=4, scale=2.0))
     kept = x.repeat(2, 1, 1, 1) if name != "latent-diffusion" else pair[:2]  # of two codes
     torch.testing.assert_close(pair, kept.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
+    left = model.reconstruct_for_edit(x.repeat(2, 1, 1, 1), seed=[1, 2])
+    torch.testing.assert_close(left, kept, atol=1e-5, rtol=1e-5)
     other = change("a red dog", "two cats", local=0)
     changed = last(model.reword(*other, image=x, seed=[1, 2], steps=4, scale=2.0))
     torch.testing.assert_close(changed[:2], pair[:2], atol=1e-5, rtol=1e-5)

@@ -100,6 +100,17 @@ def test_words_are_changed_step_by_step_and_each_picture_knows_the_one_before(st
     assert torch.equal(to_uint8(both)[0], pixels(studio, first)), "the first half is as it was"
 
 
+def test_words_of_a_given_picture_change_and_what_is_kept_is_said_before(studio: Studio):
+    sent = studio.send(file_of(HALVES))["id"]
+    asked = {"task": "reword", "inputs": {"image": sent}, "options": {"replace": "dog=cat"}}
+    job = studio.painted(model="runs/words", prompt="a red dog", sampler=QUICK, n=4, **asked)
+    said = "the picture is reconstructed with an error of 0.0 %; edits keep what the reconstruction"
+    assert job["notes"]["remarks"] == [f"{said} keeps"]
+    assert len(job["outputs"]) == 4, "more than the prompt has words"
+    changed = pixels(studio, job["outputs"][0])
+    assert 0 < int((changed != HALVES).any(0).sum()) < HALVES[0].numel(), "a part of it changed"
+
+
 def test_changes_of_words_are_refused_where_there_are_none(studio: Studio):
     said = studio.submit(expect=422, prompt="a dog", changes=["replace:dog=cat"])
     assert said["message"] == "this model or task changes no words"

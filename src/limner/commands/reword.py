@@ -18,7 +18,7 @@ from pydantic import Field
 from limner.commands.pictures import Sheet, read_picture
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
-from limner.contract.editing import Rewords
+from limner.contract.editing import Rewords, reconstruction_error
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
@@ -140,6 +140,7 @@ def reword(
     cross: Share = Rewording.cross,
     own: Share = Rewording.own,
     local: Annotated[float, Field(ge=0, lt=1)] = Rewording.local,
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
 ) -> Iterator[Images]:
     """The picture of a prompt again, with words changed and the rest as it is.
 
@@ -150,11 +151,12 @@ def reword(
         cross: the share of the steps in which words keep their places.
         own: the share of the steps in which forms keep their shape.
         local: change only where attention to the words is above this share of its maximum.
+        strength: how far a picture of your own may change.
     """
     told = [f"replace:{replace}"] * bool(replace) + [f"refine:{refine}"] * bool(refine)
     told += [f"weight:{weight}"] * bool(weight)
     told += [f"cross:{cross}", f"own:{own}", f"local:{local}"]
-    for both in reworded(work, [*work.changes, *told]):
+    for both in reworded(work, [*work.changes, *told], strength):
         yield both.chunk(2)[1]
 
 
@@ -164,13 +166,27 @@ def _pairs(work: Work, *, strength: float = 1.0) -> Iterator[Images]:
         yield both.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
+def reconstruction_remark(work: Work) -> str:
+    """How much of a given picture an edit keeps; empty where none is given."""
+    image, model = work.pictures.get("image"), work.model
+    if image is None or not isinstance(model, Rewords):
+        return ""
+    error = 100 * reconstruction_error(image, model.reconstruct_for_edit(image, work.seed))
+    return (
+        f"the picture is reconstructed with an error of {error:.1f} %; edits keep what the "
+        "reconstruction keeps"
+    )
+
+
 REWORD = Task(
     "Change words",
     reword,
     Rewords,
     lacks="changes no words; these do",
     example="limner train flow-matching emoji data.size=16 data.text=true",
+    inputs={"image": False},
     reads=True,
+    remark=reconstruction_remark,
 )
 _PAIRS = replace(REWORD, does=_pairs)
 

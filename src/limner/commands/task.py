@@ -201,6 +201,7 @@ class Task:
             painted.
         without: the options that a kind of model does not have.
         fits: whether it can be done with pictures of a specification.
+        remark: what is told before it begins: a line, or nothing.
         whole: whether pictures are given in their own size and with their alpha, and not as the
             model sees them.
     """
@@ -218,6 +219,7 @@ class Task:
     shows: Literal["pictures", "path", "maps"] = "pictures"
     without: Callable[[type], Sequence[str]] = lambda model: ()
     fits: Callable[[ImageSpec], bool] = lambda spec: True
+    remark: Callable[[Work], str] = lambda work: ""
     whole: bool = False
 
     def suits(self, model: type) -> bool:
@@ -262,6 +264,8 @@ class Task:
         Returns:
             the frames, the finished pictures last.
         """
+        if remark := self.remark(work):
+            say(remark)
         total, count = len(work.seeds), self.frame_count(work, options)
         shares = [i / (_FRAMES - 1) for i in range(_FRAMES)] if forming else []
         kept = {round(share * (count - 1)) for share in shares} - {count - 1}

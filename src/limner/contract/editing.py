@@ -170,6 +170,25 @@ class Rewords(GenerativeModel):
             n, c, noise, preview, options: see `GenerativeModel.frames`.
         """
 
+    @abstractmethod
+    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+        """What `reword` leaves of given pictures where no word changes, "b c h w" in [-1, 1].
+
+        Args:
+            image: the pictures, "b c h w" in [-1, 1].
+            seed: of the first picture, or of each.
+        """
+
+
+def reconstruction_error(image: Images, reconstruction: Images) -> float:
+    """The mean absolute difference of two pictures' numbers, as a share of the range [-1, 1].
+
+    Args:
+        image: what was given.
+        reconstruction: what is left of it, see `Rewords.reconstruct_for_edit`.
+    """
+    return float((image - reconstruction.to(image)).abs().mean()) / 2
+
 
 class Follows(GenerativeModel):
     """A model that changes a picture as an instruction says; the picture is the condition's image,

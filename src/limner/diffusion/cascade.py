@@ -38,7 +38,11 @@ from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
 from limner.contract.upscaling import resize
-from limner.diffusion.prompt_to_prompt import PromptToPrompt
+from limner.diffusion.prompt_to_prompt import (
+    PromptToPrompt,
+    follow_change,
+    reconstruct_for_edit,
+)
 from limner.diffusion.sampling import Repaints, Scale, Steps, WalkOptions, check_edit
 from limner.maths.samplers import SamplerName
 
@@ -309,18 +313,28 @@ class Cascade(Edits, Attends, Rewords):
         level: float | None,
         **options: Any,
     ) -> Iterator[Images]:
-        """The base changes what its words change, and both pictures are enlarged: `Rewords`."""
+        """The base changes what its words change, and both pictures are enlarged; a given one is
+        followed in both stages: `Rewords`."""
         assert isinstance(self.base, PromptToPrompt)
-        if image is not None:
-            image = resize(image, self.base.spec.height, self.base.spec.width)
+        size = self.base.spec.height, self.base.spec.width
         s, given = self._level(level), self._base_options(**options)
+        given_small = None if image is None else resize(image, *size)
         small = self.base.reworded(
-            change, image, strength, n, c, noise=noise, preview=preview, **given
+            change, given_small, strength, n, c, noise=noise, preview=preview, **given
         )
         z = yield from self._enlarged(small, preview)
         seen = self.hinted(c, z, torch.full((n,), s, device=z.device), noise)
         further = self._upsampler_options(**options)
-        yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
+        if image is None:
+            yield from self.upsampler.frames(n, seen, noise=noise, preview=preview, **further)
+        else:
+            upsampler = self._editing(self.upsampler)
+            plan = upsampler.plan(**further)
+            yield from follow_change(upsampler, plan, image, seen, noise, preview)
+
+    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+        """That of the upsampler, which follows the picture itself: `Rewords`."""
+        return reconstruct_for_edit(self._editing(self.upsampler), image, seed)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """The number of frames of both stages."""

@@ -16,7 +16,8 @@ A given picture is not painted again but followed: with x_s = x + s eps and z, w
 
     z <- x + k (z - x) + (1 - k) (D(x_s + z - x, after) - D(x_s, before)),   k = s' / s,
 
-which leaves it exactly as it is if the prompts are the same. Kulikov, Kleiner,
+which leaves it exactly as it is if the prompts are the same, under any guidance and in any number
+of steps; no noise has to be found that the picture comes from. Kulikov, Kleiner,
 Huberman-Spiegelglas, Michaeli (2024). FlowEdit. arXiv:2412.08629; for straight paths there, and
 here for every schedule, in x_t / alpha.
 
@@ -27,7 +28,7 @@ alignment serves replacements and refinements of any length.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +41,7 @@ from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import finished
-from limner.contract.noise import Noise
+from limner.contract.noise import Blend, Noise
 from limner.contract.rewording import Rewording
 from limner.diffusion.sampling import Plan, Repaints
 from limner.maths.denoisers import Denoiser, Estimate
@@ -82,15 +83,46 @@ class PromptToPrompt(Repaints, Rewords):
         times = (
             plan.times if image is None else plan.times[steps - max(1, round(strength * steps)) :]
         )
-        shared = _Shared(plan.D, self, change, times, n // 2)
-        if image is None:
-            walk = Plan(plan.sampler, shared, times).walked(self.first(noise), c, noise, preview)
-        else:
-            image = image.repeat(n // 2 // len(image), 1, 1, 1)
-            x, _ = self.to_latent(image, None, noise.rows(slice(0, n // 2)))
-            walk = _followed(shared, x, times, c, noise, preview)
-        for state in walk:
+        plan = Plan(plan.sampler, _Shared(plan.D, self, change, times, n // 2), times)
+        if image is not None:
+            yield from follow_change(self, plan, image, c, noise, preview)
+            return
+        for state in plan.walked(self.first(noise), c, noise, preview):
             yield self.to_image(state)
+
+    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+        """The pictures themselves, or what an autoencoder makes of them: `Rewords`."""
+        return reconstruct_for_edit(self, image, seed)
+
+
+@torch.no_grad()
+def reconstruct_for_edit(
+    model: Repaints, image: Images, seed: int | Sequence[int | Blend] = 0
+) -> Images:
+    """There and back to the space where a model denoises: `Rewords.reconstruct_for_edit`."""
+    image = image.to(model.device)
+    noise = Noise.sampling(seed, len(image), str(model.device))
+    return model.to_image(model.to_latent(image, None, noise)[0]).float().clamp(-1, 1)
+
+
+def follow_change(
+    model: Repaints, plan: Plan, image: Images, c: Condition, noise: Noise, preview: bool
+) -> Iterator[Images]:
+    """Yield given pictures and what becomes of them as their condition changes, "2 n c h w".
+
+    Args:
+        model: whose plan it is.
+        plan: with the denoiser of both, and the times to visit.
+        image: the pictures, which the first half of the conditions describes; or one for all.
+        c: n conditions before, and n after.
+        noise: 2 n streams, of which the halves are equal.
+        preview: whether frames on the way are wanted.
+    """
+    n = len(noise) // 2
+    image = image.repeat(n // len(image), 1, 1, 1)
+    x, _ = model.to_latent(image, None, noise.rows(slice(0, n)))
+    for both in _followed(plan.D, x, plan.times, c, noise, preview):
+        yield model.to_image(both)
 
 
 def _followed(

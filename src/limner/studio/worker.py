@@ -152,7 +152,10 @@ class _Batch:
         spec = self.model.spec
         work = Work.of(self.model, self.sampler, self.wishes, reports)
         work = replace(work, pictures=self._pictures(spec))
-        if self.task.reads:
+        if remark := self.task.remark(work):
+            for report in reports:
+                report(remark)
+        if self.task.shows == "maps" and self.task.reads:  # a picture for each word
             self.words = [word for word, _ in known_words(spec, work.prompt)]
         options = self.task.checked(self.jobs[0]["params"].get("options", {}))
         total = self.task.frame_count(work, options)
@@ -194,6 +197,7 @@ class _Batch:
                     "step": step,
                     "steps": total,
                     "eta": round(eta, 2),
+                    "remarks": self.remarks[job["id"]],
                     "pictures": len(own),
                     "frame": _preview(own),
                 }

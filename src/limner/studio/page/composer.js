@@ -29,7 +29,7 @@ function Picker() {
 }
 
 function Tasks() {
-  const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps" && (name !== "reword" || state.wish.task === name)); // words are changed in a picture's own view
+  const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps");
   if (known.length < 2) return null;
   return html`<div class="tabs" role="group" aria-label="Task">
     ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.wish.task === name} title=${each.about} onClick=${() => wish({ task: name })}>${each.title}</button>`)}

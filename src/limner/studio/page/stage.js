@@ -69,7 +69,7 @@ function Job({ job }) {
         : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
-    ${job.notes?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
+    ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
     ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job.params)} />` : html`<${Pictures} job=${job} />`)}
   </article>`;
 }

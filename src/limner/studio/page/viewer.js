@@ -93,7 +93,7 @@ export function Viewer({ id }) {
         ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
-      ${(takers().length > 0 || edits) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
+      ${(takers().length > 0 || edits) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
       ${enlarger() && job?.task !== "upscale" && !takers().some(([name]) => name === "upscale") && html`<div class="go"><button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button></div>`}
       ${(source || able || (job && path(job))) && html`<div class="views">
         ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => { setCompare(!compare); setWay(false); setLooked(null); setMap(null); }}>${compare ? "The result alone" : "Before and after"}</button>`}
