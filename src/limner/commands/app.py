@@ -19,6 +19,7 @@ VERBS = {
     "recipes": "List the recipes that come with limner: what each trains, and on what.",
     "train": "Train a model by a recipe, or by name on a source of data.",
     "resume": "Go on with a run that was stopped, bit for bit as if it had not been.",
+    "average": "Make other averages of a run's weights, long or short, as models of their own.",
     "sample": "Paint pictures with a trained model, as PNG files that remember how they were made.",
     "edit": "Paint pictures anew as a prompt says: all, a part, or what words of its prompt "
     "change.",

@@ -117,7 +117,8 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
         weights=_bytes([*model.parameters(), *model.buffers()]),
         gradients=max(_bytes(own) for own in trained.values()),
         moments=_bytes([value for p in loop.players.values() for value in p.state().values()]),
-        average=_bytes(list(all_trained.values())) + _bytes(list(model.buffers())),
+        average=(1 + len(options.widths)) * _bytes(list(all_trained.values()))
+        + _bytes(list(model.buffers())),
         activations=held.peak,
         images_per_second=_TIMED_STEPS * images / seconds,
         images=options.steps * images,

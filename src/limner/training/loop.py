@@ -31,7 +31,7 @@ from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 from limner.data.stream import Ahead
 from limner.runtime import processes
-from limner.training import optimisers
+from limner.training import averages, optimisers
 from limner.training.options import TrainOptions
 from limner.training.player import Player
 from limner.training.torch_errors import differentiates_twice, is_out_of_memory
@@ -61,6 +61,7 @@ class Loop:
     Attributes:
         model: the weights in training.
         average: the average of the weights over time, in evaluation mode; shares what is frozen.
+        tracks: averages of other widths, for a choice after training.
         step: how many steps were taken.
         images_seen: how many images they saw; also the number of the next one.
         micro_batches: into how many parts a batch is split; doubled once when memory runs out.
@@ -88,7 +89,9 @@ class Loop:
         copies = dict(self.average.named_parameters())
         names = {name: p for name, p in self.model.named_parameters() if id(p) in trained}
         self._averaged = {name: (copies[name], p) for name, p in names.items()}
-        self._beta = optimisers.average_beta(options.average, options.ema)
+        self._beta = averages.average_beta(options.average, options.ema)
+        weights = {name: p for name, (_, p) in self._averaged.items()}
+        self.tracks = averages.Tracks(options.widths, weights)
         self.step = self.images_seen = self.unlucky = self.rollbacks = self.updates = 0
         self.micro_batches = options.micro_batches
         self.lr_scale = 1.0
@@ -163,12 +166,13 @@ class Loop:
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
         moments = [player.state() for player in self.players.values()]
         memory = {name: buffer.detach().clone() for name, buffer in self.model.memory().items()}
+        more = {"memory": memory, "tracks": self.tracks.state()}
         return {
             "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
             "average": {name: kept.clone() for name, (kept, _) in self._averaged.items()},
             "optimizer": {name: value for part in moments for name, value in part.items()},
             "counters": counters | {"lr_scale": torch.tensor(self.lr_scale, dtype=torch.float64)},
-        } | ({"memory": memory} if memory else {})
+        } | {name: group for name, group in more.items() if group}
 
     def restore(self, state: Groups) -> None:
         """Continue where `state` was taken, on any number of micro-batches or processes.
@@ -190,6 +194,7 @@ class Loop:
         with torch.no_grad():
             for name, buffer in self.model.memory().items():
                 buffer.copy_(state["memory"][name])
+        self.tracks.restore(state.get("tracks", {}))
         for player in self.players.values():
             player.restore(state["optimizer"])
         for name in _COUNTERS:
@@ -343,7 +348,8 @@ class Loop:
     def _follow(self) -> None:
         """The average takes a step towards the weights; buffers are copied."""
         kept, trained = zip(*self._averaged.values())
-        optimisers.lerp_(kept, trained, self._beta(self.updates))
+        averages.lerp_(kept, trained, self._beta(self.updates))
+        self.tracks.follow(self.updates)
         self.updates += 1
         if copies := list(self.average.buffers()):
             live = list(self.model.buffers())

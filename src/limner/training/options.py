@@ -13,7 +13,7 @@ from limner.contract.options import (
     typed_value,
     validated,
 )
-from limner.training import optimisers
+from limner.training import averages, optimisers
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class TrainOptions:
             constant for the first half of the steps, then to 0 on a line.
         clip: the largest gradient norm; 0 does not clip.
         ema: the average's decay rate (0 = no averaging), or its relative width for average="power".
-        average: how the decay rate depends on time, see `optimisers.average_beta`.
+        average: how the decay rate depends on time, see `averages.average_beta`.
+        widths: relative widths of further averages, of which each saved state keeps a snapshot in
+            half precision; two, as 0.05,0.1, let `limner average` make any width afterwards.
         dtype: in which the networks compute; weights and losses are float32 anyway.
         channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
@@ -79,7 +81,8 @@ class TrainOptions:
     schedule: optimisers.ScheduleName = "constant"
     clip: NonNegative = 0.0
     ema: float = 0.999
-    average: optimisers.AverageName = "warmup"
+    average: averages.AverageName = "warmup"
+    widths: tuple[Positive, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     compile: bool = False
@@ -101,7 +104,9 @@ class TrainOptions:
         checked = validated(TrainOptions, given, kind="train option", prefix="train.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        optimisers.average_beta(self.average, self.ema)
+        averages.average_beta(self.average, self.ema)
+        for width in self.widths:
+            averages.gamma(width)
         for name in self.players or {}:
             self.player(name)
 

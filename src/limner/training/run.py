@@ -6,6 +6,7 @@
     curves.png           the same, drawn
     samples/             sheets of the same pictures, painted by the averaged weights as they learn
     model.safetensors    the averaged weights: the model
+    averages/            averages of further widths at each saved state, see averages.py
     state/               everything needed to resume, see state.py
 
 When a line, a sheet or a state is written depends on the step alone, so a run that was killed and
@@ -104,8 +105,8 @@ def resume(
         raise LimnerError(f"{run} holds no run; `limner train` makes one")
     old = Recipe.read(run / RECIPE_FILE)
     recipe = old.updated(assignments).effective()
-    for key in ("optimizer", "seed", "init"):
-        if recipe.train.get(key) != old.train.get(key):
+    for key in ("optimizer", "seed", "init", "widths"):
+        if getattr(recipe.options(), key) != getattr(old.options(), key):
             raise LimnerError(
                 f"train.{key} cannot change in a run that is resumed; train a new one"
             )
@@ -363,6 +364,9 @@ class _Session:
                     self.run / MODEL_FILE,
                     images_seen=self.loop.images_seen,
                     recipe=self.recipe.sections(),
+                )
+                self.loop.tracks.save(
+                    self.run, self.loop.step, self.loop.updates, self.loop.images_seen
                 )
                 folder = self.run / "state"
                 save_state(folder, self.loop.step, self.loop.state(), self.options.keep)

@@ -1,0 +1,28 @@
+"""`limner average`: other averages of a run's weights, after its training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def average_command(
+    run: Annotated[Path, typer.Argument(help="A run that was trained with train.widths=0.05,0.1.")],
+    width: Annotated[
+        list[float],
+        typer.Option(help="Relative width, 0.01 to 0.28, as 0.08; repeat for several."),
+    ],
+    step: Annotated[
+        int | None, typer.Option(help="Of a saved step; the last one unless given.")
+    ] = None,
+) -> None:
+    """Make other averages of a run's weights, long or short, as models of their own."""
+    from limner.contract.errors import LimnerError
+    from limner.training.reconstruction import write_average
+
+    if not run.is_dir():
+        raise LimnerError(f"there is no run {run}")
+    for each in dict.fromkeys(width):
+        folder, error = write_average(run, each, step)
+        far = "; few states were saved, try a smaller train.save_every" if error > 0.1 else ""
+        typer.echo(f"{folder}  (its profile is met within {100 * error:.2g} %{far})")

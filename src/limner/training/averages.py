@@ -1,0 +1,139 @@
+"""Averages of the weights over training: beta in  average <- beta average + (1 - beta) weights.
+
+    constant   beta
+    warmup     short at first, to forget the random start soon
+    power      the width stays a fixed share of the training so far
+
+Power averages of a few widths, kept at each saved state, give one of any width after training, see
+reconstruction.py.
+
+Reference:
+    Karras et al. (2023). Analyzing and improving the training dynamics of diffusion models.
+    arXiv:2312.02696, section 3.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limner.contract.checkpoint import save_tensors
+from limner.contract.errors import LimnerError
+
+AverageName = Literal["constant", "warmup", "power"]
+
+WARMUP_POWER = 2 / 3
+"""Of the average's warm-up, as diffusers' `EMAModel(use_ema_warmup=True)` has it."""
+WIDEST = math.sqrt(1 / 12)
+"""The relative width of a power-function average at gamma = 0, the plain mean of all so far."""
+FOLDER = "averages"
+"""Of a run: where its snapshots lie."""
+UPDATES, IMAGES = "updates", "images"
+"""The names in a snapshot of how many it has seen of both."""
+
+
+class Tracks:
+    """Power averages of several widths, which follow the same weights.
+
+    Args:
+        widths: relative ones, between 0 and 0.289, all different.
+        weights: what they follow, by name.
+    """
+
+    def __init__(self, widths: Sequence[float], weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+        self._betas = {width: average_beta("power", width) for width in widths}
+        self._kept = {
+            width: {n: w.detach().clone() for n, w in weights.items()} for width in widths
+        }
+
+    def follow(self, t: int) -> None:
+        """Take the step of update t = 0, 1, 2, ... towards the weights."""
+        trained = list(self._weights.values())
+        for width, beta in self._betas.items():
+            lerp_(list(self._kept[width].values()), trained, beta(t))
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all averages, as WIDTH/NAME."""
+        return {
+            f"{width:g}/{name}": kept.clone()
+            for width, own in self._kept.items()
+            for name, kept in own.items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state of the same widths."""
+        for width, own in self._kept.items():
+            for name, kept in own.items():
+                kept.copy_(state[f"{width:g}/{name}"])
+
+    def save(self, run: Path, step: int, updates: int, images: int) -> None:
+        """Keep all averages as they are now, in half precision; nothing where there are none."""
+        if self._kept and updates:
+            (run / FOLDER).mkdir(exist_ok=True)
+            halves = {name: kept.half() for name, kept in self.state().items()}
+            counts = {UPDATES: torch.tensor(updates), IMAGES: torch.tensor(images)}
+            save_tensors(halves | counts, run / FOLDER / f"step-{step:08d}.safetensors")
+
+
+def average_beta(name: AverageName, ema: float) -> Callable[[int], float]:
+    """How much of the average is kept at update t = 0, 1, 2, ...
+
+    constant    beta
+    warmup      min(beta, 1 - (1 + t)^(-2/3))
+    power       (1 - 1 / (t + 1))^(gamma + 1)
+
+    Args:
+        name: which.
+        ema: beta, below 1 (0 = no averaging); for "power" the relative width sigma_rel, as 0.05.
+
+    Raises:
+        LimnerError: a number out of range.
+
+    Reference: arXiv:2312.02696, equations 4, 125 and 127.
+    """
+    if name not in get_args(AverageName):
+        raise LimnerError(f"average '{name}' is none of: {', '.join(get_args(AverageName))}")
+    if name == "power":
+        exponent = gamma(ema, "with train.average=power train.ema") + 1
+        return lambda t: (1 - 1 / (t + 1)) ** exponent
+    if not 0 <= ema < 1:
+        raise LimnerError(f"train.ema={ema:g}: a decay rate is at least 0 and below 1, as 0.999")
+    if name == "warmup":
+        return lambda t: min(ema, 1 - (1 + t) ** -WARMUP_POWER)
+    return lambda t: ema
+
+
+@functools.cache
+def gamma(width: float, option: str = "train.widths") -> float:
+    """The exponent gamma > 0 of a relative width: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma +
+    3)), a cubic's root.
+
+    Args:
+        width: above 0 and below 0.289.
+        option: what the width was given as, for the message.
+
+    Raises:
+        LimnerError: a width that cannot be.
+    """
+    if not 0 < width < WIDEST:
+        raise LimnerError(
+            f"{option}={width:g}: the relative width of an average is above 0 and below "
+            f"{WIDEST:.3f}; try 0.05"
+        )
+    t = width**-2
+    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
+
+
+def lerp_(
+    average: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], beta: float
+) -> None:
+    """average <- beta average + (1 - beta) weights, in place, for a whole list at once."""
+    lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+    lerp(list(average), list(weights), 1 - beta)

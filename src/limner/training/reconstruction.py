@@ -1,0 +1,143 @@
+"""An average of a run's weights of any width, after training.
+
+A run that was trained with `train.widths=0.05,0.1` has kept power averages of both widths at each
+saved state. Each has a profile: the share that every step's weights have in it. The average of
+another width is the sum of those kept whose profile is nearest to the one asked for.
+
+Reference:
+    Karras et al. (2023). Analyzing and improving the training dynamics of diffusion models.
+    arXiv:2312.02696, section 3.2 and appendix C.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from limner.contract.checkpoint import MODEL_FILE, load, load_tensors, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.model import Learner
+from limner.training.averages import FOLDER, IMAGES, UPDATES, gamma
+from limner.training.loop import seeded
+from limner.training.recipe import Recipe
+from limner.training.run import RECIPE_FILE, open_stream
+
+_SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
+
+
+def write_average(run: Path, width: float, step: int | None = None) -> tuple[Path, float]:
+    """Make a model folder of the average of a width, within the run.
+
+    Args:
+        run: its folder.
+        width: relative, above 0 and below 0.289.
+        step: of a saved state; the last one if None.
+
+    Returns:
+        the folder, and how far its profile is from the one asked for, see `solve`.
+
+    Raises:
+        LimnerError: the run has kept no averages, or none at that step; a width that cannot be.
+    """
+    files = _snapshots(run, step)
+    weights, images, error = reconstruct(list(files.values()), width)
+    model, recipe = load(run), Recipe.read(run / RECIPE_FILE)
+    named = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            named[name].copy_(value)
+    if type(model).calibrate is not Learner.calibrate:
+        _calibrate(model, recipe)
+    folder = run / FOLDER / f"width-{width:g}-step-{max(files)}"
+    folder.mkdir(exist_ok=True)
+    file = folder / MODEL_FILE
+    save_model(model.eval(), file, images_seen=images, recipe=recipe.sections())
+    return folder, error
+
+
+def _calibrate(model: Learner, recipe: Recipe) -> None:
+    """As the loop does for the average that it keeps."""
+    stream, options = open_stream(recipe), recipe.options()
+    firsts = itertools.count(0, options.batch)
+    batches = (stream.batch(first, options.batch) for first in firsts)
+    with seeded((options.seed, "calibrate")), torch.no_grad():
+        model.calibrate(itertools.islice(batches, options.calibrate_batches))
+
+
+def _snapshots(run: Path, step: int | None) -> dict[int, Path]:
+    """The files of a run's snapshots up to a step, by step."""
+    files = (run / FOLDER).glob("step-*")
+    found = {int(match[1]): file for file in files if (match := _SNAPSHOT.fullmatch(file.name))}
+    if not found:
+        raise LimnerError(
+            f"{run} has kept no averages; train with train.widths=0.05,0.1 to choose a width later"
+        )
+    if step is not None and step not in found:
+        nearest = min(found, key=lambda each: abs(each - step))
+        raise LimnerError(f"{run} has kept no averages at step {step}; the nearest is {nearest}")
+    return {each: found[each] for each in sorted(found) if step is None or each <= step}
+
+
+def reconstruct(files: Sequence[Path], width: float) -> tuple[dict[str, Tensor], int, float]:
+    """The average of a width at the last of some snapshots.
+
+    Args:
+        files: in the order of their steps.
+        width: relative.
+
+    Returns:
+        the weights by name, how many images the last snapshot had seen, and the error of `solve`.
+    """
+    kept: list[tuple[int, str]] = []
+    profiles: list[tuple[float, float]] = []
+    updates, images = 0, 0
+    for i, file in enumerate(files):
+        tensors = load_tensors(file)
+        updates, images = int(tensors.pop(UPDATES)), int(tensors.pop(IMAGES))
+        for own in sorted({name.partition("/")[0] for name in tensors}):
+            kept.append((i, own))
+            profiles.append((gamma(float(own)), updates))
+    shares, error = solve(profiles, (gamma(width, "--width"), updates))
+    weights: dict[str, Tensor] = {}
+    for i, file in enumerate(files):
+        tensors = load_tensors(file)
+        for (at, own), share in zip(kept, shares):
+            for name in (name for name in tensors if at == i and name.startswith(f"{own}/")):
+                part = float(share) * tensors[name].float()
+                bare = name.partition("/")[2]
+                weights[bare] = weights[bare] + part if bare in weights else part
+    return weights, images, error
+
+
+def solve(
+    profiles: Sequence[tuple[float, float]], wanted: tuple[float, float]
+) -> tuple[Float64[np.ndarray, "n"], float]:
+    """The shares of power profiles whose sum is nearest to another one.
+
+    p_(gamma, t)(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) for tau <= t, and 0 later.
+
+    Args:
+        profiles: (gamma, t) of each.
+        wanted: (gamma, t).
+
+    Returns:
+        the shares, and the distance that is left, divided by the wanted profile's length.
+    """
+    gram = np.array([[_product(a, b) for a in profiles] for b in profiles])
+    sides = np.array([_product(a, wanted) for a in profiles])
+    shares = np.linalg.lstsq(gram, sides, rcond=1e-13)[0]
+    length = _product(wanted, wanted)
+    left = length - 2 * shares @ sides + shares @ gram @ shares
+    return shares, math.sqrt(max(left, 0.0) / length)
+
+
+def _product(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """The integral of the product of two profiles."""
+    (early, s), (late, t) = sorted((a, b), key=lambda profile: profile[1])
+    return (early + 1) * (late + 1) / (early + late + 1) * (s / t) ** late / t

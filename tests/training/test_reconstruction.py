@@ -1,0 +1,117 @@
+"""Averages of other widths after training, against the same averages followed from the start."""
+
+import pytest
+import torch
+from test_run import Ramps, recipe
+
+from limner.contract.checkpoint import load, load_tensors
+from limner.contract.errors import LimnerError
+from limner.training.averages import Tracks, average_beta, gamma, lerp_
+from limner.training.reconstruction import _product, reconstruct, solve, write_average
+from limner.training.run import resume, train
+
+UPDATES, EVERY = 400, 20
+
+
+def test_the_product_of_profiles_is_the_integral():
+    times = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000 * 50
+
+    def profile(exponent, end):
+        height = (exponent + 1) * times**exponent / end ** (exponent + 1)
+        return torch.where(times <= end, height, 0)
+
+    for a, b in [((6.94, 50), (16.97, 50)), ((16.97, 20), (6.94, 50)), ((6.94, 31), (6.94, 20))]:
+        summed = float((profile(*a) * profile(*b)).sum() * 50 / 200_000)
+        assert _product(a, b) == pytest.approx(summed, rel=1e-3)
+        assert _product(b, a) == _product(a, b)
+
+
+def test_a_profile_that_was_kept_is_taken_alone():
+    profiles = [(6.94, 10.0), (16.97, 10.0), (6.94, 20.0), (16.97, 20.0)]
+    for i, wanted in enumerate(profiles):
+        shares, error = solve(profiles, wanted)
+        assert shares == pytest.approx([float(j == i) for j in range(4)], abs=1e-6)
+        assert error < 1e-5
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    """Snapshots of two widths along a random walk, and the walk."""
+    run = tmp_path_factory.mktemp("walk")
+    weight = torch.zeros(40)
+    tracks = Tracks((0.05, 0.1), {"w": weight})
+    generator, path = torch.Generator().manual_seed(0), []
+    for t in range(UPDATES):
+        weight += torch.randn(40, generator=generator) * 0.1
+        path.append(weight.clone())
+        tracks.follow(t)
+        if (t + 1) % EVERY == 0:
+            tracks.save(run, t + 1, t + 1, 4 * (t + 1))
+    return sorted((run / "averages").iterdir()), path
+
+
+@pytest.mark.parametrize("width, near", [(0.05, 2e-3), (0.1, 2e-3), (0.075, 0.01), (0.15, 0.03)])
+def test_any_width_is_as_if_it_had_been_followed(walk, width, near):
+    files, path = walk
+    followed, beta = torch.zeros(40), average_beta("power", width)
+    for t, weight in enumerate(path):
+        lerp_([followed], [weight], beta(t))
+    weights, images, error = reconstruct(files, width)
+    assert images == 4 * UPDATES and error < 0.1
+    apart = (weights["w"] - followed).norm() / (path[-1] - followed).norm()
+    assert apart < near
+    # the nearest of the two that were kept is further away, unless it is the one
+    if width not in (0.05, 0.1):
+        kept = load_tensors(files[-1])
+        nearest = min((kept[f"{w:g}/w"].float() - followed).norm() for w in (0.05, 0.1))
+        assert (weights["w"] - followed).norm() < 0.5 * nearest
+
+
+def test_shares_sum_to_one():
+    profiles = [(gamma(w), float(t)) for t in range(20, 401, 20) for w in (0.05, 0.1)]
+    shares, _ = solve(profiles, (gamma(0.12), 400.0))
+    assert shares.sum() == pytest.approx(1, abs=0.02)
+
+
+def test_a_run_that_is_stopped_keeps_the_same_averages(tmp_path):
+    """Each width's, as if it had been train.ema; and in a resumed run, bit for bit."""
+    changed = {"widths": (0.05, 0.1), "average": "power", "ema": 0.1, "steps": 12}
+    straight = train(
+        recipe("toy-gan", **changed), tmp_path / "a", dataset=Ramps(), device="cpu"
+    ).parent
+
+    def on_step(loop, logs):
+        return loop.step == 8
+
+    train(
+        recipe("toy-gan", **changed), tmp_path / "b", dataset=Ramps(), device="cpu", on_step=on_step
+    )
+    resume(tmp_path / "b", dataset=Ramps(), device="cpu")
+    names = [path.name for path in sorted((straight / "averages").iterdir())]
+    assert names[0] == "step-00000003.safetensors" and names[-1] == "step-00000012.safetensors"
+    for name in names:
+        assert (straight / "averages" / name).read_bytes() == (
+            tmp_path / "b/averages" / name
+        ).read_bytes()
+
+    folder, error = write_average(straight, 0.1)
+    assert error < 1e-5
+    model, whole = load(folder), load(straight)
+    for (name, ours), theirs in zip(model.named_parameters(), whole.parameters()):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3, msg=name)
+    early, _ = write_average(straight, 0.1, step=6)
+    assert early.name == "width-0.1-step-6"
+
+    with pytest.raises(LimnerError, match=r"no averages at step 7; the nearest is 6"):
+        write_average(straight, 0.1, step=7)
+    with pytest.raises(LimnerError, match=r"--width=0\.4: .* below 0\.289"):
+        write_average(straight, 0.4)
+    with pytest.raises(LimnerError, match=r"train\.widths cannot change"):
+        resume(straight, ["train.widths=0.02,0.1", "train.steps=14"], dataset=Ramps(), device="cpu")
+
+
+def test_without_snapshots_it_says_how_to_have_them(tmp_path):
+    with pytest.raises(LimnerError, match=r"kept no averages; train with train\.widths=0\.05,0\.1"):
+        write_average(tmp_path, 0.1)
+    with pytest.raises(LimnerError, match=r"train\.widths=0\.3"):
+        recipe("toy-gan", widths=(0.3,)).options()
