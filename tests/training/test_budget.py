@@ -45,6 +45,18 @@ def test_the_largest_pictures_that_are_seen_often_enough(model, minutes, size, s
     assert found.train["steps"] == int(0.9 * minutes * 60 * rate / found.options().batch)
 
 
+@pytest.mark.parametrize(("minutes", "sheets"), [(0.5, 2), (5, 5), (60, 51)])
+def test_a_short_training_can_be_watched(minutes, sheets, tried):
+    found = budget.within(Recipe.of("edm", "emoji", ["data.size=16"]), 60 * minutes)
+    options = found.options()
+    assert options.steps // options.sample_every == options.steps // options.save_every
+    assert -(-options.steps // options.sample_every) in (sheets, sheets + 1)
+    assert options.sample_every <= 1000 and options.log_every <= 50
+    assert options.steps / options.log_every >= 20
+    given = Recipe.of("edm", "emoji", ["data.size=16", "train.sample_every=7"])
+    assert budget.within(given, 60 * minutes).train["sample_every"] == 7
+
+
 def test_what_a_recipe_gives_stays(tried):
     found = budget.within(Recipe.of("edm", "emoji", ["data.size=64"]), 60)
     assert (found.data["size"], tried) == (64, [64])

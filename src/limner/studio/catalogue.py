@@ -4,6 +4,7 @@ Finding them takes no torch, describing them does. So the server finds, a worker
 descriptions are remembered for the server's next start.
 """
 
+import inspect
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -108,3 +109,31 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
         "tasks": tasks_of(model, spec),
     }
+
+
+def trainable() -> list[dict[str, Any]]:
+    """The models that can be trained on pictures alone: those that need no other model, and no
+    second picture.
+    """
+    from limner.contract.model import GenerativeModel
+    from limner.contract.registry import models
+
+    return [
+        {
+            "name": name,
+            "family": of.family,
+            "summary": of.summary,
+            "paper": str(of.paper),
+            "takes": [*of.model.takes],
+        }
+        for name, of in models().items()
+        if issubclass(of.model, GenerativeModel)
+        and of.model.condition == "optional"
+        and not _nests(of.model)
+    ]
+
+
+def _nests(model: type) -> bool:
+    """Whether a model's constructor wants another model."""
+    parameters = [*inspect.signature(model).parameters.values()][1:]
+    return any(each.default is each.empty for each in parameters)

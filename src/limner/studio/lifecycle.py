@@ -4,12 +4,14 @@ import asyncio
 import time
 
 from limner.studio.background import Tasks, aside, log
+from limner.studio.data_sets import DataSets
 from limner.studio.models import Models
 from limner.studio.problems import Problem
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
 from limner.studio.tables import Job
+from limner.studio.trainings import Trainings
 from limner.studio.workers import Workers
 
 _LOOK_PATIENCE = 0.3  # at the start; below some roots there are very many folders
@@ -36,6 +38,8 @@ class Studio:
         self.queue = Queue(self.store)
         self.models = Models(settings.root, self.store, self.queue.wake.set)
         self.workers = Workers(settings, self.store, self.models, self.queue, self._tasks)
+        self.data_sets = DataSets(settings)
+        self.trainings = Trainings(settings)
         self.draining = False
 
     @property
@@ -67,6 +71,8 @@ class Studio:
     async def close(self) -> None:
         """Stop; what runs is queued for the next start."""
         self.draining = True
+        self.trainings.close()
+        self.data_sets.close()
         await self._tasks.stop()
         await aside(self.store.close)
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from limner.studio.background import log
 from limner.studio.problems import explained
-from limner.studio.settings import MAX_JSON_BYTES, MAX_UPLOAD_BYTES, Settings
+from limner.studio.settings import MAX_DATA_BYTES, MAX_JSON_BYTES, MAX_UPLOAD_BYTES, Settings
 
 COOKIE = "limner_token"
 _HEADERS = (
@@ -34,6 +34,8 @@ _SECURE = (b"cross-origin-opener-policy", b"same-origin")
 _FRESH = (b"cache-control", b"no-cache")  # a page's parts are all of one version
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz", "/readyz")
+_UPLOADS = {"/api/v1/assets": MAX_UPLOAD_BYTES, "/api/v1/data": MAX_DATA_BYTES}
+"""Where files are sent to, and the bytes of the largest."""
 _AT_ONCE = 4
 _GUESS_SECONDS = 0.5  # for each wrong token, one at a time
 _TOKEN_POLICY = (
@@ -90,7 +92,7 @@ class Guard:
             else:
                 await _answer(send, *refusal)
             return
-        cap = MAX_UPLOAD_BYTES if scope["path"].startswith("/api/v1/assets") else MAX_JSON_BYTES
+        cap = _UPLOADS.get(scope["path"], MAX_JSON_BYTES)
         started, read = False, 0
         extra = [_FRESH] if scope["path"].startswith("/page/") else []
         extra += [_SECURE] if "sec-fetch-site" in headers else []
@@ -261,7 +263,7 @@ def _waits(scope: Scope) -> bool:
     """Whether a request has to wait: those to the API, but for uploads, which come slowly."""
     if scope["type"] != "http" or not scope["path"].startswith("/api/"):
         return False
-    return scope["method"] != "POST" or not scope["path"].startswith("/api/v1/assets")
+    return scope["method"] != "POST" or scope["path"] not in _UPLOADS
 
 
 async def _body(receive: Receive) -> list[Message]:

@@ -29,6 +29,7 @@ class Models:
         broken: what is wrong with the others.
         folders: where each is.
         stamps: what changes when a model's file does, by name.
+        trainable: what can be trained on plain pictures, as `catalogue.trainable` has it.
         recalled: set once it is known which there are.
     """
 
@@ -37,6 +38,7 @@ class Models:
         self.known: dict[str, Document] = {}
         self.broken: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
+        self.trainable: list[Document] = []
         self.stamps: dict[str, str] = {}
         self._described: dict[str, str] = {}
         self._looked = 0.0
@@ -65,6 +67,7 @@ class Models:
         if not unknown:
             return
         answer = await ask({"do": "describe", "models": unknown})
+        self.trainable = answer.get("trainable", self.trainable)
         self._learn(answer["models"], stamps)
         for name in unknown:  # one that vanished meanwhile is not asked for again and again
             self._described.setdefault(name, stamps[name])

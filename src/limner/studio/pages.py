@@ -71,7 +71,8 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
 
     routes: tuple[str, ...] = (
-        "/", "/p/{id}", "/edit/{id}", "/grid/{id}", "/reports", "/reports/{id}"
+        "/", "/p/{id}", "/edit/{id}", "/grid/{id}", "/reports", "/reports/{id}", "/train",
+        "/train/{id}",
     )  # fmt: skip
     for path in routes:
         app.add_api_route(path, page, methods=["GET"], include_in_schema=False)

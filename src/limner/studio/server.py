@@ -48,6 +48,7 @@ from limner.studio.settings import (
     Settings,
 )
 from limner.studio.tables import FullError, Job, Picture
+from limner.studio.training_api import add_training
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 _FOREVER = "private, max-age=31536000, immutable"
@@ -77,6 +78,7 @@ def build(settings: Settings) -> FastAPI:
     _add_pictures(app, studio)
     _add_state(app, studio)
     add_reports(app, studio)
+    add_training(app, studio)
     add_page(app, settings)
     app.add_middleware(Turnstile)
     app.add_middleware(Guard, settings=settings)

@@ -15,6 +15,8 @@ MAX_PROMPT = 2_000
 """Letters of a prompt."""
 MAX_JSON_BYTES = 256 * 2**10
 MAX_UPLOAD_BYTES = 16 * 2**20
+MAX_DATA_BYTES = 4 * 2**30 - 1
+"""Of an archive to train on."""
 MAX_UPLOAD_PIXELS = 32 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of the system's errors, those that say that a disk is full."""

@@ -40,7 +40,7 @@ from limner.contract.options import names_a_file
 from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
-from limner.studio.catalogue import described
+from limner.studio.catalogue import described, trainable
 from limner.studio.settings import FULL, MAX_PICTURES
 from limner.studio.tasks import find_task
 
@@ -78,7 +78,7 @@ class Worker:
             except LimnerError as error:
                 about = {"name": name, "broken": str(error)}
             models.append(about or {"name": name, "broken": ""})
-        self.write({"is": "models", "models": models})
+        self.write({"is": "models", "models": models, "trainable": trainable()})
 
     def model(self, folder: str) -> GenerativeModel:
         """A model, from memory if it was used lately and has not changed since.

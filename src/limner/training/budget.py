@@ -1,5 +1,6 @@
 """As much training as fits into a length of time on this machine, by the dry run's estimate."""
 
+import math
 from dataclasses import replace
 
 from limner.contract.errors import LimnerError
@@ -52,9 +53,23 @@ def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
         steps = int(processes.broadcast_text(str(steps), processes.device(device)))
     if not steps:
         raise LimnerError("not one training step fits into this budget; give a longer one")
+    rhythm = _rhythm(chosen, steps, seconds)
     size = f"data.size={chosen.data['size']} " if "size" in chosen.data else ""
     say(f"fits the budget: {size}train.steps={steps} ({estimate.images_per_second:,.1f} images/s)")
-    return replace(chosen, train=chosen.train | {"steps": steps})
+    return replace(chosen, train=rhythm | chosen.train | {"steps": steps})
+
+
+def _rhythm(recipe: Recipe, steps: int, seconds: float) -> dict[str, int]:
+    """How often a training writes, so that a short one can be watched, too: a sheet a minute until
+    there are ten, and fifty lines of the log.
+    """
+    usual, sheets = recipe.options(), min(max(seconds / 60, 2), 10)
+    every = math.ceil(steps / sheets)
+    return {
+        "log_every": min(usual.log_every, math.ceil(steps / 50)),
+        "sample_every": min(usual.sample_every, every),
+        "save_every": min(usual.save_every, every),
+    }
 
 
 def _images(estimate: Estimate, seconds: float) -> float:

@@ -15,6 +15,7 @@ function Header() {
     <${Link} to="/" class="brand"><img src="/page/icon.svg" alt="" width="26" height="26" /> limner</${Link}>
     <span class="queue" role="status">${open.length > 1 ? `${open.length} jobs` : ""}</span>
     ${open.length > 1 && html`<button type="button" class="quiet" onClick=${cancelAll}>Cancel all</button>`}
+    <${Link} to="/train" class="quiet">Train</${Link}>
     <${Link} to="/reports" class="quiet">Reports</${Link}>
     <button type="button" class="bare" aria-label=${dark ? "Light" : "Dark"} title=${dark ? "light" : "dark"} onClick=${turn}><${Icon} name=${dark ? "sun" : "moon"} /></button>
   </header>`;
@@ -36,7 +37,7 @@ function typing(event) {
 function keys(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    if (state.route.name === "edit") document.querySelector(".edit form")?.requestSubmit();
+    if (state.route.name === "edit" || state.route.name === "train") document.querySelector("main form")?.requestSubmit();
     else paint();
   } else if (event.key === "Escape") {
     if (state.question) set({ question: null });
@@ -57,7 +58,7 @@ function keys(event) {
 function drop(event) {
   event.preventDefault();
   const [file] = event.dataTransfer?.files ?? [];
-  if (!file) return;
+  if (!file || state.route.name === "train") return; // there it has a place of its own
   if (state.route.name !== "home") go("/");
   take(file);
 }
@@ -69,7 +70,7 @@ function over(event) {
 }
 
 const Home = () => html`<${Composer} /><${Stage} />`;
-const VIEWS = { home: Home, picture: later("viewer", "Viewer", false), edit: later("edit", "Edit"), grid: later("board", "Board", false), reports: Reports };
+const VIEWS = { home: Home, picture: later("viewer", "Viewer", false), edit: later("edit", "Edit"), grid: later("board", "Board", false), reports: Reports, train: later("train", "Train") };
 
 /** What the address says; should it fail, why, and a way out. */
 function View() {

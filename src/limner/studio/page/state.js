@@ -445,7 +445,7 @@ export function read(path = location.pathname) {
   if (kind === "p" && id) return { name: "picture", id };
   if (kind === "edit" && id) return { name: "edit", id };
   if (kind === "grid" && id) return { name: "grid", id };
-  if (kind === "reports") return { name: "reports", id };
+  if (kind === "reports" || kind === "train") return { name: kind, id };
   return { name: "home" };
 }
 

@@ -1,0 +1,170 @@
+"""The data that the page trains on: sources that limner has, and archives that were sent.
+
+An archive lies in the studio's folder as `data/NAME.zip` and is never extracted. Beside it lies
+what `limner data check` says of it, as NAME.json and NAME.png; so it does for the other sources.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from limner.contract.errors import LimnerError
+from limner.studio.background import far_aside
+from limner.studio.settings import Settings
+
+ZIP = ".zip"
+_BUNDLED = ("emoji", "scenes")
+_OWN = ("mnist", "fashion-mnist")
+"""Sources that are offered where the folder LIMNER_DATA has them, for nothing is downloaded."""
+_LOOKING: dict[str, Any] = {"text": "", "pictures": 0, "labels": 0, "captioned": 0}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Pictures to train on.
+
+    Args:
+        name: by which the page asks for it.
+        source: as it is typed on the command line.
+        own: whether it was sent, and can be deleted.
+        check: what `limner data check` said; nothing while it is not known.
+        checking: whether that is being found out.
+    """
+
+    name: str
+    source: str
+    own: bool
+    check: dict[str, Any] | None = None
+    checking: bool = False
+
+
+@dataclass
+class DataSets:
+    """All of them, in a studio's folder.
+
+    Args:
+        settings: of the studio.
+    """
+
+    settings: Settings
+    _looking: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict, init=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where archives and reports lie."""
+        return self.settings.folder.resolve() / "data"
+
+    def sources(self) -> dict[str, str]:
+        """Names, and the sources as they are typed: those that were sent first."""
+        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -file.stat().st_mtime)
+        own = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
+        there = [name for name in _OWN if (own / name).is_dir()]
+        return {file.stem: f"zip:{self._typed(file)}" for file in sent} | {
+            name: name for name in (*_BUNDLED, *there)
+        }
+
+    def _typed(self, file: Path) -> str:
+        root = self.settings.root.resolve()
+        return str(file.relative_to(root) if file.is_relative_to(root) else file)
+
+    def all(self) -> list[DataSet]:
+        """Every data set, with what is known of it."""
+        return [self._about(name, source) for name, source in self.sources().items()]
+
+    def get(self, name: str) -> DataSet | None:
+        """One of them."""
+        source = self.sources().get(name)
+        return self._about(name, source) if source else None
+
+    def _about(self, name: str, source: str) -> DataSet:
+        at_work = self._looking.get(name)
+        looking = at_work is not None and at_work.poll() is None
+        own = name not in (*_BUNDLED, *_OWN)
+        try:
+            check = _LOOKING | json.loads((self.folder / f"{name}.json").read_text())
+        except (OSError, ValueError):
+            check = None
+            if at_work and not looking:
+                check = _LOOKING | {"text": "these pictures could not be looked at; try again"}
+                check["refused"] = True
+        return DataSet(name, source, own, check, looking)
+
+    def look(self, name: str, again: bool = False) -> None:
+        """Begin to find out what is in a data set, in a process of its own."""
+        found = self.get(name)
+        if found is None or found.checking or (found.check and not again):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+        work = ["check", found.source, str(self.folder / name)]
+        self._looking[name] = subprocess.Popen(
+            [sys.executable, "-m", "limner.studio.trainer", *work],
+            cwd=self.settings.root,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def sheet(self, name: str) -> Path:
+        """The contact sheet of a data set."""
+        return self.folder / f"{name}.png"
+
+    async def take(self, name: str, content: AsyncIterator[bytes]) -> str:
+        """Keep an archive that is being sent, and look at it.
+
+        Args:
+            name: as the sender calls it.
+            content: its bytes.
+
+        Returns:
+            the name that it has here.
+
+        Raises:
+            LimnerError: it is no zip archive.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{os.urandom(6).hex()}.partial"
+        try:
+            with partial.open("wb") as file:
+                async for part in content:
+                    await far_aside(file.write, part)
+            if not await far_aside(zipfile.is_zipfile, partial):
+                raise LimnerError("that is not a valid zip archive; send a folder, or a zip file")
+            name = self._free(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "data")
+            partial.replace(self.folder / f"{name}{ZIP}")
+        finally:
+            partial.unlink(missing_ok=True)
+        self.look(name)
+        return name
+
+    def _free(self, name: str) -> str:
+        taken, free, number = self.sources().keys() | {*_OWN}, name, 1
+        while free in taken:
+            number += 1
+            free = f"{name}-{number}"
+        return free
+
+    def delete(self, name: str) -> None:
+        """Delete an archive that was sent, and what was found of it."""
+        self._end(name)
+        for suffix in (ZIP, ".json", ".png"):
+            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def _end(self, name: str) -> None:
+        process = self._looking.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """End what is looked at."""
+        with contextlib.suppress(OSError):
+            for name in [*self._looking]:
+                self._end(name)

@@ -1,0 +1,205 @@
+// Training in the page: choose pictures, see what is in them, choose a model, watch it learn.
+
+import { html, useEffect, useState } from "/page/vendor/preact.js";
+import { Problem, ask, get } from "/page/api.js";
+import { Curves } from "/page/curves.js";
+import { Link, Missing } from "/page/parts.js";
+import { choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
+import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
+
+const FAMILIES = {
+  flows: ["Flows", "learn the way from noise to pictures. Flow matching is a good first choice: it learns steadily."],
+  diffusion: ["Diffusion", "removes noise step by step. Steady to train, and takes many steps to paint."],
+  gans: ["GANs", "paint at a stroke, since two networks compete. Quick to paint, and less steady to train."],
+  autoencoders: ["Autoencoders", "squeeze pictures into codes and back. Quick to train; what they paint is soft."],
+  autoregressive: ["Autoregressive", "paint pixel after pixel. They know how likely a picture is, and paint slowly."],
+};
+const USUAL = "flow-matching";
+const MINUTES = [[5, "5 minutes"], [15, "15 minutes"], [30, "half an hour"], [60, "an hour"], [120, "2 hours"], [480, "8 hours"]];
+const USEFUL = /\.(png|jpe?g|webp|gif|bmp|avif|tiff?|txt|jsonl|csv)$/i;
+const LOOK_AGAIN = 1000;
+const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of simple shapes, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
+
+/** What `load` gives, asked for again while `busy` says so. */
+function useWatched(load, busy, keys) {
+  const [found, setFound] = useState(null);
+  const [round, next] = useState(0);
+  useEffect(() => {
+    let gone = false, timer = null;
+    load().then((answer) => {
+      if (gone) return;
+      setFound(answer);
+      if (busy(answer)) timer = setTimeout(() => next((n) => n + 1), LOOK_AGAIN);
+    }).catch((error) => { if (!gone) { setFound((known) => known ?? {}); trouble(error); timer = setTimeout(() => next((n) => n + 1), 5 * LOOK_AGAIN); } });
+    return () => { gone = true; clearTimeout(timer); };
+  }, [...keys, round]);
+  return [found, () => next((n) => n + 1)];
+}
+
+/** Send what was chosen, as one archive; its name in the studio. */
+async function send(files, told) {
+  const useful = files.filter(([path]) => USEFUL.test(path) && !path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX"));
+  const [first] = files;
+  const single = files.length === 1 && /\.zip$/i.test(first[0]);
+  if (!single && !useful.length) throw new Problem({ message: "no pictures are among these files", hint: "drop a folder of PNG, JPEG or WebP files, or a zip archive of one" });
+  const size = (single ? [first] : useful).reduce((sum, [, file]) => sum + file.size, 0);
+  if (size > LARGEST || (!single && useful.length > MOST)) throw new Problem({ message: "these are too many for a browser to send", hint: "train from the command line: limner train MODEL folder:PATH" });
+  const folder = first[0].includes("/") ? first[0].split("/")[0] : "";
+  const name = single ? first[0].replace(/\.zip$/i, "") : folder || "pictures";
+  const body = single ? first[1] : await zipped(useful, (n) => told(`reading ${n} of ${useful.length}`));
+  told(`sending ${(size / 2 ** 20).toFixed(1)} MB`);
+  const answer = await fetch(`/api/v1/data?name=${encodeURIComponent(name.slice(0, 100) || "pictures")}`, { method: "POST", body });
+  const document = await answer.json();
+  if (!answer.ok) throw new Problem(document);
+  return document.name;
+}
+
+function Drop({ sent }) {
+  const [over, setOver] = useState(false), [doing, setDoing] = useState("");
+  const take = async (files) => {
+    try {
+      const all = await files;
+      if (all.length) sent(await send(all, setDoing));
+    } catch (error) {
+      trouble(error);
+    }
+    setDoing("");
+  };
+  const chosen = (event) => { take([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file])); event.target.value = ""; };
+  return html`<div class=${over ? "drop over" : "drop"} onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
+      onDrop=${(e) => { e.preventDefault(); setOver(false); take(dropped(e.dataTransfer.items)); }}>
+    ${doing ? html`<p role="status">${doing} …</p>` : html`<p>Drop a folder of pictures, or a zip archive</p>
+    <div class="go">
+      <label class="second button">Choose a folder<input type="file" class="hidden" webkitdirectory multiple onChange=${chosen} /></label>
+      <label class="second button">Choose a zip<input type="file" class="hidden" accept=".zip,application/zip" onChange=${chosen} /></label></div>`}
+  </div>`;
+}
+
+/** What `limner data check` says, and the pictures. */
+function Check({ data, again }) {
+  useEffect(() => { if (data && !data.check && !data.checking) ask("POST", `/api/v1/data/${data.name}/check`).then(again).catch(trouble); }, [data?.name, data?.check]);
+  if (!data) return null;
+  const { check, name } = data;
+  if (!check) return html`<p class="hint" role="status">Looking at the pictures …</p>`;
+  const remove = () => question(`Delete the archive ${name}?`, "Delete it", () => ask("DELETE", `/api/v1/data/${name}`).then(again));
+  return html`<div class="check">
+    ${check.refused && html`<p class="problem">These pictures cannot be trained on yet.<span>What is to be put right stands below. Mend it and drop them again, or give the option that it names.</span></p>`}
+    ${check.pictures > 0 && html`<img src=${`/api/v1/data/${name}/sheet`} alt=${`some of the ${check.pictures} pictures of ${name}`} />`}
+    <pre tabindex="0" aria-label="What is in them">${check.text}</pre>
+    ${data.own && html`<button type="button" class="quiet danger" onClick=${remove}>Delete this archive</button>`}
+  </div>`;
+}
+
+/** Whether a model takes what the data have. */
+const fits = (of, check) => !check || ((!check.labels || of.takes.includes("labels")) && (!check.captioned || of.takes.includes("text")));
+
+function Begin({ models, running }) {
+  const [found, again] = useWatched(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = found?.data;
+  const [own, change] = useState({ data: "", model: USUAL, minutes: 30, options: "" });
+  const chosen = data?.find((each) => each.name === own.data) ?? (own.data ? null : data?.[0]);
+  const able = models.filter((each) => fits(each, chosen?.check)), model = able.find((each) => each.name === own.model) ?? able[0];
+  const patch = (part) => { set({ problem: null }); change({ ...own, ...part }); };
+  const options = own.options.split(/\s+/).filter(Boolean), stepped = options.some((each) => each.startsWith("train.steps="));
+  const refused = chosen?.check?.refused && !options.some((each) => each.startsWith("data.")); // such as data.labels=false
+  const start = async (event) => {
+    event.preventDefault();
+    try {
+      const { id } = await ask("POST", "/api/v1/trainings", { model: model.name, data: chosen.name, minutes: stepped ? null : own.minutes, options });
+      go(`/train/${id}`);
+    } catch (error) {
+      trouble(error);
+    }
+  };
+  if (!data) return null;
+  return html`<form class="begin" onSubmit=${start} aria-label="What to train">
+    <section><h2>1. Pictures</h2>
+      <${Drop} sent=${(name) => { patch({ data: name }); again(); }} />
+      <div class="field"><label for="data">Or those that are here</label>
+        <select id="data" value=${chosen?.name} onChange=${(e) => patch({ data: e.target.value })}>
+          ${data.map((each) => html`<option key=${each.name} value=${each.name}>${BUNDLED[each.name] ?? each.name}</option>`)}</select></div>
+      <${Check} data=${chosen} again=${again} /></section>
+    <section><h2>2. Kind of model</h2>
+      <div class="field"><label for="kind">Model</label>
+        <select id="kind" value=${model?.name} onChange=${(e) => patch({ model: e.target.value })} aria-describedby="kind-help">
+          ${Object.entries(FAMILIES).map(([family, [title]]) => html`<optgroup key=${family} label=${title}>${able.filter((each) => each.family === family).map((each) => html`<option key=${each.name} value=${each.name}>${each.name}</option>`)}</optgroup>`)}
+        </select>
+        ${model && html`<small id="kind-help">${FAMILIES[model.family] && html`${FAMILIES[model.family][0]} ${FAMILIES[model.family][1]} `}${model.summary}</small>`}</div></section>
+    <section><h2>3. Time</h2>
+      <div class="field"><label for="minutes">About this long</label>
+        <select id="minutes" value=${own.minutes} disabled=${stepped} onChange=${(e) => patch({ minutes: Number(e.target.value) })} aria-describedby="minutes-help">
+          ${MINUTES.map(([n, title]) => html`<option key=${n} value=${n}>${title}</option>`)}</select>
+        <small id="minutes-help">${stepped ? "The options give the steps." : "Size and number of steps are chosen so that they fit: longer means larger and better pictures. You can stop and go on at any time."}</small></div>
+      <details class="more"><summary>Options</summary>
+        <div class="field"><label for="further">As on the command line</label>
+          <input id="further" type="text" value=${own.options} placeholder="data.size=32 train.lr=1e-4" onInput=${(e) => patch({ options: e.target.value })} spellcheck="false" />
+          <small><code>model.</code>, <code>data.</code>, <code>train.</code> or <code>sampler.</code> options, with spaces between.</small></div></details>
+      <div class="go"><button class="paint" disabled=${!chosen || !model || running || refused}>Train</button></div>
+      ${running && html`<p class="hint">A training runs: <${Link} to=${`/train/${running.id}`} class="link">${running.name}</${Link}>. Stop it first, or wait until it is done.</p>`}
+    </section>
+  </form>`;
+}
+
+const STATES = { running: "training", done: "done", stopped: "stopped", failed: "failed" };
+const far = ({ state: how, stopping, step, steps }) => `${stopping ? "saving" : STATES[how]}${steps ? `, ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps` : ""}`;
+
+function All() {
+  const [found] = useWatched(() => get("/api/v1/trainings"), ({ trainings, models }) => !models.length || trainings.some((each) => each.state === "running"), []);
+  if (!found?.models) return html`<div class="train"></div>`;
+  const { trainings, models } = found;
+  return html`<section class="train" aria-label="Train">
+    <header><h1>Train a model of your own</h1><p class="hint">Everything happens on this machine, and painting goes on meanwhile. A few hundred pictures of one kind are a good beginning.</p></header>
+    <${Begin} models=${models} running=${trainings.find((each) => each.state === "running")} />
+    ${trainings.length > 0 && html`<div><h2>Trainings</h2><div class="sheets">${trainings.map((each) => html`<${Link} key=${each.id} to=${`/train/${each.id}`} class="sheet-of">
+      <h3>${each.name}</h3><p class="hint">${each.model} ${each.source && `on ${each.source}`}<br />${far(each)}</p></${Link}>`)}</div></div>`}
+  </section>`;
+}
+
+/** What the model paints as it learns, with a slider over the steps, beside the real pictures. */
+function Samples({ training, data }) {
+  const [at, setAt] = useState(null), { samples, id } = training;
+  if (!samples.length) return html`<p class="hint">The first samples come soon${data ? "; these are the real pictures" : ""}.</p>${data && html`<div class="beside"><${Real} data=${data} /></div>`}`;
+  const place = Math.min(at ?? samples.length - 1, samples.length - 1), step = samples[place];
+  return html`<div class="beside">
+    <figure><figcaption>The model's, after ${step.toLocaleString("en")} steps</figcaption>
+      <img class="pixels" src=${`/api/v1/trainings/${id}/samples/${step}`} alt=${`samples after ${step} steps`} />
+      ${samples.length > 1 && html`<input type="range" min="0" max=${samples.length - 1} value=${place} aria-label="Samples over time" aria-valuetext=${`after ${step} steps`}
+        onInput=${(e) => setAt(Number(e.target.value) === samples.length - 1 ? null : Number(e.target.value))} />`}</figure>
+    ${data && html`<${Real} data=${data} />`}</div>`;
+}
+
+const Real = ({ data }) => html`<figure><figcaption>Real ones</figcaption><img src=${`/api/v1/data/${data.name}/sheet`} alt=${`real pictures of ${data.name}`} /></figure>`;
+
+function One({ id }) {
+  const [training, again] = useWatched(() => get(`/api/v1/trainings/${id}`), (each) => each.state === "running", [id]);
+  const [sets, setSets] = useState([]);
+  useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(trouble); }, [id]);
+  if (!training) return html`<div class="train"></div>`;
+  if (!training.id) return html`<${Missing} what="training" />`;
+  const { state: how, name, step, steps, error, remarks, said, command, stopping } = training;
+  const data = sets.find((each) => each.source === training.source && each.check?.pictures);
+  const act = (method, path, body) => ask(method, `/api/v1/trainings/${id}${path}`, body).then(again).catch(trouble);
+  const paint = async () => {
+    await loadModels();
+    if (!state.models.some((each) => each.name === name)) return say("the studio is still opening it; try again in a moment");
+    choose(name);
+    go("/");
+  };
+  return html`<section class="train one" aria-label=${name}>
+    <header><${Link} to="/train" class="quiet">All trainings</${Link}><h1>${name}</h1>
+      <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${far(training)}</span>${said && ` · ${said}`}</p></header>
+    <progress max=${steps || 1} value=${steps ? step : how === "running" ? undefined : 0} aria-label="how far it is"></progress>
+    ${error && html`<p class="problem" role="alert">${error.message}${error.hint && html`<span>${error.hint}</span>`}</p>`}
+    <div class="go">
+      ${how === "running" && html`<button type="button" class="second" disabled=${stopping} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
+      ${(how === "stopped" || (how === "failed" && steps > 0)) && html`<button type="button" class="second" onClick=${() => act("POST", "/resume", {})}>Go on</button>`}
+      ${how === "done" && html`<button type="button" class="second" onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as long again</button>`}
+      ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
+    </div>
+    ${how === "running" && !steps && html`<p class="hint" role="status">Trying how fast this machine trains, to choose size and steps.</p>`}
+    ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${line}</li>`)}</ul>`}
+    ${steps > 0 && html`<h2>Samples</h2><${Samples} training=${training} data=${data} /><h2>Curves</h2><${Curves} curves=${training.curves} />`}
+    <details class="more"><summary>On the command line</summary><pre tabindex="0">${command}</pre></details>
+  </section>`;
+}
+
+export const Train = ({ id }) => (id ? html`<${One} id=${id} />` : html`<${All} />`);

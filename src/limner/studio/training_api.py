@@ -1,0 +1,258 @@
+"""Training through the API: send pictures, see what is in them, train a model, watch it learn.
+
+GET    /api/v1/data                     data sets, and what `limner data check` says of each
+POST   /api/v1/data?name=               a zip archive of pictures
+POST   /api/v1/data/{name}/check        look at it, if that was not done
+GET    /api/v1/data/{name}/sheet        its contact sheet
+DELETE /api/v1/data/{name}              delete an archive that was sent
+GET    /api/v1/trainings                every run, and the models that can be trained
+POST   /api/v1/trainings                train -> 202
+GET    /api/v1/trainings/{id}           how far it is, its curves and sheets
+GET    /api/v1/trainings/{id}/samples/{step}
+POST   /api/v1/trainings/{id}/resume    go on
+DELETE /api/v1/trainings/{id}           stop: finish the step, save, and end
+"""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+from pydantic import AfterValidator, BaseModel, Field
+
+from limner.contract.errors import LimnerError, unknown
+from limner.studio import runs
+from limner.studio.api_types import Strict
+from limner.studio.background import far_aside
+from limner.studio.data_sets import DataSet
+from limner.studio.lifecycle import Studio
+from limner.studio.problems import Problem, RefusedError, errors
+
+_OPTION = re.compile(r"(model|data|train|sampler)\.[a-z_.0-9]+=[^/\\]+")
+"""As on the command line, but for names of files, which only that may give."""
+
+
+def _known_option(option: str) -> str:
+    if not _OPTION.fullmatch(option) or "init" in option.partition("=")[0]:
+        raise ValueError(f"{option!r} is no option; write for example train.lr=1e-4")
+    return option
+
+
+Option = Annotated[str, Field(max_length=200), AfterValidator(_known_option)]
+DataName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,60}$")]
+RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")]
+
+
+class Wish(Strict):
+    """What to train on what, and for how long."""
+
+    model: str = Field(max_length=80)
+    data: str = Field(max_length=60)
+    minutes: float | None = Field(default=30, gt=0, le=100_000)
+    """A budget, by which size and steps are chosen; None where options give the steps."""
+    options: list[Option] = Field(default=[], max_length=64)
+
+
+class Further(Strict):
+    """How to go on."""
+
+    options: list[Option] = Field(default=[], max_length=64)
+
+
+class Data(BaseModel):
+    """A data set."""
+
+    name: str
+    source: str
+    own: bool
+    check: dict[str, Any] | None
+    checking: bool
+
+
+class AllData(BaseModel):
+    """All data sets."""
+
+    data: list[Data]
+
+
+class Training(BaseModel):
+    """A training: its run, and how far it is."""
+
+    id: str
+    name: str
+    state: str
+    stopping: bool
+    model: str
+    source: str
+    step: int
+    steps: int
+    changed: float
+    said: str
+    remarks: list[str]
+    error: Problem | None
+    command: str
+    curves: dict[str, list[list[float]]] = {}
+    samples: list[int] = []
+
+
+class Trainings(BaseModel):
+    """All trainings, and what can be trained."""
+
+    trainings: list[Training]
+    models: list[dict[str, Any]]
+
+
+async def _data_set(name: DataName, request: Request) -> DataSet:
+    found = await far_aside(request.app.state.studio.data_sets.get, name)
+    if found is None:
+        raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
+    return found
+
+
+KnownData = Annotated[DataSet, Depends(_data_set)]
+
+
+def add_training(app: FastAPI, studio: Studio) -> None:
+    """Data and trainings."""
+    _add_data(app, studio)
+    _add_trainings(app, studio)
+
+
+def _add_data(app: FastAPI, studio: Studio) -> None:
+    sets = studio.data_sets
+
+    @app.get("/api/v1/data", responses=errors(), response_model=AllData)
+    async def all_data() -> Any:
+        """What can be trained on: archives that were sent, and bundled sources."""
+        return AllData(data=[Data(**vars(each)) for each in await far_aside(sets.all)])
+
+    @app.post(
+        "/api/v1/data",
+        status_code=201,
+        responses=errors(413, 415, 507),
+        response_model=Data,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
+    )
+    async def send(
+        request: Request, name: Annotated[str, Query(min_length=1, max_length=200)]
+    ) -> Any:
+        """Send a zip archive of pictures, as the request's body; it is looked at at once."""
+        try:
+            kept = await sets.take(name, request.stream())
+        except LimnerError as error:
+            message, _, hint = str(error).partition("; ")
+            raise RefusedError(415, "no-archive", message, hint) from None
+        found = await far_aside(sets.get, kept)
+        assert found is not None
+        return Data(**vars(found))
+
+    @app.post(
+        "/api/v1/data/{name}/check", status_code=202, responses=errors(404), response_model=Data
+    )
+    async def look(data: KnownData, again: bool = False) -> Any:
+        """Look at a data set as `limner data check` does; ask `GET /data` what was found."""
+        await far_aside(sets.look, data.name, again)
+        return Data(**vars(await far_aside(sets.get, data.name) or data))
+
+    @app.get(
+        "/api/v1/data/{name}/sheet",
+        responses=errors(404) | {200: {"content": {"image/png": {}}}},
+        response_class=Response,
+    )
+    async def sheet(data: KnownData) -> Response:
+        """Up to 100 of the pictures, as one."""
+        return await _picture(sets.sheet(data.name))
+
+    @app.delete("/api/v1/data/{name}", status_code=204, responses=errors(404, 409))
+    async def delete(data: KnownData) -> None:
+        """Delete an archive that was sent."""
+        if not data.own:
+            raise RefusedError(409, "bundled", f"{data.name} comes with limner", "leave it")
+        at_work = studio.trainings.running
+        training = at_work and await far_aside(studio.trainings.get, at_work)
+        if training and training["source"] == data.source:
+            raise RefusedError(409, "training", "a training reads these pictures", "stop it first")
+        await far_aside(sets.delete, data.name)
+
+
+def _add_trainings(app: FastAPI, studio: Studio) -> None:
+    trainings = studio.trainings
+
+    async def answer(id: str) -> Training:
+        found = await far_aside(trainings.get, id)
+        if found is None:
+            raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
+        return Training(**found)
+
+    @app.get("/api/v1/trainings", responses=errors(), response_model=Trainings)
+    async def all_trainings() -> Any:
+        """Every run below the studio's root, and the models that can be trained."""
+        found = [Training(**each) for each in await far_aside(trainings.all)]
+        return Trainings(trainings=found, models=studio.models.trainable)
+
+    @app.post(
+        "/api/v1/trainings", status_code=202, responses=errors(404, 409), response_model=Training
+    )
+    async def begin(wish: Wish) -> Any:
+        """Train a model, as `limner train MODEL SOURCE --budget` does; one at a time."""
+        known = [each["name"] for each in studio.models.trainable]
+        if wish.model not in known:
+            raise unknown("model", wish.model, known, "see GET /api/v1/trainings")
+        data = await far_aside(studio.data_sets.get, wish.data)
+        if data is None:
+            raise RefusedError(404, "unknown", "there is no such data", "see /api/v1/data")
+        remedied = any(option.startswith("data.") for option in wish.options)
+        if data.check and data.check["refused"] and not remedied:
+            raise LimnerError("these pictures cannot be trained on; see what the check says")
+        budget = ["--budget", f"{wish.minutes:g}m"] if wish.minutes else []
+        arguments = [wish.model, data.source, *wish.options, *budget]
+        return await answer(
+            await far_aside(trainings.begin, f"{wish.model}-{data.name}", arguments)
+        )
+
+    @app.get("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
+    async def one(id: RunId) -> Any:
+        """How far a training is, with its curves and the steps of its sheets."""
+        return await answer(id)
+
+    @app.get(
+        "/api/v1/trainings/{id}/samples/{step}",
+        responses=errors(404) | {200: {"content": {"image/png": {}}}},
+        response_class=Response,
+    )
+    async def samples(id: RunId, step: Annotated[int, Path(ge=0, le=10**12)]) -> Response:
+        """What the model painted after a step."""
+        run = await far_aside(trainings.run, id)
+        if run is None:
+            raise RefusedError(404, "unknown", "there is no such training", "see /api/v1/trainings")
+        return await _picture(runs.sheet(run, step))
+
+    @app.post(
+        "/api/v1/trainings/{id}/resume",
+        status_code=202,
+        responses=errors(404, 409),
+        response_model=Training,
+    )
+    async def resume(id: RunId, further: Further) -> Any:
+        """Go on, as `limner resume` does; with `train.steps=MORE` beyond what was planned."""
+        await far_aside(trainings.resume, id, further.options)
+        return await answer(id)
+
+    @app.delete("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
+    async def stop(id: RunId) -> Any:
+        """Have a training finish its step, save, and end; its run stays."""
+        await far_aside(trainings.stop, id)
+        return await answer(id)
+
+
+async def _picture(path: Any) -> Response:
+    if not await far_aside(path.is_file):
+        raise RefusedError(404, "unknown", "there is no such picture", "ask again later")
+    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "no-cache"})

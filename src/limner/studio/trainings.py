@@ -1,0 +1,204 @@
+"""Trainings that the page begins: `limner train` in a process of its own, one at a time.
+
+What the command says goes to `trainings/ID.log` in the studio's folder, whose first line is the
+command itself. The process is stopped by closing its input, which also happens when the server
+dies: it then finishes its step, saves, and ends.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from limner.studio import runs
+from limner.studio.problems import Problem, RefusedError
+from limner.studio.settings import Settings
+
+_PROGRESS = re.compile(r"step ([\d,]+)/([\d,]+)  ")
+_ERROR = "limner: "
+_NEXT = ("trained", "paint w")  # how to go on from a terminal, for which the page has buttons
+_REMARKS = 6
+_LETTERS = 20_000  # of a log, from its end
+_STOPPED = 130
+
+
+@dataclass
+class _Process:
+    id: str
+    run: Path
+    process: "subprocess.Popen[bytes]"
+
+
+@dataclass
+class Trainings:
+    """Those of this studio, and all runs below its root.
+
+    Args:
+        settings: of the studio.
+    """
+
+    settings: Settings
+    _latest: _Process | None = field(default=None, init=False)
+
+    @property
+    def running(self) -> str | None:
+        """The id of the training that runs."""
+        latest = self._latest
+        return latest.id if latest and latest.process.poll() is None else None
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every training, that which runs first."""
+        known = dict(runs.found(self.settings.root))
+        if self._latest:
+            known = {self._latest.id: self._latest.run} | known
+        told = [self._told(id, run) for id, run in known.items()]
+        return [each for each in told if each]
+
+    def get(self, id: str) -> dict[str, Any] | None:
+        """One training, with its curves and its sheets."""
+        run = self.run(id)
+        told = run and self._told(id, run)
+        if not run or not told:
+            return None
+        return told | {"curves": runs.curves(run), "samples": runs.sheets(run)}
+
+    def run(self, id: str) -> Path | None:
+        """The folder of a training."""
+        if self._latest and self._latest.id == id:
+            return self._latest.run
+        return runs.found(self.settings.root).get(id)
+
+    def begin(self, name: str, arguments: Sequence[str]) -> str:
+        """Begin to train.
+
+        Args:
+            name: of the run's folder, below `runs`; with a number where that is taken.
+            arguments: of `limner train`, without --run and --device.
+
+        Returns:
+            the training's id.
+
+        Raises:
+            RefusedError: another training runs.
+        """
+        self._one_at_a_time()
+        folder, number = self.settings.root / "runs" / name, 1
+        while folder.exists():
+            number += 1
+            folder = self.settings.root / "runs" / f"{name}-{number}"
+        folder.mkdir(parents=True)
+        return self._start(folder, ["train", *arguments, "--run", self._typed(folder)])
+
+    def resume(self, id: str, options: Sequence[str] = ()) -> None:
+        """Go on with a training.
+
+        Raises:
+            RefusedError: there is no such training, or another one runs.
+        """
+        self._one_at_a_time()
+        run = self.run(id)
+        if run is None or not (run / runs.RECIPE).is_file():
+            raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
+        self._start(run, ["resume", self._typed(run), *options])
+
+    def stop(self, id: str) -> None:
+        """Have a training finish its step, save, and end."""
+        latest = self._latest
+        if latest and latest.id == id and latest.process.stdin:
+            latest.process.stdin.close()
+
+    def close(self) -> None:
+        """Stop what runs; it ends by itself."""
+        if self._latest:
+            self.stop(self._latest.id)
+
+    def _typed(self, run: Path) -> str:
+        return str(run.relative_to(self.settings.root))
+
+    def _one_at_a_time(self) -> None:
+        if self.running:
+            said = "another training runs"
+            raise RefusedError(409, "training", said, "stop it first, or wait until it is done")
+
+    def _log(self, id: str) -> Path:
+        return self.settings.folder.resolve() / "trainings" / f"{id}.log"
+
+    def _start(self, run: Path, arguments: list[str]) -> str:
+        id, device = runs.id_of(run, self.settings.root), self.settings.device
+        log = self._log(id)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            output.write(f"limner {shlex.join(arguments)}\n".encode())
+            output.flush()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "limner.studio.trainer", *arguments, "--device", device],
+                cwd=self.settings.root,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the server, which then closes its input
+            )
+        self._latest = _Process(id, run, process)
+        return id
+
+    def _told(self, id: str, run: Path) -> dict[str, Any] | None:
+        command, lines = self._said(id)
+        known = runs.about(run)
+        latest = self._latest if self._latest and self._latest.id == id else None
+        if known is None and latest is None:
+            return None
+        code = latest.process.poll() if latest else 0
+        error = _error(code, lines)
+        document: dict[str, Any] = {"model": "", "source": "", "steps": 0, "step": 0, "changed": 0}
+        document |= known or {}
+        progress = [match for line in lines if (match := _PROGRESS.match(line))]
+        if code is None and progress:
+            document["step"] = int(progress[-1][1].replace(",", ""))
+        done = document["step"] >= document["steps"] > 0
+        state = "running" if code is None else "failed" if error else "done" if done else "stopped"
+        remarks = [line for line in lines if not _PROGRESS.match(line) and line[:7] not in _NEXT]
+        return (
+            document
+            | {
+                "id": id,
+                "name": self._typed(run),
+                "state": state,
+                "stopping": bool(code is None and latest and latest.process.stdin.closed),  # pyright: ignore
+                "said": progress[-1].string[progress[-1].end() :]
+                if code is None and progress
+                else "",
+                "remarks": [] if error else remarks[-_REMARKS:],
+                "error": error,
+                "command": command or f"limner resume {shlex.quote(self._typed(run))}",
+            }
+        )
+
+    def _said(self, id: str) -> tuple[str, list[str]]:
+        """The command of a training, and what it said since it was begun or gone on with."""
+        try:
+            text = self._log(id).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return "", []
+        command, _, rest = text.partition("\n")
+        return command, [line for line in rest[-_LETTERS:].splitlines() if line.strip()]
+
+
+def _error(code: int | None, lines: Sequence[str]) -> Problem | None:
+    """Why a training ended that was not to end, in one line."""
+    if code is None or code == _STOPPED:
+        return None
+    last = lines[-1] if lines else ""
+    if last.startswith(_ERROR):
+        message, _, hint = last.removeprefix(_ERROR).partition("; ")
+        return Problem(code="training", message=message, hint=hint)
+    if code < 0:
+        said = "the process that trained was ended from outside"
+        hint = "it may have taken too much memory: go on, or choose smaller pictures"
+        return Problem(code="training", message=said, hint=hint)
+    if code > 0:
+        return Problem(code="training", message=last[:300] or "training failed", hint="")
+    return None

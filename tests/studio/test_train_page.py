@@ -1,0 +1,112 @@
+"""Training in the page, in a real browser: from a folder of pictures to a model that paints."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+from test_training import COLOURS, LONG, ended
+
+from conftest import NAME, Open, Studio, clean
+
+WIDE = "document.documentElement.scrollWidth"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a person has it: pictures, and what else lies there."""
+    folder = tmp_path_factory.mktemp("files") / "Ünsere Punkte"
+    folder.mkdir()
+    for i in range(12):
+        Image.new("RGB", (8, 8), COLOURS[i % 4]).save(folder / f"{i}.png")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "notes.pdf").write_bytes(b"%PDF")
+    return folder
+
+
+def ready(page: Page, pictures: Path, options: str) -> None:
+    """Choose a folder, wait for what is found in it, and type options."""
+    page.locator("input[webkitdirectory]").set_input_files(pictures)
+    expect(page.get_by_label("What is in them")).to_contain_text(
+        "12 sound, 0 broken", timeout=60000
+    )
+    expect(page.locator(".check img")).to_be_visible()
+    page.locator(".begin summary").click()
+    page.fill("#further", options)
+
+
+def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictures: Path):
+    page = visit("/", name=NAME)
+    assert not page.evaluate("isSecureContext")
+    page.get_by_role("link", name="Train").click()
+    ready(page, pictures, " ".join([*LONG, "train.sample_every=40", "sampler.steps=2"][1:]))
+    expect(page.locator("#kind")).to_have_value("flow-matching")
+    expect(page.locator("#minutes")).to_be_disabled()
+    assert page.evaluate(WIDE) <= page.viewport_size["width"]
+    clean(page)
+    with page.expect_response("**/api/v1/trainings") as answer:
+        page.locator("#further").press("Control+Enter")
+    assert answer.value.status == 202, answer.value.text()
+    expect(page.locator("h1")).to_have_text(re.compile("runs/flow-matching-"))
+    id = page.url.rsplit("/", 1)[1]
+    expect(page.locator(".curve polyline")).not_to_have_count(0, timeout=90000)
+    page.reload()
+    expect(page.locator(".beside figure")).to_have_count(2, timeout=60000)
+    expect(page.get_by_label(re.compile(r"^loss: .* at step"))).to_be_visible()
+    clean(page)
+    page.goto(page.url.replace(f"/train/{id}", "/"))
+    page.fill("#prompt", "while it learns")
+    page.locator(".paint").click()
+    page.wait_for_selector('.job.done[aria-label="while it learns"] img')
+    page.get_by_role("link", name="Train").click()
+    expect(page.get_by_text("A training runs:")).to_be_visible()
+    page.locator("a.sheet-of").first.click()
+    page.get_by_role("button", name="Stop").click()
+    assert ended(studio, id)["state"] == "stopped"
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Go on")).to_be_visible(timeout=90000)
+    page.get_by_role("button", name="Paint with it").click()
+    expect(page.locator("#model")).to_have_value(re.compile("runs/flow-matching-"))
+    page.locator(".paint").click()
+    page.wait_for_selector('.job.done[aria-label="without words"] img')
+
+
+def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path):
+    page = visit("/train", expected="415|422", viewport={"width": 375, "height": 740})
+    ready(page, pictures, "train.setps=4")
+    assert page.evaluate(WIDE) <= 375
+    page.get_by_role("button", name="Train").focus()
+    page.keyboard.press("Enter")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("unknown train option 'train.setps'", timeout=60000)
+    expect(alert).to_contain_text("did you mean")
+    assert page.evaluate(WIDE) <= 375
+    clean(page)
+    page.get_by_role("link", name="All trainings").click()
+    page.locator(".begin summary").click()
+    page.fill("#further", "steps=4")
+    page.get_by_role("button", name="Train").click()
+    expect(page.get_by_role("alert")).to_contain_text("is no option")
+    page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})
+    expect(page.get_by_role("alert")).to_contain_text("not a valid zip archive")
+
+
+def test_an_archive_of_the_page_is_one(visit: Open, tmp_path: Path):
+    page = visit()
+    made = page.evaluate(
+        """async () => {
+            const { zipped } = await import("/page/zip.js");
+            const files = [["ü/a.txt", new File(["hello"], "a")], ["b", new File([], "b")]];
+            const blob = await zipped(files);
+            return [...new Uint8Array(await blob.arrayBuffer())];
+        }"""
+    )
+    (tmp_path / "made.zip").write_bytes(bytes(made))
+    with zipfile.ZipFile(tmp_path / "made.zip") as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["ü/a.txt", "b"]
+        assert archive.read("ü/a.txt") == b"hello"

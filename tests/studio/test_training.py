@@ -1,0 +1,145 @@
+"""Training through the API: the archive that was sent, the run that `limner train` makes of it, and
+what is left when the server dies.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from conftest import Studio, until
+
+COLOURS = ("red", "blue", "green", "gold")
+TINY = [
+    "model.channels=8,16",
+    "data.size=8",
+    "train.batch=4",
+    "train.samples=4",
+    "train.log_every=2",
+]
+SHORT = [*TINY, "train.steps=6", "train.sample_every=3", "train.save_every=2"]
+LONG = [*TINY, "train.steps=100000", "train.sample_every=0", "train.save_every=100000"]
+
+
+def archive(broken: int = 0, sound: int = 12) -> bytes:
+    """A zip of small pictures."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as out:
+        for i in range(sound):
+            content = io.BytesIO()
+            Image.new("RGB", (8, 8), COLOURS[i % 4]).save(content, "PNG")
+            out.writestr(f"dots/{i}.png", content.getvalue())
+        for i in range(broken):
+            out.writestr(f"dots/broken-{i}.png", b"nonsense")
+    return file.getvalue()
+
+
+def send(studio: Studio, content: bytes, name: str = "Dots & more") -> dict[str, Any]:
+    """Send an archive, and wait for what is found in it."""
+    answer = studio.client.post("/api/v1/data", params={"name": name}, content=content)
+    assert answer.status_code == 201, answer.text
+    until(lambda: data(studio, answer.json()["name"])["check"] is not None, 90)
+    return data(studio, answer.json()["name"])
+
+
+def data(studio: Studio, name: str) -> dict[str, Any]:
+    known = studio.client.get("/api/v1/data").json()["data"]
+    return next(each for each in known if each["name"] == name)
+
+
+def begin(studio: Studio, expect: int = 202, **of: Any) -> dict[str, Any]:
+    wish = {"model": "flow-matching", "data": "dots-more", "minutes": None} | of
+    answer = studio.client.post("/api/v1/trainings", json=wish)
+    assert answer.status_code == expect, answer.text
+    return answer.json()
+
+
+def training(studio: Studio, id: str) -> dict[str, Any]:
+    return studio.client.get(f"/api/v1/trainings/{id}").json()
+
+
+def ended(studio: Studio, id: str) -> dict[str, Any]:
+    until(lambda: training(studio, id)["state"] != "running", 120)
+    return training(studio, id)
+
+
+@pytest.fixture
+def trainer(own_studio: Callable[..., Studio]) -> Studio:
+    """A studio with an archive in it."""
+    studio = own_studio()
+    send(studio, archive())
+    return studio
+
+
+def test_an_archive_is_looked_at_trained_on_and_painted_from(trainer: Studio):
+    found = data(trainer, "dots-more")
+    assert found["source"] == "zip:studio/data/dots-more.zip" and found["own"]
+    assert found["check"]["pictures"] == 12 and not found["check"]["refused"]
+    assert "8 x 8 (12)" in found["check"]["text"]
+    sheet = trainer.client.get("/api/v1/data/dots-more/sheet").content
+    assert Image.open(io.BytesIO(sheet)).getpixel((10, 10)) == (255, 0, 0)
+    id = begin(trainer, options=SHORT)["id"]
+    assert begin(trainer, 409)["code"] == "training"
+    done = ended(trainer, id)
+    assert (done["state"], done["step"], done["steps"]) == ("done", 6, 6), done
+    assert done["name"] == "runs/flow-matching-dots-more"
+    run = trainer.folder / done["name"]
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert done["curves"]["loss"] == [[row["step"], row["loss"]] for row in log]
+    assert done["samples"] == [3, 6] and (run / "model.safetensors").is_file()
+    samples = trainer.client.get(f"/api/v1/trainings/{id}/samples/6").content
+    assert samples == (run / "samples" / "step-000006.png").read_bytes()
+    assert done["command"].startswith("limner train flow-matching zip:studio/data/dots-more.zip")
+    again = trainer.client.post(
+        f"/api/v1/trainings/{id}/resume", json={"options": ["train.steps=8"]}
+    )
+    assert again.status_code == 202
+    assert (ended(trainer, id)["state"], training(trainer, id)["step"]) == ("done", 8)
+    listed = trainer.client.get("/api/v1/trainings").json()
+    assert [each["id"] for each in listed["trainings"]] == [id]
+    assert {"flow-matching", "ddpm", "r3gan"} <= {each["name"] for each in listed["models"]}
+    assert not {"controlnet", "pix2pix", "lenet"} & {each["name"] for each in listed["models"]}
+
+
+def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studio):
+    id = begin(trainer, options=LONG)["id"]
+    until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
+    trainer.client.delete(f"/api/v1/trainings/{id}")
+    stopped = ended(trainer, id)
+    assert stopped["state"] == "stopped" and stopped["step"] > 2 and not stopped["error"]
+    trainer.client.post(f"/api/v1/trainings/{id}/resume", json={})
+    until(lambda: training(trainer, id)["curves"]["loss"][-1][0] > stopped["step"] + 2, 120)
+    trainer.kill()
+    states = trainer.folder / "runs" / "flow-matching-dots-more" / "state"
+    newest: Callable[[], Path] = lambda: max(states.glob("step-*"))  # noqa: E731
+    until(lambda: int(newest().name[5:]) > stopped["step"], 60)
+    trainer.start()
+    after = training(trainer, id)
+    assert after["state"] == "stopped" and after["step"] > stopped["step"]
+    assert after["command"] == "limner resume runs/flow-matching-dots-more"
+
+
+def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
+    no_zip = trainer.client.post("/api/v1/data", params={"name": "x"}, content=b"nonsense")
+    assert no_zip.status_code == 415 and "not a valid zip archive" in no_zip.json()["message"]
+    assert send(trainer, archive(broken=12), "bad")["check"]["refused"]
+    assert "cannot be trained on" in begin(trainer, 422, data="bad")["message"]
+    assert begin(trainer, 404, data="nothing")["code"] == "unknown"
+    assert "did you mean 'flow-matching'" in str(begin(trainer, 422, model="flow-maching"))
+    for wrong in ("train.init.model=runs", "data.source=/etc", "evaluate.every=1", "steps=3"):
+        assert "is no option" in begin(trainer, 422, options=[wrong])["message"]
+    failed = ended(trainer, begin(trainer, options=["train.setps=3"])["id"])
+    assert failed["state"] == "failed" and failed["steps"] == 0
+    assert "unknown train option 'train.setps'" in failed["error"]["message"]
+    assert "did you mean" in failed["error"]["message"] + failed["error"]["hint"]
+    assert trainer.client.delete("/api/v1/data/emoji").status_code == 409
+    assert trainer.client.delete("/api/v1/data/bad").status_code == 204
+    assert not list((trainer.folder / "studio" / "data").glob("bad*"))
+    elsewhere = {"Origin": "http://elsewhere.example"}
+    for path in ("/api/v1/data?name=x", "/api/v1/trainings"):
+        assert trainer.client.post(path, headers=elsewhere).status_code == 403
