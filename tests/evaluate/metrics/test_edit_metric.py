@@ -188,6 +188,18 @@ def test_a_model_that_follows_changes_what_is_asked_for_and_nothing_else():
     assert rows["SDEdit", "edit"].protocol == "strength 0.7, the best of 0.3, 0.5, 0.7, 0.9"
 
 
+def test_the_row_of_real_scenes_is_what_no_model_exceeds():
+    """It is of the scenes alone, whatever the model makes of them."""
+    rows = found("ignores")
+    row = next(row for row, _ in rows if row.startswith("real"))
+    assert rows[row, "edit"].value == rows[row, "object found"].value == 1
+    assert rows[row, "outside change"].value == 0
+    assert rows[row, "edit"].n == len(edits_of(scenes(32)))
+    eye = found("ignores", size=64, extractor="scene-judge")
+    seen, follows = (eye[row, "edit"], found("follows", size=64, extractor="scene-judge"))
+    assert seen.value == follows["subject", "edit"].value, "as a model that follows has it"
+
+
 def test_a_model_that_ignores_the_change_does_nothing():
     rows = found("ignores")
     assert rows["subject", "edit"].value == rows["subject", "outside change"].value == 0
@@ -257,7 +269,7 @@ def test_it_is_computed_only_where_it_is_named():
     subject = PaintedPictures(model, real, N, seed=0, options={}, name="m", fingerprint="m")
     place = torch.device("cpu")
     setting = Setting(subject, model, "m", 0, place, real, None, real, extractor=Knows(32))
-    assert len(module.Edit(setting).needs()) == 1
+    assert len(module.Edit(setting).needs()) == 2
     with pytest.raises(NotApplicable, match="it paints eight pictures for each of -n"):
         module.Edit(setting, named=False).needs()
 

@@ -13,8 +13,10 @@ model paints the picture of the caption, and again with the word changed, by its
     object found     share of edits whose object the detector finds in the picture before
 
 The box is what the detector finds in the picture before, with a sixteenth of the side around it;
-edits whose object it does not find there have no outside, and are left out of it. Beside the
-model's numbers stand those of three other ways to the same captions, from the same seeds:
+edits whose object it does not find there have no outside, and are left out of it. The row `real`
+has the same numbers of the scenes themselves, composed before and after the change: what no model
+can be asked to exceed. Beside the model's numbers stand those of three other ways to the same
+captions, from the same seeds:
 
     same seed        the new caption painted anew
     SDEdit           the picture before under noise, painted on with the new caption; at the
@@ -44,7 +46,7 @@ from limner.contract.registry import Paper
 from limner.contract.rewording import Rewording, aligned_prompts
 from limner.contract.text import Tokenizer
 from limner.data.scene_edits import SceneEdit, draw_edit
-from limner.data.scenes import ComposedScenes
+from limner.data.scenes import ComposedScenes, drawn_pixels
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Detects, Extractor
 from limner.evaluate.extractors.weights import has_lite0
@@ -166,6 +168,8 @@ class EditedPictures(PaintedPictures):
         fingerprint: of the model and of the edits.
     """
 
+    ways = WAYS
+
     def __init__(
         self,
         subject: PaintedPictures,
@@ -176,7 +180,7 @@ class EditedPictures(PaintedPictures):
         super().__init__(
             subject.model,
             subject.real,
-            WAYS * len(edits),
+            self.ways * len(edits),
             seed=subject.seed,
             options=subject.options,
             name=f"{subject.name} with words changed",
@@ -237,6 +241,22 @@ def masks(
     return found, torch.tensor(known)
 
 
+class ComposedEdits(EditedPictures):
+    """Both scenes of each edit, as they are composed: `BEFORE` and `AFTER`."""
+
+    ways = 2
+
+    def pictures(self, numbers: Numbers) -> Pixels:
+        """Those that are asked for, composed now."""
+        scenes = [self.edits[i // self.ways].scene for i in numbers.tolist()]
+        return torch.stack(
+            [
+                drawn_pixels(edit.after if i % self.ways else edit.before, self.real.spec)
+                for edit, i in zip(scenes, numbers.tolist())
+            ]
+        )
+
+
 class SeenEdits(Observer):
     """What became of each edit, in each of its pictures.
 
@@ -254,10 +274,11 @@ class SeenEdits(Observer):
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
         """`done`, `known` (the object is found before), `pixels` and `lite0` (changes outside)."""
         assert isinstance(pictures, EditedPictures)
-        of_each = [pictures.edits[i] for i in (numbers // WAYS).tolist()]
-        before = pixels[BEFORE::WAYS]
-        inside, known = masks(before, of_each[::WAYS], self.detector)
-        inside, known, before = (x.repeat_interleave(WAYS, 0) for x in (inside, known, before))
+        ways = pictures.ways
+        of_each = [pictures.edits[i] for i in (numbers // ways).tolist()]
+        before = pixels[BEFORE::ways]
+        inside, known = masks(before, of_each[::ways], self.detector)
+        inside, known, before = (x.repeat_interleave(ways, 0) for x in (inside, known, before))
         objects = findings(SeenObjects(self.detector).detected(pixels), self.detector.kinds)
         right = [done(found, edit.scene) for found, edit in zip(objects, of_each)]
         seen = {
@@ -267,7 +288,7 @@ class SeenEdits(Observer):
         }
         if self.lite0:
             rest = self.lite0(pixels.masked_fill(inside[:, None], _COVER)).features.double().cpu()
-            first = rest[BEFORE::WAYS].repeat_interleave(WAYS, 0)
+            first = rest[BEFORE::ways].repeat_interleave(ways, 0)
             seen["lite0"] = 1 - F.cosine_similarity(first, rest)
         return seen
 
@@ -321,6 +342,14 @@ class Edit(Metric):
             )
         return EditedPictures(subject, edits, self.detector, f"{s.fingerprint} {s.seed}")
 
+    @cached_property
+    def composed(self) -> ComposedEdits:
+        """The scenes of the same edits."""
+        edited, s = self.edited, self.setting
+        assert isinstance(s.subject, PaintedPictures)
+        told = f"composed {s.reference.fingerprint} {s.seed}"
+        return ComposedEdits(s.subject, edited.edits, self.detector, told)
+
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """The pictures of all edits.
 
@@ -349,14 +378,17 @@ class Edit(Metric):
             raise NotApplicable(str(error)) from None
         if missing := {*data.objects} - {*detector.kinds}:
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
-        return [(edited, self.observer)]
+        return [(edited, self.observer), (self.composed, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Shares and changes of the model's own edits, and of the three other ways."""
-        columns = {
-            name: column.unflatten(0, (-1, WAYS))
-            for name, column in seen.of(self.edited, self.observer).items()
-        }
+        columns, real = (
+            {
+                name: column.unflatten(0, (-1, pictures.ways))
+                for name, column in seen.of(pictures, self.observer).items()
+            }
+            for pictures in (self.edited, self.composed)
+        )
         shares = columns["done"].double().mean(0)
         strengths = range(FIRST_SDEDIT, FIRST_SDEDIT + len(STRENGTHS))
         best = max(strengths, key=lambda way: float(shares[way]))
@@ -364,6 +396,7 @@ class Edit(Metric):
         at = f"strength {STRENGTHS[best - FIRST_SDEDIT]:g}, the best of {said}"
         return [
             *self._of_way(SUBJECT, AFTER, columns),
+            *self._of_way(f"real ({self.setting.reference.name})", AFTER, real),
             *self._of_way("same seed", SAME_SEED, columns),
             *self._of_way("SDEdit", best, columns, at),
             *self._of_way("in-painting", IN_PAINTING, columns),
@@ -393,7 +426,7 @@ class Edit(Metric):
                 each = columns[what][known, way]
                 draws = each[resampled(len(each), self.setting.seed)].mean(1)
                 yield self.number(name, percentiles(float(each.mean()), draws), len(each), **told)
-        if row == SUBJECT:
+        if way == AFTER:
             yield self._share("object found", known, row=row)
 
     def _share(self, name: str, which: Bool[Tensor, "n"], **told: Any) -> Number:
