@@ -14,7 +14,7 @@ from limner.data import open_data
 from limner.data.captions import article
 from limner.data.composition import held_out, kept_back
 from limner.data.grounds import GROUNDS
-from limner.data.instructions import InstructedScenes
+from limner.data.instructions import InstructedScenes, Redrawing
 from limner.data.scenes import drawn_pixels, pixel_box
 
 N, SIDE = 300, 32
@@ -118,6 +118,39 @@ def test_a_batch_is_the_scene_after_the_words_and_the_scene_before(data):
     assert open_data("instructions", size=SIDE, vocabulary=60, kinds="add").digest != data.digest
 
 
+def test_single_emoji_are_drawn_in_another_style():
+    """Both pictures are of one emoji, and the second is in the style that the words say."""
+    data = open_data("instructions", size=SIDE, vocabulary=60, emoji=0.5)
+    assert isinstance(data, InstructedScenes) and data.single is not None
+    said = {
+        "3d": r"\b3d\b", "flat": r"\bflat\b", "line": r"\bline\b", "noto": r"\bnoto\b",
+    }  # fmt: skip
+    emoji = [i for i in range(N) if isinstance(data.instruction(i), Redrawing)]
+    assert abs(len(emoji) - N / 2) < 4 * (N / 4) ** 0.5
+    seen = set()
+    before, after = (
+        data.hints(torch.tensor(emoji), torch.tensor(emoji), 0),
+        data.images(torch.tensor(emoji), Noise.sampling(0, len(emoji))),
+    )
+    for row, told in enumerate(map(data.instruction, emoji)):
+        (old_style, old), (style, new) = (
+            data.single.name(each).split("/") for each in (told.before, told.after)
+        )
+        assert old == new and old_style != style
+        assert [name for name, word in said.items() if re.search(word, told.words)] == [style]
+        pixels = data.single.pixels(torch.tensor([told.before, told.after]))
+        assert torch.equal(from_uint8(pixels), torch.stack([before[row], after[row]]))
+        seen.add(style)
+    assert seen == {*said}
+    assert all(data.scene(i) is None for i in emoji)
+    again = open_data("instructions", size=SIDE, vocabulary=60, emoji=0.5)
+    assert [again.instruction(i) for i in emoji[:9]] == [data.instruction(i) for i in emoji[:9]]
+    plain = open_data("instructions", size=SIDE, vocabulary=60)
+    assert plain.single is None and plain.digest != data.digest
+    held = open_data("instructions", size=SIDE, vocabulary=60, emoji=1.0, split="held-out")
+    assert {e.group for e in held.single.entries}.isdisjoint(e.group for e in data.single.entries)
+
+
 def test_every_word_of_an_instruction_has_a_token(data):
     tokenizer = Tokenizer(data.spec.text)
     for told in map(data.instruction, range(N)):
@@ -130,7 +163,7 @@ def test_every_word_of_an_instruction_has_a_token(data):
     [
         ({"kinds": "paint"}, "paint"),
         ({"hint": "edges"}, "no data.hint"),
-        ({"emoji": 0.1}, "no data.emoji"),
+        ({"emoji": 0.1, "style": "line"}, "emoji of one style have no other; give data.style=all"),
         ({"style": "line", "kinds": "colour"}, "can be changed by 'colour'"),
         ({"style": "flat", "kinds": "style"}, "can be changed by 'style'"),
     ],

@@ -8,7 +8,8 @@
     style     "draw it flat"
 
 The scene before is the conditioning picture, the scene after is what is to be painted. Both are
-composed, so that the pair is exact: nothing differs but what the instruction says.
+composed, so that the pair is exact: nothing differs but what the instruction says. With
+`data.emoji`, a share of the pairs are single emoji, as two of the artists drew them.
 
 Reference: Brooks, Holynski, Efros (2023). InstructPix2Pix. arXiv:2211.09800, whose pairs were
 painted by a model.
@@ -16,8 +17,11 @@ painted by a model.
 
 import hashlib
 import random
+from bisect import bisect
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, get_args
 
 import torch
@@ -31,6 +35,7 @@ from limner.data.captions import article
 from limner.data.composition import Scene, Thing, below, chosen, held_out, kept_back
 from limner.data.dataset import View
 from limner.data.grounds import GROUNDS
+from limner.data.pictures import Pictures
 from limner.data.scene_edits import fitted, other_colours, other_objects
 from limner.data.scenes import REMEMBERED, ComposedScenes, Scenes, drawn_pixels, read_shares
 from limner.data.sprites import STYLES, Object, aspect
@@ -83,6 +88,20 @@ class Instruction:
     changed: Thing | None = None
 
 
+@dataclass(frozen=True)
+class Redrawing:
+    """A single emoji that is to be drawn in another style.
+
+    Args:
+        before, after: numbers of the pictures among the emoji.
+        words: the instruction.
+    """
+
+    before: int
+    after: int
+    words: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Instructions(Scenes):
     """`instructions`: pairs of scenes with the instruction that leads from one to the other.
@@ -90,6 +109,7 @@ class Instructions(Scenes):
     Args:
         kinds: of instructions, with shares as in "colour=2,remove=1"; all of them alike, if not
             given.
+        emoji: the share of pairs that are a bundled emoji by itself, in one style and in another.
     """
 
     kinds: str = ""
@@ -110,7 +130,7 @@ class InstructedScenes(ComposedScenes):
     paired = True
 
     def __init__(self, source: Instructions, typed: str) -> None:
-        for name in ("hint", "emoji", "overlap"):
+        for name in ("hint", "overlap"):
             if getattr(source, name):
                 raise LimnerError(f"instructions have no data.{name}; leave it out")
         super().__init__(source, typed)
@@ -119,10 +139,15 @@ class InstructedScenes(ComposedScenes):
         self.spec = replace(self.spec, hint=before)
         said = f"{self.digest} {source.kinds}"
         self.digest = hashlib.sha256(said.encode()).hexdigest()
-        self._instructions: OrderedDict[int, Instruction] = OrderedDict()
+        self._instructions: OrderedDict[int, Instruction | Redrawing] = OrderedDict()
+        if self.single:
+            self._redrawn, weights = _in_other_styles(self.single)
+            if not any(weights):
+                raise LimnerError("emoji of one style have no other; give data.style=all")
+            self._edges = [*accumulate(weights)]
 
-    def instruction(self, index: int) -> Instruction:
-        """Instruction `index`, with both scenes."""
+    def instruction(self, index: int) -> Instruction | Redrawing:
+        """Instruction `index`, with both scenes, or both pictures of an emoji."""
         found = self._instructions.get(index)
         if found is None:
             found = self._drawn_instruction(index)
@@ -131,8 +156,14 @@ class InstructedScenes(ComposedScenes):
                 self._instructions.popitem(last=False)
         return found
 
-    def _drawn_instruction(self, index: int) -> Instruction:
+    def _drawn_instruction(self, index: int) -> Instruction | Redrawing:
         chance = random.Random(f"instructions/{self.options.seed}/{index}")
+        if self.single and chance.random() < self.options.emoji:
+            before = bisect(self._edges, chance.random() * self._edges[-1])
+            others = self._redrawn[before]
+            after = others[below(len(others), chance)]
+            style = _one(_STYLES[_style(self.single, after)], chance)
+            return Redrawing(before, after, _one(_WORDS["style"], chance).format(style=style))
         kind = chosen(self.kinds, chance)
         split, least = self.options.split, 2 if kind == "add" else 1
         for _ in range(_TRIES):
@@ -149,13 +180,25 @@ class InstructedScenes(ComposedScenes):
             "(data.vocabulary, data.skills), or leave it out of data.kinds"
         )
 
-    def scene(self, index: int) -> Scene:
-        """What is to be painted."""
-        return self.instruction(index).after
+    def scene(self, index: int) -> Scene | None:
+        """What is to be painted; None where it is an emoji by itself."""
+        told = self.instruction(index)
+        return told.after if isinstance(told, Instruction) else None
 
     def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """The scenes after, composed now."""
-        return torch.stack([drawn_pixels(self.scene(i), self.spec) for i in indices.tolist()])
+        """The pictures after, composed now."""
+        return self._drawn(self.instruction(i).after for i in indices.tolist())
+
+    def _drawn(self, shown: Iterable[Scene | int]) -> UInt8[Tensor, "b c h w"]:
+        """Scenes, and emoji by their numbers."""
+        found: list[UInt8[Tensor, "c h w"]] = []
+        for each in shown:
+            if isinstance(each, Scene):
+                found.append(drawn_pixels(each, self.spec))
+            else:
+                assert self.single is not None
+                found.append(self.single.pixels(torch.tensor([each]))[0])
+        return torch.stack(found)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str]:
         """The instructions."""
@@ -169,9 +212,25 @@ class InstructedScenes(ComposedScenes):
         view: View | None = None,
         x: Images | None = None,
     ) -> Float[Tensor, "b k hh ww"]:
-        """The scenes before."""
-        scenes = [self.instruction(i).before for i in indices.tolist()]
-        return from_uint8(torch.stack([drawn_pixels(scene, self.spec) for scene in scenes]))
+        """The pictures before."""
+        return from_uint8(self._drawn(self.instruction(i).before for i in indices.tolist()))
+
+
+def _style(emoji: Pictures, number: int) -> str:
+    """Who drew an emoji, by the folder of its file."""
+    return emoji.name(number).split("/")[0]
+
+
+def _in_other_styles(emoji: Pictures) -> tuple[list[list[int]], list[float]]:
+    """Of each emoji the numbers of the same one in other styles, and how often it is drawn."""
+    same: dict[str, list[int]] = {}
+    for number in range(len(emoji)):
+        same.setdefault(emoji.name(number).split("/")[1], []).append(number)
+    others = [
+        [each for each in same[emoji.name(i).split("/")[1]] if each != i] for i in range(len(emoji))
+    ]
+    assert emoji.weights is not None
+    return others, [w * bool(own) for w, own in zip(emoji.weights.tolist(), others)]
 
 
 def _withheld(scene: Scene) -> bool:
