@@ -1,5 +1,6 @@
 """Words of a prompt changed, as a person types them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import limner
 from limner.commands.app import app
 from limner.commands.reword import read_changes, rewording
 from limner.commands.wish import Wish
-from limner.contract.checkpoint import save_model
+from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.text import text_spec
@@ -104,6 +105,38 @@ def test_a_picture_is_edited_again_and_again_and_remembers_it_all(painter, tmp_p
         left, top = gap + x * (side + gap), gap + y * (side + gap)
         cell = sheet.crop((left, top, left + side, top + side))
         assert cell.tobytes() == opened(file).tobytes(), file
+
+
+def test_words_change_in_a_picture_under_control(painter, tmp_path, monkeypatch):
+    """The first picture is the one that was painted under control, the second has its hint, too."""
+    monkeypatch.chdir(tmp_path)
+    spec = replace(SPEC, hint=ImageSpec(1, 8, 8, domain="edges"))
+    control = limner.build("controlnet", spec, base=load(painter))
+    for p in control.controls.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    save_model(control, tmp_path / "control")
+    Image.linear_gradient("L").resize((8, 8)).save("hint.png")
+    run(
+        "sample",
+        "a red dog",
+        "-m",
+        "control",
+        "--hint",
+        "hint.png",
+        "-o",
+        "a.png",
+        "sampler.steps=3",
+    )
+    run("edit", "a.png", "--replace", "dog=cat", "--local", 0, "-o", "b.png")
+    made = Wish.read("b.png")
+    assert made.hints == ("hint.png",) and made.changes == ("replace:dog=cat", "local:0")
+    sheet, side = opened("b.png"), opened("a.png").width
+    gap = (sheet.width - 2 * side) // 3
+    first = sheet.crop((gap, gap, gap + side, gap + side))
+    assert first.tobytes() == opened("a.png").tobytes()
+    run("sample", "--from", "b.png", "-o", "c.png")
+    second = sheet.crop((2 * gap + side, gap, 2 * (gap + side), gap + side))
+    assert second.tobytes() == opened("c.png").tobytes() != first.tobytes()
 
 
 def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
+from limner.contract.rewording import Rewording, aligned_prompts
 from limner.contract.text import text_spec
 from limner.diffusion import denoising_model
 from limner.diffusion.controlled_network import Control, HintEncoder
@@ -267,6 +268,32 @@ def test_edits_and_codes_are_under_control(monkeypatch):
         codes, bare = model.encode(x, c), model.encode(x, prompt(c))
         assert not torch.equal(codes, bare)
         assert torch.equal(bare, model.base.encode(x, prompt(c)))
+
+
+@pytest.mark.parametrize("kind", ["flow-matching", "latent-diffusion"])
+def test_words_change_under_the_same_control(kind):
+    """Where nothing changes it is the painting under control, twice; without sharing, each is."""
+    model = controlled(kind, "text")
+    c = asked("text", 2)
+    before, after = c.rows(slice(0, 1)), replace(c.rows(slice(1, 2)), image=c.image[:1])
+    alignment = aligned_prompts(torch.cat([before.text, after.text]))
+    free = Rewording(alignment, torch.ones(5), cross=0, own=0, local=0)
+    told = {"steps": 3, "scale": 2.0}
+    *_, pair = model.reword(before, after, free, seed=4, **told)
+    painted = [model.sample(1, each, seed=4, **told) for each in (before, after)]
+    torch.testing.assert_close(pair, torch.cat(painted), atol=1e-4, rtol=1e-4)
+    bare = model.base.sample(1, prompt(before), seed=4, **told)
+    assert not torch.allclose(pair[:1], bare, atol=1e-3), "the hint counts"
+    same = Rewording(aligned_prompts(before.text.repeat(2, 1)), torch.ones(5))
+    *_, twice = model.reword(before, before, same, seed=4, **told)
+    assert torch.equal(*twice)
+    x = torch.rand(1, 3, 8, 8) - 0.5
+    *_, kept = model.reword(before, before, same, image=x, seed=4, **told)
+    left = model.reconstruct_for_edit(x, seed=4)
+    torch.testing.assert_close(kept, left.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
+    blind = controlled("vdm")
+    with pytest.raises(LimnerError, match="there is no word to change"):
+        next(blind.reword(asked("labels", 1), asked("labels", 1), same))
 
 
 def test_it_is_the_controlnet_of_diffusers_where_shapes_allow():

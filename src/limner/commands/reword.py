@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -124,6 +124,8 @@ def reworded(work: Work, changes: Sequence[str], strength: float = 1.0) -> Itera
     if told.alignment.new == told.alignment.left == ():  # only weights change: everywhere
         told = replace(told, local=0.0)
     asked = work.c.rows(slice(0, 1))
+    if "hint" in work.pictures:
+        asked = replace(asked, image=work.pictures["hint"][:1])
     before, after = (replace(asked, text=c.text, weight=c.weight) for c in (before, after))
     image = work.pictures.get("image")
     yield from model.reword(
@@ -220,7 +222,7 @@ def reword_sheet(
                        model=wish.model or made.model)  # fmt: skip
         if strength is not None:
             raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
-        pictures: dict[str, Any] = {}
+        given: dict[str, Images] = {}
         wish = Wish.of({**vars(wish), **asked})
         work = open_work(wish, device, single=True)
     else:
@@ -228,8 +230,8 @@ def reword_sheet(
             raise LimnerError(f"{file} does not say what it is of; give --prompt")
         wish = Wish.of({**vars(wish), **asked})
         work = open_work(wish, device, single=True)
-        pictures = {"image": read_picture(file, work.model.spec)}
+        given = {"image": read_picture(file, work.model.spec)}
     able_task(work.model, REWORD)
-    work = replace(work, pictures=pictures)
+    work = replace(work, pictures={**work.pictures, **given})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
     return Sheet(frames[-1], 2), wish.filled(work.sampler)

@@ -34,12 +34,14 @@ from torch import Tensor, nn
 
 from limner.contract.abilities import Attends, Controlled
 from limner.contract.codes import Encodes
+from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
-from limner.contract.noise import Noise
+from limner.contract.noise import Blend, Noise
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
+from limner.contract.rewording import Rewording
 from limner.data.hints import BINARY
 from limner.diffusion.controlled_network import (
     ALWAYS,
@@ -70,7 +72,7 @@ Strength = Annotated[float, Field(ge=0, le=2)]
     tiny={"base": {"model": "flow-matching", "spec": {"hint": None}}},
     train={"lr": 5e-4, "clip": 1.0, "ema": 0.999},
 )
-class ControlNet(Repaints, Encodes, Attends, Controlled):
+class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
     """ControlNet: a drawing, a mask or boxes steer a denoiser that was trained without them.
 
     Args:
@@ -326,6 +328,33 @@ class ControlNet(Repaints, Encodes, Attends, Controlled):
         yield from base.edited(
             image, mask, strength, rounds, n, c, noise=noise, preview=preview, **of_base
         )
+
+    def check_words(self, before: Condition, after: Condition) -> None:
+        """As of the base: `Rewords`."""
+        self.base.check_words(before, after)
+
+    def reworded(
+        self,
+        change: Rewording,
+        image: Images | None,
+        strength: float,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        **options: Any,
+    ) -> Iterator[Images]:
+        """What the base yields, both pictures under the same control: `Rewords`."""
+        base, c = self.bound(c, **options)
+        of_base = _of_base(options)
+        yield from base.reworded(
+            change, image, strength, n, c, noise=noise, preview=preview, **of_base
+        )
+
+    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+        """As of the base: `Rewords`."""
+        return self.base.reconstruct_for_edit(image, seed)
 
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """The noise that the probability flow, under control, carries to each picture."""

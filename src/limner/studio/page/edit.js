@@ -75,7 +75,7 @@ export function Edit({ id }) {
   const { picture, job, tree } = page, does = state.models.find((each) => each.name === job?.model)?.tasks;
   if (!picture || !job) return html`<${Missing} what="picture" />`;
   const changes = job.params.changes ?? [], { prompt, gains } = changed(job.params.prompt, changes), plain = emphasis(prompt).text, words = wordsOf(prompt);
-  const able = does?.reword && job.task === "paint" && !job.inputs.hint && words.length > 0;
+  const able = does?.reword && job.task === "paint" && words.length > 0;
   const parent = tree.find((each) => each.id === (job.inputs.parent ?? job.inputs.image)), root = tree[0];
   const gain = (word) => gains[word.toLowerCase()] ?? 1, of = (word) => draft[word.toLowerCase()] ?? {};
   const unique = [...new Map(words.map((each) => [each.word.toLowerCase(), each.word])).values()];
@@ -103,7 +103,7 @@ export function Edit({ id }) {
     event.preventDefault();
     if (!more.length || asked !== null) return;
     const own = picture.settings ?? {}, { negative = "", label = "", dtype, sampler } = job.params, row = own.vary ? { n: own.n, vary: own.vary } : { n: 1 };
-    const inputs = { parent: picture.id };
+    const { hint } = job.inputs, inputs = { parent: picture.id, ...(hint && { hint }) };
     setAsked("");
     try {
       const { id: sent } = await submit({ model: job.model, task: "paint", params: { prompt: job.params.prompt, negative, label, dtype, sampler, options: {}, seed: own.seed ?? job.params.seed, ...row, changes: wanted }, inputs });

@@ -78,7 +78,7 @@ export function Viewer({ id }) {
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
   const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(trouble)));
   const made = job?.inputs.image ?? job?.inputs.parent, source = made && `/api/v1/assets/${made}`;
-  const edits = able && job.task === "paint" && !job.inputs.hint && state.models.find((each) => each.name === job.model).tasks.reword;
+  const edits = able && job.task === "paint" && state.models.find((each) => each.name === job.model).tasks.reword;
   return html`<article class="viewer" aria-label=${words}>
     <div class="frame">
       ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
