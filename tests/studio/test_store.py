@@ -129,6 +129,9 @@ def test_history_is_searched_word_by_word_and_a_percent_sign_is_one(store: Store
     ]
     store.favour(newest.id, True)
     assert found(favourite=True) == ["a cat"]
+    assert found(oldest=True) == found()[::-1]
+    assert found(oldest=True, before=store.history(oldest=True)[0][0].number) == found()[1::-1]
+    assert found(since=newest.created) == ["a cat"] and found(since=newest.created + 1) == []
 
 
 def test_a_deleted_picture_can_be_restored_for_an_hour(

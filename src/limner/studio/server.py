@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 
 import limner
 from limner.contract.errors import LimnerError
-from limner.studio import api_types, assets, edits
+from limner.studio import api_types, assets, edits, gallery
 from limner.studio.background import aside, far_aside, log
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, Turnstile
@@ -294,11 +294,30 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(404, "unknown", "this picture's file is gone")
         return FileResponse(path, media_type="image/png", headers=headers)
 
+    @app.get(
+        "/api/v1/archive",
+        responses=errors(404) | {200: {"content": {"application/zip": {}}}},
+        response_class=Response,
+    )
+    async def archive(
+        id: Annotated[list[api_types.Id], Query(min_length=1, max_length=200)],
+    ) -> Response:
+        """Several pictures, with their settings, as one zip archive."""
+        found = await aside(studio.store.pictures_with, id)
+        if not found:
+            raise RefusedError(404, "unknown", "there are no such pictures")
+        files = [(each.number, studio.store.file(each.sha256)) for each in found]
+        content = await far_aside(gallery.archive, files)
+        headers = {"Content-Disposition": 'attachment; filename="limner-pictures.zip"'}
+        return Response(content, media_type="application/zip", headers=headers)
+
     @app.get("/api/v1/history", responses=errors(), response_model=api_types.History)
     async def history(
         search: Annotated[str, Query(max_length=200)] = "",
         model: Annotated[str, Query(max_length=400)] = "",
         favourite: bool = False,
+        since: Annotated[float | None, Query(ge=0, le=1e12, description="seconds of 1970")] = None,
+        oldest: Annotated[bool, Query(description="the oldest first")] = False,
         before: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 60,
     ) -> Any:
@@ -308,6 +327,8 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
             search=search.replace("\0", ""),
             model=model.replace("\0", ""),
             favourite=favourite,
+            since=since,
+            oldest=oldest,
             before=before,
             limit=limit,
         )

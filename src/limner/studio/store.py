@@ -9,13 +9,14 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import create_engine, delete, event, func, inspect, select, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from limner.contract.errors import LimnerError
+from limner.studio.gallery import Filter, painted
 from limner.studio.tables import (
     CANCELLED,
     DONE,
@@ -254,6 +255,12 @@ class Store:
         with self._reading() as session:
             return session.scalar(select(Picture).where(Picture.id == id, _THERE))
 
+    def pictures_with(self, ids: Collection[str]) -> list[Picture]:
+        """The pictures that have one of some ids, the newest first."""
+        with self._reading() as session:
+            query = select(Picture).where(Picture.id.in_(ids), _THERE)
+            return list(session.scalars(query.order_by(Picture.number.desc())))
+
     def picture_of_file(self, sha256: str) -> Picture | None:
         """The newest picture whose pixels are a file's, by its hash."""
         with self._reading() as session:
@@ -285,36 +292,26 @@ class Store:
     def history(
         self,
         *,
-        search: str = "",
-        model: str = "",
-        favourite: bool = False,
         before: int | None = None,
         limit: int = 60,
+        oldest: bool = False,
+        **of: Unpack[Filter],
     ) -> tuple[list[Picture], int]:
         """The newest pictures that were painted, and how many there are in all.
 
         Args:
-            search: words, each of which is in the prompt, the class or the model's name.
-            model: its name.
-            favourite: only those.
-            before: older than the picture of this number.
+            before: only what comes after the picture of this number in that order.
             limit: at most so many.
+            oldest: the oldest first.
+            of: which.
         """
-        query = select(Picture).where(Picture.painted, _THERE)
-        for word in search.lower().split()[:10]:
-            escaped = word.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-            found_in = func.lower(Picture.words + " " + Picture.model)
-            query = query.where(found_in.like(f"%{escaped}%", escape="\\"))
-        if model:
-            query = query.where(Picture.model == model)
-        if favourite:
-            query = query.where(Picture.favourite)
+        query, number = painted(of), Picture.number
         with self._reading() as session:
             total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
             if before is not None:
-                query = query.where(Picture.number < before)
-            found = session.scalars(query.order_by(Picture.number.desc()).limit(limit))
-            return list(found), total
+                query = query.where(number > before if oldest else number < before)
+            query = query.order_by(number if oldest else number.desc()).limit(limit)
+            return list(session.scalars(query)), total
 
     def favour(self, id: str, favourite: bool) -> Picture | None:
         """Mark a picture, or take the mark away."""

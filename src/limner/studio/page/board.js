@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { Forming, Link, Missing, caption, copied, span } from "/page/parts.js";
+import { saveSheet } from "/page/sheet.js";
 import { loadBoard, state, trouble } from "/page/state.js";
 
 function Cell({ job }) {
@@ -35,6 +36,7 @@ export function Board({ id }) {
     const row = models.length > 1 && own.length === 1 && judged.find((each) => each.model === own[0])?.rows[0];
     return row ? html`<small title=${`n = ${row.n}`}>${row.name} ${row.value}</small>` : null;
   };
+  const save = (z) => saveSheet(range(size("y")).map((y) => range(size("x")).map((x) => at(x, y, z)?.outputs?.[0])), range(size("x")).map((x) => heading(0, x)), range(size("y")).map((y) => heading(1, y)), "limner-grid.png").catch(trouble);
   const done = jobs.filter((job) => job.state === "done").length;
   if (!jobs.length) return loaded ? html`<${Missing} what="grid" />` : html`<div class="board"><p class="hint">Looking for the grid.</p></div>`;
   return html`<section class="board" aria-label="Grid">
@@ -46,6 +48,7 @@ export function Board({ id }) {
         <thead>${heading(0, 0) && html`<tr>${heading(1, 0) && html`<td></td>`}${range(size("x")).map((x) => html`<th scope="col">${heading(0, x)}${worth(0, x)}</th>`)}</tr>`}</thead>
         <tbody>${range(size("y")).map((y) => html`<tr>${heading(1, 0) && html`<th scope="row">${heading(1, y)}${worth(1, y)}</th>`}
           ${range(size("x")).map((x) => html`<${Cell} key=${`${x}-${y}-${z}`} job=${at(x, y, z)} />`)}</tr>`)}</tbody>
-      </table></div>`)}
+      </table>
+      ${done > 0 && html`<button type="button" class="quiet" onClick=${() => save(z)}>As one PNG</button>`}</div>`)}
   </section>`;
 }

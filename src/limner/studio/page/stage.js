@@ -2,7 +2,8 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Icon, Link, caption, span, titleOf } from "/page/parts.js";
-import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, maps, model, paint, state, surprise, trouble, useSettings, wish } from "/page/state.js";
+import { Chosen, Selection } from "/page/select.js";
+import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
 
 /** A picture with what can be done to it at once. */
 export function Tile({ picture, alt }) {
@@ -86,18 +87,30 @@ function Welcome() {
   </section>`;
 }
 
+const DAYS = [[0, "Any time"], [1, "Last day"], [7, "Last week"], [31, "Last month"]];
+
+function Tools() {
+  const own = state.filter, names = [...new Set([...state.models.map((each) => each.name), own.model])].filter(Boolean);
+  return html`<div class="tools">
+    <input type="search" aria-label="Search" placeholder="Search" value=${own.search} onInput=${(e) => filter({ search: e.target.value })} />
+    <button type="button" class="second" aria-pressed=${own.favourite} onClick=${() => filter({ favourite: !own.favourite })}><${Icon} name="star" filled=${own.favourite} /> Favourites</button>
+    <select aria-label="Painted by" value=${own.model} onChange=${(e) => filter({ model: e.target.value })}>
+      <option value="">Any model</option>${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>
+    <select aria-label="Painted when" value=${own.days} onChange=${(e) => filter({ days: Number(e.target.value) })}>${DAYS.map(([n, title]) => html`<option key=${n} value=${n}>${title}</option>`)}</select>
+    <select aria-label="Order" value=${String(own.oldest)} onChange=${(e) => filter({ oldest: e.target.value === "true" })}><option value="false">Newest first</option><option value="true">Oldest first</option></select>
+    <button type="button" class="second" aria-pressed=${Boolean(state.selected)} onClick=${() => set({ selected: state.selected ? null : new Set() })}>Select</button>
+  </div>`;
+}
+
 function Gallery() {
-  const { history, total, filter: own } = state;
-  const sought = own.search || own.favourite;
+  const { history, total, filter: own, selected } = state;
+  const sought = own.search || own.favourite || own.model || own.days;
   if (!total && !sought) return null;
   return html`<section class="gallery" aria-label="Gallery">
-    <header><h2>Gallery <small>${total.toLocaleString("en")}</small></h2>
-      <div class="tools">
-        <input type="search" aria-label="Search" placeholder="Search" value=${own.search} onInput=${(e) => filter({ search: e.target.value })} />
-        <button type="button" class="second" aria-pressed=${own.favourite} onClick=${() => filter({ favourite: !own.favourite })}><${Icon} name="star" filled=${own.favourite} /> Favourites</button>
-      </div></header>
-    ${history.length ? html`<div class="wall">${history.map((picture) => html`<${Tile} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />`)}</div>`
-      : html`<p class="hint">Nothing ${own.favourite ? "among your favourites" : "was painted"} of that name.</p>`}
+    <header><h2>Gallery <small>${total.toLocaleString("en")}</small></h2><${Tools} /></header>
+    ${selected && html`<${Selection} pictures=${history} />`}
+    ${history.length ? html`<div class="wall">${history.map((picture) => (selected ? html`<${Chosen} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />` : html`<${Tile} key=${picture.id} picture=${picture} alt=${titleOf(picture)} />`))}</div>`
+      : html`<p class="hint">Nothing ${own.favourite ? "among your favourites" : "was painted"} of that kind.</p>`}
     ${history.length < total && html`<button type="button" class="second more-of" onClick=${() => loadMore().catch(trouble)}>Show more</button>`}
   </section>`;
 }

@@ -36,7 +36,8 @@ export const state = {
   wish: remembered(),
   axes: [null, null, null],
   jobs: new Map(), // those of this visit and those that wait or run, by id
-  history: [], total: 0, filter: { search: "", favourite: false },
+  history: [], total: 0, filter: { search: "", model: "", favourite: false, days: 0, oldest: false },
+  selected: null, // the pictures that are selected by id, while some can be
   route: { name: "home" },
   problem: null, notice: "", undo: null, question: null,
   trouble: null, // why nothing is painted at present
@@ -327,8 +328,9 @@ export function dismiss(id) {
 const PAGE = 48;
 
 function query(before) {
-  const { search, favourite } = state.filter;
-  const asked = new URLSearchParams({ search, favourite, limit: PAGE });
+  const { search, model: by, favourite, days, oldest } = state.filter;
+  const asked = new URLSearchParams({ search, model: by, favourite, oldest, limit: PAGE });
+  if (days) asked.set("since", Math.round(Date.now() / 1000 - days * 86_400));
   if (before) asked.set("before", before);
   return `/api/v1/history?${asked}`;
 }
@@ -350,7 +352,7 @@ export function filter(patch) {
   loadHistory().catch(trouble);
 }
 
-function everywhere(id, change) {
+export function everywhere(id, change) {
   const jobs = new Map([...state.jobs].map(([key, job]) => [key, job.outputs ? { ...job, outputs: job.outputs.flatMap((each) => (each.id === id ? change(each) : [each])) } : job]));
   set({ history: state.history.flatMap((each) => (each.id === id ? change(each) : [each])), jobs });
 }

@@ -1,0 +1,57 @@
+// Several pictures of the gallery at once: as a zip archive, as one PNG, or deleted.
+
+import { html } from "/page/vendor/preact.js";
+import { ask } from "/page/api.js";
+import { saveSheet } from "/page/sheet.js";
+import { titleOf } from "/page/parts.js";
+import { everywhere, loadHistory, say, set, state, trouble } from "/page/state.js";
+
+const MOST = 200; // of one archive
+let last = null; // from which a click with Shift goes on
+
+/** Select a picture or let it go; with Shift, all from the last one to this. */
+function toggle(id, through) {
+  const next = new Set(state.selected), on = !next.has(id), ids = state.history.map((each) => each.id);
+  const [from, to] = [ids.indexOf(through && last ? last : id), ids.indexOf(id)].sort((a, b) => a - b);
+  for (const each of ids.slice(Math.max(0, from), to + 1)) next[on ? "add" : "delete"](each);
+  last = id;
+  set({ selected: next });
+}
+
+/** A picture that can be selected. */
+export function Chosen({ picture, alt }) {
+  const { id, url, width, height } = picture;
+  return html`<label class="tile choice" title=${alt}>
+    <input type="checkbox" aria-label=${alt || "a picture"} checked=${state.selected.has(id)} onClick=${(e) => toggle(id, e.shiftKey)} />
+    <img class="pixels" src=${url} width=${width} height=${height} alt="" loading="lazy" /></label>`;
+}
+
+/** Delete pictures; the notice has a button that brings them back. */
+async function forgetAll(pictures) {
+  const each = (act) => pictures.reduce((before, { id }) => before.then(() => act(id)), Promise.resolve()); // one by one
+  const many = `${pictures.length} picture${pictures.length > 1 ? "s are" : " is"}`;
+  try {
+    await each(async (id) => { await ask("DELETE", `/api/v1/history/${id}`); everywhere(id, () => []); });
+    set({ selected: null });
+    say(`${many} deleted`, () => each((id) => ask("POST", `/api/v1/history/${id}/restore`)).then(() => say(`${many} back`)).catch(trouble).finally(loadHistory));
+  } catch (error) {
+    trouble(error);
+  }
+  await loadHistory().catch(trouble);
+}
+
+/** What can be done with those that are selected. */
+export function Selection({ pictures }) {
+  const some = pictures.filter(({ id }) => state.selected.has(id)), none = !some.length;
+  const address = `/api/v1/archive?${new URLSearchParams(some.map(({ id }) => ["id", id]))}`;
+  const across = Math.ceil(Math.sqrt(some.length));
+  const rows = Array.from({ length: Math.ceil(some.length / across) || 0 }, (_, y) => some.slice(y * across, (y + 1) * across));
+  return html`<div class="selection" role="group" aria-label="Selection">
+    <span role="status">${some.length} selected</span>
+    <button type="button" class="quiet" onClick=${() => set({ selected: new Set(pictures.map(({ id }) => id)) })}>All that are shown</button>
+    <button type="button" class="quiet" disabled=${none} onClick=${() => set({ selected: new Set() })}>None</button>
+    ${none || some.length > MOST ? some.length > MOST && html`<span>at most ${MOST} in one archive</span>` : html`<a class="quiet" href=${address} download>Download as zip</a>`}
+    <button type="button" class="quiet" disabled=${none} onClick=${() => saveSheet(rows.map((row) => row.map((each) => ({ url: each.url, title: titleOf(each) })))).catch(trouble)}>As one PNG</button>
+    <button type="button" class="quiet danger" disabled=${none} onClick=${() => forgetAll(some)}>Delete</button>
+  </div>`;
+}

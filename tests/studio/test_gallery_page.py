@@ -1,0 +1,79 @@
+"""The gallery in a real browser: several pictures at once, filters, and grids as one PNG."""
+
+import io
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import expect
+
+from conftest import Open, Studio, clean
+
+WIDE = "document.documentElement.scrollWidth"
+
+
+def read(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+def test_pictures_are_selected_saved_deleted_and_brought_back(visit: Open, studio: Studio):
+    for words in ("one zebra", "two zebra", "three zebra"):
+        studio.painted(prompt=words, sampler={"steps": 2})
+    page = visit()
+    page.fill("input[type=search]", "zebra")
+    expect(page.locator(".gallery .tile")).to_have_count(3)
+    page.get_by_role("button", name="Select", exact=True).click()
+    boxes = page.locator(".choice input")
+    boxes.nth(0).focus()
+    page.keyboard.press("Space")
+    boxes.nth(2).click(modifiers=["Shift"])
+    expect(page.locator(".selection")).to_contain_text("3 selected")
+    boxes.nth(1).click()
+    clean(page)
+    with page.expect_download() as archive:
+        page.get_by_role("link", name="Download as zip").click()
+    with zipfile.ZipFile(archive.value.path()) as found:
+        assert found.testzip() is None and len(found.namelist()) == 2
+        picture = Image.open(io.BytesIO(found.read(found.namelist()[0])))
+        assert '"three zebra"' in picture.info["limner"]
+    with page.expect_download() as sheet:
+        page.get_by_role("button", name="As one PNG").click()
+    assert read(sheet.value.path()).size == (16 + 2 * 128 + 12 + 16, 16 + 128 + 16)
+    page.locator(".selection").get_by_role("button", name="Delete").click()
+    expect(page.locator(".gallery .tile")).to_have_count(1)
+    expect(page.locator(".notice")).to_contain_text("2 pictures are deleted")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".gallery .tile")).to_have_count(3)
+
+
+def test_the_gallery_is_filtered_and_turned_round(visit: Open, studio: Studio):
+    for model, words in (("toy", "first yak"), ("runs/rows", "second yak")):
+        studio.painted(model=model, prompt=words, sampler={})
+    page = visit(viewport={"width": 375, "height": 740})
+    page.fill("input[type=search]", "yak")
+    alts = page.locator(".gallery .tile img")
+    expect(alts).to_have_count(2)
+    expect(alts.first).to_have_attribute("alt", "second yak")
+    page.get_by_label("Order").select_option("Oldest first")
+    expect(alts.first).to_have_attribute("alt", "first yak")
+    page.get_by_label("Painted by").select_option("runs/rows")
+    expect(alts).to_have_count(1)
+    expect(alts.first).to_have_attribute("alt", "second yak")
+    page.get_by_label("Painted when").select_option("Last day")
+    expect(alts).to_have_count(1)
+    page.get_by_role("button", name="Select", exact=True).click()
+    assert page.evaluate(WIDE) <= 375
+    clean(page)
+
+
+def test_a_grid_is_saved_as_one_picture(visit: Open, studio: Studio):
+    for x, name in enumerate(("warm", "cool")):
+        cell = {"x": x, "y": 0, "z": 0, "names": [name, "", ""]}
+        studio.painted(board="board-of-two", cell=cell, prompt="a heart", sampler={"steps": 2})
+    page = visit("/grid/board-of-two")
+    expect(page.locator(".board td img")).to_have_count(2)
+    with page.expect_download() as sheet:
+        page.get_by_role("button", name="As one PNG").click()
+    image = read(sheet.value.path()).convert("RGB")
+    assert image.size == (16 + 2 * 128 + 12 + 16, 16 + 22 + 128 + 16)
+    assert any(image.getpixel((x, 23)) != (251, 249, 245) for x in range(16, 60))  # the heading
