@@ -87,10 +87,10 @@ def test_any_text_is_a_row_with_its_padding_behind(prompt):
 
 def test_what_is_left_out_is_reported_in_a_line_each():
     heard = []
-    c = prompted(SPEC, ["a dog 犬 🐶", "word " * 2000, "fine"], report=heard.append)
+    c = prompted(SPEC, ["a dog 犬 鳥", "word " * 2000, "fine"], report=heard.append)
     assert c.text is not None and c.text.shape == (3, 12)
     assert len(heard) == 2
-    assert "'犬', '🐶'" in heard[0]
+    assert "'犬', '鳥'" in heard[0]
     assert "cut after 12" in heard[1]
     assert all(len(line) < 200 and "\n" not in line for line in heard)
     with pytest.warns(UserWarning, match="nothing else is asked for"):

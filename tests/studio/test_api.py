@@ -12,6 +12,14 @@ from PIL import Image
 from conftest import Studio, png, until
 
 
+def test_the_seed_chooses_words_and_emoji_are_spelled(studio: Studio):
+    asked = studio.submit(prompt="a {red|blue} __animal__ and \U0001f34e", seed=0, n=1)
+    assert asked["params"]["prompt"] == "a red cat and red apple"
+    job = studio.over(asked["id"])
+    assert job["outputs"][0]["settings"]["prompts"] == ["a red cat and red apple"]
+    assert "__colour__" in studio.submit(prompt="__color__", expect=422)["hint"]
+
+
 def test_a_prompt_becomes_pictures_that_say_how_they_were_made(studio: Studio):
     job = studio.painted(prompt="a red apple", n=3, seed=7, sampler={"steps": 2})
     assert len(job["outputs"]) == 3 and job["notes"]["remarks"] == []
@@ -103,7 +111,7 @@ def test_what_only_the_worker_can_tell_fails_the_job_alone(studio: Studio):
 
 
 def test_words_that_a_model_does_not_know_are_told(studio: Studio):
-    remarks = studio.painted(prompt="a 👾 cat")["notes"]["remarks"]
+    remarks = studio.painted(prompt="a 犬 cat")["notes"]["remarks"]
     assert len(remarks) == 1 and "unknown words" in remarks[0]
 
 

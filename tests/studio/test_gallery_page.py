@@ -8,6 +8,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from conftest import Open, Studio, clean
+from limner.contract.wildcards import choose_words
 
 WIDE = "document.documentElement.scrollWidth"
 
@@ -17,10 +18,10 @@ def read(path: Path) -> Image.Image:
 
 
 def test_pictures_are_selected_saved_deleted_and_brought_back(visit: Open, studio: Studio):
-    for words in ("one zebra", "two zebra", "three zebra"):
+    for words in ("one okapi", "two okapi", "three okapi"):
         studio.painted(prompt=words, sampler={"steps": 2})
     page = visit()
-    page.fill("input[type=search]", "zebra")
+    page.fill("input[type=search]", "okapi")
     expect(page.locator(".gallery .tile")).to_have_count(3)
     page.get_by_role("button", name="Select", exact=True).click()
     boxes = page.locator(".choice input")
@@ -35,7 +36,7 @@ def test_pictures_are_selected_saved_deleted_and_brought_back(visit: Open, studi
     with zipfile.ZipFile(archive.value.path()) as found:
         assert found.testzip() is None and len(found.namelist()) == 2
         picture = Image.open(io.BytesIO(found.read(found.namelist()[0])))
-        assert '"three zebra"' in picture.info["limner"]
+        assert '"three okapi"' in picture.info["limner"]
     with page.expect_download() as sheet:
         page.get_by_role("button", name="As one PNG").click()
     assert read(sheet.value.path()).size == (16 + 2 * 128 + 12 + 16, 16 + 128 + 16)
@@ -77,3 +78,15 @@ def test_a_grid_is_saved_as_one_picture(visit: Open, studio: Studio):
     image = read(sheet.value.path()).convert("RGB")
     assert image.size == (16 + 2 * 128 + 12 + 16, 16 + 22 + 128 + 16)
     assert any(image.getpixel((x, 23)) != (251, 249, 245) for x in range(16, 60))  # the heading
+
+
+def test_each_picture_has_the_words_that_its_seed_chooses(visit: Open, studio: Studio):
+    page = visit()
+    page.fill("#prompt", "a {red|blue} {heart|star}")
+    page.fill("#seed", "0")
+    page.select_option("#count", "4")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job.done img")).to_have_count(4)
+    words = {page.locator(".job h2").nth(i).inner_text() for i in range(4)}
+    assert words == {choose_words("a {red|blue} {heart|star}", seed) for seed in range(4)}
+    expect(page.locator("#prompt")).to_have_value("a {red|blue} {heart|star}")

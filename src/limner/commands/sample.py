@@ -90,7 +90,7 @@ def sample_command(
         base.pop("changes", None)  # they are of the other prompt's words
     values = base | {key: value for key, value in asked.items() if value is not None}
     values["sampler"] = base.get("sampler", {}) | _strengths(strength) | options.get("sampler", {})
-    wish = Wish.of(values)
+    wish = Wish.of(_with_own_words(values))
     if any(map(is_instruction, wish.changes)):
         raise LimnerError(
             f"{like} was made by instructions; type limner edit {like} --instruct ..."
@@ -102,6 +102,26 @@ def sample_command(
     sheet = made_larger(sheet, wish)
     shown = {"separate": separate, "strip": strip, "gif": gif}
     print_paths(write(sheet, wish, file, enlarge=enlarge, told=larger.settings(), **shown))
+
+
+def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
+    """The same wish, but each picture has words of its own where its seed chooses some.
+
+    Raises:
+        LimnerError: of several prompts only some have words to be chosen.
+    """
+    from limner.contract.wildcards import choose_words, has_choices
+
+    prompts, n, seed = values.get("prompts") or [], values.get("n") or 1, values.get("seed") or 0
+    choosing = [has_choices(prompt) for prompt in prompts]
+    if n == 1 or not any(choosing):
+        return values
+    if not all(choosing):
+        raise LimnerError(
+            "some prompts have words to be chosen, others none; paint them one by one"
+        )
+    chosen = [choose_words(prompt, seed + i) for prompt in prompts for i in range(n)]
+    return values | {"prompts": chosen, "n": 1}
 
 
 def _strengths(given: list[float] | None) -> dict[str, Any]:

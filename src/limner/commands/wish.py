@@ -12,12 +12,14 @@ import limner
 from limner.contract.abilities import Controlled
 from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
+from limner.contract.emoji_names import spell_emoji
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import Share, validated
 from limner.contract.text import prompted
+from limner.contract.wildcards import choose_words
 from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
@@ -61,8 +63,11 @@ class Wish:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Wish":
-        """A wish from plain values, checked."""
-        return cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
+        """A wish from plain values, checked; its words are chosen by the seed, emoji spelled."""
+        wish = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
+        words = [spell_emoji(choose_words(each, wish.seed)) for each in wish.prompts]
+        avoid = spell_emoji(choose_words(wish.negative, wish.seed))
+        return replace(wish, prompts=tuple(words), negative=avoid)
 
     @classmethod
     def single(

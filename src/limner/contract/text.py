@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, Int8
 from safetensors.torch import load
 from torch import Tensor
 
+from limner.contract.emoji_names import spell_emoji
 from limner.contract.emphasis import Emphasised, read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, TextSpec
@@ -245,7 +246,7 @@ def prompted(
     Args:
         spec: the model's.
         prompts: of any length and in any script; an empty one asks for nothing. Brackets say how
-            much words count, see `limner.contract.emphasis`.
+            much words count, see `limner.contract.emphasis`; emoji are read as their names.
         report: told, in a line each, of unknown words and of what is beyond the length.
 
     Raises:
@@ -255,7 +256,7 @@ def prompted(
         raise LimnerError("this model was trained without text; leave the prompt out")
     tokenizer = Tokenizer(spec.text)
     asked = [prompts] if isinstance(prompts, str) else prompts
-    told = [_emphasised(spec.text, prompt, report) for prompt in asked]
+    told = [_emphasised(spec.text, spell_emoji(prompt), report) for prompt in asked]
     readings = [tokenizer.read(each.text) for each in told]
     for reading in readings:
         for line in reading.remarks():

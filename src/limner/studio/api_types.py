@@ -13,8 +13,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from limner.contract.emoji_names import spell_emoji
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Share
+from limner.contract.wildcards import choose_words
 from limner.studio.problems import Problem
 from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
 from limner.studio.tables import WAITING, Job, Picture
@@ -80,6 +82,18 @@ class Request(Strict):
     inputs: Annotated[dict[Name, Id], Field(max_length=8)] = Field(default_factory=dict)
     board: Id | None = Field(default=None, description="the grid that the job belongs to")
     cell: Cell | None = None
+
+
+def spelled(params: Params) -> Params:
+    """The same with the words that the seed chooses, and the names of emoji.
+
+    Raises:
+        LimnerError: the prompt names a list of words that there is not.
+    """
+    texts = {"prompt": params.prompt, "negative": params.negative}
+    return params.model_copy(
+        update={key: spell_emoji(choose_words(text, params.seed)) for key, text in texts.items()}
+    )
 
 
 def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -211,6 +225,8 @@ class Accepted(BaseModel):
     state: str
     position: int
     eta: float | None
+    params: Params
+    """As they are painted: the seed has chosen the prompt's words, and emoji are spelled."""
 
 
 class Jobs(BaseModel):

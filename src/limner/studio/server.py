@@ -164,6 +164,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(503, "starting", "the models are not loaded yet", "ask again", 1)
         if request.model not in models.known:
             await models.look()
+        request.params = await far_aside(api_types.spelled, request.params)
         api_types.check(request, models.known)
         for name, id in request.inputs.items():
             if await aside(studio.store.picture, id) is None:
@@ -184,7 +185,8 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             said = f"{studio.settings.queue} jobs wait already"
             raise RefusedError(429, "full", said, "ask again when some are done", 5) from None
         eta = studio.queue.eta(job, position)
-        return api_types.Accepted(id=job.id, state=job.state, position=position, eta=eta)
+        told = {"state": job.state, "position": position, "eta": eta}
+        return api_types.Accepted(id=job.id, params=request.params, **told)
 
     @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:

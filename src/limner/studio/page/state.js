@@ -195,11 +195,20 @@ export async function paint() {
     await settled();
     if (missing()) return;
     if (!state.wish.locked) wish({ seed: dice() });
-    await submit(request());
+    for (const each of eachWithItsWords(request())) await submit(each);
     if (state.route.name !== "home") go("/");
   } catch (error) {
     trouble(error);
   }
+}
+
+const CHOICES = /\{[^{}]*\|[^{}]*\}|__[a-z]+__/;
+
+/** A request; one for each picture where the seed chooses words: `{red|blue}`, `__colour__`. The studio makes the choice. */
+function eachWithItsWords(asked) {
+  const { n, seed, vary, prompt } = asked.params;
+  if (n === 1 || vary || !CHOICES.test(prompt)) return [asked];
+  return Array.from({ length: n }, (_, i) => ({ ...asked, params: { ...asked.params, n: 1, seed: seed + i } }));
 }
 
 /** Paint a grid, a job for each cell, and show it. */

@@ -1,0 +1,39 @@
+"""Words that a seed chooses: each equally often, and the same for ever."""
+
+from collections import Counter
+
+import pytest
+
+from limner.contract.errors import LimnerError
+from limner.contract.wildcards import LISTS, choose_words, has_choices
+
+
+def test_every_alternative_is_chosen_equally_often_and_on_its_own():
+    pairs = Counter(choose_words("{a|b} {c|d|e}", seed) for seed in range(6000))
+    assert len(pairs) == 6
+    chi_squared = sum((count - 1000) ** 2 / 1000 for count in pairs.values())
+    assert chi_squared < 20.5  # 5 degrees of freedom, p = 0.001
+
+
+def test_a_seed_names_a_prompt():
+    chosen = [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
+    assert chosen == [choose_words("a {red|blue} __animal__", seed) for seed in range(5)]
+    assert all(each.split()[2] in LISTS["animal"] for each in chosen)
+    assert chosen[0] == "a red cat", "pictures of earlier versions have to be painted again"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "a {red} box", "}{", "{", "a | b", "snake_case __", "__A__"]
+)
+def test_other_signs_stay(prompt):
+    assert choose_words(prompt, 3) == prompt and not has_choices(prompt)
+
+
+def test_braces_within_braces_and_empty_alternatives():
+    found = {choose_words("{ {sky|dark} blue |red}{| big}", seed) for seed in range(200)}
+    assert found == {each + big for each in ("sky blue", "dark blue", "red") for big in ("", "big")}
+
+
+def test_a_list_that_there_is_not_is_an_error():
+    with pytest.raises(LimnerError, match="did you mean '__colour__'"):
+        choose_words("a __color__ box", 0)
