@@ -26,7 +26,6 @@ from limner.contract.model import GenerativeModel
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.classifier_guidance import Classifier
 from limner.diffusion.denoising_model import DenoisingModel
-from limner.evaluate.cache import cache_folder
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import fingerprint
@@ -36,6 +35,7 @@ from limner.evaluate.report import Number, Report, append, read_reports
 from limner.evaluate.subject import Reference, open_reference, open_subject
 from limner.maths.samplers import SamplerName
 from limner.runtime import processes
+from limner.runtime.cache import cache_folder
 from limner.runtime.progress import say
 
 EVALUATIONS = 1, 2, 3, 5, 10, 15, 25, 50, 100

@@ -28,7 +28,6 @@ from limner.data import Dataset
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.vdm import VDM
 from limner.evaluate import passes
-from limner.evaluate.cache import cache_folder, keep, kept
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.extractor import Features
 from limner.evaluate.metrics import fld as fld_module
@@ -39,6 +38,7 @@ from limner.evaluate.metrics.kid import kid
 from limner.evaluate.metrics.mind import floor, mind
 from limner.evaluate.metrics.statistics import shuffled
 from limner.evaluate.report import Number, Report, append, read_reports
+from limner.runtime.cache import cache_folder, keep, kept
 
 N = 200
 

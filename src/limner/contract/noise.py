@@ -75,6 +75,10 @@ class Purpose(IntEnum):
     """Which colour a digit has."""
     OTHER_ORDER = -17
     """Which picture of the other domain comes when."""
+    WINDOW = -18
+    """The order of pictures that lie near each other."""
+    MIX = -19
+    """Which of several sources a picture comes from."""
 
 
 def _shift_xor(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:

@@ -16,7 +16,7 @@ from PIL import Image
 from limner.contract.errors import LimnerError
 from limner.data.decode import Header, fitted, flattened, header
 from limner.data.pictures import Reasons, each, too_many
-from limner.data.sources import PAIRS, find_source
+from limner.data.sources import find_source, parts_of
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
@@ -42,6 +42,7 @@ class CheckReport:
         animated: names of those of which the first frame is taken.
         broken: names of files that could not be decoded, and why.
         refused: names of files that were not tried, and why.
+        broken_share: how many of all pictures may be broken.
         problems: what else stops the data from being opened, each with its remedy.
         tiles: small pictures for the contact sheet.
     """
@@ -60,6 +61,7 @@ class CheckReport:
     animated: list[str] = field(default_factory=list)
     broken: Reasons = field(default_factory=list)
     refused: Reasons = field(default_factory=list)
+    broken_share: float = 0.01
     problems: list[str] = field(default_factory=list)
     tiles: list[Image.Image] = field(default_factory=list, repr=False)
 
@@ -67,7 +69,7 @@ class CheckReport:
     def refused_by_training(self) -> bool:
         """Whether training on the data as they are would stop with an error."""
         total = self.pictures + len(self.broken)
-        return bool(self.problems) or too_many(len(self.broken), total)
+        return bool(self.problems) or too_many(len(self.broken), total, self.broken_share)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, complete."""
@@ -136,14 +138,16 @@ def check(source: str, **options: Any) -> CheckReport:
         options: as for `open_data`.
 
     Raises:
-        LimnerError: no such source, file or option, or a pair of sources.
+        LimnerError: no such source, file or option, or several sources.
     """
-    if source.partition(":")[0] in PAIRS:
-        raise LimnerError("check the two sources of a pair one by one")
+    if parts_of(source) != [source]:
+        raise LimnerError(f"check the sources of {source} one by one")
     report = CheckReport(source)
-    listing = find_source(source, options).listing(report.problems.append)
+    found = find_source(source, options)
+    listing = found.listing(report.problems.append)
     entries = listing.entries
-    report.refused = list(listing.refused)
+    report.refused, report.broken = list(listing.refused), list(listing.broken)
+    report.broken_share = found.broken
     report.labels = dict.fromkeys(listing.labels, 0)
     for entry in entries:
         if entry.label in report.labels:

@@ -17,6 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.contract.noise import Noise, Purpose
 from limner.data.hints import REDUCTION, Hint, PictureHint, draw_hint, hint_spec
+from limner.data.order import Anything, ByWeight, Order, Shuffled
 
 _FIXED_SEED = 0  # of the one binarisation that a held-out split has
 
@@ -71,6 +72,12 @@ class Dataset(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    def order(self, seed: int) -> Order:
+        """Which picture comes when: each once an epoch, at the data's weights, or any of them."""
+        if self.endless:
+            return Anything(len(self), seed)
+        return Shuffled(len(self), seed) if self.weights is None else ByWeight(self.weights, seed)
 
     def compute_hints(self, kind: Hint, reduction: int = REDUCTION) -> None:
         """From now on each picture has a conditioning image that is computed from it.

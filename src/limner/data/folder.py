@@ -37,7 +37,7 @@ TOTAL_CAP = 64 * 2**30
 """Bytes of an archive's members, unpacked."""
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _SETS = ("train", "test", "val")
-_CAPTION_COLUMNS = ("text", "caption", "captions")
+CAPTION_COLUMNS = ("text", "caption", "captions")
 
 
 class Files(NamedTuple):
@@ -182,7 +182,7 @@ class Folder(Source):
             for name in pictures
             if published
             or self.split == "all"
-            or (_share(name) < self.holdout) == (self.split == "test")
+            or (share_of(name) < self.holdout) == (self.split == "test")
         ]
         return Listing(entries, known, files.refused)
 
@@ -243,7 +243,7 @@ class Folder(Source):
         captions: dict[str, tuple[str, ...]] = {}
         for name in pictures:
             row = rows.get(name, {})
-            said = row.get(_CAPTION_COLUMNS[0]) or None
+            said = row.get(CAPTION_COLUMNS[0]) or None
             beside = str(PurePosixPath(name).with_suffix(".txt"))
             if said is None and beside in present:
                 said = files.text(beside, report).splitlines()
@@ -270,7 +270,7 @@ class Zip(Folder):
         return zip_files(Path(self.address).expanduser())
 
 
-def _share(name: str) -> float:
+def share_of(name: str) -> float:
     """A number in [0, 1) that depends on a file's name alone."""
     digest = hashlib.sha256(f"limner {name}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
@@ -303,7 +303,7 @@ def _joined(
     """One row a picture, with the captions of all its rows; labels that differ are reported."""
     rows: dict[str, dict[str, Any]] = {}
     for name, row in lines:
-        said = next((row[column] for column in _CAPTION_COLUMNS if row.get(column)), [])
+        said = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), [])
         label, known = row.get("label"), rows.setdefault(name, {"label": None, "text": []})
         for caption in said if isinstance(said, list) else [said]:
             if caption not in known["text"]:

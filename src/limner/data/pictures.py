@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shlex
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Count, NonNegative
+from limner.contract.options import Count, NonNegative, Share
 from limner.contract.text import LENGTH, text_spec
 from limner.data.dataset import Dataset
 from limner.data.decode import (
@@ -43,7 +44,6 @@ from limner.data.decode import (
 )
 from limner.data.hints import REDUCTION, Hint
 
-_BROKEN_SHARE = 0.01  # of the pictures may be broken, or one of them
 T = TypeVar("T")
 Report = Callable[[str], None]
 """Told of what is wrong with the data; `stop` raises it, `limner data check` collects it."""
@@ -79,11 +79,14 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The pictures of a split, the class names of all splits, and files that are not even tried."""
+    """The pictures of a split, the class names of all splits, and what is not among the pictures:
+    files that are not even tried, and those that are known to be broken.
+    """
 
-    entries: list[Entry]
+    entries: Sequence[Entry]
     labels: tuple[str, ...] = ()
     refused: Sequence[tuple[str, str]] = ()
+    broken: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,7 @@ class Source(ABC):
         text: whether captions become tokens, so that models can learn to paint from prompts.
         tokens: how many of them at most; a longer caption is cut.
         memory: GiB of decoded pictures to keep; larger data are decoded each time.
+        broken: the share of pictures that may be broken; these are left out, and one always may.
         hint: what becomes of each picture as its conditioning image: "edges", "scribble", "line",
             "lowres" or "bicubic", see `data.hints`; "mask", "boxes" and "objects" are of scenes.
         reduction: how many times smaller the side of a hint "lowres" or "bicubic" is.
@@ -126,6 +130,7 @@ class Source(ABC):
     text: bool = False
     tokens: Annotated[int, Field(ge=1, le=256)] = LENGTH
     memory: NonNegative = 4.0
+    broken: Share = 0.01
     hint: Hint | None = None
     reduction: Annotated[int, Field(ge=2, le=64)] = REDUCTION
 
@@ -160,7 +165,83 @@ class Source(ABC):
         return int(height), int(*width or [height])
 
 
-class Pictures(Dataset):
+class FittedPictures(Dataset):
+    """Pictures out of files, all made one size as a source's options say.
+
+    Args:
+        source: with the options.
+        typed: the source as it was typed.
+        shape: (channels, height, width).
+        classes: all class names.
+        labels: the class of each picture.
+        weights: how often each is drawn, relatively.
+        captioned: whether there are captions.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        typed: str,
+        shape: tuple[int, int, int],
+        classes: tuple[str, ...],
+        labels: Int[Tensor, "n"] | None,
+        weights: Float[Tensor, "n"] | None,
+        captioned: bool,
+    ) -> None:
+        self.source = typed
+        self.training = source.split in ("train", "all")
+        self.flip = source.flip and self.training
+        self.dynamic = source.binarise == "dynamic"
+        self.floors = source.levels_by == "floor" and not source.binarise
+        self.labels, self.weights = labels, weights
+        frequencies = ()
+        if labels is not None:
+            counts = torch.bincount(labels, weights, minlength=len(classes)).double()
+            total = len(labels) if weights is None else weights.sum()
+            frequencies = tuple((counts / total).tolist())
+        levels = 2 if source.binarise else source.levels
+        text = text_spec(source.tokens) if source.text else None
+        if text and not captioned:
+            raise LimnerError(f"{typed} has no captions; leave data.text=true out")
+        self.spec = ImageSpec(*shape, levels, classes, frequencies, text)
+        self._decode = partial(to_pixels, **fitting(source, shape))
+        self._options = [self.training, self.flip, self.dynamic, self.spec.to_json()]
+        self._options += ["floor"] if self.floors else []
+
+    @abstractmethod
+    def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
+        """Pictures as they were loaded, which may be larger than they should be."""
+
+    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """Pictures from memory, or decoded now; the middle of those that are larger."""
+        return self.middle(self.whole(indices))
+
+    def middle(self, x: UInt8[Tensor, "b c hh ww"]) -> UInt8[Tensor, "b c h w"]:
+        """The middle of pictures that are larger than they should be."""
+        _, height, width = self.spec.shape
+        top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+        return x[..., top : top + height, left : left + width]
+
+    def parts(
+        self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """The same with the part at a corner, of those that are larger."""
+        return self.at_corner(self.whole(indices), corner)
+
+    def at_corner(
+        self, x: UInt8[Tensor, "b c hh ww"], corner: Float[Tensor, "b 2"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """The parts at corners of pictures that are larger than they should be."""
+        _, height, width = self.spec.shape
+        margins = torch.tensor([x.shape[2] - height, x.shape[3] - width])
+        if not margins.any():
+            return x
+        begins = (corner * (margins + 1)).long().minimum(margins).tolist()
+        cut = [one[:, t : t + height, r : r + width] for one, (t, r) in zip(x, begins)]
+        return torch.stack(cut)
+
+
+class Pictures(FittedPictures):
     """Pictures of a source, in memory or decoded when asked for.
 
     Args:
@@ -185,36 +266,24 @@ class Pictures(Dataset):
         content: str,
         broken: Reasons,
     ) -> None:
-        self.entries = entries
-        self.source = typed
-        self.skipped = (*listing.refused, *broken)
-        self.training = source.split in ("train", "all")
-        self.flip = source.flip and self.training
-        self.dynamic = source.binarise == "dynamic"
-        self._kept = kept
-        weights = torch.tensor([e.weight or 1.0 for e in entries], dtype=torch.float64)
+        labels = weights = None
         if entries[0].weight is not None:
-            self.weights = weights
+            weights = torch.tensor([e.weight or 1.0 for e in entries], dtype=torch.float64)
+        if listing.labels:
+            number = {label: i for i, label in enumerate(listing.labels)}
+            labels = torch.tensor([number[str(e.label)] for e in entries])
+        captioned = bool(entries[0].captions)
+        super().__init__(source, typed, shape, listing.labels, labels, weights, captioned)
+        self.entries = entries
+        self.skipped = (*listing.refused, *broken)
+        self._kept = kept
         if entries[0].group is not None:
             number = {group: i for i, group in enumerate(dict.fromkeys(e.group for e in entries))}
             self.groups = torch.tensor([number[e.group] for e in entries])
-        frequencies = ()
-        if listing.labels:
-            number = {label: i for i, label in enumerate(listing.labels)}
-            self.labels = torch.tensor([number[str(e.label)] for e in entries])
-            shares = torch.bincount(self.labels, weights, minlength=len(number)) / weights.sum()
-            frequencies = tuple(shares.tolist())
-        levels = 2 if source.binarise else source.levels
-        text = text_spec(source.tokens) if source.text else None
-        if text and not entries[0].captions:
-            raise LimnerError(f"{typed} has no captions; leave data.text=true out")
-        self.spec = ImageSpec(*shape, levels, listing.labels, frequencies, text)
-        self._decode = partial(to_pixels, **_form(source, shape))
         said = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
-        self.floors = source.levels_by == "floor" and not source.binarise
-        options = [self.training, self.flip, self.dynamic, self.spec.to_json()]
-        options += ["floor"] if self.floors else []
-        self.digest = hashlib.sha256(json.dumps([content, options, said]).encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            json.dumps([content, self._options, said]).encode()
+        ).hexdigest()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -223,33 +292,11 @@ class Pictures(Dataset):
         """The file's name, relative to the source."""
         return self.entries[index].name
 
-    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
-        """Pictures from memory, or decoded now; the middle of those that are larger."""
-        x, (_, height, width) = self._whole(indices), self.spec.shape
-        top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
-        return x[..., top : top + height, left : left + width]
-
-    def parts(
-        self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
-    ) -> UInt8[Tensor, "b c h w"]:
-        """The same with the part at a corner, of those that are larger."""
-        x, (_, height, width) = self._whole(indices), self.spec.shape
-        margins = torch.tensor([x.shape[2] - height, x.shape[3] - width])
-        if not margins.any():
-            return x
-        begins = (corner * (margins + 1)).long().minimum(margins).tolist()
-        cut = [one[:, t : t + height, r : r + width] for one, (t, r) in zip(x, begins)]
-        return torch.stack(cut)
-
-    def _whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
+    def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
+        """From memory, or decoded now."""
         if self._kept is not None:
             return self._kept[indices]
-        broken: Reasons = []
-        chosen = [self.entries[i] for i in indices.tolist()]
-        found = [picture for _, picture in each(chosen, self._decode, broken)]
-        if broken:
-            raise LimnerError(f"'{broken[0][0]}' can no longer be read: {broken[0][1]}")
-        return torch.stack(found)
+        return decoded([self.entries[i] for i in indices.tolist()], self._decode)
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """A caption; half the time, where there are tags, these in any order for or after it."""
@@ -293,11 +340,27 @@ def each(
                 yield entry, result
 
 
+def decoded(
+    entries: Sequence[Entry], decode: Callable[[Image.Image], UInt8[Tensor, "c h w"]]
+) -> UInt8[Tensor, "b c h w"]:
+    """Pictures that were sound before.
+
+    Raises:
+        LimnerError: one is not any more.
+    """
+    broken: Reasons = []
+    found = [picture for _, picture in each(entries, decode, broken)]
+    if broken:
+        raise LimnerError(f"'{broken[0][0]}' can no longer be read: {broken[0][1]}")
+    return torch.stack(found)
+
+
 def gather(source: Source, typed: str) -> Pictures:
     """Decode a source's pictures once and leave the broken ones out.
 
     Raises:
-        LimnerError: no pictures; no common size and none given; more than 1 % (and one) are broken.
+        LimnerError: no pictures; no common size and none given; more than `source.broken` (and
+            one) are broken.
     """
     listing = source.listing(stop)
     if not listing.entries:
@@ -306,16 +369,18 @@ def gather(source: Source, typed: str) -> Pictures:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
         heads = list(each(listing.entries, header, broken))
-        if too_many(len(broken), len(listing.entries)):  # name those with broken pixels, too
+        if too_many(
+            len(broken), len(listing.entries), source.broken
+        ):  # name those with broken pixels, too
             for _ in each([entry for entry, _ in heads], _decodes, broken):
                 pass
-        _few(broken, len(listing.entries), typed)
+        few(broken, len(listing.entries), typed, source.broken)
         sides = 2 if source.half else 1
         sizes = [(e.name, h.width // sides, h.height) for e, h in heads]
-        height, width = source.shape or _common(sizes)
+        height, width = source.shape or common_size(sizes)
         channels = source.channels or (1 if all(is_grey(head.mode) for _, head in heads) else 3)
         shape = (channels, height, width)
-        form = _form(source, shape)
+        form = fitting(source, shape)
         decode = partial(to_pixels, **form)
         loaded = channels, form["height"], form["width"]
         fits = len(heads) * math.prod(loaded) <= source.memory * 2**30
@@ -327,12 +392,12 @@ def gather(source: Source, typed: str) -> Pictures:
             if kept is not None:
                 kept[len(entries)] = picture
             entries.append(entry)
-    _few(broken, len(listing.entries), typed)
+    few(broken, len(listing.entries), typed, source.broken)
     kept = None if kept is None else kept[: len(entries)]
     return Pictures(source, typed, listing, entries, shape, kept, content.hexdigest(), broken)
 
 
-def _form(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
+def fitting(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
     """How pictures are decoded, as arguments of `to_pixels`."""
     channels, height, width = shape
     if source.load_size:
@@ -341,7 +406,7 @@ def _form(source: Source, shape: tuple[int, int, int]) -> dict[str, Any]:
     return size | {"fit": source.fit, "half": source.half}
 
 
-def _common(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
+def common_size(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
     """The (height, width) that all pictures have."""
     name, width, height = sizes[0]
     for other, *size in sizes:
@@ -353,20 +418,31 @@ def _common(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
     return height, width
 
 
-def too_many(broken: int, total: int) -> bool:
-    """Whether so many pictures are broken that the data are refused, or there are none at all."""
-    return broken == total or broken > max(1, _BROKEN_SHARE * total)
+def too_many(broken: int, total: int, share: float) -> bool:
+    """Whether so many pictures are broken that the data are refused, or there are none at all.
+
+    Args:
+        broken: how many are.
+        total: of so many.
+        share: of these may be, or one.
+    """
+    return broken == total or broken > max(1, share * total)
 
 
 def _decodes(image: Image.Image) -> None:
     flattened(image)
 
 
-def _few(broken: Reasons, total: int, typed: str) -> None:
-    """Raise when too many pictures are broken, or all."""
-    if too_many(len(broken), total):
+def few(broken: Reasons, total: int, typed: str, share: float) -> None:
+    """Let some pictures be broken.
+
+    Raises:
+        LimnerError: too many are, or all.
+    """
+    if too_many(len(broken), total, share):
         first = ", ".join(f"'{name}' ({reason})" for name, reason in broken[:3])
         raise LimnerError(
             f"{len(broken)} of {total} pictures of {typed} are broken: {first}"
-            f"{', ...' if len(broken) > 3 else ''}; limner data check {typed} shows all"
+            f"{', ...' if len(broken) > 3 else ''}; to see all, type: limner data check "
+            f"{shlex.quote(typed)}; to allow more, give data.broken (now {share:g})"
         )

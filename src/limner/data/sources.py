@@ -1,8 +1,10 @@
 """Every kind of source by its name, and the one way to open any: `open_data`."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+import string
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,10 +13,13 @@ from limner.contract.options import parse_value, validated
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
 from limner.data.folder import Folder, Zip
+from limner.data.hub import Hub
 from limner.data.instructions import Instructions
+from limner.data.mixed import MixedSources
 from limner.data.named import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
 from limner.data.pictures import Source
 from limner.data.scenes import Scenes
+from limner.data.tars import Tars
 from limner.data.unpaired import Paired, Unpaired
 
 SOURCES: dict[str, type[Source]] = {
@@ -28,15 +33,20 @@ SOURCES: dict[str, type[Source]] = {
     "cifar10": Cifar10,
     "folder": Folder,
     "zip": Zip,
+    "wds": Tars,
+    "hf": Hub,
 }
 """The kinds of source; the fields of each are its options."""
 _PATHS = ("folder", "zip")
-FORMS = {kind: f"{kind}:PATH" if kind in _PATHS else kind for kind in SOURCES}
+_ADDRESSES = {"folder": "PATH", "zip": "PATH", "wds": "PATTERN.tar", "hf": "NAME_OR_PATH"}
+FORMS = {kind: f"{kind}:{_ADDRESSES[kind]}" if kind in _ADDRESSES else kind for kind in SOURCES}
 """How each kind is typed."""
 
 
 PAIRS = {"unpaired": Unpaired, "paired": Paired}
 """Kinds of sources that are two domains."""
+_MIXED = "mixed"
+_TRAINED_ON = {"train", "all"}  # splits
 _SIDES = ("a.", "b.")
 _DIRECTIONS = ("AtoB", "BtoA")
 
@@ -49,7 +59,9 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     """
     kind, address, own = _parse(typed)
     if kind not in SOURCES:
-        raise unknown("data source", typed, [*FORMS.values(), *(f"{p}:A,B" for p in PAIRS)])
+        raise unknown(
+            "data source", typed, [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
+        )
     if (FORMS[kind] == kind) == bool(address):
         raise LimnerError(f"data source '{typed}' is to be written {FORMS[kind]}")
     known = SOURCES[kind]
@@ -59,14 +71,40 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
 
 
 def source_types(source: str) -> list[type[Source]]:
-    """The kind of a source, or the kinds of its two domains; none where there is no such kind."""
-    kind, _, pair = source.partition(":")
-    kinds = [part.partition(":")[0] for part in (_split(pair) if kind in PAIRS else [source])]
+    """The kind of a source, or the kinds of its parts; none where there is no such kind."""
+    kinds = [part.partition(":")[0] for part in parts_of(source)]
     return [SOURCES[name] for name in kinds if name in SOURCES]
 
 
-def _split(pair: str) -> list[str]:
-    return re.split(rf",(?=(?:{'|'.join(SOURCES)})(?::|$))", pair)
+def one_source(source: str | Sequence[str]) -> str:
+    """A source as it is typed; of a list, `mixed:` with all of them."""
+    return source if isinstance(source, str) else f"{_MIXED}:{','.join(source)}"
+
+
+def parts_of(source: str) -> list[str]:
+    """The sources of a pair or mixture, or the one that it is."""
+    kind, _, rest = source.partition(":")
+    return _split(rest) if kind in (*PAIRS, _MIXED) else [source]
+
+
+def held_out_options(source: str) -> dict[str, str]:
+    """The options by which a source has a split that training does not see; none where there is
+    none.
+    """
+    kind, found = source.partition(":")[0], dict[str, str]()
+    if kind in PAIRS:
+        return {}
+    for letter, known in zip(string.ascii_lowercase, source_types(source)):
+        splits = typing.get_args(typing.get_type_hints(known)["split"])
+        held = [split for split in splits if split not in _TRAINED_ON]
+        if not held:
+            return {}
+        found[f"{letter}.split" if kind == _MIXED else "split"] = held[0]
+    return found
+
+
+def _split(parts: str) -> list[str]:
+    return re.split(rf",(?=(?:{'|'.join(SOURCES)})(?:[:,]|$))", parts)
 
 
 def _parse(source: str) -> tuple[str, str, dict[str, Any]]:
@@ -78,23 +116,29 @@ def _parse(source: str) -> tuple[str, str, dict[str, Any]]:
     return kind, "", {name.strip(): parse_value(value) for name, _, value in pairs}
 
 
-def open_data(source: str, **options: Any) -> Dataset:
+def open_data(source: str | Sequence[str], **options: Any) -> Dataset:
     """Open a data set.
 
     Args:
         source: `emoji`, `scenes`, `instructions`, `mnist`, `coloured-mnist`, `stacked-mnist`,
-            `fashion-mnist`, `cifar10`, `folder:PATH`, `zip:PATH`; options may follow, as in
-            `emoji:style=flat`; or `unpaired:A,B` or `paired:A,B` of two of these, or of one folder
-            or archive that holds two domains.
+            `fashion-mnist`, `cifar10`, `folder:PATH`, `zip:PATH`, `wds:PATTERN.tar`,
+            `hf:NAME_OR_PATH`; options may follow, as in `emoji:style=flat`; or `unpaired:A,B` or
+            `paired:A,B` of two of these, or of one folder or archive that holds two domains; or
+            `mixed:A,B,...` or a list of several.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit,
-            load_size, half, channels, levels, binarise, flip, memory, hint and reduction. Of two
-            domains, "a.NAME" and "b.NAME" are options of one of the two, and the others of both;
-            direction="BtoA" exchanges them.
+            load_size, half, channels, levels, binarise, flip, memory, broken, hint and reduction.
+            Of two domains, "a.NAME" and "b.NAME" are options of one of the two, and the others of
+            both; direction="BtoA" exchanges them. Of a mixture, likewise ("c.NAME" and so on), and
+            an option is for those sources that know it; weights=[...] has the share of each.
 
     Raises:
         LimnerError: no such source or option; data that are missing, broken or do not fit together.
     """
+    source = one_source(source)
+    options = _flat(options)
     kind = source.partition(":")[0]
+    if kind == _MIXED:
+        return _open_mixed(source, options)
     if kind not in PAIRS:
         found = find_source(source, options)
         data = found.open(source)
@@ -122,6 +166,43 @@ def open_data(source: str, **options: Any) -> Dataset:
         data.spec = replace(data.spec, domain=name)
     a, b = opened if direction == _DIRECTIONS[0] else reversed(opened)
     return PAIRS[kind](a, b, source)
+
+
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of parts as "a.NAME", of which recipes make a section of its own."""
+    found = dict[str, Any]()
+    for name, value in options.items():
+        nested = isinstance(value, Mapping)
+        found |= {f"{name}.{own}": v for own, v in value.items()} if nested else {name: value}
+    return found
+
+
+def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
+    """Several sources, each with the options that it knows.
+
+    Raises:
+        LimnerError: an option that none knows; and see `open_data`.
+    """
+    weights = options.pop("weights", None)
+    names = parts_of(source)
+    if not all(names):
+        raise LimnerError(f"data source '{source}' is to be written {_MIXED}:A,B with several")
+    letters = string.ascii_lowercase[: len(names)]
+    own = {n: v for n, v in options.items() if n[1:2] == "." and n[0] in letters}
+    shared = {n: v for n, v in options.items() if n not in own}
+    known = [{field.name for field in fields(kind)} for kind in source_types(source)]
+    for name in shared:
+        if known and not any(name in fields_of for fields_of in known):
+            every = (f"data.{option}" for option in {*set.union(*known), "weights"} - {"address"})
+            raise unknown("data option", f"data.{name}", every)
+    opened = list[Dataset]()
+    for letter, name in zip(letters, names):
+        kind = SOURCES.get(name.partition(":")[0])
+        given = {n: v for n, v in shared.items() if kind is None or n in kind.__dataclass_fields__}
+        given |= {n[2:]: v for n, v in own.items() if n[0] == letter}
+        opened.append(open_data(name, **given))
+    given = [weights] if isinstance(weights, int | float) else weights
+    return MixedSources(opened, names, source, given)
 
 
 def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -2,11 +2,7 @@
 
 Training sees images 0, 1, 2, ...; image g is a certain picture, mirrored or not, with a certain
 caption, whatever the batch it comes in. So a run can be cut and resumed anywhere, and spread over
-any number of processes.
-
-    without weights   image g is element g mod N of the permutation of epoch g div N
-    with weights      image g is drawn at the data's weights, with replacement
-    endless data      image g is any of them
+any number of processes. `limner.data.order` has the orders.
 """
 
 from collections.abc import Callable
@@ -34,12 +30,9 @@ class Stream:
     def __init__(self, dataset: Dataset, seed: int = 0) -> None:
         self.dataset = dataset
         self.seed = seed
-        self._edges = None
-        if dataset.weights is not None:
-            self._edges = dataset.weights.double().cumsum(0) / dataset.weights.double().sum()
+        self._order = dataset.order(seed)
         text = dataset.spec.text
         self._tokenizer = None if text is None else Tokenizer(text)
-        self._orders: dict[int, Tensor] = {}  # the permutations of the last few epochs
 
     def batch(self, first: int, n: int) -> Batch:
         """The images with global numbers first .. first + n - 1."""
@@ -66,28 +59,7 @@ class Stream:
 
     def indices(self, numbers: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """Which pictures of the data set the images with these global numbers are."""
-        n = len(self.dataset)
-        if self.dataset.endless:
-            u = Noise.keyed(self.seed, Purpose.ORDER, numbers).uniform(dtype=torch.float64)
-            return (u * n).long()
-        if self._edges is not None:
-            u = Noise.keyed(self.seed, Purpose.ORDER, numbers).uniform(dtype=torch.float64)
-            return torch.searchsorted(self._edges, u, right=True).clamp_(max=n - 1)
-        epochs = numbers.div(n, rounding_mode="floor")
-        chosen = torch.empty_like(numbers)
-        for epoch in epochs.unique().tolist():
-            here = epochs == epoch
-            chosen[here] = self._order(epoch)[numbers[here] % n]
-        return chosen
-
-    def _order(self, epoch: int) -> Int[Tensor, "n"]:
-        """The permutation of one epoch, a sort by random keys."""
-        order = self._orders.get(epoch)
-        if order is None:
-            keys = Noise.keyed(self.seed, Purpose.ORDER, [epoch]).bits(len(self.dataset))[0]
-            order = torch.argsort(keys, stable=True)
-            self._orders = dict([*self._orders.items()][-2:]) | {epoch: order}
-        return order
+        return self._order(numbers)
 
     def _batch(
         self, numbers: Int[Tensor, "b"], indices: Int[Tensor, "b"], view: View | None

@@ -25,7 +25,6 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.header import Header
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
-from limner.evaluate.cache import cache_folder, keep, kept, key
 from limner.evaluate.evaluation import PICTURES, evaluate, setting_of, with_extractor
 from limner.evaluate.leaderboard import Compared, Comparison, Pairs
 from limner.evaluate.metric import Setting, applicable, check_name
@@ -34,6 +33,7 @@ from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels
 from limner.evaluate.report import Report, append, read_reports
 from limner.evaluate.subject import Opened, Reference, open_reference, open_subject
 from limner.runtime import processes
+from limner.runtime.cache import cache_folder, keep, kept, key
 from limner.runtime.log import read_log
 from limner.runtime.progress import say
 

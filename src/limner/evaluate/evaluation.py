@@ -63,7 +63,7 @@ def evaluate(
 ) -> Report:
     """Judge a model or a folder of pictures by real ones.
 
-    What was painted is kept, in the folder `limner.evaluate.cache.cache_folder()`, until the report
+    What was painted is kept, in the folder `limner.runtime.cache.cache_folder()`, until the report
     is made: the same call again goes on where an interrupted one stopped. Under torchrun the work
     is shared, and every process returns the report.
 

@@ -19,11 +19,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.evaluate.cache import cache_folder, discard, keep, kept, key
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.runtime import processes
+from limner.runtime.cache import cache_folder, discard, keep, kept, key
 
 BLOCK = 64
 """Pictures of a block, but for the last one."""

@@ -23,8 +23,8 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
 from limner.data.dataset import Dataset
-from limner.evaluate.cache import key
 from limner.evaluate.metrics.statistics import shuffled
+from limner.runtime.cache import key
 
 Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]

@@ -33,13 +33,13 @@ from limner.data.decode import (
     reading,
     to_pixels,
 )
-from limner.evaluate.cache import cache_folder, keep, kept, key
 from limner.evaluate.passes import Columns, Observer, Work
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.subject import Opened, check_alike, open_reference, open_subject
 from limner.evaluate.tables import aligned
 from limner.evaluate.typicality import Typicality, typicality
 from limner.runtime import processes
+from limner.runtime.cache import cache_folder, keep, kept, key
 from limner.runtime.progress import painting_progress, say
 
 PICTURES = 1000

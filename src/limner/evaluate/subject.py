@@ -76,7 +76,7 @@ def open_subject(
         name = subject.source or "pictures"
         return Opened(name, RealPictures(subject).fingerprint, pictures=subject)
     name = str(subject)
-    if name.startswith(("folder:", "zip:")):
+    if name.startswith(("folder:", "zip:", "wds:", "hf:")):
         return _pictures(name, name, looks)
     if name in bundled():
         return _model(name, bundled()[name], device)

@@ -1,1 +1,1 @@
-"""The process that runs: its devices and threads, memory, progress and interruptions."""
+"""The process that runs: its devices and threads, memory, progress, interruptions and caches."""

@@ -70,7 +70,7 @@ class TrainingProgress:
 
 @contextlib.contextmanager
 def painting_progress(
-    total: int, doing: str = "painting", quiet: bool = False
+    total: int, doing: str = "painting", quiet: bool = False, unit: str = "pictures"
 ) -> Iterator[Callable[[float], None]]:
     """A progress bar on standard error, and a line now and then where nobody watches a terminal.
 
@@ -78,6 +78,7 @@ def painting_progress(
         total: how many pictures there will be.
         doing: what is done to them.
         quiet: show nothing.
+        unit: what is counted, if not pictures.
 
     Yields:
         a function that moves it by some pictures.
@@ -89,7 +90,7 @@ def painting_progress(
     columns = (
         progress.TextColumn(doing),
         progress.BarColumn(),
-        progress.TextColumn("{task.completed:.0f}/{task.total} pictures"),
+        progress.TextColumn(f"{{task.completed:.0f}}/{{task.total}} {unit}"),
         progress.TimeRemainingColumn(),
     )
     live = console.is_terminal and processes.first() and not quiet
@@ -106,6 +107,6 @@ def painting_progress(
             if not live and not quiet and now - spoken >= _QUIET_SECONDS:
                 spoken = now
                 left = datetime.timedelta(seconds=round((now - began) * (total - done) / done))
-                say(f"{doing} {done:,.0f}/{total:,} pictures  {left} left")
+                say(f"{doing} {done:,.0f}/{total:,} {unit}  {left} left")
 
         yield advance

@@ -81,5 +81,5 @@ def _sizes(recipe: Recipe) -> tuple[int | None, ...]:
     kind = str(recipe.data["source"]).partition(":")[0]
     source = SOURCES.get(kind)
     chosen = "size" in recipe.data or "init" in recipe.train
-    scalable = source is not None and kind in ("emoji", "scenes", "folder", "zip")
+    scalable = source is not None and kind in ("emoji", "scenes", "folder", "zip", "wds", "hf")
     return SIZES if scalable and not chosen else (None,)

@@ -29,6 +29,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
 from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
+from limner.data.sources import one_source
 from limner.training.fine_tuning import build_from
 from limner.training.loop import TrainOptions, seeded
 
@@ -42,7 +43,7 @@ class Recipe:
 
     Args:
         model: its registered `name`, and its own options.
-        data: the `source`, and the options of `open_data`.
+        data: the `source`, or a list of several, and the options of `open_data`.
         train: see `TrainOptions`.
         sampler: the options of the model's `frames` for sample sheets.
         evaluate: which numbers to measure while it trains, see `EvaluateOptions`.
@@ -98,7 +99,7 @@ class Recipe:
             if name not in SECTIONS:
                 raise unknown("section", name, SECTIONS, str(path))
         for section, key in (("model", "name"), ("data", "source")):
-            if not isinstance(found.get(section, {}).get(key), str):
+            if not isinstance(found.get(section, {}).get(key), str | list):
                 raise LimnerError(f'{path} does not say {section}.{key}; write {key} = "..."')
         header = re.match(r"(?:#.*\n)*", text)
         about = re.sub(r"^# ?", "", header[0], flags=re.MULTILINE) if header else ""
@@ -116,6 +117,8 @@ class Recipe:
                     if not isinstance(place, dict):
                         raise LimnerError(f"{section}.{path}: {section}.{parent} has no parts")
                 place[key] = value
+        if isinstance(sections["data"].get("source"), list):
+            sections["data"]["source"] = one_source(sections["data"]["source"])
         return Recipe(**sections, about=self.about)
 
     def sections(self) -> dict[str, Section]:

@@ -15,6 +15,7 @@ resumed leaves the same files as one that was not.
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -167,7 +168,7 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
         more = f" and {count - 1} more" if count > 1 else ""
         say(
             f"left out: {name} ({reason}){more}; to see all, type: "
-            f"limner data check {dataset.source}"
+            f"limner data check {shlex.quote(dataset.source)}"
         )
     return Stream(dataset, recipe.options().seed)
 

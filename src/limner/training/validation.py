@@ -4,7 +4,6 @@ Training loss falls for as long as a model can learn its pictures by heart; this
 no longer learns anything else.
 """
 
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch
 from limner.contract.model import Learner
 from limner.contract.noise import Noise, Purpose
-from limner.data import SOURCES, Dataset, Stream, open_data
+from limner.data import Dataset, Stream, open_data
+from limner.data.sources import held_out_options, source_types
 from limner.training.loop import seeded
 from limner.training.options import TrainOptions
 
@@ -26,7 +26,6 @@ _USUAL, _USUAL_SHARE = 128, 0.03
 """Held-out pictures of each line of the log, unless given: so many, or such a share of those that
 were trained on since the last one; a loss alone costs less than a step of training."""
 _LEAST_LINES = 2  # of a log, below which a held-out loss says nothing
-_TRAINED_ON = {"train", "all"}
 _PATIENCE = 10  # lines of the log without a better loss, until that is said
 
 
@@ -86,9 +85,9 @@ class Validation:
 
 def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
     """A section [data] under which pictures are held out, where the loss on such is wanted."""
-    source = SOURCES.get(str(data["source"]).partition(":")[0])
+    kinds = source_types(str(data["source"]))
     chosen = "holdout" in data or data.get("split", "train") != "train"
-    if not options.validation or source is None or not hasattr(source, "holdout") or chosen:
+    if not options.validation or not any(hasattr(kind, "holdout") for kind in kinds) or chosen:
         return dict(data)
     return {**data, "holdout": HOLDOUT}
 
@@ -138,14 +137,10 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
     """The first split of a recipe's source that training does not see."""
-    kind = str(data["source"]).partition(":")[0]
-    splits = ()
-    if kind in SOURCES:
-        splits = typing.get_args(typing.get_type_hints(SOURCES[kind])["split"])
-    held = [split for split in splits if split not in _TRAINED_ON]
+    held = held_out_options(str(data["source"]))
     if not held:
         raise LimnerError(
             f"train.validation: {data['source']} has no split that training does not see; leave it "
             "out"
         )
-    return open_data(**{**data, "split": held[0]})
+    return open_data(**{**data, **held})

@@ -26,11 +26,11 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import validated
 from limner.contract.registry import Paper
-from limner.evaluate.cache import key
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number, Sign
+from limner.runtime.cache import key
 
 PAPER = Paper(
     "A note on the evaluation of generative models",

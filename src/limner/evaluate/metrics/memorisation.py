@@ -41,12 +41,12 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
-from limner.evaluate.cache import key
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import Estimate, binomial_interval, combined, wilson
 from limner.evaluate.passes import BLOCK, Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
+from limner.runtime.cache import key
 
 PAPER = Paper(
     "On memorization in diffusion models", "Gu, Du, Pang, Li, Lin, Wang", 2023, "2310.02664"

@@ -30,7 +30,6 @@ from torch import Tensor
 from limner.contract.image import to_uint8
 from limner.contract.registry import Paper
 from limner.contract.upscaling import Upscales
-from limner.evaluate.cache import key
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
 from limner.evaluate.metrics.counterpart import psnr
 from limner.evaluate.metrics.fid import distance_of_features
@@ -45,6 +44,7 @@ from limner.evaluate.picture_sets import (
     SourcePictures,
 )
 from limner.evaluate.report import SUBJECT, Number
+from limner.runtime.cache import key
 
 PAPER = Paper(
     "Image quality assessment: from error visibility to structural similarity",

@@ -3,6 +3,7 @@
     LIMNER_CACHE, or the platform's folder for caches, + limner
         statistics/KEY.safetensors       what an extractor saw of a data set
         work/KEY/block-000012...         what a running evaluation has finished
+        shards/KEY.safetensors           what lies where in a shard of data
 
 A file is written under a name of its own and then renamed, so that several processes may write the
 same one; it carries a hash of its tensors, so that a damaged one counts as absent.

@@ -1,0 +1,237 @@
+"""`hf:NAME_OR_PATH`: data sets as Hugging Face's library `datasets` has them: from their hub, a
+folder of Parquet files or pictures, a Parquet file, or what `save_to_disk` wrote.
+
+`datasets` lays the rows into an Arrow file of its cache, which is mapped into memory and not read
+into it, so that any row is at hand. With `data.streaming=true` nothing is copied: Parquet files are
+read where they lie, a group of rows at a time, and pictures are shuffled within windows.
+
+Reference: Lhoest et al. (2021). Datasets: a community library for natural language processing.
+EMNLP, system demonstrations. arXiv:2109.02846.
+"""
+
+import os
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
+
+from limner.contract.errors import LimnerError, install, unknown
+from limner.data.folder import CAPTION_COLUMNS
+from limner.data.records import Shard
+from limner.data.rows import ArrowRows, Columns, Groups, ParquetRows, holds_pictures, one_column
+from limner.data.sharded import Sharded
+from limner.runtime.cache import key
+
+_ROWS = 1024  # of an Arrow file that are indexed at a time
+_WINDOW = 2048  # pictures that are shuffled when Parquet is read where it lies
+_LABEL = "label"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(Sharded):
+    """`hf:NAME_OR_PATH`: pictures in the columns of a table.
+
+    Args:
+        train_split: what the data call the pictures to train on; slices are possible, "train[:5%]".
+        test_split: what they call those that are held out; None for "test" or "validation". Where
+            they have neither, `holdout` is the share of the training pictures that is held out.
+        config: which of several configurations.
+        revision: of a data set of the hub: a commit, branch or tag; None for the latest.
+        streaming: whether Parquet files are read where they lie, and nothing is copied.
+    """
+
+    train_split: str = "train"
+    test_split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    streaming: bool = False
+
+    def parted(self) -> bool:
+        """Whether the data have a split to test on, and no share is held out."""
+        return not self.holdout and self._test_split in self._splits
+
+    def shards(self) -> Sequence[Shard]:
+        """The rows of the split."""
+        if self.streaming:
+            return self._parquet()
+        shards = []
+        for name in self._wanted:
+            table = self._table(name)
+            files = [Path(one["filename"]) for one in table.cache_files]
+            state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+            of = key("arrow", state, name, len(table), self._columns)
+            tables = {column: one_column(table, column) for column in self._columns.all}
+            shards += [
+                ArrowRows(tables, i, min(i + _ROWS, len(table)), self._columns, name, of)
+                for i in range(0, len(table), _ROWS)
+            ]
+        return shards
+
+    def known_classes(self) -> tuple[str, ...]:
+        """As the column's type says."""
+        return self._columns.classes
+
+    @property
+    def window(self) -> int:
+        """Pictures that are shuffled near each other."""
+        return self.shuffle or (_WINDOW if self.streaming else 0)
+
+    @property
+    def _test_split(self) -> str:
+        usual = [name for name in ("test", "validation") if name in self._splits]
+        return self.test_split or next(iter(usual), "test")
+
+    @property
+    def _wanted(self) -> list[str]:
+        if not self.parted() or self.split == "train":
+            return [self.train_split]
+        both = [self.train_split, self._test_split]
+        return both if self.split == "all" else both[1:]
+
+    @cached_property
+    def _columns(self) -> Columns:
+        from datasets import Image
+
+        first = self._features
+        images = [name for name, of in first.items() if holds_pictures(of)]
+        given = (self.image_key, self.caption_key, self.label_key, self.hint_key)
+        for name, what in zip(given, ("image", "caption", "label", "hint")):
+            if name and name not in first:
+                raise unknown("column", name, first, f"data.{what}_key of hf:{self.address}")
+        images = [name for name in images if name != self.hint_key]
+        exact = [name for name in images if isinstance(first[name], Image)]
+        images = exact or images
+        if not self.image_key and len(images) != 1:
+            found = "several columns of pictures" if images else "no column of pictures"
+            raise LimnerError(
+                f"hf:{self.address} has {found} ({', '.join(images or first)}); name it, as in "
+                f"data.image_key={(images or [*first])[0]}"
+            )
+        image = self.image_key or images[0]
+        usual = (name for name in CAPTION_COLUMNS if name in first)
+        caption = self.caption_key or next(usual, None)
+        label = self.label_key or (_LABEL if _LABEL in first else None)
+        classes = tuple(getattr(first.get(label or ""), "names", None) or ())
+        return Columns(image, caption, label, self.hint_key, classes)
+
+    @cached_property
+    def _local(self) -> Path | None:
+        path = Path(self.address).expanduser()
+        return path if path.exists() else None
+
+    @cached_property
+    def _saved(self) -> Any:
+        """What `save_to_disk` wrote, by split; None where the address is something else."""
+        path = self._local
+        if path is None or not any(
+            (path / name).is_file() for name in ("state.json", "dataset_dict.json")
+        ):
+            return None
+        from datasets import DatasetDict, load_from_disk
+
+        found = self._asked(lambda: load_from_disk(str(path)))
+        return found if isinstance(found, DatasetDict) else {self.train_split: found}
+
+    @cached_property
+    def _builder(self) -> Any:
+        from datasets import load_dataset_builder
+
+        path = self._local
+        if path and path.is_file():
+            files = {"train": str(path)}
+            return self._asked(lambda: load_dataset_builder("parquet", data_files=files))
+        name = str(path or self.address)
+        return self._asked(lambda: load_dataset_builder(name, self.config, revision=self.revision))
+
+    @cached_property
+    def _splits(self) -> list[str]:
+        if self._saved is not None:
+            return list(self._saved)
+        files = self._builder.config.data_files
+        return [str(name) for name in files or self._builder.info.splits or ()]
+
+    def _table(self, split: str) -> Any:
+        self._check_split(split)
+        if self._saved is not None:
+            return self._saved[split]
+        self._asked(self._builder.download_and_prepare)
+        return self._asked(lambda: self._builder.as_dataset(split))
+
+    @cached_property
+    def _features(self) -> Mapping[str, Any]:
+        if not self.streaming:
+            return self._table(self._wanted[0]).features
+        from datasets import Features
+        from pyarrow.parquet import read_schema
+
+        with self._files(self._wanted[0])[0][0]() as stream:
+            return self._asked(lambda: Features.from_arrow_schema(read_schema(stream)))
+
+    def _parquet(self) -> list[Shard]:
+        kept = Groups(2 * self.window)
+        return [
+            ParquetRows(opened, self._columns, name, state, kept)
+            for split in self._wanted
+            for opened, name, state in self._files(split)
+        ]
+
+    def _files(self, split: str) -> list[tuple[Callable[[], IO[bytes]], str, str]]:
+        """How each Parquet file of a split is opened, its name, and a name for it as it is."""
+        from fsspec.core import url_to_fs
+
+        self._check_split(split)
+        paths = [] if self._saved is not None else (self._builder.config.data_files or {})[split]
+        if not paths or not all(str(path).endswith(".parquet") for path in paths):
+            raise LimnerError(
+                "data.streaming reads Parquet files where they lie, and "
+                f"hf:{self.address} has others; leave it out"
+            )
+        found = []
+        for path in map(str, paths):
+            system, place = url_to_fs(path)
+            about = self._asked(lambda s=system, p=place: s.info(p))
+            state = [about.get(name) for name in ("size", "mtime", "etag", "blob_id")]
+            opened = lambda s=system, p=place: s.open(p, "rb")  # noqa: E731
+            found.append((opened, place.rpartition("/")[2], key("parquet", path, *map(str, state))))
+        return found
+
+    def _check_split(self, split: str) -> None:
+        if split.partition("[")[0] not in self._splits or (self.streaming and "[" in split):
+            raise unknown("split", split, self._splits, f"of hf:{self.address}")
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """What `datasets` answers, its errors in one line."""
+        try:
+            return ask()
+        except LimnerError:
+            raise
+        except Exception as error:  # a data set can be unusable in any way
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            hub = "" if self._local else "; there is no such path here either"
+            raise LimnerError(f"hf:{self.address} cannot be opened: {said[0]}{hub}") from None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self._local is None:
+            _stay_offline_without_network()
+        try:
+            import datasets  # noqa: F401
+        except ModuleNotFoundError:
+            raise LimnerError(f"hf: needs the library datasets; type: {install('hf')}") from None
+
+
+def _stay_offline_without_network() -> None:
+    """Let the hub's library look into its cache at once, and not after five tries of a minute."""
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    if urllib.request.getproxies() or "huggingface_hub" in sys.modules:
+        return
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"

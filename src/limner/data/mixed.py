@@ -1,0 +1,206 @@
+"""`mixed:A,B,...`, or a list of sources: pictures of several, each with its share."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.text import TextSpec
+from limner.data.dataset import Dataset, View
+from limner.data.order import Mixed, Order, shares_of_a_round
+
+
+class MixedSources(Dataset):
+    """Pictures of several sources; of every 1,000 images in training, each has its share.
+
+    The pictures of the first come first; where one of them has no end, they come in turns.
+
+    Args:
+        parts: the sources.
+        names: how each was typed.
+        source: as it was typed.
+        weights: the share of each, relatively; None for equal ones.
+
+    Raises:
+        LimnerError: pictures or conditions of two of them do not agree.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Dataset],
+        names: Sequence[str],
+        source: str,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        weights = weights or [1.0] * len(parts)
+        if len(weights) != len(parts) or min(weights) <= 0:
+            raise LimnerError(
+                f"data.weights={','.join(f'{w:g}' for w in weights)}: give a positive number for "
+                f"each of the {len(parts)} sources"
+            )
+        for part, name in zip(parts[1:], names[1:]):
+            _check_agree(parts[0], names[0], part, name)
+        self.sources, self.source = parts, source
+        self.counts = shares_of_a_round(weights)
+        first = parts[0]
+        shares = torch.tensor(self.counts, dtype=torch.float64) / sum(self.counts)
+        self.spec = first.spec
+        self.endless = any(part.endless for part in parts)
+        sizes = torch.tensor([len(part) for part in parts])
+        self._sizes, self._ends = sizes, sizes.cumsum(0)
+        if first.labels is not None:
+            frequencies = torch.tensor([part.spec.frequencies for part in parts]).double()
+            mean = (shares[:, None] * frequencies).sum(0)
+            self.spec = replace(first.spec, frequencies=tuple(mean.tolist()))
+            self.labels = torch.cat([part.labels for part in parts if part.labels is not None])
+        self.skipped = tuple(file for part in parts for file in part.skipped)
+        self.training, self.flip = first.training, first.flip
+        self.dynamic, self.floors = first.dynamic, first.floors
+        self.paired = all(part.paired for part in parts)
+        said = " ".join([*(part.digest for part in parts), *map(str, self.counts)])
+        self.digest = hashlib.sha256(said.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._sizes.max()) if self.endless else int(self._ends[-1])
+
+    def order(self, seed: int) -> Order:
+        """Each source in its own order, mixed."""
+        return Mixed([part.order(seed) for part in self.sources], self.counts, self._join, seed)
+
+    def _join(self, part: int, own: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """The indices of one source's pictures."""
+        if self.endless:
+            return own * len(self.sources) + part
+        return own + self._ends[part] - self._sizes[part]
+
+    def _split(self, indices: Int[Tensor, "b"]) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]:
+        """The source of each picture, and its index there."""
+        if self.endless:
+            part = indices % len(self.sources)
+            own = indices.div(len(self.sources), rounding_mode="floor")
+            return part, own % self._sizes[part]
+        part = torch.searchsorted(self._ends, indices, right=True)
+        return part, indices - (self._ends - self._sizes)[part]
+
+    def _gather(
+        self,
+        indices: Int[Tensor, "b"],
+        ask: Callable[[Dataset, Int[Tensor, "k"], Int[Tensor, "k"]], Shaped[Tensor, "..."]],
+    ) -> Shaped[Tensor, "..."]:
+        """What each source says of its own rows, for (source, indices there, rows)."""
+        part, own = self._split(indices)
+        rows, found = [], []
+        for number in part.unique().tolist():
+            rows.append((part == number).nonzero().flatten())
+            found.append(ask(self.sources[number], own[rows[-1]], rows[-1]))
+        return torch.cat(found)[torch.argsort(torch.cat(rows))]
+
+    def pixels(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """Pictures of the sources."""
+        return self._gather(indices, lambda data, own, rows: data.pixels(own))
+
+    def parts(
+        self, indices: Int[Tensor, "b"], corner: Float[Tensor, "b 2"]
+    ) -> UInt8[Tensor, "b c h w"]:
+        """Parts of pictures of the sources."""
+        return self._gather(indices, lambda data, own, rows: data.parts(own, corner[rows]))
+
+    def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
+        """Captions of the sources; None when one has none."""
+        part, own = self._split(indices)
+        said = [""] * len(indices)
+        for number in part.unique().tolist():
+            rows = (part == number).nonzero().flatten()
+            found = self.sources[number].captions(own[rows], noise.rows(rows))
+            if found is None:
+                return None
+            for row, caption in zip(rows.tolist(), found):
+                said[row] = caption
+        return said
+
+    def hints(
+        self,
+        indices: Int[Tensor, "b"],
+        numbers: Int[Tensor, "b"],
+        seed: int,
+        view: View | None = None,
+        x: Images | None = None,
+    ) -> Float[Tensor, "b k hh ww"] | None:
+        """Conditioning images of the sources."""
+        if self.spec.hint is None:
+            return None
+
+        def ask(
+            data: Dataset, own: Int[Tensor, "k"], rows: Int[Tensor, "k"]
+        ) -> Float[Tensor, "k c hh ww"]:
+            seen = None if view is None else View(view.mirrored[rows], view.corner[rows])
+            found = data.hints(own, numbers[rows], seed, seen, None if x is None else x[rows])
+            assert found is not None, "sources agree that there are hints"
+            return found
+
+        return self._gather(indices, ask)
+
+    def overview(self, n: int) -> Int[Tensor, "n"]:
+        """Pictures of each source in turn."""
+        count = len(self.sources)
+        each = [data.overview(-(-n // count)) for data in self.sources]
+        turns = torch.stack([self._join(i, own) for i, own in enumerate(each)], 1)
+        return turns.flatten()[:n]
+
+    def name(self, index: int) -> str:
+        """Which source, and what the picture is called there."""
+        part, own = self._split(torch.tensor([index]))
+        data = self.sources[int(part)]
+        return f"{data.source} {data.name(int(own))}"
+
+
+def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -> None:
+    """Refuse sources whose pictures one model could not learn.
+
+    Raises:
+        LimnerError: how they differ, and which option removes it.
+    """
+    a, b = first.spec, other.spec
+    remedies = {
+        "are {shape} (channels, height, width)": "data.size=32 data.channels=3",
+        "have {levels} levels": "data.levels of both",
+        "have the classes {labels}": "data.label=none or data.labels=false to those that know it",
+        "have captions encoded as {text}": "data.text=true data.tokens=32, or data.text=false",
+        "have {hint} as conditioning images": "data.hint of both",
+    }
+    for said, remedy in remedies.items():
+        what = said[said.index("{") + 1 : said.index("}")]
+        if getattr(a, what) == getattr(b, what):
+            continue
+        mine, theirs = (said.format(**{what: _shown(getattr(s, what))}) for s in (a, b))
+        raise LimnerError(
+            f"sources that are mixed must agree: the pictures of {typed} {mine}, those of "
+            f"{other_typed} {theirs}; give {remedy}"
+        )
+    alike = ("training", "flip", "dynamic", "floors")
+    for option in alike:
+        if getattr(first, option) != getattr(other, option):
+            raise LimnerError(
+                f"sources that are mixed must agree: {typed} and {other_typed} differ in the "
+                "options data.split, flip, binarise or levels_by; give each once, for both"
+            )
+
+
+def _shown(value: object) -> str:
+    """A field of a specification in a message."""
+    if isinstance(value, tuple):
+        words = [str(part) for part in value]
+        return ", ".join([*words[:4], *(["..."] if len(words) > 4 else [])]) or "none"
+    if value is None:
+        return "none"
+    if isinstance(value, TextSpec):
+        return f"{value.length} tokens"
+    if isinstance(value, ImageSpec):
+        return value.domain or "pictures of " + " x ".join(map(str, value.shape))
+    return str(value)

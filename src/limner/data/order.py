@@ -1,0 +1,218 @@
+"""Which picture of the data comes when: pure functions of (seed, global image number).
+
+Shuffled   image g is element g mod N of the permutation of epoch g div N
+Windowed   the same, but pictures that lie together come together: the blocks of an epoch (the
+           shards of a disk that reads best in sequence) come in an order drawn for it, and
+           within each window of W pictures a permutation is drawn; W is the size of what others
+           call the shuffle buffer
+ByWeight   image g is drawn at the data's weights, with replacement
+Anything   image g is any picture of data without end
+Mixed      of every 1,000 images a source has its share, in an order drawn for them; the n-th of
+           its images is the n-th of its own order
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limner.contract.noise import Noise, Purpose
+
+ROUND = 1000
+"""Images among which each of several sources has its share."""
+Numbers = Int[Tensor, "b"]
+_REMEMBERED = 4  # permutations
+
+
+class Order(ABC):
+    """An order of pictures; called with global image numbers, it gives the pictures' indices.
+
+    Args:
+        seed: of whatever is drawn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._drawn: dict[int, Tensor] = {}
+
+    @abstractmethod
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """The indices of the images with these global numbers."""
+
+    def permutation(self, stream: Noise, n: int) -> Int[Tensor, "n"]:
+        """A permutation drawn from one stream, a sort by random keys; the last ones are kept."""
+        key = int(stream.streams)
+        order = self._drawn.get(key)
+        if order is None:
+            order = torch.argsort(stream.bits(n)[0], stable=True)
+            self._drawn = dict([*self._drawn.items()][1 - _REMEMBERED :]) | {key: order}
+        return order
+
+    def uniform(self, numbers: Numbers) -> Float[Tensor, "b"]:
+        """A number in [0, 1) for each image."""
+        return Noise.keyed(self.seed, Purpose.ORDER, numbers).uniform(dtype=torch.float64)
+
+
+def _apply(groups: Numbers, numbers: Numbers, own: Callable[[int, Numbers], Numbers]) -> Numbers:
+    """What a function makes of the numbers of each group, each in its place."""
+    found = torch.empty_like(numbers)
+    for group in groups.unique().tolist():
+        here = groups == group
+        found[here] = own(group, numbers[here])
+    return found
+
+
+class Shuffled(Order):
+    """Every picture once an epoch.
+
+    Args:
+        n: how many pictures there are.
+        seed: of the order.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        super().__init__(seed)
+        self.n = n
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """From the permutations of their epochs."""
+        epochs = numbers.div(self.n, rounding_mode="floor")
+
+        def own(epoch: int, places: Numbers) -> Numbers:
+            return self.permutation(Noise.keyed(self.seed, Purpose.ORDER, [epoch]), self.n)[places]
+
+        return _apply(epochs, numbers % self.n, own)
+
+
+class Windowed(Order):
+    """Every picture once an epoch, those of a block near each other.
+
+    Args:
+        blocks: how many pictures each block has; the pictures of the first come first.
+        window: how many pictures that follow each other are shuffled.
+        seed: of the order.
+    """
+
+    def __init__(self, blocks: Int[Tensor, "k"], window: int, seed: int) -> None:
+        super().__init__(seed)
+        self.blocks, self.window = blocks, window
+        self.n = int(blocks.sum())
+        self.starts = blocks.cumsum(0) - blocks
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """From the windows of their epochs."""
+        epochs = numbers.div(self.n, rounding_mode="floor")
+        return _apply(epochs, numbers % self.n, self._of_epoch)
+
+    def _of_epoch(self, epoch: int, places: Numbers) -> Numbers:
+        windows = places.div(self.window, rounding_mode="floor")
+        most = -(-self.n // self.window)
+
+        def within(window: int, places: Numbers) -> Numbers:
+            first = window * self.window
+            size = min(self.window, self.n - first)
+            stream = Noise.keyed(self.seed, Purpose.WINDOW, [epoch * most + window])
+            drawn = self.permutation(stream, size)
+            return first + drawn[places - first]
+
+        places = _apply(windows, places, within)
+        stream = Noise.keyed(self.seed, Purpose.ORDER, [epoch])
+        order = self.permutation(stream, len(self.blocks))
+        ends = self.blocks[order].cumsum(0)
+        at = torch.searchsorted(ends, places, right=True)
+        return self.starts[order][at] + places - (ends - self.blocks[order])[at]
+
+
+class ByWeight(Order):
+    """Pictures as often as their weights say.
+
+    Args:
+        weights: of the pictures.
+        seed: of the order.
+    """
+
+    def __init__(self, weights: Float[Tensor, "n"], seed: int) -> None:
+        super().__init__(seed)
+        self.edges = weights.double().cumsum(0) / weights.double().sum()
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """Drawn at the weights."""
+        drawn = torch.searchsorted(self.edges, self.uniform(numbers), right=True)
+        return drawn.clamp_(max=len(self.edges) - 1)
+
+
+class Anything(Order):
+    """Any of so many pictures that none comes twice.
+
+    Args:
+        n: how many there are.
+        seed: of the order.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        super().__init__(seed)
+        self.n = n
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """Drawn among all."""
+        return (self.uniform(numbers) * self.n).long()
+
+
+class Mixed(Order):
+    """Several orders, each with its share of every round of images.
+
+    Args:
+        parts: the orders.
+        counts: how many images of `ROUND` each has.
+        join: the index in all sources, of a source and an index there.
+        seed: of the order of sources.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Order],
+        counts: Sequence[int],
+        join: Callable[[int, Numbers], Numbers],
+        seed: int,
+    ) -> None:
+        super().__init__(seed)
+        self.parts, self.counts, self.join = parts, counts, join
+        source = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        rank = torch.cat([torch.arange(count) for count in counts])
+        self._source, self._rank = source, rank
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """From the sources, each at its own next number."""
+        rounds = numbers.div(ROUND, rounding_mode="floor")
+        source, rank = torch.empty_like(numbers), torch.empty_like(numbers)
+        for number in rounds.unique().tolist():
+            here = rounds == number
+            stream = Noise.keyed(self.seed, Purpose.MIX, [number])
+            turns = self._source[self.permutation(stream, ROUND)]
+            earlier = torch.empty_like(turns)  # how many images of the round are of the same source
+            earlier[torch.argsort(turns, stable=True)] = self._rank
+            places = numbers[here] % ROUND
+            source[here], rank[here] = turns[places], earlier[places]
+
+        def own(part: int, at: Numbers) -> Numbers:
+            return self.join(part, self.parts[part](rounds[at] * self.counts[part] + rank[at]))
+
+        return _apply(source, torch.arange(len(numbers)), own)
+
+
+def shares_of_a_round(weights: Sequence[float]) -> list[int]:
+    """How many images of a round each source has, by largest remainders; at least one.
+
+    >>> shares_of_a_round([0.5, 0.3, 0.2]), shares_of_a_round([1, 1, 1])
+    ([500, 300, 200], [334, 333, 333])
+    """
+    exact = [ROUND * weight / sum(weights) for weight in weights]
+    counts = [max(1, int(share)) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: max(0, ROUND - sum(counts))]:
+        counts[i] += 1
+    while sum(counts) > ROUND:
+        counts[counts.index(max(counts))] -= 1
+    return counts

@@ -1,0 +1,242 @@
+"""Pictures in shards, for data that are too many for files of their own, or for memory.
+
+A `Shard` holds records: a picture, and what is said of it. Each shard is read once, all of its
+pictures are decoded to find the broken ones, and what lies where is written into the cache
+(`Index`). From then on record i is read where it lies, in any order, by any process, without a look
+at the others: nothing has to be remembered of a reader's place, and a run that is killed goes on
+with the very next picture.
+"""
+
+import hashlib
+import io
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from limner.data.decode import UndecodableError, flattened, header, is_grey, reading
+from limner.data.pictures import Reasons
+from limner.runtime import processes
+from limner.runtime.cache import cache_folder, keep, kept
+from limner.runtime.progress import painting_progress
+
+Place = tuple[int, ...]
+"""Where a record lies in its shard, in numbers that only the shard can read."""
+FACTS = ("width", "height", "grey", "label", "captioned", "hint")
+"""What the index knows of each record: its picture's size and whether it is grey, the number of
+its label (-1 for none), whether it has a caption, and its conditioning image (-1 none, 0 in colour,
+1 grey)."""
+_VERSION = 1  # of what is written into the cache
+_NOWHERE = torch.empty(0, 0, dtype=torch.int64)
+_KEYS_OF = 16  # records, whose keys are remembered for messages
+
+
+class Record(NamedTuple):
+    """A record, read.
+
+    Args:
+        name: within its shard.
+        place: where it lies.
+        image: the bytes of a picture file.
+        captions: one is drawn each time.
+        label: the name of its class.
+        hint: the bytes of its conditioning image.
+        fault: what is wrong with it, where it cannot be used.
+        keys: the names of all that it has.
+    """
+
+    name: str
+    place: Place = ()
+    image: bytes = b""
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    hint: bytes | None = None
+    fault: str = ""
+    keys: tuple[str, ...] = ()
+
+
+class Shard(ABC):
+    """Some of the records of a source.
+
+    Args:
+        name: how messages call it; records are named after it.
+        key: a name for what its index depends on: the file as it is, and the options.
+    """
+
+    name: str
+    key: str
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """All of them, in order."""
+
+    @abstractmethod
+    def image(self, place: Place) -> io.BytesIO:
+        """The picture file of a record."""
+
+    @abstractmethod
+    def captions(self, place: Place) -> tuple[str, ...]:
+        """The captions of a record; none where it has none."""
+
+    @abstractmethod
+    def hint(self, place: Place) -> io.BytesIO:
+        """The conditioning image of a record that has one."""
+
+
+class Index:
+    """What lies where, in all shards: record i is a function of i.
+
+    Args:
+        shards: in order.
+        parts: what `survey` found in each.
+    """
+
+    def __init__(self, shards: Sequence[Shard], parts: Sequence[Mapping[str, Tensor]]) -> None:
+        self.shards = shards
+        notes = [json.loads(part["notes"].numpy().tobytes()) for part in parts]
+        self.counts = torch.tensor([len(part["facts"]) for part in parts])
+        self.shard_of = torch.repeat_interleave(torch.arange(len(parts)), self.counts)
+        self.digests = [str(note["digest"]) for note in notes]
+        self.keys = sorted({key for note in notes for key in note["keys"]})
+        self.broken: Reasons = [
+            (f"{shard.name}/{name}" if name else shard.name, reason)
+            for shard, note in zip(shards, notes)
+            for name, reason in note["broken"]
+        ]
+        self.labels = list(dict.fromkeys(label for note in notes for label in note["labels"]))
+        number = {label: i for i, label in enumerate(self.labels)}
+        facts = []
+        for part, note in zip(parts, notes):
+            own = part["facts"].clone()
+            # -1, of no label, stands for the last one
+            renumbered = torch.tensor([*(number[label] for label in note["labels"]), -1])
+            own[:, FACTS.index("label")] = renumbered[own[:, FACTS.index("label")].long()].int()
+            facts.append(own)
+        self._facts = torch.cat(facts)
+        self._places = torch.cat(
+            [part["places"] for part in parts if len(part["places"])] or [_NOWHERE]
+        )
+        self._names = torch.cat([part["names"] for part in parts]).numpy()
+        ends = torch.cat([part["name_lengths"] for part in parts]).long().cumsum(0)
+        self._name_ends = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def fact(self, name: str) -> Int[Tensor, "n"]:
+        """One of `FACTS` of all records."""
+        return self._facts[:, FACTS.index(name)].long()
+
+    def name(self, number: int) -> str:
+        """Shard and name of a record."""
+        first, end = self._name_ends[number : number + 2].tolist()
+        own = self._names[first:end].tobytes().decode("utf-8", "replace")
+        return f"{self.shard(number).name}/{own}"
+
+    def shard(self, number: int) -> Shard:
+        """Where a record lies."""
+        return self.shards[int(self.shard_of[number])]
+
+    def place(self, number: int) -> Place:
+        """Where in its shard."""
+        return tuple(self._places[number].tolist())
+
+
+def indexed(shards: Sequence[Shard]) -> Index:
+    """The index of shards, from the cache where it was made before.
+
+    Each process of several begins at another shard, and takes what the others made.
+
+    Raises:
+        LimnerError: a shard cannot be read, or the cache cannot be written.
+    """
+    places = {shard.key: cache_folder() / "shards" / f"{shard.key}.safetensors" for shard in shards}
+    parts = {key: found for key, path in places.items() if (found := kept(path)) is not None}
+    missing = [shard for shard in shards if shard.key not in parts]
+    first = len(missing) * processes.rank() // processes.size()
+
+    def make(shard: Shard) -> tuple[str, dict[str, Tensor]]:
+        found = kept(places[shard.key])
+        if found is None:
+            found = survey(shard)
+            keep(places[shard.key], found)
+        return shard.key, found
+
+    if missing:
+        with (
+            painting_progress(len(missing), "indexing", unit="shards") as advance,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            for key, found in pool.map(make, [*missing[first:], *missing[:first]]):
+                parts[key] = found
+                advance(1)
+    return Index(shards, [parts[shard.key] for shard in shards])
+
+
+def survey(shard: Shard) -> dict[str, Tensor]:
+    """Read a shard once and decode its pictures: what is where, and what is broken."""
+    content = hashlib.sha256(f"limner shard {_VERSION}".encode())
+    names, places, facts = list[bytes](), list[Place](), list[tuple[int, ...]]()
+    broken, labels, keys = Reasons(), dict[str, int](), set[str]()
+    for record in shard.records():
+        if len(names) < _KEYS_OF:
+            keys.update(record.keys)
+        try:
+            if record.fault:
+                raise UndecodableError(record.fault)
+            width, height, grey = _look(record.image)
+            hint = -1 if record.hint is None else _look(record.hint)[2]
+        except UndecodableError as reason:
+            broken.append((record.name, str(reason)))
+            continue
+        label = -1 if record.label is None else labels.setdefault(record.label, len(labels))
+        names.append(record.name.encode("utf-8", "replace"))
+        places.append(record.place)
+        facts.append((width, height, grey, label, bool(record.captions), hint))
+        said = json.dumps([record.name, record.captions, record.label, record.hint is not None])
+        for part in (record.image, record.hint or b"", said.encode("utf-8", "replace")):
+            content.update(hashlib.sha256(part).digest())
+    notes = {"digest": content.hexdigest(), "labels": [*labels], "broken": broken}
+    return {
+        "facts": torch.tensor(facts, dtype=torch.int32).view(-1, len(FACTS)),
+        "places": torch.tensor(places, dtype=torch.int64) if places else _NOWHERE,
+        "names": _bytes(b"".join(names)),
+        "name_lengths": torch.tensor([len(name) for name in names], dtype=torch.int32),
+        "notes": _bytes(json.dumps(notes | {"keys": sorted(keys)}).encode()),
+    }
+
+
+def _look(data: bytes) -> tuple[int, int, bool]:
+    """Width, height, and whether it is grey, of a picture that can be decoded."""
+
+    def use(image: Image.Image) -> tuple[int, int, bool]:
+        head = header(image)
+        flattened(image)
+        return head.width, head.height, is_grey(head.mode)
+
+    return reading(lambda: io.BytesIO(data), use)
+
+
+def _bytes(data: bytes) -> UInt8[Tensor, "n"]:
+    return torch.from_numpy(np.frombuffer(bytearray(data), np.uint8))
+
+
+def plain_label(value: Any) -> str | None:
+    """A class's name, of a word or a whole number; None of anything else, and of nothing."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value).strip() or None
+
+
+def plain_captions(value: Any) -> tuple[str, ...]:
+    """Captions, of a text or several; blank ones are none."""
+    said = value if isinstance(value, list | tuple) else [value]
+    return tuple(line.strip() for line in said if isinstance(line, str) and line.strip())

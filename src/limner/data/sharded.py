@@ -1,0 +1,309 @@
+"""What sources of pictures in shards have in common: options, and the data set."""
+
+import hashlib
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec, from_uint8
+from limner.contract.noise import Noise
+from limner.contract.options import Natural, Rate
+from limner.data.dataset import View
+from limner.data.decode import to_pixels
+from limner.data.folder import natural, share_of
+from limner.data.order import Order, Windowed
+from limner.data.pictures import (
+    Entry,
+    FittedPictures,
+    Listing,
+    Reasons,
+    Report,
+    Source,
+    common_size,
+    decoded,
+    few,
+    fitting,
+    stop,
+)
+from limner.data.records import Index, Shard, indexed
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The records that a source's options ask for.
+
+    Args:
+        index: of all records.
+        numbers: those that are chosen.
+        classes: all class names.
+        labels: the class of each chosen record; None without classes.
+        captioned: whether there are captions.
+        broken: those left out, and why.
+        total: how many there are, broken ones and other splits included.
+    """
+
+    index: Index
+    numbers: Int[Tensor, "n"]
+    classes: tuple[str, ...]
+    labels: Int[Tensor, "n"] | None
+    captioned: bool
+    broken: Reasons
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharded(Source):
+    """Pictures in shards.
+
+    Args:
+        split: "train", "test" (held out by `holdout`) or "all".
+        holdout: the share of pictures held out, chosen by a hash of their names.
+        labels: false to ignore classes; a list to fix their names and order.
+        captions: false to ignore captions.
+        image_key: under which name a record has its picture; None for the only one.
+        caption_key: its caption; None for the usual names, where it has one.
+        label_key: its class, likewise.
+        hint_key: its conditioning image; None for none.
+        shuffle: how many pictures that lie near each other are shuffled, for disks that read best
+            in sequence: shards come in a new order each epoch, and pictures are shuffled within so
+            many; 0 shuffles all of them.
+    """
+
+    split: Literal["train", "test", "all"] = "train"
+    holdout: Rate = 0.0
+    labels: bool | list[str] = True
+    captions: bool = True
+    image_key: str | None = None
+    caption_key: str | None = None
+    label_key: str | None = None
+    hint_key: str | None = None
+    shuffle: Natural = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hint and self.hint_key:
+            raise LimnerError(
+                f"data.hint={self.hint} computes conditioning images, data.hint_key="
+                f"{self.hint_key} reads them; leave one of them out"
+            )
+
+    @abstractmethod
+    def shards(self) -> Sequence[Shard]:
+        """Where the records are."""
+
+    @abstractmethod
+    def parted(self) -> bool:
+        """Whether the pictures of the split lie apart from the others, so that none is hashed."""
+
+    @property
+    def window(self) -> int:
+        """How many pictures that lie near each other are shuffled; 0 for all."""
+        return self.shuffle
+
+    def known_classes(self) -> tuple[str, ...]:
+        """The class names in their order, where the data say so; else they are sorted."""
+        return ()
+
+    def choose(self, report: Report) -> Chosen:
+        """The sound records of the split."""
+        parted = self.parted()
+        if self.split == "test" and not self.holdout and not parted:
+            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
+        index = indexed(self.shards())
+        broken, total = list(index.broken), len(index) + len(index.broken)
+        sound = torch.ones(len(index), dtype=torch.bool)
+
+        def need(has: Bool[Tensor, "n"], reason: str) -> None:
+            lacking = (sound & ~has).nonzero().flatten().tolist()
+            broken.extend((index.name(i), reason) for i in lacking)
+            sound.logical_and_(has)
+
+        captioned, classes, labels = False, (), None
+        for what, key, wanted in (
+            ("caption", self.caption_key, self.captions),
+            ("label", self.label_key, self.labels is not False),
+            ("hint", self.hint_key, self.hint_key is not None),
+        ):
+            fact = index.fact("captioned" if what == "caption" else what)
+            has = fact > 0 if what == "caption" else fact >= 0
+            if not wanted or not (has.any() or key):
+                continue
+            if not has.any():
+                report(
+                    f"no record has a {what} under '{key}'; give another data.{what}_key, of "
+                    f"{', '.join(index.keys) or 'none'}"
+                )
+            elif what == "caption":
+                captioned = True
+            elif what == "label":
+                found, names = fact, index.labels
+                classes = tuple(self.labels) if isinstance(self.labels, list) else None
+                classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
+                number = {name: i for i, name in enumerate(classes)}
+                known = torch.tensor([*(number.get(name, -2) for name in names), -1])
+                labels = known[found]
+                need(labels != -2, "its label is not in data.labels")
+            need(has, f"no {what}")
+        if self.split != "all" and not parted and self.holdout:
+            shares = torch.tensor([share_of(index.name(i)) for i in range(len(index))])
+            sound &= (shares < self.holdout) == (self.split == "test")
+        numbers = sound.nonzero().flatten()
+        labels = None if labels is None else labels[numbers]
+        return Chosen(index, numbers, classes, labels, captioned, broken, total)
+
+    def listing(self, report: Report) -> Listing:
+        """The records as if they were files, read when they are asked for."""
+        chosen = self.choose(report)
+        return Listing(_Entries(chosen), chosen.classes, (), chosen.broken)
+
+    def open(self, typed: str) -> "Records":
+        """The data set.
+
+        Raises:
+            LimnerError: see `Source.open`.
+        """
+        chosen = self.choose(stop)
+        if chosen.total:
+            few(chosen.broken, chosen.total, typed, self.broken)
+        if not len(chosen.numbers):
+            raise LimnerError(f"{typed} has no pictures in split '{self.split}'")
+        return Records(self, typed, chosen)
+
+
+class _Entries(Sequence[Entry]):
+    """Chosen records as entries, each made when it is asked for."""
+
+    def __init__(self, chosen: Chosen) -> None:
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen.numbers)
+
+    @overload
+    def __getitem__(self, i: int) -> Entry: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Entry]: ...
+    def __getitem__(self, i: int | slice) -> Entry | list[Entry]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        chosen, number = self.chosen, int(self.chosen.numbers[i])
+        shard, place = chosen.index.shard(number), chosen.index.place(number)
+        label = None if chosen.labels is None else chosen.classes[int(chosen.labels[i])]
+        captions = shard.captions(place) if chosen.captioned else ()
+        return Entry(chosen.index.name(number), partial(shard.image, place), label, captions)
+
+
+class Records(FittedPictures):
+    """Pictures of records, decoded when they are asked for, and kept where all fit into memory.
+
+    Args:
+        source: with the options.
+        typed: the source as it was typed.
+        chosen: which records.
+    """
+
+    def __init__(self, source: Sharded, typed: str, chosen: Chosen) -> None:
+        index, numbers = chosen.index, chosen.numbers
+        shape = self._shape(source, chosen)
+        super().__init__(
+            source, typed, shape, chosen.classes, chosen.labels, None, chosen.captioned
+        )
+        self.chosen, self.skipped = chosen, tuple(chosen.broken)
+        self._window = source.window
+        form = fitting(source, shape)
+        if source.hint_key:
+            grey = bool((index.fact("hint")[numbers] == 1).all())
+            hint = ImageSpec(1 if grey else 3, *shape[1:], domain=source.hint_key)
+            self.spec, self.paired = replace(self.spec, hint=hint), True
+            self._decode_hint = partial(to_pixels, **form | {"channels": hint.channels})
+        one = (shape[0], form["height"], form["width"])
+        fits = len(numbers) * math.prod(one) <= source.memory * 2**30
+        self._kept = torch.empty((len(numbers), *one), dtype=torch.uint8) if fits else None
+        self._known = torch.zeros(len(numbers), dtype=torch.bool)
+        options = [self._options, self.spec.to_json(), form, source.split, source.holdout]
+        options += [chosen.captioned, len(numbers)]
+        content = json.dumps([index.digests, options])
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
+
+    @staticmethod
+    def _shape(source: Sharded, chosen: Chosen) -> tuple[int, int, int]:
+        index, numbers = chosen.index, chosen.numbers
+        grey = bool(index.fact("grey")[numbers].all())
+        if source.shape:
+            return (source.channels or (1 if grey else 3), *source.shape)
+        sizes = torch.stack([index.fact("width"), index.fact("height")], 1)[numbers]
+        sizes[:, 0] //= 2 if source.half else 1
+        other = int((sizes != sizes[0]).any(1).long().argmax())
+        named = [(index.name(int(numbers[i])), *sizes[i].tolist()) for i in (0, other)]
+        return (source.channels or (1 if grey else 3), *common_size(named))
+
+    def __len__(self) -> int:
+        return len(self.chosen.numbers)
+
+    def name(self, index: int) -> str:
+        """Shard and name of a record."""
+        return self.chosen.index.name(int(self.chosen.numbers[index]))
+
+    def order(self, seed: int) -> Order:
+        """Each once an epoch; with windows, those of a shard near each other."""
+        if not self._window:
+            return super().order(seed)
+        counts = torch.bincount(self.chosen.index.shard_of[self.chosen.numbers])
+        return Windowed(counts[counts > 0], self._window, seed)
+
+    def whole(self, indices: Int[Tensor, "b"]) -> UInt8[Tensor, "b c hh ww"]:
+        """From memory, or decoded now."""
+        if self._kept is None:
+            return decoded(self._entries(indices), self._decode)
+        new = indices[~self._known[indices]].unique()
+        if len(new):
+            self._kept[new] = decoded(self._entries(new), self._decode)
+            self._known[new] = True
+        return self._kept[indices]
+
+    def _entries(self, indices: Int[Tensor, "b"], hints: bool = False) -> list[Entry]:
+        found = []
+        for i in indices.tolist():
+            number = int(self.chosen.numbers[i])
+            shard, place = self.chosen.index.shard(number), self.chosen.index.place(number)
+            found.append(Entry(self.name(i), partial(shard.hint if hints else shard.image, place)))
+        return found
+
+    def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
+        """A caption of each, read now."""
+        if not self.chosen.captioned:
+            return None
+        index, said = self.chosen.index, list[str]()
+        for i, u in zip(indices.tolist(), noise.uniform(dtype=torch.float64).tolist()):
+            number = int(self.chosen.numbers[i])
+            captions = index.shard(number).captions(index.place(number))
+            if not captions:
+                raise LimnerError(f"the caption of '{self.name(i)}' can no longer be read")
+            said.append(captions[int(u * len(captions))])
+        return said
+
+    def hints(
+        self,
+        indices: Int[Tensor, "b"],
+        numbers: Int[Tensor, "b"],
+        seed: int,
+        view: View | None = None,
+        x: Images | None = None,
+    ) -> Float[Tensor, "b k hh ww"] | None:
+        """Conditioning images of the records, mirrored and cut out as the pictures are."""
+        if not self.paired:
+            return super().hints(indices, numbers, seed, view, x)
+        pixels = decoded(self._entries(indices, hints=True), self._decode_hint)
+        if view is None:
+            return from_uint8(self.middle(pixels))
+        found = from_uint8(self.at_corner(pixels, view.corner))
+        return torch.where(view.mirrored[:, None, None, None], found.flip(-1), found)

@@ -1,0 +1,253 @@
+"""`wds:PATTERN.tar`: shards of pictures in tar files, laid out as WebDataset's are.
+
+    0001.jpg 0001.txt 0001.cls     files of one name are a record: picture, captions, class
+    0001.jpg 0001.json             a JSON object has both, as "text" (or "caption") and "label"
+    0001.jpg 0001.canny.png        any other file, by what follows the first dot, as in
+                                   data.hint_key=canny.png
+
+The pattern has the shards' numbers, as in "shards/{000..127}.tar", or stars, or is a folder of tar
+files. Shards are read where they lie and never unpacked.
+
+The library `webdataset` gives records one after the other, and where a reader is in them cannot be
+written down. Here a record is a function of its number.
+
+Reference: Aizman, Maltby, Breuel (2019). High performance I/O for large scale deep learning.
+arXiv:2001.01858.
+"""
+
+import glob
+import io
+import itertools
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from limner.contract.errors import LimnerError
+from limner.data.decode import BYTE_CAP, EXTENSIONS
+from limner.data.folder import CAPTION_COLUMNS, natural
+from limner.data.records import Place, Record, Shard, plain_captions, plain_label
+from limner.data.sharded import Sharded
+from limner.runtime.cache import key
+
+_TEXT, _CLASS, _JSON, _LABEL = "txt", "cls", "json", "label"
+_NONE = (-1, -1)  # the place of what is not there
+
+
+class Keys(NamedTuple):
+    """Under which names a record has what; None for the usual ones."""
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+    hint: str | None = None
+
+
+class TarShard(Shard):
+    """One tar file.
+
+    Args:
+        path: of the file.
+        keys: the names of what records have.
+
+    Raises:
+        LimnerError: there is no such file.
+    """
+
+    def __init__(self, path: Path, keys: Keys) -> None:
+        self.path, self.keys = path, keys
+        self.name = path.name
+        try:
+            known = path.stat()
+        except OSError as error:
+            raise LimnerError(f"cannot read the shard '{path}': {error.strerror}") from None
+        self.key = key("tar", str(path.resolve()), known.st_size, known.st_mtime_ns, keys)
+
+    def records(self) -> Iterator[Record]:
+        """In order; where the file is damaged it ends, and that is its last record.
+
+        Raises:
+            LimnerError: it is no tar file, or a compressed one.
+        """
+        try:
+            archive = tarfile.open(self.path, "r:")  # noqa: SIM115
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise LimnerError(
+                f"'{self.path}' cannot be read as a tar file ({error}); shards are tar files that "
+                "are not compressed, so unpack what gzip packed: gunzip FILE.tar.gz"
+            ) from None
+        with archive:
+            name = ""
+            try:
+                files = (member for member in archive if member.isreg())
+                for name, members in itertools.groupby(files, lambda m: _parted(m.name)[0]):
+                    yield self._record(archive, name, {_parted(m.name)[1]: m for m in members})
+            except (tarfile.TarError, OSError, EOFError) as error:
+                after = f" after '{name}'" if name else ""
+                yield Record("", fault=f"the file is damaged{after}: {error}")
+                return
+            end = archive.offset
+        if end > self.path.stat().st_size:
+            yield Record("", fault=f"the file ends too soon, after '{name}'")
+
+    def _record(
+        self, archive: tarfile.TarFile, name: str, members: dict[str, tarfile.TarInfo]
+    ) -> Record:
+        keys, known = self.keys, tuple(members)
+
+        def read(member: tarfile.TarInfo | None) -> bytes:
+            stream = member and archive.extractfile(member)
+            return stream.read() if stream else b""
+
+        image = members.get(keys.image) if keys.image else None
+        if not keys.image:
+            found = [e for e in members if f".{e}" in EXTENSIONS and e != keys.hint]
+            image = members[found[0]] if found else None
+        if image is None:
+            what = f"'{keys.image}'" if keys.image else "picture"
+            return Record(name, fault=f"there is no {what} among {', '.join(known)}", keys=known)
+        hint = members.get(keys.hint) if keys.hint else None
+        for member in (image, hint):
+            if member and member.size > BYTE_CAP:
+                fault = f"'{member.name}' is larger than {BYTE_CAP >> 20} MB"
+                return Record(name, fault=fault, keys=known)
+        usual = _TEXT if _TEXT in members else _JSON
+        at = keys.caption or usual
+        caption = members.get(_JSON if _of_json(at) else at)
+        is_json = caption is not None and caption is members.get(_JSON)
+        captions = self._captions(read(caption), is_json)
+        at = keys.label or (_CLASS if _CLASS in members else f"{_JSON}.{_LABEL}")
+        if field := _of_json(at):
+            label = plain_label(_object(read(members.get(_JSON))).get(field))
+        else:
+            label = plain_label(_text(read(members.get(at))))
+        place = (*_spot(image), *_spot(caption), *_spot(hint), int(is_json))
+        return Record(
+            name, place, read(image), captions, label, read(hint) if hint else None, "", known
+        )
+
+    def image(self, place: Place) -> io.BytesIO:
+        """The picture file of a record."""
+        return io.BytesIO(self._read(place[0:2]))
+
+    def captions(self, place: Place) -> tuple[str, ...]:
+        """The captions of a record; none where it has none."""
+        return () if place[2] < 0 else self._captions(self._read(place[2:4]), bool(place[6]))
+
+    def hint(self, place: Place) -> io.BytesIO:
+        """The conditioning image of a record that has one."""
+        return io.BytesIO(self._read(place[4:6]))
+
+    def _read(self, spot: Sequence[int]) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(spot[0])
+                return file.read(spot[1])
+        except OSError as error:
+            raise LimnerError(f"'{self.path}' can no longer be read: {error.strerror}") from None
+
+    def _captions(self, data: bytes, is_json: bool) -> tuple[str, ...]:
+        if not is_json:
+            return plain_captions(_text(data).splitlines())
+        values, column = _object(data), _of_json(self.keys.caption or "")
+        columns = (column,) if column else CAPTION_COLUMNS
+        return next(filter(None, (plain_captions(values.get(name)) for name in columns)), ())
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """A member's name up to the first dot of its last part, and what follows that.
+
+    >>> _parted("cats/0001.canny.PNG")
+    ('cats/0001', 'canny.png')
+    """
+    folder, slash, last = name.rpartition("/")
+    stem, _, ending = last.partition(".")
+    return f"{folder}{slash}{stem}", ending.lower()
+
+
+def _of_json(name: str) -> str:
+    """The field of `json.FIELD`; empty where it is none."""
+    return name.removeprefix(f"{_JSON}.") if name.startswith(f"{_JSON}.") else ""
+
+
+def _spot(member: tarfile.TarInfo | None) -> tuple[int, int]:
+    return (member.offset_data, member.size) if member else _NONE
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8-sig", "replace").strip()
+
+
+def _object(data: bytes) -> dict[str, object]:
+    """A JSON object; an empty one where it is none."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def shard_paths(pattern: str) -> list[Path]:
+    """The files that a pattern names, in order.
+
+    Raises:
+        LimnerError: none, or one of its numbers is missing.
+    """
+    if "://" in pattern:
+        raise LimnerError(
+            f"'{pattern}' is an address; shards are read where they lie, so download or mount them "
+            "and give their path"
+        )
+    found = list[Path]()
+    for one in _with_numbers(str(Path(pattern).expanduser())):
+        path = Path(one)
+        if path.is_dir():
+            inside = sorted(path.glob("*.tar"), key=lambda p: natural(p.name))
+        elif glob.has_magic(one) and not path.exists():
+            inside = [Path(name) for name in sorted(glob.glob(one, recursive=True), key=natural)]  # noqa: PTH207
+        elif path.exists():
+            inside = [path]
+        else:
+            raise LimnerError(f"there is no shard '{path}'; correct the pattern '{pattern}'")
+        found += inside
+    if not found:
+        raise LimnerError(
+            f"'{pattern}' names no shard; write the path of tar files, as in "
+            "shards/{000..127}.tar"
+        )
+    return found
+
+
+def _with_numbers(pattern: str) -> Iterator[str]:
+    """One pattern for each number of a `{000..127}`, and each word of a `{train,extra}`.
+
+    >>> [*_with_numbers("a-{08..10}-{x,y}.tar")][:3]
+    ['a-08-x.tar', 'a-08-y.tar', 'a-09-x.tar']
+    """
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not found:
+        yield pattern
+        return
+    first, last, words = found.groups()
+    values = words.split(",") if words else []
+    if not words:
+        values = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+    for value in values:
+        yield from _with_numbers(pattern[: found.start()] + value + pattern[found.end() :])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tars(Sharded):
+    """`wds:PATTERN.tar`: pictures, captions, classes and conditioning images in tar files."""
+
+    def parted(self) -> bool:
+        """Splits are a hash of names."""
+        return False
+
+    def shards(self) -> list[TarShard]:
+        """The tar files."""
+        keys = Keys(self.image_key, self.caption_key, self.label_key, self.hint_key)
+        return [TarShard(path, keys) for path in shard_paths(self.address)]

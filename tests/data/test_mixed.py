@@ -1,0 +1,117 @@
+"""Several sources as one: each picture with its own conditions, each source with its share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from limner.contract.errors import LimnerError
+from limner.contract.noise import Noise
+from limner.data import Stream, open_data
+from limner.training.options import TrainOptions
+from limner.training.recipe import Recipe
+from limner.training.validation import with_held_out
+
+
+def shades(root: Path, first: int, n: int, label: str = "") -> str:
+    (root / label).mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + n):
+        Image.new("RGB", (16, 16), (i, i, i)).save(root / label / f"{i}.png")
+        (root / label / f"{i}.txt").write_text(f"shade {i}")
+    return f"folder:{root}"
+
+
+@pytest.fixture
+def two(tmp_path) -> list[str]:
+    return [shades(tmp_path / "a", 0, 5), shades(tmp_path / "b", 100, 7)]
+
+
+def test_each_picture_keeps_its_own_caption_hint_and_name(two):
+    data = open_data(two, text=True, hint="lowres")
+    assert len(data) == 12
+    indices = torch.tensor([11, 0, 5, 4, 5])
+    values = [106, 0, 100, 4, 100]
+    assert data.pixels(indices)[:, 0, 0, 0].tolist() == values
+    noise = Noise.sampling(0, 5)
+    assert data.captions(indices, noise) == [f"shade {value}" for value in values]
+    assert data.name(11) == f"{two[1]} 106.png"
+    batch = Stream(data, 3).batch(0, 50)
+    assert torch.allclose(batch.c.image.mean((1, 2, 3)), batch.x.mean((1, 2, 3)), atol=1e-6)
+    said = Stream(data, 3).captions(torch.arange(50))
+    assert said == [
+        f"shade {v}" for v in ((batch.x[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
+    ]
+
+
+def test_shares_are_the_weights_and_each_source_has_its_epochs(two):
+    data = open_data(two, weights=[0.9, 0.1])
+    seen = Stream(data, 1).indices(torch.arange(10_000))
+    assert int((seen < 5).sum()) == 9_000
+    first = seen[seen < 5][:1800].view(-1, 5).sort(1).values
+    assert (first == torch.arange(5)).all(), "every picture of the source once an epoch of its own"
+
+
+def test_classes_are_mixed_at_the_weights(tmp_path):
+    for name, first in (("a", 0), ("b", 100)):
+        shades(tmp_path / name, first, 3, "cat")
+        shades(tmp_path / name, first + 10, 1 if name == "a" else 3, "dog")
+    data = open_data([f"folder:{tmp_path / name}" for name in "ab"], weights=[1, 3])
+    assert data.labels.tolist() == [0, 0, 0, 1, 0, 0, 0, 1, 1, 1]
+    assert data.spec.frequencies == pytest.approx((0.25 * 0.75 + 0.75 * 0.5, 0.25 * 0.25 + 0.375))
+
+
+def test_a_source_without_end_is_mixed_with_one_that_has_one(two):
+    options = {"size": 16, "text": True, "tokens": 32, "weights": [0.5, 0.5], "vocabulary": 20}
+    data = open_data(["scenes", two[0]], **options)
+    seen = Stream(data, 1).indices(torch.arange(1000))
+    assert int((seen % 2 == 1).sum()) == 500
+    assert {*(seen[seen % 2 == 1] // 2).tolist()} == {*range(5)}
+    assert torch.equal(Stream(data, 1).batch(40, 20).x, Stream(data, 1).batch(0, 60).x[40:])
+    overview = Stream(data).preview(4)
+    assert (overview.x[1] == overview.x[1].flatten()[0]).all(), "the second is a plain shade"
+
+
+def test_what_does_not_agree_is_said_in_one_line(two, tmp_path):
+    def opened(*sources: str, **options: object):
+        return open_data(list(sources), **options)
+
+    with pytest.raises(LimnerError, match=r"are 3, 16, 16 .*those of scenes are 3, 32, 32"):
+        opened(two[0], "scenes", **{"b.size": 32})
+    with pytest.raises(LimnerError, match=r"as 32 tokens.* as none; give data.text=true"):
+        opened("scenes", two[0], size=16)
+    with pytest.raises(LimnerError, match=r"have the classes .*activities.* classes none"):
+        opened("emoji", two[0], size=16)
+    with pytest.raises(
+        LimnerError, match=r"have edges as conditioning .* none as .*; give data.hint"
+    ):
+        opened(*two, **{"a.hint": "edges"})
+    with pytest.raises(LimnerError, match="differ in the options"):
+        opened(*two, **{"a.flip": True})
+    with pytest.raises(LimnerError, match=r"data.weights=1,-1: give a positive number for each"):
+        opened(*two, weights=[1, -1])
+    with pytest.raises(LimnerError, match=r"'data.vocabulry'; did you mean 'data.vocabulary'"):
+        opened("scenes", two[0], vocabulry=3)
+    with pytest.raises(LimnerError, match="there is no folder"):
+        opened(two[0], f"folder:{tmp_path}/nothing")
+
+
+def test_a_recipe_takes_a_list_and_options_of_one_source(two, tmp_path):
+    file = tmp_path / "r.toml"
+    file.write_text(f'[model]\nname = "ddpm"\n[data]\nsource = ["{two[0]}", "{two[1]}"]\n')
+    recipe = Recipe.read(file, ["data.weights=3,1", "data.a.flip=true", "data.b.flip=true"])
+    assert recipe.data["source"] == f"mixed:{two[0]},{two[1]}"
+    data = open_data(**recipe.data)
+    assert data.flip
+    typed = Recipe.of("ddpm", "emoji", [f"data.source={two[0]},{two[1]}", "data.weights=3,1"])
+    assert open_data(**typed.data, flip=True).digest == data.digest
+
+
+def test_the_held_out_pictures_are_those_of_every_source(two):
+    section = {"source": f"mixed:{two[0]},{two[1]}"}
+    section = with_held_out(section, TrainOptions(steps=2, validation=4))
+    assert section["holdout"] == 0.05
+    held = open_data(**section | {"holdout": 0.5, "a.split": "test", "b.split": "test"})
+    trained = open_data(**section | {"holdout": 0.5})
+    assert len(held) + len(trained) == 12
+    assert not held.training

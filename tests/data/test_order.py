@@ -1,0 +1,64 @@
+"""Which picture comes when: once an epoch, in its window, with its share; always the same."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limner.data.order import ROUND, Mixed, Shuffled, Windowed, shares_of_a_round
+
+blocks = st.lists(st.integers(1, 9), min_size=1, max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    blocks=blocks, window=st.integers(1, 20), seed=st.integers(0, 2**40), epoch=st.integers(0, 9)
+)
+def test_a_windowed_epoch_visits_each_picture_once(blocks, window, seed, epoch):
+    order, n = Windowed(torch.tensor(blocks), window, seed), sum(blocks)
+    assert sorted(order(torch.arange(epoch * n, (epoch + 1) * n)).tolist()) == list(range(n))
+
+
+def test_a_window_holds_pictures_of_neighbouring_shards():
+    order = Windowed(torch.full((10,), 10), 20, seed=3)
+    shards = [set((order(torch.arange(i, i + 20)) // 10).tolist()) for i in range(0, 100, 20)]
+    assert [len(of) for of in shards] == [2] * 5
+    assert set.union(*shards) == set(range(10))
+    again = {int(order(torch.tensor([100 * epoch]))) // 10 for epoch in range(40)}
+    assert len(again) > 6, "shards come in a new order each epoch"
+
+
+@settings(max_examples=20, deadline=None)
+@given(first=st.integers(0, 10**9), cut=st.integers(1, 39))
+def test_an_order_is_a_function_of_the_number_alone(first, cut):
+    def orders():
+        parts = [Shuffled(7, 5), Windowed(torch.tensor([4, 9]), 3, 5)]
+        joined = Mixed(parts, [400, 600], lambda part, own: own + 7 * part, 5)
+        return [Windowed(torch.tensor([4, 9, 2]), 6, 5), joined]
+
+    for one, other in zip(orders(), orders()):
+        whole = one(torch.arange(first, first + 40))
+        late = other(torch.arange(first + cut, first + 40))
+        early = other(torch.arange(first, first + cut))
+        assert torch.equal(torch.cat([early, late]), whole)
+
+
+def test_each_source_has_exactly_its_share_and_goes_through_its_own_order():
+    own = [Shuffled(7, 2), Shuffled(11, 2)]
+    order = Mixed(own, [250, 750], lambda part, at: at + 7 * part, 2)
+    seen = order(torch.arange(4 * ROUND))
+    for first in range(0, 4 * ROUND, ROUND):
+        assert int((seen[first : first + ROUND] < 7).sum()) == 250
+    assert torch.equal(seen[seen < 7], own[0](torch.arange(1000)))
+    assert torch.equal(seen[seen >= 7] - 7, own[1](torch.arange(3000)))
+    runs = torch.stack([order(torch.arange(i * 50, i * 50 + 50)) < 7 for i in range(80)]).sum(1)
+    assert 8 < runs.double().mean() < 17, "sources take turns within a round"
+    assert runs.max() < 30
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [([1.0], [1000]), ([2, 1], [667, 333]), ([1, 1e-9], [999, 1]), ([1e-9, 1e-9, 1], [1, 1, 998])],
+)  # fmt: skip
+def test_shares_are_rounded_to_a_thousandth(weights, counts):
+    assert shares_of_a_round(weights) == counts
