@@ -101,7 +101,7 @@ def from_inversion(
     for x_t, (t, s) in zip(path, pairwise(times)):
         x_hat = shared(torch.cat([x_t, y]), t, c).x_hat[1:]
         if shared.passed >= 0.2:
-            x_hat = torch.where(shared._changing(), x_hat, x)
+            x_hat = torch.where(shared.changing(), x_hat, x)
         y = y + float(s - t) * (y - x_hat) / float(t)
     return y.clamp(-1, 1)
 

@@ -82,13 +82,13 @@ def watched(model, told, **options):
     layers = [m for m in model.modules() if isinstance(m, Attention) and m.site[:4] != "text"]
 
     class Watched(module._Shared):
-        def _cross(self, site, weights):
-            changed = super()._cross(site, weights)
+        def cross(self, site, weights):
+            changed = super().cross(site, weights)
             seen.setdefault(site, (weights, changed))
             return changed
 
-        def _own(self, site, weights):
-            changed = super()._own(site, weights)
+        def own(self, site, weights):
+            changed = super().own(site, weights)
             seen.setdefault(site, (weights, changed))
             return changed
 

@@ -107,7 +107,7 @@ def rewording(
     for phrase, gain in changed.gains.items():
         parts = phrase.lower().split()
         for word, places in words:
-            if word.lower() in parts:
+            if word.strip().lower() in parts:
                 gains[[place for place in places if place < len(gains)]] = gain
     told = Rewording(aligned_prompts(both.text), gains, **changed.shares)
     return both.rows(slice(0, 1)), both.rows(slice(1, 2)), told

@@ -143,53 +143,30 @@ def _followed(
     yield both
 
 
-class _Shared:
-    """A denoiser of two batches of pictures, the second of which looks as the first does.
+class SharedAttention:
+    """Pictures of which the second ones look as the first ones do.
 
     Args:
-        denoiser: the one of both; half of its rows, or of each half where it is guided, are of the
-            first pictures.
-        network: which has the attention.
         change: what the second ones share.
-        times: of the walk.
         n: how many first pictures there are.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, network: nn.Module, change: Rewording, times: Times, n: int
-    ) -> None:
-        self.denoiser, self.change, self.times, self.n = denoiser, change, times, n
-        self.layers = [*_layers(network)]
+    def __init__(self, change: Rewording, n: int) -> None:
+        self.change, self.n = change, n
         self.passed = 0.0
         self.looks: list[Float[Tensor, "b q"]] = []
         self.seen: Float[Tensor, "b 1 h w"] | None = None
 
-    @property
-    def schedule(self) -> Schedule:
-        """That of the denoiser."""
-        return self.denoiser.schedule
+    def go_on(self, passed: float) -> None:
+        """Begin an evaluation of the network.
 
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The estimate for both batches."""
-        self.passed = float((self.times > t).sum()) / max(len(self.times) - 1, 1)
-        self.looks = []
-        with self._hooked():
-            x_hat, variance = self.denoiser(x_t, t, c)
-        return Estimate(self._blended(x_hat), variance)
+        Args:
+            passed: the share of the walk that lies behind.
+        """
+        self.passed, self.looks = passed, []
 
-    @contextlib.contextmanager
-    def _hooked(self) -> Iterator[None]:
-        before = [layer.edit for layer in self.layers]
-        for layer in self.layers:
-            layer.edit = self._cross if layer.null is not None else self._own
-        try:
-            yield
-        finally:
-            for layer, edit in zip(self.layers, before):
-                layer.edit = edit
-
-    def _own(self, site: str, weights: Weights) -> Weights:
-        """Self-attention."""
+    def own(self, site: str, weights: Weights) -> Weights:
+        """Self-attention: a hook, of first pictures, second ones, and any others."""
         if self.passed >= self.change.own:
             return weights
         first, second = slice(0, self.n), slice(self.n, 2 * self.n)
@@ -197,8 +174,8 @@ class _Shared:
         weights[second] = weights[first]
         return weights
 
-    def _cross(self, site: str, weights: Weights) -> Weights:
-        """Cross-attention, whose first key is nothing."""
+    def cross(self, site: str, weights: Weights) -> Weights:
+        """Cross-attention, whose first key is nothing: a hook as `own`."""
         first, second = weights[: self.n], weights[self.n : 2 * self.n]
         change, source = self.change, self.change.alignment.source.to(weights)
         if self.passed < change.cross:
@@ -215,29 +192,72 @@ class _Shared:
             self.looks.append(torch.cat([part.float().sum(-1).mean(1) for part in words]))
         return torch.cat([first, second, weights[2 * self.n :]])
 
-    def _blended(self, x_hat: Images) -> Images:
+    def blended(self, x: Images) -> Images:
         """The second pictures, which are the first ones where nobody looks at what changes."""
         if not self.change.local:
-            return x_hat
-        height, width = x_hat.shape[-2:]
-        total = torch.zeros(())
+            return x
+        height, width = x.shape[-2:]
+        total = torch.zeros((), device=x.device)
         for looks in self.looks:
             shrunk = round((height * width / looks.shape[1]) ** 0.5)
             places = looks.unflatten(1, (1, height // shrunk, width // shrunk))
             total = total + F.interpolate(places, (height, width), mode="bilinear")
         self.seen = total if self.seen is None else self.seen + total
         if self.passed < _WITHOUT_BLEND:
-            return x_hat
-        first, second = x_hat.chunk(2)
-        return torch.cat([first, torch.where(self._changing(), second, first)])
+            return x
+        first, second = x.chunk(2)
+        return torch.cat([first, torch.where(self.changing(), second, first)])
 
-    def _changing(self) -> Bool[Tensor, "b 1 h w"]:
+    def changing(self) -> Bool[Tensor, "b 1 h w"]:
         """Where first or second pictures look at words that change."""
         assert self.seen is not None
         near = F.max_pool2d(self.seen, 3, 1, 1)
         most = near.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
         first, second = (near > self.change.local * most).chunk(2)
         return first | second
+
+
+class _Shared(SharedAttention):
+    """A denoiser of two batches of pictures, the second of which looks as the first does.
+
+    Args:
+        denoiser: the one of both; half of its rows, or of each half where it is guided, are of the
+            first pictures.
+        network: which has the attention.
+        change: what the second ones share.
+        times: of the walk.
+        n: how many first pictures there are.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, network: nn.Module, change: Rewording, times: Times, n: int
+    ) -> None:
+        super().__init__(change, n)
+        self.denoiser, self.times = denoiser, times
+        self.layers = [*_layers(network)]
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the denoiser."""
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The estimate for both batches."""
+        self.go_on(float((self.times > t).sum()) / max(len(self.times) - 1, 1))
+        with self._hooked():
+            x_hat, variance = self.denoiser(x_t, t, c)
+        return Estimate(self.blended(x_hat), variance)
+
+    @contextlib.contextmanager
+    def _hooked(self) -> Iterator[None]:
+        before = [layer.edit for layer in self.layers]
+        for layer in self.layers:
+            layer.edit = self.cross if layer.null is not None else self.own
+        try:
+            yield
+        finally:
+            for layer, edit in zip(self.layers, before):
+                layer.edit = edit
 
 
 def _layers(network: nn.Module) -> Iterator[Attention]:

@@ -25,13 +25,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.abilities import Foreign
-from limner.contract.editing import Edits
+from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import SAMPLE_BATCH, Turn, finished
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import Paper, register
+from limner.contract.rewording import Rewording
 from limner.contract.text import Tokenizer
 from limner.diffusion.diffusers.folder import (
     INDEX,
@@ -42,6 +43,11 @@ from limner.diffusion.diffusers.folder import (
     weight_files,
 )
 from limner.diffusion.diffusers.painter import Painter
+from limner.diffusion.diffusers.shared_attention import (
+    RewordingPainter,
+    check_attention,
+    of_tokens,
+)
 from limner.diffusion.sampling import check_edit
 
 _PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
@@ -58,7 +64,7 @@ _PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
     ),
     file=INDEX,
 )
-class DiffusersPipeline(Edits, Foreign):
+class DiffusersPipeline(Edits, Rewords, Foreign):
     """A pipeline of diffusers, such as Stable Diffusion, from its folder.
 
     Args:
@@ -203,6 +209,53 @@ class DiffusersPipeline(Edits, Foreign):
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """How many frames `edit` yields with a preview."""
         return self.painter.count(options.get("steps"), strength) + 1
+
+    def check_words(self, before: Condition, after: Condition) -> None:
+        """Refuse prompts without words, and a network without cross-attention: `Rewords`."""
+        super().check_words(before, after)
+        check_attention(self.pipeline)
+
+    @finished
+    def reworded(
+        self,
+        change: Rewording,
+        image: Images | None,
+        strength: float,
+        n: int,
+        c: Condition,
+        *,
+        noise: Noise,
+        preview: bool,
+        steps: int | None,
+        scale: float | None,
+        height: int | None,
+        width: int | None,
+        views: int,
+        control_strength: float | None,
+        control_interval: tuple[float, float] | None,
+    ) -> Iterator[Images]:
+        """The pipeline's pictures of both prompts, painted together: `Rewords`."""
+        if image is not None:
+            self.reconstruct_for_edit(image)
+        assert c.text is not None
+        prompts = self._written(c.text[[0, -1]])
+        told = of_tokens(self.pipeline.tokenizer, prompts, change)
+        painter = RewordingPainter(self.pipeline, self.device, told)
+        size = self._size(height, width)
+        asked = self._asked(painter, n, c, steps, scale, size)
+        asked |= self._control(painter, c, control_strength, control_interval)
+        yield from self._painting(painter, asked, noise, size, steps, views, preview)
+
+    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+        """Refused: `Rewords`.
+
+        Raises:
+            LimnerError: always; a pipeline has no denoiser that could be asked.
+        """
+        raise LimnerError(
+            "a pipeline of diffusers changes words of pictures that it painted itself; paint over "
+            "this one with --prompt and --strength"
+        )
 
     @property
     def painter(self) -> Painter:

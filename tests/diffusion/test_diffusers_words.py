@@ -1,0 +1,172 @@
+"""Words change in pipelines of diffusers, through their attention processors."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pipelines
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+from limner import prompted
+from limner.commands.app import app
+from limner.commands.reword import rewording
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import load
+from limner.contract.errors import LimnerError
+from limner.diffusion.diffusers import shared_attention
+from limner.diffusion.diffusers.pipeline import DiffusersPipeline
+
+pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)
+SCHEDULERS: dict[str, Callable[[], Any]] = {
+    "ddim": lambda: diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+    "pndm": lambda: diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+    "noisy": lambda: diffusers.EulerAncestralDiscreteScheduler(steps_offset=1),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("pipelines")
+    pipelines.unconditional(home / "ddpm")
+    pipelines.stable_diffusion(home / "sd", SCHEDULERS["ddim"]())
+    return home
+
+
+def opened(folder: Path) -> Any:
+    model = load(folder)
+    assert isinstance(model, DiffusersPipeline)
+    return model
+
+
+@pytest.fixture(scope="module")
+def sd(home: Path) -> Any:
+    return opened(home / "sd")
+
+
+def reworded(model: Any, before: str, after: str, seed: int = 3, **told: Any) -> Tensor:
+    """Both pictures, and by how much tokens count as typed: "a red dog", weight red=2."""
+    gains = [f"weight:{word}={gain}" for word, gain in told.pop("weights", {}).items()]
+    shares = {name: told.pop(name) for name in ("cross", "own", "local") if name in told}
+    changes = [f"replace:{before}={after}", *gains]
+    first, second, change = rewording(model.spec, before, changes)
+    (*_, pair) = model.reword(
+        first, second, replace(change, **shares), seed=[seed, seed + 1], steps=5, **told
+    )
+    return pair
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm", "noisy"])
+def test_the_first_picture_is_the_painting_and_without_sharing_so_is_the_second(
+    sd, scheduler, scale, monkeypatch
+):
+    model = sd
+    monkeypatch.setattr(model.pipeline, "scheduler", SCHEDULERS[scheduler]())
+    prompts = "a red dog", "two blue cats"
+    kinds = {type(each) for each in model.pipeline.unet.attn_processors.values()}
+    pair = reworded(model, *prompts, scale=scale, cross=0, own=0, local=0)
+    painted = [model.sample(2, prompted(model.spec, p), seed=3, steps=5, scale=scale)
+               for p in prompts]  # fmt: skip
+    torch.testing.assert_close(pair, torch.cat(painted), rtol=0, atol=1e-4)
+    same = reworded(model, prompts[0], prompts[0], scale=scale)
+    torch.testing.assert_close(same, painted[0].repeat(2, 1, 1, 1), rtol=0, atol=1e-4)
+    shared = reworded(model, *prompts, scale=scale, cross=1, own=1, local=0)
+    torch.testing.assert_close(shared[:2], painted[0], rtol=0, atol=1e-4)
+    assert not torch.allclose(shared[2:], pair[2:], rtol=0, atol=1e-4)
+    assert kinds == {type(each) for each in model.pipeline.unet.attn_processors.values()}
+    assert "step" not in vars(model.pipeline.scheduler)
+
+
+def test_attention_of_a_pipeline_is_shared_as_computed_by_hand(sd, monkeypatch):
+    """The tokens are letters: those of "dog" become those of "fun cat"."""
+    seen: list[tuple[str, Tensor, Tensor]] = []
+
+    class Watched(shared_attention.SharedAttention):
+        def cross(self, site: str, weights: Tensor) -> Tensor:
+            changed = super().cross(site, weights)
+            seen.append(("cross", weights, changed))
+            return changed
+
+        def own(self, site: str, weights: Tensor) -> Tensor:
+            changed = super().own(site, weights)
+            seen.append(("own", weights, changed))
+            return changed
+
+    monkeypatch.setattr(shared_attention, "SharedAttention", Watched)
+    reworded(sd, "a dog", "a fun cat", cross=1, own=1, local=0, weights={"cat": 2}, scale=3.0)
+    assert {kind for kind, _, _ in seen} == {"cross", "own"}
+    for kind, given, changed in seen:
+        assert len(given) == 4, "what is guided away from is left alone"
+        first = given[:2]
+        assert torch.equal(changed[:2], first)
+        if kind == "own":
+            assert torch.equal(changed[2:], first)
+            continue
+        start, a, d, o, g, end = first[..., :6].unbind(-1)
+        mean = (d + o + g) / 3  # which six letters stand for
+        letters = [mean] * 3 + [2 * mean] * 3
+        by_hand = torch.stack([start, a, *letters, end], -1)
+        torch.testing.assert_close(changed[2:, ..., :9], by_hand)
+        torch.testing.assert_close(changed[2:, ..., 9:], first[..., 9:])
+
+
+def test_a_pipelines_picture_stays_where_nobody_looks_at_the_change(home):
+    sd = opened(home / "sd")
+    told: dict[str, Any] = {"scale": 3.0, "cross": 0, "own": 0}
+    for name, weight in sd.pipeline.unet.named_parameters():
+        if "attn2.to_q" in name:  # so that looks differ much from place to place
+            torch.nn.init.normal_(weight, std=5.0)
+    free = reworded(sd, "a dog", "a cat", local=0, **told)
+    pair = reworded(sd, "a dog", "a cat", local=0.95, **told)
+    assert not torch.equal(pair[:2], pair[2:])
+    moved, anyway = (float((p[2:] - p[:2]).abs().mean()) for p in (pair, free))
+    assert moved < 0.8 * anyway
+    frames = list(sd.reword(*rewording(sd.spec, "a dog", ["replace:dog=cat"]), seed=1, steps=4))
+    assert len(frames) == sd.frame_count(steps=4) and len(frames[0]) == 2
+
+
+def test_a_pipeline_whose_words_cannot_change_says_so(home, sd):
+    told = rewording(sd.spec, "a dog", ["replace:dog=cat"])
+    with pytest.raises(LimnerError, match="changes words of pictures that it painted itself"):
+        next(sd.reword(*told, image=torch.zeros(1, 3, 16, 16), seed=1, steps=2))
+    unet = opened(home / "sd")
+    kinds = {k: diffusers.models.attention_processor.SlicedAttnProcessor(1)
+             for k in unet.pipeline.unet.attn_processors}  # fmt: skip
+    unet.pipeline.unet.set_attn_processor(kinds)
+    with pytest.raises(LimnerError, match="looks at words by SlicedAttnProcessor"):
+        next(unet.reword(*told, steps=2))
+    with pytest.raises(LimnerError, match="DDPMPipeline has another network"):
+        shared_attention.check_attention(opened(home / "ddpm").pipeline)
+
+
+def test_the_command_line_changes_words_of_a_pipelines_picture(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Any:
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+    told = ("-m", home / "sd")
+    assert run("sample", "a red dog", *told, "-o", "a.png", "sampler.steps=2").exit_code == 0
+    edit = ("edit", "a.png", "--replace", "dog=cat", "--weight", "red=2", "-o", "b.png")
+    assert run(*edit).exit_code == 0
+    assert Wish.read("b.png").changes == ("replace:dog=cat", "weight:red=2")
+    with Image.open("a.png") as image:
+        image.convert("RGB").save("photo.jpg")
+    given = ("edit", "photo.jpg", *told, "--prompt", "a dog", "--replace", "dog=cat")
+    assert "paint over this one with --prompt" in str(run(*given).exception)
+
+
+def test_a_weight_belongs_to_all_tokens_of_its_word(sd):
+    *_, change = rewording(sd.spec, "a red dog", ["weight:red=2", "weight:dog=0.5"])
+    told = shared_attention.of_tokens(sd.pipeline.tokenizer, ["a red dog"] * 2, change)
+    assert told.gains.tolist() == [1, 2, 2, 2, 0.5, 0.5, 0.5, 1, 1, 1, 1]
+    assert told.alignment.new == told.alignment.left == ()
+    assert torch.equal(told.alignment.source, torch.eye(11))
