@@ -1,6 +1,7 @@
 """Data sets as the library `datasets` has them: what it reads is what is painted from."""
 
 import io
+import sys
 from pathlib import Path
 
 import datasets
@@ -144,6 +145,10 @@ def test_what_cannot_be_opened_is_said_in_one_line(parquet, tmp_path, monkeypatc
         open_data(f"hf:{parquet}", train_split="tran", image_key="image")
     with pytest.raises(LimnerError, match=r"no picture is held out; give for example data.holdout"):
         open_data(f"hf:{parquet}", split="test", image_key="image")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "datasets", None)
+        with pytest.raises(LimnerError, match=r"hf: needs the library datasets; type: pip .*hf"):
+            open_data(f"hf:{parquet}")
     (tmp_path / "words.csv").write_text("a,b\n1,2\n")
     with pytest.raises(LimnerError, match="cannot be opened"):
         open_data(f"hf:{tmp_path}/words.csv")
