@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from limner.contract.errors import LimnerError
 from limner.runtime.allocator import release_memory
+from limner.studio.parameters import read_parameters
 from limner.studio.settings import MAX_UPLOAD_PIXELS
 from limner.studio.tables import Painted
 
@@ -92,8 +93,10 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _settings(image: Image.Image) -> dict[str, Any]:
-    """How a picture of limner was made; nothing for any other."""
-    text = image.info.get("limner")
+    """How a picture of limner was made, or of a program that says so in the usual way."""
+    text, other = image.info.get("limner"), image.info.get("parameters")
+    if text is None and isinstance(other, str) and len(other) <= _MOST_SETTINGS:
+        return read_parameters(other.replace("\0", ""))
     if not isinstance(text, str) or len(text) > _MOST_SETTINGS:
         return {}
     try:

@@ -37,7 +37,7 @@ function Tasks() {
 }
 
 const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
-const Canvas = later("canvas", "Canvas"), Weights = later("edit", "Weights");
+const Canvas = later("canvas", "Canvas"), Weights = later("edit", "Weights"), Styles = later("styles", "Styles", false);
 
 function Input({ name, required }) {
   const given = state.wish.inputs[name];
@@ -65,7 +65,7 @@ function Inputs() {
 }
 
 function Words() {
-  const area = useRef(null), [weighing, weigh] = useState(false);
+  const area = useRef(null), [weighing, weigh] = useState(false), [styling, style] = useState(false);
   const { prompt, label, changes } = state.wish, of = model();
   useEffect(() => {
     const box = area.current;
@@ -78,7 +78,8 @@ function Words() {
       <textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder="a red apple" value=${prompt} spellcheck="true"
         onInput=${(e) => wish({ prompt: e.target.value, ...letGo() })}></textarea>
       ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => wish({ changes: [] })}>Leave out</button></p>`}
-      ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>`}</div>`}
+      ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>
+        <details class="weigh" onToggle=${(e) => style(e.target.open)}><summary>Styles and earlier prompts${state.wish.style && html` <span class="chip">${state.wish.style}</span>`}</summary>${styling && html`<${Styles} />`}</details>`}</div>`}
     ${of?.labels.length > 0 && html`<div class="field"><label for="class">Class</label>
       <select id="class" value=${label} onChange=${(e) => wish({ label: e.target.value, ...letGo() })}>
         <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}

@@ -31,3 +31,36 @@ export function owned() {
 export function own(id) {
   remember(OWN, JSON.stringify([...owned(), id].slice(-OWN_MOST)));
 }
+
+/** A list that was kept, of what `fits`. */
+function listed(name, fits) {
+  try {
+    const list = JSON.parse(recall(name) ?? "[]");
+    return Array.isArray(list) ? list.filter(fits) : [];
+  } catch {
+    return [];
+  }
+}
+
+const PROMPTS = "limner-prompts", PROMPTS_MOST = 50, STYLES = "limner-styles", STYLES_MOST = 100, LETTERS = 2000;
+const isText = (value) => typeof value === "string" && value.length <= LETTERS;
+export const isStyle = (style) => isText(style?.name) && style.name.trim() !== "" && isText(style.prompt) && isText(style.negative ?? "");
+
+/** The prompts that were painted in this browser, the newest first. */
+export const prompts = () => listed(PROMPTS, isText);
+
+export function keepPrompt(prompt) {
+  if (prompt.trim()) remember(PROMPTS, JSON.stringify([prompt, ...prompts().filter((each) => each !== prompt)].slice(0, PROMPTS_MOST)));
+}
+
+/** Words that are added around a prompt: {name, prompt, negative}, where {prompt} stands for what is typed. */
+export const styles = () => listed(STYLES, isStyle);
+export const keepStyles = (list) => remember(STYLES, JSON.stringify(list.filter(isStyle).slice(0, STYLES_MOST)));
+
+/** A prompt, and what to keep away from, in a style. */
+export function styled(prompt, negative, name) {
+  const style = name && styles().find((each) => each.name === name);
+  if (!style) return [prompt, negative];
+  const whole = style.prompt.includes("{prompt}") ? style.prompt.replaceAll("{prompt}", prompt) : [prompt, style.prompt].filter(Boolean).join(" ");
+  return [whole.trim(), [negative, style.negative].filter(Boolean).join(" ")];
+}

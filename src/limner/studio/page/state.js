@@ -1,7 +1,7 @@
 // What the page knows, in one place; whoever shows it is told when it changes.
 
 import { Follower, Problem, ask, get, upload } from "/page/api.js";
-import { own, owned, recall, remember } from "/page/kept.js";
+import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
 import { checked, inputsOf } from "/page/settings.js";
 
 const KEPT = "limner-wish";
@@ -17,7 +17,7 @@ const SURPRISES = {
 
 const BLANK = {
   model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, borrowed: false, vary: 0, dtype: "float32",
-  sampler: {}, options: {}, inputs: {}, changes: [],
+  sampler: {}, options: {}, inputs: {}, changes: [], style: "",
 };
 
 /** The form as it was; a value of another kind than it has is left out. */
@@ -153,12 +153,13 @@ export function request() {
   const changes = own.task === "paint" && of.tasks.reword ? own.changes : [];
   const takes = (name) => name in does.inputs || (name === "hint" && of.hint && own.task === "paint") || (name === "parent" && changes.length > 0);
   const fits = Object.fromEntries(Object.entries(own.inputs).filter(([name, input]) => input && takes(name)));
+  const [prompt, negative] = of.text ? styled(own.prompt.trim(), own.negative.trim(), own.style) : ["", ""];
   return {
     model: own.model,
     task: own.task,
     params: {
-      prompt: of.text ? own.prompt.trim() : "",
-      negative: of.text ? own.negative.trim() : "",
+      prompt,
+      negative,
       label: of.labels.length ? own.label : "",
       n: does.several ? own.n : 1,
       seed: own.seed,
@@ -195,6 +196,7 @@ export async function paint() {
     await settled();
     if (missing()) return;
     if (!state.wish.locked) wish({ seed: dice() });
+    if (model().text) keepPrompt(state.wish.prompt.trim());
     for (const each of eachWithItsWords(request())) await submit(each);
     if (state.route.name !== "home") go("/");
   } catch (error) {
@@ -400,7 +402,7 @@ export async function forget(picture) {
 /** Put a picture's settings into the form, and what it was made from; `more` over them. */
 export async function useSettings(settings, more = {}) {
   if (typeof settings !== "object" || !settings) return;
-  const named = typeof settings.model === "string" ? settings.model : "emoji";
+  const named = typeof settings.model === "string" ? settings.model : settings.program === "another" ? state.wish.model : "emoji"; // another program's pictures go to the chosen model
   const known = state.models.find((each) => each.name === named);
   const [values, left] = checked(settings, known, state.limits);
   let inputs = {};
@@ -411,7 +413,7 @@ export async function useSettings(settings, more = {}) {
   }
   const gone = Object.keys(inputs).filter((name) => !inputs[name]);
   const there = Object.fromEntries(Object.entries(inputs).filter(([, input]) => input));
-  wish({ ...values, model: known?.name ?? state.wish.model, inputs: there, locked: true, borrowed: true, ...more });
+  wish({ ...values, model: known?.name ?? state.wish.model, inputs: there, locked: true, borrowed: true, style: "", ...more });
   if (!known) set({ problem: { message: `this picture is by the model '${named.slice(0, 80)}', which is not here`, hint: "its other settings are in the form" } });
   else if (gone.length) set({ problem: { message: "what this picture was made from is not here any more", hint: "choose the picture again; its other settings are in the form" } });
   else if (left.length) set({ problem: { message: `some of its settings do not fit this model: ${left.join(", ").slice(0, 200)}`, hint: "the others are in the form" } });

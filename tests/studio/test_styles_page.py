@@ -1,0 +1,45 @@
+"""Styles and earlier prompts, in a real browser: kept in it, shared as a file."""
+
+import json
+
+from playwright.sync_api import expect
+
+from conftest import NAME, Open, Studio, clean
+
+
+def test_a_style_is_made_used_shared_and_deleted(visit: Open, studio: Studio):
+    page = visit(name=NAME)
+    page.fill("#prompt", "an owl")
+    page.get_by_text("Styles and earlier prompts").click()
+    page.fill("#style-name", "night")
+    page.fill("#style-prompt", "{prompt} under the stars")
+    page.get_by_role("button", name="Keep this style").press("Enter")
+    expect(page.locator("#style")).to_have_value("night")
+    clean(page)
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job.done h2").first).to_have_text("an owl under the stars")
+    expect(page.locator("#prompt")).to_have_value("an owl")
+    page.reload()
+    page.get_by_text("Styles and earlier prompts").click()
+    expect(page.locator("#style")).to_have_value("night")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as a file").click()
+    shared = json.loads(saved.value.path().read_text())
+    assert shared == [{"name": "night", "prompt": "{prompt} under the stars", "negative": ""}]
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.locator("#style option")).to_have_text(["none"])
+    more = [*shared, {"name": "cold", "prompt": "in snow", "negative": "sun"}, {"name": 3}]
+    file = {"name": "s.json", "mimeType": "application/json"}
+    page.set_input_files("input[accept*=json]", file | {"buffer": json.dumps(more).encode()})
+    expect(page.locator("#style option")).to_have_text(["none", "night", "cold"])
+    page.set_input_files("input[accept*=json]", file | {"buffer": b"nonsense"})
+    expect(page.get_by_role("alert")).to_contain_text("there are no styles in this file")
+    page.select_option("#style", "cold")
+    page.fill("#prompt", "a fox")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job h2").first).to_have_text("a fox in snow")
+    page.locator(".gallery .tile").first.hover()
+    page.locator(".gallery").get_by_role("button", name="Use its settings").first.click()
+    expect(page.locator("#style")).to_have_value("")
+    page.select_option("#earlier", "an owl")
+    expect(page.locator("#prompt")).to_have_value("an owl")
