@@ -21,6 +21,7 @@ VERBS = {
     "resume": "Go on with a run that was stopped, bit for bit as if it had not been.",
     "average": "Make other averages of a run's weights, long or short, as models of their own.",
     "sample": "Paint pictures with a trained model, as PNG files that remember how they were made.",
+    "sample-set": "Paint a data set: any number of pictures, in shards, by one worker or many.",
     "edit": "Paint pictures anew as a prompt says: all, a part, or what words of its prompt "
     "change.",
     "reconstruct": "Show pictures, yours or the data's, above what a model makes of their codes.",

@@ -253,12 +253,15 @@ class Task:
         with precision, torch.no_grad():
             yield from self.does(work, **options)
 
-    def finish(self, work: Work, *, forming: bool = False, **options: Any) -> list[Pictures]:
+    def finish(
+        self, work: Work, *, forming: bool = False, quiet: bool = False, **options: Any
+    ) -> list[Pictures]:
         """Do it in parts that fit into memory, with a progress bar.
 
         Args:
             work: of what.
             forming: whether to keep frames of how the pictures form.
+            quiet: whether nobody is told how far it is.
             options: the task's own.
 
         Returns:
@@ -272,7 +275,7 @@ class Task:
         size = work.model.at_once
         cuts = [slice(first, first + size) for first in range(0, total, size)]
         parts: list[list[Pictures]] = []
-        with painting_progress(total) as advance:
+        with painting_progress(total, quiet=quiet) as advance:
             for part in [work.rows(cut) for cut in cuts] if self.several else [work]:
                 frames, frame = list[Pictures](), torch.empty(0)
                 for i, frame in enumerate(self.start(part, options)):

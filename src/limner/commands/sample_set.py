@@ -1,0 +1,83 @@
+"""`limner sample-set`: a whole data set of paintings, by one worker or many."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from limner.commands.arguments import Device, Model, only_options
+from limner.contract.errors import LimnerError
+
+
+def sample_set_command(
+    out: Annotated[Path, typer.Argument(help="The new folder, or one to go on with.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures in all.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[sampler.key=value ...]")] = None,
+    model: Model = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file: a prompt in each line, taken in turn.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A class; repeat for several; 'all'.")
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    seed: Annotated[int, typer.Option(help="Picture i is drawn from seed + i.")] = 0,
+    form: Annotated[
+        Literal["tar", "folder"],
+        typer.Option("--format", help="Shards of WebDataset, or a folder with metadata.jsonl."),
+    ] = "tar",
+    shard: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = 1000,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, or GPUs with --device cuda; by Ray if several.")
+    ] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="The address of a Ray cluster; 'auto' for the nearest.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Paint a data set: any number of pictures, in shards, by one worker or many."""
+    from limner.commands.picture_set import Plan, SetFolder, checked, painted
+    from limner.commands.wish import Wish
+    from limner.runtime.progress import painting_progress, say
+
+    sampler = only_options(options, "sampler")
+    asked = {"prompts": _lines(prompts) or None, "labels": label, "negative": negative}
+    asked |= {"model": model, "seed": seed, "dtype": dtype} | sampler
+    wish = checked(Wish.of({key: value for key, value in asked.items() if value is not None}))
+    plan = Plan(wish, count, shard, form)
+    folder = SetFolder(out, plan)
+    left = folder.left()
+    here = len(plan.shards()) - len(left)
+    if here:
+        say(f"{here} of {len(plan.shards())} shards are there")
+    try:
+        with painting_progress(sum(len(plan.numbers(each)) for each in left)) as advance:
+            if workers > 1 or ray:
+                from limner.commands.ray_workers import painted_by_ray
+
+                found = painted_by_ray(plan, left, workers=workers, address=ray, device=device)
+            else:
+                found = painted(plan, left, device)
+            for number, paintings in found:
+                folder.keep(number, paintings)
+                advance(len(paintings))
+    except KeyboardInterrupt:
+        say("stopped; whole shards are kept: to go on, type the same command again")
+        raise
+    folder.finish()
+    typer.echo(str(out))
+
+
+def _lines(file: Path | None) -> tuple[str, ...]:
+    """The prompts in a text file."""
+    if file is None:
+        return ()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LimnerError(f"cannot read the prompts in {file}: {error}") from None
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise LimnerError(f"{file} holds no prompts; write one in each line")
+    return found

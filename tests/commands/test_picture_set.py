@@ -1,0 +1,161 @@
+"""`limner sample-set`: what each picture is of, that it goes on, that workers change nothing."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from limner.__main__ import main
+from limner.commands.picture_set import Plan, SetFolder, painted
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.registry import build
+from limner.data import open_data
+from limner.data.png import read_settings
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of three classes."""
+    torch.manual_seed(0)
+    spec = ImageSpec(1, 8, 8, labels=("circle", "square", "star"))
+    file = tmp_path_factory.mktemp("set") / "model.safetensors"
+    save_model(build("flow-matching", spec, channels=(8, 8)), file)
+    return file
+
+
+def run(*arguments: object, code: int = 0) -> None:
+    sys.argv = ["limner", *map(str, arguments)]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0) == code
+
+
+def tars(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+def test_prompts_are_taken_in_turn_then_classes():
+    plan = Plan(Wish("m", prompts=("a", "b", "c"), labels=("x", "y"), seed=7), 10, shard=4)
+    assert [len(plan.wishes(number)) for number in plan.shards()] == [4, 4, 2]
+    wishes = [wish for number in plan.shards() for wish in plan.wishes(number)]
+    assert [wish.prompts[0] for wish in wishes] == [*"abcabcabca"]
+    assert [wish.labels[0] for wish in wishes] == [*"xxxyyyxxxy"]
+    assert [wish.seed for wish in wishes] == list(range(7, 17))
+
+
+def test_a_set_that_was_stopped_goes_on_to_the_same_bytes(model, tmp_path, capsys):
+    plan = Plan(Wish(str(model), labels=("star", "circle"), sampler={"steps": 2}), 10, shard=4)
+    folder = SetFolder(tmp_path / "a", plan)
+    for number, paintings in painted(plan, folder.left()):
+        if number == 1:
+            break
+        folder.keep(number, paintings)
+    options = ["-m", model, "--label", "star", "--label", "circle", "--shard", 4, "sampler.steps=2"]
+    for name in ("a", "b"):
+        run("sample-set", tmp_path / name, "-n", 10, *options)
+    assert "1 of 3 shards are there" in capsys.readouterr().err
+    whole = tars(tmp_path / "a")
+    assert list(whole) == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
+    assert tars(tmp_path / "b") == whole
+
+    with tarfile.open(fileobj=io.BytesIO(whole["shard-00001.tar"])) as tar:
+        names = tar.getnames()
+        told = json.load(tar.extractfile("000000005.json"))
+    assert names[:2] == ["000000004.png", "000000004.json"]
+    assert told == {"label": "circle", "seed": 5}
+
+    # and to more pictures: a last shard that was short is painted again
+    run("sample-set", tmp_path / "a", "-n", 12, *options)
+    run("sample-set", tmp_path / "c", "-n", 12, *options)
+    assert tars(tmp_path / "a") == tars(tmp_path / "c")
+    run("sample-set", tmp_path / "a", "-n", 8, *options, code=2)
+    assert "more than 8 pictures" in capsys.readouterr().err
+
+
+def test_a_folder_is_data_and_each_picture_says_how_to_paint_it(model, tmp_path):
+    out = tmp_path / "set"
+    run(
+        "sample-set",
+        out,
+        "-n",
+        6,
+        "-m",
+        model,
+        "--label",
+        "all",
+        "--format",
+        "folder",
+        "--shard",
+        4,
+    )
+    data = open_data(f"folder:{out}")
+    assert len(data) == 6 and data.spec.labels == ("circle", "square", "star")
+    assert read_settings(out / "000000004.png")["seed"] == 4
+    run("sample", "--from", out / "000000004.png", "--enlarge", 1, "-o", tmp_path / "again.png")
+    pixels = [
+        Image.open(path).tobytes() for path in (tmp_path / "again.png", out / "000000004.png")
+    ]
+    assert pixels[0] == pixels[1]
+
+
+def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys):
+    out = tmp_path / "set"
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    for wrong, said in (
+        (["-m", model, "sampler.stepz=2"], "did you mean 'steps'"),
+        (["-m", "upscaler"], "makes pictures of others"),
+        (["-m", model, "--label", "cube"], "cube"),
+        (["-m", model, "--prompts", empty], "holds no prompts"),
+        (["-m", model, "--prompts", tmp_path / "none.txt"], "cannot read the prompts"),
+        (["-m", model, "--workers", 2, "--ray", "127.0.0.1:1"], "no Ray cluster answers"),
+    ):
+        run("sample-set", out, "-n", 4, *wrong, code=2)
+        assert said in capsys.readouterr().err
+        assert not out.exists()
+    run("sample-set", tmp_path, "-n", 4, "-m", model, code=2)
+    assert "holds other files" in capsys.readouterr().err
+    run("sample-set", out, "-n", 4, "-m", model)
+    run("sample-set", out, "-n", 4, "-m", model, "--seed", 1, code=2)
+    assert "whose seed differs" in capsys.readouterr().err
+    with pytest.raises(LimnerError, match="whose shard differs"):
+        SetFolder(out, Plan(Wish(str(model)), 4, shard=2))
+
+
+def test_workers_of_ray_paint_the_same_and_one_that_dies_loses_nothing(model, tmp_path):
+    options = ["-n", 12, "-m", model, "--label", "star", "--shard", 2, "sampler.steps=2"]
+    run("sample-set", tmp_path / "alone", *options)
+    command = [sys.executable, "-m", "limner", "sample-set", tmp_path / "many", *options]
+    # Ray's own processes talk over the machine's address, which the suite's guard refuses
+    paths = os.environ["PYTHONPATH"].split(os.pathsep)
+    open_ = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if "offline" not in p)}
+    with subprocess.Popen([*map(str, command), "--workers", "2"], env=open_) as several:
+        worker = None
+        while several.poll() is None and worker is None:
+            family = psutil.Process(several.pid).children(recursive=True)
+            worker = next((each for each in family if "Painter" in _title(each)), None)
+            time.sleep(0.05)
+        assert worker is not None, "no worker was seen"
+        worker.kill()
+        assert several.wait(timeout=300) == 0
+    assert tars(tmp_path / "many") == tars(tmp_path / "alone")
+
+
+def _title(process: psutil.Process) -> str:
+    """What Ray calls a worker, "ray::Painter.paint"."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
