@@ -298,7 +298,10 @@ def test_pictures_may_have_another_size(sd):
 def test_a_prompt_is_read_as_it_is_written(sd):
     for prompt in ("A  red (dog:1.2), 4k", "犬 🐕", "\ud800", "x" * 1500):
         c = prompted(sd.spec, [prompt, ""], lambda line: None)
-        assert sd._written(c.text) == [prompt.replace("🐕", "dog").encode("utf-8", "replace").decode()[:1000], ""]
+        assert sd._written(c.text) == [
+            prompt.replace("🐕", "dog").encode("utf-8", "replace").decode()[:1000],
+            "",
+        ]
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ def test_a_lost_connection_is_shown_until_it_is_found_again(visit: Open, studio:
 @pytest.mark.parametrize("path", ["/reports", "/p/nothing", "/grid/nothing"])
 def test_an_error_is_shown_wherever_one_is(visit: Open, path: str):
     page = visit(path, expected="out of chance|404")
+    page.wait_for_load_state("networkidle")  # the answer 404 is shown first
     page.evaluate("void Promise.reject(new TypeError('out of chance'))")
     expect(page.get_by_role("alert")).to_contain_text("out of chance")
     clean(page)
