@@ -13,6 +13,7 @@ from limner.contract.registry import build
 from limner.contract.text import text_spec
 from limner.diffusion.instruct import Instruct
 from limner.maths.denoisers import Estimate, GuidedByPicture
+from limner.nn.low_rank import LowRank
 
 TEXT = ImageSpec(3, 8, 8, text=text_spec(5))
 SPEC = replace(TEXT, hint=ImageSpec(3, 8, 8))
@@ -52,7 +53,15 @@ def test_it_is_its_base_at_first_bit_for_bit(kind, rank):
     c = asked()
     told = replace(c, image=None)
     told = model.sample(2, c, seed=1, steps=3), base(kind).sample(2, told, seed=1, steps=3)
-    torch.testing.assert_close(*told, atol=1e-5, rtol=1e-5)
+    assert torch.equal(*told)
+
+
+def test_weights_of_low_rank_lie_in_memory_as_they_did():
+    """Kernels of 1 x 1 are convolved in another order where their strides are others."""
+    network = torch.nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)
+    changed = LowRank(network, 2)._changed_weights(network)["weight"]
+    assert changed.stride() == network.weight.stride() != (8, 1, 1, 1)
+    assert torch.equal(changed, network.weight)
 
 
 @every_base

@@ -42,7 +42,8 @@ class LowRank(nn.Module):
         changed = {}
         for name, A, B in zip(self.names, self.A, self.B):
             W = network.get_parameter(name)
-            changed[name] = W + (B @ A).view_as(W)
+            # W's own strides: those of a 1 x 1 kernel choose how it is convolved, and the last bits
+            changed[name] = (W + (B @ A).view_as(W)).as_strided(W.shape, W.stride())
         if not self.training and not torch.is_grad_enabled():
             self._kept = changed
         return changed
