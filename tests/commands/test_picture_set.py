@@ -22,6 +22,7 @@ from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.registry import build
+from limner.contract.wildcards import choose_words
 from limner.data import open_data
 from limner.data.png import read_settings
 
@@ -48,7 +49,7 @@ def tars(folder: Path) -> dict[str, bytes]:
 
 
 def test_prompts_are_taken_in_turn_then_classes():
-    plan = Plan(Wish("m", prompts=("a", "b", "c"), labels=("x", "y"), seed=7), 10, shard=4)
+    plan = Plan(Wish("m", labels=("x", "y"), seed=7), ("a", "b", "c"), 10, shard=4)
     assert [len(plan.wishes(number)) for number in plan.shards()] == [4, 4, 2]
     wishes = [wish for number in plan.shards() for wish in plan.wishes(number)]
     assert [wish.prompts[0] for wish in wishes] == [*"abcabcabca"]
@@ -56,8 +57,15 @@ def test_prompts_are_taken_in_turn_then_classes():
     assert [wish.seed for wish in wishes] == list(range(7, 17))
 
 
+def test_each_seed_chooses_its_words_as_for_a_picture_alone():
+    plan = Plan(Wish("m", seed=3), ("a {red|blue} {cat|dog|fox}",), 12)
+    prompts = [wish.prompts[0] for wish in plan.wishes(0)]
+    assert prompts == [choose_words("a {red|blue} {cat|dog|fox}", seed) for seed in range(3, 15)]
+    assert len(set(prompts)) > 3
+
+
 def test_a_set_that_was_stopped_goes_on_to_the_same_bytes(model, tmp_path, capsys):
-    plan = Plan(Wish(str(model), labels=("star", "circle"), sampler={"steps": 2}), 10, shard=4)
+    plan = Plan(Wish(str(model), labels=("star", "circle"), sampler={"steps": 2}), (), 10, shard=4)
     folder = SetFolder(tmp_path / "a", plan)
     for number, paintings in painted(plan, folder.left()):
         if number == 1:
@@ -132,7 +140,7 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
     run("sample-set", out, "-n", 4, "-m", model, "--seed", 1, code=2)
     assert "whose seed differs" in capsys.readouterr().err
     with pytest.raises(LimnerError, match="whose shard differs"):
-        SetFolder(out, Plan(Wish(str(model)), 4, shard=2))
+        SetFolder(out, Plan(Wish(str(model)), (), 4, shard=2))
 
 
 def test_workers_of_ray_paint_the_same_and_one_that_dies_loses_nothing(model, tmp_path):

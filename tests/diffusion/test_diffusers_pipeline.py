@@ -14,6 +14,7 @@ import pipelines
 import pytest
 import torch
 from PIL import Image
+from pipelines import SCHEDULERS, opened
 from torch import Tensor
 
 from limner import prompted
@@ -26,17 +27,11 @@ from limner.contract.image import Condition
 from limner.contract.noise import Blend, Noise
 from limner.data.png import read_settings
 from limner.diffusion.diffusers import folder, painter
-from limner.diffusion.diffusers.pipeline import DiffusersPipeline
 from limner.studio import catalogue
 
 pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
-SCHEDULERS: dict[str, Callable[[], Any]] = {
-    "ddim": lambda: diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
-    "pndm": lambda: diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
-    "noisy": lambda: diffusers.EulerAncestralDiscreteScheduler(steps_offset=1),
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +41,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipelines.stable_diffusion(home / "sd", SCHEDULERS["ddim"]())
     pipelines.classes(home / "dit")
     return home
-
-
-def opened(folder: Path) -> Any:
-    model = load(folder)
-    assert isinstance(model, DiffusersPipeline)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Words change in pipelines of diffusers, through their attention processors."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pipelines
 import pytest
 import torch
 from PIL import Image
+from pipelines import SCHEDULERS, opened
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -17,19 +17,12 @@ from limner import prompted
 from limner.commands.app import app
 from limner.commands.reword import rewording
 from limner.commands.wish import Wish
-from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
 from limner.diffusion.diffusers import shared_attention
-from limner.diffusion.diffusers.pipeline import DiffusersPipeline
 
 pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
-SCHEDULERS: dict[str, Callable[[], Any]] = {
-    "ddim": lambda: diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
-    "pndm": lambda: diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
-    "noisy": lambda: diffusers.EulerAncestralDiscreteScheduler(steps_offset=1),
-}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +31,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipelines.unconditional(home / "ddpm")
     pipelines.stable_diffusion(home / "sd", SCHEDULERS["ddim"]())
     return home
-
-
-def opened(folder: Path) -> Any:
-    model = load(folder)
-    assert isinstance(model, DiffusersPipeline)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ CODEC = {
     "up_block_types": ("UpDecoderBlock2D",) * 2,
     "norm_num_groups": 4,
     "latent_channels": 4,
+}
+SCHEDULERS: dict[str, Callable[[], Any]] = {
+    "ddim": lambda: diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+    "pndm": lambda: diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+    "noisy": lambda: diffusers.EulerAncestralDiscreteScheduler(steps_offset=1),
 }
 
 
@@ -131,3 +137,10 @@ def controlled(folder: Path, of: Path) -> Path:
             p += 0.1 * torch.randn_like(p)
     pipeline = diffusers.StableDiffusionControlNetPipeline(**plain.components, controlnet=control)
     return saved(pipeline, folder)
+
+
+def opened(folder: Path) -> Any:
+    """The pipeline in a folder, as a model of limner."""
+    from limner.contract.checkpoint import load
+
+    return load(folder)

@@ -131,7 +131,13 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
     assert "cannot be trained on" in begin(trainer, 422, data="bad")["message"]
     assert begin(trainer, 404, data="nothing")["code"] == "unknown"
     assert "did you mean 'flow-matching'" in str(begin(trainer, 422, model="flow-maching"))
-    for wrong in ("train.init.model=runs", "data.source=/etc", "evaluate.every=1", "steps=3"):
+    for wrong in (
+        "train.init.model=runs",
+        "data.source=/etc",
+        "data.source=folder:..",
+        "evaluate.every=1",
+        "steps=3",
+    ):
         assert "is no option" in begin(trainer, 422, options=[wrong])["message"]
     failed = ended(trainer, begin(trainer, options=["train.setps=3"])["id"])
     assert failed["state"] == "failed" and failed["steps"] == 0

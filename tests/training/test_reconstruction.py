@@ -6,7 +6,7 @@ from test_run import Ramps, recipe
 
 from limner.contract.checkpoint import load, load_tensors
 from limner.contract.errors import LimnerError
-from limner.training.averages import Tracks, average_beta, gamma, lerp_
+from limner.training.averages import PowerAverages, average_beta, gamma, lerp_
 from limner.training.reconstruction import _product, reconstruct, solve, write_average
 from limner.training.run import resume, train
 
@@ -39,14 +39,14 @@ def walk(tmp_path_factory):
     """Snapshots of two widths along a random walk, and the walk."""
     run = tmp_path_factory.mktemp("walk")
     weight = torch.zeros(40)
-    tracks = Tracks((0.05, 0.1), {"w": weight})
+    kept = PowerAverages((0.05, 0.1), {"w": weight})
     generator, path = torch.Generator().manual_seed(0), []
     for t in range(UPDATES):
         weight += torch.randn(40, generator=generator) * 0.1
         path.append(weight.clone())
-        tracks.follow(t)
+        kept.follow(t)
         if (t + 1) % EVERY == 0:
-            tracks.save(run, t + 1, t + 1, 4 * (t + 1))
+            kept.save(run, t + 1, t + 1, 4 * (t + 1))
     return sorted((run / "averages").iterdir()), path
 
 

@@ -49,13 +49,15 @@ class Plan:
     prompts were taken, the next class.
 
     Args:
-        wish: the model, its options, all prompts and classes.
+        wish: the model, its options and all classes, without prompts.
+        prompts: as they are typed, for each picture's seed chooses among their words.
         count: how many pictures.
         shard: how many of them are painted and written at a time.
         form: of the files.
     """
 
     wish: Wish
+    prompts: tuple[str, ...]
     count: int
     shard: int = 1000
     form: Form = "tar"
@@ -73,18 +75,18 @@ class Plan:
         return [self._wish(i) for i in self.numbers(shard)]
 
     def _wish(self, i: int) -> Wish:
-        prompts, labels = self.wish.prompts, self.wish.labels
-        turn, prompt = divmod(i, max(len(prompts), 1))
-        return replace(
-            self.wish,
-            prompts=prompts[prompt : prompt + 1],
-            labels=(labels[turn % len(labels)],) if labels else (),
-            seed=self.wish.seed + i,
-        )
+        labels = self.wish.labels
+        turn, prompt = divmod(i, max(len(self.prompts), 1))
+        own = {
+            "prompts": self.prompts[prompt : prompt + 1],
+            "labels": (labels[turn % len(labels)],) if labels else (),
+            "seed": self.wish.seed + i,
+        }
+        return Wish.of(vars(self.wish) | own)
 
     def settings(self) -> dict[str, Any]:
         """What must stay for a set to go on; words and weights by their hash."""
-        words = hashlib.sha256(json.dumps([self.wish.prompts, self.wish.labels]).encode())
+        words = hashlib.sha256(json.dumps([self.prompts, self.wish.labels]).encode())
         own = {"count": self.count, "shard": self.shard, "form": self.form}
         kept = ("negative", "seed", "sampler", "dtype")
         wish = {name: value for name, value in self.wish.settings().items() if name in kept}

@@ -42,10 +42,10 @@ def sample_set_command(
     from limner.runtime.progress import painting_progress, say
 
     sampler = only_options(options, "sampler")
-    asked = {"prompts": _lines(prompts) or None, "labels": label, "negative": negative}
-    asked |= {"model": model, "seed": seed, "dtype": dtype} | sampler
+    asked = {"labels": label, "negative": negative, "model": model, "seed": seed, "dtype": dtype}
+    asked |= sampler
     wish = checked(Wish.of({key: value for key, value in asked.items() if value is not None}))
-    plan = Plan(wish, count, shard, form)
+    plan = Plan(wish, _lines(prompts), count, shard, form)
     folder = SetFolder(out, plan)
     left = folder.left()
     here = len(plan.shards()) - len(left)

@@ -33,7 +33,8 @@ _OPTION = re.compile(r"(model|data|train|sampler)\.[a-z_.0-9]+=[^/\\]+")
 
 
 def _known_option(option: str) -> str:
-    if not _OPTION.fullmatch(option) or "init" in option.partition("=")[0]:
+    name = option.partition("=")[0]
+    if not _OPTION.fullmatch(option) or "init" in name or name.startswith("data.source"):
         raise ValueError(f"{option!r} is no option; write for example train.lr=1e-4")
     return option
 
@@ -43,7 +44,7 @@ DataName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,60}$")]
 RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")]
 
 
-class Wish(Strict):
+class NewTraining(Strict):
     """What to train on what, and for how long."""
 
     model: str = Field(max_length=80)
@@ -200,7 +201,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     @app.post(
         "/api/v1/trainings", status_code=202, responses=errors(404, 409), response_model=Training
     )
-    async def begin(wish: Wish) -> Any:
+    async def begin(wish: NewTraining) -> Any:
         """Train a model, as `limner train MODEL SOURCE --budget` does; one at a time."""
         known = [each["name"] for each in studio.models.trainable]
         if wish.model not in known:

@@ -38,7 +38,7 @@ UPDATES, IMAGES = "updates", "images"
 """The names in a snapshot of how many it has seen of both."""
 
 
-class Tracks:
+class PowerAverages:
     """Power averages of several widths, which follow the same weights.
 
     Args:

@@ -61,7 +61,7 @@ class Loop:
     Attributes:
         model: the weights in training.
         average: the average of the weights over time, in evaluation mode; shares what is frozen.
-        tracks: averages of other widths, for a choice after training.
+        power_averages: averages of other widths, for a choice after training.
         step: how many steps were taken.
         images_seen: how many images they saw; also the number of the next one.
         micro_batches: into how many parts a batch is split; doubled once when memory runs out.
@@ -91,7 +91,7 @@ class Loop:
         self._averaged = {name: (copies[name], p) for name, p in names.items()}
         self._beta = averages.average_beta(options.average, options.ema)
         weights = {name: p for name, (_, p) in self._averaged.items()}
-        self.tracks = averages.Tracks(options.widths, weights)
+        self.power_averages = averages.PowerAverages(options.widths, weights)
         self.step = self.images_seen = self.unlucky = self.rollbacks = self.updates = 0
         self.micro_batches = options.micro_batches
         self.lr_scale = 1.0
@@ -166,7 +166,7 @@ class Loop:
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
         moments = [player.state() for player in self.players.values()]
         memory = {name: buffer.detach().clone() for name, buffer in self.model.memory().items()}
-        more = {"memory": memory, "tracks": self.tracks.state()}
+        more = {"memory": memory, "power_averages": self.power_averages.state()}
         return {
             "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
             "average": {name: kept.clone() for name, (kept, _) in self._averaged.items()},
@@ -194,7 +194,7 @@ class Loop:
         with torch.no_grad():
             for name, buffer in self.model.memory().items():
                 buffer.copy_(state["memory"][name])
-        self.tracks.restore(state.get("tracks", {}))
+        self.power_averages.restore(state.get("power_averages", {}))
         for player in self.players.values():
             player.restore(state["optimizer"])
         for name in _COUNTERS:
@@ -349,7 +349,7 @@ class Loop:
         """The average takes a step towards the weights; buffers are copied."""
         kept, trained = zip(*self._averaged.values())
         averages.lerp_(kept, trained, self._beta(self.updates))
-        self.tracks.follow(self.updates)
+        self.power_averages.follow(self.updates)
         self.updates += 1
         if copies := list(self.average.buffers()):
             live = list(self.model.buffers())

@@ -366,7 +366,7 @@ class _Session:
                     images_seen=self.loop.images_seen,
                     recipe=self.recipe.sections(),
                 )
-                self.loop.tracks.save(
+                self.loop.power_averages.save(
                     self.run, self.loop.step, self.loop.updates, self.loop.images_seen
                 )
                 folder = self.run / "state"
