@@ -81,7 +81,7 @@ def watched(model, told, **options):
     seen: dict[str, torch.Tensor] = {}
     layers = [m for m in model.modules() if isinstance(m, Attention) and m.site[:4] != "text"]
 
-    class Watched(module._Shared):
+    class Watched(module._SharingDenoiser):
         def cross(self, site, weights):
             changed = super().cross(site, weights)
             seen.setdefault(site, (weights, changed))
@@ -92,11 +92,11 @@ def watched(model, told, **options):
             seen.setdefault(site, (weights, changed))
             return changed
 
-    original, module._Shared = module._Shared, Watched
+    original, module._SharingDenoiser = module._SharingDenoiser, Watched
     try:
         last(model.reword(*told, steps=2, **options))
     finally:
-        module._Shared = original
+        module._SharingDenoiser = original
     assert len(seen) == len({layer.site for layer in layers})
     return seen
 

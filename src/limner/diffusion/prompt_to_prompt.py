@@ -83,7 +83,7 @@ class PromptToPrompt(Repaints, Rewords):
         times = (
             plan.times if image is None else plan.times[steps - max(1, round(strength * steps)) :]
         )
-        plan = Plan(plan.sampler, _Shared(plan.D, self, change, times, n // 2), times)
+        plan = Plan(plan.sampler, _SharingDenoiser(plan.D, self, change, times, n // 2), times)
         if image is not None:
             yield from follow_change(self, plan, image, c, noise, preview)
             return
@@ -217,7 +217,7 @@ class SharedAttention:
         return first | second
 
 
-class _Shared(SharedAttention):
+class _SharingDenoiser(SharedAttention):
     """A denoiser of two batches of pictures, the second of which looks as the first does.
 
     Args:
