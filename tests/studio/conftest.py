@@ -244,7 +244,7 @@ def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip("Debian's browser is not installed: apt-get install chromium")
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -270,8 +270,8 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
         context = browser.new_context(**of)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.set_default_navigation_timeout(60_000)  # also on a busy machine
+        page.set_default_timeout(60_000)  # also on a busy machine
+        page.set_default_navigation_timeout(60_000)
 
         def heard(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning"):
