@@ -207,7 +207,10 @@ def test_the_command_line_says_all_of_it(
     ]
 
 
-def test_bfloat16_paints_nearly_the_same_and_the_picture_remembers_it(model: str, tmp_path: Path):
+def test_bfloat16_paints_nearly_the_same_and_the_picture_remembers_it(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("limner.nn.precision.has_bfloat16", lambda device: True)
     wish = Wish(model, prompts=("a dog",), n=2)
     quick = replace(wish, dtype="bfloat16")
     exact, rounded = painted(wish).int(), painted(quick).int()

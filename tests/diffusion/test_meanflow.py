@@ -137,7 +137,8 @@ def test_the_weight_makes_the_loss_that_of_the_logarithm():
     assert float(turn.logs["velocity"]) == pytest.approx(float(error.mean()))
 
 
-def test_in_bfloat16_training_is_finite_and_teaches_every_weight():
+def test_in_bfloat16_training_is_finite_and_teaches_every_weight(monkeypatch):
+    monkeypatch.setattr("limner.nn.precision.has_bfloat16", lambda device: True)
     model = MeanFlow(LABELLED, **TINY, share=0.5)
     options = TrainOptions(steps=12, batch=8, lr=1e-2, dtype="bfloat16")
     loop = Loop(model, lambda first, n: toy_data(LABELLED, first, n), options)

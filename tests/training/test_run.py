@@ -187,6 +187,13 @@ def stop_at(run: Path, step: int, **changed: object) -> None:
     train(recipe("toy-denoiser", **changed), run, dataset=Ramps(), device="cpu", on_step=on_step)
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_it_says_where_there_is_no_bfloat16(has, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("limner.training.run.has_bfloat16", lambda device: has)
+    stop_at(tmp_path / "run", 1, dtype="bfloat16")
+    assert ("computes no bfloat16" in capsys.readouterr().err) != has
+
+
 def test_on_step_ends_a_run_whole(tmp_path):
     stop_at(tmp_path / "run", 5)
     assert read_header(tmp_path / "run" / "model.safetensors").images_seen == 20

@@ -23,6 +23,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import json_schema, validated
 from limner.contract.registry import models
+from limner.nn.precision import autocast
 from limner.nn.text import unseen_words
 from limner.runtime.progress import painting_progress, say
 
@@ -248,9 +249,7 @@ class Task:
 
     def start(self, work: Work, options: Mapping[str, Any]) -> Iterator[Images]:
         """Begin; the options are checked ones."""
-        half = work.dtype == "bfloat16"
-        precision = torch.autocast(work.model.device.type, torch.bfloat16, enabled=half)
-        with precision, torch.no_grad():
+        with autocast(work.model.device, work.dtype), torch.no_grad():
             yield from self.does(work, **options)
 
     def finish(

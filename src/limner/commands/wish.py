@@ -44,7 +44,8 @@ class Wish:
         controls: models that conditioning pictures steer, whose controls are put over the model.
         hints: files of the conditioning pictures, one for each control.
         dtype: what the networks compute in. "bfloat16" is quicker where the machine has it, and
-            paints slightly other pictures, which may depend on what else is in the batch.
+            float32 where it has not; it paints slightly other pictures, which may depend on what
+            else is in the batch.
         changes: of the prompt's words, one after the other, see `limner.commands.reword`.
     """
 

@@ -30,6 +30,7 @@ from limner.contract.image import Batch, Condition
 from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise
 from limner.data.stream import Ahead
+from limner.nn.precision import autocast
 from limner.runtime import processes
 from limner.training import averages, optimisers
 from limner.training.options import TrainOptions
@@ -301,10 +302,9 @@ class Loop:
 
     def _resumed(self, game: Iterator[Turn], number: int, part: int) -> Turn | None:
         """A game's next turn, None at its end; what its layers draw by themselves is keyed."""
-        half = self.options.dtype == "bfloat16"
         with (
             self._seeded(self.step, number, part),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+            autocast(self.device, self.options.dtype),
         ):
             return next(game, None)
 

@@ -6,7 +6,7 @@ Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
 
     M <- mu M + (1 - mu) G                     momentum, of a matrix or a kernel as (out, in k k)
     U = (1 - mu) G + mu M                      Nesterov's look ahead
-    O ~ U (U^T U)^(-1/2)                       five steps of Newton and Schulz, in bfloat16
+    O ~ U (U^T U)^(-1/2)                       five steps of Newton and Schulz
     W <- (1 - lr wd) W - 0.2 lr sqrt(max(rows, columns)) O
 
 Kept: the quintic's coefficients, mu = 0.95, and the factor 0.2 sqrt(max) of the second source, by
@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.nn.precision import has_bfloat16
+
 NARROWEST = 64
 """The shorter side of a matrix that is made orthogonal."""
 MOMENTUM = 0.95
@@ -33,7 +35,7 @@ _RMS = 0.2
 def orthogonal(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
     """A matrix with nearly the same singular vectors and singular values near 1 (0.7 to 1.2)."""
     a, b, c = _COEFFICIENTS
-    x = matrix.bfloat16()
+    x = matrix.bfloat16() if has_bfloat16(matrix.device) else matrix.float()
     if wide := len(x) < x.shape[1]:
         x = x.T
     x = x / x.norm().clamp(min=1e-7)

@@ -49,7 +49,8 @@ class TrainOptions:
         average: how the decay rate depends on time, see `averages.average_beta`.
         widths: relative widths of further averages, of which each saved state keeps a snapshot in
             half precision; two, as 0.05,0.1, let `limner average` make any width afterwards.
-        dtype: in which the networks compute; weights and losses are float32 anyway.
+        dtype: in which the networks compute; weights and losses are float32 anyway, and bfloat16
+            is float32 where the device has none.
         channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
         threads: of the CPU; 0 leaves it to torch.

@@ -31,6 +31,7 @@ from limner.contract.registry import build
 from limner.data import png
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
+from limner.nn.precision import has_bfloat16
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.folder_lock import locked
@@ -208,6 +209,8 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
     """This process among those that train: its device and its threads."""
     keep_freed_memory()
     place, threads = processes.device(device), torch.get_num_threads()
+    if recipe.options().dtype == "bfloat16" and not has_bfloat16(place):
+        say(f"this {place.type} computes no bfloat16: it trains in float32, which is quicker here")
     if recipe.options().threads:
         torch.set_num_threads(recipe.options().threads)
     processes.join(place)

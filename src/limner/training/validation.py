@@ -15,6 +15,7 @@ from limner.contract.model import Learner
 from limner.contract.noise import Noise, Purpose
 from limner.data import Dataset, Stream, open_data
 from limner.data.sources import held_out_options, source_types
+from limner.nn.precision import autocast
 from limner.training.loop import seeded
 from limner.training.options import TrainOptions
 
@@ -69,12 +70,12 @@ class Validation:
         if not self._batches:
             return {}
         remembered = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        total, half = 0.0, self.options.dtype == "bfloat16"
+        total = 0.0
         for i, (batch, noise) in enumerate(self._batches):
             streams = Noise(noise.streams, noise.draws, noise.others).to(device)
             with (
                 seeded((self.options.seed, "validate", i), device),
-                torch.autocast(device.type, torch.bfloat16, enabled=half),
+                autocast(device, self.options.dtype),
             ):
                 losses = [turn.loss for turn in model.turns(batch.to(device), step, streams)]
             total += float(sum(losses)) * len(batch.x)
