@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import Studio, png, until
+from limner.contract.bundled import DEFAULT
 
 
 def test_the_seed_chooses_words_and_emoji_are_spelled(studio: Studio):
@@ -51,7 +52,7 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
     by_name = {model["name"]: model for model in answer["models"]}
     assert {"emoji", "toy", "runs/animals"} <= by_name.keys() and answer["ready"]
     assert "lenet" not in by_name, "a judge paints nothing"
-    assert answer["models"][0]["name"] == "emoji" and by_name["emoji"]["bundled"]
+    assert answer["models"][0]["name"] == DEFAULT and by_name["emoji"]["bundled"]
     toy = by_name["toy"]
     assert toy["family"] == "diffusion" and toy["text"] and toy["size"] == [3, 16, 16]
     assert toy["schema"]["properties"]["steps"]["maximum"] == 4000

@@ -42,15 +42,16 @@ def painters() -> str:
 
 
 def find_model(name: str | None) -> Path:
-    """The path of a bundled model, a run or model folder, or a model file that is to paint; of the
+    """The path of a run or model folder, a model file, or a bundled model that is to paint; of the
     default one when none is named, and of a bundled one when a registered model is.
 
     Raises:
         LimnerError: there is none.
     """
     known = bundled()
-    name = name or DEFAULT
-    if name in known:
+    if name is None:
+        return known[DEFAULT]
+    if name in known and not (Path(name) / MODEL_FILE).is_file():
         return known[name]
     if not Path(name).exists():
         if name in models():

@@ -13,16 +13,18 @@ from typing import Any
 
 FILE = "model.safetensors"
 PIPELINE = "model_index.json"
+_FIRST = "emoji"  # as `limner.contract.bundled.DEFAULT`, which takes torch
 _DEPTH = 4  # folders below the root in which runs are looked for
 _MOST = 200
 
 
 def found(root: Path) -> dict[str, Path]:
-    """The folders of models by the name that a person types: bundled ones, then runs, the newest
-    first.
+    """The folders of models by the name that a person types: the default, other bundled ones, then
+    runs, the newest first. A run that has a bundled one's name is the one that is meant.
     """
     zoo = Path(__file__).parent.parent / "zoo"
-    bundled = {path.parent.name: path.parent for path in sorted(zoo.glob(f"*/{FILE}"))}
+    folders = (path.parent for path in sorted(zoo.glob(f"*/{FILE}")))
+    bundled = {path.name: path for path in sorted(folders, key=lambda path: path.name != _FIRST)}
     runs = [
         folder
         for folder, names in walked(root)
@@ -30,7 +32,7 @@ def found(root: Path) -> dict[str, Path]:
     ]
     runs.sort(key=lambda run: -_file(run).stat().st_mtime)
     own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
-    return bundled | {name: run for name, run in own.items() if name not in bundled}
+    return bundled | own
 
 
 def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:

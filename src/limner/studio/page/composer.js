@@ -12,19 +12,23 @@ import { choose, dice, inputs, letGo, missing, model, paint, paintGrid, request,
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
 
+/** Where a model stands in the list: small bundled ones that show their family are for learning. */
+const shelf = (each) => (each.bundled && !each.text ? "Learn: a small one of each family" : FAMILIES[each.family] ?? each.family);
+
 function Picker() {
-  const families = [...new Set(state.models.map((each) => each.family))];
+  const shelves = [...new Set(state.models.map(shelf))];
   const chosen = model();
   return html`<div class="field picker">
     <label for="model">Model</label>
     <select id="model" value=${state.wish.model} onChange=${(e) => choose(e.target.value)}>
-      ${families.map((family) => html`<optgroup label=${FAMILIES[family] ?? family}>
-        ${state.models.filter((each) => each.family === family).map((each) => html`<option value=${each.name}>${each.name}</option>`)}
+      ${shelves.map((name) => html`<optgroup label=${name}>
+        ${state.models.filter((each) => shelf(each) === name).map((each) => html`<option value=${each.name}>${each.name}</option>`)}
       </optgroup>`)}
     </select>
     ${chosen && html`<p class="facts" title=${chosen.summary}>
       <span class="chip">${FAMILIES[chosen.family] ?? chosen.family}</span>
       ${chosen.kind} · ${chosen.size[2]} × ${chosen.size[1]} · ${millions(chosen.parameters)} parameters</p>`}
+    ${chosen?.bundled && !chosen.text && html`<p class="hint">${chosen.summary} ${chosen.paper}</p>`}
   </div>`;
 }
 
@@ -150,7 +154,7 @@ function Grid() {
   const wrong = chosen.some((axis) => axis?.values.some(Number.isNaN));
   const too = cells > 100;
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
-  const able = state.models.filter((each) => each.tasks[state.wish.task] && (each.condition !== "required" || !each.hint || state.wish.inputs.hint));
+  const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.wish.task] && (each.condition !== "required" || !each.hint || state.wish.inputs.hint));
   const compare = () => set({ axes: [{ key: "model", text: able.slice(0, 6).map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
   return html`<details class="more"><summary>Grid</summary>
     <p class="hint">The same wish with one thing changed from cell to cell: a list <code>1, 2, 3</code>, steps <code>1-9(2)</code>, or a count <code>0-1[5]</code>.</p>

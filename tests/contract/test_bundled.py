@@ -1,0 +1,48 @@
+"""The bundled models: what is small is small, has a card of its own file, and paints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from limner.contract.bundled import bundled, find_model, paints
+from limner.contract.checkpoint import MODEL_FILE, load, read_header, save_model, sha256
+from limner.contract.image import Condition, ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import build, models
+
+SMALL = [name for name in bundled() if name in models()]
+"""Those that show a family: each has the name of its registered model."""
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_its_card_is_of_its_file(name: str):
+    card = (bundled()[name] / "README.md").read_text()
+    assert f"`{sha256(bundled()[name] / MODEL_FILE)}`" in card
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if paints(bundled()[name])])
+def test_a_small_one_paints_pictures_that_differ(name: str):
+    folder = bundled()[name]
+    assert (folder / MODEL_FILE).stat().st_size <= 1.5e6
+    assert read_header(folder / MODEL_FILE).model == name
+    model = load(folder)
+    assert isinstance(model, GenerativeModel)
+    labels = torch.arange(2) if model.spec.labels else None
+    few = {"steps": 4} if "steps" in model.sample_schema()["properties"] else {}
+    first, second = model.sample(2, Condition(labels), seed=0, **few)
+    assert first.isfinite().all() and (first - second).abs().max() > 0.5
+
+
+def test_all_small_ones_together_are_small():
+    assert sum((bundled()[name] / MODEL_FILE).stat().st_size for name in SMALL) <= 12e6
+
+
+def test_a_run_here_is_meant_before_a_bundled_model_of_its_name(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_model("emoji") == bundled()["emoji"]
+    (tmp_path / "emoji").mkdir()
+    assert find_model("emoji") == bundled()["emoji"], "pictures, say"
+    save_model(build("gan", ImageSpec(1, 16, 16), channels=16), tmp_path / "emoji")
+    assert find_model("emoji") == Path("emoji")
+    assert find_model(None) == bundled()["emoji"]
