@@ -78,3 +78,8 @@ def test_the_laws_of_a_diagram_multiply_to_the_likelihood(monkeypatch):
     p = script["laws"](model, x).gather(-1, to_levels(x, 4)[0, 0, ..., None])
     nats = model.log_prob(x, noise=Noise.sampling(0, 1)).nats
     torch.testing.assert_close(p.log().sum(), nats[0])
+
+
+def test_the_page_of_results_is_of_the_recipes_as_they_are():
+    script = runpy.run_path(str(FIGURES / "results.py"))
+    assert script["PAGE"].read_text() == script["page"](), "python docs/figures/results.py"

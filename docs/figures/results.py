@@ -1,0 +1,94 @@
+"""Write `docs/results.md`: what each recipe reached, from the headers of the recipes.
+
+python docs/figures/results.py
+"""
+
+import re
+import textwrap
+from collections import defaultdict
+from pathlib import Path
+
+from limner.training.recipe import Recipe
+from limner.training.shipped import shipped
+
+PAGE = Path(__file__).parents[1] / "results.md"
+TITLES = {
+    "mnist": "Digits of 256 levels",
+    "mnist, binary": "Digits of two levels",
+    "stacked-mnist": "Three digits at a time",
+    "emoji": "Emoji",
+    "scenes": "Scenes",
+    "instructions": "Instructions",
+    "folder": "Making pictures larger",
+    "unpaired": "Translation without pairs",
+    "paired": "Translation from pairs",
+}
+HEAD = """# Results
+
+What the recipes reached, by data set: the number, how many pictures it is of, and what it cost.
+Each line is taken from the header of its recipe (`docs/figures/results.py` writes this page). The
+header has the commands that train the model and measure it. Published numbers stand beside ours
+where they are of the same data. A recipe "without a number yet" was built and its first steps were
+run, or its numbers are in the card of a bundled model.
+
+`limner train recipe:NAME --run RUN` repeats one. `limner recipes` lists them.
+"""
+_WIDTH = 108
+_FIELD = re.compile(r"^([A-Z][a-z]+(?: [a-z]+)?): +", re.MULTILINE)
+
+
+def fields(about: str) -> dict[str, str]:
+    """The parts of a header: what it is, and what stands behind "Seen:", "Beside:", ..."""
+    first, *rest = _FIELD.split(about)
+    parts = zip(["about", *rest[::2]], [first, *rest[1::2]], strict=True)
+    return {name: " ".join(text.split()) for name, text in parts}
+
+
+def data_set(recipe: Recipe) -> str:
+    """The title under which a recipe stands."""
+    source = str(recipe.data["source"]).partition(":")[0]
+    return TITLES[f"{source}, binary" if recipe.data.get("binarise") else source]
+
+
+def entry(name: str, recipe: Recipe, said: dict[str, str]) -> str:
+    """What one recipe reached."""
+    text = f"**`{name}`** ({recipe.model['name']}): {said['Seen'].rstrip('.')}."
+    if beside := said.get("Beside"):
+        text += f" *Beside: {beside.rstrip('.')}.*"
+    return _filled(text, "* ")
+
+
+def page() -> str:
+    """The page's text."""
+    reached: defaultdict[str, list[str]] = defaultdict(list)
+    without: defaultdict[str, list[str]] = defaultdict(list)
+    for name, file in shipped().items():
+        recipe = Recipe.read(file)
+        said = fields(recipe.about)
+        if "Seen" in said and not said["Seen"].startswith("its first steps only"):
+            reached[data_set(recipe)].append(entry(name, recipe, said))
+        else:
+            without[data_set(recipe)].append(f"`{name}`")
+    parts = [HEAD]
+    for title in TITLES.values():
+        parts.append(f"## {title}\n")
+        if reached[title]:
+            parts.append("\n".join(reached[title]) + "\n")
+        if without[title]:
+            parts.append(_filled(f"Without a number yet: {', '.join(without[title])}.", "") + "\n")
+    return "\n".join(parts)
+
+
+def _filled(text: str, bullet: str) -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        break_long_words=False,
+        break_on_hyphens=False,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
