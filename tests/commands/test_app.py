@@ -86,7 +86,7 @@ def test_doctor_names_what_it_looked_at(limner_):
 def test_doctor_knows_every_extra(limner_):
     import tomllib
 
-    from limner.commands.doctor import EXTRAS
+    from limner.commands.examination import EXTRAS
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert EXTRAS.keys() == project["project"]["optional-dependencies"].keys()
@@ -234,12 +234,12 @@ def test_a_file_that_is_no_model(limner_, tmp_path: Path):
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
-    import limner.commands.doctor
+    import limner.commands.examination
 
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(limner.commands.doctor, "examine", interrupted)
+    monkeypatch.setattr(limner.commands.examination, "examine", interrupted)
     assert limner_("doctor")[0] == 130
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.attention import attention_sheet
+from limner.commands.attending import attention_sheet
 from limner.commands.pictures import read_picture
 from limner.commands.wish import Wish
 from limner.contract.abilities import Attends

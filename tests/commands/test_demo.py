@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import limner.commands.demo
+import limner.commands.demo.making
 from limner.contract.errors import LimnerError
 
 
@@ -17,13 +17,13 @@ from limner.contract.errors import LimnerError
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limner.commands.demo, "PROMPTS", ("a red apple", "<b>"))
-        patch.setattr(limner.commands.demo, "_EACH", 1)
-        patch.setattr(limner.commands.demo, "PICTURES", 2)
-        patch.setattr(limner.commands.demo, "SCALES", (1.0, 3.0))
-        patch.setattr(limner.commands.demo, "_SKETCHES", 2)
-        patch.setattr(limner.commands.demo, "_RESERVE", 1e9)
-        return limner.commands.demo.run_demo(out, seconds=0.1)
+        patch.setattr(limner.commands.demo.making, "PROMPTS", ("a red apple", "<b>"))
+        patch.setattr(limner.commands.demo.making, "_EACH", 1)
+        patch.setattr(limner.commands.demo.making, "PICTURES", 2)
+        patch.setattr(limner.commands.demo.making, "SCALES", (1.0, 3.0))
+        patch.setattr(limner.commands.demo.making, "_SKETCHES", 2)
+        patch.setattr(limner.commands.demo.making, "_RESERVE", 1e9)
+        return limner.commands.demo.making.run_demo(out, seconds=0.1)
 
 
 def test_the_page_needs_nothing_else(page: Path):
@@ -61,7 +61,7 @@ def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):
 def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(LimnerError, match="holds something else"):
-        limner.commands.demo.run_demo(tmp_path, seconds=0.1)
+        limner.commands.demo.making.run_demo(tmp_path, seconds=0.1)
     assert (tmp_path / "letter.txt").read_text() == "dear"
-    assert limner.commands.demo._emptied(page.parent) == page.parent / "run"
+    assert limner.commands.demo.making._emptied(page.parent) == page.parent / "run"
     assert not (page.parent / "run").exists()

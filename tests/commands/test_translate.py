@@ -10,7 +10,7 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.commands.pictures import read_picture
-from limner.commands.translate import TRANSLATE, translate_sheet
+from limner.commands.translating import TRANSLATE, translate_sheet
 from limner.commands.wish import Wish
 from limner.contract.abilities import Translates
 from limner.contract.checkpoint import load, save_model

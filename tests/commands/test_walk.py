@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limner.__main__ import main
-from limner.commands.walk import walk_sheet
+from limner.commands.walking import walk_sheet
 from limner.commands.wish import Wish
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError

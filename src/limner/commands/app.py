@@ -1,5 +1,5 @@
-"""The command line: which verbs there are. The file of a verb is imported when it is typed, since
-most import torch.
+"""The command line: which verbs there are. The file of a verb is imported when it is typed; what it
+does lies in other files, imported when it is done, so that help does not wait for torch.
 """
 
 import importlib
@@ -43,7 +43,7 @@ VERBS = {
     "studio": "Open the studio: type a prompt in a browser, watch the picture form, keep it.",
 }
 """What each verb does: the first line of its function, `VERB_command`, in a file of its name."""
-_ELSEWHERE = {"resume": "train", "reconstruct": "codes", "interpolate": "codes"}
+_ELSEWHERE = {"resume": "train"}
 
 
 class _Verb(TyperCommand):

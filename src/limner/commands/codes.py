@@ -1,4 +1,4 @@
-"""`limner reconstruct` and `limner interpolate`: pictures through a model's codes."""
+"""What `limner reconstruct` and `limner interpolate` do: pictures through a model's codes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import typer
 from pydantic import Field
 
-from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths, spare
-from limner.commands.pictures import Sheet, read_pictures, write
+from limner.commands.pictures import Sheet, read_pictures
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
 from limner.contract.bundled import find_model
@@ -135,41 +133,3 @@ def _work_of(files: Sequence[Path], wish: Wish, device: str) -> Work:
     numbers = torch.arange(len(real))
     c = real.condition(numbers, work.model.spec)
     return replace(work, c=c, pictures={"image": real.images(numbers)})
-
-
-def reconstruct_command(
-    images: Files = None,
-    model: Model = None,
-    prompt: Prompt = None,
-    label: Label = None,
-    n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="Held-out pictures, if none is given.")
-    ] = 16,
-    out: Out = Path("reconstruct.png"),
-    device: Device = "auto",
-) -> None:
-    """Show pictures, yours or the data's, above what a model makes of their codes."""
-    wish = Wish.single(model, prompt, label, n=n)
-    sheet, wish, error = reconstruct_sheet(images or [], wish, device=device)
-    said = f"mean squared error {error:.4g} on the scale from -1 to 1"
-    print_paths(write(sheet, wish, spare(out, images or [])), said)
-
-
-def interpolate_command(
-    images: Files = None,
-    model: Model = None,
-    steps: Annotated[
-        int, typer.Option(min=2, max=100, help="Pictures on each path, or values of each number.")
-    ] = 8,
-    prompt: Prompt = None,
-    label: Label = None,
-    n: Annotated[
-        int, typer.Option("-n", min=1, max=1000, help="Paths, if no picture is given.")
-    ] = 6,
-    out: Out = Path("interpolate.png"),
-    device: Device = "auto",
-) -> None:
-    """Go from picture to picture through their codes; with one, show what its code's numbers do."""
-    wish = Wish.single(model, prompt, label, n=n)
-    sheet, wish = interpolate_sheet(images or [], wish, steps, device=device)
-    print_paths(write(sheet, wish, spare(out, images or [])))

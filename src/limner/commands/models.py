@@ -1,94 +1,10 @@
-"""`limner models`: the models, or the options of one, as text and as JSON."""
+"""`limner models`: the models, or the options of one."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from limner.commands.arguments import AsJson, print_json
-from limner.contract.bundled import bundled_of
-from limner.contract.model import GenerativeModel
-from limner.contract.options import json_schema, typed_value
-from limner.contract.registry import Entry, entry, foreign, models
-from limner.evaluate.tables import aligned
-
-
-def described(entry: Entry) -> dict[str, Any]:
-    """A model as plain values: name, family, paper, bundled weights, and the JSON schemas of its
-    options."""
-    document: dict[str, Any] = {
-        "name": entry.name,
-        "family": entry.family,
-        "summary": entry.summary,
-        "paper": vars(entry.paper),
-        "model": {} if entry.file else json_schema(entry.model, skip=("spec",)),
-        "train": dict(entry.train),
-        "bundled": bundled_of(entry.name),
-    }
-    if issubclass(entry.model, GenerativeModel):
-        document["sampler"] = entry.model.sample_schema()
-    return document
-
-
-def table_text(entries: Sequence[Entry]) -> str:
-    """One line a model: name, family, what it is, paper, and its bundled weights."""
-    rows = [
-        (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_of(e.name)))
-        for e in entries
-    ]
-    return "\n".join(aligned([("model", "family", "what it is", "paper", "ready to use"), *rows]))
-
-
-def options_text(entry: Entry) -> str:
-    """A model's paper and options, as they are typed, with their defaults."""
-    document = described(entry)
-    lines = [f"{entry.name}: {entry.summary}", f"  {entry.paper}"]
-    for section in ("model", "sampler"):
-        properties = document.get(section, {}).get("properties", {})
-        if not properties:
-            continue
-        width = max(map(len, properties))
-        lines.append("")
-        for name, schema in properties.items():
-            default = schema.get("default")
-            shown = "" if default is None else f"= {typed_value(default)}"
-            lines.append(
-                f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip()
-            )
-    if entry.train:
-        lines += ["", "  its usual training:", *_typed("train", entry.train)]
-    use = f"train it: limner train {entry.name} emoji data.size=16"
-    if ready := bundled_of(entry.name):
-        use += f"\nready to use: -m {' or -m '.join(ready)}"
-    if entry.file:
-        use = f"paint with it: limner sample -m FOLDER, where {entry.file} lies in FOLDER"
-    lines += ["", use]
-    return "\n".join(lines)
-
-
-def _typed(path: str, values: Mapping[str, Any]) -> list[str]:
-    """Values as they are typed, one a line."""
-    lines: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += _typed(f"{path}.{key}", value)
-        else:
-            lines.append(f"  {path}.{key}={typed_value(value)}")
-    return lines
-
-
-def _kind(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few words."""
-    if "anyOf" in schema:
-        kinds = [_kind(each) for each in schema["anyOf"] if each.get("type") != "null"]
-        return " or ".join(kinds)
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if schema.get("type") == "array":
-        return "list of " + _kind(schema.get("items", {}))
-    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
-    return " ".join([schema.get("type", ""), ", ".join(limits)]).strip()
 
 
 def models_command(
@@ -96,11 +12,14 @@ def models_command(
     as_json: AsJson = False,
 ) -> None:
     """List the models, or the options of one."""
+    from limner.commands.listing import describe_model, models_text, options_text
+    from limner.contract.registry import entry, foreign, models
+
     entries = [entry(name)] if name else [*models().values(), *foreign().values()]
     if as_json:
-        documents = [described(each) for each in entries]
+        documents = [describe_model(each) for each in entries]
         print_json(documents[0] if name else documents)
     elif name:
         typer.echo(options_text(entries[0]))
     else:
-        typer.echo(table_text(entries))
+        typer.echo(models_text(entries))

@@ -1,74 +1,11 @@
 """`limner walk`: from the picture of one seed to that of another."""
 
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import Field
 
 from limner.commands.arguments import Device, Label, Model, Out, Prompt, only_options, print_paths
-from limner.commands.pictures import Sheet, write
-from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish
-from limner.contract.editing import Completes
-from limner.contract.image import Images
-from limner.contract.noise import Blend
-
-
-def walk(
-    work: Work,
-    *,
-    other_seed: Annotated[int, Field(ge=0, le=2**31)] = 100,
-    steps: Annotated[int, Field(ge=2, le=16)] = 8,
-) -> Iterator[Images]:
-    """From the picture of one seed to that of another, through what lies between.
-
-    Args:
-        other_seed: at the end of the way; it begins at the seed.
-        steps: pictures on the way, both ends included.
-    """
-    turns = [math.sin(i / (steps - 1) * math.pi / 2) for i in range(steps)]
-    between = [Blend(work.seed, other_seed, turn) for turn in turns[1:-1]]
-    seeds = [work.seed, *between, other_seed]
-    yield from work.model.watch(steps, work.c.rows(slice(1)), seed=seeds, **work.sampler)
-
-
-def _frame_count(work: Work, **options: int) -> int:
-    del options
-    return work.model.frame_count(**work.sampler)
-
-
-WALK = Task(
-    "From seed to seed",
-    walk,
-    unless=Completes,  # between what is drawn pixel by pixel there is nothing
-    lacks="draws pixel by pixel, so that nothing lies between two seeds; use another",
-    example="limner train edm emoji data.size=16",
-    several=False,
-    frames=_frame_count,
-    shows="path",
-)
-
-
-def walk_sheet(
-    wish: Wish, other_seed: int, steps: int, *, device: str = "auto"
-) -> tuple[Sheet, Wish]:
-    """The pictures on the way from a wish's seed to another, side by side.
-
-    Args:
-        wish: which model, seed and options; one label or prompt for all.
-        other_seed: at the end of the way.
-        steps: pictures on the way, both ends included.
-        device: where.
-
-    Raises:
-        LimnerError: the model draws pixel by pixel, so that nothing lies between two seeds.
-    """
-    work = open_work(wish, device, single=True)
-    (images,) = able_task(work.model, WALK).finish(work, other_seed=other_seed, steps=steps)
-    return Sheet(images, steps), wish.filled(work.sampler)
 
 
 def walk_command(
@@ -87,6 +24,10 @@ def walk_command(
     device: Device = "auto",
 ) -> None:
     """Go from the picture of one seed to that of another, through what lies between."""
+    from limner.commands.pictures import write
+    from limner.commands.walking import walk_sheet
+    from limner.commands.wish import Wish
+
     wish = Wish.single(model, prompt, label, seed=seed, **only_options(arguments, "sampler"))
     sheet, wish = walk_sheet(wish, other_seed, steps, device=device)
     print_paths(write(sheet, wish, out))

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from limner.commands.attention import known_words
+from limner.commands.attending import known_words
 from limner.commands.hints import read_hint
 from limner.commands.pictures import read_mask, read_picture, read_whole
 from limner.commands.task import Work

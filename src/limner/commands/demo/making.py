@@ -1,0 +1,194 @@
+"""What `limner demo` does: paint prompts, train for a minute, and write a page of both."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from limner.commands.demo.page import write_page
+from limner.commands.painting import paint_sheet
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import load
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, to_uint8
+from limner.contract.model import GenerativeModel
+from limner.data import Dataset, Stream, open_data
+from limner.runtime.log import read_log
+from limner.training.loop import Loop
+from limner.training.recipe import Recipe
+from limner.training.run import train
+
+PICTURES = 8
+"""Pictures of each class on the last sheet."""
+SCALES = (0.0, 1.0, 2.0, 4.0)
+"""Guidance scales that are compared."""
+PROMPTS = (
+    "a red apple",
+    "a dog",
+    "a crying face",
+    "a pizza",
+    "an astronaut",
+    "a heart on fire",
+    "a joyful face with sunglasses",
+    "an automobile",
+)
+"""What the bundled model paints; "joyful" and "automobile" are in no caption."""
+_EACH = 4  # pictures of each prompt
+_WATCHED = 2  # pictures of each class whose making is shown
+_MET = 20_000  # training images among which real ones of each class are found
+_TIMED_STEPS = 12  # to learn this machine's speed
+_SKETCHES = 6  # sheets painted while training goes on
+_RESERVE = 1.6  # a run may take this many times what was planned before it is ended early
+
+
+@dataclass
+class Findings:
+    """What the page shows.
+
+    Args:
+        labels: the classes.
+        prompted: what the bundled model painted of each prompt.
+        seconds, images: how long was trained on how many.
+        sheets: (images seen, pictures) as training went on, `_WATCHED` of each class.
+        painted: `PICTURES` of each class at the end; real: as many from the data.
+        forming: frames of one picture of each class.
+        scales: one picture of each class at each guidance scale.
+        log: the run's log.
+        parameters: how many the model has.
+    """
+
+    labels: tuple[str, ...]
+    recipe: Recipe
+    prompted: dict[str, UInt8[Tensor, "n c h w"]]
+    seconds: float = 0.0
+    images: int = 0
+    parameters: int = 0
+    sheets: list[tuple[int, UInt8[Tensor, "n c h w"]]] = field(default_factory=list)
+    painted: UInt8[Tensor, "n c h w"] | None = None
+    real: UInt8[Tensor, "n c h w"] | None = None
+    forming: list[UInt8[Tensor, "n c h w"]] = field(default_factory=list)
+    scales: dict[float, UInt8[Tensor, "n c h w"]] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_demo(out: Path, seconds: float) -> Path:
+    """Paint prompts, train for about so many seconds, write `out/index.html`, say what is next.
+
+    A demo that is already in the folder is replaced.
+
+    Raises:
+        LimnerError: the folder holds something else, or cannot be written.
+    """
+    started = time.perf_counter()
+    run = _emptied(out)
+    with as_file(files("limner.commands.demo") / "recipe.toml") as path:
+        recipe = Recipe.read(path)
+    dataset = open_data(**recipe.data)
+    recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
+    prompted = paint_sheet(Wish(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
+    found = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
+    _train(found, run, dataset, seconds)
+    model = load(run)
+    assert isinstance(model, GenerativeModel)
+    _paint(found, model, dataset)
+    page = write_page(found, out / "index.html", run, time.perf_counter() - started)
+    print(
+        f"open {page}\n"
+        f'from words:      limner sample "{PROMPTS[0]}" -n {_EACH}\n'
+        f"paint more:      limner sample -m {run} --label all -n 8\n"
+        f"train longer:    limner resume {run} train.steps={8 * recipe.train['steps']}\n"
+        f"your pictures:   limner train flow-matching folder:PATH data.size=32"
+    )
+    return page
+
+
+def _emptied(out: Path) -> Path:
+    """The run's folder inside `out`, with an earlier demo removed."""
+    run = out / "run"
+    if out.exists() and any(out.iterdir()) and not (run / "recipe.toml").exists():
+        raise LimnerError(f"{out} holds something else; give another folder: limner demo --out DIR")
+    try:
+        shutil.rmtree(run, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise LimnerError(f"cannot write {out}: {error.strerror}; give another --out") from None
+    return run
+
+
+def _affordable_steps(recipe: Recipe, dataset: Dataset, seconds: float) -> int:
+    """How many steps this machine takes in so many seconds, by a few of them."""
+    from limner.training.run import open_stream
+
+    loop = Loop(recipe.build(dataset.spec), open_stream(recipe, dataset).batch, recipe.options())
+    times = []
+    for _ in range(_TIMED_STEPS):
+        begun = time.perf_counter()
+        loop.advance()
+        times.append(time.perf_counter() - begun)
+    return max(20, int(seconds / sorted(times)[_TIMED_STEPS // 2]))
+
+
+def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None:
+    """Train, and paint a sheet now and then; end early if the machine is slower than it seemed."""
+    steps = found.recipe.train["steps"]
+    due = {max(1, round(steps * (i / (_SKETCHES - 1)) ** 2)) for i in range(_SKETCHES)}
+    begun = time.perf_counter()
+    painting = 0.0
+
+    def watch(loop: Loop, logs: Mapping[str, float]) -> bool:
+        nonlocal painting
+        if loop.step in due:
+            paused = time.perf_counter()
+            found.sheets.append(
+                (loop.images_seen, _sheet(loop.average, _WATCHED, found.recipe.sampler))
+            )
+            painting += time.perf_counter() - paused
+        found.images = loop.images_seen
+        return time.perf_counter() - begun - painting > _RESERVE * seconds
+
+    train(found.recipe, run, dataset=dataset, on_step=watch)
+    found.seconds = time.perf_counter() - begun - painting
+    found.log = read_log(run)
+
+
+def _sheet(
+    model: Any, n: int, options: Mapping[str, Any], seed: int = 0
+) -> UInt8[Tensor, "n c h w"]:
+    """n pictures of each class, class by class; always the same streams of noise."""
+    label = torch.arange(len(model.spec.labels)).repeat_interleave(n)
+    return to_uint8(model.sample(len(label), Condition(label=label), seed=seed, **options))
+
+
+def _drawn(dataset: Dataset, classes: int) -> Int[Tensor, "n"]:
+    """The first `PICTURES` of each class, class by class, that training meets."""
+    assert dataset.labels is not None
+    met = Stream(dataset).indices(torch.arange(_MET))
+    label = dataset.labels[met]
+    chosen = []
+    for i in range(classes):
+        seen = dict.fromkeys(met[label == i].tolist())  # each picture once, in the order met
+        chosen += list(seen)[:PICTURES]
+    return torch.tensor(chosen)
+
+
+def _paint(found: Findings, model: GenerativeModel, dataset: Dataset) -> None:
+    """The pictures of the finished page: first draws of fixed seeds, all of them."""
+    options = found.recipe.sampler
+    found.parameters = model.parameter_count()
+    found.painted = _sheet(model, PICTURES, options)
+    classes = len(found.labels)
+    found.real = dataset.pixels(_drawn(dataset, classes))
+    label = torch.arange(classes)
+    frames = model.watch(classes, Condition(label=label), seed=100, **options)
+    found.forming = [to_uint8(frame) for frame in frames]
+    for scale in SCALES:
+        found.scales[scale] = _sheet(model, 1, dict(options) | {"scale": scale}, seed=200)

