@@ -78,5 +78,5 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
 def test_what_looks_at_no_words_is_refused(picture: Path, tmp_path: Path):
     folder = tmp_path / "vae"
     save_model(build("vae", SPEC, channels=(4,), latent=2), folder)
-    with pytest.raises(LimnerError, match=r"a vae model looks at no words; these do: .*edm"):
+    with pytest.raises(LimnerError, match=r"vae models look at no words; these do: .*edm"):
         attention_sheet(picture, Wish(str(folder), prompts=("a dog",)))

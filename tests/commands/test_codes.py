@@ -1,5 +1,6 @@
 """`limner reconstruct` and `limner interpolate`: what is in which place of the sheet."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,12 +11,17 @@ from PIL import Image
 from limner.__main__ import main
 from limner.commands import codes
 from limner.commands.pictures import read_picture
+from limner.commands.style_mixing import MIX
+from limner.commands.task import Task, able_task
+from limner.commands.translating import TRANSLATE
+from limner.commands.walking import WALK
 from limner.commands.wish import Wish
 from limner.contract.checkpoint import load, save_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
-from limner.contract.registry import build
+from limner.contract.model import GenerativeModel
+from limner.contract.registry import build, models
 from limner.data.png import read_settings
 
 SPEC = ImageSpec(1, 6, 5, labels=("one", "two"))
@@ -118,5 +124,15 @@ def test_as_commands(model, files, tmp_path, monkeypatch, capsys):
 
 def test_what_has_no_codes_is_refused(files, tmp_path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
-    with pytest.raises(LimnerError, match=r"a pixelcnn model has no codes; these have: .*ddpm, "):
+    with pytest.raises(LimnerError, match=r"pixelcnn models have no codes; these have: .*ddpm, "):
         codes.reconstruct_sheet(files, Wish(str(tmp_path), sampler={}))
+
+
+@pytest.mark.parametrize("task", [codes.RECONSTRUCT, WALK, MIX, TRANSLATE], ids=lambda t: t.title)
+def test_every_model_that_cannot_is_told_so_without_an_article(task: Task):
+    painters = [of.model for of in models().values() if issubclass(of.model, GenerativeModel)]
+    unable = [model for model in painters if not task.suits(model)]
+    assert unable
+    for model in unable:
+        with pytest.raises(LimnerError, match=f"^{re.escape(model.name)} models {task.lacks}: "):
+            able_task(model.__new__(model), task)

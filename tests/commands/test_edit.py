@@ -151,7 +151,7 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     with pytest.raises(LimnerError, match="dark everywhere"):
         read_mask(black, PLAIN)
     save_model(build("gan", PLAIN, channels=4), tmp_path / "gan")
-    with pytest.raises(LimnerError, match=r"a gan model cannot edit pictures; these can: .*ddpm"):
+    with pytest.raises(LimnerError, match=r"gan models cannot edit pictures; these can: .*ddpm"):
         edit_sheet([picture], Wish(str(tmp_path / "gan")))
 
 

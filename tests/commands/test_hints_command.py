@@ -137,7 +137,7 @@ def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
         ),
         "no control": (
             ["--control", runs / "base", "--hint", "drawing.png"],
-            "is a flow-matching, which has no control",
+            "has no control: its model is flow-matching",
         ),
         "no run": (["--control", "nowhere", "--hint", "drawing.png"], "there is no run"),
         "weights": (
@@ -146,7 +146,7 @@ def refusals(runs: Path) -> dict[str, tuple[list[str | Path], str]]:
         ),
         "bundled": (
             ["-m", "emoji", *control, "--hint", "drawing.png"],
-            "a cascade model has no U-Net to control",
+            "cascade models have no U-Net to control",
         ),
     }
 

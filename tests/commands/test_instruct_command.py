@@ -88,7 +88,7 @@ def test_what_does_not_go_together_is_said(follower, picture, arguments, message
 def test_models_that_follow_none_are_said_so_with_those_that_do(picture, tmp_path):
     save_model(limner.build("flow-matching", SPEC, channels=(8, 16)), tmp_path / "plain")
     told = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")
-    assert "follows no instructions; these can: instruct" in told
+    assert "follow no instructions; these can: instruct" in told
 
 
 def test_a_chain_whose_first_picture_is_gone_is_said(follower, picture):

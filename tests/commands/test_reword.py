@@ -169,7 +169,7 @@ def test_a_model_without_words_names_those_that_have(tmp_path, monkeypatch):
     save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
     Image.new("RGB", (20, 20), "red").save("photo.png")
     said = run("edit", "photo.png", "-m", "gan", "--prompt", "a dog", "--replace", "dog=cat")
-    assert "a gan model changes no words; these do: " in said and "latent-diffusion" in said
+    assert "gan models change no words; these do: " in said and "latent-diffusion" in said
 
 
 def test_a_seed_and_a_number_of_ways_count_for_own_pictures(painter, tmp_path, monkeypatch):

@@ -159,5 +159,5 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
 
 def test_what_has_no_styles_is_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
-    with pytest.raises(LimnerError, match=r"pixelcnn model has no styles to mix; .*stylegan2"):
+    with pytest.raises(LimnerError, match=r"pixelcnn models have no styles to mix; .*stylegan2"):
         style_mixing.style_mix_sheet(Wish(str(tmp_path), sampler={}), 2, "fine")

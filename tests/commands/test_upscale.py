@@ -110,7 +110,7 @@ def test_what_cannot_be_is_said_in_a_line(models):
         ({"paths": [], "model": models["srgan"]}, "say which pictures"),
         ({"paths": [Path("b.png")], "model": models["srgan"]}, "there is no file"),
         ({"paths": [Path("note.png")], "model": models["srgan"]}, "not a valid picture"),
-        ({"paths": [Path("a.png")], "model": models["gan"]}, "a gan model does not enlarge"),
+        ({"paths": [Path("a.png")], "model": models["gan"]}, "gan models do not enlarge"),
         (
             {"paths": [Path("a.png")] * 2, "model": models["srgan"], "out": Path("b.png")},
             "one file",

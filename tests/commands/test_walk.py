@@ -54,5 +54,5 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
 
 def test_what_draws_pixel_by_pixel_is_refused(tmp_path: Path):
     save_model(build("pixelcnn", ImageSpec(1, 6, 5, levels=2), h=4, blocks=1, top=4), tmp_path)
-    with pytest.raises(LimnerError, match=r"pixelcnn model draws pixel by pixel.*: .*edm"):
+    with pytest.raises(LimnerError, match=r"pixelcnn models draw pixel by pixel.*: .*edm"):
         walk_sheet(Wish(str(tmp_path)), 7, 4)

@@ -78,5 +78,5 @@ def test_a_likelihood_and_a_code_are_given_no_condition_that_the_model_was_train
     x, c = toy_data(model.spec, 0, 2).x, Condition(torch.tensor([0, 0]))
     assert len(asked_of(model, 2)) == 0
     for call in (model.reconstruct, lambda x, c: model.log_prob(x, c, noise=Noise.sampling(0, 2))):
-        with pytest.raises(LimnerError, match="trained without a label; leave the label out"):
+        with pytest.raises(LimnerError, match="trained without labels; leave the label out"):
             call(x, c)

@@ -133,5 +133,5 @@ def test_what_cannot_be_is_refused_in_a_line():
             upscaler.upscale(torch.zeros(1, 3, size, size), factor)
     with pytest.raises(LimnerError, match="option"):
         upscaler.upscale(torch.zeros(1, 3, 8, 8), steps=3)
-    with pytest.raises(LimnerError, match="without a label"):
+    with pytest.raises(LimnerError, match="without labels"):
         upscaler.upscale(torch.zeros(1, 3, 8, 8), 2, Condition(label=torch.tensor([0])))

@@ -134,7 +134,9 @@ def test_keys_say_what_is_read(shards):
     assert plain.labels is None
     assert plain.captions(torch.tensor([5]), Noise.sampling(0, 1)) is None
     for name in ("caption", "label", "hint"):
-        with pytest.raises(LimnerError, match=f"no record has a {name} under 'x'.*copy.png, json"):
+        with pytest.raises(
+            LimnerError, match=f"no record has its {name} under 'x'.*copy.png, json"
+        ):
             of(**{f"{name}_key": "x"})
     with pytest.raises(LimnerError, match="there is no 'jpg' among"):
         of(image_key="jpg")

@@ -144,7 +144,7 @@ def test_a_tiny_one_makes_an_unconditional_model_paint_the_colour_of_each_class(
     ("spec", "base", "message"),
     [
         (ImageSpec(3, 8, 8), "ddpm", "needs data with labels"),
-        (SPEC, "vae", "a vae model is none"),
+        (SPEC, "vae", "not vae; give another base"),
     ],
 )
 def test_what_cannot_be_guided_is_refused(spec, base, message):

@@ -385,7 +385,7 @@ def test_it_says_when_hints_are_followed_all_of_a_sudden():
 
 def test_a_base_may_be_named_as_bundled_models_are():
     recipe = Recipe({"name": "controlnet"}, {"source": "emoji"}).updated(["train.init.base=emoji"])
-    with pytest.raises(LimnerError, match="a cascade model has no U-Net to control"):
+    with pytest.raises(LimnerError, match="cascade models have no U-Net to control"):
         recipe.build(replace(SPECS["text"], hint=HINT))
 
 
@@ -414,7 +414,7 @@ def test_a_control_goes_with_another_base_of_the_same_shape():
         (lambda: ControlNet(replace(SPECS["text"], hint=HINT), base("edm")), "of other labels"),
         (
             lambda: ControlNet(replace(SPECS["labels"], hint=HINT), build("gan", SPECS["labels"])),
-            "a gan model has no U-Net to control; train ddpm",
+            "gan models have no U-Net to control; train ddpm",
         ),
         (
             lambda: ControlNet(

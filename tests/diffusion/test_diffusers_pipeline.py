@@ -259,7 +259,7 @@ def test_what_a_mask_keeps_stays(sd, home, tmp_path):
         torch.testing.assert_close(frame[:, :, :8], x[:, :, :8], rtol=0, atol=1e-6)
     assert (frames[-1] - x)[:, :, 8:].abs().mean() > 0.1
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
-    with pytest.raises(LimnerError, match="takes each step once; leave rounds out"):
+    with pytest.raises(LimnerError, match="take each step once; leave rounds out"):
         edit_sheet([tmp_path / "picture.png"], Wish(str(home / "sd")), rounds=2)
 
 

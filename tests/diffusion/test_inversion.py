@@ -160,7 +160,7 @@ def test_a_cascade_edits_in_both_stages_and_keeps_every_pixel_of_what_stays():
         with pytest.raises(LimnerError, match=said):
             list(model.edit(image, **wrong))
     vae = build("vae", low)
-    with pytest.raises(LimnerError, match="a vae model within a cascade cannot edit"):
+    with pytest.raises(LimnerError, match="vae models within a cascade cannot edit"):
         list(build("cascade", high, base=vae, options={"channels": (4,)}).edit(image))
 
 

@@ -175,7 +175,7 @@ def test_what_is_no_extractor_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(LimnerError, match="unknown extractor 'lenett'; did you mean 'lenet'"):
         extractor("lenett", DIGITS)
     save_model(build("ddpm", ImageSpec(3, 8, 8), channels=(8,)), tmp_path / "ddpm")
-    with pytest.raises(LimnerError, match="is a ddpm, which is no judge; train lenet or"):
+    with pytest.raises(LimnerError, match="cannot judge: its model is ddpm; train lenet or"):
         extractor("lenet", DIGITS, weights=tmp_path / "ddpm")
     monkeypatch.setattr(choose, "bundled", dict)
     with pytest.raises(LimnerError, match="bundled judge 'lenet' is missing; reinstall limner"):

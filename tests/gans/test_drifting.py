@@ -112,5 +112,5 @@ def test_a_judge_adds_its_features_and_something_else_is_refused():
     assert [part.shape[1] for part in seen] == [64, 16, 4, 16]
     assert not any(p is q for p in model.players()["generator"].parameters()
                    for q in judge.parameters())  # fmt: skip
-    with pytest.raises(LimnerError, match="a gan model sees no features; give a judge"):
+    with pytest.raises(LimnerError, match="gan models see no features; give a judge"):
         Drifting(SPEC, build("gan", SPEC, latent=4, channels=4))

@@ -519,7 +519,7 @@ def test_other_judges_are_refused():
         build("gigagan", SAID, judge=lenet, **SMALL)
     with pytest.raises(LimnerError, match=r"data\.text=true"):
         build("gigagan", replace(SAID, text=None), judge=judged().judge, **SMALL)
-    with pytest.raises(LimnerError, match="compares no pictures"):
+    with pytest.raises(LimnerError, match="compare no pictures"):
         build("gigagan", SAID, judge=build("ddpm", SAID, channels=(8, 16)), **SMALL)
 
 

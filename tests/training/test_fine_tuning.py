@@ -47,7 +47,7 @@ def test_other_labels_start_anew_and_are_named(
 
 
 def test_another_model_is_refused(trained: Path) -> None:
-    with pytest.raises(LimnerError, match="is a flow-matching model and cannot start a edm model"):
+    with pytest.raises(LimnerError, match="is of flow-matching and cannot start edm"):
         _recipe("edm", trained).build(load(trained).spec)
     with pytest.raises(LimnerError, match="fewer than half of the weights"):
         recipe = _recipe("flow-matching", trained, "model.channels=12,20")

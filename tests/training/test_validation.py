@@ -138,6 +138,6 @@ def test_what_has_none_is_refused():
     with pytest.raises(LimnerError, match="no split that training does not see"):
         Validation({"source": "unpaired:scenes,scenes"}, options, model)
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
-    with pytest.raises(LimnerError, match=r"players of a gan model"):
+    with pytest.raises(LimnerError, match=r"players of gan models"):
         Validation(DATA, options, game)
     assert Validation(DATA, TrainOptions(), game).numbers(game, 0, CPU) == {}

@@ -183,7 +183,7 @@ class KLAutoencoder(Encodes, FirstStage):
         if spec.height % unit or spec.width % unit:
             fitting = -(-max(spec.height, spec.width) // unit) * unit
             raise LimnerError(
-                f"a {spec.width} x {spec.height} picture cannot be halved {len(channels)} times; "
+                f"pictures of {spec.width} x {spec.height} cannot be halved {len(channels)} times; "
                 f"give data.size={fitting}, or fewer model.channels"
             )
         self.latent_shape = latent, spec.height // unit, spec.width // unit

@@ -38,7 +38,7 @@ ATTENTION = Task(
     "Where it looks",
     attention,
     Attends,
-    lacks="looks at no words; these do",
+    lacks="look at no words; these do",
     example="limner train edm emoji data.size=16 data.text=true",
     inputs={"image": True},
     several=False,

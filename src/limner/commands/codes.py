@@ -44,7 +44,7 @@ RECONSTRUCT = Task(
     "Reconstruct",
     reconstruct,
     Encodes,
-    lacks="has no codes; these have",
+    lacks="have no codes; these have",
     example="limner train vae mnist",
     inputs={"image": True},
     several=False,

@@ -57,7 +57,7 @@ def export_command(
     if form == "web":
         from limner.commands.exports.web import write_web
 
-        told = {"title": f"{Path(model).stem}, a {painter.name} model", "runtime": runtime}
+        told = {"title": f"{Path(model).stem} ({painter.name})", "runtime": runtime}
         write_web(painter.eval(), checked, to, store=store or "float16", **told)
         typer.echo(f"{to}  (to try it: python -m http.server -d {to})")
         return

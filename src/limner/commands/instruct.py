@@ -33,7 +33,7 @@ INSTRUCT = Task(
     "Follow an instruction",
     instruct,
     Follows,
-    lacks="follows no instructions; these can",
+    lacks="follow no instructions; these can",
     example="limner train instruct instructions train.init.base=RUN",
     inputs={"image": True},
     reads=True,

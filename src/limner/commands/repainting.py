@@ -72,7 +72,7 @@ def edit(
     told: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
     if rounds is not None:
         if _without(type(work.model)):
-            raise LimnerError(f"a {work.model.name} model takes each step once; leave rounds out")
+            raise LimnerError(f"{work.model.name} models take each step once; leave rounds out")
         told["rounds"] = rounds
     mask = work.given("mask") if "mask" in work.pictures else None
     yield from work.model.edit(work.given("image"), work.c, mask=mask, **told)
@@ -155,7 +155,7 @@ def edit_sheet(
         options = {"strength": strength or usual, "rounds": rounds}
     elif strength is not None:
         raise LimnerError(
-            f"a {work.model.name} model paints a part of a picture anew, and not from what was "
+            f"{work.model.name} models paint a part of a picture anew, and not from what was "
             "there; leave --strength out"
         )
     else:

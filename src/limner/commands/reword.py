@@ -184,7 +184,7 @@ REWORD = Task(
     "Change words",
     reword,
     Rewords,
-    lacks="changes no words; these do",
+    lacks="change no words; these do",
     example="limner train flow-matching emoji data.size=16 data.text=true",
     inputs={"image": False},
     reads=True,

@@ -58,7 +58,7 @@ MIX = Task(
     "Mix styles",
     mix,
     Mixes,
-    lacks="has no styles to mix; these have",
+    lacks="have no styles to mix; these have",
     example="limner train stylegan2 emoji data.size=32",
     several=False,
 )

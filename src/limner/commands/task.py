@@ -191,7 +191,7 @@ class Task:
         does: it, yielding pictures; its keyword arguments are the options.
         ability: which models can.
         unless: which of them cannot after all.
-        lacks: what is said of a model that cannot: "a vae model" and this, and those that can.
+        lacks: what is said of models that cannot: "vae models" and this, and those that can.
         example: what to type for a model that can.
         inputs: the pictures it needs, by name: whether each must be given.
         several: whether there is a picture for each seed.
@@ -297,5 +297,5 @@ def able_task(model: GenerativeModel, *tasks: Task) -> Task:
     first = tasks[0]
     able = [name for name, of in models().items() if any(t.suits(of.model) for t in tasks)]
     raise LimnerError(
-        f"a {model.name} model {first.lacks}: {', '.join(able)}; {first.example} makes one"
+        f"{model.name} models {first.lacks}: {', '.join(able)}; {first.example} makes one"
     )

@@ -48,7 +48,7 @@ TRANSLATE = Task(
     "Translate a picture",
     translate,
     Translates,
-    lacks="does not translate; these do",
+    lacks="do not translate; these do",
     example="limner train cyclegan unpaired:emoji:style=3d,emoji:style=flat data.size=32 "
     "data.label=none",
     inputs={"image": True},

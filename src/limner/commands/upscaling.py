@@ -50,7 +50,7 @@ UPSCALE = Task(
     "Make larger",
     upscale,
     Upscales,
-    lacks="does not enlarge pictures; these do",
+    lacks="do not enlarge pictures; these do",
     example="limner train srgan emoji data.size=96 data.hint=bicubic data.reduction=4",
     inputs={"image": True},
     several=False,
@@ -239,7 +239,7 @@ def _check_goal(file: Path, animated: Animated, factor: float, named: Path | Non
     except LimnerError as error:
         raise LimnerError(f"'{file}': {error}") from None
     if named and named.suffix.lower() != (kind := animated.suffix):
-        raise LimnerError(f"'{named}' is not a {kind} file; give -o NAME{kind}")
+        raise LimnerError(f"'{named}' does not end in {kind}; give -o NAME{kind}")
 
 
 def _write(path: Path, content: bytes) -> None:

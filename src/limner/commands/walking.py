@@ -41,7 +41,7 @@ WALK = Task(
     "From seed to seed",
     walk,
     unless=Completes,  # between what is drawn pixel by pixel there is nothing
-    lacks="draws pixel by pixel, so that nothing lies between two seeds; use another",
+    lacks="draw pixel by pixel, so that nothing lies between two seeds; use another",
     example="limner train edm emoji data.size=16",
     several=False,
     frames=_frame_count,

@@ -153,7 +153,7 @@ def load_painter(path: Path | str, device: str) -> GenerativeModel:
     """
     model = load(path, device)
     if not isinstance(model, GenerativeModel):
-        raise LimnerError(f"'{path}' is a {model.name}, which paints nothing")
+        raise LimnerError(f"'{path}' paints nothing: its model is {model.name}")
     return model
 
 
@@ -199,6 +199,6 @@ def _load_control(name: str, device: str) -> Controlled:
     model = load_painter(find_model(name), device)
     if not isinstance(model, Controlled):
         raise LimnerError(
-            f"'{name}' is a {model.name}, which has no control; limner train controlnet makes one"
+            f"'{name}' has no control: its model is {model.name}; limner train controlnet makes one"
         )
     return model

@@ -221,7 +221,7 @@ class Translates(GenerativeModel):
             raise LimnerError(f"'{name}' is no domain of this model; it knows {shown}")
         if known[asked] not in self.ways:
             raise LimnerError(
-                f"a {self.name} model translates to {self.domain_name('B')} alone; for the other "
+                f"{self.name} models translate to {self.domain_name('B')} alone; for the other "
                 "way train one with data.direction=BtoA, or a cyclegan"
             )
         return known[asked]

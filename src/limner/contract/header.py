@@ -48,7 +48,7 @@ class Header:
         header = cls(**known)
         for name, kind in _HEADER_TYPES.items():
             if not isinstance(getattr(header, name), kind):
-                raise TypeError(f"{name} is not a {kind.__name__}")
+                raise TypeError(f"{name} is not of type {kind.__name__}")
         return header
 
 

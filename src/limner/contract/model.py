@@ -342,7 +342,7 @@ class GenerativeModel(Learner):
         spec = self.spec
         for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
             if getattr(c, part) is not None and not known:
-                raise LimnerError(f"this model was trained without a {part}; leave the {part} out")
+                raise LimnerError(f"this model was trained without {part}s; leave the {part} out")
         if c.label is not None and int(c.label.max()) >= len(spec.labels):
             raise LimnerError(
                 f"label {int(c.label.max())} is beyond the {len(spec.labels)} classes of this model"

@@ -139,7 +139,7 @@ class Sharded(Source):
                 continue
             if not has.any():
                 report(
-                    f"no record has a {what} under '{key}'; give another data.{what}_key, of "
+                    f"no record has its {what} under '{key}'; give another data.{what}_key, of "
                     f"{', '.join(index.keys) or 'none'}"
                 )
             elif what == "caption":

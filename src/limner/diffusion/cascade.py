@@ -296,7 +296,7 @@ class Cascade(Edits, Attends, Rewords):
     def check_words(self, before: Condition, after: Condition) -> None:
         """Refuse prompts without words, and a base that looks at none."""
         if not isinstance(self.base, PromptToPrompt):
-            raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
+            raise LimnerError(f"{self.base.name} models within a cascade look at no words")
         self.base.check_words(before, after)
 
     @finished
@@ -344,14 +344,14 @@ class Cascade(Edits, Attends, Rewords):
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """The base's, for it decides what is where: `Attends`."""
         if not isinstance(self.base, Attends):
-            raise LimnerError(f"a {self.base.name} model within a cascade looks at no words")
+            raise LimnerError(f"{self.base.name} models within a cascade look at no words")
         small = resize(x, self.base.spec.height, self.base.spec.width)
         return F.interpolate(self.base.attention_maps(small, c), x.shape[-2:], mode="bilinear")
 
     @staticmethod
     def _editing(stage: GenerativeModel) -> Repaints:
         if not isinstance(stage, Repaints):
-            raise LimnerError(f"a {stage.name} model within a cascade cannot edit pictures")
+            raise LimnerError(f"{stage.name} models within a cascade cannot edit pictures")
         return stage
 
     def frame_count(self, **options: Any) -> int:

@@ -124,7 +124,9 @@ class Classifier(Repaints):
                 "a classifier needs data with labels (data.label, or one folder each)"
             )
         if not isinstance(base, DenoisingModel):
-            raise LimnerError(f"a classifier guides diffusion models; a {base.name} model is none")
+            raise LimnerError(
+                f"a classifier guides diffusion models, not {base.name}; give another base"
+            )
         if base.spec.shape != spec.shape:
             raise LimnerError(
                 f"the base paints {base.spec.width} x {base.spec.height} pictures, and the data "

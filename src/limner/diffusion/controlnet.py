@@ -147,7 +147,7 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         hints, controls = list(self.hints), self.branches
         for other in others:
             if not isinstance(other, ControlNet):
-                raise LimnerError(f"a {other.name} model has no control to join to a {self.name}")
+                raise LimnerError(f"{other.name} models have no control to join to {self.name}")
             hints += other.hints
             controls += other.branches
         base = copy.deepcopy(base or self.base)

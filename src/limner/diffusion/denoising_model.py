@@ -294,7 +294,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
             LimnerError: always; a code is noise, none of whose numbers means anything by itself.
         """
         raise LimnerError(
-            f"a code of a {self.name} model is noise, and no number of it means anything alone; "
+            f"codes of {self.name} models are noise, and no number of one means anything alone; "
             "give two pictures to go from one to the other"
         )
 

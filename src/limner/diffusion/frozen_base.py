@@ -30,13 +30,13 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
         denoiser.network, UNet | PlainUNet
     ):
         raise LimnerError(
-            f"a {base.name} model has no U-Net to control; train ddpm, edm, flow-matching or "
+            f"{base.name} models have no U-Net to control; train ddpm, edm, flow-matching or "
             "latent-diffusion, and give train.init.base=runs/NAME"
         )
     assert isinstance(base, LatentDiffusion | DenoisingModel)
     if isinstance(denoiser.network, SpanUNet):
         raise LimnerError(
-            f"the network of a {denoiser.name} model is told the length of a step, which a control "
+            f"networks of {denoiser.name} models are told the length of a step, which a control "
             "does not hand on; train ddpm, edm, flow-matching or latent-diffusion, and give "
             "train.init.base=runs/NAME"
         )

@@ -173,7 +173,7 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         what = "its low-rank change" if self.change else "all of it"
         return [
             "D = D(x_t) + s_I (D(x_t, I) - D(x_t)) + s_T (D(x_t, I, T) - D(x_t, I))",
-            f"D of a {self.base.name}, told the picture I; {what} learns: {learning:,} parameters",
+            f"D of {self.base.name}, told the picture I; {what} learns: {learning:,} parameters",
         ]
 
     def players(self) -> dict[str, nn.Module]:

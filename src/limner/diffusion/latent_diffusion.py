@@ -84,7 +84,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         super().__init__()
         if not isinstance(first_stage, FirstStage):
             raise LimnerError(
-                f"a {first_stage.name} model has no maps to paint in; train a kl-autoencoder, and "
+                f"{first_stage.name} models have no maps to paint in; train a kl-autoencoder, and "
                 "give train.init.first_stage=runs/NAME"
             )
         if first_stage.spec.shape != spec.shape:
@@ -104,8 +104,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             )
         if model.needs_levels:
             raise LimnerError(
-                f"the loss of a {denoiser} model with these options is of discrete levels, and "
-                "maps have none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
+                f"the loss of {denoiser} with these options is of discrete levels, and maps have "
+                "none; give model.denoiser=ddpm with a fixed variance, or flow-matching"
             )
         self.first_stage, self.denoiser = first_stage, model
         self.couples_batch = model.couples_batch

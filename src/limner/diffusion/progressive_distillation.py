@@ -114,7 +114,7 @@ class Distilled(Attending, PromptToPrompt):
             f"min E w(t) |x_hat(x_t, t, c) - x~|^2,  t of {self.steps} steps",
             f"x~: DDIM's step to it is {self.substeps} steps of the teacher, guided at "
             f"{self.scale:g}",
-            f"x_hat of a {self.teacher.name} whose weights change by A B, {size:,} parameters",
+            f"x_hat of {self.teacher.name} whose weights change by A B, {size:,} parameters",
         ]
 
     def players(self) -> dict[str, nn.Module]:

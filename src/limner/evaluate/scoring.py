@@ -360,7 +360,7 @@ def _likely(opened: Opened) -> LikelihoodModel:
         raise LimnerError(f"{opened.name} are pictures; name a model first, then pictures")
     if not isinstance(model, LikelihoodModel):
         raise LimnerError(
-            f"{opened.name} is a {model.name}, which does not say how likely a picture is; "
+            f"{opened.name} does not say how likely a picture is: its model is {model.name}; "
             f"{_who_does()}"
         )
     if model.condition == "required":

@@ -100,7 +100,7 @@ def _model(name: str, path: Path, device: torch.device) -> Opened:
     file = model_file(path)
     model, header = load(path, str(device)), read_header(file)
     if not isinstance(model, GenerativeModel):
-        raise LimnerError(f"'{name}' is a {model.name}, which paints nothing")
+        raise LimnerError(f"'{name}' paints nothing: its model is {model.name}")
     run = path if (path / "recipe.toml").is_file() else None
     return Opened(name, digest(file), model, None, run, header.images_seen, header.recipe)
 

@@ -83,7 +83,7 @@ class Drifting(GenerativeModel):
         if min(spec.height, spec.width) < 8:
             raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
         if judge is not None and not isinstance(judge, Features):
-            raise LimnerError(f"a {judge.name} model sees no features; give a judge, as lenet")
+            raise LimnerError(f"{judge.name} models see no features; give a judge, as lenet")
         if spec.labels:
             self.condition = "required"
         self.batches_per_round, self.latent = positives, latent

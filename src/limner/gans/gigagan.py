@@ -311,7 +311,7 @@ def _check_judge(judge: Learner, spec: ImageSpec) -> None:
     """
     if not isinstance(judge, Compares):
         raise LimnerError(
-            f"a {judge.name} compares no pictures with texts; give a dual-encoder, as in "
+            f"{judge.name} models compare no pictures with texts; give a dual-encoder, as in "
             "train.init.judge=emoji-judge"
         )
     read, said = judge.spec.text, spec.text

@@ -299,7 +299,7 @@ def check_halvings(spec: ImageSpec, channels: tuple[int, ...], patch: int) -> No
     fitting = -(-max(spec.height, spec.width) // unit) * unit
     if spec.height % unit or spec.width % unit:
         raise LimnerError(
-            f"a {spec.width} x {spec.height} picture cannot be halved as this U-Net needs: its "
+            f"pictures of {spec.width} x {spec.height} cannot be halved as this U-Net needs: their "
             f"sides must be multiples of {unit} (data.size={fitting}, "
             "fewer model.channels, or model.patch=1)"
         )

@@ -33,7 +33,7 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
     header = read_header(file)
     if header.model != name:
         raise LimnerError(
-            f"train.init.model={path} is a {header.model} model and cannot start a {name} model; "
+            f"train.init.model={path} is of {header.model} and cannot start {name}; "
             f"train {header.model}, or leave train.init.model out"
         )
     model = build(name, spec, **header.config | dict(options))

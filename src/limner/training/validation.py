@@ -51,7 +51,7 @@ class Validation:
             self.count = _usual_count(options) if held_out else 0
         elif self.count and len(model.players()) > 1:
             raise LimnerError(
-                f"train.validation: the players of a {model.name} model have no held-out loss; "
+                f"train.validation: the players of {model.name} models have no held-out loss; "
                 "leave it out, or measure pictures with a section [evaluate]"
             )
         else:

@@ -294,12 +294,12 @@ def test_where_it_has_no_value_a_line_says_why():
     emoji = open_data("emoji", size=32, text=True)
     blind = limner.build("ddpm", data.spec, channels=(8, 8), attention=0)
     for model, real, n, message in (
-        (Paints(data.spec), data, N, "does not edit pictures by words"),
+        (Paints(data.spec), data, N, "do not edit pictures by words"),
         (Renders(data.spec), emoji, N, "it changes words in captions of scenes, and emoji"),
         (Renders(data.spec), data, 8, "it needs at least 10 captions with a word to change"),
         (Renders(data.spec), untold, N, "is given no captions"),
         (data, data, N, "are pictures; name a model that paints them"),
-        (blind, data, N, "looks at no words"),
+        (blind, data, N, r"looks? at no words"),
     ):
         with pytest.raises(LimnerError, match=message) as error:
             evaluate(model, real, metrics=["edit"], n=n, extractor=Flat(), quiet=True)

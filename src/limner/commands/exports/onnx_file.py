@@ -93,7 +93,7 @@ def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Expo
     if isinstance(model, AutoregressiveModel):
         return _network(model, c, n)
     if isinstance(model, Controlled | Follows):
-        raise LimnerError(f"a {model.name} model encodes its picture first; export its base")
+        raise LimnerError(f"{model.name} models encode their picture first; export the base")
     if isinstance(model, Repaints):
         return _walk(model, c, options, n)
     return _whole(model, c, options, n)
@@ -209,7 +209,7 @@ def _walk(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> 
         expected = deque(frames, maxlen=1).pop()
     draws = [replaced for replaced, _ in noise.made]
     if len(draws) != count:
-        raise LimnerError(f"the walk of a {model.name} model is no table of sums")
+        raise LimnerError(f"the walk of {model.name} models is not a table of sums")
     looks = [_scaled(look, walk.deviation) for look in walk.looks]
     inputs = dict(zip(names, (drawn for _, drawn in noise.made))) | parts
     graph = walk_graph(looks, networks["view"], networks["finish"], names)

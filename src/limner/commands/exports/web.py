@@ -97,7 +97,7 @@ def _parts(
     }
     if made.output != "picture":
         raise LimnerError(
-            f"a {model.name} model paints pixel by pixel, which takes too long in a browser"
+            f"{model.name} models paint pixel by pixel, which takes too long in a browser"
         )
     whole = checked(stored(made.graph, store))
     difference(whole, made, store)

@@ -98,14 +98,14 @@ def pipeline_class(folder: Path) -> Any:
     found = getattr(diffusers, name, None) if name.endswith("Pipeline") else None
     if not inspect.isclass(found) or not issubclass(found, DiffusionPipeline):
         raise LimnerError(
-            f"{folder} is a {name}, which diffusers {diffusers.__version__} does not have; type: "
+            f"{folder} needs {name}, which diffusers {diffusers.__version__} does not have; type: "
             "pip install -U diffusers"
         )
     inputs = inspect.signature(found.__call__).parameters.values()
     needed = [p.name for p in inputs if p.default is p.empty and p.name not in _KNOWN_INPUTS]
     if needed:
         raise LimnerError(
-            f"{folder} is a {name}, which needs {' and '.join(needed)}; limner gives pipelines a "
+            f"{name} of {folder} needs {' and '.join(needed)}; limner gives pipelines a "
             "prompt or a class"
         )
     return found

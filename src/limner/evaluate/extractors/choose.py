@@ -121,5 +121,5 @@ def _judge(
     if isinstance(model, Judge):
         return JudgeExtractor(model, said, dtype, learnt)
     raise LimnerError(
-        f"'{path}' is a {model.name}, which is no judge; train lenet or another judge"
+        f"'{path}' cannot judge: its model is {model.name}; train lenet or another judge"
     )

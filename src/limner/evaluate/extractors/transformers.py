@@ -103,7 +103,7 @@ def pretrained(
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type not in kind.types:
-            raise ValueError(f"it is a {config.model_type}")
+            raise ValueError(f"its type is {config.model_type}")
         model, report = getattr(transformers, kind.model).from_pretrained(
             source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )

@@ -366,7 +366,7 @@ class Edit(Metric):
         if not (isinstance(s.subject, PaintedPictures) and model):
             raise NotApplicable(f"{s.subject.name} are pictures; name a model that paints them")
         if not (isinstance(model, Rewords) and isinstance(model, Edits)):
-            raise NotApplicable(f"a {model.name} model does not edit pictures by words")
+            raise NotApplicable(f"{model.name} models do not edit pictures by words")
         if not (data.spec.text and model.spec.text):
             raise NotApplicable(f"{s.subject.name} is given no captions")
         self.skip_unless_named("it paints eight pictures for each of -n; name it in --metrics")
