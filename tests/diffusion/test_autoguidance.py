@@ -110,6 +110,25 @@ def test_an_earlier_state_guides_a_denoiser_among_maps(tmp_path: Path):
     torch.testing.assert_close(worse, before, rtol=0, atol=1e-5)
 
 
+def test_a_guide_among_maps_of_another_first_stage_is_refused(tmp_path: Path):
+    told = {"channels": (4, 4), "attention": 0}
+
+    def over(seed: int) -> LatentDiffusion:
+        torch.manual_seed(seed)
+        stage = build("kl-autoencoder", ImageSpec(1, 8, 8), channels=(4, 4), blocks=1)
+        model = build("latent-diffusion", ImageSpec(1, 8, 8), first_stage=stage, options=told)
+        assert isinstance(model, LatentDiffusion)
+        return model.eval()
+
+    model, other = over(0), over(1)
+    save_model(other, tmp_path / "other")
+    with pytest.raises(LimnerError, match="maps of another first stage"):
+        model.sample(1, steps=2, guide=str(tmp_path / "other"))
+    other.first_stage.load_state_dict(model.first_stage.state_dict())
+    save_model(other, tmp_path / "same")
+    assert model.sample(1, steps=2, guide=str(tmp_path / "same")).isfinite().all()
+
+
 def test_what_cannot_guide_is_refused(tmp_path: Path):
     model = learnt(0)
     with pytest.raises(LimnerError, match="guide_scale needs a guide"):

@@ -95,6 +95,14 @@ def test_it_says_since_when_the_loss_is_no_better():
     assert no_better([{"step": 1, "loss": 2.0}]) is None
 
 
+def test_nothing_is_said_of_a_loss_whose_target_the_model_makes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("limner.training.run.no_better", lambda rows: "no better")
+    for name, says in (("flow-matching", True), ("meanflow", False), ("drifting", False)):
+        short = {"steps": 1, "batch": 2, "samples": 0, "threads": 1}
+        train(Recipe({"name": name}, dict(DATA), short), tmp_path / name, device="cpu")
+        assert ("no better" in capsys.readouterr().err) == says
+
+
 def test_unless_given_it_is_of_as_many_as_cost_little_where_there_is_a_held_out_split():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec)

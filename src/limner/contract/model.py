@@ -117,6 +117,8 @@ class Learner(nn.Module, ABC):
     """Whether one image's loss depends on the others' (batch norm, minibatch statistics)."""
     condition_dropout: float = 0.0
     """How often training hides an image's whole condition; the loop does so, before `turns`."""
+    loss_compares: bool = True
+    """Whether the losses of two steps can be compared: not where the model makes its own target."""
     batches_per_round: int = 1
     """How many batches `turns` is handed at once, joined: k + 1 for k critic moves and one more."""
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
@@ -27,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.contract.abilities import Attends, FirstStage, Latents
+from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
@@ -34,7 +36,7 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import option_names
 from limner.contract.registry import Paper, build, entry, register
-from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.denoising_model import DenoisingModel, load_guide
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan, Scale, WalkOptions
 
@@ -180,8 +182,29 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         return self.denoiser.first(noise)
 
     def plan(self, **options: Any) -> Plan:
-        """The denoiser's, in which nothing is clipped."""
-        return self.denoiser.plan(clip=False, **options)
+        """The denoiser's, in which nothing is clipped.
+
+        Raises:
+            LimnerError: a guide that paints in maps of another first stage.
+        """
+        plan = self.denoiser.plan(clip=False, **options)
+        guide = options.get("guide")
+        if guide is not None and not (Path(guide) / "average.safetensors").is_file():
+            parts = load_guide(str(find_model(guide)), str(self.device)).modules()
+            if not any(isinstance(m, LatentDiffusion) and m.shares_stage(self) for m in parts):
+                raise LimnerError(
+                    f"sampler.guide={guide} paints in maps of another first stage; give a run with "
+                    "the first stage of this model"
+                )
+        return plan
+
+    def shares_stage(self, other: "LatentDiffusion") -> bool:
+        """Whether the maps of both mean the same pictures, up to how weights are rounded."""
+        own, its = self.first_stage.state_dict(), other.first_stage.state_dict()
+        return own.keys() == its.keys() and all(
+            weight.shape == its[name].shape and torch.allclose(weight, its[name], rtol=0, atol=0.02)
+            for name, weight in own.items()
+        )
 
     def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise

@@ -87,6 +87,7 @@ class MeanFlow(DenoisingModel):
 
     default_sampler = "euler"
     default_steps = 1
+    loss_compares = False
 
     def __init__(
         self,

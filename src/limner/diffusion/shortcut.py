@@ -82,6 +82,7 @@ class Shortcut(DenoisingModel):
 
     default_sampler = "euler"
     default_steps = 4
+    loss_compares = False
 
     def __init__(
         self,

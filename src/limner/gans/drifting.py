@@ -70,6 +70,7 @@ class Drifting(GenerativeModel):
 
     takes = ("labels",)
     couples_batch = True
+    loss_compares = False
 
     def __init__(
         self,

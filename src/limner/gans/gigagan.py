@@ -272,12 +272,12 @@ class GigaGAN(StyleModel):
         training = self.training
         self.eval()
         one, other = (self.mapping.conditioner(c, steps) for c in ends)
-        self.train(training)
         signal = _blend(one, other, torch.linspace(0, 1, steps, device=self.device))
         noise = Noise.sampling([seed] * steps, steps, str(self.device))
         w = self.mapping.style_of(noise.normal(self.latent), signal.vector)
         w = w[:, None].expand(-1, self.style_layers, -1)
         x = self.synthesis(w, [_words(signal)] * (self.style_layers // 2), noise)
+        self.train(training)
         return x.float().clamp(-1, 1)
 
 

@@ -322,16 +322,19 @@ class _Session:
         """Append a line: means since the last one, and the held-out loss."""
         loop = self.loop
         self.window.note(self.validation.numbers(loop.average, loop.step, loop.device))
-        row = {"step": self.loop.step, "images": self.loop.images_seen}
+        row = {"step": loop.step, "images": loop.images_seen}
         row |= self.window.means(self.images_per_step)
         self.window = _Window()
         if processes.first():
             with self.writing():
                 append_line(self.run / LOG_FILE, row)
             rows = read_log(self.run)
-            remarks = [*self.loop.model.remarks(rows), no_better(rows)]
+            remarks = [
+                *loop.model.remarks(rows),
+                no_better(rows) if loop.model.loss_compares else None,
+            ]
             for remark in filter(None, remarks):
-                say(f"step {self.loop.step:,}: {remark}")
+                say(f"step {loop.step:,}: {remark}")
 
     def paint(self) -> None:
         """Write a sheet of samples, always of the same seeds and conditions."""
