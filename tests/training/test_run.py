@@ -21,6 +21,7 @@ from limner.contract.checkpoint import load, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.data import Dataset
+from limner.runtime import processes
 from limner.runtime.log import read_log
 from limner.training.estimate import dry_run
 from limner.training.loop import Loop
@@ -368,6 +369,41 @@ def test_two_processes_equal_one(tmp_path):
         resume(run, ["train.steps=7"], dataset=Ramps())
 
 
+def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
+    """One of two processes is killed; torchrun starts both anew, and they go on."""
+    place = ["--standalone", "--local-addr", "127.0.0.1", "--max-restarts=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", __file__, "lose", str(tmp_path / "pair")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    steps = [row["step"] for row in read_log(tmp_path / "pair")]
+    assert steps == [4, 6], "nothing is missing or there twice"
+    train(paired("toy-denoiser"), tmp_path / "one", dataset=Ramps())
+    together, alone = load(tmp_path / "pair"), load(tmp_path / "one")
+    for name, weight in alone.state_dict().items():
+        found = together.state_dict()[name]
+        torch.testing.assert_close(found.double(), weight.double(), atol=1e-6, rtol=0)
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_with_after_a_restart(tmp_path, monkeypatch):
+    stop_at(tmp_path / "run", 1)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(LimnerError, match="already holds a run"):
+        stop_at(tmp_path / "run", 2, batch=8)
+    stop_at(tmp_path / "run", 2)
+    assert newest(tmp_path / "run") == 2
+
+
+def _lose(loop: Loop, logs: dict[str, float]) -> None:
+    if loop.step == 5 and not processes.restarted() and not processes.first():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def paired(model: str) -> Recipe:
     """A recipe without dropout, whose masks depend on the shares."""
     made = recipe(model, steps=6, lr=1e-3, micro_batches=2)
@@ -385,6 +421,8 @@ def main(mode: str, run: Path) -> None:
     if mode == "pair":
         for model in ("toy-denoiser", "toy-gan"):
             train(paired(model), run / model, dataset=Ramps(), device="cpu")
+    elif mode == "lose":
+        train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=_lose)
     elif (run / "recipe.toml").exists():
         resume(run, dataset=Ramps(), device="cpu", on_step=_slowly)
     else:

@@ -62,6 +62,11 @@ def rank() -> int:
     return torch_dist.get_rank() if torch_dist.is_initialized() else 0
 
 
+def restarted() -> bool:
+    """Whether torchrun started these processes anew after it had lost one."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def first() -> bool:
     """Whether this is the process that writes files and speaks."""
     return rank() == 0

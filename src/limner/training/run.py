@@ -43,6 +43,7 @@ from limner.training.evaluation import Evaluations
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.state import clean, load_state, save_state
+from limner.training.torch_errors import is_lost_process
 from limner.training.validation import Validation, no_better, with_held_out
 
 RECIPE_FILE = "recipe.toml"
@@ -78,12 +79,14 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
     """
     run = Path(run)
+    recipe = recipe.effective()
+    recipe = replace(recipe, data=with_held_out(recipe.data, recipe.options()))
     if (run / RECIPE_FILE).exists():
+        if processes.restarted() and Recipe.read(run / RECIPE_FILE) == recipe:
+            return resume(run, device=device, dataset=dataset, on_step=on_step)
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
-    recipe = recipe.effective()
-    recipe = replace(recipe, data=with_held_out(recipe.data, recipe.options()))
     return _begin(recipe, run, device, dataset, on_step)
 
 
@@ -216,6 +219,13 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
     processes.join(place)
     try:
         yield place
+    except RuntimeError as error:
+        if processes.size() == 1 or not is_lost_process(error):
+            raise
+        raise LimnerError(
+            "another process of this training was lost; under torchrun --max-restarts=3 it goes on "
+            "from the last state by itself; now type: limner resume RUN"
+        ) from None
     finally:
         torch.set_num_threads(threads)
 

@@ -1,11 +1,17 @@
 """What torch's errors mean, which it says in words alone."""
 
 import torch
+import torch.distributed
 
 
 def differentiates_twice(error: RuntimeError) -> bool:
     """Whether a compiled network was asked for gradients of gradients."""
     return any(words in str(error) for words in ("double backward", "donated buffer"))
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether another process, with which this one works, is gone."""
+    return isinstance(error, torch.distributed.DistBackendError) or "gloo" in str(error)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
