@@ -30,7 +30,8 @@ FLOORS = (
     ("autoregressive", "autoencoders", "gans", "flows", "diffusion"),
     ("evaluate",),
     ("training",),
-    ("testing", "commands"),
+    ("testing",),
+    ("commands",),
     ("studio",),
 )
 """The rooms of the house: one imports only from floors below its own, and no family another."""

@@ -1,12 +1,24 @@
 """`limner doctor`: what this machine has, and remedies for what is missing."""
 
+from typing import Annotated
+
 import typer
 
 from limner.commands.arguments import AsJson, print_json
+from limner.contract.errors import LimnerError
 
 
-def doctor_command(as_json: AsJson = False) -> None:
+def doctor_command(
+    gpu: Annotated[
+        bool,
+        typer.Option("--gpu", help="Compare all models on the GPU with the CPU."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Look at this machine: versions, cores, speed, data, and what to do about what is missing."""
+    if gpu:
+        _compare_with_cpu()
+        return
     from limner.commands.examination import examine
 
     report = examine()
@@ -15,4 +27,27 @@ def doctor_command(as_json: AsJson = False) -> None:
     else:
         typer.echo(report.text())
     if not report.healthy:
+        raise typer.Exit(1)
+
+
+def _compare_with_cpu() -> None:
+    """Print the table of `limner.testing.on_device`.
+
+    Raises:
+        LimnerError: torch sees no GPU.
+    """
+    import torch
+
+    from limner.runtime.progress import say
+    from limner.testing.on_device import machine, rows, speeds, table
+
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        raise LimnerError("torch sees no GPU here; type limner doctor, which looks at the rest")
+    found = []
+    for row in rows(device):
+        say(f"{row.model}: {'as on the CPU' if row.sound else 'not as on the CPU'}")
+        found.append(row)
+    typer.echo("\n\n".join([machine(device), table(found), speeds(device)]))
+    if not all(row.sound for row in found):
         raise typer.Exit(1)

@@ -1,0 +1,186 @@
+"""Whether a device computes what the CPU does, and how quickly: a table fit for an issue report.
+
+Each registered model, tiny and with random weights, is asked on both for the same pictures, in
+levels of 0 .. 255, and for its first training step, whose first loss is compared. On the device,
+training is stopped, restored and compared with one that was not. Last come the images that one
+U-Net trains on, and paints, in a second.
+"""
+
+import copy
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec, to_uint8
+from limner.contract.model import GenerativeModel, Learner
+from limner.contract.registry import Entry, build, models
+from limner.evaluate.tables import markdown
+from limner.nn.precision import has_bfloat16
+from limner.testing.cases import Case, asked_of, cases, painted, toy_data
+from limner.training.loop import Loop
+from limner.training.options import TrainOptions
+
+FURTHEST_LEVELS = 8
+FURTHEST_LOSS = 0.01
+"""What float32 on another device may differ by: levels of a pixel, and the share of a loss."""
+_CPU = torch.device("cpu")
+_SIDE, _BATCH, _SECONDS = 32, 64, 3.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one model did on the device.
+
+    Args:
+        model: its registered name.
+        levels: the most that a pixel differs by from the CPU's; None for one that paints nothing.
+        loss: the share by which the first loss differs.
+        resumes: whether a restored training went on as the other one did.
+        error: what it broke down with, if it did.
+    """
+
+    model: str
+    levels: int | None = None
+    loss: float = 0.0
+    resumes: bool = True
+    error: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is out of order."""
+        near = (self.levels or 0) <= FURTHEST_LEVELS and self.loss <= FURTHEST_LOSS
+        return near and self.resumes and not self.error
+
+    def cells(self) -> tuple[str, ...]:
+        """Its line of the table."""
+        if self.error:
+            return (f"! {self.model}", self.error, "", "")
+        levels = "-" if self.levels is None else str(self.levels)
+        mark = "" if self.sound else "! "
+        return (mark + self.model, levels, f"{self.loss:.1e}", "yes" if self.resumes else "no")
+
+
+def compare(of: Entry, device: torch.device) -> Row:
+    """One model on the device and on the CPU, on the first data that it takes."""
+    case = cases(of)[0]
+    try:
+        levels = None
+        if issubclass(of.model, GenerativeModel):
+            levels = _levels_apart(case, device)
+        there, here = (_loop(case, where) for where in (device, _CPU))
+        losses = [_first_loss(loop.advance()) for loop in (there, here)]
+        loss = abs(losses[0] - losses[1]) / max(abs(losses[1]), 1e-3)
+        return Row(of.name, levels, loss, _resumes(case, there, device))
+    except (RuntimeError, TypeError, LimnerError) as error:
+        return Row(of.name, error=str(error).strip().splitlines()[0][:100])
+
+
+def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[Row]:
+    """One model after the other: the named ones, or all."""
+    with _exact():
+        for name, of in models().items():
+            if not names or name in names:
+                yield compare(of, device)
+
+
+def table(found: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    head = ("model", "levels apart", "loss apart", "resumes")
+    return "\n".join(markdown([head, *(row.cells() for row in found)]))
+
+
+def machine(device: torch.device) -> str:
+    """What it was measured on."""
+    parts = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        size = f"{card.total_memory / 2**30:.0f} GiB"
+        parts += [f"{card.name}, {size}", f"CUDA {torch.version.cuda}"]
+    else:
+        parts.append(f"device {device}")
+    return ", ".join(parts)
+
+
+def speeds(device: torch.device, seconds: float = _SECONDS) -> str:
+    """Images a second that a U-Net of 32 x 32 pictures trains on and paints, by precision."""
+    dtypes = ["float32", *(["bfloat16"] if has_bfloat16(device) else [])]
+    spec = ImageSpec(3, _SIDE, _SIDE)
+    head = ("flow-matching, 32 x 32, channels 64, 128", *dtypes)
+    trained, drawn = ["training, images a second"], ["painting in 20 steps, images a second"]
+    for dtype in dtypes:
+        options = TrainOptions(batch=_BATCH, dtype=dtype)  # pyright: ignore[reportArgumentType]
+        model = build("flow-matching", spec, channels=(64, 128))
+        loop = Loop(model, lambda first, n: toy_data(spec, first, n), options, device)
+        trained.append(f"{_rate(lambda loop=loop: loop.advance(), seconds, device):,.0f}")
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            drawn.append(f"{_rate(lambda m=loop.average: _paint(m), seconds, device):,.0f}")
+    return "\n".join(markdown([head, tuple(trained), tuple(drawn)]))
+
+
+def _levels_apart(case: Case, device: torch.device) -> int:
+    model = case.ready()
+    other = copy.deepcopy(model).to(device)
+    c = asked_of(model, 3)
+    here, there = painted(model, 3, c), painted(other, 3, c.to(device)).cpu()
+    return int((to_uint8(here).int() - to_uint8(there).int()).abs().max())
+
+
+def _loop(case: Case, device: torch.device) -> Loop:
+    options = TrainOptions(steps=8, batch=4, lr=1e-3, ema=0.9)
+    loop = Loop(case.build(), lambda first, n: toy_data(case.spec, first, n), options, device)
+    loop.prepare()
+    return loop
+
+
+def _first_loss(logs: dict[str, float]) -> float:
+    return next(value for name, value in logs.items() if name.endswith("loss"))
+
+
+def _resumes(case: Case, loop: Loop, device: torch.device) -> bool:
+    """Whether two loops are alike, one of which goes on from the other's state."""
+    other = _loop(case, device)
+    other.restore(loop.state())
+    loop.advance()
+    other.advance()
+    weights = zip(loop.model.parameters(), other.model.parameters())
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in weights)
+
+
+def _paint(model: Learner) -> None:
+    assert isinstance(model, GenerativeModel)
+    model.sample(_BATCH, steps=20)
+
+
+def _rate(work: Callable[[], object], seconds: float, device: torch.device) -> float:
+    """Batches of images a second, after a first one that is not counted."""
+    work()
+    _wait_for(device)
+    count, started = 0, time.perf_counter()
+    while not count or time.perf_counter() - started < seconds:
+        work()
+        _wait_for(device)
+        count += 1
+    return count * _BATCH / (time.perf_counter() - started)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Products of CUDA, convolutions among them, in all digits of float32."""
+    cudnn = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with cudnn:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

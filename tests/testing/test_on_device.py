@@ -1,0 +1,62 @@
+"""A device beside the CPU: here the CPU itself, and one that is made to err."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limner.commands.app import app
+from limner.contract.errors import LimnerError
+from limner.contract.registry import entry
+from limner.testing import on_device
+from limner.testing.on_device import Row, compare, rows, speeds, table
+
+CPU = torch.device("cpu")
+
+
+def test_the_cpu_is_as_the_cpu():
+    found = list(rows(CPU, ["gan", "lenet"]))
+    assert found == [Row("gan", 0), Row("lenet")]
+    assert all(row.sound for row in found)
+    assert "| lenet | - | 0.0e+00 | yes |" in table(found)
+
+
+def test_a_device_that_errs_is_marked(monkeypatch: pytest.MonkeyPatch):
+    """The second model of each pair is the one on the device."""
+    built: list[nn.Module] = []
+    to = nn.Module.to
+
+    def erring(self: nn.Module, *given: object, **named: object) -> nn.Module:
+        if given == (CPU,) and not built:
+            built.append(self)
+            with torch.no_grad():
+                for p in self.parameters():
+                    p.mul_(1.5)
+        return to(self, *given, **named)
+
+    monkeypatch.setattr(nn.Module, "to", erring)
+    row = compare(entry("gan"), CPU)
+    assert not row.sound and row.levels is not None and row.levels > on_device.FURTHEST_LEVELS
+    assert table([row]).splitlines()[-1].startswith("| ! gan |")
+
+
+def test_what_a_device_lacks_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch):
+    def lacking(*given: Tensor) -> Tensor:
+        raise RuntimeError("'aten::conv2d' is not there\nmore words")
+
+    monkeypatch.setattr(on_device, "painted", lacking)
+    row = compare(entry("gan"), CPU)
+    assert row.error == "'aten::conv2d' is not there" and not row.sound
+    assert "aten::conv2d" in table([row])
+
+
+def test_speeds_are_above_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(on_device, "_SIDE", 8)
+    monkeypatch.setattr(on_device, "_BATCH", 1)
+    lines = speeds(CPU, 0.0).splitlines()
+    assert lines[2].startswith("| training") and float(lines[2].split("|")[2]) > 0
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(LimnerError, match="torch sees no GPU here"):
+        app(["doctor", "--gpu"])
