@@ -1,11 +1,12 @@
 """A wrong option is one line that says what to type instead."""
 
 import json
-from typing import Literal, TypedDict, Unpack
+from typing import Annotated, Literal, TypedDict, Unpack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from limner.contract.errors import LimnerError
 from limner.contract.options import (
@@ -67,6 +68,24 @@ def test_shared_options_are_options_as_a_functions_own_are():
         validated(walk, {"stesp": 3}, skip=("n",))
     with pytest.raises(LimnerError, match="option eta=2: input should be less than or equal to 1"):
         validated(walk, {"eta": 2}, skip=("n",))
+
+
+class Sizes(TypedDict, total=False):
+    width: Annotated[Count, Field(default=8)]
+    rate: Annotated[Share, Field(default=0.0)]
+
+
+def build(spec: int, *, deep: bool = False, **sizes: Unpack[Sizes]) -> None:
+    del spec, deep, sizes
+
+
+def test_a_shared_option_may_have_a_default():
+    assert validated(build, {"rate": 1}, skip=("spec",)) == {"width": 8, "rate": 1.0, "deep": False}
+    assert validated(build, {}, skip=("spec",))["rate"] == 0.0
+    known = json_schema(build, skip=("spec",))["properties"]
+    assert known["width"] == {"default": 8, "minimum": 1, "title": "Width", "type": "integer"}
+    with pytest.raises(LimnerError, match="width=0: input should be greater"):
+        validated(build, {"width": 0}, prefix="model.", skip=("spec",))
 
 
 def test_a_number_by_itself_is_that_of_a_single_layer():

@@ -303,7 +303,7 @@ def test_it_is_the_controlnet_of_diffusers_where_shapes_allow():
 
     torch.manual_seed(0)
     spec, widths = ImageSpec(3, 16, 16), (8, 16)
-    network = PlainUNet(spec, widths, blocks=2, attention=0)
+    network = PlainUNet(spec, widths, blocks=2, attention=0, dropout=0.0)
     control = Control(shaken(network), 2, halvings=0)  # pyright: ignore
     shaken(control)
     theirs = ControlNetModel(

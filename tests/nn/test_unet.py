@@ -1,6 +1,7 @@
 """The U-Net and its parts: what they are at first, what they see, and what they refuse."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
+from limner.contract.options import json_schema, shared_options
+from limner.contract.registry import models
 from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
 from limner.nn.doubling import upsample_conv
 from limner.nn.embed import sinusoidal
 from limner.nn.residual import ResidualBlock
-from limner.nn.unet import UNet
+from limner.nn.unet import PatchOptions, UNet
 
 SPEC = ImageSpec(3, 8, 8, labels=("a", "b", "c"), hint=ImageSpec(1, 4, 4))
 
@@ -29,6 +32,12 @@ def awake(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
+def unet(spec: ImageSpec, channels: tuple[int, ...], **changes: Any) -> UNet:
+    """A U-Net with one block at each resolution, attention at the coarsest, and patches."""
+    usual: dict[str, Any] = {"blocks": 1, "attention": 1, "patch": 2, "dropout": 0.0}
+    return UNet(spec, channels, **usual | changes)
+
+
 def asked(n: int, label: int = 1) -> Condition:
     return Condition(label=torch.full((n,), label), image=torch.rand(n, 1, 4, 4) * 2 - 1)
 
@@ -37,7 +46,7 @@ def asked(n: int, label: int = 1) -> Condition:
 @pytest.mark.parametrize("channels", [(8,), (8, 12), (8, 16, 24)])
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_its_output_is_0_at_first_and_picture_shaped_later(patch, channels, blocks):
-    network = UNet(SPEC, channels, blocks, attention=1, patch=patch)
+    network = unet(SPEC, channels, blocks, attention=1, patch=patch)
     x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), asked(2)
     assert torch.equal(network(x, label, c), torch.zeros_like(x))
     y = awake(network)(x, label, c)
@@ -46,7 +55,7 @@ def test_its_output_is_0_at_first_and_picture_shaped_later(patch, channels, bloc
 
 
 def test_every_weight_of_an_awake_network_gets_a_gradient():
-    network = awake(UNet(SPEC, (8, 16), blocks=2, attention=2, dropout=0.1))
+    network = awake(unet(SPEC, (8, 16), blocks=2, attention=2, dropout=0.1))
     c = Condition(label=torch.tensor([0, 1, 2, -1]), image=asked(4).image)
     network(torch.randn(4, 3, 8, 8), torch.rand(4) * 1000, c).square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -54,7 +63,7 @@ def test_every_weight_of_an_awake_network_gets_a_gradient():
 
 
 def test_each_picture_is_its_own():
-    network = awake(UNet(SPEC, (8, 16))).eval()
+    network = awake(unet(SPEC, (8, 16))).eval()
     x, label, c = torch.randn(3, 3, 8, 8), torch.tensor([3.0, 400.0, 900.0]), asked(3)
     whole = network(x, label, c)
     for i in range(3):
@@ -63,7 +72,7 @@ def test_each_picture_is_its_own():
 
 
 def test_time_class_and_image_matter_and_their_absence_has_its_own_meaning():
-    network = awake(UNet(SPEC, (8, 16))).eval()
+    network = awake(unet(SPEC, (8, 16))).eval()
     x, label, c = torch.randn(1, 3, 8, 8), torch.tensor([400.0]), asked(1)
     plain = network(x, label, c)
     others = [
@@ -80,7 +89,7 @@ def test_time_class_and_image_matter_and_their_absence_has_its_own_meaning():
 
 
 def test_a_null_condition_is_no_condition():
-    network = awake(UNet(SPEC, (8, 16))).eval()
+    network = awake(unet(SPEC, (8, 16))).eval()
     x, label = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0])
     nothing = network(x, label, Condition())
     assert torch.equal(network(x, label, asked(2).null()), nothing)
@@ -102,7 +111,7 @@ def test_patches_are_put_back_where_they_were():
     x = torch.randn(2, 3, 8, 12)
     for patch in (1, 2, 4):
         assert torch.equal(F.pixel_shuffle(F.pixel_unshuffle(x, patch), patch), x)
-    network = UNet(SPEC, (12,), attention=0, patch=2)
+    network = unet(SPEC, (12,), attention=0, patch=2)
     with torch.no_grad():  # straight through: enter and leave copy, blocks are the identity
         for layer in (network.conv_in, network.conv_out):
             torch.nn.init.zeros_(layer.weight)
@@ -183,7 +192,7 @@ def test_the_embedding_of_a_number_is_diffusers(dim):
 
 def test_a_picture_that_cannot_be_halved_is_refused_with_a_way_out():
     with pytest.raises(LimnerError, match=r"multiples of 8 \(data.size=16"):
-        UNet(ImageSpec(1, 10, 12), (8, 16, 32))
+        unet(ImageSpec(1, 10, 12), (8, 16, 32))
 
 
 def test_the_forward_derivative_of_a_convolution_by_rows_is_the_librarys():
@@ -207,7 +216,7 @@ def test_the_forward_derivative_of_a_convolution_by_rows_is_the_librarys():
 
 def test_a_networks_forward_derivative_is_the_limit_of_differences():
     spec = ImageSpec(3, 8, 8, labels=("a", "b", "c"))
-    network = awake(UNet(spec, (8, 12))).double().eval()
+    network = awake(unet(spec, (8, 12))).double().eval()
     x, u = torch.randn(2, 2, 3, 8, 8).double()
     t, c = torch.tensor([300.0, 20.0]).double(), Condition(label=torch.tensor([0, 2]))
 
@@ -220,3 +229,13 @@ def test_a_networks_forward_derivative_is_the_limit_of_differences():
         wide = F(x + h * u, t + h) - F(x - h * u, t - h)
     # the embedding of time gives float32 numbers
     torch.testing.assert_close(along, wide / (2 * h), rtol=1e-2, atol=1e-2)
+
+
+def test_models_share_its_options_with_bounds_and_defaults():
+    sharing = [of for of in models().values() if shared_options(of.model) is PatchOptions]
+    assert {"edm", "flow-matching", "shortcut"} <= {of.name for of in sharing}
+    for of in sharing:
+        known = json_schema(of.model, skip=("spec",))["properties"]
+        assert known["channels"]["default"] == [64, 128]
+        assert known["patch"] == {"default": 2, "minimum": 1, "title": "Patch", "type": "integer"}
+        assert known["dropout"]["exclusiveMaximum"] == 1

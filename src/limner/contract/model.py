@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Blend, Noise
-from limner.contract.options import plain, validated
+from limner.contract.options import option_names, plain, validated
 
 Part = Literal["labels", "text", "hint"]
 _PARTS: dict[Part, str] = {
@@ -58,7 +58,9 @@ class Turn(NamedTuple):
 
 def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
     """Say what to type where a constructor wants another model and got none."""
-    parameter = inspect.signature(init).parameters[name]
+    parameter = inspect.signature(init).parameters.get(name)
+    if parameter is None:  # an option that several models share
+        return
     wanted = isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Learner)
     absent = name not in given and parameter.default is parameter.empty
     if wanted and (absent or not isinstance(given.get(name, parameter.default), Learner | None)):
@@ -83,7 +85,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         if type(self).__init__ is not recorded:  # a base class's constructor, called by a subclass
             init(self, spec, *args, **kwargs)
             return
-        names = list(inspect.signature(init).parameters)[2:]
+        names = [name for name in option_names(init) if name not in ("self", "spec")]
         if len(args) > len(names):
             raise LimnerError(f"{type(self).__name__} takes {len(names)} options, not {len(args)}")
         given = dict(zip(names, args)) | kwargs

@@ -1,7 +1,7 @@
 """Options are a function's own arguments: validated, described, and read from `key=value`.
 
 Options that several functions take are written once, as a `TypedDict` with `total=False`, and taken
-as `**options: Unpack[...]`; one that is left out is None.
+as `**options: Unpack[...]`. One that is left out has its `Field(default=...)`, or else is None.
 """
 
 import inspect
@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from limner.contract.errors import LimnerError, unknown
@@ -75,7 +76,9 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
     parameters = inspect.signature(function).parameters.values()
     shared = shared_options(function)
     hints = get_type_hints(shared, include_extras=True) if shared else {}
-    fields: dict[str, Any] = {name: (of, None) for name, of in hints.items() if name not in skip}
+    fields: dict[str, Any] = {
+        name: (of, _shared_default(of)) for name, of in hints.items() if name not in skip
+    }
     for p in parameters:
         if p.name in skip or p.name == "self" or p.kind in _BARE:
             continue
@@ -83,6 +86,12 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
         fields[p.name] = (annotation, ... if p.default is p.empty else p.default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(getattr(function, "__qualname__", "Options"), __config__=config, **fields)
+
+
+def _shared_default(annotation: Any) -> Any:
+    """The default of a shared option, which stands in its annotation."""
+    field = FieldInfo.from_annotation(annotation)
+    return None if field.is_required() else field.default
 
 
 def _shown(value: object) -> str:

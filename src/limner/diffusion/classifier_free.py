@@ -17,17 +17,19 @@ the picture, where the paper's go on to u = 0: the greatest l is so far from the
 multistep solvers, which share these times, would miss.
 """
 
+from typing import Unpack
+
 import torch
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, Rate, Share, Widths
+from limner.contract.options import Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.denoisers import PREDICTIONS, Estimate, Parametrisation, Prediction
 from limner.maths.schedules import LogSNR, Times
-from limner.nn.unet import UNet
+from limner.nn.unet import PatchOptions, UNet
 
 
 @register(
@@ -42,11 +44,11 @@ class ClassifierFree(FlowLikelihood):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
         least, greatest: the log signal-to-noise ratio's ends.
         variance: v, of a reverse step: from the least that can be right, 0, to the largest, 1.
         prediction: what the network is asked for.
         condition_dropout: how often training hides the condition, the paper's p_uncond.
+        unet: see `PatchOptions`.
 
     Raises:
         LimnerError: least is not below greatest.
@@ -58,20 +60,16 @@ class ClassifierFree(FlowLikelihood):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
-        patch: Count = 2,
-        dropout: Rate = 0.0,
         least: float = -20.0,
         greatest: float = 20.0,
         variance: Share = 0.3,
         prediction: Prediction = "epsilon",
         condition_dropout: Share = 0.1,
+        **unet: Unpack[PatchOptions],
     ) -> None:
         if not least < greatest:
             raise LimnerError(f"model.least={least:g} must be below model.greatest={greatest:g}")
-        network = UNet(spec, channels, blocks, attention, patch, dropout)
+        network = UNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
         self.schedule, self.variance = LogSNR(least, greatest), variance
         self.prediction: Prediction = prediction

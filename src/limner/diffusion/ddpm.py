@@ -23,7 +23,7 @@ sampling visits 250 of the 1,000 steps unless told otherwise.
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float, Float64
@@ -35,7 +35,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, NonNegative, Positive, Rate, Share, Widths
+from limner.contract.options import Count, NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion import probability_flow
 from limner.diffusion.denoising_model import DenoisingModel, errors_by_time
@@ -59,7 +59,7 @@ from limner.maths.schedules import (
     zero_terminal,
 )
 from limner.nn.plain_unet import PlainUNet
-from limner.nn.unet import UNet
+from limner.nn.unet import UNet, UNetOptions
 
 _BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 Way = Literal["chain", "flow"]
@@ -92,7 +92,6 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, dropout: of the network.
         patch: of the network on patches, 2 by default.
         T: how many steps destroy a picture.
         schedule: how the noise of the steps grows; `vdm` is the model that learns it.
@@ -109,6 +108,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         min_snr: the greatest weight of x_hat's error in the loss, in place of alpha^2 / sigma^2,
             as 5: times of little noise do not outweigh the others (Hang et al., 2023,
             arXiv:2303.09556); None leaves the loss of F as it is.
+        unet: see `UNetOptions`.
     """
 
     default_sampler = "ancestral"
@@ -118,11 +118,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
         patch: Count | None = None,
-        dropout: Rate = 0.0,
         T: Count = 1000,
         schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
         terminal: bool = False,
@@ -132,14 +128,15 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         condition_dropout: Share = 0.1,
         network: Literal["patches", "plain"] = "patches",
         min_snr: Positive | None = None,
+        **unet: Unpack[UNetOptions],
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)
         if network == "plain":
             if (patch or 1) > 1:
                 raise LimnerError("the plain U-Net works on pixels; leave model.patch out")
-            F = PlainUNet(spec, channels, blocks, attention, dropout, out)
+            F = PlainUNet(spec, **unet, out=out)
         else:
-            F = UNet(spec, channels, blocks, attention, patch or 2, dropout, out)
+            F = UNet(spec, **unet, patch=patch or 2, out=out)
         super().__init__(spec, F, condition_dropout)
         betas = _BETAS[schedule](T)
         if terminal:

@@ -16,17 +16,18 @@ U-Net works on 2 x 2 patches.
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Unpack
 
 import torch
 
 from limner.contract.image import Batch, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, Positive, Rate, Share, Widths
+from limner.contract.options import Positive, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.denoisers import Parametrisation, edm
 from limner.maths.schedules import Times, VarianceExploding
-from limner.nn.unet import UNet
+from limner.nn.unet import PatchOptions, UNet
 
 _MEASURED_BATCHES = 16
 
@@ -48,11 +49,11 @@ class EDM(FlowLikelihood):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
         sigma_data: the standard deviation of the pictures' values; measured on the data when not
             given.
         mean, deviation: of ln sigma in training (the paper's P_mean and P_std).
         condition_dropout: how often training hides the condition.
+        unet: see `PatchOptions`.
     """
 
     default_sampler = "heun"
@@ -62,17 +63,13 @@ class EDM(FlowLikelihood):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
-        patch: Count = 2,
-        dropout: Rate = 0.0,
         sigma_data: Positive | None = None,
         mean: float = -1.2,
         deviation: Positive = 1.2,
         condition_dropout: Share = 0.1,
+        **unet: Unpack[PatchOptions],
     ) -> None:
-        network = UNet(spec, channels, blocks, attention, patch, dropout)
+        network = UNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
         self.schedule = VarianceExploding()
         self.measure = sigma_data is None

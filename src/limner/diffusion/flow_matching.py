@@ -16,7 +16,7 @@ arXiv:2302.00482, algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but o
 are of the same thing, for else the noise would tell what a picture is of.
 """
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from jaxtyping import Float
@@ -24,14 +24,14 @@ from torch import Tensor
 
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, Rate, Share, Widths
+from limner.contract.options import Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.assignment import assignment
 from limner.maths.denoisers import Parametrisation, flow
 from limner.maths.flow_likelihood import log_density
 from limner.maths.schedules import LinearPath, Times
-from limner.nn.unet import UNet
+from limner.nn.unet import PatchOptions, UNet
 
 
 def _uniform(noise: Noise) -> Times:
@@ -62,12 +62,12 @@ class FlowMatching(FlowLikelihood):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
         time: the law of t in training: logit-normal, which looks most at the middle of the way and
             paints better, or uniform, as in the papers above, whose likelihoods it is needed for.
         pairing: of pictures and noise in a training batch: each picture has noise of its own, or
             that which is nearest for all together.
         condition_dropout: how often training hides the condition.
+        unet: see `PatchOptions`.
     """
 
     default_sampler = "heun"
@@ -76,16 +76,12 @@ class FlowMatching(FlowLikelihood):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
-        patch: Count = 2,
-        dropout: Rate = 0.0,
         time: Literal["uniform", "logit-normal"] = "logit-normal",
         pairing: Literal["independent", "optimal"] = "independent",
         condition_dropout: Share = 0.1,
+        **unet: Unpack[PatchOptions],
     ) -> None:
-        network = UNet(spec, channels, blocks, attention, patch, dropout)
+        network = UNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
         self.schedule = LinearPath()
         self.time = time

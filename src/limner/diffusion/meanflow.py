@@ -24,7 +24,7 @@ mean over the numbers of a picture, so that it means the same for pictures of ev
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import torch
 from pydantic import Field
@@ -36,7 +36,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
+from limner.contract.options import NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
@@ -52,6 +52,7 @@ from limner.maths.denoisers import (
 from limner.maths.samplers import SAMPLERS
 from limner.maths.schedules import LinearPath, Times
 from limner.nn.span_unet import SpanUNet
+from limner.nn.unet import PatchOptions
 from limner.nn.weight_average import without_dropout
 
 _MEAN, _DEVIATION = -0.4, 1.0  # of logit t, table 1d
@@ -78,11 +79,11 @@ class MeanFlow(DenoisingModel):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
         share: of the pictures, those with r != t.
         scale: w, guidance within training; 1 is none.
         power: p of the adaptive weight; 0 is the plain squared error.
         condition_dropout: how often training hides the condition.
+        unet: see `PatchOptions`.
     """
 
     default_sampler = "euler"
@@ -92,17 +93,13 @@ class MeanFlow(DenoisingModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
-        patch: Count = 2,
-        dropout: Rate = 0.0,
         share: Share = 0.25,
         scale: Annotated[float, Field(ge=1, le=100)] = 2.0,
         power: NonNegative = 1.0,
         condition_dropout: Share = 0.1,
+        **unet: Unpack[PatchOptions],
     ) -> None:
-        network = SpanUNet(spec, channels, blocks, attention, patch, dropout)
+        network = SpanUNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
         self.schedule = LinearPath()
         self.share, self.scale, self.power = share, scale, power

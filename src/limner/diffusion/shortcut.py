@@ -20,7 +20,7 @@ transformer; a number of steps that is not a power of two takes halves of the la
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, Rate, Share, Widths
+from limner.contract.options import Rate, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
@@ -47,6 +47,7 @@ from limner.maths.denoisers import (
 from limner.maths.samplers import SAMPLERS
 from limner.maths.schedules import LinearPath, Times
 from limner.nn.span_unet import SpanUNet
+from limner.nn.unet import PatchOptions
 from limner.nn.weight_average import WeightAverage
 
 _HALVINGS = 7  # of the longest step; the shortest is 1/128
@@ -73,11 +74,11 @@ class Shortcut(DenoisingModel):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
         share: of the pictures, those that learn a longer step from two shorter ones.
         scale: guidance of the shortest steps, from which all the others learn; 1 is none.
         decay: of the average of the weights that makes these targets.
         condition_dropout: how often training hides the condition.
+        unet: see `PatchOptions`.
     """
 
     default_sampler = "euler"
@@ -87,17 +88,13 @@ class Shortcut(DenoisingModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
-        patch: Count = 2,
-        dropout: Rate = 0.0,
         share: Share = 0.25,
         scale: Annotated[float, Field(ge=0, le=100)] = 1.5,
         decay: Rate = 0.999,
         condition_dropout: Share = 0.1,
+        **unet: Unpack[PatchOptions],
     ) -> None:
-        network = SpanUNet(spec, channels, blocks, attention, patch, dropout)
+        network = SpanUNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
         self.schedule = LinearPath()
         self.share, self.scale = share, scale

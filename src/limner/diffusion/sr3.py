@@ -34,7 +34,7 @@ from torch import Tensor
 
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, NonNegative, Rate, Share, Widths
+from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.contract.upscaling import Tiles, Upscales, check_small, resize
 from limner.diffusion.cascade import augmentation_level, augmented
@@ -42,7 +42,7 @@ from limner.diffusion.denoising_model import DenoisingModel, Example
 from limner.diffusion.sampling import WalkOptions
 from limner.maths.denoisers import Estimate, Parametrisation, Wrapped, epsilon
 from limner.maths.schedules import DiscreteSchedule, Times, linear_betas
-from limner.nn.unet import UNet
+from limner.nn.unet import PatchOptions, UNet
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class SR3(DenoisingModel, Upscales):
 
     Args:
         spec: what the images are; their `hint` is the small picture.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
         T: how many steps destroy a picture.
         augmentation: the largest deviation of the noise on the small picture in training.
         words_dropout: how often training hides label and caption; the small picture, never.
+        unet: see `PatchOptions`.
     """
 
     condition_dropout = 0.0
@@ -84,19 +84,15 @@ class SR3(DenoisingModel, Upscales):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
-        patch: Count = 2,
-        dropout: Rate = 0.0,
         T: Count = 2000,
         augmentation: NonNegative = 0.0,
         words_dropout: Share = 0.1,
+        **unet: Unpack[PatchOptions],
     ) -> None:
         check_small(spec)
         assert spec.hint is not None
         told = replace(spec.hint, channels=spec.hint.channels + 1) if augmentation else spec.hint
-        network = UNet(replace(spec, hint=told), channels, blocks, attention, patch, dropout)
+        network = UNet(replace(spec, hint=told), **unet)
         super().__init__(spec, network, 0.0)
         self.schedule, self.T = NoiseLevels(linear_betas(T)), T
         self.augmentation = augmentation

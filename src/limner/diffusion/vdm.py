@@ -18,7 +18,7 @@ patches; the last step of a sampler returns x_hat, in place of a draw of z_0 and
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +30,12 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, Rate, Share, Widths
+from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Parametrisation, epsilon, per_image
 from limner.maths.schedules import LogSNR, Times
-from limner.nn.unet import UNet
+from limner.nn.unet import PatchOptions, UNet
 
 _TERMS = 8  # times at which a likelihood looks at each picture
 _REACH = 16  # deviations of z_0 beyond which a level is none that it could have come from
@@ -122,10 +122,10 @@ class VDM(DenoisingModel, LikelihoodModel):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
         start, end: g(0) and g(1) before training; g rises.
         hidden: width of the monotone network.
         condition_dropout: how often training hides the condition.
+        unet: see `PatchOptions`.
 
     Raises:
         LimnerError: start is not below end.
@@ -138,21 +138,17 @@ class VDM(DenoisingModel, LikelihoodModel):
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: Count = 1,
-        attention: Natural = 1,
-        patch: Count = 2,
-        dropout: Rate = 0.0,
         start: float = -13.3,
         end: float = 5.0,
         hidden: Count = 256,
         condition_dropout: Share = 0.0,
+        **unet: Unpack[PatchOptions],
     ) -> None:
         if not start < end:
             raise LimnerError(
                 f"model.start={start:g} is the least noise, and must be below model.end={end:g}"
             )
-        network = UNet(spec, channels, blocks, attention, patch, dropout)
+        network = UNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
         self.way = Way(hidden)
         self.bounds = nn.Parameter(torch.tensor([start, end], dtype=torch.float64))

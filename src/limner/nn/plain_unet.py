@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
-from limner.contract.options import Widths
 from limner.nn.condition import Conditioner, Signal
 from limner.nn.doubling import upsample_conv
 from limner.nn.embed import NumberEmbedding
@@ -71,20 +70,18 @@ class PlainUNet(PlainEncoder):
 
     Args:
         spec: what the images are.
-        channels: of each resolution, finest first; each further one halves height and width.
-        blocks: residual blocks at each resolution of the encoder; the decoder has one more.
-        attention: how many of the coarsest resolutions have attention.
-        dropout: in the residual blocks.
+        channels, blocks, attention, dropout: see `UNetOptions`; the decoder has one block more at
+            each resolution.
         out: channels of the output; as many as the picture's unless given.
     """
 
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: int = 1,
-        attention: int = 1,
-        dropout: float = 0.0,
+        channels: tuple[int, ...],
+        blocks: int,
+        attention: int,
+        dropout: float,
         out: int | None = None,
     ) -> None:
         super().__init__()

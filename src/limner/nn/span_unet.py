@@ -1,12 +1,13 @@
 """A U-Net that is told the length of a step besides the time at which it begins."""
 
+from typing import Unpack
+
 from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.image import Condition, ImageSpec
-from limner.contract.options import Widths
 from limner.nn.embed import NumberEmbedding
-from limner.nn.unet import UNet
+from limner.nn.unet import PatchOptions, UNet
 
 
 class SpanUNet(UNet):
@@ -16,20 +17,12 @@ class SpanUNet(UNet):
 
     Args:
         spec: what the images are.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
+        unet: see `PatchOptions`.
     """
 
-    def __init__(
-        self,
-        spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: int = 1,
-        attention: int = 1,
-        patch: int = 2,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(spec, channels, blocks, attention, patch, dropout)
-        self.span = NumberEmbedding(4 * channels[0])
+    def __init__(self, spec: ImageSpec, **unet: Unpack[PatchOptions]) -> None:
+        super().__init__(spec, **unet)
+        self.span = NumberEmbedding(4 * self.conv_in.out_channels)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -2,21 +2,49 @@
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
-from limner.contract.options import Widths
+from limner.contract.options import Count, Natural, Rate, Widths
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner, Signal
 from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
+
+
+class UNetOptions(TypedDict, total=False):
+    """What models with a U-Net let a person choose of it.
+
+    Args:
+        channels: of each resolution, finest first; each further one halves height and width.
+        blocks: residual blocks at each resolution, in the encoder and again in the decoder.
+        attention: how many of the coarsest resolutions have attention.
+        dropout: in the residual blocks.
+    """
+
+    channels: Annotated[Widths, Field(default=(64, 128))]
+    blocks: Annotated[Count, Field(default=1)]
+    attention: Annotated[Natural, Field(default=1)]
+    dropout: Annotated[Rate, Field(default=0.0)]
+
+
+class PatchOptions(UNetOptions, total=False):
+    """What models with a U-Net on patches, `UNet`, let a person choose of it.
+
+    Args:
+        channels, blocks, attention, dropout: see `UNetOptions`.
+        patch: the side of the blocks that become channels.
+    """
+
+    patch: Annotated[Count, Field(default=2)]
 
 
 class Stage(nn.Module):
@@ -150,22 +178,18 @@ class UNet(Encoder):
 
     Args:
         spec: what the images are.
-        channels: of each resolution, finest first; each further one halves height and width.
-        blocks: residual blocks at each resolution, in the encoder and again in the decoder.
-        attention: how many of the coarsest resolutions have attention.
-        patch: the side of the blocks that become channels.
-        dropout: in the residual blocks.
+        channels, blocks, attention, patch, dropout: see `PatchOptions`.
         out: channels of the output; as many as the picture's unless given.
     """
 
     def __init__(
         self,
         spec: ImageSpec,
-        channels: Widths = (64, 128),
-        blocks: int = 1,
-        attention: int = 1,
-        patch: int = 2,
-        dropout: float = 0.0,
+        channels: tuple[int, ...],
+        blocks: int,
+        attention: int,
+        patch: int,
+        dropout: float,
         out: int | None = None,
     ) -> None:
         super().__init__()

@@ -138,4 +138,4 @@ def trainable() -> list[dict[str, Any]]:
 def _nests(model: type) -> bool:
     """Whether a model's constructor wants another model."""
     parameters = [*inspect.signature(model).parameters.values()][1:]
-    return any(each.default is each.empty for each in parameters)
+    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
