@@ -146,7 +146,7 @@ def test_the_output_is_equation_2(kind):
     model, c = controlled(kind), asked("labels")
     network, control = model.denoiser.network, model.branches[0]
     x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
-    view, bound = model.bound(c, control_strength=0.7)
+    view, bound = model.controlled_base(c, control_strength=0.7)
     with torch.no_grad():
         own = view.network(x, label, bound)  # pyright: ignore
         signal = network.conditioner(prompt(c), 3)
@@ -186,7 +186,7 @@ def test_the_prompt_is_hidden_half_of_the_time_and_the_hint_never(monkeypatch):
 
 def test_guidance_by_the_prompt_has_the_hint_in_both_halves():
     model, c = controlled("flow-matching"), asked("labels")
-    view, bound = model.bound(c)
+    view, bound = model.controlled_base(c)
     x_t, t = torch.randn(3, 3, 8, 8), torch.tensor(0.6, dtype=torch.float64)
     null = replace(bound, label=torch.full((3,), -1))
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_several_controls_add_up():
         own = both.sample(3, joint, control_weights=weights, **OPTIONS)
         assert torch.equal(own, model.sample(3, of, **OPTIONS))
     x, label = torch.randn(3, 3, 8, 8), torch.tensor([10.0, 300.0, 900.0])
-    view, bound = both.bound(joint, control_weights=(0.5, 1.5), control_strength=0.6)
+    view, bound = both.controlled_base(joint, control_weights=(0.5, 1.5), control_strength=0.6)
     with torch.no_grad():
         own = view.network(x, label, bound)  # pyright: ignore
         network = both.denoiser.network

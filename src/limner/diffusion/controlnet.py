@@ -32,8 +32,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Attends, Controlled
-from limner.contract.codes import Encodes
+from limner.contract.abilities import Controlled
 from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
@@ -49,12 +48,8 @@ from limner.diffusion.controlled_network import (
     ControlledNetwork,
     Settings,
 )
-from limner.diffusion.denoising_model import DenoisingModel
-from limner.diffusion.frozen_base import checked_base, denoiser_of, network_of, with_network
-from limner.diffusion.latent_diffusion import LatentDiffusion
-from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
-from limner.nn.plain_unet import PlainUNet
-from limner.nn.unet import UNet
+from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
+from limner.diffusion.sampling import Plan, Scale, WalkOptions
 
 _SUDDEN = 0.15  # that adherence rises, from one evaluation to the next
 Strength = Annotated[float, Field(ge=0, le=2)]
@@ -72,7 +67,7 @@ Strength = Annotated[float, Field(ge=0, le=2)]
     tiny={"base": {"model": "flow-matching", "spec": {"hint": None}}},
     train={"lr": 5e-4, "clip": 1.0, "ema": 0.999},
 )
-class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
+class ControlNet(ExtendsBase, Rewords, Controlled):
     """ControlNet: a drawing, a mask or boxes steer a denoiser that was trained without them.
 
     Args:
@@ -99,7 +94,7 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
                 "a control needs conditioning pictures; give data.hint=edges, or paired:HINTS,DATA"
             )
         self.base = checked_base(spec, base).requires_grad_(False)
-        channels, network = planes or (spec.hint.channels,), self._network
+        channels, network = planes or (spec.hint.channels,), self.base_network
         if sum(channels) != spec.hint.channels:
             raise LimnerError(
                 f"model.planes={','.join(map(str, channels))} are {sum(channels)} channels, and "
@@ -110,11 +105,6 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         self.controls = nn.ModuleList(Control(network, k, halvings) for k in channels)
         self.prompt_dropout = prompt_dropout
         self.couples_batch = base.couples_batch
-
-    @property
-    def denoiser(self) -> DenoisingModel:
-        """The base, or the one among its maps."""
-        return denoiser_of(self.base)
 
     @property
     def branches(self) -> list[Control]:
@@ -162,10 +152,6 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
             own.take(trained)
         return joined.to(self.device).eval()
 
-    @property
-    def _network(self) -> UNet | PlainUNet:
-        return network_of(self.base)
-
     def formula(self) -> list[str]:
         """What is added where, and to what."""
         size, frozen = (
@@ -197,7 +183,7 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         """The base's moves, whose network has the controls; the prompt is hidden now and then."""
         prompt = replace(batch.c, image=None, present=None).drop(self.prompt_dropout, noise)
         c = replace(prompt, image=batch.c.image, present=batch.c.present)
-        base, c = self.bound(c)
+        base, c = self.controlled_base(c)
         yield from base.turns(Batch(batch.x, c), step, noise)
 
     def frames(
@@ -225,10 +211,14 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         """
         asked = {"scale": scale, "control_strength": control_strength, **options}
         asked |= {"control_weights": control_weights, "control_interval": control_interval}
-        base, c = self.bound(c, **asked)
+        base, c = self.controlled_base(c, **asked)
         yield from base.frames(n, c, noise=noise, preview=preview, **_of_base(asked))
 
-    def bound(
+    def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
+        """The base under control."""
+        return self.controlled_base(c)
+
+    def controlled_base(
         self,
         c: Condition,
         *,
@@ -236,7 +226,7 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         control_weights: tuple[float, ...] | None = None,
         control_interval: tuple[float, float] | None = None,
         **options: Any,
-    ) -> tuple[LatentDiffusion | DenoisingModel, Condition]:
+    ) -> tuple[Base, Condition]:
         """The base with the controls in its network, and the condition for it; weights are shared.
 
         Args:
@@ -256,7 +246,7 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         labels = self._labels(control_interval, options)
         if c.image is None or not any(weights):
             return self.base, replace(c, image=None, present=None)
-        network = ControlledNetwork(self._network, self.branches, Settings(weights, labels))
+        network = ControlledNetwork(self.base_network, self.branches, Settings(weights, labels))
         return with_network(self.base, network), self.hinted(c)
 
     def _labels(
@@ -301,10 +291,6 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         plane = present.view(-1, 1, 1, 1).expand(-1, 1, *hints[0].shape[2:])
         return replace(c, image=torch.cat([*hints, plane.to(hints[0])], dim=1), present=None)
 
-    def first(self, noise: Noise) -> Images:
-        """The noise that a walk begins with."""
-        return self.base.first(noise)
-
     def plan(self, **options: Any) -> Plan:
         """The base's, without a hint; `edited` has one."""
         return self.base.plan(**_of_base(options))
@@ -323,7 +309,7 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         **options: Any,
     ) -> Iterator[Images]:
         """What the base yields, under control."""
-        base, c = self.bound(c, **options)
+        base, c = self.controlled_base(c, **options)
         of_base = _of_base(options)
         yield from base.edited(
             image, mask, strength, rounds, n, c, noise=noise, preview=preview, **of_base
@@ -346,7 +332,7 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
         **options: Any,
     ) -> Iterator[Images]:
         """What the base yields, both pictures under the same control: `Rewords`."""
-        base, c = self.bound(c, **options)
+        base, c = self.controlled_base(c, **options)
         of_base = _of_base(options)
         yield from base.reworded(
             change, image, strength, n, c, noise=noise, preview=preview, **of_base
@@ -355,29 +341,6 @@ class ControlNet(Repaints, Rewords, Encodes, Attends, Controlled):
     def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
         """As of the base: `Rewords`."""
         return self.base.reconstruct_for_edit(image, seed)
-
-    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The noise that the probability flow, under control, carries to each picture."""
-        base, c = self.bound(c)
-        return base.encode(x, c)
-
-    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture that the probability flow, under control, carries noise to."""
-        base, c = self.bound(c)
-        return base.decode(z, c)
-
-    def traverse(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused, as of the base."""
-        return self.base.traverse(*args, **kwargs)
-
-    def frame_count(self, **options: Any) -> int:
-        """The number of frames of the base."""
-        return self.base.frame_count(steps=options.get("steps"))
-
-    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """The base's, under control: `Attends`."""
-        base, c = self.bound(c)
-        return base.attention_maps(x, c)
 
 
 def _of_base(options: Mapping[str, Any]) -> dict[str, Any]:

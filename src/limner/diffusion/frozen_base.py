@@ -1,15 +1,21 @@
 """A trained denoising model as the base of another one, which adds to its network."""
 
 import copy
-from typing import TypeVar
+from abc import abstractmethod
+from typing import Any, TypeVar
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from limner.contract.abilities import Attends
+from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec
+from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
+from limner.diffusion.sampling import Repaints
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import UNet
@@ -17,6 +23,58 @@ from limner.nn.unet import UNet
 Base = LatentDiffusion | DenoisingModel
 """A model that denoises, on pixels or among the maps of an autoencoder."""
 _M = TypeVar("_M", bound=nn.Module)
+
+
+class ExtendsBase(Repaints, Encodes, Attends):
+    """A generator that adds to the network of a trained one, and does all else as that does."""
+
+    base: Base
+
+    @abstractmethod
+    def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
+        """The base with the longer network, and the condition for it; weights are shared.
+
+        Args:
+            c: what the pictures are of.
+            n: how many.
+        """
+
+    @property
+    def denoiser(self) -> DenoisingModel:
+        """The base, or the one among its maps."""
+        return denoiser_of(self.base)
+
+    @property
+    def base_network(self) -> UNet | PlainUNet:
+        """The base's own network."""
+        return network_of(self.base)
+
+    def first(self, noise: Noise) -> Images:
+        """The noise that a walk begins with."""
+        return self.base.first(noise)
+
+    def frame_count(self, **options: Any) -> int:
+        """The number of frames of the base."""
+        return self.base.frame_count(steps=options.get("steps"))
+
+    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
+        """The noise that the probability flow carries to each picture."""
+        base, c = self.base_for(c, len(x))
+        return base.encode(x, c)
+
+    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
+        """The picture that the probability flow carries noise to."""
+        base, c = self.base_for(c, len(z))
+        return base.decode(z, c)
+
+    def traverse(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as by the base."""
+        return self.base.traverse(*args, **kwargs)
+
+    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """Where the base looks for each word: `Attends`."""
+        base, c = self.base_for(c, len(x))
+        return base.attention_maps(x, c)
 
 
 def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:

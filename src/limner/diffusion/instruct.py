@@ -25,8 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.contract.abilities import Attends, Latents
-from limner.contract.codes import Encodes
+from limner.contract.abilities import Latents
 from limner.contract.editing import Follows, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
@@ -34,9 +33,8 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Blend, Noise
 from limner.contract.options import Natural, Share
 from limner.contract.registry import Paper, register
-from limner.diffusion.denoising_model import DenoisingModel
-from limner.diffusion.frozen_base import Base, checked_base, denoiser_of, network_of, with_network
-from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
+from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
+from limner.diffusion.sampling import Plan, Scale, WalkOptions
 from limner.maths.denoisers import Clipped, GuidedByPicture
 from limner.nn.low_rank import LowRank
 from limner.nn.plain_unet import PlainUNet
@@ -108,7 +106,7 @@ class InstructedNetwork(nn.Module):
     tiny={"base": {"model": "flow-matching", "spec": {"hint": None}}, "rank": 2},
     train={"lr": 5e-4, "clip": 1.0, "ema": 0.999},
 )
-class Instruct(Repaints, Encodes, Attends, Follows):
+class Instruct(ExtendsBase, Follows):
     """InstructPix2Pix: a trained denoiser learns to change a picture as an instruction says.
 
     Args:
@@ -141,7 +139,7 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         if 3 * hidden > 1:
             raise LimnerError(f"model.hidden={hidden:g} is hidden three ways; give at most 0.33")
         self.base = checked_base(spec, base).requires_grad_(False)
-        self.hidden, network = hidden, self._network
+        self.hidden, network = hidden, self.base_network
         among = self.denoiser.spec.channels
         self.source = nn.Conv2d(
             among * network.patch**2, network.conv_in.out_channels, 3, padding=1, bias=False
@@ -153,19 +151,14 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         self.couples_batch = base.couples_batch
 
     @property
-    def denoiser(self) -> DenoisingModel:
-        """The base, or the one among its maps."""
-        return denoiser_of(self.base)
-
-    @property
-    def _network(self) -> UNet | PlainUNet:
-        return network_of(self.base)
-
-    @property
     def _instructed(self) -> Base:
         """The base with what was learnt; weights are shared."""
-        network = InstructedNetwork(self._network, self.source, self.change)
+        network = InstructedNetwork(self.base_network, self.source, self.change)
         return with_network(self.base, network)
+
+    def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
+        """The base with what was learnt, told the picture before."""
+        return self._instructed, self.sourced(c, n)
 
     def formula(self) -> list[str]:
         """What the denoiser is told, and what learns."""
@@ -178,18 +171,18 @@ class Instruct(Repaints, Encodes, Attends, Follows):
 
     def players(self) -> dict[str, nn.Module]:
         """What is told the picture, and what changes of the base."""
-        return {"instructed": nn.ModuleList([self.source, self.change or self._network])}
+        return {"instructed": nn.ModuleList([self.source, self.change or self.base_network])}
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The base's moves, told the picture; it, the instruction or both are hidden at times."""
-        c = self.sourced(batch.c, len(batch.x))
+        base, c = self.base_for(batch.c, len(batch.x))
         u = noise.uniform().to(batch.x.device)
         no_text, no_image = u < 2 * self.hidden, (u >= self.hidden) & (u < 3 * self.hidden)
         label = None if c.label is None else c.label.masked_fill(no_text, -1)
         text = None if c.text is None else c.text.masked_fill(no_text[:, None], 0)
         assert c.present is not None
         c = replace(c, label=label, text=text, present=c.present & ~no_image)
-        yield from self._instructed.turns(Batch(batch.x, c), step, noise)
+        yield from base.turns(Batch(batch.x, c), step, noise)
 
     def sourced(self, c: Condition, n: int) -> Condition:
         """The condition whose image is the picture where the denoiser works: pixels, or a map.
@@ -258,10 +251,6 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=image, present=None)
         yield from self.watch(len(image), c, seed=seed, preview=preview, **options)
 
-    def first(self, noise: Noise) -> Images:
-        """The noise that a walk begins with."""
-        return self.base.first(noise)
-
     def plan(self, *, scale: float = 1.0, image_scale: float = 1.0, **options: Any) -> Plan:
         """The base's, guided by both; its condition is `sourced`."""
         plan = self._instructed.plan(**options)
@@ -273,13 +262,13 @@ class Instruct(Repaints, Encodes, Attends, Follows):
     def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
     ) -> tuple[Latents, Tensor | None]:
-        """As the base has it."""
+        """As the base does."""
         return self.base.to_latent(image, mask, noise)
 
     def to_image(
         self, x: Latents, image: Images | None = None, mask: Float[Tensor, "b 1 h w"] | None = None
     ) -> Images:
-        """As the base has it."""
+        """As the base does."""
         return self.base.to_image(x, image, mask)
 
     def edited(
@@ -300,26 +289,6 @@ class Instruct(Repaints, Encodes, Attends, Follows):
         yield from super().edited(
             image, mask, strength, rounds, n, c, noise=noise, preview=preview, **options
         )
-
-    def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The noise that the probability flow carries to each picture."""
-        return self._instructed.encode(x, self.sourced(c, len(x)))
-
-    def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture that the probability flow carries noise to."""
-        return self._instructed.decode(z, self.sourced(c, len(z)))
-
-    def traverse(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused, as of the base."""
-        return self.base.traverse(*args, **kwargs)
-
-    def frame_count(self, **options: Any) -> int:
-        """The number of frames of the base."""
-        return self.base.frame_count(steps=options.get("steps"))
-
-    def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """The base's, told the picture before: `Attends`."""
-        return self._instructed.attention_maps(x, self.sourced(c, len(x)))
 
 
 def _fixed(x: Images) -> Noise:
