@@ -7,7 +7,7 @@ from limner.contract.checkpoint import MODEL_FILE, load, read_header, sha256
 from limner.contract.image import from_uint8, to_uint8
 from limner.contract.upscaling import Upscales, resize
 from limner.data import open_data
-from limner.evaluate.metrics.counterpart import psnr
+from limner.evaluate.metrics.pairs import psnr
 
 
 def test_the_card_is_of_this_file():

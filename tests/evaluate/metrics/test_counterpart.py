@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from limner.contract.image import ImageSpec, to_uint8
 from limner.data import open_data
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.metrics.counterpart import found_among, psnr
+from limner.evaluate.metrics.counterpart import found_among
+from limner.evaluate.metrics.pairs import psnr
 from limner.evaluate.picture_sets import RealPictures, SourcePictures
 from limner.evaluate.report import SUBJECT
 from limner.gans.cyclegan import CycleGAN

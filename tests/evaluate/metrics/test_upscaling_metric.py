@@ -11,7 +11,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.data import open_data
 from limner.evaluate.metric import NotApplicable, Setting
-from limner.evaluate.metrics.counterpart import psnr
+from limner.evaluate.metrics.pairs import psnr
 from limner.evaluate.metrics.upscaling import FILTERS, Filtered, Upscaling, ssim
 from limner.evaluate.picture_sets import PaintedPictures, RealPictures
 

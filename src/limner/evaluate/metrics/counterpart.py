@@ -13,26 +13,23 @@ References:
     a perceptual metric. arXiv:1801.03924. (Features in place of pixels.)
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from limner.contract.image import from_uint8
 from limner.contract.registry import Paper
-from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
-from limner.evaluate.metrics.statistics import percentiles, resampled, shuffled
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.metric import NotApplicable, metric
+from limner.evaluate.metrics.pairs import Measure, PairMetric, psnr
+from limner.evaluate.metrics.statistics import shuffled
 from limner.evaluate.picture_sets import (
-    Numbers,
     PaintedPictures,
     PictureSet,
-    Pixels,
-    RealPictures,
     SourcePictures,
 )
 from limner.evaluate.report import SUBJECT, Number
@@ -42,13 +39,6 @@ PAPER = Paper(
 )
 GALLERY = 100
 """Counterparts of which one is a picture's own."""
-_DARKEST = 1e-10  # of a mean squared error, for pictures that are equal
-
-
-def psnr(x: UInt8[Tensor, "n c h w"], true: UInt8[Tensor, "n c h w"]) -> Float64[Tensor, "n"]:
-    """The peak signal-to-noise ratio of each picture, in decibels; at most 100."""
-    error = ((from_uint8(x) - from_uint8(true)) / 2).double().square().flatten(1).mean(1)
-    return -10 * error.clamp(min=_DARKEST).log10()
 
 
 def found_among(
@@ -71,38 +61,12 @@ def found_among(
     return (similar.gather(1, others) < similar.diagonal()[:, None]).all(1)
 
 
-class SeenErrors(Observer):
-    """The PSNR of each picture to the real one of the same number.
-
-    Args:
-        true: the real pictures.
-    """
-
-    name = "psnr"
-
-    def __init__(self, true: RealPictures) -> None:
-        self.true = true
-        self.fingerprint = f"psnr {true.fingerprint}"
-
-    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`psnr`, in decibels."""
-        return {"psnr": psnr(pixels, self.true.pictures(numbers))}
-
-
 @metric("counterpart", paper=PAPER)
-class Counterpart(FeatureMetric):
+class Counterpart(PairMetric):
     """PSNR, distance and R@1 of the true picture, beside those of what pictures are made from."""
 
     summary = "how near pictures are to the true ones, where the data are pairs"
-    reads = ("conditioning pictures", "features")
-    better = "higher"
-    least = 2
-    redrawn = ("subject",)
-
-    @cached_property
-    def errors(self) -> SeenErrors:
-        """What compares pictures with the true ones."""
-        return SeenErrors(self.setting.reference)
+    measures: ClassVar[Mapping[str, Measure]] = {"PSNR": psnr}
 
     @cached_property
     def rows(self) -> dict[str, PictureSet]:
@@ -117,11 +81,11 @@ class Counterpart(FeatureMetric):
                 found["source, colours matched"] = SourcePictures(s.reference, n, matched=True)
         return found
 
-    def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Errors of the subject; the features of it and of the reference.
+    def check(self) -> None:
+        """Refuse a reference without pairs, or a subject that was not made from them.
 
         Raises:
-            NotApplicable: the reference has no pairs, or the subject was not made from them.
+            NotApplicable: one of both.
         """
         s = self.setting
         if not (isinstance(s.subject, PaintedPictures) and s.subject.spec.hint):
@@ -130,31 +94,11 @@ class Counterpart(FeatureMetric):
             raise NotApplicable(
                 f"{s.reference.name} has no true counterparts; judge --against paired:A,B"
             )
-        super().needs()
-        seen: list[tuple[PictureSet, Observer]] = [(s.reference, self.observer)]
-        for pictures in self.rows.values():
-            seen += [(pictures, self.errors), (pictures, self.observer)]
-        return seen
 
-    def numbers(self, seen: Seen) -> list[Number]:
-        """Means over the pictures of each row, with intervals over them."""
-        true = seen.of(self.setting.reference, self.observer)["features"]
-        found: list[Number] = []
-        for row, pictures in self.rows.items():
-            errors = seen.of(pictures, self.errors)["psnr"].double()
-            own = seen.of(pictures, self.observer)["features"][: len(true)]
-            n, m = len(errors), len(own)
-            apart = 1 - F.cosine_similarity(own.double(), true[:m].double())
-            right = found_among(own, true[:m], GALLERY)
-            error, distance = (
-                percentiles(float(e.mean()), e[resampled(len(e), self.setting.seed)].mean(1))
-                for e in (errors, apart)
-            )
-            more: dict[str, Any] = {"row": row, "better": "higher"}
-            interval = {"low": error.low, "high": error.high}
-            found += [
-                Number(self.name, "PSNR", error.value, n, **interval, **more),
-                self.number("distance", distance, m, **more | {"better": "lower"}),
-                self.share(f"R@1 of {min(GALLERY, m)}", float(right.double().mean()), m, **more),
-            ]
-        return found
+    def numbers_of_features(
+        self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
+    ) -> list[Number]:
+        """R@1."""
+        m = len(own)
+        right = float(found_among(own, true, GALLERY).double().mean())
+        return [self.share(f"R@1 of {min(GALLERY, m)}", right, m, row=row, better="higher")]

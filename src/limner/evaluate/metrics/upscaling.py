@@ -17,24 +17,23 @@ References:
     Blau, Michaeli (2018). The perception-distortion tradeoff. arXiv:1711.06077.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from limner.contract.image import to_uint8
 from limner.contract.registry import Paper
 from limner.contract.upscaling import Upscales
-from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
-from limner.evaluate.metrics.counterpart import psnr
+from limner.evaluate.metric import NotApplicable, metric
 from limner.evaluate.metrics.fid import distance_of_features
-from limner.evaluate.metrics.statistics import percentiles, resampled
-from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.metrics.pairs import Measure, PairMetric, psnr
 from limner.evaluate.picture_sets import (
     Numbers,
     PaintedPictures,
@@ -111,39 +110,12 @@ class Filtered(SourcePictures):
         return made.unflatten(0, tuple(small.shape[:2]))
 
 
-class SeenQuality(Observer):
-    """PSNR and SSIM of each picture to the real one of the same number.
-
-    Args:
-        true: the real pictures.
-    """
-
-    name = "quality"
-
-    def __init__(self, true: RealPictures) -> None:
-        self.true = true
-        self.fingerprint = f"quality {true.fingerprint}"
-
-    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`PSNR`, in decibels, and `SSIM`."""
-        true = self.true.pictures(numbers)
-        return {"PSNR": psnr(pixels, true), "SSIM": ssim(pixels, true)}
-
-
 @metric("upscaling", paper=PAPER)
-class Upscaling(FeatureMetric):
+class Upscaling(PairMetric):
     """PSNR, SSIM, distance and FD of enlarged pictures, beside those of filters."""
 
     summary = "how good enlarged pictures are, beside nearest, bicubic and Lanczos"
-    reads = ("conditioning pictures", "features")
-    better = "higher"
-    least = 2
-    redrawn = ("subject",)
-
-    @cached_property
-    def quality(self) -> SeenQuality:
-        """What compares pictures with the real ones."""
-        return SeenQuality(self.setting.reference)
+    measures: ClassVar[Mapping[str, Measure]] = {"PSNR": psnr, "SSIM": ssim}
 
     @cached_property
     def rows(self) -> dict[str, PictureSet]:
@@ -152,11 +124,11 @@ class Upscaling(FeatureMetric):
         filtered = {name: Filtered(s.reference, len(s.subject), name) for name in FILTERS}
         return {SUBJECT: s.subject, **filtered}
 
-    def needs(self) -> list[tuple[PictureSet, Observer]]:
-        """Quality and features of each row, and the features of the reference.
+    def check(self) -> None:
+        """Refuse a subject that does not enlarge, or a reference without small copies.
 
         Raises:
-            NotApplicable: the subject does not enlarge, or the reference has no small copies.
+            NotApplicable: one of both, or pictures that are too small for SSIM.
         """
         s = self.setting
         if not (isinstance(s.model, Upscales) and isinstance(s.subject, PaintedPictures)):
@@ -165,34 +137,10 @@ class Upscaling(FeatureMetric):
             raise NotApplicable(f"{s.reference.name} has no small copies; give data.hint=bicubic")
         if min(s.reference.spec.shape[1:]) <= 2 * _RADIUS:
             raise NotApplicable(f"SSIM needs pictures of at least {2 * _RADIUS + 1} pixels a side")
-        super().needs()
-        seen: list[tuple[PictureSet, Observer]] = [(s.reference, self.observer)]
-        for pictures in self.rows.values():
-            seen += [(pictures, self.quality), (pictures, self.observer)]
-        return seen
 
-    def numbers(self, seen: Seen) -> list[Number]:
-        """Means over the pictures of each row, with intervals over them; FD has none."""
-        true = seen.of(self.setting.reference, self.observer)["features"]
-        found: list[Number] = []
-        for row, pictures in self.rows.items():
-            quality = seen.of(pictures, self.quality)
-            own = seen.of(pictures, self.observer)["features"][: len(true)]
-            m = len(own)
-            apart = 1 - F.cosine_similarity(own.double(), true[:m].double())
-            columns = {"PSNR": quality["PSNR"], "SSIM": quality["SSIM"], "distance": apart}
-            for name, each in columns.items():
-                each = each.double()
-                mean = percentiles(
-                    float(each.mean()), each[resampled(len(each), self.setting.seed)].mean(1)
-                )
-                better = "lower" if name == "distance" else "higher"
-                more: dict[str, Any] = {"row": row, "better": better}
-                if name == "distance":
-                    found.append(self.number(name, mean, len(each), **more))
-                else:
-                    ends = {"low": mean.low, "high": mean.high}
-                    found.append(Number(self.name, name, mean.value, len(each), **ends, **more))
-            fd = distance_of_features(own, true[:m])
-            found.append(self.number("FD", fd, m, row=row, better="lower"))
-        return found
+    def numbers_of_features(
+        self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
+    ) -> list[Number]:
+        """FD, without an interval."""
+        fd = distance_of_features(own, true)
+        return [self.number("FD", fd, len(own), row=row, better="lower")]

@@ -1,0 +1,120 @@
+"""What metrics of pairs share: each picture beside the real one of the same number, row by row."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from limner.contract.image import from_uint8
+from limner.evaluate.metric import FeatureMetric
+from limner.evaluate.metrics.statistics import Estimate, percentiles, resampled
+from limner.evaluate.passes import Columns, Observer, Seen
+from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
+from limner.evaluate.report import Number
+
+Measure = Callable[[Pixels, Pixels], Float64[Tensor, "n"]]
+"""A number for each of some pictures and the true ones."""
+_LEAST_ERROR = 1e-10  # a mean squared error, for pictures that are equal
+
+
+def psnr(x: Pixels, true: Pixels) -> Float64[Tensor, "n"]:
+    """The peak signal-to-noise ratio of each picture, in decibels; at most 100."""
+    error = ((from_uint8(x) - from_uint8(true)) / 2).double().square().flatten(1).mean(1)
+    return -10 * error.clamp(min=_LEAST_ERROR).log10()
+
+
+class SeenPairs(Observer):
+    """Measures of each picture beside the real one of the same number.
+
+    Args:
+        true: the real pictures.
+        measures: what is measured, by name.
+    """
+
+    name = "pairs"
+
+    def __init__(self, true: RealPictures, measures: Mapping[str, Measure]) -> None:
+        self.true, self.measures = true, measures
+        self.fingerprint = f"{' '.join(measures)} {true.fingerprint}"
+
+    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
+        """A column for each measure."""
+        true = self.true.pictures(numbers)
+        return {name: measure(pixels, true) for name, measure in self.measures.items()}
+
+
+class PairMetric(FeatureMetric):
+    """A metric of pairs: the means of its measures, the distance of features, and what else it
+    makes of these.
+    """
+
+    reads = ("conditioning pictures", "features")
+    better = "higher"
+    redrawn = ("subject",)
+    measures: ClassVar[Mapping[str, Measure]]
+
+    @cached_property
+    def pairs(self) -> SeenPairs:
+        """What compares pictures with the real ones."""
+        return SeenPairs(self.setting.reference, self.measures)
+
+    @cached_property
+    @abstractmethod
+    def rows(self) -> dict[str, PictureSet]:
+        """The pictures that are measured, the subject's first."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse a subject or a reference without pairs.
+
+        Raises:
+            NotApplicable: there are none.
+        """
+
+    @abstractmethod
+    def numbers_of_features(
+        self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
+    ) -> list[Number]:
+        """Further numbers of a row, by the features of its pictures and of the true ones."""
+
+    def needs(self) -> list[tuple[PictureSet, Observer]]:
+        """Measures and features of each row, and the features of the reference.
+
+        Raises:
+            NotApplicable: there are no pairs, no extractor, or too few pictures.
+        """
+        self.check()
+        super().needs()
+        needed: list[tuple[PictureSet, Observer]] = [(self.setting.reference, self.observer)]
+        for pictures in self.rows.values():
+            needed += [(pictures, self.pairs), (pictures, self.observer)]
+        return needed
+
+    def numbers(self, seen: Seen) -> list[Number]:
+        """Means over the pictures of each row, with intervals over them."""
+        true = seen.of(self.setting.reference, self.observer)["features"]
+        found: list[Number] = []
+        for row, pictures in self.rows.items():
+            own = seen.of(pictures, self.observer)["features"][: len(true)]
+            m = len(own)
+            for name, values in seen.of(pictures, self.pairs).items():
+                mean = self._mean(values.double())
+                interval: dict[str, Any] = {"low": mean.low, "high": mean.high}
+                found.append(
+                    Number(
+                        self.name, name, mean.value, len(values), row, better="higher", **interval
+                    )
+                )
+            distance = 1 - F.cosine_similarity(own.double(), true[:m].double())
+            found.append(self.number("distance", self._mean(distance), m, row=row, better="lower"))
+            found += self.numbers_of_features(own, true[:m], row)
+        return found
+
+    def _mean(self, values: Float64[Tensor, "n"]) -> Estimate:
+        """The mean, with its interval."""
+        redrawn = values[resampled(len(values), self.setting.seed)]
+        return percentiles(float(values.mean()), redrawn.mean(1))
