@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limner import build
-from limner.contract.checkpoint import load, save_model
+from limner.contract.checkpoint import digest_tensors, load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_uint8
 from limner.contract.text import Tokenizer, text_spec
 from limner.evaluate.extractors import choose
 from limner.evaluate.extractors.choose import extractor
-from limner.evaluate.extractors.extractor import ImageText, fingerprint
+from limner.evaluate.extractors.extractor import ImageText
 from limner.evaluate.judges.judge import ImageTextJudge, Judge
 
 DIGITS = ImageSpec(1, 12, 12, labels=tuple("0123"))
@@ -120,15 +120,15 @@ def test_half_precision_is_close_and_says_so(emoji: Path):
 
 def test_fingerprints_tell_weights_and_preprocessing_apart():
     weights = {"a": torch.ones(3), "b": torch.zeros(2, 2)}
-    first = fingerprint(weights, "28 x 28")
-    assert first == fingerprint(dict(reversed(weights.items())), "28 x 28")
+    first = digest_tensors(weights, "28 x 28")
+    assert first == digest_tensors(dict(reversed(weights.items())), "28 x 28")
     others = [
-        fingerprint(weights, "32 x 32"),
-        fingerprint(weights | {"a": torch.tensor([1, 1, 1 + 1e-6])}, "28 x 28"),
-        fingerprint(weights | {"b": torch.zeros(4)}, "28 x 28"),
-        fingerprint(weights | {"b": torch.zeros(2, 2).half()}, "28 x 28"),
-        fingerprint({"a": weights["a"], "c": weights["b"]}, "28 x 28"),
-        fingerprint({"a": weights["a"]}, "28 x 28"),
+        digest_tensors(weights, "32 x 32"),
+        digest_tensors(weights | {"a": torch.tensor([1, 1, 1 + 1e-6])}, "28 x 28"),
+        digest_tensors(weights | {"b": torch.zeros(4)}, "28 x 28"),
+        digest_tensors(weights | {"b": torch.zeros(2, 2).half()}, "28 x 28"),
+        digest_tensors({"a": weights["a"], "c": weights["b"]}, "28 x 28"),
+        digest_tensors({"a": weights["a"]}, "28 x 28"),
     ]
     assert len({first, *others}) == 7
 

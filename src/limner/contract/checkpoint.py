@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
@@ -90,6 +91,21 @@ def weight_files(file: Path) -> list[Path]:
     if opener := _foreign(file):
         return opener.weight_files(file.parent)
     return [file, *sorted({source for source, _ in _shared(read_header(file), file).values()})]
+
+
+def digest_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], about: str = "") -> str:
+    """The SHA-256 of tensors, by their names, types, shapes and bytes.
+
+    Args:
+        tensors: weights, or whatever has names.
+        about: what else decides what they are for.
+    """
+    content = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        content.update(flat.view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 def digest(file: Path) -> str:

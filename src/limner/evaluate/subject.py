@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from limner.contract.bundled import bundled, painters
-from limner.contract.checkpoint import digest, load, model_file, read_header
+from limner.contract.checkpoint import digest, digest_tensors, load, model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset, open_data
 from limner.data.sources import source_types
-from limner.evaluate.extractors.extractor import fingerprint
 from limner.evaluate.picture_sets import RealPictures
 
 _LOOKS = ("size", "fit", "channels", "levels", "binarise", "memory")
@@ -106,7 +105,7 @@ def _model(name: str, path: Path, device: torch.device) -> Opened:
 
 
 def _weights(model: GenerativeModel) -> str:
-    return fingerprint(model.state_dict(), repr(model.description()))
+    return digest_tensors(model.state_dict(), repr(model.description()))
 
 
 def _pictures(name: str, source: str, looks: Mapping[str, Any]) -> Opened:

@@ -20,12 +20,11 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from limner.contract.checkpoint import load_tensors
+from limner.contract.checkpoint import digest_tensors, load_tensors
 from limner.contract.errors import LimnerError
 
 _HASH = "sha256"
@@ -58,7 +57,7 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save(plain, {_HASH: _digest(plain)}))
+        partial.write_bytes(save(plain, {_HASH: digest_tensors(plain)}))
         partial.replace(path)
     except OSError as error:
         raise LimnerError(
@@ -80,7 +79,7 @@ def kept(path: Path) -> dict[str, Tensor] | None:
             expected = (file.metadata() or {}).get(_HASH)
     except (LimnerError, SafetensorError, OSError):
         return None
-    return tensors if _digest(tensors) == expected else None
+    return tensors if digest_tensors(tensors) == expected else None
 
 
 def discard(folder: Path) -> None:
@@ -92,12 +91,3 @@ def discard(folder: Path) -> None:
                 shutil.rmtree(other, ignore_errors=True)
         except OSError:  # another process was quicker
             continue
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, t in sorted(tensors.items()):
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)} ".encode())
-        digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -4,12 +4,10 @@ An extractor takes uint8 pictures of any size and resizes them as it says. Numbe
 extractors cannot be compared, so each has a name, to stand beside every number, and a fingerprint.
 """
 
-import hashlib
-from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
@@ -116,13 +114,3 @@ def grey(images: Pixels, name: str) -> UInt8[Tensor, "b 1 h w"]:
 def named(name: str, dtype: Precision) -> str:
     """An extractor's name, which says when it computes in another precision than usual."""
     return name if dtype == "float32" else f"{name} ({dtype})"
-
-
-def fingerprint(weights: Mapping[str, Shaped[Tensor, "..."]], preprocessing: str) -> str:
-    """The SHA-256 of tensors, by their names, and of how pictures are prepared."""
-    content = hashlib.sha256(preprocessing.encode())
-    for name, tensor in sorted(weights.items()):
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        content.update(flat.view(torch.uint8).numpy().data)
-    return content.hexdigest()

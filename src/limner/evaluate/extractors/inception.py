@@ -26,9 +26,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from limner.contract.checkpoint import digest_tensors
 from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
-from limner.evaluate.extractors.extractor import Features, Precision, coloured, fingerprint, named
+from limner.evaluate.extractors.extractor import Features, Precision, coloured, named
 
 SIDE = 299
 """Pictures are resized to so many pixels a side."""
@@ -311,7 +312,7 @@ class Inception:
         self.preparation: Preparation = preparation
         suffix = "" if preparation == "tensorflow" else f"-{preparation}"
         self.name = named(f"inception-v3{suffix}", dtype)
-        self.fingerprint = fingerprint(network.state_dict(), f"{SIDE}, {preparation}, {dtype}")
+        self.fingerprint = digest_tensors(network.state_dict(), f"{SIDE}, {preparation}, {dtype}")
         self.dim = network.dim
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, dtype)

@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limner.contract.checkpoint import digest_tensors
 from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import (
     Features,
     Pixels,
     Precision,
     coloured,
-    fingerprint,
     grey,
     named,
 )
@@ -37,7 +37,7 @@ class JudgeExtractor:
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
         size = f"{self.spec.height} x {self.spec.width}"
-        self.fingerprint = fingerprint(judge.state_dict(), f"{size}, bicubic, {dtype}")
+        self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}")
         self.classes = self.spec.labels
         self.dim = self(torch.zeros(1, *self.spec.shape, dtype=torch.uint8)).features.shape[1]
 

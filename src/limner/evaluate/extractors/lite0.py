@@ -24,13 +24,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from limner.contract.checkpoint import digest_tensors
 from limner.contract.errors import LimnerError
 from limner.evaluate.extractors.extractor import (
     Features,
     Pixels,
     Precision,
     coloured,
-    fingerprint,
     named,
 )
 
@@ -194,7 +194,7 @@ class Lite0:
         self, network: Network, device: str | torch.device = "cpu", dtype: Precision = "float32"
     ) -> None:
         self.name = named("lite0", dtype)
-        self.fingerprint = fingerprint(network.state_dict(), f"{SIDE}, bicubic, {dtype}")
+        self.fingerprint = digest_tensors(network.state_dict(), f"{SIDE}, bicubic, {dtype}")
         self.dim = _HEAD
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, dtype)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limner.contract.checkpoint import digest_tensors
 from limner.contract.errors import LimnerError, install
 from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import (
@@ -25,7 +26,6 @@ from limner.evaluate.extractors.extractor import (
     Pixels,
     Precision,
     coloured,
-    fingerprint,
     named,
 )
 
@@ -139,7 +139,7 @@ class Pretrained:
         self.name, self.kind = name, kind
         self.side = kind.side or int(model.config.image_size)
         preprocessing = f"{self.side}, bicubic, {kind.mean}, {kind.deviation}, {dtype}"
-        self.fingerprint = fingerprint(model.state_dict(), preprocessing)
+        self.fingerprint = digest_tensors(model.state_dict(), preprocessing)
         self.device = torch.device(device)
         self.half = dtype == "bfloat16"
         self.model: nn.Module = model.to(self.device).eval()
