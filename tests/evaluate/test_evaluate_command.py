@@ -137,12 +137,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
 
 
 def test_ctrl_c_says_how_to_go_on(limner_, monkeypatch: pytest.MonkeyPatch):
-    from limner.evaluate.passes import Work
+    from limner.evaluate.passes import Seen
 
     def pressed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Work, "do_share", pressed)
+    monkeypatch.setattr(Seen, "do_share", pressed)
     code, out, err = limner_("evaluate", "run", "--extractor", "lenet", "--seed", "3")
     assert (code, out) == (130, "") and "type the same command again" in err
 

@@ -15,6 +15,13 @@ from limner.contract.image import Batch, Condition, Images
 from limner.contract.model import GenerativeModel, Turn, one_for_each
 from limner.contract.noise import Noise
 
+Kind = Literal["exact", "lower", "estimate"]
+Sign = Literal["=", "<=", ">=", "~"]
+KINDS: Mapping[Kind, tuple[Sign, Sign]] = MappingProxyType(
+    {"exact": ("=", "="), "lower": (">=", "<="), "estimate": ("~", "~")}
+)
+"""How log p and bits/dim are to be read, by the kind of a likelihood."""
+
 
 class Likelihood(NamedTuple):
     """Natural-log probabilities of discrete images, and how they are to be read.
@@ -28,7 +35,7 @@ class Likelihood(NamedTuple):
     """
 
     nats: Float[Tensor, "b"]
-    kind: Literal["exact", "lower", "estimate"]
+    kind: Kind
     terms: Mapping[str, Float[Tensor, "b"]] = MappingProxyType({})
 
 

@@ -147,8 +147,8 @@ class _Judge:
     ) -> None:
         self.reference, self.n, self.seed, self.place = reference, n, seed, place
         self.metrics, self.sampler = metrics, dict(sampler)
-        real, training, held_out = reference.real, reference.training, reference.held_out
-        setting = Setting(real, None, real.fingerprint, seed, place, real, training, held_out)
+        real = reference.real
+        setting = Setting(Opened(real.name, real.fingerprint), reference, real, seed, place)
         found = with_extractor(setting, extractor, weights)
         self.extractor = found.extractor
         self.seeing = {of: getattr(found, of) for of in ("extractor", "no_extractor", "has_logits")}
@@ -216,7 +216,7 @@ class _Judge:
         would, _ = applicable(setting, metrics)
         by = {m.extractor.name: m.extractor.fingerprint for m in would if m.extractor}
         return (
-            report.subject.fingerprint == setting.fingerprint
+            report.subject.fingerprint == setting.judged.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
             and report.against.digest == (real.dataset.digest or real.fingerprint)
             and report.against.pictures == len(real)

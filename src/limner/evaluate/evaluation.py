@@ -114,11 +114,11 @@ def evaluate(
 
     def made() -> Report:
         used = {m.extractor.name: m.extractor for m in chosen if m.extractor}
-        remarks = [*_remarks(opened, setting, reference, used), *_repeated(seen, shown, digests)]
+        remarks = [*_remarks(setting, used), *_repeated(seen, shown, digests)]
         numbers, sheets, failed = _measured(seen, [*chosen], strict=metrics is not None)
         first = range(min(_SAMPLES, len(shown)))
         return Report(
-            subject=_described(opened, setting),
+            subject=_described(setting),
             against=_used(reference.real, reference.options),
             n=len(shown),
             seed=seed,
@@ -188,16 +188,7 @@ def setting_of(
             raise LimnerError(f"{opened.name} has {len(opened.pictures)} pictures, not {n}")
         check_alike(opened.name, opened.pictures.spec, reference.real, paints=False)
         subject = RealPictures(opened.pictures, n, opened.name)
-    return Setting(
-        subject,
-        opened.model,
-        opened.fingerprint,
-        seed,
-        place,
-        reference.real,
-        reference.training,
-        reference.held_out,
-    )
+    return Setting(opened, reference, subject, seed, place)
 
 
 def with_extractor(
@@ -250,8 +241,7 @@ def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
     failure: LimnerError | None = None
     try:
         with painting_progress(seen.waiting(), "judging", quiet) as advance:
-            for work in seen.works.values():
-                work.do_share(advance)
+            seen.do_share(advance)
     except LimnerError as error:
         failure = error
     if processes.anyone(failure is not None, place):
@@ -305,8 +295,8 @@ def _of_first_process(make: Callable[[], Report], place: torch.device) -> Report
     return report or Report.from_json(document["report"])
 
 
-def _described(opened: Opened, setting: Setting) -> Subject:
-    model = opened.model
+def _described(setting: Setting) -> Subject:
+    opened, model = setting.judged, setting.model
     if model is None:
         return Subject(
             opened.name, "pictures", opened.fingerprint, shape=setting.subject.spec.shape
@@ -332,16 +322,14 @@ def _used(real: RealPictures, options: Mapping[str, Any] | None = None) -> DataU
     )
 
 
-def _remarks(
-    opened: Opened, setting: Setting, reference: Reference, used: Mapping[str, Extractor]
-) -> Iterator[str]:
+def _remarks(setting: Setting, used: Mapping[str, Extractor]) -> Iterator[str]:
     """What to know before the numbers are believed.
 
     Args:
-        opened, setting, reference: what is judged, and by what.
+        setting: what is judged, and by what.
         used: the extractors of the metrics, by name.
     """
-    real = reference.real
+    opened, reference, real = setting.judged, setting.against, setting.reference
     trains = reference.training is not None and reference.training.dataset is real.dataset
     if trains:
         yield f"{real.name} is what models learn from: a copy of it would score best"

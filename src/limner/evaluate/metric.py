@@ -20,6 +20,7 @@ from limner.evaluate.metrics.statistics import Estimate, wilson
 from limner.evaluate.passes import Observer, Seen, SeenFeatures
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
+from limner.evaluate.subject import Opened, Reference
 
 Reads = Literal[
     "features",
@@ -59,32 +60,46 @@ class Setting:
     """What is known before anything is painted.
 
     Args:
-        subject: the pictures that are judged.
-        model: that paints them; None for pictures that are there already.
-        fingerprint: of the model's weights, or of the pictures.
+        judged: the model or the pictures, as opened.
+        against: the real pictures, as opened.
+        subject: the pictures that are judged: painted ones, or those that are there already.
         seed: of the first picture, and of whatever else is drawn.
         device: where models and extractors compute.
-        reference: the real pictures that they are judged by, all of them.
-        training: those that models learn from; None where that is unknown.
-        held_out: those that they never see; one of the two is the reference.
         extractor: what sees features; None where none fits.
         no_extractor: why none does.
         has_logits: whether it says classes too.
         likelihood: options of the model's likelihood.
     """
 
+    judged: Opened
+    against: Reference
     subject: PictureSet
-    model: GenerativeModel | None
-    fingerprint: str
     seed: int
     device: torch.device
-    reference: RealPictures
-    training: RealPictures | None
-    held_out: RealPictures | None
     extractor: Extractor | None = None
     no_extractor: str = ""
     has_logits: bool = False
     likelihood: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> GenerativeModel | None:
+        """What paints; None for pictures that are there already."""
+        return self.judged.model
+
+    @property
+    def reference(self) -> RealPictures:
+        """The real pictures that it is judged by, all of them."""
+        return self.against.real
+
+    @property
+    def training(self) -> RealPictures | None:
+        """Those that models learn from; None where that is unknown."""
+        return self.against.training
+
+    @property
+    def held_out(self) -> RealPictures | None:
+        """Those that models never see."""
+        return self.against.held_out
 
     @property
     def other(self) -> RealPictures | None:

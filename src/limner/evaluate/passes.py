@@ -116,8 +116,8 @@ class SeenFeatures(Observer):
         return moments.tensors() | {what: torch.cat(parts) for what, parts in rows.items()}
 
 
-class Work:
-    """A set of pictures and its observers.
+class _Blocks:
+    """A set of pictures and its observers, block by block.
 
     Args:
         pictures: what is looked at.
@@ -136,7 +136,7 @@ class Work:
         return -(-len(self.pictures) // BLOCK)
 
     def waiting(self) -> int:
-        """How many pictures this process has to look at, or to look whether they are done."""
+        """Pictures left for this process."""
         if all(self._found_before(observer) for observer in self.observers):
             return 0
         return sum(len(self._numbers(block)) for block in self._share())
@@ -246,32 +246,41 @@ class Seen:
     """
 
     def __init__(self, needs: Iterable[tuple[PictureSet, Observer]]) -> None:
-        self.works: dict[tuple[str, int], Work] = {}
+        self._sets: dict[tuple[str, int], _Blocks] = {}
         for pictures, observer in needs:
-            work = self.works.setdefault(_identity(pictures), Work(pictures, []))
-            if all(observer.fingerprint != other.fingerprint for other in work.observers):
-                work.observers.append(observer)
+            blocks = self._sets.setdefault(_identity(pictures), _Blocks(pictures, []))
+            if all(observer.fingerprint != other.fingerprint for other in blocks.observers):
+                blocks.observers.append(observer)
 
     def waiting(self) -> int:
-        """How many pictures this process has to look at."""
-        return sum(work.waiting() for work in self.works.values())
+        """Pictures left for this process."""
+        return sum(blocks.waiting() for blocks in self._sets.values())
+
+    def do_share(self, advance: Callable[[float], None]) -> None:
+        """Paint and look at this process's share.
+
+        Args:
+            advance: is told how many pictures are done.
+        """
+        for blocks in self._sets.values():
+            blocks.do_share(advance)
 
     def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
         """What an observer wrote of a set of pictures."""
-        return self.works[_identity(pictures)].of(observer)
+        return self._sets[_identity(pictures)].of(observer)
 
     def pixels(self, pictures: PictureSet, numbers: Iterable[int]) -> Pixels:
         """Some pictures of a set that was seen."""
-        return self.works[_identity(pictures)].pixels(numbers)
+        return self._sets[_identity(pictures)].pixels(numbers)
 
     def seconds(self, pictures: PictureSet) -> float:
         """How long painting a set took."""
-        return self.works[_identity(pictures)].seconds()
+        return self._sets[_identity(pictures)].seconds()
 
     def discard(self) -> None:
         """Forget all blocks: the report is written."""
-        for work in self.works.values():
-            work.discard()
+        for blocks in self._sets.values():
+            blocks.discard()
 
 
 def _identity(pictures: PictureSet) -> tuple[str, int]:

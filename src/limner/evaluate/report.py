@@ -28,6 +28,7 @@ from torch import Tensor
 
 from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
+from limner.contract.likelihood import Sign
 from limner.contract.options import validated
 from limner.data import png
 from limner.runtime.log import append_line, read_lines
@@ -36,7 +37,6 @@ REPORT_FILE = "report.jsonl"
 """In a run's folder: a report a line."""
 SUBJECT = "subject"
 FORMAT = 1
-Sign = Literal["=", "<=", ">=", "~"]
 _SHOWN_SIDE = 64  # small pictures are enlarged to about this on a sheet
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float64, Int, UInt8
@@ -20,7 +20,7 @@ from torch import Tensor
 from limner.contract.bundled import bundled
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, to_uint8
-from limner.contract.likelihood import Likelihood, LikelihoodModel
+from limner.contract.likelihood import KINDS, Kind, Likelihood, LikelihoodModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.registry import models
 from limner.data.dataset import Dataset
@@ -33,8 +33,9 @@ from limner.data.decode import (
     reading,
     to_pixels,
 )
-from limner.evaluate.passes import Columns, Observer, Work
-from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
+from limner.evaluate.metrics.likelihood import SeenLikelihood, kind_of
+from limner.evaluate.passes import Seen
+from limner.evaluate.picture_sets import Numbers, RealPictures
 from limner.evaluate.subject import Opened, check_alike, open_reference, open_subject
 from limner.evaluate.tables import aligned
 from limner.evaluate.typicality import Typicality, typicality
@@ -44,15 +45,7 @@ from limner.runtime.progress import painting_progress, say
 
 PICTURES = 1000
 """So many real pictures are scored, unless said otherwise."""
-Kind = Literal["exact", "lower", "estimate"]
-SIGNS: dict[Kind, tuple[str, str]] = {
-    "exact": ("=", "="),
-    "lower": (">=", "<="),
-    "estimate": ("~", "~"),
-}
-"""How log p and bits/dim are to be read, by the kind of a likelihood."""
 _ALONE = -1  # the number of a picture that is none of the data's
-_KINDS: tuple[Kind, ...] = tuple(SIGNS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ class Scores:
 
     def text(self) -> str:
         """A table to read on a terminal."""
-        nats, bits = SIGNS[self.kind]
+        nats, bits = KINDS[self.kind]
         rows = [("picture", "log-likelihood", "bits/dim", "percentile", "p", "verdict")]
         for each in self.pictures:
             t = each.typicality
@@ -249,22 +242,27 @@ class Scorer:
         Raises:
             LimnerError: a real picture has no finite likelihood.
         """
-        pictures, observer = self.real.first(len(self.real)), _SeenAlone(self)
+        pictures = self.real.first(len(self.real))
+        where = [self.model.device.type, str(torch.__version__)]
+        observer = SeenLikelihood(
+            lambda real, numbers: self.log_p(real.images(numbers), numbers),
+            key("alone", self.opened.fingerprint, where),
+        )
         name = key("scores", observer.fingerprint, pictures.fingerprint, len(pictures))
         path = (self.opened.run or cache_folder()) / "scores" / f"{name}.safetensors"
         found = kept(path)
         if found is None:
             pictures.fingerprint = name  # a folder of its own for the work, apart from evaluations'
-            work = Work(pictures, [observer])
-            with painting_progress(work.waiting(), "scoring real") as advance:
-                work.do_share(advance)
-            found = work.of(observer)
+            seen = Seen([(pictures, observer)])
+            with painting_progress(seen.waiting(), "scoring real") as advance:
+                seen.do_share(advance)
+            found = seen.of(pictures, observer)
             try:
                 keep(path, found)
             except LimnerError:
                 say(f"{path.parent} cannot be written, and so the scores are computed each time")
-            work.discard()
-        return found["nats"], _KINDS[int(found["kind"].max())]
+            seen.discard()
+        return found["nats"], kind_of(found)
 
     def read(self, path: Path) -> tuple[Images, str]:
         """A picture as the model's data are, "1 c h w", and in words what was changed.
@@ -301,28 +299,6 @@ class Scorer:
         if not torch.equal(to_uint8(x)[0], pixels):
             changes.append(f"in {self.model.spec.levels} levels")
         return x, f"seen {', '.join(changes)}" if changes else ""
-
-
-class _SeenAlone(Observer):
-    """log p of real pictures that the model is told nothing of."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-        self.name = "alone"
-        where = [scorer.model.device.type, str(torch.__version__)]
-        self.fingerprint = key("alone", scorer.opened.fingerprint, where)
-
-    def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`nats` and `kind`, an index of exact, lower, estimate."""
-        assert isinstance(pictures, RealPictures)
-        nats, kind, _ = self.scorer.log_p(pictures.images(numbers), numbers)
-        if not nats.isfinite().all():
-            odd = int(numbers[~nats.isfinite()][0])
-            raise LimnerError(
-                f"{pictures.called(odd)} has probability 0 to {self.scorer.opened.name}, and so "
-                "nothing can be said of others"
-            )
-        return {"nats": nats, "kind": torch.full((len(nats),), _KINDS.index(kind))}
 
 
 class _Given(Dataset):

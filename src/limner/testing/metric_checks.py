@@ -31,6 +31,7 @@ from limner.evaluate.metric import Metric, NotApplicable, Redrawn, Setting, metr
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
+from limner.evaluate.subject import Opened, Reference
 from limner.runtime import processes
 
 PICTURES = 100
@@ -173,15 +174,13 @@ def setting_of_law(metric: type[Metric], seeds: dict[Redrawn, int], fault: float
     subject = RealPictures(Law(PICTURES, 3 * seeds["subject"], fault=fault), name="subject")
     held_out = RealPictures(Law(PICTURES, 3 * seeds["reference"] + 1), name="reference")
     training = RealPictures(Law(2 * PICTURES, 3 * seeds["training"] + 2, True), name="training")
+    model = Normal(subject.spec) if "likelihood" in metric.reads else None
     return Setting(
+        Opened("law", subject.fingerprint, model),
+        Reference(held_out, training, held_out),
         subject,
-        Normal(subject.spec) if "likelihood" in metric.reads else None,
-        subject.fingerprint,
         0,
         torch.device("cpu"),
-        held_out,
-        training,
-        held_out,
         Linear(),
         has_logits=True,
     )
@@ -231,8 +230,7 @@ def check_shards(metric: type[Metric]) -> None:
                 mock.patch.object(processes, "rank", lambda rank=rank: rank),
                 mock.patch.object(processes, "size", lambda: 2),
             ):
-                for work in seen.works.values():
-                    work.do_share(lambda _: None)
+                seen.do_share(lambda _: None)
         if not needs:
             return
         for a, b in zip(expected, one.numbers(seen), strict=True):

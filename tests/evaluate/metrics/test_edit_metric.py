@@ -32,6 +32,7 @@ from limner.evaluate.metrics.edit import box_mask, done, outside_change
 from limner.evaluate.metrics.statistics import wilson
 from limner.evaluate.picture_sets import PaintedPictures, RealPictures
 from limner.evaluate.report import Number
+from limner.evaluate.subject import Opened, Reference
 
 N = 20
 _BOX = (0.2, 0.2, 0.6, 0.6)
@@ -267,8 +268,9 @@ def test_it_is_computed_only_where_it_is_named():
     real = RealPictures(scenes(32))
     model = Renders(real.spec)
     subject = PaintedPictures(model, real, N, seed=0, options={}, name="m", fingerprint="m")
+    judged, against = Opened("m", "m", model), Reference(real, None, real)
     place = torch.device("cpu")
-    setting = Setting(subject, model, "m", 0, place, real, None, real, extractor=Knows(32))
+    setting = Setting(judged, against, subject, 0, place, extractor=Knows(32))
     assert len(module.Edit(setting).needs()) == 2
     with pytest.raises(NotApplicable, match="it paints eight pictures for each of -n"):
         module.Edit(setting, named=False).needs()

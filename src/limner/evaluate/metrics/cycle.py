@@ -73,7 +73,7 @@ class Cycle(Metric):
         model = self.setting.model
         if not (isinstance(model, Translates) and len(model.ways) == 2):
             raise NotApplicable(f"{self.setting.subject.name} does not translate both ways")
-        return SeenCycles(model, self.setting.fingerprint)
+        return SeenCycles(model, self.setting.judged.fingerprint)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """The cycles of real pictures.

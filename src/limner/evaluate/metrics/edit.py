@@ -340,7 +340,7 @@ class Edit(Metric):
                 f"it needs at least {self.least} captions with a word to change, and the first "
                 f"{len(subject):,} of {s.reference.name} have {len(edits)}; give a larger -n"
             )
-        return EditedPictures(subject, edits, self.detector, f"{s.fingerprint} {s.seed}")
+        return EditedPictures(subject, edits, self.detector, f"{s.judged.fingerprint} {s.seed}")
 
     @cached_property
     def composed(self) -> ComposedEdits:

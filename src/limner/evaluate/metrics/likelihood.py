@@ -13,7 +13,7 @@ Reference:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.likelihood import LikelihoodModel
+from limner.contract.likelihood import KINDS, Kind, Likelihood, LikelihoodModel
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import validated
@@ -29,7 +29,7 @@ from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
-from limner.evaluate.report import Number, Sign
+from limner.evaluate.report import Number
 from limner.runtime.cache import key
 
 PAPER = Paper(
@@ -38,10 +38,7 @@ PAPER = Paper(
     2015,
     "1511.01844",
 )
-_KINDS = ("exact", "lower", "estimate")
 _TERM = "term: "  # before the name of a term, in the columns of what was seen
-_NATS: dict[str, Sign] = {"exact": "=", "lower": ">=", "estimate": "~"}
-_BITS: dict[str, Sign] = {"exact": "=", "lower": "<=", "estimate": "~"}
 
 
 def likelihood_options(
@@ -67,43 +64,42 @@ def likelihood_options(
     return {}
 
 
-class SeenLikely(Observer):
-    """log p(x) of real pictures, under what they are of.
+class SeenLikelihood(Observer):
+    """log p(x) of real pictures.
 
     Args:
-        model: of such pictures.
-        fingerprint: of its weights.
-        seed: of what the model draws.
-        options: of its `log_prob`.
+        log_p: of the pictures with some numbers.
+        fingerprint: of everything that decides it.
     """
 
+    name = "likelihood"
+
     def __init__(
-        self, model: LikelihoodModel, fingerprint: str, seed: int, options: Mapping[str, Any]
+        self, log_p: Callable[[RealPictures, Numbers], Likelihood], fingerprint: str
     ) -> None:
-        self.model, self.seed, self.options = model, seed, options
-        self.name = "likelihood"
-        self.fingerprint = key("likelihood and ELBO", fingerprint, seed, sorted(options.items()))
+        self.log_p, self.fingerprint = log_p, fingerprint
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """`nats`, float64 "b", `kind`, an index of exact, lower, estimate, and a bound's terms.
+        """`nats`, float64 "b", `kind`, an index into `KINDS`, and a bound's terms.
 
         Raises:
             LimnerError: a picture has no finite likelihood.
         """
         assert isinstance(pictures, RealPictures)
-        device = str(self.model.device)
-        c = pictures.condition(numbers, self.model.spec).to(device)
-        streams = Noise.keyed(self.seed, Purpose.LIKELIHOOD, numbers, device)
-        x = pictures.images(numbers).to(device)
-        nats, kind, terms = self.model.log_prob(x, c, noise=streams, **self.options)
+        nats, kind, terms = self.log_p(pictures, numbers)
         nats = nats.double().cpu()
         if not nats.isfinite().all():
             worst = int(numbers[~nats.isfinite()][0])
             raise LimnerError(
-                f"{pictures.called(worst)} has no finite likelihood; the mean has no value"
+                f"{pictures.called(worst)} has no finite likelihood, and so all have no mean"
             )
-        apart = {f"{_TERM}{name}": term.double().cpu() for name, term in terms.items()}
-        return {"nats": nats, "kind": torch.full((len(nats),), _KINDS.index(kind))} | apart
+        parts = {f"{_TERM}{name}": term.double().cpu() for name, term in terms.items()}
+        return {"nats": nats, "kind": torch.full((len(nats),), [*KINDS].index(kind))} | parts
+
+
+def kind_of(columns: Columns) -> Kind:
+    """How the likelihoods that were seen are to be read."""
+    return [*KINDS][int(columns["kind"].max())]
 
 
 @metric("likelihood", paper=PAPER)
@@ -122,10 +118,22 @@ class LogLikelihood(Metric):
         return self.setting.model
 
     @cached_property
-    def observer(self) -> SeenLikely:
-        """The model."""
-        s = self.setting
-        return SeenLikely(self.model, s.fingerprint, s.seed, s.likelihood)
+    def observer(self) -> SeenLikelihood:
+        """The model, which is told what the pictures are of."""
+        s, options = self.setting, sorted(self.setting.likelihood.items())
+        return SeenLikelihood(
+            self.log_p, key("likelihood and ELBO", s.judged.fingerprint, s.seed, options)
+        )
+
+    def log_p(self, pictures: RealPictures, numbers: Numbers) -> Likelihood:
+        """log p of pictures under what they are of."""
+        device = str(self.model.device)
+        return self.model.log_prob(
+            pictures.images(numbers).to(device),
+            pictures.condition(numbers, self.model.spec).to(device),
+            noise=Noise.keyed(self.setting.seed, Purpose.LIKELIHOOD, numbers, device),
+            **self.setting.likelihood,
+        )
 
     @cached_property
     def pictures(self) -> RealPictures:
@@ -149,7 +157,7 @@ class LogLikelihood(Metric):
         """Nats and bits, with the standard error of the mean."""
         found = seen.of(self.pictures, self.observer)
         nats, n = found["nats"], len(found["nats"])
-        kind = _KINDS[int(found["kind"].max())]
+        sign_of_nats, sign_of_bits = KINDS[kind_of(found)]
         bit = self.pictures.spec.dimensions * math.log(2)  # nats of one bit in every dimension
 
         def number(name: str, nats: Tensor, per: float, **more: Any) -> Number:
@@ -157,15 +165,15 @@ class LogLikelihood(Metric):
             return self.number(name, float(nats.mean()) / per, n, error=error, **more)
 
         said: dict[str, Any] = {"protocol": self.protocol()}
-        bits = number("bits/dim", -nats, bit, sign=_BITS[kind], better="lower", **said)
+        bits = number("bits/dim", -nats, bit, sign=sign_of_bits, better="lower", **said)
         said |= {"unit": "nats", "better": "higher"}
-        whole = number("log-likelihood", nats, 1, sign=_NATS[kind], **said)
+        whole = number("log-likelihood", nats, 1, sign=sign_of_nats, **said)
         terms = {t.removeprefix(_TERM): found[t] for t in found if t.startswith(_TERM)}
-        apart = [number(f"bits/dim, {name}", term, bit) for name, term in terms.items()]
+        parts = [number(f"bits/dim, {name}", term, bit) for name, term in terms.items()]
         if terms and not torch.allclose(elbo := sum(terms.values(), 0 * nats), -nats):
-            sign = _BITS["lower"]
-            apart.insert(0, number("bits/dim, ELBO", elbo, bit, sign=sign, better="lower"))
-        return [bits, whole, *apart]
+            _, sign = KINDS["lower"]
+            parts.insert(0, number("bits/dim, ELBO", elbo, bit, sign=sign, better="lower"))
+        return [bits, whole, *parts]
 
     def protocol(self) -> str:
         """What the model says of its likelihood, and what it was told."""
