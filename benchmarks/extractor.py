@@ -48,7 +48,7 @@ from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.inception import Inception, Network, loaded
 from limner.evaluate.metrics.fid import distance_of_features, frechet_distance
 from limner.evaluate.metrics.statistics import Moments
-from limner.evaluate.passes import BLOCK, SeenFeatures
+from limner.evaluate.passes import BLOCK, FeatureObserver
 from limner.evaluate.picture_sets import RealPictures
 
 STYLES = ("3d", "flat")
@@ -79,7 +79,7 @@ def random_weights() -> dict[str, Tensor]:
 
 
 def of_limner(extract: Extractor) -> Contestant:
-    seen = SeenFeatures(extract)
+    seen = FeatureObserver(extract)
 
     def features(folder: Path) -> Tensor:
         pictures = RealPictures(open_data(f"folder:{folder}", split="all"))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
-from limner.evaluate.metrics.statistics import Estimate, checked, jackknife, shuffled
+from limner.evaluate.metrics.statistics import Estimate, checked_features, jackknife, random_order
 from limner.evaluate.passes import Seen
 from limner.evaluate.report import Number
 
@@ -30,8 +30,8 @@ PARTS = 20
 
 def vendi(features: Float[Tensor, "n d"], seed: int = 0) -> Estimate:
     """The Vendi score of features, with a jackknife's interval over 20 random parts."""
-    x = F.normalize(checked(features, PARTS, "the Vendi score"), dim=1)
-    parts = x[shuffled(len(x), seed)].tensor_split(PARTS)
+    x = F.normalize(checked_features(features, PARTS, "the Vendi score"), dim=1)
+    parts = x[random_order(len(x), seed)].tensor_split(PARTS)
     products = torch.stack([part.T @ part for part in parts])  # parts d d
     left_out = torch.tensor([len(part) for part in parts])
     whole = _score(products.sum(0)[None], torch.tensor([len(x)]))

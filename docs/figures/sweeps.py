@@ -217,7 +217,7 @@ def beside(axis: Axes, value: float, label: str, style: str = "--") -> None:
 def line(point: Point, report: Report) -> str:
     """The numbers of a point."""
     found = [number for name in SCORES if (number := report.number(name))]
-    numbers = ", ".join(f"{number.name} {number.shown()}" for number in found)
+    numbers = ", ".join(f"{number.name} {number.text()}" for number in found)
     return f"{point.sampler}, {point.evaluations} evaluations, scale {point.scale:g}: {numbers}"
 
 

@@ -13,7 +13,7 @@ from limner.contract.layout import NONE, Objects, layout_spec, read_layout, writ
 from limner.contract.noise import Noise
 from limner.data import open_data
 from limner.data.scenes import ComposedScenes
-from limner.evaluate.judges.augmentation import coarsen, tint_pictures
+from limner.evaluate.judges.augmentation import coarsen_pictures, tint_pictures
 from limner.evaluate.judges.centernet2 import (
     CenterNet2,
     belonging,
@@ -227,10 +227,10 @@ def test_augmentation_is_what_it_says():
     x = 2 * torch.rand(6, 3, 16, 16) - 1
     noise = Noise.keyed(0, 0, range(6))
     torch.testing.assert_close(tint_pictures(x, noise, 0, 0), x)
-    torch.testing.assert_close(coarsen(x, noise, 0), x)
+    torch.testing.assert_close(coarsen_pictures(x, noise, 0), x)
     flat = x[:, :, :1, :1].expand(-1, -1, 16, 16)
-    torch.testing.assert_close(coarsen(flat, noise, 1), flat, rtol=0, atol=1e-5)
-    assert not torch.equal(coarsen(x, noise, 1)[0], x[0])
+    torch.testing.assert_close(coarsen_pictures(flat, noise, 1), flat, rtol=0, atol=1e-5)
+    assert not torch.equal(coarsen_pictures(x, noise, 1)[0], x[0])
     changed = tint_pictures(0 * x, noise, 0.5, 0.2)
     assert changed.flatten(2).std(-1).max() < 1e-6
     assert 0.05 < changed.abs().max() <= 0.2

@@ -118,8 +118,12 @@ def test_training_time_is_that_of_the_steps_in_the_log(tmp_path: Path):
         {"step": 30, "images": 300, "images_per_second": None},
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert comparison._trained(tmp_path) == 100 / 50 + 100 / 25
-    assert comparison._trained(tmp_path / "nowhere") == comparison._trained(None) == 0
+    assert comparison._training_seconds(tmp_path) == 100 / 50 + 100 / 25
+    assert (
+        comparison._training_seconds(tmp_path / "nowhere")
+        == comparison._training_seconds(None)
+        == 0
+    )
 
 
 @given(
@@ -331,10 +335,10 @@ def test_the_page_is_whole_and_needs_nothing_else(found: Comparison, tmp_path: P
             image.load()
     assert len(parsed.sources) == 1 + 3 + 3, "the real ones, three sheets, three of neighbours"
     words = html.unescape(re.sub(r"<[^>]+>", "", content))
-    for each, report in found.judged:
+    for each, report in found.successes:
         assert report.text() in words and each.name in words
         for x in report.numbers:
-            assert x.shown().split(" ")[0] in words
+            assert x.text().split(" ")[0] in words
     assert content.count('class="best"') == len(found.to_json()["best"]) > 0
     written = json.loads(document.read_text(encoding="utf-8"))
     for each, subject in zip(found.subjects, written["subjects"]):

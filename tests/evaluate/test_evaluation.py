@@ -36,7 +36,7 @@ from limner.evaluate.metrics.fid import distance_of_features
 from limner.evaluate.metrics.fld import fld
 from limner.evaluate.metrics.kid import kid
 from limner.evaluate.metrics.mind import floor, mind
-from limner.evaluate.metrics.statistics import shuffled
+from limner.evaluate.metrics.statistics import random_order
 from limner.evaluate.report import Number, Report, append, read_reports
 from limner.runtime.cache import cache_folder, keep, kept
 
@@ -63,7 +63,7 @@ def value(report: Report, name: str, row: str = "subject") -> float:
 def test_numbers_are_those_of_the_pure_functions_on_the_same_pictures():
     model, real = Painter(SPEC, deafness=0.3), Shades(240, seed=1, training=False)
     report = judged(model, against=real, training=None)
-    order = shuffled(240, 0)
+    order = random_order(240, 0)
     assert SPEC.text is not None
     text = Tokenizer(SPEC.text).encode(real.captions(order[:N], Noise.sampling(0, 1)))
     x = to_uint8(model.sample(N, Condition(text=text), seed=0))
@@ -81,7 +81,7 @@ def test_mind_and_fld_are_of_the_same_pictures_with_what_they_are_worth():
     training = Shades(720, seed=2)
     report = judged(model, metrics=["mind", "fld"], against=real, training=training)
     assert SPEC.text is not None
-    order, learnt = shuffled(240, 0), shuffled(720, 0)
+    order, learnt = random_order(240, 0), random_order(720, 0)
     text = Tokenizer(SPEC.text).encode(real.captions(order[:N], Noise.sampling(0, 1)))
     x = to_uint8(model.sample(N, Condition(text=text), seed=0))
     of_model, of_real, of_training = (
@@ -275,7 +275,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch):
             alive.extend(weakref.ref(tensor) for tensor in block.values())
             yield block
 
-    found = passes.SeenFeatures(Eye()).together(stream())
+    found = passes.FeatureObserver(Eye()).together(stream())
     assert max(held) <= 2 * (256 // 64 + 1)
     assert int(found["n"]) == 400 * 64 and len(found["features"]) == len(found["logits"]) == 256
     model, eye = Painter(SPEC), Eye()

@@ -13,7 +13,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
-from limner.evaluate.judges.augmentation import moved, spoil
+from limner.evaluate.judges.augmentation import move_pictures, spoil_pictures
 from limner.evaluate.judges.dual_encoder import DualEncoder
 
 EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())
@@ -40,13 +40,13 @@ def pictures(n: int, side: int = 16) -> Tensor:
 
 def test_a_picture_that_is_not_moved_stays_as_it_is():
     x = pictures(2)
-    still = moved(x, Noise.keyed(0, 0, range(2)), shift=0, stretch=1, turn=0)
+    still = move_pictures(x, Noise.keyed(0, 0, range(2)), shift=0, stretch=1, turn=0)
     torch.testing.assert_close(still, x, rtol=0, atol=1e-5)
 
 
 def test_shifts_are_whole_pixels_where_asked_and_edges_go_on():
     x = pictures(1)
-    found = moved(x, Drawn((0.5, 0.5, 1.0, 0.0)), shift=3, stretch=1, turn=0)
+    found = move_pictures(x, Drawn((0.5, 0.5, 1.0, 0.0)), shift=3, stretch=1, turn=0)
     right, down = [*range(3, 16), 15, 15, 15], [0, 0, 0, *range(13)]
     torch.testing.assert_close(found, x[:, :, down][..., right], rtol=0, atol=1e-5)
 
@@ -54,34 +54,34 @@ def test_shifts_are_whole_pixels_where_asked_and_edges_go_on():
 def test_turns_and_stretches_are_torchvisions():
     x = torch.zeros(1, 3, 17, 17)
     x[..., 4:13, 6:11] = pictures(1, 9)[..., :5]
-    quarter = moved(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=90)
+    quarter = move_pictures(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=90)
     torch.testing.assert_close(quarter, x.rot90(1, (2, 3)), rtol=0, atol=1e-5)
     bilinear = V.InterpolationMode.BILINEAR
-    turned = moved(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=20)
+    turned = move_pictures(x, Drawn((1.0, 0.5, 0.5, 0.5)), shift=3, stretch=1, turn=20)
     torch.testing.assert_close(turned, V.rotate(x, 20, bilinear), rtol=0, atol=1e-4)
-    larger = moved(x, Drawn((0.5, 0.0, 0.5, 0.5)), shift=3, stretch=1.3, turn=0)
+    larger = move_pictures(x, Drawn((0.5, 0.0, 0.5, 0.5)), shift=3, stretch=1.3, turn=0)
     expected = V.affine(x, 0, [0, 0], 1.3, [0], bilinear)
     torch.testing.assert_close(larger, expected, rtol=0, atol=1e-4)
 
 
 def test_blur_is_torchvisions_and_grain_has_its_deviation():
     x = pictures(2)
-    found = spoil(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
+    found = spoil_pictures(x, Drawn((1.0, 0.0), (0.25, 0.0)), blur=1, grain=0.2)
     for i, deviation in enumerate((1.0, 0.25)):
         expected = V.gaussian_blur(x[i], [7, 7], [deviation, deviation])
         inner = (slice(None), slice(3, -3), slice(3, -3))  # edges go on in another way
         torch.testing.assert_close(found[i][inner], expected[inner], rtol=0, atol=1e-5)
-    grey = spoil(torch.zeros(1, 3, 16, 16), Drawn((0.0, 0.5)), blur=1, grain=0.2)
+    grey = spoil_pictures(torch.zeros(1, 3, 16, 16), Drawn((0.0, 0.5)), blur=1, grain=0.2)
     assert grey.unique().tolist() == pytest.approx([0.1])
-    torch.testing.assert_close(spoil(x, Drawn((1.0, 1.0), (1.0, 1.0)), blur=0, grain=0), x)
-    assert spoil(torch.ones(1, 3, 8, 8), Drawn((0.0, 1.0)), blur=1, grain=0.2).max() == 1
+    torch.testing.assert_close(spoil_pictures(x, Drawn((1.0, 1.0), (1.0, 1.0)), blur=0, grain=0), x)
+    assert spoil_pictures(torch.ones(1, 3, 8, 8), Drawn((0.0, 1.0)), blur=1, grain=0.2).max() == 1
 
 
 def test_pictures_are_moved_and_spoilt_by_their_own_streams():
     x = pictures(4)
     changes: list[Callable[[Tensor, Noise], Tensor]] = [
-        lambda x, noise: moved(x, noise, shift=3, stretch=1.2, turn=10),
-        lambda x, noise: spoil(x, noise, blur=1, grain=0.2),
+        lambda x, noise: move_pictures(x, noise, shift=3, stretch=1.2, turn=10),
+        lambda x, noise: spoil_pictures(x, noise, blur=1, grain=0.2),
     ]
     for change in changes:
         whole = change(x, Noise.keyed(0, 5, range(4)))

@@ -116,7 +116,7 @@ def test_the_closed_form_memoriser_paints_its_training_pictures(sampler, schedul
         memorisation(to_uint8(some.float()), to_uint8(pictures.float()), shift=1)
         for some in (end, held_out)
     )
-    assert painted.share_copied >= 0.98, "the meter calls them copies"
+    assert painted.share_of_copies >= 0.98, "the meter calls them copies"
     assert len(painted.nearest.unique()) == 8, "and all of them return"
-    assert new.share_copied == 0, "it finds no copy among new ones"
+    assert new.share_of_copies == 0, "it finds no copy among new ones"
     assert painted.share_authentic <= 0.02 and new.share_authentic > 0.2

@@ -52,5 +52,5 @@ def compare_command(
             print_json(found.to_json())
         else:
             typer.echo(f"{found.text()}\n\nopen {page}")
-    if len(found.judged) < len(found.subjects):
+    if len(found.successes) < len(found.subjects):
         raise typer.Exit(2)

@@ -8,7 +8,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry
 from limner.evaluate.metric import NEEDS, Metric
-from limner.evaluate.tables import aligned
+from limner.evaluate.tables import align
 
 
 def describe_model(entry: Entry) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def models_text(entries: Sequence[Entry]) -> str:
         (e.name, e.family, e.summary, e.paper.identifier, ", ".join(bundled_of(e.name)))
         for e in entries
     ]
-    return "\n".join(aligned([("model", "family", "what it is", "paper", "ready to use"), *rows]))
+    return "\n".join(align([("model", "family", "what it is", "paper", "ready to use"), *rows]))
 
 
 def options_text(entry: Entry) -> str:
@@ -106,7 +106,7 @@ def describe_metric(metric: type[Metric]) -> dict[str, Any]:
 def metrics_text(metrics: Iterable[type[Metric]]) -> str:
     """One line a metric: name, what it says, what it needs, least pictures, better, paper."""
     head = ("name", "what it says", "needs", "least n", "better", "paper")
-    return "\n".join(aligned([head, *map(_metric_row, metrics)]))
+    return "\n".join(align([head, *map(_metric_row, metrics)]))
 
 
 def _metric_row(metric: type[Metric]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from limner.commands.arguments import AsJson, print_json
 
 def recipes_command(as_json: AsJson = False) -> None:
     """List the recipes that come with limner: what each trains, and on what."""
-    from limner.evaluate.tables import aligned
+    from limner.evaluate.tables import align
     from limner.training.recipe import Recipe
     from limner.training.shipped import PREFIX, shipped
 
@@ -19,5 +19,5 @@ def recipes_command(as_json: AsJson = False) -> None:
         (name, of.model["name"], of.data["source"], of.about.split("\n")[0])
         for name, of in read.items()
     ]
-    typer.echo("\n".join(aligned(rows)))
+    typer.echo("\n".join(align(rows)))
     typer.echo(f"\ntrain one: limner train {PREFIX}{rows[0][0]}")

@@ -32,7 +32,7 @@ from limner.contract.options import Count, Natural, Rate, Widths
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan, Repaints, Scale, WalkOptions
-from limner.maths.denoisers import Clipped, Estimate, Wrapped, per_image
+from limner.maths.denoisers import Clipped, DenoiserWrapper, Estimate, per_image
 from limner.maths.samplers import Ancestral, GuidedAncestral
 from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
@@ -41,7 +41,7 @@ _BLIND = 1000  # sigma / alpha beyond which nothing of a picture can be seen
 
 
 @dataclass(frozen=True)
-class Classified(Wrapped):
+class Classified(DenoiserWrapper):
     """x_hat moved by scale sigma^2 / alpha g, which adds scale g to the score.
 
     Where next to nothing of the picture is left, alpha < sigma / 1,000, as at the first time of

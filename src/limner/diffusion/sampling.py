@@ -17,7 +17,7 @@ from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import finished
 from limner.contract.noise import Blend, Noise
 from limner.contract.options import Count, NonNegative, RunName, Share
-from limner.maths.denoisers import Conditional, Denoiser, Kept, per_image
+from limner.maths.denoisers import Conditional, Denoiser, KnownPixels, per_image
 from limner.maths.samplers import Sampler, SamplerName, State
 from limner.maths.schedules import Spacing, Times
 
@@ -179,7 +179,7 @@ class Repaints(Edits):
         steps = len(plan.times) - 1
         times = plan.times[steps - max(1, round(strength * steps)) :]
         x, painted = self.to_latent(image, mask, noise)
-        D = plan.D if painted is None else Kept(plan.D, x, painted.to(x))
+        D = plan.D if painted is None else KnownPixels(plan.D, x, painted.to(x))
         alpha, sigma = map(float, D.schedule(times[0]))
         x_t = alpha * x + sigma * noise.normal(*x.shape[1:])
         for state in Plan(plan.sampler, D, times, rounds).walked(x_t, c, noise, preview):

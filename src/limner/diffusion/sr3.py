@@ -40,7 +40,7 @@ from limner.contract.upscaling import Tiles, Upscales, check_small, resize
 from limner.diffusion.cascade import augmentation_level, augmented
 from limner.diffusion.denoising_model import DenoisingModel, Example
 from limner.diffusion.sampling import WalkOptions
-from limner.maths.denoisers import Estimate, Parametrisation, Wrapped, epsilon
+from limner.maths.denoisers import DenoiserWrapper, Estimate, Parametrisation, epsilon
 from limner.maths.schedules import DiscreteSchedule, Times, linear_betas
 from limner.nn.unet import PatchOptions, UNet
 
@@ -188,7 +188,7 @@ class SR3(DenoisingModel, Upscales):
 
 
 @dataclass(frozen=True)
-class Tiled(Wrapped):
+class Tiled(DenoiserWrapper):
     """D of a picture that is larger than its network takes: what it makes of tiles, blended.
 
     Args:

@@ -82,7 +82,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
     for t in y_ticks:
         y = y_place(t)
         parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="axis end" x="{left - 6}" y="{y + 4:.1f}">{_said(t)}</text>')
+        parts.append(f'<text class="axis end" x="{left - 6}" y="{y + 4:.1f}">{_number(t)}</text>')
     parts.append(f'<text class="axis" x="0" y="12">{text(y_name)}</text>')
     parts.append(f'<text class="axis end" x="{_WIDTH}" y="{height - 6}">{text(x_name)}</text>')
     above = -math.inf  # the name before, further up: names never lie on one another
@@ -145,10 +145,10 @@ def _vertical(x: float, top: float, bottom: float, kind: str) -> str:
 
 
 def _tick(x: float, bottom: float, value: float) -> str:
-    return f'<text class="axis mid" x="{x:.1f}" y="{bottom + 14}">{_said(value)}</text>'
+    return f'<text class="axis mid" x="{x:.1f}" y="{bottom + 14}">{_number(value)}</text>'
 
 
-def _said(value: float) -> str:
+def _number(value: float) -> str:
     """Without digits that only rounding made."""
     return f"{0.0 if abs(value) < 1e-12 else value:.4g}"
 

@@ -31,7 +31,7 @@ from limner.evaluate.metric import Setting, applicable, check_name
 from limner.evaluate.metrics.memorisation import memorisation
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels
 from limner.evaluate.report import Report, append, read_reports
-from limner.evaluate.subject import Opened, Reference, open_reference, open_subject
+from limner.evaluate.subject import Candidate, Reference, open_reference, open_subject
 from limner.runtime import processes
 from limner.runtime.cache import cache_folder, keep, kept, key
 from limner.runtime.log import read_log
@@ -148,7 +148,7 @@ class _Judge:
         self.reference, self.n, self.seed, self.place = reference, n, seed, place
         self.metrics, self.sampler = metrics, dict(sampler)
         real = reference.real
-        setting = Setting(Opened(real.name, real.fingerprint), reference, real, seed, place)
+        setting = Setting(Candidate(real.name, real.fingerprint), reference, real, seed, place)
         found = with_extractor(setting, extractor, weights)
         self.extractor = found.extractor
         self.seeing = {of: getattr(found, of) for of in ("extractor", "no_extractor", "has_logits")}
@@ -187,7 +187,7 @@ class _Judge:
         if not before and not opened.run and processes.first():
             shelf.mkdir(parents=True, exist_ok=True)
             append(report, shelf)
-        seconds = _trained(opened.run or bundled().get(name))
+        seconds = _training_seconds(opened.run or bundled().get(name))
         samples, pairs = self.sheets(report, setting.subject) if processes.first() else (None, None)
         return Compared(name, report, "", seconds, before is not None, samples, pairs)
 
@@ -216,7 +216,7 @@ class _Judge:
         would, _ = applicable(setting, metrics)
         by = {m.extractor.name: m.extractor.fingerprint for m in would if m.extractor}
         return (
-            report.subject.fingerprint == setting.judged.fingerprint
+            report.subject.fingerprint == setting.candidate.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
             and report.against.digest == (real.dataset.digest or real.fingerprint)
             and report.against.pictures == len(real)
@@ -236,12 +236,12 @@ class _Judge:
         if found is None:
             samples = report.pictures.get("samples")
             samples = pictures.pictures(torch.arange(n)) if samples is None else samples[:n]
-            found = {"samples": samples} | self.paired(samples[:PAIRED])
+            found = {"samples": samples} | self.pair_with_nearest(samples[:PAIRED])
             with contextlib.suppress(LimnerError):
                 keep(path, found)
         return found["samples"], found.get("pairs")
 
-    def paired(self, samples: Pixels) -> dict[str, Pairs]:
+    def pair_with_nearest(self, samples: Pixels) -> dict[str, Pairs]:
         """Pictures, each followed by the training picture nearest to it, as `pairs`; or nothing."""
         training = self.reference.training
         if training is None or training.dataset.endless:
@@ -297,10 +297,10 @@ def _reference(
         raise LimnerError("say which real pictures all are judged by: --against SOURCE")
     source = against or next(iter(sources))
     usual = next((section for section in known.values() if section["source"] == source), {})
-    return open_reference(source, data, Opened("the subjects", "", recipe={"data": usual}))
+    return open_reference(source, data, Candidate("the subjects", "", recipe={"data": usual}))
 
 
-def _trained(folder: Path | None) -> float:
+def _training_seconds(folder: Path | None) -> float:
     """Seconds in training steps, by a run's log, without saving and painting; 0 without a log."""
     seconds, before = 0.0, 0
     for row in read_log(folder) if folder else ():

@@ -25,11 +25,11 @@ from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options
-from limner.evaluate.passes import Observer, Seen, SeenDigests
+from limner.evaluate.passes import DigestObserver, Observer, Seen
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
 from limner.evaluate.subject import (
-    Opened,
+    Candidate,
     Reference,
     check_alike,
     check_varied,
@@ -105,26 +105,26 @@ def evaluate(
     options = likelihood_options(opened.model, likelihood or {}, opened.name)
     setting = replace(setting, likelihood=options)
     setting = with_extractor(setting, extractor, weights)
-    chosen, left_out = _chosen(setting, metrics)
-    shown, digests = setting.subject, SeenDigests()
+    chosen, left_out = _choose_metrics(setting, metrics)
+    shown, digests = setting.subject, DigestObserver()
     if all("likelihood" in metric.reads for metric in chosen):  # so that none has to be painted
         shown = shown.first(_SAMPLES)
     seen = Seen([(shown, digests), *(need for needs in chosen.values() for need in needs)])
     _look(seen, place, quiet)
 
-    def made() -> Report:
+    def make_report() -> Report:
         used = {m.extractor.name: m.extractor for m in chosen if m.extractor}
-        remarks = [*_remarks(setting, used), *_repeated(seen, shown, digests)]
-        numbers, sheets, failed = _measured(seen, [*chosen], strict=metrics is not None)
+        remarks = [*_remarks(setting, used), *_repetitions(seen, shown, digests)]
+        numbers, sheets, failed = _measure(seen, [*chosen], strict=metrics is not None)
         first = range(min(_SAMPLES, len(shown)))
         return Report(
-            subject=_described(setting),
-            against=_used(reference.real, reference.options),
+            subject=_subject(setting),
+            against=_data_used(reference.real, reference.options),
             n=len(shown),
             seed=seed,
             numbers=tuple(numbers),
-            training=_used(reference.training) if reference.training else None,
-            held_out=_used(reference.held_out) if reference.held_out else None,
+            training=_data_used(reference.training) if reference.training else None,
+            held_out=_data_used(reference.held_out) if reference.held_out else None,
             left_out=left_out | failed,
             remarks=tuple(remarks),
             protocol=tuple(_protocol(setting, shown)),
@@ -137,7 +137,7 @@ def evaluate(
             pictures={"samples": seen.pixels(shown, first)} | sheets,
         )
 
-    report = _of_first_process(made, place)
+    report = _report_of_first_process(make_report, place)
     if processes.first():
         if opened.run:
             try:
@@ -149,7 +149,7 @@ def evaluate(
 
 
 def setting_of(
-    opened: Opened,
+    opened: Candidate,
     reference: Reference,
     n: int | None,
     seed: int,
@@ -214,7 +214,7 @@ def with_extractor(
     return replace(setting, extractor=found, has_logits=seen.logits is not None)
 
 
-def _chosen(
+def _choose_metrics(
     setting: Setting, names: Sequence[str] | None
 ) -> tuple[dict[Metric, list[tuple[PictureSet, Observer]]], dict[str, str]]:
     """The metrics that are computed with what they need, and why others are not.
@@ -248,7 +248,7 @@ def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
         raise failure or LimnerError("another process stopped; its message says why")
 
 
-def _measured(
+def _measure(
     seen: Seen, metrics: Sequence[Metric], strict: bool
 ) -> tuple[list[Number], dict[str, Any], dict[str, str]]:
     """Numbers and sheets of all metrics; and of those that turn out to have none, why not.
@@ -276,7 +276,7 @@ def _measured(
     return numbers, sheets, failed
 
 
-def _of_first_process(make: Callable[[], Report], place: torch.device) -> Report:
+def _report_of_first_process(make: Callable[[], Report], place: torch.device) -> Report:
     """The report that the first process makes, on every process.
 
     Raises:
@@ -295,8 +295,8 @@ def _of_first_process(make: Callable[[], Report], place: torch.device) -> Report
     return report or Report.from_json(document["report"])
 
 
-def _described(setting: Setting) -> Subject:
-    opened, model = setting.judged, setting.model
+def _subject(setting: Setting) -> Subject:
+    opened, model = setting.candidate, setting.model
     if model is None:
         return Subject(
             opened.name, "pictures", opened.fingerprint, shape=setting.subject.spec.shape
@@ -316,7 +316,7 @@ def _described(setting: Setting) -> Subject:
     )
 
 
-def _used(real: RealPictures, options: Mapping[str, Any] | None = None) -> DataUsed:
+def _data_used(real: RealPictures, options: Mapping[str, Any] | None = None) -> DataUsed:
     return DataUsed(
         real.name, len(real), real.dataset.digest or real.fingerprint, dict(options or {})
     )
@@ -329,7 +329,7 @@ def _remarks(setting: Setting, used: Mapping[str, Extractor]) -> Iterator[str]:
         setting: what is judged, and by what.
         used: the extractors of the metrics, by name.
     """
-    opened, reference, real = setting.judged, setting.against, setting.reference
+    opened, reference, real = setting.candidate, setting.against, setting.reference
     trains = reference.training is not None and reference.training.dataset is real.dataset
     if trains:
         yield f"{real.name} is what models learn from: a copy of it would score best"
@@ -356,7 +356,7 @@ def _remarks(setting: Setting, used: Mapping[str, Extractor]) -> Iterator[str]:
         yield f"training draws the pictures of {real.name} by weight; here each counts once"
 
 
-def _repeated(seen: Seen, subject: PictureSet, digests: SeenDigests) -> Iterator[str]:
+def _repetitions(seen: Seen, subject: PictureSet, digests: DigestObserver) -> Iterator[str]:
     """How many pictures are the same.
 
     Raises:

@@ -26,7 +26,7 @@ from limner.evaluate.metrics.statistics import NORMAL_97_5
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
-from limner.evaluate.tables import aligned, markdown
+from limner.evaluate.tables import align, markdown
 
 FORMAT = 1
 Pairs = UInt8[Tensor, "p c h w"]
@@ -100,7 +100,7 @@ class Comparison:
     sampler: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
-    def judged(self) -> list[tuple[Compared, Report]]:
+    def successes(self) -> list[tuple[Compared, Report]]:
         """Those that did not fail."""
         return [(each, each.report) for each in self.subjects if each.report]
 
@@ -108,7 +108,7 @@ class Comparison:
         """Every number of any subject, in the order of the metrics."""
         found: dict[tuple[str, str], Column] = {}
         for metric in metrics():
-            for _, report in self.judged:
+            for _, report in self.successes:
                 for x in report.numbers:
                     if x.metric == metric and x.row == SUBJECT:
                         column = Column(x.metric, x.name, x.extractor, x.better)
@@ -117,14 +117,14 @@ class Comparison:
 
     def lines(self) -> list[Line]:
         """The subjects that did not fail."""
-        return [Line(each.name, each, _numbers(report, SUBJECT)) for each, report in self.judged]
+        return [Line(each.name, each, _numbers(report, SUBJECT)) for each, report in self.successes]
 
     def beside(self) -> list[Line]:
         """Floors and ceilings: rows that are no subject's, where all that have them agree.
 
         A row is told apart by its n only where subjects of different n have it.
         """
-        reports = [report for _, report in self.judged]
+        reports = [report for _, report in self.successes]
         found: dict[str, dict[tuple[str, str], Number]] = {}
         for row in dict.fromkeys(x.row for r in reports for x in r.numbers if x.row != SUBJECT):
             for column in self.columns():
@@ -173,7 +173,7 @@ class Comparison:
     @property
     def title(self) -> str:
         """What was compared."""
-        n = len(self.judged)
+        n = len(self.successes)
         return f"{n} {'subject' if n == 1 else 'subjects'} against {self.against.name}"
 
     def table(self) -> list[tuple[str, ...]]:
@@ -189,14 +189,14 @@ class Comparison:
                 x = line.numbers.get((column.metric, column.name))
                 mark = f" {MARK}" if best is not None and line.subject is best else ""
                 n = f", n {x.n:,}" if x and x.n != self.n else ""
-                shown.append(x.shown() + n + mark if x else "")
+                shown.append(x.text() + n + mark if x else "")
             rows.append(tuple(shown))
         return rows
 
     def notes(self) -> list[str]:
         """What to know of the table, and of the subjects."""
         lines = ["[low, high] is an interval of 95 %; ± a standard error, over splits a deviation"]
-        if len(self.judged) > 1:
+        if len(self.successes) > 1:
             lines.append(
                 f"{MARK} the best: its interval of 95 % is apart from all others, and all are of "
                 "equally many pictures"
@@ -204,19 +204,19 @@ class Comparison:
             for why, names in self.unmarked().items():
                 lines.append(f"no best is marked in {', '.join(names)}: {why}")
         for option, value in self.sampler.items():
-            ours = [r.subject.name for _, r in self.judged if option in r.subject.sampler]
+            ours = [r.subject.name for _, r in self.successes if option in r.subject.sampler]
             lines.append(f"sampler.{option}={value} is for {', '.join(ours) or 'none of them'}")
-        devices = sorted({report.device for _, report in self.judged if report.device})
-        if any(report.painting_seconds for _, report in self.judged):
+        devices = sorted({report.device for _, report in self.successes if report.device})
+        if any(report.painting_seconds for _, report in self.successes):
             lines.append(
                 f"time a picture: painted in blocks of {BLOCK}, on {' and '.join(devices)}"
             )
         named: dict[str, list[str]] = {}
-        for each, report in self.judged:
+        for each, report in self.successes:
             for remark in report.remarks:
                 named.setdefault(remark, []).append(each.name)
         for remark, names in named.items():
-            whose = "" if len(names) == len(self.judged) else f" ({', '.join(names)})"
+            whose = "" if len(names) == len(self.successes) else f" ({', '.join(names)})"
             lines.append(f"remark{whose}: {remark}")
         return [*lines, f"{self.date}, limner {limner.__version__}; {self.seconds:,.0f} s"]
 
@@ -226,7 +226,7 @@ class Comparison:
 
     def text(self) -> str:
         """The table to read on a terminal."""
-        lines = [self.title, "", *aligned(self.table()), "", *self.notes(), *self.failures()]
+        lines = [self.title, "", *align(self.table()), "", *self.notes(), *self.failures()]
         return "\n".join(lines)
 
     def markdown(self) -> str:

@@ -16,11 +16,11 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import Paper, import_modules
 from limner.evaluate.extractors.extractor import Extractor
-from limner.evaluate.metrics.statistics import Estimate, wilson
-from limner.evaluate.passes import Observer, Seen, SeenFeatures
+from limner.evaluate.metrics.statistics import Estimate, wilson_interval
+from limner.evaluate.passes import FeatureObserver, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
-from limner.evaluate.subject import Opened, Reference
+from limner.evaluate.subject import Candidate, Reference
 
 Reads = Literal[
     "features",
@@ -60,7 +60,7 @@ class Setting:
     """What is known before anything is painted.
 
     Args:
-        judged: the model or the pictures, as opened.
+        candidate: the model or the pictures, as opened.
         against: the real pictures, as opened.
         subject: the pictures that are judged: painted ones, or those that are there already.
         seed: of the first picture, and of whatever else is drawn.
@@ -71,7 +71,7 @@ class Setting:
         likelihood: options of the model's likelihood.
     """
 
-    judged: Opened
+    candidate: Candidate
     against: Reference
     subject: PictureSet
     seed: int
@@ -84,7 +84,7 @@ class Setting:
     @property
     def model(self) -> GenerativeModel | None:
         """What paints; None for pictures that are there already."""
-        return self.judged.model
+        return self.candidate.model
 
     @property
     def reference(self) -> RealPictures:
@@ -179,7 +179,7 @@ class Metric(ABC):
 
     def share(self, name: str, value: float, n: int, **more: Any) -> Number:
         """A share that was counted in n pictures, with its interval."""
-        return self.number(name, Estimate(value, *wilson(value, n)), n, **more)
+        return self.number(name, Estimate(value, *wilson_interval(value, n)), n, **more)
 
 
 class FeatureMetric(Metric):
@@ -194,9 +194,9 @@ class FeatureMetric(Metric):
         return self.setting.extractor
 
     @cached_property
-    def observer(self) -> SeenFeatures:
+    def observer(self) -> FeatureObserver:
         """What sees the features."""
-        return SeenFeatures(self.extractor)
+        return FeatureObserver(self.extractor)
 
     @cached_property
     def sets(self) -> dict[str, PictureSet]:
@@ -224,7 +224,7 @@ class FeatureMetric(Metric):
             raise NotApplicable(f"{s.extractor.name} knows no classes")
         return [(p, self.observer) for p in (*self.sets.values(), s.reference)]
 
-    def called(self, inception: str, otherwise: str) -> str:
+    def label(self, inception: str, otherwise: str) -> str:
         """A number's name: papers mean Inception's features by FID and KID."""
         return inception if self.extractor.name.startswith("inception") else otherwise
 

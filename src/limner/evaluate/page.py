@@ -69,13 +69,13 @@ def page(found: Comparison) -> str:
         "real pictures read, and the floor that a perfect model would still read.</p>",
         f'<div class="sheet" tabindex="0" role="region" aria-label="Leaderboard">{_board(found)}'
         "</div>",
-        _failed(found),
+        _failures(found),
         _list(found.notes()),
         "<h2>Pictures</h2>",
         "<p>The first ones of each, not chosen; models painted each under the conditions of the "
         "real picture at the same place.</p>",
         f'<div class="cards">{_sheets(found)}</div>',
-        _nearest(found),
+        _nearest_pictures(found),
         "<h2>Number by number</h2>",
         "<p>Bars are intervals of 95 %, as far as they are known; hollow dots and broken lines are "
         "no subject's, but what stands beside all of them.</p>",
@@ -83,7 +83,7 @@ def page(found: Comparison) -> str:
         _costs(found),
         "<h2>Reports</h2>",
         "<p>Everything that was found of each, and how.</p>",
-        *(_report(each) for each, _ in found.judged),
+        *(_report(each) for each, _ in found.successes),
         "<footer>This file needs nothing else. Beside it, comparison.json holds all numbers, and "
         "comparison.md the table.</footer>",
     ]
@@ -149,9 +149,9 @@ def _row(line: Line, columns: list[Column], best: dict[Column, Compared | None],
 def _cell(x: Number | None, column: Column, best: bool, n: int) -> str:
     if x is None:
         return '<td data-value=""></td>'
-    value, around = _said(x)
+    value, around = _value_and_interval(x)
     of = f"n = {x.n:,}" + (f" / {x.m:,}" if x.m else "")
-    title = f"{column.name}: {x.shown()}, {of}{f', {x.extractor}' if x.extractor else ''}"
+    title = f"{column.name}: {x.text()}, {of}{f', {x.extractor}' if x.extractor else ''}"
     around += f", n {x.n:,}" if x.n != n else ""
     around = around.removeprefix(", ")
     kind = ' class="best"' if best else ""
@@ -163,9 +163,9 @@ def _cell(x: Number | None, column: Column, best: bool, n: int) -> str:
     )
 
 
-def _said(x: Number) -> tuple[str, str]:
+def _value_and_interval(x: Number) -> tuple[str, str]:
     """A value with its sign, and what stands around it: the interval and the unit."""
-    found = re.match(r"((?:[<>]=|~)? ?\S+) ?(.*)", x.shown())
+    found = re.match(r"((?:[<>]=|~)? ?\S+) ?(.*)", x.text())
     assert found is not None
     return found[1], found[2]
 
@@ -174,7 +174,7 @@ def _sortable(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def _failed(found: Comparison) -> str:
+def _failures(found: Comparison) -> str:
     return "".join(f'<p class="failed">{text(line)}</p>' for line in found.failures())
 
 
@@ -229,21 +229,21 @@ def _costs(found: Comparison) -> str:
 def _sheets(found: Comparison) -> str:
     """The first pictures of the reference and of each subject."""
     sheets = [(f"real ({found.against.name})", found.real)]
-    sheets += [(each.name, each.samples) for each, _ in found.judged if each.samples is not None]
+    sheets += [(each.name, each.samples) for each, _ in found.successes if each.samples is not None]
     return "".join(_figure(name, sheet, f"the first pictures of {name}") for name, sheet in sheets)
 
 
-def _nearest(found: Comparison) -> str:
+def _nearest_pictures(found: Comparison) -> str:
     """The first pictures of each model above the training pictures nearest to them."""
     figures: list[str] = []
-    for each, _ in found.judged:
+    for each, _ in found.successes:
         if each.pairs is not None:
             rows = each.pairs.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
             alt = f"pictures of {each.name} above their nearest training pictures"
             figures.append(_figure(each.name, rows, alt, len(rows) // 2))
     if not figures:
         return ""
-    training = next((report.training for _, report in found.judged if report.training), None)
+    training = next((report.training for _, report in found.successes if report.training), None)
     among = f", of {training.pictures:,}" if training else ""
     said = (
         "In each upper row the first pictures, in the lower one the training picture nearest to "

@@ -60,7 +60,7 @@ class Observer(ABC):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-class SeenDigests(Observer):
+class DigestObserver(Observer):
     """Which pictures are the same."""
 
     name = fingerprint = "digests"
@@ -72,7 +72,7 @@ class SeenDigests(Observer):
         return {"digest": torch.tensor(found)}
 
 
-class SeenFeatures(Observer):
+class FeatureObserver(Observer):
     """An extractor's features and logits: moments of all, rows of the first ones.
 
     Args:
@@ -98,7 +98,7 @@ class SeenFeatures(Observer):
             odd = ~rows.isfinite().all(1).cpu()
             if odd.any():
                 raise LimnerError(
-                    f"the {what} of {pictures.called(int(numbers[odd][0]))} by "
+                    f"the {what} of {pictures.title(int(numbers[odd][0]))} by "
                     f"{self.extractor.name} are NaN or infinite, and so no metric has a value"
                 )
         return {what: rows.float().cpu() for what, rows in found.items()}
@@ -137,7 +137,7 @@ class _Blocks:
 
     def waiting(self) -> int:
         """Pictures left for this process."""
-        if all(self._found_before(observer) for observer in self.observers):
+        if all(self._is_known(observer) for observer in self.observers):
             return 0
         return sum(len(self._numbers(block)) for block in self._share())
 
@@ -147,7 +147,7 @@ class _Blocks:
         Args:
             advance: is told how many pictures are done.
         """
-        waiting = [o for o in self.observers if not self._found_before(o)]
+        waiting = [o for o in self.observers if not self._is_known(o)]
         for block in self._share() if waiting else ():
             for observer in waiting:
                 if block in self._seen_by(observer):
@@ -156,9 +156,9 @@ class _Blocks:
 
     def of(self, observer: Observer) -> dict[str, Tensor]:
         """What an observer wrote of all pictures; blocks that are missing are done now."""
-        if not self._found_before(observer):
+        if not self._is_known(observer):
             found = observer.together(self._look(observer, b) for b in self._seen_by(observer))
-            if self._lasts(observer):
+            if self._is_kept(observer):
                 keep(self._file(observer), found)
             self._found[observer.fingerprint] = found
         return self._found[observer.fingerprint]
@@ -174,7 +174,7 @@ class _Blocks:
         """How long painting took, over all processes."""
         if not isinstance(self.pictures, PaintedPictures):
             return 0.0
-        return sum(float(self._painted(block)["seconds"]) for block in range(self.blocks))
+        return sum(float(self._paint_block(block)["seconds"]) for block in range(self.blocks))
 
     def discard(self) -> None:
         """Forget the blocks: the report is written."""
@@ -190,15 +190,15 @@ class _Blocks:
         most = len(self.pictures) if observer.most is None else observer.most
         return range(min(self.blocks, -(-most // BLOCK)))
 
-    def _found_before(self, observer: Observer) -> bool:
+    def _is_known(self, observer: Observer) -> bool:
         """Whether what it wrote is known already, by an earlier call or evaluation."""
-        if observer.fingerprint not in self._found and self._lasts(observer):
+        if observer.fingerprint not in self._found and self._is_kept(observer):
             found = kept(self._file(observer))
             if found is not None:
                 self._found[observer.fingerprint] = found
         return observer.fingerprint in self._found
 
-    def _lasts(self, observer: Observer) -> bool:
+    def _is_kept(self, observer: Observer) -> bool:
         return observer.lasting and isinstance(self.pictures, RealPictures)
 
     def _file(self, observer: Observer) -> Path:
@@ -212,23 +212,23 @@ class _Blocks:
             with torch.no_grad():
                 return observer.look(self.pictures, self._numbers(block), self._pixels(block))
 
-        return self._remembered(block, f"{observer.name}-{key(observer.fingerprint)}", look)
+        return self._recall(block, f"{observer.name}-{key(observer.fingerprint)}", look)
 
     def _pixels(self, block: int) -> Pixels:
         if isinstance(self.pictures, PaintedPictures):
-            return self._painted(block)["pixels"]
+            return self._paint_block(block)["pixels"]
         return self.pictures.pictures(self._numbers(block))
 
-    def _painted(self, block: int) -> Columns:
+    def _paint_block(self, block: int) -> Columns:
         def paint() -> Columns:
             started = time.perf_counter()
             pixels = self.pictures.pictures(self._numbers(block))
             seconds = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
             return {"pixels": pixels, "seconds": seconds}
 
-        return self._remembered(block, "pictures", paint)
+        return self._recall(block, "pictures", paint)
 
-    def _remembered(self, block: int, what: str, make: Callable[[], Columns]) -> Columns:
+    def _recall(self, block: int, what: str, make: Callable[[], Columns]) -> Columns:
         """What is in a block's file; made, and written, where there is none."""
         path = self.folder / f"block-{block:06d}.{what}"
         found = kept(path)

@@ -23,7 +23,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
 from limner.data.dataset import Dataset
-from limner.evaluate.metrics.statistics import shuffled
+from limner.evaluate.metrics.statistics import random_order
 from limner.runtime.cache import key
 
 Numbers = Int[Tensor, "b"]
@@ -81,7 +81,7 @@ class PictureSet(ABC):
     def groups(self, numbers: Numbers) -> Numbers | None:
         """Which of them are variants of one thing; None where that is unknown."""
 
-    def called(self, number: int) -> str:
+    def title(self, number: int) -> str:
         """A picture in a message."""
         return f"picture {number} of {self.name}"
 
@@ -104,7 +104,7 @@ class RealPictures(PictureSet):
         self.spec = dataset.spec
         self.name = name or dataset.source or "the data"
         whole = _MOST_OF_ENDLESS if dataset.endless else len(dataset)
-        self._order = torch.arange(whole) if dataset.endless else shuffled(whole, _ORDER)
+        self._order = torch.arange(whole) if dataset.endless else random_order(whole, _ORDER)
         self._n = whole if n is None else min(n, whole)
         self.fingerprint = key("real", dataset.digest or _digest(dataset), _ORDER)
 
@@ -151,7 +151,7 @@ class RealPictures(PictureSet):
             image=self.dataset.hints(self.indices(numbers), numbers, _ORDER) if spec.hint else None,
         )
 
-    def called(self, number: int) -> str:
+    def title(self, number: int) -> str:
         """A picture in a message, by its file's name."""
         return f"'{self.dataset.name(int(self.indices(torch.tensor([number]))))}' of {self.name}"
 
@@ -199,14 +199,14 @@ class PaintedPictures(PictureSet):
         """Painted now.
 
         Raises:
-            LimnerError: see `checked`.
+            LimnerError: see `to_pixels`.
         """
         c = self.real.condition(numbers, self.spec)
         seeds = [self.seed + number for number in numbers.tolist()]
         x = self.model.sample(len(numbers), c, seed=seeds, **self.options)
-        return self.checked(x, numbers)
+        return self.to_pixels(x, numbers)
 
-    def checked(self, x: Images, numbers: Numbers) -> Pixels:
+    def to_pixels(self, x: Images, numbers: Numbers) -> Pixels:
         """What the model painted under these numbers, in uint8.
 
         Raises:
@@ -220,7 +220,7 @@ class PaintedPictures(PictureSet):
         odd = ~x.isfinite().flatten(1).all(1).cpu()
         if odd.any():
             raise LimnerError(
-                f"{self.called(int(numbers[odd][0]))} has pixels that are NaN or infinite, and so "
+                f"{self.title(int(numbers[odd][0]))} has pixels that are NaN or infinite, and so "
                 "no metric has a value; look at the weights, or at the options of the sampler"
             )
         return to_uint8(x).cpu()
@@ -281,9 +281,9 @@ class SourcePictures(PictureSet):
         if tuple(x.shape[2:]) != tuple(size):
             x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
         pixels = to_uint8(x.expand(-1, channels, -1, -1))
-        return torch.from_numpy(self._moved(pixels)) if self.matched else pixels
+        return torch.from_numpy(self._match_colours(pixels)) if self.matched else pixels
 
-    def _moved(self, pixels: Pixels) -> np.ndarray:
+    def _match_colours(self, pixels: Pixels) -> np.ndarray:
         from skimage.exposure import match_histograms  # pyright: ignore
 
         goal = self.real.pictures(torch.arange(min(_LOOKED_AT, len(self.real))))

@@ -82,15 +82,15 @@ class Number:
             if value is not None and not math.isfinite(value):
                 raise LimnerError(f"{self.name} ({self.row}) of {self.n} pictures is not finite")
 
-    def shown(self) -> str:
+    def text(self) -> str:
         """The value with its sign, its interval or error, and its unit."""
         sign = "" if self.sign == "=" else f"{self.sign} "
         around = ""
         if self.low is not None and self.high is not None:
-            around = f" [{_rounded(self.low)}, {_rounded(self.high)}]"
+            around = f" [{_round(self.low)}, {_round(self.high)}]"
         elif self.error is not None:
-            around = f" ± {_rounded(self.error)}"
-        return f"{sign}{_rounded(self.value)}{around}{f' {self.unit}' if self.unit else ''}"
+            around = f" ± {_round(self.error)}"
+        return f"{sign}{_round(self.value)}{around}{f' {self.unit}' if self.unit else ''}"
 
 
 @dataclass(frozen=True)
@@ -271,13 +271,13 @@ class Report:
             if each.row != SUBJECT:
                 continue
             beside = [
-                f"{other.row.partition(' (')[0]} {other.shown()}"
+                f"{other.row.partition(' (')[0]} {other.text()}"
                 + (f", n {other.n:,}" if other.n != each.n else "")
                 for other in self.numbers
                 if (other.metric, other.name) == (each.metric, each.name) and other is not each
             ]
             n = f"{each.n:,}" + (f" / {each.m:,}" if each.m else "")
-            rows.append((each.name, each.shown(), n, each.extractor, _BREAK.join(beside)))
+            rows.append((each.name, each.text(), n, each.extractor, _BREAK.join(beside)))
         return rows
 
     def _footnotes(self) -> list[str]:
@@ -336,7 +336,7 @@ def read_reports(run: Path) -> list[dict[str, Any]]:
     return read_lines(run / REPORT_FILE)
 
 
-def _rounded(value: float) -> str:
+def _round(value: float) -> str:
     """Four digits, without an exponent where that can be."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

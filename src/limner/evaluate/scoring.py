@@ -33,11 +33,11 @@ from limner.data.decode import (
     reading,
     to_pixels,
 )
-from limner.evaluate.metrics.likelihood import SeenLikelihood, kind_of
+from limner.evaluate.metrics.likelihood import LikelihoodObserver, kind_of
 from limner.evaluate.passes import Seen
 from limner.evaluate.picture_sets import Numbers, RealPictures
-from limner.evaluate.subject import Opened, check_alike, open_reference, open_subject
-from limner.evaluate.tables import aligned
+from limner.evaluate.subject import Candidate, check_alike, open_reference, open_subject
+from limner.evaluate.tables import align
 from limner.evaluate.typicality import Typicality, typicality
 from limner.runtime import processes
 from limner.runtime.cache import cache_folder, keep, kept, key
@@ -116,7 +116,7 @@ class Scores:
             + (mean if nats == "=" else f"{nats} {mean}")
             + (f" ({self.protocol})" if self.protocol else ""),
             "",
-            *aligned(rows),
+            *align(rows),
         ]
         changed = [f"{each.name}: {each.changed}" for each in self.pictures if each.changed]
         remarks = [f"remark: {line}" for line in self.remarks]
@@ -190,7 +190,7 @@ class Scorer:
         remarks: what to know of them.
     """
 
-    opened: Opened
+    opened: Candidate
     model: LikelihoodModel
     real: RealPictures
     options: dict[str, Any]
@@ -204,7 +204,7 @@ class Scorer:
         if n < 2:
             raise LimnerError(f"give at least 2 real pictures, not {n}")
         opened = open_subject(model, data, processes.device(device))
-        found = _likely(opened)
+        found = _likelihood_model(opened)
         reference = open_reference(against, data, opened)
         chosen = "split" in data or reference.held_out is None
         real = reference.real if chosen else cast(RealPictures, reference.held_out)
@@ -244,7 +244,7 @@ class Scorer:
         """
         pictures = self.real.first(len(self.real))
         where = [self.model.device.type, str(torch.__version__)]
-        observer = SeenLikelihood(
+        observer = LikelihoodObserver(
             lambda real, numbers: self.log_p(real.images(numbers), numbers),
             key("alone", self.opened.fingerprint, where),
         )
@@ -325,7 +325,7 @@ def _finite(value: Any) -> Any:
     return None if value in (math.inf, -math.inf) else value
 
 
-def _likely(opened: Opened) -> LikelihoodModel:
+def _likelihood_model(opened: Candidate) -> LikelihoodModel:
     """The model that says how likely a picture is.
 
     Raises:
@@ -337,7 +337,7 @@ def _likely(opened: Opened) -> LikelihoodModel:
     if not isinstance(model, LikelihoodModel):
         raise LimnerError(
             f"{opened.name} does not say how likely a picture is: its model is {model.name}; "
-            f"{_who_does()}"
+            f"{_models_with_likelihood()}"
         )
     if model.condition == "required":
         raise LimnerError(
@@ -347,7 +347,7 @@ def _likely(opened: Opened) -> LikelihoodModel:
     return model
 
 
-def _who_does() -> str:
+def _models_with_likelihood() -> str:
     """The models that have likelihoods: those that can be trained, and those that are bundled."""
     from limner.contract.checkpoint import model_file, read_header
 

@@ -34,7 +34,7 @@ from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.scoring import Scorer
-from limner.evaluate.tables import aligned
+from limner.evaluate.tables import align
 from limner.evaluate.typicality import UNREASONABLE, auroc, oddness, p_values
 from limner.runtime.progress import painting_progress
 
@@ -97,15 +97,15 @@ class SelfTest:
         rows = [heads]
         for each in self.rows:
             row = [each.kind, f"{each.nats:,.1f} nats", f"{each.refused:.1%}"]
-            row += [_shown(each.unlikely), _shown(each.untypical)]
+            row += [_area_text(each.unlikely), _area_text(each.untypical)]
             if self.classifier:
-                row += [_shown(each.doubt), f"{each.sure:.1%}"]
+                row += [_area_text(each.doubt), f"{each.sure:.1%}"]
             rows.append(row)
         lines = [
             f"{self.model}: {self.n:,} pictures of each kind told apart from as many of "
             f"{self.against} (AUROC; 1 is always, 0.5 is chance), by as many others",
             "",
-            *aligned(rows),
+            *align(rows),
             "",
             f"refused: called far too unlikely or far too likely (p <= {UNREASONABLE:g})",
         ]
@@ -149,8 +149,8 @@ def self_test(
         remarks.append("no other data stand beside; name some: --foreign SOURCE")
     with painting_progress(n * (len(kinds) + 1), "scoring") as advance:
 
-        def look(x: Images) -> _Seen:
-            return _seen(scorer, judge, x, n, advance)
+        def look(x: Images) -> _Scores:
+            return _scores(scorer, judge, x, n, advance)
 
         reference, usual = look(real.images(torch.arange(n))).nats, look(kinds["real"])
         rows = [_oddity("real", usual, None, reference)]
@@ -178,20 +178,20 @@ def _classifier(asked: Extractor | str | None, scorer: Scorer) -> Extractor:
     return asked
 
 
-class _Seen(NamedTuple):
+class _Scores(NamedTuple):
     """log p of pictures, and the largest class probability of each, where there is a classifier."""
 
     nats: Float64[Tensor, "n"]
     certainty: Float64[Tensor, "n"] | None
 
 
-def _seen(
+def _scores(
     scorer: Scorer,
     judge: Extractor | None,
     x: Images,
     first: int,
     advance: Callable[[float], None],
-) -> _Seen:
+) -> _Scores:
     """What both say of pictures, whose random streams are those of the numbers from `first` on."""
     nats: list[Tensor] = []
     certainty: list[Tensor] = []
@@ -203,10 +203,12 @@ def _seen(
             assert logits is not None, "a classifier has logits"
             certainty.append(logits.double().softmax(1).amax(1).cpu())
         advance(len(some))
-    return _Seen(torch.cat(nats), torch.cat(certainty) if certainty else None)
+    return _Scores(torch.cat(nats), torch.cat(certainty) if certainty else None)
 
 
-def _oddity(kind: str, odd: _Seen, usual: _Seen | None, reference: Float64[Tensor, "n"]) -> Oddity:
+def _oddity(
+    kind: str, odd: _Scores, usual: _Scores | None, reference: Float64[Tensor, "n"]
+) -> Oddity:
     """A row; without AUROCs where there is nothing usual to be told apart from."""
     areas: dict[str, float] = {}
     if usual is not None:
@@ -237,5 +239,5 @@ def _foreign(source: str, scorer: Scorer, n: int) -> Images:
     return RealPictures(data).images(torch.arange(n))
 
 
-def _shown(area: float | None) -> str:
+def _area_text(area: float | None) -> str:
     return "" if area is None else f"{area:.3f}"

@@ -26,7 +26,7 @@ _OF_TRAINING = ("source", "split", "flip", "label")  # judges know classes that 
 
 
 @dataclass(frozen=True)
-class Opened:
+class Candidate:
     """A subject.
 
     Args:
@@ -57,7 +57,7 @@ def open_subject(
     subject: str | Path | GenerativeModel | Dataset,
     looks: Mapping[str, Any],
     device: torch.device,
-) -> Opened:
+) -> Candidate:
     """A model, or pictures.
 
     Args:
@@ -70,45 +70,47 @@ def open_subject(
         LimnerError: there is no such thing, or it is neither.
     """
     if isinstance(subject, GenerativeModel):
-        return Opened(subject.name or type(subject).__name__, _weights(subject), subject)
+        return Candidate(
+            subject.name or type(subject).__name__, _digest_of_weights(subject), subject
+        )
     if isinstance(subject, Dataset):
         name = subject.source or "pictures"
-        return Opened(name, RealPictures(subject).fingerprint, pictures=subject)
+        return Candidate(name, RealPictures(subject).fingerprint, pictures=subject)
     name = str(subject)
     if name.startswith(("folder:", "zip:", "wds:", "hf:")):
-        return _pictures(name, name, looks)
+        return _open_pictures(name, name, looks)
     if name in bundled():
-        return _model(name, bundled()[name], device)
+        return _open_model(name, bundled()[name], device)
     path = Path(name).expanduser()
     if not path.exists():
         raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")
     if path.suffix == ".safetensors" or (path.is_dir() and model_file(path).is_file()):
-        return _model(name, path, device)
+        return _open_model(name, path, device)
     if path.is_dir() and (path / "recipe.toml").is_file():
         raise LimnerError(
             f"{name} holds a run without a model yet; go on with: limner resume {name}"
         )
     if path.is_dir() or path.suffix.lower() == ".zip":
-        return _pictures(name, f"{'folder' if path.is_dir() else 'zip'}:{path}", looks)
+        return _open_pictures(name, f"{'folder' if path.is_dir() else 'zip'}:{path}", looks)
     raise LimnerError(
         f"'{name}' is neither a model file nor a folder or zip archive of pictures; name one"
     )
 
 
-def _model(name: str, path: Path, device: torch.device) -> Opened:
+def _open_model(name: str, path: Path, device: torch.device) -> Candidate:
     file = model_file(path)
     model, header = load(path, str(device)), read_header(file)
     if not isinstance(model, GenerativeModel):
         raise LimnerError(f"'{name}' paints nothing: its model is {model.name}")
     run = path if (path / "recipe.toml").is_file() else None
-    return Opened(name, digest(file), model, None, run, header.images_seen, header.recipe)
+    return Candidate(name, digest(file), model, None, run, header.images_seen, header.recipe)
 
 
-def _weights(model: GenerativeModel) -> str:
+def _digest_of_weights(model: GenerativeModel) -> str:
     return digest_tensors(model.state_dict(), repr(model.description()))
 
 
-def _pictures(name: str, source: str, looks: Mapping[str, Any]) -> Opened:
+def _open_pictures(name: str, source: str, looks: Mapping[str, Any]) -> Candidate:
     """Pictures, with their classes and captions where these can be read."""
     options = {key: value for key, value in looks.items() if key in _LOOKS}
     try:
@@ -117,7 +119,7 @@ def _pictures(name: str, source: str, looks: Mapping[str, Any]) -> Opened:
         LimnerError
     ):  # if it is for labels or captions, these are left aside; else it comes again
         data = open_data(source, split=_ALL, labels=False, captions=False, **options)
-    return Opened(name, data.digest, pictures=data)
+    return Candidate(name, data.digest, pictures=data)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Reference:
 def open_reference(
     against: str | Dataset | Reference | None,
     asked: Mapping[str, Any],
-    subject: Opened,
+    subject: Candidate,
     training: Dataset | None = None,
 ) -> Reference:
     """The reference, with the splits that are told apart from it.
@@ -170,47 +172,49 @@ def open_reference(
             "folder:PATH, ..."
         )
     options: dict[str, Any] = {}
-    if _unpaired(usual.get("source", "")) == _unpaired(source):
+    if _domains(usual.get("source", "")) == _domains(source):
         options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}
     options |= asked
-    splits = _splits(source)
-    held = _TEST in splits and ("holdout" in options or not _held_by(source))
+    splits = _splits_of(source)
+    held = _TEST in splits and ("holdout" in options or not _holds_out(source))
     options |= {"split": _TEST} if held and "split" not in options else {}
     dataset = open_data(source, **options)
-    real = _named(dataset, source, options)
+    real = _real_pictures(dataset, source, options)
     if not dataset.training:
-        return Reference(real, _other(source, options, _TRAIN), real, options)
+        return Reference(real, _open_split(source, options, _TRAIN), real, options)
     others = () if options.get("split") == _ALL else set(splits) - {_TRAIN, _ALL}
-    held_out = next(filter(None, (_other(source, options, s) for s in splits if s in others)), None)
+    held_out = next(
+        filter(None, (_open_split(source, options, s) for s in splits if s in others)), None
+    )
     return Reference(real, real, held_out, options)
 
 
-def _splits(source: str) -> tuple[str, ...]:
+def _splits_of(source: str) -> tuple[str, ...]:
     """The splits that a kind of source has, or both domains' kinds."""
     each = [typing.get_args(typing.get_type_hints(t)["split"]) for t in source_types(source)]
     return tuple(split for split in each[0] if all(split in own for own in each)) if each else ()
 
 
-def _held_by(source: str) -> bool:
+def _holds_out(source: str) -> bool:
     """Whether pictures are held out only where that is asked for."""
     return any(hasattr(kind, "holdout") for kind in source_types(source))
 
 
-def _unpaired(source: str) -> str:
-    """A source of two domains, whether paired or not: models learn from one, pairs judge."""
+def _domains(source: str) -> str:
+    """Both domains of a source: models may learn from unpaired ones, and judges read the pairs."""
     return re.sub("^(un)?paired:", "", source)
 
 
-def _other(source: str, options: Mapping[str, Any], split: str) -> RealPictures | None:
+def _open_split(source: str, options: Mapping[str, Any], split: str) -> RealPictures | None:
     """Another split; None where it is empty or missing."""
     given = {**options, "split": split}
     try:
-        return _named(open_data(source, **given), source, given)
+        return _real_pictures(open_data(source, **given), source, given)
     except LimnerError:
         return None
 
 
-def _named(dataset: Dataset, source: str, options: Mapping[str, Any]) -> RealPictures:
+def _real_pictures(dataset: Dataset, source: str, options: Mapping[str, Any]) -> RealPictures:
     split = options.get("split")
     name = f"{source} {split or (_TRAIN if dataset.training else '')}".strip()
     return RealPictures(dataset, _LARGEST_REFERENCE, name)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 Row = Sequence[str]
 
 
-def aligned(rows: Sequence[Row]) -> list[str]:
+def align(rows: Sequence[Row]) -> list[str]:
     """A line for each row, its cells below one another, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]

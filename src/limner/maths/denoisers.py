@@ -152,7 +152,7 @@ class Conditional:
 
 
 @dataclass(frozen=True)
-class Wrapped(ABC):
+class DenoiserWrapper(ABC):
     """A denoiser made of another one, whose schedule it has."""
 
     denoiser: Denoiser
@@ -168,7 +168,7 @@ class Wrapped(ABC):
 
 
 @dataclass(frozen=True)
-class Guided(Wrapped):
+class Guided(DenoiserWrapper):
     """Classifier-free guidance: x_hat = D(x, null) + scale (D(x, c) - D(x, null)).
 
     scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. Where the
@@ -200,10 +200,10 @@ class Guided(Wrapped):
         x_hat, v = self.denoiser(x_t.repeat(2, 1, 1, 1), t, both)
         conditional, unconditional = x_hat.chunk(2)
         guided = torch.lerp(unconditional, conditional, self.scale)
-        guided = self.rescaled(guided, conditional)
+        guided = self.rescale_contrast(guided, conditional)
         return Estimate(guided, v if v is None else v.chunk(2)[0])
 
-    def rescaled(self, guided: Images, conditional: Images) -> Images:
+    def rescale_contrast(self, guided: Images, conditional: Images) -> Images:
         """The guided picture with the standard deviation of the conditional one, by a share."""
         if not self.rescale:
             return guided
@@ -251,11 +251,11 @@ class GuidedByPicture(Guided):
         for unconditional in rest:
             guided = guided + (self.picture_scale - 1) * (of_picture - unconditional)
         variance = v if v is None else v.chunk(len(parts))[0]
-        return Estimate(self.rescaled(guided, conditional), variance)
+        return Estimate(self.rescale_contrast(guided, conditional), variance)
 
 
 @dataclass(frozen=True)
-class Autoguided(Wrapped):
+class Autoguided(DenoiserWrapper):
     """Autoguidance: x_hat = G(x, c) + scale (D(x, c) - G(x, c)), G being a worse version of D.
 
     Both are told the same, so what they differ in is how well they learnt it; the error of D is
@@ -280,7 +280,7 @@ class Autoguided(Wrapped):
 
 
 @dataclass(frozen=True)
-class Clipped(Wrapped):
+class Clipped(DenoiserWrapper):
     """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239."""
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
@@ -290,7 +290,7 @@ class Clipped(Wrapped):
 
 
 @dataclass(frozen=True)
-class Kept(Wrapped):
+class KnownPixels(DenoiserWrapper):
     """x_hat is a given picture where the mask is 0: what is kept of it is certain.
 
     Args:

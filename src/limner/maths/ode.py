@@ -87,15 +87,15 @@ def solve(
     rows = torch.arange(len(x), device=x.device)
     t = torch.full((len(x),), start, dtype=torch.float64, device=x.device)
     k = f(t, x, rows)
-    h = _first(x, k, rtol, atol, norm).clamp_(max=abs(end - start))
+    h = _first_step(x, k, rtol, atol, norm).clamp_(max=abs(end - start))
     for _ in range(most):
         h = torch.minimum(h, way * (end - t))
         ks, new = [k], x
         for a, c in zip(_A[1:], _C[1:], strict=True):
-            new = x + (way * h)[:, None].to(x) * _weighted(ks, a)
+            new = x + (way * h)[:, None].to(x) * _weighted_sum(ks, a)
             ks.append(f(t + way * c * h, new, rows))
         bound = atol + rtol * torch.maximum(x.abs(), new.abs())
-        error = norm(h[:, None].to(x) * _weighted(ks, _ERROR) / bound).double()
+        error = norm(h[:, None].to(x) * _weighted_sum(ks, _ERROR) / bound).double()
         if not error.isfinite().all():
             raise LimnerError("the differential equation is not finite; is the model trained?")
         counts[rows] += 6
@@ -112,7 +112,7 @@ def solve(
     raise LimnerError(f"no solution in {most} steps; ask for less with a larger tolerance")
 
 
-def _weighted(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+def _weighted_sum(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
     """sum_i w_i k_i."""
     total = torch.zeros_like(ks[0])
     for k, w in zip(ks, weights, strict=True):
@@ -121,7 +121,7 @@ def _weighted(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
     return total
 
 
-def _first(
+def _first_step(
     x: State, k: State, rtol: float, atol: float, norm: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b"]:
     """A first step that changes x by a hundredth of itself: Hairer et al., section II.4."""

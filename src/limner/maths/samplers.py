@@ -170,7 +170,7 @@ class Euler(Sampler):
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x, x_hat = at.x, D(at.x, t).x_hat
         eps_hat = _noise_in(x, levels_t, x_hat)
-        return State(_moved(x, levels_t, levels_s, x_hat, eps_hat), x_hat)
+        return State(_euler_step(x, levels_t, levels_s, x_hat, eps_hat), x_hat)
 
 
 @dataclass(frozen=True)
@@ -200,19 +200,19 @@ class Heun(Sampler):
         """One step."""
         x = at.x
         if self.churn:
-            x, t = self._churned(D, x, t, noise)
+            x, t = self._churn(D, x, t, noise)
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x_hat = D(x, t).x_hat
         eps_hat = _noise_in(x, levels_t, x_hat)
-        there = _moved(x, levels_t, levels_s, x_hat, eps_hat)
+        there = _euler_step(x, levels_t, levels_s, x_hat, eps_hat)
         if levels_s[1] == 0:
             return State(there, x_hat)
         x_hat_s = D(there, s).x_hat
         eps_hat_s = _noise_in(there, levels_s, x_hat_s)
         mean_x, mean_eps = (x_hat + x_hat_s) / 2, (eps_hat + eps_hat_s) / 2
-        return State(_moved(x, levels_t, levels_s, mean_x, mean_eps), x_hat_s)
+        return State(_euler_step(x, levels_t, levels_s, mean_x, mean_eps), x_hat_s)
 
-    def _churned(self, D: Conditional, x: Images, t: Time, noise: Noise) -> tuple[Images, Time]:
+    def _churn(self, D: Conditional, x: Images, t: Time, noise: Noise) -> tuple[Images, Time]:
         """x at the higher noise level t (1 + gamma), where there is to be more noise."""
         from limner.contract.errors import LimnerError
 
@@ -245,7 +245,7 @@ class DPMSolver(Sampler):
         """One step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
         x, x_hat = at.x, D(at.x, t).x_hat
-        past = _remembered(at.memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
+        past = _newest_views(at.memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
         h = _log_ratio(alpha_s, sigma_s) - past[0].at
         to_x = alpha_s - sigma_s * alpha_t / sigma_t  # alpha_s (1 - e^-h)
         x = sigma_s / sigma_t * x + to_x * x_hat
@@ -283,10 +283,10 @@ class UniPC(Sampler):
         last: _Last | None = at.memory[1] if at.memory else None
         now = _View(x_hat, _log_ratio(*levels_t))
         if last is not None and math.isfinite(views[0].at):
-            x = _combined(last.x, last.levels, levels_t, tuple(views[: last.order]), now)
-        past = _remembered(tuple(views), x_hat, now.at, self.order)
+            x = _combine_views(last.x, last.levels, levels_t, tuple(views[: last.order]), now)
+        past = _newest_views(tuple(views), x_hat, now.at, self.order)
         order = len(past) if math.isfinite(_log_ratio(*levels_s)) else 1
-        predicted = _combined(x, levels_t, levels_s, past[:order], None)
+        predicted = _combine_views(x, levels_t, levels_s, past[:order], None)
         return State(predicted, x_hat, (past, _Last(x, levels_t, order)))
 
 
@@ -305,7 +305,7 @@ class _Last(NamedTuple):
     order: int
 
 
-def _remembered(
+def _newest_views(
     views: tuple[_View, ...] | None, x_hat: Images, at: float, order: int
 ) -> tuple[_View, ...]:
     """The newest views, this one first, at most `order` of them and none of pure noise but it."""
@@ -313,7 +313,7 @@ def _remembered(
     return (_View(x_hat, at), *past)[: order if math.isfinite(at) else 1]
 
 
-def _combined(
+def _combine_views(
     x: Images,
     here: tuple[float, float],
     there: tuple[float, float],
@@ -364,7 +364,7 @@ def _noise_in(x: Images, levels: tuple[float, float], x_hat: Images) -> Images:
     return (x - alpha * x_hat) / sigma
 
 
-def _moved(
+def _euler_step(
     x: Images, here: tuple[float, float], there: tuple[float, float], x_hat: Images, eps_hat: Images
 ) -> Images:
     """x + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat."""

@@ -69,7 +69,7 @@ class Chain(Transform):
     def __repr__(self) -> str:
         """The maps in order; "3 x" stands before what comes three times in a row."""
         parts = [f"({each})" if isinstance(each, Chain) else f"{each}" for each in self]
-        return _with_runs_counted(parts) or "identity"
+        return _count_runs(parts) or "identity"
 
     def __iter__(self) -> Iterator[Transform]:
         return iter(self.transforms)  # pyright: ignore[reportReturnType]
@@ -95,7 +95,7 @@ class Chain(Transform):
         return x
 
 
-def _with_runs_counted(parts: list[str]) -> str:
+def _count_runs(parts: list[str]) -> str:
     """a b a b c as "2 x (a -> b) -> c", for runs of up to three parts."""
     found: list[str] = []
     while parts:

@@ -31,7 +31,7 @@ from limner.evaluate.metric import Metric, NotApplicable, Redrawn, Setting, metr
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
-from limner.evaluate.subject import Opened, Reference
+from limner.evaluate.subject import Candidate, Reference
 from limner.runtime import processes
 
 PICTURES = 100
@@ -176,7 +176,7 @@ def setting_of_law(metric: type[Metric], seeds: dict[Redrawn, int], fault: float
     training = RealPictures(Law(2 * PICTURES, 3 * seeds["training"] + 2, True), name="training")
     model = Normal(subject.spec) if "likelihood" in metric.reads else None
     return Setting(
-        Opened("law", subject.fingerprint, model),
+        Candidate("law", subject.fingerprint, model),
         Reference(held_out, training, held_out),
         subject,
         0,
@@ -198,7 +198,7 @@ def check_perfect(metric: type[Metric]) -> None:
             continue
         least, most = _interval(other)
         known = low < high or least < most  # a count has no interval
-        told = f"{first.shown()} and {other.row} {other.shown()}"
+        told = f"{first.text()} and {other.row} {other.text()}"
         assert not known or (low <= most and least <= high), told
 
 

@@ -22,7 +22,7 @@ from limner.data import Dataset
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.metric import check_name
 from limner.evaluate.report import SUBJECT
-from limner.evaluate.subject import Opened, Reference, open_reference
+from limner.evaluate.subject import Candidate, Reference, open_reference
 from limner.runtime.progress import say
 
 PREFIX = "evaluate."
@@ -120,7 +120,7 @@ class Evaluations:
         """What it is judged against, opened once."""
         if self._reference is None:
             o = self.options
-            opened = Opened(model.name, "", model, recipe={"data": self._data})
+            opened = Candidate(model.name, "", model, recipe={"data": self._data})
             split = {} if o.split is None else {"split": o.split}
             against = o.against or self._dataset
             self._reference = open_reference(against, split, opened)

@@ -27,16 +27,16 @@ from limner.evaluate.metrics.composition import (
     LEAST_SCORE,
     SKILLS,
     Finding,
+    ObjectObserver,
     Request,
-    SeenObjects,
     Wanted,
-    exchanged,
+    exchange_requests,
     mean_share,
     relations,
     request_of,
     shows,
 )
-from limner.evaluate.metrics.statistics import wilson
+from limner.evaluate.metrics.statistics import wilson_interval
 from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.report import Report
 
@@ -152,7 +152,7 @@ def test_a_perfect_detector_finds_in_real_scenes_what_their_captions_say(split: 
         assert number.high - number.low > 0, "also where all are right"
         assert number.extractor == "knows"
         if number.name != "composition":
-            assert (number.low, number.high) == wilson(number.value, number.n)
+            assert (number.low, number.high) == wilson_interval(number.value, number.n)
     counts = [each.n for each in report.numbers if each.row == "subject"]
     assert counts[0] == sum(counts[1:])
 
@@ -276,10 +276,10 @@ def test_captions_ask_for_what_they_say_and_nothing_else():
 
 def test_the_mean_has_the_interval_of_its_parts():
     one = mean_share([(0.3, 50)])
-    assert one == pytest.approx((0.3, *wilson(0.3, 50)))
+    assert one == pytest.approx((0.3, *wilson_interval(0.3, 50)))
     mean = mean_share([(0.5, 100), (1.0, 40)])
     assert mean.value == 0.75
-    (low, high), (low_1, high_1) = wilson(0.5, 100), wilson(1.0, 40)
+    (low, high), (low_1, high_1) = wilson_interval(0.5, 100), wilson_interval(1.0, 40)
     assert mean.low == pytest.approx(0.75 - ((0.5 - low) ** 2 + (1 - low_1) ** 2) ** 0.5 / 2)
     assert mean.high == pytest.approx(0.75 + ((high - 0.5) ** 2 + (high_1 - 1) ** 2) ** 0.5 / 2)
 
@@ -288,7 +288,7 @@ def test_exchanged_requests_stay_within_their_skill():
     asked = [Request("single", (Wanted(str(i)),)) for i in range(5)]
     asked += [Request("counting", (Wanted(str(i), exactly=2),)) for i in range(3)]
     given = [*asked[:4], None, *asked[4:]]
-    changed = exchanged(given)
+    changed = exchange_requests(given)
     assert changed[4] is None
     pairs = [(a, b) for a, b in zip(given, changed) if a and b]
     assert all(a.skill == b.skill and a != b for a, b in pairs)
@@ -349,7 +349,7 @@ def test_too_few_pictures_are_refused_with_the_number_that_is_needed():
 
 def test_parts_are_the_whole_and_an_evaluation_that_was_stopped_goes_on():
     data = composed()
-    eye, real = SeenObjects(Knows(data)), RealPictures(data, N)
+    eye, real = ObjectObserver(Knows(data)), RealPictures(data, N)
     numbers = torch.arange(N)
     whole = eye.look(real, numbers, real.pictures(numbers))
     parts = eye.together(eye.look(real, some, real.pictures(some)) for some in numbers.split(37))

@@ -29,10 +29,10 @@ from limner.evaluate.metric import NotApplicable, Setting
 from limner.evaluate.metrics import edit as module
 from limner.evaluate.metrics.composition import Finding
 from limner.evaluate.metrics.edit import box_mask, done, outside_change
-from limner.evaluate.metrics.statistics import wilson
+from limner.evaluate.metrics.statistics import wilson_interval
 from limner.evaluate.picture_sets import PaintedPictures, RealPictures
 from limner.evaluate.report import Number
-from limner.evaluate.subject import Opened, Reference
+from limner.evaluate.subject import Candidate, Reference
 
 N = 20
 _BOX = (0.2, 0.2, 0.6, 0.6)
@@ -178,7 +178,7 @@ def test_a_model_that_follows_changes_what_is_asked_for_and_nothing_else():
     rows, n = found("follows"), len(edits_of(scenes(32)))
     share = rows["subject", "edit"]
     assert (share.value, share.n) == (1, n)
-    assert (share.low, share.high) == wilson(1, n)
+    assert (share.low, share.high) == wilson_interval(1, n)
     assert rows["subject", "objects"].n + rows["subject", "colours"].n == n
     assert rows["subject", "object found"].value == 1
     for row in ("subject", "same seed", "in-painting"):
@@ -268,7 +268,7 @@ def test_it_is_computed_only_where_it_is_named():
     real = RealPictures(scenes(32))
     model = Renders(real.spec)
     subject = PaintedPictures(model, real, N, seed=0, options={}, name="m", fingerprint="m")
-    judged, against = Opened("m", "m", model), Reference(real, None, real)
+    judged, against = Candidate("m", "m", model), Reference(real, None, real)
     place = torch.device("cpu")
     setting = Setting(judged, against, subject, 0, place, extractor=Knows(32))
     assert len(module.Edit(setting).needs()) == 2

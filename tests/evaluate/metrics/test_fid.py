@@ -15,7 +15,7 @@ from scipy import linalg
 from limner.contract.errors import LimnerError
 from limner.evaluate.metrics.fid import (
     distance_of_features,
-    extrapolated,
+    extrapolate,
     floor,
     frechet_distance,
     limit,
@@ -226,7 +226,7 @@ def test_the_limit_is_the_distance_of_the_laws(mean: float, scale: float):
     reference = law(torch.zeros(d), covariance)
     expected = frechet_distance(truth, reference)
     seen = [drawn(n, d, i, scale, mean) for i in range(sets)]
-    found = [extrapolated(x, reference, seed=i) for i, x in enumerate(seen)]
+    found = [extrapolate(x, reference, seed=i) for i, x in enumerate(seen)]
     assert sum(e.low <= expected <= e.high for e in found) >= 26
     values = np.array([e.value for e in found])
     assert abs(values.mean() - expected) < 3 * values.std() / math.sqrt(sets)
@@ -238,13 +238,13 @@ def test_the_limit_is_of_parts_in_any_order():
     x, reference = drawn(100, 4, 0), Moments.of(drawn(1000, 4, 1))
     parts = [Moments.of(rows) for rows in x.split(10)]
     assert limit(parts, reference) == pytest.approx(limit(parts[::-1], reference), rel=1e-9)
-    assert extrapolated(x.float(), reference) == extrapolated(x.float(), reference)
+    assert extrapolate(x.float(), reference) == extrapolate(x.float(), reference)
     with pytest.raises(LimnerError, match="at least 5 parts, not 4"):
         limit(parts[:4], reference)
     with pytest.raises(LimnerError, match="of 4 features needs more than 8 images, not 5"):
         limit([Moments.of(row[None]) for row in x[:5]], reference)
     with pytest.raises(LimnerError, match="needs at least 20 images, not 12"):
-        extrapolated(x[:12], reference)
+        extrapolate(x[:12], reference)
 
 
 def test_what_has_no_distance_is_refused():

@@ -21,7 +21,7 @@ def drawn(n: int, d: int, seed: int, mean: float = 0.0, spread: float = 1.0) -> 
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training pictures in the order in which they come."""
-    monkeypatch.setattr(module, "shuffled", lambda n, seed: torch.arange(n))
+    monkeypatch.setattr(module, "random_order", lambda n, seed: torch.arange(n))
 
 
 def sets(d: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from limner.contract.errors import LimnerError
 from limner.evaluate.metrics import kid as kid_module
 from limner.evaluate.metrics.kid import kid
-from limner.evaluate.metrics.statistics import DRAWS, resampled
+from limner.evaluate.metrics.statistics import DRAWS, bootstrap_samples
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_the_interval_is_the_bootstraps():
     """Of fewer than 100 images each is a group: the draws are samples of images."""
     x, y = drawn(20, 2, 0), drawn(30, 2, 1, mean=0.4)
     own = [kid_module._groups(n, seed) for n, seed in ((20, 0), (30, 1))]
-    draws = [resampled(n, seed) for n, seed in ((20, 0), (30, DRAWS))]
+    draws = [bootstrap_samples(n, seed) for n, seed in ((20, 0), (30, DRAWS))]
     found = []
     for i, j in zip(*draws):
         # The images of the drawn groups; a pair of an image with itself does not count.

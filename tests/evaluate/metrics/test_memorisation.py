@@ -63,11 +63,11 @@ def test_distances_are_their_definition(shift: int):
 def test_the_closed_form_memoriser_is_caught_and_new_pictures_are_not():
     train, held_out = drawn(60, 0), memorisation(drawn(200, 1), drawn(60, 0))
     found = memorisation(painted_by_the_memoriser(train, 100), train)
-    assert found.share_copied >= 0.98
+    assert found.share_of_copies >= 0.98
     assert found.share_authentic <= 0.02
     assert found.closer(held_out).share.value >= 0.98
     assert len(found.nearest.unique()) > 40, "many of them return"
-    assert held_out.share_copied == 0, "the meter's own false positives"
+    assert held_out.share_of_copies == 0, "the meter's own false positives"
     assert held_out.share_authentic > 0.4
     again = memorisation(drawn(200, 2), train)
     assert again.closer(held_out).share.value <= 0.1, "5 % of held-out pictures are so near"
@@ -86,10 +86,10 @@ def test_a_copy_that_was_shifted_mirrored_and_repainted_is_a_copy():
     for how, pictures in spoilt.items():
         found = memorisation(pictures, train)
         assert found.nearest.equal(torch.arange(20)), how
-        assert found.copied.all(), how
+        assert found.is_copy.all(), how
         assert not (found.first > found.own).any(), how
         assert (found.first == 0).all() or how == "grainy"
-    assert not memorisation(train.flip(-2), train).copied.any(), "upside down is another picture"
+    assert not memorisation(train.flip(-2), train).is_copy.any(), "upside down is another picture"
 
 
 def test_twins_of_a_picture_do_not_hide_its_copies():
@@ -98,10 +98,10 @@ def test_twins_of_a_picture_do_not_hide_its_copies():
     redrawn = ((3 * train.float() + drawn(20, 3).float()) / 4).to(torch.uint8)  # a quarter is new
     both, things = torch.cat([train, redrawn]), torch.arange(20).repeat(2)
     between = ((train.short() + redrawn.short()) // 2).to(torch.uint8)
-    assert memorisation(between, both).share_copied < 0.2
-    assert memorisation(between, both, things).share_copied == 1
+    assert memorisation(between, both).share_of_copies < 0.2
+    assert memorisation(between, both, things).share_of_copies == 1
     near = (train.short() + 2).clamp(0, 255).to(torch.uint8)
-    assert memorisation(train, torch.cat([train, near])).share_copied == 1, "twins by themselves"
+    assert memorisation(train, torch.cat([train, near])).share_of_copies == 1, "twins by themselves"
     assert memorisation(train, torch.cat([train, near])).second.min() > 8
 
 

@@ -10,14 +10,14 @@ from scipy import stats
 from limner.contract.errors import LimnerError
 from limner.data import open_data
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.metrics.modes import modes, stacked
+from limner.evaluate.metrics.modes import modes, stacked_modes
 from limner.evaluate.picture_sets import RealPictures
 
 
 def test_a_uniform_model_covers_all_modes_and_reads_the_floor():
     """Oracle of StackedMNIST: 1,000 modes, and a divergence of (K - 1) / 2N."""
     digits = torch.randint(10, (26_000, 3), generator=torch.Generator().manual_seed(0))
-    found = modes(stacked(digits), 1000)
+    found = modes(stacked_modes(digits), 1000)
     assert found.covered == found.of == 1000
     assert found.floor == pytest.approx(0.0192, abs=1e-4)
     assert found.divergence == pytest.approx(found.floor, rel=0.15)
@@ -79,7 +79,7 @@ def test_the_extremes():
 
 def test_three_digits_are_a_mode():
     digits = torch.cartesian_prod(*[torch.arange(10)] * 3)
-    assert torch.equal(stacked(digits), torch.arange(1000))
+    assert torch.equal(stacked_modes(digits), torch.arange(1000))
 
 
 def test_what_cannot_be_counted_is_refused():
@@ -89,4 +89,4 @@ def test_what_cannot_be_counted_is_refused():
         with pytest.raises(LimnerError, match=r"are not of the 10 modes 0 \.\. 9"):
             modes(torch.tensor([3, wrong]), 10)
         with pytest.raises(LimnerError, match=r"are the digits 0 \.\. 9"):
-            stacked(torch.tensor([[0, 1, wrong]]))
+            stacked_modes(torch.tensor([[0, 1, wrong]]))

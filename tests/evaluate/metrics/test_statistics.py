@@ -13,12 +13,12 @@ from scipy import stats
 from limner.contract.errors import LimnerError
 from limner.evaluate.metrics.statistics import (
     Moments,
-    checked,
-    checked_pair,
+    bootstrap_samples,
+    checked_features,
+    checked_features_of_both,
     percentiles,
-    resampled,
-    shuffled,
-    student,
+    random_order,
+    student_quantile,
 )
 
 
@@ -101,19 +101,19 @@ def test_what_is_wrong_with_features_is_said():
     bad = normal(5, 3)
     bad[1, 2], bad[3, 0] = torch.nan, -torch.inf
     with pytest.raises(LimnerError, match="of 2 of 5 images are NaN or infinite, so KID has no"):
-        checked(bad, 2, "KID")
+        checked_features(bad, 2, "KID")
     with pytest.raises(LimnerError, match="KID needs at least 2 images, not 1"):
-        checked(normal(1, 3), 2, "KID")
+        checked_features(normal(1, 3), 2, "KID")
     with pytest.raises(LimnerError, match="a mean needs at least 1 image, not 0"):
         Moments.of(normal(0, 3))
     with pytest.raises(LimnerError, match="a row of features for each image"):
-        checked(normal(3, 0), 1, "KID")
+        checked_features(normal(3, 0), 1, "KID")
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_different_features_are_not_compared():
     with pytest.raises(LimnerError, match="3 features cannot be compared with 4; take both from"):
-        checked_pair(normal(5, 3), normal(5, 4), (1, 1), "KID")
+        checked_features_of_both(normal(5, 3), normal(5, 4), (1, 1), "KID")
     for call in (Moments.merge, Moments.without):
         with pytest.raises(LimnerError, match="3 features cannot be compared with 4"):
             call(Moments.of(normal(5, 3)), Moments.of(normal(4, 4)))
@@ -123,14 +123,14 @@ def test_different_features_are_not_compared():
 
 def test_features_are_copied_into_float64_without_their_gradient():
     x = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
-    assert checked(x, 1, "KID").dtype == torch.float64
-    assert not checked(x, 1, "KID").requires_grad
+    assert checked_features(x, 1, "KID").dtype == torch.float64
+    assert not checked_features(x, 1, "KID").requires_grad
 
 
 def test_a_shuffle_is_a_permutation_of_its_seed():
-    first, second = shuffled(1000, 0), shuffled(1000, 1)
+    first, second = random_order(1000, 0), random_order(1000, 1)
     assert sorted(first.tolist()) == list(range(1000))
-    assert torch.equal(first, shuffled(1000, 0))
+    assert torch.equal(first, random_order(1000, 0))
     assert not torch.equal(first, second)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.15, "unrelated"
     assert abs(np.corrcoef(first, range(1000))[0, 1]) < 0.15
@@ -138,7 +138,7 @@ def test_a_shuffle_is_a_permutation_of_its_seed():
 
 def test_a_bootstrap_gives_the_standard_error_of_a_mean():
     x = normal(200)
-    drawn = x[resampled(200, 0)].mean(1)
+    drawn = x[bootstrap_samples(200, 0)].mean(1)
     assert float(drawn.std()) == pytest.approx(float(x.std()) / 200**0.5, rel=0.1)
     value, low, high = percentiles(float(x.mean()), drawn)
     assert low < value < high
@@ -147,4 +147,4 @@ def test_a_bootstrap_gives_the_standard_error_of_a_mean():
 
 @pytest.mark.parametrize("degrees", [4, 9, 19, 100])
 def test_students_percentile_is_scipys(degrees: int):
-    assert student(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-3)
+    assert student_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-3)

@@ -14,7 +14,7 @@ from limner.evaluate.metric import NotApplicable, Setting
 from limner.evaluate.metrics.pairs import psnr
 from limner.evaluate.metrics.upscaling import FILTERS, Filtered, Upscaling, ssim
 from limner.evaluate.picture_sets import PaintedPictures, RealPictures
-from limner.evaluate.subject import Opened, Reference
+from limner.evaluate.subject import Candidate, Reference
 
 
 def pixels(n: int, side: int, seed: int) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_pictures_smaller_than_ssims_window_are_refused():
     model = build("srgan", real.spec, channels=4, blocks=1)
     assert isinstance(model, GenerativeModel)
     subject = PaintedPictures(model, real, 2, seed=0, options={}, name="m", fingerprint="m")
-    judged, against = Opened("m", "m", model), Reference(real, None, real)
+    judged, against = Candidate("m", "m", model), Reference(real, None, real)
     setting = Setting(judged, against, subject, 0, torch.device("cpu"))
     with pytest.raises(NotApplicable, match="SSIM needs pictures of at least 11 pixels a side"):
         Upscaling(setting).needs()

@@ -58,9 +58,9 @@ def extractor(
     if name in JUDGES:
         return _judge(name, device, weights, dtype)
     if name in ("dinov2", "clip"):
-        from limner.evaluate.extractors.transformers import pretrained
+        from limner.evaluate.extractors.transformers import open_pretrained
 
-        return pretrained(name, weights, device, dtype)
+        return open_pretrained(name, weights, device, dtype)
     if name == "lite0":
         from limner.evaluate.extractors import lite0
 
@@ -74,7 +74,7 @@ def extractor(
     return Inception(network, resized, device, dtype)
 
 
-def _bundled(name: str) -> Path:
+def _folder_of_bundled(name: str) -> Path:
     folders = bundled()
     if name not in folders:
         raise LimnerError(f"the bundled judge '{name}' is missing; reinstall limner")
@@ -90,7 +90,7 @@ def _fitting(spec: ImageSpec, source: str) -> str:
     """
     general = spec.channels == 3 and has_lite0()
     for name in (name for name in JUDGES if name not in DETECTORS):
-        header = read_header(model_file(_bundled(name)))
+        header = read_header(model_file(_folder_of_bundled(name)))
         known, learnt = header.spec, header.recipe.get("data", {}).get("source", "")
         alike = name != "lenet" or spec.shape == known.shape
         if not alike or spec.labels not in ((), known.labels) or spec.channels not in (1, 3):
@@ -110,7 +110,7 @@ def _fitting(spec: ImageSpec, source: str) -> str:
 def _judge(
     name: str, device: str | torch.device, weights: Path | str | None, dtype: Precision
 ) -> JudgeExtractor:
-    path = Path(weights) if weights else _bundled(name)
+    path = Path(weights) if weights else _folder_of_bundled(name)
     model = load(path, str(device))
     said = f"{name} of {weights}" if weights else name
     learnt = read_header(model_file(path)).recipe.get("data", {}).get("source", "")

@@ -85,7 +85,7 @@ class Detects(Extractor, Protocol):
         ...
 
 
-def coloured(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
+def to_rgb(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
     """RGB pictures: grey ones three times over, as a grey file is shown.
 
     Raises:
@@ -111,6 +111,6 @@ def grey(images: Pixels, name: str) -> UInt8[Tensor, "b 1 h w"]:
     return images[:, :1]
 
 
-def named(name: str, dtype: Precision) -> str:
+def name_at_precision(name: str, dtype: Precision) -> str:
     """An extractor's name, which says when it computes in another precision than usual."""
     return name if dtype == "float32" else f"{name} ({dtype})"

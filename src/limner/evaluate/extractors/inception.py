@@ -29,7 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from limner.contract.checkpoint import digest_tensors
 from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
-from limner.evaluate.extractors.extractor import Features, Precision, coloured, named
+from limner.evaluate.extractors.extractor import Features, Precision, name_at_precision, to_rgb
 
 SIDE = 299
 """Pictures are resized to so many pixels a side."""
@@ -168,7 +168,7 @@ class _Layer(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
         return F.relu_(self.bn(self.conv(x)))
 
-    def fused(self) -> nn.Module:
+    def fuse(self) -> nn.Module:
         """The same as a convolution with a bias, for the norm is fixed after training."""
         return nn.Sequential(fuse_conv_bn_eval(self.conv, self.bn), nn.ReLU(inplace=True))
 
@@ -267,7 +267,7 @@ def loaded(weights: Mapping[str, Tensor], source: str) -> Network:
     for module in [network, *network.children()]:
         for name, layer in module.named_children():
             if isinstance(layer, _Layer):
-                module.add_module(name, layer.fused())
+                module.add_module(name, layer.fuse())
     return network
 
 
@@ -311,7 +311,7 @@ class Inception:
     ) -> None:
         self.preparation: Preparation = preparation
         suffix = "" if preparation == "tensorflow" else f"-{preparation}"
-        self.name = named(f"inception-v3{suffix}", dtype)
+        self.name = name_at_precision(f"inception-v3{suffix}", dtype)
         self.fingerprint = digest_tensors(network.state_dict(), f"{SIDE}, {preparation}, {dtype}")
         self.dim = network.dim
         self.device = torch.device(device)
@@ -322,7 +322,7 @@ class Inception:
     @torch.inference_mode()
     def __call__(self, images: UInt8[Tensor, "b c h w"]) -> Features:
         """The features of grey or RGB pictures of any size, and their logits."""
-        pixels = coloured(images.to(self.device), self.name)
+        pixels = to_rgb(images.to(self.device), self.name)
         if self.preparation == "tensorflow":
             x = (read_from_corners(pixels.float(), SIDE, SIDE) - 128) / 128
         else:

@@ -11,9 +11,9 @@ from limner.evaluate.extractors.extractor import (
     Features,
     Pixels,
     Precision,
-    coloured,
     grey,
-    named,
+    name_at_precision,
+    to_rgb,
 )
 from limner.evaluate.judges.judge import Detections, Detector, ImageTextJudge, Judge
 
@@ -31,7 +31,7 @@ class JudgeExtractor:
     def __init__(
         self, judge: Judge, name: str, dtype: Precision = "float32", learnt: str = ""
     ) -> None:
-        self.name = named(name, dtype)
+        self.name = name_at_precision(name, dtype)
         self.learnt = learnt
         self.judge = judge.eval()
         self.spec = judge.spec
@@ -55,7 +55,7 @@ class JudgeExtractor:
 
     def _input(self, images: Pixels) -> Float[Tensor, "b d i j"]:
         """Pictures as the judge takes them."""
-        see = grey if self.spec.channels == 1 else coloured
+        see = grey if self.spec.channels == 1 else to_rgb
         x = from_uint8(see(images.to(self.judge.device), self.name))
         size = (self.spec.height, self.spec.width)
         if x.shape[2:] != size:

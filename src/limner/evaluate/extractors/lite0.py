@@ -30,8 +30,8 @@ from limner.evaluate.extractors.extractor import (
     Features,
     Pixels,
     Precision,
-    coloured,
-    named,
+    name_at_precision,
+    to_rgb,
 )
 
 SIDE = 128
@@ -193,7 +193,7 @@ class Lite0:
     def __init__(
         self, network: Network, device: str | torch.device = "cpu", dtype: Precision = "float32"
     ) -> None:
-        self.name = named("lite0", dtype)
+        self.name = name_at_precision("lite0", dtype)
         self.fingerprint = digest_tensors(network.state_dict(), f"{SIDE}, bicubic, {dtype}")
         self.dim = _HEAD
         self.device = torch.device(device)
@@ -204,7 +204,7 @@ class Lite0:
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> Features:
         """The features of grey or RGB pictures of any size, and their logits."""
-        x = coloured(images.to(self.device), self.name).float()
+        x = to_rgb(images.to(self.device), self.name).float()
         if x.shape[2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         x = (x - _CENTRE) / _SCALE

@@ -25,8 +25,8 @@ from limner.evaluate.extractors.extractor import (
     Features,
     Pixels,
     Precision,
-    coloured,
-    named,
+    name_at_precision,
+    to_rgb,
 )
 
 
@@ -74,7 +74,7 @@ _KINDS = {
 }
 
 
-def pretrained(
+def open_pretrained(
     name: str,
     weights: Path | str | None = None,
     device: str | torch.device = "cpu",
@@ -117,7 +117,9 @@ def pretrained(
         ) from None
     finally:
         transformers.logging.set_verbosity(verbosity)
-    return Pretrained(named(f"{name} ({Path(source).name})", dtype), kind, model, device, dtype)
+    return Pretrained(
+        name_at_precision(f"{name} ({Path(source).name})", dtype), kind, model, device, dtype
+    )
 
 
 class Pretrained:
@@ -148,7 +150,7 @@ class Pretrained:
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> Features:
         """The features of grey or RGB pictures of any size."""
-        x = (from_uint8(coloured(images.to(self.device), self.name)) + 1) / 2
+        x = (from_uint8(to_rgb(images.to(self.device), self.name)) + 1) / 2
         x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
         x = (x - self._row(self.kind.mean)) / self._row(self.kind.deviation)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):

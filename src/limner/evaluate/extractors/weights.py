@@ -42,12 +42,12 @@ def inception_file(given: Path | str | None = None) -> Path:
         LimnerError: they are nowhere, or the file is no file of weights.
     """
     for place in (given, os.environ.get(VARIABLE)):
-        if place and (found := _in(Path(place).expanduser())):
+        if place and (found := _weights_file(Path(place).expanduser())):
             return _safe(found)
         if place and (place is given or not Path(place).is_dir()):
             raise LimnerError(f"there are no weights of inception-v3 in {place}; {_remedy()}")
-    kept = _converted(SHA256)
-    return kept if kept.is_file() else _downloaded()
+    kept = _file_of_converted(SHA256)
+    return kept if kept.is_file() else _download()
 
 
 def lite0_file(given: Path | str | None = None) -> Path:
@@ -80,7 +80,7 @@ def _lite0_packaged() -> Path | None:
     return next((Path(str(file.locate())) for file in listed if file.suffix == ".pth"), None)
 
 
-def _in(place: Path) -> Path | None:
+def _weights_file(place: Path) -> Path | None:
     """A file of weights: the place itself, or what lies in it."""
     if not place.is_dir():
         return place if place.is_file() else None
@@ -100,7 +100,7 @@ def _cache() -> Path:
     return Path.home() / ".cache" / "limner" / "weights"
 
 
-def _converted(digest: str) -> Path:
+def _file_of_converted(digest: str) -> Path:
     """Where what was made of a file with this SHA-256 is kept."""
     return _cache() / f"{digest}.safetensors"
 
@@ -109,7 +109,7 @@ def _safe(file: Path) -> Path:
     """A file as safetensors, converted once if it is of torch's own kind."""
     if file.suffix == ".safetensors":
         return file
-    kept = _converted(sha256(file))
+    kept = _file_of_converted(sha256(file))
     if not kept.is_file():
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _safe(file: Path) -> Path:
     return kept
 
 
-def _downloaded() -> Path:
+def _download() -> Path:
     """The published file, checked and converted.
 
     Raises:

@@ -14,7 +14,7 @@ from limner.contract.image import Images
 from limner.contract.noise import Noise
 
 
-def moved(x: Images, noise: Noise, shift: float, stretch: float, turn: float) -> Images:
+def move_pictures(x: Images, noise: Noise, shift: float, stretch: float, turn: float) -> Images:
     """Pictures shifted, scaled and turned about their middle, their edges continued outwards.
 
     Args:
@@ -33,7 +33,7 @@ def moved(x: Images, noise: Noise, shift: float, stretch: float, turn: float) ->
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def spoil(x: Images, noise: Noise, blur: float, grain: float) -> Images:
+def spoil_pictures(x: Images, noise: Noise, blur: float, grain: float) -> Images:
     """Pictures blurred by a Gaussian, and with white noise on them, of random strength.
 
     Args:
@@ -43,7 +43,7 @@ def spoil(x: Images, noise: Noise, blur: float, grain: float) -> Images:
         grain: the noise's deviation is uniform on [0, grain]; pixels lie in [-1, 1].
     """
     strength = noise.uniform(2)
-    soft = _blurred(x, blur * strength[:, 0])
+    soft = _blur(x, blur * strength[:, 0])
     grains = noise.normal(*x.shape[1:])
     return (soft + grain * strength[:, 1, None, None, None] * grains).clamp(-1, 1)
 
@@ -61,7 +61,7 @@ def tint_pictures(x: Images, noise: Noise, contrast: float, tint: float) -> Imag
     return ((1 + contrast * u[:, 0]) * x + tint * u[:, 1]).clamp(-1, 1)
 
 
-def coarsen(x: Images, noise: Noise, share: float) -> Images:
+def coarsen_pictures(x: Images, noise: Noise, share: float) -> Images:
     """Pictures of which some were half as large, and were enlarged again.
 
     Args:
@@ -75,7 +75,7 @@ def coarsen(x: Images, noise: Noise, share: float) -> Images:
     return x.index_put((some,), back)
 
 
-def _blurred(x: Images, deviation: Float[Tensor, "b"]) -> Images:
+def _blur(x: Images, deviation: Float[Tensor, "b"]) -> Images:
     """Each picture under its own Gaussian of seven pixels, along one axis and then the other."""
     b, c, h, w = x.shape
     distance = torch.arange(-3, 4, device=x.device).square()

@@ -34,7 +34,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
 from limner.contract.registry import Paper, register
-from limner.evaluate.judges.augmentation import coarsen, spoil, tint_pictures
+from limner.evaluate.judges.augmentation import coarsen_pictures, spoil_pictures, tint_pictures
 from limner.evaluate.judges.judge import Detections, Detector
 from limner.nn.convolution import Conv3x3
 from limner.nn.norm import NormSiLU
@@ -170,8 +170,8 @@ class Finder(nn.Module):
         fine = self.stem(x)
         coarse = self.down(fine)
         deepest = self.deepest(self.down_again(coarse))
-        coarse = self.lateral(self.coarse(coarse + _enlarged(deepest, coarse)))
-        fine = self.fine(fine + _enlarged(coarse, fine))
+        coarse = self.lateral(self.coarse(coarse + _enlarge(deepest, coarse)))
+        fine = self.fine(fine + _enlarge(coarse, fine))
         return [self.norm(fine), self.norm(coarse)]
 
     def heat(self, level: Float[Tensor, "b d i j"]) -> Float[Tensor, "b i j"]:
@@ -276,11 +276,11 @@ class CenterNet2(Detector):
         """
         assert batch.c.image is not None, "data with layouts have them"
         truth = read_layout(batch.c.image, self.kinds)
-        x = coarsen(batch.x, noise, self.halved)
-        x = tint_pictures(spoil(x, noise, **self.spoiling), noise, **self.tinting)
+        x = coarsen_pictures(batch.x, noise, self.halved)
+        x = tint_pictures(spoil_pictures(x, noise, **self.spoiling), noise, **self.tinting)
         there = truth.kind != NONE
         count = there.sum(1).clamp(min=1)
-        heat, size = self._located(x, truth, count)
+        heat, size = self._centres(x, truth, count)
         row, place = there.nonzero(as_tuple=True)
         box = shake(truth.box, noise)[row, place]
         kind, colour = self.describer(crops(x, row, box))
@@ -298,7 +298,7 @@ class CenterNet2(Detector):
         }
         yield Turn(heat + size + kind_loss + colour_loss, logs=logs)
 
-    def _located(
+    def _centres(
         self, x: Images, truth: Objects, count: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The losses of the first stage: of the maps, and of boxes."""
@@ -405,5 +405,5 @@ def decode_box(
     return torch.cat([(centre - half) / cells, (centre + half) / cells], 1)
 
 
-def _enlarged(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c hh ww"]:
+def _enlarge(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c hh ww"]:
     return F.interpolate(x, like.shape[2:], mode="nearest")

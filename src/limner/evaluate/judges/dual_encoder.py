@@ -31,7 +31,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, NonNegative, Rate, Widths
 from limner.contract.registry import Paper, register
-from limner.evaluate.judges.augmentation import moved, spoil
+from limner.evaluate.judges.augmentation import move_pictures, spoil_pictures
 from limner.evaluate.judges.judge import ImageTextJudge
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
@@ -128,7 +128,7 @@ class DualEncoder(ImageTextJudge):
         text, label = batch.c.text, batch.c.label
         assert text is not None, "data with captions have tokens"
         features = self.features(
-            spoil(moved(batch.x, noise, **self.moving), noise, **self.spoiling)
+            spoil_pictures(move_pictures(batch.x, noise, **self.moving), noise, **self.spoiling)
         )
         scale = self.log_scale.exp().clamp(max=_LARGEST_SCALE)
         scores = scale * self.cosines(features, text)

@@ -26,7 +26,7 @@ from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative
 from limner.contract.registry import Paper, register
-from limner.evaluate.judges.augmentation import moved
+from limner.evaluate.judges.augmentation import move_pictures
 from limner.evaluate.judges.judge import Judge
 
 
@@ -97,7 +97,7 @@ class LeNet(Judge):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: the cross-entropy on moved pictures."""
-        x = moved(batch.x, noise, self.shift, self.stretch, self.turn)
+        x = move_pictures(batch.x, noise, self.shift, self.stretch, self.turn)
         scores, label = self.logits(self.features(x)).float(), batch.c.label
         assert label is not None, "data with classes have labels"
         accuracy = (scores.detach().argmax(1) == label).float().mean()

@@ -27,7 +27,7 @@ class Accuracy(FeatureMetric):
     least = 1
     redrawn = ("subject",)
 
-    def known(self, pictures: PictureSet) -> bool:
+    def knows_classes_of(self, pictures: PictureSet) -> bool:
         """Whether the extractor knows a set's classes."""
         return set(pictures.classes) <= set(self.extractor.classes)
 
@@ -43,7 +43,7 @@ class Accuracy(FeatureMetric):
             raise NotApplicable(
                 f"{s.subject.name} has no classes, or others than {s.reference.name}"
             )
-        if not self.known(s.subject):
+        if not self.knows_classes_of(s.subject):
             raise NotApplicable(
                 f"{self.extractor.name} does not know the classes of {s.subject.name}"
             )
@@ -58,7 +58,7 @@ class Accuracy(FeatureMetric):
         for row, pictures in ((SUBJECT, s.subject), (f"real ({s.reference.name})", s.reference)):
             logits = seen.of(pictures, self.observer)["logits"]
             asked = pictures.labels(torch.arange(len(logits)))
-            if asked is None or not self.known(pictures):
+            if asked is None or not self.knows_classes_of(pictures):
                 continue
             place = [self.extractor.classes.index(name) for name in pictures.classes]
             right = logits.argmax(1) == torch.tensor(place)[asked]

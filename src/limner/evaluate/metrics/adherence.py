@@ -37,7 +37,7 @@ from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Detects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.composition import LEAST_SCORE
-from limner.evaluate.metrics.statistics import percentiles, resampled
+from limner.evaluate.metrics.statistics import bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -61,7 +61,7 @@ _EXACT = 1e-6  # the least squared error: 60 dB
 def line_f1(drawn: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
     """F1 of lines, within a sixty-fourth of the side; 1 where there are none in either."""
     reach = max(1, round(drawn.shape[-1] / 64))
-    near_asked, near_drawn = (_widened(lines, reach) for lines in (asked, drawn))
+    near_asked, near_drawn = (_widen(lines, reach) for lines in (asked, drawn))
     right, found = (drawn & near_asked).sum((1, 2)), (asked & near_drawn).sum((1, 2))
     precision = right / drawn.sum((1, 2)).clamp(min=1)
     recall = found / asked.sum((1, 2)).clamp(min=1)
@@ -70,7 +70,7 @@ def line_f1(drawn: Bool[Tensor, "b h w"], asked: Bool[Tensor, "b h w"]) -> Float
     return torch.where(empty, 1.0, f1)
 
 
-def _widened(lines: Bool[Tensor, "b h w"], reach: int) -> Bool[Tensor, "b h w"]:
+def _widen(lines: Bool[Tensor, "b h w"], reach: int) -> Bool[Tensor, "b h w"]:
     """All pixels within a square around those of lines."""
     return F.max_pool2d(lines[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
 
@@ -101,7 +101,7 @@ def lowres_psnr(small: Hints, asked: Hints) -> Float[Tensor, "b"]:
     return -10 * error.clamp(min=_EXACT).log10()
 
 
-class SeenAdherence(Observer):
+class AdherenceObserver(Observer):
     """How well each picture follows the hint of the real one of the same number.
 
     Args:
@@ -195,9 +195,9 @@ class Adherence(Metric):
         return found
 
     @cached_property
-    def observer(self) -> SeenAdherence:
+    def observer(self) -> AdherenceObserver:
         """What compares pictures with hints."""
-        return SeenAdherence(self.kind, self.setting.reference, self.detector)
+        return AdherenceObserver(self.kind, self.setting.reference, self.detector)
 
     @cached_property
     def rows(self) -> dict[str, PictureSet]:
@@ -233,7 +233,7 @@ class Adherence(Metric):
         found: list[Number] = []
         for row, pictures in self.rows.items():
             each = seen.of(pictures, self.observer)["adherence"]
-            draws = each[resampled(len(each), self.setting.seed)].mean(1)
+            draws = each[bootstrap_samples(len(each), self.setting.seed)].mean(1)
             mean = percentiles(float(each.mean()), draws)
             unit = "dB" if self.kind in REDUCED else ""
             of = {"row": row, "better": self.better, "unit": unit}

@@ -37,7 +37,12 @@ from limner.data.scenes import ComposedScenes
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Detects
 from limner.evaluate.metric import Metric, NotApplicable, Setting, metric
-from limner.evaluate.metrics.statistics import Estimate, combined, shuffled, wilson
+from limner.evaluate.metrics.statistics import (
+    Estimate,
+    combine_intervals,
+    random_order,
+    wilson_interval,
+)
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -158,10 +163,10 @@ def relations(a: Finding, b: Finding) -> set[str]:
     distance of the centres. What is on top of something stands on its upper edge; what is inside
     of something has a part of its box in the other's, and is smaller.
     """
-    (ax, ay, aw, ah), (bx, by, bw, bh) = (_centred(each.box) for each in (a, b))
+    (ax, ay, aw, ah), (bx, by, bw, bh) = (_centre_and_size(each.box) for each in (a, b))
     dx, dy = ax - bx, ay - by
     distance = math.hypot(dx, dy)
-    across, down = _beyond(dx, _MARGIN * (aw + bw)), _beyond(dy, _MARGIN * (ah + bh))
+    across, down = _excess(dx, _MARGIN * (aw + bw)), _excess(dy, _MARGIN * (ah + bh))
     found: set[str] = set()
     if distance > 0:
         found |= {name for name, along in (
@@ -189,8 +194,8 @@ def mean_share(shares: Sequence[tuple[float, int]]) -> Estimate:
     if not shares:
         raise LimnerError("a mean of shares needs at least one of them")
     mean = sum(share for share, _ in shares) / len(shares)
-    limits = [(share, *wilson(share, n)) for share, n in shares]
-    return combined(
+    limits = [(share, *wilson_interval(share, n)) for share, n in shares]
+    return combine_intervals(
         mean,
         [
             (mean - (share - low) / len(shares), mean + (high - share) / len(shares))
@@ -199,7 +204,7 @@ def mean_share(shares: Sequence[tuple[float, int]]) -> Estimate:
     )
 
 
-class SeenObjects(Observer):
+class ObjectObserver(Observer):
     """The objects that a detector finds.
 
     Args:
@@ -214,10 +219,10 @@ class SeenObjects(Observer):
         self.fingerprint = f"objects {detector.fingerprint}"
 
     def look(self, pictures: PictureSet, numbers: Numbers, pixels: Pixels) -> Columns:
-        """See `detected`."""
-        return self.detected(pixels)
+        """See `detect`."""
+        return self.detect(pixels)
 
-    def detected(self, pixels: Pixels) -> Columns:
+    def detect(self, pixels: Pixels) -> Columns:
         """`kind`, `colour` and `score`, "b k", and `box`, "b k 4"."""
         (kind, colour, box), score = self.detector.detect(pixels)
         found = {"kind": kind, "colour": colour, "score": score, "box": box}
@@ -228,7 +233,7 @@ def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
     """What a detector found in each picture, as words.
 
     Args:
-        columns: of `SeenObjects`.
+        columns: of `ObjectObserver`.
         kinds: the detector's.
     """
     return [
@@ -271,9 +276,9 @@ class Composition(Metric):
         return self.detector
 
     @cached_property
-    def observer(self) -> SeenObjects:
+    def observer(self) -> ObjectObserver:
         """What sees the objects."""
-        return SeenObjects(self.extractor)
+        return ObjectObserver(self.extractor)
 
     @cached_property
     def real(self) -> RealPictures:
@@ -285,7 +290,7 @@ class Composition(Metric):
         """What is asked of each picture of the subject."""
         return requests_of(self.setting.subject, self.real)
 
-    def needed(self, data: ComposedScenes, skills: Sequence[str]) -> int:
+    def pictures_needed(self, data: ComposedScenes, skills: Sequence[str]) -> int:
         """The first how many pictures of the reference have enough of each skill."""
         have, n = dict.fromkeys(skills, 0), 0
         while n < len(self.setting.reference) and min(have.values()) < LEAST:
@@ -317,12 +322,12 @@ class Composition(Metric):
             raise NotApplicable(str(error)) from None
         if missing := {*data.objects} - {*detector.kinds}:
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
-        fewest = min(skills, key=lambda skill: counted(asked, skill))
-        if (n := counted(asked, fewest)) < self.least:
+        fewest = min(skills, key=lambda skill: count_requests(asked, skill))
+        if (n := count_requests(asked, fewest)) < self.least:
             raise NotApplicable(
                 f"it needs at least {self.least} pictures of each skill, and the first "
                 f"{len(asked):,} of {s.reference.name} have {n} of {SKILLS[fewest]}; give -n "
-                f"{self.needed(data, skills):,} or more"
+                f"{self.pictures_needed(data, skills):,} or more"
             )
         return [(pictures, self.observer) for pictures in (s.subject, self.real)]
 
@@ -338,7 +343,7 @@ class Composition(Metric):
         rows = [
             (SUBJECT, subject, asked),
             (f"real ({self.real.name})", real, requests_of(self.real, self.real)),
-            ("shuffled captions", subject, exchanged(asked)),
+            ("shuffled captions", subject, exchange_requests(asked)),
         ]
         return [number for row in rows for number in self.of_row(*row)]
 
@@ -383,7 +388,7 @@ def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None
     for number, caption in enumerate(captions):
         if caption not in of:
             raise LimnerError(
-                f"{pictures.called(number)} has not the caption of one of the first {len(real):,} "
+                f"{pictures.title(number)} has not the caption of one of the first {len(real):,} "
                 f"pictures of {real.name}"
             )
     return [of[caption] for caption in captions]
@@ -396,28 +401,28 @@ def request_at(data: Dataset, index: int) -> Request | None:
     return scene and request_of(scene)
 
 
-def counted(requests: Sequence[Request | None], skill: str) -> int:
+def count_requests(requests: Sequence[Request | None], skill: str) -> int:
     """How many requests are of a skill."""
     return sum(each is not None and each.skill == skill for each in requests)
 
 
-def exchanged(requests: Sequence[Request | None]) -> list[Request | None]:
+def exchange_requests(requests: Sequence[Request | None]) -> list[Request | None]:
     """Each picture with the request of another picture of the same skill, at random."""
     changed = list(requests)
     for skill in SKILLS:
         places = [i for i, each in enumerate(requests) if each is not None and each.skill == skill]
-        order = [places[i] for i in shuffled(len(places), 0).tolist()]
+        order = [places[i] for i in random_order(len(places), 0).tolist()]
         for here, there in zip(order, [*order[1:], *order[:1]]):
             changed[here] = requests[there]
     return changed
 
 
-def _centred(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def _centre_and_size(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     """Centre, width and height of a box."""
     left, top, right, bottom = box
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
-def _beyond(offset: float, margin: float) -> float:
+def _excess(offset: float, margin: float) -> float:
     """An offset less a margin, on either side."""
     return math.copysign(max(abs(offset) - margin, 0.0), offset)

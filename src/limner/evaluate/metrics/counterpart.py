@@ -26,7 +26,7 @@ from torch import Tensor
 from limner.contract.registry import Paper
 from limner.evaluate.metric import NotApplicable, metric
 from limner.evaluate.metrics.pairs import Measure, PairMetric, psnr
-from limner.evaluate.metrics.statistics import shuffled
+from limner.evaluate.metrics.statistics import random_order
 from limner.evaluate.picture_sets import (
     PaintedPictures,
     PictureSet,
@@ -54,7 +54,7 @@ def found_among(
     """
     n = len(features)
     similar = F.normalize(features.double(), dim=1) @ F.normalize(true.double(), dim=1).T
-    order = shuffled(n, seed)
+    order = random_order(n, seed)
     place = torch.empty_like(order)
     place[order] = torch.arange(n)
     others = order[(place[:, None] + torch.arange(1, min(gallery, n))) % n]

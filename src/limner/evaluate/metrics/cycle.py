@@ -12,7 +12,7 @@ from limner.contract.abilities import Domain, Translates
 from limner.contract.image import Images, from_uint8
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
-from limner.evaluate.metrics.statistics import percentiles, resampled
+from limner.evaluate.metrics.statistics import bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -25,7 +25,7 @@ PAPER = Paper(
 )
 
 
-class SeenCycles(Observer):
+class CycleObserver(Observer):
     """How far each real picture of either domain is from its translation and back.
 
     Args:
@@ -64,7 +64,7 @@ class Cycle(Metric):
         """As many real ones as are judged."""
         return self.setting.reference.first(len(self.setting.subject))
 
-    def observer(self) -> SeenCycles:
+    def observer(self) -> CycleObserver:
         """What sees the cycles.
 
         Raises:
@@ -73,7 +73,7 @@ class Cycle(Metric):
         model = self.setting.model
         if not (isinstance(model, Translates) and len(model.ways) == 2):
             raise NotApplicable(f"{self.setting.subject.name} does not translate both ways")
-        return SeenCycles(model, self.setting.judged.fingerprint)
+        return CycleObserver(model, self.setting.candidate.fingerprint)
 
     def needs(self) -> list[tuple[PictureSet, Observer]]:
         """The cycles of real pictures.
@@ -92,7 +92,7 @@ class Cycle(Metric):
         numbers: list[Number] = []
         for name in ("A", "B"):
             each = found[name].double()
-            mean = percentiles(float(each.mean()), each[resampled(len(each), 0)].mean(1))
+            mean = percentiles(float(each.mean()), each[bootstrap_samples(len(each), 0)].mean(1))
             numbers.append(
                 self.number(f"cycle error of {name}", mean, len(each), row=SUBJECT, better="lower")
             )

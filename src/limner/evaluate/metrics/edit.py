@@ -54,15 +54,15 @@ from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.composition import (
     LEAST,
     Finding,
+    ObjectObserver,
     Request,
-    SeenObjects,
     Wanted,
     findings,
     of_name,
     scene_detector,
     shows,
 )
-from limner.evaluate.metrics.statistics import percentiles, resampled
+from limner.evaluate.metrics.statistics import bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels
 from limner.evaluate.report import SUBJECT, Number
@@ -191,11 +191,11 @@ class EditedPictures(PaintedPictures):
     def pictures(self, numbers: Numbers) -> Pixels:
         """All eight of each edit that is asked for, painted now."""
         which = (numbers // WAYS).unique()
-        painted = self._painted([self.edits[i] for i in which.tolist()])
+        painted = self._paint([self.edits[i] for i in which.tolist()])
         rows = torch.searchsorted(which, numbers // WAYS)
-        return self.checked(painted[rows, numbers % WAYS], numbers)
+        return self.to_pixels(painted[rows, numbers % WAYS], numbers)
 
-    def _painted(self, edits: Sequence[PromptEdit]) -> Float[Tensor, "e 8 c h w"]:
+    def _paint(self, edits: Sequence[PromptEdit]) -> Float[Tensor, "e 8 c h w"]:
         model, options = self.model, self.options
         assert isinstance(model, Rewords) and isinstance(model, Edits)
         seeds = [self.seed + edit.number for edit in edits]
@@ -230,7 +230,7 @@ def masks(
         edits: with the objects.
         detector: what finds them.
     """
-    seen = SeenObjects(detector).detected(before)
+    seen = ObjectObserver(detector).detect(before)
     height, width = before.shape[-2:]
     found, known = torch.ones(len(before), height, width, dtype=torch.bool), list[bool]()
     for mask, objects, edit in zip(found, findings(seen, detector.kinds), edits):
@@ -257,7 +257,7 @@ class ComposedEdits(EditedPictures):
         )
 
 
-class SeenEdits(Observer):
+class EditObserver(Observer):
     """What became of each edit, in each of its pictures.
 
     Args:
@@ -279,7 +279,7 @@ class SeenEdits(Observer):
         before = pixels[BEFORE::ways]
         inside, known = masks(before, of_each[::ways], self.detector)
         inside, known, before = (x.repeat_interleave(ways, 0) for x in (inside, known, before))
-        objects = findings(SeenObjects(self.detector).detected(pixels), self.detector.kinds)
+        objects = findings(ObjectObserver(self.detector).detect(pixels), self.detector.kinds)
         right = [done(found, edit.scene) for found, edit in zip(objects, of_each)]
         seen = {
             "done": torch.tensor(right),
@@ -321,12 +321,12 @@ class Edit(Metric):
         return extractor("lite0", s.subject.spec, s.device) if fits else None
 
     @cached_property
-    def observer(self) -> SeenEdits:
+    def observer(self) -> EditObserver:
         """What looks at the edits."""
-        return SeenEdits(self.detector, self.lite0)
+        return EditObserver(self.detector, self.lite0)
 
     @cached_property
-    def edited(self) -> EditedPictures:
+    def edited_pictures(self) -> EditedPictures:
         """The pictures of all edits.
 
         Raises:
@@ -340,12 +340,12 @@ class Edit(Metric):
                 f"it needs at least {self.least} captions with a word to change, and the first "
                 f"{len(subject):,} of {s.reference.name} have {len(edits)}; give a larger -n"
             )
-        return EditedPictures(subject, edits, self.detector, f"{s.judged.fingerprint} {s.seed}")
+        return EditedPictures(subject, edits, self.detector, f"{s.candidate.fingerprint} {s.seed}")
 
     @cached_property
-    def composed(self) -> ComposedEdits:
+    def composed_edits(self) -> ComposedEdits:
         """The scenes of the same edits."""
-        edited, s = self.edited, self.setting
+        edited, s = self.edited_pictures, self.setting
         assert isinstance(s.subject, PaintedPictures)
         told = f"composed {s.reference.fingerprint} {s.seed}"
         return ComposedEdits(s.subject, edited.edits, self.detector, told)
@@ -371,14 +371,14 @@ class Edit(Metric):
             raise NotApplicable(f"{s.subject.name} is given no captions")
         self.skip_unless_named("it paints eight pictures for each of -n; name it in --metrics")
         try:
-            detector, edited = self.detector, self.edited
+            detector, edited = self.detector, self.edited_pictures
             before, after = (Condition(text=row[None]) for row in edited.edits[0].text)
             model.check_words(before, after)
         except LimnerError as error:
             raise NotApplicable(str(error)) from None
         if missing := {*data.objects} - {*detector.kinds}:
             raise NotApplicable(f"{detector.name} does not know the object {min(missing)}")
-        return [(edited, self.observer), (self.composed, self.observer)]
+        return [(edited, self.observer), (self.composed_edits, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
         """Shares and changes of the model's own edits, and of the three other ways."""
@@ -387,7 +387,7 @@ class Edit(Metric):
                 name: column.unflatten(0, (-1, pictures.ways))
                 for name, column in seen.of(pictures, self.observer).items()
             }
-            for pictures in (self.edited, self.composed)
+            for pictures in (self.edited_pictures, self.composed_edits)
         )
         shares = columns["done"].double().mean(0)
         strengths = range(FIRST_SDEDIT, FIRST_SDEDIT + len(STRENGTHS))
@@ -417,14 +417,14 @@ class Edit(Metric):
         right, known = columns["done"][:, way], columns["known"][:, way]
         yield self._share(self.name, right, **told)
         for kind, name in (("object", "objects"), ("colour", "colours")):
-            of_kind = torch.tensor([edit.scene.kind == kind for edit in self.edited.edits])
+            of_kind = torch.tensor([edit.scene.kind == kind for edit in self.edited_pictures.edits])
             if of_kind.any():
                 yield self._share(name, right[of_kind], **told)
         told["better"] = "lower"
         for what, name in (("pixels", "outside change"), ("lite0", "outside lite0")):
             if what in columns and known.any():
                 each = columns[what][known, way]
-                draws = each[resampled(len(each), self.setting.seed)].mean(1)
+                draws = each[bootstrap_samples(len(each), self.setting.seed)].mean(1)
                 yield self.number(name, percentiles(float(each.mean()), draws), len(each), **told)
         if way == AFTER:
             yield self._share("object found", known, row=row)
@@ -436,4 +436,8 @@ class Edit(Metric):
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
         """The first edits, a row each: before, after, and the other ways."""
-        return {"edits": seen.pixels(self.edited, range(min(_SHOWN * WAYS, len(self.edited))))}
+        return {
+            "edits": seen.pixels(
+                self.edited_pictures, range(min(_SHOWN * WAYS, len(self.edited_pictures)))
+            )
+        }

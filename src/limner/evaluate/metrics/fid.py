@@ -8,7 +8,7 @@ complex numbers, nothing added to a diagonal. Where a covariance is singular, bo
 their eigenvectors, S = A A', and the trace is the nuclear norm of A_1' A_2, which takes no root of
 a rounding error.
 
-The distance of few images is too large, by about `floor`; `extrapolated` is its limit for endlessly
+The distance of few images is too large, by about `floor`; `extrapolate` is its limit for endlessly
 many. Compare only distances of equally many images to the same reference.
 
 References:
@@ -33,11 +33,11 @@ from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import (
     Estimate,
     Moments,
-    checked,
-    checked_pair,
+    checked_features,
+    checked_features_of_both,
+    random_order,
     same_dimension,
-    shuffled,
-    student,
+    student_quantile,
 )
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet
@@ -102,7 +102,7 @@ def distance_of_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> fl
     Raises:
         LimnerError: fewer than 2 images in a set; different, NaN or infinite features.
     """
-    x, y = checked_pair(x, y, (2, 2), _METRIC)
+    x, y = checked_features_of_both(x, y, (2, 2), _METRIC)
     if max(len(x), len(y)) >= x.shape[1]:
         return frechet_distance(Moments.of(x), Moments.of(y))
     between = (x.mean(0) - y.mean(0)).square().sum()
@@ -137,12 +137,12 @@ def floor(covariance: Float64[Tensor, "d d"], n: float, m: float) -> float:
     return (1 / n + 1 / m) * float(l.sum() + pairs.sum() + pairs.trace())
 
 
-def extrapolated(
+def extrapolate(
     features: Float[Tensor, "n d"], reference: Moments, parts: int = 20, seed: int = 0
 ) -> Estimate:
     """FID-infinity: what the distance to a reference would be with endlessly many images.
 
-    See `limit`; the parts are drawn by `statistics.shuffled`.
+    See `limit`; the parts are drawn by `statistics.random_order`.
 
     Args:
         features: of the images that are judged.
@@ -154,8 +154,8 @@ def extrapolated(
         LimnerError: see `limit`; NaN or infinite features.
     """
     least = max(parts, 2 * len(reference.mean) + 1)
-    x = checked(features, least, "the extrapolated Frechet distance")
-    shares = x[shuffled(len(x), seed)].tensor_split(parts)
+    x = checked_features(features, least, "the extrapolated Frechet distance")
+    shares = x[random_order(len(x), seed)].tensor_split(parts)
     return limit([Moments.of(share) for share in shares], reference)
 
 
@@ -195,7 +195,7 @@ def limit(parts: Sequence[Moments], reference: Moments) -> Estimate:
     without = [frechet_distance(whole.without(part), reference) for part in parts]
     values = count * distance - (count - 1) * torch.tensor(without, dtype=torch.float64)
     value = float(values.mean())
-    half = student(count - 1) * float(values.std()) / math.sqrt(count)
+    half = student_quantile(count - 1) * float(values.std()) / math.sqrt(count)
     return Estimate(value, value - half, value + half)
 
 
@@ -211,9 +211,9 @@ def limit_of_all(features: Float[Tensor, "n d"], whole: Moments, reference: Mome
         reference: what they are compared with.
 
     Raises:
-        LimnerError: see `extrapolated`.
+        LimnerError: see `extrapolate`.
     """
-    found = extrapolated(features, reference)
+    found = extrapolate(features, reference)
     n, some = whole.n, len(features)
     if n == some:
         return found
@@ -245,7 +245,10 @@ class FrechetDistance(FeatureMetric):
     def numbers(self, seen: Seen) -> list[Number]:
         """The distance of each set to the reference, with its limit, and the floor."""
         reference = Moments.from_tensors(seen.of(self.setting.reference, self.observer))
-        name, limit_name = self.called("FID", "FD"), self.called("FID-infinity", "FD-infinity")
+        name, limit_name = (
+            self.label("FID", "FD"),
+            self.label("FID-infinity", "FD-infinity"),
+        )
         shared: dict[str, Any] = {"m": reference.n, "better": self.better}
         found: list[Number] = []
         for row, pictures in self.sets.items():

@@ -36,7 +36,12 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
-from limner.evaluate.metrics.statistics import Estimate, checked_pair, shuffled, student
+from limner.evaluate.metrics.statistics import (
+    Estimate,
+    checked_features_of_both,
+    random_order,
+    student_quantile,
+)
 from limner.evaluate.passes import MOST_FEATURES, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, RealPictures
 from limner.evaluate.report import Number
@@ -93,15 +98,15 @@ def fld(
             pictures that are all alike.
     """
     least, metric = (_LEAST, _LEAST), "FLD"
-    train, held_out = checked_pair(train, held_out, least, metric)
-    _, generated = checked_pair(train, generated, least, metric)
+    train, held_out = checked_features_of_both(train, held_out, least, metric)
+    _, generated = checked_features_of_both(train, generated, least, metric)
     mean, deviation = held_out.mean(0), held_out.std(0)
     if not (varied := deviation > 0).any():
         raise LimnerError("the held-out pictures have the same features, so FLD has no value")
     train, held_out, generated = (
         ((z - mean) / deviation)[:, varied] for z in (train, held_out, generated)
     )
-    train = train[shuffled(len(train), seed)]
+    train = train[random_order(len(train), seed)]
     some = min(len(generated), len(train) // 2)
     perfect = Mixture.fit(train[:some], train[some:]).log_prob(held_out)
     model = Mixture.fit(generated, train)
@@ -118,7 +123,7 @@ def _estimate(*terms: Float64[Tensor, "_"]) -> Estimate:
     """100 times the mean, less the second one's, with a Student interval."""
     value = 100 * float(terms[0].mean() - (terms[1].mean() if len(terms) > 1 else 0))
     error = 100 * math.sqrt(sum(float(t.var()) / len(t) for t in terms))
-    half = student(min(map(len, terms)) - 1) * error
+    half = student_quantile(min(map(len, terms)) - 1) * error
     return Estimate(value, value - half, value + half)
 
 

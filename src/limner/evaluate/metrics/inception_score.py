@@ -28,7 +28,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
-from limner.evaluate.metrics.statistics import checked, shuffled
+from limner.evaluate.metrics.statistics import checked_features, random_order
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet
 from limner.evaluate.report import SUBJECT, Number
@@ -81,7 +81,7 @@ class Predictions:
         Raises:
             LimnerError: no picture; NaN or infinite logits.
         """
-        log_c = checked(logits, 1, "the Inception Score").log_softmax(1)
+        log_c = checked_features(logits, 1, "the Inception Score").log_softmax(1)
         c = log_c.exp()
         return cls(len(c), (c * log_c).sum(), c.sum(0))
 
@@ -112,7 +112,7 @@ def inception_score(
     """The Inception Score of pictures, in splits.
 
     Split i are the pictures i n // splits .. (i + 1) n // splits - 1, after a shuffle by
-    `statistics.shuffled`; sorted pictures, each split of other classes, would score too low.
+    `statistics.random_order`; sorted pictures, each split of other classes, would score too low.
 
     Args:
         logits: of a classifier, a row for each picture.
@@ -127,7 +127,7 @@ def inception_score(
         raise LimnerError(f"the Inception Score has at least 1 split, not {splits}")
     if n < splits:
         raise LimnerError(f"the Inception Score in {splits} splits needs as many images, not {n}")
-    order = torch.arange(n) if seed is None else shuffled(n, seed)
+    order = torch.arange(n) if seed is None else random_order(n, seed)
     rows = logits[order.to(logits.device)]
     bounds = [i * n // splits for i in range(splits + 1)]
     scores = tuple(Predictions.of(rows[start:end]).score for start, end in pairwise(bounds))

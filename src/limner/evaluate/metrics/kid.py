@@ -23,10 +23,10 @@ from limner.evaluate.metric import FeatureMetric, metric
 from limner.evaluate.metrics.statistics import (
     DRAWS,
     Estimate,
-    checked_pair,
+    bootstrap_samples,
+    checked_features_of_both,
     percentiles,
-    resampled,
-    shuffled,
+    random_order,
 )
 from limner.evaluate.passes import Seen
 from limner.evaluate.report import Number
@@ -53,7 +53,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
     Raises:
         LimnerError: fewer than 10 images in a set; different, NaN or infinite features.
     """
-    x, y = checked_pair(x, y, (_LEAST, _LEAST), "KID")
+    x, y = checked_features_of_both(x, y, (_LEAST, _LEAST), "KID")
     of_x, of_y = _groups(len(x), seed), _groups(len(y), seed + 1)
     within_x, within_y = _sums(x, x, of_x, of_x), _sums(y, y, of_y, of_y)
     within_x.diagonal().index_add_(0, of_x, -_kernel_with_itself(x))
@@ -79,7 +79,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
 
 def _groups(n: int, seed: int) -> Int64[Tensor, "n"]:
     """The group of each image."""
-    return shuffled(n, seed) % _GROUPS
+    return random_order(n, seed) % _GROUPS
 
 
 def _kernel_with_itself(x: Float64[Tensor, "n d"]) -> Float64[Tensor, "n"]:
@@ -105,7 +105,7 @@ def _sums(
 
 def _counts(groups: int, seed: int) -> Float64[Tensor, "draws groups"]:
     """How often each group is in each bootstrap sample."""
-    drawn = resampled(groups, seed)
+    drawn = bootstrap_samples(groups, seed)
     ones = torch.ones_like(drawn, dtype=torch.float64)
     return torch.zeros_like(ones).scatter_add_(1, drawn, ones)
 
@@ -130,7 +130,7 @@ class KernelDistance(FeatureMetric):
     def numbers(self, seen: Seen) -> list[Number]:
         """The distance of each set to the reference."""
         reference = seen.of(self.setting.reference, self.observer)["features"]
-        name, found = self.called("KID", "KD"), list[Number]()
+        name, found = self.label("KID", "KD"), list[Number]()
         for row, pictures in self.sets.items():
             features = seen.of(pictures, self.observer)["features"]
             shared: dict[str, Any] = {"row": row, "m": len(reference), "better": self.better}

@@ -64,7 +64,7 @@ def likelihood_options(
     return {}
 
 
-class SeenLikelihood(Observer):
+class LikelihoodObserver(Observer):
     """log p(x) of real pictures.
 
     Args:
@@ -91,7 +91,7 @@ class SeenLikelihood(Observer):
         if not nats.isfinite().all():
             worst = int(numbers[~nats.isfinite()][0])
             raise LimnerError(
-                f"{pictures.called(worst)} has no finite likelihood, and so all have no mean"
+                f"{pictures.title(worst)} has no finite likelihood, and so all have no mean"
             )
         parts = {f"{_TERM}{name}": term.double().cpu() for name, term in terms.items()}
         return {"nats": nats, "kind": torch.full((len(nats),), [*KINDS].index(kind))} | parts
@@ -118,11 +118,11 @@ class LogLikelihood(Metric):
         return self.setting.model
 
     @cached_property
-    def observer(self) -> SeenLikelihood:
+    def observer(self) -> LikelihoodObserver:
         """The model, which is told what the pictures are of."""
         s, options = self.setting, sorted(self.setting.likelihood.items())
-        return SeenLikelihood(
-            self.log_p, key("likelihood and ELBO", s.judged.fingerprint, s.seed, options)
+        return LikelihoodObserver(
+            self.log_p, key("likelihood and ELBO", s.candidate.fingerprint, s.seed, options)
         )
 
     def log_p(self, pictures: RealPictures, numbers: Numbers) -> Likelihood:

@@ -42,7 +42,12 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
-from limner.evaluate.metrics.statistics import Estimate, binomial_interval, combined, wilson
+from limner.evaluate.metrics.statistics import (
+    Estimate,
+    binomial_interval,
+    combine_intervals,
+    wilson_interval,
+)
 from limner.evaluate.passes import BLOCK, Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -83,14 +88,14 @@ class NearestTraining:
         return torch.where(self.first > 0, self.first / self.second, 0.0)
 
     @property
-    def copied(self) -> Bool[Tensor, "n"]:
+    def is_copy(self) -> Bool[Tensor, "n"]:
         """Which pictures are copies: d1 / d2 below 1/3."""
         return self.ratio < _RATIO
 
     @property
-    def share_copied(self) -> float:
+    def share_of_copies(self) -> float:
         """The share of pictures that are copies."""
-        return float(self.copied.double().mean())
+        return float(self.is_copy.double().mean())
 
     @property
     def share_authentic(self) -> float:
@@ -120,7 +125,9 @@ class NearestTraining:
         share, least, most = (
             float((self.first < bounds[i]).double().mean()) for i in (j, low, min(high + 1, m))
         )
-        estimate = combined(share, [wilson(share, len(self.first)), (least, most)])
+        estimate = combine_intervals(
+            share, [wilson_interval(share, len(self.first)), (least, most)]
+        )
         return Closer(estimate, percent, j / (m + 1))
 
 
@@ -161,7 +168,7 @@ def memorisation(
     _check(pictures, train, groups, shift)
     pictures, train = pictures.cpu(), train.cpu()
     groups = torch.arange(len(train)) if groups is None else groups.cpu()
-    found = [_measured(some, train, groups, shift, twin) for some in pictures.split(_PICTURES)]
+    found = [_measure(some, train, groups, shift, twin) for some in pictures.split(_PICTURES)]
     nearest, first, second, own = (torch.cat(column) for column in zip(*found))
     if alone := int(second.isinf().sum()):
         raise LimnerError(
@@ -192,7 +199,7 @@ def _check(pictures: Tensor, train: Tensor, groups: Tensor | None, shift: int) -
         raise LimnerError(f"{len(groups)} groups were given for {len(train)} training pictures")
 
 
-def _measured(
+def _measure(
     pictures: UInt8[Tensor, "b c h w"],
     train: UInt8[Tensor, "m c h w"],
     groups: Int64[Tensor, "m"],
@@ -245,7 +252,7 @@ def suspects(
     return sides.flatten(0, 1)
 
 
-class SeenCopies(Observer):
+class CopyObserver(Observer):
     """How near each picture is to training pictures.
 
     Args:
@@ -287,10 +294,10 @@ class Memorisation(Metric):
     redrawn = ("subject", "held-out")
 
     @cached_property
-    def observer(self) -> SeenCopies:
+    def observer(self) -> CopyObserver:
         """What compares."""
         assert self.setting.training is not None
-        return SeenCopies(self.setting.training)
+        return CopyObserver(self.setting.training)
 
     @cached_property
     def sets(self) -> dict[str, PictureSet]:
@@ -345,7 +352,7 @@ class Memorisation(Metric):
             of = self.found(seen, pictures)
             n = len(of.first)
             shared: dict[str, Any] = {"row": row, "m": m}
-            found.append(self.share("copied", of.share_copied, n, better="lower",
+            found.append(self.share("copied", of.share_of_copies, n, better="lower",
                                 protocol="d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored",
                                 **shared))  # fmt: skip
             found.append(self.share("authentic", of.share_authentic, n, better="higher",

@@ -34,7 +34,13 @@ from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, metric
-from limner.evaluate.metrics.statistics import Estimate, checked, checked_pair, shuffled, student
+from limner.evaluate.metrics.statistics import (
+    Estimate,
+    checked_features,
+    checked_features_of_both,
+    random_order,
+    student_quantile,
+)
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet
 from limner.evaluate.report import SUBJECT, Number
@@ -64,7 +70,7 @@ def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Est
         LimnerError: fewer than 10 images; sets of different sizes; different, NaN or infinite
             features.
     """
-    x, y = checked_pair(x, y, (_LEAST, _LEAST), "MIND")
+    x, y = checked_features_of_both(x, y, (_LEAST, _LEAST), "MIND")
     n, d = x.shape
     if n != len(y):
         raise LimnerError(f"MIND compares equally many images, not {n} with {len(y)}")
@@ -78,7 +84,7 @@ def mind(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], seed: int = 0) -> Est
     scale = 3 * d / DIRECTIONS
     value = scale * total / n
     error = scale * math.sqrt(float(pull_x.var() + pull_y.var()) / n)
-    half = student(n - 1) * error
+    half = student_quantile(n - 1) * error
     return Estimate(value, max(0.0, value - half), value + half)
 
 
@@ -96,9 +102,9 @@ def floor(reference: Float[Tensor, "m d"], n: int, seed: int = 0) -> float:
     Raises:
         LimnerError: fewer than 20 images; NaN or infinite features.
     """
-    x = checked(reference, 2 * _LEAST, "the floor of MIND")
+    x = checked_features(reference, 2 * _LEAST, "the floor of MIND")
     size = min(n, len(x) // 2)
-    parts = [shuffled(len(x), seed + split)[: 2 * size] for split in range(_SPLITS)]
+    parts = [random_order(len(x), seed + split)[: 2 * size] for split in range(_SPLITS)]
     total = 0.0
     for u in directions(x.shape[1], seed).split(_SOME):
         along = u @ x.T
@@ -142,7 +148,7 @@ class MongeDistance(FeatureMetric):
     def numbers(self, seen: Seen) -> list[Number]:
         """The distance of each set to as many pictures of the reference, and the floor."""
         reference = seen.of(self.setting.reference, self.observer)["features"]
-        name, found = self.called("MIND", "MD"), list[Number]()
+        name, found = self.label("MIND", "MD"), list[Number]()
         for row, pictures in self.sets.items():
             features = seen.of(pictures, self.observer)["features"]
             n = min(len(features), len(reference))

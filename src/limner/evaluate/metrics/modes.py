@@ -70,7 +70,7 @@ def modes(classes: Int64[Tensor, "n"], k: int) -> ModeCount:
     return ModeCount(int((counts > 0).sum()), k, math.log(k) - entropy, (k - 1) / (2 * n))
 
 
-def stacked(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:
+def stacked_modes(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:
     """The mode of each picture of StackedMNIST: 100 r + 10 g + b.
 
     Args:
@@ -84,7 +84,7 @@ def stacked(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:
     return digits @ torch.tensor([100, 10, 1], device=digits.device)
 
 
-class SeenChannels(Observer):
+class ChannelObserver(Observer):
     """The class of each channel, as a grey picture of its own.
 
     Args:
@@ -113,9 +113,9 @@ class Modes(Metric):
     better = "higher"
 
     @cached_property
-    def observer(self) -> SeenChannels:
+    def observer(self) -> ChannelObserver:
         """The classifier of digits, whatever sees the features of the other metrics."""
-        return SeenChannels(extractor("lenet", _DIGITS, self.setting.device))
+        return ChannelObserver(extractor("lenet", _DIGITS, self.setting.device))
 
     @property
     def extractor(self) -> Extractor:

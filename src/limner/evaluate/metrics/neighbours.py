@@ -42,10 +42,10 @@ from limner.evaluate.metric import FeatureMetric
 from limner.evaluate.metrics.statistics import (
     NORMAL_97_5,
     Estimate,
-    checked_pair,
-    shuffled,
-    student,
-    wilson,
+    checked_features_of_both,
+    random_order,
+    student_quantile,
+    wilson_interval,
 )
 from limner.evaluate.passes import Seen
 from limner.evaluate.report import Number
@@ -69,7 +69,7 @@ class Points:
 
     def __init__(self, x: Float64[Tensor, "n d"], k: int, tie: float, groups: int, seed: int):
         self.x, self.k, self.tie = x, k, tie
-        group = shuffled(len(x), seed) % max(1, groups)
+        group = random_order(len(x), seed) % max(1, groups)
         versions = [torch.ones(len(x), dtype=torch.bool)]
         self.versions = torch.stack(versions + [group != g for g in range(groups)])
 
@@ -106,7 +106,7 @@ def pair_of_points(
     """
     if k < 1:
         raise LimnerError(f"the number of neighbours k is at least 1, not {k}")
-    reals, fakes = checked_pair(real, fake, least, f"{what} with k = {k}")
+    reals, fakes = checked_features_of_both(real, fake, least, f"{what} with k = {k}")
     mean = reals.mean(0)
     reals, fakes = reals - mean, fakes - mean
     tie = _TIE * max(float(z.square().sum(1).max()) for z in (reals, fakes))
@@ -153,9 +153,9 @@ def share(terms: Float64[Tensor, "v n"], own: float = 0.0) -> Estimate:
     given, others = variances(terms, own)
     if (both := given + others) > 0:
         degrees = (groups - 1) * (both / others) ** 2 if others else math.inf
-        wider = (NORMAL_97_5 / student(max(4.0, degrees))) ** 2
+        wider = (NORMAL_97_5 / student_quantile(max(4.0, degrees))) ** 2
         n = min(n, value * (1 - value) / both * wider)
-    return Estimate(value, *wilson(value, max(1.0, n)))
+    return Estimate(value, *wilson_interval(value, max(1.0, n)))
 
 
 def mean(terms: Float64[Tensor, "v n"]) -> Estimate:

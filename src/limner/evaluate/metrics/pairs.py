@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limner.contract.image import from_uint8
 from limner.evaluate.metric import FeatureMetric
-from limner.evaluate.metrics.statistics import Estimate, percentiles, resampled
+from limner.evaluate.metrics.statistics import Estimate, bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number
@@ -27,7 +27,7 @@ def psnr(x: Pixels, true: Pixels) -> Float64[Tensor, "n"]:
     return -10 * error.clamp(min=_LEAST_ERROR).log10()
 
 
-class SeenPairs(Observer):
+class PairObserver(Observer):
     """Measures of each picture beside the real one of the same number.
 
     Args:
@@ -58,9 +58,9 @@ class PairMetric(FeatureMetric):
     measures: ClassVar[Mapping[str, Measure]]
 
     @cached_property
-    def pairs(self) -> SeenPairs:
+    def pairs(self) -> PairObserver:
         """What compares pictures with the real ones."""
-        return SeenPairs(self.setting.reference, self.measures)
+        return PairObserver(self.setting.reference, self.measures)
 
     @cached_property
     @abstractmethod
@@ -116,5 +116,5 @@ class PairMetric(FeatureMetric):
 
     def _mean(self, values: Float64[Tensor, "n"]) -> Estimate:
         """The mean, with its interval."""
-        redrawn = values[resampled(len(values), self.setting.seed)]
+        redrawn = values[bootstrap_samples(len(values), self.setting.seed)]
         return percentiles(float(values.mean()), redrawn.mean(1))

@@ -35,10 +35,10 @@ from limner.evaluate.extractors.extractor import ImageText
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
     Estimate,
-    checked,
+    bootstrap_samples,
+    checked_features,
     percentiles,
-    resampled,
-    shuffled,
+    random_order,
 )
 from limner.evaluate.passes import BLOCK, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
@@ -84,11 +84,11 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
     n, gallery = similarity.shape
     if gallery <= _K:
         raise LimnerError(f"R@{_K} needs a gallery of more than {_K} captions, not {gallery}")
-    table = checked(similarity, 1, "retrieval")
+    table = checked_features(similarity, 1, "retrieval")
     if len(own) != n or own.min() < 0 or own.max() >= gallery:
         raise LimnerError(f"each of {n} pictures has its own caption among the gallery's {gallery}")
     rank = ranks(table, own.cpu())
-    drawn = rank[resampled(n, seed)]
+    drawn = rank[bootstrap_samples(n, seed)]
     return Ranking(
         _share(rank <= 1, drawn <= 1),
         _share(rank <= _K, drawn <= _K),
@@ -218,7 +218,7 @@ def _meaning(texts: list[str]) -> Float[Tensor, "n d"]:
 
 def _others(n: int) -> Int[Tensor, "n"]:
     """For each of n another one, at random."""
-    order = shuffled(n, 0)
+    order = random_order(n, 0)
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     return other

@@ -71,7 +71,7 @@ class Moments:
         Raises:
             LimnerError: no row; NaN or infinite features; another number of features.
         """
-        x = checked(features, 1, "a mean")
+        x = checked_features(features, 1, "a mean")
         same_dimension(len(self.mean), x.shape[1])
         n = self.n + len(x)
         mean = x.mean(0)
@@ -149,7 +149,9 @@ class Moments:
         return cls(int(n), mean, scatter)
 
 
-def checked(features: Float[Tensor, "n d"], least: int, metric: str) -> Float64[Tensor, "n d"]:
+def checked_features(
+    features: Float[Tensor, "n d"], least: int, metric: str
+) -> Float64[Tensor, "n d"]:
     """The features (or logits) in float64 on the CPU, when a metric can be made of them.
 
     Args:
@@ -174,15 +176,15 @@ def checked(features: Float[Tensor, "n d"], least: int, metric: str) -> Float64[
     return x
 
 
-def checked_pair(
+def checked_features_of_both(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], least: tuple[int, int], metric: str
 ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]]:
-    """Both `checked`, and of the same dimension.
+    """Both `checked_features`, and of the same dimension.
 
     Raises:
-        LimnerError: see `checked`; another number of features.
+        LimnerError: see `checked_features`; another number of features.
     """
-    one, other = checked(x, least[0], metric), checked(y, least[1], metric)
+    one, other = checked_features(x, least[0], metric), checked_features(y, least[1], metric)
     same_dimension(one.shape[1], other.shape[1])
     return one, other
 
@@ -199,12 +201,12 @@ def same_dimension(d: int, other: int) -> None:
         )
 
 
-def shuffled(n: int, seed: int) -> Int64[Tensor, "n"]:
+def random_order(n: int, seed: int) -> Int64[Tensor, "n"]:
     """A permutation of 0 .. n - 1: the order of the first n numbers of the stream `seed`."""
     return Noise.sampling(seed, 1).bits(n)[0].argsort(stable=True)
 
 
-def resampled(n: int, seed: int) -> Int64[Tensor, "draws n"]:
+def bootstrap_samples(n: int, seed: int) -> Int64[Tensor, "draws n"]:
     """`DRAWS` bootstrap samples of n things: draw i is of the stream `seed + i`."""
     return Noise.sampling(seed, DRAWS).integers(n, n)
 
@@ -221,13 +223,13 @@ def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
     Reference:
         Miller (1974). The jackknife: a review. Biometrika 61.
     """
-    half = student(len(without) - 1) * math.sqrt(
+    half = student_quantile(len(without) - 1) * math.sqrt(
         (len(without) - 1) * float(without.var(correction=0))
     )
     return Estimate(value, value - half, value + half)
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
     """The interval of 95 % of a share that was counted in n things; it has a width at 0 and 1 too.
 
     Reference:
@@ -240,7 +242,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def combined(value: float, intervals: Sequence[tuple[float, float]]) -> Estimate:
+def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) -> Estimate:
     """A share with several independent errors, of each of which the interval is known.
 
     With the limits at distances l_k and u_k from where they are of, sqrt(sum l_k^2) is below and
@@ -267,7 +269,7 @@ def binomial_interval(n: int, p: float) -> tuple[int, int]:
     return int((reached < 0.025).sum()), int((reached < 0.975).sum())
 
 
-def student(degrees: float) -> float:
+def student_quantile(degrees: float) -> float:
     """The 97.5th percentile of Student's t, to 1e-3 from 4 degrees of freedom on.
 
     Reference:
