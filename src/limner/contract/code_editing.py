@@ -89,7 +89,7 @@ class EditsCodes(Encodes, Edits):
         temperature: float,
         **options: Any,
     ) -> Iterator[Images]:
-        """The pictures of codes between that of the picture and a draw."""
+        """Yield pictures whose codes go from the given picture's to a random one."""
         z = self.encode(image, c)
         eps = temperature * noise.normal(z.shape[1], dtype=z.dtype)
         for i in range(1 if preview else _FRAMES, _FRAMES + 1):

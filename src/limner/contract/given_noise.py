@@ -32,11 +32,11 @@ class RecordingNoise(Noise):
         self.made: list[tuple[Draw, Tensor]] = []
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """As of every `Noise`."""
+        """See `Noise.uniform`; the numbers are recorded."""
         return self._kept("uniform", shape, dtype, super().uniform(*shape, dtype=dtype))
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """As of every `Noise`."""
+        """See `Noise.normal`; the numbers are recorded."""
         return self._kept("normal", shape, dtype, super().normal(*shape, dtype=dtype))
 
     def _kept(self, law: Any, shape: tuple[int, ...], dtype: torch.dtype, drawn: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def held_out(scene: Scene) -> bool:
 
 
 def kept_back(scene: Scene) -> bool:
-    """Whether a composition of what is seen in training is kept from it."""
+    """Whether training never shows a composition, though it shows each of its parts."""
     return _share("composition", scene.composition) < _TESTED
 
 

@@ -85,6 +85,6 @@ def _archive(name: str) -> Files:
 
 
 def _captions(caption: str, style: str) -> tuple[str, ...]:
-    """A caption with its artist, in several wordings; those of 3d need not say it."""
+    """A caption in several wordings, which name the style; in the usual style, 3d, also without."""
     styled = tuple(words.format(caption) for words in STYLED[style])
     return (caption,) if style == "3d" else styled

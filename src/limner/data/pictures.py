@@ -46,13 +46,13 @@ from limner.data.hints import REDUCTION, Hint
 
 T = TypeVar("T")
 Report = Callable[[str], None]
-"""Told of what is wrong with the data; `stop` raises it, `limner data check` collects it."""
+"""Receives a message about faulty data; `stop` raises it, `limner data check` collects them."""
 Reasons = list[tuple[str, str]]
 """Names of files, and what is wrong with each."""
 
 
 def stop(message: str) -> NoReturn:
-    """The strict `Report`."""
+    """Raise the message: the `Report` for training, which needs sound data."""
     raise LimnerError(message)
 
 

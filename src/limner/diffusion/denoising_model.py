@@ -141,7 +141,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return per_image(k.skip, x_t) * x_t + per_image(k.out, x_t) * F.to(x_t.dtype)
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The denoiser D; the model is one. There is no variance unless a paper has one."""
+        """D(x_t, t, c): the model is a `Denoiser` itself; a few papers have a variance, too."""
         return Estimate(self.denoised(self.output(x_t, t.expand(len(x_t)), c), x_t, t))
 
     def frames(

@@ -209,7 +209,7 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
     ) -> tuple[Latents, Tensor | None]:
-        """The map, of which a number is painted anew if any pixel that it stands for is."""
+        """The map, and its mask: a place is repainted if any pixel that it stands for is."""
         z = self._map(image, noise)
         return z, None if mask is None else F.adaptive_max_pool2d(mask.to(z), z.shape[2:])
 

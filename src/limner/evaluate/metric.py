@@ -102,9 +102,9 @@ class Setting:
         return self.against.held_out
 
     @property
-    def other(self) -> RealPictures | None:
-        """As many real pictures as are judged, none of them in the reference: what a perfect
-        model would read.
+    def real_baseline(self) -> RealPictures | None:
+        """Real pictures that are not in the reference, as many as the subject has: their score is
+        what a perfect model would get.
         """
         trains = self.training is not None and self.training.dataset is self.reference.dataset
         other = self.held_out if trains else self.training
@@ -201,7 +201,7 @@ class FeatureMetric(Metric):
     @cached_property
     def sets(self) -> dict[str, PictureSet]:
         """The subject, and other real pictures if there are enough of them, by their rows."""
-        other = self.setting.other
+        other = self.setting.real_baseline
         real = {f"real ({other.name})": other} if other and len(other) >= self.least else {}
         return {SUBJECT: self.setting.subject} | real
 

@@ -134,8 +134,8 @@ def score(
 ) -> Scores:
     """How likely pictures are to a model, among real ones.
 
-    The scores of the real pictures are kept in the run's folder `scores` (of what is no run, in the
-    cache), under a name that says which model and which pictures they are of.
+    The scores of the real pictures are kept, in the run's folder `scores` or, where the model is
+    not a run, in the cache, under a name made of the model and the pictures.
 
     Args:
         model: a bundled model, a run or model folder, or a model file.

@@ -192,7 +192,7 @@ def _scores(
     first: int,
     advance: Callable[[float], None],
 ) -> _Scores:
-    """What both say of pictures, whose random streams are those of the numbers from `first` on."""
+    """Likelihoods and class probabilities; picture i has the random stream first + i."""
     nats: list[Tensor] = []
     certainty: list[Tensor] = []
     for numbers in torch.arange(first, first + len(x)).split(BLOCK):

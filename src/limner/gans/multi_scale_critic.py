@@ -155,7 +155,12 @@ class MultiScaleCritic(nn.Module):
         return activate(self.features(h.flatten(1)))[:, :, None, None]
 
     def judge(self, seen: Features, told: Float[Tensor, "b d"] | None) -> Scores:
-        """Scores of what was seen, if it is of what is told."""
+        """Scores of each scale at each size: how real the pictures are under their condition.
+
+        Args:
+            seen: the features of the pictures.
+            told: the condition; None for how real they are without one.
+        """
         scores = [list[Tensor]() for _ in range(self.scales)]
         for j, (head, h) in enumerate(zip(self.heads, seen)):
             entries = min(j + 1, self.scales) if j < len(seen) - 1 else self.scales

@@ -403,7 +403,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
-        """The server api_types."""
+        """Say that the server runs; whether it can paint, `/readyz` says."""
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: {"model": Problem}})

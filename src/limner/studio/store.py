@@ -381,7 +381,7 @@ class Store:
     # Documents ----------------------------------------------------------------------------------
 
     def keep(self, name: str, document: dict[str, Any]) -> None:
-        """Remember a document in place of what was there by its name."""
+        """Store a document under a name, in place of an earlier one."""
         with self._writing() as session:
             session.execute(delete(Kept).where(Kept.name == name))
             session.add(Kept(name=name, document=document))

@@ -228,7 +228,7 @@ class Loop:
             c = Condition.cat([part.c for part in parts])
             batch = Batch(torch.cat([part.x for part in parts]), c)
         batch = batch.to(self.device)
-        if self.options.channels_last:  # a copy, for one channel is both, and taken for the other
+        if self.options.channels_last:  # one channel fits both layouts; only a copy has this
             return Batch(batch.x.clone(memory_format=torch.channels_last), batch.c)
         return batch
 
@@ -290,7 +290,7 @@ class Loop:
         return player and _Move(player, torch.stack(losses).mean())
 
     def _refuse_unless_splitting_helps(self, error: RuntimeError, number: int) -> None:
-        """Raise an error, in words where it has some, unless memory ran out in the first move."""
+        """Raise the error again, unless smaller parts may fit: memory ran out in the first move."""
         if self.options.compile and differentiates_twice(error):
             raise self._rule_broken(
                 "compiled networks cannot be differentiated twice; type train.compile=false"
