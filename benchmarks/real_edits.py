@@ -37,7 +37,7 @@ from limner.data.pictures import Pictures
 from limner.data.sources import open_data
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.flow_matching import FlowMatching
-from limner.diffusion.prompt_to_prompt import _Shared
+from limner.diffusion.prompt_to_prompt import _SharingDenoiser
 from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Denoiser
 from limner.maths.samplers import SAMPLERS
@@ -97,7 +97,7 @@ def from_inversion(
     inversion, arXiv:2310.01506)."""
     times = model.schedule.times(steps)
     path = inverted(model, x, c.rows(slice(0, 1)), steps, 4)
-    shared, y = _Shared(D, model, change, times, 1), path[0]
+    shared, y = _SharingDenoiser(D, model, change, times, 1), path[0]
     for x_t, (t, s) in zip(path, pairwise(times)):
         x_hat = shared(torch.cat([x_t, y]), t, c).x_hat[1:]
         if shared.passed >= 0.2:
