@@ -19,6 +19,7 @@ from limner.contract.checkpoint import (
     MAX_TENSORS,
     MODEL_FILE,
     current_name,
+    digest_tensors,
     load,
     load_tensors,
     read_header,
@@ -325,3 +326,18 @@ def test_weights_that_do_not_fit_are_named(
     header = Header(model.name, model.spec, model.config)
     save_file(weights, tmp_path / MODEL_FILE, {"limner": header.to_json()})
     assert said in refused(tmp_path)
+
+
+def test_digests_tell_tensors_and_what_they_are_for_apart():
+    weights = {"a": torch.ones(3), "b": torch.zeros(2, 2)}
+    first = digest_tensors(weights, "28 x 28")
+    assert first == digest_tensors(dict(reversed(weights.items())), "28 x 28")
+    others = [
+        digest_tensors(weights, "32 x 32"),
+        digest_tensors(weights | {"a": torch.tensor([1, 1, 1 + 1e-6])}, "28 x 28"),
+        digest_tensors(weights | {"b": torch.zeros(4)}, "28 x 28"),
+        digest_tensors(weights | {"b": torch.zeros(2, 2).half()}, "28 x 28"),
+        digest_tensors({"a": weights["a"], "c": weights["b"]}, "28 x 28"),
+        digest_tensors({"a": weights["a"]}, "28 x 28"),
+    ]
+    assert len({first, *others}) == 7

@@ -20,16 +20,6 @@ from limner.gans.cyclegan import CycleGAN
 N = 40
 
 
-def test_decibels():
-    x = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
-    true = x.clone()
-    true[0] += 10
-    true[1, 0, 0, 0] += 40  # a square of 40^2 / 16 = 10^2
-    found = psnr(x, true)
-    assert found[:2].tolist() == pytest.approx([20 * math.log10(255 / 10)] * 2, abs=1e-5)
-    assert found[2] == pytest.approx(100)
-
-
 def test_a_counterpart_is_found_where_it_is_nearest_of_the_gallery():
     features = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
     assert found_among(features, 2 * features, 100).all()

@@ -1,0 +1,36 @@
+"""What metrics of pairs share: decibels by hand, and a measure of each row beside the others."""
+
+import math
+
+import pytest
+import torch
+
+from limner.data import open_data
+from limner.evaluate.metrics.pairs import PairObserver, psnr
+from limner.evaluate.picture_sets import RealPictures, SourcePictures
+
+
+def test_decibels():
+    x = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
+    true = x.clone()
+    true[0] += 10
+    true[1, 0, 0, 0] += 40  # a square of 40^2 / 16 = 10^2
+    found = psnr(x, true)
+    assert found[:2].tolist() == pytest.approx([20 * math.log10(255 / 10)] * 2, abs=1e-5)
+    assert found[2] == pytest.approx(100)
+
+
+def test_each_picture_is_measured_beside_the_real_one_of_its_number():
+    pair = "paired:emoji:style=3d,emoji:style=flat"
+    real = RealPictures(open_data(pair, size=16, split="held-out-concept"))
+    source, numbers = SourcePictures(real, 4), torch.tensor([2, 0])
+
+    def first_difference(x: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        return (x.double() - true.double()).flatten(1)[:, 0]
+
+    observer = PairObserver(real, {"PSNR": psnr, "first": first_difference})
+    seen = observer.look(source, numbers, source.pictures(numbers))
+    assert list(seen) == ["PSNR", "first"]
+    by_hand = source.pictures(numbers)[:, 0, 0, 0].double() - real.pictures(numbers)[:, 0, 0, 0]
+    assert torch.equal(seen["first"], by_hand)
+    assert PairObserver(real, {"PSNR": psnr}).fingerprint != observer.fingerprint
