@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from limner.contract.errors import LimnerError
+from limner.studio.order import ranked
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, FullError, Job, Painted
 
@@ -41,7 +42,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_jobs_are_begun_in_the_order_in_which_they_came(store: Store):
     ids = [store.submit(asked()).id for _ in range(3)]
-    assert store.position(store.jobs()[2]) == 2
+    assert store.ahead(store.jobs()[2]).jobs == 2
     assert [store.begin(16)[0].id for _ in range(3)] == ids
     assert store.begin(16) == []
 
@@ -54,6 +55,30 @@ def test_jobs_that_are_alike_are_one_batch_up_to_its_size(store: Store):
     assert [job.id for job in store.begin(16)] == [first, rest[0], rest[2]]  # 6 + 8 + 2
     assert [job.id for job in store.begin(16)] == [other]
     assert [job.id for job in store.begin(16)] == [rest[1]]
+
+
+def test_a_job_at_the_front_is_next_and_pictures_ahead_are_counted(store: Store):
+    first, second, third, last = [store.submit(asked(n)).id for n in (4, 3, 2, 1)]
+    store.begin(16)
+    assert not store.move_to_front(first), "it runs"
+    assert store.move_to_front(third) and store.move_to_front(last)
+    waiting = store.jobs(unfinished=True)
+    assert [job.id for job in waiting] == [first, last, third, second]
+    ahead = [store.ahead(job) for job in waiting]  # of the first, what else will be painted
+    assert [(each.jobs, each.pictures.get("emoji")) for each in ahead] == [
+        (2, 3), (1, 4), (2, 5), (3, 7),
+    ]  # fmt: skip
+    assert [each for _, each in ranked(waiting)][1:] == ahead[1:]
+    assert [store.begin(16)[0].id for _ in range(3)] == [last, third, second]
+    assert [job.id for job in store.jobs()] == [first, second, third, last]
+
+
+def test_what_waits_is_cleared_and_what_runs_goes_on(store: Store):
+    running, *waiting = [store.submit(asked()).id for _ in range(4)]
+    store.begin(1)
+    assert store.clear([running, waiting[1]]) == [waiting[1]]
+    assert store.clear() == [waiting[0], waiting[2]] and store.clear() == []
+    assert [job.id for job in store.jobs(unfinished=True)] == [running]
 
 
 def test_jobs_that_are_like_no_other_are_begun_alone(store: Store):

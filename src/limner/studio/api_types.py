@@ -230,9 +230,10 @@ class Accepted(BaseModel):
 
 
 class Jobs(BaseModel):
-    """Several jobs, in their order."""
+    """Several jobs, in their order; whether no more are begun at present."""
 
     jobs: list[JobAnswer]
+    paused: bool = False
 
 
 class History(BaseModel):

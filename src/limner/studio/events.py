@@ -19,7 +19,7 @@ class Event:
 
     Args:
         id: greater than that of any event before; also after the server was started anew.
-        name: queued, started, progress, frame, trouble, done, failed or cancelled.
+        name: queued, started, progress, frame, trouble, paused, done, failed or cancelled.
         data: more about it.
     """
 
@@ -29,7 +29,7 @@ class Event:
 
 
 OVER = ("done", "failed", "cancelled")
-_LATEST = ("progress", "frame", "queued", "trouble")
+_LATEST = ("progress", "frame", "queued", "trouble", "paused")
 
 
 class Channel:

@@ -55,6 +55,7 @@ class Studio:
     async def open(self) -> None:
         """Go on with what was queued, and start the workers."""
         await aside(self.store.recover)
+        await self.queue.recall()
         recalling = self._tasks.start(self.models.recall())
         await asyncio.wait([recalling], timeout=_LOOK_PATIENCE)
         self.workers.start(self.settings.device)

@@ -1,17 +1,19 @@
 """Jobs from the request to the end, and what is told of each to those who listen."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from limner.studio.background import aside, log
 from limner.studio.events import Channel
+from limner.studio.order import Ahead, ranked
 from limner.studio.problems import Problem, explained, passes
 from limner.studio.settings import MAX_ATTEMPTS, MAX_PICTURES
 from limner.studio.store import Store
 from limner.studio.tables import CANCELLED, DONE, FAILED, OVER, RUNNING, Job, Painted
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds until the database is tried again
+_KEPT = "queue"
 T = TypeVar("T")
 
 
@@ -26,6 +28,7 @@ class Queue:
         wake: set when there is something to do.
         painted: pictures since the start.
         closed: whether no more jobs are begun.
+        paused: whether none is begun until people go on; also after a restart.
     """
 
     def __init__(self, store: Store) -> None:
@@ -35,16 +38,16 @@ class Queue:
         self.trouble: Problem | None = None
         self.wake = asyncio.Event()
         self.painted = 0
-        self.closed = False
+        self.closed = self.paused = False
         self._beginning = asyncio.Lock()
 
     # What is asked for --------------------------------------------------------------------------
 
-    async def submit(self, job: Job) -> tuple[Job, int]:
-        """Put a job in the queue; it, or the one that is there already, and its position."""
+    async def submit(self, job: Job) -> tuple[Job, Ahead]:
+        """Put a job in the queue; it, or the one that is there already, and what is before it."""
         job = await aside(self._store.submit, job)
         self.wake.set()
-        return job, await aside(self._store.position, job)
+        return job, await aside(self._store.ahead, job)
 
     async def cancel(self, job: Job) -> bool:
         """End a job that waits or runs; whether it had not ended yet."""
@@ -54,16 +57,49 @@ class Queue:
             await self._tell_positions()
         return cancelled
 
-    def eta(self, job: Job, position: int) -> float | None:
-        """Seconds until a job that waits is done, if its model has painted before."""
-        pace = self._pace.get(job.model)
-        return None if pace is None else round((position + 1) * pace, 1)
+    async def move_to_front(self, job: Job) -> bool:
+        """Have a job painted before all others that wait; whether it waits."""
+        moved = await aside(self._store.move_to_front, job.id)
+        if moved:
+            await self._tell_positions()
+        return moved
+
+    async def clear(self, ids: Collection[str] | None) -> int:
+        """Cancel all jobs that wait, or those of some ids; how many."""
+        cleared = await aside(self._store.clear, ids)
+        for id in cleared:
+            self._end(id, CANCELLED)
+        await self._tell_positions()
+        return len(cleared)
+
+    async def recall(self) -> None:
+        """Stay paused if the queue was when the server was stopped."""
+        self.paused = bool((await aside(self._store.kept, _KEPT)).get("paused"))
+
+    async def pause(self, paused: bool) -> None:
+        """Begin no more jobs, or go on; what runs is finished."""
+        await aside(self._store.keep, _KEPT, {"paused": paused})
+        self.paused = paused
+        self.wake.set()
+        for channel in self._channels.values():
+            channel.tell("paused", paused=paused)
+        await self._tell_positions()
+
+    def eta(self, job: Job, ahead: Ahead) -> float | None:
+        """Seconds until a job that waits is done, if its model has painted before: so many pictures
+        take so long. None while the queue is paused.
+        """
+        own = self._pace.get(job.model)
+        if own is None or self.paused:
+            return None
+        all_of_it = ahead.with_job(job).pictures.items()
+        return round(sum(n * self._pace.get(model, own) for model, n in all_of_it), 1)
 
     # What happens to it -------------------------------------------------------------------------
 
     async def begin(self) -> list[Job]:
         """The next batch of jobs; they run."""
-        if self.closed:
+        if self.closed or self.paused:
             return []
         async with self._beginning:
             return await self._insist(self._store.begin, MAX_PICTURES)
@@ -109,7 +145,7 @@ class Queue:
             await self._insist(self._store.recover, at_work())
 
     def pace(self, model: str, seconds: float) -> None:
-        """Learn how long a job of a model takes."""
+        """Learn how long a picture of a model takes."""
         self._pace[model] = 0.5 * self._pace.get(model, seconds) + 0.5 * seconds
 
     async def _insist(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -142,13 +178,15 @@ class Queue:
         if job.id in self._channels:
             return self._channels[job.id]
         channel = Channel()
-        position = await aside(self._store.position, job)
+        ahead = await aside(self._store.ahead, job)
         if job.id in self._channels:  # another request was quicker
             return self._channels[job.id]
         if job.state in OVER:
             channel.tell(job.state, **(job.error or {}))
         else:
-            channel.tell("queued", position=position, eta=self.eta(job, position))
+            channel.tell("queued", position=ahead.jobs, eta=self.eta(job, ahead))
+            if self.paused:
+                channel.tell("paused", paused=True)
             if job.state == RUNNING:
                 channel.tell("started")
             if self.trouble is not None:
@@ -182,6 +220,6 @@ class Queue:
         """Tell those who wait how many are before them."""
         if not any(channel.listeners for channel in self._channels.values()):
             return
-        for position, job in enumerate(await aside(self._store.jobs, unfinished=True)):
+        for job, ahead in ranked(await aside(self._store.jobs, unfinished=True)):
             if job.state != RUNNING:
-                self.tell(job.id, "queued", position=position, eta=self.eta(job, position))
+                self.tell(job.id, "queued", position=ahead.jobs, eta=self.eta(job, ahead))

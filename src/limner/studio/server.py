@@ -32,6 +32,7 @@ from limner.studio.background import aside, far_aside, log
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, Turnstile
 from limner.studio.pages import add_page, add_reports
+from limner.studio.order import ranked
 from limner.studio.problems import (
     Problem,
     RefusedError,
@@ -40,6 +41,7 @@ from limner.studio.problems import (
     problem,
     refusal,
 )
+from limner.studio.queue_api import add_queue
 from limner.studio.settings import (
     MAX_PICTURES,
     MAX_PROMPT,
@@ -47,7 +49,7 @@ from limner.studio.settings import (
     MAX_UPLOAD_PIXELS,
     Settings,
 )
-from limner.studio.tables import FullError, Job, Picture
+from limner.studio.tables import WAITING, FullError, Job, Picture
 from limner.studio.training_api import add_training
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
@@ -77,6 +79,7 @@ def build(settings: Settings) -> FastAPI:
     _add_jobs(app, studio)
     _add_pictures(app, studio)
     _add_state(app, studio)
+    add_queue(app, studio)
     add_reports(app, studio)
     add_training(app, studio)
     add_page(app, settings)
@@ -139,8 +142,8 @@ KnownPicture = Annotated[Picture, Depends(_picture)]
 def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def answer(job: Job) -> api_types.JobAnswer:
         pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
-        position = await aside(studio.store.position, job)
-        return api_types.job_answer(job, pictures, position, studio.queue.eta(job, position))
+        ahead = await aside(studio.store.ahead, job)
+        return api_types.job_answer(job, pictures, ahead.jobs, studio.queue.eta(job, ahead))
 
     @app.post(
         "/api/v1/jobs",
@@ -180,12 +183,12 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             cell=request.cell.model_dump() if request.cell else {},
         )
         try:
-            job, position = await studio.queue.submit(asked)
+            job, ahead = await studio.queue.submit(asked)
         except FullError:
             said = f"{studio.settings.queue} jobs wait already"
             raise RefusedError(429, "full", said, "ask again when some are done", 5) from None
-        eta = studio.queue.eta(job, position)
-        told = {"state": job.state, "position": position, "eta": eta}
+        eta = studio.queue.eta(job, ahead)
+        told = {"state": job.state, "position": ahead.jobs, "eta": eta}
         return api_types.Accepted(id=job.id, params=request.params, **told)
 
     @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
@@ -193,12 +196,11 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
         """The jobs that wait or run; or all of a grid."""
         found = await aside(studio.store.jobs, board=board, unfinished=board is None)
         pictures = await aside(studio.store.pictures_of, found)
-        ahead = 0
         answered: list[api_types.JobAnswer] = []
-        for job in found:
-            answered.append(api_types.job_answer(job, pictures[job.number], ahead))
-            ahead += job.state in ("queued", "running")
-        return api_types.Jobs(jobs=answered)
+        for job, ahead in ranked(found):
+            eta = studio.queue.eta(job, ahead) if job.state == WAITING and board is None else None
+            answered.append(api_types.job_answer(job, pictures[job.number], ahead.jobs, eta))
+        return api_types.Jobs(jobs=answered, paused=studio.queue.paused)
 
     @app.get("/api/v1/jobs/{id}", responses=errors(404), response_model=api_types.JobAnswer)
     async def job_state(job: KnownJob) -> Any:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from limner.contract.errors import LimnerError
+from limner.studio import order
 from limner.studio.gallery import Filter, painted
 from limner.studio.tables import (
     CANCELLED,
@@ -109,11 +110,10 @@ class Store:
         with self._reading() as session:
             return session.scalar(select(func.count()).where(Job.state == WAITING)) or 0
 
-    def position(self, job: Job) -> int:
-        """How many jobs are painted before this one that waits."""
+    def ahead(self, job: Job) -> order.Ahead:
+        """What is painted before a job that waits."""
         with self._reading() as session:
-            before = Job.state.in_((WAITING, RUNNING)), Job.number < job.number
-            return session.scalar(select(func.count()).where(*before)) or 0
+            return order.ahead(session, job)
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state."""
@@ -128,7 +128,8 @@ class Store:
         by their ids; in their order.
         """
         with self._reading() as session:
-            query = select(Job).order_by(Job.number).limit(1000)
+            query = select(Job).limit(1000)
+            query = query.order_by(*(order.PLACE if unfinished else (Job.number,)))
             if of:
                 parent, image = (Job.inputs[name].as_string() for name in ("parent", "image"))
                 query = query.where(parent.in_(of) | image.in_(of))
@@ -136,28 +137,27 @@ class Store:
                 query = query.where(Job.board == board)
             if unfinished:
                 query = query.where(Job.state.in_((WAITING, RUNNING)))
-            return list(session.scalars(query))
+            found = list(session.scalars(query))
+        return sorted(found, key=lambda job: job.state != RUNNING) if unfinished else found
 
     def begin(self, pictures: int) -> list[Job]:
-        """The job that has waited longest, with those behind it that fit into a batch; they run.
+        """The next job, with those behind it that fit into a batch; they run.
 
         Args:
             pictures: how many a batch has at most, unless a single job has more.
         """
         with self._writing() as session:
-            queue = select(Job).where(Job.state == WAITING).order_by(Job.number)
-            first = session.scalar(queue.limit(1))
-            if first is None:
-                return []
-            batch, room = [first], pictures - first.params.get("n", 1)
-            if first.alike:
-                for job in session.scalars(queue.where(Job.alike == first.alike).limit(pictures)):
-                    if job is not first and job.params.get("n", 1) <= room:
-                        batch.append(job)
-                        room -= job.params.get("n", 1)
-            for job in batch:
-                job.state, job.started, job.attempts = RUNNING, time.time(), job.attempts + 1
-            return batch
+            return order.next_batch(session, pictures)
+
+    def move_to_front(self, id: str) -> bool:
+        """Have a job painted before all others that wait; whether it waits."""
+        with self._writing() as session:
+            return order.move_to_front(session, id)
+
+    def clear(self, ids: Collection[str] | None = None) -> list[str]:
+        """Cancel the jobs that wait, or those of some ids; the ids of all that were cancelled."""
+        with self._writing() as session:
+            return order.clear(session, ids)
 
     def finish(
         self, id: str, painted: Sequence[Painted], notes: Mapping[str, Any], kept: bool = True

@@ -34,6 +34,7 @@ class Job(Table):
     cell: Mapped[dict[str, Any]]
     alike: Mapped[str] = mapped_column(String(64))
     attempts: Mapped[int] = mapped_column(default=0)
+    rank: Mapped[int | None]
     created: Mapped[float]
     started: Mapped[float | None]
     finished: Mapped[float | None]

@@ -11,6 +11,7 @@ from typing import Any
 
 from limner.studio.background import Tasks, aside, log
 from limner.studio.models import Models
+from limner.studio.order import pictures_of
 from limner.studio.problems import Problem, explained
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
@@ -235,7 +236,8 @@ class Workers:
             await process.tell(document)
             async for said in process.hear_until_idle():
                 await self._hear(said)
-            self._queue.pace(jobs[0].model, (time.monotonic() - started) / len(jobs))
+            pictures = sum(map(pictures_of, jobs))
+            self._queue.pace(jobs[0].model, (time.monotonic() - started) / pictures)
         self._at_work[process] = []
 
     async def _order(self, job: Job) -> Document | None:

@@ -78,11 +78,12 @@ const POLL = 1500;
 
 /**
  * Follows jobs: the first few by their event streams, the rest by asking now and then.
- * `changed(id, part)` is told what is new of a job, `troubled(problem)` why none goes on.
+ * `changed(id, part)` is told what is new of a job, `troubled(problem)` why none goes on,
+ * `paused(whether)` whether the queue is.
  */
 export class Follower {
-  constructor(changed, troubled) {
-    Object.assign(this, { changed, troubled });
+  constructor(changed, troubled, paused) {
+    Object.assign(this, { changed, troubled, paused });
     this.jobs = new Map(); // id -> EventSource or null, in the order in which they came
     this.timer = null;
   }
@@ -112,6 +113,7 @@ export class Follower {
     on("started", () => this.changed(id, { state: "running", position: null }));
     on("progress", (progress) => this.changed(id, { state: "running", progress }));
     on("frame", (frame) => this.changed(id, { frame }));
+    on("paused", ({ paused }) => this.paused(paused));
     on("trouble", (trouble) => this.troubled(trouble.code ? trouble : null));
     for (const name of OVER) stream.addEventListener(name, () => this.ended(id));
     stream.addEventListener("error", () => {
@@ -123,8 +125,9 @@ export class Follower {
 
   async poll() {
     const beyond = [...this.jobs.keys()].slice(STREAMS);
-    const { jobs } = await get("/api/v1/jobs").catch(() => ({ jobs: null }));
+    const { jobs, paused } = await get("/api/v1/jobs").catch(() => ({ jobs: null }));
     if (!jobs) return;
+    this.paused(paused);
     const known = new Map(jobs.map((job) => [job.id, job]));
     for (const id of beyond) {
       if (known.has(id)) this.changed(id, known.get(id));

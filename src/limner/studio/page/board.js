@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { Forming, Link, Missing, caption, copied, span } from "/page/parts.js";
+import { Queue } from "/page/queue.js";
 import { saveSheet } from "/page/sheet.js";
 import { loadBoard, state, trouble } from "/page/state.js";
 
@@ -42,6 +43,7 @@ export function Board({ id }) {
   return html`<section class="board" aria-label="Grid">
     <header><h1>${caption(jobs[0].params)}</h1>
       <p>${done} of ${jobs.length} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>
+    <${Queue} />
     ${range(size("z")).map((z) => html`<div class="sheet" tabindex="0" role="region" aria-label=${heading(2, z) || "pictures"}>
       ${heading(2, z) && html`<h2>${heading(2, z)}</h2>`}
       <table>

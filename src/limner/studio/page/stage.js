@@ -2,6 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Icon, Link, caption, span, titleOf } from "/page/parts.js";
+import { Queue, ToFront, inOrder, isOpen } from "/page/queue.js";
 import { Chosen, Selection } from "/page/select.js";
 import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
 
@@ -28,7 +29,7 @@ export function beside(id) {
 export function status(job) {
   if (job.state === "queued") {
     const before = job.position ? `${job.position} before it` : "next";
-    return `waiting, ${before}${job.eta ? `, about ${span(job.eta)}` : ""}`;
+    return `waiting, ${before}${state.paused ? ", paused" : job.eta ? `, about ${span(job.eta)}` : ""}`;
   }
   const { step, steps, eta } = job.progress ?? {};
   if (job.state === "running" && steps) return `step ${step} of ${steps}, ${span(eta)} left`;
@@ -61,12 +62,12 @@ export function Path({ pictures, alt }) {
 }
 
 function Job({ job }) {
-  const open = job.state === "queued" || job.state === "running";
+  const open = isOpen(job);
   if (job.state === "done" && !job.outputs?.length) return null;
   const { step = 0, steps = 0 } = job.progress ?? {};
   return html`<article class=${`job ${job.state}`} aria-label=${caption(job.params)}>
     <header><h2>${caption(job.params)}</h2><p><span>${status(job)}</span>
-      ${open ? html`<button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
+      ${open ? html`<${ToFront} job=${job} /><button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
         : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
@@ -119,9 +120,9 @@ const SHOWN = 6;
 
 export function Stage() {
   const jobs = [...state.jobs.values()].filter((job) => !job.board && !maps(job)).reverse();
-  const open = jobs.filter((job) => job.state === "queued" || job.state === "running");
+  const open = inOrder(jobs);
   const over = jobs.filter((job) => (job.fresh || job.watched) && !open.includes(job) && job.state !== "cancelled");
-  const shown = [...open.reverse(), ...over].slice(0, SHOWN);
+  const [all, showAll] = useState(false), shown = [...open, ...over].slice(0, all ? Math.max(SHOWN, open.length) : SHOWN);
   const top = useRef(null), newest = jobs[0]?.id;
   useEffect(() => {
     const from = top.current.getBoundingClientRect().top;
@@ -130,9 +131,10 @@ export function Stage() {
   return html`<div class="stage">
     <h1 class="hidden">The studio</h1>
     ${state.trouble && html`<p class="problem" role="status">Nothing is painted at present: ${state.trouble.message}<span>${state.trouble.hint}</span></p>`}
+    <${Queue} />
     <div id="easel" ref=${top} aria-busy=${open.length > 0}>
       ${shown.map((job) => html`<${Job} key=${job.id} job=${job} />`)}
-      ${open.length > SHOWN && html`<p class="hint">${open.length - SHOWN} more wait.</p>`}
+      ${open.length > SHOWN && html`<p class="hint">${all ? "" : `${open.length - SHOWN} more wait. `}<button type="button" class="link" onClick=${() => showAll(!all)}>${all ? "Show fewer" : "Show them"}</button></p>`}
       ${!shown.length && html`<${Welcome} />`}
     </div>
     <${Gallery} />

@@ -41,6 +41,7 @@ export const state = {
   route: { name: "home" },
   problem: null, notice: "", undo: null, question: null,
   trouble: null, // why nothing is painted at present
+  paused: false, // whether the queue is
   lost: false, // whether the studio does not answer
 };
 
@@ -285,10 +286,12 @@ export async function cancel(id) {
   await ask("DELETE", `/api/v1/jobs/${id}`).catch(trouble);
 }
 
+/** Whether a job was asked for in this browser. */
+export const isMine = (job) => job.fresh || owned().includes(job.id);
+
 /** Ask whether all jobs of this browser are to be cancelled, if there are any. */
 export function cancelAll() {
-  const mine = owned();
-  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && (mine.includes(job.id) || job.fresh));
+  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && isMine(job));
   if (!open.length) return;
   const what = open.length > 1 ? `your ${open.length} jobs` : "your job";
   question(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));
@@ -309,11 +312,12 @@ function changed(id, part) {
   if (part.state === "done" && part.outputs?.length) loadHistory().catch(trouble);
 }
 
-export const follower = new Follower(changed, troubled);
+export const follower = new Follower(changed, troubled, (paused) => paused !== state.paused && set({ paused }));
 
 /** What waits or runs, also after the page was loaded anew. */
 export async function loadJobs() {
-  const { jobs } = await get("/api/v1/jobs");
+  const { jobs, paused } = await get("/api/v1/jobs");
+  set({ paused });
   for (const job of jobs) {
     changed(job.id, { ...job, watched: true });
     follower.follow(job.id);

@@ -1,0 +1,99 @@
+"""In which order jobs are painted: as they came, but for those that were moved to the front."""
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from limner.studio.tables import CANCELLED, RUNNING, WAITING, Job
+
+PLACE = (func.coalesce(Job.rank, 0), Job.number)
+"""By what jobs are sorted: the lowest rank first, then the oldest."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is painted before a job.
+
+    Args:
+        jobs: how many jobs.
+        pictures: how many pictures by each model.
+    """
+
+    jobs: int
+    pictures: Mapping[str, int]
+
+    def with_job(self, job: Job) -> "Ahead":
+        """The same, and a further job."""
+        pictures = self.pictures.get(job.model, 0) + pictures_of(job)
+        return Ahead(self.jobs + 1, {**self.pictures, job.model: pictures})
+
+
+
+def pictures_of(job: Job) -> int:
+    """How many pictures a job asks for."""
+    return job.params.get("n", 1)
+
+
+def ranked(jobs: Iterable[Job]) -> Iterator[tuple[Job, Ahead]]:
+    """Jobs in their order, each with what is before it."""
+    before = Ahead(0, {})
+    for job in jobs:
+        yield job, before
+        if job.state in (WAITING, RUNNING):
+            before = before.with_job(job)
+
+
+def ahead(session: Session, job: Job) -> Ahead:
+    """What is painted before a job that waits."""
+    rank = job.rank or 0
+    sooner = or_(PLACE[0] < rank, and_(PLACE[0] == rank, Job.number < job.number))
+    before = or_(Job.state == RUNNING, and_(Job.state == WAITING, sooner))
+    count: ColumnElement[int] = func.coalesce(Job.params["n"].as_integer(), 1)
+    query = select(Job.model, func.count(), func.sum(count)).group_by(Job.model)
+    rows = session.execute(query.where(before, Job.number != job.number)).all()
+    return Ahead(sum(row[1] for row in rows), {row[0]: int(row[2]) for row in rows})
+
+
+def next_batch(session: Session, pictures: int) -> list[Job]:
+    """The next job, with those behind it that fit into a batch; they run.
+
+    Args:
+        session: in which it is written.
+        pictures: how many a batch has at most, unless a single job has more.
+    """
+    queue = select(Job).where(Job.state == WAITING).order_by(*PLACE)
+    first = session.scalar(queue.limit(1))
+    if first is None:
+        return []
+    batch, room = [first], pictures - pictures_of(first)
+    if first.alike:
+        for job in session.scalars(queue.where(Job.alike == first.alike).limit(pictures)):
+            if job is not first and pictures_of(job) <= room:
+                batch.append(job)
+                room -= pictures_of(job)
+    for job in batch:
+        job.state, job.started, job.attempts = RUNNING, time.time(), job.attempts + 1
+    return batch
+
+
+def move_to_front(session: Session, id: str) -> bool:
+    """Have a job painted before all others that wait; whether it waits."""
+    job = session.scalar(select(Job).where(Job.id == id, Job.state == WAITING))
+    if job is not None:
+        first = session.scalar(select(func.min(PLACE[0])).where(Job.state == WAITING)) or 0
+        job.rank = min(first, 0) - 1
+    return job is not None
+
+
+def clear(session: Session, ids: Collection[str] | None) -> list[str]:
+    """Cancel all jobs that wait, or those that have one of some ids; the ids of these."""
+    query = select(Job).where(Job.state == WAITING)
+    if ids is not None:
+        query = query.where(Job.id.in_(ids))
+    cleared = list(session.scalars(query))
+    for job in cleared:
+        job.state, job.finished = CANCELLED, time.time()
+    return [job.id for job in cleared]

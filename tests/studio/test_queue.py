@@ -1,0 +1,103 @@
+"""The queue as a whole: paused, cleared, put in another order; how long it takes."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import expect
+from test_store import asked
+
+from conftest import NAME, Open, Studio, clean, until
+from limner.studio.order import Ahead
+from limner.studio.queue import Queue
+from limner.studio.store import Store
+
+
+def pause(studio: Studio, paused: bool) -> dict[str, object]:
+    answer = studio.client.patch("/api/v1/queue", json={"paused": paused})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.fixture
+def paused(studio: Studio) -> Iterator[Studio]:
+    """The shared studio, while nothing is begun."""
+    pause(studio, True)
+    yield studio
+    studio.client.post("/api/v1/queue/clear", json={})
+    pause(studio, False)
+
+
+def test_the_estimate_counts_pictures_of_every_model(tmp_path: object):
+    queue = Queue(Store(f"sqlite:///{tmp_path}/studio.db", tmp_path))  # pyright: ignore
+    queue.pace("emoji", 0.5)
+    assert queue.eta(asked(4), Ahead(0, {})) == 2
+    assert queue.eta(asked(4), Ahead(2, {"emoji": 17})) == 10.5
+    assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 2.5, "another's pace is not known"
+    queue.pace("slow", 10.0)
+    assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 40.5
+    asyncio.run(queue.pause(True))
+    assert queue.eta(asked(1), Ahead(0, {})) is None
+
+
+def test_a_paused_queue_keeps_its_order_and_stays_paused_after_a_restart(
+    own_studio: Callable[..., Studio],
+):
+    studio = own_studio()
+    assert pause(studio, True)["paused"]
+    ids = [studio.submit(seed=seed, n=2)["id"] for seed in range(3)]
+    told = {"paused": True, "jobs": 3, "pictures": 6}
+    assert studio.client.get("/api/v1/queue").json() == told
+    front = studio.client.post(f"/api/v1/jobs/{ids[2]}/front")
+    assert front.status_code == 204, front.text
+    cleared = studio.client.post("/api/v1/queue/clear", json={"jobs": [ids[1], "x" * 20]})
+    assert cleared.json() == {"cancelled": 1}
+    studio.kill()
+    studio.start()
+    studio.ready()
+    listed = studio.client.get("/api/v1/jobs").json()
+    assert listed["paused"] and [job["id"] for job in listed["jobs"]] == [ids[2], ids[0]]
+    assert [job["position"] for job in listed["jobs"]] == [0, 1]
+    names = (name for _, name, _ in studio.events(ids[0]))
+    assert [next(names), next(names)] == ["queued", "paused"]
+    assert studio.job(ids[2])["state"] == "queued"
+    pause(studio, False)
+    first, second = studio.over(ids[2]), studio.over(ids[0])
+    assert first["state"] == second["state"] == "done"
+    assert first["started"] <= second["started"] and studio.job(ids[1])["state"] == "cancelled"
+    assert studio.client.post(f"/api/v1/jobs/{ids[0]}/front").status_code == 409
+    assert studio.client.post("/api/v1/jobs/nothing/front").status_code == 404
+
+
+def test_the_queue_is_paused_ordered_and_cleared_in_the_page(visit: Open, paused: Studio):
+    page = visit(name=NAME)
+    queue = page.get_by_role("region", name="Queue")
+    expect(queue).to_contain_text("Paused. Nothing waits.")
+    page.select_option("#count", "4")
+    for prompt in ("one", "two", "three"):
+        page.fill("#prompt", prompt)
+        page.locator("#prompt").press("Control+Enter")
+        page.get_by_role("article", name=prompt, exact=True).wait_for()
+    expect(queue).to_contain_text("Paused. 3 jobs, 12 pictures")
+    clean(page)
+    titles = page.locator(".job h2")
+    expect(titles).to_have_text(["one", "two", "three"])
+    three = page.get_by_role("article", name="three", exact=True)
+    three.get_by_role("button", name="To the front").focus()
+    page.keyboard.press("Enter")
+    expect(titles).to_have_text(["three", "one", "two"])
+    expect(three).to_contain_text("waiting, next, paused")
+    page.reload()
+    expect(titles).to_have_text(["three", "one", "two"])
+    page.get_by_role("button", name="Cancel what waits").press("Enter")
+    asked = page.get_by_role("alertdialog")
+    expect(asked).to_contain_text("Cancel your 3 jobs that wait?")
+    asked.get_by_role("button", name="Cancel them").press("Enter")
+    expect(page.locator(".job")).to_have_count(0)
+    page.fill("#prompt", "four")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job.queued")).to_have_count(1)
+    queue.get_by_role("button", name="Go on").press("Enter")
+    page.wait_for_selector('.job.done[aria-label="four"] img')
+    expect(queue).to_have_count(0)
+    until(lambda: paused.client.get("/api/v1/queue").json()["jobs"] == 0)
