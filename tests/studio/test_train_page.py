@@ -23,6 +23,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (8, 8), COLOURS[i % 4]).save(folder / f"{i}.png")
     (folder / ".DS_Store").write_bytes(b"\0")
     (folder / "notes.pdf").write_bytes(b"%PDF")
+    (folder / "IMG_1.HEIC").write_bytes(b"heic")
     return folder
 
 
@@ -32,6 +33,11 @@ def ready(page: Page, pictures: Path, options: str) -> None:
     expect(page.get_by_label("What is in them")).to_contain_text(
         "12 sound, 0 broken", timeout=60000
     )
+    expect(page.locator(".drop .hint")).to_have_text(
+        "Left out, since limner cannot read them: 1 .heic, 1 .pdf. Save photos of a phone as JPEG "
+        "first."
+    )
+    expect(page.locator(".check > .hint")).to_contain_text("12 pictures are few")
     expect(page.locator(".check img")).to_be_visible()
     page.locator(".begin summary").click()
     page.fill("#further", options)
@@ -44,12 +50,15 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     ready(page, pictures, " ".join([*LONG, "train.sample_every=40", "sampler.steps=2"][1:]))
     expect(page.locator("#kind")).to_have_value("flow-matching")
     expect(page.locator("#minutes")).to_be_disabled()
+    page.fill("#name", "Meine Pünktchen")
+    page.keyboard.press("Escape")
+    expect(page.locator("#name")).to_have_value("Meine Pünktchen")
     assert page.evaluate(WIDE) <= page.viewport_size["width"]
     clean(page)
     with page.expect_response("**/api/v1/trainings") as answer:
         page.locator("#further").press("Control+Enter")
     assert answer.value.status == 202, answer.value.text()
-    expect(page.locator("h1")).to_have_text(re.compile("runs/flow-matching-"))
+    expect(page.locator("h1")).to_have_text("runs/meine-pünktchen")
     id = page.url.rsplit("/", 1)[1]
     expect(page.locator(".curve polyline")).not_to_have_count(0, timeout=90000)
     page.reload()
@@ -69,10 +78,19 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Go on")).to_be_visible(timeout=90000)
+    expect(page.locator("main")).not_to_contain_text("finishing this step")
     page.get_by_role("button", name="Paint with it").click()
-    expect(page.locator("#model")).to_have_value(re.compile("runs/flow-matching-"))
+    expect(page.locator("#model")).to_have_value("runs/meine-pünktchen")
+    expect(page.locator(".notice")).to_contain_text("so far it has learned for")
     page.locator(".paint").click()
     page.wait_for_selector('.job.done[aria-label="without words"] img')
+    page.get_by_role("link", name="Train").click()
+    page.locator("a.sheet-of", has_text="meine-pünktchen").click()
+    page.get_by_role("button", name="Delete this training").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete it").click()
+    expect(page.locator("h1")).to_have_text("Train a model of your own")
+    assert studio.client.get(f"/api/v1/trainings/{id}").status_code == 404
+    assert not (studio.folder / "runs" / "meine-pünktchen").exists()
 
 
 def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path):
@@ -93,6 +111,31 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     expect(page.get_by_role("alert")).to_contain_text("is no option")
     page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})
     expect(page.get_by_role("alert")).to_contain_text("not a valid zip archive")
+
+
+def test_pictures_are_dropped_anywhere_and_chosen_one_by_one(visit: Open, pictures: Path):
+    page = visit("/train", expected="status of 4")
+    dot = [*(pictures / "3.png").read_bytes()]
+    drop = """(bytes) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "one.png", { type: "image/png" }));
+        document.querySelector("h1").dispatchEvent(
+            new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+    }"""
+    page.wait_for_selector(".begin")
+    page.evaluate(drop, dot)
+    expect(page.locator(".check > .hint")).to_contain_text("One picture is not enough")
+    expect(page.locator("#data")).to_have_value("pictures")
+    chooser = page.locator("input[multiple]:not([webkitdirectory])")
+    chooser.set_input_files(pictures / "IMG_1.HEIC")
+    expect(page.get_by_role("alert")).to_contain_text("no pictures are among these files")
+    expect(page.get_by_role("alert")).to_contain_text("Save photos of a phone as JPEG")
+    chooser.set_input_files([pictures / "1.png", pictures / "2.png"])
+    expect(page.locator(".check > .hint")).to_contain_text("2 pictures are few")
+    page.get_by_role("button", name="Delete this archive").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete it").click()
+    expect(page.locator("#data")).not_to_have_value(re.compile("pictures-"))
+    expect(page.locator(".begin .paint")).to_be_enabled()
 
 
 def test_an_archive_of_the_page_is_one(visit: Open, tmp_path: Path):

@@ -99,9 +99,13 @@ def test_an_archive_is_looked_at_trained_on_and_painted_from(trainer: Studio):
         f"/api/v1/trainings/{id}/resume", json={"options": ["train.steps=8"]}
     )
     assert again.status_code == 202
+    assert trainer.client.delete(f"/api/v1/trainings/{id}/run").status_code == 409, "it runs"
     assert (ended(trainer, id)["state"], training(trainer, id)["step"]) == ("done", 8)
     listed = trainer.client.get("/api/v1/trainings").json()
     assert [each["id"] for each in listed["trainings"]] == [id]
+    assert trainer.client.delete(f"/api/v1/trainings/{'0' * 20}/run").status_code == 404
+    assert trainer.client.delete(f"/api/v1/trainings/{id}/run").status_code == 204
+    assert not run.exists() and trainer.client.get("/api/v1/trainings").json()["trainings"] == []
     assert {"flow-matching", "ddpm", "r3gan"} <= {each["name"] for each in listed["models"]}
     assert not {"controlnet", "pix2pix", "lenet"} & {each["name"] for each in listed["models"]}
 
@@ -149,3 +153,17 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
     elsewhere = {"Origin": "http://elsewhere.example"}
     for path in ("/api/v1/data?name=x", "/api/v1/trainings"):
         assert trainer.client.post(path, headers=elsewhere).status_code == 403
+
+
+def test_a_training_of_the_command_line_is_not_deleted_here(trainer: Studio):
+    run = trainer.folder / "runs" / "theirs"
+    run.mkdir()
+    recipe = '[model]\nname = "ddpm"\n[data]\nsource = "emoji"\n[train]\nsteps = 4\n'
+    (run / "recipe.toml").write_text(recipe)
+    (run / "model.safetensors").write_bytes(b"")
+    found = trainer.client.get("/api/v1/trainings").json()["trainings"]
+    (theirs,) = [each for each in found if each["name"] == "runs/theirs"]
+    assert not theirs["own"]
+    refused = trainer.client.delete(f"/api/v1/trainings/{theirs['id']}/run")
+    assert refused.status_code == 409 and "command line" in refused.json()["message"]
+    assert run.exists()

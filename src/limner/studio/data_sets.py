@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -24,7 +25,18 @@ ZIP = ".zip"
 _BUNDLED = ("emoji", "scenes")
 _OWN = ("mnist", "fashion-mnist")
 """Sources that are offered where the folder LIMNER_DATA has them, for nothing is downloaded."""
+_LONGEST_NAME = 40
 _LOOKING: dict[str, Any] = {"text": "", "pictures": 0, "labels": 0, "captioned": 0}
+
+
+def file_name(title: str) -> str:
+    """What a file is called after a title: lower case, in any script; empty if nothing is left.
+
+    >>> file_name("Meine Fötos (2024) – Кот")
+    'meine-fötos-2024-кот'
+    """
+    plain = unicodedata.normalize("NFKC", title).lower()
+    return re.sub(r"[\W_]+", "-", plain)[:_LONGEST_NAME].strip("-")
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class DataSets:
                     await far_aside(file.write, part)
             if not await far_aside(zipfile.is_zipfile, partial):
                 raise LimnerError("that is not a valid zip archive; send a folder, or a zip file")
-            name = self._free(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "data")
+            name = self._free(file_name(name) or "data")
             partial.replace(self.folder / f"{name}{ZIP}")
         finally:
             partial.unlink(missing_ok=True)

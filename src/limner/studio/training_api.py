@@ -11,6 +11,7 @@ GET    /api/v1/trainings/{id}           how far it is, its curves and sheets
 GET    /api/v1/trainings/{id}/samples/{step}
 POST   /api/v1/trainings/{id}/resume    go on
 DELETE /api/v1/trainings/{id}           stop: finish the step, save, and end
+DELETE /api/v1/trainings/{id}/run       delete one that was begun here, with its model
 """
 
 import re
@@ -24,7 +25,7 @@ from limner.contract.errors import LimnerError, unknown
 from limner.studio import runs
 from limner.studio.api_types import Strict
 from limner.studio.background import far_aside
-from limner.studio.data_sets import DataSet
+from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import Problem, RefusedError, errors
 
@@ -40,7 +41,7 @@ def _known_option(option: str) -> str:
 
 
 Option = Annotated[str, Field(max_length=200), AfterValidator(_known_option)]
-DataName = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,60}$")]
+DataName = Annotated[str, Path(pattern=r"^[\w-]{1,60}$")]
 RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")]
 
 
@@ -52,6 +53,7 @@ class NewTraining(Strict):
     minutes: float | None = Field(default=30, gt=0, le=100_000)
     """A budget, by which size and steps are chosen; None where options give the steps."""
     options: list[Option] = Field(default=[], max_length=64)
+    name: str = Field(default="", max_length=200, description="of the model; else made of the two")
 
 
 class Further(Strict):
@@ -92,6 +94,7 @@ class Training(BaseModel):
     remarks: list[str]
     error: Problem | None
     command: str
+    own: bool
     curves: dict[str, list[list[float]]] = {}
     samples: list[int] = []
 
@@ -214,9 +217,8 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
             raise LimnerError("these pictures cannot be trained on; see what the check says")
         budget = ["--budget", f"{wish.minutes:g}m"] if wish.minutes else []
         arguments = [wish.model, data.source, *wish.options, *budget]
-        return await answer(
-            await far_aside(trainings.begin, f"{wish.model}-{data.name}", arguments)
-        )
+        name = file_name(wish.name) or f"{wish.model}-{data.name}"
+        return await answer(await far_aside(trainings.begin, name, arguments))
 
     @app.get("/api/v1/trainings/{id}", responses=errors(404), response_model=Training)
     async def one(id: RunId) -> Any:
@@ -251,6 +253,12 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         """Have a training finish its step, save, and end; its run stays."""
         await far_aside(trainings.stop, id)
         return await answer(id)
+
+    @app.delete("/api/v1/trainings/{id}/run", status_code=204, responses=errors(404, 409))
+    async def delete(id: RunId) -> None:
+        """Delete a training that was begun here, with its model."""
+        await far_aside(trainings.delete, id)
+        studio.look_soon()
 
 
 async def _picture(path: Any) -> Response:

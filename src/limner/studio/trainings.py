@@ -7,6 +7,7 @@ dies: it then finishes its step, saves, and ends.
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from limner.studio.settings import Settings
 
 _PROGRESS = re.compile(r"step ([\d,]+)/([\d,]+)  ")
 _ERROR = "limner: "
-_NEXT = ("trained", "paint w")  # how to go on from a terminal, for which the page has buttons
+_NEXT = ("trained", "paint with", "finishing this step", "stopped at step")
+"""How to go on from a terminal begins so; the page has buttons for it."""
 _REMARKS = 6
 _LETTERS = 20_000  # of a log, from its end
 _STOPPED = 130
@@ -91,7 +93,9 @@ class Trainings:
             number += 1
             folder = self.settings.root / "runs" / f"{name}-{number}"
         folder.mkdir(parents=True)
-        return self._start(folder, ["train", *arguments, "--run", self._typed(folder)])
+        id = self._start(folder, ["train", *arguments, "--run", self._typed(folder)])
+        self._own(id).touch()
+        return id
 
     def resume(self, id: str, options: Sequence[str] = ()) -> None:
         """Go on with a training.
@@ -111,6 +115,26 @@ class Trainings:
         if latest and latest.id == id and latest.process.stdin:
             latest.process.stdin.close()
 
+    def delete(self, id: str) -> None:
+        """Delete a training that was begun here: its run, and what it said.
+
+        Raises:
+            RefusedError: there is no such training, it runs, or the command line began it.
+        """
+        run = self.run(id)
+        if run is None:
+            raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
+        if self.running == id:
+            raise RefusedError(409, "training", "this training runs", "stop it first")
+        if not self._own(id).is_file():
+            said = "this training was begun on the command line"
+            raise RefusedError(409, "training", said, "delete its folder there")
+        if self._latest and self._latest.id == id:
+            self._latest = None
+        shutil.rmtree(run, ignore_errors=True)
+        for file in (self._log(id), self._own(id)):
+            file.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Stop what runs; it ends by itself."""
         if self._latest:
@@ -126,6 +150,10 @@ class Trainings:
 
     def _log(self, id: str) -> Path:
         return self.settings.folder.resolve() / "trainings" / f"{id}.log"
+
+    def _own(self, id: str) -> Path:
+        """A file that is there if the training was begun here, and not on the command line."""
+        return self._log(id).with_suffix(".own")
 
     def _start(self, run: Path, arguments: list[str]) -> str:
         id, device = runs.id_of(run, self.settings.root), self.settings.device
@@ -160,7 +188,8 @@ class Trainings:
             document["step"] = int(progress[-1][1].replace(",", ""))
         done = document["step"] >= document["steps"] > 0
         state = "running" if code is None else "failed" if error else "done" if done else "stopped"
-        remarks = [line for line in lines if not _PROGRESS.match(line) and line[:7] not in _NEXT]
+        own = [line for line in lines if not _PROGRESS.match(line)]
+        remarks = [line for line in own if not line.startswith(_NEXT)]
         return (
             document
             | {
@@ -173,6 +202,7 @@ class Trainings:
                 else "",
                 "remarks": [] if error else remarks[-_REMARKS:],
                 "error": error,
+                "own": self._own(id).is_file(),
                 "command": command or f"limner resume {shlex.quote(self._typed(run))}",
             }
         )

@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { Problem, ask, get } from "/page/api.js";
 import { Curves } from "/page/curves.js";
 import { Link, Missing } from "/page/parts.js";
-import { choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
+import { catcher, choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
 import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
 
 const FAMILIES = {
@@ -17,7 +17,8 @@ const FAMILIES = {
 const USUAL = "flow-matching";
 const MINUTES = [[5, "5 minutes"], [15, "15 minutes"], [30, "half an hour"], [60, "an hour"], [120, "2 hours"], [480, "8 hours"]];
 const USEFUL = /\.(png|jpe?g|webp|gif|bmp|avif|tiff?|txt|jsonl|csv)$/i;
-const LOOK_AGAIN = 1000;
+const LOOK_AGAIN = 1000, FEW = 100;
+const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/tiff,.txt,.jsonl,.csv";
 const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of simple shapes, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
 
 /** What `load` gives, asked for again while `busy` says so. */
@@ -36,12 +37,25 @@ function useWatched(load, busy, keys) {
   return [found, () => next((n) => n + 1)];
 }
 
-/** Send what was chosen, as one archive; its name in the studio. */
-async function send(files, told) {
-  const useful = files.filter(([path]) => USEFUL.test(path) && !path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX"));
-  const [first] = files;
+const isHidden = ([path]) => path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
+const ofKind = ([path]) => /[^./]+$/.exec(path)[0].toLowerCase();
+const PHONE = /^hei[cf]$/;
+
+/** How many files of which kind are left out, and what can be done. */
+function leftOut(files) {
+  const kinds = {};
+  for (const file of files) kinds[ofKind(file)] = (kinds[ofKind(file)] ?? 0) + 1;
+  const names = Object.entries(kinds).map(([kind, n]) => `${n} .${kind}`).join(", ");
+  return names && `Left out, since limner cannot read them: ${names}.${files.some((each) => PHONE.test(ofKind(each))) ? " Save photos of a phone as JPEG first." : ""}`;
+}
+
+/** Send what was chosen, as one archive: its name in the studio, and what was left out of it. */
+async function send(all, told) {
+  const files = all.filter((each) => !isHidden(each)), useful = files.filter(([path]) => USEFUL.test(path));
+  const [first = all[0]] = files;
   const single = files.length === 1 && /\.zip$/i.test(first[0]);
-  if (!single && !useful.length) throw new Problem({ message: "no pictures are among these files", hint: "drop a folder of PNG, JPEG or WebP files, or a zip archive of one" });
+  const left = single ? "" : leftOut(files.filter((each) => !useful.includes(each)));
+  if (!single && !useful.length) throw new Problem({ message: "no pictures are among these files", hint: left || "drop a folder of PNG, JPEG or WebP files, or a zip archive of one" });
   const size = (single ? [first] : useful).reduce((sum, [, file]) => sum + file.size, 0);
   if (size > LARGEST || (!single && useful.length > MOST)) throw new Problem({ message: "these are too many for a browser to send", hint: "train from the command line: limner train MODEL folder:PATH" });
   const folder = first[0].includes("/") ? first[0].split("/")[0] : "";
@@ -51,40 +65,52 @@ async function send(files, told) {
   const answer = await fetch(`/api/v1/data?name=${encodeURIComponent(name.slice(0, 100) || "pictures")}`, { method: "POST", body });
   const document = await answer.json();
   if (!answer.ok) throw new Problem(document);
-  return document.name;
+  return [document.name, left];
 }
 
 function Drop({ sent }) {
-  const [over, setOver] = useState(false), [doing, setDoing] = useState("");
+  const [over, setOver] = useState(false), [doing, setDoing] = useState(""), [left, setLeft] = useState("");
   const take = async (files) => {
+    set({ problem: null });
+    setLeft("");
     try {
       const all = await files;
-      if (all.length) sent(await send(all, setDoing));
+      if (!all.length) return;
+      const [name, out] = await send(all, setDoing);
+      setLeft(out);
+      sent(name);
     } catch (error) {
       trouble(error);
+    } finally {
+      setDoing("");
     }
-    setDoing("");
   };
+  useEffect(() => { catcher.take = (items) => take(dropped(items)); return () => { catcher.take = null; }; });
   const chosen = (event) => { take([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file])); event.target.value = ""; };
   return html`<div class=${over ? "drop over" : "drop"} onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
-      onDrop=${(e) => { e.preventDefault(); setOver(false); take(dropped(e.dataTransfer.items)); }}>
-    ${doing ? html`<p role="status">${doing} …</p>` : html`<p>Drop a folder of pictures, or a zip archive</p>
+      onDrop=${() => setOver(false)}>
+    ${doing ? html`<p role="status">${doing} …</p>` : html`<p>Drop pictures, a folder of them, or a zip archive</p>
     <div class="go">
+      <label class="second button">Choose pictures<input type="file" class="hidden" multiple accept=${PICTURES} onChange=${chosen} /></label>
       <label class="second button">Choose a folder<input type="file" class="hidden" webkitdirectory multiple onChange=${chosen} /></label>
       <label class="second button">Choose a zip<input type="file" class="hidden" accept=".zip,application/zip" onChange=${chosen} /></label></div>`}
+    ${left && html`<p class="hint" role="status">${left}</p>`}
   </div>`;
 }
 
+const addressOf = ({ name }, part = "") => `/api/v1/data/${encodeURIComponent(name)}${part}`;
+
 /** What `limner data check` says, and the pictures. */
-function Check({ data, again }) {
-  useEffect(() => { if (data && !data.check && !data.checking) ask("POST", `/api/v1/data/${data.name}/check`).then(again).catch(trouble); }, [data?.name, data?.check]);
+function Check({ data, again, forget }) {
+  useEffect(() => { if (data && !data.check && !data.checking) ask("POST", addressOf(data, "/check")).then(again).catch(trouble); }, [data?.name, data?.check]);
   if (!data) return null;
   const { check, name } = data;
   if (!check) return html`<p class="hint" role="status">Looking at the pictures …</p>`;
-  const remove = () => question(`Delete the archive ${name}?`, "Delete it", () => ask("DELETE", `/api/v1/data/${name}`).then(again));
+  const remove = () => question(`Delete the archive ${name}?`, "Delete it", () => ask("DELETE", addressOf(data)).then(() => { forget(); again(); }));
   return html`<div class="check">
     ${check.refused && html`<p class="problem">These pictures cannot be trained on yet.<span>What is to be put right stands below. Mend it and drop them again, or give the option that it names.</span></p>`}
-    ${check.pictures > 0 && html`<img src=${`/api/v1/data/${name}/sheet`} alt=${`some of the ${check.pictures} pictures of ${name}`} />`}
+    ${!check.refused && check.pictures < FEW && html`<p class="hint">${check.pictures > 1 ? `${check.pictures} pictures are few` : "One picture is not enough"}: the model will mostly repeat ${check.pictures > 1 ? "them" : "it"}. A few hundred of one kind are a good beginning.</p>`}
+    ${check.pictures > 0 && html`<img src=${addressOf(data, "/sheet")} alt=${`some of the ${check.pictures} pictures of ${name}`} />`}
     <pre tabindex="0" aria-label="What is in them">${check.text}</pre>
     ${data.own && html`<button type="button" class="quiet danger" onClick=${remove}>Delete this archive</button>`}
   </div>`;
@@ -95,7 +121,7 @@ const fits = (of, check) => !check || ((!check.labels || of.takes.includes("labe
 
 function Begin({ models, running }) {
   const [found, again] = useWatched(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = found?.data;
-  const [own, change] = useState({ data: "", model: USUAL, minutes: 30, options: "" });
+  const [own, change] = useState({ data: "", model: USUAL, minutes: 30, options: "", name: "" });
   const chosen = data?.find((each) => each.name === own.data) ?? (own.data ? null : data?.[0]);
   const able = models.filter((each) => fits(each, chosen?.check)), model = able.find((each) => each.name === own.model) ?? able[0];
   const patch = (part) => { set({ problem: null }); change({ ...own, ...part }); };
@@ -104,7 +130,7 @@ function Begin({ models, running }) {
   const start = async (event) => {
     event.preventDefault();
     try {
-      const { id } = await ask("POST", "/api/v1/trainings", { model: model.name, data: chosen.name, minutes: stepped ? null : own.minutes, options });
+      const { id } = await ask("POST", "/api/v1/trainings", { model: model.name, data: chosen.name, minutes: stepped ? null : own.minutes, options, name: own.name });
       go(`/train/${id}`);
     } catch (error) {
       trouble(error);
@@ -117,7 +143,7 @@ function Begin({ models, running }) {
       <div class="field"><label for="data">Or those that are here</label>
         <select id="data" value=${chosen?.name} onChange=${(e) => patch({ data: e.target.value })}>
           ${data.map((each) => html`<option key=${each.name} value=${each.name}>${BUNDLED[each.name] ?? each.name}</option>`)}</select></div>
-      <${Check} data=${chosen} again=${again} /></section>
+      <${Check} data=${chosen} again=${again} forget=${() => patch({ data: "" })} /></section>
     <section><h2>2. Kind of model</h2>
       <div class="field"><label for="kind">Model</label>
         <select id="kind" value=${model?.name} onChange=${(e) => patch({ model: e.target.value })} aria-describedby="kind-help">
@@ -129,6 +155,8 @@ function Begin({ models, running }) {
         <select id="minutes" value=${own.minutes} disabled=${stepped} onChange=${(e) => patch({ minutes: Number(e.target.value) })} aria-describedby="minutes-help">
           ${MINUTES.map(([n, title]) => html`<option key=${n} value=${n}>${title}</option>`)}</select>
         <small id="minutes-help">${stepped ? "The options give the steps." : "Size and number of steps are chosen so that they fit: longer means larger and better pictures. You can stop and go on at any time."}</small></div>
+      <div class="field"><label for="name">Name of the model</label>
+        <input id="name" type="text" maxlength="100" value=${own.name} placeholder=${model && chosen ? `${model.name}-${chosen.name}` : ""} onInput=${(e) => patch({ name: e.target.value })} /></div>
       <details class="more"><summary>Options</summary>
         <div class="field"><label for="further">As on the command line</label>
           <input id="further" type="text" value=${own.options} placeholder="data.size=32 train.lr=1e-4" onInput=${(e) => patch({ options: e.target.value })} spellcheck="false" />
@@ -154,10 +182,17 @@ function All() {
   </section>`;
 }
 
+/** A remark of the command line in words for those who never used one. */
+function plainly(line) {
+  const [, size, steps, pace] = /^fits the budget: (?:data\.size=(\d+) )?train\.steps=(\d+) \(([\d.,]+) images\/s\)$/.exec(line) ?? [];
+  return steps ? `For this length of time: ${size ? `pictures of ${size} × ${size} pixels, ` : ""}${Number(steps).toLocaleString("en")} steps, at ${pace} pictures a second.` : line;
+}
+
 /** What the model paints as it learns, with a slider over the steps, beside the real pictures. */
 function Samples({ training, data }) {
   const [at, setAt] = useState(null), { samples, id } = training;
-  if (!samples.length) return html`<p class="hint">The first samples come soon${data ? "; these are the real pictures" : ""}.</p>${data && html`<div class="beside"><${Real} data=${data} /></div>`}`;
+  const none = training.state === "running" ? "The first samples come soon" : "No samples were painted yet";
+  if (!samples.length) return html`<p class="hint">${none}${data ? "; these are the real pictures" : ""}.</p>${data && html`<div class="beside"><${Real} data=${data} /></div>`}`;
   const place = Math.min(at ?? samples.length - 1, samples.length - 1), step = samples[place];
   return html`<div class="beside">
     <figure><figcaption>The model's, after ${step.toLocaleString("en")} steps</figcaption>
@@ -167,12 +202,12 @@ function Samples({ training, data }) {
     ${data && html`<${Real} data=${data} />`}</div>`;
 }
 
-const Real = ({ data }) => html`<figure><figcaption>Real ones</figcaption><img src=${`/api/v1/data/${data.name}/sheet`} alt=${`real pictures of ${data.name}`} /></figure>`;
+const Real = ({ data }) => html`<figure><figcaption>Real ones</figcaption><img src=${addressOf(data, "/sheet")} alt=${`real pictures of ${data.name}`} /></figure>`;
 
 function One({ id }) {
   const [training, again] = useWatched(() => get(`/api/v1/trainings/${id}`), (each) => each.state === "running", [id]);
   const [sets, setSets] = useState([]);
-  useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(trouble); }, [id]);
+  useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(trouble); }, [id, training?.steps > 0]);
   if (!training) return html`<div class="train"></div>`;
   if (!training.id) return html`<${Missing} what="training" />`;
   const { state: how, name, step, steps, error, remarks, said, command, stopping } = training;
@@ -183,7 +218,9 @@ function One({ id }) {
     if (!state.models.some((each) => each.name === name)) return say("the studio is still opening it; try again in a moment");
     choose(name);
     go("/");
+    if (step < steps) say(`so far it has learned for ${step.toLocaleString("en")} of ${steps.toLocaleString("en")} steps`);
   };
+  const remove = () => question(`Delete ${name}, with its model?`, "Delete it", async () => { await ask("DELETE", `/api/v1/trainings/${id}/run`); go("/train"); say("the training is deleted"); });
   return html`<section class="train one" aria-label=${name}>
     <header><${Link} to="/train" class="quiet">All trainings</${Link}><h1>${name}</h1>
       <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${far(training)}</span>${said && ` · ${said}`}</p></header>
@@ -196,9 +233,10 @@ function One({ id }) {
       ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
     </div>
     ${how === "running" && !steps && html`<p class="hint" role="status">Trying how fast this machine trains, to choose size and steps.</p>`}
-    ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${line}</li>`)}</ul>`}
+    ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${plainly(line)}</li>`)}</ul>`}
     ${steps > 0 && html`<h2>Samples</h2><${Samples} training=${training} data=${data} /><h2>Curves</h2><${Curves} curves=${training.curves} />`}
     <details class="more"><summary>On the command line</summary><pre tabindex="0">${command}</pre></details>
+    ${training.own && how !== "running" && html`<div><button type="button" class="quiet danger" onClick=${remove}>Delete this training</button></div>`}
   </section>`;
 }
 

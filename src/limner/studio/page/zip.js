@@ -40,9 +40,10 @@ export async function zipped(files, told = () => {}) {
 
 /** All files of what was dropped, as [path, File] pairs; folders are walked. */
 export async function dropped(items) {
-  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean), found = [];
+  const entries = [...items].map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile?.()).filter(Boolean), found = [];
   const walk = async (entry) => {
-    if (entry.isFile) found.push([entry.fullPath.slice(1), await new Promise((good, bad) => entry.file(good, bad))]);
+    if (entry instanceof File) found.push([entry.name, entry]); // where the browser knows no folders
+    else if (entry.isFile) found.push([entry.fullPath.slice(1), await new Promise((good, bad) => entry.file(good, bad))]);
     else {
       const reader = entry.createReader();
       for (;;) {
