@@ -71,6 +71,8 @@ def test_the_upper_part_stays_and_seeds_differ_below(model: str, picture: Path):
     assert len(rows[0, 2:].unique(dim=0)) == 4
     with pytest.raises(LimnerError, match="give one label or prompt"):
         edit_sheet([picture], Wish(model, labels=("one", "two")))
+    with pytest.raises(LimnerError, match="leave --feather out"):
+        edit_sheet([picture], Wish(model), feather=1)
 
 
 def test_any_part_stays(model: str, picture: Path, tmp_path: Path):
@@ -146,6 +148,10 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     assert not torch.equal(once[2], twice[2]), "each step is taken again"
     upper, _ = edit_sheet([picture], Wish(denoiser, n=2, **short), keep=0.25)
     assert (upper.images[2:, :, :2] == seen[:, :2]).all()
+    soft, _ = edit_sheet([picture], Wish(denoiser, n=2, **short), keep=0.5, feather=1)
+    assert (soft.images[2:, :, :3] == seen[:, :3]).all(), "a row around the part blends"
+    with pytest.raises(LimnerError, match="--feather blends the edge of a part; give --mask"):
+        edit_sheet([picture], Wish(denoiser), feather=2)
     black = tmp_path / "black.png"
     Image.new("L", (8, 8)).save(black)
     with pytest.raises(LimnerError, match="dark everywhere"):

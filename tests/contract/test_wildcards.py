@@ -5,7 +5,14 @@ from collections import Counter
 import pytest
 
 from limner.contract.errors import LimnerError
-from limner.contract.wildcards import LISTS, choose_words, has_choices
+from limner.contract.wildcards import (
+    LISTS,
+    choose_words,
+    has_choices,
+    own_lists,
+    own_lists_folder,
+    word_lists,
+)
 
 
 def test_every_alternative_is_chosen_equally_often_and_on_its_own():
@@ -37,3 +44,34 @@ def test_braces_within_braces_and_empty_alternatives():
 def test_a_list_that_there_is_not_is_an_error():
     with pytest.raises(LimnerError, match="did you mean '__colour__'"):
         choose_words("a __color__ box", 0)
+
+
+def test_own_lists_are_lines_of_text_files_and_stand_before_others(tmp_path, monkeypatch):
+    folder = tmp_path / "wildcards"
+    folder.mkdir()
+    (folder / "mood.txt").write_bytes(
+        "\ufeff# how it is\r\ncalm sea\r\n\r\n  {wild|dark} sea ".encode()
+    )
+    (folder / "animal.txt").write_text("a __mood__\n")
+    (folder / "Not A Name.txt").write_text("x")
+    (folder / "empty.txt").write_text("# nothing\n")
+    assert own_lists(folder) == {"mood": ("calm sea", "{wild|dark} sea"), "animal": ("a __mood__",)}
+    assert own_lists(tmp_path / "nowhere") == {}
+    monkeypatch.chdir(tmp_path)
+    lists = word_lists()
+    assert lists["animal"] == ("a __mood__",) and lists["colour"] == LISTS["colour"]
+    found = {choose_words("__animal__", seed, lists) for seed in range(50)}
+    assert found == {"a calm sea", "a wild sea", "a dark sea"}
+    assert has_choices("__mood__", lists)
+    with pytest.raises(LimnerError, match="did you mean '__mood__'"):
+        choose_words("__moods__", 0, lists)
+    monkeypatch.setenv("LIMNER_WILDCARDS", str(folder))
+    assert own_lists_folder(tmp_path / "elsewhere") == folder
+    (folder / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(LimnerError, match="one choice in each line"):
+        word_lists()
+
+
+def test_a_list_that_names_itself_ends(tmp_path):
+    (tmp_path / "a.txt").write_text("__a__ __a__")
+    assert len(choose_words("__a__", 0, own_lists(tmp_path))) < 100

@@ -128,8 +128,9 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
             given: what is there already; where it is to be kept, nothing is drawn.
-            temperature: of every choice; below 1 is more careful.
-            top_p: every choice is among the most probable values that have this mass together.
+            temperature: how freely values are chosen; below 1 is more careful, with less variety.
+            top_p: leaves out unlikely values: each choice is among the most probable ones that have
+                this mass together.
         """
         (C, H, W), levels = self.spec.shape, self.spec.levels
         u = noise.uniform(C, H, W, dtype=torch.float64).permute(2, 3, 0, 1).contiguous()

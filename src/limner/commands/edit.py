@@ -27,6 +27,10 @@ def edit_command(
         int | None,
         typer.Option(min=1, max=1000, help="Repeat each step so that parts agree."),
     ] = None,
+    feather: Annotated[
+        int | None,
+        typer.Option(min=0, max=64, help="Pixels around the mask over which it blends in (0)."),
+    ] = None,
     replace_words: Annotated[
         list[str] | None,
         typer.Option("--replace", help="A word and what stands in its place: dog=cat."),
@@ -80,15 +84,17 @@ def edit_command(
     if instruct:
         if changes or settings or prompt or label:
             raise LimnerError("--instruct says all that is to be done; leave other changes out")
-        if len(files) != 1 or not (keep is mask is strength is rounds is None):
+        if len(files) != 1 or not (keep is mask is strength is rounds is feather is None):
             raise LimnerError("--instruct changes one whole picture; give one, and no part of it")
         wish = Wish.single(model, None, None, **options)
         sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device, **asked)
         print_paths(write(sheet, wish, spare(file, [*map(Path, wish.hints)])))
         return
     if changes:
-        if keep is not None or mask is not None or rounds is not None:
-            raise LimnerError("words change without --keep, --mask and --rounds; leave these out")
+        if not (keep is mask is rounds is feather is None):
+            raise LimnerError(
+                "words change without --keep, --mask, --rounds and --feather; leave these out"
+            )
         if len(files) != 1:
             raise LimnerError("give one picture whose words are to change")
         wish = Wish.single(model, prompt, label, changes=(*changes, *settings), **options)
@@ -102,5 +108,6 @@ def edit_command(
         )
     wish = Wish.single(model, prompt, label, **{"n": _WAYS, **asked}, **options)
     told = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
+    told["feather"] = feather
     sheet, wish = edit_sheet([*map(Path, files)], wish, **told)
     print_paths(write(sheet, wish, file))

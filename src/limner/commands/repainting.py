@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -36,7 +37,7 @@ def complete(
 
     Args:
         keep: the share of the height that stays, where nothing is brushed.
-        rounds: of inference, where what stays lies behind what is painted.
+        rounds: how often the part is improved, where what stays lies behind what is painted.
     """
     assert isinstance(work.model, Completes)
     told: dict[str, Any] = {"rounds": rounds, "seed": list(work.seeds), **work.sampler}
@@ -60,6 +61,7 @@ def edit(
     *,
     strength: Annotated[float, Field(gt=0, le=1)] = _STRENGTH,
     rounds: Annotated[int, Field(ge=1, le=100)] | None = None,
+    feather: Annotated[int, Field(ge=0, le=64)] = 0,
 ) -> Iterator[Images]:
     """A picture changed as the prompt says, all of it or where you brush.
 
@@ -67,6 +69,7 @@ def edit(
         strength: how far it may go from the picture; at 1 it is painted anew.
         rounds: how often each step is taken, so that what is painted agrees with what stays; by
             default 4 times where you brush, else once.
+        feather: over how many pixels around what you brush the new picture blends into the old one.
     """
     assert isinstance(work.model, Edits)
     told: dict[str, Any] = {"strength": strength, "seed": list(work.seeds), **work.sampler}
@@ -74,12 +77,45 @@ def edit(
         if _without(type(work.model)):
             raise LimnerError(f"{work.model.name} models take each step once; leave rounds out")
         told["rounds"] = rounds
-    mask = work.given("mask") if "mask" in work.pictures else None
-    yield from work.model.edit(work.given("image"), work.c, mask=mask, **told)
+    image = work.given("image")
+    if "mask" not in work.pictures:
+        yield from work.model.edit(image, work.c, mask=None, **told)
+        return
+    mask, share = feathered(work.given("mask"), feather)
+    for x in work.model.edit(image, work.c, mask=mask, **told):
+        blends = feather and x.shape == image.shape  # a preview may be smaller
+        yield torch.lerp(image.to(x), x, share.to(x)) if blends else x
 
 
-def _edit_count(work: Work, *, strength: float = _STRENGTH, rounds: int | None = None) -> int:
-    del rounds
+def feathered(
+    mask: Float[Tensor, "b 1 h w"], pixels: int
+) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
+    """A mask that is wider by so many pixels, and how much of what is painted there counts.
+
+    >>> wider, share = feathered(torch.tensor([[[[0.0, 0, 0, 0, 0, 1, 1, 1]]]]), 2)
+    >>> wider.flatten().tolist()
+    [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    >>> [round(value, 2) for value in share.flatten().tolist()]
+    [0.0, 0.0, 0.0, 0.33, 0.67, 1.0, 1.0, 1.0]
+
+    Args:
+        mask: 1 where to paint, 0 where to keep.
+        pixels: the width of the edge.
+
+    Returns:
+        where to paint, and the share of it: 1 in the mask, less and less around it.
+    """
+    wider = share = mask
+    for i in range(1, pixels + 1):
+        wider = F.max_pool2d(wider, 3, 1, 1)
+        share = torch.maximum(share, wider * (1 - i / (pixels + 1)))
+    return wider, share
+
+
+def _edit_count(
+    work: Work, *, strength: float = _STRENGTH, rounds: int | None = None, feather: int = 0
+) -> int:
+    del rounds, feather
     assert isinstance(work.model, Edits)
     return work.model.edit_count(strength, **work.sampler)
 
@@ -116,6 +152,7 @@ def edit_sheet(
     mask: Path | None = None,
     strength: float | None = None,
     rounds: int | None = None,
+    feather: int | None = None,
     device: str = "auto",
 ) -> tuple[Sheet, Wish]:
     """Paint pictures anew, or parts of them, with a progress bar.
@@ -130,6 +167,7 @@ def edit_sheet(
             default 0.6, and all of it where a part of the picture stays.
         rounds: how often each step is taken, or how long a completion is improved; by default as
             often as the model says.
+        feather: over how many pixels around what is repainted it blends into what stays.
         device: where.
 
     Returns:
@@ -152,7 +190,14 @@ def edit_sheet(
             repainted = read_mask(mask, spec) if mask else _lower(spec, keep or 0)
             work = replace(work, pictures={**work.pictures, "mask": repainted})
         usual = _STRENGTH if repainted is None else 1.0
-        options = {"strength": strength or usual, "rounds": rounds}
+        options = {"strength": strength or usual, "rounds": rounds, "feather": feather or 0}
+        if feather and repainted is None:
+            raise LimnerError("--feather blends the edge of a part; give --mask or --keep, too")
+    elif feather is not None:
+        raise LimnerError(
+            f"what a {work.model.name} model paints follows from what stays, to the pixel; leave "
+            "--feather out"
+        )
     elif strength is not None:
         raise LimnerError(
             f"{work.model.name} models paint a part of a picture anew, and not from what was "

@@ -110,17 +110,18 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         LimnerError: of several prompts only some have words to be chosen.
     """
-    from limner.contract.wildcards import choose_words, has_choices
+    from limner.contract.wildcards import choose_words, has_choices, word_lists
 
+    lists = word_lists()
     prompts, n, seed = values.get("prompts") or [], values.get("n") or 1, values.get("seed") or 0
-    choosing = [has_choices(prompt) for prompt in prompts]
+    choosing = [has_choices(prompt, lists) for prompt in prompts]
     if n == 1 or not any(choosing):
         return values
     if not all(choosing):
         raise LimnerError(
             "some prompts have words to be chosen, others none; paint them one by one"
         )
-    chosen = [choose_words(prompt, seed + i) for prompt in prompts for i in range(n)]
+    chosen = [choose_words(prompt, seed + i, lists) for prompt in prompts for i in range(n)]
     return values | {"prompts": chosen, "n": 1}
 
 

@@ -32,7 +32,7 @@ def mix(
 
     Args:
         other: the seed of the first column, whose styles are taken; the first row's is the seed.
-        rows, columns: how many.
+        rows, columns: how many of the table, a seed for each.
         layers: which styles are taken: shape and pose, parts and places, colours and texture.
     """
     yield _mixtures(work, other, rows, columns, layers)

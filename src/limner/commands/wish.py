@@ -19,7 +19,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
 from limner.contract.options import Share, validated
 from limner.contract.text import prompted
-from limner.contract.wildcards import choose_words
+from limner.contract.wildcards import choose_words, word_lists
 from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
@@ -66,8 +66,9 @@ class Wish:
     def of(cls, values: Mapping[str, Any]) -> "Wish":
         """A wish from plain values, checked; its words are chosen by the seed, emoji spelled."""
         wish = cls(**validated(cls, {"sampler": {}, **values}, kind="setting"))
-        words = [spell_emoji(choose_words(each, wish.seed)) for each in wish.prompts]
-        avoid = spell_emoji(choose_words(wish.negative, wish.seed))
+        lists = word_lists()
+        words = [spell_emoji(choose_words(each, wish.seed, lists)) for each in wish.prompts]
+        avoid = spell_emoji(choose_words(wish.negative, wish.seed, lists))
         return replace(wish, prompts=tuple(words), negative=avoid)
 
     @classmethod

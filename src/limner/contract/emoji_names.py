@@ -29,6 +29,11 @@ def spell_emoji(prompt: str) -> str:
     return re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", spelled))
 
 
+def emoji_captions() -> list[str]:
+    """What every emoji is called."""
+    return [*_names()[0].values()]
+
+
 def _pictures(sign: str) -> bool:
     return ord(sign) >= _FIRST and unicodedata.category(sign) in ("So", "Sk")
 

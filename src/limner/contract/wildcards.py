@@ -1,15 +1,19 @@
 """Words of a prompt that the seed chooses, as people type them.
 
     a {red|blue} apple       one of the two; braces may lie within braces
-    a __colour__ apple       one of a list's words, see `LISTS`
+    a __colour__ apple       one of a list's words, see `LISTS`; or of a list of one's own,
+                             a text file wildcards/colour.txt with a choice in each line
 
 Choice k of a prompt is a pure function of the seed and of k, so a seed names a prompt.
 """
 
 import hashlib
+import os
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from limner.contract.errors import unknown
+from limner.contract.errors import LimnerError, unknown
 
 _WORDS = {
     "animal": "bear bee bird butterfly camel cat chicken cow crab dog dolphin duck elephant fish "
@@ -26,19 +30,67 @@ _WORDS = {
 }
 LISTS = {name: tuple(words.split()) for name, words in _WORDS.items()}
 """Words for `__name__`, most of which the bundled model knows."""
-_CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}|__([a-z]+)__")
+NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+"""What a list may be called, as a regular expression."""
+_CHOICE = re.compile(rf"\{{([^{{}}]*\|[^{{}}]*)\}}|__({NAME})__")
+_FOLDER, _VARIABLE, _COMMENT = "wildcards", "LIMNER_WILDCARDS", "#"
+_MOST = 200
+MOST_CHOICES = 5000
+LONGEST_CHOICE = 400
+Lists = Mapping[str, Sequence[str]]
 
 
-def has_choices(prompt: str) -> bool:
+def own_lists_folder(root: Path | None = None) -> Path:
+    """Where one's own lists are: `LIMNER_WILDCARDS`, or `wildcards` in a folder.
+
+    Args:
+        root: the folder; the current one if None.
+    """
+    return Path(os.environ.get(_VARIABLE) or (root or Path()) / _FOLDER)
+
+
+def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The lists of a folder by name: of each NAME.txt the lines that are not empty, and do not
+    begin with #.
+
+    Raises:
+        LimnerError: a file cannot be read as text.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for file in sorted(folder.glob("*.txt"))[:_MOST]:
+        if not re.fullmatch(NAME, file.stem):
+            continue
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError):
+            raise LimnerError(
+                f"'{file}' cannot be read; write one choice in each line, as UTF-8 text"
+            ) from None
+        choices = [line.strip() for line in lines if not line.lstrip().startswith(_COMMENT)]
+        if kept := tuple(each[:LONGEST_CHOICE] for each in choices if each)[:MOST_CHOICES]:
+            found[file.stem] = kept
+    return found
+
+
+def word_lists(folder: Path | None = None) -> Lists:
+    """All lists: `LISTS`, and one's own in place of those of the same name.
+
+    Args:
+        folder: of one's own; see `own_lists_folder`.
+    """
+    return {**LISTS, **own_lists(own_lists_folder() if folder is None else folder)}
+
+
+def has_choices(prompt: str, lists: Lists = LISTS) -> bool:
     """Whether a seed chooses among a prompt's words.
 
     Raises:
         LimnerError: it names a list that there is not.
     """
-    return choose_words(prompt, 0) != prompt
+    return choose_words(prompt, 0, lists) != prompt
 
 
-def choose_words(prompt: str, seed: int) -> str:
+def choose_words(prompt: str, seed: int, lists: Lists = LISTS) -> str:
     """A prompt with its choices made.
 
     >>> [choose_words("a {red|blue} {cat|dog}", seed) for seed in (0, 1, 2)]
@@ -49,6 +101,7 @@ def choose_words(prompt: str, seed: int) -> str:
     Args:
         prompt: as it was typed.
         seed: any whole number; each choice takes every alternative equally often over the seeds.
+        lists: the words for `__name__`; `word_lists()` has one's own, too.
 
     Raises:
         LimnerError: it names a list that there is not.
@@ -58,9 +111,9 @@ def choose_words(prompt: str, seed: int) -> str:
         if found is None:
             break
         braces, name = found.groups()
-        if name is not None and name not in LISTS:
-            raise unknown("list", f"__{name}__", [f"__{each}__" for each in LISTS])
-        words = LISTS[name] if name is not None else braces.split("|")
+        if name is not None and name not in lists:
+            raise unknown("list", f"__{name}__", [f"__{each}__" for each in lists])
+        words = lists[name] if name is not None else braces.split("|")
         word = words[_number(seed, k) % len(words)].strip()
         prompt = prompt[: found.start()] + word + prompt[found.end() :]
     return prompt

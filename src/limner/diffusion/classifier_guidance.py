@@ -185,10 +185,10 @@ class Classifier(Repaints):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: of the classifier's gradient; 0 paints without it.
+            scale: how strongly the classifier steers, by its gradient; 0 paints without it.
             base_scale: the base's own classifier-free guidance; at 0 the classifier alone says what
                 is painted.
-            clip: clamp x_hat to [-1, 1] at each step.
+            clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
             options: of the base, see `WalkOptions`.
         """
         plan = self.plan(scale=scale, base_scale=base_scale, clip=clip, **options)

@@ -159,8 +159,9 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
-            clip: clamp x_hat to [-1, 1] at each step.
+            scale: how closely pictures follow the prompt or class, at some cost of variety
+                (classifier-free guidance): 1 is the conditional model, 0 the unconditional one.
+            clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, clip=clip, **options)

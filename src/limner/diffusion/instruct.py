@@ -227,8 +227,8 @@ class Instruct(ExtendsBase, Follows):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: s_T, guidance by the instruction; the paper's is 7.5.
-            image_scale: s_I, guidance by the picture before; the paper's is 1.5.
+            scale: how closely the instruction is followed (guidance, s_T); the paper's is 7.5.
+            image_scale: how much of the picture before stays (guidance, s_I); the paper's is 1.5.
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, image_scale=image_scale, **options)

@@ -171,7 +171,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
-            scale: classifier-free guidance; 1 is the conditional model, 0 the unconditional one.
+            scale: how closely pictures follow the prompt or class, at some cost of variety
+                (classifier-free guidance): 1 is the conditional model, 0 the unconditional one.
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, **options)

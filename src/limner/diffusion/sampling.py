@@ -32,23 +32,26 @@ class WalkOptions(TypedDict, total=False):
 
     Args:
         sampler: how to walk from noise to picture; the paper's own by default.
-        steps: how many steps (Heun evaluates the network twice in each); the paper's own by
-            default.
-        spacing: which of a discrete schedule's steps are visited, see `schedules.Spacing`.
-        interval: of classifier-free guidance: the least and the greatest noise sigma / alpha at
-            which to guide, see `Guided`.
-        rescale: of classifier-free guidance: a share of the picture gets back the standard
-            deviation that guidance raised, see `Guided`; 0 by default.
+        steps: how many steps from noise to picture; more take longer and are finer (Heun
+            evaluates the network twice in each); the paper's own by default.
+        spacing: how the steps are spread from noise to picture: which of a discrete schedule's
+            are visited, see `schedules.Spacing`.
+        interval: between which amounts of noise the prompt or class guides: the least and the
+            greatest sigma / alpha, see `Guided`.
+        rescale: against colours that are too strong where guidance is: a share of the picture
+            gets back the standard deviation that guidance raised, see `Guided`; 0 by default.
         guide: a worse version of the model, away from which it is guided: a smaller run, or an
             earlier state of its own, as in runs/NAME/state/step-00002000; see `Autoguided`.
         guide_scale: how far to go from the guide, 2 by default; 1 is the model itself.
-        eta: for "ddim": 0 is deterministic, 1 adds the noise of ancestral sampling.
-        churn: for "heun": S_churn, how much noise is put back in all steps together.
-        churn_interval, churn_noise: the least and the greatest sigma at which churn acts, and
-            the deviation of its noise, 1 by default; S_tmin, S_tmax and S_noise.
-        variance: for "ancestral": of a step, from the least that can be right, 0, to the
-            largest, 1; the model's own by default.
-        order: for "dpm++" and "unipc": how many views a step is made of, 2 by default.
+        eta: how much fresh noise each step adds, for "ddim": 0 is deterministic, 1 adds the
+            noise of ancestral sampling.
+        churn: how much fresh noise all steps together put back, for "heun" (S_churn).
+        churn_interval, churn_noise: between which amounts of noise (sigma) churn acts, and the
+            deviation of its noise, 1 by default (S_tmin, S_tmax, S_noise).
+        variance: how much noise each step adds, for "ancestral": from the least that can be
+            right, 0, to the largest, 1; the model's own by default.
+        order: how many estimates of the picture each step combines, for "dpm++" and "unipc";
+            2 by default.
     """
 
     sampler: SamplerName | None

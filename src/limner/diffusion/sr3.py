@@ -154,7 +154,7 @@ class SR3(DenoisingModel, Upscales):
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`; the small pictures may be of any
                 size, and are refined as a whole.
-            clip: clamp x_hat to [-1, 1] at each step.
+            clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
             level: the deviation of the noise on the small picture; none by default. More hides more
                 of its mistakes, and of itself.
             options: see `WalkOptions`.
