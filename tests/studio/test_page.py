@@ -161,7 +161,7 @@ def test_the_form_is_what_the_model_asks_for(visit: Open):
     expect(page.locator("#sampler-colour option")).to_have_text(["warm", "cool"])
     expect(page.locator("#sampler-steps")).to_have_attribute("max", "4000")
     expect(page.get_by_role("switch", name="Clip")).to_be_checked()
-    expect(page.locator("#sampler-scale-help")).to_have_text("how strong the colours are.")
+    expect(page.locator("#sampler-scale-help")).to_have_text("How strong the colours are.")
     clean(page)
     page.select_option("#model", "runs/animals")
     expect(page.locator("#prompt")).to_have_count(0)

@@ -37,6 +37,7 @@ def test_every_answer_is_as_the_document_says(studio: Studio):
 
         answered()
     assert "POST /api/v1/jobs" in tried and len(tried) >= 14
+    studio.client.patch("/api/v1/queue", json={"paused": False})
 
 
 def test_all_routes_are_in_the_document(studio: Studio):

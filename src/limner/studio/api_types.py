@@ -7,6 +7,7 @@ same signatures that the command line reads; the server needs no torch for that.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from jsonschema import Draft202012Validator
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from limner.contract.emoji_names import spell_emoji
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Share
-from limner.contract.wildcards import choose_words
+from limner.contract.wildcards import LISTS, choose_words, word_lists
 from limner.studio.problems import Problem
 from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
 from limner.studio.tables import WAITING, Job, Picture
@@ -84,16 +85,20 @@ class Request(Strict):
     cell: Cell | None = None
 
 
-def spelled(params: Params) -> Params:
+def spelled(params: Params, folder: Path) -> Params:
     """The same with the words that the seed chooses, and the names of emoji.
+
+    Args:
+        params: what to paint.
+        folder: of one's own lists of words.
 
     Raises:
         LimnerError: the prompt names a list of words that there is not.
     """
     texts = {"prompt": params.prompt, "negative": params.negative}
-    return params.model_copy(
-        update={key: spell_emoji(choose_words(text, params.seed)) for key, text in texts.items()}
-    )
+    lists = word_lists(folder) if any("__" in text for text in texts.values()) else LISTS
+    chosen = {key: choose_words(text, params.seed, lists) for key, text in texts.items()}
+    return params.model_copy(update={key: spell_emoji(text) for key, text in chosen.items()})
 
 
 def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:

@@ -103,6 +103,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "size": list(spec.shape),
         "labels": list(spec.labels),
         "text": spec.text is not None,
+        "reads": spec.text.asset if spec.text else "",
         "hint": list(hint.shape) if hint else None,
         "hint_kind": hint.domain if hint else "",
         "condition": model.condition,

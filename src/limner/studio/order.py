@@ -31,7 +31,6 @@ class Ahead:
         return Ahead(self.jobs + 1, {**self.pictures, job.model: pictures})
 
 
-
 def pictures_of(job: Job) -> int:
     """How many pictures a job asks for."""
     return job.params.get("n", 1)

@@ -27,12 +27,13 @@ from starlette.exceptions import HTTPException
 
 import limner
 from limner.contract.errors import LimnerError
+from limner.contract.wildcards import own_lists_folder
 from limner.studio import api_types, assets, edits, gallery
 from limner.studio.background import aside, far_aside, log
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, Turnstile
-from limner.studio.pages import add_page, add_reports
 from limner.studio.order import ranked
+from limner.studio.pages import add_page, add_reports
 from limner.studio.problems import (
     Problem,
     RefusedError,
@@ -51,6 +52,7 @@ from limner.studio.settings import (
 )
 from limner.studio.tables import WAITING, FullError, Job, Picture
 from limner.studio.training_api import add_training
+from limner.studio.words import add_words
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 _FOREVER = "private, max-age=31536000, immutable"
@@ -82,6 +84,7 @@ def build(settings: Settings) -> FastAPI:
     add_queue(app, studio)
     add_reports(app, studio)
     add_training(app, studio)
+    add_words(app, studio)
     add_page(app, settings)
     app.add_middleware(Turnstile)
     app.add_middleware(Guard, settings=settings)
@@ -167,7 +170,8 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(503, "starting", "the models are not loaded yet", "ask again", 1)
         if request.model not in models.known:
             await models.look()
-        request.params = await far_aside(api_types.spelled, request.params)
+        own_lists = own_lists_folder(studio.settings.root)
+        request.params = await far_aside(api_types.spelled, request.params, own_lists)
         api_types.check(request, models.known)
         for name, id in request.inputs.items():
             if await aside(studio.store.picture, id) is None:

@@ -1,12 +1,12 @@
 // The page: its parts, its keys, and what may be dropped on it.
 
-import { html, render, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
+import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
 import { connection, findStudio } from "/page/api.js";
 import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, beside, status } from "/page/stage.js";
-import { cancelAll, follower, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, catcher, follower, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
 
 function Header() {
   const [dark, turn] = useTheme();
@@ -40,10 +40,9 @@ function keys(event) {
     if (state.route.name === "edit" || state.route.name === "train") document.querySelector("main form")?.requestSubmit();
     else paint();
   } else if (event.key === "Escape") {
-    if (state.question) set({ question: null });
-    else if (state.route.name === "edit" && typing(event)) event.target.blur();
-    else if (state.route.name !== "home") close();
+    if (state.question) document.querySelector(".asked button:last-child").click();
     else if (typing(event)) event.target.blur();
+    else if (state.route.name !== "home") close();
     else cancelAll();
   } else if (state.route.name === "picture" && !typing(event) && !event.altKey && !event.ctrlKey && !event.metaKey) {
     const [newer, older] = beside(state.route.id);
@@ -58,7 +57,8 @@ function keys(event) {
 function drop(event) {
   event.preventDefault();
   const [file] = event.dataTransfer?.files ?? [];
-  if (!file || state.route.name === "train") return; // there it has a place of its own
+  if (catcher.take) return catcher.take(event.dataTransfer.items);
+  if (!file || state.route.name === "train") return;
   if (state.route.name !== "home") go("/");
   take(file);
 }
@@ -66,10 +66,10 @@ function drop(event) {
 function over(event) {
   if (!event.dataTransfer?.types.includes("Files")) return;
   event.preventDefault();
-  document.body.classList.add("dropping");
+  if (catcher.take || state.route.name !== "train") document.body.classList.add("dropping");
 }
 
-const Home = () => html`<${Composer} /><${Stage} />`;
+const Home = () => html`<h1 class="hidden">The studio</h1><${Composer} /><${Stage} />`;
 const VIEWS = { home: Home, picture: later("viewer", "Viewer", false), edit: later("edit", "Edit"), grid: later("board", "Board", false), reports: Reports, train: later("train", "Train") };
 
 /** What the address says; should it fail, why, and a way out. */
@@ -86,17 +86,39 @@ function View() {
 function Asked() {
   const asked = state.question;
   if (!asked) return null;
-  const away = () => set({ question: null });
+  const away = () => { set({ question: null }); asked.from?.isConnected && asked.from.focus({ preventScroll: true }); };
   return html`<div class="notice asked" role="alertdialog" aria-label=${asked.text}><span>${asked.text}</span>
     <button type="button" onClick=${() => { away(); Promise.resolve(asked.act()).catch(trouble); }}>${asked.yes}</button>
     <button type="button" ref=${(button) => button?.focus()} onClick=${away}>Go on</button></div>`;
 }
 
+const TITLE = document.title;
+let visited = null; // the address whose heading had the focus
+
+/** The window's title is the view's heading, which has the focus after a change of views: for those who do not see the change. */
+function announce() {
+  const heading = document.querySelector("main h1"), here = document.querySelector("main").dataset.view;
+  if (!heading?.textContent.trim()) return;
+  document.title = state.route.name === "home" ? TITLE : `${heading.textContent.trim()} · ${TITLE}`;
+  if (visited === here) return;
+  if (visited !== null && !document.querySelector(".asked")) {
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+  }
+  visited = here;
+}
+
 function App() {
+  useEffect(() => {
+    const watching = new MutationObserver(announce);
+    watching.observe(document.querySelector("main"), { childList: true, characterData: true, subtree: true });
+    announce();
+    return () => watching.disconnect();
+  }, []);
   const [, again] = useState(0);
   useLayoutEffect(() => subscribe(() => again((n) => n + 1)), []); // at once: what is loaded before is not missed
   return html`<${Header} />
-    <main class=${state.route.name}><${View} key=${location.pathname} /></main>
+    <main class=${state.route.name} data-view=${location.pathname}><${View} key=${location.pathname} /></main>
     <${Asked} />
     ${state.lost && html`<p class="notice lost" role="status">The connection to the studio is lost; looking for it again. Jobs go on without this page.</p>`}
     ${state.notice && !state.lost && html`<p class="notice" role="status">${state.notice} ${state.undo && html`<button type="button" onClick=${state.undo}>Undo</button>`}</p>`}

@@ -5,19 +5,9 @@ import { upload } from "/page/api.js";
 import { Pixels, TOOLS, UNIT, packed, paperOf, pixelsOf, told, unpacked } from "/page/drawing.js";
 import { Form } from "/page/form.js";
 import { Forming, Icon } from "/page/parts.js";
+import { PATHS } from "/page/pens.js";
 import { letGo, model, outline, state, trouble, unsaved, wish } from "/page/state.js";
 
-const PATHS = {
-  brush: "M20 4c-4 2-9 7-11 10M9 14c-3 0-2 4-5 5 3 2 8 1 7-3-.3-1.300-1-2-2-2z",
-  eraser: "M8 20h12M5 15l9-10 6 6-8 9H9z M10 9.500l6 6",
-  line: "M5 19L19 5",
-  ellipse: "M12 6c5 0 8.500 2.700 8.500 6S17 18 12 18s-8.500-2.700-8.500-6S7 6 12 6z",
-  rectangle: "M4 6h16v12H4z",
-  box: "M4 5h16v14H4zM9 9.500h6M12 9.500V15",
-  open: "M12 16V4M7 9l5-5 5 5M5 20h14",
-  undo: "M8 5L4 9l4 4M4 9h9a6 6 0 0 1 0 12h-2",
-  redo: "M16 5l4 4-4 4M20 9h-9a6 6 0 0 0 0 12h2",
-};
 const NAMES = { brush: "Brush", eraser: "Eraser", line: "Line", ellipse: "Ellipse", rectangle: "Rectangle", box: "Box with words" };
 const KEYS = { b: "brush", e: "eraser", l: "line", o: "ellipse", r: "rectangle", w: "box" };
 const FREE = ["brush", "eraser"];

@@ -2,14 +2,27 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
+import { useCompletion } from "/page/complete.js";
 import { Form } from "/page/form.js";
+import { Named, useHelp } from "/page/help.js";
 import { axes, combinations, parse } from "/page/grid.js";
-import { Brush } from "/page/brush.js";
 import { Alert, Icon, Link, later } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { choose, dice, inputs, letGo, missing, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
+/** What the parts of the form are, in plain words; options of models bring their own. */
+const HELPS = {
+  model: "What paints: each model learnt from other pictures, in its own way. Below stand its kind, the size of its pictures, and how many numbers it has learnt.",
+  task: "What is done: a new picture, or something with a picture that you give.",
+  prompt: "What is to be seen, in English words. (red:1.4) makes a word count more, [red] less; {red|blue} leaves it to chance.",
+  label: "Which of the kinds of pictures that the model learnt from.",
+  n: "How many pictures are painted at once.",
+  seed: "The number from which all of chance comes. The same number with the same form gives the same picture; the lock keeps it.",
+  negative: "The negative prompt: what the picture should not be.",
+  vary: "How far the pictures after the first may be from it: 0 gives other pictures, a little gives variations of one.",
+  dtype: "How exactly the computer calculates. bfloat16 is coarser and may be quicker; pictures change slightly.",
+};
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
 
 /** Where a model stands in the list: small bundled ones that show their family are for learning. */
@@ -18,9 +31,10 @@ const shelf = (each) => (each.bundled && !each.text ? "Learn: a small one of eac
 function Picker() {
   const shelves = [...new Set(state.models.map(shelf))];
   const chosen = model();
+  const { button, said, described } = useHelp("model", "Model", HELPS.model);
   return html`<div class="field picker">
-    <label for="model">Model</label>
-    <select id="model" value=${state.wish.model} onChange=${(e) => choose(e.target.value)}>
+    <div class="named"><label for="model">Model</label>${button}</div>
+    <select id="model" aria-describedby=${described} value=${state.wish.model} onChange=${(e) => choose(e.target.value)}>
       ${shelves.map((name) => html`<optgroup label=${name}>
         ${state.models.filter((each) => shelf(each) === name).map((each) => html`<option value=${each.name}>${each.name}</option>`)}
       </optgroup>`)}
@@ -29,19 +43,22 @@ function Picker() {
       <span class="chip">${FAMILIES[chosen.family] ?? chosen.family}</span>
       ${chosen.kind} · ${chosen.size[2]} × ${chosen.size[1]} · ${millions(chosen.parameters)} parameters</p>`}
     ${chosen?.bundled && !chosen.text && html`<p class="hint">${chosen.summary} ${chosen.paper}</p>`}
+    ${said}
   </div>`;
 }
 
 function Tasks() {
   const known = Object.entries(model()?.tasks ?? {}).filter(([name, each]) => each.shows !== "maps");
+  const chosen = model()?.tasks[state.wish.task], { button, said } = useHelp("task", "Task", chosen ? `${HELPS.task} ${chosen.title}: ${chosen.about}` : HELPS.task);
   if (known.length < 2) return null;
-  return html`<div class="tabs" role="group" aria-label="Task">
+  return html`<div class="field"><div class="tabs" role="group" aria-label="Task">
     ${known.map(([name, each]) => html`<button type="button" aria-pressed=${state.wish.task === name} title=${each.about} onClick=${() => wish({ task: name })}>${each.title}</button>`)}
-  </div>`;
+    ${button}</div>${said}</div>`;
 }
 
 const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
-const Canvas = later("canvas", "Canvas"), Weights = later("edit", "Weights"), Styles = later("styles", "Styles", false);
+const Canvas = later("canvas", "Canvas"), Brush = later("brush", "Brush"), Weights = later("edit", "Weights"), Styles = later("styles", "Styles", false), Wildcards = later("wildcards", "Wildcards", false);
+const COMPLETES = "words"; // the table of words that most models read by
 
 function Input({ name, required }) {
   const given = state.wish.inputs[name];
@@ -69,8 +86,9 @@ function Inputs() {
 }
 
 function Words() {
-  const area = useRef(null), [weighing, weigh] = useState(false), [styling, style] = useState(false);
-  const { prompt, label, changes } = state.wish, of = model();
+  const area = useRef(null), [weighing, weigh] = useState(false), [styling, style] = useState(false), [listing, lists] = useState(false);
+  const { prompt, label, changes } = state.wish, of = model(), completion = useCompletion(area, of?.reads === COMPLETES);
+  const help = useHelp("prompt", "Prompt", HELPS.prompt);
   useEffect(() => {
     const box = area.current;
     if (!box) return;
@@ -78,16 +96,16 @@ function Words() {
     box.style.height = `${box.scrollHeight}px`;
   }, [prompt, of]);
   return html`
-    ${(!of || of.text) && html`<div class="field words"><label for="prompt">Prompt</label>
-      <textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder="a red apple" value=${prompt} spellcheck="true"
-        onInput=${(e) => wish({ prompt: e.target.value, ...letGo() })}></textarea>
+    ${(!of || of.text) && html`<div class="field words"><div class="named"><label for="prompt">Prompt</label>${help.button}</div>
+      <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder="a red apple" value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
+        onInput=${(e) => { wish({ prompt: e.target.value, ...letGo() }); completion.typed(); }}></textarea>${completion.list}</div>${help.said}
       ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => wish({ changes: [] })}>Leave out</button></p>`}
       ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>
-        <details class="weigh" onToggle=${(e) => style(e.target.open)}><summary>Styles and earlier prompts${state.wish.style && html` <span class="chip">${state.wish.style}</span>`}</summary>${styling && html`<${Styles} />`}</details>`}</div>`}
-    ${of?.labels.length > 0 && html`<div class="field"><label for="class">Class</label>
-      <select id="class" value=${label} onChange=${(e) => wish({ label: e.target.value, ...letGo() })}>
+        <details class="weigh" onToggle=${(e) => style(e.target.open)}><summary>Styles and earlier prompts${state.wish.style && html` <span class="chip">${state.wish.style}</span>`}</summary>${styling && html`<${Styles} />`}</details>
+        <details class="weigh" onToggle=${(e) => lists(e.target.open)}><summary>Lists of words</summary>${listing && html`<${Wildcards} />`}</details>`}</div>`}
+    ${of?.labels.length > 0 && html`<${Named} id="class" name="Class" help=${HELPS.label} control=${(described) => html`<select id="class" aria-describedby=${described} value=${label} onChange=${(e) => wish({ label: e.target.value, ...letGo() })}>
         <option value="">any</option>${of.labels.map((each) => html`<option value=${each}>${each}</option>`)}
-      </select></div>`}`;
+      </select>`} />`}`;
 }
 
 const COUNTS = [1, 2, 4, 6, 9, 16];
@@ -95,17 +113,15 @@ const COUNTS = [1, 2, 4, 6, 9, 16];
 function Numbers() {
   const { n, seed, locked, borrowed, vary } = state.wish;
   return html`<div class="pair">
-    ${task()?.several !== false && html`<div class="field"><label for="count">Pictures</label>
-      <select id="count" value=${n} onChange=${(e) => wish({ n: Number(e.target.value) })}>
+    ${task()?.several !== false && html`<${Named} id="count" name="Pictures" help=${HELPS.n} control=${(described) => html`<select id="count" aria-describedby=${described} value=${n} onChange=${(e) => wish({ n: Number(e.target.value) })}>
         ${[...new Set([...COUNTS, n])].sort((a, b) => a - b).map((each) => html`<option value=${each}>${each}</option>`)}
-      </select></div>`}
-    <div class="field"><label for="seed">Seed</label>
-      <div class="joined">
-        <input id="seed" type="number" step="1" value=${seed} onChange=${(e) => wish({ seed: Math.round(Number(e.target.value)) || 0, locked: true, borrowed: false })} />
+      </select>`} />`}
+    <${Named} id="seed" name="Seed" help=${HELPS.seed} control=${(described) => html`<div class="joined">
+        <input id="seed" type="number" aria-describedby=${described} step="1" value=${seed} onChange=${(e) => wish({ seed: Math.round(Number(e.target.value)) || 0, locked: true, borrowed: false })} />
         <button type="button" title="another seed" aria-label="Another seed" onClick=${() => wish({ seed: dice() })}><${Icon} name="dice" /></button>
         <button type="button" title=${locked ? "the seed stays" : "each time another seed"} aria-label="Keep the seed" aria-pressed=${locked}
           onClick=${() => wish({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
-      </div></div>
+      </div>`} />
   </div>
   ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => wish({ ...letGo(), seed: dice() })}>Let go</button></p>`}`;
 }
@@ -119,12 +135,10 @@ function More() {
   const differing = Object.keys(own.sampler).length + Boolean(own.negative) + Boolean(own.vary) + (own.dtype !== "float32");
   const about = { label: "Variation", type: "number", minimum: 0, maximum: 1, default: 0 };
   const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { label: "Precision", enum: ["float32", "bfloat16"], default: "float32" } } };
-  const helps = { vary: "the pictures after the first are variations of it, this far away.", dtype: "what the networks compute in; bfloat16 may be quicker." };
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
-    ${of.text && html`<div class="field"><label for="negative">Keep away from</label>
-      <input id="negative" type="text" value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" /></div>`}
+    ${of.text && html`<${Named} id="negative" name="Keep away from" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
     <${Form} prefix="sampler" schema=${own.task === "paint" && of.hint ? besides(of.schema, "control_strength") : of.schema} help=${of.help} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
-    <${Form} prefix="common" schema=${common} help=${helps} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
+    <${Form} prefix="common" schema=${common} help=${HELPS} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
       change=${({ vary = 0, dtype = "float32" }) => wish({ vary, dtype })} />
     ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish({ sampler: {}, negative: "", vary: 0, dtype: "float32" })}>As it was trained to be used</button>`}
   </details>`;

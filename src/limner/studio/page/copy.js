@@ -40,6 +40,7 @@ export function asCommand({ model, task, params, inputs }, does, picture) {
   if (inputs?.mask) parts.push("--mask mask.png");
   if (inputs?.hint) parts.push("--hint hint.png");
   if (own && !(own === "keep" && inputs?.mask)) parts.push(`--${own}`, given[own] ?? does?.schema.properties[own]?.default);
+  if (given?.feather && inputs?.mask) parts.push("--feather", given.feather);
   if (params.negative) parts.push("--negative", quoted(params.negative));
   if (params.label) parts.push("--label", quoted(params.label));
   if (params.n > 1 || own) parts.push("-n", params.n);

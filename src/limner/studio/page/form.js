@@ -1,6 +1,7 @@
 // A form made from a JSON schema: what the command line reads, too.
 
 import { html } from "/page/vendor/preact.js";
+import { useHelp } from "/page/help.js";
 
 /** The part of a schema that is not "nothing", and whether nothing may be given. */
 export function plain(schema) {
@@ -31,14 +32,13 @@ const bounded = (field) => [field.minimum ?? field.exclusiveMinimum, field.maxim
 function Field({ id, name, schema, help, usual, value, change }) {
   const field = plain(schema);
   const standard = usual ?? field.default;
-  const hint = help ? html`<small id=${`${id}-help`}>${help}</small>` : null;
-  const described = help ? `${id}-help` : undefined;
+  const { button, said, described } = useHelp(id, label(name, field), help);
   const set = (next) => change(next === standard || next === undefined || Number.isNaN(next) ? undefined : next);
 
   if (field.type === "boolean") {
     return html`<div class="field switch">
       <label for=${id}><input type="checkbox" role="switch" id=${id} checked=${value ?? standard ?? false} aria-describedby=${described}
-        onChange=${(e) => set(e.target.checked)} /><span>${label(name, field)}</span></label>${hint}
+        onChange=${(e) => set(e.target.checked)} /><span>${label(name, field)}</span></label>${button}${said}
     </div>`;
   }
   let control;
@@ -63,7 +63,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
     control = html`<input type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
       placeholder=${field.type === "array" ? "such as 1, 2" : "auto"} onChange=${(e) => set(loose(e.target.value))} />`;
   }
-  return html`<div class="field"><label for=${id}>${label(name, field)}</label>${control}${hint}</div>`;
+  return html`<div class="field"><div class="named"><label for=${id}>${label(name, field)}</label>${button}</div>${control}${said}</div>`;
 }
 
 /** All fields of a schema; `values` holds only what differs from the usual. */

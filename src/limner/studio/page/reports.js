@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
-import { Icon, Link } from "/page/parts.js";
+import { Icon, Link, Missing } from "/page/parts.js";
 import { trouble } from "/page/state.js";
 
 /** The numbers of a report, each with what it was measured on. */
@@ -29,9 +29,13 @@ function Compared({ comparison }) {
 
 /** A comparison's own page, in a box out of which it cannot look. */
 function Inside({ id }) {
+  const [known, know] = useState(null);
+  useEffect(() => { get("/api/v1/reports").then(({ comparisons }) => know(comparisons.some((each) => each.id === id))).catch(trouble); }, [id]);
+  if (!known) return known === false ? html`<${Missing} what="comparison" />` : html`<div class="reports"></div>`;
   return html`<section class="inside" aria-label="Comparison">
     <header><${Link} to="/reports" class="quiet"><${Icon} name="left" /> All reports</${Link}>
       <a class="quiet" href=${`/api/v1/comparisons/${id}`} target="_blank" rel="noopener">By itself</a></header>
+    <h1 class="hidden">A comparison</h1>
     <iframe src=${`/api/v1/comparisons/${id}`} sandbox="allow-scripts" title="The comparison"></iframe>
   </section>`;
 }

@@ -81,7 +81,7 @@ function Welcome() {
   const take = (prompt) => { wish({ prompt }); paint(); };
   return html`<section class=${state.total ? "welcome known" : "welcome"}>
     <h2>What shall we paint?</h2>
-    <p>Type a few words and watch the picture form. Everything happens on this machine.</p>
+    <p>${of?.text !== false ? "Type a few words" : of.labels.length ? "Choose a class" : "Press Paint"} and watch the picture form. Everything happens on this machine.</p>
     ${of?.text !== false && html`<div class="examples">${EXAMPLES.map(([prompt, file]) => html`<button type="button" key=${prompt} onClick=${() => take(prompt)}>
       <img class="pixels" src=${`/page/examples/${file}.png`} alt="" width="64" height="64" /><span>${prompt}</span></button>`)}</div>`}
     <p class="hint">Or <button type="button" class="link" onClick=${surprise}>be surprised</button>, or drop a PNG that limner painted anywhere on this page: its settings come back.</p>
@@ -129,7 +129,6 @@ export function Stage() {
     if (jobs[0]?.fresh && !jobs[0].inputs?.hint && (from < 0 || from > innerHeight / 2)) top.current.scrollIntoView({ behavior: "smooth" });
   }, [newest]);
   return html`<div class="stage">
-    <h1 class="hidden">The studio</h1>
     ${state.trouble && html`<p class="problem" role="status">Nothing is painted at present: ${state.trouble.message}<span>${state.trouble.hint}</span></p>`}
     <${Queue} />
     <div id="easel" ref=${top} aria-busy=${open.length > 0}>

@@ -95,7 +95,7 @@ export function say(notice, undo = null) {
 
 /** Ask before doing what cannot be taken back. */
 export function question(text, yes, act) {
-  set({ question: { text, yes, act } });
+  set({ question: { text, yes, act, from: document.activeElement } });
 }
 
 /** Forget the form, so that what is in it can break nothing. */
@@ -205,7 +205,7 @@ export async function paint() {
   }
 }
 
-const CHOICES = /\{[^{}]*\|[^{}]*\}|__[a-z]+__/;
+const CHOICES = /\{[^{}]*\|[^{}]*\}|__[a-z0-9]+(?:-[a-z0-9]+)*__/;
 
 /** A request; one for each picture where the seed chooses words: `{red|blue}`, `__colour__`. The studio makes the choice. */
 function eachWithItsWords(asked) {
@@ -442,6 +442,9 @@ export async function take(file, input) {
     trouble(error);
   }
 }
+
+/** A view that takes what is dropped anywhere on the page; else it is read as a picture. */
+export const catcher = { take: null };
 
 /** The tasks of the chosen model that begin with a picture. */
 export const takers = () => Object.entries(model()?.tasks ?? {}).filter(([, each]) => "image" in each.inputs && each.shows !== "maps");

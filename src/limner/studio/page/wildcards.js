@@ -1,0 +1,50 @@
+// Lists of words for `__name__` in prompts: files that the command line reads, too.
+
+import { html, useEffect, useState } from "/page/vendor/preact.js";
+import { ask, get } from "/page/api.js";
+import { forgetLists } from "/page/complete.js";
+import { say, state, trouble, wish } from "/page/state.js";
+
+const NAME = /^[a-z0-9]+(-[a-z0-9]+)*$/;
+
+export function Wildcards() {
+  const [lists, setLists] = useState([]), [own, edit] = useState({ name: "", words: "" }), [chosen, choose] = useState("");
+  const known = ({ lists: found }) => { setLists(found); forgetLists(); };
+  useEffect(() => { get("/api/v1/wildcards").then(known).catch(trouble); }, []);
+  const pick = (name) => {
+    const found = lists.find((each) => each.name === name);
+    choose(name);
+    edit({ name, words: found ? found.words.join("\n") : "" });
+  };
+  const words = own.words.split("\n").map((line) => line.trim()).filter((line) => line && !line.startsWith("#")), list = lists.find((each) => each.name === chosen);
+  const name = own.name.trim().toLowerCase(), good = NAME.test(name) && name.length <= 40 && words.length > 0;
+  const keep = async () => {
+    try {
+      known(await ask("PUT", `/api/v1/wildcards/${name}`, { words }));
+      choose(name);
+      say(`__${name}__ stands for ${words.length} choice${words.length > 1 ? "s" : ""}`);
+    } catch (error) {
+      trouble(error);
+    }
+  };
+  const remove = () => ask("DELETE", `/api/v1/wildcards/${chosen}`).then((found) => {
+    known(found);
+    const left = found.lists.find((each) => each.name === chosen); // one of limner's, which it stood before
+    choose(left ? chosen : "");
+    edit(left ? { name: chosen, words: left.words.join("\n") } : { name: "", words: "" });
+    say("the list is deleted");
+  }).catch(trouble);
+  const insert = () => wish({ prompt: `${state.wish.prompt.trimEnd()} __${chosen}__`.trim() });
+  return html`<div class="fields">
+    <div class="field"><label for="wildcard">List</label>
+      <select id="wildcard" value=${chosen} onChange=${(e) => pick(e.target.value)}><option value="">a new one</option>${lists.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.own ? " (your own)" : ""}</option>`)}</select></div>
+    <div class="field"><label for="wildcard-name">Name</label>
+      <input id="wildcard-name" type="text" value=${own.name} maxlength="40" placeholder="weather" spellcheck="false" aria-describedby="wildcard-help" onInput=${(e) => edit({ ...own, name: e.target.value })} />
+      <small id="wildcard-help">In a prompt, <code>__${name || "name"}__</code> stands for one of its choices, which the seed chooses.</small></div>
+    <div class="field"><label for="wildcard-words">One choice in each line</label>
+      <textarea id="wildcard-words" class="lines" rows="5" value=${own.words} placeholder=${"sunny\na storm at sea"} onInput=${(e) => edit({ ...own, words: e.target.value })}></textarea></div>
+    <div class="views"><button type="button" class="quiet" disabled=${!good} onClick=${keep}>Keep this list</button>
+      ${chosen && html`<button type="button" class="quiet" onClick=${insert}>Put it into the prompt</button>`}
+      ${list?.own && html`<button type="button" class="quiet danger" onClick=${remove}>Delete this list</button>`}</div>
+  </div>`;
+}

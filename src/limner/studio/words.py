@@ -1,0 +1,149 @@
+"""Words for the prompt field: what models know that begins so, and lists for `__name__`.
+
+GET    /api/v1/words?start=app        words that go on from there
+GET    /api/v1/wildcards              lists of words, of which the seed chooses one
+PUT    /api/v1/wildcards/{name}       keep a list of one's own
+DELETE /api/v1/wildcards/{name}       delete it
+"""
+
+import json
+import re
+from collections import Counter
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+from fastapi import Path as InPath
+from pydantic import BaseModel, Field
+
+from limner.contract.emoji_names import emoji_captions
+from limner.contract.errors import LimnerError
+from limner.contract.wildcards import (
+    LISTS,
+    LONGEST_CHOICE,
+    MOST_CHOICES,
+    NAME,
+    Lists,
+    own_lists,
+    own_lists_folder,
+    word_lists,
+)
+from limner.studio.api_types import Strict
+from limner.studio.background import far_aside
+from limner.studio.lifecycle import Studio
+from limner.studio.problems import RefusedError, errors
+
+_SHORTEST = 3  # letters of a word that is offered
+_MOST_LISTS = 200
+_WORD = re.compile(rf"[a-z]{{{_SHORTEST},}}")
+ListName = Annotated[str, InPath(pattern=f"^{NAME}$", max_length=40)]
+_LINE = r"^[^\r\n\x00]+$"
+Choice = Annotated[str, Field(min_length=1, max_length=LONGEST_CHOICE, pattern=_LINE)]
+
+
+class Words(BaseModel):
+    """Words, the likeliest first."""
+
+    words: list[str]
+
+
+class WordList(BaseModel):
+    """A list of words; whether it is one's own, and can be changed."""
+
+    name: str
+    words: list[str]
+    own: bool
+
+
+class WordLists(BaseModel):
+    """All lists."""
+
+    lists: list[WordList]
+
+
+class NewList(Strict):
+    """The choices of a list."""
+
+    words: Annotated[list[Choice], Field(min_length=1, max_length=MOST_CHOICES)]
+
+
+@cache
+def known_words() -> tuple[str, ...]:
+    """The words that models read by the bundled table: those of captions of emoji first, as the
+    bundled models learnt them, then all, the frequent ones first.
+    """
+    table = files("limner") / "data" / "assets" / "words.json"
+    vocabulary: dict[str, int] = json.loads(table.read_text(encoding="utf-8"))["model"]["vocab"]
+    counted = Counter(_WORD.findall(" ".join(emoji_captions()).lower())).most_common()
+    whole = (word for word in vocabulary if _WORD.fullmatch(word))
+    captions = (word for word, _ in counted)
+    return tuple(dict.fromkeys(word for word in (*captions, *whole) if word in vocabulary))
+
+
+def completions(start: str, limit: int, lists: Lists = LISTS) -> list[str]:
+    """Words that begin so; of `__na`, names of lists.
+
+    >>> completions("strawb", 3), completions("__an", 3)
+    (['strawberry'], ['__animal__'])
+    """
+    start = start.lower()
+    words = sorted(f"__{name}__" for name in lists) if start.startswith("__") else known_words()
+    found = (word for word in words if word.startswith(start) and word != start)
+    return [word for word, _ in zip(found, range(limit))]
+
+
+def add_words(app: FastAPI, studio: Studio) -> None:
+    """Completion of words, and lists of words."""
+    root = studio.settings.root
+
+    @app.get("/api/v1/words", responses=errors(), response_model=Words)
+    async def words(
+        start: Annotated[str, Query(min_length=2, max_length=40)],
+        limit: Annotated[int, Query(ge=1, le=50)] = 8,
+    ) -> Any:
+        """Words that models know and that begin so; of `__na`, names of lists."""
+        lists = await far_aside(word_lists, own_lists_folder(root)) if start[:2] == "__" else LISTS
+        return Words(words=await far_aside(completions, start, limit, lists))
+
+    async def answer() -> WordLists:
+        own = await far_aside(own_lists, own_lists_folder(root))
+        found = [WordList(name=name, words=[*of], own=True) for name, of in own.items()]
+        rest = [(name, of) for name, of in LISTS.items() if name not in own]
+        found += [WordList(name=name, words=[*of], own=False) for name, of in rest]
+        return WordLists(lists=sorted(found, key=lambda each: each.name))
+
+    @app.get("/api/v1/wildcards", responses=errors(), response_model=WordLists)
+    async def all_lists() -> Any:
+        """The lists of words for `__name__` in prompts."""
+        return await answer()
+
+    @app.put("/api/v1/wildcards/{name}", responses=errors(409), response_model=WordLists)
+    async def keep(name: ListName, wish: NewList) -> Any:
+        """Keep a list as `wildcards/NAME.txt`, which the command line reads, too."""
+        folder = own_lists_folder(root)
+        own = await far_aside(own_lists, folder)
+        if name not in own and len(own) >= _MOST_LISTS:
+            raise RefusedError(409, "full", f"there are {_MOST_LISTS} lists", "delete one first")
+        choices = [each.strip() for each in wish.words]
+        if not all(choices) or any(each.startswith("#") for each in choices):
+            raise LimnerError("a choice is empty or begins with #; leave it out")
+        await far_aside(_write, folder / f"{name}.txt", choices)
+        return await answer()
+
+    @app.delete("/api/v1/wildcards/{name}", responses=errors(404), response_model=WordLists)
+    async def delete(name: ListName) -> Any:
+        """Delete a list of one's own."""
+        file = own_lists_folder(root) / f"{name}.txt"
+        if not await far_aside(file.is_file):
+            raise RefusedError(404, "unknown", "there is no such list", "see /api/v1/wildcards")
+        await far_aside(file.unlink, True)
+        return await answer()
+
+
+def _write(file: Path, choices: list[str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text("\n".join(choices) + "\n", encoding="utf-8")
+    partial.replace(file)

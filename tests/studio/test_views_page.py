@@ -1,0 +1,98 @@
+"""Every view has a title, a heading that has the focus, and names for screen readers."""
+
+import pytest
+from playwright.sync_api import expect
+
+from conftest import Open, Studio, clean
+
+TITLE = "limner studio"
+
+
+@pytest.fixture(scope="module")
+def picture(studio: Studio) -> dict[str, object]:
+    of = {"model": "runs/words", "seed": 1, "sampler": {"steps": 1}}
+    return studio.painted(prompt="a blue owl", **of)["outputs"][0]
+
+
+def test_titles_and_focus_follow_the_view(visit: Open, studio: Studio, picture: dict[str, object]):
+    page = visit()
+    heading, keys = page.locator("main h1"), page.keyboard
+    assert page.title() == TITLE
+    expect(heading).not_to_be_focused()
+    for link, title in (("Train", "Train a model of your own"), ("Reports", "Reports")):
+        page.get_by_role("link", name=link).press("Enter")
+        expect(heading).to_have_text(title)
+        expect(heading).to_be_focused()
+        expect(page).to_have_title(f"{title} · {TITLE}")
+        clean(page)
+    keys.press("Escape")
+    expect(heading).to_have_text("The studio")
+    expect(heading).to_be_focused()
+    expect(page).to_have_title(TITLE)
+    tile = page.get_by_role("link", name="a blue owl").first
+    tile.press("Enter")
+    expect(page).to_have_title(f"a blue owl · {TITLE}")
+    expect(heading).to_be_focused()
+    keys.press("Tab")
+    expect(page.get_by_role("button", name="Use settings")).to_be_focused()
+    page.get_by_role("link", name="Change words").press("Enter")
+    page.wait_for_url("**/edit/*")
+    expect(page.locator(".spoken button")).to_have_count(3)
+    expect(heading).to_be_focused()
+    page.go_back()
+    expect(page.get_by_role("button", name="Use settings")).to_be_visible()
+    expect(heading).to_be_focused()
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("/p/nothing", "There is no such picture"),
+        ("/train/" + "0" * 20, "There is no such training"),
+        ("/grid/nothing-here", "There is no such grid"),
+        ("/reports/" + "0" * 20, "There is no such comparison"),
+    ],
+)
+def test_addresses_that_lead_nowhere_have_titles(visit: Open, path: str, title: str):
+    page = visit(path, expected="404")
+    expect(page).to_have_title(f"{title} · {TITLE}")
+    expect(page.locator("main h1")).to_have_count(1)
+    clean(page)
+
+
+def test_what_an_option_is_stands_beside_it(visit: Open):
+    page = visit()
+    page.get_by_text("Options", exact=True).click()
+    said = page.locator("#sampler-scale-help")
+    expect(said).to_be_hidden()
+    assert page.locator("#sampler-scale").get_attribute("aria-describedby") == "sampler-scale-help"
+    button = page.get_by_role("button", name="What is this? Scale")
+    button.press("Enter")
+    expect(said).to_have_text("How strong the colours are.")
+    expect(button).to_have_attribute("aria-expanded", "true")
+    for name in ("Model", "Task", "Prompt", "Pictures", "Seed", "Keep away from", "Precision"):
+        page.get_by_role("button", name=f"What is this? {name}").press("Enter")
+    clean(page)
+    button.press("Enter")
+    expect(said).to_be_hidden()
+    fields = page.locator(".composer details[open] .field :is(input, select):visible")
+    for field in fields.all():
+        name = field.get_attribute("id")
+        if name and name not in ("sampler-clip", "sampler-crash"):  # the stub says nothing of them
+            assert field.get_attribute("aria-describedby"), name
+
+
+def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
+    page = visit()
+    studio.client.patch("/api/v1/queue", json={"paused": True})
+    page.fill("#prompt", "asked")
+    page.locator("#prompt").press("Control+Enter")
+    page.locator("#prompt").press("Control+Enter")
+    cancel = page.get_by_role("button", name="Cancel all")
+    cancel.press("Enter")
+    expect(page.get_by_role("alertdialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(cancel).to_be_focused()
+    studio.client.post("/api/v1/queue/clear", json={})
+    studio.client.patch("/api/v1/queue", json={"paused": False})
+    expect(page.locator(".job")).to_have_count(0)

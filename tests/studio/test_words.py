@@ -1,0 +1,103 @@
+"""Words for the prompt: completion as one types, and one's own lists, also by keyboard alone."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import expect
+
+from conftest import NAME, Open, Studio, clean
+from limner.studio.words import completions, known_words
+
+
+def test_what_models_know_is_offered_that_of_captions_first():
+    words = known_words()
+    assert {"apple", "strawberry", "zigzag"} <= {*words} and "##ing" not in words
+    assert words.index("grinning") < words.index("government"), "captions stand before others"
+    assert completions("APP", 1) == ["apple"]
+    assert completions("apple", 3) and "apple" not in completions("apple", 3)
+    assert completions("qqqq", 3) == [] == completions("__zz", 3)
+
+
+@pytest.fixture
+def lists(studio: Studio) -> Iterator[Studio]:
+    yield studio
+    for each in studio.client.get("/api/v1/wildcards").json()["lists"]:
+        if each["own"]:
+            studio.client.delete(f"/api/v1/wildcards/{each['name']}")
+
+
+def test_own_lists_are_files_that_the_command_line_reads(lists: Studio):
+    put = lists.client.put("/api/v1/wildcards/sky-kind", json={"words": ["storm", " a {b|b} "]})
+    assert put.status_code == 200, put.text
+    file = lists.folder / "wildcards" / "sky-kind.txt"
+    assert file.read_text() == "storm\na {b|b}\n"
+    prompts = {lists.submit(prompt="__sky-kind__", seed=s)["params"]["prompt"] for s in range(9)}
+    assert prompts == {"storm", "a b"}
+    assert lists.client.get("/api/v1/words?start=__sk").json() == {"words": ["__sky-kind__"]}
+    for name, words in (("Up", ["x"]), ("a", []), ("a", ["# x"]), ("a", [" "]), ("a", ["x\ny"])):
+        refused = lists.client.put(f"/api/v1/wildcards/{name}", json={"words": words})
+        assert refused.status_code == 422, (name, words)
+    assert lists.client.put("/api/v1/wildcards/colour", json={"words": ["x"]}).status_code == 200
+    gone = lists.client.delete("/api/v1/wildcards/colour").json()["lists"]
+    (colour,) = [each for each in gone if each["name"] == "colour"]
+    assert not colour["own"] and "red" in colour["words"], "limner's own is back"
+    assert lists.client.delete("/api/v1/wildcards/colour").status_code == 404
+
+
+def test_words_are_completed_without_being_in_the_way(visit: Open):
+    page = visit(name=NAME)
+    field, keys = page.locator("#prompt"), page.keyboard
+    options = page.locator(".completions [role=option]")
+    field.focus()
+    keys.type("a strawb")
+    expect(options).to_have_text(["strawberry"])
+    clean(page)
+    keys.press("ArrowDown")
+    expect(options.first).to_have_attribute("aria-selected", "true")
+    assert field.get_attribute("aria-activedescendant") == "completion-0"
+    keys.press("Enter")
+    expect(field).to_have_value("a strawberry")
+    expect(options).to_have_count(0)
+    keys.press("Control+z")
+    expect(field).to_have_value("a strawb")
+    keys.press("End")
+    keys.type("e")
+    expect(options).to_have_count(1)
+    keys.press("Escape")
+    expect(options).to_have_count(0)
+    expect(field).to_be_focused()
+    keys.type("rry gra")
+    expect(options.first).to_be_visible()
+    keys.press("Tab")
+    expect(field).not_to_be_focused()
+    expect(field).to_have_value("a strawberry gra")
+    field.press("End")
+    keys.type("p")
+    expect(options.first).to_be_visible()
+    keys.press("Enter")
+    expect(field).to_have_value("a strawberry grap\n")
+    field.fill("__ani")
+    expect(options).to_have_text(["__animal__"])
+    options.first.click()
+    expect(field).to_have_value("__animal__")
+
+
+def test_a_list_is_made_used_and_deleted_in_the_page(visit: Open, lists: Studio):
+    page = visit(viewport={"width": 375, "height": 740})
+    page.get_by_text("Lists of words").click()
+    page.fill("#wildcard-name", "Mood")
+    page.fill("#wildcard-words", "calm\n\n# a remark\nwild")
+    page.get_by_role("button", name="Keep this list").press("Enter")
+    expect(page.locator("#wildcard")).to_have_value("mood")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    clean(page)
+    page.fill("#prompt", "a sea,")
+    page.get_by_role("button", name="Put it into the prompt").press("Enter")
+    expect(page.locator("#prompt")).to_have_value("a sea, __mood__")
+    page.select_option("#count", "2")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job.done")).to_have_count(2)
+    for title in page.locator(".job.done h2").all_inner_texts():
+        assert title in ("a sea, calm", "a sea, wild")
+    page.get_by_role("button", name="Delete this list").press("Enter")
+    expect(page.locator("#wildcard option", has_text="mood")).to_have_count(0)
