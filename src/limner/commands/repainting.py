@@ -195,7 +195,7 @@ def edit_sheet(
             raise LimnerError("--feather blends the edge of a part; give --mask or --keep, too")
     elif feather is not None:
         raise LimnerError(
-            f"what a {work.model.name} model paints follows from what stays, to the pixel; leave "
+            f"what model '{work.model.name}' paints follows from what stays, to the pixel; leave "
             "--feather out"
         )
     elif strength is not None:
