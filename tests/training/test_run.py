@@ -4,6 +4,7 @@ Also a script, which the tests run and kill: python test_run.py MODE RUN.
 """
 
 import errno
+import itertools
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ import torch
 from test_loop import SPEC, ToyDenoiser, _one_thread, images  # noqa: F401
 from torch import Tensor
 
-from limner.contract.checkpoint import load, read_header
+from limner.contract.checkpoint import load, load_tensors, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.data import Dataset
@@ -355,18 +356,29 @@ def test_two_processes_equal_one(tmp_path):
         env=environment,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=400,
     )
     for model in ("toy-denoiser", "toy-gan"):
-        run = tmp_path / "pair" / model
-        train(paired(model), tmp_path / "one" / model, dataset=Ramps())
-        together, alone = load(run), load(tmp_path / "one" / model)
-        for name, weight in alone.state_dict().items():
-            torch.testing.assert_close(
-                together.state_dict()[name].double(), weight.double(), atol=1e-6, rtol=0
-            )
-        assert newest(run) == 6
-        resume(run, ["train.steps=7"], dataset=Ramps())
+        train(paired(model, widths=(0.1, 0.2)), tmp_path / "one" / model, dataset=Ramps())
+        alone = load(tmp_path / "one" / model).state_dict()
+        averages = load_tensors(tmp_path / "one" / model / "averages" / "step-00000006.safetensors")
+        for parallel, tolerance in (("ddp", 1e-6), ("fsdp", 1e-5)):
+            run = tmp_path / "pair" / parallel / model
+            together = load(run).state_dict()
+            for name, weight in alone.items():
+                found = together[name].double()
+                torch.testing.assert_close(found, weight.double(), atol=tolerance, rtol=0)
+            kept = load_tensors(run / "averages" / "step-00000006.safetensors")
+            assert kept.keys() == averages.keys()
+            for name, weight in averages.items():
+                torch.testing.assert_close(kept[name], weight, atol=1e-3, rtol=0)  # of halves
+            assert newest(run) == 6
+            resume(run, ["train.steps=7"], dataset=Ramps())
+            last = read_log(run)[-1]
+            resume(tmp_path / "one" / model, ["train.steps=7"], dataset=Ramps())
+            for name, value in read_log(tmp_path / "one" / model)[-1].items():
+                if name not in ("images_per_second", "seconds"):
+                    assert last[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
 def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
@@ -378,7 +390,7 @@ def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     steps = [row["step"] for row in read_log(tmp_path / "pair")]
@@ -404,9 +416,9 @@ def _lose(loop: Loop, logs: dict[str, float]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def paired(model: str) -> Recipe:
+def paired(model: str, **changed: object) -> Recipe:
     """A recipe without dropout, whose masks depend on the shares."""
-    made = recipe(model, steps=6, lr=1e-3, micro_batches=2)
+    made = recipe(model, steps=6, lr=1e-3, micro_batches=2, **changed)
     if model == "toy-denoiser":
         made.model["dropout"] = 0.0
     return made
@@ -419,8 +431,12 @@ def _slowly(loop: Loop, logs: dict[str, float]) -> None:
 def main(mode: str, run: Path) -> None:
     torch.set_num_threads(1)
     if mode == "pair":
-        for model in ("toy-denoiser", "toy-gan"):
-            train(paired(model), run / model, dataset=Ramps(), device="cpu")
+        for parallel, model in itertools.product(("ddp", "fsdp"), ("toy-denoiser", "toy-gan")):
+            asked = paired(model, parallel=parallel, widths=(0.1, 0.2))
+            folder = run / parallel / model
+            half_way = lambda loop, _: loop.step == 3  # noqa: E731
+            train(asked, folder, dataset=Ramps(), device="cpu", on_step=half_way)
+            resume(folder, dataset=Ramps(), device="cpu")
     elif mode == "lose":
         train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=_lose)
     elif (run / "recipe.toml").exists():

@@ -25,6 +25,8 @@ from torch import Tensor
 
 from limner.contract.checkpoint import save_tensors
 from limner.contract.errors import LimnerError
+from limner.runtime import processes
+from limner.training.sharding import shared_out, shares, whole
 
 AverageName = Literal["constant", "warmup", "power"]
 
@@ -62,7 +64,7 @@ class PowerAverages:
     def state(self) -> dict[str, Tensor]:
         """Copies of all averages, as WIDTH/NAME."""
         return {
-            f"{width:g}/{name}": kept.clone()
+            f"{width:g}/{name}": whole(kept)
             for width, own in self._kept.items()
             for name, kept in own.items()
         }
@@ -71,13 +73,15 @@ class PowerAverages:
         """Go on from a state of the same widths."""
         for width, own in self._kept.items():
             for name, kept in own.items():
-                kept.copy_(state[f"{width:g}/{name}"])
+                kept.copy_(shared_out(state[f"{width:g}/{name}"], kept))
 
     def save(self, run: Path, step: int, updates: int, images: int) -> None:
         """Keep all averages as they are now, in half precision; nothing where there are none."""
-        if self._kept and updates:
+        if not self._kept or not updates:
+            return
+        halves = {name: kept.half() for name, kept in self.state().items()}
+        if processes.first():
             (run / FOLDER).mkdir(exist_ok=True)
-            halves = {name: kept.half() for name, kept in self.state().items()}
             counts = {UPDATES: torch.tensor(updates), IMAGES: torch.tensor(images)}
             save_tensors(halves | counts, run / FOLDER / f"step-{step:08d}.safetensors")
 
@@ -136,4 +140,4 @@ def lerp_(
 ) -> None:
     """average <- beta average + (1 - beta) weights, in place, for a whole list at once."""
     lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-    lerp(list(average), list(weights), 1 - beta)
+    lerp(shares(list(average)), shares(list(weights)), 1 - beta)

@@ -35,6 +35,14 @@ from limner.runtime import processes
 from limner.training import averages, optimisers
 from limner.training.options import TrainOptions
 from limner.training.player import Player
+from limner.training.sharding import (
+    Sharding,
+    all_shared_out,
+    gathered_copy,
+    is_share,
+    total_norm,
+    whole,
+)
 from limner.training.torch_errors import differentiates_twice, is_out_of_memory
 
 Groups = dict[str, dict[str, Tensor]]
@@ -81,7 +89,8 @@ class Loop:
         self.device = torch.device(device)
         self.model = model.to(self.device).train()
         self._ahead = Ahead(batches, self._round)
-        if options.channels_last:
+        self._sharding = self._sharded()
+        if options.channels_last and not self._sharding:
             _channels_last_(self.model)
         self.players = _players(self.model, options)
         trained = {id(p): p for player in self.players.values() for p in player.parameters}
@@ -105,19 +114,25 @@ class Loop:
 
     def prepare(self) -> None:
         """Initialise the model from data, before step 0; the average and other processes follow."""
-        with self._seeded("prepare"), torch.no_grad():
+        gathered = self._sharding.gathered() if self._sharding else contextlib.nullcontext()
+        with gathered, self._seeded("prepare"), torch.no_grad():
             self.model.prepare(self._first_batches())
-        processes.broadcast_(list(self.model.state_dict().values()))
+            processes.broadcast_([*self.model.parameters(), *self.model.buffers()])
         self.average.load_state_dict(self.model.state_dict())
 
     def calibrated(self) -> Learner:
         """The averaged model as it is to be used: buffers re-estimated where it asks for that."""
+        average = self.whole_average()
         if type(self.model).calibrate is Learner.calibrate:
-            return self.average
-        ready = copy.deepcopy(self.average, dict(self._frozen))
+            return average
+        ready = copy.deepcopy(average, dict(self._frozen))
         with self._seeded("calibrate"), torch.no_grad():
             ready.calibrate(itertools.islice(self._first_batches(), self.options.calibrate_batches))
         return ready.eval()
+
+    def whole_average(self) -> Learner:
+        """The average with all of its weights, to be asked for on every process."""
+        return gathered_copy(self.average) if self._sharding else self.average
 
     def advance(self) -> dict[str, float]:
         """Take one training step.
@@ -169,8 +184,8 @@ class Loop:
         memory = {name: buffer.detach().clone() for name, buffer in self.model.memory().items()}
         more = {"memory": memory, "power_averages": self.power_averages.state()}
         return {
-            "model": {k: v.detach().clone() for k, v in self.model.state_dict().items()},
-            "average": {name: kept.clone() for name, (kept, _) in self._averaged.items()},
+            "model": {name: whole(value) for name, value in self.model.state_dict().items()},
+            "average": {name: whole(kept) for name, (kept, _) in self._averaged.items()},
             "optimizer": {name: value for part in moments for name, value in part.items()},
             "counters": counters | {"lr_scale": torch.tensor(self.lr_scale, dtype=torch.float64)},
         } | {name: group for name, group in more.items() if group}
@@ -181,8 +196,9 @@ class Loop:
         Raises:
             LimnerError: the state is of another model.
         """
-        weights = with_current_names(state["model"], self.model.state_dict())
-        average = with_current_names(state["average"], self._averaged)
+        own = self.model.state_dict()
+        weights = all_shared_out(with_current_names(state["model"], own), own)
+        average = all_shared_out(with_current_names(state["average"], self._averaged), own)
         if average.keys() != self._averaged.keys():
             odd = min(average.keys() ^ self._averaged.keys())
             raise LimnerError(f"the saved state is of another model: weight '{odd}' is in one only")
@@ -206,6 +222,21 @@ class Loop:
     def _round(self) -> int:
         """Images that one step takes."""
         return self.options.batch * self.model.batches_per_round
+
+    def _sharded(self) -> Sharding | None:
+        """The model's weights shared out, where that is asked for and there is somebody else.
+
+        Raises:
+            LimnerError: an optimiser that needs whole weights.
+        """
+        if self.options.parallel == "ddp" or processes.size() == 1:
+            return None
+        if self.options.optimizer == "muon":
+            raise LimnerError(
+                "train.optimizer=muon needs whole matrices, which train.parallel=fsdp has not; "
+                "give train.optimizer=adamw"
+            )
+        return Sharding(self.model)
 
     def _splits(self, micro_batches: int) -> bool:
         return self.options.batch % (micro_batches * processes.size()) == 0
@@ -283,7 +314,8 @@ class Loop:
                 raise self._rule_broken("its micro-batches take different turns")
             player = mover
             if turn and player:
-                (turn.loss / len(games)).backward(inputs=player.parameters)
+                learners = None if self._sharding else player.parameters
+                (turn.loss / len(games)).backward(inputs=learners)
                 losses.append(turn.loss.detach().float())
                 for name, value in turn.logs.items():
                     logs.setdefault(name, []).append(value.detach().float())
@@ -306,7 +338,7 @@ class Loop:
             self._seeded(self.step, number, part),
             autocast(self.device, self.options.dtype),
         ):
-            return next(game, None)
+            return self._sharding.next_turn(game) if self._sharding else next(game, None)
 
     def _mover(self, turn: Turn) -> Player:
         if turn.of is None and len(self.players) == 1:
@@ -319,13 +351,16 @@ class Loop:
 
     def _update(self, player: Player, loss: Float[Tensor, ""], logs: _Logs) -> bool:
         """Let a player take its step; no step, and False, where something is not finite."""
-        loss = processes.average_gradients_(player.parameters, loss)
+        alone = [
+            p for p in player.parameters if not is_share(p)
+        ]  # gradients of shares are averages
+        loss = processes.average_gradients_(alone, loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         if not gradients:
             raise self._rule_broken(
                 f"the loss of player '{player.name}' depends on none of its weights"
             )
-        norm = nn.utils.get_total_norm(gradients)
+        norm = total_norm(gradients)
         options = self.options
         share = optimisers.rate(
             self.step, options.steps, schedule=options.schedule, warmup=options.warmup
@@ -337,11 +372,13 @@ class Loop:
         finite = bool((loss + norm).isfinite())
         if finite:
             if options.clip:
-                nn.utils.clip_grads_with_norm_(player.parameters, options.clip, norm)
+                for group in player.optimizer.param_groups:
+                    nn.utils.clip_grads_with_norm_(group["params"], options.clip, norm)
             for group in player.optimizer.param_groups:
                 group["lr"] = lr
             player.optimizer.step()
-        player.optimizer.zero_grad()
+        for each in self.players.values():  # sharded, those who did not move have gradients, too
+            each.optimizer.zero_grad()
         return finite
 
     @torch.no_grad()

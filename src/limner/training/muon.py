@@ -49,7 +49,7 @@ class Muon(torch.optim.AdamW):
     """Muon for matrices and kernels, AdamW for the rest.
 
     Args:
-        parameters: what it updates, at least one.
+        parameters: what it updates, at least one; or groups of such.
         lr: the learning rate of both.
         betas: AdamW's.
         weight_decay: the strength of the pull to zero, of both.
@@ -57,7 +57,7 @@ class Muon(torch.optim.AdamW):
 
     def __init__(
         self,
-        parameters: Sequence[nn.Parameter],
+        parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
         *,
         lr: float,
         betas: tuple[float, float],

@@ -8,7 +8,7 @@ Nothing here has a memory but the optimisers' own moments, so a stopped run cont
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ ScheduleName = Literal["constant", "cosine", "linear"]
 
 def optimizer(
     name: OptimizerName,
-    parameters: Sequence[nn.Parameter],
+    parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
     *,
     lr: float,
     betas: tuple[float, float],
@@ -32,7 +32,7 @@ def optimizer(
     Args:
         name: "adamw" (weight decay apart from the gradient), "adam", "rmsprop" (whose decay is
             betas[1] and momentum betas[0]), which WGAN's weight clipping wants, or "muon".
-        parameters: what it updates, at least one.
+        parameters: what it updates, at least one; or groups of such.
         lr: the learning rate, before any schedule.
         betas: the decay rates of the first and second moment.
         weight_decay: the strength of the pull to zero.

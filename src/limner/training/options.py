@@ -52,6 +52,8 @@ class TrainOptions:
         dtype: in which the networks compute; weights and losses are float32 anyway, and bfloat16
             is float32 where the device has none.
         channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
+        parallel: of many processes: "ddp", each with all weights; "fsdp", each with its share of
+            weights, gradients, moments and averages, for models that fit no card.
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
         threads: of the CPU; 0 leaves it to torch.
         log_every: steps between lines of the log.
@@ -86,6 +88,7 @@ class TrainOptions:
     widths: tuple[Positive, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: bool = False
     threads: Natural = 0
     log_every: Count = 50

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from limner.contract.checkpoint import current_name
 from limner.training import optimisers
 from limner.training.options import TrainOptions
+from limner.training.sharding import in_groups, shared_out, whole
 
 
 class Player:
@@ -23,7 +24,7 @@ class Player:
         self.lr = own.lr or options.lr
         self.optimizer = optimisers.optimizer(
             options.optimizer,
-            self.parameters,
+            in_groups(self.parameters),
             lr=self.lr,
             betas=own.betas or options.betas,
             weight_decay=options.weight_decay if own.weight_decay is None else own.weight_decay,
@@ -32,7 +33,7 @@ class Player:
     def state(self) -> dict[str, Tensor]:
         """The optimiser's moments by parameter name."""
         return {
-            f"{self.name}/{name}/{key}": value.detach().clone()
+            f"{self.name}/{name}/{key}": whole(value)
             for name, p in zip(self.names, self.parameters)
             for key, value in self.optimizer.state.get(p, {}).items()
         }
@@ -47,4 +48,4 @@ class Player:
                 name = current_name(name, own)
                 like = own[name] if value.shape == own[name].shape else value
                 kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
-                self.optimizer.state[own[name]][key] = kept.detach().copy_(value)
+                self.optimizer.state[own[name]][key] = kept.detach().copy_(shared_out(value, kept))

@@ -331,7 +331,7 @@ class _Session:
     def log(self) -> None:
         """Append a line: means since the last one, and the held-out loss."""
         loop = self.loop
-        self.window.note(self.validation.numbers(loop.average, loop.step, loop.device))
+        self.window.note(self.validation.numbers(loop.whole_average(), loop.step, loop.device))
         row = {"step": loop.step, "images": loop.images_seen}
         row |= self.window.means(self.images_per_step)
         self.window = _Window()
@@ -372,21 +372,17 @@ class _Session:
 
     def save(self) -> None:
         """Write the model and the state; on any error the previous ones stay."""
-        if processes.first():
-            with self.writing():
+        loop = self.loop
+        model, state = loop.calibrated(), loop.state()  # gathered from all processes
+        with self.writing():
+            if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)
                 self.recipe.write(self.run / RECIPE_FILE)
-                save_model(
-                    self.loop.calibrated(),
-                    self.run / MODEL_FILE,
-                    images_seen=self.loop.images_seen,
-                    recipe=self.recipe.sections(),
-                )
-                self.loop.power_averages.save(
-                    self.run, self.loop.step, self.loop.updates, self.loop.images_seen
-                )
-                folder = self.run / "state"
-                save_state(folder, self.loop.step, self.loop.state(), self.options.keep)
+                seen, sections = loop.images_seen, self.recipe.sections()
+                save_model(model, self.run / MODEL_FILE, images_seen=seen, recipe=sections)
+            loop.power_averages.save(self.run, loop.step, loop.updates, loop.images_seen)
+            if processes.first():
+                save_state(self.run / "state", loop.step, state, self.options.keep)
         processes.barrier()
 
     def draw(self) -> None:

@@ -1,0 +1,70 @@
+"""Weights shared out among processes: what is refused; test_run.py trains with several."""
+
+import pytest
+import torch
+from test_loop import SPEC, ToyDenoiser, images
+
+from limner.contract.errors import LimnerError
+from limner.contract.model import Turn
+from limner.runtime import processes
+from limner.training.loop import Loop
+from limner.training.options import TrainOptions
+from limner.training.sharding import _Turns, gathered_copy, shared_out, shares, whole
+
+
+def loop(**options: object) -> Loop:
+    chosen = TrainOptions(batch=4, parallel="fsdp", **options)
+    return Loop(ToyDenoiser(SPEC, width=4), images, chosen)
+
+
+def test_one_process_has_nothing_to_share():
+    assert loop()._sharding is None
+    tensor = torch.ones(3)
+    assert shared_out(tensor, tensor) is tensor and shares([tensor]) == [tensor]
+    assert torch.equal(whole(tensor), tensor) and whole(tensor) is not tensor
+
+
+def test_an_optimiser_that_needs_whole_matrices_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    with pytest.raises(LimnerError, match="needs whole matrices"):
+        loop(optimizer="muon")
+
+
+def test_a_model_that_changes_its_weights_itself_is_refused():
+    model = ToyDenoiser(SPEC, width=4)
+    weight = next(model.parameters())
+
+    def game():
+        yield Turn(weight.square().sum())
+        with torch.no_grad():
+            weight.clamp_(-0.01, 0.01)
+        yield Turn(weight.square().sum())
+
+    turns, moves = _Turns(model), game()
+    first = turns(moves)
+    assert first is not None and torch.equal(first.loss, weight.square().sum())
+    with pytest.raises(LimnerError, match="changes its weights itself"):
+        turns(moves)
+
+
+def test_a_weight_that_only_another_process_uses_has_a_gradient_of_zero(monkeypatch):
+    model = ToyDenoiser(SPEC, width=4)
+    first, second, *others = model.parameters()
+    flags = torch.zeros(2 + len(others))
+    flags[:2] = 1
+    monkeypatch.setattr(processes, "sum_", lambda used: used.add_(flags))
+    turn = _Turns(model)(iter([Turn(first.square().sum())]))
+    assert turn is not None
+    turn.loss.backward()
+    assert first.grad is not None and first.grad.any()
+    assert second.grad is not None and not second.grad.any()
+    assert [p.grad for p in others] == [None] * len(others)
+
+
+def test_a_gathered_copy_is_a_copy_in_which_shared_weights_stay_shared():
+    model = ToyDenoiser(SPEC, width=4)
+    model.again = model.net
+    copy = gathered_copy(model)
+    assert len([*copy.parameters()]) == len([*model.parameters()])
+    for mine, other in zip(copy.parameters(), model.parameters()):
+        assert torch.equal(mine, other) and mine is not other
