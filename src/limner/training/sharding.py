@@ -73,7 +73,7 @@ class _Turns(nn.Module):
         turn = next(game, None)
         if before != [p._version for p in self.model.parameters()]:
             raise LimnerError(
-                f"a {self.model.name} model changes its weights itself, which train.parallel=fsdp "
+                f"model {self.model.name} changes its weights itself, which train.parallel=fsdp "
                 "would lose; give train.parallel=ddp"
             )
         if turn is None:
