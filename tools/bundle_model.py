@@ -66,7 +66,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
     of = entry(header.model)
     precision = "eight bits" if model.parameter_count() >= _MANY else "float16"
     last, train = read_log(folder)[-1], header.recipe["train"]
-    rows = [(_what(number), number.shown()) for number in report.numbers]
+    rows = [(_what(number), number.text()) for number in report.numbers]
     if "held_out.loss" in last:
         rows.append(("loss of held-out pictures at the end", f"{last['held_out.loss']:.4g}"))
     rows += [

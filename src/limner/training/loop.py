@@ -36,10 +36,10 @@ from limner.training import averages, optimisers
 from limner.training.options import TrainOptions
 from limner.training.player import Player
 from limner.training.sharding import (
-    Sharding,
     all_shared_out,
     gathered_copy,
     is_share,
+    sharded,
     total_norm,
     whole,
 )
@@ -89,7 +89,7 @@ class Loop:
         self.device = torch.device(device)
         self.model = model.to(self.device).train()
         self._ahead = Ahead(batches, self._round)
-        self._sharding = self._sharded()
+        self._sharding = sharded(self.model, options.parallel, options.optimizer)
         if options.channels_last and not self._sharding:
             _channels_last_(self.model)
         self.players = _players(self.model, options)
@@ -222,21 +222,6 @@ class Loop:
     def _round(self) -> int:
         """Images that one step takes."""
         return self.options.batch * self.model.batches_per_round
-
-    def _sharded(self) -> Sharding | None:
-        """The model's weights shared out, where that is asked for and there is somebody else.
-
-        Raises:
-            LimnerError: an optimiser that needs whole weights.
-        """
-        if self.options.parallel == "ddp" or processes.size() == 1:
-            return None
-        if self.options.optimizer == "muon":
-            raise LimnerError(
-                "train.optimizer=muon needs whole matrices, which train.parallel=fsdp has not; "
-                "give train.optimizer=adamw"
-            )
-        return Sharding(self.model)
 
     def _splits(self, micro_batches: int) -> bool:
         return self.options.batch % (micro_batches * processes.size()) == 0

@@ -105,6 +105,22 @@ def _leaves(loss: Tensor) -> set[int]:
     return found
 
 
+def sharded(model: Learner, parallel: str, optimizer: str) -> Sharding | None:
+    """A model's weights shared out, where that is asked for and there is another process.
+
+    Raises:
+        LimnerError: an optimiser that needs whole weights.
+    """
+    if parallel == "ddp" or processes.size() == 1:
+        return None
+    if optimizer == "muon":
+        raise LimnerError(
+            "train.optimizer=muon needs whole matrices, which train.parallel=fsdp has not; give "
+            "train.optimizer=adamw"
+        )
+    return Sharding(model)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A copy of a tensor with all of its shares, to be asked for on every process."""
     return tensor.full_tensor() if is_share(tensor) else tensor.detach().clone()
