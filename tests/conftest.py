@@ -5,6 +5,7 @@ import os
 import random
 import runpy
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Generator, Hashable, Iterator
@@ -46,47 +47,76 @@ def _checked(thing: Callable[..., Any]) -> Callable[..., Any]:
 _jaxtyped = jaxtyping.jaxtyped
 
 
-def _kind(value: object) -> Hashable:
+def _kind(value: object, choices: bool) -> Hashable:
     """What checks look at: the type, for tensors the shape and numbers, for a choice the choice."""
     of = type(value)
     if issubclass(of, torch.Tensor):
         return of, value.shape, value.dtype  # type: ignore[attr-defined]
-    if of is str:
+    if of is str and choices:
         return value
     if issubclass(of, (tuple, list)):
-        return of, *map(_kind, value[:9])  # type: ignore[index]
+        return of, *(_kind(v, choices) for v in value[:9])  # type: ignore[index]
     if issubclass(of, dict):
-        return of, *map(_kind, list(value.items())[:9])  # type: ignore[attr-defined]
+        first = list(value.items())[:9]  # type: ignore[attr-defined]
+        return of, *(_kind(v, choices) for v in first)
     return of
+
+
+@functools.cache
+def _known(checker: Hashable, code: types.CodeType, *hints: Hashable) -> set[Hashable]:
+    """The calls of a function that were checked; one inside another is made many times."""
+    return set()
 
 
 def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """jaxtyping's decorator, which took most of the time of tests: a call is not checked again
-    where this function has been checked with arguments and a result of the same kinds.
+    where this function has been checked with arguments and a result of the same kinds, and the
+    checks are compiled when a call first needs them.
     """
     if thing is None:
         return functools.partial(_jaxtyped_once, typechecker=typechecker)
-    checked = _jaxtyped(thing, typechecker=typechecker)
-    if not isinstance(thing, types.FunctionType) or any(
-        "{" in str(hint) for hint in thing.__annotations__.values()
-    ):
-        return checked  # a class comes again, function by function
-    known = set[Hashable]()
+    if not isinstance(thing, types.FunctionType):
+        return _jaxtyped(thing, typechecker=typechecker)  # a class comes again, by function
+    hints = " ".join(map(str, thing.__annotations__.values()))
+    if "{" in hints:
+        return _jaxtyped(thing, typechecker=typechecker)
+    choices = "Literal" in hints
+    try:
+        known = _known(typechecker, thing.__code__, *thing.__annotations__.values())
+    except TypeError:  # a hint that cannot be hashed
+        known = set[Hashable]()
+    results: dict[int, Any] = {}
+
+    @functools.cache
+    def checked() -> Callable[..., Any]:
+        return _jaxtyped(thing, typechecker=typechecker)
+
+    @functools.cache
+    def replayed() -> Callable[..., Any]:
+        again = functools.wraps(thing)(lambda *_, **__: results[threading.get_ident()])
+        return _jaxtyped(again, typechecker=typechecker)
 
     @functools.wraps(thing)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        given = (*map(_kind, args), *map(_kind, kwargs.items()))
+        given = (
+            *[_kind(value, choices) for value in args],
+            *[(name, _kind(value, choices)) for name, value in kwargs.items()],
+        )
         if given not in known:
-            result = checked(*args, **kwargs)
+            result = checked()(*args, **kwargs)
             if not jaxtyping.config.jaxtyping_disable:
-                known.update((given, (given, _kind(result))))
+                known.update((given, (given, _kind(result, choices))))
             return result
         result = thing(*args, **kwargs)
-        if (given, _kind(result)) not in known and not jaxtyping.config.jaxtyping_disable:
-            again = functools.wraps(thing)(lambda *_, **__: result)
-            _jaxtyped(again, typechecker=typechecker)(*args, **kwargs)
-            known.add((given, _kind(result)))
+        found = given, _kind(result, choices)
+        if found not in known and not jaxtyping.config.jaxtyping_disable:
+            results[threading.get_ident()] = result
+            try:
+                replayed()(*args, **kwargs)
+            finally:
+                del results[threading.get_ident()]
+            known.add(found)
         return result
 
     return call
@@ -117,7 +147,9 @@ def _seeded() -> None:
     """The global generators, which only peers and tests read: limner's own draws are keyed."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed formats a stack trace each time
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from inspect import signature
 import pytest
 import toys
 from broken import BROKEN, Broken
+from registered import registered_cases
 
 from limner import testing
 from limner.contract import registry
@@ -14,7 +15,7 @@ from limner.contract.likelihood import LikelihoodModel
 from limner.contract.registry import Entry, models
 from limner.testing import CHECKS, Case, cases, checks_for
 
-CASES = [case for of in models().values() for case in cases(of)]
+CASES = [case for name in models() for case in registered_cases(name)]
 
 
 def keeping(check: Callable[[Case], None]) -> pytest.MarkDecorator:

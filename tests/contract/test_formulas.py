@@ -3,11 +3,11 @@
 import re
 
 import pytest
+from registered import registered_cases
 
 from limner import ImageSpec, build
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import models
-from limner.testing.cases import cases
 
 LABELLED = ImageSpec(1, 8, 8, labels=("a", "b"))
 BINARY = ImageSpec(1, 8, 8, levels=2)
@@ -61,7 +61,7 @@ CONDITIONED = ("classifier", "cyclegan", "pix2pix", "cut")
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_family_says_its_mathematics(name: str):
     if name in CONDITIONED:
-        model = cases(models()[name])[0].build()
+        model = registered_cases(name)[0].build()
     else:
         model = build(name, BINARY, **models()[name].tiny)
     title, *lines = repr(model).splitlines()
@@ -87,7 +87,7 @@ def test_what_a_network_predicts_is_said(prediction):
 
 @pytest.mark.parametrize("name", [n for n in models() if not n.startswith("toy-")])
 def test_a_formula_is_of_few_lines_that_fit(name: str):
-    model = cases(models()[name])[0].build()
+    model = registered_cases(name)[0].build()
     lines = model.formula()
     assert len(lines) <= 4
     for line in lines:

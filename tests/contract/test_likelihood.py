@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import toys
+from registered import registered_cases
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
 from limner.contract.registry import models
-from limner.testing import cases
 from limner.testing.cases import toy_data
 
 GREY = ImageSpec(1, 2, 2)
@@ -35,8 +35,8 @@ def test_bits_per_dim_are_nats_in_other_units():
 @functools.cache
 def likelihoods() -> list[LikelihoodModel]:
     """Every registered model with a likelihood, small, on the first kind of data that it takes."""
-    able = [of for of in models().values() if issubclass(of.model, LikelihoodModel)]
-    return [cases(of)[0].ready() for of in able]
+    able = [name for name, of in models().items() if issubclass(of.model, LikelihoodModel)]
+    return [registered_cases(name)[0].ready() for name in able]
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from registered import registered_cases
 
 from limner.contract.checkpoint import load, save_model
 from limner.contract.model import GenerativeModel
 from limner.contract.packing import pack, unpack
-from limner.contract.registry import entry
-from limner.testing.cases import asked_of, cases, painted
+from limner.testing.cases import asked_of, painted
 
 
 def test_a_row_comes_back_within_half_a_step_of_its_own_scale() -> None:
@@ -35,7 +35,7 @@ def test_vectors_and_whole_numbers_are_not_packed() -> None:
 
 @pytest.mark.parametrize("name", ["ddpm", "nvae"])
 def test_a_model_in_eight_bits_paints_nearly_the_same(name: str, tmp_path: Path) -> None:
-    model = cases(entry(name))[0].ready()
+    model = registered_cases(name)[0].ready()
     save_model(model, tmp_path / "eight", dtype=torch.int8)
     save_model(model, tmp_path / "half", dtype=torch.float16)
     size = {

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from registered import registered_cases
 from torch import Tensor
 
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.registry import entry, models
 from limner.gans.augmentation import Augmentation
 from limner.runtime import processes
-from limner.testing.cases import Case, cases, toy_data
+from limner.testing.cases import Case, toy_data
 from limner.training.loop import Loop, seeded
 from limner.training.options import TrainOptions
 
@@ -79,8 +80,8 @@ def _trained(case: Case) -> dict[str, Tensor]:
 
 def _all_models() -> dict[str, Tensor]:
     found = {}
-    chosen = [cases(of)[0] for of in models().values()]
-    chosen += [case for case in cases(entry("flow-matching")) if case.spec.text]
+    chosen = [registered_cases(name)[0] for name in models()]
+    chosen += [case for case in registered_cases("flow-matching") if case.spec.text]
     for case in chosen:
         for key, value in _trained(case).items():
             found[f"{case} {key}"] = value

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from registered import registered_cases
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec
 from limner.contract.registry import entry, models
 from limner.data import Dataset
 from limner.runtime.log import read_log
-from limner.testing.cases import cases, toy_data
+from limner.testing.cases import toy_data
 from limner.training import validation
 from limner.training.data_record import DataRecord
 from limner.training.options import TrainOptions
@@ -122,12 +123,12 @@ def test_a_run_shows_it_unasked(tmp_path):
     assert all(row[LOSS] > 0 for row in read_log(run))
 
 
-SINGLE = [name for name, of in models().items() if len(cases(of)[0].build().players()) == 1]
+SINGLE = [name for name in models() if len(registered_cases(name)[0].build().players()) == 1]
 
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.MonkeyPatch):
-    case = cases(models()[name])[0]
+    case = registered_cases(name)[0]
     model = case.ready()
     toys = Toys(case.spec)
     monkeypatch.setattr(validation, "_held_out", lambda data: toys)

@@ -1,9 +1,12 @@
 """What the contract is checked on: each model, small, on each kind of data that it takes."""
 
+import contextlib
+import copy
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,18 +62,21 @@ class Case:
     def build(self) -> Learner:
         """The model with its first weights, which are the same each time."""
         options = {k: v.build() if isinstance(v, Case) else v for k, v in self.config.items()}
-        with torch.random.fork_rng([]):
-            torch.manual_seed(SEED)
+        with _seeded():
             return self.model(self.spec, **options)
 
     def ready(self) -> Any:
         """The model prepared, with every weight moved a little, and calibrated, in evaluation mode.
 
-        Many networks end in a layer of zeros, behind which a mistake would not be seen.
+        Many networks end in a layer of zeros, behind which a mistake would not be seen. It is made
+        once; each call gives a copy.
         """
+        return copy.deepcopy(self._ready)
+
+    @cached_property
+    def _ready(self) -> Learner:
         model = self.build()
-        with torch.random.fork_rng([]), torch.no_grad():
-            torch.manual_seed(SEED)
+        with _seeded(), torch.no_grad():
             model.train().prepare(self.batches())
             for i, p in enumerate(model.parameters()):
                 noise = Noise.keyed(SEED, 0, [i]).normal(p.numel(), dtype=torch.float64)
@@ -81,6 +87,18 @@ class Case:
     def batches(self) -> Iterator[Batch]:
         """Random data without end."""
         return (toy_data(self.spec, first, 8) for first in itertools.count(0, 8))
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """torch's global generator seeded for the length of a block, then as it was."""
+    generator = torch.default_generator  # torch.manual_seed formats a stack trace each time
+    state = generator.get_state()
+    generator.manual_seed(SEED)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
 
 
 def toy_data(spec: ImageSpec, first: int, n: int) -> Batch:
