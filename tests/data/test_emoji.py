@@ -112,7 +112,22 @@ def test_concepts_are_drawn_evenly_and_people_less():
     assert chi_square == pytest.approx(len(share), abs=5 * (2 * len(share)) ** 0.5)
 
 
+def test_what_was_decoded_is_not_decoded_again_and_each_data_set_has_hints_of_its_own(monkeypatch):
+    asked = {"size": 8, "split": "held-out-pair", "style": "flat"}
+    first = open_data("emoji", **asked)
+    monkeypatch.setattr(emoji, "gather", None)
+    hinted = open_data("emoji", **asked, hint=None)
+    hinted.compute_hints("edges")
+    second = open_data("emoji", **asked)
+    assert hinted.spec.hint and second.spec.hint is None
+    assert second.digest == first.digest != hinted.digest
+    assert torch.equal(second.pixels(torch.arange(9)), first.pixels(torch.arange(9)))
+    with pytest.raises(TypeError):
+        open_data("emoji", **asked, people=0.3)
+
+
 def test_a_missing_archive_is_one_line(tmp_path, monkeypatch):
+    emoji._decoded.cache_clear()
     monkeypatch.setattr(emoji, "files", lambda _: tmp_path)
     with pytest.raises(LimnerError, match="the bundled emoji are missing"):
         open_data("emoji")

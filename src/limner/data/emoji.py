@@ -7,10 +7,11 @@ reduced once more. `tools/build_emoji.py` makes the archive and its splits,
 `tools/build_noto.py` the second artist's.
 """
 
+import copy
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, lru_cache, partial
 from importlib.resources import as_file, files
 from typing import Literal
 
@@ -18,7 +19,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.options import Positive
 from limner.data.captions import STYLED
 from limner.data.folder import Files, zip_files
-from limner.data.pictures import Entry, Listing, Report, Source
+from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather
 
 _PEOPLE = "people & body"
 _STYLES = {"fluent": ("3d", "flat", "line"), "all": ("3d", "flat", "line", "noto")}
@@ -71,6 +72,15 @@ class Emoji(Source):
             entries.append(entry)
         return Listing(entries, tuple(groups))
 
+    def open(self, typed: str) -> Pictures:
+        """The data set; the last two are remembered, decoded."""
+        return copy.copy(_decoded(self, typed))
+
+
+@lru_cache(maxsize=2)
+def _decoded(source: Emoji, typed: str) -> Pictures:
+    return gather(source, typed)
+
 
 def _archive(name: str) -> Files:
     """A bundled archive of pictures."""
@@ -81,7 +91,10 @@ def _archive(name: str) -> Files:
             f"or build them with python tools/build_{name}.py"
         )
     with as_file(asset) as path:
-        return zip_files(path)
+        return _opened(path)
+
+
+_opened = cache(zip_files)
 
 
 def _captions(caption: str, style: str) -> tuple[str, ...]:
