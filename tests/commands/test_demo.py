@@ -11,19 +11,24 @@ from PIL import Image
 
 import limner.commands.demo.making
 from limner.contract.errors import LimnerError
+from limner.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo"
+    small = ["model.channels=16,32", "train.batch=8", "train.warmup=5", "sampler.steps=8"]
     with pytest.MonkeyPatch.context() as patch:
+        read = Recipe.read
+        patch.setattr(Recipe, "read", lambda path: read(path).updated(small))
+        patch.setattr(limner.commands.demo.making, "_TIMED_STEPS", 3)
         patch.setattr(limner.commands.demo.making, "PROMPTS", ("a red apple", "<b>"))
         patch.setattr(limner.commands.demo.making, "_EACH", 1)
         patch.setattr(limner.commands.demo.making, "PICTURES", 2)
         patch.setattr(limner.commands.demo.making, "SCALES", (1.0, 3.0))
         patch.setattr(limner.commands.demo.making, "_SKETCHES", 2)
         patch.setattr(limner.commands.demo.making, "_RESERVE", 1e9)
-        return limner.commands.demo.making.run_demo(out, seconds=0.1)
+        return limner.commands.demo.making.run_demo(out, seconds=0.001)
 
 
 def test_the_page_needs_nothing_else(page: Path):
@@ -43,7 +48,7 @@ def test_its_pictures_are_of_every_group_and_decode(page: Path):
         with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
             image.load()
             heights.append(image.height)
-    painted = 9 * (2 + 2 + 11 + 2)  # painted and real, learning, forming, scales
+    painted = 9 * (2 + 2 + 3 + 2)  # painted and real, learning, forming, scales
     assert heights == [64 + 2 * 4] * 2 + [16 + 2 * 1] * painted
 
 
@@ -56,6 +61,17 @@ def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):
     run = page.parent / "run"
     assert (run / "model.safetensors").is_file()
     assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"] == 20
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("slow", ["bfloat16", "float32"])
+def test_it_trains_in_the_dtype_that_is_quicker(slow: str, monkeypatch: pytest.MonkeyPatch):
+    def seconds(recipe: Recipe, dataset: None) -> float:
+        return 0.5 if recipe.train["dtype"] == slow else 0.2
+
+    monkeypatch.setattr(limner.commands.demo.making, "_step_seconds", seconds)
+    found = limner.commands.demo.making._affordable(Recipe.of("edm", "emoji", []), None, 10)
+    assert found.train["steps"] == 50 and found.train["dtype"] != slow
 
 
 def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path):
