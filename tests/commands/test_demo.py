@@ -63,17 +63,6 @@ def test_the_run_beside_it_can_be_sampled_and_resumed(page: Path):
     assert json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"] == 20
 
 
-@pytest.mark.usefixtures("unchecked_shapes")
-@pytest.mark.parametrize("slow", ["bfloat16", "float32"])
-def test_it_trains_in_the_dtype_that_is_quicker(slow: str, monkeypatch: pytest.MonkeyPatch):
-    def seconds(recipe: Recipe, dataset: None) -> float:
-        return 0.5 if recipe.train["dtype"] == slow else 0.2
-
-    monkeypatch.setattr(limner.commands.demo.making, "_step_seconds", seconds)
-    found = limner.commands.demo.making._affordable(Recipe.of("edm", "emoji", []), None, 10)
-    assert found.train["steps"] == 50 and found.train["dtype"] != slow
-
-
 def test_it_replaces_an_earlier_demo_but_nothing_else(page: Path, tmp_path: Path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(LimnerError, match="holds something else"):

@@ -91,7 +91,7 @@ def run_demo(out: Path, seconds: float) -> Path:
     with as_file(files("limner.commands.demo") / "recipe.toml") as path:
         recipe = Recipe.read(path)
     dataset = open_data(**recipe.data)
-    recipe = _affordable(recipe, dataset, seconds)
+    recipe = recipe.updated([f"train.steps={_affordable_steps(recipe, dataset, seconds)}"])
     prompted = paint_sheet(Wish(prompts=PROMPTS, n=_EACH))[0].images.split(_EACH)
     found = Findings(dataset.spec.labels, recipe, dict(zip(PROMPTS, prompted)))
     _train(found, run, dataset, seconds)
@@ -124,16 +124,8 @@ def _emptied(out: Path) -> Path:
     return run
 
 
-def _affordable(recipe: Recipe, dataset: Dataset, seconds: float) -> Recipe:
-    """With as many steps as this machine takes in so many seconds, in the quicker dtype."""
-    tried = [recipe.updated([f"train.dtype={dtype}"]) for dtype in ("bfloat16", "float32")]
-    times = [_step_seconds(each, dataset) for each in tried]
-    quicker = tried[times.index(min(times))]
-    return quicker.updated([f"train.steps={max(20, int(seconds / min(times)))}"])
-
-
-def _step_seconds(recipe: Recipe, dataset: Dataset) -> float:
-    """How long a training step takes, by a few of them."""
+def _affordable_steps(recipe: Recipe, dataset: Dataset, seconds: float) -> int:
+    """How many steps this machine takes in so many seconds, by a few of them."""
     from limner.training.run import open_stream
 
     loop = Loop(recipe.build(dataset.spec), open_stream(recipe, dataset).batch, recipe.options())
@@ -142,7 +134,7 @@ def _step_seconds(recipe: Recipe, dataset: Dataset) -> float:
         begun = time.perf_counter()
         loop.advance()
         times.append(time.perf_counter() - begun)
-    return sorted(times)[_TIMED_STEPS // 2]
+    return max(20, int(seconds / sorted(times)[_TIMED_STEPS // 2]))
 
 
 def _train(found: Findings, run: Path, dataset: Dataset, seconds: float) -> None:
