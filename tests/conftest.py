@@ -22,6 +22,9 @@ os.environ.setdefault(
 os.environ["PYTHONPATH"] = os.pathsep.join(
     part for part in (str(OFFLINE), os.environ.get("PYTHONPATH")) if part
 )
+# Else each worker compiles all modules and their checks anew, and each program all of limner.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 
 import jaxtyping  # noqa: E402
