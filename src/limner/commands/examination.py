@@ -117,15 +117,17 @@ def _cores() -> Finding:
 
 
 def _rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a 3 x 3 convolution with 128 channels, the bulk of a denoiser's work."""
+    """GFLOP/s of a 3 x 3 convolution with 128 channels, the bulk of a denoiser's work: the best of
+    six, or of as many as fit into a quarter of a second.
+    """
     x = torch.randn(16, 128, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
     w = torch.randn(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
-    best = float("inf")
-    for _ in range(6):
+    taken: list[float] = []
+    while len(taken) < 6 and sum(taken) < 0.25:
         started = time.perf_counter()
         F.conv2d(x, w, padding=1)
-        best = min(best, time.perf_counter() - started)
-    return 2 * x.numel() * 128 * 9 / best / 1e9
+        taken.append(time.perf_counter() - started)
+    return 2 * x.numel() * 128 * 9 / min(taken) / 1e9
 
 
 def _accelerator() -> str:
