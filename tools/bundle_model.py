@@ -67,7 +67,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
     precision = "eight bits" if model.parameter_count() >= _MANY else "float16"
     last, train = read_log(folder)[-1], header.recipe["train"]
     rows = [(_what(number), number.text()) for number in report.numbers]
-    if "held_out.loss" in last:
+    if "held_out.loss" in last and model.loss_compares:
         rows.append(("loss of held-out pictures at the end", f"{last['held_out.loss']:.4g}"))
     rows += [
         ("shown by", f"`{command}` ({date.today()}, CPU)"),
