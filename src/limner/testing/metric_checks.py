@@ -262,7 +262,8 @@ def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
     for i in range(1, repeats + 1):
         one = setting_of_law(metric, {k: i if k in redrawn else 0 for k in _SEEDS}, fault=15.0)
         if "training pictures" not in metric.reads:
-            one = replace(one, training=None)  # so that nothing beside the subject is looked at
+            against = replace(one.against, training=None)  # so only the subject is looked at
+            one = replace(one, against=against)
         for x in _found(metric(one)):
             low, high = _interval(x)
             if x.row == SUBJECT and low < high:
