@@ -1,5 +1,6 @@
 """Under two processes, what training writes to buffers is one, and that of the whole batch."""
 
+import functools
 import multiprocessing
 import os
 import socket
@@ -11,6 +12,7 @@ from registered import registered_cases
 from torch import Tensor
 
 from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import Learner
 from limner.contract.registry import entry, models
 from limner.gans.augmentation import Augmentation
 from limner.runtime import processes
@@ -74,15 +76,25 @@ def _trained(case: Case) -> dict[str, Tensor]:
     for _ in range(2):
         loop.advance()
     live, average = loop.model.state_dict(), loop.average.state_dict()
-    names = [name for name, _ in loop.model.named_buffers() if name in live]
+    names = _saved_buffers(loop.model)
     return {name: live[name] for name in names} | {f"average {n}": average[n] for n in names}
+
+
+def _saved_buffers(model: Learner) -> list[str]:
+    saved = model.state_dict().keys()
+    return [name for name, _ in model.named_buffers() if name in saved]
+
+
+@functools.cache
+def _cases_with_buffers() -> list[Case]:
+    chosen = [registered_cases(name)[0] for name in models()]
+    chosen += [case for case in registered_cases("flow-matching") if case.spec.text]
+    return [case for case in chosen if _saved_buffers(case.build())]
 
 
 def _all_models() -> dict[str, Tensor]:
     found = {}
-    chosen = [registered_cases(name)[0] for name in models()]
-    chosen += [case for case in registered_cases("flow-matching") if case.spec.text]
-    for case in chosen:
+    for case in _cases_with_buffers():
         for key, value in _trained(case).items():
             found[f"{case} {key}"] = value
     return found
@@ -130,6 +142,7 @@ def test_augmentation_rises_as_with_one_process(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.slow
 def test_every_buffer_of_every_model_is_alike(tmp_path: Path):
+    assert _cases_with_buffers()  # found before the processes part
     one, other = on_two("_all_models", tmp_path)
     moved = [name for name in one if name.endswith("running_mean")]
     assert {name.split("-")[0] for name in moved} >= {"gan", "biggan", "nvae"}
