@@ -1,8 +1,9 @@
 """Every registered model goes on with a run, on every kind of data that it is trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.registry import models
-from limner.data import Dataset
+from limner.data import Dataset, png
 from limner.data.dataset import View
 from limner.testing.cases import _DATA, _LAYOUTS, _REDUCED, Case, _smallest, toy_data
 from limner.training.data_record import DATA_FILE, DataRecord
@@ -67,7 +68,21 @@ def recipe_of(case: Case, folder: Path) -> Recipe:
     return Recipe({"name": case.model.name} | own, {"source": "toys"}, chosen)
 
 
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curves of a model's first run only, for to draw them takes longer than the run."""
+    draw, drawn = png.curves, list[Path]()
+
+    def once(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
+        if not drawn:
+            drawn.append(path)
+            draw(rows, path, title)
+
+    monkeypatch.setattr(png, "curves", once)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize(
     "name", [k for k, of in models().items() if of.model.__module__.startswith("limner.")]
 )
