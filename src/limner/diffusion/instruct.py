@@ -175,14 +175,14 @@ class Instruct(ExtendsBase, Follows):
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The base's moves, told the picture; it, the instruction or both are hidden at times."""
-        base, c = self.base_for(batch.c, len(batch.x))
+        c = self.sourced(batch.c, len(batch.x))
         u = noise.uniform().to(batch.x.device)
         no_text, no_image = u < 2 * self.hidden, (u >= self.hidden) & (u < 3 * self.hidden)
         label = None if c.label is None else c.label.masked_fill(no_text, -1)
         text = None if c.text is None else c.text.masked_fill(no_text[:, None], 0)
         assert c.present is not None
         c = replace(c, label=label, text=text, present=c.present & ~no_image)
-        yield from base.turns(Batch(batch.x, c), step, noise)
+        yield from self._instructed.turns(Batch(batch.x, c), step, noise)
 
     def sourced(self, c: Condition, n: int) -> Condition:
         """The condition whose image is the picture where the denoiser works: pixels, or a map.
