@@ -53,7 +53,7 @@ class TrainOptions:
             is float32 where the device has none.
         channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
         parallel: of many processes: "ddp", each with all weights; "fsdp", each with its share of
-            weights, gradients, moments and averages, for models that fit no card.
+            weights, gradients, moments and averages, and with all weights for the length of a turn.
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
         threads: of the CPU; 0 leaves it to torch.
         log_every: steps between lines of the log.
