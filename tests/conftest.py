@@ -163,6 +163,14 @@ def unchecked_shapes() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def undrawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without curves.png, for to draw it takes longer than a short run."""
+    from limner.data import png
+
+    monkeypatch.setattr(png, "curves", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def mnist() -> str:
     """The name of the MNIST source, where its files are at hand in the folder LIMNER_DATA."""

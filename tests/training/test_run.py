@@ -29,6 +29,8 @@ from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
+pytestmark = pytest.mark.usefixtures("undrawn_curves")  # but those of the fixture `finished`
+
 
 class Ramps(Dataset):
     """Thirty-two smooth pictures in memory."""
