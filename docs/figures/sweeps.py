@@ -22,13 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from limner.contract.checkpoint import digest_tensors
 from limner.contract.model import GenerativeModel
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.classifier_guidance import Classifier
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.choose import extractor
-from limner.evaluate.extractors.extractor import fingerprint
 from limner.evaluate.metrics.fid import frechet_distance
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.report import Number, Report, append, read_reports
@@ -99,7 +99,7 @@ class Sweeps:
         self, model: GenerativeModel, against: Reference, n: int, **options: float
     ) -> None:
         self.model, self.against, self.n, self.options = model, against, n, options
-        weights = fingerprint(model.state_dict(), repr(model.description()))
+        weights = digest_tensors(model.state_dict(), repr(model.description()))
         name = "-".join([weights[:32], str(n), *(f"{k}={v:g}" for k, v in options.items())])
         self.folder = cache_folder() / "sweeps" / name
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel, Learner
+from limner.contract.packing import unpack
 from limner.contract.registry import build
 
 LABELLED = ImageSpec(1, 4, 4, labels=("a", "b"), frequencies=(0.25, 0.75))
@@ -110,7 +111,7 @@ def test_a_file_whose_layers_have_older_names_paints_what_it_painted():
 def test_every_weight_of_a_bundled_model_has_a_place(name: str):
     file = bundled()[name] / MODEL_FILE
     own = build((header := read_header(file)).model, header.spec, **header.config).state_dict()
-    found = [current_name(each, own) for each in load_tensors(file)]
+    found = [current_name(each, own) for each in unpack(load_tensors(file))]
     assert len({*found}) == len(found)
     assert {*found} <= own.keys()
 

@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(LimnerError, match="is not a denoising model"):
         LatentDiffusion(SPEC, KLAutoencoder(PLAIN, channels=(8,)), "vae", {"channels": (8,)})
     for name, options in {"vdm": {}, "ddpm": {"variance": "learned"}}.items():
-        with pytest.raises(LimnerError, match=f"the loss of a {name} model .* discrete levels"):
+        with pytest.raises(LimnerError, match=f"the loss of {name} .* discrete levels"):
             LatentDiffusion(SPEC, Identity(SPEC), name, {"channels": (8,), **options})
     with pytest.raises(LimnerError, match=r"data\.size=20"):
         KLAutoencoder(ImageSpec(3, 18, 18), channels=(8, 8))

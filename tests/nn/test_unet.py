@@ -46,7 +46,7 @@ def asked(n: int, label: int = 1) -> Condition:
 @pytest.mark.parametrize("channels", [(8,), (8, 12), (8, 16, 24)])
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_its_output_is_0_at_first_and_picture_shaped_later(patch, channels, blocks):
-    network = unet(SPEC, channels, blocks, attention=1, patch=patch)
+    network = unet(SPEC, channels, blocks=blocks, attention=1, patch=patch)
     x, label, c = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 900.0]), asked(2)
     assert torch.equal(network(x, label, c), torch.zeros_like(x))
     y = awake(network)(x, label, c)

@@ -159,6 +159,7 @@ def test_reports_are_pages_and_a_comparison_sorts_but_cannot_look_out(visit: Ope
     subjects = [{"name": "runs/one"}, {"name": "runs/other"}]
     (folder / "comparison.json").write_text(json.dumps(about | {"subjects": subjects}))
     page.reload()
+    expect(page.get_by_role("heading", name="Reports")).to_be_visible()
     clean(page)
     page.get_by_role("link", name="runs/one, runs/other").click()
     inside = page.frame_locator("iframe")
