@@ -389,7 +389,7 @@ def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
     done = subprocess.run(
         [*torchrun, "--nproc-per-node=2", __file__, "lose", str(tmp_path / "pair")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         capture_output=True,
         text=True,
         timeout=400,
@@ -402,6 +402,14 @@ def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
     for name, weight in alone.state_dict().items():
         found = together.state_dict()[name]
         torch.testing.assert_close(found.double(), weight.double(), atol=1e-6, rtol=0)
+
+
+def test_a_store_with_addresses_of_lost_processes_is_refused(monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("TORCHELASTIC_RESTART_COUNT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(LimnerError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before it"):
+        processes.join(torch.device("cpu"))
 
 
 def test_a_run_of_another_recipe_is_not_gone_on_with_after_a_restart(tmp_path, monkeypatch):

@@ -43,9 +43,17 @@ def join(device: torch.device) -> None:
 
     The group is joined once: torchrun's store keeps the addresses of a group that was left, and who
     joins a second one waits for them forever, now and then.
+
+    Raises:
+        LimnerError: torchrun started the processes anew, with a store that it had before.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_dist.is_initialized():
         return
+    if restarted() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise LimnerError(
+            "torchrun restarts with the addresses of lost processes; type "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before it; now type: limner resume RUN"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

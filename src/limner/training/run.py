@@ -224,7 +224,7 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
             raise
         raise LimnerError(
             "another process of this training was lost; under torchrun --max-restarts=3 it goes on "
-            "from the last state by itself; now type: limner resume RUN"
+            "from the last state by itself (docs/training.md); now type: limner resume RUN"
         ) from None
     finally:
         torch.set_num_threads(threads)
