@@ -99,7 +99,8 @@ class LikelihoodObserver(Observer):
 
 def kind_of(columns: Columns) -> Kind:
     """How the likelihoods that were seen are to be read."""
-    return [*KINDS][int(columns["kind"].max())]
+    kinds: list[Kind] = [*KINDS]
+    return kinds[int(columns["kind"].max())]
 
 
 @metric("likelihood", paper=PAPER)
