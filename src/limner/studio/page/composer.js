@@ -26,7 +26,7 @@ const HELPS = {
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
 
 /** Where a model stands in the list: small bundled ones that show their family are for learning. */
-const shelf = (each) => (each.bundled && !each.text ? "Learn: a small one of each family" : FAMILIES[each.family] ?? each.family);
+const shelf = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a small one of each family" : FAMILIES[each.family] ?? each.family);
 
 function Picker() {
   const shelves = [...new Set(state.models.map(shelf))];
@@ -42,7 +42,7 @@ function Picker() {
     ${chosen && html`<p class="facts" title=${chosen.summary}>
       <span class="chip">${FAMILIES[chosen.family] ?? chosen.family}</span>
       ${chosen.kind} · ${chosen.size[2]} × ${chosen.size[1]} · ${millions(chosen.parameters)} parameters</p>`}
-    ${chosen?.bundled && !chosen.text && html`<p class="hint">${chosen.summary} ${chosen.paper}</p>`}
+    ${chosen?.bundled && !chosen.text && !chosen.hint && html`<p class="hint">${chosen.summary} ${chosen.paper}</p>`}
     ${said}
   </div>`;
 }
