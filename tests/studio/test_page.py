@@ -171,6 +171,15 @@ def test_the_form_is_what_the_model_asks_for(visit: Open):
     expect(page.locator(".job.done h2").first).to_have_text("dog")
 
 
+def test_small_bundled_models_stand_apart_with_their_papers(visit: Open):
+    page = visit()
+    learn = page.locator("#model optgroup[label^=Learn]")
+    expect(learn.locator("option[value=vae]")).to_have_count(1)
+    expect(learn.locator("option[value=upscaler], option[value=emoji]")).to_have_count(0)
+    page.select_option("#model", "vae")
+    expect(page.get_by_text("arXiv:1312.6114")).to_be_visible()
+
+
 def test_a_picture_is_changed_where_it_is_brushed(visit: Open, studio: Studio):
     page = visit()
     page.get_by_role("button", name="Change a picture").click()

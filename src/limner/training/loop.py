@@ -336,10 +336,8 @@ class Loop:
 
     def _update(self, player: Player, loss: Float[Tensor, ""], logs: _Logs) -> bool:
         """Let a player take its step; no step, and False, where something is not finite."""
-        alone = [
-            p for p in player.parameters if not is_share(p)
-        ]  # gradients of shares are averages
-        loss = processes.average_gradients_(alone, loss)
+        unshared = [p for p in player.parameters if not is_share(p)]  # shares are averaged already
+        loss = processes.average_gradients_(unshared, loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         if not gradients:
             raise self._rule_broken(
