@@ -214,6 +214,13 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     assert "HttpOnly" in answer.headers["set-cookie"]
     assert "SameSite=Strict" in answer.headers["set-cookie"]
+    assert "Secure" not in answer.headers["set-cookie"], "browsers would drop it on plain http"
+    for forwarded in ("https", "HTTPS, http"):
+        headers = {"X-Forwarded-Proto": forwarded}
+        answer = get("/", params={"token": token}, headers=headers)
+        assert answer.headers["set-cookie"].endswith("; Secure"), "a proxy encrypts"
+    studio.client.cookies.clear()
+    get("/", params={"token": token}, headers={"X-Forwarded-Proto": "http"})
     assert get("/").status_code == 200, "the cookie is known"
     studio.client.cookies.clear()
     known = {"Authorization": f"Bearer {token}"}

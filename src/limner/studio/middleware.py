@@ -9,6 +9,7 @@ body    is as large as the route allows, counted as it comes
 import asyncio
 import hmac
 import json
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -197,9 +198,24 @@ class Guard:
         )
 
 
-def cookie(token: str) -> str:
-    """The header that makes a browser remember the token."""
-    return f"{COOKIE}={quote(token)}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+def cookie(token: str, *, encrypted: bool = False) -> str:
+    """The header that makes a browser remember the token.
+
+    Args:
+        token: of the studio.
+        encrypted: whether the browser came by https, and is to send the token by https alone.
+    """
+    usual = f"{COOKIE}={quote(token)}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+    return usual + ("; Secure" if encrypted else "")
+
+
+def came_by_https(headers: Mapping[str, str]) -> bool:
+    """Whether the first proxy of a request was reached by https, as `X-Forwarded-Proto` has it.
+
+    It is believed from any client, for it decides only over the cookie that this client is given.
+    """
+    first = headers.get("x-forwarded-proto", "").partition(",")[0]
+    return first.strip().lower() == "https"
 
 
 def without_token(query: str) -> str:

@@ -10,7 +10,7 @@ from fastapi.staticfiles import StaticFiles
 from limner.studio import api_types, reports
 from limner.studio.background import far_aside
 from limner.studio.lifecycle import Studio
-from limner.studio.middleware import cookie, without_token
+from limner.studio.middleware import came_by_https, cookie, without_token
 from limner.studio.problems import RefusedError, errors
 from limner.studio.settings import Settings
 
@@ -63,10 +63,8 @@ def add_page(app: FastAPI, settings: Settings) -> None:
         if request.url.path == "/" and "token" in request.query_params and settings.token:
             rest = without_token(request.url.query)
             location = "/" + (f"?{rest}" if rest else "")
-            return Response(
-                status_code=303,
-                headers={"Location": location, "Set-Cookie": cookie(settings.token)},
-            )
+            kept = cookie(settings.token, encrypted=came_by_https(request.headers))
+            return Response(status_code=303, headers={"Location": location, "Set-Cookie": kept})
         headers = {"Cache-Control": "no-cache"}
         return FileResponse(f"{_PAGE}/index.html", media_type="text/html", headers=headers)
 
