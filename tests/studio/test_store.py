@@ -159,6 +159,21 @@ def test_history_is_searched_word_by_word_and_a_percent_sign_is_one(store: Store
     assert found(since=newest.created) == ["a cat"] and found(since=newest.created + 1) == []
 
 
+def test_what_is_made_from_a_picture_without_words_is_found_by_those_of_its_source(store: Store):
+    job = store.submit(asked(prompt="a red apple"))
+    store.begin(1)
+    store.finish(job.id, [painted("a")], {})
+    (source,), _ = store.history()
+    for prompt, name in (("", "b"), ("a pear", "c")):
+        larger = asked(prompt=prompt)
+        larger.inputs = {"image": source.id}
+        id = store.submit(larger).id
+        store.begin(1)
+        store.finish(id, [painted(name)], {})
+    found, _ = store.history(search="apple")
+    assert [each.sha256[0] for each in found] == ["b", "a"]
+
+
 def test_a_deleted_picture_can_be_restored_for_an_hour(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):

@@ -83,7 +83,7 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     expect(page.locator("#model")).to_have_value("runs/meine-pünktchen")
     expect(page.locator(".notice")).to_contain_text("so far it has learned for")
     page.locator(".paint").click()
-    page.wait_for_selector('.job.done[aria-label="without words"] img')
+    page.wait_for_selector('.job.done[aria-label="New picture by runs/meine-pünktchen"] img')
     page.get_by_role("link", name="Train").click()
     page.locator("a.sheet-of", has_text="meine-pünktchen").click()
     page.get_by_role("button", name="Delete this training").click()

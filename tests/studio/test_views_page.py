@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from conftest import Open, Studio, clean
+from conftest import Open, Studio, clean, png
 
 TITLE = "limner studio"
 
@@ -96,3 +96,26 @@ def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
     studio.client.post("/api/v1/queue/clear", json={})
     studio.client.patch("/api/v1/queue", json={"paused": False})
     expect(page.locator(".job")).to_have_count(0)
+
+
+def test_jobs_and_pictures_without_a_prompt_say_what_they_are(visit: Open, studio: Studio):
+    source = studio.painted(prompt="a grey heron", n=1)["outputs"][0]
+    mine = studio.send(png())
+    page = visit()
+    page.select_option("#model", "runs/negative")
+    page.get_by_label("Picture to follow", exact=True).set_input_files(
+        {"name": "one.png", "mimeType": "image/png", "buffer": png()}
+    )
+    page.select_option("#count", "1")
+    page.locator(".paint").click()
+    expect(page.locator(".job h2")).to_have_text("New picture by runs/negative")
+    page.get_by_role("button", name="Put away").click()
+    page.goto(f"{page.url}p/{source['id']}")
+    page.get_by_role("button", name="Reconstruct").click()
+    page.locator(".paint", has_text="Reconstruct").click()
+    expect(page.locator(".job.done h2")).to_have_text("Reconstruct: a grey heron")
+    page.locator(".job.done a").first.click()
+    expect(page.locator("main h1")).to_have_text("Reconstruct: a grey heron")
+    expect(page).to_have_title(f"Reconstruct: a grey heron · {TITLE}")
+    page.goto(page.url.partition("/p/")[0] + f"/p/{mine['id']}")
+    expect(page.locator("main h1")).to_have_text("A picture of yours")

@@ -186,7 +186,7 @@ class Store:
                         width=each.width,
                         height=each.height,
                         model=job.model,
-                        words=words(job.params),
+                        words=_words(session, job),
                         settings=dict(each.settings),
                         created=job.finished,
                     )
@@ -393,9 +393,11 @@ class Store:
             return found.document if found else {}
 
 
-def words(params: Mapping[str, Any]) -> str:
-    """The text by which a picture is found."""
-    return " ".join(str(params.get(name) or "") for name in ("prompt", "label")).strip()
+def _words(session: Session, job: Job) -> str:
+    """The text by which a job's pictures are found: its own, or that of their source."""
+    own = " ".join(str(job.params.get(name) or "") for name in ("prompt", "label")).strip()
+    source = select(Picture.words).where(Picture.id == job.inputs.get("image"))
+    return own or session.scalar(source) or ""
 
 
 def _check(engine: Engine) -> None:

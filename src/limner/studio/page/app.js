@@ -24,7 +24,7 @@ function Header() {
 /** What happens, for those who do not see it. */
 function Spoken() {
   const [job] = [...state.jobs.values()].reverse().filter((each) => !maps(each));
-  const said = !job ? "" : job.state === "running" ? `painting ${caption(job.params)}` : `${caption(job.params)}: ${status(job)}`;
+  const said = !job ? "" : job.state === "running" ? `painting ${caption(job)}` : `${caption(job)}: ${status(job)}`;
   return html`<p class="hidden" aria-live="polite">${said}</p>`;
 }
 

@@ -12,7 +12,7 @@ function Cell({ job }) {
   const [picture] = job.outputs ?? [], words = (job.cell.names ?? []).filter(Boolean).join(", ");
   const took = job.notes?.seconds;
   return html`<td>
-    ${picture ? html`<${Link} to=${`/p/${picture.id}`}><img class="pixels" src=${picture.url} alt=${words || caption(job.params)} /></${Link}>`
+    ${picture ? html`<${Link} to=${`/p/${picture.id}`}><img class="pixels" src=${picture.url} alt=${words || caption(job)} /></${Link}>`
       : job.frame ? html`<div class="tile forming"><${Forming} frame=${job.frame} place=${0} label=${words} /></div>`
         : html`<div class=${`tile ${job.state === "failed" ? "failed" : "blank"}`}>${job.error?.message}</div>`}
     <small>${picture ? (took != null ? took < 0.95 ? `${Math.max(1, Math.round(1000 * took))} ms` : `${took.toFixed(took < 10 ? 1 : 0)} s` : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${span(job.progress.eta)} left` : job.state}</small>
@@ -41,7 +41,7 @@ export function Board({ id }) {
   const done = jobs.filter((job) => job.state === "done").length;
   if (!jobs.length) return loaded ? html`<${Missing} what="grid" />` : html`<div class="board"><p class="hint">Looking for the grid.</p></div>`;
   return html`<section class="board" aria-label="Grid">
-    <header><h1>${caption(jobs[0].params)}</h1>
+    <header><h1>${caption(jobs[0])}</h1>
       <p>${done} of ${jobs.length} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>
     <${Queue} />
     ${range(size("z")).map((z) => html`<div class="sheet" tabindex="0" role="region" aria-label=${heading(2, z) || "pictures"}>

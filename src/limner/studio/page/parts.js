@@ -119,11 +119,24 @@ export function span(seconds) {
   return `${Math.round(seconds / 60)} min`;
 }
 
+/** What is said of a picture without words of its own: what was done, and to what or by whom. */
+function deed(model, task, source) {
+  const title = state.models.find((each) => each.name === model)?.tasks[task]?.title ?? (task === "paint" ? "New picture" : task);
+  return source ? `${title}: ${source}` : `${title} by ${model}`;
+}
+
 /** What a job is called. */
-export const caption = (params) => [changed(params.prompt, params.changes).prompt, params.label].filter(Boolean).join(", ") || "without words";
+export function caption({ model, task, params, inputs = {}, outputs }) {
+  const own = [changed(params.prompt, params.changes).prompt, params.label].filter(Boolean).join(", ");
+  return own || deed(model, task, outputs?.[0]?.words || state.history.find((each) => each.id === inputs.image)?.words);
+}
 
 /** What a picture is of. */
-export const titleOf = ({ words, settings }) => (settings?.changes?.length ? changed(settings.prompt, settings.changes).prompt : words);
+export function titleOf({ words, model, settings }) {
+  if (settings?.changes?.length) return changed(settings.prompt, settings.changes).prompt;
+  if (words && (settings?.prompt || settings?.labels || !settings?.task)) return words;
+  return model ? deed(model, settings?.task ?? "paint", words) : "A picture of yours";
+}
 
 export function useTheme() {
   const [theme, set] = useState(() => recall("limner-theme") ?? "");

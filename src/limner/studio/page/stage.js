@@ -39,7 +39,7 @@ export function status(job) {
 }
 
 export function Pictures({ job, sizes }) {
-  const words = caption(job.params), n = job.outputs?.length || job.frame?.pictures || job.params.n;
+  const words = caption(job), n = job.outputs?.length || job.frame?.pictures || job.params.n;
   return html`<div class=${`pictures of-${Math.min(n, 16)} ${sizes ?? ""}`}>
     ${job.outputs?.length
       ? job.outputs.map((picture) => html`<${Tile} key=${picture.id} picture=${picture} alt=${words} />`)
@@ -65,14 +65,14 @@ function Job({ job }) {
   const open = isOpen(job);
   if (job.state === "done" && !job.outputs?.length) return null;
   const { step = 0, steps = 0 } = job.progress ?? {};
-  return html`<article class=${`job ${job.state}`} aria-label=${caption(job.params)}>
-    <header><h2>${caption(job.params)}</h2><p><span>${status(job)}</span>
+  return html`<article class=${`job ${job.state}`} aria-label=${caption(job)}>
+    <header><h2>${caption(job)}</h2><p><span>${status(job)}</span>
       ${open ? html`<${ToFront} job=${job} /><button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
         : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}
     ${job.error && html`<p class="problem">${job.error.message}${job.error.hint && html`<span>${job.error.hint}</span>`}</p>`}
     ${(job.notes ?? job.progress)?.remarks?.map((line) => html`<p class="hint">${line}</p>`)}
-    ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job.params)} />` : html`<${Pictures} job=${job} />`)}
+    ${(job.state === "running" || job.state === "done") && (path(job) ? html`<${Path} pictures=${job.outputs} alt=${caption(job)} />` : html`<${Pictures} job=${job} />`)}
   </article>`;
 }
 

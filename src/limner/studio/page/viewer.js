@@ -71,7 +71,7 @@ export function Viewer({ id }) {
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
   const [newer, older] = beside(id), request = job && { model: job.model, task: job.task, params: job.params, inputs: job.inputs };
   const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
-  const command = request && asCommand(request, does, picture), words = titleOf(picture) || "without words";
+  const command = request && asCommand(request, does, picture), words = titleOf(picture);
   const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
   const remove = async () => { await forget(picture); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
   const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
