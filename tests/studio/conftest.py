@@ -20,6 +20,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from sqlalchemy import create_engine, text
 
 from limner.contract.checkpoint import save_model
 from limner.contract.image import ImageSpec
@@ -43,6 +44,7 @@ NAME = "studio.example"
 """Leads the browser to this machine; plain http under it is no secure context, as on a LAN."""
 BUSY = "was preloaded using link preload but not used within a few seconds"
 """What the browser remarks on a machine that takes seconds for a page."""
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 Open = Callable[..., Page]
 STUBS = (sys.executable, str(stubs.__file__))
 
@@ -240,6 +242,52 @@ def own_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
     yield start
     for each in started:
         each.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server, without a database."""
+    if not POSTGRES:
+        pytest.skip("PostgreSQL's own programs are not installed: apt-get install postgresql")
+    programs, data = POSTGRES[-1].parent, tmp_path_factory.mktemp("postgres") / "data"
+    data.mkdir(mode=0o700)
+    who: dict[str, str | int] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to be root
+        import pwd
+
+        user = pwd.getpwnam("postgres")
+        os.chown(data, user.pw_uid, user.pw_gid)
+        for folder in [data, *data.parents][1:5]:
+            folder.chmod(0o755)
+        who = {"user": user.pw_uid, "group": user.pw_gid}
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "limner", "-A", "trust", "--no-sync"],
+        **quiet, **who,  # type: ignore[call-overload]
+    )  # fmt: skip
+    port = 20_000 + os.getpid() % 20_000
+    server = subprocess.Popen(
+        [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
+         "-c", "listen_addresses=127.0.0.1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who,  # type: ignore[call-overload]
+    )  # fmt: skip
+    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+    until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
+    yield f"postgresql://limner@127.0.0.1:{port}"
+    server.send_signal(signal.SIGINT)  # a "fast" end, whoever is connected
+    server.wait(20)
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """The URL of a database of the test's own."""
+    name = f"limner_{time.monotonic_ns()}"
+    plain = postgres_server.replace("postgresql", "postgresql+pg8000") + "/postgres"
+    engine = create_engine(plain, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{postgres_server}/{name}"
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,6 @@ from limner.studio.database_lock import locked_database
 from limner.studio.settings import Settings
 from limner.studio.store import Store
 
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-
 
 def crowd(studio: Studio, clients: int, each: int) -> tuple[list[str], Counter[int]]:
     """Many clients at once; the jobs that were taken, and how often each status was told."""
@@ -197,40 +195,6 @@ def test_the_client_paints_watches_and_says_what_is_wrong(studio: Studio):
         client.paint(model="toy", negative="x", sampler={"scale": 0.5})
     with pytest.raises(LimnerError, match="there is no studio at"):
         Client("http://127.0.0.1:9").models()
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[str]:
-    """The URL of a server that lives as long as the test."""
-    if not POSTGRES:
-        pytest.skip("PostgreSQL's own programs are not installed: apt-get install postgresql")
-    programs, data = POSTGRES[-1].parent, tmp_path / "data"
-    data.mkdir(mode=0o700)
-    who: dict[str, str | int] = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to be root
-        import pwd
-
-        user = pwd.getpwnam("postgres")
-        os.chown(data, user.pw_uid, user.pw_gid)
-        for folder in [data, *data.parents][1:5]:
-            folder.chmod(0o755)
-        who = {"user": user.pw_uid, "group": user.pw_gid}
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "limner", "-A", "trust", "--no-sync"],
-        **quiet, **who,  # type: ignore[call-overload]
-    )  # fmt: skip
-    port = 20_000 + os.getpid() % 20_000
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-p", str(port), "-k", data, "-F",
-         "-c", "listen_addresses=127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who,  # type: ignore[call-overload]
-    )  # fmt: skip
-    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
-    yield f"postgresql://limner@127.0.0.1:{port}/postgres"
-    server.terminate()
-    server.wait(20)
 
 
 def test_postgresql_holds_the_queue_as_well(postgres: str, own_studio: Callable[..., Studio]):

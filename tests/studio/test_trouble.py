@@ -29,9 +29,9 @@ GOES_WRONG = """
 import os
 from contextlib import contextmanager
 from sqlite3 import OperationalError as Full
-from limner.studio import assets, queue, store
+from limner.studio import assets, database, queue, store
 
-store._BUSY_SECONDS = 0.2
+database.BUSY_SECONDS = 0.2
 writing, keep, announce = store.Store._writing, assets.keep, queue.Queue.announce
 
 @contextmanager

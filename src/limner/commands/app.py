@@ -41,6 +41,8 @@ VERBS = {
     "score": "Say how likely pictures are to a model, among real ones.",
     "export": "Write a model for other programs: diffusers, ONNX, or a page for any browser.",
     "studio": "Open the studio: type a prompt in a browser, watch the picture form, keep it.",
+    "studio-worker": "Take jobs from a studio's database on another host, and paint them with this "
+    "host's models.",
 }
 """What each verb does: the first line of its function, `VERB_command`, in a file of its name."""
 _ELSEWHERE = {"resume": "train"}
@@ -73,6 +75,12 @@ class _Verbs(TyperGroup):
         super().__init__(**given)
         verbs = {name: _Verb(name, help=about) for name, about in VERBS.items()}
         self.commands = {**verbs, **self.commands}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is typed; `studio worker` is `studio-worker`."""
+        if args[:2] == ["studio", "worker"]:
+            args = ["studio-worker", *args[2:]]
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(

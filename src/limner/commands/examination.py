@@ -19,6 +19,7 @@ from limner.contract.errors import install
 EXTRAS = {
     "studio": ("fastapi", "uvicorn", "sqlalchemy", "jsonschema"),
     "postgres": ("pg8000",),
+    "s3": ("s3fs",),
     "hf": ("datasets",),
     "ray": ("ray",),
     "control": ("skimage",),

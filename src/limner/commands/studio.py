@@ -26,7 +26,18 @@ def studio_command(
     data: Annotated[
         Path, typer.Option("--data", help="The folder for pictures and the queue.")
     ] = Path("studio"),
-    db: Annotated[str | None, typer.Option(help="postgresql://... (SQLite in the folder).")] = None,
+    db: Annotated[
+        str | None,
+        typer.Option("--db", "--database", help="postgresql://... (SQLite in the folder)."),
+    ] = None,
+    files: Annotated[
+        str | None,
+        typer.Option(help="A folder, or a URL as s3://..., for pictures (a folder in --data)."),
+    ] = None,
+    paint: Annotated[
+        bool,
+        typer.Option("--paint/--no-paint", help="Paint here, not only by workers on other hosts."),
+    ] = True,
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
@@ -40,7 +51,9 @@ def studio_command(
     from limner.studio.settings import Settings
 
     names, given = tuple(name or ()), {"host": host, "port": port, "token": token}
-    settings = Settings(**given, names=names, folder=data, database=db, device=device)
+    settings = Settings(
+        **given, names=names, folder=data, database=db, device=device, files=files, paints=paint
+    )
 
     def say(address: str) -> None:
         typer.echo(f"the studio is open: {address}")

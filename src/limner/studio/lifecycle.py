@@ -3,19 +3,22 @@
 import asyncio
 import time
 
-from limner.studio.background import Tasks, aside, log
+from limner.studio.background import Tasks, aside, far_aside, log
+from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
 from limner.studio.models import Models
 from limner.studio.problems import Problem
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
-from limner.studio.tables import Job
+from limner.studio.tables import Job, new_id
 from limner.studio.trainings import Trainings
 from limner.studio.workers import Workers
 
 _LOOK_PATIENCE = 0.3  # at the start; below some roots there are very many folders
 _TIDY_SECONDS = 600.0
+_FOLLOW_SECONDS = 0.3
+FILES_OF = "files"
 _UPLOAD_SECONDS = 7 * 86_400.0
 _PATIENCE = 3.0  # for what runs when the server is to stop
 
@@ -34,9 +37,10 @@ class Studio:
         self.settings = settings
         settings.folder.mkdir(parents=True, exist_ok=True)
         self._tasks = Tasks()
-        self.store = Store(settings.url, settings.folder / "pictures", settings.queue)
-        self.queue = Queue(self.store)
-        self.models = Models(settings.root, self.store, self.queue.wake.set)
+        files = common_files(settings.folder, settings.files)
+        self.store = Store(settings.url, files, settings.queue)
+        self.queue = Queue(self.store, settings.paints)
+        self.models = Models(settings.root, self.store, self.queue.wake.set, settings.shared)
         self.workers = Workers(settings, self.store, self.models, self.queue, self._tasks)
         self.data_sets = DataSets(settings)
         self.trainings = Trainings(settings)
@@ -54,12 +58,16 @@ class Studio:
 
     async def open(self) -> None:
         """Go on with what was queued, and start the workers."""
+        if self.settings.shared:
+            await self._mark_files()
         await aside(self.store.recover)
         await self.queue.recall()
         recalling = self._tasks.start(self.models.recall())
         await asyncio.wait([recalling], timeout=_LOOK_PATIENCE)
         self.workers.start(self.settings.device)
         self._tasks.start(self._tidy())
+        if self.settings.shared:
+            self._tasks.start(self._follow())
 
     async def drain(self) -> None:
         """Take no more jobs, and give those that run a moment to end."""
@@ -84,13 +92,29 @@ class Studio:
     async def cancel(self, job: Job) -> None:
         """End a job that waits or runs."""
         if await self.queue.cancel(job):
-            await self.workers.cancel(job)
+            await self.workers.cancel(job.id)
+
+    async def _mark_files(self) -> None:
+        """Write into the files whose they are, so that no worker looks for them elsewhere."""
+        id = (await aside(self.store.kept, FILES_OF)).get("id") or new_id()
+        await far_aside(self.store.common.mark, id)
+        await aside(self.store.keep, FILES_OF, {"id": id})
+
+    async def _follow(self) -> None:
+        """Hear what workers on other hosts do."""
+        while True:
+            try:
+                await self.queue.follow()
+            except Exception:  # there is a next time
+                log.exception("workers on other hosts were not heard")
+            await asyncio.sleep(_FOLLOW_SECONDS)
 
     async def _tidy(self) -> None:
         while True:
             try:
                 old = time.time() - _UPLOAD_SECONDS
                 await aside(self.store.forget_old, self.settings.keep, old)
+                await far_aside(self.store.common.forget_copies)
             except Exception:  # there is a next time
                 log.exception("old pictures could not be deleted")
             await asyncio.sleep(_TIDY_SECONDS)

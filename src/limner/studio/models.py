@@ -10,6 +10,7 @@ import limner
 from limner.studio import catalogue
 from limner.studio.background import aside, far_aside, log
 from limner.studio.store import Store
+from limner.studio.tables import Job
 
 Document = dict[str, Any]
 _NAME = "catalogue"
@@ -23,6 +24,7 @@ class Models:
         root: below which runs are looked for.
         store: where descriptions are remembered.
         wake: called when there is something for a worker to describe.
+        shared: whether workers on other hosts must know which models are the same.
 
     Attributes:
         known: descriptions of the models that paint, by name.
@@ -33,8 +35,10 @@ class Models:
         recalled: set once it is known which there are.
     """
 
-    def __init__(self, root: Path, store: Store, wake: Callable[[], None]) -> None:
-        self._root, self._store, self._wake = root, store, wake
+    def __init__(
+        self, root: Path, store: Store, wake: Callable[[], None], shared: bool = False
+    ) -> None:
+        self._root, self._store, self._wake, self._shared = root, store, wake, shared
         self.known: dict[str, Document] = {}
         self.broken: dict[str, str] = {}
         self.folders: dict[str, Path] = {}
@@ -49,7 +53,7 @@ class Models:
         try:
             kept = await aside(self._store.kept, _NAME)
             await self._look()
-            if kept.get("version") == limner.__version__:
+            if kept.get("version") == limner.__version__ and kept.get("shared") == self._shared:
                 self._learn(kept["models"], kept["stamps"])
         finally:
             self._described.clear()  # a worker describes all anew: the code may have changed
@@ -61,19 +65,34 @@ class Models:
             self._looked = time.monotonic()
             await self._look()
 
+    @property
+    def weights(self) -> set[str]:
+        """Hashes of the models that paint."""
+        return {about["weights"] for about in self.known.values() if about.get("weights")}
+
+    def folder(self, job: Job) -> Path | None:
+        """Where the model of a job is: by its name in the studio, by its weights on other hosts."""
+        if self._store.owner is None:
+            return self.folders.get(job.model)
+        same = (n for n, about in self.known.items() if about.get("weights") == job.weights)
+        return self.folders.get(next(same, ""))
+
     async def describe(self, ask: Callable[[Document], Awaitable[Document]]) -> None:
         """Have a worker describe the models that are new."""
         unknown, stamps = self._unknown(), dict(self.stamps)
         if not unknown:
             return
-        answer = await ask({"do": "describe", "models": unknown})
+        answer = await ask({"do": "describe", "models": unknown, "weights": self._shared})
         self.trainable = answer.get("trainable", self.trainable)
         self._learn(answer["models"], stamps)
         for name in unknown:  # one that vanished meanwhile is not asked for again and again
             self._described.setdefault(name, stamps[name])
         models = [*self.known.values()]
         models += [{"name": name, "broken": why} for name, why in self.broken.items()]
-        kept = {"version": limner.__version__, "models": models, "stamps": stamps}
+        if self._store.owner is not None:
+            return
+        kept = {"version": limner.__version__, "shared": self._shared}
+        kept |= {"models": models, "stamps": stamps}
         try:
             await aside(self._store.keep, _NAME, kept)
         except Exception as error:  # only the next start is slower without it

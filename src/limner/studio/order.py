@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from limner.studio.leases import Owner, fits, now
 from limner.studio.tables import CANCELLED, RUNNING, WAITING, Job
 
 PLACE = (func.coalesce(Job.rank, 0), Job.number)
@@ -56,14 +57,22 @@ def ahead(session: Session, job: Job) -> Ahead:
     return Ahead(sum(row[1] for row in rows), {row[0]: int(row[2]) for row in rows})
 
 
-def next_batch(session: Session, pictures: int) -> list[Job]:
+def next_batch(
+    session: Session,
+    pictures: int,
+    owner: Owner | None = None,
+    weights: Collection[str] | None = None,
+) -> list[Job]:
     """The next job, with those behind it that fit into a batch; they run.
 
     Args:
         session: in which it is written.
         pictures: how many a batch has at most, unless a single job has more.
+        owner: the worker on another host that takes them.
+        weights: hashes of the models that can be used; None for all.
     """
-    queue = select(Job).where(Job.state == WAITING).order_by(*PLACE)
+    queue = select(Job).where(Job.state == WAITING, fits(weights)).order_by(*PLACE)
+    queue = queue.with_for_update(skip_locked=True)  # hosts take jobs at the same time
     first = session.scalar(queue.limit(1))
     if first is None:
         return []
@@ -75,6 +84,8 @@ def next_batch(session: Session, pictures: int) -> list[Job]:
                 room -= pictures_of(job)
     for job in batch:
         job.state, job.started, job.attempts = RUNNING, time.time(), job.attempts + 1
+        if owner is not None:
+            job.worker, job.lease = owner.name, now() + owner.seconds  # pyright: ignore
     return batch
 
 

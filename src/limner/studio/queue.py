@@ -22,6 +22,7 @@ class Queue:
 
     Args:
         store: where they are kept.
+        begins: whether jobs are begun here, and not by workers on other hosts alone.
 
     Attributes:
         trouble: why nothing can be begun or finished at present, if so.
@@ -31,10 +32,11 @@ class Queue:
         paused: whether none is begun until people go on; also after a restart.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, begins: bool = True) -> None:
+        self._store, self._begins = store, begins
         self._channels: dict[str, Channel] = {}
         self._pace: dict[str, float] = {}
+        self._elsewhere: dict[str, tuple[str | None, dict[str, Any]]] = {}
         self.trouble: Problem | None = None
         self.wake = asyncio.Event()
         self.painted = 0
@@ -99,7 +101,7 @@ class Queue:
 
     async def begin(self) -> list[Job]:
         """The next batch of jobs; they run."""
-        if self.closed or self.paused:
+        if self.closed or self.paused or not self._begins:
             return []
         async with self._beginning:
             return await self._insist(self._store.begin, MAX_PICTURES)
@@ -115,6 +117,8 @@ class Queue:
         self, id: str, painted: Sequence[Painted], notes: dict[str, Any], kept: bool
     ) -> bool:
         """Keep what a job painted; whether it was still wanted."""
+        for each in painted:
+            await self._insist(self._store.common.publish, each.sha256)
         wanted = await self._insist(self._store.finish, id, painted, notes, kept)
         if wanted:
             self.painted += len(painted) * kept
@@ -147,6 +151,27 @@ class Queue:
     def pace(self, model: str, seconds: float) -> None:
         """Learn how long a picture of a model takes."""
         self._pace[model] = 0.5 * self._pace.get(model, seconds) + 0.5 * seconds
+
+    async def follow(self) -> None:
+        """Hear of the jobs that somebody waits for and that workers on other hosts have."""
+        for job, told in await self._insist(self._store.elsewhere, [*self._channels]):
+            worker, heard = self._elsewhere.pop(job.id, (None, {}))
+            if worker not in (None, job.worker):  # it is lost
+                self.tell(job.id, "queued", position=0, eta=None)
+                self.wake.set()
+            if job.worker is None:
+                continue
+            if worker != job.worker:
+                self.tell(job.id, "started", model=job.model)
+            if told != heard:
+                for name, data in told.items():
+                    self.tell(job.id, name, **data)
+            self._elsewhere[job.id] = job.worker, told
+            if job.state in OVER:
+                self._end(job.id, job.state, **(job.error or job.notes or {}))
+        self._elsewhere = {
+            id: self._elsewhere[id] for id in self._elsewhere if id in self._channels
+        }
 
     async def _insist(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call what needs the database, again and again while it is locked or the disk is full:

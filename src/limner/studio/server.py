@@ -183,6 +183,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             params=request.params.model_dump(),
             inputs=request.inputs,
             alike=api_types.alike(request, models.stamps.get(request.model, "")),
+            weights=models.known[request.model].get("weights"),
             board=request.board,
             cell=request.cell.model_dump() if request.cell else {},
         )
@@ -265,6 +266,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         content = await request.body()
         try:
             taken = await far_aside(assets.take, content, studio.store.files)
+            await far_aside(studio.store.common.publish, taken.sha256)
         except LimnerError as error:
             message, _, hint = str(error).partition("; ")
             raise RefusedError(415, "no-picture", message, hint) from None
@@ -291,14 +293,14 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         download: Annotated[bool, Query(description="as a file to be kept")] = False,
     ) -> Response:
         """A picture as a PNG file, or at another width: larger, pixel by pixel."""
-        path = studio.store.file(picture.sha256)
+        path = await far_aside(studio.store.common.fetch, picture.sha256)
         headers = {"Cache-Control": _FOREVER}
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
         if w is not None:
             content = await far_aside(assets.resized, path, w)
             return Response(content, media_type="image/png", headers=headers)
-        if not await far_aside(path.is_file):
+        if not path.is_file():
             raise RefusedError(404, "unknown", "this picture's file is gone")
         return FileResponse(path, media_type="image/png", headers=headers)
 
@@ -314,7 +316,8 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         found = await aside(studio.store.pictures_with, id)
         if not found:
             raise RefusedError(404, "unknown", "there are no such pictures")
-        files = [(each.number, studio.store.file(each.sha256)) for each in found]
+        fetch = studio.store.common.fetch
+        files = [(each.number, await far_aside(fetch, each.sha256)) for each in found]
         content = await far_aside(gallery.archive, files)
         headers = {"Content-Disposition": 'attachment; filename="limner-pictures.zip"'}
         return Response(content, media_type="application/zip", headers=headers)

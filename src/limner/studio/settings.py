@@ -39,6 +39,10 @@ class Settings:
         queue: how many jobs may wait.
         keep: how many pictures are kept, favourites aside.
         worker: the command that starts a worker; this Python's own if empty.
+        files: a folder, or a URL that fsspec knows, where pictures are kept; `pictures` in `folder`
+            if None.
+        paints: whether the studio has a worker that takes jobs; else only those on other hosts do.
+        lease: seconds after which a worker on another host that says nothing has lost its jobs.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +56,9 @@ class Settings:
     queue: int = 200
     keep: int = 10_000
     worker: tuple[str, ...] = ()
+    files: str | None = None
+    paints: bool = True
+    lease: float = 30.0
 
     def __post_init__(self) -> None:
         if not self.token and not is_loopback(self.host):
@@ -65,6 +72,11 @@ class Settings:
         """The database's URL, by the drivers that limner installs."""
         url = self.database or f"sqlite:///{(self.folder / 'studio.db').resolve()}"
         return url.replace("postgresql://", "postgresql+pg8000://", 1)
+
+    @property
+    def shared(self) -> bool:
+        """Whether workers on other hosts can take jobs."""
+        return self.url.startswith("postgresql")
 
     def answers_to(self, host: str) -> bool:
         """Whether a request's Host header names this studio, and no other site's page.

@@ -1,7 +1,7 @@
 """What the studio remembers: jobs, pictures and their files, and what models there were.
 
-SQLite in the studio's folder, or any database that SQLAlchemy speaks to. One server writes; a lock
-keeps its threads in line.
+SQLite in the studio's folder, or any database that SQLAlchemy speaks to. One server writes, and a
+lock keeps its threads in line; workers on other hosts write of the jobs that they have (`leases`).
 """
 
 import threading
@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
-from sqlalchemy import create_engine, delete, event, func, inspect, select, text, update
-from sqlalchemy.engine import Engine
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from limner.contract.errors import LimnerError
-from limner.studio import order
+from limner.studio import leases, order
+from limner.studio.common_files import CommonFiles
+from limner.studio.database import open_database
 from limner.studio.gallery import Filter, painted
+from limner.studio.leases import Owner
 from limner.studio.tables import (
     CANCELLED,
     DONE,
@@ -30,14 +31,12 @@ from limner.studio.tables import (
     Kept,
     Painted,
     Picture,
-    Table,
     new_id,
 )
 
-_BUSY_SECONDS = 5.0
-"""How long SQLite waits for another program to let the database go."""
 _RESTORE_SECONDS = 3600.0
 _THERE = Picture.deleted.is_(None)
+_WAITS = {Job.state: WAITING, Job.worker: None, Job.lease: None}
 
 
 class Store:
@@ -45,26 +44,22 @@ class Store:
 
     Args:
         url: where the database is.
-        files: the folder of the pictures, each named by its hash.
+        files: where the pictures are, each named by its hash; a folder, or what has copies of a
+            common store there.
         limit: how many jobs may wait.
+        owner: the worker on another host whose jobs these are; None for the studio.
 
     Raises:
         LimnerError: it cannot be opened.
     """
 
-    def __init__(self, url: str, files: Path, limit: int = 200) -> None:
-        self.files, self.limit = files, limit
+    def __init__(
+        self, url: str, files: Path | CommonFiles, limit: int = 200, owner: Owner | None = None
+    ) -> None:
+        self.common = CommonFiles(files) if isinstance(files, Path) else files
+        self.files, self.limit, self.owner = self.common.folder, limit, owner
         self._lock = threading.Lock()
-        try:
-            self._engine = _engine(url)
-            _check(self._engine)
-            Table.metadata.create_all(self._engine)
-            _add_columns(self._engine)
-        except Exception as error:  # whatever a driver raises
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise LimnerError(
-                f"the database {url.split('://')[0]} cannot be opened: {said[0]}"
-            ) from None
+        self._engine = open_database(url)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -140,14 +135,17 @@ class Store:
             found = list(session.scalars(query))
         return sorted(found, key=lambda job: job.state != RUNNING) if unfinished else found
 
-    def begin(self, pictures: int) -> list[Job]:
+    def begin(self, pictures: int, weights: Collection[str] | None = None) -> list[Job]:
         """The next job, with those behind it that fit into a batch; they run.
 
         Args:
             pictures: how many a batch has at most, unless a single job has more.
+            weights: hashes of the models that can be used; None for all.
         """
         with self._writing() as session:
-            return order.next_batch(session, pictures)
+            if self.owner is not None:
+                leases.reclaim(session)
+            return order.next_batch(session, pictures, self.owner, weights)
 
     def move_to_front(self, id: str) -> bool:
         """Have a job painted before all others that wait; whether it waits."""
@@ -171,10 +169,12 @@ class Store:
             kept: whether they are in the history; else they go after a while, as uploads do.
         """
         with self._writing() as session:
-            job = session.scalar(select(Job).where(Job.id == id, Job.state == RUNNING))
+            own = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
+            job = session.scalar(select(Job).where(*own).with_for_update())
             if job is None:
                 return False
-            job.state, job.finished, job.notes = DONE, time.time(), dict(notes)
+            job.state, job.finished, job.notes, job.lease = DONE, time.time(), dict(notes), None
+            leases.forget(session, [id])
             for place, each in enumerate(painted):
                 session.add(
                     Picture(
@@ -195,27 +195,30 @@ class Store:
 
     def fail(self, id: str, error: Mapping[str, Any]) -> bool:
         """A job that ends with an error."""
-        return self._end(id, (RUNNING, WAITING), FAILED, dict(error))
+        return self._end(id, FAILED, dict(error), leases.is_own(self.owner))
 
     def cancel(self, id: str) -> bool:
         """A job that is wanted no longer; whether it had not ended yet."""
-        return self._end(id, (RUNNING, WAITING), CANCELLED, None)
+        return self._end(id, CANCELLED, None)
 
-    def _end(self, id: str, of: Sequence[str], state: str, error: dict[str, Any] | None) -> bool:
+    def _end(
+        self, id: str, state: str, error: dict[str, Any] | None, *of: ColumnElement[bool]
+    ) -> bool:
         with self._writing() as session:
             ended = session.execute(
                 update(Job)
-                .where(Job.id == id, Job.state.in_(of))
-                .values(state=state, finished=time.time(), error=error)
+                .where(Job.id == id, Job.state.in_((RUNNING, WAITING)), *of)
+                .values(state=state, finished=time.time(), error=error, lease=None)
             )
+            leases.forget(session, [id])
             return bool(ended.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def again(self, id: str) -> bool:
         """Put a job that runs back to where it was in the queue."""
+        own = (Job.id == id, Job.state == RUNNING, leases.is_own(self.owner))
         with self._writing() as session:
-            put = session.execute(
-                update(Job).where(Job.id == id, Job.state == RUNNING).values(state=WAITING)
-            )
+            put = session.execute(update(Job).where(*own).values(_WAITS))
+            leases.forget(session, [id])
             return bool(put.rowcount)  # pyright: ignore[reportAttributeAccessIssue]
 
     def recover(self, running: Collection[str] = ()) -> int:
@@ -224,13 +227,33 @@ class Store:
         Args:
             running: ids of jobs that do run.
         """
+        own = (Job.state == RUNNING, Job.id.not_in(running), leases.is_own(self.owner))
         with self._writing() as session:
             found = session.execute(
-                update(Job)
-                .where(Job.state == RUNNING, Job.id.not_in(running))
-                .values(state=WAITING, attempts=Job.attempts - 1)
+                update(Job).where(*own).values(_WAITS | {Job.attempts: Job.attempts - 1})
             )
             return found.rowcount  # pyright: ignore[reportAttributeAccessIssue]
+
+    def renew(self, ids: Collection[str], told: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """Go on having jobs that a worker on another host paints; the ids of those that it has.
+
+        Args:
+            ids: of the jobs.
+            told: what the studio is to hear of jobs.
+        """
+        with self._writing() as session:
+            assert self.owner is not None
+            own = leases.renew(session, self.owner, ids)
+            leases.tell(session, {id: told[id] for id in told if id in own})
+            return own
+
+    def elsewhere(self, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
+        """How jobs are, by their ids, and what workers on other hosts told of them; what such a
+        worker has no more is queued again before.
+        """
+        with self._writing() as session:
+            leases.reclaim(session)
+            return leases.heard(session, ids)
 
     # Pictures -----------------------------------------------------------------------------------
 
@@ -323,7 +346,7 @@ class Store:
 
     def file(self, sha256: str) -> Path:
         """Where a picture's pixels are."""
-        return self.files / sha256[:2] / f"{sha256}.png"
+        return self.common.path(sha256)
 
     def delete(self, id: str) -> None:
         """Delete a picture; for an hour it can be restored."""
@@ -344,7 +367,7 @@ class Store:
         """Delete a file, unless a picture has it."""
         with self._reading() as session:
             if self._unused(session, sha256):
-                self.file(sha256).unlink(missing_ok=True)
+                self.common.remove(sha256)
 
     def forget_old(self, keep: int, uploads_before: float) -> None:
         """Forget the oldest pictures beyond so many, favourites aside; as many uploads, and old
@@ -398,50 +421,3 @@ def _words(session: Session, job: Job) -> str:
     own = " ".join(str(job.params.get(name) or "") for name in ("prompt", "label")).strip()
     source = select(Picture.words).where(Picture.id == job.inputs.get("image"))
     return own or session.scalar(source) or ""
-
-
-def _check(engine: Engine) -> None:
-    """See that SQLite's file is sound.
-
-    Raises:
-        LimnerError: it is damaged.
-    """
-    if engine.dialect.name != "sqlite":
-        return
-    with engine.connect() as connection:
-        found = str(connection.execute(text("PRAGMA quick_check(1)")).scalar())
-    if found != "ok":
-        raise LimnerError(
-            f"the file {engine.url.database} is damaged; move it away to begin with an empty one"
-        )
-
-
-def _add_columns(engine: Engine) -> None:
-    """Give the tables of an earlier version the columns that came later, which may be empty."""
-    for table in Table.metadata.sorted_tables:
-        there = {column["name"] for column in inspect(engine).get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in there:
-                kind = column.type.compile(engine.dialect)
-                with engine.begin() as connection:
-                    connection.execute(
-                        text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
-                    )
-
-
-def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=5, max_overflow=20, pool_pre_ping=True)
-    told = {"timeout": _BUSY_SECONDS}
-    engine = create_engine(url, connect_args=told, pool_size=5, max_overflow=60)
-
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, record: Any) -> None:
-        del record
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
-        cursor.execute("PRAGMA synchronous=NORMAL")  # safe in WAL, and no fsync for each job
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-
-    return engine

@@ -40,6 +40,17 @@ class Job(Table):
     finished: Mapped[float | None]
     error: Mapped[dict[str, Any] | None]
     notes: Mapped[dict[str, Any] | None]
+    weights: Mapped[str | None] = mapped_column(String(64))
+    worker: Mapped[str | None] = mapped_column(String(120))
+    lease: Mapped[float | None]
+
+
+class Told(Table):
+    """What a worker on another host last told of a job that it paints."""
+
+    __tablename__ = "told"
+    job: Mapped[str] = mapped_column(String(40), primary_key=True)
+    document: Mapped[dict[str, Any]]
 
 
 class Picture(Table):

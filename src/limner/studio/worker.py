@@ -32,7 +32,7 @@ from limner.commands.hints import read_hint
 from limner.commands.pictures import read_mask, read_picture, read_whole
 from limner.commands.task import Work
 from limner.commands.wish import Wish, load_painter, sampler_options
-from limner.contract.checkpoint import model_file, write_durably
+from limner.contract.checkpoint import digest, model_file, write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
@@ -69,12 +69,19 @@ class Worker:
         """Whether nobody waits for any of some jobs."""
         return self.ended.is_set() or all(job["id"] in self.cancelled for job in jobs)
 
-    def describe(self, folders: Mapping[str, str]) -> None:
-        """Say what a client must know of each model that paints."""
+    def describe(self, folders: Mapping[str, str], weights: bool = False) -> None:
+        """Say what a client must know of each model that paints.
+
+        Args:
+            folders: of the models by name.
+            weights: whether each is told apart by a hash of its weights.
+        """
         models: list[Document] = []
         for name, folder in folders.items():
             try:
                 about = described(name, Path(folder))
+                if about is not None and weights:
+                    about["weights"] = digest(model_file(folder))
             except LimnerError as error:
                 about = {"name": name, "broken": str(error)}
             models.append(about or {"name": name, "broken": ""})
@@ -315,7 +322,7 @@ def main(device: str) -> None:
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         for document in _orders(worker):
             if document["do"] == "describe":
-                worker.describe(document["models"])
+                worker.describe(document["models"], document.get("weights", False))
             elif document["do"] == "load":
                 with contextlib.suppress(LimnerError):
                     worker.model(document["folder"])

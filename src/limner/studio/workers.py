@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from limner.studio.background import Tasks, aside, log
+from limner.studio.background import Tasks, aside, far_aside, log
 from limner.studio.models import Models
 from limner.studio.order import pictures_of
 from limner.studio.problems import Problem, explained
 from limner.studio.queue import Queue
 from limner.studio.settings import Settings
 from limner.studio.store import Store
-from limner.studio.tables import Job, Painted
+from limner.studio.tables import CANCELLED, Job, Painted
 
 Document = dict[str, Any]
 _LONGEST_LINE = 32 * 2**20
@@ -169,12 +169,17 @@ class Workers:
         self._at_work[process] = []
         self._tasks.start(self._serve(process))
 
-    async def cancel(self, job: Job) -> None:
+    @property
+    def at_work(self) -> list[str]:
+        """The ids of the jobs that are being painted."""
+        return [job.id for jobs in self._at_work.values() for job in jobs]
+
+    async def cancel(self, id: str) -> None:
         """Tell the worker that has a job to stop it."""
         for process, jobs in self._at_work.items():
-            if any(each.id == job.id for each in jobs):
+            if any(each.id == id for each in jobs):
                 with contextlib.suppress(WorkerDiedError):
-                    await process.tell({"do": "cancel", "id": job.id})
+                    await process.tell({"do": "cancel", "id": id})
 
     async def _serve(self, process: Process) -> None:
         """Keep a worker alive and busy, whatever happens."""
@@ -242,7 +247,7 @@ class Workers:
 
     async def _order(self, job: Job) -> Document | None:
         """A job as a worker hears it; None if what it needs is gone."""
-        folder, inputs = self._models.folders.get(job.model), dict[str, str]()
+        folder, inputs = self._models.folder(job), dict[str, str]()
         if folder is None:
             said = f"there is no model '{job.model}' any more"
             await self._queue.fail(job.id, Problem(code="gone", message=said))
@@ -253,7 +258,7 @@ class Workers:
                 said = f"the picture for '{name}' was deleted"
                 await self._queue.fail(job.id, Problem(code="gone", message=said))
                 return None
-            inputs[name] = str(self._store.file(picture.sha256))
+            inputs[name] = str(await far_aside(self._store.common.fetch, picture.sha256))
         named = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
         return named | {"folder": str(folder), "inputs": inputs}
 
@@ -271,23 +276,24 @@ class Workers:
         elif what == "done":
             painted = [Painted(**each) for each in said["pictures"]]
             if not await self._queue.finish(id, painted, said["notes"], said["kept"]):
-                for each in painted:  # cancelled at the last moment
-                    await aside(self._store.forget_file, each.sha256)
+                job = await aside(self._store.job, id)
+                if job is None or job.state == CANCELLED:  # and no other worker's meanwhile
+                    for each in painted:
+                        await aside(self._store.forget_file, each.sha256)
 
     async def _give_back(self, process: Process, problem: Problem) -> None:
         """Queue again what a worker was at."""
         jobs, self._at_work[process] = self._at_work[process], []
         for save in (
             partial(self._queue.give_back, jobs, problem),
-            partial(self._queue.recover, self._ids),  # all the same, should that have failed
+            partial(
+                self._queue.recover, lambda: self.at_work
+            ),  # all the same, should that have failed
         ):
             try:
                 await save()
             except Exception:  # they are found the next time that a worker stumbles
                 log.exception("jobs could not be queued again")
-
-    def _ids(self) -> list[str]:
-        return [job.id for jobs in self._at_work.values() for job in jobs]
 
     def _say_trouble(self, reason: str) -> None:
         message, _, hint = reason.partition("; ")

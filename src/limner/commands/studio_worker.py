@@ -1,0 +1,40 @@
+"""`limner studio worker`: paint for a studio, on another host."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.commands.arguments import Device
+from limner.contract.errors import LimnerError, install
+
+
+def studio_worker_command(
+    db: Annotated[str, typer.Option("--db", "--database", help="The studio's: postgresql://...")],
+    files: Annotated[
+        str,
+        typer.Option(help="The studio's --files: a folder that both reach, or a URL as s3://..."),
+    ],
+    data: Annotated[
+        Path, typer.Option("--data", help="A folder of this worker's own, for copies of pictures.")
+    ] = Path("studio-worker"),
+    lease: Annotated[
+        float,
+        typer.Option(
+            min=1.0, help="Seconds of silence after which its jobs are given to another worker."
+        ),
+    ] = 30.0,
+    device: Device = "auto",
+) -> None:
+    """Take jobs from a studio's database on another host, and paint them with this host's models.
+
+    The models are the bundled ones and the runs below this folder.
+    """
+    try:
+        from limner.studio.far_worker import work
+    except ModuleNotFoundError as error:
+        raise LimnerError(f"the studio needs {error.name}; type: {install('studio')}") from None
+    from limner.studio.settings import Settings
+
+    settings = Settings(folder=data, database=db, files=files, device=device, lease=lease)
+    work(settings, lambda name: typer.echo(f"working for the studio as {name}"))

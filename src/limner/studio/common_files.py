@@ -1,0 +1,155 @@
+"""Where the files of pictures are: in a folder, or in a store that several hosts reach.
+
+A store is any URL that fsspec knows, such as s3://bucket/studio. The folder then holds copies of
+what this host needed lately.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from limner.contract.errors import LimnerError
+
+_COPIES = 2_000
+"""Pictures that a host keeps copies of."""
+_MARK = "limner-studio.txt"
+
+
+class CommonFiles:
+    """PNG files, each named by its hash.
+
+    Args:
+        folder: of the files, or of this host's copies.
+        url: of the store; None if the folder is all there is.
+
+    Raises:
+        LimnerError: there is no such store, or its driver is not installed.
+    """
+
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        self.folder = folder
+        self._store: Any = None
+        self._root = ""
+        if url is not None:
+            self._store, self._root = _opened(url)
+
+    def path(self, sha256: str) -> Path:
+        """Where a file is on this host, if it is here."""
+        return self.folder / sha256[:2] / f"{sha256}.png"
+
+    def fetch(self, sha256: str) -> Path:
+        """Where a file is on this host, to which it is copied first; a path with no file if it is
+        nowhere.
+
+        Raises:
+            OSError: the store cannot be read.
+        """
+        path = self.path(sha256)
+        if self._store is None or path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.urandom(4).hex()}.partial")
+        try:
+            with _errors_of_the_system(), contextlib.suppress(FileNotFoundError):
+                self._store.get_file(self._place(path.relative_to(self.folder)), str(partial))
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def publish(self, sha256: str) -> None:
+        """Have a file of this host's folder in the store.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._store is None:
+            return
+        path = self.path(sha256)
+        place = self._place(path.relative_to(self.folder))
+        with _errors_of_the_system():
+            if not self._store.exists(place) or self._store.size(place) != path.stat().st_size:
+                self._store.makedirs(self._store._parent(place), exist_ok=True)
+                self._store.put_file(str(path), place)
+
+    def remove(self, sha256: str) -> None:
+        """Delete a file everywhere."""
+        path = self.path(sha256)
+        path.unlink(missing_ok=True)
+        if self._store is not None:
+            with _errors_of_the_system(), contextlib.suppress(FileNotFoundError):
+                self._store.rm_file(self._place(path.relative_to(self.folder)))
+
+    def forget_copies(self) -> None:
+        """Delete the oldest copies of what is in the store."""
+        if self._store is None:
+            return
+        copies = sorted(self.folder.glob("*/*.png"), key=lambda path: -path.stat().st_mtime)
+        for path in copies[_COPIES:]:
+            path.unlink(missing_ok=True)
+
+    def mark(self, id: str | None = None) -> str:
+        """The id of the studio whose files these are; empty if they are of none.
+
+        Args:
+            id: written first, if given.
+
+        Raises:
+            OSError: the files cannot be read or written.
+        """
+        if self._store is None:
+            file = self.folder / _MARK
+            if id is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(id, encoding="ascii")
+            return file.read_text(encoding="ascii") if file.is_file() else ""
+        with _errors_of_the_system():
+            place = self._place(Path(_MARK))
+            if id is not None:
+                self._store.makedirs(self._root, exist_ok=True)
+                self._store.pipe_file(place, id.encode())
+            return self._store.cat_file(place).decode() if self._store.exists(place) else ""
+
+    def _place(self, path: Path) -> str:
+        return f"{self._root}/{path.as_posix()}"
+
+
+def common_files(folder: Path, files: str | None) -> CommonFiles:
+    """The files of a studio.
+
+    Args:
+        folder: of a studio or a worker.
+        files: a folder or a URL where they are to be; `pictures` in the folder if None.
+    """
+    if files is None or "://" in files:
+        return CommonFiles(folder / "pictures", files)
+    return CommonFiles(Path(files))
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+
+        store, root = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        said = str(error).splitlines()[0].rstrip(".")
+        raise LimnerError(
+            f"files cannot be kept in {url.split('://')[0]}://: {said[:1].lower()}{said[1:]}; "
+            "install the driver, or give --files a folder"
+        ) from None
+    return store, root.rstrip("/")
+
+
+@contextlib.contextmanager
+def _errors_of_the_system() -> Iterator[None]:
+    """Drivers raise errors of their own where the network fails; they pass as OSError does."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise OSError(errno.EIO, said) from error

@@ -1,0 +1,248 @@
+"""Workers on other hosts: what they share with the studio, and what a dead one leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import limner
+from conftest import STUBS, Studio, png, until, write_toys
+from limner.commands.app import app
+from limner.contract.errors import LimnerError
+from limner.studio import far_worker
+from limner.studio.common_files import CommonFiles, common_files
+from limner.studio.far_worker import check_studio, work
+from limner.studio.leases import Owner
+from limner.studio.lifecycle import FILES_OF
+from limner.studio.settings import Settings
+from limner.studio.store import Store
+from limner.studio.tables import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Painted
+
+WORK = """
+import sys
+from pathlib import Path
+from limner.studio.far_worker import work
+from limner.studio.settings import Settings
+work(eval(sys.argv[1], {"Settings": Settings, "Path": Path}), lambda name: print(name, flush=True))
+"""
+
+
+def asked(weights: str | None = "w" * 64) -> Job:
+    return Job(
+        model="toy", task="paint", params={"n": 1}, inputs={}, alike="", cell={}, weights=weights
+    )
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """Opens the one database as a host does; `hosts()` is the studio."""
+    opened: list[Store] = []
+
+    def host(name: str | None = None, seconds: float = 60.0) -> Store:
+        owner = Owner(name, seconds) if name else None
+        files = common_files(tmp_path / (name or "studio"), (tmp_path / "common").as_uri())
+        opened.append(Store(f"sqlite:///{tmp_path / 'studio.db'}", files, owner=owner))
+        return opened[-1]
+
+    yield host
+    for store in opened:
+        store.close()
+
+
+def test_a_job_is_one_hosts_until_its_lease_expires(hosts: Callable[..., Store]):
+    studio, slow, quick = hosts(), hosts("slow", -5.0), hosts("quick")
+    id = studio.submit(asked()).id
+    assert [job.id for job in slow.begin(16, {"w" * 64})] == [id]
+    assert studio.begin(16) == [] and studio.recover() == 0  # the studio lets it be
+    assert [job.id for job in quick.begin(16, {"w" * 64})] == [id]  # the lease was over at once
+    assert slow.renew([id], {}) == set() and quick.renew([id], {}) == {id}
+    assert not slow.finish(id, [Painted("a" * 64, 8, 8, {})], {})
+    assert not slow.fail(id, {"message": "too late"}) and not slow.again(id)
+    assert quick.finish(id, [Painted("b" * 64, 8, 8, {})], {})
+    job = studio.job(id)
+    assert job is not None and (job.state, job.worker, job.attempts) == (DONE, "quick", 2)
+    assert [p.sha256[0] for p in studio.pictures_of([job])[job.number]] == ["b"]
+
+
+def test_a_job_that_two_hosts_lost_fails_and_says_why(hosts: Callable[..., Store]):
+    studio, dying = hosts(), hosts("dying", -5.0)
+    id = studio.submit(asked()).id
+    for state in (WAITING, FAILED):
+        assert len(dying.begin(16)) == 1
+        [(job, _)] = studio.elsewhere([id])
+        assert job.state == state
+    assert job.error is not None and "died twice" in job.error["message"]
+
+
+def test_a_host_takes_the_jobs_of_the_models_that_it_has(hosts: Callable[..., Store]):
+    studio, host = hosts(), hosts("host")
+    first, second = studio.submit(asked("x" * 64)), studio.submit(asked("y" * 64))
+    studio.submit(asked(None))
+    assert [job.id for job in host.begin(16, {"y" * 64})] == [second.id]
+    assert host.begin(16, {"y" * 64}) == []
+    assert [job.id for job in studio.begin(16)] == [first.id]
+
+
+def test_the_studio_hears_what_a_host_tells_and_the_host_that_a_job_is_cancelled(
+    hosts: Callable[..., Store],
+):
+    studio, host = hosts(), hosts("host")
+    id = studio.submit(asked()).id
+    host.begin(16)
+    host.renew([id], {id: {"progress": {"step": 3}}, "another": {"progress": {}}})
+    [(job, told)] = studio.elsewhere([id])
+    assert job.state == RUNNING and told == {"progress": {"step": 3}}
+    assert studio.cancel(id) and host.renew([id], {id: {"progress": {"step": 4}}}) == set()
+    [(job, told)] = studio.elsewhere([id])
+    assert job.state == CANCELLED and told == {}
+
+
+def test_a_host_that_stops_gives_its_jobs_back_untried(hosts: Callable[..., Store]):
+    studio, host = hosts(), hosts("host")
+    own, id = studio.submit(asked()), studio.submit(asked()).id
+    studio.begin(16)
+    host.begin(16)
+    assert host.recover() == 1
+    job, of_the_studio = studio.job(id), studio.job(own.id)
+    assert job is not None and (job.state, job.attempts, job.worker) == (WAITING, 0, None)
+    assert of_the_studio is not None and of_the_studio.state == RUNNING
+
+
+@pytest.mark.parametrize("place", ["file://", "memory://common", None])
+def test_files_are_common_to_hosts_whatever_their_store(tmp_path: Path, place: str | None):
+    place = f"{place}{tmp_path}" if place == "file://" else place or str(tmp_path / "nfs")
+    here, there = common_files(tmp_path / "here", place), common_files(tmp_path / "there", place)
+    name = "ab" * 32
+    here.path(name).parent.mkdir(parents=True)
+    here.path(name).write_bytes(b"pixels")
+    here.publish(name)
+    here.publish(name)
+    assert there.fetch(name).read_bytes() == b"pixels"
+    assert not list(tmp_path.rglob("*.partial"))
+    assert here.mark("studio-1") == there.mark() == "studio-1"
+    there.remove(name)
+    here.path(name).unlink(missing_ok=True)
+    assert not here.fetch(name).exists()
+
+
+def test_a_host_keeps_the_newest_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("limner.studio.common_files._COPIES", 2)
+    for files, left in ((CommonFiles(tmp_path), "abc"), (CommonFiles(tmp_path, "memory://"), "bc")):
+        for age, name in enumerate("cba"):
+            files.path(name * 64).parent.mkdir(exist_ok=True)
+            files.path(name * 64).touch()
+            os.utime(files.path(name * 64), (1000 - age, 1000 - age))
+        files.forget_copies()
+        assert sorted(path.name[0] for path in tmp_path.glob("*/*.png")) == [*left]
+
+
+def test_a_store_that_fails_is_an_error_of_the_system(tmp_path: Path):
+    files = CommonFiles(tmp_path, "memory://x")
+
+    class Broken:
+        def get_file(self, *_: Any) -> None:
+            raise ConnectionAbortedError if self.system else RuntimeError("no route to the store")
+
+        system = False
+
+    files._store = Broken()
+    with pytest.raises(OSError, match="no route to the store"):
+        files.fetch("ab" * 32)
+
+
+def test_a_worker_says_what_it_misses(hosts: Callable[..., Store], tmp_path: Path):
+    with pytest.raises(LimnerError, match=r"need a database that all can reach; give --db"):
+        work(Settings(folder=tmp_path / "w", database=f"sqlite:///{tmp_path}/studio.db"))
+    with pytest.raises(LimnerError, match=r"cannot be kept in tape://.*give --files a folder"):
+        common_files(tmp_path, "tape://x")
+    host = hosts("host")
+    with pytest.raises(LimnerError, match="no studio uses this database; start it first"):
+        check_studio(host)
+    hosts().keep(FILES_OF, {"id": "studio-1"})
+    with pytest.raises(LimnerError, match="these files are not the studio's; give --files"):
+        check_studio(host)
+    host.common.mark("studio-1")
+    check_studio(host)
+    hosts().keep("catalogue", {"version": "0.0.0"})
+    with pytest.raises(LimnerError, match=f"limner 0.0.0 and this host {limner.__version__}"):
+        check_studio(host)
+
+
+@pytest.mark.parametrize("words", [["studio", "worker"], ["studio-worker"]])
+def test_the_command_line_has_workers(words: list[str], monkeypatch: pytest.MonkeyPatch):
+    taken: list[Settings] = []
+    monkeypatch.setattr(far_worker, "work", lambda settings, say: taken.append(settings))
+    given = ["--database", "postgresql://db/x", "--files", "s3://bucket/studio", "--lease", "5"]
+    assert CliRunner().invoke(app, [*words, *given]).exit_code == 0
+    assert taken[0].url == "postgresql+pg8000://db/x" and taken[0].lease == 5
+    assert taken[0].files == "s3://bucket/studio" and taken[0].folder == Path("studio-worker")
+
+
+class Host:
+    """A worker on another host: a process with a folder of its own."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        write_toys(root)
+        said = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORK, f"Settings({said})"],
+            cwd=root, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.name = self.process.stdout.readline().strip()
+
+    def end(self, sign: int) -> None:
+        self.process.send_signal(sign)
+        self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """Starts workers that one test may kill."""
+    started: list[Host] = []
+
+    def start(name: str, **settings: Any) -> Host:
+        started.append(Host(tmp_path / name, **settings))
+        return started[-1]
+
+    yield start
+    for host in started:
+        if host.process.poll() is None:
+            host.end(signal.SIGKILL)
+
+
+def test_the_job_of_a_killed_host_ends_on_another(
+    postgres: str, own_studio: Callable[..., Studio], tmp_path: Path, far: Callable[..., Host]
+):
+    common = (tmp_path / "common").as_uri()
+    shared = {"database": postgres, "files": common, "device": "cpu", "worker": STUBS, "lease": 1.0}
+    studio = own_studio(database=postgres, files=common, paints=False)
+    image = studio.send(png())["id"]
+    steps = {"steps": 30, "pause": 0.05}
+    asked = studio.submit(sampler=steps, inputs={"image": image}, task="edit", prompt="far away")
+    first = far("first", **shared)
+    events = studio.events(asked["id"])
+    assert next(name for _, name, _ in events if name in ("started", "frame")) == "started"
+    frame = next(data for _, name, data in events if name == "frame")
+    assert frame["webp"] and frame["step"] > 0
+    first.end(signal.SIGKILL)
+    second = far("second", **shared)
+    seen = [name for _, name, _ in events]
+    assert "queued" in seen and seen[-1] == "done"
+    job = studio.over(asked["id"])
+    assert job["state"] == "done", job
+    assert studio.pixels(job["outputs"][0]).size == (16, 16)  # by way of the common store
+    slow = studio.submit(sampler={"steps": 400, "pause": 0.1})["id"]
+    until(lambda: studio.job(slow)["state"] == "running")
+    studio.client.delete(f"/api/v1/jobs/{slow}")
+    assert studio.painted(prompt="next")["state"] == "done"  # the worker has let go of the other
+    second.end(signal.SIGTERM)
+    assert second.process.returncode == 0
