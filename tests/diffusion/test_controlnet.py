@@ -399,6 +399,22 @@ def test_a_control_goes_with_another_base_of_the_same_shape():
     wide = build("flow-matching", SPECS["labels"], channels=(16, 32))
     with pytest.raises(LimnerError, match="trained over a network of other channels"):
         model.join([], wide)  # pyright: ignore
+    large = build("flow-matching", SPECS["labels"].resized(16, 16), channels=(8, 16))
+    with pytest.raises(LimnerError, match="works at 8 x 8, and the base paints 16 x 16 pictures"):
+        model.join([], large)  # pyright: ignore
+
+
+def test_a_control_in_maps_goes_with_bases_in_the_same_maps_only():
+    model, other = controlled("latent-diffusion"), base("latent-diffusion")
+    shaken(other.denoiser)
+    c = asked("labels")
+    over = model.join([], other).sample(3, c, control_strength=0.0, **OPTIONS)
+    assert torch.equal(over, other.sample(3, prompt(c), **OPTIONS))
+    shaken(other.first_stage)
+    with pytest.raises(LimnerError, match="in the maps of another autoencoder; take a base with"):
+        model.join([], other)
+    with pytest.raises(LimnerError, match="in the maps of an autoencoder, and the base paints on"):
+        model.join([], base("flow-matching"))
 
 
 @pytest.mark.parametrize(

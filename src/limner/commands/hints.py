@@ -15,7 +15,10 @@ from limner.data.hints import DRAWINGS
 
 
 def read_hints(
-    files: Sequence[Path], model: GenerativeModel, report: Callable[[str], None]
+    files: Sequence[Path],
+    model: GenerativeModel,
+    report: Callable[[str], None],
+    names: Sequence[str] = (),
 ) -> Images:
     """The conditioning picture of a model, "1 k hh ww", from a file for each of its controls.
 
@@ -23,6 +26,7 @@ def read_hints(
         files: pictures of any size, whose middle is taken.
         model: that they steer.
         report: told, in a line each, what is changed of them.
+        names: of the pictures in messages; those of their files unless given.
 
     Raises:
         LimnerError: a file that is not a picture or is blank, too many or too few of them, or a
@@ -40,7 +44,8 @@ def read_hints(
             f"{len(files)} hints for {len(specs)} control{'s' * (len(specs) > 1)}; give one --hint "
             "for each"
         )
-    drawn = [read_hint(file, spec, report, f"'{file}'") for file, spec in zip(files, specs)]
+    names = names or [f"'{file}'" for file in files]
+    drawn = [read_hint(file, spec, report, name) for file, spec, name in zip(files, specs, names)]
     size = whole.height, whole.width
     return torch.cat(
         [

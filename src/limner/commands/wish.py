@@ -1,6 +1,6 @@
 """What is asked for: a model, words, seeds and options, as a PNG file remembers them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -189,17 +189,39 @@ def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[
     where = str(processes.device(device))
     controls = [_load_control(name, where) for name in wish.controls]
     path = find_model(wish.model or next(iter(wish.controls), None))
-    if not controls:
-        model = load_painter(path, where)
-    else:
-        model = controls[0].join(controls[1:], load_painter(path, where) if wish.model else None)
+    base = load_painter(path, where) if wish.model or not controls else None
+    model = with_controls(base, controls)
     return model, sampler_options(model, path, wish)
 
 
 def _load_control(name: str, device: str) -> Controlled:
-    model = load_painter(find_model(name), device)
+    return as_control(name, load_painter(find_model(name), device))
+
+
+def as_control(name: str, model: GenerativeModel) -> Controlled:
+    """A model as one with controls.
+
+    Raises:
+        LimnerError: it has none.
+    """
     if not isinstance(model, Controlled):
         raise LimnerError(
             f"'{name}' has no control: its model is {model.name}; limner train controlnet makes one"
         )
     return model
+
+
+def with_controls(
+    base: GenerativeModel | None, controls: Sequence[Controlled]
+) -> GenerativeModel:
+    """A model with further controls; over the first one's own base, if none is given.
+
+    Raises:
+        LimnerError: they do not fit.
+    """
+    if not controls:
+        assert base is not None, "there is something that paints"
+        return base
+    if isinstance(base, Controlled):
+        return base.join(controls)
+    return controls[0].join(controls[1:], base)

@@ -49,6 +49,7 @@ from limner.diffusion.controlled_network import (
     Settings,
 )
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
+from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.sampling import Plan, Scale, WalkOptions
 
 _SUDDEN = 0.15  # that adherence rises, from one evaluation to the next
@@ -131,16 +132,20 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         """One model with the controls of several: `Controlled`; weights are copied.
 
         Raises:
-            LimnerError: another kind of model, or one that was trained over a network of another
-                shape.
+            LimnerError: another kind of model, or one that was trained for pictures of another
+                size, in other maps, or over a network of another shape.
         """
+        base = base or self.base
+        base = checked_base(base.spec, base)
+        _check_place(self, base)
         hints, controls = list(self.hints), self.branches
         for other in others:
             if not isinstance(other, ControlNet):
                 raise LimnerError(f"{other.name} models have no control to join to {self.name}")
+            _check_place(other, base)
             hints += other.hints
             controls += other.branches
-        base = copy.deepcopy(base or self.base)
+        base = copy.deepcopy(base)
         planes = tuple(control.channels for control in controls)
         sizes = {(hint.height, hint.width) for hint in hints}
         height, width = sizes.pop() if len(sizes) == 1 else base.spec.shape[1:]
@@ -345,3 +350,30 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
 
 def _of_base(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not name.startswith("control_")}
+
+
+def _check_place(control: ControlNet, base: Base) -> None:
+    """Whether a control works where a base paints.
+
+    Raises:
+        LimnerError: at another size, or in other maps.
+    """
+    own = control.base
+    if control.spec.shape[1:] != base.spec.shape[1:]:
+        raise LimnerError(
+            f"this control works at {control.spec.width} x {control.spec.height}, and the base "
+            f"paints {base.spec.width} x {base.spec.height} pictures; take a base of that size"
+        )
+    places = [isinstance(each, LatentDiffusion) for each in (own, base)]
+    if places[0] != places[1]:
+        names = ("on pixels", "in the maps of an autoencoder")
+        raise LimnerError(
+            f"this control works {names[places[0]]}, and the base paints {names[places[1]]}; take "
+            "a base of the kind that the control was trained over"
+        )
+    latent = isinstance(own, LatentDiffusion) and isinstance(base, LatentDiffusion)
+    if latent and not own.shares_stage(base):
+        raise LimnerError(
+            "this control was trained in the maps of another autoencoder; take a base with the "
+            "first stage of its own"
+        )
