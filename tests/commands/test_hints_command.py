@@ -103,9 +103,7 @@ def test_several_controls_have_a_hint_and_a_strength_each(runs, drawing):
 def test_further_controls_join_one_that_is_the_model(runs, drawing):
     two = ["--hint", drawing, "--hint", drawing]
     both = sample("-m", runs / "mask", "--control", runs / "lowres", *two)
-    assert torch.equal(
-        both, sample("--control", runs / "mask", "--control", runs / "lowres", *two)
-    )
+    assert torch.equal(both, sample("--control", runs / "mask", "--control", runs / "lowres", *two))
 
 
 def test_the_picture_remembers_its_hints_and_is_painted_again_from_them(runs, drawing):

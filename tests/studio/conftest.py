@@ -127,7 +127,7 @@ class Studio:
     def painted(self, **of: Any) -> dict[str, Any]:
         """A job that was done."""
         job = self.over(self.submit(**of)["id"])
-        assert job["state"] == "done", job
+        assert job["state"] == "done", job["error"]
         return job
 
     def pixels(self, picture: dict[str, Any]) -> Image.Image:

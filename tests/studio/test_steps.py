@@ -1,19 +1,25 @@
 """What the page asks of the API when a picture follows a drawing, or is changed step by step."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from conftest import Studio, png
+from limner import prompted
 from limner.commands.painting import paint_sheet
 from limner.commands.reword import reworded
 from limner.commands.task import open_work
 from limner.commands.wish import Wish
+from limner.contract.checkpoint import load
 from limner.contract.image import from_uint8, to_uint8
+from limner.contract.model import GenerativeModel
 from limner.data.hints import draw_hint
+from limner.diffusion.controlnet import ControlNet
 
 QUICK = {"steps": 2}
 HALVES = torch.tensor([0, 255]).repeat_interleave(8).expand(3, 16, 16).byte()
@@ -50,6 +56,55 @@ def test_the_hint_of_a_picture_is_that_of_the_training_and_steers(studio: Studio
     kept = {"sha256": picture["settings"]["inputs"]["hint"]}
     found = studio.client.get("/api/v1/assets", params=kept).json()
     assert torch.equal(pixels(studio, found), expected)
+
+
+def test_controls_are_put_over_another_base_each_with_its_hint_and_strength(studio: Studio):
+    base, control = load(studio.folder / "runs/words"), load(studio.folder / "runs/control")
+    assert isinstance(base, GenerativeModel) and isinstance(control, ControlNet)
+    models = {each["name"]: each for each in studio.client.get("/api/v1/models").json()["models"]}
+    assert models["runs/control"]["over"] == models["runs/words"]["built"], "they fit"
+    assert models["runs/edges"]["over"] == "", "it is no control"
+    assert models["toy"]["built"] != models["runs/words"]["built"]
+    drawing = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
+    drawing[0, :, :, 3], drawing[1, :, 9] = 255, 255
+    hint, hint_2 = (studio.send(file_of(each))["id"] for each in drawing)
+    two = {"inputs": {"hint": hint, "hint_2": hint_2}, "prompt": "a dog", "seed": 5}
+    two |= {"sampler": {"steps": 2, "control_weights": [0.5, 1.5]}}
+    (picture,) = studio.painted(model="runs/words", controls=["runs/control"] * 2, **two)["outputs"]
+    both = control.join([control], base)
+    c = replace(prompted(base.spec, ["a dog"]), image=from_uint8(drawing.transpose(0, 1)))
+    expected = both.sample(1, c, seed=5, steps=2, control_weights=(0.5, 1.5))
+    assert torch.equal(pixels(studio, picture), to_uint8(expected)[0])
+    assert picture["settings"]["controls"] == ["runs/control"] * 2
+    (joined,) = studio.painted(model="runs/control", controls=["runs/control"], **two)["outputs"]
+    assert torch.equal(pixels(studio, joined), pixels(studio, picture)), "it has the same base"
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"controls": ["runs/contrl"]}, "did you mean 'runs/control'?"),
+        ({"controls": ["runs/words"]}, "'runs/words' is not a control"),
+        ({"task": "walk"}, "task walk takes no controls"),
+        ({"inputs": {}}, "needs a picture"),
+        ({"controls": ["runs/control"] * 2}, "give inputs.hint_2"),
+        ({"sampler": {"control_strength": 9}}, "control_strength=9"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused_at_once(
+    wish: dict[str, Any], said: str, studio: Studio
+):
+    hint = studio.send(file_of(HALVES[:1]))["id"]
+    asked = {"controls": ["runs/control"], "inputs": {"hint": hint}} | wish
+    answer = studio.submit(model="runs/words", expect=422, **asked)
+    assert said in f"{answer['message']}; {answer['hint']}"
+
+
+def test_a_control_over_what_it_does_not_fit_says_so_in_a_line(studio: Studio):
+    hint = studio.send(file_of(HALVES[:1]))["id"]
+    asked = {"model": "toy", "controls": ["runs/control"], "inputs": {"hint": hint}}
+    error = studio.over(studio.submit(**asked)["id"])["error"]
+    assert error["code"] == "invalid" and "toy-canvas models have no U-Net" in error["message"]
 
 
 def test_a_drawing_that_is_dark_on_light_is_inverted_and_a_blank_one_refused(studio: Studio):

@@ -211,9 +211,7 @@ def as_control(name: str, model: GenerativeModel) -> Controlled:
     return model
 
 
-def with_controls(
-    base: GenerativeModel | None, controls: Sequence[Controlled]
-) -> GenerativeModel:
+def with_controls(base: GenerativeModel | None, controls: Sequence[Controlled]) -> GenerativeModel:
     """A model with further controls; over the first one's own base, if none is given.
 
     Raises:

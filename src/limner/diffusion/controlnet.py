@@ -371,8 +371,9 @@ def _check_place(control: ControlNet, base: Base) -> None:
             f"this control works {names[places[0]]}, and the base paints {names[places[1]]}; take "
             "a base of the kind that the control was trained over"
         )
-    latent = isinstance(own, LatentDiffusion) and isinstance(base, LatentDiffusion)
-    if latent and not own.shares_stage(base):
+    if not isinstance(own, LatentDiffusion) or not isinstance(base, LatentDiffusion):
+        return
+    if not own.shares_stage(base):
         raise LimnerError(
             "this control was trained in the maps of another autoencoder; take a base with the "
             "first stage of its own"

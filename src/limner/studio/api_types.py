@@ -19,11 +19,12 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Share
 from limner.contract.wildcards import LISTS, choose_words, word_lists
 from limner.studio.problems import Problem
-from limner.studio.settings import MAX_PICTURES, MAX_PROMPT
+from limner.studio.settings import MAX_PICTURES, MAX_PROMPT, hint_inputs
 from limner.studio.tables import WAITING, Job, Picture
 
 _MOST_OPTIONS = 64
 _MOST_CHANGES = 64
+_MOST_CONTROLS = 4
 
 
 def _clean(text: str) -> str:
@@ -62,6 +63,11 @@ class Params(Strict):
         default_factory=list[str],
         description="of the prompt's words, in order: replace:dog=cat, refine:with a hat, "
         "weight:red=2, cross:0.2, own:0.1, local:0.3",
+    )
+    controls: Annotated[list[Name], Field(max_length=_MOST_CONTROLS)] = Field(
+        default_factory=list[str],
+        description="models that were trained as controls, to put over this one; each follows its "
+        "own hint (inputs hint, hint_2, ...), as strongly as sampler.control_weights says",
     )
 
 
@@ -113,6 +119,8 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
     if request.task not in model["tasks"]:
         raise unknown(f"task of model {request.model},", request.task, model["tasks"])
     task = model["tasks"][request.task]
+    if params.controls:
+        model = _controlled(request, model, models)
     if (params.prompt or params.negative) and not model["text"]:
         raise LimnerError("this model was trained without text; leave the prompt out")
     if params.label and not _is_label(params.label, model["labels"]):
@@ -129,6 +137,25 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
 _CHANGING = ("paint", "reword")
 
 
+def _controlled(
+    request: Request, model: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """A model's description under the controls that a request puts over it.
+
+    Raises:
+        LimnerError: one is not a control, or the task does not take any.
+    """
+    if request.task != "paint":
+        raise LimnerError(f"task {request.task} takes no controls; leave the controls out")
+    for name in request.params.controls:
+        if name not in models:
+            raise unknown("model", name, models)
+        if not models[name]["over"]:
+            raise LimnerError(f"'{name}' is not a control; limner train controlnet makes one")
+    control = model if model["over"] else models[request.params.controls[0]]
+    return {**model, **{key: control[key] for key in ("schema", "hint")}, "condition": "required"}
+
+
 def _is_label(label: str, labels: list[str]) -> bool:
     return label in labels or (label.isdecimal() and label.isascii() and int(label) < len(labels))
 
@@ -136,7 +163,9 @@ def _is_label(label: str, labels: list[str]) -> bool:
 def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
     known = dict(task["inputs"])
     if model["hint"] and request.task == "paint":
-        known["hint"] = {"required": model["condition"] == "required"}
+        count = bool(model["over"]) + len(request.params.controls)
+        required = {"required": model["condition"] == "required"}
+        known |= dict.fromkeys(hint_inputs(count), required)
     if request.params.changes:  # of a picture, which stays known
         known["parent"] = {"required": False}
     for name in request.inputs:

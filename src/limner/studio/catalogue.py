@@ -4,7 +4,9 @@ Finding them takes no torch, describing them does. So the server finds, a worker
 descriptions are remembered for the server's next start.
 """
 
+import hashlib
 import inspect
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -70,6 +72,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     """
     from safetensors import safe_open
 
+    from limner.contract.abilities import Controlled
     from limner.contract.checkpoint import read_header, weight_files
     from limner.contract.model import GenerativeModel
     from limner.contract.options import names_a_file
@@ -91,6 +94,8 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
             shapes += [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
     spec, hint = header.spec, header.spec.hint
     usual: Mapping[str, Any] = header.recipe.get("sampler", {})
+    own = {"model": header.model, "spec": spec.to_json(), "config": header.config}
+    base = header.config.get("base") if issubclass(model, Controlled) else None
     return {
         "name": name,
         "kind": header.model,
@@ -107,11 +112,18 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "hint": list(hint.shape) if hint else None,
         "hint_kind": hint.domain if hint else "",
         "condition": model.condition,
+        "built": _fingerprint(own),
+        "over": _fingerprint(base) if base else "",
         "schema": schema,
         "help": helps(model.frames),
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
         "tasks": tasks_of(model, spec),
     }
+
+
+def _fingerprint(build: Mapping[str, Any]) -> str:
+    """The same for models that are built the same way, whatever they have learned."""
+    return hashlib.sha256(json.dumps(build, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def trainable() -> list[dict[str, Any]]:

@@ -102,3 +102,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def hint_inputs(count: int) -> list[str]:
+    """What the inputs are called that several controls follow, in their order."""
+    return ["hint", *(f"hint_{i}" for i in range(2, count + 1))]

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 
 from limner.commands.attending import known_words
-from limner.commands.hints import read_hint
+from limner.commands.hints import read_hints
 from limner.commands.pictures import read_mask, read_picture, read_whole
 from limner.commands.task import Work
-from limner.commands.wish import Wish, load_painter, sampler_options
+from limner.commands.wish import Wish, as_control, load_painter, sampler_options, with_controls
 from limner.contract.checkpoint import digest, model_file, write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
@@ -41,7 +41,7 @@ from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.studio.catalogue import described, trainable
-from limner.studio.settings import FULL, MAX_PICTURES
+from limner.studio.settings import FULL, MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
 
 _LOADED = 3  # models kept in memory
@@ -87,16 +87,23 @@ class Worker:
             models.append(about or {"name": name, "broken": ""})
         self.write({"is": "models", "models": models, "trainable": trainable()})
 
-    def model(self, folder: str) -> GenerativeModel:
+    def model(self, folder: str, controls: Sequence[tuple[str, str]] = ()) -> GenerativeModel:
         """A model, from memory if it was used lately and has not changed since.
 
+        Args:
+            folder: of the model.
+            controls: names and folders of others, whose controls are put over it.
+
         Raises:
-            LimnerError: it cannot be loaded, or paints nothing.
+            LimnerError: it cannot be loaded, or paints nothing; or the controls do not fit it.
         """
-        file = model_file(folder)
-        key = f"{file} {file.stat().st_mtime_ns if file.exists() else 0}"
+        files = [model_file(each) for each in (folder, *(own for _, own in controls))]
+        changed = (file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+        key = " ".join(f"{file} {time}" for file, time in zip(files, changed))
         if key not in self.models:
-            self.models[key] = load_painter(file, str(self.device))
+            model, *others = (load_painter(file, str(self.device)) for file in files)
+            named = zip((name for name, _ in controls), others)
+            self.models[key] = with_controls(model, [as_control(*each) for each in named])
         self.models.move_to_end(key)
         while len(self.models) > _LOADED:
             self.models.popitem(last=False)
@@ -141,7 +148,7 @@ class _Batch:
         self.worker, self.jobs, self.folder = worker, jobs, folder
         first = jobs[0]
         self.write({"is": "loading"})
-        self.model = worker.model(first["folder"])
+        self.model = worker.model(first["folder"], first["controls"])
         self.task = find_task(first["task"])
         self.wishes = [_wish(job) for job in jobs]
         _refuse_files(self.model, self.wishes[0])
@@ -179,17 +186,23 @@ class _Batch:
     def _pictures(self, spec: ImageSpec) -> dict[str, Images]:
         """What was given, as the model sees it."""
         given: dict[str, Images] = {}
-        for name, file in self.jobs[0]["inputs"].items():
+        inputs: dict[str, str] = self.jobs[0]["inputs"]
+        for name, file in inputs.items():
             if name == "parent":  # it is remembered, and not looked at
                 continue
-            if name == "hint" and spec.hint is not None:
-                told = self.remarks[self.jobs[0]["id"]].append
-                x = read_hint(Path(file), spec.hint, told, "the hint")
-            elif self.task.whole:
+            if name.startswith("hint"):  # all of them are read together
+                continue
+            if self.task.whole:
                 x = read_whole(Path(file))
             else:
                 x = (read_mask if name == "mask" else read_picture)(Path(file), spec)
             given[name] = x.to(self.worker.device)
+        hints = [each for each in hint_inputs(len(inputs)) if each in inputs]
+        if hints:
+            told = self.remarks[self.jobs[0]["id"]].append
+            names = ["the hint"] if len(hints) == 1 else hints
+            drawn = read_hints([Path(inputs[each]) for each in hints], self.model, told, names)
+            given["hint"] = drawn.to(self.worker.device)
         return given
 
     def _show(self, step: int, total: int, seconds: float, x: Images) -> None:
@@ -270,6 +283,7 @@ def _wish(job: Document) -> Wish:
         negative=params.get("negative") or "",
         n=min(params.get("n", 1), MAX_PICTURES),
         changes=tuple(params.get("changes", ())),
+        controls=tuple(params.get("controls", ())),
         **same,
     )
 

@@ -248,8 +248,11 @@ class Workers:
     async def _order(self, job: Job) -> Document | None:
         """A job as a worker hears it; None if what it needs is gone."""
         folder, inputs = self._models.folder(job), dict[str, str]()
-        if folder is None:
-            said = f"there is no model '{job.model}' any more"
+        names: list[str] = job.params.get("controls", [])
+        controls = [(name, str(self._models.folders.get(name, ""))) for name in names]
+        gone = [job.model] if folder is None else [name for name, own in controls if not own]
+        if gone:
+            said = f"there is no model '{gone[0]}' any more"
             await self._queue.fail(job.id, Problem(code="gone", message=said))
             return None
         for name, id in job.inputs.items():
@@ -260,7 +263,7 @@ class Workers:
                 return None
             inputs[name] = str(await far_aside(self._store.common.fetch, picture.sha256))
         named = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
-        return named | {"folder": str(folder), "inputs": inputs}
+        return named | {"folder": str(folder), "controls": controls, "inputs": inputs}
 
     async def _hear(self, said: Document) -> None:
         """A worker's word about a job."""
