@@ -211,3 +211,43 @@ def test_a_finger_draws_on_the_canvas_and_scrolls_beside_it(visit: Open, studio:
     assert drawn[2:14, 8].all() and not drawn[:, :6].any()
     page.evaluate("scrollTo(0, 0)")
     assert swipe(".picker", 0.5) > 0
+
+
+def test_controls_go_over_a_base_each_with_a_drawing_and_a_strength(visit: Open, studio: Studio):
+    page = visit()
+    page.select_option("#count", "1")
+    expect(page.locator("#control")).to_have_count(0)
+    page.select_option("#model", "runs/words")
+    page.fill("#prompt", "a dog")
+    page.select_option("#control", "runs/control")
+    stroke(page, (0.03, 0.4), (0.97, 0.4))
+    expect(page.get_by_label("How strongly it counts", exact=True).first).to_be_visible()
+    page.select_option("#control", "runs/control")
+    expect(page.locator(".paint")).to_be_disabled()
+    page.get_by_label("A drawing, for runs/control").set_input_files(
+        {"name": "half.png", "mimeType": "image/png", "buffer": file_of(HALVES)}
+    )
+    page.get_by_label("How strongly runs/control counts").last.fill("0.5")
+    clean(page)
+    page.locator(".paint").click()
+    page.wait_for_selector(".job.done img")
+    (picture,) = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
+    assert picture["settings"]["controls"] == ["runs/control"] * 2
+    assert picture["settings"]["sampler"]["control_weights"] == [1, 0.5]
+    assert picture["settings"]["inputs"].keys() == {"hint", "hint_2"}
+    page.locator(".job.done a").first.click()
+    page.get_by_text("As code").click()
+    code = page.locator(".code pre").first
+    expect(code).to_contain_text("--control 'runs/control' --hint hint.png --hint hint_2.png")
+    expect(page.locator("dl")).to_contain_text("runs/control, runs/control")
+    page.get_by_role("button", name="Use settings").click()
+    expect(page.locator(".steers")).to_have_count(2)
+    page.get_by_role("button", name="Without runs/control").first.click()
+    expect(page.locator(".steers")).to_have_count(1)
+    page.locator(".paint").click()
+    expect(page.locator(".job.done img")).to_have_count(2)
+    (alone,) = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"]
+    given = picture["settings"]["inputs"]["hint_2"]
+    assert alone["settings"]["inputs"] == {"hint": given}, "the drawing went with its control"
+    page.select_option("#model", "toy")
+    expect(page.locator(".steers")).to_have_count(0)

@@ -150,9 +150,9 @@ def _controlled(
     for name in request.params.controls:
         if name not in models:
             raise unknown("model", name, models)
-        if not models[name]["over"]:
+        if not models[name].get("over"):
             raise LimnerError(f"'{name}' is not a control; limner train controlnet makes one")
-    control = model if model["over"] else models[request.params.controls[0]]
+    control = model if model.get("over") else models[request.params.controls[0]]
     return {**model, **{key: control[key] for key in ("schema", "hint")}, "condition": "required"}
 
 
@@ -163,7 +163,7 @@ def _is_label(label: str, labels: list[str]) -> bool:
 def _check_inputs(request: Request, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
     known = dict(task["inputs"])
     if model["hint"] and request.task == "paint":
-        count = bool(model["over"]) + len(request.params.controls)
+        count = bool(model.get("over")) + len(request.params.controls)
         required = {"required": model["condition"] == "required"}
         known |= dict.fromkeys(hint_inputs(count), required)
     if request.params.changes:  # of a picture, which stays known

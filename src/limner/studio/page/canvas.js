@@ -6,7 +6,7 @@ import { Pixels, TOOLS, UNIT, packed, paperOf, pixelsOf, told, unpacked } from "
 import { Form } from "/page/form.js";
 import { Forming, Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { letGo, model, outline, state, trouble, unsaved, wish } from "/page/state.js";
+import { letGo, model, outline, state, steered, trouble, unsaved, wish } from "/page/state.js";
 
 const NAMES = { brush: "Brush", eraser: "Eraser", line: "Line", ellipse: "Ellipse", rectangle: "Rectangle", box: "Box with words" };
 const KEYS = { b: "brush", e: "eraser", l: "line", o: "ellipse", r: "rectangle", w: "box" };
@@ -46,7 +46,7 @@ async function load(hint, paper) {
 /** Send what was drawn, if that is not done; whoever paints waits for it. */
 async function save() {
   const { turn, made, pixels, paper, shapes } = drawing;
-  if (made === drawing.sent || !model()?.hint) return;
+  if (made === drawing.sent || !steered().length) return;
   let sent;
   if (!pixels.empty) {
     const canvas = new OffscreenCanvas(paper.width, paper.height);
@@ -87,7 +87,7 @@ function Beneath({ job }) {
 }
 
 export function Canvas({ required }) {
-  const of = model(), paper = paperOf(of), hint = state.wish.inputs.hint, job = follower(hint);
+  const [of, ...others] = steered(), paper = paperOf(of), hint = state.wish.inputs.hint, job = follower(hint);
   const canvas = useRef(null), live = useRef(null), [tool, setTool] = useState(paper.kind === "boxes" ? "box" : "brush");
   const [size, setSize] = useState(paper.pen), [colour, setColour] = useState("#2d5bd7"), [word, setWord] = useState("");
   const [at, setAt] = useState(null), [said, say] = useState(""), [busy, setBusy] = useState(false), [, again] = useState(0);
@@ -200,7 +200,7 @@ export function Canvas({ required }) {
     if (!file) return;
     setBusy(true);
     try {
-      const sent = await upload(file), id = traced ? (await outline(sent)).id : sent.id;
+      const sent = await upload(file), id = traced ? (await outline(sent, of.name)).id : sent.id;
       drawing.pictures.set(id, await pixelsOf(`/api/v1/assets/${id}`, paper));
       done([...drawing.shapes, { tool: "picture", id }], []);
       say(traced ? `the ${of.hint_kind} of the picture are drawn` : "the picture is drawn");
@@ -210,7 +210,7 @@ export function Canvas({ required }) {
     setBusy(false);
     changed();
   };
-  const traces = Boolean(of.tasks.outline), strength = of.schema.properties.control_strength, boxes = words();
+  const traces = Boolean(of.tasks.outline), strength = !others.length && of.schema.properties.control_strength, boxes = words();
   const chooser = (label, traced) => html`<label class="quiet file"><input type="file" class="hidden" accept="image/*" disabled=${busy}
     onChange=${(e) => { put(e.target.files[0], traced); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> ${label}</label>`;
   const button = (label, icon, act, off) => html`<button type="button" aria-label=${label} title=${label.toLowerCase()} disabled=${off} onClick=${act}><${Icon} path=${PATHS[icon]} name=${icon} /></button>`;

@@ -8,7 +8,8 @@ import { Named, useHelp } from "/page/help.js";
 import { axes, combinations, parse } from "/page/grid.js";
 import { Alert, Icon, Link, later } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
-import { choose, dice, inputs, letGo, missing, model, paint, paintGrid, request, set, state, surprise, take, task, trouble, wish } from "/page/state.js";
+import { fitting } from "/page/settings.js";
+import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, set, state, steered, surprise, take, task, trouble, wish } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 /** What the parts of the form are, in plain words; options of models bring their own. */
@@ -57,14 +58,15 @@ function Tasks() {
 }
 
 const INPUTS = { image: "Picture", other: "The other picture", mask: "Where it may change" };
-const Canvas = later("canvas", "Canvas"), Brush = later("brush", "Brush"), Weights = later("edit", "Weights"), Styles = later("styles", "Styles", false), Wildcards = later("wildcards", "Wildcards", false);
+const Canvas = later("canvas", "Canvas"), Brush = later("brush", "Brush"), Weights = later("edit", "Weights"), Styles = later("styles", "Styles", false), Wildcards = later("wildcards", "Wildcards", false), Controls = later("controls", "Controls", false), Trace = later("controls", "Trace", false);
 const COMPLETES = "words"; // the table of words that most models read by
 
 function Input({ name, required }) {
   const given = state.wish.inputs[name];
   const [over, setOver] = useState(false);
   const chosen = (files) => files?.[0] && take(files[0], name);
-  if (name === "hint") return html`<${Canvas} key=${state.wish.model} required=${required} />`;
+  if (name === "hint") return html`<${Canvas} key=${steered()[0].name} required=${required} />`;
+  if (name.startsWith("hint")) return html`<${Trace} name=${name} />`;
   if (name === "mask") return state.wish.inputs.image ? html`<${Brush} key=${state.wish.inputs.image.id} picture=${state.wish.inputs.image} />` : null;
   const out = html`<button type="button" class="quiet" onClick=${() => wish({ inputs: { ...state.wish.inputs, [name]: undefined, mask: undefined } })}>Another picture</button>`;
   if (given && name === "image" && task().inputs.mask) return out; // it is under the brush
@@ -126,8 +128,8 @@ function Numbers() {
   ${locked && borrowed && html`<p class="hint kept">The seed${vary ? " and the variation are" : " is"} the picture's, until the prompt changes. <button type="button" class="link" onClick=${() => wish({ ...letGo(), seed: dice() })}>Let go</button></p>`}`;
 }
 
-/** A schema of options without one that stands elsewhere. */
-const besides = (schema, name) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => key !== name)) });
+/** A schema of options without some that stand elsewhere. */
+const besides = (schema, ...names) => ({ ...schema, properties: Object.fromEntries(Object.entries(schema.properties).filter(([key]) => !names.includes(key))) });
 
 function More() {
   const own = state.wish, of = model(), does = task();
@@ -137,7 +139,7 @@ function More() {
   const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { label: "Precision", enum: ["float32", "bfloat16"], default: "float32" } } };
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
     ${of.text && html`<${Named} id="negative" name="Keep away from" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
-    <${Form} prefix="sampler" schema=${own.task === "paint" && of.hint ? besides(of.schema, "control_strength") : of.schema} help=${of.help} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
+    <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} help=${{ ...steered()[0]?.help, ...of.help }} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
     <${Form} prefix="common" schema=${common} help=${HELPS} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
       change=${({ vary = 0, dtype = "float32" }) => wish({ vary, dtype })} />
     ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish({ sampler: {}, negative: "", vary: 0, dtype: "float32" })}>As it was trained to be used</button>`}
@@ -200,11 +202,11 @@ export function Composer() {
   const lacks = missing();
   const send = (event) => { event.preventDefault(); paint(); };
   return html`<form class="composer" onSubmit=${send} aria-label="What to paint">
-    <${Picker} /><${Tasks} /><${Words} /><${Inputs} />
+    <${Picker} /><${Tasks} /><${Words} />${own && fitting(model(), state.models).length > 0 && state.wish.task === "paint" && html`<${Controls} />`}<${Inputs} />
     ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.wish.options} change=${(options) => wish({ options })} />`}
     <${Numbers} />
     <${Alert} />
-    ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name === "hint" && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}
+    ${lacks && html`<p class="hint">${inputs().some(([name, required]) => name.startsWith("hint") && required) ? "Draw first, or drop a picture." : "Choose the picture first."}</p>`}
     <div class="go">
       <button class="paint" disabled=${!model() || lacks} title="Ctrl+Enter">${own && inputs().length && state.wish.task !== "paint" ? own.title : "Paint"}</button>
       <button type="button" class="second" title="a prompt by chance" disabled=${!model() || lacks} onClick=${surprise}><${Icon} name="spark" /> Surprise me</button>

@@ -33,12 +33,14 @@ export function asCommand({ model, task, params, inputs }, does, picture) {
   if (params.changes?.length) return task === "paint" ? `curl -o picture.png ${location.origin}${picture.url}\nlimner sample --from picture.png` : null;
   const own = EDITS[task], given = own && params.options;
   if (task !== "paint" && (!own || params.negative || params.vary || params.dtype === "bfloat16")) return null;
-  if (task === "paint" && Object.keys(inputs ?? {}).some((name) => name !== "hint")) return null;
+  if (task === "paint" && Object.keys(inputs ?? {}).some((name) => !name.startsWith("hint"))) return null;
   const parts = task === "paint" ? ["limner sample"] : ["limner edit source.png"];
   if (params.prompt) parts.push(...(task === "paint" ? [] : ["--prompt"]), quoted(params.prompt));
   if (model !== "emoji") parts.push("-m", quoted(model));
   if (inputs?.mask) parts.push("--mask mask.png");
-  if (inputs?.hint) parts.push("--hint hint.png");
+  for (const name of params.controls ?? []) parts.push("--control", quoted(name));
+  const hints = Object.keys(inputs ?? {}).filter((name) => name.startsWith("hint")).sort();
+  for (const name of hints) parts.push(`--hint ${name}.png`);
   if (own && !(own === "keep" && inputs?.mask)) parts.push(`--${own}`, given[own] ?? does?.schema.properties[own]?.default);
   if (given?.feather && inputs?.mask) parts.push("--feather", given.feather);
   if (params.negative) parts.push("--negative", quoted(params.negative));
@@ -48,6 +50,6 @@ export function asCommand({ model, task, params, inputs }, does, picture) {
   if (params.vary) parts.push("--vary", params.vary);
   if (params.dtype === "bfloat16") parts.push("--dtype bfloat16");
   for (const [key, value] of Object.entries(params.sampler)) parts.push(`sampler.${key}=${[value].flat().join(",")}`);
-  const files = [["source.png", inputs?.image], ["mask.png", inputs?.mask], ["hint.png", inputs?.hint]].filter(([, id]) => id);
+  const files = [["source.png", inputs?.image], ["mask.png", inputs?.mask], ...hints.map((name) => [`${name}.png`, inputs[name]])].filter(([, id]) => id);
   return [...files.map(([name, id]) => `curl -o ${name} ${location.origin}/api/v1/assets/${id}`), parts.join(" ")].join("\n");
 }

@@ -1,5 +1,7 @@
 // Grids: what stands on an axis, and the jobs of all its combinations.
 
+import { steering } from "/page/settings.js";
+
 /**
  * The values that a person typed for an axis.
  * "1, 2, 3" are themselves; "1-5(2)" is 1, 3, 5; "0-1[5]" is five values from 0 to 1.
@@ -40,8 +42,10 @@ function to(request, name, models) {
   const of = models.find((each) => each.name === name), { params } = request;
   if (!of) return { ...request, model: name };
   const sampler = Object.fromEntries(Object.entries(params.sampler).filter(([key]) => key in of.schema.properties));
+  const steers = steering(params.controls ?? [], of, models).map((each) => each.name), follows = of.hint || steers.length;
+  const inputs = Object.fromEntries(Object.entries(request.inputs ?? {}).filter(([key]) => follows || !key.startsWith("hint")));
   const words = of.text ? {} : { prompt: "", negative: "" };
-  return { ...request, model: name, params: { ...params, ...words, label: of.labels.includes(params.label) ? params.label : "", sampler } };
+  return { ...request, model: name, inputs, params: { ...params, ...words, label: of.labels.includes(params.label) ? params.label : "", sampler, ...(params.controls ? { controls: steers } : {}) } };
 }
 
 /** A request with the value of an axis in it. */

@@ -22,6 +22,12 @@ export function fits(value, schema) {
   return KINDS[schema.type]?.(value, schema) === true && Object.entries(bounds).every(([name, holds]) => typeof value !== "number" || schema[name] === undefined || holds(value, schema[name]));
 }
 
+/** The controls that go over a model: those of a base that is built like it. */
+export const fitting = (of, models) => models.filter((each) => of && each.over && each.over === (of.over || of.built) && each.name !== of.name);
+
+/** Those of some names that do. */
+export const steering = (names, of, models) => names.map((name) => fitting(of, models).find((each) => each.name === name)).filter(Boolean);
+
 const WORD = "[\\p{L}\\p{N}_]";
 
 /** A prompt after changes of its words, and what the attention to some is multiplied by: as `limner edit` reads them. */
@@ -57,7 +63,7 @@ function passing(values, schemas, left) {
  * What a form may hold of settings: those of a picture, or those that this browser kept.
  * Returns them, and the names of what was left out.
  */
-export function checked(settings, model, limits) {
+export function checked(settings, model, limits, models) {
   const left = [], most = limits.prompt ?? 2000;
   const take = (name, good, otherwise, value = settings[name]) => {
     if (value === undefined || value === null || value === "") return otherwise;
@@ -68,7 +74,8 @@ export function checked(settings, model, limits) {
   const first = (list) => (Array.isArray(list) ? list[0] : list);
   const tasks = model?.tasks ?? {}, asked = settings.task ?? "paint", does = tasks[asked]?.shows === "maps" ? undefined : tasks[asked];
   if (model && !does) left.push("task");
-  const usual = model?.usual ?? {}, schemas = model?.schema.properties ?? {};
+  const names = does && asked === "paint" ? take("controls", (value) => Array.isArray(value) && value.every(isText(400)) && steering(value, model, models).length === value.length, []) : [];
+  const usual = model?.usual ?? {}, [control] = model?.over ? [] : steering(names, model, models), schemas = (control ?? model)?.schema.properties ?? {};
   const known = passing(settings.sampler, schemas, left);
   const differing = Object.entries(known).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(usual[name] ?? schemas[name].default ?? null));
   const values = {
@@ -81,6 +88,7 @@ export function checked(settings, model, limits) {
     vary: take("vary", isNumber(0, 1), 0),
     dtype: take("dtype", (value) => DTYPES.includes(value), "float32"),
     sampler: Object.fromEntries(differing),
+    controls: names,
     changes: tasks.reword ? take("changes", (value) => Array.isArray(value) && value.length <= 64 && value.every(isText(most)), []) : [],
     options: does ? passing(settings.options, does.schema.properties ?? {}, left) : {},
   };

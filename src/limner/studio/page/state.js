@@ -2,7 +2,7 @@
 
 import { Follower, Problem, ask, get, upload } from "/page/api.js";
 import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
-import { checked, inputsOf } from "/page/settings.js";
+import { checked, inputsOf, steering } from "/page/settings.js";
 
 const KEPT = "limner-wish";
 export const EXAMPLES = [
@@ -17,7 +17,7 @@ const SURPRISES = {
 
 const BLANK = {
   model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, borrowed: false, vary: 0, dtype: "float32",
-  sampler: {}, options: {}, inputs: {}, changes: [], style: "",
+  sampler: {}, options: {}, inputs: {}, changes: [], controls: [], style: "",
 };
 
 /** The form as it was; a value of another kind than it has is left out. */
@@ -119,7 +119,7 @@ let mended = false;
 /** Leave out of the form what its model does not take, once: it may be of an earlier visit. */
 function mend() {
   mended = true;
-  const own = state.wish, [fit, left] = checked(own, model(), state.limits);
+  const own = state.wish, [fit, left] = checked(own, model(), state.limits, state.models);
   const inputs = Object.fromEntries(Object.entries(own.inputs).filter(([, input]) => typeof input?.id === "string" && typeof input.url === "string"));
   if (left.length || !task() || Object.keys(inputs).length < Object.keys(own.inputs).length) wish({ ...fit, inputs });
 }
@@ -130,6 +130,7 @@ export function choose(name) {
   const kept = Object.fromEntries(Object.entries(state.wish.sampler).filter(([key]) => key in next.schema.properties));
   const label = next.labels.includes(state.wish.label) ? state.wish.label : "";
   wish({ model: name, task: next.tasks[state.wish.task] ? state.wish.task : "paint", sampler: kept, label });
+  steer(steering(state.wish.controls, next, state.models).map((each) => each.name));
   set({ axes: [null, null, null] });
 }
 
@@ -137,11 +138,36 @@ export function choose(name) {
 
 export const dice = () => Math.floor(Math.random() * 2 ** 31);
 
+/** The models whose hints steer what is painted: the chosen one, if it learnt from hints, and the controls over it. */
+export function steered(names = state.wish.controls) {
+  const of = model();
+  if (!of || state.wish.task !== "paint") return [];
+  return [...(of.hint ? [of] : []), ...steering(names, of, state.models)];
+}
+
+/** What the input is called that the hint of one of several is. */
+export const hintName = (place) => (place ? `hint_${place + 1}` : "hint");
+
+/** The schema of the sampler's options: under controls, the first one's. */
+export const options = (hints = steered()) => (hints[0] ?? model())?.schema ?? { properties: {} };
+
+/** Put other controls over the model; what no longer fits is left out of the form. */
+export function steer(names, { sampler = state.wish.sampler, inputs = state.wish.inputs } = {}) {
+  const hints = steered(names), known = options(hints).properties, places = hints.map((_, i) => hintName(i));
+  const keep = (values, good) => Object.fromEntries(Object.entries(values).filter(([name]) => good(name)));
+  wish({
+    controls: names,
+    sampler: keep(sampler, (name) => name in known && (name !== "control_weights" || hints.length > 1)),
+    inputs: keep(inputs, (name) => !name.startsWith("hint") || places.includes(name)),
+  });
+}
+
 /** The pictures that the task takes: the name of each, and whether it must be there. */
 export function inputs() {
   const does = task(), of = model();
   const wanted = Object.entries(does?.inputs ?? {}).map(([name, { required }]) => [name, required]);
-  if (of?.hint && state.wish.task === "paint") wanted.push(["hint", of.condition === "required"]);
+  const hints = steered();
+  hints.forEach((_, i) => wanted.push([hintName(i), hints.length > 1 || !of.hint || of.condition === "required"]));
   return wanted.sort(([a], [b]) => (b === "mask") - (a === "mask"));
 }
 
@@ -152,7 +178,8 @@ export const missing = () => inputs().some(([name, required]) => required && !st
 export function request() {
   const { wish: own } = state, of = model(), does = task();
   const changes = own.task === "paint" && of.tasks.reword ? own.changes : [];
-  const takes = (name) => name in does.inputs || (name === "hint" && of.hint && own.task === "paint") || (name === "parent" && changes.length > 0);
+  const hints = steered(), places = hints.map((_, i) => hintName(i)), controls = hints.slice(of.hint ? 1 : 0).map((each) => each.name);
+  const takes = (name) => name in does.inputs || places.includes(name) || (name === "parent" && changes.length > 0);
   const fits = Object.fromEntries(Object.entries(own.inputs).filter(([name, input]) => input && takes(name)));
   const [prompt, negative] = of.text ? styled(own.prompt.trim(), own.negative.trim(), own.style) : ["", ""];
   return {
@@ -168,6 +195,7 @@ export function request() {
       dtype: own.dtype,
       sampler: own.sampler,
       changes,
+      ...(controls.length ? { controls } : {}),
       options: Object.fromEntries(Object.entries(own.options).filter(([key]) => key in does.schema.properties)),
     },
     inputs: Object.fromEntries(Object.entries(fits).map(([name, input]) => [name, input.id])),
@@ -241,9 +269,9 @@ export const over = (id) => new Promise((resolve) => {
   seen();
 });
 
-/** The hint of a picture, for the chosen model. */
-export async function outline(picture) {
-  const { id } = await submit({ model: state.wish.model, task: "outline", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
+/** The hint of a picture, as a model learnt from. */
+export async function outline(picture, name) {
+  const { id } = await submit({ model: name, task: "outline", params: { sampler: {}, options: {} }, inputs: { image: picture.id } });
   const { outputs, error } = await over(id);
   if (!outputs?.length) throw new Problem(error ?? { message: "the picture was not looked at", hint: "drop it again" });
   return outputs[0];
@@ -408,7 +436,7 @@ export async function useSettings(settings, more = {}) {
   if (typeof settings !== "object" || !settings) return;
   const named = typeof settings.model === "string" ? settings.model : settings.program === "another" ? state.wish.model : "emoji"; // another program's pictures go to the chosen model
   const known = state.models.find((each) => each.name === named);
-  const [values, left] = checked(settings, known, state.limits);
+  const [values, left] = checked(settings, known, state.limits, state.models);
   let inputs = {};
   try {
     inputs = known ? await inputsOf(settings) : {};

@@ -15,7 +15,7 @@ function Facts({ picture, job, does }) {
   const own = picture.settings ?? {}, inputs = job?.inputs ?? {};
   const usual = Object.entries(does?.schema.properties ?? {}).map(([name, schema]) => [name, schema.default]);
   const from = (name) => inputs[name] && html`<${Link} to=${`/p/${inputs[name]}`} title="open it"><img class="pixels" src=${`/api/v1/assets/${inputs[name]}`} alt=${`the ${name}`} width="44" height="44" /></${Link}>`;
-  const rows = [["Model", picture.model], ["Task", own.task && (does?.title ?? own.task)], ["Made from", from("image")], ["And", from("other")], ["Follows", from("hint")], ["Changed from", from("parent")], ["Changes", own.changes?.join(", ")], ["Mask", from("mask")],
+  const rows = [["Model", picture.model], ["Task", own.task && (does?.title ?? own.task)], ["Made from", from("image")], ["And", from("other")], ["Controls", own.controls?.join(", ")], ["Follows", from("hint")], ...[2, 3, 4].map((i) => ["And follows", from(`hint_${i}`)]), ["Changed from", from("parent")], ["Changes", own.changes?.join(", ")], ["Mask", from("mask")],
     ["Class", own.labels?.join(", ")], ["Keep away from", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
     ...Object.entries({ ...(own.task ? Object.fromEntries(usual) : {}), ...own.options }), ...Object.entries(own.sampler ?? {}),
     ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],

@@ -1,0 +1,64 @@
+// Controls: models that were trained to steer another one, put over it.
+
+import { html, useState } from "/page/vendor/preact.js";
+import { upload } from "/page/api.js";
+import { Named } from "/page/help.js";
+import { Icon } from "/page/parts.js";
+import { PATHS } from "/page/pens.js";
+import { fitting } from "/page/settings.js";
+import { hintName, model, outline, state, steer, steered, trouble, wish } from "/page/state.js";
+
+const HELP = "Models that learnt to follow drawings, edges, masks or boxes with a model like this one. Each is put over it and follows a drawing of its own.";
+const MOST = 4;
+
+/** Which controls are over the model, and how strongly each counts where there are several. */
+export function Controls() {
+  const hints = steered(), own = state.wish.controls, able = fitting(model(), state.models);
+  const weights = hints.map((_, i) => state.wish.sampler.control_weights?.[i] ?? 1);
+  const sampler = (values) => ({ ...state.wish.sampler, control_weights: values });
+  const weigh = (values) => wish({ sampler: sampler(values) });
+  const add = (name) => name && steer([...own, name], { sampler: state.wish.sampler.control_weights ? sampler([...weights, 1]) : state.wish.sampler });
+  const remove = (place) => { // the drawing of a control goes with it
+    const others = (values) => values.filter((_, i) => i !== place + hints.length - own.length);
+    const drawn = others(hints.map((_, i) => state.wish.inputs[hintName(i)])).map((input, i) => [hintName(i), input]);
+    const rest = Object.entries(state.wish.inputs).filter(([name]) => !name.startsWith("hint"));
+    steer(own.filter((_, i) => i !== place), { sampler: sampler(others(weights)), inputs: Object.fromEntries([...rest, ...drawn.filter(([, input]) => input)]) });
+  };
+  return html`<${Named} id="control" name="Controls" help=${HELP} control=${(described) => html`
+    ${hints.map((each, i) => html`<div class="steers" key=${`${i} ${each.name}`}>
+      <span title=${each.name}>${each.name}</span>
+      ${hints.length > 1 && html`<input type="range" min="0" max="2" step="0.05" value=${weights[i]} aria-label=${`How strongly ${each.name} counts`} aria-valuetext=${weights[i].toFixed(2)}
+        onInput=${(e) => weigh(weights.map((weight, k) => (k === i ? Number(e.target.value) : weight)))} /><span class="hint">${weights[i].toFixed(2)}</span>`}
+      ${i >= hints.length - own.length && html`<button type="button" class="bare" aria-label=${`Without ${each.name}`} title="without it" onClick=${() => remove(i - hints.length + own.length)}><${Icon} name="close" /></button>`}</div>`)}
+    ${hints.length < MOST && html`<select id="control" aria-describedby=${described} value="" onChange=${(e) => { add(e.target.value); e.target.value = ""; }}>
+      <option value="">${own.length ? "add another" : "none"}</option>${able.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.hint_kind && ` (${each.hint_kind})`}</option>`)}
+    </select>`}`} />`;
+}
+
+/** The hint of a further control: that of a picture, or a drawing as it is. */
+export function Trace({ name }) {
+  const [busy, setBusy] = useState(false), given = state.wish.inputs[name];
+  const of = steered().find((_, i) => hintName(i) === name), kind = of.hint_kind || "hint";
+  const put = async (file, traced) => {
+    if (!file) return;
+    setBusy(true);
+    try {
+      const sent = await upload(file);
+      wish({ inputs: { ...state.wish.inputs, [name]: traced ? await outline(sent, of.name) : sent } });
+    } catch (error) {
+      trouble(error);
+    }
+    setBusy(false);
+  };
+  const traces = Boolean(of.tasks.outline);
+  const chooser = (label, traced) => html`<label class="quiet file"><input type="file" class="hidden" accept="image/*" disabled=${busy} aria-label=${`${label}, for ${of.name}`}
+    onChange=${(e) => { put(e.target.files[0], traced); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> ${label}</label>`;
+  return html`<div class="field">
+    <span class="label">What ${of.name} follows</span>
+    <div class=${`drop ${busy ? "over" : ""} ${given ? "full" : ""}`} onDragOver=${(e) => { e.preventDefault(); e.stopPropagation(); }}
+      onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); put(e.dataTransfer.files[0], traces); }}>
+      ${given ? html`<img class="pixels" src=${given.url} alt=${`the ${kind} that ${of.name} follows`} />` : html`<span>Drop a picture${traces ? ` for its ${kind}` : ""}</span>`}
+    </div>
+    <div class="from">${traces && chooser(`${kind[0].toUpperCase()}${kind.slice(1)} of a picture`, true)}${chooser("A drawing", false)}</div>
+  </div>`;
+}
