@@ -70,6 +70,12 @@ class Models:
         """Hashes of the models that paint."""
         return {about["weights"] for about in self.known.values() if about.get("weights")}
 
+    def weights_for(self, name: str, controls: Sequence[str]) -> str | None:
+        """By what workers on other hosts know a model; None for one under controls, which only the
+        studio's own workers know.
+        """
+        return None if controls else self.known[name].get("weights")
+
     def folder(self, job: Job) -> Path | None:
         """Where the model of a job is: by its name in the studio, by its weights on other hosts."""
         if self._store.owner is None:

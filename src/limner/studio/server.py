@@ -183,7 +183,7 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             params=request.params.model_dump(),
             inputs=request.inputs,
             alike=api_types.alike(request, models.stamps.get(request.model, "")),
-            weights=models.known[request.model].get("weights"),
+            weights=models.weights_for(request.model, request.params.controls),
             board=request.board,
             cell=request.cell.model_dump() if request.cell else {},
         )
