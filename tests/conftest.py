@@ -65,6 +65,11 @@ def _kind(value: object, choices: bool) -> Hashable:
     return of
 
 
+MOST_CHECKED = 8
+"""Calls of a function, in each test, whose shapes are looked at."""
+_test = [0]
+
+
 @functools.cache
 def _known(checker: Hashable, code: types.CodeType, *hints: Hashable) -> set[Hashable]:
     """The calls of a function that were checked; one inside another is made many times."""
@@ -73,8 +78,9 @@ def _known(checker: Hashable, code: types.CodeType, *hints: Hashable) -> set[Has
 
 def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """jaxtyping's decorator, which took most of the time of tests: a call is not checked again
-    where this function has been checked with arguments and a result of the same kinds, and the
-    checks are compiled when a call first needs them.
+    where this function has been checked with arguments and a result of the same kinds, nor after
+    its first `MOST_CHECKED` calls in a test, and the checks are compiled when a call first needs
+    them.
     """
     if thing is None:
         return functools.partial(_jaxtyped_once, typechecker=typechecker)
@@ -89,6 +95,7 @@ def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any
     except TypeError:  # a hint that cannot be hashed
         known = set[Hashable]()
     results: dict[int, Any] = {}
+    made = [0, 0]  # the test, and this function's calls in it
 
     @functools.cache
     def checked() -> Callable[..., Any]:
@@ -102,6 +109,11 @@ def _jaxtyped_once(thing: Any = None, *, typechecker: Callable[..., Any]) -> Any
     @functools.wraps(thing)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        if made[0] != _test[0]:
+            made[:] = _test[0], 0
+        made[1] += 1
+        if made[1] > MOST_CHECKED:
+            return thing(*args, **kwargs)
         given = (
             *[_kind(value, choices) for value in args],
             *[(name, _kind(value, choices)) for name, value in kwargs.items()],
@@ -148,6 +160,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """The global generators, which only peers and tests read: limner's own draws are keyed."""
+    _test[0] += 1
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)  # torch.manual_seed formats a stack trace each time
