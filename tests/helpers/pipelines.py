@@ -125,16 +125,22 @@ def classes(folder: Path) -> Path:
     return folder
 
 
-def controlled(folder: Path, of: Path) -> Path:
-    """A pipeline with a ControlNet that shows, over the parts of another one."""
-    torch.manual_seed(2)
-    plain = diffusers.StableDiffusionPipeline.from_pretrained(of, low_cpu_mem_usage=False)
+def control_over(plain: Any, channels: int = 1, seed: int = 2) -> Any:
+    """A ControlNet that shows, over a pipeline of Stable Diffusion."""
+    torch.manual_seed(seed)
     control = diffusers.ControlNetModel.from_unet(
-        plain.unet, conditioning_channels=1, conditioning_embedding_out_channels=(8, 16)
+        plain.unet, conditioning_channels=channels, conditioning_embedding_out_channels=(8, 16)
     )
     with torch.no_grad():
         for p in control.parameters():
             p += 0.1 * torch.randn_like(p)
+    return control
+
+
+def controlled(folder: Path, of: Path) -> Path:
+    """A pipeline with a ControlNet that shows, over the parts of another one."""
+    plain = diffusers.StableDiffusionPipeline.from_pretrained(of, low_cpu_mem_usage=False)
+    control = control_over(plain)
     pipeline = diffusers.StableDiffusionControlNetPipeline(**plain.components, controlnet=control)
     return saved(pipeline, folder)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from limner.contract.abilities import Foreign
 from limner.contract.bundled import bundled_of
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
@@ -59,7 +60,9 @@ def options_text(entry: Entry) -> str:
     if ready := bundled_of(entry.name):
         use += f"\nready to use: -m {' or -m '.join(ready)}"
     if entry.file:
-        use = f"paint with it: limner sample -m FOLDER, where {entry.file} lies in FOLDER"
+        assert issubclass(entry.model, Foreign)
+        named = entry.model.named_by
+        use = f"paint with it: limner sample {named}, where {entry.file} lies in FOLDER"
     lines += ["", use]
     return "\n".join(lines)
 

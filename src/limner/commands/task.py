@@ -150,7 +150,7 @@ def open_work(wish: Wish, device: str = "auto", *, single: bool = False) -> Work
     if wish.hints:
         drawn = read_hints([*map(Path, wish.hints)], model, say).to(model.device)
         work = replace(work, pictures={"hint": drawn})
-    elif isinstance(model, Controlled):
+    elif isinstance(model, Controlled) and model.hints:
         say("no --hint is given, so nothing steers the model")
     if single and len(work.c) > wish.n:
         raise LimnerError("give one label or prompt; it is for all pictures")

@@ -133,6 +133,9 @@ class Exports(GenerativeModel):
 class Foreign(GenerativeModel):
     """A model that another program wrote; its one option is `folder`."""
 
+    named_by: ClassVar[str] = "-m FOLDER"
+    """How the command line is told of it."""
+
     @classmethod
     @abstractmethod
     def header(cls, folder: Path) -> Header:

@@ -12,7 +12,7 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from limner.contract.image import ImageSpec
 from limner.contract.text import character_spec
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
+_CONTROL = "ControlNetModel"
 _LIBRARIES = ("diffusers", "transformers")
 _NETWORKS = ("unet", "transformer")
 CODECS = ("vae", "vqvae", "movq")
@@ -117,8 +119,8 @@ def _configs(folder: Path) -> dict[str, dict[str, Any]]:
     for name in components(folder):
         if not (folder / name).is_dir():
             raise LimnerError(f"{folder} lacks its part {name}/; copy it again")
-        if (folder / name / "config.json").is_file():
-            found[name] = _json(folder / name / "config.json")
+        if (folder / name / CONFIG).is_file():
+            found[name] = _json(folder / name / CONFIG)
     return found
 
 
@@ -186,20 +188,27 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         LimnerError: a part that has no safetensors file.
     """
-    found: list[Path] = []
-    for name in _configs(folder):
-        files = sorted((folder / name).glob("*.safetensors"))
-        whole = [file for file in files if "." not in file.stem]
-        half = [file for file in files if file.stem.split(".")[1:] == ["fp16"]]
-        if not whole and not half:
-            pickles = [f for f in (folder / name).iterdir() if f.suffix in _PICKLES]
-            held = f"only {pickles[0].name}, which may run code" if pickles else "no weights"
-            raise LimnerError(
-                f"{folder / name} has {held}; limner reads safetensors files: get those, or write "
-                "them with save_pretrained(..., safe_serialization=True)"
-            )
-        found += whole or half
-    return found
+    return [file for name in _configs(folder) for file in network_files(folder / name)]
+
+
+def network_files(folder: Path) -> list[Path]:
+    """The files that the weights of one network are read from: of half precision only where there
+    are no others.
+
+    Raises:
+        LimnerError: there is no safetensors file.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    whole = [file for file in files if "." not in file.stem]
+    half = [file for file in files if file.stem.split(".")[1:] == ["fp16"]]
+    if not whole and not half:
+        pickles = [f for f in folder.iterdir() if f.suffix in _PICKLES]
+        held = f"only {pickles[0].name}, which may run code" if pickles else "no weights"
+        raise LimnerError(
+            f"{folder} has {held}; limner reads safetensors files: get those, or write them with "
+            "save_pretrained(..., safe_serialization=True)"
+        )
+    return whole or half
 
 
 def open_pipeline(folder: Path) -> Any:
@@ -208,21 +217,86 @@ def open_pipeline(folder: Path) -> Any:
     Raises:
         LimnerError: it cannot be opened, or would have to run code.
     """
-    kind = pipeline_class(folder)
-    half = any(".fp16" in file.name for file in weight_files(folder))
+    pipeline = _opened(pipeline_class(folder), folder, weight_files(folder))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _opened(kind: Any, folder: Path, files: Sequence[Path]) -> Any:
+    """What a class of diffusers makes of a folder with some files of weights.
+
+    Raises:
+        LimnerError: it cannot be opened.
+    """
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    if half:
+    if any(".fp16" in file.name for file in files):
         options["variant"] = "fp16"
     if find_spec("accelerate") is None:
         options["low_cpu_mem_usage"] = False
     try:
         with quietly():
-            pipeline = kind.from_pretrained(str(folder), **options)
+            return kind.from_pretrained(str(folder), **options)
     except Exception as error:  # whatever the libraries make of a folder
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise LimnerError(f"diffusers cannot open {folder} ({said}); copy it again") from None
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+
+
+def control_config(folder: Path) -> dict[str, Any]:
+    """What the folder of a ControlNet says of itself.
+
+    Raises:
+        LimnerError: it is another part of a pipeline, or damaged.
+    """
+    config = _json(folder / CONFIG)
+    if config.get("_class_name") != _CONTROL:
+        raise LimnerError(
+            f"{folder} is neither a model nor a ControlNet of diffusers; a pipeline is named by "
+            f"the folder with its {INDEX}"
+        )
+    return config
+
+
+def open_control(folder: Path) -> Any:
+    """The ControlNet in a folder, in float32 on the CPU.
+
+    Raises:
+        LimnerError: diffusers is not installed, or cannot open it.
+    """
+    control_config(folder)
+    if find_spec("diffusers") is None:
+        raise LimnerError(f"{folder} is a ControlNet of diffusers; type: {install('diffusers')}")
+    import diffusers
+
+    return _opened(getattr(diffusers, _CONTROL), folder, network_files(folder))
+
+
+def controlled_pipeline(pipeline: Any, controls: Sequence[Any]) -> Any:
+    """The pipeline of the same parts that ControlNets steer.
+
+    Raises:
+        LimnerError: diffusers has none, or they are of another network's shape.
+    """
+    from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
+
+    network = getattr(pipeline, "unet", None)
+    for control in controls:
+        for name in ("in_channels", "block_out_channels", "cross_attention_dim"):
+            own, its = (getattr(each, "config", {}).get(name) for each in (control, network))
+            if network is not None and own != its:
+                raise LimnerError(
+                    f"this ControlNet goes over a network of {name}={own}, and the pipeline's has "
+                    f"{its}; take one that was trained for this pipeline"
+                )
+    try:
+        with quietly():
+            given = controls[0] if len(controls) == 1 else list(controls)
+            found = AutoPipelineForText2Image.from_pipe(pipeline, controlnet=given)
+    except ValueError:
+        raise LimnerError(
+            f"diffusers has no {type(pipeline).__name__} with a ControlNet; Stable Diffusion has"
+        ) from None
+    found.set_progress_bar_config(disable=True)
+    return found
 
 
 def editing_pipeline(pipeline: Any, masked: bool) -> Any:

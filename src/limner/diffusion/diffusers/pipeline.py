@@ -14,7 +14,9 @@ The pipeline itself does the painting. What makes a model of it:
 `limner` neither trains nor changes it.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,18 +26,20 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from limner.contract.abilities import Foreign
+from limner.contract.abilities import Controlled, Foreign
 from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import SAMPLE_BATCH, Turn, finished
+from limner.contract.model import SAMPLE_BATCH, GenerativeModel, Turn, finished
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import Paper, register
 from limner.contract.rewording import Rewording
 from limner.contract.text import Tokenizer
+from limner.diffusion.diffusers.control import DiffusersControl
 from limner.diffusion.diffusers.folder import (
     INDEX,
+    controlled_pipeline,
     editing_pipeline,
     image_spec,
     open_pipeline,
@@ -50,6 +54,7 @@ from limner.diffusion.diffusers.shared_attention import (
 )
 from limner.diffusion.sampling import check_edit
 
+Strength = Annotated[float, Field(ge=0, le=2)]
 _PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
 
 
@@ -64,7 +69,7 @@ _PIXELS_AT_ONCE = 2**20  # of all pictures that are painted together
     ),
     file=INDEX,
 )
-class DiffusersPipeline(Edits, Rewords, Foreign):
+class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
     """A pipeline of diffusers, such as Stable Diffusion, from its folder.
 
     Args:
@@ -74,12 +79,17 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
 
     def __init__(self, spec: ImageSpec, folder: str) -> None:
         super().__init__()
-        self.pipeline = open_pipeline(Path(folder))
-        parts = self.pipeline.components.items()
+        self.at_once = max(1, min(SAMPLE_BATCH, _PIXELS_AT_ONCE // (spec.height * spec.width)))
+        self._planes = [spec.hint.channels] if spec.hint else []
+        self._take(open_pipeline(Path(folder)))
+
+    def _take(self, pipeline: Any) -> None:
+        """Paint with a pipeline."""
+        self.pipeline = pipeline
+        parts = pipeline.components.items()
         self.parts = nn.ModuleDict({k: part for k, part in parts if isinstance(part, nn.Module)})
         self.requires_grad_(False)
-        self.at_once = max(1, min(SAMPLE_BATCH, _PIXELS_AT_ONCE // (spec.height * spec.width)))
-        if spec.labels or spec.hint:
+        if self.spec.labels or self.spec.hint:
             self.condition = "required"
         if hasattr(self.painter.codec, "enable_slicing"):
             self.painter.codec.enable_slicing()  # picture by picture, for its layers are large
@@ -94,6 +104,41 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
     def weight_files(cls, folder: Path) -> list[Path]:
         """The files of the weights that are read: `Foreign`."""
         return weight_files(folder)
+
+    @property
+    def hints(self) -> Sequence[ImageSpec]:
+        """What each of its ControlNets is shown, if it has any: `Controlled`."""
+        hint = self.spec.hint
+        return [replace(hint, channels=k) for k in self._planes] if hint else []
+
+    def join(
+        self, others: Sequence[Controlled], base: GenerativeModel | None = None
+    ) -> "DiffusersPipeline":
+        """The same pipeline under ControlNets of diffusers: `Controlled`; weights are shared.
+
+        Raises:
+            LimnerError: other controls, a pipeline that has one already, or of another shape.
+        """
+        networks: list[Any] = []
+        for other in others:
+            if not isinstance(other, DiffusersControl):
+                raise LimnerError(
+                    f"{other.name} models are no controls of a pipeline; name the folder of a "
+                    "ControlNetModel of diffusers"
+                )
+            networks.append(other.network)
+        if base is not None or self.spec.hint is not None:
+            raise LimnerError(
+                "this pipeline has a ControlNet already; name one without, or leave --control out"
+            )
+        planes = [hint.channels for other in others for hint in other.hints]
+        hint = ImageSpec(sum(planes), self.spec.height, self.spec.width)
+        joined = copy.copy(self)
+        object.__setattr__(joined, "_modules", {})
+        object.__setattr__(joined, "spec", replace(self.spec, hint=hint))
+        joined._planes = planes
+        joined._take(controlled_pipeline(self.pipeline, networks))
+        return joined.to(self.device).eval()
 
     def players(self) -> dict[str, nn.Module]:
         """None: nothing is trained."""
@@ -119,7 +164,8 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
         height: Annotated[int, Field(ge=1, le=8192)] | None = None,
         width: Annotated[int, Field(ge=1, le=8192)] | None = None,
         views: Annotated[int, Field(ge=0, le=4000)] = 4,
-        control_strength: Annotated[float, Field(ge=0, le=2)] | None = None,
+        control_strength: Strength | None = None,
+        control_weights: tuple[Strength, ...] | None = None,
         control_interval: tuple[float, float] | None = None,
     ) -> Iterator[Images]:
         """Yield the clean picture to be expected at every step, then the picture.
@@ -134,11 +180,12 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
                 shown; others repeat the last one, or are grey. To decode a map takes the arithmetic
                 of 1.6 guided steps of Stable Diffusion 1.
             control_strength: of a pipeline with a ControlNet, how strongly the hint counts.
+            control_weights: of several ControlNets, how strongly each counts; 1 unless given.
             control_interval: where in the walk it counts, from 0 (noise) to 1 (picture).
         """
         size = self._size(height, width)
         asked = self._asked(self.painter, n, c, steps, scale, size)
-        asked |= self._control(self.painter, c, control_strength, control_interval)
+        asked |= self._control(self.painter, c, control_strength, control_weights, control_interval)
         yield from self._painting(self.painter, asked, noise, size, steps, views, preview)
 
     def frame_count(self, **options: Any) -> int:
@@ -189,6 +236,7 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
         width: int | None,
         views: int,
         control_strength: float | None,
+        control_weights: tuple[float, ...] | None,
         control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
         """What `edit` yields, of checked arguments."""
@@ -199,7 +247,7 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
             )
         painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
         asked = self._asked(painter, n, c, steps, scale, size)
-        asked |= self._control(painter, c, control_strength, control_interval)
+        asked |= self._control(painter, c, control_strength, control_weights, control_interval)
         asked |= {"image": (image + 1) / 2, "strength": strength}
         if mask is not None:
             asked["mask_image"] = mask = mask.to(image)
@@ -232,6 +280,7 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
         width: int | None,
         views: int,
         control_strength: float | None,
+        control_weights: tuple[float, ...] | None,
         control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
         """The pipeline's pictures of both prompts, painted together: `Rewords`."""
@@ -243,7 +292,7 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
         painter = RewordingPainter(self.pipeline, self.device, told)
         size = self._size(height, width)
         asked = self._asked(painter, n, c, steps, scale, size)
-        asked |= self._control(painter, c, control_strength, control_interval)
+        asked |= self._control(painter, c, control_strength, control_weights, control_interval)
         yield from self._painting(painter, asked, noise, size, steps, views, preview)
 
     def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
@@ -327,25 +376,34 @@ class DiffusersPipeline(Edits, Rewords, Foreign):
         painter: Painter,
         c: Condition,
         strength: float | None,
+        weights: tuple[float, ...] | None,
         interval: tuple[float, float] | None,
     ) -> dict[str, Any]:
-        """What a pipeline with a ControlNet is called with besides.
+        """What a pipeline with ControlNets is called with besides.
 
         Raises:
-            LimnerError: it has none, and options of one are given.
+            LimnerError: it has none, and options of one are given; or another number of weights.
         """
         if c.image is None:
-            if strength is not None or interval is not None:
+            if (strength, weights, interval) != (None, None, None):
                 raise LimnerError(
                     "this pipeline has no ControlNet; leave sampler.control_strength and "
                     "control_interval out"
                 )
             return {}
+        weights = weights or (1.0,) * len(self.hints)
+        if len(weights) != len(self.hints):
+            raise LimnerError(
+                f"{len(weights)} control_weights for {len(self.hints)} controls; give one each"
+            )
         start, end = interval or (0.0, 1.0)
+        scales = [(1.0 if strength is None else strength) * weight for weight in weights]
+        images = [*((c.image + 1) / 2).split(self._planes, dim=1)]
+        alone = len(images) == 1
         name = "control_image" if "control_image" in painter.inputs else "image"
         return {
-            name: (c.image + 1) / 2,
-            "controlnet_conditioning_scale": 1.0 if strength is None else strength,
+            name: images[0] if alone else images,
+            "controlnet_conditioning_scale": scales[0] if alone else scales,
             "control_guidance_start": start,
             "control_guidance_end": end,
         }

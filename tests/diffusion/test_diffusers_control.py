@@ -1,0 +1,118 @@
+"""A ControlNet of diffusers by itself, over a pipeline that is given beside it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pipelines
+import pytest
+import torch
+from PIL import Image
+from pipelines import SCHEDULERS, opened
+
+from limner import prompted
+from limner.__main__ import main
+from limner.contract.errors import LimnerError
+from limner.contract.image import Condition
+
+pytestmark = pytest.mark.filterwarnings(  # of diffusers' own tables
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)
+Say = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline, two ControlNets by themselves, and the same pipeline saved with the first."""
+    home = tmp_path_factory.mktemp("controls")
+    pipelines.stable_diffusion(home / "sd", SCHEDULERS["ddim"]())
+    plain = opened(home / "sd").pipeline
+    pipelines.control_over(plain).save_pretrained(home / "edges")
+    pipelines.control_over(plain, channels=3, seed=5).save_pretrained(home / "colours")
+    pipelines.controlled(home / "whole", home / "sd")
+    drawing = np.zeros((16, 16), np.uint8)
+    drawing[4:12, 4:12] = 255
+    Image.fromarray(drawing).save(home / "drawing.png")
+    return home
+
+
+@pytest.fixture
+def say(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    monkeypatch.chdir(home)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        given = ["sample", "a dog", *arguments, "sampler.steps=2", "-o", "out.png"]
+        monkeypatch.setattr(sys, "argv", ["limner", *given])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0), capsys.readouterr().err.strip()
+
+    return run
+
+
+def painted(say: Say, *arguments: str) -> np.ndarray:
+    Path("out.png").unlink(missing_ok=True)
+    code, said = say(*arguments)
+    assert code == 0, said
+    return np.array(Image.open("out.png"))
+
+
+def test_it_paints_what_the_pipeline_saved_with_it_paints(say: Say):
+    hint = ("--hint", "drawing.png")
+    over = painted(say, "-m", "sd", "--control", "edges", *hint)
+    Path("out.png").rename("over.png")
+    assert np.array_equal(over, painted(say, "--from", "over.png"))
+    assert np.array_equal(over, painted(say, "-m", "whole", *hint))
+    plain = painted(say, "-m", "sd")
+    assert not np.array_equal(over, plain)
+    off = painted(say, "-m", "sd", "--control", "edges", *hint, "--strength", "0")
+    assert np.abs(off.astype(int) - plain).max() <= 1
+
+
+def test_several_add_up_each_with_its_hint_and_strength(home: Path):
+    sd, controls = opened(home / "sd"), [opened(home / name) for name in ("edges", "colours")]
+    both = sd.join(controls)
+    edges, colours = torch.rand(1, 1, 16, 16) * 2 - 1, torch.rand(1, 3, 16, 16) * 2 - 1
+    words = prompted(both.spec, ["a dog"]).text
+    c = Condition(text=words, image=torch.cat([edges, colours], dim=1))
+    options: dict[str, Any] = {"seed": 4, "steps": 3, "scale": 3.0}
+    one = sd.join(controls[:1]).sample(1, Condition(text=words, image=edges), **options)
+    first = both.sample(1, c, control_weights=(1.0, 0.0), **options)
+    torch.testing.assert_close(first, one, rtol=0, atol=1e-5)
+    half = both.sample(1, c, control_strength=0.5, control_weights=(2.0, 0.0), **options)
+    torch.testing.assert_close(half, one, rtol=0, atol=1e-5)
+    assert (both.sample(1, c, **options) - one).abs().max() > 1e-3
+    assert [hint.channels for hint in both.hints] == [1, 3] and not sd.hints
+    with pytest.raises(LimnerError, match="1 control_weights for 2 controls"):
+        both.sample(1, c, control_weights=(1.0,), **options)
+    with pytest.raises(LimnerError, match="goes over a pipeline; give its folder"):
+        controls[0].sample(1, Condition(image=edges), seed=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--control", "edges"], "goes over a pipeline; give its folder, too, as -m PIPELINE"),
+        (["-m", "emoji", "--control", "edges"], "goes over a pipeline; give its folder, too"),
+        (["-m", "sd", "--control", "sd/unet"], "neither a model nor a ControlNet of"),
+        (["-m", "whole", "--control", "edges"], "this pipeline has a ControlNet already"),
+        (["-m", "sd", "--control", "other"], "of block_out_channels=[8, 8], and the pipeline's"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(
+    arguments: list[str], said: str, home: Path, say: Say
+):
+    if "other" in arguments:
+        network = opened(home / "sd").pipeline.unet
+        other = diffusers.UNet2DConditionModel.from_config(
+            {**network.config, "block_out_channels": [8, 8]}
+        )
+        control = diffusers.ControlNetModel.from_unet(
+            other, conditioning_embedding_out_channels=(8, 16)
+        )
+        control.save_pretrained(home / "other")
+    code, err = say(*arguments, "--hint", "drawing.png")
+    assert code == 2 and said in err.splitlines()[-1], err
