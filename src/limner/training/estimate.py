@@ -35,7 +35,8 @@ class Estimate:
         frozen: parameters that are not trained.
         flops: operations for one image, forward and backward (a multiply-add is two).
         weights, gradients, moments, average: bytes.
-        activations: bytes that the largest turn of one micro-batch keeps for its backward pass.
+        activations: bytes that the largest turn of one micro-batch keeps for its backward pass;
+            with `train.checkpointing`, without those of the block that is computed again.
         images_per_second: measured.
         images: of the whole run.
         training: how it is trained, as it is typed.

@@ -33,6 +33,7 @@ from limner.data.stream import Ahead
 from limner.nn.precision import autocast
 from limner.runtime import processes
 from limner.training import averages, optimisers
+from limner.training.checkpointing import Checkpointing
 from limner.training.options import TrainOptions
 from limner.training.player import Player
 from limner.training.sharding import (
@@ -102,6 +103,7 @@ class Loop:
         self._beta = averages.average_beta(options.average, options.ema)
         weights = {name: p for name, (_, p) in self._averaged.items()}
         self.power_averages = averages.PowerAverages(options.widths, weights)
+        self._checkpointing = Checkpointing(self.model) if options.checkpointing else None
         self.step = self.images_seen = self.unlucky = self.rollbacks = self.updates = 0
         self.micro_batches = options.micro_batches
         self.lr_scale = 1.0
@@ -146,6 +148,8 @@ class Loop:
             LimnerError: the model breaks the rules of `turns`, or memory ran out a second time.
         """
         logs = self._play()
+        if self._checkpointing:
+            self._checkpointing.check()
         finer = 2 * self.options.micro_batches
         if logs is None and self.micro_batches < finer and self._splits(finer):
             self.micro_batches = finer

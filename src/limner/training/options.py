@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from limner.contract.errors import LimnerError
 from limner.contract.options import (
     Count,
     Natural,
@@ -54,6 +55,8 @@ class TrainOptions:
         channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
         parallel: of many processes: "ddp", each with all weights; "fsdp", each with its share of
             weights, gradients, moments and averages, and with all weights for the length of a turn.
+        checkpointing: whether blocks of layers keep their inputs alone, and are computed again for
+            their gradients: less memory, up to a third more computation, the same weights.
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
         threads: of the CPU; 0 leaves it to torch.
         log_every: steps between lines of the log.
@@ -89,6 +92,7 @@ class TrainOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    checkpointing: bool = False
     compile: bool = False
     threads: Natural = 0
     log_every: Count = 50
@@ -108,6 +112,11 @@ class TrainOptions:
         checked = validated(TrainOptions, given, kind="train option", prefix="train.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.checkpointing and self.compile:
+            raise LimnerError(
+                "compiled networks choose by themselves what to compute twice; give "
+                "train.checkpointing=true or train.compile=true, not both"
+            )
         averages.average_beta(self.average, self.ema)
         for width in self.widths:
             averages.gamma(width)

@@ -1,0 +1,127 @@
+"""Blocks that are computed twice: the same weights, less memory."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from registered import registered_cases
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.contract.text import text_spec
+from limner.testing.cases import Case, toy_data
+from limner.training.checkpointing import Checkpointing, blocks
+from limner.training.loop import Loop
+from limner.training.options import TrainOptions
+
+SPEC = ImageSpec(3, 32, 32, labels=("one", "two"), text=text_spec(5))
+
+
+def trained(case: Case, steps: int = 1, **options: bool) -> dict[str, Tensor]:
+    """The weights and buffers of a model, and their averages, after training steps."""
+    chosen = TrainOptions(batch=4, optimizer="adam", **options)
+    loop = Loop(case.build(), lambda first, n: toy_data(case.spec, first, n), chosen)
+    loop.prepare()
+    for _ in range(steps):
+        loop.advance()
+    state = loop.state()
+    return state["model"] | {f"average.{name}": x for name, x in state["average"].items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flow-matching",  # a U-Net
+        "kl-autoencoder",
+        "nvae",  # batch norm's statistics
+        "biggan",  # spectral norm's vectors
+        "stylegan2",  # noise drawn within blocks, gradients of gradients
+        "distilled",  # weights that a network is lent
+        "glow",
+        "pixelcnnpp",  # dropout
+        "dual-encoder",  # transformers
+    ],
+)
+def test_weights_are_the_same_to_the_last_bit(name: str):
+    case = registered_cases(name)[-1]
+    plain, twice = trained(case), trained(case, checkpointing=True)
+    assert plain.keys() == twice.keys()
+    for key, weight in plain.items():
+        assert torch.equal(weight, twice[key]), key
+
+
+def peak(model: nn.Module, rows: int) -> int:
+    """The most bytes that a turn and its gradients take beyond what was there."""
+    batch, noise = toy_data(SPEC, 0, rows), Noise.keyed(1, 2, range(rows))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        for turn in model.turns(batch, 0, noise):  # pyright: ignore
+            turn.loss.backward()
+    assert measured.profiler is not None and measured.profiler.kineto_results is not None
+    events = measured.profiler.kineto_results.events()
+    changes = [each.nbytes() for each in events if each.name() == "[memory]"]
+    return int(torch.tensor(changes).cumsum(0).max())
+
+
+def test_a_u_net_takes_half_the_memory():
+    model = build("flow-matching", SPEC, channels=(16, 16, 16), blocks=3, patch=1)
+    twice = copy.deepcopy(model)
+    Checkpointing(twice)
+    assert peak(twice, 8) < 0.5 * peak(model, 8)
+
+
+def test_dropout_falls_on_the_same_numbers_again():
+    case = registered_cases("flow-matching")[0]
+    case = replace(case, config={**case.config, "dropout": 0.5})
+    plain, twice = trained(case), trained(case, checkpointing=True)
+    assert all(torch.equal(weight, twice[key]) for key, weight in plain.items())
+
+
+def test_blocks_are_the_members_of_lists_that_have_layers_and_none_lies_in_another():
+    def unit() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleList([unit(), unit()])
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList([nn.ModuleList([Block(), Block()]), unit(), nn.ReLU()])
+            self.alone = unit()
+
+    network = Network()
+    first, unlisted, _ = network.stages
+    assert isinstance(first, nn.ModuleList)
+    assert [*blocks(network)] == [*first, unlisted]
+
+
+def test_a_copy_of_a_block_computes_with_its_own_weights():
+    model = build("flow-matching", SPEC, channels=(8, 16))
+    Checkpointing(model)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    x, noise = toy_data(SPEC, 0, 2), Noise.keyed(1, 2, range(2))
+    [turn] = other.turns(x, 0, noise)
+    turn.loss.backward()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_cannot_be_computed_twice_is_refused_in_one_line():
+    gan = registered_cases("gan")[0]
+    with pytest.raises(LimnerError, match=r"^model 'gan' has no blocks .*micro_batches=2[^\n]*$"):
+        trained(gan, checkpointing=True)
+    with pytest.raises(LimnerError, match=r"checkpointing=true or train.compile=true, not both"):
+        TrainOptions(checkpointing=True, compile=True)
+    model = build("flow-matching", SPEC, channels=(8, 16))
+    unused = Checkpointing(model)
+    with pytest.raises(LimnerError, match="has no blocks"):
+        unused.check()
