@@ -20,6 +20,7 @@ CODEC = {
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": lambda: diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
     "pndm": lambda: diffusers.PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+    "euler": lambda: diffusers.EulerDiscreteScheduler(steps_offset=1),
     "noisy": lambda: diffusers.EulerAncestralDiscreteScheduler(steps_offset=1),
 }
 

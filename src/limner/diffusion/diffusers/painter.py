@@ -149,6 +149,17 @@ class Painter:
 
         return relayed(run, self.device)
 
+    def reconstructed(self, x: Images, noise: Noise) -> Images:
+        """There and back through the autoencoder, if there is one."""
+        codec = self.codec
+        if codec is None:
+            return x
+        with Drawn(noise), torch.no_grad():
+            found = codec.encode(x.to(codec.dtype))
+            z = found.latents if hasattr(found, "latents") else found.latent_dist.sample()
+        with torch.no_grad():
+            return codec.decode(z).sample.to(x)
+
     def _shown(self, count: int, views: int) -> Container[int]:
         """The steps whose views are decoded."""
         if self.codec is None:

@@ -46,6 +46,7 @@ from limner.diffusion.diffusers.folder import (
     usual_options,
     weight_files,
 )
+from limner.diffusion.diffusers.following import FollowingPainter
 from limner.diffusion.diffusers.painter import Painter
 from limner.diffusion.diffusers.shared_attention import (
     RewordingPainter,
@@ -240,11 +241,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
         """What `edit` yields, of checked arguments."""
-        size = self.spec.height, self.spec.width
-        if (height or size[0], width or size[1]) != size:
-            raise LimnerError(
-                "an edited picture keeps its size; leave sampler.height and width out"
-            )
+        size = self._own_size(height, width)
         painter = Painter(editing_pipeline(self.pipeline, mask is not None), self.device)
         asked = self._asked(painter, n, c, steps, scale, size)
         asked |= self._control(painter, c, control_strength, control_weights, control_interval)
@@ -284,27 +281,30 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         control_interval: tuple[float, float] | None,
     ) -> Iterator[Images]:
         """The pipeline's pictures of both prompts, painted together: `Rewords`."""
-        if image is not None:
-            self.reconstruct_for_edit(image)
         assert c.text is not None
         prompts = self._written(c.text[[0, -1]])
         told = of_tokens(self.pipeline.tokenizer, prompts, change)
-        painter = RewordingPainter(self.pipeline, self.device, told)
-        size = self._size(height, width)
+        if image is None:
+            painter, given, strength = RewordingPainter(self.pipeline, self.device, told), {}, 1.0
+            size = self._size(height, width)
+        else:
+            size = self._own_size(height, width)
+            pipeline = editing_pipeline(self.pipeline, masked=False)
+            painter = FollowingPainter(pipeline, self.device, told)
+            given = {
+                "image": (image.repeat(n // len(image), 1, 1, 1) + 1) / 2,
+                "strength": strength,
+            }
         asked = self._asked(painter, n, c, steps, scale, size)
         asked |= self._control(painter, c, control_strength, control_weights, control_interval)
-        yield from self._painting(painter, asked, noise, size, steps, views, preview)
+        asked |= given
+        yield from self._painting(painter, asked, noise, size, steps, views, preview, strength)
 
     def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
-        """Refused: `Rewords`.
-
-        Raises:
-            LimnerError: always; a pipeline has no denoiser that could be asked.
-        """
-        raise LimnerError(
-            "a pipeline of diffusers changes words of pictures that it painted itself; paint over "
-            "this one with --prompt and --strength"
-        )
+        """What the pipeline's autoencoder makes of pictures: `Rewords`."""
+        image = image.to(self.device)
+        noise = Noise.sampling(seed, len(image), str(self.device))
+        return self.painter.reconstructed(image, noise).float().clamp(-1, 1)
 
     @property
     def painter(self) -> Painter:
@@ -329,6 +329,15 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
             yield from painter.forming(asked, noise, shape, count, views)
         else:
             yield painter.painted(asked, noise, shape)
+
+    def _own_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """The size of a picture that is edited, in which it stays."""
+        size = self.spec.height, self.spec.width
+        if (height or size[0], width or size[1]) != size:
+            raise LimnerError(
+                "an edited picture keeps its size; leave sampler.height and width out"
+            )
+        return size
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width, checked."""

@@ -8,6 +8,7 @@ The network is a U-Net with cross-attention, as that of Stable Diffusion 1, 2 an
 token stands for no word, and what is guided away from comes first in a batch.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from limner.diffusion.diffusers.painter import Painter
 from limner.diffusion.prompt_to_prompt import SharedAttention
 from limner.nn.attention import Weights
 
+Stepped = Callable[[Tensor, Any, Tensor, Any], Tensor]
 _PLAIN = ("AttnProcessor", "AttnProcessor2_0")
 
 
@@ -128,30 +130,47 @@ class RewordingPainter(Painter):
     def painted(self, asked: dict[str, Any], noise: Noise, shape: tuple[int, ...]) -> Images:
         """The pipeline's own pictures, the second half of which share the first half's attention:
         `Painter`."""
-        with _sharing(self.pipeline, SharedAttention(self.change, shape[0] // 2)):
+        shared = SharedAttention(self.change, shape[0] // 2)
+
+        def blended(F: Tensor, t: Any, x_t: Tensor, made: Any) -> Tensor:
+            return shared.blended(made.prev_sample)
+
+        with sharing(self.pipeline, shared, blended):
             return super().painted(asked, noise, shape)
 
 
 @contextmanager
-def _sharing(pipeline: Any, shared: SharedAttention) -> Iterator[None]:
-    """Share attention, and blend after each step of the scheduler."""
+def sharing(pipeline: Any, shared: SharedAttention, stepped: Stepped) -> Iterator[None]:
+    """Share attention, and go another step than the scheduler's.
+
+    Args:
+        pipeline: of diffusers.
+        shared: attention.
+        stepped: what x_t becomes in a step, told the network's output, t, x_t, and what the
+            scheduler makes of them.
+    """
     unet, scheduler = pipeline.unet, pipeline.scheduler
     processors, step = dict(unet.attn_processors), scheduler.step
     watched = "step" in vars(scheduler)
-    calls = 0
+    takes = inspect.signature(step)
+    first = calls = 0
 
     @wraps(step)
-    def blending(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal first, calls
         as_tuple = not kwargs.pop("return_dict", True)
+        given = takes.bind(*args, **kwargs).arguments
+        F, t, x_t = (given[name] for name in ("model_output", "timestep", "sample"))
+        if not calls:
+            first = int((scheduler.timesteps == t).nonzero()[0])
         made = step(*args, **kwargs)
-        made.prev_sample = shared.blended(made.prev_sample)
+        made.prev_sample = stepped(F, t, x_t, made)
         calls += 1
-        shared.go_on(calls / len(scheduler.timesteps))
+        shared.go_on(calls / (len(scheduler.timesteps) - first))
         return made.to_tuple() if as_tuple else made
 
     unet.set_attn_processor(_Processor(shared))
-    scheduler.step = blending
+    scheduler.step = changed
     try:
         yield
     finally:
