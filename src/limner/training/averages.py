@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -61,15 +61,15 @@ class PowerAverages:
         for width, beta in self._betas.items():
             lerp_(list(self._kept[width].values()), trained, beta(t))
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, copied: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
         """Copies of all averages, as WIDTH/NAME."""
         return {
-            f"{width:g}/{name}": whole(kept)
+            f"{width:g}/{name}": copied(kept)
             for width, own in self._kept.items()
             for name, kept in own.items()
         }
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of the same widths."""
         for width, own in self._kept.items():
             for name, kept in own.items():

@@ -15,10 +15,9 @@ dropout are pure functions of (seed, step), so `Loop.state` lets a run continue 
 
 import contextlib
 import copy
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -32,6 +31,7 @@ from limner.contract.noise import Noise
 from limner.data.stream import Ahead
 from limner.nn.precision import autocast
 from limner.runtime import processes
+from limner.runtime.seeding import seeded
 from limner.training import averages, optimisers
 from limner.training.checkpointing import Checkpointing
 from limner.training.options import TrainOptions
@@ -46,8 +46,8 @@ from limner.training.sharding import (
 )
 from limner.training.torch_errors import differentiates_twice, is_out_of_memory
 
-Groups = dict[str, dict[str, Tensor]]
-"""Named groups of named tensors: what a state is made of."""
+Groups = dict[str, dict[str, Any]]
+"""Named groups of named tensors, or of `Stored` ones: what a state is made of."""
 CPU = torch.device("cpu")
 _Logs = dict[str, list[Tensor]]
 
@@ -179,16 +179,19 @@ class Loop:
         self.restore(state)
         self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0
 
-    def state(self) -> Groups:
+    def state(self, copied: Callable[[Tensor], Tensor] = whole) -> Groups:
         """Copies of everything that `restore` needs: weights, average, moments, counters, and what
         the model remembers beyond its file.
+
+        Args:
+            copied: `own_share` where weights, moments and further averages may stay shared out.
         """
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
-        moments = [player.state() for player in self.players.values()]
+        moments = [player.state(copied) for player in self.players.values()]
         memory = {name: buffer.detach().clone() for name, buffer in self.model.memory().items()}
-        more = {"memory": memory, "power_averages": self.power_averages.state()}
+        more = {"memory": memory, "power_averages": self.power_averages.state(copied)}
         return {
-            "model": {name: whole(value) for name, value in self.model.state_dict().items()},
+            "model": {name: copied(value) for name, value in self.model.state_dict().items()},
             "average": {name: whole(kept) for name, (kept, _) in self._averaged.items()},
             "optimizer": {name: value for part in moments for name, value in part.items()},
             "counters": counters | {"lr_scale": torch.tensor(self.lr_scale, dtype=torch.float64)},
@@ -201,8 +204,8 @@ class Loop:
             LimnerError: the state is of another model.
         """
         own = self.model.state_dict()
-        weights = all_shared_out(with_current_names(state["model"], own), own)
-        average = all_shared_out(with_current_names(state["average"], self._averaged), own)
+        weights = with_current_names(all_shared_out(state["model"], own), own)
+        average = with_current_names(all_shared_out(state["average"], own), self._averaged)
         if average.keys() != self._averaged.keys():
             odd = min(average.keys() ^ self._averaged.keys())
             raise LimnerError(f"the saved state is of another model: weight '{odd}' is in one only")
@@ -394,24 +397,6 @@ class Loop:
 
 
 _COUNTERS = ("step", "images_seen", "unlucky", "rollbacks", "updates")
-
-
-@contextlib.contextmanager
-def seeded(key: tuple[object, ...], device: torch.device = CPU) -> Iterator[None]:
-    """torch's global generators seeded by a key for the length of a block, then as they were."""
-    generators = [torch.default_generator]  # torch.manual_seed formats a stack trace each time
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    states = [generator.get_state() for generator in generators]
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    for generator in generators:
-        generator.manual_seed(int.from_bytes(digest, signed=True))
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states):
-            generator.set_state(state)
 
 
 def _name(model: Learner) -> str:

@@ -1,6 +1,7 @@
 """One player of a training game."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +31,15 @@ class Player:
             weight_decay=options.weight_decay if own.weight_decay is None else own.weight_decay,
         )
 
-    def state(self) -> dict[str, Tensor]:
-        """The optimiser's moments by parameter name."""
+    def state(self, copied: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
+        """The optimiser's moments by parameter name, each copied so."""
         return {
-            f"{self.name}/{name}/{key}": whole(value)
+            f"{self.name}/{name}/{key}": copied(value)
             for name, p in zip(self.names, self.parameters)
             for key, value in self.optimizer.state.get(p, {}).items()
         }
 
-    def restore(self, moments: Mapping[str, Tensor]) -> None:
+    def restore(self, moments: Mapping[str, Any]) -> None:
         """The inverse of `state`; moments lie in memory as their parameters do, as is expected."""
         self.optimizer.state.clear()
         own = dict(zip(self.names, self.parameters))

@@ -30,8 +30,9 @@ from limner.contract.model import Learner
 from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
+from limner.runtime.seeding import seeded
 from limner.training.fine_tuning import build_from
-from limner.training.loop import TrainOptions, seeded
+from limner.training.options import TrainOptions
 
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
 Section = dict[str, Any]

@@ -42,6 +42,7 @@ from limner.training.data_record import DataRecord, same_kind
 from limner.training.evaluation import Evaluations
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
+from limner.training.sharding import own_share
 from limner.training.state import clean, load_state, save_state
 from limner.training.torch_errors import is_lost_process
 from limner.training.validation import Validation, no_better, with_held_out
@@ -373,7 +374,7 @@ class _Session:
     def save(self) -> None:
         """Write the model and the state; on any error the previous ones stay."""
         loop = self.loop
-        model, state = loop.calibrated(), loop.state()  # gathered from all processes
+        model, state = loop.calibrated(), loop.state(own_share)  # of all processes
         with self.writing():
             if processes.first():
                 self.run.mkdir(parents=True, exist_ok=True)
@@ -381,8 +382,7 @@ class _Session:
                 seen, sections = loop.images_seen, self.recipe.sections()
                 save_model(model, self.run / MODEL_FILE, images_seen=seen, recipe=sections)
             loop.power_averages.save(self.run, loop.step, loop.updates, loop.images_seen)
-            if processes.first():
-                save_state(self.run / "state", loop.step, state, self.options.keep)
+            save_state(self.run / "state", loop.step, state, self.options.keep)
         processes.barrier()
 
     def draw(self) -> None:

@@ -13,14 +13,27 @@ of zero on the others, for all must exchange the same ones.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from limner.contract.checkpoint import current_name
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner, Turn
 from limner.runtime import processes
+
+
+class Rows(Protocol):
+    """A tensor that is not in memory."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The rows from start to stop."""
+        ...
+
+    def whole(self) -> Tensor:
+        """All rows."""
+        ...
 
 
 class Sharding:
@@ -126,20 +139,41 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_share(tensor) else tensor.detach().clone()
 
 
-def shared_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's share of a tensor that is the same on every process, if `like` is one."""
+def own_share(tensor: Tensor) -> Tensor:
+    """A copy of what this process has of a tensor, which stays a share if it is one."""
+    return tensor.detach().clone()
+
+
+def first_row(share: Any) -> int:
+    """The number of a share's first row in the whole tensor."""
+    rows = -(-share.shape[0] // share.device_mesh.size())
+    return min(rows * share.device_mesh.get_local_rank(), share.shape[0])
+
+
+def shared_out(tensor: Tensor | Rows, like: Tensor | None) -> Tensor:
+    """This process's share of a tensor that is the same on every process, if `like` is one; of one
+    that lies in files, only the rows that are needed are read.
+    """
     if not is_share(like):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
+        return tensor if isinstance(tensor, Tensor) else tensor.whole()
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    there = tensor.to(like.device, like.dtype)
-    return distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)
+    mesh, placements = like.device_mesh, like.placements
+    if isinstance(tensor, Tensor):
+        there = tensor.to(like.device, like.dtype)
+        return distribute_tensor(there, mesh, placements, src_data_rank=None)
+    first = first_row(like)
+    rows = tensor.rows(first, first + len(like.to_local())).to(like.device, like.dtype)
+    shape = {"shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(rows, mesh, placements, run_check=False, **shape)
 
 
-def all_shared_out(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same of many, by their names; those without a counterpart stay as they are."""
+def all_shared_out(
+    tensors: Mapping[str, Tensor | Rows], like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The same of many, by their names or earlier ones; those without a counterpart are whole."""
     return {
-        name: shared_out(tensor, like[name]) if name in like else tensor
+        name: shared_out(tensor, like.get(current_name(name, like)))
         for name, tensor in tensors.items()
     }
 

@@ -3,11 +3,14 @@
     state/step-00000500/ manifest.json   {"format": 1, "step": 500, "files": {name: sha256}}
                          model.safetensors, average.safetensors, optimizer.safetensors, ...
 
+Of weights that are shared out among processes, each writes its own (see shares.py; format 2).
+
 A state is written to `state/.partial-...`, made durable, and only then given its name. When a run
 is resumed the newest state whose hashes all fit is taken; damaged ones are named and passed over.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -16,43 +19,54 @@ from collections.abc import Callable
 from pathlib import Path
 
 from limner.contract.checkpoint import (
-    load_tensors,
     save_tensors,
     sha256,
     sync_folder,
     write_durably,
 )
 from limner.contract.errors import LimnerError
+from limner.runtime import processes
 from limner.training.loop import Groups
+from limner.training.sharding import is_share
+from limner.training.shares import read_groups, write_shares
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
 def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
-    """Write a state, then remove all but the newest ones.
+    """Write a state, then remove all but the newest ones; to be called by every process.
 
     Args:
         folder: of all states of the run.
         step: what the state is named after.
-        state: named groups of tensors, each of which becomes a file.
+        state: named groups of tensors, each of which becomes a file, or one for each process.
         keep: how many states stay.
 
     Returns:
         the folder of this state.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     named = folder / f"step-{step:08d}"
-    partial = folder / f"{_PARTIAL}{named.name}-{os.getpid()}"
-    _remove(partial)
-    partial.mkdir()
+    partial = folder / f"{_PARTIAL}{named.name}"
+    shared = {group for group in state if any(map(is_share, state[group].values()))}
+    if not shared and not processes.first():
+        return named
     try:
-        for group, tensors in state.items():
-            save_tensors(tensors, partial / f"{group}.safetensors")
+        if processes.first():
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove(partial)
+            partial.mkdir()
+        if shared:
+            processes.barrier()  # the folder is there
+            _write_together({group: state[group] for group in shared}, partial)
+        if not processes.first():
+            return named
+        for group in state.keys() - shared:
+            save_tensors(state[group], partial / f"{group}.safetensors")
         hashes = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        manifest = {"format": FORMAT, "step": step, "files": hashes}
+        manifest = {"format": FORMAT if shared else 1, "step": step, "files": hashes}
         write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1).encode())
     except BaseException:
         with contextlib.suppress(OSError):
@@ -64,6 +78,24 @@ def save_state(folder: Path, step: int, state: Groups, keep: int) -> Path:
     for old in _states(folder)[keep:]:
         _discard(old)
     return named
+
+
+def _write_together(state: Groups, folder: Path) -> None:
+    """Write the shares of all processes.
+
+    Raises:
+        OSError: one of them could not.
+    """
+    failure: OSError | None = None
+    try:
+        for group, tensors in state.items():
+            write_shares(tensors, folder, group)
+    except OSError as error:
+        failure = error
+    shares = (tensor for tensors in state.values() for tensor in tensors.values())
+    device = next(tensor.device for tensor in shares if is_share(tensor))
+    if processes.anyone(failure is not None, device):
+        raise failure or OSError(errno.EIO, "another process could not write its share")
 
 
 def load_state(folder: Path, say: Callable[[str], None]) -> Groups | None:
@@ -109,16 +141,13 @@ def _checked(path: Path) -> Groups:
         raise _DamagedError(f"its manifest: {error!r}") from None
     if written > FORMAT:
         raise LimnerError(f"{path} was written by a newer limner; type: pip install -U limner")
-    state: Groups = {}
-    for name, expected in files.items():
-        file = path / Path(name).name
-        try:
-            if sha256(file) != expected:
-                raise _DamagedError(f"the hash of {file.name} does not fit")
-            state[file.stem] = load_tensors(file)
-        except (OSError, LimnerError) as error:
-            raise _DamagedError(str(error)) from None
-    return state
+    try:
+        for name, expected in files.items():
+            if sha256(path / Path(name).name) != expected:
+                raise _DamagedError(f"the hash of {Path(name).name} does not fit")
+        return read_groups(path / Path(name).name for name in files)
+    except (OSError, LimnerError) as error:
+        raise _DamagedError(str(error)) from None
 
 
 def _discard(path: Path) -> None:

@@ -1,0 +1,27 @@
+"""torch's global generators, seeded for a while."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def seeded(key: tuple[object, ...], device: torch.device = CPU) -> Iterator[None]:
+    """torch's global generators seeded by a key for the length of a block, then as they were."""
+    generators = [torch.default_generator]  # torch.manual_seed formats a stack trace each time
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    states = [generator.get_state() for generator in generators]
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    for generator in generators:
+        generator.manual_seed(int.from_bytes(digest, signed=True))
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states):
+            generator.set_state(state)

@@ -1,0 +1,127 @@
+"""Shares of tensors in files: each process writes the rows that it has, and any number of processes
+reads the rows that each needs.
+
+    model.0-of-2.safetensors    the first process's rows, and what is not shared out
+    model.1-of-2.safetensors    the second's
+
+Where the rows of a file lie in the whole is in its metadata. It is what torch's distributed
+checkpoints are for, without the executable format of theirs.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from limner.contract.checkpoint import load_tensors, save_tensors
+from limner.contract.errors import LimnerError
+from limner.runtime import processes
+from limner.training.sharding import first_row, is_share
+
+_NAME = re.compile(r"(.+)\.(\d+)-of-(\d+)")
+_METADATA = "rows"
+
+
+class _Part(NamedTuple):
+    """Rows of a tensor, in a file.
+
+    Args:
+        file: which.
+        first: the first row.
+        rows: how many there are.
+    """
+
+    file: Path
+    first: int
+    rows: int
+
+
+class Stored:
+    """A tensor whose rows lie in several files.
+
+    Args:
+        name: of the tensor.
+        shape: of the whole.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.name, self.shape = name, torch.Size(shape)
+        self._parts: list[_Part] = []
+
+    def add(self, part: _Part) -> None:
+        """Further rows."""
+        self._parts.append(part)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers."""
+        return self.rows(0, 0).dtype
+
+    def whole(self) -> Tensor:
+        """All rows."""
+        return self.rows(0, self.shape[0])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The rows from start to stop.
+
+        Raises:
+            LimnerError: a file is damaged.
+        """
+        found: list[Tensor] = []
+        for file, first, rows in sorted(self._parts, key=lambda part: part.first):
+            try:
+                with safe_open(file, "pt") as opened:
+                    kept = opened.get_slice(self.name)
+                    found.append(kept[max(0, start - first) : max(0, min(rows, stop - first))])
+            except (SafetensorError, OSError) as error:
+                raise LimnerError(f"{file} is damaged ({error}); copy it again") from None
+        return torch.cat(found)
+
+
+def write_shares(tensors: Mapping[str, Tensor], folder: Path, group: str) -> None:
+    """Write what this process has of tensors; the first one also writes those that are whole."""
+    own: dict[str, Tensor] = {}
+    places: dict[str, list[int]] = {}
+    for name, tensor in tensors.items():
+        if not is_share(tensor):
+            if processes.first():
+                own[name] = tensor
+        elif len(rows := tensor.to_local()):
+            own[name], places[name] = rows, [first_row(tensor), *tensor.shape]
+    file = folder / f"{group}.{processes.rank()}-of-{processes.size()}.safetensors"
+    save_tensors(own, file, {_METADATA: json.dumps(places)})
+
+
+def read_groups(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Groups of tensors in files, by their names; those that are in shares as `Stored`.
+
+    Raises:
+        LimnerError: a file is damaged.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for file in files:
+        if match := _NAME.fullmatch(file.stem):
+            _add_shares(groups.setdefault(match[1], {}), file)
+        else:
+            groups[file.stem] = load_tensors(file)
+    return groups
+
+
+def _add_shares(group: dict[str, Any], file: Path) -> None:
+    try:
+        with safe_open(file, "pt") as opened:
+            places = json.loads((opened.metadata() or {})[_METADATA])
+            for name in opened.keys():  # noqa: SIM118
+                if name not in places:
+                    group[name] = opened.get_tensor(name)
+                    continue
+                first, *shape = places[name]
+                rows = opened.get_slice(name).get_shape()[0]
+                group.setdefault(name, Stored(name, tuple(shape))).add(_Part(file, first, rows))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise LimnerError(f"{file} is damaged ({error}); copy it again") from None

@@ -1,0 +1,154 @@
+"""States whose weights lie in shares: written by two processes, read by one, and by three."""
+
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed.fsdp  # once, not in each process
+from test_run import Ramps
+
+from limner.contract.checkpoint import load, load_tensors
+from limner.contract.errors import LimnerError
+from limner.runtime import processes
+from limner.training.recipe import Recipe
+from limner.training.run import resume, train
+from limner.training.shares import Stored, read_groups, write_shares
+from limner.training.state import load_state
+
+pytestmark = pytest.mark.usefixtures("undrawn_curves")
+
+
+class Mesh(NamedTuple):
+    """Processes, and which one this is."""
+
+    rank: int
+    processes: int
+
+    def size(self) -> int:
+        return self.processes
+
+    def get_local_rank(self) -> int:
+        return self.rank
+
+
+class Share(torch.Tensor):
+    """What is asked of a distributed tensor: a process's rows of the whole."""
+
+    device_mesh: Mesh
+
+    def full_tensor(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def to_local(self) -> torch.Tensor:
+        parts = self.full_tensor().chunk(self.device_mesh.processes)
+        return parts[self.device_mesh.rank] if self.device_mesh.rank < len(parts) else parts[0][:0]
+
+
+def shared(tensor: torch.Tensor, mesh: Mesh) -> Share:
+    share = tensor.as_subclass(Share)
+    share.device_mesh = mesh
+    return share
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes tensors as some processes do."""
+
+    def write(size: int, **tensors: torch.Tensor) -> dict[str, Any]:
+        monkeypatch.setattr(processes, "size", lambda: size)
+        for rank in range(size):
+            monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+            mesh = Mesh(rank, size)
+            shares = {name: shared(x, mesh) if x.ndim else x for name, x in tensors.items()}
+            write_shares(shares, tmp_path, "model")
+        return read_groups(sorted(tmp_path.glob("*.safetensors")))["model"]
+
+    return write
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_any_rows_are_read_from_the_files_of_all(written: Any, size: int):
+    long, short = torch.arange(21.0).view(7, 3), torch.arange(4, dtype=torch.int64)
+    found = written(size, long=long, short=short, step=torch.tensor(9.0))
+    assert found["step"] == 9 and isinstance(found["long"], Stored)
+    assert torch.equal(found["long"].whole(), long) and torch.equal(found["short"].whole(), short)
+    assert found["long"].shape == long.shape and found["short"].dtype == torch.int64
+    for start in range(8):
+        for stop in range(start, 8):
+            assert torch.equal(found["long"].rows(start, stop), long[start:stop])
+
+
+def test_a_damaged_file_of_shares_is_named(written: Any, tmp_path: Path):
+    found = written(2, x=torch.ones(4, 2))
+    file = tmp_path / "model.1-of-2.safetensors"
+    file.write_bytes(file.read_bytes()[:20])
+    for read in (found["x"].whole, lambda: read_groups([file])):
+        with pytest.raises(LimnerError, match=r"model\.1-of-2\.safetensors is damaged"):
+            read()
+
+
+def recipe(**options: object) -> Recipe:
+    usual = {"steps": 3, "batch": 6, "save_every": 9, "log_every": 9, "samples": 0}
+    model = {"name": "flow-matching", "channels": (8, 16), "patch": 1}
+    return Recipe(model=model, data={"source": "ramps"}, train=usual | options)
+
+
+def together(size: int, run: Path) -> None:
+    """Train, or go on, as some processes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")  # torch is there already
+    all_of_them = [context.Process(target=_process, args=(i, size, port, run)) for i in range(size)]
+    for process in all_of_them:
+        process.start()
+    for process in all_of_them:
+        process.join(300)
+        assert process.exitcode == 0
+
+
+def _process(rank: int, size: int, port: int, run: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    if (run / "recipe.toml").exists():
+        resume(run, ["train.steps=3"], dataset=Ramps(), device="cpu")
+    else:
+        stop = lambda loop, _: loop.step == 1  # noqa: E731
+        sharded = recipe(parallel="fsdp", checkpointing=True)
+        train(sharded, run, dataset=Ramps(), device="cpu", on_step=stop)
+
+
+def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(tmp_path: Path):
+    """Each takes a step; another run is of one process alone."""
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    together(2, run)
+    state = run / "state" / "step-00000001"
+    manifest = json.loads((state / "manifest.json").read_text())
+    names = {name for name in manifest["files"] if name.startswith(("model", "optimizer"))}
+    assert names == {
+        f"{group}.{rank}-of-2.safetensors" for group in ("model", "optimizer") for rank in (0, 1)
+    }
+    first, second = (load_tensors(state / f"model.{rank}-of-2.safetensors") for rank in (0, 1))
+    assert first["network.conv_in.weight"].shape == second["network.conv_in.weight"].shape
+    assert {"average.safetensors", "counters.safetensors"} <= manifest["files"].keys()
+    whole = load(run).state_dict()  # the model's own file has all
+    assert whole["network.conv_in.weight"].shape[0] == 2 * len(first["network.conv_in.weight"])
+    resume(run, ["train.steps=2"], dataset=Ramps())
+    assert (run / "state" / "step-00000002" / "model.safetensors").is_file()
+    together(3, run)
+    train(recipe(), alone, dataset=Ramps())
+    for name, weight in load(alone).state_dict().items():
+        found = load(run).state_dict()[name]
+        torch.testing.assert_close(found.double(), weight.double(), atol=1e-5, rtol=0)
+    kept, expected = load_state(run / "state", print), load_state(alone / "state", print)
+    assert kept is not None and expected is not None and kept.keys() == expected.keys()
+    for group, tensors in expected.items():
+        for name, tensor in tensors.items():
+            there = kept[group][name]
+            there = there.whole() if isinstance(there, Stored) else there
+            torch.testing.assert_close(there.double(), tensor.double(), atol=1e-4, rtol=0)
