@@ -4,34 +4,42 @@
     python tools/bundle_model.py vae runs/vae --recipe recipes/autoencoders/vae-mnist.toml \
         --metrics likelihood -n 1000 --limits "Strokes of fours and nines are often open."
 
-What is measured is the packed file, by `limner evaluate`; the sheet shows the pictures of seeds 0
-to 39, none of them chosen.
+What is measured is the packed file, by `limner evaluate` with what stands in the recipe's section
+[evaluate]; the sheet shows the pictures of seeds 0 to 39, none of them chosen. A translator's shows
+16 pairs, spread over the held-out ones: a picture, its translation, the true one, the way back.
 """
 
 import argparse
 import shutil
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
 from limner.commands.wish import Wish
+from limner.contract.abilities import Translates
 from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.image import to_uint8
+from limner.contract.noise import Noise
 from limner.contract.registry import entry
+from limner.data import open_data, png
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.report import SUBJECT, Number, Report
 from limner.runtime.log import read_log
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
 MACHINE = "AMD EPYC (Zen 3), in float32"
-DATA = (
+DIGITS = (
     "MNIST's training split (LeCun, Cortes, Burges), 28 x 28, grey, under CC BY-SA 3.0 as Keras' "
     "documentation has it; none of it is in the file"
 )
+EMOJI = "training splits of the bundled emoji (Microsoft's Fluent Emoji, MIT); none is in the file"
 _MANY = 150_000  # parameters, from which on they are stored in eight bits
 _SHOWN = 40
+_PAIRS = 16
 
 
 def bundle(name: str, run: Path) -> Path:
@@ -59,6 +67,35 @@ def minutes(log: Path) -> float:
     return seconds / 60
 
 
+def judged(folder: Path, metrics: str, n: int) -> tuple[Report, str]:
+    """The packed file's numbers, and the command that shows them."""
+    asked: dict[str, Any] = read_header(model_file(folder)).recipe.get("evaluate", {})
+    given = {name: asked[name] for name in ("against", "extractor") if asked.get(name)}
+    data = {"split": asked["split"]} if asked.get("split") else {}
+    words = [f"--{name} {value}" for name, value in given.items()]
+    words += [f"data.{name}={value}" for name, value in data.items()]
+    command = " ".join(["limner evaluate", folder.name, *words, f"--metrics {metrics} -n {n}"])
+    return evaluate(folder, metrics=metrics.split(","), n=n, data=data, **given), command
+
+
+def translations(folder: Path) -> None:
+    """Write the sheet of a translator: held-out pairs, translated there and back."""
+    model, asked = load(folder), read_header(model_file(folder)).recipe["evaluate"]
+    assert isinstance(model, Translates)
+    size = model.spec.height
+    pairs = open_data(asked["against"], split=asked["split"], size=size, label="none")
+    shown = pairs.overview(_PAIRS)
+    b = pairs.images(shown, Noise.sampling(0, _PAIRS))
+    a = pairs.hints(shown, shown, seed=0)
+    assert a is not None
+    there = model.translate(a, "B")
+    columns = [a, there, b]
+    if "A" in model.ways:
+        columns += [model.translate(b, "A"), model.translate(there, "A")]
+    sheet = to_uint8(torch.stack(columns, 1).flatten(0, 1))
+    png.save_png(png.grid(sheet, 2 * len(columns)), folder / "samples.png")
+
+
 def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -> str:
     """The text beside the weights."""
     file = folder / "model.safetensors"
@@ -66,6 +103,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
     of = entry(header.model)
     precision = "eight bits" if model.parameter_count() >= _MANY else "float16"
     last, train = read_log(folder)[-1], header.recipe["train"]
+    translates = isinstance(model, Translates)
     rows = [(_what(number), number.text()) for number in report.numbers]
     if "held_out.loss" in last and model.loss_compares:
         rows.append(("loss of held-out pictures at the end", f"{last['held_out.loss']:.4g}"))
@@ -77,7 +115,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
             f"parameters in {precision}",
         ),
         ("SHA-256", f"`{sha256(file)}`"),
-        ("data", DATA),
+        ("data", EMOJI if translates else DIGITS),
         ("licence", "MIT, as limner"),
         (
             "recipe",
@@ -87,14 +125,26 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
         ("log", "`log.jsonl`"),
         ("training time", f"{minutes(folder):.0f} minutes of one core of an {MACHINE}"),
     ]
+    about = (
+        f"A small one, which learnt digits within minutes on one core: "
+        f"`limner sample -m {folder.name}`."
+    )
+    caption = f"First draws, seeds 0 to {_SHOWN - 1}"
+    if isinstance(model, Translates):
+        a, b = (model.spec_of(domain).domain for domain in ("A", "B"))
+        both = f", and back: `--to {a}`" if "A" in model.ways else ""
+        about = f"From {a} to {b}: `limner translate PICTURE -m {folder.name} --to {b}`{both}."
+        caption = (
+            f"{_PAIRS} pairs, spread over the held-out ones, two in each row: {a}, its "
+            f"translation, the true {b} picture, its translation, and the way back of the first"
+        )
     return "\n".join(
         [
             f"# {folder.name}",
             "",
-            f"{of.summary} {of.paper}. A small one, which learnt digits within minutes on one "
-            f"core: `limner sample -m {folder.name}`.",
+            f"{of.summary} {of.paper}. {about}",
             "",
-            f"![First draws, seeds 0 to {_SHOWN - 1}](samples.png)",
+            f"![{caption}](samples.png)",
             "",
             "| | |",
             "|---|---|",
@@ -114,7 +164,7 @@ def _what(number: Number) -> str:
 def main() -> None:
     """Bundle a run and write its card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="of the registered model")
+    parser.add_argument("name", help="of the folder: a registered model's, or its own")
     parser.add_argument("run", type=Path)
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--metrics", required=True)
@@ -122,11 +172,14 @@ def main() -> None:
     parser.add_argument("--limits", required=True)
     asked = parser.parse_args()
     folder = bundle(asked.name, asked.run)
-    labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
-    wish = Wish(str(folder), labels=labels, n=4 if labels else _SHOWN)
-    write(*paint_sheet(wish), folder / "samples.png")
-    command = f"limner evaluate {asked.name} --metrics {asked.metrics} -n {asked.n}"
-    report = evaluate(folder, metrics=asked.metrics.split(","), n=asked.n)
+    header = read_header(model_file(folder))
+    if issubclass(entry(header.model).model, Translates):
+        translations(folder)
+    else:
+        labels = ("all",) if header.spec.labels else ()
+        wish = Wish(str(folder), labels=labels, n=4 if labels else _SHOWN)
+        write(*paint_sheet(wish), folder / "samples.png")
+    report, command = judged(folder, asked.metrics, asked.n)
     text = card(folder, asked.recipe, report, command, asked.limits)
     (folder / "README.md").write_text(text)
     print(text)

@@ -1,6 +1,7 @@
 """What `limner translate` does: pictures of one domain as pictures of another."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,11 @@ from limner.commands.pictures import Pictures, Sheet, read_pictures
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
 from limner.contract.abilities import Domain, Translates
-from limner.contract.errors import LimnerError
+from limner.contract.bundled import bundled
+from limner.contract.checkpoint import model_file, read_header
+from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Images, ImageSpec, to_uint8
+from limner.contract.registry import entry
 
 
 def translate(work: Work, *, to: Literal["B", "A"] = "B") -> Iterator[Images]:
@@ -57,6 +61,33 @@ TRANSLATE = Task(
 )
 
 
+def bundled_translator(to: str) -> str:
+    """The bundled model that translates to a domain, the first of several.
+
+    Args:
+        to: "B" or "A", or the data's name of the domain.
+
+    Raises:
+        LimnerError: none knows that domain, or none is bundled.
+    """
+    known: dict[str, str] = {}
+    for name, folder in bundled().items():
+        header = read_header(model_file(folder))
+        model = entry(header.model).model
+        if issubclass(model, Translates):
+            ends = {"B": header.spec, "A": header.spec.hint}
+            for letter in model.ways:
+                end = ends[letter]
+                known.setdefault(letter.lower(), name)
+                known.setdefault(end.domain.lower() if end else letter, name)
+    if not known:
+        raise LimnerError("no model that translates is bundled; give your own by -m RUN")
+    if (asked := to.strip().lower()) not in known:
+        domains = [domain for domain in known if domain not in ("a", "b")]
+        raise unknown("domain", to, domains, "give another model by -m RUN")
+    return known[asked]
+
+
 def translate_sheet(
     files: Sequence[Path], wish: Wish, to: str, *, device: str = "auto"
 ) -> tuple[Sheet, Pictures, Wish]:
@@ -64,7 +95,8 @@ def translate_sheet(
 
     Args:
         files: of the other domain.
-        wish: which model, and the seed of its noise, where it has one.
+        wish: which model, and the seed of its noise, where it has one; without a model, the
+            bundled one that knows the domain.
         to: the domain that they become pictures of, by letter or by the data's name.
         device: where.
 
@@ -77,7 +109,9 @@ def translate_sheet(
         LimnerError: the model does not translate, or not there, or a file is not a picture.
     """
     if not files:
-        raise LimnerError("say which pictures are to be translated: limner translate IMAGE -m RUN")
+        raise LimnerError("say which pictures are to be translated: limner translate IMAGE")
+    if wish.model is None:
+        wish = replace(wish, model=bundled_translator(to))
     work = open_work(wish, device)
     able_task(work.model, TRANSLATE)
     model = work.model
