@@ -10,7 +10,7 @@ from PIL import Image
 
 from limner.__main__ import main
 from limner.commands.pictures import read_picture
-from limner.commands.translating import TRANSLATE, translate_sheet
+from limner.commands.translating import TRANSLATE, bundled_translator, translate_sheet
 from limner.commands.wish import Wish
 from limner.contract.abilities import Translates
 from limner.contract.checkpoint import load, save_model
@@ -67,6 +67,19 @@ def test_what_cannot_be_translated(models, pictures: Path):
         translate_sheet([pictures / "0.png"], Wish(models["pix2pix"]), "ink")
     with pytest.raises(LimnerError, match="say which pictures"):
         translate_sheet([], Wish(models["pix2pix"]), "B")
+
+
+def test_without_a_model_the_bundled_one_that_knows_the_domain_translates(pictures, monkeypatch):
+    file = pictures / "0.png"
+    _, flat, wish = translate_sheet([file], Wish(), "Flat")
+    assert wish.model is not None and wish.model == bundled_translator("flat")
+    _, same, _ = translate_sheet([file], Wish(wish.model), "flat")
+    assert torch.equal(flat, same)
+    with pytest.raises(LimnerError, match=r"unknown domain 'flut'; did you mean 'flat'.*-m RUN"):
+        translate_sheet([file], Wish(), "flut")
+    monkeypatch.setattr("limner.commands.translating.bundled", dict)
+    with pytest.raises(LimnerError, match="no model that translates is bundled"):
+        translate_sheet([file], Wish(), "flat")
 
 
 def test_the_page_asks_where_to_only_where_there_are_two_ways(models):
