@@ -126,6 +126,12 @@ def test_a_larger_picture_is_denoised_as_a_whole_by_blended_tiles():
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("option", [{"interval": (0.3, 5.0)}, {"rescale": 0.5}])
+def test_options_of_guidance_are_refused(option):
+    with pytest.raises(LimnerError, match=r"sampler\.\w+ is of guidance by a prompt or a class"):
+        sr3().sample(1, batch(1).c, steps=2, **option)
+
+
 @pytest.mark.parametrize("hint", [None, ImageSpec(3, 16, 16), ImageSpec(3, 4, 8)])
 def test_data_without_small_pictures_are_refused(hint):
     with pytest.raises(LimnerError, match=r"data\.(hint|size)"):

@@ -129,6 +129,7 @@ def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
 def test_sliders_write_the_weights_of_words_into_the_prompt_and_read_them(visit: Open):
     page = visit(viewport={"width": 390, "height": 740}, is_mobile=True)
     page.fill("#prompt", "a red apple")
+    page.locator("#prompt").press("Escape")  # the words that are offered, if they are there yet
     page.get_by_text("Weights of words").click()
     page.get_by_label("How much red counts").fill("1.4")
     expect(page.locator("#prompt")).to_have_value("a (red:1.4) apple")

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from conftest import Open, Studio, clean, png
+from conftest import Open, Studio, clean, png, until
 from limner.evaluate.webpage import document
 
 
@@ -169,3 +169,38 @@ def test_reports_are_pages_and_a_comparison_sorts_but_cannot_look_out(visit: Ope
     expect(cells).to_have_text(["one", "two"])
     page.get_by_role("link", name="All reports").click()
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
+
+
+def test_a_small_picture_is_shown_larger_and_its_pixels_are_one_press_away(
+    visit: Open, studio: Studio
+):
+    (picture,) = studio.painted(prompt="a small thing", n=1)["outputs"]
+    total = studio.client.get("/api/v1/history").json()["total"]
+    page = visit(f"/p/{picture['id']}")
+    shown = page.locator(".lit img")
+    expect(shown).not_to_have_attribute("src", picture["url"])
+    width = "document.querySelector('.lit img').naturalWidth"
+    until(lambda: page.evaluate(width) == 64)
+    smooth = "getComputedStyle(document.querySelector('.lit img')).imageRendering"
+    assert page.evaluate(smooth) == "auto"
+    with page.expect_download() as kept:
+        page.get_by_role("link", name="PNG with its settings").click()
+    assert Image.open(io.BytesIO(Path(kept.value.path()).read_bytes())).size == (16, 16)
+    clean(page)
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if r.method == "POST" else None)
+    page.get_by_role("button", name="True pixels").press("Enter")
+    expect(shown).to_have_attribute("src", picture["url"])
+    assert page.evaluate(smooth) == "pixelated"
+    page.reload()
+    expect(page.get_by_role("button", name="True pixels")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(500)
+    expect(shown).to_have_attribute("src", picture["url"])
+    assert not asked, "nothing is made larger for those who want the pixels"
+    page.get_by_role("button", name="True pixels").press("Enter")
+    expect(shown).not_to_have_attribute("src", picture["url"])
+    assert studio.client.get("/api/v1/history").json()["total"] == total
+    again = {"model": "upscaler", "task": "enlarge", "inputs": {"image": picture["id"]}}
+    key = {"Idempotency-Key": f"larger-{picture['id']}"}
+    answer = studio.client.post("/api/v1/jobs", json=again, headers=key).json()
+    assert answer["state"] == "done", "it was made once"

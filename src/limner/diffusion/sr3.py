@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
@@ -157,8 +158,18 @@ class SR3(DenoisingModel, Upscales):
             clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
             level: the deviation of the noise on the small picture; none by default. More hides more
                 of its mistakes, and of itself.
-            options: see `WalkOptions`.
+            options: see `WalkOptions`; without a prompt that guides, interval and rescale are
+                refused.
+
+        Raises:
+            LimnerError: an option of guidance, or of another sampler.
         """
+        for name in ("interval", "rescale"):
+            if options.get(name) is not None:
+                raise LimnerError(
+                    f"sampler.{name} is of guidance by a prompt or a class, and nothing guides "
+                    f"{self.name} models; leave it out"
+                )
         assert c.image is not None
         s = augmentation_level(level, 0.0, self.augmentation)
         height, width = c.image.shape[-2:]

@@ -1,6 +1,7 @@
 """What the page offers of a model: the tasks that it can do, as a client must know them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from limner.commands.attending import ATTENTION
@@ -28,6 +29,7 @@ TASKS = {
     "complete": COMPLETE,
     "translate": TRANSLATE,
     "upscale": UPSCALE,
+    "enlarge": replace(UPSCALE, title="Enlarged view", shows="maps"),
     "reconstruct": RECONSTRUCT,
     "interpolate": INTERPOLATE,
     "walk": WALK,

@@ -32,7 +32,7 @@ from limner.contract.image import to_uint8
 from limner.contract.registry import Paper
 from limner.contract.upscaling import Upscales
 from limner.evaluate.metric import NotApplicable, metric
-from limner.evaluate.metrics.fid import distance_of_features
+from limner.evaluate.metrics.fid import distance_of_features, distance_of_pairs
 from limner.evaluate.metrics.pairs import Measure, PairMetric, psnr
 from limner.evaluate.picture_sets import (
     Numbers,
@@ -141,6 +141,7 @@ class Upscaling(PairMetric):
     def numbers_of_features(
         self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
     ) -> list[Number]:
-        """FD, without an interval."""
-        fd = distance_of_features(own, true)
+        """FD, with an interval over the pictures."""
+        few = len(own) < 3
+        fd = distance_of_features(own, true) if few else distance_of_pairs(own, true)
         return [self.number("FD", fd, len(own), row=row, better="lower")]

@@ -10,7 +10,7 @@ import { cancelAll, catcher, follower, forgetForm, go, loadHistory, loadJobs, lo
 
 function Header() {
   const [dark, turn] = useTheme();
-  const open = [...state.jobs.values()].filter((job) => job.state === "queued" || job.state === "running");
+  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && !maps(job));
   return html`<header class="top">
     <${Link} to="/" class="brand"><img src="/page/icon.svg" alt="" width="26" height="26" /> limner</${Link}>
     <span class="queue" role="status">${open.length > 1 ? `${open.length} jobs` : ""}</span>

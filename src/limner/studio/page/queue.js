@@ -3,7 +3,7 @@
 import { html } from "/page/vendor/preact.js";
 import { ask } from "/page/api.js";
 import { span } from "/page/parts.js";
-import { isMine, question, say, set, state, trouble } from "/page/state.js";
+import { isMine, maps, question, say, set, state, trouble } from "/page/state.js";
 
 export const isOpen = (job) => job.state === "queued" || job.state === "running";
 
@@ -30,7 +30,7 @@ const many = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"
 
 /** Shown while several jobs are open, or the queue is paused. */
 export function Queue() {
-  const open = inOrder([...state.jobs.values()]), waiting = open.filter((job) => job.state === "queued");
+  const open = inOrder([...state.jobs.values()]).filter((job) => !maps(job)), waiting = open.filter((job) => job.state === "queued");
   if (open.length < 2 && !state.paused) return null;
   const eta = state.paused ? null : Math.max(0, ...waiting.map((job) => job.eta ?? 0));
   const pictures = open.reduce((sum, job) => sum + (job.params.n ?? 1), 0);

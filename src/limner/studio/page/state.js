@@ -299,6 +299,19 @@ export async function enlarge(picture) {
   }
 }
 
+const views = new Map(); // of pictures by id, made larger
+
+/** A small picture as the first model that makes pictures larger shows it: quietly, and once. Nothing where that fails. */
+export async function enlargedView(picture) {
+  const asked = { model: enlarger().name, task: "enlarge", params: { sampler: {}, options: {} }, inputs: { image: picture.id } };
+  for (const key of [`larger-${picture.id}`, freshId()]) { // the second one if the first one's picture was cleared away
+    if (views.has(picture.id)) break;
+    const { outputs } = await submit(asked, key).then(({ id }) => over(id)).catch(() => ({}));
+    if (outputs?.length) views.set(picture.id, outputs[0].url);
+  }
+  return views.get(picture.id);
+}
+
 export async function surprise() {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const of = model();
@@ -319,7 +332,7 @@ export const isMine = (job) => job.fresh || owned().includes(job.id);
 
 /** Ask whether all jobs of this browser are to be cancelled, if there are any. */
 export function cancelAll() {
-  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && isMine(job));
+  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && isMine(job) && !maps(job));
   if (!open.length) return;
   const what = open.length > 1 ? `your ${open.length} jobs` : "your job";
   question(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));

@@ -2,10 +2,12 @@
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
+import { recall, remember } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, span, titleOf } from "/page/parts.js";
+import { isOpen } from "/page/queue.js";
 import { Path, beside, path } from "/page/stage.js";
-import { enlarge, enlarger, favour, forget, go, look, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
+import { enlarge, enlargedView, enlarger, favour, forget, go, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
 
 /** What stands before a value in the list of facts. */
 const plain = (name) => String(name).replaceAll("_", " ");
@@ -41,7 +43,7 @@ export function Lit({ picture, words, map }) {
     image?.style.setProperty("-webkit-mask-image", `url(${map})`);
   };
   const size = { src: picture.url, width: picture.width, height: picture.height };
-  return html`<div class="lit large"><img class=${map ? "pixels dim" : "pixels"} alt=${words} ...${size} />
+  return html`<div class="lit large"><img class=${map ? "pixels dim" : picture.smooth ? "" : "pixels"} alt=${words} ...${size} />
     ${map && html`<img class="pixels bright" alt="" ref=${light} ...${size} />`}</div>`;
 }
 
@@ -58,6 +60,22 @@ function Words({ job, chosen, choose }) {
   </div>`;
 }
 
+const SMALL = 128; // pixels of the longer side
+const PATIENCE = 300; // milliseconds that a picture is looked at before it is made larger
+
+/** A small picture made larger, once nothing is being painted; none where pixels are wanted as they are. */
+function useEnlarged(picture, pixels) {
+  const [found, setFound] = useState({}), small = picture && Math.max(picture.width, picture.height) <= SMALL && Boolean(enlarger());
+  const busy = [...state.jobs.values()].some((job) => isOpen(job) && !maps(job));
+  useEffect(() => {
+    if (!small || pixels || busy) return;
+    let gone = false;
+    const timer = setTimeout(() => enlargedView(picture).then((url) => gone || setFound({ id: picture.id, url })), PATIENCE);
+    return () => { gone = true; clearTimeout(timer); };
+  }, [picture?.id, small, pixels, busy]);
+  return [small, !pixels && found.id === picture?.id ? found.url : undefined];
+}
+
 export function Viewer({ id }) {
   const [page, setPage] = useState(null), [compare, setCompare] = useState(false), [way, setWay] = useState(false);
   const [looked, setLooked] = useState(null), [map, setMap] = useState(null);
@@ -66,6 +84,7 @@ export function Viewer({ id }) {
     setCompare(false), setWay(false), setLooked(null), setMap(null);
     get(`/api/v1/history/${id}`).then(setPage).catch((error) => { setPage({}); trouble(error); });
   }, [id]);
+  const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true"), [small, larger] = useEnlarged(page?.picture, pixels);
   if (!page) return html`<div class="viewer"></div>`;
   if (!page.picture) return html`<${Missing} what="picture" />`;
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
@@ -83,7 +102,7 @@ export function Viewer({ id }) {
     <div class="frame">
       ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
       ${source && compare ? html`<${Slider} before=${source} after=${picture} />`
-        : way ? html`<${Path} pictures=${job.outputs} alt=${words} />` : html`<${Lit} picture=${picture} words=${words} map=${map} />`}
+        : way ? html`<${Path} pictures=${job.outputs} alt=${words} />` : html`<${Lit} picture=${larger && !looked ? { ...picture, url: larger, smooth: true } : picture} words=${words} map=${map} />`}
       ${older && html`<${Link} to=${`/p/${older.id}`} class="turn right" aria-label="Older picture"><${Icon} name="right" /></${Link}>`}
     </div>
     <div class="about">
@@ -95,7 +114,8 @@ export function Viewer({ id }) {
       </div>
       ${(takers().length > 0 || edits) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
       ${enlarger() && job?.task !== "upscale" && !takers().some(([name]) => name === "upscale") && html`<div class="go"><button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button></div>`}
-      ${(source || able || (job && path(job))) && html`<div class="views">
+      ${(small || source || able || (job && path(job))) && html`<div class="views">
+        ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown as ${enlarger().name} makes them larger; their files stay as they are`} onClick=${() => { remember("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
         ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => { setCompare(!compare); setWay(false); setLooked(null); setMap(null); }}>${compare ? "The result alone" : "Before and after"}</button>`}
         ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${way} onClick=${() => { setWay(!way); setCompare(false); setLooked(null); setMap(null); }}>${way ? "This picture alone" : "The whole way"}</button>`}
         ${able && html`<button type="button" class="quiet" aria-pressed=${Boolean(looked)} onClick=${see}>${looked ? "The picture alone" : "Where it looks"}</button>`}
