@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from limner.testing.__main__ import main
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -65,18 +67,12 @@ def test_the_guide_fails_when_its_likelihood_is_wrong(tmp_path: Path):
     ("file", "text", "said"),
     [("none.py", None, "there is no Python file"), ("empty.py", "", "registers no model")],
 )
-def test_a_file_without_a_model_is_refused(tmp_path: Path, file: str, text: str, said: str):
+def test_a_file_without_a_model_is_refused(tmp_path, file, text, said, monkeypatch, capsys):
     if text is not None:
         (tmp_path / file).write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "limner.testing", file],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main([file]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)

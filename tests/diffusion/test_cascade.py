@@ -34,7 +34,7 @@ def low_batches(first: int, n: int) -> Batch:
     return Batch(resize(x, 4, 4), c)
 
 
-def trained(model: GenerativeModel, data=batches, steps: int = 200) -> GenerativeModel:
+def trained(model: GenerativeModel, data=batches, steps: int = 120) -> GenerativeModel:
     loop = Loop(model, data, TrainOptions(steps=steps, batch=32, lr=6e-3, ema=0.98))
     loop.prepare()
     for _ in range(steps):

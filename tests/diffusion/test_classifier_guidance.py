@@ -129,7 +129,8 @@ def test_a_tiny_one_makes_an_unconditional_model_paint_the_colour_of_each_class(
     with one_thread():
         torch.manual_seed(0)
         base = trained(FlowMatching(SPEC, channels=(16,), condition_dropout=1.0))
-        model = trained(Classifier(SPEC, base=base, channels=(16,), attention=0, dropout=0.0))
+        classifier = Classifier(SPEC, base=base, channels=(16,), attention=0, dropout=0.0)
+        model = trained(classifier, steps=200)
         assert not colours_are_right(model, sampler="ddim", steps=20, scale=0.0)
         assert colours_are_right(model, sampler="ddim", steps=20, scale=4.0)
         x, label = (batch := batches(0, 32)).x, batch.c.label

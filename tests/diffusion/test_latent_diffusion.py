@@ -136,7 +136,7 @@ def test_both_stages_learn_the_colours_of_classes_in_maps_of_a_quarter():
         assert float((first.reconstruct(x) - x).abs().mean()) < 0.15
         model = LatentDiffusion(SPEC, first, options={"channels": (24,)})
         assert first.latent_shape == (4, 4, 4)
-        model = trained(model, steps=300)
+        model = trained(model, steps=180)
         assert colours_are_right(model, sampler="euler", steps=20, scale=1.5)
         frames = list(model.watch(2, Condition(label=torch.tensor([0, 1])), steps=4))
         assert len(frames) == model.frame_count(steps=4)

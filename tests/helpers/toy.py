@@ -35,7 +35,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def trained(model: GenerativeModel, steps: int = 200) -> GenerativeModel:
+def trained(model: GenerativeModel, steps: int = 120) -> GenerativeModel:
     """The average of the weights after some steps."""
     options = TrainOptions(steps=steps, batch=32, lr=6e-3, ema=0.98)
     loop = Loop(model, batches, options)

@@ -161,7 +161,7 @@ def test_the_mean_is_the_sum_over_levels_and_draws_have_it(law):
         torch.testing.assert_close(mean[:, channel], expected)
     if isinstance(law, DiscretisedLogisticMixture) and law.channels > 1:
         return
-    n = 20_000
+    n = 4_000
     u = torch.rand(3, n, law.channels, dtype=torch.float64)
     drawn = values[law.sample(theta[:, None].expand(-1, n, -1), u)]
     off = (drawn.mean(1) - mean).abs()
