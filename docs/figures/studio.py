@@ -171,7 +171,7 @@ def tour(browser: Browser, url: str, folder: Path) -> None:
         painted(page, prompt, 2)
     painted(page, "a red apple", 4, folder)
     page.locator(".job.done a").first.click()
-    page.wait_for_selector(".viewer h1")
+    page.wait_for_selector(".lit img:not(.pixels)")  # the upscaler's view
     shot(page, "picture", folder)
     page.context.close()
     attention(browser, url, folder)

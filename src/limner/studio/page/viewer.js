@@ -97,6 +97,7 @@ export function Viewer({ id }) {
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
   const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(trouble)));
   const made = job?.inputs.image ?? job?.inputs.parent, source = made && `/api/v1/assets/${made}`;
+  const enlarges = enlarger() && job?.task !== "upscale" && !takers().some(([name]) => name === "upscale");
   const edits = able && job.task === "paint" && state.models.find((each) => each.name === job.model).tasks.reword;
   return html`<article class="viewer" aria-label=${words}>
     <div class="frame">
@@ -112,8 +113,8 @@ export function Viewer({ id }) {
         ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
-      ${(takers().length > 0 || edits) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}</div>`}
-      ${enlarger() && job?.task !== "upscale" && !takers().some(([name]) => name === "upscale") && html`<div class="go"><button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button></div>`}
+      ${(takers().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}
+        ${enlarges && html`<button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button>`}</div>`}
       ${(small || source || able || (job && path(job))) && html`<div class="views">
         ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown as ${enlarger().name} makes them larger; their files stay as they are`} onClick=${() => { remember("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
         ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => { setCompare(!compare); setWay(false); setLooked(null); setMap(null); }}>${compare ? "The result alone" : "Before and after"}</button>`}
