@@ -123,3 +123,22 @@ def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
     with pytest.raises(LimnerError, match=r"3 of 6 pictures") as refused:
         open_data(source)
     assert all(f"'{name}'" in str(refused.value) for name, _ in report.broken)
+
+
+def test_each_source_of_a_mixture_is_reported(awkward, tmp_path):
+    for name in ("one", "two", "wide"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (16 if name == "wide" else 8, 8), "red").save(tmp_path / name / "a.png")
+    one, two, wide = (f"folder:{tmp_path / name}" for name in ("one", "two", "wide"))
+    report = check([one, two], **{"b.channels": 3, "weights": [3, 1]})
+    assert [part.source for part in report.parts] == [one, two] and report.pictures == 2
+    assert not report.refused_by_training and report.text().endswith("the sources agree")
+    report.sheet(tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").getpixel((70, 5)) == (255, 0, 0)
+    apart = check(f"mixed:{one},{wide}", channels=3)
+    assert apart.refused_by_training and "must agree" in apart.to_json()["problems"][0]
+    broken = check([one, f"folder:{awkward / 'cat'}"])
+    assert broken.refused_by_training and f"to be put right in folder:{awkward}" in broken.text()
+    assert json.dumps(broken.to_json()) and len(broken.to_json()["parts"][1]["broken"]) == 2
+    with pytest.raises(LimnerError, match="unknown data option"):
+        check([one, two], sizes=8)

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,15 @@ from PIL import Image
 from limner.contract.errors import LimnerError
 from limner.data.decode import Header, fitted, flattened, header
 from limner.data.pictures import Reasons, each, too_many
-from limner.data.sources import find_source, parts_of
+from limner.data.sources import (
+    find_source,
+    flat_options,
+    is_mixture,
+    one_source,
+    open_data,
+    parts_of,
+    parts_of_mixture,
+)
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
@@ -115,6 +124,59 @@ class CheckReport:
         sheet.save(path, format="PNG")
 
 
+@dataclass
+class MixedReport:
+    """What `check` found in a mixture.
+
+    Args:
+        source: as it was typed.
+        parts: what was found in each of its sources.
+        problems: why they cannot be mixed, each with its remedy.
+    """
+
+    source: str
+    parts: list[CheckReport]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def refused_by_training(self) -> bool:
+        """Whether training on the mixture would stop with an error."""
+        return bool(self.problems) or any(part.refused_by_training for part in self.parts)
+
+    @property
+    def pictures(self) -> int:
+        """How many files are sound pictures."""
+        return sum(part.pictures for part in self.parts)
+
+    @property
+    def captioned(self) -> int:
+        """How many pictures have captions."""
+        return sum(part.captioned for part in self.parts)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """How many pictures each class has."""
+        return dict(sum((Counter(part.labels) for part in self.parts), Counter[str]()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, complete."""
+        parts = [part.to_json() for part in self.parts]
+        return {"source": self.source, "parts": parts, "problems": self.problems}
+
+    def text(self) -> str:
+        """A table for each source, and whether they can be mixed."""
+        tables = [part.text() for part in self.parts]
+        refused = [part.source for part in self.parts if part.refused_by_training]
+        said = self.problems or [f"to be put right in {source}" for source in refused]
+        return "\n\n".join([*tables, "\n".join(["mixed", *(said or ["the sources agree"])])])
+
+    def sheet(self, path: str | Path) -> None:
+        """Save pictures of all sources, one after the other, as one PNG."""
+        share = _ACROSS**2 // len(self.parts)
+        tiles = [tile for part in self.parts for tile in part.tiles[:share]]
+        CheckReport(self.source, tiles=tiles).sheet(path)
+
+
 class _Look(NamedTuple):
     head: Header
     content: str
@@ -130,18 +192,38 @@ def _look(image: Image.Image) -> _Look:
     return _Look(head, content, thumb, fitted(flat.convert("RGB"), _TILE, _TILE, "pad"))
 
 
-def check(source: str, **options: Any) -> CheckReport:
+def check(source: str | Sequence[str], **options: Any) -> CheckReport | MixedReport:
     """Look at every picture of a source and report; bad data are findings and no errors.
 
     Args:
-        source: as for `open_data`, but one.
+        source: as for `open_data`, but no pair.
         options: as for `open_data`.
 
     Raises:
-        LimnerError: no such source, file or option, or several sources.
+        LimnerError: no such source, file or option, or a pair of sources.
     """
+    source = one_source(source)
+    if is_mixture(source):
+        return _check_mixture(source, flat_options(options))
     if parts_of(source) != [source]:
         raise LimnerError(f"check the sources of {source} one by one")
+    return _check_one(source, options)
+
+
+def _check_mixture(source: str, options: dict[str, Any]) -> MixedReport:
+    """Each source of a mixture, and whether they can be mixed."""
+    own = {name: value for name, value in options.items() if name != "weights"}
+    parts = parts_of_mixture(source, own)
+    report = MixedReport(source, [_check_one(name, given) for name, given in parts])
+    if not report.refused_by_training:
+        try:
+            open_data(source, **options)
+        except LimnerError as error:
+            report.problems.append(str(error))
+    return report
+
+
+def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
     report = CheckReport(source)
     found = find_source(source, options)
     listing = found.listing(report.problems.append)

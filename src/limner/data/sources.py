@@ -135,7 +135,7 @@ def open_data(source: str | Sequence[str], **options: Any) -> Dataset:
         LimnerError: no such source or option; data that are missing, broken or do not fit together.
     """
     source = one_source(source)
-    options = _flat(options)
+    options = flat_options(options)
     kind = source.partition(":")[0]
     if kind == _MIXED:
         return _open_mixed(source, options)
@@ -168,7 +168,7 @@ def open_data(source: str | Sequence[str], **options: Any) -> Dataset:
     return PAIRS[kind](a, b, source)
 
 
-def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of parts as "a.NAME", of which recipes make a section of its own."""
     found = dict[str, Any]()
     for name, value in options.items():
@@ -178,12 +178,25 @@ def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
-    """Several sources, each with the options that it knows.
+    """Several sources; raises as `open_data` does."""
+    weights = options.pop("weights", None)
+    parts = parts_of_mixture(source, options)
+    opened = [open_data(name, **given) for name, given in parts]
+    given = [weights] if isinstance(weights, int | float) else weights
+    return MixedSources(opened, [name for name, _ in parts], source, given)
+
+
+def is_mixture(source: str) -> bool:
+    """Whether a source is `mixed:` of several."""
+    return source.partition(":")[0] == _MIXED
+
+
+def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The sources of a mixture, each with the options that it knows.
 
     Raises:
-        LimnerError: an option that none knows; and see `open_data`.
+        LimnerError: an option that none knows, or no sources.
     """
-    weights = options.pop("weights", None)
     names = parts_of(source)
     if not all(names):
         raise LimnerError(f"data source '{source}' is to be written {_MIXED}:A,B with several")
@@ -195,14 +208,13 @@ def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
         if known and not any(name in fields_of for fields_of in known):
             every = (f"data.{option}" for option in {*set.union(*known), "weights"} - {"address"})
             raise unknown("data option", f"data.{name}", every)
-    opened = list[Dataset]()
+    parts = list[tuple[str, dict[str, Any]]]()
     for letter, name in zip(letters, names):
         kind = SOURCES.get(name.partition(":")[0])
         given = {n: v for n, v in shared.items() if kind is None or n in kind.__dataclass_fields__}
         given |= {n[2:]: v for n, v in own.items() if n[0] == letter}
-        opened.append(open_data(name, **given))
-    given = [weights] if isinstance(weights, int | float) else weights
-    return MixedSources(opened, names, source, given)
+        parts.append((name, given))
+    return parts
 
 
 def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
