@@ -82,6 +82,14 @@ def test_what_an_option_is_stands_beside_it(visit: Open):
             assert field.get_attribute("aria-describedby"), name
 
 
+def test_fields_for_words_show_an_example_of_what_to_type(visit: Open):
+    page = visit()
+    page.select_option("#model", "runs/words")
+    page.get_by_role("button", name="Change words").first.click()
+    for name, example in (("replace", "dog=cat"), ("refine", ""), ("weight", "red=2")):
+        expect(page.locator(f"#task-{name}")).to_have_attribute("placeholder", example)
+
+
 def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
     page = visit()
     studio.client.patch("/api/v1/queue", json={"paused": True})

@@ -27,6 +27,9 @@ function loose(text) {
   return values.length > 1 ? values : values[0];
 }
 
+/** What its help gives as an example of an option. */
+const example = (help) => /as in (\S+?)\.?$/.exec(help ?? "")?.[1];
+
 const bounded = (field) => [field.minimum ?? field.exclusiveMinimum, field.maximum ?? field.exclusiveMaximum];
 
 function Field({ id, name, schema, help, usual, value, change }) {
@@ -61,7 +64,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
   } else {
     const shown = value ?? standard;
     control = html`<input type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
-      placeholder=${field.type === "array" ? "such as 1, 2" : "auto"} onChange=${(e) => set(loose(e.target.value))} />`;
+      placeholder=${example(help) ?? (field.type === "array" ? "such as 1, 2" : standard === "" ? "" : "auto")} onChange=${(e) => set(loose(e.target.value))} />`;
   }
   return html`<div class="field"><div class="named"><label for=${id}>${label(name, field)}</label>${button}</div>${control}${said}</div>`;
 }
