@@ -199,6 +199,7 @@ def test_a_small_picture_is_shown_larger_and_its_pixels_are_one_press_away(
     assert not asked, "nothing is made larger for those who want the pixels"
     page.get_by_role("button", name="True pixels").press("Enter")
     expect(shown).not_to_have_attribute("src", picture["url"])
+    assert len(asked) == 1, "what was made before is shown"
     assert studio.client.get("/api/v1/history").json()["total"] == total
     again = {"model": "upscaler", "task": "enlarge", "inputs": {"image": picture["id"]}}
     key = {"Idempotency-Key": f"larger-{picture['id']}"}

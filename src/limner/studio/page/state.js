@@ -306,8 +306,9 @@ export async function enlargedView(picture) {
   const asked = { model: enlarger().name, task: "enlarge", params: { sampler: {}, options: {} }, inputs: { image: picture.id } };
   for (const key of [`larger-${picture.id}`, freshId()]) { // the second one if the first one's picture was cleared away
     if (views.has(picture.id)) break;
-    const { outputs } = await submit(asked, key).then(({ id }) => over(id)).catch(() => ({}));
+    const { state: how, outputs } = await submit(asked, key).then(({ id }) => over(id).then(() => get(`/api/v1/jobs/${id}`))).catch(() => ({}));
     if (outputs?.length) views.set(picture.id, outputs[0].url);
+    if (how !== "done") break;
   }
   return views.get(picture.id);
 }

@@ -84,7 +84,8 @@ export function Viewer({ id }) {
     setCompare(false), setWay(false), setLooked(null), setMap(null);
     get(`/api/v1/history/${id}`).then(setPage).catch((error) => { setPage({}); trouble(error); });
   }, [id]);
-  const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true"), [small, larger] = useEnlarged(page?.picture, pixels);
+  const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true"), [leaving, leave] = useState(false);
+  const [small, larger] = useEnlarged(page?.picture, pixels || leaving);
   if (!page) return html`<div class="viewer"></div>`;
   if (!page.picture) return html`<${Missing} what="picture" />`;
   const { job } = page, picture = { ...page.picture, ...state.history.find((each) => each.id === id) };
@@ -92,7 +93,7 @@ export function Viewer({ id }) {
   const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
   const command = request && asCommand(request, does, picture), words = titleOf(picture);
   const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
-  const remove = async () => { await forget(picture); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
+  const remove = async () => { leave(true); await forget(picture); leave(false); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
   const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
   const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(trouble)));
