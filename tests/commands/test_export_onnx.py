@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.text import text_spec
 from limner.diffusion.unrolled import follow_table, unrolled
+from limner.testing.cases import toy_data
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(5))
 GREY = ImageSpec(1, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
@@ -120,6 +122,88 @@ def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
     assert np.abs(theta - expected.numpy()).max() < 1e-4
 
 
+def painted_by_a_file(model, options, file, n=2):
+    """What a file paints of conditions and noise that it was not made with, and what the model
+    does.
+    """
+    write_onnx(model, options, file, n=n, store="float32")
+    noise = RecordingNoise(Noise.sampling(41, n))
+    spec, drawn = model.spec, Noise.sampling(5, n)
+    c = Condition(
+        label=drawn.integers(len(spec.labels)) if spec.labels else None,
+        text=drawn.integers(40, spec.text.length) if spec.text else None,
+        image=drawn.uniform(*spec.hint.shape) * 2 - 1 if spec.hint else None,
+    )
+    with torch.no_grad():
+        frames = model.frames(n, c, noise=noise, preview=False, **options)
+        expected = deque(frames, maxlen=1).pop()
+    given = {f"noise_{i}" if i else "noise": x for i, (_, x) in enumerate(noise.made)}
+    given |= {"label": c.label, "text": c.text, "image": c.image}
+    found = session(file)
+    known = [each.name for each in found.get_inputs()]
+    (picture,) = found.run(["picture"], {name: given[name].numpy() for name in known})
+    return torch.from_numpy(picture), expected, known
+
+
+@pytest.mark.parametrize("coupling", ["affine", "spline"])
+def test_glow_is_written_with_its_inverses(tmp_path, coupling):
+    model = shaken("glow", GREY, K=2, hidden=4, coupling=coupling)
+    model.prepare(iter([toy_data(GREY, 0, 4)]))
+    found, expected, known = painted_by_a_file(
+        model, model.sampler_options({"temperature": 0.7}), tmp_path / "m.onnx"
+    )
+    assert known == ["noise", "label"]
+    assert (found - expected).abs().max() < 1e-3
+
+
+HINTED = replace(SPEC, hint=ImageSpec(1, 16, 16))
+
+
+@pytest.mark.slow
+def test_a_control_is_written_with_its_base(tmp_path):
+    model = shaken("controlnet", HINTED, base=shaken("flow-matching", channels=(8,)))
+    options = model.sampler_options(
+        {"sampler": "ancestral", "steps": 2, "scale": 2.0, "control_interval": (0.0, 0.5)}
+    )
+    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    assert known == ["image", "noise", "noise_1", "text"]
+    assert (found - expected).abs().max() < 1e-3
+    plain = model.sampler_options({"steps": 2, "control_strength": 0.0})
+    with pytest.raises(LimnerError, match="counts for nothing with these options"):
+        write_onnx(model, plain, tmp_path / "n.onnx", n=1, store="float32")
+
+
+@pytest.mark.slow
+def test_a_model_that_follows_instructions_is_written(tmp_path):
+    hinted = replace(SPEC, hint=ImageSpec(3, 8, 8))
+    model = shaken("instruct", hinted, base=of_maps(SPEC), rank=2)
+    options = model.sampler_options({"steps": 2, "scale": 3.0, "image_scale": 1.5})
+    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    assert known == ["image", "noise", "text"]
+    assert (found - expected).abs().max() < 1e-3
+
+
+def of_maps(spec):
+    stage = shaken("kl-autoencoder", ImageSpec(3, 8, 8), channels=(8, 8), blocks=1)
+    return shaken("latent-diffusion", spec, first_stage=stage, options={"channels": (8,)})
+
+
+@pytest.mark.slow
+def test_a_cascade_is_two_walks(tmp_path):
+    small = shaken("flow-matching", SPEC.resized(4, 4), channels=(8,))
+    model = shaken("cascade", base=small, options={"channels": (8,)})
+    options = model.sampler_options(
+        {"steps": 2, "scale": 2.0, "upsampler_sampler": "ancestral", "upsampler_steps": 2}
+    )
+    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    assert known == ["noise", "text", "noise_1", "noise_2", "noise_3"]
+    assert (found - expected).abs().max() < 1e-3
+    flow = shaken("glow", SPEC.resized(4, 4), K=1, L=1, hidden=4)
+    odd = shaken("cascade", base=flow, options={"channels": (8, 16)})
+    with pytest.raises(LimnerError, match="a stage of this cascade, glow, takes no steps"):
+        write_onnx(odd, odd.sampler_options({}), tmp_path / "n.onnx", n=1, store="float32")
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -128,7 +212,6 @@ def test_of_a_model_that_paints_pixel_by_pixel_the_network_is_written(tmp_path):
         (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many to be written"),
         (lambda: shaken("flow-matching", channels=(8,)),
          {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave sampler options out"),
-        (lambda: shaken("glow", GREY, K=1, hidden=4), {}, "that ONNX does not know"),
     ],
 )  # fmt: skip
 def test_what_is_no_graph_is_said(tmp_path, model, options, message):

@@ -359,6 +359,16 @@ class Cascade(Edits, Attends, Rewords):
         base = self.base.frame_count(**self._base_options(**options))
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
 
+    def stage_options(
+        self, *, level: float | None = None, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], float]:
+        """What the base and the upsampler are asked for, and the deviation of the noise between.
+
+        Args:
+            level, options: see `frames`.
+        """
+        return self._base_options(**options), self._upsampler_options(**options), self._level(level)
+
     def _base_options(self, **asked: Any) -> dict[str, Any]:
         """The base's sampling options, checked; what was not given is at its default."""
         names = ("scale", *get_type_hints(WalkOptions))

@@ -223,6 +223,15 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         """The base under control."""
         return self.controlled_base(c)
 
+    def told(self, c: Condition, n: int) -> Condition:
+        """With encoded hints, see `hinted`."""
+        return self.hinted(c)
+
+    def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
+        """That of the base under control, which is told the encoded hints."""
+        base, c = self.controlled_base(c, **options)
+        return base.plan(**_of_base(options)), c
+
     def controlled_base(
         self,
         c: Condition,

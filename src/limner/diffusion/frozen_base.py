@@ -15,7 +15,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
-from limner.diffusion.sampling import Repaints
+from limner.diffusion.sampling import Plan, Repaints
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import UNet
@@ -37,6 +37,24 @@ class ExtendsBase(Repaints, Encodes, Attends):
         Args:
             c: what the pictures are of.
             n: how many.
+        """
+
+    @abstractmethod
+    def told(self, c: Condition, n: int) -> Condition:
+        """The condition whose image is what the longer network sees of it.
+
+        Args:
+            c, n: as for `base_for`.
+        """
+
+    @abstractmethod
+    def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
+        """The plan of a walk, and what its denoiser is told: of the picture, what its network sees.
+
+        Args:
+            c: what the pictures are of.
+            n: how many.
+            options: of the sampler, checked.
         """
 
     @property

@@ -18,6 +18,7 @@ has exact ones.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Unpack
 
 import torch
@@ -209,7 +210,7 @@ class Instruct(ExtendsBase, Follows):
         if tuple(image.shape[2:]) != self.spec.shape[1:]:
             image = F.interpolate(image, self.spec.shape[1:], mode="bilinear", antialias=True)
         with torch.no_grad():
-            image, _ = self.base.to_latent(image, None, _fixed(image))
+            image, _ = self.base.to_latent(image, None, _Fixed(image))
         return replace(c, image=image, present=present)
 
     def frames(
@@ -259,6 +260,14 @@ class Instruct(ExtendsBase, Follows):
         D = GuidedByPicture(within, scale, interval, rescale, image_scale)
         return plan._replace(D=Clipped(D) if isinstance(plan.D, Clipped) else D)
 
+    def told(self, c: Condition, n: int) -> Condition:
+        """With the picture where the denoiser works, see `sourced`."""
+        return self.sourced(c, n)
+
+    def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
+        """That of `plan`, which is told the picture where the denoiser works."""
+        return self.plan(**options), self.sourced(c, n)
+
     def to_latent(
         self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
     ) -> tuple[Latents, Tensor | None]:
@@ -291,6 +300,21 @@ class Instruct(ExtendsBase, Follows):
         )
 
 
-def _fixed(x: Images) -> Noise:
-    """Random streams by which a picture always has the same map."""
-    return Noise.sampling([0] * len(x), len(x), str(x.device))
+class _Fixed(Noise):
+    """Random streams by which a picture always has the same map; a graph has them as numbers."""
+
+    def __init__(self, x: Images) -> None:
+        super().__init__(torch.zeros(len(x), dtype=torch.int64, device=x.device))
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
+        """The next numbers, the same for each picture."""
+        self.draws += 1
+        drawn = _drawn(self.draws, shape, dtype).to(self.streams.device)
+        return drawn.expand(len(self), *shape)
+
+
+@lru_cache(maxsize=4)
+def _drawn(number: int, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tensor, "1 *shape"]:
+    noise = Noise.sampling(0, 1)
+    noise.draws = number - 1
+    return noise.normal(*shape, dtype=dtype)

@@ -157,8 +157,11 @@ class Spline(Elementwise):
         z, height = self._knots(raw[1])
         one = math.log(math.expm1(1 - self.least))  # where softplus and the least are 1 together
         d = F.pad(self.least + F.softplus(raw[2] + one), (1, 1), value=1.0)
-        inner = (z if by_z else x)[..., 1:-1].contiguous()
-        k = torch.searchsorted(inner, at.detach().contiguous()[..., None], right=True)
+        inner, sought = (z if by_z else x)[..., 1:-1].contiguous(), at.detach()[..., None]
+        if torch.compiler.is_exporting():  # ONNX knows no search
+            k = (inner <= sought).sum(-1, keepdim=True)
+        else:
+            k = torch.searchsorted(inner, sought.contiguous(), right=True)
         found = (x, width, z, height, d[..., :-1], d[..., 1:])
         return _Bin(*(part.gather(-1, k).squeeze(-1) for part in found))
 

@@ -10,7 +10,9 @@ and whose output `theta` says the law of each pixel given those before it.
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 import limner
 from limner.autoregressive.autoregressive_model import AutoregressiveModel
-from limner.commands.exports.onnx_graph import OPSET, Stored, checked, stored, traced, walk_graph
+from limner.commands.exports.onnx_graph import OPSET, Joined, Stored, checked, stored, traced
 from limner.contract.abilities import Controlled
 from limner.contract.checkpoint import write_durably
 from limner.contract.editing import Follows
@@ -30,8 +32,11 @@ from limner.contract.given_noise import Draw, GivenNoise, RecordingNoise
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
-from limner.diffusion.sampling import Repaints
+from limner.diffusion.cascade import Cascade
+from limner.diffusion.frozen_base import ExtendsBase
+from limner.diffusion.sampling import Plan, Repaints
 from limner.diffusion.unrolled import Look, unrolled
+from limner.maths.fixed_transforms import without_inversions
 
 _CLOSE: dict[Stored, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
 """How far a graph may be from the model: root of the mean squared difference, of [-1, 1]."""
@@ -92,6 +97,10 @@ def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Expo
     c = example(model.spec, n)
     if isinstance(model, AutoregressiveModel):
         return _network(model, c, n)
+    if isinstance(model, Cascade):
+        return _cascade(model, c, options, n)
+    if isinstance(model, ExtendsBase):
+        return _extended(model, c, options, n)
     if isinstance(model, Controlled | Follows):
         raise LimnerError(f"{model.name} models encode their picture first; export the base")
     if isinstance(model, Repaints):
@@ -121,14 +130,9 @@ class Whole(nn.Module):
 
 def _whole(model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
     """All that `frames` do, as one graph."""
-    noise = RecordingNoise(Noise.sampling(0, n))
-    with torch.no_grad():
-        frames = model.frames(n, c, noise=noise, preview=False, **options)
-        expected = deque(frames, maxlen=1).pop()
-    draws = {f"noise_{i}" if i else "noise": draw for i, (draw, _) in enumerate(noise.made)}
-    inputs = {name: drawn for name, (_, drawn) in zip(draws, noise.made)}
+    draws, inputs, expected = _recorded(model, c, options, n)
     parts = parts_of(c)
-    whole = Whole(model, len(draws), list(parts), options).eval()
+    whole = Whole(without_inversions(model), len(draws), list(parts), options).eval()
     inputs |= parts
     return Exported(traced(whole, inputs, "picture"), inputs, expected, "picture", draws)
 
@@ -136,13 +140,15 @@ def _whole(model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: 
 class View(nn.Module):
     """forward(x, t, *parts of a condition) -> the guided, clipped view of a denoiser."""
 
-    def __init__(self, model: GenerativeModel, D: Any, parts: Sequence[str]) -> None:
+    def __init__(self, model: GenerativeModel, D: Any, c: Condition) -> None:
         super().__init__()
-        self.model, self.D, self.parts = model, D, tuple(parts)
+        self.model, self.D, self.present = model, D, c.present
+        self.parts = tuple(parts_of(c))
 
     def forward(self, x: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
         """The expected picture."""
-        return self.D(x, t, Condition(**dict(zip(self.parts, rest, strict=True)))).x_hat
+        parts: dict[str, Any] = dict(zip(self.parts, rest, strict=True))
+        return self.D(x, t, Condition(**parts, present=self.present)).x_hat
 
 
 class Finish(nn.Module):
@@ -175,52 +181,165 @@ class Walk(NamedTuple):
     deviation: float
     t: Tensor
 
+    @property
+    def scaled(self) -> list[Look]:
+        """Its table where the first noise has deviation 1."""
+        firsts = [look.sums[0] * self.deviation for look in self.looks]
+        return [
+            look._replace(sums=(first, *look.sums[1:])) for look, first in zip(self.looks, firsts)
+        ]
 
-def walk_of(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> Walk:
+    @property
+    def draws(self) -> int:
+        """How often it draws noise."""
+        return 1 + self.looks[-1].drawn
+
+
+def walk_of(model: Repaints, plan: Plan, c: Condition, n: int) -> Walk:
     """The parts of a walk.
+
+    Args:
+        model: begins the walk, and makes a picture of its end.
+        plan: of the walk.
+        c: what the denoiser is told.
+        n: how many pictures.
 
     Raises:
         LimnerError: it has no table.
     """
-    plan = model.plan(**options)
     first = model.first(Noise.sampling(0, n))
     unit = model.first(GivenNoise([torch.ones_like(first)], n))
     with torch.no_grad():
         variance = plan.D(first, plan.times[0], c).variance
-    looks = unrolled(plan, variance)
-    view = View(model, plan.D, list(parts_of(c))).eval()
+    view = View(model, plan.D, c).eval()
     deviation = float(unit.flatten()[0])
+    looks = unrolled(plan, variance)
     return Walk(looks, view, Finish(model).eval(), first, deviation, plan.times[0])
 
 
-def _walk(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
-    """A table of sums, and the denoiser, called again and again."""
-    walk = walk_of(model, c, options, n)
-    parts = parts_of(c)
-    networks = {
-        "view": traced(walk.view, {"x": walk.first, "t": walk.t, **parts}, "expected"),
+def _networks(walk: Walk, c: Condition) -> dict[str, Any]:
+    """The two networks of a walk as graphs."""
+    return {
+        "view": traced(walk.view, {"x": walk.first, "t": walk.t, **parts_of(c)}, "expected"),
         "finish": traced(walk.finish, {"x": walk.first}, "picture"),
     }
-    count = 1 + walk.looks[-1].drawn
-    names = [f"noise_{i}" if i else "noise" for i in range(count)]
+
+
+def _recorded(
+    model: GenerativeModel, c: Condition, options: Mapping[str, Any], n: int
+) -> tuple[dict[str, Draw], dict[str, Tensor], Tensor]:
+    """What painting draws, by the names of the inputs: laws and an example; and its picture."""
     noise = RecordingNoise(Noise.sampling(0, n))
     with torch.no_grad():
         frames = model.frames(n, c, noise=noise, preview=False, **options)
         expected = deque(frames, maxlen=1).pop()
-    draws = [replaced for replaced, _ in noise.made]
-    if len(draws) != count:
+    names = [f"noise_{i}" if i else "noise" for i in range(len(noise.made))]
+    laws = {name: draw for name, (draw, _) in zip(names, noise.made)}
+    return laws, {name: drawn for name, (_, drawn) in zip(names, noise.made)}, expected
+
+
+def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) -> list[list[str]]:
+    """The names of noise, so many for each stage.
+
+    Raises:
+        LimnerError: painting draws more or less than that.
+    """
+    left = list(names)
+    if len(left) != sum(counts):
         raise LimnerError(f"the walk of {model.name} models is not a table of sums")
-    looks = [_scaled(look, walk.deviation) for look in walk.looks]
-    inputs = dict(zip(names, (drawn for _, drawn in noise.made))) | parts
-    graph = walk_graph(looks, networks["view"], networks["finish"], names)
-    laws = dict(zip(names, draws))
-    return Exported(graph, inputs, expected, "picture", laws, walk, networks)
+    ends = list(accumulate(counts))
+    return [left[end - count : end] for end, count in zip(ends, counts)]
 
 
-def _scaled(look: Look, deviation: float) -> Look:
-    """The same with the first vector of deviation 1."""
-    first, *rest = look.sums
-    return look._replace(sums=(deviation * first, *rest))
+def _walk(model: Repaints, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
+    """A table of sums, and the denoiser, called again and again."""
+    walk = walk_of(model, model.plan(**options), c, n)
+    networks = _networks(walk, c)
+    laws, drawn, expected = _recorded(model, c, options, n)
+    [names] = _split(laws, [walk.draws], model)
+    graph = Joined()
+    picture = graph.walk("", walk.scaled, networks["view"], networks["finish"], names)
+    whole = graph.model(networks["finish"], picture)
+    return Exported(whole, drawn | parts_of(c), expected, "picture", laws, walk, networks)
+
+
+class Seen(nn.Module):
+    """forward(image) -> the image as the network of an extended base is told it."""
+
+    def __init__(self, model: ExtendsBase) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Images) -> Tensor:
+        """The features of the hint, or the picture where the denoiser works."""
+        seen = self.model.told(Condition(image=image), len(image)).image
+        assert seen is not None
+        return seen
+
+
+def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
+    """The picture that it is told, encoded once, and the walk of a denoiser that sees that."""
+    plan, seen = model.told_plan(c, n, **options)
+    if seen.image is None or c.image is None:
+        raise LimnerError("the hint counts for nothing with these options; export the base")
+    walk = walk_of(model.base, plan, seen, n)
+    networks = _networks(walk, seen)
+    encoding = traced(Seen(model).eval(), {"image": c.image}, "seen")
+    laws, drawn, expected = _recorded(model, c, options, n)
+    [names] = _split(laws, [walk.draws], model)
+    graph = Joined()
+    graph.add("Seen", encoding)
+    told = graph.call("Seen", [graph.input("image", encoding.graph.input[0])], "seen")
+    picture = graph.walk(
+        "", walk.scaled, networks["view"], networks["finish"], names, {"image": told}
+    )
+    whole = graph.model(networks["finish"], picture)
+    return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
+
+
+class Augmented(nn.Module):
+    """forward(z, noise) -> the base's picture as the upsampler of a cascade is told it."""
+
+    def __init__(self, model: Cascade, level: float) -> None:
+        super().__init__()
+        self.model, self.level = model, level
+
+    def forward(self, z: Images, noise: Tensor) -> Tensor:
+        """The picture under noise, and how much of that there is."""
+        n = len(z)
+        c = self.model.hinted(Condition(), z, torch.full((n,), self.level), GivenNoise([noise], n))
+        assert c.image is not None
+        return c.image
+
+
+def _cascade(model: Cascade, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
+    """The walk of the base, and that of the upsampler, which is told where the first ends."""
+    base, upsampler = model.base, model.upsampler
+    if not isinstance(base, Repaints) or not isinstance(upsampler, Repaints):
+        odd = upsampler if isinstance(base, Repaints) else base
+        raise LimnerError(
+            f"a stage of this cascade, {odd.name}, takes no steps, and both must; export the base"
+        )
+    given, further, level = model.stage_options(**options)
+    z = Noise.sampling(0, n).normal(*base.spec.shape)
+    noise, between = torch.zeros_like(z), Augmented(model, level).eval()
+    seen = replace(c, image=between(z, noise))
+    small = walk_of(base, base.plan(**given), c, n)
+    large = walk_of(upsampler, upsampler.plan(**further), seen, n)
+    laws, drawn, expected = _recorded(model, c, options, n)
+    of_base, middle, of_upsampler = _split(laws, [small.draws, 1, large.draws], model)
+    joining = traced(between, {"z": z, "noise": noise}, "seen")
+    of_small, of_large = _networks(small, c), _networks(large, seen)
+    graph = Joined()
+    graph.add("Augmented", joining)
+    picture = graph.walk("Base", small.scaled, of_small["view"], of_small["finish"], of_base)
+    [name] = middle
+    told = graph.call("Augmented", [picture, graph.input(name, joining.graph.input[1])], "seen")
+    picture = graph.walk(
+        "", large.scaled, of_large["view"], of_large["finish"], of_upsampler, {"image": told}
+    )
+    whole = graph.model(of_large["finish"], picture)
+    return Exported(whole, drawn | parts_of(c), expected, "picture", laws)
 
 
 class Theta(nn.Module):

@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -39,8 +40,7 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
         output: the name of what it gives.
 
     Raises:
-        LimnerError: it does something that a graph cannot, such as to stop when a number is small,
-            or to invert a matrix.
+        LimnerError: it does something that a graph cannot, such as to stop when a number is small.
     """
     try:
         with _quiet(), torch.no_grad():
@@ -56,8 +56,7 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
     except Exception as error:  # torch raises many kinds
         if type(error).__name__ == "ConversionError":
             raise LimnerError(
-                "this model has a step that ONNX does not know, such as to invert a matrix; "
-                "export another model"
+                "this model has a step that ONNX does not know; export another model"
             ) from None
         raise LimnerError(
             "what this model does with these options depends on numbers as it goes, and cannot be "
@@ -84,64 +83,104 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def walk_graph(
-    looks: Sequence[Look],
-    view: onnx.ModelProto,
-    picture: onnx.ModelProto,
-    noises: Sequence[str],
-) -> onnx.ModelProto:
-    """A whole walk as a graph that calls the denoiser again and again.
+class Joined:
+    """Graphs that call one another, as one graph; each of them is in it once."""
 
-    Args:
-        looks: the table of the walk, see `limner.diffusion.unrolled`.
-        view: (x, t, parts of a condition ...) -> what the denoiser expects.
-        picture: (x) -> the picture of where the walk ends.
-        noises: names of the inputs with the first noise and with the further ones.
-    """
-    own: list[Any] = []
-    functions, weights, kinds = list[Any](), list[Any](), dict[str, list[str]]()
-    for name, part in (("View", view), ("Picture", picture)):
-        function, kept = _function(name, part)
-        functions.append(function)
-        weights += kept
-        kinds[name] = [each.name for each in kept]
-    x_input, _, *parts = view.graph.input
-    shape = _shape(x_input)
-    element = x_input.type.tensor_type.elem_type
+    def __init__(self) -> None:
+        self._nodes = list[Any]()
+        self._functions, self._weights = list[Any](), list[Any]()
+        self._kept: dict[str, list[str]] = {}
+        self._inputs: dict[str, Any] = {}
 
-    def constant(name: str, value: float, of: int = element) -> str:
-        tensor = make.make_tensor(name, of, [], [value])
-        own.append(make.make_node("Constant", [], [name], value=tensor))
+    def add(self, name: str, part: onnx.ModelProto) -> None:
+        """Know a graph by a name."""
+        function, weights = _function(name, part)
+        self._functions.append(function)
+        self._weights += weights
+        self._kept[name] = [each.name for each in weights]
+
+    def call(self, name: str, given: Sequence[str], output: str) -> str:
+        """The name of what a graph makes of something."""
+        ins = [*given, *self._kept[name]]
+        self._nodes.append(make.make_node(name, ins, [output], domain=_DOMAIN))
+        return output
+
+    def input(self, name: str, like: Any) -> str:
+        """The name of an input of the whole, of the type and shape of one of a part's."""
+        element = like.type.tensor_type.elem_type
+        self._inputs[name] = make.make_tensor_value_info(name, element, _shape(like))
         return name
 
-    vectors, drawn = [noises[0]], 0
-    further = noises[1:]
-    for k, look in enumerate(looks):
-        vectors += further[drawn : look.drawn]
-        drawn = look.drawn
-        terms: list[str] = []
-        for j, (number, vector) in enumerate(zip(look.sums, vectors, strict=True)):
-            if number:
-                scale = constant(f"a_{k}_{j}", number)
-                own.append(make.make_node("Mul", [vector, scale], [f"term_{k}_{j}"]))
-                terms.append(f"term_{k}_{j}")
-        own.append(make.make_node("Sum", terms, [f"x_{k}"]))
-        if look.t is None:
-            given = [f"x_{k}", *kinds["Picture"]]
-            own.append(make.make_node("Picture", given, ["picture"], domain=_DOMAIN))
-            break
-        t = constant(f"t_{k}", look.t, TensorProto.DOUBLE)
-        given = [f"x_{k}", t, *(part.name for part in parts), *kinds["View"]]
-        own.append(make.make_node("View", given, [f"view_{k}"], domain=_DOMAIN))
-        vectors.append(f"view_{k}")
-    inputs = [make.make_tensor_value_info(name, element, shape) for name in noises]
-    graph = make.make_graph(
-        own, "limner", [*inputs, *parts], list(picture.graph.output), initializer=weights
-    )
-    imports = [make.make_opsetid("", OPSET), make.make_opsetid(_DOMAIN, 1)]
-    return make.make_model(
-        graph, functions=functions, opset_imports=imports, ir_version=view.ir_version
-    )
+    def walk(
+        self,
+        name: str,
+        looks: Sequence[Look],
+        view: onnx.ModelProto,
+        picture: onnx.ModelProto,
+        noises: Sequence[str],
+        known: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """The picture at the end of a walk, which calls the denoiser again and again.
+
+        Args:
+            name: of the walk, which no other one has.
+            looks: the table of the walk, see `limner.diffusion.unrolled`.
+            view: (x, t, parts of a condition ...) -> what the denoiser expects.
+            picture: (x) -> the picture of where the walk ends.
+            noises: names of the inputs with the first noise and with the further ones.
+            known: parts of the condition that are no inputs, with the names of what they are.
+        """
+        viewing, painting = f"{name}View", f"{name}Picture"
+        self.add(viewing, view)
+        self.add(painting, picture)
+        x_input, _, *others = view.graph.input
+        element = x_input.type.tensor_type.elem_type
+        for noise in noises:
+            self.input(noise, x_input)
+        parts = [known.get(each.name) or self.input(each.name, each) for each in others]
+        vectors, drawn = [noises[0]], 0
+        further = noises[1:]
+        for k, look in enumerate(looks):
+            vectors += further[drawn : look.drawn]
+            drawn = look.drawn
+            terms: list[str] = []
+            for j, (number, vector) in enumerate(zip(look.sums, vectors, strict=True)):
+                if number:
+                    scale = self._constant(f"{name}a_{k}_{j}", number, element)
+                    term = f"{name}term_{k}_{j}"
+                    self._nodes.append(make.make_node("Mul", [vector, scale], [term]))
+                    terms.append(term)
+            x = f"{name}x_{k}"
+            self._nodes.append(make.make_node("Sum", terms, [x]))
+            if look.t is None:
+                return self.call(painting, [x], f"{name}end")
+            t = self._constant(f"{name}t_{k}", look.t, TensorProto.DOUBLE)
+            vectors.append(self.call(viewing, [x, t, *parts], f"{name}view_{k}"))
+        raise AssertionError("a walk ends in a picture")
+
+    def _constant(self, name: str, value: float, element: int) -> str:
+        tensor = make.make_tensor(name, element, [], [value])
+        self._nodes.append(make.make_node("Constant", [], [name], value=tensor))
+        return name
+
+    def model(self, last: onnx.ModelProto, output: str) -> onnx.ModelProto:
+        """The whole.
+
+        Args:
+            last: the graph that makes the output.
+            output: the name of what that was called to make; it is called `picture` outside.
+        """
+        self._nodes.append(make.make_node("Identity", [output], ["picture"]))
+        shown = onnx.ValueInfoProto()
+        shown.CopyFrom(last.graph.output[0])
+        shown.name = "picture"
+        ins = list(self._inputs.values())
+        graph = make.make_graph(self._nodes, "limner", ins, [shown], initializer=self._weights)
+        imports = [make.make_opsetid("", OPSET), make.make_opsetid(_DOMAIN, 1)]
+        version = last.ir_version
+        return make.make_model(
+            graph, functions=self._functions, opset_imports=imports, ir_version=version
+        )
 
 
 def _shape(value: Any) -> list[int]:
