@@ -62,7 +62,7 @@ TRANSLATE = Task(
 
 
 def bundled_translator(to: str) -> str:
-    """The bundled model that translates to a domain, the first of several.
+    """The bundled model that translates to a domain; of several one that was made for that way.
 
     Args:
         to: "B" or "A", or the data's name of the domain.
@@ -70,16 +70,15 @@ def bundled_translator(to: str) -> str:
     Raises:
         LimnerError: none knows that domain, or none is bundled.
     """
+    headers = {name: read_header(model_file(folder)) for name, folder in bundled().items()}
     known: dict[str, str] = {}
-    for name, folder in bundled().items():
-        header = read_header(model_file(folder))
-        model = entry(header.model).model
-        if issubclass(model, Translates):
-            ends = {"B": header.spec, "A": header.spec.hint}
-            for letter in model.ways:
-                end = ends[letter]
+    for letter in ("B", "A"):
+        for name, header in headers.items():
+            model = entry(header.model).model
+            end = header.spec if letter == "B" else header.spec.hint
+            if issubclass(model, Translates) and letter in model.ways and end:
                 known.setdefault(letter.lower(), name)
-                known.setdefault(end.domain.lower() if end else letter, name)
+                known.setdefault(end.domain.lower(), name)
     if not known:
         raise LimnerError("no model that translates is bundled; give your own by -m RUN")
     if (asked := to.strip().lower()) not in known:
