@@ -80,8 +80,9 @@ def judged(folder: Path, metrics: str, n: int) -> tuple[Report, str]:
 
 def translations(folder: Path) -> None:
     """Write the sheet of a translator: held-out pairs, translated there and back."""
-    model, asked = load(folder), read_header(model_file(folder)).recipe["evaluate"]
+    model, recipe = load(folder), read_header(model_file(folder)).recipe
     assert isinstance(model, Translates)
+    asked = {"against": recipe["data"]["source"]} | recipe["evaluate"]
     size = model.spec.height
     pairs = open_data(asked["against"], split=asked["split"], size=size, label="none")
     shown = pairs.overview(_PAIRS)
@@ -132,11 +133,14 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
     caption = f"First draws, seeds 0 to {_SHOWN - 1}"
     if isinstance(model, Translates):
         a, b = (model.spec_of(domain).domain for domain in ("A", "B"))
-        both = f", and back: `--to {a}`" if "A" in model.ways else ""
+        both, back = "", ""
+        if "A" in model.ways:
+            both = f", and back: `--to {a}`"
+            back = ", its translation, and the way back of the first"
         about = f"From {a} to {b}: `limner translate PICTURE -m {folder.name} --to {b}`{both}."
         caption = (
             f"{_PAIRS} pairs, spread over the held-out ones, two in each row: {a}, its "
-            f"translation, the true {b} picture, its translation, and the way back of the first"
+            f"translation, the true {b} picture{back}"
         )
     return "\n".join(
         [
