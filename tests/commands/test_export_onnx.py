@@ -24,7 +24,9 @@ from limner.diffusion.unrolled import follow_table, unrolled
 from limner.testing.cases import toy_data
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(5))
+LABELLED = ImageSpec(3, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
 GREY = ImageSpec(1, 8, 8, labels=("a", "b"), frequencies=(0.5, 0.5))
+PLAIN = {"channels": (8,), "attention": 0}  # a graph of half as many nodes
 
 
 def shaken(name, spec=SPEC, **options):
@@ -92,7 +94,7 @@ def test_a_denoiser_is_one_file_that_paints_the_same(tmp_path):
 def test_maps_of_an_autoencoder_and_noise_of_each_step(tmp_path):
     plain = ImageSpec(3, 8, 8)
     stage = shaken("kl-autoencoder", plain, channels=(8, 8), blocks=1)
-    model = shaken("latent-diffusion", plain, first_stage=stage, options={"channels": (8,)})
+    model = shaken("latent-diffusion", plain, first_stage=stage, options=PLAIN)
     options = model.sampler_options({"sampler": "ancestral", "steps": 2})
     assert write_onnx(model, options, tmp_path / "m.onnx", n=2, store="float32") < 1e-4
     names = [each.name for each in session(tmp_path / "m.onnx").get_inputs()]
@@ -156,24 +158,20 @@ def test_glow_is_written_with_its_inverses(tmp_path, coupling):
     assert (found - expected).abs().max() < 1e-3
 
 
-HINTED = replace(SPEC, hint=ImageSpec(1, 16, 16))
-
-
-@pytest.mark.slow
 def test_a_control_is_written_with_its_base(tmp_path):
-    model = shaken("controlnet", HINTED, base=shaken("flow-matching", channels=(8,)))
+    base = shaken("flow-matching", LABELLED, **PLAIN)
+    model = shaken("controlnet", replace(LABELLED, hint=ImageSpec(1, 16, 16)), base=base)
     options = model.sampler_options(
         {"sampler": "ancestral", "steps": 2, "scale": 2.0, "control_interval": (0.0, 0.5)}
     )
     found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
-    assert known == ["image", "noise", "noise_1", "text"]
+    assert known == ["image", "noise", "noise_1", "label"]
     assert (found - expected).abs().max() < 1e-3
     plain = model.sampler_options({"steps": 2, "control_strength": 0.0})
     with pytest.raises(LimnerError, match="counts for nothing with these options"):
         write_onnx(model, plain, tmp_path / "n.onnx", n=1, store="float32")
 
 
-@pytest.mark.slow
 def test_a_model_that_follows_instructions_is_written(tmp_path):
     hinted = replace(SPEC, hint=ImageSpec(3, 8, 8))
     model = shaken("instruct", hinted, base=of_maps(SPEC), rank=2)
@@ -185,21 +183,20 @@ def test_a_model_that_follows_instructions_is_written(tmp_path):
 
 def of_maps(spec):
     stage = shaken("kl-autoencoder", ImageSpec(3, 8, 8), channels=(8, 8), blocks=1)
-    return shaken("latent-diffusion", spec, first_stage=stage, options={"channels": (8,)})
+    return shaken("latent-diffusion", spec, first_stage=stage, options=PLAIN)
 
 
-@pytest.mark.slow
 def test_a_cascade_is_two_walks(tmp_path):
-    small = shaken("flow-matching", SPEC.resized(4, 4), channels=(8,))
-    model = shaken("cascade", base=small, options={"channels": (8,)})
+    small = shaken("flow-matching", LABELLED.resized(4, 4), **PLAIN)
+    model = shaken("cascade", LABELLED, base=small, options=PLAIN)
     options = model.sampler_options(
         {"steps": 2, "scale": 2.0, "upsampler_sampler": "ancestral", "upsampler_steps": 2}
     )
     found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
-    assert known == ["noise", "text", "noise_1", "noise_2", "noise_3"]
+    assert known == ["noise", "label", "noise_1", "noise_2", "noise_3"]
     assert (found - expected).abs().max() < 1e-3
-    flow = shaken("glow", SPEC.resized(4, 4), K=1, L=1, hidden=4)
-    odd = shaken("cascade", base=flow, options={"channels": (8, 16)})
+    flow = shaken("glow", LABELLED.resized(4, 4), K=1, L=1, hidden=4)
+    odd = shaken("cascade", LABELLED, base=flow, options={"channels": (8, 16)})
     with pytest.raises(LimnerError, match="a stage of this cascade, glow, takes no steps"):
         write_onnx(odd, odd.sampler_options({}), tmp_path / "n.onnx", n=1, store="float32")
 
