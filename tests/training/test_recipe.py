@@ -163,3 +163,9 @@ def test_a_recipe_written_out_trains_as_it_says_whatever_is_usual():
     for player in ("critic", "generator"):
         assert written.options().player(player) == short.options().player(player)
     assert written.effective() == written
+
+
+def test_two_domains_may_be_typed_as_an_option_though_commas_make_lists():
+    typed = "paired:emoji:style=3d,emoji:style=flat"
+    changed = Recipe({"name": "pix2pix"}, {"source": "emoji"}).updated([f"data.source={typed}"])
+    assert changed.data["source"] == typed

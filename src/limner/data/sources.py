@@ -77,8 +77,15 @@ def source_types(source: str) -> list[type[Source]]:
 
 
 def one_source(source: str | Sequence[str]) -> str:
-    """A source as it is typed; of a list, `mixed:` with all of them."""
-    return source if isinstance(source, str) else f"{_MIXED}:{','.join(source)}"
+    """A source as it is typed; of a list, `mixed:` with all of them.
+
+    In a shell a list is typed with commas, by which two domains were taken apart, too.
+    """
+    if isinstance(source, str):
+        return source
+    together = ",".join(source)
+    whole = together.partition(":")[0] in (*PAIRS, _MIXED)
+    return together if whole else f"{_MIXED}:{together}"
 
 
 def parts_of(source: str) -> list[str]:
