@@ -92,7 +92,8 @@ def test_a_quick_stroke_has_no_gaps_and_a_mask_comes_from_a_file(visit: Open, st
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.locator("#task-feather").fill("4")
     page.locator("#task-feather").dispatch_event("change")
-    assert "blur" in page.locator(".brush canvas").evaluate("c => c.style.filter")
+    canvas = page.locator(".brush canvas")
+    until(lambda: "blur" in canvas.evaluate("c => c.style.filter"))
     clean(page)
 
 
