@@ -82,6 +82,21 @@ def test_words_are_completed_without_being_in_the_way(visit: Open):
     expect(field).to_have_value("__animal__")
 
 
+def test_on_a_phone_completions_cover_nothing_that_can_be_pressed(visit: Open):
+    page = visit(viewport={"width": 390, "height": 740}, is_mobile=True, has_touch=True)
+    options = page.locator(".completions [role=option]")
+    page.locator("#prompt").tap()
+    page.keyboard.type("a gra")
+    expect(options.first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_text("Weights of words").tap()
+    expect(page.get_by_label("How much gra counts")).to_be_visible()
+    expect(options).to_have_count(0)
+    page.fill("#prompt", "a strawb")
+    options.first.tap()
+    expect(page.locator("#prompt")).to_have_value("a strawberry")
+
+
 def test_a_list_is_made_used_and_deleted_in_the_page(visit: Open, lists: Studio):
     page = visit(viewport={"width": 375, "height": 740})
     page.get_by_text("Lists of words").click()

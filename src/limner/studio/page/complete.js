@@ -65,7 +65,7 @@ export function useCompletion(area, on) {
     "aria-activedescendant": at >= 0 ? `completion-${at}` : undefined, onKeyDown: press, onBlur: close, onPointerDown: close,
   };
   const list = html`${words.length > 0 && html`<ul id="completions" class="completions" role="listbox" aria-label="Words that the model knows">
-      ${words.map((word, i) => html`<li id=${`completion-${i}`} key=${word} role="option" aria-selected=${i === at} onPointerDown=${(e) => { e.preventDefault(); e.stopPropagation(); take(word); }}>${word}</li>`)}</ul>`}
+      ${words.map((word, i) => html`<li id=${`completion-${i}`} key=${word} role="option" aria-selected=${i === at} onMouseDown=${(e) => e.preventDefault()} onClick=${() => take(word)}>${word}</li>`)}</ul>`}
     <p class="hidden" role="status">${at < 0 && words.length ? `${words.length} word${words.length > 1 ? "s" : ""} to choose from by arrow down: ${words.join(", ")}` : ""}</p>`;
   return { typed, attributes, list };
 }
