@@ -256,6 +256,13 @@ def test_dropout_is_noise_of_a_seed():
     assert torch.equal(steady[0], steady[1])
 
 
+def test_whether_the_seed_matters_is_known_before(translator: Translates):
+    a, b = translator.translate(batch(1).x.repeat(2, 1, 1, 1), seed=3)
+    config = {"dropout": 0.5} | TINY[translator.name]
+    assert type(translator).is_random(config) == (not torch.equal(a, b))
+    assert not Pix2Pix.is_random({"dropout": 0.0})
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

@@ -15,7 +15,7 @@ given pictures are in `editing`, the one that enlarges them in `upscaling`.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -160,6 +160,11 @@ class Translates(GenerativeModel):
     condition = "required"
     ways: ClassVar[tuple[Domain, ...]] = ("B",)
     """The domains that it translates to."""
+
+    @classmethod
+    def is_random(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the seed changes what a picture becomes."""
+        return False
 
     @abstractmethod
     def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:

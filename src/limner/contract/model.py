@@ -380,6 +380,15 @@ class GenerativeModel(Learner):
         return validated(cls.frames, asked, kind="sampler option", skip=_NOT_OPTIONS)
 
     @classmethod
+    def is_random(cls, config: Mapping[str, Any]) -> bool:
+        """Whether the seed changes what is painted from the same condition.
+
+        Args:
+            config: the constructor's arguments.
+        """
+        return True
+
+    @classmethod
     def sample_schema(cls) -> dict[str, Any]:
         """The JSON schema of the model's own sampling options."""
         from limner.contract.options import json_schema

@@ -17,7 +17,8 @@ are not only powers of two; a critic of small pictures sees smaller patches.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,6 +143,11 @@ class Pix2Pix(Translator):
         self.generator = UNet(a.channels, b.channels, min(b.height, b.width), channels, dropout)
         layers = layer_count(critic_layers, b)
         self.critic = PatchCritic(a.channels + b.channels, critic_channels, layers)
+
+    @classmethod
+    def is_random(cls, config: Mapping[str, Any]) -> bool:
+        """With dropout."""
+        return config["dropout"] > 0
 
     def formula(self) -> list[str]:
         """The game, played for pairs."""

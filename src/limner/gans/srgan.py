@@ -20,7 +20,7 @@ D_l (Wang et al. (2017), pix2pixHD, arXiv:1711.11585, equation 4), where the pap
 trained on photographs; the critic judges patches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -168,6 +168,11 @@ class SRGAN(Adversarial, Upscales):
             seen = min(spec.height, spec.width, (crop or spec.height) * self.factor)
             layers = critic_layers or _layers(seen)
             self.critic = PatchCritic(spec.channels, critic_channels, layers)
+
+    @classmethod
+    def is_random(cls, config: Mapping[str, Any]) -> bool:
+        """A small picture has one large one."""
+        return False
 
     def formula(self) -> list[str]:
         """What is painted, and what the generator lowers."""

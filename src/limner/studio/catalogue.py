@@ -117,7 +117,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "schema": schema,
         "help": helps(model.frames),
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
-        "tasks": tasks_of(model, spec),
+        "tasks": tasks_of(model, spec, header.config),
     }
 
 

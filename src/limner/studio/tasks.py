@@ -1,6 +1,6 @@
 """What the page offers of a model: the tasks that it can do, as a client must know them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,13 +39,18 @@ TASKS = {
 }
 
 
-def tasks_of(model: type[GenerativeModel], spec: ImageSpec) -> dict[str, dict[str, Any]]:
+def tasks_of(
+    model: type[GenerativeModel], spec: ImageSpec, config: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     """What a model can be asked for, as a client must know it."""
-    return {
-        name: _described(task, model)
+    able = {
+        name: task
         for name, task in TASKS.items()
         if task.suits(model) and task.fits(spec) and (spec.text or not task.reads)
     }
+    if not model.is_random(config):  # one picture is as all others
+        able = {n: replace(task, several=False) for n, task in able.items() if n != "walk"}
+    return {name: _described(task, model) for name, task in able.items()}
 
 
 def _described(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
