@@ -69,6 +69,10 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         "mask": {"required": False},
     }
     assert by_name["emoji"]["usual"]["steps"] == 10
+    assert toy["tasks"]["paint"]["several"]
+    for steady in ("3d-to-line", "upscaler"):
+        tasks = by_name[steady]["tasks"]
+        assert not tasks["paint"]["several"] and "walk" not in tasks, "all seeds paint the same"
 
 
 @pytest.mark.parametrize(
@@ -264,23 +268,12 @@ def test_a_grid_is_found_by_its_name(studio: Studio):
         studio.over(job["id"])
 
 
-def test_a_new_run_appears_by_itself(studio: Studio):
-    import shutil
-
-    shutil.copytree(studio.folder / "toy", studio.folder / "runs" / "newest")
-    try:
-        until(
-            lambda: any(
-                model["name"] == "runs/newest"
-                for model in studio.client.get("/api/v1/models").json()["models"]
-            )
-        )
-        (studio.folder / "runs" / "newest" / "model.safetensors").write_bytes(b"broken")
-        until(
-            lambda: "runs/newest" in studio.client.get("/api/v1/models").json()["broken"],
-        )
-    finally:
-        shutil.rmtree(studio.folder / "runs" / "newest")
+def test_models_that_did_not_change_are_not_sent_again(studio: Studio):
+    tag = studio.client.get("/api/v1/models").headers["etag"]
+    again = studio.client.get("/api/v1/models", headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    other = studio.client.get("/api/v1/models", headers={"If-None-Match": f"{tag[:-1]}x"})
+    assert other.status_code == 200 and other.json()["models"]
 
 
 def test_what_an_evaluation_found_is_told_with_its_n(studio: Studio):

@@ -1,10 +1,11 @@
 """The page as a person meets it, in a real browser: no console error, no request to elsewhere."""
 
 import re
+import shutil
 
 from playwright.sync_api import Browser, Page, expect
 
-from conftest import Open, Studio, clean, png
+from conftest import Open, Studio, clean, png, until
 
 SLOW = {"steps": 40, "pause": 0.1}
 ENDLESS = {"steps": 4000, "pause": 0.1}
@@ -169,6 +170,31 @@ def test_the_form_is_what_the_model_asks_for(visit: Open):
     page.select_option("#class", "dog")
     page.locator(".paint").click()
     expect(page.locator(".job.done h2").first).to_have_text("dog")
+
+
+def test_runs_that_are_made_elsewhere_appear_and_vanish_in_the_open_page(
+    visit: Open, studio: Studio
+):
+    run = studio.folder / "runs" / "newest"
+    page = visit()
+    page.clock.install()
+    page.reload()
+    option = page.locator("#model option[value='runs/newest']")
+
+    def is_listed() -> bool:
+        page.clock.fast_forward(5000)
+        return option.count() == 1
+
+    shutil.copytree(studio.folder / "toy", run)
+    try:
+        until(is_listed)
+        page.select_option("#model", "runs/newest")
+        (run / "model.safetensors").write_bytes(b"broken")
+        until(lambda: not is_listed())
+        assert "runs/newest" in studio.client.get("/api/v1/models").json()["broken"]
+        expect(page.locator("#model")).to_have_value("emoji")
+    finally:
+        shutil.rmtree(run)
 
 
 def test_small_bundled_models_stand_apart_with_their_papers(visit: Open):

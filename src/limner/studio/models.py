@@ -10,11 +10,12 @@ import limner
 from limner.studio import catalogue
 from limner.studio.background import aside, far_aside, log
 from limner.studio.store import Store
-from limner.studio.tables import Job
+from limner.studio.tables import Job, new_id
 
 Document = dict[str, Any]
 _NAME = "catalogue"
 _LOOK_SECONDS = 3.0  # between two looks for new runs
+_REST = 30  # times as long as a look takes, below very many folders
 
 
 class Models:
@@ -33,6 +34,7 @@ class Models:
         stamps: what changes when a model's file does, by name.
         trainable: what can be trained on plain pictures, as `catalogue.trainable` has it.
         recalled: set once it is known which there are.
+        version: another one after every change of what is known.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Models:
         self.trainable: list[Document] = []
         self.stamps: dict[str, str] = {}
         self._described: dict[str, str] = {}
-        self._looked = 0.0
+        self._looked = self._look_cost = 0.0
         self.recalled = asyncio.Event()
+        self.version = new_id()
 
     async def recall(self) -> None:
         """See which models there are, and what was known of them when the server last ran."""
@@ -61,7 +64,8 @@ class Models:
 
     async def look(self) -> None:
         """See which models there are, if that was not done just now."""
-        if time.monotonic() - self._looked > _LOOK_SECONDS and self.recalled.is_set():
+        pause = max(_LOOK_SECONDS, _REST * self._look_cost)
+        if time.monotonic() - self._looked > pause and self.recalled.is_set():
             self._looked = time.monotonic()
             await self._look()
 
@@ -105,7 +109,9 @@ class Models:
             log.warning("the descriptions of models were not kept: %s", error)
 
     async def _look(self) -> None:
+        started = time.monotonic()
         self.folders = await far_aside(catalogue.found, self._root)
+        self._look_cost = time.monotonic() - started
         stamps = {name: catalogue.stamp(folder) for name, folder in self.folders.items()}
         for name in [name for name in self.stamps if name not in stamps]:
             self._forget(name)
@@ -123,6 +129,7 @@ class Models:
     def _forget(self, name: str) -> None:
         self.known.pop(name, None)
         self.broken.pop(name, None)
+        self.version = new_id()
 
     def _learn(self, models: Sequence[Document], stamps: dict[str, str]) -> None:
         for model in models:

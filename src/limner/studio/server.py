@@ -392,9 +392,17 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
 
 def _add_state(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/v1/models", responses=errors(), response_model=api_types.Models)
-    async def models() -> Any:
+    async def models(
+        response: Response, if_none_match: Annotated[str | None, Header(max_length=200)] = None
+    ) -> Any:
         """Every model: its family, its tasks, and the JSON schemas of its options."""
         studio.look_soon()
+        trouble = studio.trouble.code if studio.trouble else ""
+        tag = f'"{studio.models.version} {studio.ready} {trouble}"'
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+        if if_none_match == tag:  # pages ask again and again
+            return Response(status_code=304, headers=headers)
+        response.headers.update(headers)
         limits = {
             "pictures": MAX_PICTURES,
             "prompt": MAX_PROMPT,

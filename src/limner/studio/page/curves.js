@@ -14,7 +14,7 @@ function placed(points) {
 }
 
 export function Curve({ name, points }) {
-  const last = points.at(-1), title = name.replaceAll("_", " ").replaceAll(".", ", ");
+  const last = points.at(-1), title = name.replace("held_out.", "held-out ").replaceAll("_", " ").replaceAll(".", ", ");
   const said = `${title}: ${figures(points[0][1])} at step ${points[0][0]}, ${figures(last[1])} at step ${last[0]}`;
   return html`<figure class="curve">
     <figcaption><span>${title}</span><b>${figures(last[1])}</b></figcaption>

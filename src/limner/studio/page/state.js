@@ -106,12 +106,28 @@ export function forgetForm() {
 
 // Models --------------------------------------------------------------------------------------
 
+const AT_START = 1000, NOW_AND_THEN = 5000;
+let lookingAgain = null;
+
+/** Learn which models there are, and look again: runs are also made on the command line, and elsewhere. */
 export async function loadModels() {
-  const { models, broken, ready, trouble: why, limits } = await get("/api/v1/models");
-  set({ models, broken, ready, trouble: why, limits });
-  if (!models.length || !ready) setTimeout(() => loadModels().catch(trouble), 1000);
-  if (models.length && !model()) choose(models[0].name);
+  clearTimeout(lookingAgain);
+  try {
+    const { models, broken, ready, trouble: why, limits } = await get("/api/v1/models");
+    const same = JSON.stringify(models) === JSON.stringify(state.models);
+    set({ models: same ? state.models : models, broken, ready, trouble: why, limits });
+  } finally {
+    clearTimeout(lookingAgain);
+    lookingAgain = setTimeout(lookAgain, state.models.length && state.ready ? NOW_AND_THEN : AT_START);
+  }
+  if (state.models.length && !model()) choose(state.models[0].name);
   else if (model() && !mended) mend();
+}
+
+/** Unseen, a page asks for nothing; what fails is said where somebody waits for it. */
+function lookAgain() {
+  if (document.hidden) lookingAgain = setTimeout(lookAgain, NOW_AND_THEN);
+  else loadModels().catch(() => {});
 }
 
 let mended = false;
@@ -212,6 +228,15 @@ export async function submit(asked, key = freshId()) {
   own(accepted.id);
   return accepted;
 }
+
+/** The request for what a job is of, which paints one of its pictures alone; a variation needs its row. */
+export function paintingOf({ settings }, { model: name, task: does, params, inputs: given }) {
+  const { seed = params.seed, vary = 0, n } = settings ?? {};
+  return { model: name, task: does, params: { ...params, seed, vary, n: vary ? n : 1 }, inputs: given };
+}
+
+/** Where the picture is among those that such a request paints. */
+export const placeOf = ({ settings, place }) => (settings?.vary ? place : 0);
 
 /** What must be sent before a job is asked for, such as a mask that was just brushed. */
 export const unsaved = new Set();
@@ -342,7 +367,7 @@ export function cancelAll() {
 /** Nothing goes on, or it goes on again. */
 function troubled(why) {
   set({ trouble: why });
-  if (why) setTimeout(() => loadModels().catch(trouble), 1000); // until it is over
+  if (why) loadModels().catch(trouble); // until it is over
 }
 
 // Jobs ----------------------------------------------------------------------------------------

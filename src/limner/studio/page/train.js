@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { Problem, ask, get } from "/page/api.js";
 import { Curves } from "/page/curves.js";
-import { Link, Missing } from "/page/parts.js";
+import { Icon, Link, Missing } from "/page/parts.js";
 import { catcher, choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
 import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
 
@@ -17,21 +17,22 @@ const FAMILIES = {
 const USUAL = "flow-matching";
 const MINUTES = [[5, "5 minutes"], [15, "15 minutes"], [30, "half an hour"], [60, "an hour"], [120, "2 hours"], [480, "8 hours"]];
 const USEFUL = /\.(png|jpe?g|webp|gif|bmp|avif|tiff?|txt|jsonl|csv)$/i;
-const LOOK_AGAIN = 1000, FEW = 100;
+const SOON = 1000, NOW_AND_THEN = 5000, FEW = 100;
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/tiff,.txt,.jsonl,.csv";
 const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of simple shapes, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
 
-/** What `load` gives, asked for again while `busy` says so. */
+/** What `load` gives, asked for again: soon while `busy` says so, else now and then, since a terminal may change it too. */
 function useWatched(load, busy, keys) {
   const [found, setFound] = useState(null);
   const [round, next] = useState(0);
   useEffect(() => {
     let gone = false, timer = null;
+    const again = (pause) => { timer = setTimeout(() => (document.hidden ? again(pause) : next((n) => n + 1)), pause); };
     load().then((answer) => {
       if (gone) return;
       setFound(answer);
-      if (busy(answer)) timer = setTimeout(() => next((n) => n + 1), LOOK_AGAIN);
-    }).catch((error) => { if (!gone) { setFound((known) => known ?? {}); trouble(error); timer = setTimeout(() => next((n) => n + 1), 5 * LOOK_AGAIN); } });
+      again(busy(answer) ? SOON : NOW_AND_THEN);
+    }).catch((error) => { if (!gone) { setFound((known) => known ?? {}); trouble(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
   return [found, () => next((n) => n + 1)];
@@ -188,6 +189,9 @@ function plainly(line) {
   return steps ? `For this length of time: ${size ? `pictures of ${size} × ${size} pixels, ` : ""}${Number(steps).toLocaleString("en")} steps, at ${pace} pictures a second.` : line;
 }
 
+/** How quickly it goes, as the command line says it. */
+const pacePlainly = (said) => said.trim().replace("img/s", "pictures a second").replaceAll(/ {2,}/g, " · ");
+
 /** What the model paints as it learns, with a slider over the steps, beside the real pictures. */
 function Samples({ training, data }) {
   const [at, setAt] = useState(null), { samples, id } = training;
@@ -222,8 +226,8 @@ function One({ id }) {
   };
   const remove = () => question(`Delete ${name}, with its model?`, "Delete it", async () => { await ask("DELETE", `/api/v1/trainings/${id}/run`); go("/train"); say("the training is deleted"); });
   return html`<section class="train one" aria-label=${name}>
-    <header><${Link} to="/train" class="quiet">All trainings</${Link}><h1>${name}</h1>
-      <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${far(training)}</span>${said && ` · ${said}`}</p></header>
+    <header><${Link} to="/train" class="quiet"><${Icon} name="left" /> All trainings</${Link}><h1>${name}</h1>
+      <p class="facts">${training.model && html`${training.model} on ${training.source} · `}<span role="status">${far(training)}</span>${said && ` · ${pacePlainly(said)}`}</p></header>
     <progress max=${steps || 1} value=${steps ? step : how === "running" ? undefined : 0} aria-label="how far it is"></progress>
     ${error && html`<p class="problem" role="alert">${error.message}${error.hint && html`<span>${error.hint}</span>`}</p>`}
     <div class="go">
