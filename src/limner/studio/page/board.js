@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
-import { Forming, Link, Missing, caption, copied, span } from "/page/parts.js";
+import { Forming, Link, Missing, caption, copied, span, took } from "/page/parts.js";
 import { Queue } from "/page/queue.js";
 import { saveSheet } from "/page/sheet.js";
 import { loadBoard, state, trouble } from "/page/state.js";
@@ -10,12 +10,12 @@ import { loadBoard, state, trouble } from "/page/state.js";
 function Cell({ job }) {
   if (!job) return html`<td></td>`;
   const [picture] = job.outputs ?? [], words = (job.cell.names ?? []).filter(Boolean).join(", ");
-  const took = job.notes?.seconds;
+  const seconds = job.notes?.seconds;
   return html`<td>
     ${picture ? html`<${Link} to=${`/p/${picture.id}`}><img class="pixels" src=${picture.url} alt=${words || caption(job)} /></${Link}>`
       : job.frame ? html`<div class="tile forming"><${Forming} frame=${job.frame} place=${0} label=${words} /></div>`
         : html`<div class=${`tile ${job.state === "failed" ? "failed" : "blank"}`}>${job.error?.message}</div>`}
-    <small>${picture ? (took != null ? took < 0.95 ? `${Math.max(1, Math.round(1000 * took))} ms` : `${took.toFixed(took < 10 ? 1 : 0)} s` : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${span(job.progress.eta)} left` : job.state}</small>
+    <small>${picture ? (seconds != null ? took(seconds) : "") : job.state === "queued" ? "waiting" : job.progress?.steps ? `${span(job.progress.eta)} left` : job.state}</small>
   </td>`;
 }
 

@@ -5,7 +5,7 @@ import { Problem, get } from "/page/api.js";
 import { Form } from "/page/form.js";
 import { Forming, Icon, Link, Missing } from "/page/parts.js";
 import { changed } from "/page/settings.js";
-import { go, look, over as ended, say, state, submit, trouble, wish } from "/page/state.js";
+import { go, look, over as ended, paintingOf, placeOf, say, state, submit, trouble, wish } from "/page/state.js";
 import { Lit, Slider } from "/page/viewer.js";
 import { MOST, emphasis, weighed, wordsOf } from "/page/words.js";
 
@@ -102,15 +102,14 @@ export function Edit({ id }) {
   const paint = async (event) => {
     event.preventDefault();
     if (!more.length || asked !== null) return;
-    const own = picture.settings ?? {}, { negative = "", label = "", dtype, sampler } = job.params, row = own.vary ? { n: own.n, vary: own.vary } : { n: 1 };
-    const { hint } = job.inputs, inputs = { parent: picture.id, ...(hint && { hint }) };
+    const again = paintingOf(picture, job), { hint } = job.inputs;
     setAsked("");
     try {
-      const { id: sent } = await submit({ model: job.model, task: "paint", params: { prompt: job.params.prompt, negative, label, dtype, sampler, options: {}, seed: own.seed ?? job.params.seed, ...row, changes: wanted }, inputs });
+      const { id: sent } = await submit({ ...again, params: { ...again.params, controls: [], changes: wanted }, inputs: { parent: picture.id, ...(hint && { hint }) } });
       if (there.current) setAsked(sent);
       const done = await ended(sent);
       if (done.state !== "done") throw new Problem(done.error ?? { message: "the change was not painted", hint: "" });
-      if (there.current) go(`/edit/${done.outputs[own.vary ? picture.place : 0].id}`);
+      if (there.current) go(`/edit/${done.outputs[placeOf(picture)].id}`);
       else say("the change is painted");
     } catch (error) {
       trouble(error);

@@ -119,6 +119,12 @@ export function span(seconds) {
   return `${Math.round(seconds / 60)} min`;
 }
 
+/** How long something took. */
+export function took(seconds) {
+  if (seconds < 0.95) return `${Math.max(1, Math.round(1000 * seconds))} ms`;
+  return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+}
+
 /** What is said of a picture without words of its own: what was done, and to what or by whom. */
 function deed(model, task, source) {
   const title = state.models.find((each) => each.name === model)?.tasks[task]?.title ?? (task === "paint" ? "New picture" : task);

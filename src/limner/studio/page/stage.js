@@ -1,7 +1,7 @@
 // What is being painted, and what was: the easel and the gallery.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { Forming, Icon, Link, caption, span, titleOf } from "/page/parts.js";
+import { Forming, Icon, Link, caption, span, titleOf, took } from "/page/parts.js";
 import { Queue, ToFront, inOrder, isOpen } from "/page/queue.js";
 import { Chosen, Selection } from "/page/select.js";
 import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
@@ -34,7 +34,7 @@ export function status(job) {
   const { step, steps, eta } = job.progress ?? {};
   if (job.state === "running" && steps) return `step ${step} of ${steps}, ${span(eta)} left`;
   if (job.state === "running") return "mixing colours";
-  if (job.state === "done") return job.notes ? `painted in ${span(job.notes.seconds)}` : "painted";
+  if (job.state === "done") return job.notes ? `painted in ${took(job.notes.seconds)}` : "painted";
   return job.state;
 }
 

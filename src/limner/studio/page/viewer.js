@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { recall, remember } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
-import { Icon, Link, Missing, copied, span, titleOf } from "/page/parts.js";
+import { Icon, Link, Missing, copied, later, titleOf, took } from "/page/parts.js";
 import { isOpen } from "/page/queue.js";
 import { Path, beside, path } from "/page/stage.js";
 import { enlarge, enlargedView, enlarger, favour, forget, go, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
@@ -21,7 +21,7 @@ function Facts({ picture, job, does }) {
     ["Class", own.labels?.join(", ")], ["Keep away from", own.negative], ["Seed", own.seed], ["Variation", own.vary || null],
     ...Object.entries({ ...(own.task ? Object.fromEntries(usual) : {}), ...own.options }), ...Object.entries(own.sampler ?? {}),
     ["Size", `${picture.width} × ${picture.height}`], ["Painted", new Date(picture.created * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })],
-    ["Time", job?.notes ? `${span(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
+    ["Time", job?.notes ? `${took(job.notes.seconds)}${job.outputs.length > 1 ? ` for ${job.outputs.length}` : ""}` : null]];
   return html`<dl>${rows.filter(([, value]) => shown(value)).map(([name, value]) => html`<div key=${name}><dt>${plain(name)}</dt><dd>${typeof value === "object" && !Array.isArray(value) ? value : String(value)}</dd></div>`)}</dl>`;
 }
 
@@ -76,12 +76,15 @@ function useEnlarged(picture, pixels) {
   return [small, !pixels && found.id === picture?.id ? found.url : undefined];
 }
 
+const Steps = later("steps", "Steps", false);
+
 export function Viewer({ id }) {
-  const [page, setPage] = useState(null), [compare, setCompare] = useState(false), [way, setWay] = useState(false);
+  const [page, setPage] = useState(null), [view, setView] = useState(""); // "compare", "way", "steps", or the picture alone
   const [looked, setLooked] = useState(null), [map, setMap] = useState(null);
+  const show = (name) => { setView(view === name ? "" : name); setLooked(null); setMap(null); };
   useEffect(() => {
     setPage(null);
-    setCompare(false), setWay(false), setLooked(null), setMap(null);
+    show("");
     get(`/api/v1/history/${id}`).then(setPage).catch((error) => { setPage({}); trouble(error); });
   }, [id]);
   const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true"), [leaving, leave] = useState(false);
@@ -96,15 +99,20 @@ export function Viewer({ id }) {
   const remove = async () => { leave(true); await forget(picture); leave(false); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
   const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
-  const see = () => (looked ? (setLooked(null), setMap(null)) : (setCompare(false), setWay(false), look(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(trouble)));
+  const see = () => {
+    show("");
+    if (!looked) look(picture, { model: job.model, params: { prompt: words } }).then(setLooked).catch(trouble);
+  };
   const made = job?.inputs.image ?? job?.inputs.parent, source = made && `/api/v1/assets/${made}`;
   const enlarges = enlarger() && job?.task !== "upscale" && !takers().some(([name]) => name === "upscale");
+  const steps = job?.task === "paint" && picture.settings?.sampler && state.models.find((each) => each.name === job.model)?.schema.properties.steps;
   const edits = able && job.task === "paint" && state.models.find((each) => each.name === job.model).tasks.reword;
   return html`<article class="viewer" aria-label=${words}>
     <div class="frame">
       ${newer && html`<${Link} to=${`/p/${newer.id}`} class="turn left" aria-label="Newer picture"><${Icon} name="left" /></${Link}>`}
-      ${source && compare ? html`<${Slider} before=${source} after=${picture} />`
-        : way ? html`<${Path} pictures=${job.outputs} alt=${words} />` : html`<${Lit} picture=${larger && !looked ? { ...picture, url: larger, smooth: true } : picture} words=${words} map=${map} />`}
+      ${source && view === "compare" ? html`<${Slider} before=${source} after=${picture} />`
+        : view === "steps" ? html`<${Steps} key=${id} picture=${picture} job=${job} schema=${steps} words=${words} />`
+        : view === "way" ? html`<${Path} pictures=${job.outputs} alt=${words} />` : html`<${Lit} picture=${larger && !looked ? { ...picture, url: larger, smooth: true } : picture} words=${words} map=${map} />`}
       ${older && html`<${Link} to=${`/p/${older.id}`} class="turn right" aria-label="Older picture"><${Icon} name="right" /></${Link}>`}
     </div>
     <div class="about">
@@ -116,10 +124,11 @@ export function Viewer({ id }) {
       </div>
       ${(takers().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}
         ${enlarges && html`<button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button>`}</div>`}
-      ${(small || source || able || (job && path(job))) && html`<div class="views">
+      ${(small || source || able || steps || (job && path(job))) && html`<div class="views">
         ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown as ${enlarger().name} makes them larger; their files stay as they are`} onClick=${() => { remember("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
-        ${source && html`<button type="button" class="quiet" aria-pressed=${compare} onClick=${() => { setCompare(!compare); setWay(false); setLooked(null); setMap(null); }}>${compare ? "The result alone" : "Before and after"}</button>`}
-        ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${way} onClick=${() => { setWay(!way); setCompare(false); setLooked(null); setMap(null); }}>${way ? "This picture alone" : "The whole way"}</button>`}
+        ${source && html`<button type="button" class="quiet" aria-pressed=${view === "compare"} onClick=${() => show("compare")}>${view === "compare" ? "The result alone" : "Before and after"}</button>`}
+        ${job && path(job) && html`<button type="button" class="quiet" aria-pressed=${view === "way"} onClick=${() => show("way")}>${view === "way" ? "This picture alone" : "The whole way"}</button>`}
+        ${steps && html`<button type="button" class="quiet" aria-pressed=${view === "steps"} onClick=${() => show("steps")}>${view === "steps" ? "The picture alone" : "More or fewer steps"}</button>`}
         ${able && html`<button type="button" class="quiet" aria-pressed=${Boolean(looked)} onClick=${see}>${looked ? "The picture alone" : "Where it looks"}</button>`}
       </div>`}
       ${looked && html`<${Words} job=${state.jobs.get(looked)} chosen=${map} choose=${setMap} />`}

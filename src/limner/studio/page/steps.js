@@ -1,0 +1,61 @@
+// In how many steps a picture is painted: a slider that paints it again as it is moved.
+
+import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
+import { Forming, Link, took } from "/page/parts.js";
+import { isOpen } from "/page/queue.js";
+import { status } from "/page/stage.js";
+import { cancel, go, isMine, loadBoard, paintingOf, placeOf, state, submit, trouble } from "/page/state.js";
+
+const STOPS = [1, 2, 4, 8, 16, 32, 64, 128], PAUSE = 200; // milliseconds that the slider rests on a number
+
+const stepsOf = ({ params }) => params.sampler.steps ?? null;
+const named = (steps) => (steps === null ? "its own number of steps" : `${steps} step${steps === 1 ? "" : "s"}`);
+
+/** The numbers to choose from: powers of two that the option allows, and the picture's own, which is null where its model decides. */
+function stopsOf({ anyOf = [], ...plain }, own) {
+  const { minimum = 1, maximum = Infinity } = anyOf.find((each) => each.type === "integer") ?? plain;
+  const known = [...new Set([...STOPS, ...(own === null ? [] : [own])])].filter((each) => each >= minimum && each <= maximum).sort((a, b) => a - b);
+  return own === null ? [...known, null] : known;
+}
+
+/** A picture as it is after other numbers of steps; each is a job of a grid that belongs to the picture. */
+export function Steps({ picture, job, schema, words }) {
+  const own = picture.settings.sampler.steps ?? null, stops = stopsOf(schema, own), board = `steps-${picture.id}`;
+  const [at, setAt] = useState(stops.indexOf(own)), timer = useRef(null), last = useRef(picture);
+  useEffect(() => { loadBoard(board).catch(trouble); return () => clearTimeout(timer.current); }, []);
+  const jobs = () => [...state.jobs.values()].filter((each) => each.board === board && each.state !== "cancelled");
+  const find = (steps) => jobs().find((each) => stepsOf(each) === steps);
+  const ask = async (steps) => {
+    const asked = paintingOf(picture, job);
+    if (!find(steps)) await submit({ ...asked, params: { ...asked.params, sampler: { ...asked.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [named(steps)] } });
+  };
+  const rest = (steps) => {
+    for (const each of jobs()) if (isOpen(each) && isMine(each) && stepsOf(each) !== steps) cancel(each.id); // it was moved on
+    if (steps !== own) ask(steps).catch(trouble);
+  };
+  const move = (event) => {
+    const next = Number(event.target.value);
+    setAt(next);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(rest, PAUSE, stops[next]);
+  };
+  const compare = async () => {
+    clearTimeout(timer.current);
+    try {
+      for (const steps of stops) await ask(steps);
+      go(`/grid/${board}`);
+    } catch (error) {
+      trouble(error);
+    }
+  };
+  const steps = stops[at], found = steps === own ? job : find(steps), here = steps === own ? picture : found?.outputs?.[placeOf(picture)];
+  if (here) last.current = here; // it stays until the next one comes
+  const seconds = here && found.notes && found.notes.seconds / found.outputs.length;
+  const said = found?.error?.message ?? (seconds ? `painted in ${took(seconds)}` : found && !here ? status(found) : "");
+  return html`<div class="path">
+    ${found?.frame && !here ? html`<div class="tile forming"><${Forming} frame=${found.frame} place=${placeOf(picture)} label=${`${words}, forming`} /></div>`
+      : html`<${Link} to=${`/p/${last.current.id}`}><img class=${here ? "pixels" : "pixels dim"} src=${last.current.url} width=${picture.width} height=${picture.height} alt=${`${words}, ${named(steps)}`} /></${Link}>`}
+    <input type="range" min="0" max=${stops.length - 1} value=${at} aria-label="Steps" aria-valuetext=${named(steps)} onInput=${move} />
+    <p class="views"><span role="status">${named(steps)}${said && `, ${said}`}</span><button type="button" class="quiet" onClick=${compare}>All side by side</button></p>
+  </div>`;
+}

@@ -1,0 +1,68 @@
+"""The slider of steps: a picture is painted again as it is moved."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from conftest import NAME, Open, Studio, clean, until
+
+OWN = 4
+
+
+@pytest.fixture
+def slider(visit: Open, studio: Studio) -> Page:
+    """A picture with its slider, which has the focus."""
+    picture = studio.painted(prompt="a red apple", seed=5, n=2, sampler={"steps": OWN})
+    page = visit(f"/p/{picture['outputs'][1]['id']}", name=NAME)
+    page.get_by_role("button", name="More or fewer steps").press("Enter")
+    page.get_by_label("Steps").focus()
+    return page
+
+
+def test_a_picture_is_painted_again_as_the_slider_is_moved(slider: Page, studio: Studio):
+    page, steps = slider, slider.get_by_label("Steps")
+    shown, said = page.locator(".path img"), page.locator(".path [role=status]")
+    own = shown.get_attribute("src")
+    expect(steps).to_have_attribute("aria-valuetext", f"{OWN} steps")
+    clean(page)
+    steps.press("ArrowLeft")
+    expect(said).to_contain_text("2 steps, painted in")
+    expect(shown).not_to_have_attribute("src", own or "")
+    steps.press("ArrowRight")
+    expect(shown).to_have_attribute("src", own or "")
+    steps.press("ArrowLeft")
+    newest = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
+    expect(shown).to_have_attribute("src", newest["url"])
+    page.locator(".path a").press("Enter")
+    expect(page).to_have_url(re.compile(newest["id"]))
+    assert newest["settings"]["sampler"]["steps"] == 2
+    assert newest["settings"]["seed"] == 6, "the second picture's"
+
+
+def test_all_numbers_of_steps_stand_side_by_side(slider: Page, studio: Studio):
+    page = slider
+    page.get_by_role("button", name="All side by side").press("Enter")
+    heads = page.locator(".board th")
+    expect(heads).to_have_text([f"{n} step{'s' * (n > 1)}" for n in (1, 2, 4, 8, 16, 32, 64, 128)])
+    expect(page.locator(".board td img")).to_have_count(8)
+    clean(page)
+
+
+def test_what_the_slider_has_left_behind_is_cancelled(slider: Page, studio: Studio):
+    page, steps = slider, slider.get_by_label("Steps")
+    id = page.url.rsplit("/", 1)[1]
+
+    def states() -> dict[int, str]:
+        found = studio.client.get("/api/v1/jobs", params={"board": f"steps-{id}"}).json()["jobs"]
+        return {job["params"]["sampler"]["steps"]: job["state"] for job in found}
+
+    studio.client.patch("/api/v1/queue", json={"paused": True})
+    try:
+        steps.press("ArrowLeft")
+        expect(page.locator(".path [role=status]")).to_contain_text("2 steps, waiting")
+        steps.press("ArrowLeft")
+        until(lambda: states() == {2: "cancelled", 1: "queued"})
+    finally:
+        studio.client.patch("/api/v1/queue", json={"paused": False})
+    expect(page.locator(".path [role=status]")).to_contain_text("1 step, painted in")
