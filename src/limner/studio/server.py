@@ -4,10 +4,7 @@ POST   /api/v1/jobs              a job -> 202 | 422 | 429 Retry-After | 503
 GET    /api/v1/jobs/{id}         how it is
 GET    /api/v1/jobs/{id}/events  what happens, as server-sent events; Last-Event-ID resumes
 DELETE /api/v1/jobs/{id}         cancel
-POST   /api/v1/assets            a picture -> its id
-GET    /api/v1/assets/{id}       its pixels, ?w= of another width
 GET    /api/v1/models            families, tasks, schemas of options, limits
-GET    /api/v1/history           what was painted: search, favourites, edits
 GET    /healthz /readyz /metrics
 """
 
@@ -18,9 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from fastapi.sse import format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -28,12 +25,13 @@ from starlette.exceptions import HTTPException
 import limner
 from limner.contract.errors import LimnerError
 from limner.contract.wildcards import own_lists_folder
-from limner.studio import api_types, assets, edits, gallery
+from limner.studio import api_types
 from limner.studio.background import aside, far_aside, log
 from limner.studio.lifecycle import Studio
 from limner.studio.middleware import Guard, Turnstile
 from limner.studio.order import ranked
 from limner.studio.pages import add_page, add_reports
+from limner.studio.pictures_api import Id, add_pictures
 from limner.studio.problems import (
     Problem,
     RefusedError,
@@ -50,12 +48,9 @@ from limner.studio.settings import (
     MAX_UPLOAD_PIXELS,
     Settings,
 )
-from limner.studio.tables import WAITING, FullError, Job, Picture
+from limner.studio.tables import WAITING, FullError, Job
 from limner.studio.training_api import add_training
 from limner.studio.words import add_words
-
-Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
-_FOREVER = "private, max-age=31536000, immutable"
 
 
 def build(settings: Settings) -> FastAPI:
@@ -79,7 +74,7 @@ def build(settings: Settings) -> FastAPI:
     app.state.studio = studio
     _explain_errors(app)
     _add_jobs(app, studio)
-    _add_pictures(app, studio)
+    add_pictures(app, studio)
     _add_state(app, studio)
     add_queue(app, studio)
     add_reports(app, studio)
@@ -131,15 +126,7 @@ async def _job(id: Id, request: Request) -> Job:
     return job
 
 
-async def _picture(id: Id, request: Request) -> Picture:
-    picture = await aside(request.app.state.studio.store.picture, id)
-    if picture is None:
-        raise RefusedError(404, "unknown", "there is no such picture", "it may have been deleted")
-    return picture
-
-
 KnownJob = Annotated[Job, Depends(_job)]
-KnownPicture = Annotated[Picture, Depends(_picture)]
 
 
 def _add_jobs(app: FastAPI, studio: Studio) -> None:
@@ -246,148 +233,6 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
-
-
-def _add_pictures(app: FastAPI, studio: Studio) -> None:
-    @app.post(
-        "/api/v1/assets",
-        status_code=201,
-        responses=errors(413, 415),
-        response_model=api_types.Uploaded,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-            }
-        },
-    )
-    async def upload(request: Request) -> Any:
-        """Send a picture, as the request's body; it is decoded and encoded anew."""
-        content = await request.body()
-        try:
-            taken = await far_aside(assets.take, content, studio.store.files)
-            await far_aside(studio.store.common.publish, taken.sha256)
-        except LimnerError as error:
-            message, _, hint = str(error).partition("; ")
-            raise RefusedError(415, "no-picture", message, hint) from None
-        picture = await aside(studio.store.upload, taken)
-        return api_types.uploaded(picture)
-
-    @app.get("/api/v1/assets", responses=errors(404), response_model=api_types.Uploaded)
-    async def find(sha256: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]) -> Any:
-        """The picture whose pixels have a hash, as settings name what a picture was made from."""
-        picture = await aside(studio.store.picture_of_file, sha256)
-        if picture is None:
-            said = "the picture that it was made from is not here any more"
-            raise RefusedError(404, "unknown", said, "choose it again")
-        return api_types.uploaded(picture)
-
-    @app.get(
-        "/api/v1/assets/{id}",
-        responses=errors(404) | {200: {"content": {"image/png": {}}}},
-        response_class=Response,
-    )
-    async def pixels(
-        picture: KnownPicture,
-        w: Annotated[int | None, Query(ge=16, le=2048, description="width in pixels")] = None,
-        download: Annotated[bool, Query(description="as a file to be kept")] = False,
-    ) -> Response:
-        """A picture as a PNG file, or at another width: larger, pixel by pixel."""
-        path = await far_aside(studio.store.common.fetch, picture.sha256)
-        headers = {"Cache-Control": _FOREVER}
-        if download:
-            headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
-        if w is not None:
-            content = await far_aside(assets.resized, path, w)
-            return Response(content, media_type="image/png", headers=headers)
-        if not path.is_file():
-            raise RefusedError(404, "unknown", "this picture's file is gone")
-        return FileResponse(path, media_type="image/png", headers=headers)
-
-    @app.get(
-        "/api/v1/archive",
-        responses=errors(404) | {200: {"content": {"application/zip": {}}}},
-        response_class=Response,
-    )
-    async def archive(
-        id: Annotated[list[api_types.Id], Query(min_length=1, max_length=200)],
-    ) -> Response:
-        """Several pictures, with their settings, as one zip archive."""
-        found = await aside(studio.store.pictures_with, id)
-        if not found:
-            raise RefusedError(404, "unknown", "there are no such pictures")
-        fetch = studio.store.common.fetch
-        files = [(each.number, await far_aside(fetch, each.sha256)) for each in found]
-        content = await far_aside(gallery.archive, files)
-        headers = {"Content-Disposition": 'attachment; filename="limner-pictures.zip"'}
-        return Response(content, media_type="application/zip", headers=headers)
-
-    @app.get("/api/v1/history", responses=errors(), response_model=api_types.History)
-    async def history(
-        search: Annotated[str, Query(max_length=200)] = "",
-        model: Annotated[str, Query(max_length=400)] = "",
-        favourite: bool = False,
-        since: Annotated[float | None, Query(ge=0, le=1e12, description="seconds of 1970")] = None,
-        oldest: Annotated[bool, Query(description="the oldest first")] = False,
-        before: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 60,
-    ) -> Any:
-        """What was painted, the newest first."""
-        found, total = await aside(
-            studio.store.history,
-            search=search.replace("\0", ""),
-            model=model.replace("\0", ""),
-            favourite=favourite,
-            since=since,
-            oldest=oldest,
-            before=before,
-            limit=limit,
-        )
-        jobs = await aside(studio.store.job_ids, found)
-        pictures = [api_types.picture_answer(each, jobs.get(each.job or 0)) for each in found]
-        return api_types.History(pictures=pictures, total=total)
-
-    @app.get("/api/v1/history/{id}", responses=errors(404), response_model=api_types.PicturePage)
-    async def one(picture: KnownPicture) -> Any:
-        """A picture, and the job that painted it."""
-        job = await aside(studio.store.job_of, picture)
-        if job is None:
-            return api_types.PicturePage(picture=api_types.picture_answer(picture, None), job=None)
-        pictures = (await aside(studio.store.pictures_of, [job]))[job.number]
-        return api_types.PicturePage(
-            picture=api_types.picture_answer(picture, job.id),
-            job=api_types.job_answer(job, pictures),
-        )
-
-    @app.get("/api/v1/history/{id}/edits", responses=errors(404), response_model=api_types.Edits)
-    async def edits_of(picture: KnownPicture) -> Any:
-        """The picture with which a chain of edits began, and all that was made from it."""
-        return api_types.Edits(pictures=await aside(edits.tree, studio.store, picture))
-
-    @app.patch(
-        "/api/v1/history/{id}", responses=errors(404), response_model=api_types.PictureAnswer
-    )
-    async def favour(picture: KnownPicture, wish: api_types.Favour) -> Any:
-        """Make a picture a favourite, or not; favourites are kept for good."""
-        changed = await aside(studio.store.favour, picture.id, wish.favourite)
-        return api_types.picture_answer(changed or picture, None)
-
-    @app.delete("/api/v1/history/{id}", status_code=204, responses=errors(404))
-    async def forget(picture: KnownPicture) -> None:
-        """Delete a picture; for an hour it can be restored."""
-        await aside(studio.store.delete, picture.id)
-
-    @app.post(
-        "/api/v1/history/{id}/restore",
-        responses=errors(404),
-        response_model=api_types.PictureAnswer,
-    )
-    async def restore(id: Id) -> Any:
-        """Take back that a picture was deleted."""
-        picture = await aside(studio.store.restore, id)
-        if picture is None:
-            raise RefusedError(404, "unknown", "this picture is gone", "it was deleted long ago")
-        return api_types.picture_answer(picture, None)
 
 
 def _add_state(app: FastAPI, studio: Studio) -> None:
