@@ -147,6 +147,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 MAY_SKIP = "may_skip"
+SLOW = Path(__file__).parent / "slow.txt"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -155,6 +156,23 @@ def pytest_configure(config: pytest.Config) -> None:
         f"{MAY_SKIP}(reason): stays a skip when LIMNER_NO_SKIP=1 turns skips into failures",
     )
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
+        config.option.markexpr = "not slow"  # a file that is named runs whole
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that `tests/slow.txt` names, which `pytest` alone leaves to `pytest -m slow`."""
+    slow = set(SLOW.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker("slow")
+    if any("::" in given for given in config.args):
+        return
+    collected = {item.nodeid for item in items}
+    files = {name.split("::")[0] for name in collected}
+    if gone := [name for name in slow - collected if name.split("::")[0] in files]:
+        raise pytest.UsageError(f"tests/slow.txt names tests that are gone: {', '.join(gone)}")
 
 
 @pytest.fixture(autouse=True)

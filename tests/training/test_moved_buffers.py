@@ -140,7 +140,6 @@ def test_augmentation_rises_as_with_one_process(monkeypatch: pytest.MonkeyPatch,
     assert float(both[0]["path_length"]) == pytest.approx(float(alone["path_length"]), rel=0.2)
 
 
-@pytest.mark.slow
 def test_every_buffer_of_every_model_is_alike(tmp_path: Path):
     assert _cases_with_buffers()  # found before the processes part
     one, other = on_two("_all_models", tmp_path)

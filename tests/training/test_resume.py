@@ -68,7 +68,6 @@ def recipe_of(case: Case, folder: Path) -> Recipe:
     return Recipe({"name": case.model.name} | own, {"source": "toys"}, chosen)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn_curves")
 @pytest.mark.parametrize(
     "name", [k for k, of in models().items() if of.model.__module__.startswith("limner.")]
