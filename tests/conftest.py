@@ -162,7 +162,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that `tests/slow.txt` names, which `pytest` alone leaves to `pytest -m slow`."""
+    """Mark the tests of `tests/slow.txt`, which `pytest` alone leaves to `pytest -m slow`."""
     slow = set(SLOW.read_text(encoding="utf-8").splitlines())
     for item in items:
         if item.nodeid in slow:
