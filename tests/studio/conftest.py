@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,10 @@ class Studio:
         """How it is."""
         return self.client.get(f"/api/v1/jobs/{id}").json()
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """Those that wait or run."""
+        return self.client.get("/api/v1/jobs").json()["jobs"]
+
     def over(self, id: str, seconds: float = 30) -> dict[str, Any]:
         """The job, once it is over."""
         until(lambda: self.job(id)["state"] in ("done", "failed", "cancelled"), seconds)
@@ -165,6 +170,17 @@ def until(true: Callable[[], bool], seconds: float = 20) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.03)
+
+
+@contextmanager
+def held(studio: Studio) -> Iterator[None]:
+    """The worker stands still: what runs goes on running, and takes no time of this machine."""
+    worker = studio.worker()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def at_once(calls: list[Callable[[], Any]]) -> None:

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from test_hostile import with_settings
 from test_page import drop, options
 
-from conftest import Open, Studio, clean, png, until
+from conftest import Open, Studio, clean, held, png, until
 
 
 def brush(page: Page, *, then: str | None = None) -> None:
@@ -155,22 +155,23 @@ def test_other_peoples_jobs_are_not_cancelled(visit: Open, studio: Studio):
     theirs = studio.submit(prompt="theirs", sampler={"steps": 4000, "pause": 0.05})["id"]
     until(lambda: studio.job(theirs)["state"] == "running")
     try:
-        page = visit()
-        page.wait_for_selector(".job.running")
-        page.keyboard.press("Escape")
-        page.keyboard.press("Escape")
-        expect(page.get_by_role("alertdialog")).to_have_count(0)
-        for words in ("mine", "mine, too"):
-            page.fill("#prompt", words)
-            page.locator(".paint").click()
-        expect(page.locator(".job.queued")).to_have_count(2)
-        page.get_by_role("button", name="Cancel all").click()
-        asked = page.get_by_role("alertdialog")
-        expect(asked).to_contain_text("Cancel your 2 jobs?")
-        clean(page)
-        asked.get_by_role("button", name="Cancel them").click()
-        expect(page.locator(".job.queued")).to_have_count(0)
-        assert studio.job(theirs)["state"] == "running"
+        with held(studio):
+            page = visit()
+            page.wait_for_selector(".job.running")
+            page.keyboard.press("Escape")
+            page.keyboard.press("Escape")
+            expect(page.get_by_role("alertdialog")).to_have_count(0)
+            for words in ("mine", "mine, too"):
+                page.fill("#prompt", words)
+                page.locator(".paint").click()
+            expect(page.locator(".job.queued")).to_have_count(2)
+            page.get_by_role("button", name="Cancel all").click()
+            asked = page.get_by_role("alertdialog")
+            expect(asked).to_contain_text("Cancel your 2 jobs?")
+            clean(page)
+            asked.get_by_role("button", name="Cancel them").click()
+            expect(page.locator(".job.queued")).to_have_count(0)
+            assert studio.job(theirs)["state"] == "running"
     finally:
         studio.client.delete(f"/api/v1/jobs/{theirs}")
 
@@ -178,9 +179,10 @@ def test_other_peoples_jobs_are_not_cancelled(visit: Open, studio: Studio):
 def test_a_job_watched_after_a_reload_stays_in_view_when_it_is_done(visit: Open, studio: Studio):
     page = visit()
     page.fill("#prompt", "watched")
-    options(page, steps=150, pause=0.1)
+    options(page, steps=20, pause=0.1)
     page.locator(".paint").click()
-    page.wait_for_selector(".job canvas")
-    page.reload()
-    page.wait_for_selector(".job.running")
+    until(lambda: "running" in [job["state"] for job in studio.jobs()])
+    with held(studio):
+        page.reload()
+        page.wait_for_selector(".job.running")
     expect(page.locator(".job.done h2")).to_have_text("watched")

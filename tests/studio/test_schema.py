@@ -11,7 +11,7 @@ from schemathesis.specs.openapi.checks import (
 from conftest import Studio
 
 CALM = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     database=None,

@@ -87,7 +87,7 @@ def megabytes_of(studio: Studio) -> int:
 
 
 def flat(studio: Studio) -> None:
-    """500 jobs leave memory and open files as they were."""
+    """250 jobs leave memory and open files as they were."""
 
     def use() -> tuple[int, int]:
         files = Path(f"/proc/{studio.process.pid}/fd")
@@ -105,9 +105,9 @@ def flat(studio: Studio) -> None:
 
     some(50)
     megabytes, files = use()
-    some(500)
+    some(250)
     until(lambda: use()[1] <= files + 3)
-    assert use()[0] < megabytes + 15
+    assert use()[0] < megabytes + 8
 
 
 def test_memory_of_large_uploads_is_returned(studio: Studio):
