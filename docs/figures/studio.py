@@ -8,6 +8,7 @@ Needs `pip install 'limner[test]'` and Debian's chromium; numbers are printed as
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
@@ -25,7 +27,12 @@ PICTURES = Path(__file__).parents[1] / "pictures"
 WIDE = {"width": 1200, "height": 780}
 LOW = {"width": 1200, "height": 640}
 PHONE = {"width": 375, "height": 780}
+TALL = {"width": 1200, "height": 1060}
 CLIENTS, EACH = 10, 20
+LEARNS = (
+    "data.size=16 model.channels=32,64 train.batch=32 train.steps=1200 train.sample_every=300 "
+    "train.log_every=20"
+)
 WATCHED = """new MutationObserver(() => {
     if (document.querySelector(".job canvas")) window.formed ??= performance.now();
     if (document.querySelector(".job.done img")) window.painted ??= performance.now();
@@ -186,6 +193,7 @@ def tour(browser: Browser, url: str, folder: Path) -> None:
     shot(phone, "phone", folder)
     phone.context.close()
     grid(browser, url, folder)
+    training(browser, url, folder)
 
 
 def seeded(page: Page, seed: int) -> None:
@@ -255,6 +263,34 @@ def grid(browser: Browser, url: str, folder: Path) -> None:
         "() => document.querySelectorAll('.board td img').length === 6", timeout=600_000
     )
     shot(page, "grid", folder)
+    page.context.close()
+
+
+def draw_dots(folder: Path, count: int = 200) -> None:
+    """Pictures of coloured dots, drawn by chance."""
+    folder.mkdir()
+    chance = random.Random(0)
+    for i in range(count):
+        image = Image.new("RGB", (64, 64), "white")
+        x, y, radius = (chance.uniform(*ends) for ends in ((14, 50), (14, 50), (6, 14)))
+        box = (x - radius, y - radius, x + radius, y + radius)
+        ImageDraw.Draw(image).ellipse(box, chance.choice(("#d0342c", "#2c58d0", "#2f8f3e")))
+        image.save(folder / f"{i:03}.png")
+
+
+def training(browser: Browser, url: str, folder: Path) -> None:
+    """A model that learns from pictures that were chosen in the page."""
+    page = opened(browser, url, "/train", viewport=TALL)
+    page.set_default_timeout(3_600_000)
+    with tempfile.TemporaryDirectory() as place:
+        draw_dots(Path(place) / "dots")
+        page.locator("input[webkitdirectory]").set_input_files(Path(place) / "dots")
+        page.get_by_text("200 sound").wait_for()
+    page.locator(".begin summary").click()
+    page.fill("#further", LEARNS)
+    page.get_by_role("button", name="Train").click()
+    page.get_by_text("done, 1,200 of 1,200 steps").wait_for()
+    shot(page, "training", folder)
     page.context.close()
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 from sqlalchemy import create_engine, text
 
 from limner.contract.checkpoint import save_model
@@ -220,6 +220,15 @@ def write_runs(folder: Path) -> None:
         save_model(build("toy-canvas", replace(words, hint=hint)), folder / "runs" / name)
 
 
+def write_check(folder: Path) -> None:
+    """What `limner data check` finds of the emoji in ten seconds."""
+    data = folder / "studio" / "data"
+    data.mkdir(parents=True)
+    found = {"text": "pictures  2742 sound, 0 broken", "pictures": 2742, "labels": 9}
+    (data / "emoji.json").write_text(json.dumps(found | {"captioned": 2742, "refused": False}))
+    (data / "emoji.png").write_bytes(png())
+
+
 def png(width: int = 16, height: int = 16, colour: str = "red") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(file, "PNG")
@@ -240,6 +249,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("studio")
     write_runs(folder)
     write_toys(folder)
+    write_check(folder)
     running = Studio(folder, names=(NAME,)).ready()
     yield running
     running.stop()
@@ -322,16 +332,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
-    """Opens the page, also by another name; in the end nothing may have gone wrong in it that was
-    not expected.
+    """Opens the page, under a name that makes no secure context unless another is given; in the end
+    nothing may have gone wrong in it that was not expected.
     """
     wrong: list[str] = []
     contexts: list[Any] = []
     port = studio.settings["port"]
 
-    def start(
-        path: str = "/", *, name: str = "127.0.0.1", expected: str | None = None, **of: Any
-    ) -> Page:
+    def start(path: str = "/", *, name: str = NAME, expected: str | None = None, **of: Any) -> Page:
         own = f"http://{name}:{port}"
         context = browser.new_context(**of)
         contexts.append(context)
@@ -364,6 +372,15 @@ def visit(browser: Browser, studio: Studio) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert not wrong, wrong
+
+
+def reach(page: Page, target: Locator) -> Locator:
+    """Go from here to a part of the page by Tab alone."""
+    for _ in range(200):
+        if target.evaluate("e => e === document.activeElement"):
+            return target
+        page.keyboard.press("Tab")
+    raise AssertionError("no key leads there")
 
 
 def clean(page: Page) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from test_again import brush, give_red
 
-from conftest import NAME, Open, Studio, clean, png, until
+from conftest import Open, Studio, clean, png, until
 
 MASK = """() => {
     const canvas = document.querySelector(".brush canvas");
@@ -26,7 +26,7 @@ def kept(page: Page) -> bool:
 
 
 def test_a_mask_is_made_by_keys_alone(visit: Open, studio: Studio):
-    page = visit(name=NAME)
+    page = visit()
     page.select_option("#count", "1")
     give_red(page)
     page.locator("#task-strength").fill("1")

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 from test_page import drop
 from test_steps import HALVES, file_of
 
-from conftest import NAME, Open, Studio, clean
+from conftest import Open, Studio, clean
 from limner.contract.image import from_uint8, to_uint8
 from limner.data.composition import Box, Scene, Thing
 from limner.data.hints import draw_hint
@@ -51,7 +51,7 @@ def painted(page: Page, studio: Studio, jobs: int = 1) -> np.ndarray:
 
 
 def test_what_is_drawn_is_what_the_model_follows_and_comes_back(visit: Open, studio: Studio):
-    page = opened(visit, name=NAME)
+    page = opened(visit)
     page.fill("#prompt", "a cow")
     page.route("**/api/v1/assets", lambda route: (page.wait_for_timeout(300), route.continue_()))
     stroke(page, (0.03, 0.4), (0.97, 0.4))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from conftest import NAME, Open, Studio, clean
+from conftest import Open, Studio, clean
 from limner.commands.reword import read_changes
 from limner.contract.emphasis import read_emphasis
 
@@ -60,7 +60,7 @@ def test_words_are_changed_by_keys_alone_and_every_edit_can_be_gone_back_to(
 ):
     of: dict[str, Any] = {"model": "runs/words", "seed": 5, "sampler": {"steps": 2}}
     first = studio.painted(prompt="a red dog", **of)["outputs"][0]
-    page = visit(f"/edit/{first['id']}", name=NAME)
+    page = visit(f"/edit/{first['id']}")
     heading = page.get_by_role("heading", level=1)
     expect(heading).to_be_focused()
     page.keyboard.press("Tab")

@@ -11,7 +11,7 @@ from conftest import NAME, Open, Studio, clean
 
 
 def test_all_of_the_page_works_from_another_machine(visit: Open, studio: Studio):
-    page = visit(name=NAME)
+    page = visit()
     assert not page.evaluate("isSecureContext")
     page.fill("#prompt", "from the sofa")
     page.select_option("#count", "1")
@@ -31,6 +31,15 @@ def test_all_of_the_page_works_from_another_machine(visit: Open, studio: Studio)
     page.locator("#prompt").fill("")
     page.locator("#prompt").press("Control+v")
     expect(page.locator("#prompt")).to_have_value(re.compile(f"http://{NAME}:.*/p/"))
+
+
+def test_in_a_secure_context_the_clipboard_is_the_browsers(visit: Open):
+    page = visit("/reports", name="127.0.0.1")
+    assert page.evaluate("isSecureContext")
+    page.evaluate("void (navigator.clipboard.writeText = async (text) => { window.kept = text; })")
+    page.evaluate("void import('/page/parts.js').then(({ copied }) => copied('words', 'it is'))")
+    expect(page.locator(".notice")).to_have_text("it is copied")
+    assert page.evaluate("window.kept") == "words"
 
 
 BROKEN = "window.EventSource = class { constructor() { throw new TypeError('out of chance') } }"

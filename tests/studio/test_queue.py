@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 from test_store import asked
 
-from conftest import NAME, Open, Studio, clean, until
+from conftest import Open, Studio, clean, until
 from limner.studio.order import Ahead
 from limner.studio.queue import Queue
 from limner.studio.store import Store
@@ -70,7 +70,7 @@ def test_a_paused_queue_keeps_its_order_and_stays_paused_after_a_restart(
 
 
 def test_the_queue_is_paused_ordered_and_cleared_in_the_page(visit: Open, paused: Studio):
-    page = visit(name=NAME)
+    page = visit()
     queue = page.get_by_role("region", name="Queue")
     expect(queue).to_contain_text("Paused. Nothing waits.")
     page.select_option("#count", "4")

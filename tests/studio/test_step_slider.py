@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from conftest import NAME, Open, Studio, clean, until
+from conftest import Open, Studio, clean, until
 
 OWN = 4
 
@@ -14,7 +14,7 @@ OWN = 4
 def slider(visit: Open, studio: Studio) -> Page:
     """A picture with its slider, which has the focus."""
     picture = studio.painted(prompt="a red apple", seed=5, n=2, sampler={"steps": OWN})
-    page = visit(f"/p/{picture['outputs'][1]['id']}", name=NAME)
+    page = visit(f"/p/{picture['outputs'][1]['id']}")
     page.get_by_role("button", name="More or fewer steps").press("Enter")
     page.get_by_label("Steps").focus()
     return page

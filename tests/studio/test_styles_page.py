@@ -4,29 +4,33 @@ import json
 
 from playwright.sync_api import expect
 
-from conftest import NAME, Open, Studio, clean
+from conftest import Open, Studio, clean, reach
 
 
 def test_a_style_is_made_used_shared_and_deleted(visit: Open, studio: Studio):
-    page = visit(name=NAME)
-    page.fill("#prompt", "an owl")
-    page.get_by_text("Styles and earlier prompts").click()
-    page.fill("#style-name", "night")
-    page.fill("#style-prompt", "{prompt} under the stars")
-    page.get_by_role("button", name="Keep this style").press("Enter")
+    page = visit()
+    keys, styles = page.keyboard, page.locator("summary", has_text="Styles and earlier prompts")
+    reach(page, page.locator("#prompt"))
+    keys.type("an owl")
+    reach(page, styles).press("Enter")
+    reach(page, page.locator("#style-name"))
+    keys.type("night")
+    reach(page, page.locator("#style-prompt"))
+    keys.type("{prompt} under the stars")
+    reach(page, page.get_by_role("button", name="Keep this style")).press("Enter")
     expect(page.locator("#style")).to_have_value("night")
     clean(page)
     page.locator("#prompt").press("Control+Enter")
     expect(page.locator(".job.done h2").first).to_have_text("an owl under the stars")
     expect(page.locator("#prompt")).to_have_value("an owl")
     page.reload()
-    page.get_by_text("Styles and earlier prompts").click()
+    reach(page, styles).press("Enter")
     expect(page.locator("#style")).to_have_value("night")
     with page.expect_download() as saved:
-        page.get_by_role("button", name="Save as a file").click()
+        reach(page, page.get_by_role("button", name="Save as a file")).press("Enter")
     shared = json.loads(saved.value.path().read_text())
     assert shared == [{"name": "night", "prompt": "{prompt} under the stars", "negative": ""}]
-    page.get_by_role("button", name="Delete it").click()
+    page.get_by_role("button", name="Delete it").press("Enter")
     expect(page.locator("#style option")).to_have_text(["none"])
     more = [*shared, {"name": "cold", "prompt": "in snow", "negative": "sun"}, {"name": 3}]
     file = {"name": "s.json", "mimeType": "application/json"}

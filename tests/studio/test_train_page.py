@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from test_training import COLOURS, LONG, ended
 
-from conftest import NAME, Open, Studio, clean
+from conftest import Open, Studio, clean
 
 WIDE = "document.documentElement.scrollWidth"
 
@@ -44,9 +44,9 @@ def ready(page: Page, pictures: Path, options: str) -> None:
 
 
 def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictures: Path):
-    page = visit("/", name=NAME)
+    page = visit("/")
     assert not page.evaluate("isSecureContext")
-    page.get_by_role("link", name="Train").click()
+    page.get_by_role("link", name="Train").press("Enter")
     ready(page, pictures, " ".join([*LONG, "train.sample_every=40", "sampler.steps=2"][1:]))
     expect(page.locator("#kind")).to_have_value("flow-matching")
     expect(page.locator("#minutes")).to_be_disabled()
@@ -67,27 +67,27 @@ def test_a_folder_becomes_a_model_that_paints(visit: Open, studio: Studio, pictu
     clean(page)
     page.goto(page.url.replace(f"/train/{id}", "/"))
     page.fill("#prompt", "while it learns")
-    page.locator(".paint").click()
+    page.locator("#prompt, .paint").first.press("Control+Enter")
     page.wait_for_selector('.job.done[aria-label="while it learns"] img')
-    page.get_by_role("link", name="Train").click()
+    page.get_by_role("link", name="Train").press("Enter")
     expect(page.get_by_text("A training runs:")).to_be_visible()
-    page.locator("a.sheet-of").first.click()
-    page.get_by_role("button", name="Stop").click()
+    page.locator("a.sheet-of").first.press("Enter")
+    page.get_by_role("button", name="Stop").press("Enter")
     assert ended(studio, id)["state"] == "stopped"
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Go on").press("Enter")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop").press("Enter")
     expect(page.get_by_role("button", name="Go on")).to_be_visible(timeout=90000)
     expect(page.locator("main")).not_to_contain_text("finishing this step")
-    page.get_by_role("button", name="Paint with it").click()
+    page.get_by_role("button", name="Paint with it").press("Enter")
     expect(page.locator("#model")).to_have_value("runs/meine-pünktchen")
     expect(page.locator(".notice")).to_contain_text("so far it has learned for")
-    page.locator(".paint").click()
+    page.locator("#prompt, .paint").first.press("Control+Enter")
     page.wait_for_selector('.job.done[aria-label="New picture by runs/meine-pünktchen"] img')
-    page.get_by_role("link", name="Train").click()
-    page.locator("a.sheet-of", has_text="meine-pünktchen").click()
-    page.get_by_role("button", name="Delete this training").click()
-    page.get_by_role("alertdialog").get_by_role("button", name="Delete it").click()
+    page.get_by_role("link", name="Train").press("Enter")
+    page.locator("a.sheet-of", has_text="meine-pünktchen").press("Enter")
+    page.get_by_role("button", name="Delete this training").press("Enter")
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete it").press("Enter")
     expect(page.locator("h1")).to_have_text("Train a model of your own")
     assert studio.client.get(f"/api/v1/trainings/{id}").status_code == 404
     assert not (studio.folder / "runs" / "meine-pünktchen").exists()

@@ -1,5 +1,9 @@
 """Every view has a title, a heading that has the focus, and names for screen readers."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import expect
 
@@ -42,6 +46,62 @@ def test_titles_and_focus_follow_the_view(visit: Open, studio: Studio, picture: 
     page.go_back()
     expect(page.get_by_role("button", name="Use settings")).to_be_visible()
     expect(heading).to_be_focused()
+
+
+def write_training(folder: Path) -> None:
+    """A run with its log and its samples, as `limner train` leaves it."""
+    run = folder / "runs" / "learned"
+    (run / "samples").mkdir(parents=True)
+    shutil.copy(folder / "toy" / "model.safetensors", run)
+    recipe = '[model]\nname = "flow-matching"\n[data]\nsource = "emoji"\n[train]\nsteps = 6\n'
+    (run / "recipe.toml").write_text(recipe)
+    rows = [{"step": step, "loss": 1 / step, "held_out.loss": 2 / step} for step in range(1, 7)]
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for step in (3, 6):
+        (run / "samples" / f"step-{step:06}.png").write_bytes(png(40, 40))
+
+
+def write_comparison(folder: Path) -> None:
+    (folder / "two").mkdir()
+    about = {"against": {"name": "pets"}, "date": "2026-11-25", "n": 64}
+    subjects = [{"name": "runs/one"}, {"name": "runs/other"}]
+    (folder / "two" / "comparison.json").write_text(json.dumps(about | {"subjects": subjects}))
+    (folder / "two" / "index.html").write_text("<title>Two</title><p>compared</p>")
+
+
+def test_every_view_fits_a_phone_in_the_dark_without_a_barrier(
+    visit: Open, studio: Studio, picture: dict[str, object]
+):
+    write_training(studio.folder)
+    write_comparison(studio.folder)
+    client = studio.client
+    trainings = client.get("/api/v1/trainings").json()["trainings"]
+    (training,) = (each["id"] for each in trainings if each["name"] == "runs/learned")
+    comparisons = client.get("/api/v1/reports").json()["comparisons"]
+    (comparison,) = (each["id"] for each in comparisons if each["folder"] == "two")
+    cells = [{"x": x, "names": [f"seed {x}"]} for x in range(3)]
+    for cell in cells:
+        studio.painted(board="on-a-phone", cell=cell, seed=cell["x"], prompt="an owl")
+    page = visit(viewport={"width": 390, "height": 740}, is_mobile=True, color_scheme="dark")
+    for path, shown in {
+        f"/p/{picture['id']}": ".about dl",
+        f"/edit/{picture['id']}": ".tree a",
+        "/grid/on-a-phone": "td img",
+        "/reports": "a.sheet-of",
+        f"/reports/{comparison}": "iframe",
+        "/train": ".check pre",
+        f"/train/{training}": ".curve + .curve",
+    }.items():
+        page.evaluate("path => void import('/page/state.js').then(({ go }) => go(path))", path)
+        expect(page.locator(shown).first).to_be_visible()
+        clean(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+    slider = page.get_by_label("Samples over time")
+    slider.press("Home")
+    expect(slider).to_have_attribute("aria-valuetext", "after 3 steps")
+    expect(page.get_by_label("held-out loss: 2 at step 1, 0.3333 at step 6")).to_be_visible()
+    shutil.rmtree(studio.folder / "runs" / "learned")
+    shutil.rmtree(studio.folder / "two")
 
 
 @pytest.mark.parametrize(

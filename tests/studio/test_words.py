@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
-from conftest import NAME, Open, Studio, clean
+from conftest import Open, Studio, clean
 from limner.studio.words import completions, known_words
 
 
@@ -45,7 +45,7 @@ def test_own_lists_are_files_that_the_command_line_reads(lists: Studio):
 
 
 def test_words_are_completed_without_being_in_the_way(visit: Open):
-    page = visit(name=NAME)
+    page = visit()
     field, keys = page.locator("#prompt"), page.keyboard
     options = page.locator(".completions [role=option]")
     field.focus()

@@ -39,6 +39,9 @@ function keys(event) {
     event.preventDefault();
     if (state.route.name === "edit" || state.route.name === "train") document.querySelector("main form")?.requestSubmit();
     else paint();
+  } else if (event.key === "z" && (event.ctrlKey || event.metaKey) && state.undo && !typing(event)) {
+    event.preventDefault();
+    state.undo();
   } else if (event.key === "Escape") {
     if (state.question) document.querySelector(".asked button:last-child").click();
     else if (typing(event)) event.target.blur();
