@@ -1,19 +1,15 @@
 """`limner sample-set`: what each picture is of, that it goes on, that workers change nothing."""
 
-import contextlib
 import io
 import json
-import os
-import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from PIL import Image
+from ray_processes import run_and_kill_a_worker
 
 from limner.__main__ import main
 from limner.commands.picture_set import Plan, SetFolder, painted
@@ -146,24 +142,5 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
 def test_workers_of_ray_paint_the_same_and_one_that_dies_loses_nothing(model, tmp_path):
     options = ["-n", 12, "-m", model, "--label", "star", "--shard", 2, "sampler.steps=2"]
     run("sample-set", tmp_path / "alone", *options)
-    command = [sys.executable, "-m", "limner", "sample-set", tmp_path / "many", *options]
-    # Ray's own processes talk over the machine's address, which the suite's guard refuses
-    paths = os.environ["PYTHONPATH"].split(os.pathsep)
-    open_ = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if "offline" not in p)}
-    with subprocess.Popen([*map(str, command), "--workers", "2"], env=open_) as several:
-        worker = None
-        while several.poll() is None and worker is None:
-            family = psutil.Process(several.pid).children(recursive=True)
-            worker = next((each for each in family if "Painter" in _title(each)), None)
-            time.sleep(0.05)
-        assert worker is not None, "no worker was seen"
-        worker.kill()
-        assert several.wait(timeout=300) == 0
+    run_and_kill_a_worker(["sample-set", "many", *options], "Painter", tmp_path)
     assert tars(tmp_path / "many") == tars(tmp_path / "alone")
-
-
-def _title(process: psutil.Process) -> str:
-    """What Ray calls a worker, "ray::Painter.paint"."""
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""

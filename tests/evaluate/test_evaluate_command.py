@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from ray_processes import run_and_kill_a_worker
 
 from limner.__main__ import main
 from limner.contract.checkpoint import load
+from limner.evaluate.passes import FeatureObserver, Share
+from limner.evaluate.preparation import prepare
 from limner.evaluate.report import Report, read_reports
 from limner.runtime.log import read_log
 from limner.training.recipe import Recipe
@@ -128,6 +131,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(limner_, home: Path):
         (("run", "--extractor", "lenett"), "did you mean 'lenet'?"),
         (("run", "--metrics", "fidd"), "did you mean 'fid'?"),
         (("run", "train.lr=3"), "unknown section 'train'"),
+        (("run", *by, "--ray", "127.0.0.1:1"), "no Ray cluster answers"),
     ):
         code, out, err = limner_("evaluate", *arguments)
         assert (code, out) == (2, "") and said in err, (arguments, err)
@@ -145,6 +149,42 @@ def test_ctrl_c_says_how_to_go_on(limner_, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Seen, "do_share", pressed)
     code, out, err = limner_("evaluate", "run", "--extractor", "lenet", "--seed", "3")
     assert (code, out) == (130, "") and "type the same command again" in err
+
+
+def test_workers_of_ray_find_the_same_and_one_that_dies_loses_nothing(
+    limner_, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = ["evaluate", "run", "--extractor", "lenet", "-n", "150", "--metrics", "kid", "--json"]
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache-of-workers"))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    several = json.loads(run_and_kill_a_worker(asked, "_Looker", home))
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
+    code, out, err = limner_(*asked)
+    assert code == 0, err
+    alone = json.loads(out)
+    for one, other in zip(several["numbers"], alone["numbers"], strict=True):
+        assert one == {**other, "value": pytest.approx(other["value"], abs=1e-6)} | {
+            key: pytest.approx(other[key], abs=1e-6) for key in ("low", "high") if other.get(key)
+        }
+
+
+def test_shares_together_are_all_the_work(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIMNER_CACHE", str(home / "shares"))
+    monkeypatch.chdir(home)
+    asked = {"metrics": None, "n": 150, "seed": 0, "extractor": "lenet", "weights": None}
+    asked |= {"sampler": {}, "likelihood": {}, "data": {}, "training": None}
+    seen = prepare(torch.device("cpu"), "run", None, **asked).seen
+    all_of_them = seen.waiting()
+    parts = [Share(number, 4) for number in range(4)]
+    assert sum(map(seen.waiting, parts)) == all_of_them
+    for part in parts:
+        seen.do_share(lambda _: None, part)
+
+    def look_again(*_: object) -> None:
+        raise AssertionError("a block is done twice")
+
+    monkeypatch.setattr(FeatureObserver, "look", look_again)
+    seen.do_share(lambda _: None)
 
 
 def test_training_logs_and_draws_numbers_and_learns_the_same(home: Path, monkeypatch):

@@ -26,6 +26,12 @@ Model = Annotated[
 Prompt = Annotated[str | None, typer.Option(help="What the pictures are of.")]
 Label = Annotated[str | None, typer.Option(help="Their class, by name or number.")]
 Files = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_default=False)]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes, or GPUs with --device cuda; by Ray if several.")
+]
+Ray = Annotated[
+    str | None, typer.Option(help="The address of a Ray cluster; 'auto' for the nearest.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import AsJson, Device, apart, names, print_json
+from limner.commands.arguments import AsJson, Device, Ray, Workers, apart, names, print_json
 
 
 def evaluate_command(
@@ -36,6 +36,8 @@ def evaluate_command(
         Path | None, typer.Option("-o", "--out", help="Output folder (RUN/evaluation/SOURCE).")
     ] = None,
     as_json: AsJson = False,
+    workers: Workers = 1,
+    ray: Ray = None,
     device: Device = "auto",
 ) -> None:
     """Judge a model or a folder of pictures by real ones; a run also keeps the report."""
@@ -58,6 +60,8 @@ def evaluate_command(
             likelihood=given.get("likelihood"),
             data=given.get("data"),
             device=device,
+            workers=workers,
+            ray=ray,
         )
     except KeyboardInterrupt:
         say("stopped; what is done is kept: to go on, type the same command again")

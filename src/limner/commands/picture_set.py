@@ -23,6 +23,7 @@ from limner.contract.bundled import find_model
 from limner.contract.checkpoint import digest, model_file, read_header, write_durably
 from limner.contract.errors import LimnerError
 from limner.data import png
+from limner.runtime.ray_workers import done_by_ray
 
 Form = Literal["tar", "folder"]
 _OWN = ".set"
@@ -106,7 +107,7 @@ class Painter:
         self.plan = plan
         self.model, self.sampler = open_model(plan.wish, device)
 
-    def paint(self, number: int) -> list[Painting]:
+    def do(self, number: int) -> list[Painting]:
         """A shard; the same bytes whoever paints it, on the same kind of device."""
         wishes = self.plan.wishes(number)
         quiet = [lambda line: None] * len(wishes)
@@ -129,7 +130,21 @@ def painted(
     if numbers:
         painter = Painter(plan, device)
         for number in numbers:
-            yield number, painter.paint(number)
+            yield number, painter.do(number)
+
+
+def painted_by_ray(
+    plan: Plan, numbers: Sequence[int], workers: int, address: str | None, device: str = "auto"
+) -> Iterator[tuple[int, list[Painting]]]:
+    """The same by several processes, see `done_by_ray`; on other machines the model must lie at
+    the same path.
+
+    Raises:
+        LimnerError: the model cannot paint this, or there are no workers.
+    """
+    open_model(plan.wish, "cpu")  # what is wrong with it is said before they start
+    given = plan, device
+    return done_by_ray(Painter, given, numbers, workers=workers, address=address, device=device)
 
 
 def _row(wish: Wish) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from limner.commands.arguments import Device, Model, only_options
+from limner.commands.arguments import Device, Model, Ray, Workers, only_options
 from limner.contract.errors import LimnerError
 
 
@@ -27,17 +27,19 @@ def sample_set_command(
         typer.Option("--format", help="Shards of WebDataset, or a folder with metadata.jsonl."),
     ] = "tar",
     shard: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = 1000,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes, or GPUs with --device cuda; by Ray if several.")
-    ] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="The address of a Ray cluster; 'auto' for the nearest.")
-    ] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
     device: Device = "auto",
 ) -> None:
     """Paint a data set: any number of pictures, in shards, by one worker or many."""
-    from limner.commands.picture_set import Plan, SetFolder, checked, painted
+    from limner.commands.picture_set import (
+        Plan,
+        SetFolder,
+        checked,
+        painted,
+        painted_by_ray,
+    )
     from limner.commands.wish import Wish
     from limner.runtime.progress import painting_progress, say
 
@@ -54,9 +56,7 @@ def sample_set_command(
     try:
         with painting_progress(sum(len(plan.numbers(each)) for each in left)) as advance:
             if workers > 1 or ray:
-                from limner.commands.ray_workers import painted_by_ray
-
-                found = painted_by_ray(plan, left, workers=workers, address=ray, device=device)
+                found = painted_by_ray(plan, left, workers, ray, device)
             else:
                 found = painted(plan, left, device)
             for number, paintings in found:

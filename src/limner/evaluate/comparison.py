@@ -25,11 +25,12 @@ from limner.contract.errors import LimnerError, unknown
 from limner.contract.header import Header
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import foreign, models
-from limner.evaluate.evaluation import PICTURES, evaluate, setting_of, with_extractor
+from limner.evaluate.evaluation import evaluate
 from limner.evaluate.leaderboard import Compared, Comparison, Pairs
 from limner.evaluate.metric import Setting, applicable, check_name
 from limner.evaluate.metrics.memorisation import memorisation
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels
+from limner.evaluate.preparation import PICTURES, setting_of, with_extractor
 from limner.evaluate.report import Report, append, read_reports
 from limner.evaluate.subject import Candidate, Reference, open_reference, open_subject
 from limner.runtime import processes

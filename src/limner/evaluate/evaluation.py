@@ -9,7 +9,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,29 +19,22 @@ import limner
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
-from limner.evaluate.extractors.choose import extractor as open_extractor
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.judge import JudgeExtractor
-from limner.evaluate.metric import Metric, Setting, applicable
-from limner.evaluate.metrics.likelihood import likelihood_options
-from limner.evaluate.passes import DigestObserver, Observer, Seen
+from limner.evaluate.metric import Metric, Setting
+from limner.evaluate.passes import DigestObserver, Seen, Share
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
+from limner.evaluate.preparation import SAMPLES, prepare
 from limner.evaluate.report import DataUsed, Number, Report, Subject, append
 from limner.evaluate.subject import (
-    Candidate,
     Reference,
-    check_alike,
-    check_varied,
-    open_reference,
-    open_subject,
 )
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import painting_progress, say
+from limner.runtime.ray_workers import done_by_ray
 
-PICTURES = 1000
-"""At most so many does a model paint, unless said otherwise."""
-_SAMPLES = 64  # of the sheet
+_SHARES = 4  # of the work, for each worker
 
 
 def evaluate(
@@ -59,6 +51,8 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     training: Dataset | None = None,
     device: str = "auto",
+    workers: int = 1,
+    ray: str | None = None,
     quiet: bool = False,
 ) -> Report:
     """Judge a model or a folder of pictures by real ones.
@@ -85,6 +79,8 @@ def evaluate(
         data: options of the source, over those of the model's recipe.
         training: what models learn from, where `against` is a data set.
         device: where.
+        workers: processes that share the work, by Ray if there are several.
+        ray: the address of a Ray cluster; None starts one on this machine for several workers.
         quiet: show no progress.
 
     Returns:
@@ -99,24 +95,30 @@ def evaluate(
     began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     place = processes.device(device)
     processes.join(place)
-    opened = open_subject(subject, data or {}, place)
-    reference = open_reference(against, data or {}, opened, training)
-    setting = setting_of(opened, reference, n, seed, sampler or {}, place)
-    options = likelihood_options(opened.model, likelihood or {}, opened.name)
-    setting = replace(setting, likelihood=options)
-    setting = with_extractor(setting, extractor, weights)
-    chosen, left_out = _choose_metrics(setting, metrics)
-    shown, digests = setting.subject, DigestObserver()
-    if all("likelihood" in metric.reads for metric in chosen):  # so that none has to be painted
-        shown = shown.first(_SAMPLES)
-    seen = Seen([(shown, digests), *(need for needs in chosen.values() for need in needs)])
-    _look(seen, place, quiet)
+    asked = {
+        "metrics": metrics,
+        "n": n,
+        "seed": seed,
+        "extractor": extractor,
+        "weights": weights,
+        "sampler": sampler or {},
+        "likelihood": likelihood or {},
+        "data": data or {},
+        "training": training,
+    }
+    setting, chosen, left_out, shown, digests, seen = prepare(place, subject, against, **asked)
+    opened, reference = setting.candidate, setting.against
+    if workers > 1 or ray:
+        given = device, subject, against, asked
+        _look_by_ray(seen, given, workers, ray, device, quiet)
+    else:
+        _look(seen, place, quiet)
 
     def make_report() -> Report:
         used = {m.extractor.name: m.extractor for m in chosen if m.extractor}
         remarks = [*_remarks(setting, used), *_repetitions(seen, shown, digests)]
         numbers, sheets, failed = _measure(seen, [*chosen], strict=metrics is not None)
-        first = range(min(_SAMPLES, len(shown)))
+        first = range(min(SAMPLES, len(shown)))
         return Report(
             subject=_subject(setting),
             against=_data_used(reference.real, reference.options),
@@ -148,90 +150,6 @@ def evaluate(
     return report
 
 
-def setting_of(
-    opened: Candidate,
-    reference: Reference,
-    n: int | None,
-    seed: int,
-    sampler: Mapping[str, Any],
-    place: torch.device,
-) -> Setting:
-    """What is judged, without an extractor.
-
-    Raises:
-        LimnerError: pictures that cannot be compared; an impossible number of them; options of a
-            sampler that there is not.
-    """
-    if n is not None and n < 1:
-        raise LimnerError(f"the number of pictures must be at least 1, not {n}")
-    check_varied(reference.real)
-    if opened.model:
-        n = n or min(PICTURES, len(reference.real))
-        check_alike(opened.name, opened.model.spec, reference.real, paints=True)
-        subject = PaintedPictures(
-            opened.model,
-            reference.real,
-            n,
-            seed=seed,
-            options=opened.model.sampler_options(opened.recipe.get("sampler", {}) | dict(sampler)),
-            name=opened.name,
-            fingerprint=opened.fingerprint,
-        )
-    else:
-        assert opened.pictures is not None
-        if sampler:
-            raise LimnerError(
-                f"{opened.name} are pictures, which no sampler paints; leave sampler."
-                f"{next(iter(sampler))} out"
-            )
-        if n and n > len(opened.pictures):
-            raise LimnerError(f"{opened.name} has {len(opened.pictures)} pictures, not {n}")
-        check_alike(opened.name, opened.pictures.spec, reference.real, paints=False)
-        subject = RealPictures(opened.pictures, n, opened.name)
-    return Setting(opened, reference, subject, seed, place)
-
-
-def with_extractor(
-    setting: Setting, asked: str | Extractor | None, weights: Path | str | None
-) -> Setting:
-    """The setting with an extractor that has seen a picture; or why there is none.
-
-    Raises:
-        LimnerError: the one that was named cannot be had, or cannot see such pictures.
-    """
-    try:
-        if asked is None or isinstance(asked, str):
-            real = setting.reference
-            source = real.dataset.source
-            found = open_extractor(asked, real.spec, setting.device, weights, source=source)
-        else:
-            found = asked
-        seen = found(setting.reference.pictures(torch.arange(1)))
-    except LimnerError as error:
-        if asked:
-            raise
-        return replace(setting, no_extractor=str(error))
-    return replace(setting, extractor=found, has_logits=seen.logits is not None)
-
-
-def _choose_metrics(
-    setting: Setting, names: Sequence[str] | None
-) -> tuple[dict[Metric, list[tuple[PictureSet, Observer]]], dict[str, str]]:
-    """The metrics that are computed with what they need, and why others are not.
-
-    Raises:
-        LimnerError: one that was named does not apply, or none applies.
-    """
-    chosen, left_out = applicable(setting, names)
-    for name, why in left_out.items():
-        if names is not None:
-            raise LimnerError(f"metric '{name}' does not apply here: {why}")
-    if not chosen:
-        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise LimnerError(f"no metric applies ({reasons or 'none was named'})")
-    return chosen, left_out
-
-
 def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
     """Paint and look at this process's share, and wait for the others.
 
@@ -246,6 +164,48 @@ def _look(seen: Seen, place: torch.device, quiet: bool) -> None:
         failure = error
     if processes.anyone(failure is not None, place):
         raise failure or LimnerError("another process stopped; its message says why")
+
+
+def _look_by_ray(
+    seen: Seen, given: Sequence[Any], workers: int, address: str | None, device: str, quiet: bool
+) -> None:
+    """Have the processes of a Ray cluster paint and look. What none of them kept in this machine's
+    cache, because one is elsewhere or was lost, is done here when numbers are made.
+    """
+    if not seen.waiting():
+        return
+    shares = workers * _SHARES
+    with painting_progress(shares, "judging", quiet) as advance:
+        for _ in done_by_ray(
+            _Looker,
+            (shares, *given),
+            range(shares),
+            workers=workers,
+            address=address,
+            device=device,
+        ):
+            advance(1)
+
+
+class _Looker:
+    """A process of a Ray cluster that paints and looks.
+
+    Args:
+        shares: how many there are.
+        device: where.
+        subject, against, asked: see `evaluate`.
+    """
+
+    def __init__(
+        self, shares: int, device: str, subject: Any, against: Any, asked: Mapping[str, Any]
+    ) -> None:
+        keep_freed_memory()
+        self.shares = shares
+        self.seen = prepare(processes.device(device), subject, against, **asked).seen
+
+    def do(self, number: int) -> None:
+        """One share."""
+        self.seen.do_share(lambda _: None, Share(number, self.shares))
 
 
 def _measure(

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -33,6 +34,23 @@ MOST_LOGITS = 50_000
 """Rows of logits that are kept."""
 Columns = dict[str, Tensor]
 """Named tensors with a row for each picture."""
+
+
+class Share(NamedTuple):
+    """Every so-many-th block of all sets.
+
+    Args:
+        number: of the first block.
+        of: how many shares there are.
+    """
+
+    number: int
+    of: int
+
+
+def own_share() -> Share:
+    """This process's."""
+    return Share(processes.rank(), processes.size())
 
 
 class Observer(ABC):
@@ -135,20 +153,23 @@ class _Blocks:
         """How many there are."""
         return -(-len(self.pictures) // BLOCK)
 
-    def waiting(self) -> int:
-        """Pictures left for this process."""
+    def waiting(self, share: Share) -> int:
+        """Pictures of a share that are left."""
         if all(self._is_known(observer) for observer in self.observers):
             return 0
-        return sum(len(self._numbers(block)) for block in self._share())
+        return sum(
+            len(self._numbers(block)) for block in range(share.number, self.blocks, share.of)
+        )
 
-    def do_share(self, advance: Callable[[float], None]) -> None:
-        """Do this process's blocks, as far as they are not done yet.
+    def do_share(self, advance: Callable[[float], None], share: Share) -> None:
+        """Do a share's blocks, as far as they are not done yet.
 
         Args:
             advance: is told how many pictures are done.
+            share: which.
         """
         waiting = [o for o in self.observers if not self._is_known(o)]
-        for block in self._share() if waiting else ():
+        for block in self._blocks_of(share) if waiting else ():
             for observer in waiting:
                 if block in self._seen_by(observer):
                     self._look(observer, block)
@@ -183,8 +204,8 @@ class _Blocks:
     def _numbers(self, block: int) -> Int[Tensor, "b"]:
         return torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.pictures)))
 
-    def _share(self) -> range:
-        return range(processes.rank(), self.blocks, processes.size())
+    def _blocks_of(self, share: Share) -> range:
+        return range(share.number, self.blocks, share.of)
 
     def _seen_by(self, observer: Observer) -> range:
         most = len(self.pictures) if observer.most is None else observer.most
@@ -252,18 +273,21 @@ class Seen:
             if all(observer.fingerprint != other.fingerprint for other in blocks.observers):
                 blocks.observers.append(observer)
 
-    def waiting(self) -> int:
-        """Pictures left for this process."""
-        return sum(blocks.waiting() for blocks in self._sets.values())
+    def waiting(self, share: Share | None = None) -> int:
+        """Pictures of a share that are left; None for this process's."""
+        share = share or own_share()
+        return sum(blocks.waiting(share) for blocks in self._sets.values())
 
-    def do_share(self, advance: Callable[[float], None]) -> None:
-        """Paint and look at this process's share.
+    def do_share(self, advance: Callable[[float], None], share: Share | None = None) -> None:
+        """Paint and look at a share.
 
         Args:
             advance: is told how many pictures are done.
+            share: which; None for this process's.
         """
+        share = share or own_share()
         for blocks in self._sets.values():
-            blocks.do_share(advance)
+            blocks.do_share(advance, share)
 
     def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
         """What an observer wrote of a set of pictures."""
