@@ -64,13 +64,16 @@ export async function ask(method, path, body, headers = {}) {
 
 export const get = (path) => ask("GET", path);
 
-/** Send a picture file; its id, size, and settings if limner painted it. */
-export async function upload(file) {
-  const answer = await fetched("/api/v1/assets", { method: "POST", body: file });
+/** Send a file. */
+export async function send(path, file) {
+  const answer = await fetched(path, { method: "POST", body: file });
   const document = await said(answer);
   if (!answer.ok) throw new Problem(document);
   return document;
 }
+
+/** Send a picture; its id, size, and settings if limner painted it. */
+export const upload = (file) => send("/api/v1/assets", file);
 
 const OVER = ["done", "failed", "cancelled"];
 const STREAMS = 3; // a browser opens six connections to a host; some must stay free

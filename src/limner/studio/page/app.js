@@ -6,11 +6,11 @@ import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, beside, status } from "/page/stage.js";
-import { cancelAll, catcher, follower, forgetForm, go, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
 
 function Header() {
   const [dark, turn] = useTheme();
-  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && !maps(job));
+  const open = [...state.jobs.values()].filter((job) => isOpen(job) && !maps(job));
   return html`<header class="top">
     <${Link} to="/" class="brand"><img src="/page/icon.svg" alt="" width="26" height="26" /> limner</${Link}>
     <span class="queue" role="status">${open.length > 1 ? `${open.length} jobs` : ""}</span>
@@ -79,10 +79,10 @@ const VIEWS = { home: Home, picture: later("viewer", "Viewer", false), edit: lat
 function View() {
   const { name, id } = state.route;
   const [error, again] = useErrorBoundary(trouble);
-  const anew = () => { forgetForm(); go("/"); again(); };
+  const beginAgain = () => { forgetForm(); go("/"); again(); };
   if (!error) return html`${name !== "home" && html`<${Alert} />`}<${VIEWS[name]} key=${id} id=${id} />`;
   const problem = { message: `this view cannot be shown: ${error.message ?? error}`, hint: "what was painted is kept" };
-  return html`<div><${Alert} problem=${problem} /><button type="button" class="second" onClick=${anew}>Begin with an empty form</button></div>`;
+  return html`<div><${Alert} problem=${problem} /><button type="button" class="second" onClick=${beginAgain}>Begin with an empty form</button></div>`;
 }
 
 /** A question before what cannot be taken back. */

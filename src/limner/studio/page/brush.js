@@ -2,6 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Problem, upload } from "/page/api.js";
+import { drawMiddle } from "/page/drawing.js";
 import { Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
 import { model, state, trouble, unsaved, wish } from "/page/state.js";
@@ -26,9 +27,8 @@ function put(canvas, mask) {
 
 /** The mask that a picture is, light where the picture may change: its middle, as pictures are taken. */
 function read(image, { width, height }) {
-  const scale = Math.max(width / image.width, height / image.height);
   const pen = new OffscreenCanvas(width, height).getContext("2d");
-  pen.drawImage(image, (width - scale * image.width) / 2, (height - scale * image.height) / 2, scale * image.width, scale * image.height);
+  drawMiddle(pen, image, width, height);
   const { data } = pen.getImageData(0, 0, width, height);
   return Uint8Array.from({ length: width * height }, (_, i) => (0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2] > 127 ? 255 : 0));
 }
@@ -41,7 +41,7 @@ export function Brush({ picture }) {
   const [, tall, wide] = model().size, height = Math.max(16, Math.round((SIDE * tall) / wide)), feather = state.wish.options.feather ?? 0;
   const { before, after } = past.current;
 
-  /** Send what was brushed, if that is not done; whoever paints waits for it. */
+  /** Send what was brushed, if that is not done; painting waits for it. */
   const save = async () => {
     const own = past.current, { made } = own;
     if (made === own.sent || !canvas.current) return;
@@ -65,11 +65,15 @@ export function Brush({ picture }) {
     image.decode().then(() => { if (canvas.current && !past.current.made) put(canvas.current, read(image, canvas.current)); }).catch(trouble);
   }, [picture.id]);
 
-  /** A step that can be taken back: `act` changes the canvas. */
-  const step = (what, act) => {
-    before.push(maskOf(canvas.current));
+  /** Remember a mask as it was before a step. */
+  const keep = (mask) => {
+    before.push(mask);
     before.splice(0, before.length - STEPS_BACK);
     after.length = 0;
+  };
+  /** A step that can be taken back: `act` changes the canvas. */
+  const step = (what, act) => {
+    keep(maskOf(canvas.current));
     act();
     finished(what);
   };
@@ -116,9 +120,7 @@ export function Brush({ picture }) {
   const end = () => {
     const { mask } = live.current;
     live.current = null;
-    before.push(mask);
-    before.splice(0, before.length - STEPS_BACK);
-    after.length = 0;
+    keep(mask);
     finished(tool === "eraser" ? "erased" : "brushed");
   };
   const leave = () => { put(canvas.current, live.current.mask); live.current = null; say("not brushed"); };

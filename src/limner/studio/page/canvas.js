@@ -17,7 +17,7 @@ const INK = [35, 33, 31], OVER = [214, 69, 20]; // on paper, and over a picture
 /** What is drawn. It outlives the view, so that nothing is lost when that is left. */
 const drawing = { turn: {}, shapes: [], undone: [], made: 0, sent: 0, of: null, paper: null, wanted: null, pixels: null, pictures: new Map() };
 
-/** The pixels anew; pictures that are gone are left out, which is told. */
+/** Draw all pixels again. Returns whether every picture is still there; others are left out. */
 async function repaint(paper) {
   drawing.wanted = paper;
   const { shapes } = drawing, ids = [...new Set(shapes.filter((each) => each.tool === "picture").map((each) => each.id))];
@@ -43,7 +43,7 @@ async function load(hint, paper) {
   await repaint(paper);
 }
 
-/** Send what was drawn, if that is not done; whoever paints waits for it. */
+/** Send what was drawn, if that is not done; painting waits for it. */
 async function save() {
   const { turn, made, pixels, paper, shapes } = drawing;
   if (made === drawing.sent || !steered().length) return;

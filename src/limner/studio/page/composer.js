@@ -176,7 +176,7 @@ function Grid() {
     <p class="hint">The same wish with one thing changed from cell to cell: a list <code>1, 2, 3</code>, steps <code>1-9(2)</code>, or a count <code>0-1[5]</code>.</p>
     ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} />`)}
     ${able.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
-    <button type="button" class="second" disabled=${cells < 2 || wrong || too} onClick=${start}>${too ? "At most 100 pictures" : wrong ? "A number is no number" : cells > 1 ? `Paint ${cells} pictures` : "Paint the grid"}</button>
+    <button type="button" class="second" disabled=${cells < 2 || wrong || too} onClick=${start}>${too ? "At most 100 pictures" : wrong ? "Not a number" : cells > 1 ? `Paint ${cells} pictures` : "Paint the grid"}</button>
   </details>`;
 }
 

@@ -1,4 +1,4 @@
-// A job as somebody else would ask for it: with curl, in Python, on the command line.
+// A job as code: for curl, Python, and the command line.
 
 const quoted = (text) => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = (value) =>
@@ -25,7 +25,7 @@ for i, png in enumerate(pictures):
 const USUAL = { negative: "", label: "", n: 1, seed: 0, vary: 0, dtype: "float32" };
 const differs = (key, value) => (typeof value === "object" ? Object.keys(value).length > 0 : USUAL[key] !== value);
 
-/** What `limner edit` takes of each task: the option that says how much is painted anew. */
+/** What `limner edit` takes of each task: the option that says how much changes. */
 const EDITS = { edit: "strength", complete: "keep" };
 
 /** The same on the command line; null for what it cannot do. `does` describes the task. */

@@ -13,7 +13,7 @@ function placed(points) {
   return points.map(([step, value]) => `${((step / last) * WIDTH).toFixed(1)},${down(value).toFixed(1)}`).join(" ");
 }
 
-export function Curve({ name, points }) {
+function Curve({ name, points }) {
   const last = points.at(-1), title = name.replace("held_out.", "held-out ").replaceAll("_", " ").replaceAll(".", ", ");
   const said = `${title}: ${figures(points[0][1])} at step ${points[0][0]}, ${figures(last[1])} at step ${last[0]}`;
   return html`<figure class="curve">

@@ -1,5 +1,7 @@
 // Drawings: shapes in parts of a side, the pixels that a model is given of them, and how they are kept.
 
+import { crc32 } from "/page/zip.js";
+
 export const UNIT = 1024; // coordinates are whole numbers from 0 to this, less one
 export const TOOLS = ["brush", "eraser", "line", "ellipse", "rectangle", "box"];
 const MOST_SHAPES = 2000, MOST_WORD = 60;
@@ -117,15 +119,20 @@ export class Pixels {
   }
 }
 
+/** Draw the middle of a picture, as pictures are taken. */
+export function drawMiddle(pen, image, width, height) {
+  const scale = Math.max(width / image.width, height / image.height), [wide, tall] = [scale * image.width, scale * image.height];
+  pen.drawImage(image, (width - wide) / 2, (height - tall) / 2, wide, tall);
+}
+
 /** The pixels of a picture on a paper: its middle. */
 export async function pixelsOf(url, paper) {
   const image = new Image();
   image.src = url;
   await image.decode();
-  const { width, height } = paper, scale = Math.max(width / image.width, height / image.height);
-  const pen = new OffscreenCanvas(width, height).getContext("2d");
+  const { width, height } = paper, pen = new OffscreenCanvas(width, height).getContext("2d");
   pen.imageSmoothingQuality = "high";
-  pen.drawImage(image, (width - scale * image.width) / 2, (height - scale * image.height) / 2, scale * image.width, scale * image.height);
+  drawMiddle(pen, image, width, height);
   const pixels = new Pixels(paper);
   pixels.data.set(pen.getImageData(0, 0, width, height).data);
   pixels.settle();
@@ -156,11 +163,6 @@ export function unpacked(values) {
   return shapes.every(Boolean) ? shapes : null;
 }
 
-const TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
-  for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
-  return n >>> 0;
-});
-const crc = (bytes) => ~bytes.reduce((sum, byte) => TABLE[(sum ^ byte) & 255] ^ (sum >>> 8), ~0) >>> 0;
 const HEAD = 33; // bytes of a PNG file's signature and first chunk
 
 /** A PNG file with values in it, where limner keeps the settings of its pictures. */
@@ -169,6 +171,6 @@ export async function told(blob, values) {
   const body = new TextEncoder().encode(`iTXtlimner\0\0\0\0\0${text}`), chunk = new Uint8Array(body.length + 8), view = new DataView(chunk.buffer);
   view.setUint32(0, body.length - 4);
   chunk.set(body, 4);
-  view.setUint32(body.length + 4, crc(body));
+  view.setUint32(body.length + 4, crc32(body));
   return new Blob([file.subarray(0, HEAD), chunk, file.subarray(HEAD)], { type: "image/png" });
 }

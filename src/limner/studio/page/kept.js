@@ -1,4 +1,4 @@
-// What this browser keeps from visit to visit.
+// What this browser keeps from visit to visit, and files that it saves.
 
 /** What was kept under a name; null where there is nothing. */
 export function recall(name) {
@@ -63,4 +63,11 @@ export function styled(prompt, negative, name) {
   if (!style) return [prompt, negative];
   const whole = style.prompt.includes("{prompt}") ? style.prompt.replaceAll("{prompt}", prompt) : [prompt, style.prompt].filter(Boolean).join(" ");
   return [whole.trim(), [negative, style.negative].filter(Boolean).join(" ")];
+}
+
+/** Let the browser save a file. */
+export function saveFile(blob, name) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

@@ -46,7 +46,7 @@ export function later(file, part, styled = true) {
   };
 }
 
-/** A link that changes the view without loading the page anew. */
+/** A link that changes the view without loading the page again. */
 export function Link({ to, children, ...rest }) {
   const follow = (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
@@ -125,7 +125,7 @@ export function took(seconds) {
   return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
 }
 
-/** What is said of a picture without words of its own: what was done, and to what or by whom. */
+/** The title of a picture without words of its own: what was done, and to which picture or by which model. */
 function deed(model, task, source) {
   const title = state.models.find((each) => each.name === model)?.tasks[task]?.title ?? (task === "paint" ? "New picture" : task);
   return source ? `${title}: ${source}` : `${title} by ${model}`;

@@ -3,9 +3,7 @@
 import { html } from "/page/vendor/preact.js";
 import { ask } from "/page/api.js";
 import { span } from "/page/parts.js";
-import { isMine, maps, question, say, set, state, trouble } from "/page/state.js";
-
-export const isOpen = (job) => job.state === "queued" || job.state === "running";
+import { isMine, isOpen, maps, question, say, set, state, trouble } from "/page/state.js";
 
 /** Jobs that wait or run, in the order in which they are painted. */
 export const inOrder = (jobs) => jobs.filter(isOpen).sort((a, b) => (a.state === "running" ? -1 : a.position ?? 1e9) - (b.state === "running" ? -1 : b.position ?? 1e9) || a.created - b.created);

@@ -1,4 +1,4 @@
-// What models were found to be worth: the reports of `limner evaluate`, the pages of `limner compare`.
+// How good models are: the reports of `limner evaluate`, the pages of `limner compare`.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
@@ -27,7 +27,7 @@ function Compared({ comparison }) {
   </${Link}>`;
 }
 
-/** A comparison's own page, in a box out of which it cannot look. */
+/** A comparison's own page, in a sandbox. */
 function Inside({ id }) {
   const [known, know] = useState(null);
   useEffect(() => { get("/api/v1/reports").then(({ comparisons }) => know(comparisons.some((each) => each.id === id))).catch(trouble); }, [id]);

@@ -1,5 +1,7 @@
 // Pictures side by side, with what stands above and beside them, as one PNG.
 
+import { saveFile } from "/page/kept.js";
+
 const GAP = 12, LINE = 22, LEAST = 128, MARGIN = 16, LARGEST = 8192;
 const PAPER = "#fbf9f5", INK = "#23211f", SOFT = "#6a635b";
 
@@ -45,8 +47,6 @@ export async function drawn(rows, columns = [], beside = []) {
 
 /** Let the browser save such a sheet. */
 export async function saveSheet(rows, columns, beside, name = "limner-sheet.png") {
-  const canvas = await drawn(rows, columns, beside), blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  const canvas = await drawn(rows, columns, beside);
+  saveFile(await new Promise((resolve) => canvas.toBlob(resolve, "image/png")), name);
 }

@@ -2,12 +2,12 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Icon, Link, caption, span, titleOf, took } from "/page/parts.js";
-import { Queue, ToFront, inOrder, isOpen } from "/page/queue.js";
+import { Queue, ToFront, inOrder } from "/page/queue.js";
 import { Chosen, Selection } from "/page/select.js";
-import { EXAMPLES, cancel, dismiss, favour, filter, forget, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
+import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
 
 /** A picture with what can be done to it at once. */
-export function Tile({ picture, alt }) {
+function Tile({ picture, alt }) {
   return html`<figure class="tile">
     <${Link} to=${`/p/${picture.id}`} title=${alt}><img class="pixels" src=${picture.url} width=${picture.width} height=${picture.height} alt=${alt || "a picture"} loading="lazy" /></${Link}>
     <div class="over">

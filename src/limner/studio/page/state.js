@@ -1,4 +1,4 @@
-// What the page knows, in one place; whoever shows it is told when it changes.
+// What the page knows, in one place; views are told when it changes.
 
 import { Follower, Problem, ask, get, upload } from "/page/api.js";
 import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
@@ -124,7 +124,7 @@ export async function loadModels() {
   else if (model() && !mended) mend();
 }
 
-/** Unseen, a page asks for nothing; what fails is said where somebody waits for it. */
+/** A hidden page asks for nothing; what fails here is tried again, so that it is not shown. */
 function lookAgain() {
   if (document.hidden) lookingAgain = setTimeout(lookAgain, NOW_AND_THEN);
   else loadModels().catch(() => {});
@@ -218,7 +218,7 @@ export function request() {
   };
 }
 
-/** A name that nobody else has: 128 bits. `crypto.randomUUID` is for secure contexts alone, not for plain http on a LAN. */
+/** A name of 128 bits, so that it is used once. `crypto.randomUUID` is for secure contexts alone, not for plain http on a LAN. */
 const freshId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 export async function submit(asked, key = freshId()) {
@@ -279,6 +279,9 @@ export async function paintGrid(requests) {
   }
 }
 
+/** Whether a job waits or runs. */
+export const isOpen = (job) => job?.state === "queued" || job?.state === "running";
+
 /** Whether a job's pictures are maps over another one, and not for the easel. */
 export const maps = (job) => state.models.find((each) => each.name === job.model)?.tasks[job.task]?.shows === "maps";
 
@@ -286,7 +289,7 @@ export const maps = (job) => state.models.find((each) => each.name === job.model
 export const over = (id) => new Promise((resolve) => {
   const seen = () => {
     const job = state.jobs.get(id);
-    if (job?.state === "queued" || job?.state === "running") return;
+    if (isOpen(job)) return;
     listeners.delete(seen);
     resolve(job ?? {});
   };
@@ -358,7 +361,7 @@ export const isMine = (job) => job.fresh || owned().includes(job.id);
 
 /** Ask whether all jobs of this browser are to be cancelled, if there are any. */
 export function cancelAll() {
-  const open = [...state.jobs.values()].filter((job) => (job.state === "queued" || job.state === "running") && isMine(job) && !maps(job));
+  const open = [...state.jobs.values()].filter((job) => isOpen(job) && isMine(job) && !maps(job));
   if (!open.length) return;
   const what = open.length > 1 ? `your ${open.length} jobs` : "your job";
   question(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));
@@ -395,7 +398,7 @@ export async function loadBoard(board) {
   const { jobs } = await get(`/api/v1/jobs?board=${encodeURIComponent(board)}`);
   for (const job of jobs) {
     changed(job.id, { ...state.jobs.get(job.id), ...job });
-    if (job.state === "queued" || job.state === "running") follower.follow(job.id);
+    if (isOpen(job)) follower.follow(job.id);
   }
 }
 

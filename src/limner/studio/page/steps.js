@@ -2,9 +2,8 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Link, took } from "/page/parts.js";
-import { isOpen } from "/page/queue.js";
 import { status } from "/page/stage.js";
-import { cancel, go, isMine, loadBoard, paintingOf, placeOf, state, submit, trouble } from "/page/state.js";
+import { cancel, go, isMine, isOpen, loadBoard, paintingOf, placeOf, state, submit, trouble } from "/page/state.js";
 
 const STOPS = [1, 2, 4, 8, 16, 32, 64, 128], PAUSE = 200; // milliseconds that the slider rests on a number
 

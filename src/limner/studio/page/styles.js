@@ -1,16 +1,12 @@
 // Styles: words added around a prompt, kept in this browser and shared as a file; and the prompts that were painted.
 
 import { html, useState } from "/page/vendor/preact.js";
-import { isStyle, keepStyles, prompts, styles } from "/page/kept.js";
+import { isStyle, keepStyles, prompts, saveFile, styles } from "/page/kept.js";
 import { letGo, say, set, state, wish } from "/page/state.js";
 
 const FILE = "limner-styles.json";
 
-function save(list) {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([JSON.stringify(list, null, 1)], { type: "application/json" })), download: FILE });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
+const save = (list) => saveFile(new Blob([JSON.stringify(list, null, 1)], { type: "application/json" }), FILE);
 
 /** The styles of a file, those of the same name in place of one's own. */
 async function open(file) {

@@ -1,7 +1,7 @@
 // Training in the page: choose pictures, see what is in them, choose a model, watch it learn.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
-import { Problem, ask, get } from "/page/api.js";
+import { Problem, ask, get, send } from "/page/api.js";
 import { Curves } from "/page/curves.js";
 import { Icon, Link, Missing } from "/page/parts.js";
 import { catcher, choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
@@ -42,7 +42,7 @@ const isHidden = ([path]) => path.split("/").some((part) => part.startsWith(".")
 const ofKind = ([path]) => /[^./]+$/.exec(path)[0].toLowerCase();
 const PHONE = /^hei[cf]$/;
 
-/** How many files of which kind are left out, and what can be done. */
+/** How many files of each kind are left out, and what can be done. */
 function leftOut(files) {
   const kinds = {};
   for (const file of files) kinds[ofKind(file)] = (kinds[ofKind(file)] ?? 0) + 1;
@@ -51,7 +51,7 @@ function leftOut(files) {
 }
 
 /** Send what was chosen, as one archive: its name in the studio, and what was left out of it. */
-async function send(all, told) {
+async function sendAll(all, told) {
   const files = all.filter((each) => !isHidden(each)), useful = files.filter(([path]) => USEFUL.test(path));
   const [first = all[0]] = files;
   const single = files.length === 1 && /\.zip$/i.test(first[0]);
@@ -63,10 +63,7 @@ async function send(all, told) {
   const name = single ? first[0].replace(/\.zip$/i, "") : folder || "pictures";
   const body = single ? first[1] : await zipped(useful, (n) => told(`reading ${n} of ${useful.length}`));
   told(`sending ${(size / 2 ** 20).toFixed(1)} MB`);
-  const answer = await fetch(`/api/v1/data?name=${encodeURIComponent(name.slice(0, 100) || "pictures")}`, { method: "POST", body });
-  const document = await answer.json();
-  if (!answer.ok) throw new Problem(document);
-  return [document.name, left];
+  return [(await send(`/api/v1/data?name=${encodeURIComponent(name.slice(0, 100) || "pictures")}`, body)).name, left];
 }
 
 function Drop({ sent }) {
@@ -77,7 +74,7 @@ function Drop({ sent }) {
     try {
       const all = await files;
       if (!all.length) return;
-      const [name, out] = await send(all, setDoing);
+      const [name, out] = await sendAll(all, setDoing);
       setLeft(out);
       sent(name);
     } catch (error) {

@@ -5,9 +5,8 @@ import { get } from "/page/api.js";
 import { recall, remember } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, later, titleOf, took } from "/page/parts.js";
-import { isOpen } from "/page/queue.js";
 import { Path, beside, path } from "/page/stage.js";
-import { enlarge, enlargedView, enlarger, favour, forget, go, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
+import { enlarge, enlargedView, enlarger, favour, forget, go, isOpen, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
 
 /** What stands before a value in the list of facts. */
 const plain = (name) => String(name).replaceAll("_", " ");
@@ -36,7 +35,7 @@ export function Slider({ before, after, children }) {
   </div>`;
 }
 
-/** A picture, of which only that place is lit at which the model looked for a word. */
+/** A picture that is pale but for the place at which the model looked for a word. */
 export function Lit({ picture, words, map }) {
   const light = (image) => {
     image?.style.setProperty("mask-image", `url(${map})`);
