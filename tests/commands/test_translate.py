@@ -77,9 +77,37 @@ def test_without_a_model_the_bundled_one_that_knows_the_domain_translates(pictur
     assert torch.equal(flat, same)
     with pytest.raises(LimnerError, match=r"unknown domain 'flut'; did you mean 'flat'.*-m RUN"):
         translate_sheet([file], Wish(), "flut")
+    with pytest.raises(LimnerError, match="unknown domain 'flet'; did you mean 'flat'"):
+        translate_sheet([file], Wish(), "flat", source="flet")
+    with pytest.raises(LimnerError, match=r"no bundled model translates flat to line, but 3d to "):
+        translate_sheet([file], Wish(), "line", source="flat")
     monkeypatch.setattr("limner.commands.translating.bundled", dict)
     with pytest.raises(LimnerError, match="no model that translates is bundled"):
         translate_sheet([file], Wish(), "flat")
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "name"),
+    [
+        ("3d", "flat", "3d-to-flat"),
+        ("3d", "line", "3d-to-line"),
+        ("flat", "3d", "flat-to-3d"),
+        ("", "3D", "flat-to-3d"),
+        (" Flat", "B", "flat-to-3d"),
+        ("B", "A", "cyclegan"),
+    ],
+)
+def test_of_the_bundled_models_the_source_tells_which(source: str, to: str, name: str):
+    assert bundled_translator(to, source) == name
+
+
+def test_a_model_of_your_own_knows_its_source(models, pictures: Path):
+    files = [pictures / "0.png"]
+    _, made, _ = translate_sheet(files, Wish(models["cyclegan"]), "paint", source="Ink")
+    _, same, _ = translate_sheet(files, Wish(models["cyclegan"]), "paint", source="A")
+    assert torch.equal(made, same)
+    with pytest.raises(LimnerError, match=r"to B \(paint\) from A \(ink\), not from 'paint'"):
+        translate_sheet(files, Wish(models["cyclegan"]), "paint", source="paint")
 
 
 def test_the_page_asks_where_to_only_where_there_are_two_ways(models):

@@ -20,7 +20,14 @@ from limner.gans.cut import contrast
 from limner.gans.cyclegan import CycleGAN
 from limner.gans.painting_pool import PaintingPool
 from limner.gans.pix2pix import Pix2Pix, UNet
-from limner.gans.translation_networks import PatchCritic, ResidualGenerator, critic_layers, patch
+from limner.gans.translation_networks import (
+    PatchCritic,
+    ResidualGenerator,
+    Upsampling,
+    critic_layers,
+    doubling,
+    patch,
+)
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
@@ -199,10 +206,11 @@ def test_a_pool_is_part_of_a_training_and_of_no_model(tmp_path: Path):
     assert torch.equal(other.model.memory()["A.paintings"], state["memory"]["A.paintings"])
 
 
-@pytest.fixture(params=TINY)
+@pytest.fixture(params=[*TINY, "pix2pix resize"])
 def translator(request: pytest.FixtureRequest) -> Translates:
     torch.manual_seed(0)
-    model = build(request.param, SPEC, **TINY[request.param])
+    name, *way = request.param.split()
+    model = build(name, SPEC, **TINY[name], **({"upsampling": way[0]} if way else {}))
     assert isinstance(model, Translates)
     with torch.no_grad():
         for p in model.parameters():
@@ -277,9 +285,32 @@ def test_what_translators_cannot_learn_from(name: str, spec: ImageSpec, said: st
         build(name, spec, **TINY[name])
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_sizes_that_are_not_powers_of_two(name: str):
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("upsampling", "kernel", "grain"),
+    [("transposed", 3, True), ("transposed", 4, True), ("resize", 4, False)],
+)
+def test_only_doubling_by_resizing_keeps_a_plain_area_plain(
+    upsampling: Upsampling, kernel: int, grain: bool
+):
+    torch.manual_seed(0)
+    made = doubling(upsampling, kernel)(2, 3, bias=True)(torch.ones(1, 2, 6, 6))
+    assert made.shape == (1, 3, 12, 12)
+    inner = made[..., 2:-2, 2:-2]
+    assert (float(inner.std((2, 3)).max()) > 1e-2) == grain
+    assert grain or float(made.std((2, 3)).max()) < 1e-6  # nor is there an edge
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *((name, {}) for name in TINY),
+        ("pix2pix", {"upsampling": "resize"}),
+        ("cyclegan", {"upsampling": "resize"}),
+    ],
+)
+def test_sizes_that_are_not_powers_of_two(name: str, more: dict[str, Any]):
     spec = ImageSpec(1, 18, 30, hint=ImageSpec(1, 18, 30))
-    model = build(name, spec, **TINY[name])
+    model = build(name, spec, **TINY[name], **more)
     assert isinstance(model, Translates)
     assert model.translate(torch.rand(2, 1, 18, 30)).shape == (2, 1, 18, 30)

@@ -15,6 +15,13 @@ def translate_command(
     to: Annotated[
         str, typer.Option(help="The domain to translate to: B, A, or the data's name of it.")
     ] = "B",
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="The domain of the pictures, where bundled models translate from several.",
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of the noise, where a model has one.")] = 0,
     out: Annotated[
         Path,
@@ -37,7 +44,7 @@ def translate_command(
     files = picture_files([Path(word) for word in words])
     wish = Wish.single(model, None, None, seed=seed, **options)
     if not out.suffix:
-        _, made, wish = translate_sheet(files, wish, to, device=device)
+        _, made, wish = translate_sheet(files, wish, to, source=source, device=device)
         named = [out / f"{file.stem}.png" for file in files]
         if len(set(named)) < len(named):
             raise LimnerError("two of the pictures have one name; give them in two calls")
@@ -45,5 +52,5 @@ def translate_command(
             png.save_png(png.grid(image[None], 1, gap=0), path, wish.settings())
         print_paths(named)
         return
-    sheet, _, wish = translate_sheet(files, wish, to, device=device)
+    sheet, _, wish = translate_sheet(files, wish, to, source=source, device=device)
     print_paths(write(sheet, wish, spare(png_file(out), files)))

@@ -61,34 +61,42 @@ TRANSLATE = Task(
 )
 
 
-def bundled_translator(to: str) -> str:
+def bundled_translator(to: str, source: str = "") -> str:
     """The bundled model that translates to a domain; of several one that was made for that way.
 
     Args:
         to: "B" or "A", or the data's name of the domain.
+        source: the domain that the pictures are of, likewise; any, unless given.
 
     Raises:
-        LimnerError: none knows that domain, or none is bundled.
+        LimnerError: none knows that domain, or none translates between the two.
     """
     headers = {name: read_header(model_file(folder)) for name, folder in bundled().items()}
-    known: dict[str, str] = {}
+    ways: list[tuple[tuple[str, str], tuple[str, str], str]] = []
     for letter in ("B", "A"):
         for name, header in headers.items():
-            model = entry(header.model).model
-            end = header.spec if letter == "B" else header.spec.hint
-            if issubclass(model, Translates) and letter in model.ways and end:
-                known.setdefault(letter.lower(), name)
-                known.setdefault(end.domain.lower(), name)
-    if not known:
+            model, hint = entry(header.model).model, header.spec.hint
+            if issubclass(model, Translates) and letter in model.ways and hint:
+                a, b = ("a", hint.domain.lower()), ("b", header.spec.domain.lower())
+                ways.append((a, b, name) if letter == "B" else (b, a, name))
+    if not ways:
         raise LimnerError("no model that translates is bundled; give your own by -m RUN")
-    if (asked := to.strip().lower()) not in known:
-        domains = [domain for domain in known if domain not in ("a", "b")]
-        raise unknown("domain", to, domains, "give another model by -m RUN")
-    return known[asked]
+    asked, given = to.strip().lower(), source.strip().lower()
+    for end, domain in enumerate((given, asked)):
+        names = list(dict.fromkeys(way[end][1] for way in ways))
+        if domain not in ("", "a", "b", *names) or (end and not domain):
+            raise unknown("domain", (source, to)[end], names, "give another model by -m RUN")
+    fitting = [name for a, b, name in ways if asked in b and given in ("", *a)]
+    if not fitting:
+        known = ", ".join(dict.fromkeys(f"{a} to {b}" for (_, a), (_, b), _ in ways))
+        raise LimnerError(
+            f"no bundled model translates {source} to {to}, but {known}; give your own by -m RUN"
+        )
+    return fitting[0]
 
 
 def translate_sheet(
-    files: Sequence[Path], wish: Wish, to: str, *, device: str = "auto"
+    files: Sequence[Path], wish: Wish, to: str, *, source: str = "", device: str = "auto"
 ) -> tuple[Sheet, Pictures, Wish]:
     """Translate pictures.
 
@@ -97,6 +105,7 @@ def translate_sheet(
         wish: which model, and the seed of its noise, where it has one; without a model, the
             bundled one that knows the domain.
         to: the domain that they become pictures of, by letter or by the data's name.
+        source: the domain that they are pictures of, likewise; the other one, unless given.
         device: where.
 
     Returns:
@@ -110,19 +119,25 @@ def translate_sheet(
     if not files:
         raise LimnerError("say which pictures are to be translated: limner translate IMAGE")
     if wish.model is None:
-        wish = replace(wish, model=bundled_translator(to))
+        wish = replace(wish, model=bundled_translator(to, source))
     work = open_work(wish, device)
     able_task(work.model, TRANSLATE)
     model = work.model
     assert isinstance(model, Translates)
     target = model.domain(to)
-    source = _other(target)
-    given = read_pictures(files, model.spec_of(source))
+    start = _other(target)
+    names = start.lower(), model.spec_of(start).domain.lower()
+    if source.strip().lower() not in ("", *names):
+        raise LimnerError(
+            f"this model translates to {model.domain_name(target)} from "
+            f"{model.domain_name(start)}, not from '{source}'; leave --from out"
+        )
+    given = read_pictures(files, model.spec_of(start))
     seeds = [work.seed + i for i in range(len(given))]
     made = model.translate(given, target, seed=seeds)
     columns = [given, made]
-    if source in model.ways:
-        columns.append(model.translate(made, source, seed=seeds))
+    if start in model.ways:
+        columns.append(model.translate(made, start, seed=seeds))
     width = max(column.shape[1] for column in columns)
     shown = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
     sheet = Sheet(to_uint8(shown.flatten(0, 1)), len(columns))

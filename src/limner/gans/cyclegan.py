@@ -32,7 +32,7 @@ from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import variety
 from limner.gans.losses import least_squares_critic, least_squares_generator, mean_scores
 from limner.gans.painting_pool import PaintingPool
-from limner.gans.translation_networks import PatchCritic, ResidualGenerator
+from limner.gans.translation_networks import PatchCritic, ResidualGenerator, Upsampling
 from limner.gans.translator import Translator, block_count, distance, layer_count, scores_of
 
 
@@ -61,6 +61,8 @@ class CycleGAN(Translator):
         cycle: the weight lambda of the cycle losses.
         identity: the weight of the identity losses, as a share of lambda.
         pool: how many paintings of each domain are kept for its critic.
+        upsampling: how generators double: by transposed convolutions, as the paper's do, or by
+            repeating each pixel and a convolution, whose pictures have no chequered grain.
     """
 
     ways = ("A", "B")
@@ -75,6 +77,7 @@ class CycleGAN(Translator):
         cycle: NonNegative = 10.0,
         identity: NonNegative = 0.5,
         pool: Natural = 50,
+        upsampling: Upsampling = "transposed",
     ) -> None:
         super().__init__(spec)
         self.cycle, self.identity = cycle, identity * cycle
@@ -83,7 +86,7 @@ class CycleGAN(Translator):
         other = {"A": self.b, "B": self.a}
         self.generators = nn.ModuleDict(
             {
-                to: ResidualGenerator(other[to].channels, end.channels, channels, n)
+                to: ResidualGenerator(other[to].channels, end.channels, channels, n, upsampling)
                 for to, end in ends.items()
             }
         )

@@ -33,7 +33,7 @@ from limner.contract.options import Count, NonNegative, Rate
 from limner.contract.registry import Paper, register
 from limner.gans.adversarial_model import by_pixel
 from limner.gans.losses import beliefs, discriminate, non_saturating
-from limner.gans.translation_networks import PatchCritic, initialise
+from limner.gans.translation_networks import PatchCritic, Upsampling, doubling, initialise
 from limner.gans.translator import Translator, distance, layer_count, scores_of
 from limner.nn.norm import instance_norm
 
@@ -51,10 +51,18 @@ class UNet(nn.Module):
         side: their shorter side; it is halved as often as it can be, at most 8 times.
         channels: k.
         dropout: how many features of the doublings in the middle are left out.
+        upsampling: how it doubles; by "resize" another convolution follows, which sees the picture
+            itself beside the features, since norms take its colours away.
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, side: int, channels: int, dropout: float
+        self,
+        channels_in: int,
+        channels_out: int,
+        side: int,
+        channels: int,
+        dropout: float,
+        upsampling: Upsampling = "transposed",
     ) -> None:
         super().__init__()
         self.halvings = min(8, int(math.log2(side)))
@@ -65,10 +73,17 @@ class UNet(nn.Module):
             nn.Conv2d(a, b, 4, 2, 1, bias=i in (0, last))
             for i, (a, b) in enumerate(zip(before, widths))
         )
+        double, fine = doubling(upsampling, 4), upsampling == "resize"
+        finest = channels if fine else channels_out
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(b if i == last else 2 * b, a, 4, 2, 1, bias=i == 0)
-            for i, (a, b) in enumerate(zip([channels_out, *widths], widths))
+            double(b if i == last else 2 * b, a, bias=i == 0 and not fine)
+            for i, (a, b) in enumerate(zip([finest, *widths], widths))
         )
+        self.conv_out = None
+        if fine:
+            self.conv_out = nn.Conv2d(
+                channels + channels_in, channels_out, 3, padding=1, padding_mode="replicate"
+            )
         self.dropout = dropout
         self.apply(initialise)
 
@@ -82,7 +97,7 @@ class UNet(nn.Module):
         height, width = x.shape[-2:]
         step, last = 2**self.halvings, self.halvings - 1
         margins = (0, -width % step, 0, -height % step)
-        h = by_pixel(F.pad(x, margins, mode="replicate"))
+        h = whole = by_pixel(F.pad(x, margins, mode="replicate"))
         seen: list[Tensor] = []
         for i, down in enumerate(self.down):
             h = down(h if i == 0 else F.leaky_relu(h, _SLOPE))
@@ -94,6 +109,8 @@ class UNet(nn.Module):
             if i > last - _WITH_DROPOUT:
                 h = self._dropped(h, noise)
         h = self.up[0](F.relu(torch.cat([seen[0], h], 1)))
+        if self.conv_out is not None:
+            h = self.conv_out(torch.cat([whole, instance_norm(h, 0.0)], 1))
         return h.tanh()[..., :height, :width]
 
     def _dropped(self, h: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
@@ -126,6 +143,9 @@ class Pix2Pix(Translator):
             many as suit the size.
         likeness: the weight lambda of the distance to the true picture.
         dropout: how many features are left out where there is dropout; 0 makes one picture of one.
+        upsampling: how the U-Net doubles: by transposed convolutions, as the paper's does, or by
+            repeating each pixel and a convolution, without a chequered grain; its last convolution
+            then sees the picture, too, whose colours the norms take away.
     """
 
     def __init__(
@@ -136,11 +156,13 @@ class Pix2Pix(Translator):
         critic_layers: Count | None = None,
         likeness: NonNegative = 100.0,
         dropout: Rate = 0.5,
+        upsampling: Upsampling = "transposed",
     ) -> None:
         super().__init__(spec)
         a, b = self.a, self.b
         self.likeness = likeness
-        self.generator = UNet(a.channels, b.channels, min(b.height, b.width), channels, dropout)
+        side = min(b.height, b.width)
+        self.generator = UNet(a.channels, b.channels, side, channels, dropout, upsampling)
         layers = layer_count(critic_layers, b)
         self.critic = PatchCritic(a.channels + b.channels, critic_channels, layers)
 

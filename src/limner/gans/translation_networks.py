@@ -11,10 +11,16 @@ The critic has a score for each patch. With n strided convolutions of 4 x 4 a sc
 
 (Isola, Zhu, Zhou, Efros, 2016, arXiv:1611.07004). 70 pixels are a quarter of the papers' pictures;
 in small ones they would be everything, so a critic sees about half of them there.
+
+Transposed convolutions with a stride of 2 paint even and odd pixels by different weights, which
+shows as a chequered grain. `Resize` repeats each pixel, and convolves with a stride of 1 (Odena,
+Dumoulin, Olah, 2016. Deconvolution and checkerboard artifacts. doi:10.23915/distill.00003).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -28,6 +34,9 @@ _DEVIATION = 0.02  # of first weights
 _SLOPE = 0.2
 _STEP = 4  # the generator's coarsest pixel
 _MOST_LAYERS = 3
+
+Upsampling = Literal["transposed", "resize"]
+"""How a generator doubles the size: as the papers do, or without a chequered grain."""
 
 
 def patch(layers: int) -> int:
@@ -61,6 +70,39 @@ def reflect(x: Float[Tensor, "b c h w"], margin: int) -> Float[Tensor, "b c hh w
     return F.pad(x, (margin,) * 4, mode="reflect")
 
 
+class Resize(nn.Conv2d):
+    """Twice the size: each pixel four times, then a convolution of 3 x 3.
+
+    Args:
+        channels_in: of what it sees.
+        channels_out: of what it makes.
+        bias: whether there is one.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, bias: bool = True) -> None:
+        super().__init__(
+            channels_in, channels_out, 3, padding=1, bias=bias, padding_mode="replicate"
+        )
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k hh ww"]:
+        """Features of twice the size."""
+        return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+
+
+def doubling(upsampling: Upsampling, kernel: int) -> Callable[..., nn.Module]:
+    """What makes a layer that doubles the size, of channels in and out, with a bias or without.
+
+    Args:
+        upsampling: how.
+        kernel: of a transposed convolution, 3 or 4.
+    """
+    if upsampling == "resize":
+        return Resize
+    return partial(
+        nn.ConvTranspose2d, kernel_size=kernel, stride=2, padding=1, output_padding=kernel % 2
+    )
+
+
 class ResidualBlock(nn.Module):
     """x + norm(conv(relu(norm(conv(x)))))."""
 
@@ -83,9 +125,17 @@ class ResidualGenerator(nn.Module):
         channels_out: of the other's.
         channels: k, of the layers next to the pictures.
         blocks: residual blocks.
+        upsampling: how it doubles.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, channels: int, blocks: int) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        channels: int,
+        blocks: int,
+        upsampling: Upsampling = "transposed",
+    ) -> None:
         super().__init__()
         k = channels
         self.conv_in = nn.Conv2d(channels_in, k, 7, bias=False)  # norms take every bias away
@@ -93,10 +143,8 @@ class ResidualGenerator(nn.Module):
             nn.Conv2d(a, 2 * a, 3, stride=2, padding=1, bias=False) for a in (k, 2 * k)
         )
         self.blocks = nn.ModuleList(ResidualBlock(4 * k) for _ in range(blocks))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(2 * a, a, 3, 2, padding=1, output_padding=1, bias=False)
-            for a in (2 * k, k)
-        )
+        double = doubling(upsampling, 3)
+        self.up = nn.ModuleList(double(2 * a, a, bias=False) for a in (2 * k, k))
         self.conv_out = nn.Conv2d(k, channels_out, 7)
         self.apply(initialise)
 
