@@ -67,6 +67,43 @@ def _take_turns(line: Connection, threads: int, make: Callable[..., Call], given
             line.send(None)
 
 
+def interleaved_apart(
+    makers: Mapping[str, Callable[..., Call]], given: Sequence[Any], rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """As `interleaved`, each contestant in a process of its own, which says what it computes.
+
+    Args:
+        makers: what makes the contestants, there.
+        given: what they are called with.
+        rounds, seconds: see `interleaved`.
+    """
+    context, lines = multiprocessing.get_context("spawn"), {}
+    turns: dict[str, int] = {}
+    for name, make in makers.items():
+        lines[name], there = context.Pipe()
+        start = there, torch.get_num_threads(), make, given
+        context.Process(target=_time_turns, args=start, daemon=True).start()
+        for _ in range(2):
+            lines[name].send(1)
+            turns[name] = max(1, round(seconds / lines[name].recv()))
+    found: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(rounds):
+        for name, line in lines.items():
+            line.send(turns[name])
+            found[name].append(line.recv())
+    for line in lines.values():
+        line.close()
+    return found
+
+
+def _time_turns(line: Connection, threads: int, make: Callable[..., Call], given: Any) -> None:
+    torch.set_num_threads(threads)
+    call = make(*given)
+    with contextlib.suppress(EOFError):  # the end of the other process
+        while True:
+            line.send(timed(call, line.recv(), time.process_time))
+
+
 def timed(call: Call, times: int = 1, clock: Clock = time.perf_counter) -> float:
     """Mean seconds of so many calls in a row; a call returns once its work is done."""
     start = clock()

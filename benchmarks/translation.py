@@ -7,31 +7,41 @@ That repository of CycleGAN's authors has the class `CycleGANModel`, as pytorch-
 has it; neither is in a package index. Both sides see the same pictures, and take the same steps:
 generators and critics of the same widths and depths, least squares, cycle and identity losses, a
 pool of 50, Adam. limner's step has what its loop adds: random streams, gradient norms, the average
-of the weights. Seconds are those that this process computes.
+of the weights. Each is in a process of its own, as a training is: limner's keeps freed memory, as
+`limner train` does, and the authors' has the allocator as it comes. Seconds are those that the
+process computes.
 """
 
 import argparse
 import itertools
 import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timing import interleaved, show
+from timing import interleaved_apart, ratio, show
 from torch import Tensor, nn
 
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.gans.cyclegan import CycleGAN
+from limner.runtime.allocator import keep_freed_memory
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
 
-def ours(x: Tensor, channels: int, blocks: int, layers: int) -> Any:
+def pictures(side: int, batch: int) -> Tensor:
+    """The same in both processes: those of B, then those of A."""
+    drawn = torch.Generator().manual_seed(0)
+    return torch.rand(2 * batch, 3, side, side, generator=drawn) * 2 - 1
+
+
+def ours(side: int, channels: int, batch: int, layers: int, blocks: int) -> Any:
     """A step of the loop."""
+    keep_freed_memory()
+    x = pictures(side, batch)
     n, shape = len(x) // 2, x.shape[1:]
     spec = ImageSpec(*shape, hint=ImageSpec(*shape))
     model = CycleGAN(spec, channels, blocks, channels, layers)
@@ -40,8 +50,12 @@ def ours(x: Tensor, channels: int, blocks: int, layers: int) -> Any:
     return loop.advance
 
 
-def authors(x: Tensor, channels: int, blocks: int, layers: int) -> Any:
+def authors(
+    side: int, channels: int, batch: int, layers: int, blocks: int, repository: Path
+) -> Any:
     """Their `optimize_parameters`."""
+    sys.path.insert(0, str(repository))
+    x = pictures(side, batch)
     from models import networks  # pyright: ignore[reportMissingImports]
     from models.cycle_gan_model import CycleGANModel  # pyright: ignore[reportMissingImports]
     from util.image_pool import ImagePool  # pyright: ignore[reportMissingImports]
@@ -80,19 +94,15 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["64x16x4x2", "128x32x1x3"],
                         help="side x channels x batch x layers of the critic")  # fmt: skip
     given = parser.parse_args()
-    sys.path.insert(0, str(given.repository))
     torch.set_num_threads(given.threads)
     rows: list[list[str]] = []
+    makers = {"limner": ours, "authors": partial(authors, repository=given.repository)}
     for case in given.cases:
-        side, channels, batch, layers = map(int, case.split("x"))
-        x = torch.rand(2 * batch, 3, side, side) * 2 - 1
-        calls = {
-            "limner": ours(x, channels, 6, layers),
-            "authors": authors(x, channels, 6, layers),
-        }
-        found = interleaved(calls, given.rounds, given.seconds, time.process_time)
-        own, theirs = (statistics.median(found[name]) for name in calls)
-        rows.append([case, f"{own:.3f}", f"{theirs:.3f}", f"{theirs / own:.2f}"])
+        sizes = [*map(int, case.split("x")), 6]
+        found = interleaved_apart(makers, sizes, given.rounds, given.seconds)
+        own, theirs = (found[name] for name in makers)
+        medians = (f"{statistics.median(each):.3f}" for each in (own, theirs))
+        rows.append([case, *medians, ratio(theirs, own)])
     show("seconds a step", ["case", "limner", "authors", "times as fast"], rows)
 
 

@@ -83,3 +83,11 @@ def test_the_laws_of_a_diagram_multiply_to_the_likelihood(monkeypatch):
 def test_the_page_of_results_is_of_the_recipes_as_they_are():
     script = runpy.run_path(str(FIGURES / "results.py"))
     assert script["PAGE"].read_text() == script["page"](), "python docs/figures/results.py"
+
+
+def test_minutes_of_a_training_are_those_of_its_steps(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    minutes = runpy.run_path(str(FIGURES / "translation.py"))["minutes"]
+    log = [{"images": 600, "images_per_second": 10}, {"images": 600, "evaluate.PSNR": 9.0},
+           {"images": 3000, "images_per_second": 20}]  # fmt: skip
+    assert minutes(log) == [1, 1, 3]

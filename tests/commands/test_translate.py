@@ -92,6 +92,8 @@ def test_without_a_model_the_bundled_one_that_knows_the_domain_translates(pictur
         ("3d", "flat", "3d-to-flat"),
         ("3d", "line", "3d-to-line"),
         ("flat", "3d", "flat-to-3d"),
+        ("Line", "3d", "line-to-3d"),
+        ("line", "B", "line-to-3d"),
         ("", "3D", "flat-to-3d"),
         (" Flat", "B", "flat-to-3d"),
         ("B", "A", "cyclegan"),
