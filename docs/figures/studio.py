@@ -193,6 +193,7 @@ def tour(browser: Browser, url: str, folder: Path) -> None:
     shot(phone, "phone", folder)
     phone.context.close()
     grid(browser, url, folder)
+    steps(browser, url, folder)
     training(browser, url, folder)
 
 
@@ -263,6 +264,23 @@ def grid(browser: Browser, url: str, folder: Path) -> None:
         "() => document.querySelectorAll('.board td img').length === 6", timeout=600_000
     )
     shot(page, "grid", folder)
+    page.context.close()
+
+
+def steps(browser: Browser, url: str, folder: Path) -> None:
+    """One seed after more and fewer steps."""
+    page = opened(browser, url, viewport=LOW)
+    page.wait_for_selector(".paint:not([disabled])")
+    page.select_option("#model", "shortcut")
+    page.select_option("#class", "5")
+    page.select_option("#count", "1")
+    seeded(page, 3)
+    page.locator(".paint").click()
+    page.locator(".job.done a").first.click()
+    page.get_by_role("button", name="More or fewer steps").click()
+    page.get_by_label("Steps").press("ArrowLeft")
+    page.get_by_text("2 steps, painted in").wait_for()
+    shot(page, "steps", folder)
     page.context.close()
 
 
