@@ -33,6 +33,22 @@ run, or its numbers are in the card of a bundled model.
 
 `limner train recipe:NAME --run RUN` repeats one. `limner recipes` lists them.
 """
+GLANCE = """## At a glance
+
+The first numbers of the entries below, which say of how many pictures they are, within which
+interval, and by whose features. Compare FD only within a data set. Bits/dim and nats are of
+`-log p(x)`: lower is better.
+"""
+NUMBERS = {
+    "FD": r"(?:FD|Frechet distance) (\d[\d.]*\d)",
+    "precision": r"precision (\d\.\d+)",
+    "recall": r"recall (\d\.\d+)",
+    "bits/dim": r"(\d[\d.]*)(?: (?:\+-|±) [\d.]+)? bits/dim",
+    "nats": r"(\d[\d.]*) (?:\+-|±) [\d.]+ nats",
+    "PSNR, dB": r"(\d[\d.]*) dB",
+}
+"""How a number stands in a header, by the heading of its column."""
+_UNFINISHED = ("its first steps only", "not run to its end", "not yet trained", "built, not run")
 _WIDTH = 108
 _FIELD = re.compile(r"^([A-Z][a-z]+(?: [a-z]+)?): +", re.MULTILINE)
 
@@ -58,8 +74,21 @@ def entry(name: str, recipe: Recipe, said: dict[str, str]) -> str:
     return _filled(text, "* ")
 
 
+def glance(seen: dict[str, dict[str, str]]) -> str:
+    """A table of the first numbers: what was seen of each recipe, by title and name."""
+    lines = [f"| data | recipe | {' | '.join(NUMBERS)} |", "|---" * (len(NUMBERS) + 2) + "|"]
+    for title, recipes in seen.items():
+        for name, text in recipes.items():
+            found = [re.search(pattern, text) for pattern in NUMBERS.values()]
+            if any(found):
+                cells = " | ".join(number[1] if number else "" for number in found)
+                lines.append(f"| {title} | `{name}` | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
 def page() -> str:
     """The page's text."""
+    seen: dict[str, dict[str, str]] = {title: {} for title in TITLES.values()}
     reached: defaultdict[str, list[str]] = defaultdict(list)
     without: defaultdict[str, list[str]] = defaultdict(list)
     for name, file in shipped().items():
@@ -67,9 +96,11 @@ def page() -> str:
         said = fields(recipe.about)
         if "Seen" in said and not said["Seen"].startswith("its first steps only"):
             reached[data_set(recipe)].append(entry(name, recipe, said))
+            if not said["Seen"].startswith(_UNFINISHED):
+                seen[data_set(recipe)][name] = said["Seen"]
         else:
             without[data_set(recipe)].append(f"`{name}`")
-    parts = [HEAD]
+    parts = [HEAD, GLANCE, glance(seen)]
     for title in TITLES.values():
         parts.append(f"## {title}\n")
         if reached[title]:
