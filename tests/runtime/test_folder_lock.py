@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limner.contract.errors import LimnerError
-from limner.runtime.folder_lock import locked
+from limner.runtime.folder_lock import is_locked, locked
 
 HOLDER = """
 import sys, time
@@ -36,6 +36,14 @@ def test_a_second_one_is_refused_until_the_first_is_killed(tmp_path: Path):
     for _ in range(2):
         with locked(folder, "somebody is here"):
             pass
+
+
+def test_to_ask_whether_a_folder_is_locked_keeps_out_nobody(tmp_path: Path):
+    assert not is_locked(tmp_path) and not is_locked(tmp_path / "nothing")
+    with locked(tmp_path, "in use"):
+        assert is_locked(tmp_path)
+    with locked(tmp_path, "in use"):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):

@@ -4,6 +4,7 @@ what is left when the server dies.
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from conftest import Studio, until
+from limner.runtime.folder_lock import locked
 
 COLOURS = ("red", "blue", "green", "gold")
 TINY = [
@@ -157,15 +159,34 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
         assert trainer.client.post(path, headers=elsewhere).status_code == 403
 
 
-def test_a_training_of_the_command_line_is_not_deleted_here(trainer: Studio):
+@pytest.fixture
+def theirs(trainer: Studio) -> Iterator[Path]:
+    """A run of the command line."""
     run = trainer.folder / "runs" / "theirs"
-    run.mkdir()
+    run.mkdir(parents=True)
     recipe = '[model]\nname = "ddpm"\n[data]\nsource = "emoji"\n[train]\nsteps = 4\n'
     (run / "recipe.toml").write_text(recipe)
     (run / "model.safetensors").write_bytes(b"")
+    yield run
+    shutil.rmtree(run)
+
+
+def test_a_training_in_a_terminal_is_seen_to_run(trainer: Studio, theirs: Path):
+    def told() -> dict[str, Any]:
+        found = trainer.client.get("/api/v1/trainings").json()["trainings"]
+        return next(each for each in found if each["name"] == "runs/theirs")
+
+    assert (told()["state"], told()["elsewhere"]) == ("stopped", False)
+    with locked(theirs, "in use"):
+        (theirs / "log.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
+        assert (told()["state"], told()["elsewhere"], told()["step"]) == ("running", True, 2)
+    assert told()["state"] == "stopped"
+
+
+def test_a_training_of_the_command_line_is_not_deleted_here(trainer: Studio, theirs: Path):
     found = trainer.client.get("/api/v1/trainings").json()["trainings"]
-    (theirs,) = [each for each in found if each["name"] == "runs/theirs"]
-    assert not theirs["own"]
-    refused = trainer.client.delete(f"/api/v1/trainings/{theirs['id']}/run")
+    (training,) = [each for each in found if each["name"] == "runs/theirs"]
+    assert not training["own"]
+    refused = trainer.client.delete(f"/api/v1/trainings/{training['id']}/run")
     assert refused.status_code == 409 and "command line" in refused.json()["message"]
-    assert run.exists()
+    assert theirs.exists()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+_LOOK_SECONDS = 0.05  # longer than `is_locked` takes
 
 
 @contextlib.contextmanager
@@ -41,6 +44,23 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process keeps others out of a folder. To ask keeps out nobody."""
+    if fcntl is None:
+        return False
+    try:
+        place = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(place, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(place)
+    return False
+
+
 @contextlib.contextmanager
 def locked_file(file: Path, in_use: str) -> Iterator[None]:
     """Keep other processes that ask likewise off a file, which is made empty if it is not there.
@@ -60,11 +80,20 @@ def locked_file(file: Path, in_use: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(place: int, in_use: str) -> Iterator[None]:
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise LimnerError(in_use) from None
+        if not _take(place):
+            time.sleep(_LOOK_SECONDS)
+            if not _take(place):
+                raise LimnerError(in_use)
         yield
     finally:
         os.close(place)
+
+
+def _take(place: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -68,6 +68,11 @@ def curves(run: Path) -> dict[str, list[list[float]]]:
     }
 
 
+def logged_step(run: Path) -> int:
+    """The last step of which the log says something."""
+    return max([0, *(int(row["step"]) for row in read_log(run)[-1:] if "step" in row)])
+
+
 def sheets(run: Path) -> list[int]:
     """The steps at which samples were painted."""
     return sorted(_numbers(run / "samples", "step-*.png"))

@@ -84,6 +84,7 @@ class Training(BaseModel):
     id: str
     name: str
     state: str
+    elsewhere: bool
     stopping: bool
     model: str
     source: str

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from limner.runtime.folder_lock import is_locked
 from limner.studio import runs
 from limner.studio.problems import Problem, RefusedError
 from limner.studio.settings import Settings
@@ -124,7 +125,7 @@ class Trainings:
         run = self.run(id)
         if run is None:
             raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
-        if self.running == id:
+        if self.running == id or is_locked(run):
             raise RefusedError(409, "training", "this training runs", "stop it first")
         if not self._own(id).is_file():
             said = "this training was begun on the command line"
@@ -183,11 +184,15 @@ class Trainings:
         error = _error(code, lines)
         document: dict[str, Any] = {"model": "", "source": "", "steps": 0, "step": 0, "changed": 0}
         document |= known or {}
+        elsewhere = code is not None and is_locked(run)
+        if elsewhere:
+            document["step"] = max(document["step"], runs.logged_step(run))
         progress = [match for line in lines if (match := _PROGRESS.match(line))]
         if code is None and progress:
             document["step"] = int(progress[-1][1].replace(",", ""))
         done = document["step"] >= document["steps"] > 0
-        state = "running" if code is None else "failed" if error else "done" if done else "stopped"
+        ended = "failed" if error else "done" if done else "stopped"
+        state = "running" if code is None or elsewhere else ended
         own = [line for line in lines if not _PROGRESS.match(line)]
         remarks = [line for line in own if not line.startswith(_NEXT)]
         return (
@@ -196,6 +201,7 @@ class Trainings:
                 "id": id,
                 "name": self._typed(run),
                 "state": state,
+                "elsewhere": elsewhere,
                 "stopping": bool(code is None and latest and latest.process.stdin.closed),  # pyright: ignore
                 "said": progress[-1].string[progress[-1].end() :]
                 if code is None and progress

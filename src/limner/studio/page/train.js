@@ -174,7 +174,7 @@ function All() {
   const { trainings, models } = found;
   return html`<section class="train" aria-label="Train">
     <header><h1>Train a model of your own</h1><p class="hint">Everything happens on this machine, and painting goes on meanwhile. A few hundred pictures of one kind are a good beginning.</p></header>
-    <${Begin} models=${models} running=${trainings.find((each) => each.state === "running")} />
+    <${Begin} models=${models} running=${trainings.find((each) => each.state === "running" && !each.elsewhere)} />
     ${trainings.length > 0 && html`<div><h2>Trainings</h2><div class="sheets">${trainings.map((each) => html`<${Link} key=${each.id} to=${`/train/${each.id}`} class="sheet-of">
       <h3>${each.name}</h3><p class="hint">${each.model} ${each.source && `on ${each.source}`}<br />${far(each)}</p></${Link}>`)}</div></div>`}
   </section>`;
@@ -211,7 +211,7 @@ function One({ id }) {
   useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(trouble); }, [id, training?.steps > 0]);
   if (!training) return html`<div class="train"></div>`;
   if (!training.id) return html`<${Missing} what="training" />`;
-  const { state: how, name, step, steps, error, remarks, said, command, stopping } = training;
+  const { state: how, elsewhere, name, step, steps, error, remarks, said, command, stopping } = training;
   const data = sets.find((each) => each.source === training.source && each.check?.pictures);
   const act = (method, path, body) => ask(method, `/api/v1/trainings/${id}${path}`, body).then(again).catch(trouble);
   const paint = async () => {
@@ -228,12 +228,13 @@ function One({ id }) {
     <progress max=${steps || 1} value=${steps ? step : how === "running" ? undefined : 0} aria-label="how far it is"></progress>
     ${error && html`<p class="problem" role="alert">${error.message}${error.hint && html`<span>${error.hint}</span>`}</p>`}
     <div class="go">
-      ${how === "running" && html`<button type="button" class="second" disabled=${stopping} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
+      ${how === "running" && !elsewhere && html`<button type="button" class="second" disabled=${stopping} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
       ${(how === "stopped" || (how === "failed" && steps > 0)) && html`<button type="button" class="second" onClick=${() => act("POST", "/resume", {})}>Go on</button>`}
       ${how === "done" && html`<button type="button" class="second" onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as long again</button>`}
       ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
     </div>
-    ${how === "running" && !steps && html`<p class="hint" role="status">Trying how fast this machine trains, to choose size and steps.</p>`}
+    ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">Trying how fast this machine trains, to choose size and steps.</p>`}
+    ${elsewhere && html`<p class="hint">It runs outside the studio, such as in a terminal: Ctrl-C stops it there.</p>`}
     ${remarks.length > 0 && html`<ul class="hint">${remarks.map((line) => html`<li key=${line}>${plainly(line)}</li>`)}</ul>`}
     ${steps > 0 && html`<h2>Samples</h2><${Samples} training=${training} data=${data} /><h2>Curves</h2><${Curves} curves=${training.curves} />`}
     <details class="more"><summary>On the command line</summary><pre tabindex="0">${command}</pre></details>
