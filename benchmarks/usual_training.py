@@ -170,8 +170,8 @@ class Runs:
         """A run of as many steps as fill the seconds."""
         own = {"threads": 1, "samples": 0, "seed": self.seed}
         recipe = replace(recipe, train=recipe.train | dict(way) | own)
-        steps = round(seconds * dry_run(recipe).images_per_second / recipe.options().batch)
-        steps = max(20, steps)
+        cost, few = dry_run(recipe), recipe.options().steps
+        steps = max(20, round(seconds * cost.images_per_second * few / cost.images))
         lengths = {"steps": steps, "log_every": max(1, steps // 10), "save_every": steps}
         run = Path(tempfile.mkdtemp(dir=self.folder)) / "run"
         train(replace(recipe, train=recipe.train | lengths), run)
