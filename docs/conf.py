@@ -22,6 +22,10 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_use_ivar = True
 html_show_sphinx = False
+_extra = Path(__file__).parent / "extra"
+if (_extra / "try" / "index.html").exists():  # `limner export emoji-fast docs/extra/try ...`
+    html_extra_path = [_extra.name]
+    tags.add("try")
 
 
 def _papers() -> str:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import limner
 from limner.commands.app import app
 from limner.commands.exports.onnx_file import write_onnx
+from limner.commands.exports.onnx_graph import Joined, checked, traced
 from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.given_noise import RecordingNoise
@@ -179,6 +180,21 @@ def test_a_model_that_follows_instructions_is_written(tmp_path):
     found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
     assert known == ["image", "noise", "text"]
     assert (found - expected).abs().max() < 1e-3
+
+
+def test_weights_that_are_equal_are_in_a_file_once():
+    linear, x = torch.nn.Linear(3, 3).eval(), torch.randn(1, 3)
+    part = traced(linear, {"x": x}, "y")
+    assert not any(node.metadata_props or node.doc_string for node in part.graph.node)
+    graph = Joined()
+    graph.add("One", part)
+    graph.add("Other", part)
+    given = graph.input("x", part.graph.input[0])
+    last = graph.call("Other", [graph.call("One", [given], "middle")], "last")
+    whole = graph.model(part, last)
+    assert len(whole.graph.initializer) == len(part.graph.initializer) == 2
+    found = onnxruntime.InferenceSession(checked(whole)).run(None, {"x": x.numpy()})[0]
+    assert np.allclose(found, linear(linear(x)).detach().numpy(), atol=1e-5)
 
 
 def of_maps(spec):

@@ -1,6 +1,7 @@
 """Parts of models as ONNX graphs, and a walk of a denoiser as one graph of many calls of it."""
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -62,7 +63,11 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
             "what this model does with these options depends on numbers as it goes, and cannot be "
             f"written as a graph ({type(error).__name__}); leave sampler options out"
         ) from None
-    return program.model_proto
+    model = program.model_proto
+    for node in model.graph.node:  # which line of which program made it
+        node.doc_string = ""
+        del node.metadata_props[:]
+    return model
 
 
 @contextlib.contextmanager
@@ -88,7 +93,8 @@ class Joined:
 
     def __init__(self) -> None:
         self._nodes = list[Any]()
-        self._functions, self._weights = list[Any](), list[Any]()
+        self._functions = list[Any]()
+        self._weights: dict[bytes, Any] = {}  # by their content: what is equal is kept once
         self._kept: dict[str, list[str]] = {}
         self._inputs: dict[str, Any] = {}
 
@@ -96,8 +102,9 @@ class Joined:
         """Know a graph by a name."""
         function, weights = _function(name, part)
         self._functions.append(function)
-        self._weights += weights
-        self._kept[name] = [each.name for each in weights]
+        self._kept[name] = [
+            self._weights.setdefault(_content(weight), weight).name for weight in weights
+        ]
 
     def call(self, name: str, given: Sequence[str], output: str) -> str:
         """The name of what a graph makes of something."""
@@ -175,12 +182,19 @@ class Joined:
         shown.CopyFrom(last.graph.output[0])
         shown.name = "picture"
         ins = list(self._inputs.values())
-        graph = make.make_graph(self._nodes, "limner", ins, [shown], initializer=self._weights)
+        weights = list(self._weights.values())
+        graph = make.make_graph(self._nodes, "limner", ins, [shown], initializer=weights)
         imports = [make.make_opsetid("", OPSET), make.make_opsetid(_DOMAIN, 1)]
         version = last.ir_version
         return make.make_model(
             graph, functions=self._functions, opset_imports=imports, ir_version=version
         )
+
+
+def _content(weight: Any) -> bytes:
+    """A digest of a weight's numbers, their type and shape."""
+    values = numpy_helper.to_array(weight)
+    return hashlib.sha256(f"{values.dtype} {values.shape}".encode() + values.tobytes()).digest()
 
 
 def _shape(value: Any) -> list[int]:
