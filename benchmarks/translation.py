@@ -42,10 +42,9 @@ def ours(side: int, channels: int, batch: int, layers: int, blocks: int) -> Any:
     """A step of the loop."""
     keep_freed_memory()
     x = pictures(side, batch)
-    n, shape = len(x) // 2, x.shape[1:]
-    spec = ImageSpec(*shape, hint=ImageSpec(*shape))
+    spec = ImageSpec(3, side, side, hint=ImageSpec(3, side, side))
     model = CycleGAN(spec, channels, blocks, channels, layers)
-    options = TrainOptions(batch=n, optimizer="adam", lr=2e-4, betas=(0.5, 0.999))
+    options = TrainOptions(batch=batch, optimizer="adam", lr=2e-4, betas=(0.5, 0.999))
     loop = Loop(model, lambda first, n: Batch(x[:n], Condition(image=x[n:])), options)
     return loop.advance
 

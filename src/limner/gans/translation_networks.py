@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from limner.contract.image import Images
 from limner.gans.adversarial_model import by_pixel
+from limner.nn.convolution import InnerConv3x3
 from limner.nn.norm import instance_norm
 
 _DEVIATION = 0.02  # of first weights
@@ -108,8 +109,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv_1 = nn.Conv2d(channels, channels, 3, bias=False)
-        self.conv_2 = nn.Conv2d(channels, channels, 3, bias=False)
+        self.conv_1 = InnerConv3x3(channels, channels)
+        self.conv_2 = InnerConv3x3(channels, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Features, changed a little."""
