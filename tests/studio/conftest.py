@@ -298,7 +298,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who,  # type: ignore[call-overload]
     )  # fmt: skip
     ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
-    until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
+    until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0, 60)
     yield f"postgresql://limner@127.0.0.1:{port}"
     server.send_signal(signal.SIGINT)  # a "fast" end, whoever is connected
     server.wait(20)
