@@ -7,6 +7,7 @@ import torch
 
 from limner.contract.bundled import bundled, find_model, paints
 from limner.contract.checkpoint import MODEL_FILE, load, read_header, save_model, sha256
+from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, models
@@ -46,3 +47,8 @@ def test_a_run_here_is_meant_before_a_bundled_model_of_its_name(tmp_path: Path, 
     save_model(build("gan", ImageSpec(1, 16, 16), channels=16), tmp_path / "emoji")
     assert find_model("emoji") == Path("emoji")
     assert find_model(None) == bundled()["emoji"]
+
+
+def test_a_model_that_is_nowhere_is_answered_by_painters_and_translators():
+    with pytest.raises(LimnerError, match=r"bundled are: .*emoji.*; translators: .*3d-to-flat"):
+        find_model("3d-to-flut")

@@ -6,6 +6,7 @@ Some paint, others judge, see `limner.evaluate.extractors.choose`.
 from importlib.resources import files
 from pathlib import Path
 
+from limner.contract.abilities import Translates
 from limner.contract.checkpoint import MODEL_FILE, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
@@ -29,6 +30,11 @@ def paints(folder: Path) -> bool:
     return issubclass(model, GenerativeModel) and not needs_picture
 
 
+def translates(folder: Path) -> bool:
+    """Whether a bundled model makes pictures of one domain of those of another."""
+    return issubclass(entry(read_header(folder / MODEL_FILE).model).model, Translates)
+
+
 def bundled_of(model: str) -> list[str]:
     """The names of the bundled models of a registered one, the one that has its name first."""
     found = [n for n, path in bundled().items() if read_header(path / MODEL_FILE).model == model]
@@ -36,9 +42,12 @@ def bundled_of(model: str) -> list[str]:
 
 
 def painters() -> str:
-    """The bundled models that paint, for a message: "; bundled are: ...", or nothing."""
+    """The bundled models that paint, for a message: "; bundled are: ...", or nothing; those that
+    need a picture stand behind the others."""
     names = ", ".join(name for name, folder in bundled().items() if paints(folder))
-    return f"; bundled are: {names}" if names else ""
+    others = ", ".join(name for name, folder in bundled().items() if translates(folder))
+    found = [names, f"translators: {others}" if others else ""]
+    return f"; bundled are: {'; '.join(filter(None, found))}" if names else ""
 
 
 def find_model(name: str | None) -> Path:
