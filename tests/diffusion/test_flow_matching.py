@@ -48,6 +48,19 @@ def test_training_times_follow_their_law(law, distribution):
     assert kstest(t.numpy(), distribution).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("law", ["uniform", "logit-normal"])
+def test_a_shift_multiplies_the_noise_of_training_and_of_sampling(law):
+    """Of noise over picture, sigma / alpha = t / (1 - t), each becomes three times as much."""
+    usual, moved = (FlowMatching(GREY, channels=(4,), time=law, shift=s) for s in (1, 3))
+    noise = [Noise.keyed(0, 0, torch.arange(500)) for _ in range(2)]
+    for before, after in [
+        (usual.draw_times(noise[0]), moved.draw_times(noise[1])),
+        (usual.schedule.times(12)[1:], moved.schedule.times(12)[1:]),
+    ]:
+        torch.testing.assert_close(after / (1 - after), 3 * before / (1 - before))
+    assert moved.schedule.times(12)[0] == 1
+
+
 def test_a_constant_velocity_is_followed_exactly_in_any_number_of_steps():
     """Where all data are one picture m, F = (x_t - m) / t, and one step is as good as many."""
     m = torch.linspace(-0.9, 0.9, 16).view(1, 1, 4, 4)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
 from diffusers.training_utils import compute_snr
@@ -31,6 +31,7 @@ SCHEDULES = {
     "short": DiscreteSchedule(linear_betas(20)),
     "log-snr": LogSNR(),
     "line": LinearPath(),
+    "shifted line": LinearPath(3.0),
     "exploding": VarianceExploding(),
 }
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -76,6 +77,14 @@ def test_a_sampler_visits_falling_times_from_noise_to_picture(schedule, steps):
     assert float(times[0]) == pytest.approx(schedule.prior_deviation)
     assert float(alpha[-1]) == 1
     assert float(sigma[-1]) == 0
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shifted_times_are_those_of_diffusers(shift):
+    times = torch.linspace(1, 0, 8, dtype=torch.float64)
+    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(sigmas=times[:-1].tolist())
+    torch.testing.assert_close(LinearPath(shift).times(7).float(), theirs.sigmas)
 
 
 def test_a_discrete_schedule_visits_its_own_steps_and_all_of_them_when_asked():

@@ -73,3 +73,13 @@ def test_an_older_file_does_not_say_what_was_seen(model: Learner, tmp_path: Path
 def test_a_model_without_text_has_seen_nothing_and_misses_nothing() -> None:
     plain = build("flow-matching", ImageSpec(3, 8, 8), channels=(8,))
     assert unseen_words(plain, TEXT, "a dog") == []
+
+
+def test_the_order_of_words_reaches_the_tokens_before_any_training() -> None:
+    """What comes first moves a token by a good part of its length, so that layers can learn it."""
+    encoder = TextEncoder(TEXT, dim=32, pooled=16)
+    said = Tokenizer(TEXT).encode(["red green dog", "green red dog"])
+    (red, green, _), (_, other, _) = encoder(said).tokens[:, :3].detach()
+    moved = (red - other).norm() / red.norm()
+    assert float(moved) > 0.2
+    assert float((red - green).norm()) > 0

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Share
+from limner.contract.options import Positive, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.assignment import assignment
@@ -64,6 +64,8 @@ class FlowMatching(FlowLikelihood):
         spec: what the images are.
         time: the law of t in training: logit-normal, which looks most at the middle of the way and
             paints better, or uniform, as in the papers above, whose likelihoods it is needed for.
+        shift: of times towards noise, in training and sampling: 1 for small pictures, 3 where what
+            stands where in a large one must be learnt (Esser et al., equation 23).
         pairing: of pictures and noise in a training batch: each picture has noise of its own, or
             that which is nearest for all together.
         condition_dropout: how often training hides the condition.
@@ -77,13 +79,14 @@ class FlowMatching(FlowLikelihood):
         self,
         spec: ImageSpec,
         time: Literal["uniform", "logit-normal"] = "logit-normal",
+        shift: Positive = 1.0,
         pairing: Literal["independent", "optimal"] = "independent",
         condition_dropout: Share = 0.1,
         **unet: Unpack[PatchOptions],
     ) -> None:
         network = UNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
-        self.schedule = LinearPath()
+        self.schedule = LinearPath(shift)
         self.time = time
         self.couples_batch = pairing == "optimal"
 
@@ -94,7 +97,7 @@ class FlowMatching(FlowLikelihood):
 
     def draw_times(self, noise: Noise) -> Times:
         """t in (0, 1)."""
-        return _TIMES[self.time](noise).clamp_(min=1e-5)
+        return self.schedule.shifted(_TIMES[self.time](noise)).clamp_(min=1e-5)
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
         """Noise of each picture's own, or the batch's, exchanged among pictures of one thing."""

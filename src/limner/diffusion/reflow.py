@@ -98,7 +98,7 @@ class Reflow(DenoisingModel):
             raise LimnerError("the teacher was trained on other data; give the same [data]")
         super().__init__(spec, copy.deepcopy(teacher.network), condition_dropout)
         self.teacher = teacher
-        self.schedule = LinearPath()
+        self.schedule = teacher.schedule
         self.goal, self.substeps, self.scale = goal, substeps, scale
 
     def players(self) -> dict[str, nn.Module]:

@@ -197,15 +197,29 @@ def zero_terminal(betas: Float64[Tensor, "T"]) -> Float64[Tensor, "T"]:
 
 @dataclass(frozen=True)
 class LinearPath(Schedule):
-    """Flow matching's straight line from picture to noise: alpha = 1 - t, sigma = t."""
+    """Flow matching's straight line from picture to noise: alpha = 1 - t, sigma = t.
+
+    Large pictures are seen through more noise than small ones: a mean over n times as many pixels
+    is sqrt(n) times as sure. A shift s moves times to where a small picture's noise hides as much,
+    t -> s t / (1 + (s - 1) t). Esser et al. (2024), arXiv:2403.03206, equation 23.
+
+    Args:
+        shift: s, above 0; of more than 1, more steps are near the noise.
+    """
+
+    shift: float = 1.0
 
     def __call__(self, t: Times) -> tuple[Times, Times]:
         """(1 - t, t)."""
         return 1 - t.double(), t.double()
 
+    def shifted(self, t: Times) -> Times:
+        """s t / (1 + (s - 1) t)."""
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
     def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
-        """Evenly spaced."""
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        """Evenly spaced, then shifted."""
+        return self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
 
     def label(self, t: Times) -> Times:
         """1000 t."""

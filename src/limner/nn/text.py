@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from limner.contract.image import TextSpec
 from limner.contract.text import Tokenizer, word_table
 from limner.nn.attention import Attention
+from limner.nn.embed import sinusoidal
 
 
 class Encoded(NamedTuple):
@@ -27,8 +28,8 @@ class Encoded(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """Tokens -> word vectors (frozen) -> a projection, plus learned positions -> transformer
-    layers.
+    """Tokens -> word vectors (frozen) -> a projection, plus learned positions, sinusoids at first ->
+    transformer layers.
 
     The word table makes words that no caption had mean something; the layers, which begin as the
     identity, learn what their order means. The table is not part of the state: its SHA-256 in the
@@ -55,7 +56,9 @@ class TextEncoder(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("seen", torch.zeros(len(table), dtype=torch.bool))
         self.project = nn.Linear(table.shape[1], dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(spec.length, dim))
+        self.positions = nn.Parameter(
+            sinusoidal(torch.arange(spec.length).float(), dim + dim % 2, 100.0)[:, :dim]
+        )
         self.layers = nn.ModuleList(_Layer(dim, f"text{i}.self") for i in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.pool = nn.Linear(dim, pooled)
