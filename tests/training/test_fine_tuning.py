@@ -9,7 +9,7 @@ import torch
 from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
 from limner.training.recipe import Recipe
-from limner.training.run import train
+from limner.training.run import resume, train
 
 SMALL = ["data.size=8", "model.channels=8,16", "train.steps=1", "train.batch=4", "train.samples=0"]
 
@@ -52,3 +52,56 @@ def test_another_model_is_refused(trained: Path) -> None:
     with pytest.raises(LimnerError, match="fewer than half of the weights"):
         recipe = _recipe("flow-matching", trained, "model.channels=12,20")
         recipe.build(load(trained).spec)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "reader"
+    own = ["data.hint=objects", "model.words=32", "data.size=16", "train.steps=1", "train.batch=4"]
+    train(Recipe.of("caption-reader", "scenes", own), run)
+    return run
+
+
+_FROZEN = 'train.frozen=["text.project","text.positions","text.layers","text.norm"]'
+
+
+def _told(reader: Path, *more: str) -> Recipe:
+    own = ["data.size=16", "model.channels=8,16", "train.steps=2", "train.batch=4"]
+    return Recipe.of("ddpm", "scenes", [*own, f"train.init.text={reader}", *more])
+
+
+def test_captions_are_read_as_by_a_trained_reader_which_stays_as_it_is(
+    reader: Path, tmp_path: Path
+) -> None:
+    train(_told(reader, _FROZEN, "train.samples=0"), tmp_path / "told")
+    resume(tmp_path / "told", ["train.steps=3"])
+    taught = {k.split("text.")[1]: w for k, w in load(reader).state_dict().items() if "text." in k}
+    own = load(tmp_path / "told").state_dict()
+    prefix = next(name for name in own if name.endswith("text.project.weight"))[
+        : -len("project.weight")
+    ]
+    same = {k for k, w in taught.items() if torch.equal(own[prefix + k], w)}
+    others = {k.split(".")[0] for k in taught.keys() - same}
+    assert {"pool", "seen"} <= others <= {"pool", "null", "seen"}
+    assert same > {"positions", "project.weight", "layers.1.fc_2.weight", "norm.bias"}
+
+
+def test_a_whole_model_and_a_reader_may_come_from_two_runs(trained: Path, reader: Path) -> None:
+    model = _told(reader, f"train.init.model={trained}")
+    with pytest.raises(LimnerError, match="is of flow-matching and cannot start ddpm"):
+        model.build(load(reader).spec)
+
+
+def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path) -> None:
+    spec = replace(load(reader).spec, hint=None)
+    with pytest.raises(LimnerError, match="has 2 layers of 32 .* 2 layers of 64 for 32 tokens"):
+        _told(reader, "model.channels=16").build(spec)
+    with pytest.raises(LimnerError, match=r"train.init.text=\S+ reads no captions"):
+        _told(trained).build(spec)
+    with pytest.raises(LimnerError, match="the model to train reads no captions"):
+        _told(reader).build(replace(spec, text=None))
+
+
+def test_a_part_that_no_weight_has_cannot_be_frozen(reader: Path, tmp_path: Path) -> None:
+    with pytest.raises(LimnerError, match="unknown part 'txt'; did you mean 'text'?"):
+        train(_told(reader, 'train.frozen=["txt"]'), tmp_path / "told")

@@ -28,8 +28,8 @@ class Encoded(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """Tokens -> word vectors (frozen) -> a projection, plus learned positions, sinusoids at first ->
-    transformer layers.
+    """Tokens -> word vectors (frozen) -> a projection, plus learned positions, which begin as
+    sinusoids -> transformer layers.
 
     The word table makes words that no caption had mean something; the layers, which begin as the
     identity, learn what their order means. The table is not part of the state: its SHA-256 in the

@@ -31,7 +31,10 @@ _REDUCED = {  # for models that enlarge
     "reduced": ImageSpec(3, 8, 8, hint=ImageSpec(3, 4, 4)),
     "captioned": ImageSpec(3, 8, 8, text=text_spec(5), hint=ImageSpec(3, 4, 4)),
 }
-_LAYOUTS = ImageSpec(3, 8, 8, hint=layout_spec(("dog", "cat", "cup"), 4))  # for detectors
+_LAYOUTS = {  # for detectors, and for readers of captions
+    "layouts": ImageSpec(3, 8, 8, hint=layout_spec(("dog", "cat", "cup"), 4)),
+    "read": ImageSpec(3, 8, 8, text=text_spec(5), hint=layout_spec(("dog", "cat", "cup"), 4)),
+}
 _SIZES = (8, 16, 32)
 _LEVELS = (256, 2)
 _QUICK = {"steps": 3}  # sampling options, for models that have them
@@ -146,7 +149,7 @@ def cases(of: Entry) -> list[Case]:
     model with its own tiny configuration, on the same data, or on those changed by {"model": NAME,
     "spec": {...}}.
     """
-    for data in (_DATA, _REDUCED):
+    for data in (_DATA, _REDUCED, _LAYOUTS):
         found: list[Case] = []
         for kind, spec in data.items():
             case, model = _smallest(of, kind, spec)
@@ -154,8 +157,7 @@ def cases(of: Entry) -> list[Case]:
                 found.append(case)
         if found:
             return found
-    case, model = _smallest(of, "layouts", _LAYOUTS)
-    return [_case(of, "grey", _DATA["grey"]) if model is None else case]
+    return [_case(of, "grey", _DATA["grey"])]
 
 
 def _smallest(of: Entry, kind: str, spec: ImageSpec) -> tuple[Case, Learner | None]:

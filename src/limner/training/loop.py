@@ -16,7 +16,7 @@ dropout are pure functions of (seed, step), so `Loop.state` lets a run continue 
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -407,16 +407,31 @@ def _players(model: Learner, options: TrainOptions) -> dict[str, Player]:
     """Each player's trainable parameters by their full names, with an optimiser of its own."""
     names = {id(p): name for name, p in model.named_parameters()}
     parts = model.players()
+    for part in options.frozen:
+        if not any(_is_of(name, [part]) for name in names.values()):
+            raise unknown("part", part, _parts(names.values()), "train.frozen")
     for name in options.players or {}:
         if name not in parts:
             raise unknown("player", name, parts, f"model '{_name(model)}'")
     players = {}
     for name, part in parts.items():
-        own = {names[id(p)]: p for p in part.parameters() if p.requires_grad}
+        learnt = [p for p in part.parameters() if p.requires_grad]
+        own = {names[id(p)]: p for p in learnt if not _is_of(names[id(p)], options.frozen)}
         if not own:
             raise LimnerError(f"player '{name}' of model '{_name(model)}' has nothing to train")
         players[name] = Player(name, own, options)
     return players
+
+
+def _is_of(name: str, parts: Iterable[str]) -> bool:
+    """Whether a weight of this full name is of one of the parts, such as "text.layers"."""
+    return any(f".{part}." in f".{name}." for part in parts)
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """The parts that full names of weights have, without the weights' own and numbers."""
+    found = (part for name in names for part in name.split(".")[:-1])
+    return sorted({part for part in found if not part.isdigit()})
 
 
 def _networks(part: nn.Module) -> Iterator[nn.Module]:

@@ -31,7 +31,7 @@ from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
 from limner.runtime.seeding import seeded
-from limner.training.fine_tuning import build_from
+from limner.training.fine_tuning import build_from, copy_text_encoder
 from limner.training.options import TrainOptions
 
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
@@ -144,12 +144,16 @@ class Recipe:
         options = self.options()
         own = {key: value for key, value in self.model.items() if key != "name"}
         init = dict(options.init or {})
-        start, known = init.get("model"), bundled()
+        start, text, known = init.get("model"), init.pop("text", None), bundled()
         nested = {} if start else {key: load(known.get(path, path)) for key, path in init.items()}
         with seeded((options.seed, "weights")):
             if start:
-                return build_from(start, self.model["name"], spec, own)
-            return build(self.model["name"], spec, **own | nested)
+                model = build_from(start, self.model["name"], spec, own)
+            else:
+                model = build(self.model["name"], spec, **own | nested)
+        if text:
+            copy_text_encoder(text, model)
+        return model
 
     def to_toml(self) -> str:
         """The file's text."""

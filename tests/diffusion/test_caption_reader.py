@@ -1,0 +1,101 @@
+"""The reader of captions: its losses in closed form, and what its tokens know after a short lesson."""
+
+import math
+
+import pytest
+import torch
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.layout import COLOURS, NONE, Objects, layout_spec
+from limner.contract.noise import Noise
+from limner.contract.text import Tokenizer, text_spec
+from limner.data import open_data
+from limner.diffusion.caption_reader import CaptionReader
+from limner.training.loop import Loop
+from limner.training.options import TrainOptions
+
+KINDS = ("dog", "cat", "cup")
+SPEC = ImageSpec(3, 8, 8, text=text_spec(8), hint=layout_spec(KINDS, 4))
+assert SPEC.text is not None
+TWO = Objects(
+    torch.tensor([[0, 1, NONE, NONE]]),
+    torch.tensor([[3, NONE, NONE, NONE]]),
+    torch.tensor([[[0.0, 0, 0.2, 0.2], [0.5, 0.5, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]]),
+)
+TEXT = Tokenizer(SPEC.text).encode(["a green dog and a cat"])
+
+
+@pytest.fixture
+def reader() -> CaptionReader:
+    return CaptionReader(SPEC, words=16, layers=1, cells=4)
+
+
+def test_a_guess_without_knowledge_costs_the_logarithm_of_the_choices(
+    reader: CaptionReader,
+) -> None:
+    for head in (*reader.of_kind.values(), reader.of_colour):
+        for p in head.parameters():
+            torch.nn.init.zeros_(p)
+    choices = {"colour": 1 + len(COLOURS), "column": 4, "row": 4, "count": 4, "kind": len(KINDS)}
+    found = reader.losses(TEXT, TWO)
+    assert {name: float(value.detach()) for name, value in found.items()} == pytest.approx(
+        {name: math.log(n) for name, n in choices.items()}, rel=1e-6
+    )
+
+
+def test_a_sure_right_guess_costs_nothing(reader: CaptionReader) -> None:
+    """Both objects are the only ones of their kind; the dog is in the first cell."""
+    with torch.no_grad():
+        for p in reader.of_kind["count"].parameters():
+            p.zero_()
+        reader.of_kind["count"].bias[0] = 50.0  # pyright: ignore
+        for name, truth in (("colour", 1 + 3), ("column", 0), ("row", 0)):
+            for p in reader.of_kind[name].parameters():
+                p.zero_()
+            reader.of_kind[name].bias[truth] = 50.0  # pyright: ignore
+    found = {name: float(value.detach()) for name, value in reader.losses(TEXT, TWO).items()}
+    assert found["count"] == pytest.approx(0, abs=1e-6)
+    for name in ("colour", "column", "row"):  # right of the dog, 50 nats off of the cat
+        assert found[name] == pytest.approx(25, abs=1e-4)
+
+
+def test_neither_the_order_of_objects_nor_empty_places_count(reader: CaptionReader) -> None:
+    turned = Objects(*(part.flip(1) for part in TWO))
+    fewer = Objects(*(part[:, :2] for part in TWO))
+    for other in (turned, fewer):
+        for name, value in reader.losses(TEXT, other).items():
+            torch.testing.assert_close(value, reader.losses(TEXT, TWO)[name])
+
+
+def test_a_picture_without_objects_teaches_nothing(reader: CaptionReader) -> None:
+    nothing = Objects(torch.full((1, 4), NONE), torch.full((1, 4), NONE), torch.zeros(1, 4, 4))
+    assert all(float(value.detach()) == 0 for value in reader.losses(TEXT, nothing).values())
+
+
+def test_other_data_are_refused_in_one_line() -> None:
+    with pytest.raises(LimnerError, match="scenes data.hint=objects"):
+        CaptionReader(ImageSpec(3, 8, 8, text=text_spec(8)))
+    with pytest.raises(LimnerError, match="scenes data.hint=objects"):
+        CaptionReader(ImageSpec(3, 8, 8, hint=layout_spec(KINDS, 4)))
+
+
+def test_a_short_lesson_ties_colours_to_their_things() -> None:
+    """Of two things of two colours each is asked for its own: a bag of words would know log 2."""
+    data = open_data(
+        "scenes", size=16, vocabulary="dog,car,apple,chair", skills="attribution", hint="objects"
+    )
+    model = CaptionReader(data.spec, words=64, layers=1)
+    options = TrainOptions(steps=450, batch=64, lr=3e-3, betas=(0.9, 0.98), ema=0.9)
+    numbers = iter(range(10**6))
+
+    def batches(first: int, n: int) -> Batch:
+        del first
+        rows = torch.tensor([next(numbers) for _ in range(n)])
+        text = Tokenizer(data.spec.text).encode(data.captions(rows, Noise.sampling(0, n)))  # pyright: ignore
+        return Batch(torch.zeros(n, 3, 16, 16), Condition(text=text, image=data.truth(rows)))  # pyright: ignore
+
+    loop = Loop(model, batches, options)
+    for _ in range(options.steps):
+        logs = loop.advance()
+    assert logs["colour"] < 0.25 < math.log(2)
