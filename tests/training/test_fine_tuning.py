@@ -94,7 +94,7 @@ def test_a_whole_model_and_a_reader_may_come_from_two_runs(trained: Path, reader
 
 def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path) -> None:
     spec = replace(load(reader).spec, hint=None)
-    with pytest.raises(LimnerError, match="has 2 layers of 32 .* 2 layers of 64 for 32 tokens"):
+    with pytest.raises(LimnerError, match=r"has 2 layers of 32 .* 2 layers of 64 for 32 tokens"):
         _told(reader, "model.channels=16").build(spec)
     with pytest.raises(LimnerError, match=r"train.init.text=\S+ reads no captions"):
         _told(trained).build(spec)
@@ -103,5 +103,5 @@ def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path
 
 
 def test_a_part_that_no_weight_has_cannot_be_frozen(reader: Path, tmp_path: Path) -> None:
-    with pytest.raises(LimnerError, match="unknown part 'txt'; did you mean 'text'?"):
+    with pytest.raises(LimnerError, match=r"unknown part 'txt'; did you mean 'text'\?"):
         train(_told(reader, 'train.frozen=["txt"]'), tmp_path / "told")

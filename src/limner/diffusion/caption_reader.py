@@ -11,7 +11,7 @@ text alone, and does not train it further. So it is here:
     q = Embedding(kind) or Embedding(colour)
     a = q + attention from q to the tokens of the caption, then a perceptron
     log p(colour | kind), log p(column | kind), log p(row | kind), log p(count | kind),
-    log p(kind | colour): linear in a
+    log p(kind | colour): linear in a, log p(how many things): in the text's vector
 
 which asks of tokens what the cross-attention of a painter asks. Truth is given by the conditioning
 images of `data.hint=objects`; pictures are not looked at.
@@ -98,20 +98,25 @@ class CaptionReader(Learner):
             }
         )
         self.of_colour = nn.Linear(words, self.kinds)
+        self.of_text = nn.Linear(words, 1 + self.most)
 
     def formula(self) -> list[str]:
         """What is predicted from what."""
         return [
             "a = q + attention(q, tokens), q of a kind or a colour",
             "loss: -log p(colour, column, row, count | kind) - log p(kind | colour)",
+            "      -log p(number | vector of the text)",
         ]
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the sum of the five losses, each a mean over a picture's objects."""
+        """One move: the sum of the losses, each a mean over a picture's objects."""
         text, image = batch.c.text, batch.c.image
         assert text is not None and image is not None
         logs = self.losses(text, read_layout(image, self.kinds))
-        yield Turn(torch.stack([*logs.values()]).sum(), logs=logs)
+        yield Turn(
+            torch.stack([*logs.values()]).sum(),
+            logs={name: value.detach() for name, value in logs.items()},
+        )
 
     def losses(self, text: Int[Tensor, "b l"], objects: Objects) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropies in nats, by what is predicted."""
@@ -127,7 +132,8 @@ class CaptionReader(Learner):
             name: _cross_entropy(head(a), truth[name], there) for name, head in self.of_kind.items()
         }
         a = self._asked(self.colour(colour.clamp(min=0)), told)
-        return logs | {"kind": _cross_entropy(self.of_colour(a), kind, coloured)}
+        number = F.cross_entropy(self.of_text(told.vector).float(), there.sum(1))
+        return logs | {"kind": _cross_entropy(self.of_colour(a), kind, coloured), "number": number}
 
     def _asked(self, q: Float[Tensor, "b n d"], told: Encoded) -> Float[Tensor, "b n d"]:
         """What the caption says about each query."""
