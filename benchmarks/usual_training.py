@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ PAIRS = "emoji:style=3d,emoji:style=flat"
 SMALL = ("data.size=16",)
 WORDS = ("data.size=16", "data.vocabulary=6", "data.grid=16")
 FACTORS = {"usual / 3": 1 / 3, "usual": 1.0, "usual x 3": 3.0}
+WAYS = ["general", *FACTORS]
 DECIDING = "optimizer", "lr", "betas", "weight_decay", "batch", "clip", "ema"
 
 
@@ -122,6 +123,7 @@ TASKS: dict[str, Task] = {
         "scenes",
         ("data.size=64", "data.vocabulary=6", "data.hint=objects", "data.text=false"),
     ),
+    "caption-reader": Task(LOSS.key, LOSS.title, "scenes", (*WORDS, "data.hint=objects")),
     "dual-encoder": Task(LOSS.key, LOSS.title, "emoji", ("data.size=32", "data.text=true")),
     "lenet": LOSS,
 }
@@ -178,8 +180,9 @@ class Runs:
         return run
 
 
-def ways(of: Entry) -> dict[str, dict[str, Any]]:
-    """The ways to train a model, as a recipe's section [train] has them."""
+def ways(of: Entry, asked: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Those of the ways to train a model that are asked for, as a recipe's section [train] has
+    them."""
     general = vars(TrainOptions())
     found = {"general": {k: general[k] for k in DECIDING}}
     for name, factor in FACTORS.items():
@@ -187,12 +190,13 @@ def ways(of: Entry) -> dict[str, dict[str, Any]]:
         players = of.train.get("players", {})
         if players:
             found[name]["players"] = {k: {"lr": v["lr"] * factor} for k, v in players.items()}
-    return found
+    return {name: way for name, way in found.items() if name in asked}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(TASKS), help="all, unless named")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="all, unless named")
     parser.add_argument("--seconds", type=float, default=12, help="of training, a run")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -202,7 +206,8 @@ def main() -> None:
         runs = Runs(Path(folder), asked.seconds, asked.seed)
         for name in asked.models:
             task = TASKS[name]
-            found = {way: runs.number(name, task, own) for way, own in ways(entry(name)).items()}
+            tried = ways(entry(name), asked.ways)
+            found = {way: runs.number(name, task, own) for way, own in tried.items()}
             finite = [v for v in found.values() if not math.isnan(v)]
             best = (max if task.greatest else min)(finite, default=math.nan)
             best_way = next((way for way, v in found.items() if v == best), "none")
@@ -210,7 +215,7 @@ def main() -> None:
             print(*rows[-1], sep="  ", flush=True)
     show(
         f"{asked.seconds:g} s of one thread a run, seed {asked.seed}",
-        ("", "number", "general", *FACTORS, "best"),
+        ("", "number", *(way for way in WAYS if way in asked.ways), "best"),
         rows,
     )
 
