@@ -22,7 +22,7 @@ from limner.training.data_record import DATA_FILE, DataRecord
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
-KINDS = _DATA | {"layouts": _LAYOUTS, "reduced": _REDUCED["reduced"]}
+KINDS = _DATA | _LAYOUTS | {"reduced": _REDUCED["reduced"]}
 KINDS |= {"grey": KINDS.pop("grey")}  # of bare pictures only what takes nothing else
 BRIEF = {"steps": 1, "batch": 2, "samples": 0, "calibrate_batches": 1}
 
