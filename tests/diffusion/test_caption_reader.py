@@ -11,7 +11,7 @@ from limner.contract.layout import COLOURS, NONE, Objects, layout_spec
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
 from limner.data import open_data
-from limner.diffusion.caption_reader import CaptionReader
+from limner.diffusion.caption_reader import CaptionReader, sides
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
@@ -44,6 +44,8 @@ def test_a_guess_without_knowledge_costs_the_logarithm_of_the_choices(
         "count": 4,
         "kind": 3,
         "number": 5,
+        "across": 3,
+        "down": 3,
     }
     found = reader.losses(TEXT, TWO)
     assert {name: float(value.detach()) for name, value in found.items()} == pytest.approx(
@@ -65,6 +67,15 @@ def test_a_sure_right_guess_costs_nothing(reader: CaptionReader) -> None:
     assert found["count"] == pytest.approx(0, abs=1e-6)
     for name in ("colour", "column", "row"):  # right of the dog, 50 nats off of the cat
         assert found[name] == pytest.approx(25, abs=1e-4)
+
+
+def test_sides_are_those_of_all_other_objects() -> None:
+    """The first is left of and above both others, the second right of both, the third below both;
+    the fourth place is empty. An object by itself has no side."""
+    centre = torch.tensor([[[0.1, 0.2], [0.9, 0.4], [0.5, 0.8], [0.0, 0.0]]])
+    there = torch.tensor([[True, True, True, False]])
+    assert sides(centre, there)[0, :3].tolist() == [[1, 1], [2, 0], [0, 2]]
+    assert sides(centre, torch.tensor([[True, False, False, False]]))[0, 0].tolist() == [0, 0]
 
 
 def test_neither_the_order_of_objects_nor_empty_places_count(reader: CaptionReader) -> None:

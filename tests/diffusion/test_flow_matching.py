@@ -61,6 +61,15 @@ def test_a_shift_multiplies_the_noise_of_training_and_of_sampling(law):
     assert moved.schedule.times(12)[0] == 1
 
 
+def test_a_shift_leaves_codes_as_exact_as_they_were():
+    """An inverse needs short steps near the picture, whatever the steps of painting are."""
+    torch.manual_seed(0)
+    usual, moved = (FlowMatching(GREY, channels=(4,), shift=s).eval() for s in (1, 3))
+    moved.load_state_dict(usual.state_dict())
+    x = torch.rand(4, 1, 4, 4) * 2 - 1
+    assert torch.equal(moved.encode(x), usual.encode(x))
+
+
 def test_a_constant_velocity_is_followed_exactly_in_any_number_of_steps():
     """Where all data are one picture m, F = (x_t - m) / t, and one step is as good as many."""
     m = torch.linspace(-0.9, 0.9, 16).view(1, 1, 4, 4)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.contract.checkpoint import load
+from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
+from limner.nn.text import TextEncoder
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
 
@@ -62,7 +63,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-_FROZEN = 'train.frozen=["text.project","text.positions","text.layers","text.norm"]'
+_FROZEN = "train.frozen=text.project,text.positions,text.layers,text.norm"
 
 
 def _told(reader: Path, *more: str) -> Recipe:
@@ -86,22 +87,59 @@ def test_captions_are_read_as_by_a_trained_reader_which_stays_as_it_is(
     assert same > {"positions", "project.weight", "layers.1.fc_2.weight", "norm.bias"}
 
 
-def test_a_whole_model_and_a_reader_may_come_from_two_runs(trained: Path, reader: Path) -> None:
-    model = _told(reader, f"train.init.model={trained}")
-    with pytest.raises(LimnerError, match="is of flow-matching and cannot start ddpm"):
-        model.build(load(reader).spec)
+def test_a_whole_model_and_a_reader_may_come_from_two_runs(reader: Path, tmp_path: Path) -> None:
+    spec = replace(load(reader).spec, hint=None)
+    first = Recipe.of("ddpm", "scenes", ["data.size=16", "model.channels=8,16"]).build(spec)
+    save_model(first, tmp_path)
+    own = _told(reader, f"train.init.model={tmp_path}").build(spec).state_dict()
+    prefix = next(name for name in own if name.endswith("text.positions"))[: -len("positions")]
+    taught = load(reader).text.state_dict()  # pyright: ignore
+    for name, weight in first.state_dict().items():
+        part = name.removeprefix(prefix)
+        reads = name.startswith(prefix) and part.split(".")[0] not in ("pool", "null", "seen")
+        assert torch.equal(own[name], taught[part] if reads else weight), name
 
 
 def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path) -> None:
     spec = replace(load(reader).spec, hint=None)
-    with pytest.raises(LimnerError, match=r"has 2 layers of 32 .* 2 layers of 64 for 32 tokens"):
+    with pytest.raises(
+        LimnerError, match=r"model\.words=64 model\.layers=2 on captions of 32 tokens"
+    ):
         _told(reader, "model.channels=16").build(spec)
     with pytest.raises(LimnerError, match=r"train.init.text=\S+ reads no captions"):
         _told(trained).build(spec)
-    with pytest.raises(LimnerError, match="the model to train reads no captions"):
+    with pytest.raises(LimnerError, match="what is to be trained reads no captions"):
         _told(reader).build(replace(spec, text=None))
 
 
 def test_a_part_that_no_weight_has_cannot_be_frozen(reader: Path, tmp_path: Path) -> None:
     with pytest.raises(LimnerError, match=r"unknown part 'txt'; did you mean 'text'\?"):
-        train(_told(reader, 'train.frozen=["txt"]'), tmp_path / "told")
+        train(_told(reader, "train.frozen=txt"), tmp_path / "told")
+    with pytest.raises(LimnerError, match=r"did you mean 'text\.layers'\?"):
+        train(_told(reader, "train.frozen=text.layer"), tmp_path / "told")
+    with pytest.raises(LimnerError, match=r"leave something of it out of train\.frozen=network"):
+        train(_told(reader, "train.frozen=network"), tmp_path / "told")
+
+
+def test_what_learns_is_told_and_not_what_is_frozen_beside_it(reader: Path, tmp_path: Path) -> None:
+    """The base of a cascade reads captions, too, and stays as it was trained."""
+    spec = replace(load(reader).spec, hint=None)
+    base = Recipe.of("flow-matching", "scenes", ["data.size=16", "model.channels=8"]).build(spec)
+    save_model(base, tmp_path)
+    own = [f"train.init.base={tmp_path}", f"train.init.text={reader}"]
+    cascade = Recipe.of("cascade", "scenes", [*own, "model.options={channels=[8,16]}"])
+    told = cascade.build(spec.resized(32, 32))
+    first, second = (m for m in told.modules() if isinstance(m, TextEncoder))
+    taught = load(reader).text  # pyright: ignore
+    assert not torch.equal(first.positions, taught.positions)
+    assert torch.equal(second.positions, taught.positions)
+
+
+def test_initialisation_from_data_leaves_frozen_weights(tmp_path: Path) -> None:
+    brief = ["data.size=8", "data.label=none", "train.steps=1", "train.batch=4", "train.samples=0"]
+    train(Recipe.of("glow", "emoji", brief), tmp_path / "first")
+    more = [f"train.init.model={tmp_path / 'first'}", "train.frozen=transforms.1"]
+    train(Recipe.of("glow", "emoji", [*brief, *more]), tmp_path / "second")
+    before, after = (load(tmp_path / name).state_dict() for name in ("first", "second"))
+    same = {name for name, weight in before.items() if torch.equal(weight, after[name])}
+    assert {name for name in before if "transforms.1." in name} <= same < before.keys()

@@ -10,6 +10,8 @@ from limner.contract.options import json_schema, typed_value
 from limner.contract.registry import Entry
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align
+from limner.training.recipe import Recipe
+from limner.training.shipped import shipped
 
 
 def describe_model(entry: Entry) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def options_text(entry: Entry) -> str:
             )
     if entry.train:
         lines += ["", "  its usual training:", *_typed("train", entry.train)]
-    use = f"train it: limner train {entry.name} emoji data.size=16"
+    use = f"train it: {_training(entry)}"
     if ready := bundled_of(entry.name):
         use += f"\nready to use: -m {' or -m '.join(ready)}"
     if entry.file:
@@ -65,6 +67,16 @@ def options_text(entry: Entry) -> str:
         use = f"paint with it: limner sample {named}, where {entry.file} lies in FOLDER"
     lines += ["", use]
     return "\n".join(lines)
+
+
+def _training(entry: Entry) -> str:
+    """What can be typed to train a model: on emoji with their labels, or as a recipe does."""
+    recipes = [
+        name for name, file in shipped().items() if Recipe.read(file).model["name"] == entry.name
+    ]
+    if "labels" in entry.model.takes or not recipes:
+        return f"limner train {entry.name} emoji data.size=16"
+    return f"limner train recipe:{recipes[0]}"
 
 
 def _typed(path: str, values: Mapping[str, Any]) -> list[str]:

@@ -46,6 +46,12 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, int) else value
 
 
+def _one_name(value: object) -> object:
+    return (value,) if isinstance(value, str) and value else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_name)]
+"""Some names; one by itself is that alone."""
 Layers = Annotated[tuple[Count, ...], BeforeValidator(_several)]
 """A number for each of several layers, or none; a number by itself is that of a single one."""
 Widths = Annotated[Layers, Field(min_length=1)]

@@ -3,22 +3,23 @@
 Saharia et al. (2022). Photorealistic text-to-image diffusion models with deep language
 understanding. arXiv:2205.11487.
 
-Which of two things is red, and which is left of the other, is decided at the noisiest times, at
-which next to nothing of the loss depends on it: an encoder that is trained with its painter from
-the start may stay a bag of words for a million pictures. The paper takes one that was trained on
-text alone, and does not train it further. So it is here:
+Which of two things is red, and which is left of the other, matters for little of a painter's loss.
+An encoder that learns together with its painter may therefore stay a bag of words for a million
+pictures. The paper takes one that was trained on text alone, and does not train it further. So it
+is here:
 
     q = Embedding(kind) or Embedding(colour)
     a = q + attention from q to the tokens of the caption, then a perceptron
     log p(colour | kind), log p(column | kind), log p(row | kind), log p(count | kind),
-    log p(kind | colour): linear in a, log p(how many things): in the text's vector
+    log p(side of the others, across and down | kind), log p(kind | colour): linear in a,
+    log p(how many things): linear in the text's vector
 
 which asks of tokens what the cross-attention of a painter asks. Truth is given by the conditioning
 images of `data.hint=objects`; pictures are not looked at.
 
-    limner train caption-reader scenes data.hint=objects --run runs/reader
+    limner train recipe:caption-reader --run runs/reader
     limner train ... train.init.text=runs/reader \\
-        'train.frozen=["text.project","text.positions","text.layers","text.norm"]'
+        train.frozen=text.project,text.positions,text.layers,text.norm
 
 Kept: the encoder stays frozen while the painter learns. Different: it is small, and learns from
 true descriptions of scenes in place of other text.
@@ -41,6 +42,8 @@ from limner.contract.registry import Paper, register
 from limner.nn.attention import Attention
 from limner.nn.text import Encoded, TextEncoder
 
+_SIDES = ("neither", "before", "behind")  # of all others
+
 
 @register(
     "caption-reader",
@@ -59,8 +62,8 @@ class CaptionReader(Learner):
 
     Args:
         spec: what the data are; with captions, and with objects as conditioning images.
-        words: the length of a token's vector; that of painters is 192, or four times their first
-            width if that is less.
+        words: the length of a token's vector; that of painters with a U-Net is 192, or four times
+            their first width if that is less.
         layers: of the transformer.
         cells: columns and rows that places are told by.
 
@@ -95,6 +98,8 @@ class CaptionReader(Learner):
                 "column": nn.Linear(words, cells),
                 "row": nn.Linear(words, cells),
                 "count": nn.Linear(words, self.most),
+                "across": nn.Linear(words, len(_SIDES)),
+                "down": nn.Linear(words, len(_SIDES)),
             }
         )
         self.of_colour = nn.Linear(words, self.kinds)
@@ -104,7 +109,7 @@ class CaptionReader(Learner):
         """What is predicted from what."""
         return [
             "a = q + attention(q, tokens), q of a kind or a colour",
-            "loss: -log p(colour, column, row, count | kind) - log p(kind | colour)",
+            "loss: -log p(colour, column, row, count, sides | kind) - log p(kind | colour)",
             "      -log p(number | vector of the text)",
         ]
 
@@ -127,6 +132,7 @@ class CaptionReader(Learner):
         column, row = (centre * self.cells).long().clamp(0, self.cells - 1).unbind(-1)
         alike = (objects.kind[:, :, None] == objects.kind[:, None, :]).sum(-1)
         truth = {"colour": colour + 1, "column": column, "row": row, "count": alike - 1}
+        truth |= dict(zip(("across", "down"), sides(centre, there).unbind(-1)))
         a = self._asked(self.kind(kind), told)
         logs = {
             name: _cross_entropy(head(a), truth[name], there) for name, head in self.of_kind.items()
@@ -140,6 +146,17 @@ class CaptionReader(Learner):
         picture = q.transpose(1, 2)[..., None]  # n pixels high, one wide
         a = self.attention(picture, told.tokens, told.mask)[..., 0].transpose(1, 2)
         return self.norm(a + self.perceptron(a))
+
+
+def sides(centre: Float[Tensor, "b n 2"], there: Bool[Tensor, "b n"]) -> Int[Tensor, "b n 2"]:
+    """On which side of all others each object is, across and down: 1 before them, 2 behind them, 0
+    neither, as where there is no other."""
+    others = there[:, None, :] & ~torch.eye(there.shape[1], dtype=torch.bool, device=there.device)
+    gap = centre[:, None, :] - centre[:, :, None]  # "b n n 2": from each to each other
+    known = others[..., None]
+    before = ((gap > 0) | ~known).all(2) & known.any(2)
+    behind = ((gap < 0) | ~known).all(2) & known.any(2)
+    return before + 2 * behind
 
 
 def _cross_entropy(

@@ -285,7 +285,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
 
     def _code_times(self) -> Times:
         """The times between a picture and its code: the least noise that was trained, too."""
-        times, least = self.schedule.times(_CODE_STEPS), self.schedule.ends[:1]
+        times, least = self.schedule.code_times(_CODE_STEPS), self.schedule.ends[:1]
         return torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:

@@ -16,15 +16,16 @@ arXiv:2302.00482, algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but o
 are of the same thing, for else the noise would tell what a picture is of.
 """
 
-from typing import Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Positive, Share
+from limner.contract.options import Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.probability_flow import FlowLikelihood
 from limner.maths.assignment import assignment
@@ -62,10 +63,11 @@ class FlowMatching(FlowLikelihood):
 
     Args:
         spec: what the images are.
-        time: the law of t in training: logit-normal, which looks most at the middle of the way and
-            paints better, or uniform, as in the papers above, whose likelihoods it is needed for.
-        shift: of times towards noise, in training and sampling: 1 for small pictures, 3 where what
-            stands where in a large one must be learnt (Esser et al., equation 23).
+        time: the law of t in training, before the shift: logit-normal, which looks most at the
+            middle of the way and paints better, or uniform, as in the papers above, whose
+            likelihoods it is needed for.
+        shift: of times towards noise, in training and sampling: 1 for small pictures, 3 where a
+            model of large ones must learn what stands where (Esser et al., equation 23).
         pairing: of pictures and noise in a training batch: each picture has noise of its own, or
             that which is nearest for all together.
         condition_dropout: how often training hides the condition.
@@ -79,7 +81,7 @@ class FlowMatching(FlowLikelihood):
         self,
         spec: ImageSpec,
         time: Literal["uniform", "logit-normal"] = "logit-normal",
-        shift: Positive = 1.0,
+        shift: Annotated[float, Field(gt=0, le=100)] = 1.0,
         pairing: Literal["independent", "optimal"] = "independent",
         condition_dropout: Share = 0.1,
         **unet: Unpack[PatchOptions],

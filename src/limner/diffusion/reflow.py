@@ -98,7 +98,7 @@ class Reflow(DenoisingModel):
             raise LimnerError("the teacher was trained on other data; give the same [data]")
         super().__init__(spec, copy.deepcopy(teacher.network), condition_dropout)
         self.teacher = teacher
-        self.schedule = teacher.schedule
+        self.schedule = LinearPath()
         self.goal, self.substeps, self.scale = goal, substeps, scale
 
     def players(self) -> dict[str, nn.Module]:
@@ -128,7 +128,7 @@ class Reflow(DenoisingModel):
     def paired(self, eps: Images, c: Condition, noise: Noise) -> Images:
         """The pictures that the teacher makes of noise."""
         D: Denoiser = self.teacher if self.scale == 1 else Guided(self.teacher, self.scale)
-        times = self.schedule.times(self.substeps)
+        times = self.teacher.schedule.times(self.substeps)
         return Plan(SAMPLERS["heun"], D, times).end(eps, c, noise)
 
 

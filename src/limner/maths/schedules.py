@@ -52,6 +52,10 @@ class Schedule(ABC):
             raise LimnerError("spacing is for models of discrete steps (ddpm); leave it out")
         return self.own_times(steps)
 
+    def code_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Times between a picture and the noise that is its code, for an inverse."""
+        return self.own_times(steps)
+
     @abstractmethod
     def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """The times that the schedule's paper visits."""
@@ -199,9 +203,10 @@ def zero_terminal(betas: Float64[Tensor, "T"]) -> Float64[Tensor, "T"]:
 class LinearPath(Schedule):
     """Flow matching's straight line from picture to noise: alpha = 1 - t, sigma = t.
 
-    Large pictures are seen through more noise than small ones: a mean over n times as many pixels
-    is sqrt(n) times as sure. A shift s moves times to where a small picture's noise hides as much,
-    t -> s t / (1 + (s - 1) t). Esser et al. (2024), arXiv:2403.03206, equation 23.
+    In a large picture objects can still be seen under much noise: a mean over m / n times as many
+    pixels is sqrt(m / n) times as sure. So a shift s = sqrt(m / n) moves the times that suit n
+    pixels to those that suit m, t -> s t / (1 + (s - 1) t). Esser et al. (2024), arXiv:2403.03206,
+    equation 23.
 
     Args:
         shift: s, above 0; of more than 1, more steps are near the noise.
@@ -219,7 +224,11 @@ class LinearPath(Schedule):
 
     def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
         """Evenly spaced, then shifted."""
-        return self.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+        return self.shifted(self.code_times(steps))
+
+    def code_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
+        """Evenly spaced, for a shift would leave long steps near the picture."""
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
     def label(self, t: Times) -> Times:
         """1000 t."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import load, model_file, read_header
@@ -56,37 +56,45 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
 
 
 def copy_text_encoder(path: str, model: Learner) -> None:
-    """Let a model read captions as a trained one does, whatever either is for.
+    """Let a model read tokens as a trained one does, whatever either is for; the vector of a whole
+    text is the model's own.
 
     Args:
         path: a run, a model folder or file, or a bundled model's name.
         model: what is to be trained, in place.
 
     Raises:
-        LimnerError: one of them reads no captions, or their encoders are of other sizes.
+        LimnerError: one of them has not exactly one text encoder, or they are of other sizes.
     """
-    taught = _text_encoder(load(model_file(bundled().get(path, Path(path)))))
-    own = _text_encoder(model)
-    if taught is None or own is None:
-        which = f"train.init.text={path}" if taught is None else "the model to train"
-        raise LimnerError(f"{which} reads no captions; leave train.init.text out")
-    read = {k: w for k, w in taught.state_dict().items() if k.split(".")[0] not in _NOT_READING}
+    taught = load(model_file(bundled().get(path, Path(path))))
+    read = _read_tokens(_text_encoder(taught, f"train.init.text={path}", list(taught.parameters())))
+    trained = [p for part in model.players().values() for p in part.parameters()]
+    own = _text_encoder(model, "what is to be trained", trained)
     known = own.state_dict()
-    if any(name not in known or known[name].shape != w.shape for name, w in read.items()):
+    if {k: w.shape for k, w in read.items()} != {k: w.shape for k, w in _read_tokens(own).items()}:
+        length, dim = own.positions.shape
         raise LimnerError(
-            f"the text encoder of {path} has {_size_in_words(taught)}, that of the model to train "
-            f"{_size_in_words(own)}; train one of the same size"
+            f"the text encoder of {path} is of another size; train a caption-reader with "
+            f"model.words={dim} model.layers={len(own.layers)} on captions of {length} tokens"
         )
     own.load_state_dict(known | read)
 
 
-def _size_in_words(encoder: TextEncoder) -> str:
-    length, dim = encoder.positions.shape
-    return f"{len(encoder.layers)} layers of {dim} for {length} tokens"
+def _read_tokens(encoder: TextEncoder) -> dict[str, Tensor]:
+    """The weights that make tokens."""
+    state = encoder.state_dict()
+    return {k: w for k, w in state.items() if k.split(".")[0] not in _NOT_READING}
 
 
-def _text_encoder(model: Learner) -> TextEncoder | None:
-    return next((each for each in model.modules() if isinstance(each, TextEncoder)), None)
+def _text_encoder(model: Learner, called: str, among: list[nn.Parameter]) -> TextEncoder:
+    """The one text encoder of a model, of those that have some of these parameters."""
+    known = {id(p) for p in among}
+    encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
+    found = [each for each in encoders if any(id(p) in known for p in each.parameters())]
+    if len(found) != 1:
+        has = "no captions" if not found else f"captions by {len(found)} encoders"
+        raise LimnerError(f"{called} reads {has}; leave train.init.text out")
+    return found[0]
 
 
 def _size(weights: Mapping[str, Tensor]) -> int:

@@ -118,7 +118,10 @@ class Loop:
         """Initialise the model from data, before step 0; the average and other processes follow."""
         gathered = self._sharding.gathered() if self._sharding else contextlib.nullcontext()
         with gathered, self._seeded("prepare"), torch.no_grad():
+            kept = [(p, p.detach().clone()) for p in self._frozen.values()]
             self.model.prepare(self._first_batches())
+            for p, value in kept:
+                p.copy_(value)
             processes.broadcast_([*self.model.parameters(), *self.model.buffers()])
         self.average.load_state_dict(self.model.state_dict())
 
@@ -418,7 +421,11 @@ def _players(model: Learner, options: TrainOptions) -> dict[str, Player]:
         learnt = [p for p in part.parameters() if p.requires_grad]
         own = {names[id(p)]: p for p in learnt if not _is_of(names[id(p)], options.frozen)}
         if not own:
-            raise LimnerError(f"player '{name}' of model '{_name(model)}' has nothing to train")
+            frozen = ",".join(options.frozen)
+            remedy = f"; leave something of it out of train.frozen={frozen}" if frozen else ""
+            raise LimnerError(
+                f"player '{name}' of model '{_name(model)}' has nothing to train{remedy}"
+            )
         players[name] = Player(name, own, options)
     return players
 
@@ -429,9 +436,12 @@ def _is_of(name: str, parts: Iterable[str]) -> bool:
 
 
 def _parts(names: Iterable[str]) -> list[str]:
-    """The parts that full names of weights have, without the weights' own and numbers."""
-    found = (part for name in names for part in name.split(".")[:-1])
-    return sorted({part for part in found if not part.isdigit()})
+    """The parts that full names of weights have, one after another or two together."""
+    found = set[str]()
+    for name in names:
+        parts = [part for part in name.split(".")[:-1] if not part.isdigit()]
+        found.update(parts, map(".".join, itertools.pairwise(parts)))
+    return sorted(found)
 
 
 def _networks(part: nn.Module) -> Iterator[nn.Module]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from limner.contract.errors import LimnerError
 from limner.contract.options import (
     Count,
+    Names,
     Natural,
     NonNegative,
     Positive,
@@ -71,11 +72,11 @@ class TrainOptions:
         patience: non-finite steps in a row before a run returns to its last state at half the rate.
         rollbacks: how often, before the run stops.
         players: a player's own lr, betas and weight_decay, by its name.
-        frozen: parts that stay as they are, each by a part of its weights' names, such as
-            "text.layers".
-        init: trained models to begin with: of a nested model by its option (`init.first_stage`), of
-            the whole model, and then of no nested one, as `init.model`; and of what reads captions,
-            whatever model it was trained in, as `init.text`.
+        frozen: parts whose weights stay as they are, each by a part of its weights' names, such as
+            "text.layers"; running statistics go on.
+        init: trained models to begin with. A nested model is given by its option
+            (`init.first_stage`). `init.model` is the whole model, nested ones with it. `init.text`
+            is any model with captions: its text encoder's reading of tokens is taken.
     """
 
     steps: Count = 10_000
@@ -108,7 +109,7 @@ class TrainOptions:
     patience: Count = 10
     rollbacks: Natural = 3
     players: dict[str, dict[str, Any]] | None = None
-    frozen: tuple[str, ...] = ()
+    frozen: Names = ()
     init: dict[str, str] | None = None
 
     def __post_init__(self) -> None:

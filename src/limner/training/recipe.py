@@ -151,7 +151,7 @@ class Recipe:
                 model = build_from(start, self.model["name"], spec, own)
             else:
                 model = build(self.model["name"], spec, **own | nested)
-        if text:
+        if text is not None:
             copy_text_encoder(text, model)
         return model
 

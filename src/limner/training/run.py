@@ -111,7 +111,7 @@ def resume(
         raise LimnerError(f"{run} holds no run; `limner train` makes one")
     old = Recipe.read(run / RECIPE_FILE)
     recipe = old.updated(assignments).effective()
-    for key in ("optimizer", "seed", "init", "widths"):
+    for key in ("optimizer", "seed", "init", "frozen", "widths"):
         if getattr(recipe.options(), key) != getattr(old.options(), key):
             raise LimnerError(
                 f"train.{key} cannot change in a run that is resumed; train a new one"
