@@ -5,12 +5,16 @@
         --metrics likelihood -n 1000 --limits "Strokes of fours and nines are often open."
 
 What is measured is the packed file, by `limner evaluate` with what stands in the recipe's section
-[evaluate]; the sheet shows the pictures of seeds 0 to 39, none of them chosen. A translator's shows
-16 pairs, spread over the held-out ones: a picture, its translation, the true one, the way back.
+[evaluate], and with the data's options that are given; the sheet shows the pictures of seeds 0 to
+39, none of them chosen. A painter of scenes is asked for the first captions of their test split. A
+translator's sheet shows 16 pairs, spread over the held-out ones: a picture, its translation, the
+true one, the way back.
 """
 
 import argparse
+import shlex
 import shutil
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from limner.commands.pictures import write
 from limner.commands.wish import Wish
 from limner.contract.abilities import Translates
 from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.header import Header
 from limner.contract.image import to_uint8
 from limner.contract.noise import Noise
 from limner.contract.registry import entry
@@ -37,9 +42,14 @@ DIGITS = (
     "documentation has it; none of it is in the file"
 )
 EMOJI = "training splits of the bundled emoji (Microsoft's Fluent Emoji, MIT); none is in the file"
+SCENES = (
+    "composed scenes, 128 x 128, of 120 objects by four artists (Microsoft's Fluent Emoji, MIT; "
+    "Google's Noto Emoji, Apache-2.0); none is in the file"
+)
 _MANY = 150_000  # parameters, from which on they are stored in eight bits
 _SHOWN = 40
 _PAIRS = 16
+_SEEDS = 4
 
 
 def bundle(name: str, run: Path) -> Path:
@@ -67,15 +77,29 @@ def minutes(log: Path) -> float:
     return seconds / 60
 
 
-def judged(folder: Path, metrics: str, n: int) -> tuple[Report, str]:
+def judged(folder: Path, metrics: str, n: int, options: Sequence[str]) -> tuple[Report, str]:
     """The packed file's numbers, and the command that shows them."""
     asked: dict[str, Any] = read_header(model_file(folder)).recipe.get("evaluate", {})
     given = {name: asked[name] for name in ("against", "extractor") if asked.get(name)}
     data = {"split": asked["split"]} if asked.get("split") else {}
+    data |= dict(option.removeprefix("data.").split("=", 1) for option in options)
     words = [f"--{name} {value}" for name, value in given.items()]
-    words += [f"data.{name}={value}" for name, value in data.items()]
+    words += [shlex.quote(f"data.{name}={value}") for name, value in data.items()]
     command = " ".join(["limner evaluate", folder.name, *words, f"--metrics {metrics} -n {n}"])
     return evaluate(folder, metrics=metrics.split(","), n=n, data=data, **given), command
+
+
+def scenes(folder: Path) -> None:
+    """Write the sheet of a painter of scenes: a caption a row."""
+    wish = Wish(str(folder), prompts=tuple(scene_captions(folder)), n=_SEEDS)
+    write(*paint_sheet(wish), folder / "samples.png", enlarge=1)
+
+
+def scene_captions(folder: Path) -> list[str]:
+    """The first captions of the test split of the scenes that a model was trained on."""
+    data = read_header(model_file(folder)).recipe["data"] | {"split": "test"}
+    first = torch.arange(_SHOWN // _SEEDS)
+    return open_data(**data).captions(first, Noise.sampling(0, len(first))) or []
 
 
 def translations(folder: Path) -> None:
@@ -97,14 +121,14 @@ def translations(folder: Path) -> None:
     png.save_png(png.grid(sheet, 2 * len(columns)), folder / "samples.png")
 
 
-def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -> str:
+def card(folder: Path, recipe: str, report: Report, command: str, limits: str, trained: str) -> str:
     """The text beside the weights."""
     file = folder / "model.safetensors"
     header, model = read_header(file), load(file)
     of = entry(header.model)
     precision = "eight bits" if model.parameter_count() >= _MANY else "float16"
     last, train = read_log(folder)[-1], header.recipe["train"]
-    translates = isinstance(model, Translates)
+    translates, paints_scenes = isinstance(model, Translates), _paints_scenes(header)
     rows = [(_what(number), number.text()) for number in report.numbers]
     if "held_out.loss" in last and model.loss_compares:
         rows.append(("loss of held-out pictures at the end", f"{last['held_out.loss']:.4g}"))
@@ -116,7 +140,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
             f"parameters in {precision}",
         ),
         ("SHA-256", f"`{sha256(file)}`"),
-        ("data", EMOJI if translates else DIGITS),
+        ("data", EMOJI if translates else SCENES if paints_scenes else DIGITS),
         ("licence", "MIT, as limner"),
         (
             "recipe",
@@ -124,13 +148,22 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
             f"{train.get('seed', 0)}{', averaged weights' if train.get('ema') else ''}",
         ),
         ("log", "`log.jsonl`"),
-        ("training time", f"{minutes(folder):.0f} minutes of one core of an {MACHINE}"),
+        (
+            "training time",
+            trained or f"{minutes(folder):.0f} minutes of one core of an {MACHINE}",
+        ),
     ]
     about = (
         f"A small one, which learnt digits within minutes on one core: "
         f"`limner sample -m {folder.name}`."
     )
     caption = f"First draws, seeds 0 to {_SHOWN - 1}"
+    if paints_scenes:
+        about = (
+            f'Scenes from words: `limner sample "a red apple and a green car" -m {folder.name}`.'
+        )
+        asked = "; ".join(scene_captions(folder))
+        caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row: {asked}"
     if isinstance(model, Translates):
         a, b = (model.spec_of(domain).domain for domain in ("A", "B"))
         both, back = "", ""
@@ -160,6 +193,11 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str) -
     )
 
 
+def _paints_scenes(header: Header) -> bool:
+    """Whether a model was trained to paint scenes from captions."""
+    return header.spec.text is not None and header.recipe["data"]["source"] == "scenes"
+
+
 def _what(number: Number) -> str:
     """A number's name, and whose it is where it is not the model's."""
     return number.name if number.row == SUBJECT else f"{number.name}, {number.row}"
@@ -174,17 +212,21 @@ def main() -> None:
     parser.add_argument("--metrics", required=True)
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--limits", required=True)
+    parser.add_argument("--trained", default="", help="how long, where the log does not tell")
+    parser.add_argument("data", nargs="*", help="as limner evaluate takes it: data.grid=16")
     asked = parser.parse_args()
     folder = bundle(asked.name, asked.run)
     header = read_header(model_file(folder))
     if issubclass(entry(header.model).model, Translates):
         translations(folder)
+    elif _paints_scenes(header):
+        scenes(folder)
     else:
         labels = ("all",) if header.spec.labels else ()
         wish = Wish(str(folder), labels=labels, n=4 if labels else _SHOWN)
         write(*paint_sheet(wish), folder / "samples.png")
-    report, command = judged(folder, asked.metrics, asked.n)
-    text = card(folder, asked.recipe, report, command, asked.limits)
+    report, command = judged(folder, asked.metrics, asked.n, asked.data)
+    text = card(folder, asked.recipe, report, command, asked.limits, asked.trained)
     (folder / "README.md").write_text(text)
     print(text)
 
