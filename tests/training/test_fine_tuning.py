@@ -63,6 +63,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def _encoder(path: Path) -> TextEncoder:
+    return next(each for each in load(path).modules() if isinstance(each, TextEncoder))
+
+
 _FROZEN = "train.frozen=text.project,text.positions,text.layers,text.norm"
 
 
@@ -76,7 +80,7 @@ def test_captions_are_read_as_by_a_trained_reader_which_stays_as_it_is(
 ) -> None:
     train(_told(reader, _FROZEN, "train.samples=0"), tmp_path / "told")
     resume(tmp_path / "told", ["train.steps=3"])
-    taught = load(reader).text.state_dict()  # pyright: ignore
+    taught = _encoder(reader).state_dict()
     own = load(tmp_path / "told").state_dict()
     prefix = next(name for name in own if name.endswith("text.project.weight"))[
         : -len("project.weight")
@@ -93,7 +97,7 @@ def test_a_whole_model_and_a_reader_may_come_from_two_runs(reader: Path, tmp_pat
     save_model(first, tmp_path)
     own = _told(reader, f"train.init.model={tmp_path}").build(spec).state_dict()
     prefix = next(name for name in own if name.endswith("text.positions"))[: -len("positions")]
-    taught = load(reader).text.state_dict()  # pyright: ignore
+    taught = _encoder(reader).state_dict()
     for name, weight in first.state_dict().items():
         part = name.removeprefix(prefix)
         reads = name.startswith(prefix) and part.split(".")[0] not in ("pool", "null", "seen")
@@ -130,7 +134,7 @@ def test_what_learns_is_told_and_not_what_is_frozen_beside_it(reader: Path, tmp_
     cascade = Recipe.of("cascade", "scenes", [*own, "model.options={channels=[8,16]}"])
     told = cascade.build(spec.resized(32, 32))
     first, second = (m for m in told.modules() if isinstance(m, TextEncoder))
-    taught = load(reader).text  # pyright: ignore
+    taught = _encoder(reader)
     assert not torch.equal(first.positions, taught.positions)
     assert torch.equal(second.positions, taught.positions)
 

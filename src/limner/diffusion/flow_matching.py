@@ -88,7 +88,7 @@ class FlowMatching(FlowLikelihood):
     ) -> None:
         network = UNet(spec, **unet)
         super().__init__(spec, network, condition_dropout)
-        self.schedule = LinearPath(shift)
+        self.schedule = self.path = LinearPath(shift)
         self.time = time
         self.couples_batch = pairing == "optimal"
 
@@ -99,7 +99,7 @@ class FlowMatching(FlowLikelihood):
 
     def draw_times(self, noise: Noise) -> Times:
         """t in (0, 1)."""
-        return self.schedule.shifted(_TIMES[self.time](noise)).clamp_(min=1e-5)
+        return self.path.shifted(_TIMES[self.time](noise)).clamp_(min=1e-5)
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
         """Noise of each picture's own, or the batch's, exchanged among pictures of one thing."""
