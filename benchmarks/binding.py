@@ -1,6 +1,6 @@
 """Whether a painter of scenes reads the order of words, or captions as bags of them.
 
-    python benchmarks/binding.py checkpoints/scenes128 -n 192
+    python benchmarks/binding.py scenes
 
 The denoising loss is read with true captions, with captions in which the two colours (attribution)
 or the two things (position) have changed places, and without any. Only order tells the first two

@@ -21,6 +21,7 @@ import json
 import os
 import re
 import stat
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ def zip_files(path: Path) -> Files:
         raise LimnerError(f"there is no archive '{path}'") from None
     except (zipfile.BadZipFile, OSError) as error:
         raise LimnerError(f"'{path}' is not a valid zip archive: {error}") from None
+    if archive.fp:  # closed also where the archive dies in a circle of references
+        weakref.finalize(archive, archive.fp.close)
     members: dict[str, zipfile.ZipInfo] = {}
     refused = []
     for member in archive.infolist():

@@ -16,7 +16,7 @@ dropout are pure functions of (seed, step), so `Loop.state` lets a run continue 
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ from limner.runtime.seeding import seeded
 from limner.training import averages, optimisers
 from limner.training.checkpointing import Checkpointing
 from limner.training.options import TrainOptions
-from limner.training.player import Player
+from limner.training.player import Player, players_of
 from limner.training.sharding import (
     all_shared_out,
     gathered_copy,
@@ -93,7 +93,7 @@ class Loop:
         self._sharding = sharded(self.model, options.parallel, options.optimizer)
         if options.channels_last and not self._sharding:
             _channels_last_(self.model)
-        self.players = _players(self.model, options)
+        self.players = players_of(self.model, options)
         trained = {id(p): p for player in self.players.values() for p in player.parameters}
         self._frozen = {id(p): p for p in model.parameters() if id(p) not in trained}
         self.average = copy.deepcopy(self.model, dict(self._frozen)).requires_grad_(False).eval()
@@ -404,44 +404,6 @@ _COUNTERS = ("step", "images_seen", "unlucky", "rollbacks", "updates")
 
 def _name(model: Learner) -> str:
     return model.name or type(model).__name__
-
-
-def _players(model: Learner, options: TrainOptions) -> dict[str, Player]:
-    """Each player's trainable parameters by their full names, with an optimiser of its own."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    parts = model.players()
-    for part in options.frozen:
-        if not any(_is_of(name, [part]) for name in names.values()):
-            raise unknown("part", part, _parts(names.values()), "train.frozen")
-    for name in options.players or {}:
-        if name not in parts:
-            raise unknown("player", name, parts, f"model '{_name(model)}'")
-    players = {}
-    for name, part in parts.items():
-        learnt = [p for p in part.parameters() if p.requires_grad]
-        own = {names[id(p)]: p for p in learnt if not _is_of(names[id(p)], options.frozen)}
-        if not own:
-            frozen = ",".join(options.frozen)
-            remedy = f"; leave something of it out of train.frozen={frozen}" if frozen else ""
-            raise LimnerError(
-                f"player '{name}' of model '{_name(model)}' has nothing to train{remedy}"
-            )
-        players[name] = Player(name, own, options)
-    return players
-
-
-def _is_of(name: str, parts: Iterable[str]) -> bool:
-    """Whether a weight of this full name is of one of the parts, such as "text.layers"."""
-    return any(f".{part}." in f".{name}." for part in parts)
-
-
-def _parts(names: Iterable[str]) -> list[str]:
-    """The parts that full names of weights have, one after another or two together."""
-    found = set[str]()
-    for name in names:
-        parts = [part for part in name.split(".")[:-1] if not part.isdigit()]
-        found.update(parts, map(".".join, itertools.pairwise(parts)))
-    return sorted(found)
 
 
 def _networks(part: nn.Module) -> Iterator[nn.Module]:

@@ -1,12 +1,15 @@
-"""One player of a training game."""
+"""The players of a training game."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limner.contract.checkpoint import current_name
+from limner.contract.errors import LimnerError, unknown
+from limner.contract.model import Learner
 from limner.training import optimisers
 from limner.training.options import TrainOptions
 from limner.training.sharding import in_groups, shared_out, whole
@@ -50,3 +53,39 @@ class Player:
                 like = own[name] if value.shape == own[name].shape else value
                 kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
                 self.optimizer.state[own[name]][key] = kept.detach().copy_(shared_out(value, kept))
+
+
+def players_of(model: Learner, options: TrainOptions) -> dict[str, Player]:
+    """Each player's trainable parameters by their full names, with an optimiser of its own."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    parts, called = model.players(), f"model '{model.name or type(model).__name__}'"
+    for part in options.frozen:
+        if not any(_is_of(name, [part]) for name in names.values()):
+            raise unknown("part", part, _parts(names.values()), "train.frozen")
+    for name in options.players or {}:
+        if name not in parts:
+            raise unknown("player", name, parts, called)
+    players = {}
+    for name, part in parts.items():
+        learnt = [p for p in part.parameters() if p.requires_grad]
+        own = {names[id(p)]: p for p in learnt if not _is_of(names[id(p)], options.frozen)}
+        if not own:
+            frozen = ",".join(options.frozen)
+            remedy = f"; leave something of it out of train.frozen={frozen}" if frozen else ""
+            raise LimnerError(f"player '{name}' of {called} has nothing to train{remedy}")
+        players[name] = Player(name, own, options)
+    return players
+
+
+def _is_of(name: str, parts: Iterable[str]) -> bool:
+    """Whether a weight of this full name is of one of the parts, such as "text.layers"."""
+    return any(f".{part}." in f".{name}." for part in parts)
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """The parts that full names of weights have, one after another or two together."""
+    found = set[str]()
+    for name in names:
+        parts = [part for part in name.split(".")[:-1] if not part.isdigit()]
+        found.update(parts, map(".".join, itertools.pairwise(parts)))
+    return sorted(found)

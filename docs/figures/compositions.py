@@ -1,0 +1,30 @@
+"""What the bundled painter of scenes makes of eight prompts: python docs/figures/compositions.py
+
+Each row is of seeds 0 to 5; rows in pairs differ in the order of words alone.
+"""
+
+from labelled import labelled
+
+from limner.commands.painting import paint_sheet
+from limner.commands.wish import Wish
+
+PROMPTS = (
+    "a red apple and a green car",
+    "a green apple and a red car",
+    "a dog left of a cat",
+    "a cat left of a dog",
+    "a heart above a star",
+    "a star above a heart",
+    "three blue cars",
+    "two penguins in the snow",
+)
+DRAWS = 6
+
+
+def main() -> None:
+    sheet, _ = paint_sheet(Wish(model="scenes", prompts=PROMPTS, n=DRAWS))
+    labelled(sheet.images, "compositions", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
+
+
+if __name__ == "__main__":
+    main()
