@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--limits", required=True)
     parser.add_argument("--trained", default="", help="how long, where the log does not tell")
-    parser.add_argument("data", nargs="*", help="as limner evaluate takes it: data.grid=16")
+    parser.add_argument("data", nargs="*", help="right behind the run, as in data.grid=16")
     asked = parser.parse_args()
     folder = bundle(asked.name, asked.run)
     header = read_header(model_file(folder))
