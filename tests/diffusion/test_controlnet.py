@@ -85,9 +85,10 @@ def prompt(c: Condition) -> Condition:
 OPTIONS: dict[str, Any] = {"steps": 3, "scale": 2.0, "seed": 4}
 
 
+@pytest.mark.parametrize("rank", [0, 2])
 @every_base
-def test_at_first_it_is_the_base_bit_for_bit(kind):
-    model, plain, c = controlled(kind, shake=False), base(kind), asked("labels")
+def test_at_first_it_is_the_base_bit_for_bit(kind, rank):
+    model, plain, c = controlled(kind, shake=False, rank=rank), base(kind), asked("labels")
     assert torch.equal(model.sample(3, c, **OPTIONS), plain.sample(3, prompt(c), **OPTIONS))
     noise = Noise.sampling(0, 3)
     batch = Batch(noise.uniform(3, 8, 8) * 2 - 1, c)
@@ -123,9 +124,10 @@ def test_a_hint_moves_pictures_of_every_sampler_as_its_strength_grows(of, sample
     assert 0 < moved[0] < moved[1] < moved[2]
 
 
+@pytest.mark.parametrize("rank", [0, 2])
 @every_base
-def test_gradients_reach_only_the_control(kind):
-    model, before = controlled(kind), base(kind).state_dict()
+def test_gradients_reach_only_the_control(kind, rank):
+    model, before = controlled(kind, rank=rank), base(kind).state_dict()
     model.train()
     batch = Batch(torch.rand(3, 3, 8, 8) * 2 - 1, asked("labels"))
     optimizer = torch.optim.Adam(model.parameters())
@@ -197,6 +199,26 @@ def test_guidance_by_the_prompt_has_the_hint_in_both_halves():
     assert (without - plain).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["flow-matching", "plain", "latent-diffusion"])
+def test_a_low_rank_control_holds_no_copy_and_paints_as_the_whole_one_does(kind, tmp_path):
+    model, c = controlled(kind, rank=2), asked("labels")
+    control = model.branches[0]
+    assert control.encoder is None and control.change is not None
+    whole = model.join([])
+    made = whole.branches[0]
+    assert made.change is None and made.encoder is not None
+    own = dict(model.base_network.named_parameters())
+    for name, weight in made.encoder.named_parameters():
+        moved = torch.linalg.matrix_rank((weight - own[name]).flatten(1)) if weight.ndim > 1 else 0
+        assert moved == (2 if weight.ndim > 1 else 0), name
+    pictures = model.sample(3, c, **OPTIONS)
+    assert not torch.equal(pictures, model.base.sample(3, prompt(c), **OPTIONS))
+    torch.testing.assert_close(whole.sample(3, c, **OPTIONS), pictures, rtol=1e-4, atol=1e-5)
+    save_model(model, tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(again.sample(3, c, **OPTIONS), pictures)  # pyright: ignore
+
+
 def test_several_controls_add_up():
     kind = "flow-matching"
     edges, tint = (
@@ -228,7 +250,7 @@ def test_several_controls_add_up():
         features = network.encode(x, label, signal)
         for control, hint, weight in zip(both.branches, (c.image, large), (0.3, 0.9)):
             features = features.plus(
-                [weight * r for r in control(x, label, signal, control.hint(hint))]
+                [weight * r for r in control(network, x, label, signal, control.hint(hint))]
             )
         torch.testing.assert_close(own, network.decode(features))
 
@@ -336,7 +358,7 @@ def test_it_is_the_controlnet_of_diffusers_where_shapes_allow():
     x, hint, t = torch.randn(2, 3, 16, 16), torch.randn(2, 2, 16, 16), torch.tensor([3.0, 700.0])
     with torch.no_grad():
         down, middle = theirs(x, t, torch.zeros(2, 1, 4), hint, return_dict=False)
-        found = control(x, t, Signal(), control.hint(hint))
+        found = control(network, x, t, Signal(), control.hint(hint))
     for a, b in zip(found, [*down, middle], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         assert a.std() > 0.01

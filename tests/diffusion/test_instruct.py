@@ -59,7 +59,7 @@ def test_it_is_its_base_at_first_bit_for_bit(kind, rank):
 def test_weights_of_low_rank_lie_in_memory_as_they_did():
     """Kernels of 1 x 1 are convolved in another order where their strides are others."""
     network = torch.nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)
-    changed = LowRank(network, 2)._changed_weights(network)["weight"]
+    changed = LowRank(network, 2).changed_weights(network)["weight"]
     assert changed.stride() == network.weight.stride() != (8, 1, 1, 1)
     assert torch.equal(changed, network.weight)
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.nn.condition import Signal
+from limner.nn.low_rank import LowRank
 from limner.nn.plain_unet import PlainUNet
-from limner.nn.unet import UNet
+from limner.nn.unet import Encoder, UNet
 
 _HINT_WIDTHS = (16, 32, 96, 256, 256, 256)  # at each halving; the first four are the authors'
 
@@ -50,21 +51,12 @@ class HintEncoder(nn.Module):
         return self.conv_out(h)
 
 
-class Control(nn.Module):
-    """The trainable copy of a network's encoder, with zero convolutions behind it.
+class _Encoding(nn.Module):
+    """All that an encoder hands to the decoder, the middle's features last."""
 
-    Args:
-        network: whose encoder is copied.
-        channels: of the hint.
-        halvings: from the hint's size to that of the network's first layer.
-    """
-
-    def __init__(self, network: UNet | PlainUNet, channels: int, halvings: int) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.channels = channels
-        self.hint = HintEncoder(channels, network.conv_in.out_channels, halvings)
-        self.encoder = network.half().requires_grad_(True)
-        self.zeros = nn.ModuleList(zeros(nn.Conv2d(w, w, 1)) for w in network.widths())
+        self.encoder = encoder
 
     def forward(
         self,
@@ -73,9 +65,68 @@ class Control(nn.Module):
         signal: Signal,
         hint: Float[Tensor, "b d hh ww"],
     ) -> list[Tensor]:
-        """What is added to each of the network's features; the hint is `self.hint`'s output."""
         passed, middle, *_ = self.encoder.encode(x, label, signal, hint)
-        return [zero(h) for zero, h in zip(self.zeros, [*passed, middle], strict=True)]
+        return [*passed, middle]
+
+
+class Control(nn.Module):
+    """The trainable copy of a network's encoder, with zero convolutions behind it.
+
+    Args:
+        network: whose encoder is copied.
+        channels: of the hint.
+        halvings: from the hint's size to that of the network's first layer.
+        rank: of what the copy's weights differ by from the network's, so that they need not be
+            kept; 0 is a whole copy.
+    """
+
+    def __init__(
+        self, network: UNet | PlainUNet, channels: int, halvings: int, rank: int = 0
+    ) -> None:
+        super().__init__()
+        self.channels, self.halvings = channels, halvings
+        self.hint = HintEncoder(channels, network.conv_in.out_channels, halvings)
+        half = network.half().requires_grad_(True)
+        self.encoder = None if rank else half
+        self.change = LowRank(_Encoding(half), rank) if rank else None
+        self.zeros = nn.ModuleList(zeros(nn.Conv2d(w, w, 1)) for w in network.widths())
+
+    def forward(
+        self,
+        network: Encoder,
+        x: Images,
+        label: Float[Tensor, "b"],
+        signal: Signal,
+        hint: Float[Tensor, "b d hh ww"],
+    ) -> list[Tensor]:
+        """What is added to each of the network's features.
+
+        Args:
+            network: the one that is controlled.
+            x, label, signal: see `Encoder.encode`.
+            hint: the output of `self.hint`.
+        """
+        if self.change is None:
+            assert self.encoder is not None
+            features = _Encoding(self.encoder)(x, label, signal, hint)
+        else:
+            features = self.change(_Encoding(network), x, label, signal, hint)
+        return [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
+
+    @torch.no_grad()
+    def whole(self, network: UNet | PlainUNet) -> "Control":
+        """The same control with a whole copy; itself if it has one.
+
+        Args:
+            network: the one that it was trained over.
+        """
+        if self.change is None:
+            return self
+        control = Control(network, self.channels, self.halvings)
+        changed = self.change.changed_weights(_Encoding(network))
+        own = {name: weight for name, weight in self.state_dict().items() if "change." not in name}
+        control.load_state_dict(control.state_dict() | own | changed)
+        return control
 
     def take(self, other: "Control") -> None:
         """Take another's weights.
@@ -148,6 +199,6 @@ class ControlledNetwork(nn.Module):
             share = present[:, :, :1, :1] * acting.to(x).view(-1, 1, 1, 1)
             for control, weight, hint in zip(self.controls, self.settings.weights, hints):
                 if weight:
-                    added = control(x, label, signal, hint)
+                    added = control(self.base, x, label, signal, hint)
                     features = features.plus([weight * share * each for each in added])
         return self.base.decode(features)

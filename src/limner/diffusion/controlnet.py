@@ -16,9 +16,10 @@ that the copy reads the hint (section 3.4). Several controls add up, each with i
 Kept: the copy, the zero convolutions, the hint's network as the authors' code has it, the prompt
 hidden, the hint in both halves of classifier-free guidance. Different: the base is any model of
 this library whose network is a `UNet` or a `PlainUNet`, on pixels or among the maps of an
-autoencoder; the copy is told the caption by the base's own text encoder, which is not copied; a
-control may be left out for a part of the steps, as in diffusers. Left out: the weighting of
-guidance by resolution.
+autoencoder; the copy is told the caption by the base's own text encoder, which is not copied; it
+learns as a whole, as in the paper, or only a low-rank change of it does, which makes a small file
+(Hu et al. (2021), arXiv:2106.09685); a control may be left out for a part of the steps, as in
+diffusers. Left out: the weighting of guidance by resolution.
 """
 
 import copy
@@ -38,7 +39,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Blend, Noise
-from limner.contract.options import Count, Share
+from limner.contract.options import Count, Natural, Share
 from limner.contract.registry import Paper, register
 from limner.contract.rewording import Rewording
 from limner.data.hints import BINARY
@@ -77,6 +78,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         prompt_dropout: how often training hides label and text, but not the hint.
         planes: of several controls, how many channels of the hint each sees; one sees all unless
             given.
+        rank: of the change of each of the encoder's weights; 0 lets a copy of them learn as a
+            whole.
 
     Raises:
         LimnerError: the data have no hints, the base does not denoise, or knows other data.
@@ -88,6 +91,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         base: GenerativeModel,
         prompt_dropout: Share = 0.5,
         planes: tuple[Count, ...] | None = None,
+        rank: Natural = 0,
     ) -> None:
         super().__init__()
         if spec.hint is None:
@@ -103,7 +107,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
             )
         patched = self.denoiser.spec.height // network.patch
         halvings = (spec.height // patched).bit_length() - 1
-        self.controls = nn.ModuleList(Control(network, k, halvings) for k in channels)
+        self.controls = nn.ModuleList(Control(network, k, halvings, rank) for k in channels)
         self.prompt_dropout = prompt_dropout
         self.couples_batch = base.couples_batch
 
@@ -138,13 +142,13 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         base = base or self.base
         base = checked_base(base.spec, base)
         _check_place(self, base)
-        hints, controls = list(self.hints), self.branches
+        hints, controls = [*self.hints], self._whole_controls()
         for other in others:
             if not isinstance(other, ControlNet):
                 raise LimnerError(f"{other.name} models have no control to join to {self.name}")
             _check_place(other, base)
             hints += other.hints
-            controls += other.branches
+            controls += other._whole_controls()
         base = copy.deepcopy(base)
         planes = tuple(control.channels for control in controls)
         sizes = {(hint.height, hint.width) for hint in hints}
@@ -156,6 +160,9 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
         for own, trained in zip(joined.branches, controls):
             own.take(trained)
         return joined.to(self.device).eval()
+
+    def _whole_controls(self) -> list[Control]:
+        return [control.whole(self.base_network) for control in self.branches]
 
     def formula(self) -> list[str]:
         """What is added where, and to what."""

@@ -32,11 +32,12 @@ class LowRank(nn.Module):
         self._kept = None
         return super().train(mode)
 
-    def forward(self, network: nn.Module, *inputs: Any) -> Tensor:
+    def forward(self, network: nn.Module, *inputs: Any) -> Any:
         """The output of the network with changed weights."""
-        return functional_call(network, self._changed_weights(network), inputs)
+        return functional_call(network, self.changed_weights(network), inputs)
 
-    def _changed_weights(self, network: nn.Module) -> dict[str, Tensor]:
+    def changed_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """The network's weights with their changes, by their names."""
         if self._kept is not None and not torch.is_grad_enabled():
             return self._kept
         changed = {}
