@@ -192,6 +192,15 @@ def test_relations_have_their_shares():
         open_data("scenes", relations="insid")
 
 
+def test_a_count_of_scenes_comes_again_every_epoch():
+    few, endless = (open_data("scenes", size=16, count=count) for count in (6, 0))
+    assert (len(few), few.endless, endless.endless) == (6, False, True)
+    assert few.digest != endless.digest
+    epochs = Stream(few).indices(torch.arange(18)).view(3, 6)
+    assert all(sorted(epoch.tolist()) == [*range(6)] for epoch in epochs)
+    assert torch.equal(few.pixels(torch.arange(6)), endless.pixels(torch.arange(6)))
+
+
 def test_endless_data_stream_in_any_batch_and_have_an_overview(scenes):
     stream = Stream(scenes, 5)
     whole, parts = stream.batch(10, 6), [stream.batch(10, 2), stream.batch(12, 4)]

@@ -54,7 +54,7 @@ from limner.data.pictures import Entry, Listing, Pictures, Report, Source
 from limner.data.sprites import digest, object_numbers, sprite, vocabulary
 
 ENDLESS = 2**40
-"""How many pictures there are."""
+"""How many pictures there are, unless told."""
 _SIZE = 128
 _LISTED = 1000  # pictures that are looked at to say what scenes are
 REMEMBERED = 4096
@@ -68,6 +68,7 @@ class Scenes(Source):
     Args:
         split: "train", "test", "held-out" or "all".
         seed: another seed, other pictures.
+        count: how many pictures there are; 0 is without end.
         vocabulary: "all", how many of the most common objects, or names as in "dog,cat,apple".
         skills: what scenes are about, with shares as in "single=1,counting=2"; all of them, if not
             given.
@@ -84,6 +85,7 @@ class Scenes(Source):
 
     split: Literal["train", "test", "held-out", "all"] = "train"
     seed: Natural = 0
+    count: Natural = 0
     vocabulary: int | str = "all"
     skills: str = ""
     relations: str = ""
@@ -105,7 +107,8 @@ class Scenes(Source):
             return Entry(f"scene {index}", partial(_png, data, number), label, tuple(said))
 
         labels = (*self.shares(), "emoji") if self.emoji else tuple(self.shares())
-        return Listing([entry(index) for index in range(_LISTED)], labels)
+        listed = min(_LISTED, self.count or _LISTED)
+        return Listing([entry(index) for index in range(listed)], labels)
 
     def open(self, typed: str) -> "ComposedScenes":
         """The data set."""
@@ -142,8 +145,6 @@ class ComposedScenes(Dataset):
         typed: the source as it was typed.
     """
 
-    endless = True
-
     def __init__(self, source: Scenes, typed: str) -> None:
         height, width = source.shape or (_SIZE, _SIZE)
         if height != width or height < 16:
@@ -158,6 +159,7 @@ class ComposedScenes(Dataset):
             if getattr(source, option):
                 raise LimnerError(f"scenes have no data.{option}; {remedy or 'leave it out'}")
         self.options, self.source, self.size = source, typed, height
+        self.endless = not source.count
         self.training = source.split in ("train", "all")
         known = vocabulary(source.vocabulary)
         styles = STYLE_SHARES if source.style == "all" else {source.style: 1.0}
@@ -187,12 +189,13 @@ class ComposedScenes(Dataset):
         options |= {"hint": source.hint}
         self.floors = options.pop("levels_by") == "floor"
         options |= {"levels_by": "floor"} if self.floors else {}
+        options |= {} if options.pop("count") == 0 else {"count": source.count}
         said = [digest(), single, options, [*self.objects], self.spec.to_json()]
         self.digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
         self._scenes: OrderedDict[int, Scene | int] = OrderedDict()
 
     def __len__(self) -> int:
-        return ENDLESS
+        return self.options.count or ENDLESS
 
     def scene(self, index: int) -> Scene | None:
         """What picture `index` shows; None where it is an emoji by itself."""
