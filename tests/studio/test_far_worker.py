@@ -15,10 +15,10 @@ import limner
 from conftest import STUBS, Studio, png, until, write_toys
 from limner.commands.app import app
 from limner.contract.errors import LimnerError
-from limner.studio import far_worker
+from limner.studio import far_worker, leases
 from limner.studio.common_files import CommonFiles, common_files
 from limner.studio.far_worker import check_studio, work
-from limner.studio.leases import Owner
+from limner.studio.leases import Owner, Standing
 from limner.studio.lifecycle import FILES_OF
 from limner.studio.settings import Settings
 from limner.studio.store import Store
@@ -68,6 +68,20 @@ def test_a_job_is_one_hosts_until_its_lease_expires(hosts: Callable[..., Store])
     job = studio.job(id)
     assert job is not None and (job.state, job.worker, job.attempts) == (DONE, "quick", 2)
     assert [p.sha256[0] for p in studio.pictures_of([job])[job.number]] == ["b"]
+
+
+def test_the_studio_counts_hosts_until_they_stop_or_are_silent(
+    hosts: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+):
+    studio, one, two = hosts(), hosts("one"), hosts("two")
+    one.renew([], {}, Standing(2, 1, 0))
+    two.renew([], {}, Standing(1, 0, 3))
+    one.renew([], {}, Standing(2, 2, 0))
+    assert studio.hosts() == {"one": Standing(2, 2, 0), "two": Standing(1, 0, 3)}
+    two.leave()
+    assert [*studio.hosts()] == ["one"]
+    monkeypatch.setattr(leases, "_SILENT", -5.0)
+    assert studio.hosts() == {}
 
 
 def test_a_job_that_two_hosts_lost_fails_and_says_why(hosts: Callable[..., Store]):
@@ -244,5 +258,8 @@ def test_the_job_of_a_killed_host_ends_on_another(
     until(lambda: studio.job(slow)["state"] == "running")
     studio.client.delete(f"/api/v1/jobs/{slow}")
     assert studio.painted(prompt="next")["state"] == "done"  # the worker has let go of the other
+    counted = f'limner_far_workers{{host="{second.name}"}} 1'
+    assert counted in studio.client.get("/metrics").text.splitlines()
     second.end(signal.SIGTERM)
+    assert counted not in studio.client.get("/metrics").text.splitlines()
     assert second.process.returncode == 0

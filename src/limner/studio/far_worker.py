@@ -21,7 +21,7 @@ from limner.runtime.folder_lock import locked
 from limner.studio.background import Tasks, aside, far_aside, log
 from limner.studio.common_files import common_files
 from limner.studio.events import Channel
-from limner.studio.leases import Owner
+from limner.studio.leases import Owner, Standing
 from limner.studio.lifecycle import FILES_OF
 from limner.studio.models import Models
 from limner.studio.problems import explained
@@ -112,6 +112,7 @@ class FarWorker:
             await asyncio.sleep(0.05)
         await self._tasks.stop()
         await aside(self.store.recover)
+        await aside(self.store.leave)
         self.store.close()
 
     async def _keep_leases(self) -> None:
@@ -121,7 +122,9 @@ class FarWorker:
             try:
                 told, self.queue.told = self.queue.told, {}
                 had = self.workers.at_work
-                own = await aside(self.store.renew, had, told)
+                workers = self.workers
+                standing = Standing(len(workers), workers.busy, workers.restarts)
+                own = await aside(self.store.renew, had, told, standing)
                 for id in had:
                     if id not in own:
                         await self.workers.cancel(id)

@@ -1,4 +1,4 @@
-"""Jobs that workers on other hosts have taken, and what these tell of them.
+"""Jobs that workers on other hosts have taken, and what these tell of them and of themselves.
 
 A worker has a job for a few seconds at a time, by the database's clock, and renews that as long as
 it lives. What nobody renewed is queued again: by the studio, or by the next worker that looks for
@@ -9,11 +9,22 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, cast, delete, extract, func, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    cast,
+    delete,
+    extract,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from limner.studio.settings import MAX_ATTEMPTS
-from limner.studio.tables import FAILED, RUNNING, WAITING, Job, Told
+from limner.studio.tables import FAILED, RUNNING, WAITING, Host, Job, Told
 
 LOST = {
     "code": "worker-died",
@@ -33,6 +44,24 @@ class Owner:
 
     name: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the workers of a host are.
+
+    Args:
+        workers: how many there are.
+        busy: how many jobs they paint.
+        restarts: how often one was started again.
+    """
+
+    workers: int
+    busy: int
+    restarts: int
+
+
+_SILENT = 60.0  # seconds, after which a host counts as gone
 
 
 def now() -> ColumnElement[float]:
@@ -69,6 +98,28 @@ def reclaim(session: Session) -> list[str]:
         job.error = dict(LOST) if failed else None
     forget(session, [job.id for job in lost])
     return [job.id for job in lost]
+
+
+def stand(session: Session, owner: Owner, standing: Standing) -> None:
+    """Leave word of how a host is."""
+    values = {"seen": now(), **vars(standing)}
+    found = session.execute(update(Host).where(Host.name == owner.name).values(values))
+    if not found.rowcount:  # pyright: ignore[reportAttributeAccessIssue]
+        session.execute(insert(Host).values(name=owner.name, **values))
+
+
+def leave(session: Session, owner: Owner) -> None:
+    """A host stops."""
+    session.execute(delete(Host).where(Host.name == owner.name))
+
+
+def hosts(session: Session) -> dict[str, Standing]:
+    """The other hosts, by their names, and how each last said it was; those that are silent for a
+    minute are forgotten.
+    """
+    session.execute(delete(Host).where(Host.seen < now() - _SILENT))
+    found = session.scalars(select(Host).order_by(Host.name))
+    return {each.name: Standing(each.workers, each.busy, each.restarts) for each in found}
 
 
 def tell(session: Session, told: Mapping[str, Mapping[str, Any]]) -> None:

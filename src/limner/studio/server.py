@@ -293,6 +293,13 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "limner_pictures_painted_total": studio.queue.painted,
             "limner_time_seconds": round(time.time(), 3),
         }
+        hosts = await aside(studio.store.hosts) if studio.settings.shared else {}
+        for host, standing in hosts.items():
+            numbers |= {
+                f'limner_far_workers{{host="{host}"}}': standing.workers,
+                f'limner_far_jobs_at_work{{host="{host}"}}': standing.busy,
+                f'limner_far_worker_restarts_total{{host="{host}"}}': standing.restarts,
+            }
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 

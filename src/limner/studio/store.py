@@ -234,18 +234,37 @@ class Store:
             )
             return found.rowcount  # pyright: ignore[reportAttributeAccessIssue]
 
-    def renew(self, ids: Collection[str], told: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    def renew(
+        self,
+        ids: Collection[str],
+        told: Mapping[str, Mapping[str, Any]],
+        standing: leases.Standing | None = None,
+    ) -> set[str]:
         """Go on having jobs that a worker on another host paints; the ids of those that it has.
 
         Args:
             ids: of the jobs.
             told: what the studio is to hear of jobs.
+            standing: how the host's workers are, if that is to be known.
         """
         with self._writing() as session:
             assert self.owner is not None
+            if standing is not None:
+                leases.stand(session, self.owner, standing)
             own = leases.renew(session, self.owner, ids)
             leases.tell(session, {id: told[id] for id in told if id in own})
             return own
+
+    def leave(self) -> None:
+        """This host takes no more jobs."""
+        with self._writing() as session:
+            assert self.owner is not None
+            leases.leave(session, self.owner)
+
+    def hosts(self) -> dict[str, leases.Standing]:
+        """The other hosts whose workers take jobs, by their names."""
+        with self._writing() as session:
+            return leases.hosts(session)
 
     def elsewhere(self, ids: Collection[str]) -> list[tuple[Job, dict[str, Any]]]:
         """How jobs are, by their ids, and what workers on other hosts told of them; what such a

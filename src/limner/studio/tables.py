@@ -53,6 +53,17 @@ class Told(Table):
     document: Mapped[dict[str, Any]]
 
 
+class Host(Table):
+    """Another host whose workers take jobs, and how it last said it was."""
+
+    __tablename__ = "hosts"
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    seen: Mapped[float]
+    workers: Mapped[int]
+    busy: Mapped[int]
+    restarts: Mapped[int]
+
+
 class Picture(Table):
     """A file of pixels: painted by a job, or uploaded."""
 
