@@ -23,6 +23,10 @@ def sample_command(
         int | None, typer.Option("-n", min=1, max=10_000, help="Pictures of each (1).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Picture i is drawn from seed + i (0).")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH, of models that paint in other sizes than their own."),
+    ] = None,
     vary: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Paint variations of the seed's picture, this far away."),
@@ -83,7 +87,7 @@ def sample_command(
         "negative": negative,
         "labels": label or None,
     }
-    asked |= {"n": n, "seed": seed, "vary": vary, "dtype": dtype}
+    asked |= {"n": n, "seed": seed, "vary": vary, "size": size, "dtype": dtype}
     asked |= {"controls": control or None, "hints": [str(each) for each in hint or []] or None}
     base = dict(vars(Wish.read(like))) if like else {}
     if words:

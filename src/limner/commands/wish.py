@@ -43,6 +43,7 @@ class Wish:
         sampler: the model's own options.
         controls: models that conditioning pictures steer, whose controls are put over the model.
         hints: files of the conditioning pictures, one for each control.
+        size: "HEIGHTxWIDTH" or one number, for pictures of another size than the model's own.
         dtype: what the networks compute in. "bfloat16" is quicker where the machine has it, and
             float32 where it has not; it paints slightly other pictures, which may depend on what
             else is in the batch.
@@ -59,6 +60,7 @@ class Wish:
     sampler: dict[str, Any] = field(default_factory=dict[str, Any])
     controls: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
+    size: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     changes: tuple[_Text, ...] = ()
 
@@ -191,7 +193,23 @@ def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[
     path = find_model(wish.model or next(iter(wish.controls), None))
     base = load_painter(path, where) if wish.model or not controls else None
     model = with_controls(base, controls)
+    if wish.size:
+        model = model.at_size(*typed_size(wish.size))
     return model, sampler_options(model, path, wish)
+
+
+def typed_size(typed: str) -> tuple[int, int]:
+    """Height and width, as they are typed.
+
+    Raises:
+        LimnerError: they are not typed so, or are beyond measure.
+    """
+    sides = [side.strip() for side in typed.lower().split("x")]
+    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= 4096 for side in sides):
+        raise LimnerError(
+            f"--size {typed}: give one number up to 4096, or HEIGHTxWIDTH as in 48x80"
+        )
+    return int(sides[0]), int(sides[-1])
 
 
 def _load_control(name: str, device: str) -> Controlled:

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.noise import Blend, Noise
 from limner.contract.options import option_names, plain, validated
 
+_L = TypeVar("_L", bound="Learner")
 Part = Literal["labels", "text", "hint"]
 _PARTS: dict[Part, str] = {
     "labels": "labels; leave them out: data.label=none, or of a folder data.labels=false",
@@ -40,6 +41,7 @@ _PARTS: dict[Part, str] = {
 }
 _NOT_OPTIONS = ("n", "c", "noise", "preview", "given", "style_of")
 SAMPLE_BATCH = 64
+_ANY_SIZE = "ddpm, edm, flow-matching, kl-autoencoder and latent-diffusion"
 
 
 class Turn(NamedTuple):
@@ -141,6 +143,21 @@ class Learner(nn.Module, ABC):
         size = sum(p.numel() for p in self.parameters())
         title = f"{self.name or type(self).__name__}: x of {shape}, {size:,} parameters"
         return "\n    ".join([title, *lines])
+
+    def at_size(self: _L, height: int, width: int) -> _L:
+        """The model for pictures of another size: a view, which shares all weights.
+
+        Args:
+            height, width: of the pictures, in pixels.
+
+        Raises:
+            LimnerError: it learns and paints in one size only, or cannot in this one.
+        """
+        if (height, width) == self.spec.shape[1:]:
+            return self
+        raise LimnerError(
+            f"{self.name} models learn and paint pictures of one size; {_ANY_SIZE} do so in any"
+        )
 
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

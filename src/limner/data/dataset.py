@@ -52,6 +52,7 @@ class Dataset(ABC):
         floors: whether each level is as many of the 256 values, else the nearest one is taken.
         endless: whether there are so many pictures that none is seen twice; they are in no order.
         paired: whether a picture's conditioning image shows the same thing.
+        sizes: heights and widths, where pictures differ in them; the first are those of `spec`.
         hint: how conditioning images are computed from the pictures; None where they are not.
     """
 
@@ -68,13 +69,19 @@ class Dataset(ABC):
     floors: bool = False
     endless: bool = False
     paired: bool = False
+    sizes: tuple[tuple[int, int], ...] = ()
     hint: PictureHint | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
 
-    def order(self, seed: int) -> Order:
-        """Which picture comes when: each once an epoch, at the data's weights, or any of them."""
+    def order(self, seed: int, together: int = 1) -> Order:
+        """Which picture comes when: each once an epoch, at the data's weights, or any of them.
+
+        Args:
+            seed: of whatever is drawn.
+            together: of so many images that follow each other, all have one size.
+        """
         if self.endless:
             return Anything(len(self), seed)
         return Shuffled(len(self), seed) if self.weights is None else ByWeight(self.weights, seed)

@@ -44,9 +44,9 @@ class MixedSources(Dataset):
                 f"data.weights={','.join(f'{w:g}' for w in weights)}: give a positive number for "
                 f"each of the {len(parts)} sources"
             )
-        for part, name in zip(parts[1:], names[1:]):
-            _check_agree(parts[0], names[0], part, name)
         self.sources, self.source = parts, source
+        for part, name in zip(parts[1:], names[1:]):
+            self.check_alike(part, name)
         self.counts = shares_of_a_round(weights)
         first = parts[0]
         shares = torch.tensor(self.counts, dtype=torch.float64) / sum(self.counts)
@@ -69,17 +69,21 @@ class MixedSources(Dataset):
     def __len__(self) -> int:
         return int(self._sizes.max()) if self.endless else int(self._ends[-1])
 
-    def order(self, seed: int) -> Order:
-        """Each source in its own order, mixed."""
-        return Mixed([part.order(seed) for part in self.sources], self.counts, self._join, seed)
+    def check_alike(self, part: Dataset, name: str) -> None:
+        """Refuse a source whose pictures no model could learn beside those of the first."""
+        _check_agree(self.sources[0], self.sources[0].source, part, name)
 
-    def _join(self, part: int, own: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+    def order(self, seed: int, together: int = 1) -> Order:
+        """Each source in its own order, mixed."""
+        return Mixed([part.order(seed) for part in self.sources], self.counts, self.join, seed)
+
+    def join(self, part: int, own: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The indices of one source's pictures."""
         if self.endless:
             return own * len(self.sources) + part
         return own + self._ends[part] - self._sizes[part]
 
-    def _split(self, indices: Int[Tensor, "b"]) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]:
+    def split(self, indices: Int[Tensor, "b"]) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]:
         """The source of each picture, and its index there."""
         if self.endless:
             part = indices % len(self.sources)
@@ -94,7 +98,7 @@ class MixedSources(Dataset):
         ask: Callable[[Dataset, Int[Tensor, "k"], Int[Tensor, "k"]], Shaped[Tensor, "..."]],
     ) -> Shaped[Tensor, "..."]:
         """What each source says of its own rows, for (source, indices there, rows)."""
-        part, own = self._split(indices)
+        part, own = self.split(indices)
         rows, found = [], []
         for number in part.unique().tolist():
             rows.append((part == number).nonzero().flatten())
@@ -113,7 +117,7 @@ class MixedSources(Dataset):
 
     def captions(self, indices: Int[Tensor, "b"], noise: Noise) -> list[str] | None:
         """Captions of the sources; None when one has none."""
-        part, own = self._split(indices)
+        part, own = self.split(indices)
         said = [""] * len(indices)
         for number in part.unique().tolist():
             rows = (part == number).nonzero().flatten()
@@ -150,12 +154,12 @@ class MixedSources(Dataset):
         """Pictures of each source in turn."""
         count = len(self.sources)
         each = [data.overview(-(-n // count)) for data in self.sources]
-        turns = torch.stack([self._join(i, own) for i, own in enumerate(each)], 1)
+        turns = torch.stack([self.join(i, own) for i, own in enumerate(each)], 1)
         return turns.flatten()[:n]
 
     def name(self, index: int) -> str:
         """Which source, and what the picture is called there."""
-        part, own = self._split(torch.tensor([index]))
+        part, own = self.split(torch.tensor([index]))
         data = self.sources[int(part)]
         return f"{data.source} {data.name(int(own))}"
 

@@ -7,6 +7,7 @@ Windowed   the same, but pictures that lie together come together: the blocks of
            call the shuffle buffer
 ByWeight   image g is drawn at the data's weights, with replacement
 Anything   image g is any picture of data without end
+InBlocks   as Mixed, but by blocks of images instead of single ones
 Mixed      of every 1,000 images a source has its share, in an order drawn for them; the n-th of
            its images is the n-th of its own order
 """
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise, Purpose
 
 ROUND = 1000
@@ -200,6 +202,55 @@ class Mixed(Order):
             return self.join(part, self.parts[part](rounds[at] * self.counts[part] + rank[at]))
 
         return _apply(source, torch.arange(len(numbers)), own)
+
+
+class _InTurn(Order):
+    """Image g is g."""
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """The same."""
+        return numbers
+
+
+class InBlocks(Order):
+    """Several orders, of which a block of images has one; each has its share of 1,000 blocks.
+
+    Args:
+        parts: the orders.
+        counts: how many blocks of `ROUND` each has.
+        join: the index in all sources, of a source and an index there.
+        seed: of the order of sources.
+        size: of a block, in images.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Order],
+        counts: Sequence[int],
+        join: Callable[[int, Numbers], Numbers],
+        seed: int,
+        size: int,
+    ) -> None:
+        super().__init__(seed)
+        self.parts, self.join, self.size = parts, join, size
+        turns = [_InTurn(seed)] * len(parts)
+        self._turns = Mixed(turns, counts, lambda part, own: own * len(parts) + part, seed)
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """From the source of their block.
+
+        Raises:
+            LimnerError: they are of several blocks, so that sizes would differ.
+        """
+        block = numbers.div(self.size, rounding_mode="floor").unique()
+        if len(block) > 1:
+            raise LimnerError(
+                f"train.batch={self.size} cuts across the batches that this run began with, whose "
+                "pictures differ in size; keep the number that it had, or begin a new run"
+            )
+        turn = int(self._turns(block))
+        own, part = divmod(turn, len(self.parts))
+        return self.join(part, self.parts[part](own * self.size + numbers % self.size))
 
 
 def shares_of_a_round(weights: Sequence[float]) -> list[int]:

@@ -97,6 +97,8 @@ class Source(ABC):
         address: what follows the colon, as in `folder:PATH`; no option.
         split: which part of the data.
         size: one number, or "HEIGHTxWIDTH"; None for the size that all pictures have.
+        buckets: further sizes, as in "48x80,80x48", of which training gives each picture the one
+            nearest to it in proportion.
         fit: how a picture gets there: its middle cropped, white added, or stretched.
         load_size: one number from `size` on: pictures are made so large first, and training sees
             another part of them each time, else the middle.
@@ -119,6 +121,7 @@ class Source(ABC):
     address: str = ""
     split: str = "train"
     size: int | str | None = None
+    buckets: str = ""
     fit: Fit = "crop"
     load_size: Count | None = None
     half: Half | None = None
@@ -355,14 +358,19 @@ def decoded(
     return torch.stack(found)
 
 
-def gather(source: Source, typed: str) -> Pictures:
+def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictures:
     """Decode a source's pictures once and leave the broken ones out.
+
+    Args:
+        source: where they come from.
+        typed: as it was typed.
+        listing: what the source holds, or a part of it.
 
     Raises:
         LimnerError: no pictures; no common size and none given; more than `source.broken` (and
             one) are broken.
     """
-    listing = source.listing(stop)
+    listing = listing or source.listing(stop)
     if not listing.entries:
         raise LimnerError(f"{typed} has no pictures in split '{source.split}'")
     broken: Reasons = []

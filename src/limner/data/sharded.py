@@ -253,7 +253,7 @@ class Records(FittedPictures):
         """Shard and name of a record."""
         return self.chosen.index.name(int(self.chosen.numbers[index]))
 
-    def order(self, seed: int) -> Order:
+    def order(self, seed: int, together: int = 1) -> Order:
         """Each once an epoch; with windows, those of a shard near each other."""
         if not self._window:
             return super().order(seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import parse_value, validated
+from limner.data.buckets import open_buckets
 from limner.data.dataset import Dataset
 from limner.data.emoji import Emoji
 from limner.data.folder import Folder, Zip
@@ -148,7 +149,8 @@ def open_data(source: str | Sequence[str], **options: Any) -> Dataset:
         return _open_mixed(source, options)
     if kind not in PAIRS:
         found = find_source(source, options)
-        data = found.open(source)
+        bucketed = found.buckets and found.split in _TRAINED_ON
+        data = open_buckets(found, source) if bucketed else found.open(source)
         if found.hint is not None and data.spec.hint is None:
             data.compute_hints(found.hint, found.reduction)
         return data
@@ -167,6 +169,7 @@ def open_data(source: str | Sequence[str], **options: Any) -> Dataset:
     for (part, own), given in zip(parts, of_sides):
         opened.append(open_data(part, **shared | own | given))
         names.append(_domain_name(part, given))
+    _check_one_size(opened, source)
     if names[0] == names[1]:
         names = ["", ""]
     for data, name in zip(opened, names):
@@ -189,8 +192,19 @@ def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
     weights = options.pop("weights", None)
     parts = parts_of_mixture(source, options)
     opened = [open_data(name, **given) for name, given in parts]
+    _check_one_size(opened, source)
     given = [weights] if isinstance(weights, int | float) else weights
     return MixedSources(opened, [name for name, _ in parts], source, given)
+
+
+def _check_one_size(parts: Sequence[Dataset], typed: str) -> None:
+    """Refuse parts whose pictures differ in size.
+
+    Raises:
+        LimnerError: they do.
+    """
+    if any(part.sizes for part in parts):
+        raise LimnerError(f"the pictures of {typed} need one size; leave data.buckets out")
 
 
 def is_mixture(source: str) -> bool:

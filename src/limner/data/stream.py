@@ -25,12 +25,14 @@ class Stream:
     Args:
         dataset: where the pictures come from.
         seed: of the order and of whatever is drawn.
+        together: where pictures differ in size, so many that follow each other have one: those of
+            a batch.
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, seed: int = 0, together: int = 1) -> None:
         self.dataset = dataset
         self.seed = seed
-        self._order = dataset.order(seed)
+        self._order = dataset.order(seed, together)
         text = dataset.spec.text
         self._tokenizer = None if text is None else Tokenizer(text)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Unpack
+from typing import Any, ClassVar, NamedTuple, TypeVar, Unpack
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,10 @@ from limner.maths.denoisers import (
 )
 from limner.maths.samplers import SAMPLERS, Sampler, SamplerName
 from limner.maths.schedules import Schedule, Spacing, Times
+from limner.nn.plain_unet import PlainUNet
+from limner.nn.unet import UNet, check_halvings
+
+_M = TypeVar("_M", bound="DenoisingModel")
 
 _CODE_STEPS = 50  # between a picture and its code
 _FIXED_POINT = 4  # evaluations for the inverse of one step
@@ -105,6 +109,19 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
     @abstractmethod
     def draw_times(self, noise: Noise) -> Times:
         """One training time for each image, float64 "b"."""
+
+    def at_size(self: _M, height: int, width: int) -> _M:
+        """The same network on pictures of another size: `Learner.at_size`."""
+        spec = replace(self.spec, height=height, width=width)
+        if spec == self.spec:
+            return self
+        network = self.network
+        if spec.hint is not None or not isinstance(network, UNet | PlainUNet):
+            return super().at_size(height, width)
+        check_halvings(spec, len(network.down), network.patch)
+        view = copy.copy(self)
+        view.spec = spec
+        return view
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
         """The noise that each picture is paired with in training: its own, independent one."""

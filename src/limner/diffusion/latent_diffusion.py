@@ -15,12 +15,13 @@ denoising models of this library will do, flow matching unless told otherwise; n
 is a bound for pictures of discrete levels, which maps are not.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ from limner.contract.registry import Paper, build, entry, register
 from limner.diffusion.denoising_model import DenoisingModel, load_guide
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan, Scale, WalkOptions
+
+_M = TypeVar("_M", bound="LatentDiffusion")
 
 _MEASURED_BATCHES = 16
 
@@ -123,6 +126,21 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             *(re.sub(r"\bx(?![a-z])", "z", line) for line in self.denoiser.formula()),
         ]
 
+    def at_size(self: _M, height: int, width: int) -> _M:
+        """Both stages on pictures of another size: `Learner.at_size`."""
+        spec = replace(self.spec, height=height, width=width)
+        if spec == self.spec:
+            return self
+        stage = self.stage.at_size(height, width)
+        view = copy.copy(self)
+        view.spec = spec
+        vars(view)["_modules"] = {
+            **self._modules,
+            "first_stage": stage,
+            "denoiser": self.denoiser.at_size(*stage.latent_shape[1:]),
+        }
+        return view
+
     def players(self) -> dict[str, nn.Module]:
         """The players of the denoiser; the first stage is frozen."""
         return self.denoiser.players()
@@ -139,8 +157,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         drawn = [
             self._mapped(i, batch) for i, batch in enumerate(islice(batches, _MEASURED_BATCHES))
         ]
-        values = torch.cat([batch.x for batch in drawn]).double()
-        deviation, mean = torch.std_mean(values, dim=(0, 2, 3))
+        values = torch.cat([batch.x.movedim(1, 0).flatten(1) for batch in drawn], 1).double()
+        deviation, mean = torch.std_mean(values, dim=1)
         self.latent_mean.copy_(mean[:, None, None])
         self.latent_deviation.copy_(deviation.clamp(min=1e-6)[:, None, None])
         self.denoiser.prepare(Batch(self._normalised(b.x), b.c) for b in drawn)
@@ -149,7 +167,8 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
         n = len(batch.x)
         numbers = range(i * n, (i + 1) * n)
         noise = Noise.keyed(0, Purpose.PREPARATION, numbers, str(batch.x.device))
-        return Batch(self.stage.latents(batch.x, noise), batch.c)
+        stage = self.stage.at_size(*batch.x.shape[2:])
+        return Batch(stage.latents(batch.x, noise), batch.c)
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The denoiser's moves, on maps."""

@@ -22,7 +22,8 @@ _LOOKS = ("size", "fit", "channels", "levels", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
 _PART = 64  # pictures that are read at a time
-_OF_TRAINING = ("source", "split", "flip", "label")  # judges know classes that no model is told
+_OF_TRAINING = ("source", "split", "flip", "buckets")
+_OF_TRAINING += ("label",)  # judges know classes that no model is told
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class PlainUNet(PlainEncoder):
         out: int | None = None,
     ) -> None:
         super().__init__()
-        check_halvings(spec, channels, 1)
+        check_halvings(spec, len(channels), 1)
         if channels[0] % 2:
             raise LimnerError(f"model.channels={channels[0]}: the first number must be even")
         vector = 4 * channels[0]

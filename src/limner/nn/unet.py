@@ -193,7 +193,7 @@ class UNet(Encoder):
         out: int | None = None,
     ) -> None:
         super().__init__()
-        check_halvings(spec, channels, patch)
+        check_halvings(spec, len(channels), patch)
         vector = 4 * channels[0]
         self.patch = patch
         self.conditioner = Conditioner(spec, vector)
@@ -277,7 +277,7 @@ class HalfUNet(nn.Module):
         out: int,
     ) -> None:
         super().__init__()
-        check_halvings(spec, channels, patch)
+        check_halvings(spec, len(channels), patch)
         vector = 4 * channels[0]
         self.patch = patch
         self.time = NumberEmbedding(vector)
@@ -313,13 +313,13 @@ class HalfUNet(nn.Module):
         return self.linear_out(self.norm(h).mean((2, 3)))
 
 
-def check_halvings(spec: ImageSpec, channels: tuple[int, ...], patch: int) -> None:
+def check_halvings(spec: ImageSpec, resolutions: int, patch: int) -> None:
     """Refuse a picture that cannot be halved between resolutions.
 
     Raises:
         LimnerError: and which size would fit.
     """
-    unit = patch * 2 ** (len(channels) - 1)
+    unit = patch * 2 ** (resolutions - 1)
     fitting = -(-max(spec.height, spec.width) // unit) * unit
     if spec.height % unit or spec.width % unit:
         raise LimnerError(

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset
 from limner.runtime import processes
 from limner.training.loop import Loop
@@ -97,6 +98,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
     options = recipe.options()
     stream = open_stream(recipe, dataset)
     model = recipe.build(stream.dataset.spec)
+    check_sizes(model, stream.dataset)
     loop = Loop(model, stream.batch, replace(options, compile=False), place)
     loop.prepare()
     loop.advance()  # allocates the moments

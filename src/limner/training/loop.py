@@ -271,7 +271,8 @@ class Loop:
         noise = Noise.keyed(self.options.seed, self.step, numbers).to(self.device)
         x, c = self._batch([self._ahead(start, n) for start in starts])
         hidden = c.drop(self.model.condition_dropout, noise)
-        yield from self.model.turns(Batch(x, hidden), self.step, noise)
+        model = self.model.at_size(*x.shape[2:])
+        yield from model.turns(Batch(x, hidden), self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
         """All moves of one step; None when memory ran out before anything was updated."""

@@ -29,6 +29,7 @@ from limner.contract.image import Condition, to_uint8
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.registry import build
 from limner.data import png
+from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset
 from limner.data.stream import Stream
 from limner.nn.precision import has_bfloat16
@@ -127,6 +128,7 @@ def resume(
             raise LimnerError(f"no state of {run} is whole; train again, into another --run")
         stream = open_stream(recipe, dataset)
         model = _rebuilt(run, stream.dataset, new_data)
+        check_sizes(model, stream.dataset)
         loop = Loop(model, stream.batch, recipe.options(), place)
         loop.restore(state)
         session = _Session(run, recipe, loop, stream, dataset, on_step)
@@ -175,7 +177,8 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
             f"left out: {name} ({reason}){more}; to see all, type: "
             f"limner data check {shlex.quote(dataset.source)}"
         )
-    return Stream(dataset, recipe.options().seed)
+    options = recipe.options()
+    return Stream(dataset, options.seed, options.batch)
 
 
 def _begin(
@@ -184,7 +187,9 @@ def _begin(
     with _process(recipe, device) as place:
         options = recipe.options()
         stream = open_stream(recipe, dataset)
-        loop = Loop(recipe.build(stream.dataset.spec), stream.batch, options, place)
+        model = recipe.build(stream.dataset.spec)
+        check_sizes(model, stream.dataset)
+        loop = Loop(model, stream.batch, options, place)
         session = _Session(run, recipe, loop, stream, dataset, on_step)
         with _alone(run):
             clean(run / "state")

@@ -1,0 +1,145 @@
+"""`data.buckets=48x80,80x48`: pictures of several proportions, each cut as little as can be.
+
+In training, each picture takes the size whose sides are nearest to its own in proportion: the one
+that data.size says, or one of the buckets. Of a batch all pictures have one size; which, is drawn
+batch by batch, so that of every 1,000 batches each size has its share. Evaluation and samples have
+data.size alone.
+
+Kept from NovelAI: all pictures of a batch have one size, and each the size nearest to it in
+proportion. Different: the sizes are given, not searched for, and each has epochs of its own.
+
+Reference:
+    NovelAI (2022). NovelAI improvements on Stable Diffusion.
+    https://blog.novelai.net/novelai-improvements-on-stable-diffusion-e10d38db82ac
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.model import Learner
+from limner.data.dataset import Dataset
+from limner.data.decode import header
+from limner.data.mixed import MixedSources
+from limner.data.order import InBlocks, Order
+from limner.data.pictures import Pictures, Source, each, gather, stop
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+class Buckets(MixedSources):
+    """Pictures of several sizes, of which a batch has one.
+
+    Args:
+        parts: the pictures of each size; the first have the one that the model is built for.
+        source: as it was typed.
+    """
+
+    def __init__(self, parts: Sequence[Dataset], source: str) -> None:
+        super().__init__(parts, [source] * len(parts), source, [len(part) for part in parts])
+        self.sizes = tuple(part.spec.shape[1:] for part in parts)
+
+    def check_alike(self, part: Dataset, name: str) -> None:
+        """Sizes may differ, and all else comes from one source."""
+
+    def order(self, seed: int, together: int = 1) -> Order:
+        """Each size in its own order, a batch at a time."""
+        orders = [part.order(seed) for part in self.sources]
+        return InBlocks(orders, self.counts, self.join, seed, together)
+
+    def overview(self, n: int) -> Int[Tensor, "n"]:
+        """Pictures of the first size alone."""
+        return self.sources[0].overview(n)
+
+    def name(self, index: int) -> str:
+        """What a picture is called in the source."""
+        part, own = self.split(torch.tensor([index]))
+        return self.sources[int(part)].name(int(own))
+
+
+def open_buckets(source: Source, typed: str) -> Dataset:
+    """A source's pictures in sizes of their proportions.
+
+    Raises:
+        LimnerError: as of `gather`; no data.size, or no picture is nearest to it.
+    """
+    if type(source).open is not Source.open:
+        raise LimnerError(
+            f"data.buckets are for pictures in folders and archives, and {typed} is none; leave it "
+            "out"
+        )
+    for option in ("hint", "load_size"):
+        if getattr(source, option):
+            raise LimnerError(f"data.buckets and data.{option} do not go together; leave one out")
+    if source.shape is None:
+        raise LimnerError("data.buckets are sizes beside data.size; give that, too: data.size=64")
+    sizes = [source.shape, *bucket_sizes(source.buckets)]
+    if len({*sizes}) < len(sizes):
+        raise LimnerError(f"data.buckets={source.buckets}: a size comes twice; leave one out")
+    listing, broken = source.listing(stop), []
+    heads = list(each(listing.entries, header, broken))
+    grouped = {size: [] for size in sizes}
+    unread = {name for name, _ in broken}
+    grouped[sizes[0]] += [entry for entry in listing.entries if entry.name in unread]
+    sides = 2 if source.half else 1
+    for entry, head in heads:
+        grouped[nearest(sizes, head.height, head.width / sides)].append(entry)
+    if len(grouped[sizes[0]]) <= len(unread):
+        height, width = sizes[0]
+        raise LimnerError(
+            f"no picture of {typed} is nearest to {height}x{width} in proportion; give another "
+            "data.size, for that is what samples have"
+        )
+    parts = list[Pictures]()
+    for size, entries in grouped.items():
+        if not entries:
+            continue
+        channels = parts[0].spec.channels if parts else source.channels
+        own = replace(source, size="x".join(map(str, size)), buckets="", channels=channels)
+        parts.append(gather(own, typed, listing._replace(entries=entries)))
+    return Buckets(parts, typed)
+
+
+def check_sizes(model: Learner, data: Dataset) -> None:
+    """See that a model can learn all sizes of a data set's pictures.
+
+    Raises:
+        LimnerError: it cannot.
+    """
+    for height, width in data.sizes:
+        try:
+            model.at_size(height, width)
+        except LimnerError as error:
+            raise LimnerError(f"data.buckets with {height}x{width}: {error}") from None
+
+
+def bucket_sizes(typed: str) -> list[Size]:
+    """Sizes as they are typed, "48x80,80x48".
+
+    Raises:
+        LimnerError: they are not typed so.
+    """
+    found = list[Size]()
+    for part in typed.split(","):
+        sides = [side.strip() for side in part.lower().split("x")]
+        if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+            raise LimnerError(
+                f"data.buckets={typed}: give sizes as HEIGHTxWIDTH, with commas, as in 48x80,80x48"
+            )
+        found.append((int(sides[0]), int(sides[1])))
+    return found
+
+
+def nearest(sizes: Sequence[Size], height: float, width: float) -> Size:
+    """The size whose sides are nearest in proportion, the first of several.
+
+    >>> nearest([(64, 64), (48, 80), (80, 48)], height=600, width=1000)
+    (48, 80)
+    """
+    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1] * width / height)))

@@ -1,0 +1,200 @@
+"""Pictures of several proportions: which size each takes; models learn and paint in all."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from limner.commands.app import app
+from limner.commands.wish import Wish
+from limner.contract.checkpoint import load, load_tensors
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.data import Stream, open_data
+from limner.data.buckets import bucket_sizes, nearest
+from limner.training.estimate import dry_run
+from limner.training.recipe import Recipe
+from limner.training.run import resume, train
+
+SIZES = {"square": (16, 16), "wide": (8, 24), "tall": (24, 8)}
+SHAPES = {"square": 24, "wide": 12, "tall": 6}
+"""How many pictures there are of each."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that are nearly of three proportions, each of one grey."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for shape, count in SHAPES.items():
+        height, width = SIZES[shape]
+        for i in range(count):
+            size = 5 * width + i % 3, 5 * height - i % 2
+            Image.new("RGB", size, (4 * i + 1,) * 3).save(folder / f"{shape}-{i:02}.png")
+    return folder
+
+
+def opened(folder: Path, **options: Any) -> Any:
+    given = {"size": 16, "buckets": "8x24,24x8"} | options
+    return open_data(f"folder:{folder}", **given)
+
+
+def test_a_picture_takes_the_size_that_is_nearest_in_proportion(folder: Path):
+    assert nearest([(16, 16), (8, 24)], 10, 17) == (16, 16)
+    assert nearest([(16, 16), (8, 24)], 10, 18) == (8, 24)  # 1.73 is halfway, as 3 is of 1
+    assert bucket_sizes("8x24, 24X8") == [(8, 24), (24, 8)]
+    data = opened(folder)
+    assert (len(data), data.spec.shape, data.sizes) == (42, (3, 16, 16), (*SIZES.values(),))
+    for shape, (height, width) in SIZES.items():
+        numbers = [i for i in range(42) if data.name(i).startswith(shape)]
+        assert len(numbers) == SHAPES[shape]
+        assert data.pixels(torch.tensor(numbers)).shape[2:] == (height, width)
+
+
+def test_a_batch_has_one_size_and_each_size_its_share_and_epochs(folder: Path):
+    stream = Stream(opened(folder), seed=3, together=6)
+    batches = [stream.indices(torch.arange(first, first + 6)) for first in range(0, 6000, 6)]
+    data, seen = stream.dataset, {shape: [] for shape in SIZES}
+    for indices in batches:
+        shapes = {data.name(i).split("-")[0] for i in indices.tolist()}
+        assert len(shapes) == 1
+        seen[shapes.pop()] += indices.tolist()
+    for shape, count in SHAPES.items():
+        assert len(seen[shape]) / 6000 == pytest.approx(count / 42, abs=0.001)
+        times = Counter(seen[shape][: 5 * count])
+        assert len(times) == count and {*times.values()} == {5}
+    order = [data.name(int(indices[0])).split("-")[0] for indices in batches[:60]]
+    assert len({*order[:20]}) == 3 and order != sorted(order)
+
+
+def test_parts_of_a_batch_are_those_of_the_whole_and_other_batches_are_refused(folder: Path):
+    stream = Stream(opened(folder), seed=3, together=6)
+    whole, parts = stream.batch(12, 6).x, [stream.batch(12 + i, 2).x for i in (0, 2, 4)]
+    assert torch.equal(whole, torch.cat(parts))
+    with pytest.raises(LimnerError, match=r"train\.batch=6 cuts across the batches"):
+        stream.batch(3, 6)
+
+
+def test_samples_held_out_pictures_and_evaluation_have_the_first_size(folder: Path):
+    assert Stream(opened(folder), together=6).preview(5).x.shape == (5, 3, 16, 16)
+    held = opened(folder, holdout=0.2, split="test")
+    assert held.sizes == () and held.pixels(torch.arange(len(held))).shape[2:] == (16, 16)
+
+
+@pytest.mark.parametrize(("options", "said"), {
+    "no size": ({"size": None}, "give that, too: data.size=64"),
+    "one side": ({"buckets": "8"}, "data.buckets=8: give sizes as HEIGHTxWIDTH"),
+    "twice": ({"buckets": "16x16"}, "a size comes twice"),
+    "none of the first": ({"size": "8x64"}, "no picture of .* is nearest to 8x64"),
+    "hints": ({"hint": "lowres"}, "data.buckets and data.hint do not go together"),
+    "parts": ({"load_size": 32}, "data.buckets and data.load_size do not go together"),
+}.values())  # fmt: skip
+def test_what_cannot_be_is_refused(folder: Path, options: dict[str, Any], said: str):
+    with pytest.raises(LimnerError, match=said):
+        opened(folder, **options)
+
+
+@pytest.mark.parametrize("kind", ["paired", "unpaired", "mixed"])
+def test_sources_of_several_parts_need_one_size(folder: Path, kind: str):
+    source = f"{kind}:folder:{folder},folder:{folder}"
+    with pytest.raises(LimnerError, match=r"need one size; leave data\.buckets out"):
+        open_data(source, size=16, buckets="8x24")
+
+
+def test_only_files_have_proportions():
+    with pytest.raises(LimnerError, match="in folders and archives, and emoji is none"):
+        open_data("emoji", size=16, buckets="8x24")
+
+
+SPEC = ImageSpec(3, 16, 16, labels=("a", "b"), frequencies=(0.5, 0.5))
+PLAIN = replace(SPEC, labels=(), frequencies=())
+OF_ANY_SIZE: dict[str, dict[str, Any]] = {
+    "ddpm": {"T": 20, "network": "plain"},
+    "edm": {},
+    "flow-matching": {},
+    "vdm": {"hidden": 8},
+    "shortcut": {},
+}
+
+
+def made(name: str, spec: ImageSpec) -> Any:
+    torch.manual_seed(5)
+    if name == "latent-diffusion":
+        stage = made("kl-autoencoder", replace(spec, labels=(), frequencies=()))
+        model = build(name, spec, first_stage=stage, options={"channels": (8, 8)})
+    elif name == "kl-autoencoder":
+        model = build(name, spec, channels=(8, 8), critic_start=0)
+    else:
+        model = build(name, spec, channels=(8, 16), **OF_ANY_SIZE[name])
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", [*OF_ANY_SIZE, "kl-autoencoder", "latent-diffusion"])
+def test_at_another_size_it_is_the_model_that_is_built_for_it(name: str):
+    """The same weights in a model of that size: the same losses, and the same pictures."""
+    spec = PLAIN if name == "kl-autoencoder" else SPEC
+    there = made(name, replace(spec, height=8, width=24))
+    model = made(name, spec)
+    there.load_state_dict(model.state_dict())
+    view = model.at_size(8, 24)
+    assert view.spec == there.spec and model.spec == spec and model.at_size(16, 16) is model
+    assert next(view.parameters()) is next(model.parameters())
+    c = Condition(torch.tensor([0, 1])) if spec.labels else Condition()
+    x = torch.rand(2, 3, 8, 24) * 2 - 1
+    losses = [
+        [turn.loss for turn in each.turns(Batch(x, c), 300, Noise.keyed(0, 0, range(2)))]
+        for each in (view, there)
+    ]
+    assert losses[0] and losses[0] == losses[1]
+    assert isinstance(view, GenerativeModel)
+    options: dict[str, Any] = {} if name == "kl-autoencoder" else {"steps": 2}
+    x = view.sample(2, c, seed=1, **options)
+    assert x.shape == (2, 3, 8, 24) and torch.equal(x, there.sample(2, c, seed=1, **options))
+
+
+def test_a_model_of_one_size_says_so():
+    with pytest.raises(LimnerError, match="gan models learn and paint pictures of one size"):
+        build("gan", PLAIN).at_size(8, 24)
+    with pytest.raises(LimnerError, match="sides must be multiples of 4"):
+        made("flow-matching", SPEC).at_size(8, 26)
+
+
+@pytest.mark.usefixtures("undrawn_curves")
+def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Path, tmp_path: Path):
+    assigned = ["data.size=16", "data.buckets=8x24,24x8", "model.channels=8,16", "train.batch=6"]
+    assigned += ["train.save_every=5", "train.log_every=5", "train.threads=1"]
+    recipe = Recipe.of("flow-matching", f"folder:{folder}", [*assigned, "train.steps=15"])
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    train(recipe, whole)
+    train(recipe.updated(["train.steps=10"]), part)
+    resume(part, ["train.steps=15"])
+    a, b = (load_tensors(run / "model.safetensors") for run in (whole, part))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert load(whole).spec.shape == (3, 16, 16)
+    with pytest.raises(LimnerError, match=r"train\.batch=8 cuts across"):
+        resume(part, ["train.steps=20", "train.batch=8"])
+    for refusing in (train, lambda recipe, run: dry_run(recipe)):
+        gan = Recipe.of("gan", f"folder:{folder}", [*assigned[:2], "train.steps=4"])
+        with pytest.raises(
+            LimnerError, match=r"data.buckets with 8x24: gan models learn and paint"
+        ):
+            refusing(gan, tmp_path / "gan")
+    said = CliRunner().invoke(
+        app, ["sample", "-m", str(whole), "--size", "8x24", "-o", str(tmp_path / "wide.png")]
+    )
+    assert said.exit_code == 0, said.output
+    assert Wish.read(tmp_path / "wide.png").size == "8x24"
+    again = ["sample", "--from", str(tmp_path / "wide.png"), "-o", str(tmp_path / "again.png")]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    pictures = [Image.open(tmp_path / name) for name in ("wide.png", "again.png")]
+    assert pictures[0].size == (120, 40) and pictures[0].tobytes() == pictures[1].tobytes()
