@@ -15,8 +15,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from limner.contract.errors import LimnerError
+from limner.data.broken_files import Reasons, too_many
 from limner.data.decode import Header, fitted, flattened, header
-from limner.data.pictures import Reasons, each, too_many
+from limner.data.pictures import each
 from limner.data.sources import (
     find_source,
     flat_options,

@@ -31,8 +31,9 @@ from typing import IO, Any, Literal, NamedTuple
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Rate
+from limner.data.broken_files import Reasons
 from limner.data.decode import BYTE_CAP, EXTENSIONS
-from limner.data.pictures import Entry, Listing, Reasons, Report, Source
+from limner.data.pictures import Entry, Listing, Report, Source
 
 TOTAL_CAP = 64 * 2**30
 """Bytes of an archive's members, unpacked."""

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import shlex
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share
 from limner.contract.text import LENGTH, text_spec
+from limner.data.broken_files import Reasons, few, too_many
 from limner.data.dataset import Dataset
 from limner.data.decode import (
     Fit,
@@ -47,8 +47,6 @@ from limner.data.hints import REDUCTION, Hint
 T = TypeVar("T")
 Report = Callable[[str], None]
 """Receives a message about faulty data; `stop` raises it, `limner data check` collects them."""
-Reasons = list[tuple[str, str]]
-"""Names of files, and what is wrong with each."""
 
 
 def stop(message: str) -> NoReturn:
@@ -426,31 +424,5 @@ def common_size(sizes: list[tuple[str, int, int]]) -> tuple[int, int]:
     return height, width
 
 
-def too_many(broken: int, total: int, share: float) -> bool:
-    """Whether so many pictures are broken that the data are refused, or there are none at all.
-
-    Args:
-        broken: how many are.
-        total: of so many.
-        share: of these may be, or one.
-    """
-    return broken == total or broken > max(1, share * total)
-
-
 def _decodes(image: Image.Image) -> None:
     flattened(image)
-
-
-def few(broken: Reasons, total: int, typed: str, share: float) -> None:
-    """Let some pictures be broken.
-
-    Raises:
-        LimnerError: too many are, or all.
-    """
-    if too_many(len(broken), total, share):
-        first = ", ".join(f"'{name}' ({reason})" for name, reason in broken[:3])
-        raise LimnerError(
-            f"{len(broken)} of {total} pictures of {typed} are broken: {first}"
-            f"{', ...' if len(broken) > 3 else ''}; to see all, type: limner data check "
-            f"{shlex.quote(typed)}; to allow more, give data.broken (now {share:g})"
-        )

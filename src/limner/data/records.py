@@ -22,8 +22,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from limner.data.broken_files import Reasons
 from limner.data.decode import UndecodableError, flattened, header, is_grey, reading
-from limner.data.pictures import Reasons
 from limner.runtime import processes
 from limner.runtime.cache import cache_folder, keep, kept
 from limner.runtime.progress import painting_progress

@@ -17,6 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_uint8
 from limner.contract.noise import Noise
 from limner.contract.options import Natural, Rate
+from limner.data.broken_files import Reasons, few
 from limner.data.dataset import View
 from limner.data.decode import to_pixels
 from limner.data.folder import natural, share_of
@@ -25,12 +26,10 @@ from limner.data.pictures import (
     Entry,
     FittedPictures,
     Listing,
-    Reasons,
     Report,
     Source,
     common_size,
     decoded,
-    few,
     fitting,
     stop,
 )
