@@ -59,6 +59,10 @@ class Task:
     longer: float = 1.0
     begins: tuple[tuple[str, str], ...] = ()
 
+    def narrow(self, *options: str) -> "Task":
+        """The same task, of smaller networks than usual, which take more steps in the time."""
+        return replace(self, options=(*self.options, *options))
+
     def after(self, **begins: str) -> "Task":
         """The same task, of a model that begins with others."""
         return replace(self, begins=tuple(begins.items()))
@@ -93,6 +97,7 @@ ENLARGES = Task(
     (*_REDUCED, "evaluate.metrics=upscaling", "evaluate.n=64"),
     True,
 )
+NARROW = "model.channels=16", "model.critic_channels=16", "model.blocks=3"
 TASKS: dict[str, Task] = {
     **dict.fromkeys(("gan", "wgan", "wgan-gp", "r3gan", "stylegan2", "biggan", "gigagan"), GAME),
     "drifting": GAME,
@@ -109,8 +114,9 @@ TASKS: dict[str, Task] = {
     "autoencoder": RECONSTRUCTS,
     "kl-autoencoder": replace(RECONSTRUCTS, key="absolute_error", title="absolute error"),
     "pix2pix": PAIRED,
-    **dict.fromkeys(("cyclegan", "cut"), UNPAIRED),
-    **dict.fromkeys(("srgan", "gigagan-upsampler", "sr3"), ENLARGES),
+    **dict.fromkeys(("cyclegan", "cut"), UNPAIRED.narrow(*NARROW)),
+    **dict.fromkeys(("srgan", "sr3"), ENLARGES),
+    "gigagan-upsampler": ENLARGES.narrow("model.channels=16", "model.most_channels=64"),
     "classifier": Task("held_out.loss", LOSS.title).after(base="flow-matching"),
     "cascade": Task(LOSS.key, LOSS.title, "emoji", ("data.size=32",)).after(base="flow-matching"),
     "controlnet": Task(LOSS.key, LOSS.title, "emoji", (*SMALL, "data.hint=edges")).after(

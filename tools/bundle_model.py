@@ -8,13 +8,17 @@ What is measured is the packed file, by `limner evaluate` with what stands in th
 [evaluate], and with the data's options that are given; the sheet shows the pictures of seeds 0 to
 39, none of them chosen. A painter of scenes is asked for the first captions of their test split. A
 translator's sheet shows 16 pairs, spread over the held-out ones: a picture, its translation, the
-true one, the way back.
+true one, the way back. A control's shows the first hints of the test split and what three seeds
+make of each; that of instructions the pictures before, after by two seeds, and the true ones.
+
+A model that was trained over a bundled one is stored without the weights of that, by --over NAME.
 """
 
 import argparse
 import shlex
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,14 @@ import torch
 from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
 from limner.commands.wish import Wish
-from limner.contract.abilities import Translates
+from limner.contract.abilities import Controlled, Translates
 from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.editing import Follows
 from limner.contract.header import Header
 from limner.contract.image import to_uint8
 from limner.contract.noise import Noise
 from limner.contract.registry import entry
+from limner.contract.text import prompted
 from limner.data import open_data, png
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.report import SUBJECT, Number, Report
@@ -50,18 +56,29 @@ _MANY = 150_000  # parameters, from which on they are stored in eight bits
 _SHOWN = 40
 _PAIRS = 16
 _SEEDS = 4
+_GIVEN = 12
 
 
-def bundle(name: str, run: Path) -> Path:
-    """Write a run's weights and log to the zoo: its folder there."""
+def bundle(name: str, run: Path, over: str = "") -> Path:
+    """Write a run's weights and log to the zoo: its folder there.
+
+    Args:
+        name: of the folder.
+        run: whose weights they are.
+        over: a bundled model, whose weights are the base's and are left out.
+    """
     header, model = read_header(model_file(run)), load(run)
-    packed = model.parameter_count() >= _MANY
+    if over:
+        own = model.state_dict()
+        for weight, value in load(ZOO / over).state_dict().items():
+            assert torch.equal(own[f"base.{weight}"], value), f"{weight} is not that of {over}"
     save_model(
         model,
         ZOO / name,
         images_seen=header.images_seen,
         recipe=header.recipe,
-        dtype=torch.int8 if packed else torch.float16,
+        shared={"base.": f"{over}:"} if over else None,
+        dtype=torch.int8 if model.parameter_count() >= _MANY else torch.float16,
     )
     shutil.copy(run / "log.jsonl", ZOO / name)
     return ZOO / name
@@ -95,11 +112,30 @@ def scenes(folder: Path) -> None:
     write(*paint_sheet(wish), folder / "samples.png", enlarge=1)
 
 
-def scene_captions(folder: Path) -> list[str]:
+def scene_captions(folder: Path, n: int = _SHOWN // _SEEDS) -> list[str]:
     """The first captions of the test split of the scenes that a model was trained on."""
     data = read_header(model_file(folder)).recipe["data"] | {"split": "test"}
-    first = torch.arange(_SHOWN // _SEEDS)
+    first = torch.arange(n)
     return open_data(**data).captions(first, Noise.sampling(0, len(first))) or []
+
+
+def of_given_pictures(folder: Path) -> None:
+    """Write the sheet of a control or of instructions: given pictures, and what comes of them."""
+    model, recipe = load(folder), read_header(model_file(folder)).recipe
+    assert isinstance(model, Controlled | Follows)
+    data, shown = open_data(**recipe["data"] | {"split": "test"}), torch.arange(_GIVEN)
+    given = data.hints(shown, shown, seed=0)
+    assert given is not None
+    said = data.captions(shown, Noise.sampling(0, _GIVEN)) or []
+    c = replace(prompted(model.spec, said), image=given)
+    follows = isinstance(model, Follows)
+    columns = [given.expand(-1, model.spec.channels, -1, -1)]
+    for seed in range(2 if follows else 3):
+        columns.append(model.sample(_GIVEN, c, seed=[seed] * _GIVEN, **recipe["sampler"]))
+    if follows:
+        columns.append(data.images(shown, Noise.sampling(0, _GIVEN)))
+    sheet = to_uint8(torch.stack(columns, 1).flatten(0, 1))
+    png.save_png(png.grid(sheet, 2 * len(columns)), folder / "samples.png")
 
 
 def translations(folder: Path) -> None:
@@ -129,6 +165,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
     precision = "eight bits" if model.parameter_count() >= _MANY else "float16"
     last, train = read_log(folder)[-1], header.recipe["train"]
     translates, paints_scenes = isinstance(model, Translates), _paints_scenes(header)
+    steered = isinstance(model, Controlled | Follows)
     rows = [(_what(number), number.text()) for number in report.numbers]
     if "held_out.loss" in last and model.loss_compares:
         rows.append(("loss of held-out pictures at the end", f"{last['held_out.loss']:.4g}"))
@@ -137,10 +174,10 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
         (
             "file",
             f"`model.safetensors`, {file.stat().st_size:,} bytes: {model.parameter_count():,} "
-            f"parameters in {precision}",
+            f"parameters in {precision}{', its base included' if header.shared else ''}",
         ),
         ("SHA-256", f"`{sha256(file)}`"),
-        ("data", EMOJI if translates else SCENES if paints_scenes else DIGITS),
+        ("data", EMOJI if translates else SCENES if paints_scenes or steered else DIGITS),
         ("licence", "MIT, as limner"),
         (
             "recipe",
@@ -164,6 +201,17 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
         )
         asked = "; ".join(scene_captions(folder))
         caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row: {asked}"
+    if steered:
+        base = header.shared.get("base.", "").rstrip(":")
+        asked = "; ".join(scene_captions(folder, _GIVEN))
+        about = f"Over the bundled `{base}`, without whose weights it is stored: "
+        if isinstance(model, Follows):
+            about += f'`limner edit PICTURE --instruct "make the dog blue" -m {folder.name}`.'
+            what = "the picture before, after by seeds 0 and 1, the true one after"
+        else:
+            about += f'`limner sample "a red apple" -m {folder.name} --hint DRAWING`.'
+            what = "the hint, and first draws of seeds 0 to 2 that follow it"
+        caption = f"The first {_GIVEN} of the test split, two in each row: {what}; {asked}"
     if isinstance(model, Translates):
         a, b = (model.spec_of(domain).domain for domain in ("A", "B"))
         both, back = "", ""
@@ -195,7 +243,8 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
 
 def _paints_scenes(header: Header) -> bool:
     """Whether a model was trained to paint scenes from captions."""
-    return header.spec.text is not None and header.recipe["data"]["source"] == "scenes"
+    told = header.spec.text is not None and header.spec.hint is None
+    return told and header.recipe["data"]["source"] == "scenes"
 
 
 def _what(number: Number) -> str:
@@ -209,16 +258,20 @@ def main() -> None:
     parser.add_argument("name", help="of the folder: a registered model's, or its own")
     parser.add_argument("run", type=Path)
     parser.add_argument("--recipe", required=True)
+    parser.add_argument("--over", default="", help="the bundled model that is its base")
     parser.add_argument("--metrics", required=True)
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--limits", required=True)
     parser.add_argument("--trained", default="", help="how long, where the log does not tell")
     parser.add_argument("data", nargs="*", help="right behind the run, as in data.grid=16")
     asked = parser.parse_args()
-    folder = bundle(asked.name, asked.run)
+    folder = bundle(asked.name, asked.run, asked.over)
     header = read_header(model_file(folder))
-    if issubclass(entry(header.model).model, Translates):
+    of_model = entry(header.model).model
+    if issubclass(of_model, Translates):
         translations(folder)
+    elif issubclass(of_model, Controlled | Follows):
+        of_given_pictures(folder)
     elif _paints_scenes(header):
         scenes(folder)
     else:
