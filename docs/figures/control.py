@@ -1,41 +1,45 @@
-"""What a control paints of hints, by its run:
+"""What the bundled controls make of hints: python docs/figures/control.py
 
-    limner train recipes/flows/scenes32.toml --run runs/scenes32
-    limner train recipes/diffusion/control-scenes32.toml --run runs/control-scenes32
-    python docs/figures/control.py runs/control-scenes32
-
-The edges of the first eight test scenes, the first draws of two seeds that follow them, and of the
-same seeds without hints.
+The first test scenes, four of each control: the hint, the first draws of three seeds that follow
+it, and that of the first one without a hint.
 """
 
-import sys
-
 import torch
-from labelled import labelled
+from labelled import PICTURES, labelled
+from PIL import Image
 
-from limner import Condition, open_data
+from limner import Condition, open_data, prompted
 from limner.commands.wish import Wish, open_model
-from limner.contract.image import to_uint8
-from limner.diffusion.controlnet import ControlNet
+from limner.contract.bundled import find_model
+from limner.contract.checkpoint import model_file, read_header
+from limner.contract.image import Images, to_uint8
+from limner.contract.noise import Noise
 
-SHOWN = 8
-SCENES = {"vocabulary": 6, "style": "flat", "skills": "single=2,two=1", "text": False}
+SHOWN, SEEDS = 4, 3
+CONTROLS = ("scenes-sketch", "scenes-layout")
+
+
+def rows(name: str, first: int) -> tuple[list[str], Images]:
+    """Captions of scenes, and for each a control's hint and what becomes of it."""
+    model, options = open_model(Wish(model=name), "cpu")
+    data = open_data(**read_header(model_file(find_model(name))).recipe["data"] | {"split": "test"})
+    numbers = torch.arange(first, first + SHOWN)
+    hints, said = data.hints(numbers, numbers, 0), data.captions(numbers, Noise.sampling(0, SHOWN))
+    assert hints is not None and said is not None
+    text = prompted(model.spec, said).text
+    columns = [hints.expand(-1, 3, -1, -1)]
+    for c, seeds in ((Condition(text=text, image=hints), SEEDS), (Condition(text=text), 1)):
+        columns += [model.sample(SHOWN, c, seed=[s] * SHOWN, **options) for s in range(seeds)]
+    return said, torch.stack(columns, 1).flatten(0, 1)
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise SystemExit("give a run: python docs/figures/control.py runs/control-scenes32")
-    model, _ = open_model(Wish(model=sys.argv[1]), "cpu")
-    assert isinstance(model, ControlNet)
-    numbers = torch.arange(SHOWN)
-    data = open_data("scenes", size=model.spec.height, split="test", hint="edges", **SCENES)
-    hints = data.hints(numbers, numbers, 0)
-    assert hints is not None
-    rows = [hints.expand(-1, 3, -1, -1)]
-    for c in (Condition(image=hints), Condition()):
-        rows += [model.sample(SHOWN, c, seed=[seed] * SHOWN) for seed in (0, 1)]
-    told = ["edges", "seed 0", "seed 1", "without, 0", "without, 1"]
-    labelled(to_uint8(torch.cat(rows)), "control", told, [""] * SHOWN, scale=2)
+    found = [rows(name, i * SHOWN) for i, name in enumerate(CONTROLS)]
+    said = [caption for captions, _ in found for caption in captions]
+    told = ["hint", *(f"seed {seed}" for seed in range(SEEDS)), "seed 0, no hint"]
+    labelled(to_uint8(torch.cat([x for _, x in found])), "control", said, told)
+    file = PICTURES / "control.png"
+    Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)  # a third of the bytes
 
 
 if __name__ == "__main__":
