@@ -192,6 +192,12 @@ def test_relations_have_their_shares():
         open_data("scenes", relations="insid")
 
 
+def test_the_same_scenes_have_the_same_digest_as_ever():
+    """Or runs that were begun by an earlier version could not be resumed."""
+    digests = [open_data(kind, size=64, grid=16).digest for kind in ("scenes", "instructions")]
+    assert [digest[:12] for digest in digests] == ["daad7856bb52", "fd5383644c40"]
+
+
 def test_a_count_of_scenes_comes_again_every_epoch():
     few, endless = (open_data("scenes", size=16, count=count) for count in (6, 0))
     assert (len(few), few.endless, endless.endless) == (6, False, True)

@@ -56,6 +56,7 @@ from limner.data.sprites import digest, object_numbers, sprite, vocabulary
 ENDLESS = 2**40
 """How many pictures there are, unless told."""
 _SIZE = 128
+_UNSAID = ("buckets", "hint", "reduction")  # options that say nothing of scenes, or later
 _LISTED = 1000  # pictures that are looked at to say what scenes are
 REMEMBERED = 4096
 """Scenes whose picture or caption may be asked for next."""
@@ -185,7 +186,7 @@ class ComposedScenes(Dataset):
         elif source.hint in ("mask", "boxes"):
             self.spec = replace(self.spec, hint=hint_spec(source.hint, self.spec))
         single = self.single.digest if self.single else None
-        options = {k: v for k, v in vars(source).items() if k not in ("hint", "reduction")}
+        options = {k: v for k, v in vars(source).items() if k not in _UNSAID}
         options |= {"hint": source.hint}
         self.floors = options.pop("levels_by") == "floor"
         options |= {"levels_by": "floor"} if self.floors else {}
