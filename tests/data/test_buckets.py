@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from limner.commands.app import app
 from limner.commands.wish import Wish
-from limner.contract.checkpoint import load, load_tensors
+from limner.contract.checkpoint import load, load_tensors, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.model import GenerativeModel
@@ -20,6 +20,7 @@ from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.data import Stream, open_data
 from limner.data.buckets import bucket_sizes, nearest
+from limner.evaluate.evaluation import evaluate
 from limner.training.estimate import dry_run
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
@@ -91,7 +92,10 @@ def test_samples_held_out_pictures_and_evaluation_have_the_first_size(folder: Pa
 @pytest.mark.parametrize(("options", "said"), {
     "no size": ({"size": None}, "give that, too: data.size=64"),
     "one side": ({"buckets": "8"}, "data.buckets=8: give sizes as HEIGHTxWIDTH"),
+    "a number": ({"buckets": 24}, "data.buckets=24: give sizes as HEIGHTxWIDTH"),
     "twice": ({"buckets": "16x16"}, "a size comes twice"),
+    "the same": ({"buckets": "32x32"}, "no picture of .* is nearest to 32x32"),
+    "none of it": ({"buckets": "8x24,4x64"}, "no picture of .* is nearest to 4x64"),
     "none of the first": ({"size": "8x64"}, "no picture of .* is nearest to 8x64"),
     "hints": ({"hint": "lowres"}, "data.buckets and data.hint do not go together"),
     "parts": ({"load_size": 32}, "data.buckets and data.load_size do not go together"),
@@ -111,6 +115,28 @@ def test_sources_of_several_parts_need_one_size(folder: Path, kind: str):
 def test_only_files_have_proportions():
     with pytest.raises(LimnerError, match="in folders and archives, and emoji is none"):
         open_data("emoji", size=16, buckets="8x24")
+
+
+def test_one_coloured_picture_makes_all_sizes_coloured(tmp_path: Path):
+    Image.new("L", (40, 40)).save(tmp_path / "grey.png")
+    Image.new("RGB", (60, 20)).save(tmp_path / "wide.png")
+    assert opened(tmp_path, buckets="8x24").spec.channels == 3
+    Image.new("L", (60, 20)).save(tmp_path / "wide.png")
+    assert opened(tmp_path, buckets="8x24").spec.channels == 1
+
+
+def test_broken_pictures_are_a_share_of_all(folder: Path, tmp_path: Path):
+    """Two of 37 are too many; one is not, though it is all that its size has."""
+    for file in folder.glob("[sw]*.png"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    whole = (folder / "tall-00.png").read_bytes()
+    (tmp_path / "tall-00.png").write_bytes(whole[: len(whole) // 2])
+    data = opened(tmp_path)
+    assert len(data) == 36 and [name for name, _ in data.skipped] == ["tall-00.png"]
+    assert data.sizes == (SIZES["square"], SIZES["wide"])
+    (tmp_path / "wide-00.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LimnerError, match=r"2 of 37 pictures of .* are broken"):
+        opened(tmp_path)
 
 
 SPEC = ImageSpec(3, 16, 16, labels=("a", "b"), frequencies=(0.5, 0.5))
@@ -162,10 +188,21 @@ def test_at_another_size_it_is_the_model_that_is_built_for_it(name: str):
     assert x.shape == (2, 3, 8, 24) and torch.equal(x, there.sample(2, c, seed=1, **options))
 
 
+def test_a_guide_follows_to_another_size(tmp_path: Path):
+    model, guide = made("edm", SPEC), made("edm", SPEC)
+    save_model(guide, tmp_path)
+    options = {"steps": 2, "guide": str(tmp_path)}
+    there = made("edm", replace(SPEC, height=8, width=24))
+    save_model(there, tmp_path / "there")
+    x = model.at_size(8, 24).sample(2, seed=1, **options)
+    there.load_state_dict(model.state_dict())
+    assert torch.equal(x, there.sample(2, seed=1, steps=2, guide=str(tmp_path / "there")))
+
+
 def test_a_model_of_one_size_says_so():
     with pytest.raises(LimnerError, match="gan models learn and paint pictures of one size"):
         build("gan", PLAIN).at_size(8, 24)
-    with pytest.raises(LimnerError, match="sides must be multiples of 4"):
+    with pytest.raises(LimnerError, match="sides must be multiples of 4; 8x24 is near"):
         made("flow-matching", SPEC).at_size(8, 26)
 
 
@@ -189,6 +226,11 @@ def test_a_run_learns_all_sizes_and_resumes_as_if_it_had_not_stopped(folder: Pat
             LimnerError, match=r"data.buckets with 8x24: gan models learn and paint"
         ):
             refusing(gan, tmp_path / "gan")
+    with pytest.raises(LimnerError, match=r"judged in one size; leave data\.buckets out"):
+        evaluate(whole, n=8, metrics=["kid"], data={"buckets": "8x24"})
+    said = CliRunner().invoke(app, ["sample", "-m", str(whole), "--size", "8x25"])
+    told = "--size 8x25: sides must be multiples of 4; 8x24 is near; else leave --size out"
+    assert isinstance(said.exception, LimnerError) and str(said.exception) == told
     said = CliRunner().invoke(
         app, ["sample", "-m", str(whole), "--size", "8x24", "-o", str(tmp_path / "wide.png")]
     )

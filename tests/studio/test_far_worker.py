@@ -258,7 +258,7 @@ def test_the_job_of_a_killed_host_ends_on_another(
     until(lambda: studio.job(slow)["state"] == "running")
     studio.client.delete(f"/api/v1/jobs/{slow}")
     assert studio.painted(prompt="next")["state"] == "done"  # the worker has let go of the other
-    counted = f'limner_far_workers{{host="{second.name}"}} 1'
+    counted = f'limner_far_workers{{worker="{second.name}"}} 1'
     assert counted in studio.client.get("/metrics").text.splitlines()
     second.end(signal.SIGTERM)
     assert counted not in studio.client.get("/metrics").text.splitlines()

@@ -21,10 +21,8 @@ whose network would have to be downloaded; no attention; the critic's norms are 
 the batch; weights are of means over numbers. It ignores labels and captions.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, TypeVar
 
 import torch
@@ -183,8 +181,14 @@ class KLAutoencoder(Encodes, FirstStage):
         critic_layers: Count = 3,
     ) -> None:
         super().__init__()
-        self.latent_shape = latent, *_halved(spec, len(channels))
-        self._halvings = len(channels)
+        unit = 2 ** len(channels)
+        if spec.height % unit or spec.width % unit:
+            fitting = -(-max(spec.height, spec.width) // unit) * unit
+            raise LimnerError(
+                f"pictures of {spec.width} x {spec.height} cannot be halved {len(channels)} times; "
+                f"give data.size={fitting}, or fewer model.channels"
+            )
+        self.latent_shape = latent, spec.height // unit, spec.width // unit
         decoding = _at_each(blocks, len(channels) + 1, "blocks")
         encoding = decoding
         if encoder_blocks is not None:
@@ -196,14 +200,16 @@ class KLAutoencoder(Encodes, FirstStage):
         self.couples_batch = critic_weight > 0  # by the balance of both gradients
         self.register_buffer("code_scale", torch.ones(()))
 
+    @property
+    def size_unit(self) -> int:
+        """What one place of a map stands for."""
+        return self.spec.height // self.latent_shape[1]
+
     def at_size(self: _M, height: int, width: int) -> _M:
         """The same coders on pictures of another size: `Learner.at_size`."""
-        spec = replace(self.spec, height=height, width=width)
-        if spec == self.spec:
-            return self
-        view = copy.copy(self)
-        view.spec = spec
-        view.latent_shape = self.latent_shape[0], *_halved(spec, self._halvings)
+        view, unit = super().at_size(height, width), self.size_unit
+        if view is not self:
+            view.latent_shape = self.latent_shape[0], height // unit, width // unit
         return view
 
     def formula(self) -> list[str]:
@@ -294,22 +300,6 @@ class KLAutoencoder(Encodes, FirstStage):
         """
         z = temperature * noise.normal(*self.latent_shape, dtype=self.code_scale.dtype)
         yield self.coders.decode(z / self.code_scale)
-
-
-def _halved(spec: ImageSpec, times: int) -> tuple[int, int]:
-    """Height and width of a map.
-
-    Raises:
-        LimnerError: the picture's cannot be halved so often.
-    """
-    unit = 2**times
-    if spec.height % unit or spec.width % unit:
-        fitting = -(-max(spec.height, spec.width) // unit) * unit
-        raise LimnerError(
-            f"pictures of {spec.width} x {spec.height} cannot be halved {times} times; give "
-            f"data.size={fitting}, or fewer model.channels"
-        )
-    return spec.height // unit, spec.width // unit
 
 
 def _at_each(counts: tuple[int, ...], resolutions: int, option: str) -> tuple[int, ...]:

@@ -24,6 +24,10 @@ Model = Annotated[
     str | None, typer.Option("-m", "--model", help="A run or model folder, or a model file.")
 ]
 Prompt = Annotated[str | None, typer.Option(help="What the pictures are of.")]
+Size = Annotated[
+    str | None,
+    typer.Option(help="HEIGHTxWIDTH, of models that paint in other sizes than their own."),
+]
 Label = Annotated[str | None, typer.Option(help="Their class, by name or number.")]
 Files = Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE ...]", show_default=False)]
 Workers = Annotated[

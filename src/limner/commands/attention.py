@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Model, Out, Prompt, print_paths, spare
+from limner.commands.arguments import Device, Model, Out, Prompt, Size, print_paths, spare
 from limner.contract.errors import LimnerError
 
 
@@ -13,6 +13,7 @@ def attention_command(
     image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
     model: Model = None,
     prompt: Prompt = None,
+    size: Size = None,
     out: Out = Path("attention.png"),
     device: Device = "auto",
 ) -> None:
@@ -26,7 +27,8 @@ def attention_command(
     words = prompt or own.get("prompt")
     if not words:
         raise LimnerError(f"{image} does not say what it is of; give --prompt")
-    wish = Wish.single(model or own.get("model"), words, None)
+    size = size or own.get("size")
+    wish = Wish.single(model or own.get("model"), words, None, size=size)
     sheet, wish, words = attention_sheet(image, wish, device=device)
     file = spare(out, [image])
     print_paths(write(sheet, wish, file), f"the picture, and light for: {', '.join(words)}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Label, Model, Out, apart, print_paths, spare
+from limner.commands.arguments import Device, Label, Model, Out, Size, apart, print_paths, spare
 from limner.contract.errors import LimnerError
 
 _WAYS = 6
@@ -56,6 +56,7 @@ def edit_command(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures should be.")] = None,
     label: Label = None,
+    size: Size = None,
     n: Annotated[
         int | None,
         typer.Option("-n", min=1, max=1000, help="Variations for each input picture (6)."),
@@ -97,7 +98,9 @@ def edit_command(
             )
         if len(files) != 1:
             raise LimnerError("give one picture whose words are to change")
-        wish = Wish.single(model, prompt, label, changes=(*changes, *settings), **options)
+        wish = Wish.single(
+            model, prompt, label, changes=(*changes, *settings), size=size, **options
+        )
         told = {"strength": strength, "device": device, **asked}
         sheet, wish = reword_sheet(Path(files[0]), wish, **told)
         print_paths(write(sheet, wish, file))
@@ -106,7 +109,7 @@ def edit_command(
         raise LimnerError(
             "--cross, --own and --local go with --replace, --refine or --weight; give one"
         )
-    wish = Wish.single(model, prompt, label, **{"n": _WAYS, **asked}, **options)
+    wish = Wish.single(model, prompt, label, **{"n": _WAYS, **asked, "size": size}, **options)
     told = {"keep": keep, "mask": mask, "strength": strength, "rounds": rounds, "device": device}
     told["feather"] = feather
     sheet, wish = edit_sheet([*map(Path, files)], wish, **told)

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Files, Label, Model, Out, Prompt, print_paths, spare
+from limner.commands.arguments import (
+    Device,
+    Files,
+    Label,
+    Model,
+    Out,
+    Prompt,
+    Size,
+    print_paths,
+    spare,
+)
 
 
 def interpolate_command(
@@ -16,6 +26,7 @@ def interpolate_command(
     ] = 8,
     prompt: Prompt = None,
     label: Label = None,
+    size: Size = None,
     n: Annotated[
         int, typer.Option("-n", min=1, max=1000, help="Paths, if no picture is given.")
     ] = 6,
@@ -27,6 +38,6 @@ def interpolate_command(
     from limner.commands.pictures import write
     from limner.commands.wish import Wish
 
-    wish = Wish.single(model, prompt, label, n=n)
+    wish = Wish.single(model, prompt, label, n=n, size=size)
     sheet, wish = interpolate_sheet(images or [], wish, steps, device=device)
     print_paths(write(sheet, wish, spare(out, images or [])))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.commands.arguments import Device, Model, Out, apart, print_paths, spare
+from limner.commands.arguments import Device, Model, Out, Size, apart, print_paths, spare
 from limner.contract.errors import LimnerError
 
 
@@ -23,10 +23,7 @@ def sample_command(
         int | None, typer.Option("-n", min=1, max=10_000, help="Pictures of each (1).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Picture i is drawn from seed + i (0).")] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(help="HEIGHTxWIDTH, of models that paint in other sizes than their own."),
-    ] = None,
+    size: Size = None,
     vary: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Paint variations of the seed's picture, this far away."),

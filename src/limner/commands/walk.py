@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Label, Model, Out, Prompt, only_options, print_paths
+from limner.commands.arguments import (
+    Device,
+    Label,
+    Model,
+    Out,
+    Prompt,
+    Size,
+    only_options,
+    print_paths,
+)
 
 
 def walk_command(
@@ -15,6 +24,7 @@ def walk_command(
     model: Model = None,
     prompt: Prompt = None,
     label: Label = None,
+    size: Size = None,
     seed: Annotated[int, typer.Option(help="Where the way begins.")] = 0,
     other_seed: Annotated[int, typer.Option(min=0, help="Where it ends.")] = 100,
     steps: Annotated[
@@ -28,6 +38,7 @@ def walk_command(
     from limner.commands.walking import walk_sheet
     from limner.commands.wish import Wish
 
-    wish = Wish.single(model, prompt, label, seed=seed, **only_options(arguments, "sampler"))
+    told = {"seed": seed, "size": size, **only_options(arguments, "sampler")}
+    wish = Wish.single(model, prompt, label, **told)
     sheet, wish = walk_sheet(wish, other_seed, steps, device=device)
     print_paths(write(sheet, wish, out))

@@ -194,8 +194,21 @@ def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[
     base = load_painter(path, where) if wish.model or not controls else None
     model = with_controls(base, controls)
     if wish.size:
-        model = model.at_size(*typed_size(wish.size))
+        model = _at_size(model, wish.size)
     return model, sampler_options(model, path, wish)
+
+
+def _at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
+    """A model that is to paint in the size that was typed.
+
+    Raises:
+        LimnerError: it is none, or the model cannot.
+    """
+    size = typed_size(typed)
+    try:
+        return model.at_size(*size)
+    except LimnerError as error:
+        raise LimnerError(f"--size {typed}: {error}; else leave --size out") from None
 
 
 def typed_size(typed: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ Two rules for `turns`: never yield inside a `with`; the order of turns may depen
 on data.
 """
 
+import copy
 import functools
 import inspect
 from abc import ABC, abstractmethod
@@ -41,7 +42,6 @@ _PARTS: dict[Part, str] = {
 }
 _NOT_OPTIONS = ("n", "c", "noise", "preview", "given", "style_of")
 SAMPLE_BATCH = 64
-_ANY_SIZE = "ddpm, edm, flow-matching, kl-autoencoder and latent-diffusion"
 
 
 class Turn(NamedTuple):
@@ -144,6 +144,11 @@ class Learner(nn.Module, ABC):
         title = f"{self.name or type(self).__name__}: x of {shape}, {size:,} parameters"
         return "\n    ".join([title, *lines])
 
+    @property
+    def size_unit(self) -> int:
+        """What the sides of pictures are multiples of; 0 where they are those of `spec`."""
+        return 0
+
     def at_size(self: _L, height: int, width: int) -> _L:
         """The model for pictures of another size: a view, which shares all weights.
 
@@ -155,9 +160,18 @@ class Learner(nn.Module, ABC):
         """
         if (height, width) == self.spec.shape[1:]:
             return self
-        raise LimnerError(
-            f"{self.name} models learn and paint pictures of one size; {_ANY_SIZE} do so in any"
-        )
+        unit = self.size_unit
+        if not unit:
+            raise LimnerError(
+                f"{self.name} models learn and paint pictures of one size; flow-matching, edm and "
+                "latent-diffusion, for example, do so in many"
+            )
+        if height % unit or width % unit:
+            fitting = "x".join(str(max(1, round(side / unit)) * unit) for side in (height, width))
+            raise LimnerError(f"sides must be multiples of {unit}; {fitting} is near")
+        view = copy.copy(self)
+        view.spec = replace(self.spec, height=height, width=width)
+        return view
 
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:

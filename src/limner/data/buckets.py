@@ -14,6 +14,7 @@ Reference:
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,11 +24,12 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
+from limner.data.broken_files import Reasons, few
 from limner.data.dataset import Dataset
 from limner.data.decode import header
 from limner.data.mixed import MixedSources
 from limner.data.order import InBlocks, Order
-from limner.data.pictures import Pictures, Source, each, gather, stop
+from limner.data.pictures import Entry, Pictures, Source, channels_of, each, gather_part, stop
 
 Size = tuple[int, int]
 """Height and width."""
@@ -38,11 +40,13 @@ class Buckets(MixedSources):
 
     Args:
         parts: the pictures of each size; the first have the one that the model is built for.
+        broken: files left out, and why.
         source: as it was typed.
     """
 
-    def __init__(self, parts: Sequence[Dataset], source: str) -> None:
+    def __init__(self, parts: Sequence[Dataset], broken: Reasons, source: str) -> None:
         super().__init__(parts, [source] * len(parts), source, [len(part) for part in parts])
+        self.skipped = tuple(dict.fromkeys((*self.skipped, *broken)))
         self.sizes = tuple(part.spec.shape[1:] for part in parts)
 
     def check_alike(self, part: Dataset, name: str) -> None:
@@ -67,7 +71,7 @@ def open_buckets(source: Source, typed: str) -> Dataset:
     """A source's pictures in sizes of their proportions.
 
     Raises:
-        LimnerError: as of `gather`; no data.size, or no picture is nearest to it.
+        LimnerError: as of `gather`; no data.size, or no picture is nearest to one of the sizes.
     """
     if type(source).open is not Source.open:
         raise LimnerError(
@@ -79,31 +83,34 @@ def open_buckets(source: Source, typed: str) -> Dataset:
             raise LimnerError(f"data.buckets and data.{option} do not go together; leave one out")
     if source.shape is None:
         raise LimnerError("data.buckets are sizes beside data.size; give that, too: data.size=64")
-    sizes = [source.shape, *bucket_sizes(source.buckets)]
+    sizes = [source.shape, *bucket_sizes(str(source.buckets))]
     if len({*sizes}) < len(sizes):
         raise LimnerError(f"data.buckets={source.buckets}: a size comes twice; leave one out")
-    listing, broken = source.listing(stop), []
-    heads = list(each(listing.entries, header, broken))
-    grouped = {size: [] for size in sizes}
-    unread = {name for name, _ in broken}
-    grouped[sizes[0]] += [entry for entry in listing.entries if entry.name in unread]
-    sides = 2 if source.half else 1
-    for entry, head in heads:
-        grouped[nearest(sizes, head.height, head.width / sides)].append(entry)
-    if len(grouped[sizes[0]]) <= len(unread):
-        height, width = sizes[0]
-        raise LimnerError(
-            f"no picture of {typed} is nearest to {height}x{width} in proportion; give another "
-            "data.size, for that is what samples have"
-        )
-    parts = list[Pictures]()
-    for size, entries in grouped.items():
-        if not entries:
-            continue
-        channels = parts[0].spec.channels if parts else source.channels
-        own = replace(source, size="x".join(map(str, size)), buckets="", channels=channels)
-        parts.append(gather(own, typed, listing._replace(entries=entries)))
-    return Buckets(parts, typed)
+    listing, broken, parts = source.listing(stop), Reasons(), list[Pictures]()
+    total = max(len(listing.entries), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
+        heads = list(each(listing.entries, header, broken))
+        few(broken, total, typed, source.broken)
+        grouped = {size: list[Entry]() for size in sizes}
+        for entry, head in heads:
+            width = head.width / (2 if source.half else 1)
+            grouped[nearest(sizes, head.height, width)].append(entry)
+        for size, entries in grouped.items():
+            said = "x".join(map(str, size))
+            if not entries:
+                raise LimnerError(
+                    f"no picture of {typed} is nearest to {said} (height x width) in proportion; "
+                    "give another data.size, or leave it out of data.buckets"
+                )
+            memory = source.memory * len(entries) / total
+            own, shape = replace(source, memory=memory), (channels_of(source, heads), *size)
+            found = gather_part(own, typed, listing._replace(entries=entries), shape, broken)
+            parts += [found] if found else []
+    few(broken, total, typed, source.broken)
+    if parts[0].spec.shape[1:] != sizes[0]:
+        raise LimnerError(f"all pictures of {typed} that are nearest to data.size are broken")
+    return Buckets(parts, broken, typed)
 
 
 def check_sizes(model: Learner, data: Dataset) -> None:

@@ -34,6 +34,7 @@ from limner.data.dataset import Dataset
 from limner.data.decode import (
     Fit,
     Half,
+    Header,
     Opener,
     UndecodableError,
     flattened,
@@ -119,7 +120,7 @@ class Source(ABC):
     address: str = ""
     split: str = "train"
     size: int | str | None = None
-    buckets: str = ""
+    buckets: int | str = ""
     fit: Fit = "crop"
     load_size: Count | None = None
     half: Half | None = None
@@ -356,49 +357,65 @@ def decoded(
     return torch.stack(found)
 
 
-def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictures:
+def gather(source: Source, typed: str) -> Pictures:
     """Decode a source's pictures once and leave the broken ones out.
-
-    Args:
-        source: where they come from.
-        typed: as it was typed.
-        listing: what the source holds, or a part of it.
 
     Raises:
         LimnerError: no pictures; no common size and none given; more than `source.broken` (and
             one) are broken.
     """
-    listing = listing or source.listing(stop)
-    if not listing.entries:
+    listing = source.listing(stop)
+    total = len(listing.entries)
+    if not total:
         raise LimnerError(f"{typed} has no pictures in split '{source.split}'")
     broken: Reasons = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
         heads = list(each(listing.entries, header, broken))
-        if too_many(
-            len(broken), len(listing.entries), source.broken
-        ):  # name those with broken pixels, too
+        if too_many(len(broken), total, source.broken):  # name those with broken pixels, too
             for _ in each([entry for entry, _ in heads], _decodes, broken):
                 pass
-        few(broken, len(listing.entries), typed, source.broken)
+        few(broken, total, typed, source.broken)
         sides = 2 if source.half else 1
         sizes = [(e.name, h.width // sides, h.height) for e, h in heads]
-        height, width = source.shape or common_size(sizes)
-        channels = source.channels or (1 if all(is_grey(head.mode) for _, head in heads) else 3)
-        shape = (channels, height, width)
-        form = fitting(source, shape)
-        decode = partial(to_pixels, **form)
-        loaded = channels, form["height"], form["width"]
-        fits = len(heads) * math.prod(loaded) <= source.memory * 2**30
-        kept = torch.empty((len(heads), *loaded), dtype=torch.uint8) if fits else None
-        content = hashlib.sha256()
-        entries: list[Entry] = []
-        for entry, picture in each([entry for entry, _ in heads], decode, broken):
-            content.update(picture.numpy().tobytes())
-            if kept is not None:
-                kept[len(entries)] = picture
-            entries.append(entry)
-    few(broken, len(listing.entries), typed, source.broken)
+        shape = (channels_of(source, heads), *(source.shape or common_size(sizes)))
+        sound = listing._replace(entries=[entry for entry, _ in heads])
+        found = gather_part(source, typed, sound, shape, broken)
+    few(broken, total, typed, source.broken)
+    assert found is not None, "some are sound"
+    return found
+
+
+def channels_of(source: Source, heads: Sequence[tuple[Entry, Header]]) -> int:
+    """As asked for; else 1 where all pictures are grey."""
+    return source.channels or (1 if all(is_grey(head.mode) for _, head in heads) else 3)
+
+
+def gather_part(
+    source: Source, typed: str, listing: Listing, shape: tuple[int, int, int], broken: Reasons
+) -> Pictures | None:
+    """Decode some of a source's pictures; None if all are broken.
+
+    Args:
+        source: with the options.
+        typed: as it was typed.
+        listing: what is decoded.
+        shape: (channels, height, width).
+        broken: which files are broken, and why; those that are found are added.
+    """
+    form = fitting(source, shape)
+    loaded = shape[0], form["height"], form["width"]
+    fits = len(listing.entries) * math.prod(loaded) <= source.memory * 2**30
+    kept = torch.empty((len(listing.entries), *loaded), dtype=torch.uint8) if fits else None
+    content = hashlib.sha256()
+    entries: list[Entry] = []
+    for entry, picture in each(listing.entries, partial(to_pixels, **form), broken):
+        content.update(picture.numpy().tobytes())
+        if kept is not None:
+            kept[len(entries)] = picture
+        entries.append(entry)
+    if not entries:
+        return None
     kept = None if kept is None else kept[: len(entries)]
     return Pictures(source, typed, listing, entries, shape, kept, content.hexdigest(), broken)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar, Unpack
+from typing import Any, ClassVar, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float
@@ -39,9 +39,7 @@ from limner.maths.denoisers import (
 from limner.maths.samplers import SAMPLERS, Sampler, SamplerName
 from limner.maths.schedules import Schedule, Spacing, Times
 from limner.nn.plain_unet import PlainUNet
-from limner.nn.unet import UNet, check_halvings
-
-_M = TypeVar("_M", bound="DenoisingModel")
+from limner.nn.unet import UNet
 
 _CODE_STEPS = 50  # between a picture and its code
 _FIXED_POINT = 4  # evaluations for the inverse of one step
@@ -110,18 +108,12 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
     def draw_times(self, noise: Noise) -> Times:
         """One training time for each image, float64 "b"."""
 
-    def at_size(self: _M, height: int, width: int) -> _M:
-        """The same network on pictures of another size: `Learner.at_size`."""
-        spec = replace(self.spec, height=height, width=width)
-        if spec == self.spec:
-            return self
+    @property
+    def size_unit(self) -> int:
+        """What a side is halved to by the U-Net; 0 where it is told pictures, which have a size."""
         network = self.network
-        if spec.hint is not None or not isinstance(network, UNet | PlainUNet):
-            return super().at_size(height, width)
-        check_halvings(spec, len(network.down), network.patch)
-        view = copy.copy(self)
-        view.spec = spec
-        return view
+        told = self.spec.hint is not None
+        return 0 if told or not isinstance(network, UNet | PlainUNet) else network.size_unit
 
     def draw_noise(self, batch: Batch, noise: Noise) -> Images:
         """The noise that each picture is paired with in training: its own, independent one."""
@@ -235,7 +227,9 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         else:
             found = load_guide(str(find_model(name)), str(self.device))
             own = (m for m in found.modules() if isinstance(m, DenoisingModel))
-            guide = next((m for m in own if m.spec == self.spec), None)
+            _, height, width = self.spec.shape
+            alike = (m for m in own if replace(m.spec, height=height, width=width) == self.spec)
+            guide = next(alike, None)
             if guide is None:
                 raise LimnerError(
                     f"sampler.guide={name} holds no denoising model of the same data; give a "
@@ -246,6 +240,7 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
                     f"sampler.guide={name} paints from conditioning pictures, which its denoiser "
                     "alone is not told; give a run of its base"
                 )
+            guide = guide.at_size(height, width)
         times = self.schedule.times(8)
         own_levels, levels = (torch.stack(m.schedule(times)) for m in (self, guide))
         if not torch.allclose(own_levels, levels, atol=1e-6):

@@ -15,7 +15,6 @@ denoising models of this library will do, flow matching unless told otherwise; n
 is a bound for pictures of discrete levels, which maps are not.
 """
 
-import copy
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -126,14 +125,17 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             *(re.sub(r"\bx(?![a-z])", "z", line) for line in self.denoiser.formula()),
         ]
 
+    @property
+    def size_unit(self) -> int:
+        """That of the maps, in pixels."""
+        return self.stage.size_unit * self.denoiser.size_unit
+
     def at_size(self: _M, height: int, width: int) -> _M:
         """Both stages on pictures of another size: `Learner.at_size`."""
-        spec = replace(self.spec, height=height, width=width)
-        if spec == self.spec:
+        view = super().at_size(height, width)
+        if view is self:
             return self
         stage = self.stage.at_size(height, width)
-        view = copy.copy(self)
-        view.spec = spec
         vars(view)["_modules"] = {
             **self._modules,
             "first_stage": stage,

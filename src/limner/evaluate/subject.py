@@ -176,6 +176,8 @@ def open_reference(
     if _domains(usual.get("source", "")) == _domains(source):
         options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}
     options |= asked
+    if options.get("buckets"):
+        raise LimnerError("pictures are judged in one size; leave data.buckets out")
     splits = _splits_of(source)
     held = _TEST in splits and ("holdout" in options or not _holds_out(source))
     options |= {"split": _TEST} if held and "split" not in options else {}

@@ -114,6 +114,11 @@ class Encoder(nn.Module):
     downsample: nn.ModuleList
     middle: Stage
 
+    @property
+    def size_unit(self) -> int:
+        """What the sides of pictures must be multiples of, to be halved between resolutions."""
+        return self.patch * 2 ** (len(self.down) - 1)
+
     def half(self) -> "Encoder":
         """A copy of the encoder alone."""
         return copy_parts(self, Encoder(), "time", "conv_in", "down", "downsample", "middle")

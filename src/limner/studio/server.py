@@ -294,12 +294,13 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "limner_time_seconds": round(time.time(), 3),
         }
         hosts = await aside(studio.store.hosts) if studio.settings.shared else {}
-        for host, standing in hosts.items():
-            numbers |= {
-                f'limner_far_workers{{host="{host}"}}': standing.workers,
-                f'limner_far_jobs_at_work{{host="{host}"}}': standing.busy,
-                f'limner_far_worker_restarts_total{{host="{host}"}}': standing.restarts,
-            }
+        for name, number in {
+            "limner_far_workers": "workers",
+            "limner_far_jobs_at_work": "busy",
+            "limner_far_worker_restarts_total": "restarts",
+        }.items():
+            for worker, standing in hosts.items():
+                numbers[f'{name}{{worker="{worker}"}}'] = getattr(standing, number)
         return "\n".join([*lines, *(f"{name} {value}" for name, value in numbers.items())]) + "\n"
 
 
