@@ -15,7 +15,9 @@ from limner.commands.pictures import write
 from limner.commands.wish import Wish, open_model
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
 from limner.contract.noise import Blend, Noise
+from limner.contract.registry import build
 from limner.contract.text import Tokenizer
 from limner.data.png import read_settings, save_png
 from limner.nn.text import TextEncoder
@@ -198,6 +200,12 @@ def test_the_command_line_says_all_of_it(
     assert settings is not None
     assert settings["seed"] == 4 and settings["prompts"] == ["a bird"]
     assert settings["negative"] == "blue", "what is not given stays"
+    wide = ["a dog", "-m", model, "--size", "8x16", "-o", "wide.png", "--enlarge", "1"]
+    assert run(*wide).split() == ["wide.png"]
+    with Image.open("wide.png") as image:
+        assert image.size == (16, 8)
+    run("--from", "wide.png", "-o", "wider.png", "--enlarge", "1")
+    assert Path("wider.png").read_bytes() == Path("wide.png").read_bytes()
     assert run("a dog", "-m", model, "--enlarge", "3").split() == ["sample-2.png"]
     with Image.open("sample-2.png") as image:
         assert image.size == (24, 24)
@@ -205,6 +213,23 @@ def test_the_command_line_says_all_of_it(
         "sample-3-0.png",
         "sample-3-1.png",
     ]
+
+
+def test_another_model_leaves_out_the_options_that_it_has_not(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    gan = build("gan", ImageSpec(3, 8, 8))
+    save_model(gan, tmp_path / "gan")
+    write(*paint_sheet(Wish(model, sampler={"steps": 2})), tmp_path / "one.png")
+    monkeypatch.chdir(tmp_path)
+    for name in (model, "gan"):
+        words = ["sample", "--from", "one.png", "-m", name, "-o", "again.png"]
+        monkeypatch.setattr(sys, "argv", ["limner", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert not left.value.code
+        said = capsys.readouterr().err
+        assert ("gan has no sampler." in said) == (name == "gan")
 
 
 def test_bfloat16_paints_nearly_the_same_and_the_picture_remembers_it(
