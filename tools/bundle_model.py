@@ -12,6 +12,7 @@ true one, the way back. A control's shows the first hints of the test split and 
 make of each; that of instructions the pictures before, after by two seeds, and the true ones.
 
 A model that was trained over a bundled one is stored without the weights of that, by --over NAME.
+Its card says which file that was: where it is replaced, those over it are to be judged again.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
 from limner.commands.wish import Wish
 from limner.contract.abilities import Controlled, Translates
-from limner.contract.checkpoint import load, model_file, read_header, save_model, sha256
+from limner.contract.checkpoint import MODEL_FILE, load, model_file, read_header, save_model, sha256
 from limner.contract.editing import Follows
 from limner.contract.header import Header
 from limner.contract.image import to_uint8
@@ -179,6 +180,10 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
             f"parameters in {precision}",
         ),
         ("SHA-256", f"`{sha256(file)}`"),
+        *[
+            ("base", f"`{each}`, whose file has the SHA-256 `{sha256(ZOO / each / MODEL_FILE)}`")
+            for each in (source.partition(":")[0] for source in header.shared.values())
+        ],
         ("data", EMOJI if translates else SCENES if paints_scenes or steered else DIGITS),
         ("licence", "MIT, as limner"),
         (

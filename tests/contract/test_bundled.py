@@ -22,6 +22,14 @@ def test_its_card_is_of_its_file(name: str):
     assert f"`{sha256(bundled()[name] / MODEL_FILE)}`" in card
 
 
+def test_a_card_says_which_base_it_was_judged_with():
+    """Whoever replaces a bundled model judges those again that are stored without its weights."""
+    for name, folder in bundled().items():
+        for source in read_header(folder / MODEL_FILE).shared.values():
+            base = bundled()[source.partition(":")[0]] / MODEL_FILE
+            assert f"`{sha256(base)}`" in (folder / "README.md").read_text(), name
+
+
 @pytest.mark.parametrize("name", [name for name in SMALL if paints(bundled()[name])])
 def test_a_small_one_paints_pictures_that_differ(name: str):
     folder = bundled()[name]

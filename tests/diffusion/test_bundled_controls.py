@@ -1,0 +1,36 @@
+"""The bundled controls: what they paint stands where the hint says."""
+
+import pytest
+import torch
+
+from limner.contract.bundled import find_model
+from limner.contract.checkpoint import load
+from limner.contract.image import Condition
+from limner.contract.text import prompted
+from limner.diffusion.controlnet import ControlNet
+from limner.evaluate.metrics.adherence import standing_out
+
+SIDE = 128
+OPTIONS = {"steps": 8, "scale": 3.0, "sampler": "dpm++", "seed": 0}
+
+
+def hint(name: str, left: int) -> torch.Tensor:
+    """A box, or the outline of a disc, in the upper half, from a column on."""
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    if name == "scenes-layout":
+        inside = (y >= 16) & (y < 64) & (x >= left) & (x < left + 48)
+    else:
+        inside = ((y - 40.0).square() + (x - left - 24.0).square()).sqrt().sub(22).abs() < 3
+    return 2.0 * inside[None, None] - 1
+
+
+@pytest.mark.parametrize("name", ["scenes-sketch", "scenes-layout"])
+def test_a_thing_stands_where_the_hint_is(name: str):
+    model = load(find_model(name))
+    assert isinstance(model, ControlNet)
+    text = prompted(model.spec, ["a red apple on a white background"] * 2).text
+    hints = torch.cat([hint(name, 8), hint(name, 72)])
+    seen = standing_out(model.sample(2, Condition(text=text, image=hints), **OPTIONS)).float()
+    for picture, (first, last) in zip(seen, ((0, 64), (64, SIDE))):
+        assert picture.sum() > 200
+        assert picture[8:72, first:last].sum() / picture.sum() > 0.8
