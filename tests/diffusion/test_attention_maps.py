@@ -46,6 +46,14 @@ def asked() -> tuple[torch.Tensor, Condition]:
     return x, prompted(SPEC, ["a red apple", "a cat", "a dog"])
 
 
+def test_a_schedule_that_is_learnt_in_float64_is_in_no_ones_way(
+    asked: tuple[torch.Tensor, Condition],
+):
+    model = spread(build("vdm", SPEC, channels=(8, 16), attention=2, patch=1, hidden=8))
+    maps = model.attention_maps(*asked)  # pyright: ignore
+    assert maps.dtype == torch.float32 and maps.shape[0] == 3 and 0 <= maps.min() < maps.max() <= 1
+
+
 def test_they_are_what_torchs_attention_weighs():
     layer = spread(Attention(12, head_dim=4, token_dim=5))
     peer = torch.nn.MultiheadAttention(

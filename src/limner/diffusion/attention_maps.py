@@ -47,7 +47,9 @@ class Attending(Attends):
         if tuple(x.shape[1:]) != self.spec.shape:
             own, given = (" x ".join(map(str, each)) for each in (self.spec.shape, x.shape[1:]))
             raise LimnerError(f"this model looks at {own} pictures, not at {given}")
-        x, c = x.to(next(self.parameters())), c.repeat(len(x)) if len(c) == 1 else c
+        layers = (each for each in self.modules() if isinstance(each, Attention))
+        x = x.to(next((each.query.weight for each in layers), x))
+        c = c.repeat(len(x)) if len(c) == 1 else c
         noise, c = Noise.sampling([0] * len(x), len(x), str(x.device)), c.to(x.device)
         training = self.training
         self.eval()
