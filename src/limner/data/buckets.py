@@ -28,7 +28,7 @@ from limner.data.broken_files import Reasons, few
 from limner.data.dataset import Dataset
 from limner.data.decode import header
 from limner.data.mixed import MixedSources
-from limner.data.order import InBlocks, Order
+from limner.data.order import Mixed, Order
 from limner.data.pictures import Entry, Pictures, Source, channels_of, each, gather_part, stop
 
 Size = tuple[int, int]
@@ -55,7 +55,7 @@ class Buckets(MixedSources):
     def order(self, seed: int, together: int = 1) -> Order:
         """Each size in its own order, a batch at a time."""
         orders = [part.order(seed) for part in self.sources]
-        return InBlocks(orders, self.counts, self.join, seed, together)
+        return Mixed(orders, self.counts, self.join, seed, together)
 
     def overview(self, n: int) -> Int[Tensor, "n"]:
         """Pictures of the first size alone."""

@@ -7,9 +7,8 @@ Windowed   the same, but pictures that lie together come together: the blocks of
            call the shuffle buffer
 ByWeight   image g is drawn at the data's weights, with replacement
 Anything   image g is any picture of data without end
-InBlocks   as Mixed, but by blocks of images instead of single ones
 Mixed      of every 1,000 images a source has its share, in an order drawn for them; the n-th of
-           its images is the n-th of its own order
+           its images is the n-th of its own order; or of every 1,000 blocks of images
 """
 
 from abc import ABC, abstractmethod
@@ -167,9 +166,10 @@ class Mixed(Order):
 
     Args:
         parts: the orders.
-        counts: how many images of `ROUND` each has.
+        counts: how many images, or blocks of them, of `ROUND` each has.
         join: the index in all sources, of a source and an index there.
         seed: of the order of sources.
+        size: of blocks of images, each from one source; what is asked for at once is of one block.
     """
 
     def __init__(
@@ -178,16 +178,27 @@ class Mixed(Order):
         counts: Sequence[int],
         join: Callable[[int, Numbers], Numbers],
         seed: int,
+        size: int = 1,
     ) -> None:
         super().__init__(seed)
-        self.parts, self.counts, self.join = parts, counts, join
+        self.parts, self.counts, self.join, self.size = parts, counts, join, size
         source = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         rank = torch.cat([torch.arange(count) for count in counts])
         self._source, self._rank = source, rank
 
     def __call__(self, numbers: Numbers) -> Numbers:
-        """From the sources, each at its own next number."""
-        rounds = numbers.div(ROUND, rounding_mode="floor")
+        """From the sources, each at its own next number.
+
+        Raises:
+            LimnerError: these are of several blocks.
+        """
+        blocks = numbers.div(self.size, rounding_mode="floor")
+        if self.size > 1 and len(blocks.unique()) > 1:
+            raise LimnerError(
+                f"train.batch={self.size} cuts across the batches that this run began with, whose "
+                "pictures differ in size; keep the number that it had, or begin a new run"
+            )
+        rounds = blocks.div(ROUND, rounding_mode="floor")
         source, rank = torch.empty_like(numbers), torch.empty_like(numbers)
         for number in rounds.unique().tolist():
             here = rounds == number
@@ -195,62 +206,14 @@ class Mixed(Order):
             turns = self._source[self.permutation(stream, ROUND)]
             earlier = torch.empty_like(turns)  # how many images of the round are of the same source
             earlier[torch.argsort(turns, stable=True)] = self._rank
-            places = numbers[here] % ROUND
+            places = blocks[here] % ROUND
             source[here], rank[here] = turns[places], earlier[places]
 
         def own(part: int, at: Numbers) -> Numbers:
-            return self.join(part, self.parts[part](rounds[at] * self.counts[part] + rank[at]))
+            block = rounds[at] * self.counts[part] + rank[at]
+            return self.join(part, self.parts[part](block * self.size + numbers[at] % self.size))
 
         return _apply(source, torch.arange(len(numbers)), own)
-
-
-class _InTurn(Order):
-    """Image g is g."""
-
-    def __call__(self, numbers: Numbers) -> Numbers:
-        """The same."""
-        return numbers
-
-
-class InBlocks(Order):
-    """Several orders, of which a block of images has one; each has its share of 1,000 blocks.
-
-    Args:
-        parts: the orders.
-        counts: how many blocks of `ROUND` each has.
-        join: the index in all sources, of a source and an index there.
-        seed: of the order of sources.
-        size: of a block, in images.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[Order],
-        counts: Sequence[int],
-        join: Callable[[int, Numbers], Numbers],
-        seed: int,
-        size: int,
-    ) -> None:
-        super().__init__(seed)
-        self.parts, self.join, self.size = parts, join, size
-        turns = [_InTurn(seed)] * len(parts)
-        self._turns = Mixed(turns, counts, lambda part, own: own * len(parts) + part, seed)
-
-    def __call__(self, numbers: Numbers) -> Numbers:
-        """From the source of their block.
-
-        Raises:
-            LimnerError: they are of several blocks, so that sizes would differ.
-        """
-        block = numbers.div(self.size, rounding_mode="floor").unique()
-        if len(block) > 1:
-            raise LimnerError(
-                f"train.batch={self.size} cuts across the batches that this run began with, whose "
-                "pictures differ in size; keep the number that it had, or begin a new run"
-            )
-        turn = int(self._turns(block))
-        own, part = divmod(turn, len(self.parts))
-        return self.join(part, self.parts[part](own * self.size + numbers % self.size))
 
 
 def shares_of_a_round(weights: Sequence[float]) -> list[int]:
