@@ -17,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import Share, validated
+from limner.contract.options import Share, read_size, validated
 from limner.contract.text import prompted
 from limner.contract.wildcards import choose_words, word_lists
 from limner.data import png
@@ -25,6 +25,7 @@ from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import say
 
+_LARGEST_SIDE = 4096  # of a picture that is painted
 _Text = Annotated[str, Field(max_length=100_000)]
 
 
@@ -204,25 +205,16 @@ def _at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
     Raises:
         LimnerError: it is none, or the model cannot.
     """
-    size = typed_size(typed)
+    try:
+        size = read_size(typed)
+    except ValueError:
+        raise LimnerError(f"--size {typed}: give one number, or HEIGHTxWIDTH as in 48x80") from None
+    if max(size) > _LARGEST_SIDE:
+        raise LimnerError(f"--size {typed}: give sides up to {_LARGEST_SIDE}")
     try:
         return model.at_size(*size)
     except LimnerError as error:
         raise LimnerError(f"--size {typed}: {error}; else leave --size out") from None
-
-
-def typed_size(typed: str) -> tuple[int, int]:
-    """Height and width, as they are typed.
-
-    Raises:
-        LimnerError: they are not typed so, or are beyond measure.
-    """
-    sides = [side.strip() for side in typed.lower().split("x")]
-    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= 4096 for side in sides):
-        raise LimnerError(
-            f"--size {typed}: give one number up to 4096, or HEIGHTxWIDTH as in 48x80"
-        )
-    return int(sides[0]), int(sides[-1])
 
 
 def _load_control(name: str, device: str) -> Controlled:

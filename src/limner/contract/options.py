@@ -5,6 +5,7 @@ as `**options: Unpack[...]`. One that is left out has its `Field(default=...)`, 
 """
 
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -66,6 +67,21 @@ def shared_options(function: Callable[..., Any]) -> type | None:
         if p.kind is inspect.Parameter.VAR_KEYWORD and get_origin(p.annotation) is Unpack:
             return get_args(p.annotation)[0]
     return None
+
+
+def read_size(typed: int | str) -> tuple[int, int]:
+    """Height and width in pixels, of one number or of "HEIGHTxWIDTH".
+
+    >>> read_size(32), read_size("48x80")
+    ((32, 32), (48, 80))
+
+    Raises:
+        ValueError: neither.
+    """
+    found = re.fullmatch("0*([1-9][0-9]{0,4})(?:x0*([1-9][0-9]{0,4}))?", str(typed).strip().lower())
+    if not found:
+        raise ValueError("neither one number nor HEIGHTxWIDTH")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def option_names(function: Callable[..., Any]) -> list[str]:

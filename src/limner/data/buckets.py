@@ -24,6 +24,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
+from limner.contract.options import read_size
 from limner.data.broken_files import Reasons, few
 from limner.data.dataset import Dataset
 from limner.data.decode import header
@@ -132,15 +133,12 @@ def bucket_sizes(typed: str) -> list[Size]:
     Raises:
         LimnerError: they are not typed so.
     """
-    found = list[Size]()
-    for part in typed.split(","):
-        sides = [side.strip() for side in part.lower().split("x")]
-        if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
-            raise LimnerError(
-                f"data.buckets={typed}: give sizes as HEIGHTxWIDTH, with commas, as in 48x80,80x48"
-            )
-        found.append((int(sides[0]), int(sides[1])))
-    return found
+    try:
+        return [read_size(part) for part in typed.split(",")]
+    except ValueError:
+        raise LimnerError(
+            f"data.buckets={typed}: give sizes as HEIGHTxWIDTH, with commas, as in 48x80,80x48"
+        ) from None
 
 
 def nearest(sizes: Sequence[Size], height: float, width: float) -> Size:

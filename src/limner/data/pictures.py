@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Noise
-from limner.contract.options import Count, NonNegative, Share
+from limner.contract.options import Count, NonNegative, Share, read_size
 from limner.contract.text import LENGTH, text_spec
 from limner.data.broken_files import Reasons, few, too_many
 from limner.data.dataset import Dataset
@@ -137,12 +136,13 @@ class Source(ABC):
     reduction: Annotated[int, Field(ge=2, le=64)] = REDUCTION
 
     def __post_init__(self) -> None:
-        sides = "1" if self.size is None else str(self.size).lower()
-        if not re.fullmatch("0*[1-9][0-9]{0,4}(x0*[1-9][0-9]{0,4})?", sides):
+        try:
+            shape = self.shape
+        except ValueError:
             raise LimnerError(
                 f"data option data.size={self.size}: give one number, or HEIGHTxWIDTH as in 32x48"
-            )
-        if self.load_size and (self.shape is None or self.load_size < max(self.shape)):
+            ) from None
+        if self.load_size and (shape is None or self.load_size < max(shape)):
             raise LimnerError(
                 f"data.load_size={self.load_size}: pictures are made so large before a part of "
                 "data.size is cut out; give a data.size that is not larger"
@@ -161,10 +161,7 @@ class Source(ABC):
     @property
     def shape(self) -> tuple[int, int] | None:
         """(height, width) as asked for."""
-        if self.size is None:
-            return None
-        height, *width = str(self.size).lower().split("x")
-        return int(height), int(*width or [height])
+        return None if self.size is None else read_size(self.size)
 
 
 class FittedPictures(Dataset):
