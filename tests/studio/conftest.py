@@ -27,6 +27,8 @@ from limner.contract.checkpoint import save_model
 from limner.contract.image import ImageSpec
 from limner.contract.registry import build
 from limner.contract.text import text_spec
+from limner.studio.catalogue import FILE
+from limner.studio.runs import RECIPE
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stubs
@@ -218,6 +220,18 @@ def write_runs(folder: Path) -> None:
     boxes = replace(edges, domain="boxes")
     for name, hint in (("edges", edges), ("boxes", boxes), ("colours", replace(words, text=None))):
         save_model(build("toy-canvas", replace(words, hint=hint)), folder / "runs" / name)
+
+
+def write_run(run: Path) -> None:
+    """A run with its log and its samples, as `limner train` leaves it; its model is none."""
+    (run / "samples").mkdir(parents=True)
+    (run / FILE).touch()
+    recipe = '[model]\nname = "flow-matching"\n[data]\nsource = "emoji"\n[train]\nsteps = 6\n'
+    (run / RECIPE).write_text(recipe)
+    rows = [{"step": step, "loss": 1 / step, "held_out.loss": 2 / step} for step in range(1, 7)]
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for step in (3, 6):
+        (run / "samples" / f"step-{step:06}.png").write_bytes(png(40, 40))
 
 
 def write_check(folder: Path) -> None:

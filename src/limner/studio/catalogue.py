@@ -32,7 +32,7 @@ def found(root: Path) -> dict[str, Path]:
         for folder, names in walked(root)
         if {FILE, PIPELINE} & {*names} and folder.resolve().parent != zoo.resolve()
     ]
-    runs.sort(key=lambda run: -_file(run).stat().st_mtime)
+    runs.sort(key=lambda run: -changed(_file(run)))
     own = {str(run.relative_to(root)): run for run in runs[:_MOST] if run != root}
     return bundled | own
 
@@ -53,6 +53,22 @@ _NEVER = ("node_modules", "site-packages", "state", "samples", "src")
 def _file(folder: Path) -> Path:
     """The file that a model's folder is known by."""
     return folder / FILE if (folder / FILE).is_file() else folder / PIPELINE
+
+
+def changed(file: Path) -> float:
+    """When a file last changed, in seconds; 0 for one that is gone, as it may be at any moment."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def named(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose names have a pattern, in order; none of a folder that goes."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
 
 
 def stamp(folder: Path) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from limner.contract.errors import LimnerError
 from limner.studio.background import far_aside
+from limner.studio.catalogue import changed
 from limner.studio.settings import Settings
 
 ZIP = ".zip"
@@ -76,7 +77,7 @@ class DataSets:
 
     def sources(self) -> dict[str, str]:
         """Names, and the sources as they are typed: those that were sent first."""
-        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -file.stat().st_mtime)
+        sent = sorted(self.folder.glob(f"*{ZIP}"), key=lambda file: -changed(file))
         own = Path(os.environ.get("LIMNER_DATA", "/nowhere"))
         there = [name for name in _OWN if (own / name).is_dir()]
         return {file.stem: f"zip:{self._typed(file)}" for file in sent} | {

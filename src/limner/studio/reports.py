@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from limner.studio.catalogue import walked
+from limner.studio.catalogue import named, walked
 
 _MOST = 20  # reports of a run, and comparisons
 _LARGEST = 4 * 2**20  # bytes of numbers
@@ -27,7 +27,7 @@ PAGE, NUMBERS = "index.html", "comparison.json"
 
 def reports(run: Path) -> list[dict[str, Any]]:
     """The reports of a run, the newest first; a damaged one is left out."""
-    found = sorted(run.glob("evaluation/*/report.json"))[:_MOST]
+    found = named(run, "evaluation/*/report.json")[:_MOST]
     read = [report for file in found if (report := _read(file, run)) is not None]
     return sorted(read, key=lambda report: report["date"], reverse=True)
 

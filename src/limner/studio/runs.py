@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.log import read_log
-from limner.studio.catalogue import FILE
+from limner.studio.catalogue import FILE, changed, named
 
 RECIPE = "recipe.toml"
 _MOST = 200  # runs
@@ -30,7 +30,7 @@ def found(root: Path) -> dict[str, Path]:
         inner[:] = [] if ends else [n for n in inner if not n.startswith((".", "__"))]
         if RECIPE in names and (folder / FILE).is_file():
             runs.append(folder)
-    runs.sort(key=lambda run: -(run / RECIPE).stat().st_mtime)
+    runs.sort(key=lambda run: -changed(run / RECIPE))
     return {id_of(run, root): run for run in runs[:_MOST]}
 
 
@@ -45,7 +45,6 @@ def about(run: Path) -> dict[str, Any] | None:
         recipe = tomllib.loads((run / RECIPE).read_text(encoding="utf-8"))
         model, source = str(recipe["model"]["name"]), str(recipe["data"]["source"])
         steps = int(recipe["train"]["steps"])
-        changed = (run / RECIPE).stat().st_mtime
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return {
@@ -53,7 +52,7 @@ def about(run: Path) -> dict[str, Any] | None:
         "source": source,
         "steps": steps,
         "step": max([0, *_numbers(run / "state", "step-*")]),
-        "changed": changed,
+        "changed": changed(run / RECIPE),
     }
 
 
@@ -84,5 +83,5 @@ def sheet(run: Path, step: int) -> Path:
 
 
 def _numbers(folder: Path, pattern: str) -> list[int]:
-    named = (re.fullmatch(r"step-(\d+)", path.stem) for path in folder.glob(pattern))
-    return [int(match[1]) for match in named if match]
+    steps = (re.fullmatch(r"step-(\d+)", path.stem) for path in named(folder, pattern))
+    return [int(match[1]) for match in steps if match]

@@ -18,7 +18,6 @@ import re
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
-from fastapi.responses import FileResponse
 from pydantic import AfterValidator, BaseModel, Field
 
 from limner.contract.errors import LimnerError, unknown
@@ -263,6 +262,8 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
 
 
 async def _picture(path: Any) -> Response:
-    if not await far_aside(path.is_file):
-        raise RefusedError(404, "unknown", "there is no such picture", "ask again later")
-    return FileResponse(path, media_type="image/png", headers={"Cache-Control": "no-cache"})
+    try:
+        content = await far_aside(path.read_bytes)
+    except OSError:  # it is not there yet, or no more
+        raise RefusedError(404, "unknown", "there is no such picture", "ask again later") from None
+    return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})

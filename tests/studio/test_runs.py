@@ -1,0 +1,54 @@
+"""Runs and models below a folder, while a person deletes them."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from conftest import write_run
+from limner.studio import catalogue, reports, runs
+
+
+def test_a_link_that_leads_nowhere_hides_nothing(tmp_path: Path):
+    write_run(tmp_path / "runs" / "sound")
+    for name, file in (("one", runs.RECIPE), ("other", catalogue.FILE)):
+        write_run(tmp_path / "runs" / name)
+        link = tmp_path / "runs" / name / file
+        link.unlink()
+        link.symlink_to(tmp_path / "nowhere")
+    assert tmp_path / "runs" / "sound" in runs.found(tmp_path).values()
+    assert "runs/sound" in catalogue.found(tmp_path)
+    assert runs.about(tmp_path / "runs" / "one") is None
+
+
+@pytest.mark.parametrize("finder", [runs, catalogue])
+def test_a_run_that_is_deleted_meanwhile_is_found_once_more_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finder: ModuleType
+):
+    brief, sound = (tmp_path / "runs" / name for name in ("brief", "sound"))
+    for run in (brief, sound):
+        write_run(run)
+    walk = os.walk
+
+    def walk_and_delete(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        yield from walk(root)
+        shutil.rmtree(brief, ignore_errors=True)
+
+    monkeypatch.setattr(os, "walk", walk_and_delete)
+    assert sound in finder.found(tmp_path).values()
+    assert not brief.exists()
+    assert brief not in finder.found(tmp_path).values()
+
+
+def test_a_folder_that_goes_while_it_is_read_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert runs.sheets(tmp_path) == []
+    assert reports.reports(tmp_path) == []
