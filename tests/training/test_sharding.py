@@ -61,10 +61,18 @@ def test_a_weight_that_only_another_process_uses_has_a_gradient_of_zero(monkeypa
     assert [p.grad for p in others] == [None] * len(others)
 
 
+def test_blocks_that_only_another_process_uses_are_refused(monkeypatch: pytest.MonkeyPatch):
+    model = ToyDenoiser(SPEC, width=4)
+    monkeypatch.setattr(processes, "same", lambda number, device: False)
+    turns = _Turns(model, by_blocks=True)
+    with pytest.raises(LimnerError, match="uses other blocks on one process than on another"):
+        turns(iter([Turn(next(model.parameters()).sum())]))
+
+
 def test_a_gathered_copy_is_a_copy_in_which_shared_weights_stay_shared():
     model = ToyDenoiser(SPEC, width=4)
     model.again = model.net
-    copy = gathered_copy(model)
+    copy = gathered_copy(model, "cpu")
     assert len([*copy.parameters()]) == len([*model.parameters()])
     for mine, other in zip(copy.parameters(), model.parameters()):
         assert torch.equal(mine, other) and mine is not other

@@ -4,19 +4,28 @@ import json
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.distributed.fsdp  # once, not in each process
+from test_loop import SPEC, images
 from test_run import Ramps
+from torch import nn
 
 from limner.contract.checkpoint import load, load_tensors
 from limner.contract.errors import LimnerError
+from limner.contract.registry import build
 from limner.runtime import processes
+from limner.training.checkpointing import blocks
+from limner.training.loop import Loop
+from limner.training.options import TrainOptions
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
+from limner.training.sharding import is_share
 from limner.training.shares import Stored, read_groups, write_shares
 from limner.training.state import load_state
 
@@ -98,12 +107,15 @@ def recipe(**options: object) -> Recipe:
     return Recipe(model=model, data={"source": "ramps"}, train=usual | options)
 
 
-def together(size: int, run: Path) -> None:
-    """Train, or go on, as some processes."""
+def together(size: int, work: Callable[..., None], *arguments: object) -> None:
+    """Work as some processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")  # torch is there already
-    all_of_them = [context.Process(target=_process, args=(i, size, port, run)) for i in range(size)]
+    all_of_them = [
+        context.Process(target=_process, args=(rank, size, port, work, *arguments))
+        for rank in range(size)
+    ]
     for process in all_of_them:
         process.start()
     for process in all_of_them:
@@ -111,22 +123,75 @@ def together(size: int, run: Path) -> None:
         assert process.exitcode == 0
 
 
-def _process(rank: int, size: int, port: int, run: Path) -> None:
+def _process(
+    rank: int, size: int, port: int, work: Callable[..., None], *arguments: object
+) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    work(*arguments)
+
+
+def trained(run: Path, parallel: str) -> None:
+    """Train, or go on."""
     if (run / "recipe.toml").exists():
         resume(run, ["train.steps=3"], dataset=Ramps(), device="cpu")
     else:
         stop = lambda loop, _: loop.step == 1  # noqa: E731
-        sharded = recipe(parallel="fsdp", checkpointing=True)
+        sharded = recipe(parallel=parallel, checkpointing=True)
         train(sharded, run, dataset=Ramps(), device="cpu", on_step=stop)
 
 
-def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(tmp_path: Path):
+def one_at_a_time() -> None:
+    """See which weights are whole while each block computes, forwards and back."""
+    processes.join(torch.device("cpu"))
+    torch.manual_seed(0)
+    model = build("flow-matching", SPEC, channels=(8, 16), patch=1)
+    found, inner = [*blocks(model)], set[str]()
+    options = TrainOptions(batch=4, parallel="fsdp-blocks", checkpointing=True)
+    loop = Loop(model, images, options)
+    names = {id(block): name for name, block in model.named_modules()}
+    seen = list[set[str]]()
+
+    def look(block: nn.Module, *_: object) -> None:
+        whole = (names[id(b)] for b in found if not any(map(is_share, b.parameters())))
+        seen.append({*whole} - {names[id(block)]})
+
+    for block in found:
+        inner |= {f"{names[id(block)]}.{name}" for name, _ in block.named_parameters()}
+        for child in block.children():
+            child.register_forward_hook(lambda *_, block=block: look(block))
+    loop.advance()
+    forward = len([*(c for b in found for c in b.children())])
+    assert len(seen) > forward, "each is computed again for its gradient"
+    assert not any(seen[:forward]), "forwards, a block is alone"
+    assert max(map(len, seen)) <= 1, "backwards, the next one comes beforehand"
+    assert all(is_share(p) for p in model.parameters()), "afterwards, all are shares"
+    total = sum(p.numel() for p in model.parameters())
+    own = sum(p.to_local().numel() for p in model.parameters())
+    assert own < 0.6 * total and len(inner) > 20
+
+
+def refused() -> None:
+    """What cannot be gathered by blocks is told in one line."""
+    processes.join(torch.device("cpu"))
+    options = TrainOptions(batch=4, parallel="fsdp-blocks")
+    for name, why in (("wgan-gp", "several players"), ("lenet", "no blocks of layers")):
+        labelled = replace(SPEC, height=28, width=28, labels=("a", "b"))
+        with pytest.raises(LimnerError, match=why):
+            Loop(build(name, labelled), images, options)
+    loop = Loop(build("shortcut", SPEC, channels=(8, 16), patch=1), images, options)
+    with pytest.raises(LimnerError, match=r"shortcut uses weights of its blocks .* outside"):
+        loop.advance()
+
+
+@pytest.mark.parametrize("parallel", ["fsdp", "fsdp-blocks"])
+def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(
+    tmp_path: Path, parallel: str
+):
     """Each takes a step; another run is of one process alone."""
     run, alone = tmp_path / "run", tmp_path / "alone"
-    together(2, run)
+    together(2, trained, run, parallel)
     state = run / "state" / "step-00000001"
     manifest = json.loads((state / "manifest.json").read_text())
     names = {name for name in manifest["files"] if name.startswith(("model", "optimizer"))}
@@ -140,7 +205,7 @@ def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(tmp_path
     assert whole["network.conv_in.weight"].shape[0] == 2 * len(first["network.conv_in.weight"])
     resume(run, ["train.steps=2"], dataset=Ramps())
     assert (run / "state" / "step-00000002" / "model.safetensors").is_file()
-    together(3, run)
+    together(3, trained, run, parallel)
     train(recipe(), alone, dataset=Ramps())
     for name, weight in load(alone).state_dict().items():
         found = load(run).state_dict()[name]
@@ -152,3 +217,11 @@ def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(tmp_path
             there = kept[group][name]
             there = there.whole() if isinstance(there, Stored) else there
             torch.testing.assert_close(there.double(), tensor.double(), atol=1e-4, rtol=0)
+
+
+def test_by_blocks_no_process_has_all_weights():
+    together(2, one_at_a_time)
+
+
+def test_what_cannot_be_gathered_by_blocks_is_refused():
+    together(2, refused)

@@ -86,25 +86,23 @@ class Residual(nn.Module):
         self,
         x: Float[Tensor, "*at f"],
         skip: Tensor | None,
-        links: Links,
+        link: Tensor | None,
         vector: Tensor | None,
         walk: Walk | None,
-    ) -> Float[Tensor, "*at f"]:
-        """The features."""
+    ) -> tuple[Float[Tensor, "*at f"], Tensor | None]:
+        """The features, and what the stream of rows says to the other one, which is given it."""
         h = self.first(both_elu(x), walk)
         if self.skip is not None and skip is not None:
             h = h + self.skip(both_elu(skip), walk)
         if self.link is None:
-            link = links[self.number]
+            assert link is not None
             h = h + (link if walk is None else link[:, walk.column])
         h = self.second(self.dropout(both_elu(h)), walk)
         if self.condition_bias is not None:
             h = h + self.condition_bias(vector)
         a, b = h.chunk(2, -1)
         x = x + a * b.sigmoid()
-        if self.link is not None:
-            links[self.number] = self.link(both_elu(x), walk)
-        return x
+        return x, None if self.link is None else self.link(both_elu(x), walk)
 
 
 class GrowRows(nn.Module):
@@ -207,7 +205,7 @@ class Stream(nn.Module):
         """The features; the stream of rows writes links, the other one reads them."""
         seen = [x]
         for layer in self.down:
-            seen.append(layer(seen[-1], None, links, vector, walk))
+            seen.append(_through(layer, seen[-1], None, links, vector, walk))
         if self.inner is None:
             x = seen.pop()
         else:
@@ -218,8 +216,23 @@ class Stream(nn.Module):
                 smaller = self.inner(small, links, vector, walk.halved())
             x = self.upsample(smaller, x, walk)
         for layer, skip in zip(self.up, reversed(seen)):
-            x = layer(x, skip, links, vector, walk)
+            x = _through(layer, x, skip, links, vector, walk)
         return x
+
+
+def _through(
+    layer: Any,
+    x: Tensor,
+    skip: Tensor | None,
+    links: Links,
+    vector: Tensor | None,
+    walk: Walk | None,
+) -> Float[Tensor, "*at f"]:
+    """The features after a layer, with which the link of its number is read or written."""
+    x, link = layer(x, skip, links.get(layer.number), vector, walk)
+    if link is not None:
+        links[layer.number] = link
+    return x
 
 
 class Network(nn.Module):

@@ -97,6 +97,15 @@ def anyone(flag: bool, device: torch.device) -> bool:
     return bool(raised.item())
 
 
+def same(number: int, device: torch.device) -> bool:
+    """Whether a whole number is the same on all processes."""
+    if size() == 1:
+        return True
+    extremes = torch.tensor([number, -number], device=device)
+    torch_dist.all_reduce(extremes, torch_dist.ReduceOp.MAX)
+    return bool(extremes.sum() == 0)
+
+
 def average_gradients_(
     parameters: Sequence[torch.nn.Parameter], loss: Shaped[Tensor, ""]
 ) -> Shaped[Tensor, ""]:

@@ -38,7 +38,6 @@ from limner.training.options import TrainOptions
 from limner.training.player import Player, players_of
 from limner.training.sharding import (
     all_shared_out,
-    gathered_copy,
     is_share,
     sharded,
     total_norm,
@@ -88,15 +87,18 @@ class Loop:
         self.options = options
         self.batches = batches
         self.device = torch.device(device)
-        self.model = model.to(self.device).train()
+        self.model = model.train()
         self._ahead = Ahead(batches, self._round)
-        self._sharding = sharded(self.model, options.parallel, options.optimizer)
+        self._sharding = sharded(model, options.parallel, options.optimizer, self.device)
+        model.to(self.device)
         if options.channels_last and not self._sharding:
             _channels_last_(self.model)
         self.players = players_of(self.model, options)
         trained = {id(p): p for player in self.players.values() for p in player.parameters}
         self._frozen = {id(p): p for p in model.parameters() if id(p) not in trained}
-        self.average = copy.deepcopy(self.model, dict(self._frozen)).requires_grad_(False).eval()
+        kept = dict(self._frozen)
+        copied = self._sharding.copied(kept) if self._sharding else copy.deepcopy(model, kept)
+        self.average = copied.requires_grad_(False).eval()
         copies = dict(self.average.named_parameters())
         names = {name: p for name, p in self.model.named_parameters() if id(p) in trained}
         self._averaged = {name: (copies[name], p) for name, p in names.items()}
@@ -116,13 +118,16 @@ class Loop:
 
     def prepare(self) -> None:
         """Initialise the model from data, before step 0; the average and other processes follow."""
-        gathered = self._sharding.gathered() if self._sharding else contextlib.nullcontext()
-        with gathered, self._seeded("prepare"), torch.no_grad():
-            kept = [(p, p.detach().clone()) for p in self._frozen.values()]
-            self.model.prepare(self._first_batches())
+        model = self._sharding.gathered() if self._sharding else self.model
+        pairs = zip(model.parameters(), self.model.parameters())
+        with self._seeded("prepare"), torch.no_grad():
+            kept = [(p, p.detach().clone()) for p, own in pairs if id(own) in self._frozen]
+            model.prepare(self._first_batches(model.device))
             for p, value in kept:
                 p.copy_(value)
-            processes.broadcast_([*self.model.parameters(), *self.model.buffers()])
+            processes.broadcast_([*model.parameters(), *model.buffers()])
+        if self._sharding:
+            self._sharding.take(model)
         self.average.load_state_dict(self.model.state_dict())
 
     def calibrated(self) -> Learner:
@@ -132,12 +137,13 @@ class Loop:
             return average
         ready = copy.deepcopy(average, dict(self._frozen))
         with self._seeded("calibrate"), torch.no_grad():
-            ready.calibrate(itertools.islice(self._first_batches(), self.options.calibrate_batches))
+            batches = self._first_batches(ready.device)
+            ready.calibrate(itertools.islice(batches, self.options.calibrate_batches))
         return ready.eval()
 
     def whole_average(self) -> Learner:
         """The average with all of its weights, to be asked for on every process."""
-        return gathered_copy(self.average) if self._sharding else self.average
+        return self._sharding.whole_copy(self.average) if self._sharding else self.average
 
     def advance(self) -> dict[str, float]:
         """Take one training step.
@@ -258,9 +264,10 @@ class Loop:
             return Batch(batch.x.clone(memory_format=torch.channels_last), batch.c)
         return batch
 
-    def _first_batches(self) -> Iterator[Batch]:
+    def _first_batches(self, device: torch.device) -> Iterator[Batch]:
         n = self.options.batch
-        return (self._batch([self.batches(first, n)]) for first in itertools.count(0, n))
+        numbers = itertools.count(0, n)
+        return (self._batch([self.batches(first, n)]).to(device) for first in numbers)
 
     def _game(self, part: int) -> Iterator[Turn]:
         """The turns of one micro-batch: the same rows of each of the round's batches."""

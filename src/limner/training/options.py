@@ -55,7 +55,8 @@ class TrainOptions:
             is float32 where the device has none.
         channels_last: whether images and kernels lie in memory pixel by pixel, which is faster.
         parallel: of many processes: "ddp", each with all weights; "fsdp", each with its share of
-            weights, gradients, moments and averages, and with all weights for the length of a turn.
+            weights, gradients, moments and averages, and with all weights for the length of a turn;
+            "fsdp-blocks", with one block of layers at a time, of a model with a single player.
         checkpointing: whether blocks of layers keep their inputs alone, and are computed again for
             their gradients: less memory, up to a third more computation, the same weights.
         compile: whether the networks are compiled; models that differentiate gradients cannot be.
@@ -95,7 +96,7 @@ class TrainOptions:
     widths: tuple[Positive, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Literal["ddp", "fsdp", "fsdp-blocks"] = "ddp"
     checkpointing: bool = False
     compile: bool = False
     threads: Natural = 0

@@ -337,7 +337,7 @@ class _Session:
     def log(self) -> None:
         """Append a line: means since the last one, and the held-out loss."""
         loop = self.loop
-        self.window.note(self.validation.numbers(loop.whole_average(), loop.step, loop.device))
+        self.window.note(self.validation.numbers(loop.whole_average(), loop.step))
         row = {"step": loop.step, "images": loop.images_seen}
         row |= self.window.means(self.images_per_step)
         self.window = _Window()

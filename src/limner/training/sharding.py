@@ -4,6 +4,9 @@
                      gather the weights, compute gradients, sum them into shares, let go of both
     then:            each process updates its shares, and those of the moments and averages
 
+By blocks, the same is done for each block of layers on its own, while it computes, so that no
+device has to hold all weights at once.
+
 Rajbhandari et al. (2019). ZeRO: memory optimizations toward training trillion parameter models.
 arXiv:1910.02054; torch's `fully_shard`. A model's turns are generators, so what is sharded is a
 module whose forward pass is one turn. A weight that is used on some processes only gets a gradient
@@ -11,8 +14,9 @@ of zero on the others, for all must exchange the same ones.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -22,6 +26,7 @@ from limner.contract.checkpoint import current_name
 from limner.contract.errors import LimnerError
 from limner.contract.model import Learner, Turn
 from limner.runtime import processes
+from limner.training.checkpointing import blocks
 
 
 class Rows(Protocol):
@@ -40,50 +45,134 @@ class Sharding:
     """A model whose weights are shared out among the processes, from now on.
 
     Args:
-        model: on its device. Its kernels become contiguous; weights of a single number, or in
-            float64, stay whole on each process.
+        model: anywhere; it comes to the device. Its kernels become contiguous; weights of a single
+            number, or in float64, stay whole on each process.
+        device: where it trains.
+        by_blocks: whether each block of layers is gathered on its own.
     """
 
-    def __init__(self, model: Learner) -> None:
+    def __init__(self, model: Learner, device: torch.device, by_blocks: bool) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         self._model = model
+        self._place = torch.device("cpu") if by_blocks else device
+        self._bare = copy.deepcopy(model, {id(p): _nowhere(p) for p in model.parameters()})
         for p in model.parameters():
             p.data = p.data.contiguous()
-        kept = {p for p in model.parameters() if not p.ndim or p.dtype != torch.float32}
-        turns = _Turns(model)
-        self._turns: Any = fully_shard(turns, reshard_after_forward=True, ignored_params=kept)
+        how: dict[str, Any] = {
+            "mesh": init_device_mesh(device.type, (processes.size(),)),
+            "reshard_after_forward": True,
+            "ignored_params": {
+                p for p in model.parameters() if not p.ndim or p.dtype != torch.float32
+            },
+        }
+        turns = _Turns(model, by_blocks)
+        for number, block in enumerate(_own_blocks(model) if by_blocks else ()):
+            block.register_forward_pre_hook(lambda *_, number=number: turns.used.append(number))
+            fully_shard(block, **how)
+        self._turns: Any = fully_shard(turns, **how)
+        model.to(device)
 
     def next_turn(self, game: Iterator[Turn]) -> Turn | None:
-        """A game's next turn, computed with all weights at hand; None at its end.
+        """A game's next turn, computed with the weights at hand; None at its end.
 
         Raises:
-            LimnerError: the model changes its own weights, which would be lost.
+            LimnerError: the model changes its own weights, which would be lost, uses other blocks
+                here than on other processes, or a block's weights without the block.
         """
-        return self._turns(game)
+        try:
+            return self._turns(game)
+        except RuntimeError as error:
+            if _MIXED not in str(error):
+                raise
+            raise LimnerError(
+                f"model {self._model.name} uses weights of its blocks of layers outside of them, "
+                "so that they cannot be gathered one by one; give train.parallel=fsdp"
+            ) from None
 
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """All weights at hand, which may be changed in place, alike on each process."""
-        self._turns.unshard()
-        yield
-        values = {name: p.detach().clone() for name, p in self._model.named_parameters()}
-        self._turns.reshard()
+    def copied(self, kept: Mapping[int, nn.Parameter]) -> Learner:
+        """A copy that computes nothing here, for it has this process's shares.
+
+        Args:
+            kept: weights that both have in common, by their ids.
+        """
+        return self._clothed(lambda p: kept[id(p)] if id(p) in kept else nn.Parameter(own_share(p)))
+
+    def gathered(self) -> Learner:
+        """A copy with all weights, to be asked for on every process: see `whole_copy`."""
+        place = self._place
+        return self._clothed(lambda p: nn.Parameter(whole(p).to(place))).to(place)
+
+    def take(self, values: Learner) -> None:
+        """Have the weights and buffers of a model that is the same on all processes."""
         with torch.no_grad():
-            for name, p in self._model.named_parameters():
-                p.copy_(shared_out(values[name], p))
+            for p, value in zip(self._model.parameters(), values.parameters()):
+                p.copy_(shared_out(value.detach(), p))
+            for buffer, value in zip(self._model.buffers(), values.buffers()):
+                buffer.copy_(value)
+
+    def whole_copy(self, model: Learner) -> Learner:
+        """A model of shares with all weights, to be asked for on every process: in main memory
+        where no device need be able to hold them.
+        """
+        return gathered_copy(model, self._place)
+
+    def _clothed(self, weight: Callable[[nn.Parameter], nn.Parameter]) -> Learner:
+        found = copy.deepcopy(self._bare)
+        bare, live = found.parameters(), self._model.parameters()
+        with_weights(found, {id(b): weight(p) for b, p in zip(bare, live, strict=True)})
+        for buffer, value in zip(found.buffers(), self._model.buffers(), strict=True):
+            buffer.data = value.detach().clone()
+        return found
+
+
+_MIXED = "mixed torch.Tensor and DTensor"
+
+
+def _nowhere(p: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad)
+
+
+def _own_blocks(model: Learner) -> list[nn.Module]:
+    """The blocks of a model that share no weight with what is outside of them."""
+    uses = _uses(model)
+    found = [(block, _uses(block)) for block in blocks(model)]
+    return [block for block, own in found if own and all(uses[p] == n for p, n in own.items())]
+
+
+def _uses(module: nn.Module) -> Counter[int]:
+    """How often each weight, by its id, stands in a module."""
+    inner = (m for _, m in module.named_modules(remove_duplicate=False))
+    return Counter(id(p) for m in inner for p in m._parameters.values() if p is not None)
 
 
 class _Turns(nn.Module):
-    """A forward pass is one turn of a game."""
+    """A forward pass is one turn of a game.
 
-    def __init__(self, model: Learner) -> None:
+    Args:
+        model: whose game it is.
+        by_blocks: whether its blocks are gathered on their own, as all processes must.
+
+    Attributes:
+        used: the numbers of the blocks that were used in this turn, one after the other.
+    """
+
+    def __init__(self, model: Learner, by_blocks: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._by_blocks = model, by_blocks
+        self.used: list[int] = []
 
     def forward(self, game: Iterator[Turn]) -> Turn | None:
         before = [p._version for p in self.model.parameters()]
+        self.used.clear()
         turn = next(game, None)
+        number = zlib.crc32(repr(self.used).encode())
+        if self._by_blocks and not processes.same(number, self.model.device):
+            raise LimnerError(
+                f"model {self.model.name} uses other blocks on one process than on another, which "
+                "must gather the same; give train.parallel=fsdp"
+            )
         if before != [p._version for p in self.model.parameters()]:
             raise LimnerError(
                 f"model {self.model.name} changes its weights itself, which train.parallel=fsdp "
@@ -118,20 +207,28 @@ def _leaves(loss: Tensor) -> set[int]:
     return found
 
 
-def sharded(model: Learner, parallel: str, optimizer: str) -> Sharding | None:
+def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device) -> Sharding | None:
     """A model's weights shared out, where that is asked for and there is another process.
 
     Raises:
-        LimnerError: an optimiser that needs whole weights.
+        LimnerError: an optimiser that needs whole weights, or a model that has no blocks, or
+            several players, whose penalties differentiate gradients.
     """
     if parallel == "ddp" or processes.size() == 1:
         return None
     if optimizer == "muon":
         raise LimnerError(
-            "train.optimizer=muon needs whole matrices, which train.parallel=fsdp has not; give "
-            "train.optimizer=adamw"
+            f"train.optimizer=muon needs whole matrices, which train.parallel={parallel} has not; "
+            "give train.optimizer=adamw"
         )
-    return Sharding(model)
+    by_blocks = parallel == "fsdp-blocks"
+    if by_blocks and (len(model.players()) > 1 or not _own_blocks(model)):
+        why = "several players" if len(model.players()) > 1 else "no blocks of layers"
+        raise LimnerError(
+            f"model {model.name} has {why}, so train.parallel=fsdp-blocks has nothing to gather "
+            "one by one; give train.parallel=fsdp"
+        )
+    return Sharding(model, device, by_blocks)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -201,12 +298,19 @@ def in_groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
     return [{"params": part} for part in parts if part]
 
 
-def gathered_copy(model: Learner) -> Learner:
-    """A copy of a model with all weights here, to be asked for on every process."""
-    found, known = copy.deepcopy(model), dict[int, nn.Parameter]()
-    for module in found.modules():
+def gathered_copy(model: Learner, device: str | torch.device) -> Learner:
+    """A copy of a model with all weights on a device, to be asked for on every process."""
+    found = copy.deepcopy(model)
+    weights = {
+        id(p): nn.Parameter(whole(p).to(device), requires_grad=p.requires_grad)
+        for p in found.parameters()
+    }
+    with_weights(found, weights)
+    return found.to(device)
+
+
+def with_weights(model: Learner, weights: Mapping[int, nn.Parameter]) -> None:
+    """Give a model other weights, by the ids of those that it has; shared ones stay shared."""
+    for module in model.modules():
         for name, p in [*module.named_parameters(recurse=False, remove_duplicate=False)]:
-            if id(p) not in known:
-                known[id(p)] = nn.Parameter(whole(p), requires_grad=p.requires_grad)
-            module.register_parameter(name, known[id(p)])
-    return found
+            module.register_parameter(name, weights[id(p)])

@@ -65,10 +65,11 @@ class Validation:
             self._batches.append((stream.batch(first, n), noise))
 
     @torch.no_grad()
-    def numbers(self, model: Learner, step: int, device: torch.device) -> dict[str, float]:
+    def numbers(self, model: Learner, step: int) -> dict[str, float]:
         """The held-out loss of a model in evaluation mode; nothing where none was asked for."""
         if not self._batches:
             return {}
+        device = model.device
         remembered = [(buffer, buffer.clone()) for buffer in model.buffers()]
         total = 0.0
         for i, (batch, noise) in enumerate(self._batches):
