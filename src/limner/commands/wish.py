@@ -195,11 +195,11 @@ def open_model(wish: Wish, device: str = "auto") -> tuple[GenerativeModel, dict[
     base = load_painter(path, where) if wish.model or not controls else None
     model = with_controls(base, controls)
     if wish.size:
-        model = _at_size(model, wish.size)
+        model = at_size(model, wish.size)
     return model, sampler_options(model, path, wish)
 
 
-def _at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
+def at_size(model: GenerativeModel, typed: str) -> GenerativeModel:
     """A model that is to paint in the size that was typed.
 
     Raises:

@@ -57,6 +57,9 @@ class Params(Strict):
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] = 0
     vary: Share = 0.0
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
+    size: Annotated[str, Field(pattern="^([0-9]{1,5}x[0-9]{1,5})?$")] = Field(
+        default="", description="HEIGHTxWIDTH, one of the model's sizes; else its own"
+    )
     sampler: Options = Field(default_factory=dict, description="the model's own options")
     options: Options = Field(default_factory=dict, description="the task's own options")
     changes: Annotated[list[Words], Field(max_length=_MOST_CHANGES)] = Field(
@@ -129,6 +132,8 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
         raise unknown("class", params.label, model["labels"])
     if params.changes and ("reword" not in model["tasks"] or request.task not in _CHANGING):
         raise LimnerError("this model or task changes no words; leave the changes out")
+    if params.size:
+        _check_size(request, model, task)
     values("sampler option", params.sampler, model["schema"])
     values("option", params.options, task["schema"])
     _check_inputs(request, model, task)
@@ -154,6 +159,13 @@ def _controlled(
             raise LimnerError(f"'{name}' is not a control; limner train controlnet makes one")
     control = model if model.get("over") else models[request.params.controls[0]]
     return {**model, **{key: control[key] for key in ("schema", "hint")}, "condition": "required"}
+
+
+def _check_size(request: Request, model: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+    if not model["sizes"] or not task["sized"] or request.params.controls:
+        raise LimnerError("this model or task has one size; leave the size out")
+    if request.params.size not in model["sizes"]:
+        raise unknown("size", request.params.size, model["sizes"])
 
 
 def _is_label(label: str, labels: list[str]) -> bool:
@@ -210,7 +222,7 @@ def alike(request: Request, stamp: str) -> str:
     if request.task != "paint" or request.inputs or params.vary or params.changes:
         return ""
     parts = [bool(params.prompt or params.negative), bool(params.negative), bool(params.label)]
-    same = [request.model, stamp, params.dtype, params.sampler, parts]
+    same = [request.model, stamp, params.dtype, params.size, params.sampler, parts]
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 

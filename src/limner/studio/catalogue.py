@@ -11,13 +11,17 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limner.contract.header import Header
 
 FILE = "model.safetensors"
 PIPELINE = "model_index.json"
 _FIRST = "emoji"  # as `limner.contract.bundled.DEFAULT`, which takes torch
 _DEPTH = 4  # folders below the root in which runs are looked for
 _MOST = 200
+_PROPORTIONS = ((3, 4), (4, 3), (2, 3), (3, 2), (9, 16), (16, 9))
 
 
 def found(root: Path) -> dict[str, Path]:
@@ -110,6 +114,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
             shapes += [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
     spec, hint = header.spec, header.spec.hint
     usual: Mapping[str, Any] = header.recipe.get("sampler", {})
+    sizes = _sizes(header) if model.size_unit is not GenerativeModel.size_unit else []
     own = {"model": header.model, "spec": spec.to_json(), "config": header.config}
     base = header.config.get("base") if issubclass(model, Controlled) else None
     return {
@@ -122,6 +127,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "parameters": sum(math.prod(shape) for shape in shapes),
         "images_seen": header.images_seen,
         "size": list(spec.shape),
+        "sizes": sizes,
         "labels": list(spec.labels),
         "text": spec.text is not None,
         "reads": spec.text.asset if spec.text else "",
@@ -135,6 +141,26 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "usual": {key: value for key, value in usual.items() if key in schema["properties"]},
         "tasks": tasks_of(model, spec, header.config),
     }
+
+
+def _sizes(header: "Header") -> list[str]:
+    """The sizes that a client may choose, as HEIGHTxWIDTH: the model's own, and others of about as
+    many pixels; none of a model that has one.
+    """
+    import torch
+
+    from limner.contract.registry import build
+
+    height, width = header.spec.shape[1:]
+    with torch.device("meta"):
+        unit = build(header.model, header.spec, **header.config).size_unit
+    if not unit:
+        return []
+    sides = [(height, width)]
+    for high, wide in _PROPORTIONS:
+        scale = math.sqrt(height * width / (high * wide)) / unit
+        sides.append((max(1, round(scale * high)) * unit, max(1, round(scale * wide)) * unit))
+    return [f"{h}x{w}" for h, w in dict.fromkeys(sides)]
 
 
 def _fingerprint(build: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ class Client:
             model: who paints.
             task: what else it can do, see `models`.
             inputs: pictures that it begins with, as files' contents or ids.
-            params: n, seed, label, negative, vary; sampler={...}, options={...}.
+            params: n, seed, label, negative, vary, size; sampler={...}, options={...}.
 
         Raises:
             LimnerError: it cannot be painted; the message says why.

@@ -59,6 +59,7 @@ def _described(task: Task, model: type[GenerativeModel]) -> dict[str, Any]:
         "about": (task.does.__doc__ or "").strip().splitlines()[0],
         "inputs": {name: {"required": needed} for name, needed in task.inputs.items()},
         "several": task.several,
+        "sized": not task.whole,
         "shows": task.shows,
         "schema": task.schema(model),
         "help": helps(task.does),

@@ -31,7 +31,14 @@ from limner.commands.attending import known_words
 from limner.commands.hints import read_hints
 from limner.commands.pictures import read_mask, read_picture, read_whole
 from limner.commands.task import Work
-from limner.commands.wish import Wish, as_control, load_painter, sampler_options, with_controls
+from limner.commands.wish import (
+    Wish,
+    as_control,
+    at_size,
+    load_painter,
+    sampler_options,
+    with_controls,
+)
 from limner.contract.checkpoint import digest, model_file, write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
@@ -151,6 +158,8 @@ class _Batch:
         self.model = worker.model(first["folder"], first["controls"])
         self.task = find_task(first["task"])
         self.wishes = [_wish(job) for job in jobs]
+        if size := self.wishes[0].size:
+            self.model = at_size(self.model, size)
         _refuse_files(self.model, self.wishes[0])
         self.sampler = sampler_options(self.model, first["folder"], self.wishes[0])
         self.wishes = [wish.filled(self.sampler) for wish in self.wishes]
@@ -284,6 +293,7 @@ def _wish(job: Document) -> Wish:
         n=min(params.get("n", 1), MAX_PICTURES),
         changes=tuple(params.get("changes", ())),
         controls=tuple(params.get("controls", ())),
+        size=params.get("size") or None,
         **same,
     )
 

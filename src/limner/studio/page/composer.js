@@ -9,7 +9,7 @@ import { axes, combinations, parse } from "/page/grid.js";
 import { Alert, Icon, Link, later } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { fitting } from "/page/settings.js";
-import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, set, state, steered, surprise, take, task, trouble, wish } from "/page/state.js";
+import { choose, dice, inputs, letGo, missing, model, options, paint, paintGrid, request, set, sizeOf, state, steered, surprise, take, task, trouble, wish } from "/page/state.js";
 
 const FAMILIES = { diffusion: "Diffusion", flows: "Flows", gans: "GANs", autoencoders: "Autoencoders", autoregressive: "Autoregressive" };
 /** What the parts of the form are, in plain words; options of models bring their own. */
@@ -22,6 +22,7 @@ const HELPS = {
   seed: "The number from which all of chance comes. The same number with the same form gives the same picture; the lock keeps it.",
   negative: "The negative prompt: what the picture should not be.",
   vary: "How far the pictures after the first may be from it: 0 gives other pictures, a little gives variations of one.",
+  size: "How high and wide the picture is. The first size is that of the pictures that the model learnt from; in another one it may compose less well.",
   dtype: "How exactly the computer calculates. bfloat16 is coarser and may be quicker; pictures change slightly.",
 };
 const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : `${Math.max(1, Math.round(n / 1e3))} K`);
@@ -134,15 +135,19 @@ const besides = (schema, ...names) => ({ ...schema, properties: Object.fromEntri
 function More() {
   const own = state.wish, of = model(), does = task();
   if (!of || !does) return null;
-  const differing = Object.keys(own.sampler).length + Boolean(own.negative) + Boolean(own.vary) + (own.dtype !== "float32");
+  const differing = Object.keys(own.sampler).length + Boolean(own.negative) + Boolean(own.vary) + Boolean(sizeOf()) + (own.dtype !== "float32");
+  const usual = { sampler: {}, negative: "", vary: 0, size: "", dtype: "float32" };
   const about = { label: "Variation", type: "number", minimum: 0, maximum: 1, default: 0 };
   const common = { properties: { ...(does.several ? { vary: about } : {}), dtype: { label: "Precision", enum: ["float32", "bfloat16"], default: "float32" } } };
   return html`<details class="more"><summary>Options${differing > 0 && html` <span class="chip">${differing} changed</span>`}</summary>
     ${of.text && html`<${Named} id="negative" name="Keep away from" help=${HELPS.negative} control=${(described) => html`<input id="negative" type="text" aria-describedby=${described} value=${own.negative} onInput=${(e) => wish({ negative: e.target.value })} placeholder="what it should not be" />`} />`}
+    ${does.sized && of.sizes.length > 0 && html`<${Named} id="size" name="Size" help=${HELPS.size} control=${(described) => html`<select id="size" aria-describedby=${described} value=${sizeOf() || of.sizes[0]} onChange=${(e) => wish({ size: e.target.value })}>
+        ${of.sizes.map((each) => html`<option value=${each}>${each.split("x").reverse().join(" × ")}</option>`)}
+      </select>`} />`}
     <${Form} prefix="sampler" schema=${steered().length ? besides(options(), "control_strength", "control_weights") : of.schema} help=${{ ...steered()[0]?.help, ...of.help }} usual=${of.usual} values=${own.sampler} change=${(sampler) => wish({ sampler })} />
     <${Form} prefix="common" schema=${common} help=${HELPS} values=${{ ...(own.vary ? { vary: own.vary } : {}), ...(own.dtype !== "float32" ? { dtype: own.dtype } : {}) }}
       change=${({ vary = 0, dtype = "float32" }) => wish({ vary, dtype })} />
-    ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish({ sampler: {}, negative: "", vary: 0, dtype: "float32" })}>As it was trained to be used</button>`}
+    ${differing > 0 && html`<button type="button" class="quiet" onClick=${() => wish(usual)}>As it was trained to be used</button>`}
   </details>`;
 }
 

@@ -22,7 +22,7 @@ for i, png in enumerate(pictures):
     open(f"picture-{i}.png", "wb").write(png)`;
 }
 
-const USUAL = { negative: "", label: "", n: 1, seed: 0, vary: 0, dtype: "float32" };
+const USUAL = { negative: "", label: "", n: 1, seed: 0, vary: 0, dtype: "float32", size: "" };
 const differs = (key, value) => (typeof value === "object" ? Object.keys(value).length > 0 : USUAL[key] !== value);
 
 /** What `limner edit` takes of each task: the option that says how much changes. */
@@ -49,6 +49,7 @@ export function asCommand({ model, task, params, inputs }, does, picture) {
   parts.push("--seed", params.seed);
   if (params.vary) parts.push("--vary", params.vary);
   if (params.dtype === "bfloat16") parts.push("--dtype bfloat16");
+  if (params.size) parts.push("--size", params.size);
   for (const [key, value] of Object.entries(params.sampler)) parts.push(`sampler.${key}=${[value].flat().join(",")}`);
   const files = [["source.png", inputs?.image], ["mask.png", inputs?.mask], ...hints.map((name) => [`${name}.png`, inputs[name]])].filter(([, id]) => id);
   return [...files.map(([name, id]) => `curl -o ${name} ${location.origin}/api/v1/assets/${id}`), parts.join(" ")].join("\n");

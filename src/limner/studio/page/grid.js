@@ -45,7 +45,7 @@ function to(request, name, models) {
   const steers = steering(params.controls ?? [], of, models).map((each) => each.name), follows = of.hint || steers.length;
   const inputs = Object.fromEntries(Object.entries(request.inputs ?? {}).filter(([key]) => follows || !key.startsWith("hint")));
   const words = of.text ? {} : { prompt: "", negative: "" };
-  return { ...request, model: name, inputs, params: { ...params, ...words, label: of.labels.includes(params.label) ? params.label : "", sampler, ...(params.controls ? { controls: steers } : {}) } };
+  return { ...request, model: name, inputs, params: { ...params, ...words, label: of.labels.includes(params.label) ? params.label : "", sampler, size: of.sizes.includes(params.size) ? params.size : "", ...(params.controls ? { controls: steers } : {}) } };
 }
 
 /** A request with the value of an axis in it. */

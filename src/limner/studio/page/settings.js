@@ -87,6 +87,7 @@ export function checked(settings, model, limits, models) {
     seed: take("seed", isNumber(-(2 ** 53), 2 ** 53, true), 0),
     vary: take("vary", isNumber(0, 1), 0),
     dtype: take("dtype", (value) => DTYPES.includes(value), "float32"),
+    size: take("size", (value) => does?.sized && model.sizes.includes(value), ""),
     sampler: Object.fromEntries(differing),
     controls: names,
     changes: tasks.reword ? take("changes", (value) => Array.isArray(value) && value.length <= 64 && value.every(isText(most)), []) : [],

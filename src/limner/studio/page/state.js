@@ -16,7 +16,7 @@ const SURPRISES = {
 };
 
 const BLANK = {
-  model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, borrowed: false, vary: 0, dtype: "float32",
+  model: "", task: "paint", prompt: "", negative: "", label: "", n: 4, seed: 0, locked: false, borrowed: false, vary: 0, dtype: "float32", size: "",
   sampler: {}, options: {}, inputs: {}, changes: [], controls: [], style: "",
 };
 
@@ -190,6 +190,14 @@ export function inputs() {
 /** Whether a picture must be given first. */
 export const missing = () => inputs().some(([name, required]) => required && !state.wish.inputs[name]);
 
+/** The size to paint in: the chosen one, or that of the picture that is to change, where the model has it; empty for its own. */
+export function sizeOf() {
+  const of = model(), { size, inputs: given } = state.wish;
+  if (!task()?.sized || steered().length) return "";
+  const found = [size, given.image && `${given.image.height}x${given.image.width}`].find((each) => of.sizes.includes(each));
+  return found && found !== of.sizes[0] ? found : "";
+}
+
 /** The request that the form makes. */
 export function request() {
   const { wish: own } = state, of = model(), does = task();
@@ -209,6 +217,7 @@ export function request() {
       seed: own.seed,
       vary: does.several ? own.vary : 0,
       dtype: own.dtype,
+      size: sizeOf(),
       sampler: own.sampler,
       changes,
       ...(controls.length ? { controls } : {}),

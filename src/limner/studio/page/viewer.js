@@ -121,7 +121,7 @@ export function Viewer({ id }) {
         ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
         <button type="button" class="second square" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${star}><${Icon} name="star" filled=${picture.favourite} /></button>
       </div>
-      ${(takers().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url }, name)}>${each.title}</button>`)}
+      ${(takers().length > 0 || edits || enlarges) && html`<div class="go">${edits && html`<${Link} to=${`/edit/${id}`} class="second button">Change words</${Link}>`}${takers().filter(([name]) => name !== "reword" || !edits).map(([name, each]) => html`<button type="button" class="second" key=${name} onClick=${() => sendTo({ id: picture.id, url: picture.url, width: picture.width, height: picture.height }, name)}>${each.title}</button>`)}
         ${enlarges && html`<button type="button" class="second" onClick=${() => enlarge(picture)}>Make larger</button>`}</div>`}
       ${(small || source || able || steps || (job && path(job))) && html`<div class="views">
         ${small && html`<button type="button" class="quiet" aria-pressed=${pixels} title=${`small pictures are shown as ${enlarger().name} makes them larger; their files stay as they are`} onClick=${() => { remember("limner-pixels", String(!pixels)); setPixels(!pixels); }}>True pixels</button>`}
