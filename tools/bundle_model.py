@@ -12,7 +12,8 @@ true one, the way back. A control's shows the first hints of the test split and 
 make of each; that of instructions the pictures before, after by two seeds, and the true ones.
 
 A model that was trained over a bundled one is stored without the weights of that, by --over NAME.
-Its card says which file that was: where it is replaced, those over it are to be judged again.
+Its card says which file that was: where it is replaced, those over it are judged again, by giving
+their own folder as the run.
 """
 
 import argparse
@@ -62,13 +63,15 @@ _GIVEN = 8
 
 
 def bundle(name: str, run: Path, over: str = "") -> Path:
-    """Write a run's weights and log to the zoo: its folder there.
+    """Write a run's weights and log to the zoo, unless they are there: its folder.
 
     Args:
         name: of the folder.
         run: whose weights they are.
         over: a bundled model, whose weights are the base's and are left out.
     """
+    if run.resolve() == ZOO / name:
+        return run
     header, model = read_header(model_file(run)), load(run)
     if over:
         own = model.state_dict()

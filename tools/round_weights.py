@@ -1,13 +1,16 @@
-"""Round a trained model's weights to few levels, so that its file takes less room once compressed.
+"""Round a trained model's weights to few levels, so that its file takes less room.
 
     python tools/round_weights.py runs/scenes128 runs/scenes128-rounded --bits 3.5
 
-Each row of a matrix or kernel becomes whole multiples of a step of its own, in proportion to the
-row's standard deviation: of normal weights such multiples have an entropy of `bits`, which is about
-what a compressed file takes. Weights are rounded one column after the other, and what a column's
-rounding changed of the layer's output is mended, as far as can be, by the columns that are still to
-be rounded: of a layer y = W x with H = E[x x^T] over training pictures and U^T U = H^-1, U upper
-triangular,
+Each row of a matrix or kernel becomes whole multiples of a step of its own. Of normal weights of
+deviation sigma such multiples have an entropy of log2(sigma sqrt(2 pi e) / step) bits, which is
+about what they take in a file of eight bits (`limner.contract.packing`). A step costs about
+h step^2 / 24 of loss for each weight, h being the mean square of its gradient, so that at a mean
+entropy of `bits` the steps c / sqrt(h) cost least.
+
+Weights are rounded one column after the other, and what a column's rounding changed of the layer's
+output is mended, as far as can be, by the columns that are still to be rounded: of a layer y = W x
+with H = E[x x^T] over training pictures and U^T U = H^-1, U upper triangular,
 
     e_i = (W_i - round(W_i)) / U_ii,    W_j <- W_j - e_i U_ij for j > i.
 
@@ -21,6 +24,7 @@ that no player trains, such as a first stage, stay as they are.
 import argparse
 import fnmatch
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -34,10 +38,15 @@ from limner.data import open_data
 from limner.data.stream import Stream
 
 _ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal variable of variance 1
+_MOST = 60  # multiples in a row; eight-bit files keep the step of up to 63
+_BITS = (1.0, 7.0)  # the least and the most of a row
 _SMALLEST = 1024  # weights of a tensor that is worth rounding, as in `limner.contract.packing`
 _DAMPING = 0.01  # of the mean of H's diagonal
-_BATCH = 32
-_ROWS = 4096  # inputs of a layer that are seen of a batch
+_BATCH = 8
+_ROWS = 2048  # inputs of a layer that are seen of a batch
+
+
+Layers = dict[str, nn.Linear | nn.Conv2d]
 
 
 def inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
@@ -51,17 +60,15 @@ def inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def round_layer(weight: Tensor, moments: Tensor, bits: float) -> Tensor:
+def round_layer(weight: Tensor, moments: Tensor, step: Tensor) -> Tensor:
     """A matrix of weights in multiples of each row's step.
 
     Args:
         weight: (out, n).
         moments: H, (n, n).
-        bits: the entropy of the multiples.
+        step: (out,).
     """
-    n = len(moments)
-    rows, step = weight.double().clone(), weight.double().std(1) * 2 ** (_ENTROPY - bits)
-    step = step.clamp(min=1e-12)
+    n, rows = len(moments), weight.double().clone()
     order = moments.diag().argsort(descending=True)
     rows, moments = rows[:, order], moments[order][:, order]
     moments = moments + _DAMPING * moments.diag().mean().clamp(min=1e-12) * torch.eye(n)
@@ -75,7 +82,26 @@ def round_layer(weight: Tensor, moments: Tensor, bits: float) -> Tensor:
     return rows[:, order.argsort()].to(weight.dtype)
 
 
-def learnt(model: Learner, frozen: list[str]) -> dict[str, nn.Linear | nn.Conv2d]:
+def steps(layers: Layers, bits: float) -> dict[str, Tensor]:
+    """Each row's step, from the mean squares of gradients that `grad` holds."""
+    rows = {name: layer.weight.detach().flatten(1).double() for name, layer in layers.items()}
+    cost = {name: layer.weight.grad.flatten(1).double().mean(1) for name, layer in layers.items()}
+    sigma = torch.cat([row.std(1).clamp(min=1e-12) for row in rows.values()])
+    size = torch.cat([torch.full((len(row),), float(row.shape[1])) for row in rows.values()])
+    h = torch.cat([*cost.values()]).clamp(min=1e-20)
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        entropy = _ENTROPY + (sigma * h.sqrt()).log2() - middle
+        entropy = entropy.clamp(*_BITS)
+        mean = float((entropy * size).sum() / size.sum())
+        low, high = (middle, high) if mean > bits else (low, middle)
+    largest = torch.cat([row.abs().amax(1) for row in rows.values()])
+    found = torch.maximum(sigma * 2 ** (_ENTROPY - entropy), largest / _MOST)
+    return dict(zip(rows, found.split([len(row) for row in rows.values()])))
+
+
+def learnt(model: Learner, frozen: list[str]) -> Layers:
     """The layers whose weights are rounded, by name."""
     trained = {id(p) for player in model.players().values() for p in player.parameters()}
     kept = {
@@ -94,15 +120,49 @@ def learnt(model: Learner, frozen: list[str]) -> dict[str, nn.Linear | nn.Conv2d
     }
 
 
-@torch.no_grad()
-def losses(model: Learner, run: Path, n: int, split: str) -> float:
-    """The mean loss of pictures of a split."""
+def losses(model: Learner, run: Path, n: int, split: str) -> Iterator[Tensor]:
+    """The loss of each of some batches of a split."""
     data = open_data(**read_header(model_file(run)).recipe["data"] | {"split": split})
-    stream, total = Stream(data, seed=0), 0.0
+    stream = Stream(data, seed=0)
     for at in range(0, n, _BATCH):
         noise = Noise.keyed(0, Purpose.VALIDATION, range(at, at + _BATCH))
-        total += sum(float(t.loss) for t in model.turns(stream.batch(at, _BATCH), 0, noise))
-    return total / (n / _BATCH)
+        yield from (turn.loss for turn in model.turns(stream.batch(at, _BATCH), 0, noise))
+
+
+@torch.no_grad()
+def mean_loss(model: Learner, run: Path, n: int) -> float:
+    """Of held-out pictures."""
+    found = [float(loss) for loss in losses(model, run, n, "test")]
+    return sum(found) / len(found)
+
+
+def weigh(model: Learner, layers: Layers, run: Path, n: int) -> dict[str, Tensor]:
+    """H of each layer, while `grad` becomes the mean square of each weight's gradient."""
+    moments: dict[str, Tensor] = {}
+    squares = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
+
+    def watch(name: str, layer: nn.Linear | nn.Conv2d) -> None:
+        def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            with torch.no_grad():
+                x = inputs(layer, given[0])
+                moments[name] = moments.get(name, 0) + x.T @ x / len(x)
+
+        handles.append(layer.register_forward_pre_hook(see))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    for name, layer in layers.items():
+        watch(name, layer)
+    for loss in losses(model, run, n, "train"):
+        model.zero_grad()
+        loss.backward()
+        for name, layer in layers.items():
+            if layer.weight.grad is not None:
+                squares[name] += layer.weight.grad.square()
+    for handle in handles:
+        handle.remove()
+    for name, layer in layers.items():
+        layer.weight.grad = squares[name]
+    return moments
 
 
 def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
@@ -111,31 +171,17 @@ def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
     Args:
         model: that of the run.
         run: its folder.
-        bits: see `round_layer`.
+        bits: the mean entropy of a weight.
         n: training pictures by which the layers are weighed.
     """
-    recipe = read_header(model_file(run)).recipe
-    layers = learnt(model, recipe["train"].get("frozen", []))
-    moments: dict[str, Tensor] = {}
-
-    def watch(name: str, layer: nn.Linear | nn.Conv2d) -> None:
-        def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            x = inputs(layer, given[0])
-            moments[name] = moments.get(name, 0) + x.T @ x / len(x)
-
-        handles.append(layer.register_forward_pre_hook(see))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    for name, layer in layers.items():
-        watch(name, layer)
-    losses(model, run, n, "train")
-    for handle in handles:
-        handle.remove()
-    for name, layer in layers.items():
-        if name in moments:
-            rounded = round_layer(layer.weight.flatten(1), moments[name], bits)
-            layer.weight.data.copy_(rounded.view_as(layer.weight))
-        print(f"{name}  {tuple(layer.weight.shape)}", flush=True)
+    layers = learnt(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
+    moments = weigh(model, layers, run, n)
+    layers = {name: layers[name] for name in moments}
+    step = steps(layers, bits)
+    for name, seen in moments.items():
+        weight = layers[name].weight
+        rounded = round_layer(weight.data.flatten(1), seen, step[name])
+        weight.data.copy_(rounded.view_as(weight))
 
 
 def main() -> None:
@@ -148,9 +194,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.manual_seed(0)
     header, model = read_header(model_file(asked.run)), load(asked.run)
-    before = losses(model, asked.run, asked.n, "test")
+    before = mean_loss(model, asked.run, asked.n)
     round_model(model, asked.run, asked.bits, asked.n)
-    after = losses(model, asked.run, asked.n, "test")
+    after = mean_loss(model, asked.run, asked.n)
     print(f"loss of {asked.n} held-out pictures: {before:.4f} before, {after:.4f} after")
     save_model(model, asked.out, images_seen=header.images_seen, recipe=header.recipe)
 

@@ -6,9 +6,16 @@ import pytest
 import torch
 from registered import registered_cases
 
-from limner.contract.checkpoint import load, save_model
+from limner.contract.checkpoint import (
+    load,
+    load_tensors,
+    read_header,
+    save_model,
+    save_tensors,
+)
+from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
-from limner.contract.packing import pack, unpack
+from limner.contract.packing import pack, unpack, weight_shape
 from limner.testing.cases import asked_of, painted
 
 
@@ -47,3 +54,34 @@ def test_a_model_in_eight_bits_paints_nearly_the_same(name: str, tmp_path: Path)
         painted(each, 2, asked_of(each, 2)) for each in loaded if isinstance(each, GenerativeModel)
     )
     assert 0 < (eight - half).abs().mean() < 0.1
+
+
+def test_rows_of_few_levels_come_back_and_take_their_entropy() -> None:
+    generator = torch.Generator().manual_seed(2)
+    q = (1.5 * torch.randn(64, 16, 3, 3, generator=generator)).round().clamp(-8, 8)
+    steps = torch.logspace(-3, 1, 64)
+    steps[7] = 0
+    own = {"kernel": q * steps[:, None, None, None]}
+    packed = pack(own)
+    torch.testing.assert_close(unpack(packed)["kernel"], own["kernel"], rtol=1e-6, atol=0)
+    share = (q == torch.arange(-8, 9)[:, None, None, None, None]).flatten(1).double().mean(1)
+    entropy = -(share * share.clamp(min=1e-12).log2()).sum() / 8
+    (coded,) = (name for name in packed if "@coded" in name)
+    assert coded == "kernel@coded:64x16x3x3" and weight_shape(coded, ()) == [64, 16, 3, 3]
+    assert packed[coded].numel() < 1.15 * entropy * q.numel()
+
+
+def test_coded_weights_that_are_broken_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    model = registered_cases("flow-matching")[0].ready()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.02 * (p / 0.02).round().clamp(-20, 20))
+    save_model(model, file, dtype=torch.int8)
+    weights = load_tensors(file)
+    coded = next(name for name in weights if "@coded" in name)
+    header = {"limner": read_header(file).to_json()}
+    for broken in (weights[coded][:-9], torch.zeros(40, dtype=torch.uint8)):
+        save_tensors(weights | {coded: broken}, file, header)
+        with pytest.raises(LimnerError, match=r"model\.safetensors is damaged \(its coded weights"):
+            load(file)

@@ -225,7 +225,10 @@ def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 def _stored_weights(file: Path) -> dict[str, Tensor]:
     """The weights of a model file."""
-    return unpack(load_tensors(file))
+    try:
+        return unpack(load_tensors(file))
+    except ValueError as error:
+        raise LimnerError(f"{file} is damaged ({error}); make or copy it again") from None
 
 
 def read_header(path: Path) -> Header:

@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     from limner.contract.checkpoint import read_header, weight_files
     from limner.contract.model import GenerativeModel
     from limner.contract.options import names_a_file
+    from limner.contract.packing import weight_shape
     from limner.contract.registry import entry
     from limner.studio.tasks import helps, tasks_of
 
@@ -108,10 +109,11 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     files = [option for option, of in schema["properties"].items() if names_a_file(of)]
     for option in files:  # which only the command line may name
         del schema["properties"][option]
-    shapes: list[list[int]] = []
+    shapes: list[Sequence[int]] = []
     for part in weight_files(_file(folder)):
         with safe_open(part, "pt") as file:
-            shapes += [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+            for key in file.keys():  # noqa: SIM118
+                shapes.append(weight_shape(key, file.get_slice(key).get_shape()))
     spec, hint = header.spec, header.spec.hint
     usual: Mapping[str, Any] = header.recipe.get("sampler", {})
     sizes = _sizes(header) if model.size_unit is not GenerativeModel.size_unit else []
@@ -124,7 +126,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "summary": registered.summary,
         "paper": str(registered.paper),
         "bundled": folder.parent.name == "zoo",
-        "parameters": sum(math.prod(shape) for shape in shapes),
+        "parameters": sum(math.prod(shape) for shape in shapes if shape),
         "images_seen": header.images_seen,
         "size": list(spec.shape),
         "sizes": sizes,

@@ -1,0 +1,56 @@
+"""Rounding weights: by columns that mend each other, and steps by what they cost."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import nn
+
+SPEC = importlib.util.spec_from_file_location(
+    "round_weights", Path(__file__).parents[2] / "tools" / "round_weights.py"
+)
+assert SPEC and SPEC.loader
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
+
+
+def test_columns_mend_each_other():
+    """Of correlated inputs, the output is nearer than by rounding each weight by itself."""
+    torch.manual_seed(0)
+    x = torch.randn(4000, 8).double() @ torch.randn(8, 32).double() + 0.1 * torch.randn(4000, 32)
+    weight, step = torch.randn(16, 32), torch.full((16,), 0.5).double()
+    found = tool.round_layer(weight, x.T @ x / len(x), step)
+    multiples = found.double() / step[:, None]
+    torch.testing.assert_close(multiples, multiples.round(), atol=1e-5, rtol=0)
+    plain = (weight / 0.5).round() * 0.5
+
+    def error(w):
+        return float(((w - weight).double() @ x.T).square().mean())
+
+    assert error(found) < 0.25 * error(plain)
+
+
+def test_with_inputs_that_are_apart_each_weight_is_rounded_by_itself():
+    torch.manual_seed(0)
+    weight, step = torch.randn(4, 8), torch.rand(4).double() + 0.1
+    found = tool.round_layer(weight, torch.eye(8).double(), step)
+    plain = (weight.double() / step[:, None]).round() * step[:, None]
+    torch.testing.assert_close(found.double(), plain, atol=1e-6, rtol=0)
+
+
+def test_steps_have_the_mean_entropy_and_are_finer_where_weights_count():
+    torch.manual_seed(0)
+    layers = {name: nn.Linear(400, 50) for name in ("much", "little")}
+    for layer, gradient in zip(layers.values(), (1e-2, 1e-4)):
+        nn.init.normal_(layer.weight)
+        layer.weight.grad = torch.full_like(layer.weight, gradient)  # a mean of squares
+    step = tool.steps(layers, 4.0)
+    ratio = float(step["little"].mean() / step["much"].mean())
+    assert abs(ratio - 10) < 1, "as the root of the mean squares"
+    bits = 0.0
+    for name, layer in layers.items():
+        q = (layer.weight.double() / step[name][:, None]).round()
+        _, counts = q.unique(return_counts=True)
+        share = counts / counts.sum()
+        bits += float(-(share * share.log2()).sum()) / 2
+    assert abs(bits - 4) < 0.1
