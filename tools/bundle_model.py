@@ -19,7 +19,7 @@ their own folder as the run.
 import argparse
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -32,11 +32,20 @@ from limner.commands.painting import paint_sheet
 from limner.commands.pictures import write
 from limner.commands.wish import Wish
 from limner.contract.abilities import Controlled, Translates
-from limner.contract.checkpoint import MODEL_FILE, load, model_file, read_header, save_model, sha256
+from limner.contract.checkpoint import (
+    MODEL_FILE,
+    load,
+    load_tensors,
+    model_file,
+    read_header,
+    save_model,
+    sha256,
+)
 from limner.contract.editing import Follows
 from limner.contract.header import Header
 from limner.contract.image import to_uint8
 from limner.contract.noise import Noise
+from limner.contract.packing import is_coded
 from limner.contract.registry import entry
 from limner.contract.text import prompted
 from limner.data import open_data, png
@@ -59,7 +68,7 @@ _MANY = 150_000  # parameters, from which on they are stored in eight bits
 _SHOWN = 40
 _PAIRS = 16
 _SEEDS = 4
-_GIVEN = 8
+_GIVEN = 4
 
 
 def bundle(name: str, run: Path, over: str = "") -> Path:
@@ -81,12 +90,20 @@ def bundle(name: str, run: Path, over: str = "") -> Path:
         model,
         ZOO / name,
         images_seen=header.images_seen,
-        recipe=header.recipe,
+        recipe=_portable(header.recipe),
         shared={"base.": f"{over}:"} if over else None,
         dtype=torch.int8 if model.parameter_count() >= _MANY else torch.float16,
     )
     shutil.copy(run / "log.jsonl", ZOO / name)
     return ZOO / name
+
+
+def _portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe whose runs are told by their names, wherever they lie here."""
+    train = dict(recipe["train"])
+    if init := train.get("init"):
+        train["init"] = {part: f"runs/{Path(run).name}" for part, run in init.items()}
+    return {**recipe, "train": train}
 
 
 def minutes(log: Path) -> float:
@@ -115,6 +132,7 @@ def scenes(folder: Path) -> None:
     """Write the sheet of a painter of scenes: a caption a row."""
     wish = Wish(str(folder), prompts=tuple(scene_captions(folder)), n=_SEEDS)
     write(*paint_sheet(wish), folder / "samples.png", enlarge=1)
+    _shrink(Image.open(folder / "samples.png"), folder / "samples.png")
 
 
 def scene_captions(folder: Path, n: int = _SHOWN // _SEEDS) -> list[str]:
@@ -140,8 +158,12 @@ def of_given_pictures(folder: Path) -> None:
     if follows:
         columns.append(data.images(shown, Noise.sampling(0, _GIVEN)))
     sheet = png.grid(to_uint8(torch.stack(columns, 1).flatten(0, 1)), 2 * len(columns))
-    image = Image.fromarray(sheet.permute(1, 2, 0).numpy())
-    image.quantize(256).save(folder / "samples.png", optimize=True)  # a third of the bytes
+    _shrink(Image.fromarray(sheet.permute(1, 2, 0).numpy()), folder / "samples.png")
+
+
+def _shrink(image: Image.Image, file: Path) -> None:
+    """Write a sheet in 64 colours, which takes a fifth of the bytes."""
+    image.convert("RGB").quantize(64).save(file, optimize=True)
 
 
 def translations(folder: Path) -> None:
@@ -168,7 +190,9 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
     file = folder / "model.safetensors"
     header, model = read_header(file), load(file)
     of = entry(header.model)
-    precision = "eight bits" if model.parameter_count() >= _MANY else "float16"
+    precision = "in eight bits" if model.parameter_count() >= _MANY else "in float16"
+    if any(is_coded(name) for name in load_tensors(file)):
+        precision = "rounded to few levels, others in eight bits"
     last, train = read_log(folder)[-1], header.recipe["train"]
     translates, paints_scenes = isinstance(model, Translates), _paints_scenes(header)
     steered = isinstance(model, Controlled | Follows)
@@ -180,7 +204,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
         (
             "file",
             f"`model.safetensors`, {file.stat().st_size:,} bytes: {model.parameter_count():,} "
-            f"parameters in {precision}",
+            f"parameters, {precision}",
         ),
         ("SHA-256", f"`{sha256(file)}`"),
         *[

@@ -22,7 +22,6 @@ that no player trains, such as a first stage, stay as they are.
 """
 
 import argparse
-import fnmatch
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +35,8 @@ from limner.contract.model import Learner
 from limner.contract.noise import Noise, Purpose
 from limner.data import open_data
 from limner.data.stream import Stream
+from limner.training.options import TrainOptions
+from limner.training.player import players_of
 
 _ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal variable of variance 1
 _MOST = 60  # multiples in a row; eight-bit files keep the step of up to 63
@@ -103,19 +104,14 @@ def steps(layers: Layers, bits: float) -> dict[str, Tensor]:
 
 def learnt(model: Learner, frozen: list[str]) -> Layers:
     """The layers whose weights are rounded, by name."""
-    trained = {id(p) for player in model.players().values() for p in player.parameters()}
-    kept = {
-        id(p)
-        for player in model.players().values()
-        for name, p in player.named_parameters()
-        if any(fnmatch.fnmatch(name, f"*{each}*") for each in frozen)
-    }
+    options = TrainOptions(frozen=tuple(frozen))
+    trained = {id(p) for player in players_of(model, options).values() for p in player.parameters}
     return {
         name: layer
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)
         and getattr(layer, "groups", 1) == 1
-        and id(layer.weight) in trained - kept
+        and id(layer.weight) in trained
         and layer.weight.numel() >= _SMALLEST
     }
 

@@ -3,7 +3,7 @@
 Each row is of seeds 0 to 5; rows in pairs differ in the order of words alone.
 """
 
-from labelled import labelled
+from labelled import labelled, shrink
 
 from limner.commands.painting import paint_sheet
 from limner.commands.wish import Wish
@@ -24,6 +24,7 @@ DRAWS = 6
 def main() -> None:
     sheet, _ = paint_sheet(Wish(model="scenes", prompts=PROMPTS, n=DRAWS))
     labelled(sheet.images, "compositions", PROMPTS, [f"seed {i}" for i in range(DRAWS)])
+    shrink("compositions")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ it, and that of the first one without a hint.
 """
 
 import torch
-from labelled import PICTURES, labelled
-from PIL import Image
+from labelled import labelled, shrink
 
 from limner import Condition, open_data, prompted
 from limner.commands.wish import Wish, open_model
@@ -38,8 +37,7 @@ def main() -> None:
     said = [caption for captions, _ in found for caption in captions]
     told = ["hint", *(f"seed {seed}" for seed in range(SEEDS)), "seed 0, no hint"]
     labelled(to_uint8(torch.cat([x for _, x in found])), "control", said, told)
-    file = PICTURES / "control.png"
-    Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)  # a third of the bytes
+    shrink("control")
 
 
 if __name__ == "__main__":

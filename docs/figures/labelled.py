@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from limner.data.png import grid
@@ -38,3 +39,9 @@ def labelled(
     axis.spines[:].set_visible(False)
     PICTURES.mkdir(exist_ok=True)
     figure.savefig(PICTURES / f"{name}.png", metadata={"Software": None})
+
+
+def shrink(name: str) -> None:
+    """Write a picture again in 64 colours, which takes a fifth of the bytes."""
+    file = PICTURES / f"{name}.png"
+    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)

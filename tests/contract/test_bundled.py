@@ -22,6 +22,12 @@ def test_its_card_is_of_its_file(name: str):
     assert f"`{sha256(bundled()[name] / MODEL_FILE)}`" in card
 
 
+@pytest.mark.parametrize("name", bundled())
+def test_its_header_names_no_place_of_one_machine(name: str):
+    init = read_header(bundled()[name] / MODEL_FILE).recipe.get("train", {}).get("init", {})
+    assert not [run for run in init.values() if Path(run).is_absolute()]
+
+
 def test_a_card_says_which_base_it_was_judged_with():
     """Whoever replaces a bundled model judges those again that are stored without its weights."""
     for name, folder in bundled().items():

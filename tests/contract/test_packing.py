@@ -81,7 +81,21 @@ def test_coded_weights_that_are_broken_are_told(tmp_path: Path) -> None:
     weights = load_tensors(file)
     coded = next(name for name in weights if "@coded" in name)
     header = {"limner": read_header(file).to_json()}
-    for broken in (weights[coded][:-9], torch.zeros(40, dtype=torch.uint8)):
-        save_tensors(weights | {coded: broken}, file, header)
-        with pytest.raises(LimnerError, match=r"model\.safetensors is damaged \(its coded weights"):
+    ones, scale = torch.zeros(40, dtype=torch.uint8), coded.partition("@")[0] + "@scale"
+    wrong = [
+        weights | {coded: weights[coded][:-9]},
+        weights | {coded: weights[coded].roll(1)},
+        weights | {coded: ones},
+        weights | {coded: weights[coded].float()},
+        weights | {coded.partition("@")[0]: torch.zeros(2, 2)},
+        weights | {scale: torch.ones(1)},
+        {name: weight for name, weight in weights.items() if name != scale},
+        *(weights | {f"w@coded:{sides}": ones, "w@scale": torch.ones(2)} for sides in SIDES),
+    ]
+    for broken in wrong:
+        save_tensors(broken, file, header)
+        with pytest.raises(LimnerError, match=r"model\.safetensors is damaged \(its (coded )?wei"):
             load(file)
+
+
+SIDES = ("", "0x40", "2x-3", "axb", "2000000000x9", "99999999999999999999x9", "3_2x40", "40")

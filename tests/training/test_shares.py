@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from torch import nn
 
 from limner.contract.checkpoint import load, load_tensors
 from limner.contract.errors import LimnerError
+from limner.contract.model import Learner, Turn
 from limner.contract.registry import build
 from limner.runtime import processes
 from limner.training.checkpointing import blocks
@@ -183,6 +184,52 @@ def refused() -> None:
     loop = Loop(build("shortcut", SPEC, channels=(8, 16), patch=1), images, options)
     with pytest.raises(LimnerError, match=r"shortcut uses weights of its blocks .* outside"):
         loop.advance()
+    for change, why in (
+        (_clamp, "changes its weights itself"),
+        (_penalise, "uses weights of its blocks"),
+        (_skip, "uses other blocks on one process than on another"),
+    ):
+        model = build("flow-matching", SPEC, channels=(8, 16), patch=1)
+        loop = Loop(model, images, options)
+        change(model, next(blocks(model)))
+        with pytest.raises(LimnerError, match=why):
+            loop.advance()
+
+
+def _clamp(model: Learner, block: nn.Module) -> None:
+    """Have a block change its weights."""
+
+    @torch.no_grad()
+    def change(layer: nn.Module, _: object) -> None:
+        for p in layer.parameters():
+            p.clamp_(-0.01, 0.01)
+
+    next(block.children()).register_forward_pre_hook(change)
+
+
+def _penalise(model: Learner, block: nn.Module) -> None:
+    """Have the loss use a block's weights outside of the block."""
+    turns = model.turns
+
+    def more(*given: Any) -> Iterator[Turn]:
+        for turn in turns(*given):
+            yield turn._replace(loss=turn.loss + sum(p.square().sum() for p in block.parameters()))
+
+    model.turns = more
+
+
+def _skip(model: Learner, block: nn.Module) -> None:
+    """Have one process leave a block out."""
+    if processes.first():
+        return
+    names = {id(m): name for name, m in model.named_modules()}
+    parent, _, place = names[id(block)].rpartition(".")
+    setattr(model.get_submodule(parent), place, _First())
+
+
+class _First(nn.Module):
+    def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return x
 
 
 @pytest.mark.parametrize("parallel", ["fsdp", "fsdp-blocks"])

@@ -6,11 +6,12 @@ The error of a weight is at most s_i / 2. Vectors, which are few and whose error
 in half precision.
 
 A row whose weights are few whole multiples of a step (`tools/round_weights.py` makes such) keeps
-that step, without an error. Where all rows of a tensor do, its q are stored by Huffman's code, in
-about as many bits as their entropy, under the tensor's name with its shape.
+that step, with float32's own error. Where all rows of a tensor do, its q are stored by Huffman's
+code, in about as many bits as their entropy, under the tensor's name with its shape.
 """
 
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +22,7 @@ from torch import Tensor
 _SCALE, _CODED = "@scale", "@coded:"
 _SMALLEST = 1024  # weights of a tensor that is worth packing
 _LEVELS = 127
+_SIDES = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
 _FEW = 63  # multiples of a step
 _WHOLE = 1e-3  # how near to a whole number
 
@@ -64,43 +66,72 @@ def _coded_name(name: str, q: Tensor) -> str:
 def _coded(q: Int8[Tensor, "..."]) -> UInt8[Tensor, "n"]:
     """Whole numbers by Huffman's code, without a search for repetitions."""
     coder = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
-    content = coder.compress(q.contiguous().numpy().tobytes()) + coder.flush()
+    content = coder.compress(q.cpu().contiguous().numpy().tobytes()) + coder.flush()
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-def _decoded(content: UInt8[Tensor, "n"], shape: Sequence[int]) -> Int8[Tensor, "..."]:
+def _decoded(content: Tensor, shape: Sequence[int]) -> Int8[Tensor, "..."]:
     """The numbers again, and no more than there are.
 
     Raises:
         ValueError: they are damaged.
     """
     count = math.prod(shape)
+    if content.dtype != torch.uint8 or count > 8 * content.numel():  # a number takes a bit at least
+        raise ValueError("its coded weights are broken: no such numbers are in them")
+    decoder = zlib.decompressobj()
     try:
-        q = zlib.decompressobj().decompress(content.numpy().tobytes(), count)
-        return torch.frombuffer(bytearray(q), dtype=torch.int8).view(*shape)
-    except (zlib.error, RuntimeError) as error:
+        q = decoder.decompress(content.cpu().numpy().tobytes(), count + 1)
+    except zlib.error as error:
         raise ValueError(f"its coded weights are broken: {error}") from None
+    if len(q) != count or not decoder.eof:
+        raise ValueError("its coded weights are broken: they are cut short")
+    return torch.frombuffer(bytearray(q), dtype=torch.int8).view(*shape)
+
+
+def is_coded(name: str) -> bool:
+    """Whether a file has Huffman's code under a name."""
+    return _CODED in name
+
+
+def is_scale(name: str) -> bool:
+    """Whether what a file has under a name are the scales of other weights."""
+    return name.endswith(_SCALE)
 
 
 def weight_shape(name: str, shape: Sequence[int]) -> Sequence[int]:
-    """The shape of the weights that a file has under a name; none of what only goes with others."""
-    if name.endswith(_SCALE):
-        return ()
-    coded = name.partition(_CODED)[2]
-    return [int(side) for side in coded.split("x")] if coded else shape
+    """The shape of the weights that a file has under a name, or of what is stored there plainly.
+
+    Raises:
+        ValueError: the name says none.
+    """
+    _, mark, coded = name.partition(_CODED)
+    if not mark:
+        return shape
+    if not re.fullmatch(_SIDES, coded, re.ASCII):
+        raise ValueError(f"its coded weights have no shape {coded[:40]!r}")
+    return [int(side) for side in coded.split("x")]
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights from what `pack` made of them; whatever is not packed, as it is."""
+    """Weights from what `pack` made of them; whatever is not packed, as it is.
+
+    Raises:
+        ValueError: they are damaged.
+    """
     weights: dict[str, Tensor] = {}
     for kept, weight in stored.items():
         if kept.endswith(_SCALE):
             continue
-        name, _, coded = kept.partition(_CODED)
+        name, coded, _ = kept.partition(_CODED)
         if coded:
             weight = _decoded(weight, weight_shape(kept, ()))
         scale = stored.get(name + _SCALE)
+        if name in weights or (coded and scale is None):
+            raise ValueError(f"its weights '{name[:80]}' are there twice, or without a scale")
         if scale is not None:
+            if scale.shape != weight.shape[:1]:
+                raise ValueError(f"its weights '{name[:80]}' have another number of scales")
             weight = weight * scale.view(-1, *[1] * (weight.dim() - 1))
         weights[name] = weight
     return weights

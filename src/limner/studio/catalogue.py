@@ -96,7 +96,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     from limner.contract.checkpoint import read_header, weight_files
     from limner.contract.model import GenerativeModel
     from limner.contract.options import names_a_file
-    from limner.contract.packing import weight_shape
+    from limner.contract.packing import is_scale, weight_shape
     from limner.contract.registry import entry
     from limner.studio.tasks import helps, tasks_of
 
@@ -113,7 +113,8 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     for part in weight_files(_file(folder)):
         with safe_open(part, "pt") as file:
             for key in file.keys():  # noqa: SIM118
-                shapes.append(weight_shape(key, file.get_slice(key).get_shape()))
+                if not is_scale(key):
+                    shapes.append(weight_shape(key, file.get_slice(key).get_shape()))
     spec, hint = header.spec, header.spec.hint
     usual: Mapping[str, Any] = header.recipe.get("sampler", {})
     sizes = _sizes(header) if model.size_unit is not GenerativeModel.size_unit else []
@@ -126,7 +127,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
         "summary": registered.summary,
         "paper": str(registered.paper),
         "bundled": folder.parent.name == "zoo",
-        "parameters": sum(math.prod(shape) for shape in shapes if shape),
+        "parameters": sum(map(math.prod, shapes)),
         "images_seen": header.images_seen,
         "size": list(spec.shape),
         "sizes": sizes,

@@ -91,6 +91,9 @@ class Worker:
                     about["weights"] = digest(model_file(folder))
             except LimnerError as error:
                 about = {"name": name, "broken": str(error)}
+            except Exception as error:  # of a damaged file, or one that is deleted meanwhile
+                said = f"it cannot be read ({type(error).__name__}); make or copy it again"
+                about = {"name": name, "broken": said}
             models.append(about or {"name": name, "broken": ""})
         self.write({"is": "models", "models": models, "trainable": trainable()})
 

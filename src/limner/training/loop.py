@@ -125,7 +125,14 @@ class Loop:
             model.prepare(self._first_batches(model.device))
             for p, value in kept:
                 p.copy_(value)
-            processes.broadcast_([*model.parameters(), *model.buffers()])
+            values = [*model.parameters(), *model.buffers()]
+            if model.device == self.device:
+                processes.broadcast_(values)
+            else:  # one at a time, for the device need not hold all of them
+                for value in values:
+                    there = value.to(self.device)
+                    processes.broadcast_([there])
+                    value.copy_(there)
         if self._sharding:
             self._sharding.take(model)
         self.average.load_state_dict(self.model.state_dict())
@@ -317,8 +324,11 @@ class Loop:
                 raise self._rule_broken("its micro-batches take different turns")
             player = mover
             if turn and player:
-                learners = None if self._sharding else player.parameters
-                (turn.loss / len(games)).backward(inputs=learners)
+                loss = turn.loss / len(games)
+                if self._sharding:
+                    self._sharding.backward(loss)
+                else:
+                    loss.backward(inputs=player.parameters)
                 losses.append(turn.loss.detach().float())
                 for name, value in turn.logs.items():
                     logs.setdefault(name, []).append(value.detach().float())

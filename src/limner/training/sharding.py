@@ -10,13 +10,16 @@ device has to hold all weights at once.
 Rajbhandari et al. (2019). ZeRO: memory optimizations toward training trillion parameter models.
 arXiv:1910.02054; torch's `fully_shard`. A model's turns are generators, so what is sharded is a
 module whose forward pass is one turn. A weight that is used on some processes only gets a gradient
-of zero on the others, for all must exchange the same ones.
+of zero on the others, for all must exchange the same ones; by blocks, all must use the same weights
+of each block.
 """
 
 import copy
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -69,8 +72,12 @@ class Sharding:
         }
         turns = _Turns(model, by_blocks)
         for number, block in enumerate(_own_blocks(model) if by_blocks else ()):
-            block.register_forward_pre_hook(lambda *_, number=number: turns.used.append(number))
-            fully_shard(block, **how)
+            own = _Kept(model)
+            block.register_forward_pre_hook(own.notice)
+            block.register_forward_hook(own.check)
+            fully_shard(block, **how)  # whose hooks lie around these, and within the next one
+            ahead = partial(turns.notice, number)
+            block.register_forward_pre_hook(ahead, prepend=True)
         self._turns: Any = fully_shard(turns, **how)
         model.to(device)
 
@@ -81,8 +88,22 @@ class Sharding:
             LimnerError: the model changes its own weights, which would be lost, uses other blocks
                 here than on other processes, or a block's weights without the block.
         """
-        try:
+        with self._weights_at_hand():
             return self._turns(game)
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a turn's loss.
+
+        Raises:
+            LimnerError: see `next_turn`.
+        """
+        with self._weights_at_hand():
+            loss.backward()
+
+    @contextmanager
+    def _weights_at_hand(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             if _MIXED not in str(error):
                 raise
@@ -147,37 +168,74 @@ def _uses(module: nn.Module) -> Counter[int]:
     return Counter(id(p) for m in inner for p in m._parameters.values() if p is not None)
 
 
+class _Kept:
+    """Sees that a block's weights, once gathered, stay as they are."""
+
+    def __init__(self, model: Learner) -> None:
+        self._model = model
+        self._before: list[int] = []
+
+    def notice(self, block: nn.Module, given: object) -> None:
+        """Before the block computes."""
+        self._before = [p._version for p in block.parameters()]
+
+    def check(self, block: nn.Module, given: object, out: object) -> None:
+        """Afterwards.
+
+        Raises:
+            LimnerError: they changed, which would be lost.
+        """
+        if self._before != [p._version for p in block.parameters()]:
+            raise _changes_itself(self._model)
+
+
+def _changes_itself(model: Learner) -> LimnerError:
+    return LimnerError(
+        f"model {model.name} changes its weights itself, which would be lost where they are "
+        "shared out; give train.parallel=ddp"
+    )
+
+
 class _Turns(nn.Module):
     """A forward pass is one turn of a game.
 
     Args:
         model: whose game it is.
-        by_blocks: whether its blocks are gathered on their own, as all processes must.
-
-    Attributes:
-        used: the numbers of the blocks that were used in this turn, one after the other.
+        by_blocks: whether its blocks are gathered on their own, as all processes must: the same
+            ones, which is seen ahead of each in the first turn, and after each later turn.
     """
 
     def __init__(self, model: Learner, by_blocks: bool = False) -> None:
         super().__init__()
-        self.model, self._by_blocks = model, by_blocks
-        self.used: list[int] = []
+        self.model, self._by_blocks, self._first = model, by_blocks, True
+        self._used: list[int] = []
 
-    def forward(self, game: Iterator[Turn]) -> Turn | None:
-        before = [p._version for p in self.model.parameters()]
-        self.used.clear()
-        turn = next(game, None)
-        number = zlib.crc32(repr(self.used).encode())
-        if self._by_blocks and not processes.same(number, self.model.device):
+    def notice(self, number: int, block: nn.Module, given: object) -> None:
+        """Before a block's weights are gathered.
+
+        Raises:
+            LimnerError: another process gathers others.
+        """
+        self._used.append(number)
+        if self._first:
+            self._all_alike(number)
+
+    def _all_alike(self, number: int) -> None:
+        if not processes.same(number, self.model.device):
             raise LimnerError(
                 f"model {self.model.name} uses other blocks on one process than on another, which "
                 "must gather the same; give train.parallel=fsdp"
             )
+
+    def forward(self, game: Iterator[Turn]) -> Turn | None:
+        before = [p._version for p in self.model.parameters()]
+        self._used.clear()
+        turn = next(game, None)
+        if self._by_blocks:
+            self._all_alike(-1 - zlib.crc32(repr(self._used).encode()))
+            self._first = False
         if before != [p._version for p in self.model.parameters()]:
-            raise LimnerError(
-                f"model {self.model.name} changes its weights itself, which train.parallel=fsdp "
-                "would lose; give train.parallel=ddp"
-            )
+            raise _changes_itself(self.model)
         if turn is None:
             return None
         weights = [p for p in self.model.parameters() if p.requires_grad]
@@ -225,8 +283,8 @@ def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device)
     if by_blocks and (len(model.players()) > 1 or not _own_blocks(model)):
         why = "several players" if len(model.players()) > 1 else "no blocks of layers"
         raise LimnerError(
-            f"model {model.name} has {why}, so train.parallel=fsdp-blocks has nothing to gather "
-            "one by one; give train.parallel=fsdp"
+            f"model {model.name} has {why}, and train.parallel=fsdp-blocks is for models with one "
+            "player and with blocks; give train.parallel=fsdp"
         )
     return Sharding(model, device, by_blocks)
 
