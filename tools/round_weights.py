@@ -171,6 +171,8 @@ def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
         n: training pictures by which the layers are weighed.
     """
     layers = learnt(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
+    if not layers:
+        raise SystemExit(f"{run} has no layers whose own weights were learnt")
     moments = weigh(model, layers, run, n)
     layers = {name: layers[name] for name in moments}
     step = steps(layers, bits)
