@@ -21,8 +21,6 @@ from limner.training.recipe import Recipe
 from limner.training.run import open_stream, resume, train
 from limner.training.validation import HOLDOUT, LOSS, Validation, no_better, with_held_out
 
-CPU = torch.device("cpu")
-
 
 class Toys(Dataset):
     """Random pictures and conditions of a specification, and their own stream."""
@@ -62,7 +60,7 @@ def test_it_is_the_mean_over_pictures_whatever_the_batch_and_repeats():
     r = recipe()
     model = r.build(open_stream(r).dataset.spec).eval()
     options = [TrainOptions(batch=batch, validation=6) for batch in (6, 4, 6)]
-    found = [Validation(DATA, o, model).numbers(model, 3, CPU)[LOSS] for o in options]
+    found = [Validation(DATA, o, model).numbers(model, 3)[LOSS] for o in options]
     assert found[0] == found[2]
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
@@ -135,7 +133,7 @@ def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(validation, "Stream", lambda data, seed: toys)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     options = TrainOptions(steps=200, batch=8, log_every=10)
-    found = [Validation({}, options, model).numbers(model, 3, CPU)[LOSS] for _ in range(2)]
+    found = [Validation({}, options, model).numbers(model, 3)[LOSS] for _ in range(2)]
     assert found[0] == found[1] and math.isfinite(found[0])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -149,4 +147,4 @@ def test_what_has_none_is_refused():
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
     with pytest.raises(LimnerError, match=r"players of gan models"):
         Validation(DATA, options, game)
-    assert Validation(DATA, TrainOptions(), game).numbers(game, 0, CPU) == {}
+    assert Validation(DATA, TrainOptions(), game).numbers(game, 0) == {}
