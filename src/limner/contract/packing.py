@@ -50,13 +50,13 @@ def _steps(rows: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], bool]:
     whether all have few.
     """
     largest = rows.abs().amax(1)
-    steps, open = largest / _LEVELS, largest > 0
+    steps, left = largest / _LEVELS, largest > 0
     for levels in range(1, _FEW + 1):
-        multiples = rows[open] / (largest[open] / levels)[:, None]
+        multiples = rows[left] / (largest[left] / levels)[:, None]
         whole = ((multiples - multiples.round()).abs() < _WHOLE).all(1)
-        found = open.nonzero().squeeze(1)[whole]
-        steps[found], open[found] = largest[found] / levels, False
-    return steps, not open.any()
+        found = left.nonzero().squeeze(1)[whole]
+        steps[found], left[found] = largest[found] / levels, False
+    return steps, not left.any()
 
 
 def _coded_name(name: str, q: Tensor) -> str:
