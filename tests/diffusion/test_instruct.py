@@ -48,12 +48,30 @@ def asked(n=2, image=True):
 
 @every_base
 @every_rank
-def test_it_is_its_base_at_first_bit_for_bit(kind, rank):
-    model = Instruct(SPEC, base(kind), rank=rank).eval()
+@pytest.mark.parametrize("keep", [False, True])
+def test_it_is_its_base_at_first_bit_for_bit(kind, rank, keep):
+    model = Instruct(SPEC, base(kind), rank=rank, keep=keep).eval()
     c = asked()
     told = replace(c, image=None)
     told = model.sample(2, c, seed=1, steps=3), base(kind).sample(2, told, seed=1, steps=3)
     assert torch.equal(*told)
+
+
+def test_the_picture_before_can_be_kept_as_it_is():
+    """For m = 1, a = 1 / t and b = -1 / t, flow matching's D = x_t - t F is the picture before."""
+    t = torch.full((2,), 0.4, dtype=torch.float64)
+    model = Instruct(SPEC, base("flow-matching"), rank=2, keep=True).eval()
+    model.keep.bias.data = torch.tensor([1.0, 2.5, -2.5]).repeat_interleave(
+        len(model.keep.bias) // 3
+    )
+    c, x_t = asked(), torch.randn(2, 3, 8, 8)
+    estimate = model._instructed(x_t, t, model.sourced(c, 2)).x_hat
+    torch.testing.assert_close(estimate, c.image, atol=1e-5, rtol=0)
+    hidden = replace(c, present=torch.tensor([True, False]))
+    estimate = model._instructed(x_t, t, model.sourced(hidden, 2)).x_hat
+    torch.testing.assert_close(estimate[:1], c.image[:1], atol=1e-5, rtol=0)
+    bare = base("flow-matching")(x_t, t, replace(c, image=None)).x_hat
+    assert torch.equal(estimate[1:], bare[1:])
 
 
 def test_weights_of_low_rank_lie_in_memory_as_they_did():

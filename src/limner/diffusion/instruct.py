@@ -13,7 +13,12 @@ Kept: the further channels, what is hidden, both scales. Different: the base is 
 library whose network is a `UNet` or a `PlainUNet`, on pixels or among the maps of an autoencoder;
 it learns as a whole, as in the paper, or only a low-rank change of it does, which makes a small
 file (Hu et al. (2021), arXiv:2106.09685). The paper's pairs were painted by models; `instructions`
-has exact ones.
+has exact ones. Added, if asked for: three numbers m, a, b a pixel, of the network's last features,
+
+    F = (1 - m) F_base + a x_t + b I,
+
+which are 0 at first. D = I is one of these F, whatever the parametrisation, so that what stays need
+not be painted again; a small change of a small network loses its detail.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +48,7 @@ from limner.nn.unet import UNet
 
 
 class _WithSource(nn.Module):
-    """F(x, label, c) of a network that is told features of another picture besides."""
+    """A network that is told features of another picture besides."""
 
     def __init__(self, network: UNet | PlainUNet) -> None:
         super().__init__()
@@ -55,15 +60,16 @@ class _WithSource(nn.Module):
         label: Float[Tensor, "b"],
         c: Condition,
         source: Float[Tensor, "b d hh ww"],
-    ) -> Float[Tensor, "b out h w"]:
-        """The output.
+    ) -> tuple[Float[Tensor, "b out h w"], Float[Tensor, "b e hh ww"]]:
+        """The output F(x, label, c), and the features that it is made of.
 
         Args:
             x, label, c: see `UNet.forward`.
             source: what is added to the features of the first convolution.
         """
         signal = self.network.conditioner(c, len(x))
-        return self.network.decode(self.network.encode(x, label, signal, source))
+        h = self.network.last(self.network.encode(x, label, signal, source))
+        return self.network.paint(h), h
 
 
 class InstructedNetwork(nn.Module):
@@ -73,13 +79,19 @@ class InstructedNetwork(nn.Module):
         network: of the base.
         source: the convolution of the picture's patches.
         change: of the network's weights; None where it learns as a whole.
+        keep: the convolution of the last features to m, a and b; None where all is painted.
     """
 
     def __init__(
-        self, network: UNet | PlainUNet, source: nn.Conv2d, change: LowRank | None
+        self,
+        network: UNet | PlainUNet,
+        source: nn.Conv2d,
+        change: LowRank | None,
+        keep: nn.Conv2d | None,
     ) -> None:
         super().__init__()
-        self.told, self.source, self.change = _WithSource(network), source, change
+        self.told, self.source = _WithSource(network), source
+        self.change, self.keep = change, keep
 
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
@@ -87,12 +99,21 @@ class InstructedNetwork(nn.Module):
         """The output."""
         image, prompt = c.image, replace(c, image=None, present=None)
         assert image is not None, "the condition has its picture"
-        source = self.source(F.pixel_unshuffle(image.to(x), self.told.network.patch))
-        if c.present is not None:
-            source = source * c.present.to(source).view(-1, 1, 1, 1)
+        image, patch = image.to(x), self.told.network.patch
+        source = self.source(F.pixel_unshuffle(image, patch))
+        present = None if c.present is None else c.present.to(source).view(-1, 1, 1, 1)
+        if present is not None:
+            source = source * present
         if self.change is None:
-            return self.told(x, label, prompt, source)
-        return self.change(self.told, x, label, prompt, source)
+            out, h = self.told(x, label, prompt, source)
+        else:
+            out, h = self.change(self.told, x, label, prompt, source)
+        if self.keep is None:
+            return out
+        maps = F.pixel_shuffle(self.keep(h), patch)
+        m, a, b = (maps if present is None else maps * present).chunk(3, dim=1)
+        mean, rest = out[:, : x.shape[1]], out[:, x.shape[1] :]  # some have a variance, too
+        return torch.cat([mean - m * mean + a * x + b * image, rest], dim=1)
 
 
 @register(
@@ -116,6 +137,7 @@ class Instruct(ExtendsBase, Follows):
         base: a trained denoising model of pictures of the same shape; as in
             train.init.base="runs/NAME".
         rank: of the change of each of the base's weights; 0 lets them learn as a whole.
+        keep: whether the picture before may be taken over as it is, place by place.
         hidden: how often training hides the instruction, the picture, and both.
 
     Raises:
@@ -124,7 +146,12 @@ class Instruct(ExtendsBase, Follows):
     """
 
     def __init__(
-        self, spec: ImageSpec, base: GenerativeModel, rank: Natural = 0, hidden: Share = 0.05
+        self,
+        spec: ImageSpec,
+        base: GenerativeModel,
+        rank: Natural = 0,
+        keep: bool = False,
+        hidden: Share = 0.05,
     ) -> None:
         super().__init__()
         if spec.hint is None:
@@ -146,6 +173,7 @@ class Instruct(ExtendsBase, Follows):
             among * network.patch**2, network.conv_in.out_channels, 3, padding=1, bias=False
         )
         nn.init.zeros_(self.source.weight)
+        self.keep = keep_nothing(network) if keep else None
         self.change = LowRank(_WithSource(network), rank) if rank else None
         if self.change is None:
             network.requires_grad_(True)
@@ -154,7 +182,7 @@ class Instruct(ExtendsBase, Follows):
     @property
     def _instructed(self) -> Base:
         """The base with what was learnt; weights are shared."""
-        network = InstructedNetwork(self.base_network, self.source, self.change)
+        network = InstructedNetwork(self.base_network, self.source, self.change, self.keep)
         return with_network(self.base, network)
 
     def base_for(self, c: Condition, n: int) -> tuple[Base, Condition]:
@@ -171,8 +199,9 @@ class Instruct(ExtendsBase, Follows):
         ]
 
     def players(self) -> dict[str, nn.Module]:
-        """What is told the picture, and what changes of the base."""
-        return {"instructed": nn.ModuleList([self.source, self.change or self.base_network])}
+        """What is told the picture, what changes of the base, and what keeps."""
+        parts = [self.source, self.change or self.base_network, self.keep]
+        return {"instructed": nn.ModuleList(part for part in parts if part is not None)}
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """The base's moves, told the picture; it, the instruction or both are hidden at times."""
@@ -298,6 +327,14 @@ class Instruct(ExtendsBase, Follows):
         yield from super().edited(
             image, mask, strength, rounds, n, c, noise=noise, preview=preview, **options
         )
+
+
+def keep_nothing(network: UNet | PlainUNet) -> nn.Conv2d:
+    """The convolution of a network's last features to m, a and b, which are 0."""
+    conv = nn.Conv2d(network.conv_out.in_channels, 3 * network.patch**2, 3, padding=1)
+    for part in conv.parameters():
+        nn.init.zeros_(part)
+    return conv
 
 
 class _Fixed(Noise):

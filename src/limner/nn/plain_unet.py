@@ -138,13 +138,21 @@ class PlainUNet(PlainEncoder):
 
     def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
         """The output, of what `encode` gives; see `UNet.decode`."""
+        return self.paint(self.last(features))
+
+    def last(self, features: Features) -> Float[Tensor, "b c h w"]:
+        """The features that the output is made of."""
         passed, h, vector, signal = list(features.passed), *features[1:]
         for level, stages in enumerate(self.up):
             for stage in stages.children():
                 h = stage(torch.cat([h, passed.pop()], dim=1), vector, signal)
             if level < len(self.upsample):
                 h = upsample_conv(self.upsample[level], h)
-        return self.conv_out(self.norm(h))
+        return self.norm(h)
+
+    def paint(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
+        """The output, of `last`."""
+        return self.conv_out(h)
 
 
 def common_groups(channels: tuple[int, ...]) -> int:

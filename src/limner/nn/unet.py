@@ -248,6 +248,10 @@ class UNet(Encoder):
 
     def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
         """The output, of what `encode` gives; a control adds to it before, see `Features.plus`."""
+        return self.paint(self.last(features))
+
+    def last(self, features: Features) -> Float[Tensor, "b c hh ww"]:
+        """The features that the output is made of, patch by patch."""
         passed, h, vector, signal = list(features.passed), *features[1:]
         for stages, upsample in zip(self.up, self.upsample):
             for stage in stages.children():
@@ -255,7 +259,11 @@ class UNet(Encoder):
             h = upsample(h)
             if not isinstance(upsample, nn.Identity):
                 h = F.pixel_shuffle(h, 2)
-        h = F.pixel_shuffle(self.conv_out(self.norm(h)), self.patch)
+        return self.norm(h)
+
+    def paint(self, h: Float[Tensor, "b c hh ww"]) -> Float[Tensor, "b out h w"]:
+        """The output, of `last`."""
+        h = F.pixel_shuffle(self.conv_out(h), self.patch)
         return h if self.deblock is None else h + self.deblock(h)
 
 
