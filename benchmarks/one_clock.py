@@ -162,10 +162,11 @@ class Clock:
 
 
 def quality(report: Report) -> dict[str, Any]:
-    """The distance with its interval, precision and recall."""
-    distance = report.number("FD")
-    assert distance is not None
+    """The distance with its interval and that of other real digits, precision and recall."""
+    distance, floor = report.number("FD"), report.number("FD", "floor")
+    assert distance is not None and floor is not None
     found = {"fd": distance.value, "low": distance.low, "high": distance.high, "n": distance.n}
+    found["floor"] = floor.value
     return found | {name: value_of(report.number(name)) for name in ("precision", "recall")}
 
 

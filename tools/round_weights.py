@@ -17,6 +17,9 @@ with H = E[x x^T] over training pictures and U^T U = H^-1, U upper triangular,
 Frantar, Ashkboos, Hoefler, Alistarh (2022). GPTQ: accurate post-training quantization for
 generative pre-trained transformers. arXiv:2210.17323.
 
+Matrices that are no layer's own, such as those of low-rank changes, are rounded as they are, and
+tall ones by columns.
+
 Only the weights that a run learnt are rounded: those that its recipe names as frozen, and parts
 that no player trains, such as a first stage, stay as they are.
 """
@@ -47,10 +50,18 @@ _BATCH = 8
 _ROWS = 2048  # inputs of a layer that are seen of a batch
 
 
-Layers = dict[str, nn.Linear | nn.Conv2d]
+Layer = nn.Linear | nn.Conv2d
+Weights = dict[str, nn.Parameter]
 
 
-def inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+def lines(weight: Tensor, of_layer: bool) -> Tensor:
+    """A weight as the matrix whose rows have a step each."""
+    rows = weight.detach().flatten(1)
+    tall = weight.ndim == 2 and len(rows) > rows.shape[1]
+    return rows.T if tall and not of_layer else rows
+
+
+def inputs(layer: Layer, x: Tensor) -> Tensor:
     """What the rows of a layer's weight are multiplied with, (n, weights of a row)."""
     if isinstance(layer, nn.Conv2d):
         kernel, stride = layer.kernel_size, layer.stride
@@ -83,10 +94,16 @@ def round_layer(weight: Tensor, moments: Tensor, step: Tensor) -> Tensor:
     return rows[:, order.argsort()].to(weight.dtype)
 
 
-def steps(layers: Layers, bits: float) -> dict[str, Tensor]:
-    """Each row's step, from the mean squares of gradients that `grad` holds."""
-    rows = {name: layer.weight.detach().flatten(1).double() for name, layer in layers.items()}
-    cost = {name: layer.weight.grad.flatten(1).double().mean(1) for name, layer in layers.items()}
+def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -> dict[str, Tensor]:
+    """Each row's step.
+
+    Args:
+        weights: matrices that are rounded.
+        squares: of their gradients, the mean.
+        bits: the mean entropy of a weight.
+    """
+    rows = {name: weight.double() for name, weight in weights.items()}
+    cost = {name: squares[name].double().mean(1) for name in weights}
     sigma = torch.cat([row.std(1).clamp(min=1e-12) for row in rows.values()])
     size = torch.cat([torch.full((len(row),), float(row.shape[1])) for row in rows.values()])
     h = torch.cat([*cost.values()]).clamp(min=1e-20)
@@ -102,17 +119,24 @@ def steps(layers: Layers, bits: float) -> dict[str, Tensor]:
     return dict(zip(rows, found.split([len(row) for row in rows.values()])))
 
 
-def learnt(model: Learner, frozen: list[str]) -> Layers:
-    """The layers whose weights are rounded, by name."""
+def learnt(model: Learner, frozen: list[str]) -> Weights:
+    """What is rounded, by name."""
     options = TrainOptions(frozen=tuple(frozen))
     trained = {id(p) for player in players_of(model, options).values() for p in player.parameters}
     return {
+        name: weight
+        for name, weight in model.named_parameters()
+        if id(weight) in trained and weight.ndim >= 2 and weight.numel() >= _SMALLEST
+    }
+
+
+def layers_of(model: Learner, weights: Weights) -> dict[str, Layer]:
+    """The layers whose weights these are, by the weights' names."""
+    found = {f"{name}.weight": layer for name, layer in model.named_modules()}
+    return {
         name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
-        and getattr(layer, "groups", 1) == 1
-        and id(layer.weight) in trained
-        and layer.weight.numel() >= _SMALLEST
+        for name in weights
+        if isinstance(layer := found.get(name), Layer) and getattr(layer, "groups", 1) == 1
     }
 
 
@@ -132,12 +156,14 @@ def mean_loss(model: Learner, run: Path, n: int) -> float:
     return sum(found) / len(found)
 
 
-def weigh(model: Learner, layers: Layers, run: Path, n: int) -> dict[str, Tensor]:
-    """H of each layer, while `grad` becomes the mean square of each weight's gradient."""
+def weigh(
+    model: Learner, weights: Weights, run: Path, n: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The mean square of each weight's gradient, and H of those that are a layer's."""
     moments: dict[str, Tensor] = {}
-    squares = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
+    squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
-    def watch(name: str, layer: nn.Linear | nn.Conv2d) -> None:
+    def watch(name: str, layer: Layer) -> None:
         def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             with torch.no_grad():
                 x = inputs(layer, given[0])
@@ -146,19 +172,17 @@ def weigh(model: Learner, layers: Layers, run: Path, n: int) -> dict[str, Tensor
         handles.append(layer.register_forward_pre_hook(see))
 
     handles: list[torch.utils.hooks.RemovableHandle] = []
-    for name, layer in layers.items():
+    for name, layer in layers_of(model, weights).items():
         watch(name, layer)
     for loss in losses(model, run, n, "train"):
         model.zero_grad()
         loss.backward()
-        for name, layer in layers.items():
-            if layer.weight.grad is not None:
-                squares[name] += layer.weight.grad.square()
+        for name, weight in weights.items():
+            if weight.grad is not None:
+                squares[name] += weight.grad.square()
     for handle in handles:
         handle.remove()
-    for name, layer in layers.items():
-        layer.weight.grad = squares[name]
-    return moments
+    return squares, moments
 
 
 def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
@@ -168,18 +192,20 @@ def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
         model: that of the run.
         run: its folder.
         bits: the mean entropy of a weight.
-        n: training pictures by which the layers are weighed.
+        n: training pictures by which the weights are weighed.
     """
-    layers = learnt(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
-    if not layers:
-        raise SystemExit(f"{run} has no layers whose own weights were learnt")
-    moments = weigh(model, layers, run, n)
-    layers = {name: layers[name] for name in moments}
-    step = steps(layers, bits)
-    for name, seen in moments.items():
-        weight = layers[name].weight
-        rounded = round_layer(weight.data.flatten(1), seen, step[name])
-        weight.data.copy_(rounded.view_as(weight))
+    weights = learnt(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
+    if not weights:
+        raise SystemExit(f"{run} has no matrices of its own that were learnt")
+    squares, moments = weigh(model, weights, run, n)
+    rows = {name: lines(weight, name in moments) for name, weight in weights.items()}
+    cost = {name: lines(squares[name], name in moments) for name in weights}
+    step = steps(rows, cost, bits)
+    for name, own in rows.items():
+        seen = moments.get(name, torch.eye(own.shape[1], dtype=torch.float64))
+        rounded, weight = round_layer(own, seen, step[name]), weights[name]
+        whole = rounded if len(own) == len(weight) else rounded.T
+        weight.data.copy_(whole.reshape(weight.shape))
 
 
 def main() -> None:
@@ -194,9 +220,9 @@ def main() -> None:
     header, model = read_header(model_file(asked.run)), load(asked.run)
     before = mean_loss(model, asked.run, asked.n)
     round_model(model, asked.run, asked.bits, asked.n)
-    after = mean_loss(model, asked.run, asked.n)
-    print(f"loss of {asked.n} held-out pictures: {before:.4f} before, {after:.4f} after")
     save_model(model, asked.out, images_seen=header.images_seen, recipe=header.recipe)
+    after = mean_loss(load(asked.out), asked.run, asked.n)  # anew, for models keep what they made
+    print(f"loss of {asked.n} held-out pictures: {before:.4f} before, {after:.4f} after")
 
 
 if __name__ == "__main__":

@@ -99,3 +99,12 @@ def test_coded_weights_that_are_broken_are_told(tmp_path: Path) -> None:
 
 
 SIDES = ("", "0x40", "2x-3", "axb", "2000000000x9", "99999999999999999999x9", "3_2x40", "40")
+
+
+def test_columns_of_few_levels_come_back_and_take_their_entropy() -> None:
+    torch.manual_seed(0)
+    steps = torch.rand(16) + 0.1
+    weight = torch.randn(2000, 16).round() * steps
+    packed = pack({"w": weight})
+    torch.testing.assert_close(unpack(packed)["w"], weight, atol=0, rtol=1e-6)
+    assert sum(each.numel() * each.element_size() for each in packed.values()) < 2000 * 16 * 3 / 8

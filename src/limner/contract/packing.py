@@ -7,7 +7,8 @@ in half precision.
 
 A row whose weights are few whole multiples of a step (`tools/round_weights.py` makes such) keeps
 that step, with float32's own error. Where all rows of a tensor do, its q are stored by Huffman's
-code, in about as many bits as their entropy, under the tensor's name with its shape.
+code, in about as many bits as their entropy, under the tensor's name with its shape. The same goes
+for the columns of a matrix, whose scales are then a row.
 """
 
 import math
@@ -38,8 +39,12 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             rows = weight.float().flatten(1)
             scale, few = _steps(rows)
+            if not few and weight.dim() == 2:
+                across, few = _steps(rows.T)
+                scale = across[None] if few else scale
             safe = torch.where(scale > 0, scale, 1.0)
-            q = (rows / safe[:, None]).round().to(torch.int8).view(weight.shape)
+            q = (rows / (safe if safe.dim() == 2 else safe[:, None])).round()
+            q = q.to(torch.int8).view(weight.shape)
             packed |= {_coded_name(name, q): _coded(q)} if few else {name: q}
             packed[name + _SCALE] = scale
     return packed
@@ -130,8 +135,10 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name in weights or (coded and scale is None):
             raise ValueError(f"its weights '{name[:80]}' are there twice, or without a scale")
         if scale is not None:
-            if scale.shape != weight.shape[:1]:
+            if scale.shape == weight.shape[:1]:
+                scale = scale.view(-1, *[1] * (weight.dim() - 1))
+            elif scale.shape != (1, *weight.shape[1:]):
                 raise ValueError(f"its weights '{name[:80]}' have another number of scales")
-            weight = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+            weight = weight * scale
         weights[name] = weight
     return weights

@@ -1,0 +1,123 @@
+"""The contest of `benchmarks/one_clock.py`, drawn, and as the table of docs/choose.md.
+
+    python docs/figures/one_clock.py
+
+`one_clock.jsonl` beside this file has its rows; of a model that took part twice, the last ones.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from labelled import PICTURES, shrink
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from limner.runtime.log import read_lines
+
+ROWS = Path(__file__).with_name("one_clock.jsonl")
+COLOURS = {
+    "autoregressive": "#8a5bc7",
+    "autoencoders": "#c9a227",
+    "gans": "#d9663b",
+    "flows": "#2f9e6e",
+    "diffusion": "#3b7dd9",
+}
+MARKS = "os^Dv<>P*Xhp8"
+Row = dict[str, Any]
+
+
+def newest(rows: list[Row], key: str) -> dict[str, dict[float, Row]]:
+    """By model, then by a number such as the minutes: the last row of each that has it."""
+    found: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        if key in row:
+            found.setdefault(row["model"], {})[row[key]] = row
+    return found
+
+
+def against_minutes(axis: Axes, models: dict[str, dict[float, Row]]) -> None:
+    """The distance against minutes; dots are larger where painting takes longer."""
+    for i, (name, by_minutes) in enumerate(models.items()):
+        last = by_minutes[max(by_minutes)]
+        size = 12 * (1 + math.log10(max(1, last["milliseconds"] / 0.05)))
+        lines(axis, by_minutes, name, COLOURS[last["family"]], MARKS[i % len(MARKS)], size)
+    axis.set(xlabel="minutes of one core", ylabel="Frechet distance (lenet)")
+    marks = sorted({each for by_minutes in models.values() for each in by_minutes})
+    axis.set_xticks(marks, [f"{each:g}" for each in marks])
+
+
+def against_evaluations(axis: Axes, models: dict[str, dict[float, Row]]) -> None:
+    """The distance against evaluations of the network, after the same minutes."""
+    for i, (name, by_evaluations) in enumerate(models.items()):
+        colour = list(COLOURS.values())[i % len(COLOURS)]
+        lines(axis, by_evaluations, name, colour, MARKS[i % len(MARKS)], 24)
+    axis.set(xlabel="evaluations of the network for a picture", ylabel="Frechet distance (lenet)")
+    marks = sorted({each for by_count in models.values() for each in by_count})
+    axis.set_xticks(marks, [f"{each:g}" for each in marks])
+
+
+def lines(
+    axis: Axes, rows: dict[float, Row], name: str, colour: str, mark: str, size: float
+) -> None:
+    """A model's distances with their intervals."""
+    x = sorted(rows)
+    y = [rows[each]["fd"] for each in x]
+    bars = [[rows[each]["fd"] - rows[each]["low"] for each in x]]
+    bars += [[rows[each]["high"] - rows[each]["fd"] for each in x]]
+    axis.errorbar(x, y, yerr=bars, color=colour, lw=1.2, elinewidth=0.7)
+    axis.scatter(x, y, s=size, color=colour, marker=mark, label=name, zorder=3)
+
+
+def figure(draw: Any, models: dict[str, dict[float, Row]], name: str, real: float) -> None:
+    """Write docs/pictures/NAME.png."""
+    sheet = Figure(figsize=(7.2, 5.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(sheet)
+    axis = sheet.subplots()
+    axis.set(xscale="log", yscale="log")
+    draw(axis, models)
+    axis.minorticks_off()
+    axis.axhline(real, color="#8a8f94", lw=1.2, ls="--", label="other real digits")
+    ticks = [10, 20, 50, 100, 200, 500, 1000]
+    axis.set_yticks(ticks, map(str, ticks))
+    axis.grid(color="#e4e4e4", lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    sheet.legend(loc="outside right center", frameon=False, fontsize=8)
+    sheet.savefig(PICTURES / f"{name}.png", metadata={"Software": None})
+    shrink(name)
+
+
+def table(models: dict[str, dict[float, Row]]) -> str:
+    """All models as Markdown, the best last distance first."""
+    marks = sorted({each for by_minutes in models.values() for each in by_minutes})
+    columns = [f"FD, {each:g} min" for each in marks]
+    columns += ["precision", "recall", "bits/dim", "a picture takes"]
+    rows = [["", "family", *columns], ["---"] * (2 + len(columns))]
+    for name, own in sorted(models.items(), key=lambda each: each[1][max(each[1])]["fd"]):
+        last = own[max(own)]
+        distances = [f"{own[mark]['fd']:.0f}" if mark in own else "" for mark in marks]
+        low, high = last["low"], last["high"]
+        distances[-1] += f" ({low:.0f}-{high:.0f})" if marks[-1] in own else ""
+        bits = ""
+        if "bits" in last:
+            bits = f"{last['sign']} {last['bits']:.2f}".removeprefix("= ")
+        shares = [f"{last[share]:.2f}" for share in ("precision", "recall")]
+        took = f"{last['milliseconds']:.2g} ms"
+        rows.append([f"`{name}`", last["family"], *distances, *shares, bits, took])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    rows = read_lines(ROWS)
+    real = rows[0]["floor"]
+    contest = newest([row for row in rows if "step" in row], "minutes")
+    done = {name: own for name, own in contest.items() if "milliseconds" in own[max(own)]}
+    figure(against_minutes, done, "one-clock", real)
+    few = newest(rows, "evaluations")
+    figure(against_evaluations, few, "few-evaluations", real)
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()
