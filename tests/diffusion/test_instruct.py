@@ -74,6 +74,24 @@ def test_the_picture_before_can_be_kept_as_it_is():
     assert torch.equal(estimate[1:], bare[1:])
 
 
+@every_base
+def test_what_hardly_changed_is_left_to_the_pixel(kind):
+    model, c = shaken(Instruct(SPEC, base(kind), rank=2)).eval(), asked()
+    painted = model.sample(2, c, seed=1, steps=2)
+    assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e9), c.image)
+    assert torch.equal(model.sample(2, c, seed=1, steps=2, tolerance=1e-9), painted)
+    told = model.sourced(replace(c, present=torch.tensor([True, False])), 2)
+    x = told.image.clone()
+    x[:, -1, 0, 1] += 0.6
+    places = torch.zeros(1, *x.shape[2:])
+    places[:, :2, :3] = 1
+    assert torch.equal(model._changed(x, told, 0.5), torch.stack([places, torch.ones_like(places)]))
+    assert not model._changed(x, told, 0.7)[0].any()
+    bare = replace(c, image=None)
+    told = model.sample(2, bare, seed=1, steps=2, tolerance=1e9)
+    assert torch.equal(told, model.sample(2, bare, seed=1, steps=2))
+
+
 def test_weights_of_low_rank_lie_in_memory_as_they_did():
     """Kernels of 1 x 1 are convolved in another order where their strides are others."""
     network = torch.nn.Conv2d(8, 4, 1).to(memory_format=torch.channels_last)

@@ -13,6 +13,7 @@ import torch
 from limner.commands.pictures import Sheet, read_picture
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
+from limner.contract.bundled import bundled_with
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
@@ -51,7 +52,7 @@ def instruct_sheet(
 
     Args:
         file: the picture; one that was made by instructions is made again, and goes on.
-        wish: which model, with which options.
+        wish: which model, with which options; without a model, the bundled one that can.
         instructions: what to do, in order.
         device: where.
         asked: `n` and `seed`: how many ways, and the first one's; of a picture that was made by
@@ -80,6 +81,8 @@ def instruct_sheet(
         asked = {"n": made.n, "seed": made.seed} | asked
         wish = replace(wish, model=wish.model or made.model, sampler=sampler)
     wish = Wish.of({**vars(wish), **asked})
+    if wish.model is None and (able := bundled_with(Follows)):
+        wish = replace(wish, model=able[0])
     work = open_work(replace(wish, prompts=(instructions[0],)), device, single=True)
     able_task(work.model, INSTRUCT)
     x = read_picture(file, work.model.spec).repeat(wish.n, 1, 1, 1)

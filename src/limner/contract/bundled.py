@@ -8,6 +8,7 @@ from pathlib import Path
 
 from limner.contract.abilities import Translates
 from limner.contract.checkpoint import MODEL_FILE, read_header
+from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import entry, models
@@ -27,12 +28,13 @@ def paints(folder: Path) -> bool:
     header = read_header(folder / MODEL_FILE)
     model = entry(header.model).model
     needs_picture = header.spec.hint is not None and getattr(model, "condition", "") == "required"
-    return issubclass(model, GenerativeModel) and not needs_picture
+    return issubclass(model, GenerativeModel) and not (needs_picture or issubclass(model, Follows))
 
 
-def translates(folder: Path) -> bool:
-    """Whether a bundled model makes pictures of one domain of those of another."""
-    return issubclass(entry(read_header(folder / MODEL_FILE).model).model, Translates)
+def bundled_with(ability: type) -> list[str]:
+    """The names of the bundled models that have an ability."""
+    of = {name: entry(read_header(path / MODEL_FILE).model) for name, path in bundled().items()}
+    return [name for name, own in of.items() if issubclass(own.model, ability)]
 
 
 def bundled_of(model: str) -> list[str]:
@@ -44,10 +46,11 @@ def bundled_of(model: str) -> list[str]:
 def painters() -> str:
     """The bundled models that paint, for a message: "; bundled are: ...", or nothing; those that
     need a picture stand behind the others."""
-    names = ", ".join(name for name, folder in bundled().items() if paints(folder))
-    others = ", ".join(name for name, folder in bundled().items() if translates(folder))
-    found = [names, f"translators: {others}" if others else ""]
-    return f"; bundled are: {'; '.join(filter(None, found))}" if names else ""
+    found = [", ".join(name for name, folder in bundled().items() if paints(folder))]
+    for what, ability in {"translators": Translates, "to change pictures": Follows}.items():
+        if names := bundled_with(ability):
+            found.append(f"{what}: {', '.join(names)}")
+    return f"; bundled are: {'; '.join(found)}" if found[0] else ""
 
 
 def find_model(name: str | None) -> Path:

@@ -18,7 +18,9 @@ has exact ones. Added, if asked for: three numbers m, a, b a pixel, of the netwo
     F = (1 - m) F_base + a x_t + b I,
 
 which are 0 at first. D = I is one of these F, whatever the parametrisation, so that what stays need
-not be painted again; a small change of a small network loses its detail.
+not be painted again; a small change of a small network loses its detail. In sampling, what was
+hardly changed may be left to the pixel, so that an autoencoder costs it nothing
+(`sampler.tolerance`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +39,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Blend, Noise
-from limner.contract.options import Natural, Share
+from limner.contract.options import Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
 from limner.diffusion.sampling import Plan, Scale, WalkOptions
@@ -235,9 +237,7 @@ class Instruct(ExtendsBase, Follows):
         present = c.present
         if present is None:
             present = torch.ones(len(c.image), dtype=torch.bool, device=like.device)
-        image = c.image.to(like).expand(-1, self.spec.channels, -1, -1)
-        if tuple(image.shape[2:]) != self.spec.shape[1:]:
-            image = F.interpolate(image, self.spec.shape[1:], mode="bilinear", antialias=True)
+        image = self.fitted(c.image)
         with torch.no_grad():
             image, _ = self.base.to_latent(image, None, _Fixed(image))
         return replace(c, image=image, present=present)
@@ -251,6 +251,7 @@ class Instruct(ExtendsBase, Follows):
         preview: bool = True,
         scale: Scale = 1.0,
         image_scale: Scale = 1.0,
+        tolerance: NonNegative = 0.0,
         **options: Unpack[WalkOptions],
     ) -> Iterator[Images]:
         """Yield the denoiser's view of the finished picture at every step, then the picture.
@@ -259,11 +260,34 @@ class Instruct(ExtendsBase, Follows):
             n, c, noise, preview: see `GenerativeModel.frames`.
             scale: how closely the instruction is followed (guidance, s_T); the paper's is 7.5.
             image_scale: how much of the picture before stays (guidance, s_I); the paper's is 1.5.
+            tolerance: places where a map, or a pixel without one, differs by less from that of the
+                picture before are taken from there, if those around them do, too; 0 paints all.
             options: see `WalkOptions`.
         """
         plan = self.plan(scale=scale, image_scale=image_scale, **options)
-        walked = plan.walked(self.first(noise), self.sourced(c, n), noise, preview)
-        yield from map(self.to_image, walked)
+        told = self.sourced(c, n)
+        for x in plan.walked(self.first(noise), told, noise, preview):
+            painted = self.to_image(x)
+            if tolerance and c.image is not None:
+                before, changed = self.fitted(c.image), self._changed(x, told, tolerance)
+                size = before.shape[-2:]
+                painted = torch.lerp(before, painted, F.interpolate(changed, size, mode="bilinear"))
+            yield painted
+
+    @staticmethod
+    def _changed(x: Latents, told: Condition, tolerance: float) -> Float[Tensor, "b 1 h w"]:
+        """Where x is not the picture before, or is next to such a place: 1, elsewhere 0."""
+        assert told.image is not None and told.present is not None
+        far = ((x - told.image).abs().amax(1, keepdim=True) > tolerance).to(x)
+        far = torch.maximum(far, 1 - told.present.to(x).view(-1, 1, 1, 1))
+        return F.max_pool2d(far, 3, 1, 1)
+
+    def fitted(self, image: Float[Tensor, "b k hh ww"]) -> Images:
+        """Pictures before in the size and the channels of those after."""
+        image = image.to(self.source.weight).expand(-1, self.spec.channels, -1, -1)
+        if tuple(image.shape[2:]) != self.spec.shape[1:]:
+            image = F.interpolate(image, self.spec.shape[1:], mode="bilinear", antialias=True)
+        return image
 
     def follow(
         self,
