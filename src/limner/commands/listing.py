@@ -5,9 +5,11 @@ from typing import Any
 
 from limner.contract.abilities import Foreign
 from limner.contract.bundled import bundled_of
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.options import json_schema, typed_value
-from limner.contract.registry import Entry
+from limner.contract.registry import Entry, build
 from limner.evaluate.metric import NEEDS, Metric
 from limner.evaluate.tables import align
 from limner.training.recipe import Recipe
@@ -71,12 +73,19 @@ def options_text(entry: Entry) -> str:
 
 def _training(entry: Entry) -> str:
     """What can be typed to train a model: on emoji with their labels, or as a recipe does."""
-    recipes = [
-        name for name, file in shipped().items() if Recipe.read(file).model["name"] == entry.name
-    ]
-    if "labels" in entry.model.takes or not recipes:
-        return f"limner train {entry.name} emoji data.size=16"
-    return f"limner train recipe:{recipes[0]}"
+    for name, file in {} if _learns_labelled(entry) else shipped().items():
+        if Recipe.read(file).model["name"] == entry.name:
+            return f"limner train recipe:{name}"
+    return f"limner train {entry.name} emoji data.size=16"
+
+
+def _learns_labelled(entry: Entry) -> bool:
+    """Whether pictures with labels, and nothing else, are enough for a model."""
+    try:
+        build(entry.name, ImageSpec(3, 16, 16, labels=("a", "b")))
+    except LimnerError:
+        return False
+    return True
 
 
 def _typed(path: str, values: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from limner.commands.hints import read_hints
 from limner.commands.pictures import Pictures
 from limner.commands.wish import Wish, open_model
 from limner.contract.abilities import Controlled
+from limner.contract.editing import Follows
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, to_uint8
@@ -122,7 +123,7 @@ class Work:
 def _unseen(model: GenerativeModel, wish: Wish) -> str:
     """A line on words of the prompts that no caption of the training had; empty without any."""
     spec = model.spec.text
-    if spec is None:
+    if spec is None or isinstance(model, Follows):  # its words are counted of its base's captions
         return ""
     plain = [read_emphasis(prompt).text for prompt in wish.prompts]
     words = [word for prompt in plain for word in unseen_words(model, spec, prompt)]
