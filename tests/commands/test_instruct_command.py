@@ -1,5 +1,6 @@
 """Instructions, as a person types them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +128,35 @@ def test_an_instruction_has_words(follower, picture, blank):
 def test_a_chain_is_not_sampled(follower, picture):
     run("edit", picture, "--instruct", "make it blue", "-m", follower, "-o", "one.png")
     assert "limner edit one.png --instruct" in run("sample", "--from", "one.png")
+
+
+def test_another_model_goes_on_with_its_own_options(follower, picture, tmp_path):
+    run("edit", picture, "--instruct", "make it blue", "-m", follower, "sampler.tolerance=9",
+        "-o", "one.png")  # fmt: skip
+    copy = tmp_path / "copy"
+    shutil.copytree(follower, copy)
+    run("edit", "one.png", "--instruct", "make it red", "-m", copy, "-o", "two.png")
+    assert Wish.read("two.png").sampler["tolerance"] == 0
+    run("edit", "one.png", "--instruct", "make it red", "-o", "three.png")
+    assert Wish.read("three.png").sampler["tolerance"] == 9
+
+
+def test_size_and_endless_tolerance_are_refused_and_words_are_chosen(follower, picture):
+    own = "edit", picture, "-m", follower, "--instruct"
+    assert "of one size" in run(*own, "make it blue", "--size", 16)
+    assert "finite number" in run(*own, "make it blue", "sampler.tolerance=inf")
+    run(*own, "make it {blue|blue}")
+    assert Wish.read("edit.png").changes == ("instruct:make it blue",)
+
+
+def test_other_edits_and_graphs_know_no_tolerance(follower, picture):
+    run("edit", picture, "-m", follower, "--prompt", "a cow", "-n", 1, "sampler.tolerance=0.5")
+    graph = "export", follower, "a.onnx", "--format", "onnx"
+    assert "give sampler.tolerance=0" in run(*graph, "sampler.tolerance=0.5")
+
+
+def test_to_sample_without_a_picture_says_how_one_is_changed(follower, picture):
+    assert "limner edit PICTURE --instruct" in run("sample", "make it blue", "-m", follower)
 
 
 def test_without_a_model_the_bundled_one_does_what_it_is_told(tmp_path, monkeypatch):

@@ -108,3 +108,9 @@ def test_columns_of_few_levels_come_back_and_take_their_entropy() -> None:
     packed = pack({"w": weight})
     torch.testing.assert_close(unpack(packed)["w"], weight, atol=0, rtol=1e-6)
     assert sum(each.numel() * each.element_size() for each in packed.values()) < 2000 * 16 * 3 / 8
+
+
+def test_thin_matrices_take_a_byte_a_weight() -> None:
+    for shape in ((1, 1500), (1500, 1), (2, 900)):
+        packed = pack({"w": torch.randn(shape)})
+        assert sum(each.numel() * each.element_size() for each in packed.values()) <= 2 * 1500 + 8

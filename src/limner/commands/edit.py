@@ -87,7 +87,7 @@ def edit_command(
             raise LimnerError("--instruct says all that is to be done; leave other changes out")
         if len(files) != 1 or not (keep is mask is strength is rounds is feather is None):
             raise LimnerError("--instruct changes one whole picture; give one, and no part of it")
-        wish = Wish.single(model, None, None, **options)
+        wish = Wish.single(model, None, None, size=size, **options)
         sheet, wish = instruct_sheet(Path(files[0]), wish, instruct, device, **asked)
         print_paths(write(sheet, wish, spare(file, [*map(Path, wish.hints)])))
         return

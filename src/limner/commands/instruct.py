@@ -19,14 +19,18 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.text import prompted
 from limner.data.png import read_settings
+from limner.runtime.progress import say
 
 _KIND = "instruct:"
+_EMPTY = "an instruction is empty; write what to do: 'make the dog blue'"
 
 
 def instruct(work: Work) -> Iterator[Images]:
     """A picture changed as the prompt says, and nothing else of it."""
     model = work.model
     assert isinstance(model, Follows)
+    if not work.prompt.strip():
+        raise LimnerError(_EMPTY)
     yield from model.follow(work.given("image"), work.c, seed=list(work.seeds), **work.sampler)
 
 
@@ -67,7 +71,7 @@ def instruct_sheet(
             that is not a picture.
     """
     if not all(told.strip() for told in instructions):
-        raise LimnerError("an instruction is empty; write what to do: 'make the dog blue'")
+        raise LimnerError(_EMPTY)
     own = read_settings(file) if file.suffix.lower() == ".png" and file.is_file() else None
     made = Wish.read(file) if own and any(map(is_instruction, own.get("changes", ()))) else None
     if made:
@@ -77,19 +81,21 @@ def instruct_sheet(
                 "put it back, or cut one picture out of the sheet and edit that"
             )
         instructions = [*(told.removeprefix(_KIND) for told in made.changes), *instructions]
-        sampler, file = {**made.sampler, **wish.sampler}, Path(made.hints[0])
-        asked = {"n": made.n, "seed": made.seed} | asked
-        wish = replace(wish, model=wish.model or made.model, sampler=sampler)
-    wish = Wish.of({**vars(wish), **asked})
+        file, asked = Path(made.hints[0]), {"n": made.n, "seed": made.seed} | asked
+        if wish.model in (None, made.model):
+            wish = replace(wish, model=made.model, sampler={**made.sampler, **wish.sampler})
+    wish = Wish.of({**vars(wish), **asked, "prompts": tuple(instructions)})
+    instructions = wish.prompts  # with emoji spelled, and words chosen by the seed
     if wish.model is None and (able := bundled_with(Follows)):
         wish = replace(wish, model=able[0])
     work = open_work(replace(wish, prompts=(instructions[0],)), device, single=True)
     able_task(work.model, INSTRUCT)
     x = read_picture(file, work.model.spec).repeat(wish.n, 1, 1, 1)
     columns = [to_uint8(x)]
-    for told in instructions:
+    for i, told in enumerate(instructions):
         given = {"image": from_uint8(columns[-1])}
-        c = prompted(work.model.spec, told, lambda line: None).repeat(wish.n)
+        report = say if i else (lambda line: None)  # the first one's words are told of already
+        c = prompted(work.model.spec, told, report).repeat(wish.n)
         (painted,) = INSTRUCT.finish(replace(work, c=c.to(work.model.device), pictures=given))
         columns.append(painted)
     changes = tuple(_KIND + told for told in instructions)

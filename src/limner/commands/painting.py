@@ -7,6 +7,7 @@ from limner.commands.pictures import Sheet
 from limner.commands.reword import reworded
 from limner.commands.task import Task, Work, open_work
 from limner.commands.wish import Wish
+from limner.contract.editing import Follows
 from limner.contract.image import Images
 
 _ROW = 8  # so many pictures stand in one row
@@ -22,7 +23,13 @@ def paint(work: Work) -> Iterator[Images]:
     yield from work.model.watch(len(work.seeds), c, seed=list(work.seeds), **work.sampler)
 
 
-PAINT = Task("New picture", paint)
+def _without_picture(work: Work) -> str:
+    if isinstance(work.model, Follows) and "hint" not in work.pictures:
+        return "there is no picture to change; limner edit PICTURE --instruct ... changes one"
+    return ""
+
+
+PAINT = Task("New picture", paint, remark=_without_picture)
 
 
 def paint_sheet(wish: Wish, *, device: str = "auto", forming: bool = False) -> tuple[Sheet, Wish]:

@@ -25,9 +25,9 @@ Count = Annotated[int, Field(ge=1)]
 """How many, at least one."""
 Natural = Annotated[int, Field(ge=0)]
 """How many, or none."""
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A number above 0."""
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A number from 0."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1, both included."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 _SCALE, _CODED = "@scale", "@coded:"
 _SMALLEST = 1024  # weights of a tensor that is worth packing
+_THIN = 8  # weights in a row, which a scale of its own would hardly make smaller
 _LEVELS = 127
 _SIDES = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
 _FEW = 63  # multiples of a step
@@ -37,17 +38,33 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif weight.dim() < 2 or weight.numel() < _SMALLEST:
             packed[name] = weight.half()
         else:
-            rows = weight.float().flatten(1)
-            scale, few = _steps(rows)
-            if not few and weight.dim() == 2:
-                across, few = _steps(rows.T)
-                scale = across[None] if few else scale
-            safe = torch.where(scale > 0, scale, 1.0)
-            q = (rows / (safe if safe.dim() == 2 else safe[:, None])).round()
-            q = q.to(torch.int8).view(weight.shape)
-            packed |= {_coded_name(name, q): _coded(q)} if few else {name: q}
-            packed[name + _SCALE] = scale
+            thin = weight.dim() == 2 and weight.shape[1] < _THIN
+            own = _stored(name, weight, across=thin)
+            if weight.dim() == 2 and weight.isfinite().all():
+                other = _stored(name, weight, across=not thin)
+                own = min(own, other, key=_bytes) if any(map(is_coded, other)) else own
+            packed |= own
     return packed
+
+
+def _stored(name: str, weight: Tensor, *, across: bool) -> dict[str, Tensor]:
+    """A weight with a scale for each row, or across them, each column; by Huffman's code if that
+    takes less room.
+    """
+    rows = weight.float().flatten(1)
+    rows = rows.T if across else rows
+    scale, few = _steps(rows)
+    q = (rows / torch.where(scale > 0, scale, 1.0)[:, None]).round().to(torch.int8)
+    q = (q.T if across else q).reshape(weight.shape)
+    plain = {name: q, name + _SCALE: scale[None] if across else scale}
+    if not few:
+        return plain
+    coded = {_coded_name(name, q): _coded(q), name + _SCALE: plain[name + _SCALE]}
+    return min(plain, coded, key=_bytes)
+
+
+def _bytes(stored: Mapping[str, Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in stored.values())
 
 
 def _steps(rows: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], bool]:
@@ -137,7 +154,7 @@ def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if scale is not None:
             if scale.shape == weight.shape[:1]:
                 scale = scale.view(-1, *[1] * (weight.dim() - 1))
-            elif scale.shape != (1, *weight.shape[1:]):
+            elif weight.dim() != 2 or scale.shape != (1, weight.shape[1]):
                 raise ValueError(f"its weights '{name[:80]}' have another number of scales")
             weight = weight * scale
         weights[name] = weight

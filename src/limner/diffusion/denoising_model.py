@@ -328,7 +328,8 @@ def chosen_sampler(name: SamplerName, **options: float | tuple[float, float] | N
     for key in given:
         if key not in known:
             able = " or ".join(n for n, s in SAMPLERS.items() if key in {f.name for f in fields(s)})
-            raise LimnerError(f"the sampler {name} has no option {key}; it belongs to {able}")
+            whose = f"; it belongs to {able}" if able else ""
+            raise LimnerError(f"the sampler {name} has no option {key}{whose}")
     return replace(sampler, **given)
 
 

@@ -15,7 +15,7 @@ it learns as a whole, as in the paper, or only a low-rank change of it does, whi
 file (Hu et al. (2021), arXiv:2106.09685). The paper's pairs were painted by models; `instructions`
 has exact ones. Added, if asked for: three numbers m, a, b a pixel, of the network's last features,
 
-    F = (1 - m) F_base + a x_t + b I,
+    F = (1 - m) F_base + a x + b I,    x what the network is given of x_t,
 
 which are 0 at first. D = I is one of these F, whatever the parametrisation, so that what stays need
 not be painted again; a small change of a small network loses its detail. In sampling, what was
@@ -305,8 +305,17 @@ class Instruct(ExtendsBase, Follows):
         c = replace(c.repeat(len(image)) if len(c) == 1 else c, image=image, present=None)
         yield from self.watch(len(image), c, seed=seed, preview=preview, **options)
 
-    def plan(self, *, scale: float = 1.0, image_scale: float = 1.0, **options: Any) -> Plan:
-        """The base's, guided by both; its condition is `sourced`."""
+    def plan(
+        self,
+        *,
+        scale: float = 1.0,
+        image_scale: float = 1.0,
+        tolerance: float = 0.0,
+        **options: Any,
+    ) -> Plan:
+        """The base's, guided by both; its condition is `sourced`. It is of the walk alone, which
+        the tolerance does not change.
+        """
         plan = self._instructed.plan(**options)
         within = plan.D.denoiser if isinstance(plan.D, Clipped) else plan.D
         interval, rescale = options.get("interval"), options.get("rescale") or 0.0
