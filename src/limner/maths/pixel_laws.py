@@ -29,7 +29,7 @@ from torch import Tensor
 from limner.contract.image import ImageSpec
 
 _LEAST_LOG_SCALE = -7.0  # as in the code of Salimans et al. (2017)
-_AT_ONCE = 2**14  # pixels of which all levels are looked at together
+_AT_ONCE = 2**17  # levels of all pixels that are looked at together: caches hold them
 
 
 class PixelLaw(ABC):
@@ -47,6 +47,7 @@ class PixelLaw(ABC):
 
     def __init__(self, channels: int, levels: int) -> None:
         self.channels, self.levels = channels, levels
+        self._at_once = max(1, _AT_ONCE // levels)
 
     @abstractmethod
     def log_prob(
@@ -65,24 +66,32 @@ class PixelLaw(ABC):
 
         Which is E[k | theta] where channels are independent, as in all laws but the mixture.
         """
-        parts = [self._mean(some) for some in theta.reshape(-1, self.size).split(_AT_ONCE)]
+        pixels = theta.reshape(-1, self.size).split(self._at_once)
+        parts = [self._mean(some) for some in pixels]
         return torch.cat(parts).view(*theta.shape[:-1], self.channels)
+
+    def expected(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at"]:
+        """The expected value in [-1, 1] of a channel, given those before it: arguments as of
+        `log_probs`.
+        """
+        p = self.log_probs(theta, k, channel).exp()
+        return p @ _value(torch.arange(self.levels, device=p.device), self.levels, p)
 
     def sample(
         self, theta: Float[Tensor, "*at p"], u: Float[Tensor, "*at c"]
     ) -> Int[Tensor, "*at c"]:
         """Values drawn from the law, by one uniform number in [0, 1) for each."""
         flat = theta.reshape(-1, self.size), u.reshape(-1, self.channels)
-        parts = [self._sample(*some) for some in zip(*(each.split(_AT_ONCE) for each in flat))]
+        parts = [self._sample(*some) for some in zip(*(x.split(self._at_once) for x in flat))]
         return torch.cat(parts).view(u.shape)
 
     def _mean(self, theta: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
         k = torch.zeros(len(theta), self.channels, dtype=torch.int64, device=theta.device)
         values: list[Tensor] = []
         for channel in range(self.channels):
-            p = self.log_probs(theta, k, channel).exp()
-            every = torch.arange(self.levels, device=p.device)
-            values.append(p @ _value(every, self.levels, p))
+            values.append(self.expected(theta, k, channel))
             nearest = (values[-1].detach() + 1) * ((self.levels - 1) / 2)
             k[:, channel] = nearest.round().long().clamp_(0, self.levels - 1)
         return torch.stack(values, -1)
@@ -208,6 +217,19 @@ class DiscretisedLogisticMixture(PixelLaw):
         each = _log_logistic_bin(every, mean[..., None, :], log_scale[..., None, :], self.levels)
         return (weights[..., None, :] + each).logsumexp(-1)
 
+    def expected(
+        self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
+    ) -> Float[Tensor, "*at"]:
+        """The same by P(k' > k) = sigmoid((mu_i - end of the bin of k) / s_i), whose sum over all
+        levels but the last is the expected level.
+        """
+        theta = _wide(theta)
+        weights = self._joint(theta, k, channel).softmax(-1)
+        mean, log_scale = self._component(theta, k, channel)
+        ends = _value(torch.arange(self.levels - 1, device=theta.device) + 0.5, self.levels, mean)
+        above = ((mean[..., None] - ends) * _per_unit(log_scale)[..., None]).sigmoid().sum(-1)
+        return (weights * above).sum(-1) * (2 / (self.levels - 1)) - 1
+
     def _split(self, theta: Float[Tensor, "*at p"]) -> tuple[Float[Tensor, "*at _ i"], ...]:
         """Logits of the components, means, log-scales, coefficients."""
         rows = theta.unflatten(-1, (-1, self.components))
@@ -274,9 +296,16 @@ def _wide(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
     return theta.to(torch.promote_types(theta.dtype, torch.float32))
 
 
-def _value(k: Int[Tensor, "*at"], levels: int, like: Float[Tensor, "..."]) -> Float[Tensor, "*at"]:
+def _value(
+    k: Int[Tensor, "*at"] | Float[Tensor, "*at"], levels: int, like: Float[Tensor, "..."]
+) -> Float[Tensor, "*at"]:
     """Where level k lies in [-1, 1]."""
     return (2 * k.to(like.dtype) - (levels - 1)) / (levels - 1)
+
+
+def _per_unit(log_scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """1 / s of a logistic density."""
+    return (-log_scale.clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
 
 
 def _log_logistic_bin(
@@ -286,7 +315,7 @@ def _log_logistic_bin(
     levels: int,
 ) -> Float[Tensor, "..."]:
     """log of the mass that a logistic density has in the bin of k; all broadcast."""
-    per_unit = (-log_scale.clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
+    per_unit = _per_unit(log_scale)
     half = per_unit / (levels - 1)
     centre = (_value(k, levels, mean) - mean) * per_unit
     first, last = k == 0, k == levels - 1
