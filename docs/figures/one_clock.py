@@ -117,6 +117,7 @@ def main() -> None:
     real = rows[0]["floor"]
     contest = newest([row for row in rows if "step" in row], "minutes")
     done = {name: own for name, own in contest.items() if "milliseconds" in own[max(own)]}
+    done = dict(sorted(done.items(), key=lambda each: -each[1][max(each[1])]["fd"]))
     figure(against_minutes, done, "one-clock", real)
     few = newest(rows, "evaluations")
     for name, own in done.items():
