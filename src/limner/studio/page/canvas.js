@@ -54,7 +54,7 @@ async function save() {
     const blob = await canvas.convertToBlob(), values = { drawing: packed(shapes) };
     sent = await upload(JSON.stringify(values).length < KEPT_LETTERS ? await told(blob, values) : blob);
   }
-  if (drawing.sent > made || drawing.turn !== turn) return; // a later one was quicker, or another drawing was loaded
+  if (drawing.sent >= made || drawing.turn !== turn) return; // this one or a later one is sent already, or another drawing was loaded
   Object.assign(drawing, { sent: made, of: sent?.id ?? null });
   if (drawing.made === made) wish({ inputs: { ...state.wish.inputs, hint: sent } });
 }
