@@ -16,6 +16,7 @@ added to `docs/figures/one_clock.jsonl`.
 """
 
 import argparse
+import platform
 import time
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -68,6 +69,7 @@ class Contestant:
         recipe: its file under `recipes`, without the ending.
         changes: to it, beside those that all have.
         teacher: of the contest, which it learns from.
+        bound: whether it denoises, and has a likelihood's bound that takes no integration.
         few: options of the sampler with which it takes other numbers of evaluations; None where
             there is no choice.
     """
@@ -75,12 +77,13 @@ class Contestant:
     recipe: str
     changes: tuple[str, ...] = ()
     teacher: str = ""
+    bound: bool = False
     few: dict[str, Any] | None = None
 
 
 CONTESTANTS = {
     "flow-matching": Contestant("flows/flow-matching-mnist", few={"sampler": "dpm++"}),
-    "ddpm": Contestant("diffusion/ddpm-mnist", SIZE, few={"sampler": "dpm++"}),
+    "ddpm": Contestant("diffusion/ddpm-mnist", SIZE, bound=True, few={"sampler": "dpm++"}),
     "r3gan": Contestant("gans/r3gan-mnist"),
     "drifting": Contestant("gans/drifting-mnist"),
     "shortcut": Contestant("diffusion/shortcut-mnist", few={}),
@@ -98,7 +101,7 @@ CONTESTANTS = {
     "pixelrnn-row": Contestant("autoregressive/pixelrnn-row-mnist"),
     "edm": Contestant("diffusion/edm-mnist", few={"sampler": "dpm++"}),
     "distilled": Contestant("diffusion/distilled-mnist", teacher="flow-matching"),
-    "vdm": Contestant("diffusion/vdm-mnist"),
+    "vdm": Contestant("diffusion/vdm-mnist", bound=True),
     "reflow": Contestant("diffusion/reflow-mnist", teacher="flow-matching", few={}),
     "pixelcnn": Contestant("autoregressive/pixelcnn-mnist"),
     "pixelrnn-diagonal": Contestant("autoregressive/pixelrnn-diagonal-mnist"),
@@ -153,7 +156,7 @@ class Clock:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
         row |= quality(evaluate(model, self.against, n=self.n, sampler=self.sampler, **JUDGED))
-        row |= likelihood(model, self.against, last)
+        row |= likelihood(self.name, model, self.against, last)
         if last:
             row["milliseconds"] = milliseconds(model, self.sampler)
         write(row)
@@ -163,10 +166,10 @@ class Clock:
 
 def quality(report: Report) -> dict[str, Any]:
     """The distance with its interval and that of other real digits, precision and recall."""
-    distance, floor = report.number("FD"), report.number("FD", "floor")
-    assert distance is not None and floor is not None
+    distance, real = report.number("FD"), report.number("FD", "real (mnist train)")
+    assert distance is not None and real is not None
     found = {"fd": distance.value, "low": distance.low, "high": distance.high, "n": distance.n}
-    found["floor"] = floor.value
+    found["real"] = real.value
     return found | {name: value_of(report.number(name)) for name in ("precision", "recall")}
 
 
@@ -175,12 +178,12 @@ def value_of(number: Number | None) -> float | None:
     return None if number is None else number.value
 
 
-def likelihood(model: GenerativeModel, against: Reference, last: bool) -> dict[str, Any]:
-    """Bits/dim of 200 test digits, with the sign that says whether it is a bound; a bound that
-    asks for many evaluations of the network is for the last mark."""
-    if not isinstance(model, LikelihoodModel) or (isinstance(model, DenoisingModel) and not last):
-        return {}
-    if isinstance(model, DenoisingModel) and model.name not in ("ddpm", "vdm"):
+def likelihood(name: str, model: GenerativeModel, against: Reference, last: bool) -> dict[str, Any]:
+    """Bits/dim of 200 test digits, with the sign that says whether it is a bound; one that asks for
+    many evaluations of a network is for the last mark.
+    """
+    asks = last and CONTESTANTS[name].bound if isinstance(model, DenoisingModel) else True
+    if not isinstance(model, LikelihoodModel) or not asks:
         return {}
     report = evaluate(model, against, metrics=["likelihood"], n=200, quiet=True)
     bits = next(each for each in report.numbers if each.name == "bits/dim")
@@ -210,10 +213,18 @@ def sweep(name: str, run: Path, minutes: float, n: int, against: Reference) -> N
         write({"model": name, "minutes": minutes, "evaluations": evaluations} | quality(report))
 
 
+def machine() -> str:
+    """The processor whose minutes they are, by its name and its widest instructions."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{[*names, platform.processor()][0]}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def write(row: dict[str, Any]) -> None:
-    """Keep a row, with four digits of its numbers and the day."""
+    """Keep a row, with four digits of its numbers, the machine and the day."""
     short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
-    append_line(ROWS, short | {"date": date.today().isoformat()})
+    append_line(ROWS, short | {"machine": machine(), "date": date.today().isoformat()})
     say(" ".join(f"{key}={value}" for key, value in short.items()))
 
 

@@ -114,7 +114,7 @@ def table(models: dict[str, dict[float, Row]]) -> str:
 
 def main() -> None:
     rows = read_lines(ROWS)
-    real = rows[0]["floor"]
+    real = rows[0]["real"]
     contest = newest([row for row in rows if "step" in row], "minutes")
     done = {name: own for name, own in contest.items() if "milliseconds" in own[max(own)]}
     done = dict(sorted(done.items(), key=lambda each: -each[1][max(each[1])]["fd"]))

@@ -327,7 +327,13 @@ class Instruct(ExtendsBase, Follows):
         return self.sourced(c, n)
 
     def told_plan(self, c: Condition, n: int, **options: Any) -> tuple[Plan, Condition]:
-        """That of `plan`, which is told the picture where the denoiser works."""
+        """That of `plan`, which is told the picture where the denoiser works.
+
+        Raises:
+            LimnerError: what hardly changed is to stay, which a walk alone cannot do.
+        """
+        if options.get("tolerance"):
+            raise LimnerError("a walk paints the whole picture anew; give sampler.tolerance=0")
         return self.plan(**options), self.sourced(c, n)
 
     def to_latent(

@@ -279,8 +279,6 @@ class Seen(nn.Module):
 
 def _extended(model: ExtendsBase, c: Condition, options: Mapping[str, Any], n: int) -> Exported:
     """The picture that it is told, encoded once, and the walk of a denoiser that sees that."""
-    if options.get("tolerance"):
-        raise LimnerError("a graph paints the whole picture anew; give sampler.tolerance=0")
     plan, seen = model.told_plan(c, n, **options)
     if seen.image is None or c.image is None:
         raise LimnerError("the hint counts for nothing with these options; export the base")
