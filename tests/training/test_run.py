@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -449,6 +450,9 @@ def main(mode: str, run: Path) -> None:
             resume(folder, dataset=Ramps(), device="cpu")
     elif mode == "lose":
         train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=_lose)
+        group = weakref.ref(torch.distributed.group.WORLD)
+        processes.leave()
+        assert group() is None, "somebody keeps the group, and with it its threads"
     elif (run / "recipe.toml").exists():
         resume(run, dataset=Ramps(), device="cpu", on_step=_slowly)
     else:

@@ -6,6 +6,7 @@ is the identity. Processes talk over gloo on CPUs and over NCCL on GPUs.
 
 import atexit
 import os
+import time
 from collections.abc import Sequence
 
 import torch
@@ -54,10 +55,22 @@ def join(device: torch.device) -> None:
             "torchrun restarts with the addresses of lost processes; type "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before it; now type: limner resume RUN"
         )
+    import torch.distributed.fsdp  # imported later, it keeps the group, as functions' default
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(torch_dist.destroy_process_group)
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """Give up the group, whose threads end with the last that refers to it.
+
+    They must end before Python does: one that then still lets go of a tensor kills the process.
+    """
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+        time.sleep(0.1)  # sharded tensors' caches keep the group: its threads become idle
 
 
 def size() -> int:
