@@ -88,6 +88,8 @@ function Inputs() {
   return inputs().map(([name, required]) => html`<${Input} key=${name} name=${name} required=${required} />`);
 }
 
+const EXAMPLES = { instruct: "make the apple blue" };
+
 function Words() {
   const area = useRef(null), [weighing, weigh] = useState(false), [styling, style] = useState(false), [listing, lists] = useState(false);
   const { prompt, label, changes } = state.wish, of = model(), completion = useCompletion(area, of?.reads === COMPLETES);
@@ -100,7 +102,7 @@ function Words() {
   }, [prompt, of]);
   return html`
     ${(!of || of.text) && html`<div class="field words"><div class="named"><label for="prompt">Prompt</label>${help.button}</div>
-      <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder="a red apple" value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
+      <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder=${EXAMPLES[state.wish.task] ?? "a red apple"} value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
         onInput=${(e) => { wish({ prompt: e.target.value, ...letGo() }); completion.typed(); }}></textarea>${completion.list}</div>${help.said}
       ${changes.length > 0 && of?.tasks.reword && html`<p class="hint">Changed: ${changes.join(", ")}. <button type="button" class="link" onClick=${() => wish({ changes: [] })}>Leave out</button></p>`}
       ${of && html`<details class="weigh" onToggle=${(e) => weigh(e.target.open)}><summary>Weights of words</summary>${weighing && html`<${Weights} />`}</details>
