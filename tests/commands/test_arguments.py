@@ -30,7 +30,7 @@ def test_a_file_that_nobody_named_is_numbered_and_that_is_said():
     assert written() == ("sample.png", "")
     Path("sample.png").touch()
     Path("sample-2.png").touch()
-    said = "sample.png is there already; it stays, and sample-3.png is written"
+    said = "sample.png is there already; it stays, and sample-3.png will be written"
     assert written() == ("sample-3.png", said)
     assert written("-o", "sample.png") == ("sample.png", ""), "asked for"
 

@@ -93,9 +93,23 @@ def test_two_stages_of_two_are_four():
     upscaler = model()
     x = pictures(2, 3, 9, 15)
     torch.testing.assert_close(upscaler.upscale(x, 4), upscaler.upscale(upscaler.upscale(x, 2), 2))
-    odd = upscaler.upscale(x, 3)
-    torch.testing.assert_close(odd, resize(upscaler.upscale(x, 4), 27, 45))
+    half = resize(upscaler.upscale(x, 2), 14, 23)
+    torch.testing.assert_close(upscaler.upscale(x, 3), resize(upscaler.upscale(half, 2), 27, 45))
     assert torch.equal(upscaler.upscale(x, 1), x)
+
+
+def test_no_stage_makes_more_than_is_needed(monkeypatch):
+    """A picture that is a little too small is made 4 times as large, but not of 4 times its size;
+    and it is never made smaller than it came.
+    """
+    upscaler, seen = model(4), list[tuple[int, ...]]()
+    whole = upscaler.stage
+    monkeypatch.setattr(
+        upscaler, "stage", lambda x, *rest: seen.append(x.shape[-2:]) or whole(x, *rest)
+    )
+    for factor in (5, 16, 2):
+        upscaler.upscale(pictures(1, 3, 8, 8), factor)
+    assert seen == [(8, 8), (10, 10), (8, 8), (32, 32), (8, 8)]
 
 
 def test_each_picture_is_the_same_alone():

@@ -7,10 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from limner.data import decode
-from limner.data.decode import UndecodableError, fitted, flattened, header, reading, to_pixels
+from limner.data.decode import (
+    UndecodableError,
+    fitted,
+    flattened,
+    header,
+    reading,
+    to_pixels,
+    whole,
+)
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -34,6 +42,23 @@ def reason(data: bytes) -> str:
 
 def random_rgb(height: int = 9, width: int = 7) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_profile_says_what_colours_are_meant(turned):
+    """A profile of a screen whose red is blue and whose blue is red; a broken one is ignored."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    at, other = srgb.index(b"rXYZ"), srgb.index(b"bXYZ")
+    swapped = bytearray(srgb.replace(b"s\0R\0G\0B", b"o\0t\0h\0r"))
+    swapped[at : at + 4], swapped[other : other + 4] = b"bXYZ", b"rXYZ"
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    picture = Image.new("RGB", (4, 2), RED)
+    for profile, found in ((bytes(swapped), (0, 0, 255)), (srgb, RED), (b"broken", RED)):
+        seen = reading(saved(picture, icc_profile=profile, exif=exif), whole)
+        assert seen.shape == ((3, 2, 4) if turned == 1 else (3, 4, 2))
+        off = (seen[:, 0, 0] - torch.tensor(found)).abs()
+        assert int(off.max()) <= 2, (profile[:8], seen[:, 0, 0])
 
 
 def test_a_png_comes_back_exactly():

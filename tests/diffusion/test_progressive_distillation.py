@@ -125,6 +125,8 @@ def test_an_untaught_student_is_its_teacher():
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(LimnerError, match="only denoising models can be distilled, not vae"):
         Distilled(SPEC, build("vae", SPEC))
+    with pytest.raises(LimnerError, match="shortcut models paint in few steps already"):
+        Distilled(SPEC, build("shortcut", SPEC, channels=(8,)))
     with pytest.raises(LimnerError, match="give the same"):
         Distilled(ImageSpec(1, 8, 8), TEACHERS["line"]())
     with pytest.raises(LimnerError, match=r"distil a teacher with model\.prediction=v or x"):

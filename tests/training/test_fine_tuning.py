@@ -8,6 +8,7 @@ import torch
 
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
 from limner.nn.text import TextEncoder
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
@@ -110,6 +111,8 @@ def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path
         LimnerError, match=r"model\.words=64 model\.layers=2 on captions of 32 tokens"
     ):
         _told(reader, "model.channels=16").build(spec)
+    with pytest.raises(LimnerError, match=r"train.init.base: there is no run.*bundled are: "):
+        Recipe.of("classifier", "mnist", ["train.init.base=nowhere"]).build(ImageSpec(1, 8, 8))
     with pytest.raises(LimnerError, match=r"train.init.text=\S+ reads no captions"):
         _told(trained).build(spec)
     with pytest.raises(LimnerError, match="what is to be trained reads no captions"):

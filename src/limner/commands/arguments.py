@@ -68,7 +68,7 @@ def free_file(file: Path) -> Path:
     number = 2
     while _taken(free := file.with_stem(f"{file.stem}-{number}")):
         number += 1
-    typer.echo(f"{file} is there already; it stays, and {free} is written", err=True)
+    typer.echo(f"{file} is there already; it stays, and {free} will be written", err=True)
     return free
 
 

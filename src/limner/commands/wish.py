@@ -87,13 +87,16 @@ class Wish:
         """The wish that a picture of limner remembers.
 
         Raises:
-            LimnerError: not a PNG file, or one that does not say how it was made.
+            LimnerError: not a PNG file, one that does not say how it was made, or one that was made
+                larger.
         """
         settings = png.read_settings(path)
         if settings is None:
             raise LimnerError(
                 f"{path} does not say how it was made; limner writes PNG files that do"
             )
+        if settings.get("task") == "upscale":
+            raise LimnerError(f"limner upscale made {path} of another picture; give that one")
         known = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
         return cls.of(known)
 

@@ -12,6 +12,7 @@ from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import entry, models
+from limner.contract.upscaling import Upscales
 
 DEFAULT = "emoji"
 """The model that paints when none is named."""
@@ -47,7 +48,8 @@ def painters() -> str:
     """The bundled models that paint, for a message: "; bundled are: ...", or nothing; those that
     need a picture stand behind the others."""
     found = [", ".join(name for name, folder in bundled().items() if paints(folder))]
-    for what, ability in {"translators": Translates, "to change pictures": Follows}.items():
+    others = {"translators": Translates, "to change pictures": Follows, "to enlarge": Upscales}
+    for what, ability in others.items():
         if names := bundled_with(ability):
             found.append(f"{what}: {', '.join(names)}")
     return f"; bundled are: {'; '.join(found)}" if found[0] else ""

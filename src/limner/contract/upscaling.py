@@ -197,7 +197,8 @@ class Upscales(GenerativeModel):
         """Pictures of any size made larger; each is the same alone and among others.
 
         A factor beyond the model's own is made in stages, each of which enlarges what the one
-        before it made; what became too large is reduced.
+        before it made. What would become too large is reduced before it, down to the picture's
+        own size, or else after it.
 
         Args:
             x: pictures in [-1, 1]: grey or coloured, with or without alpha as the last channel,
@@ -230,6 +231,9 @@ class Upscales(GenerativeModel):
                     colours = _under(colours, alpha)
                 own = as_channels(colours, self.spec.channels)
                 while own.shape[-2] < size[0] or own.shape[-1] < size[1]:
+                    least = [max(a, -(-b // self.factor)) for a, b in zip((height, width), size)]
+                    if own.shape[-2] > least[0] and own.shape[-1] > least[1]:
+                        own = resize(own, *least)
                     own = self.stage(own, c.to(self.device), noise, **asked)
                 made = as_channels(resize(own, *size), colours.shape[1])
                 if alpha is None:

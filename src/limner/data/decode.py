@@ -7,6 +7,7 @@ Nothing here trusts a file: only raster formats are tried, sizes are capped befo
 whatever a decoder raises becomes one `UndecodableError` with a reason.
 """
 
+import io
 from collections.abc import Callable
 from functools import cache
 from typing import IO, Literal, NamedTuple, TypeVar
@@ -14,7 +15,7 @@ from typing import IO, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 PIXEL_CAP = 64 * 2**20
@@ -134,14 +135,34 @@ def flattened(image: Image.Image) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The picture in the colours of screens, where a profile says that its own are others."""
+    image.load()
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(own):
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        screen = ImageCms.createProfile("sRGB")
+        made = ImageCms.profileToProfile(image, own, screen, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):  # a broken profile says nothing
+        return image
+    assert made is not None
+    turned = _orientation(image)  # of which the new picture knows nothing
+    return made.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else made
+
+
 def whole(image: Image.Image) -> UInt8[Tensor, "k h w"]:
     """The frame where an opened picture is, upright and in its own size: in colour, with its alpha
     as a fourth channel if it has some.
     """
     if not image.has_transparency_data:
-        picture = flattened(image).convert("RGB")
+        picture = flattened(_in_srgb(image)).convert("RGB")
     else:
-        image.load()
+        image = _in_srgb(image)
         turned = _orientation(image)
         picture = image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
         picture = picture.convert("RGBA")

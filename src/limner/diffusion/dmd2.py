@@ -37,7 +37,7 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
-from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.teachers import checked_teacher
 from limner.maths.denoisers import Denoiser, Guided, per_image
 from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
@@ -89,10 +89,7 @@ class DMD2(GenerativeModel):
         condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        if not isinstance(teacher, DenoisingModel):
-            raise LimnerError(f"only denoising models can be distilled, not {teacher.name}")
-        if teacher.spec != spec:
-            raise LimnerError("the teacher was trained on other data; give the same [data]")
+        teacher = checked_teacher(spec, teacher, spans=True)
         self.schedule = teacher.schedule
         levels = self.schedule(self.first_time)
         if not float(teacher.parametrisation(*levels).out.abs()) <= _STRETCHED:

@@ -36,9 +36,9 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.attention_maps import Attending
-from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan
+from limner.diffusion.teachers import checked_teacher
 from limner.maths.denoisers import Clipped, Estimate, Guided, per_image
 from limner.maths.samplers import SAMPLERS, SamplerName
 from limner.maths.schedules import Times
@@ -89,11 +89,7 @@ class Distilled(Attending, PromptToPrompt):
         condition_dropout: Share = 0.05,
     ) -> None:
         super().__init__()
-        if not isinstance(teacher, DenoisingModel):
-            raise LimnerError(f"only denoising models can be distilled, not {teacher.name}")
-        if teacher.spec != spec:
-            raise LimnerError("the teacher was trained on other data; give the same [data]")
-        self.teacher = teacher
+        teacher = self.teacher = checked_teacher(spec, teacher)
         self.schedule = teacher.schedule
         self.change = LowRank(teacher.network, rank)
         self.steps, self.substeps = steps, substeps

@@ -40,6 +40,7 @@ from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
+from limner.diffusion.teachers import checked_teacher
 from limner.maths.denoisers import Denoiser, Guided, Parametrisation, flow, per_image
 from limner.maths.samplers import SAMPLERS
 from limner.maths.schedules import LinearPath, Times
@@ -89,15 +90,14 @@ class Reflow(DenoisingModel):
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
         condition_dropout: Share = 0.0,
     ) -> None:
-        if not isinstance(teacher, DenoisingModel) or not isinstance(teacher.schedule, LinearPath):
+        flow = checked_teacher(spec, teacher)
+        if not isinstance(flow.schedule, LinearPath):
             raise LimnerError(
                 f"only flows along lines can be straightened, not {teacher.name}; give a "
                 "flow-matching or reflow model"
             )
-        if teacher.spec != spec:
-            raise LimnerError("the teacher was trained on other data; give the same [data]")
-        super().__init__(spec, copy.deepcopy(teacher.network), condition_dropout)
-        self.teacher = teacher
+        super().__init__(spec, copy.deepcopy(flow.network), condition_dropout)
+        self.teacher = flow
         self.schedule = LinearPath()
         self.goal, self.substeps, self.scale = goal, substeps, scale
 

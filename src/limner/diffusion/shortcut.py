@@ -179,7 +179,7 @@ class Shortcut(DenoisingModel):
         if steps > _MOST:
             raise LimnerError(
                 f"steps={steps}: a shortcut model was trained for 1 to {_MOST} steps; for more, "
-                "name a sampler, as in sampler=euler"
+                "name a sampler, as in sampler.sampler=euler"
             )
         clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0

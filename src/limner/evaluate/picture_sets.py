@@ -22,6 +22,7 @@ from limner.contract.image import Condition, Images, ImageSpec, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
+from limner.contract.upscaling import Upscales
 from limner.data.dataset import Dataset
 from limner.evaluate.metrics.statistics import random_order
 from limner.runtime.cache import key
@@ -189,6 +190,13 @@ class PaintedPictures(PictureSet):
         where = [model.device.type, str(torch.__version__)]
         self.fingerprint = key("painted", fingerprint, sampling, seed, real.fingerprint, where)
         hint = model.spec.hint
+        small = real.spec.hint
+        reduction = real.spec.height / small.height if small else None
+        if isinstance(model, Upscales) and reduction != model.factor:
+            raise LimnerError(
+                f"{name} enlarges pictures {model.factor} times; give data.hint=bicubic "
+                f"data.reduction={model.factor}"
+            )
         if model.condition == "required" and hint and real.spec.hint is None:
             raise LimnerError(
                 f"{name} paints from a picture; judge it --against unpaired:A,B, of which A has "

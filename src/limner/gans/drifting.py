@@ -85,6 +85,8 @@ class Drifting(GenerativeModel):
             raise LimnerError("this model needs pictures of at least 8 x 8 pixels")
         if judge is not None and not isinstance(judge, Features):
             raise LimnerError(f"{judge.name} models see no features; give a judge, as lenet")
+        if judge is not None and judge.spec.channels != spec.channels:
+            raise LimnerError("the judge sees pictures with other channels; give data.channels")
         if spec.labels:
             self.condition = "required"
         self.batches_per_round, self.latent = positives, latent
@@ -105,6 +107,10 @@ class Drifting(GenerativeModel):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: paintings are drawn to where the field moves them, in each kind of feature."""
         n = len(batch.x) // self.batches_per_round
+        if n < 2:
+            raise LimnerError(
+                "a painting drifts away from others of its batch; give train.batch=2 or more"
+            )
         own = batch.c.rows(slice(0, n))
         x = self.paint(noise.rows(slice(0, n)), own).float()
         alike = torch.ones(n, len(batch.x) + n, dtype=torch.bool, device=x.device)

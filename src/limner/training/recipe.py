@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, write_durably
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
@@ -144,8 +144,8 @@ class Recipe:
         options = self.options()
         own = {key: value for key, value in self.model.items() if key != "name"}
         init = dict(options.init or {})
-        start, text, known = init.get("model"), init.pop("text", None), bundled()
-        nested = {} if start else {key: load(known.get(path, path)) for key, path in init.items()}
+        start, text = init.get("model"), init.pop("text", None)
+        nested = {} if start else {key: _trained(key, path) for key, path in init.items()}
         with seeded((options.seed, "weights")):
             if start:
                 model = build_from(start, self.model["name"], spec, own)
@@ -165,6 +165,18 @@ class Recipe:
     def write(self, path: Path) -> None:
         """Write the file, durably."""
         write_durably(path, self.to_toml().encode())
+
+
+def _trained(key: str, name: str) -> Learner:
+    """The model that another one is made of: of a run, or a bundled one.
+
+    Raises:
+        LimnerError: there is none.
+    """
+    try:
+        return load(find_model(name))
+    except LimnerError as error:
+        raise LimnerError(f"train.init.{key}: {error}") from None
 
 
 def _with_usual(usual: Section | Mapping[str, Any], own: Section) -> Section:
