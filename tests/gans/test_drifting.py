@@ -116,10 +116,3 @@ def test_a_judge_adds_its_features_and_something_else_is_refused():
         Drifting(SPEC, build("gan", SPEC, latent=4, channels=4))
     with pytest.raises(LimnerError, match=r"other channels; give data\.channels"):
         Drifting(ImageSpec(3, 8, 8), judge)
-
-
-def test_one_painting_has_none_to_drift_away_from():
-    model = Drifting(SPEC, latent=4, channels=4)
-    batch = Batch(torch.zeros(2, *SPEC.shape), Condition())
-    with pytest.raises(LimnerError, match=r"give train\.batch=2 or more"):
-        next(model.turns(batch, 0, Noise.keyed(0, 0, torch.arange(2))))

@@ -107,10 +107,6 @@ class Drifting(GenerativeModel):
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
         """One move: paintings are drawn to where the field moves them, in each kind of feature."""
         n = len(batch.x) // self.batches_per_round
-        if n < 2:
-            raise LimnerError(
-                "a painting drifts away from others of its batch; give train.batch=2 or more"
-            )
         own = batch.c.rows(slice(0, n))
         x = self.paint(noise.rows(slice(0, n)), own).float()
         alike = torch.ones(n, len(batch.x) + n, dtype=torch.bool, device=x.device)
