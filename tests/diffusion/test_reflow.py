@@ -93,5 +93,7 @@ def test_it_begins_as_its_teacher_and_what_does_not_fit_is_refused():
     assert student.parameter_count() == teacher.parameter_count()
     with pytest.raises(LimnerError, match="only flows along lines can be straightened, not ddpm"):
         Reflow(SPEC, build("ddpm", SPEC, **TINY))
+    with pytest.raises(LimnerError, match="meanflow models paint in few steps already"):
+        Reflow(SPEC, build("meanflow", SPEC, **TINY))
     with pytest.raises(LimnerError, match="trained on other data"):
         Reflow(ImageSpec(1, 4, 4), teacher)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
@@ -61,3 +62,12 @@ def test_pictures_smaller_than_ssims_window_are_refused():
     setting = Setting(judged, against, subject, 0, torch.device("cpu"))
     with pytest.raises(NotApplicable, match="SSIM needs pictures of at least 11 pixels a side"):
         Upscaling(setting).needs()
+
+
+@pytest.mark.parametrize("hint", [{"hint": "bicubic", "reduction": 2}, {"hint": "edges"}, {}])
+def test_a_model_enlarges_what_is_as_small_as_it_learnt(reference, hint):
+    real = RealPictures(open_data("emoji", size=32, label="none", **hint))
+    model = build("srgan", reference.spec, channels=4, blocks=1)
+    assert isinstance(model, GenerativeModel)
+    with pytest.raises(LimnerError, match=r"give data.hint=bicubic data.reduction=4"):
+        PaintedPictures(model, real, 2, seed=0, options={}, name="m", fingerprint="m")
