@@ -10,7 +10,7 @@ from torch import nn
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
 from limner.diffusion.ddpm import DDPM
 from limner.maths.samplers import SAMPLERS
@@ -225,6 +225,23 @@ def test_the_bound_holds_for_binary_pictures_whose_law_is_known():
     assert kind == "lower"
     known, error = 16 * math.log(2), float(nats.std()) / math.sqrt(512)
     assert known - 3 * error < -float(nats.mean()) < 1.1 * known
+
+
+@pytest.mark.parametrize(("schedule", "known"), [("cosine", 0.41), ("log-snr", 0.0)])
+def test_what_the_first_noise_costs_who_knows_the_picture(schedule, known):
+    """Bits under the perfect denoiser of a pixel, which is black in four of five, else grey."""
+    spec = ImageSpec(1, 8, 8, levels=256)
+    model = DDPM(spec, channels=(4,), prediction="x", schedule=schedule)
+    k = (100 * (torch.arange(64) % 5 == 0)).view(1, 1, 8, 8)
+    x = from_levels(k, 256).repeat(64, 1, 1, 1)
+
+    class Knows(nn.Module):
+        def forward(self, x_t, label, c):
+            return x
+
+    model.network = Knows()
+    decoder = model.bound(x, noise=Noise.sampling(0, 64), terms=1).decoder
+    assert float(decoder.mean()) / 64 / math.log(2) == pytest.approx(known, abs=0.02)
 
 
 def test_from_noise_alone_it_paints_and_nothing_is_left_to_the_prior():

@@ -19,16 +19,23 @@ from limner.maths.schedules import (
     VarianceExploding,
     cosine_betas,
     linear_betas,
+    log_snr_betas,
     sigmoid_betas,
     zero_terminal,
 )
 
-BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
+BETAS = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+    "log-snr": log_snr_betas,
+}
 SCHEDULES = {
     "linear": DiscreteSchedule(linear_betas()),
     "cosine": DiscreteSchedule(cosine_betas()),
     "sigmoid": DiscreteSchedule(sigmoid_betas()),
     "short": DiscreteSchedule(linear_betas(20)),
+    "steps of log-snr": DiscreteSchedule(log_snr_betas()),
     "log-snr": LogSNR(),
     "line": LinearPath(),
     "shifted line": LinearPath(3.0),
@@ -128,6 +135,14 @@ def test_sigmoid_betas_are_those_of_the_closed_form(T):
     betas = sigmoid_betas(T).tolist()
     known = [min(1 - gamma((k + 1) / T) / gamma(k / T), 0.999) for k in range(T)]
     assert betas == pytest.approx(known, rel=1e-9)
+
+
+@pytest.mark.parametrize("T", [1, 10, 1000])
+def test_log_snr_betas_lower_the_ratio_by_as_much_at_each_step(T):
+    schedule = DiscreteSchedule(log_snr_betas(T))
+    alpha, sigma = schedule((torch.arange(T, dtype=torch.float64) + 1) / T)
+    ratio = 2 * (alpha / sigma).log()
+    torch.testing.assert_close(ratio, torch.linspace(13.3, -5, T).double(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("betas", BETAS.values(), ids=BETAS)

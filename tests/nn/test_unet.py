@@ -17,7 +17,7 @@ from limner.contract.registry import models
 from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
 from limner.nn.doubling import upsample_conv
-from limner.nn.embed import sinusoidal
+from limner.nn.embed import sinusoidal, waves
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import PatchOptions, UNet
 
@@ -105,6 +105,31 @@ def test_half_a_condition_dropped_is_null_row_by_row():
     assert (signal.planes[absent] == 0).all()
     share = float(absent.double().mean())
     assert share == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / 2000))
+
+
+def test_the_finest_waves_nearly_repeat_with_each_level_and_turn_halfway():
+    x = torch.linspace(-1, 1, 511, dtype=torch.float64).view(1, 1, 1, 511)
+    sin, cos, *finest = waves(x, (0, 8))
+    torch.testing.assert_close(sin, (math.pi * x).sin())
+    torch.testing.assert_close(cos, (math.pi * x).cos())
+    for wave in finest:
+        one, half, other = wave[..., :-2], wave[..., 1:-1], wave[..., 2:]
+        assert float((one - other).abs().max()) < 0.03
+        assert float((one + half).abs().max()) < 0.03
+    assert waves(x, ()) == []
+
+
+def test_a_network_with_waves_and_its_half_tell_levels_apart():
+    torch.manual_seed(0)
+    network = awake(unet(SPEC, (8,), powers=(0, 7, 8)))
+    assert network.conv_in.in_channels == (3 * 7 + 2) * 4
+    x = torch.zeros(1, 3, 8, 8)
+    signal, label = network.conditioner(asked(1), 1), torch.zeros(1)
+    with torch.no_grad():
+        at, near = (network.encode(y, label, signal).middle for y in (x, x + 1 / 255))
+        half = network.half().encode(x, label, signal).middle
+    torch.testing.assert_close(half, at)
+    assert float((near - at).abs().max()) > 0.1
 
 
 def test_patches_are_put_back_where_they_were():

@@ -16,8 +16,10 @@ Kept: linear betas, epsilon prediction, ancestral sampling with either of the pa
 variances, x_hat clipped, the discretised decoder. Also here, of Nichol, Dhariwal (2021), Improved
 denoising diffusion probabilistic models, arXiv:2102.09672: the cosine schedule, and a variance that
 the network learns from the bound (the hybrid loss, in bits per dimension); and prediction of the
-picture or of v. Different: the U-Net works on 2 x 2 patches, unless the paper's is asked for, and
-sampling visits 250 of the 1,000 steps unless told otherwise.
+picture or of v. And of Kingma et al. (2021), arXiv:2107.00630, what tightens the bound: steps of
+even log-SNR, from noise that leaves the levels apart, and Fourier features. Different: the U-Net
+works on 2 x 2 patches, unless the paper's is asked for, and sampling visits 250 of the 1,000 steps
+unless told otherwise.
 """
 
 import math
@@ -35,7 +37,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, NonNegative, Positive, Share
+from limner.contract.options import Count, Natural, NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion import probability_flow
 from limner.diffusion.denoising_model import DenoisingModel, errors_by_time
@@ -55,13 +57,19 @@ from limner.maths.schedules import (
     Times,
     cosine_betas,
     linear_betas,
+    log_snr_betas,
     sigmoid_betas,
     zero_terminal,
 )
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet, UNetOptions
 
-_BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
+_BETAS = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+    "log-snr": log_snr_betas,
+}
 Way = Literal["chain", "flow"]
 _TERMS = 100  # steps of the chain that a likelihood looks at, unless asked otherwise
 
@@ -108,6 +116,8 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         min_snr: the greatest weight of x_hat's error in the loss, in place of alpha^2 / sigma^2,
             as 5: times of little noise do not outweigh the others (Hang et al., 2023,
             arXiv:2303.09556); None leaves the loss of F as it is.
+        powers: n of the features sin(2^n pi x_t) and cos(2^n pi x_t) that the network on patches
+            sees besides; for likelihoods, see `vdm`.
         unet: see `UNetOptions`.
     """
 
@@ -120,7 +130,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         spec: ImageSpec,
         patch: Count | None = None,
         T: Count = 1000,
-        schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
+        schedule: Literal["linear", "cosine", "sigmoid", "log-snr"] = "linear",
         terminal: bool = False,
         prediction: Prediction = "epsilon",
         variance: Literal["small", "large", "learned"] = "small",
@@ -128,15 +138,18 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         condition_dropout: Share = 0.1,
         network: Literal["patches", "plain"] = "patches",
         min_snr: Positive | None = None,
+        powers: tuple[Natural, ...] = (),
         **unet: Unpack[UNetOptions],
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)
         if network == "plain":
             if (patch or 1) > 1:
                 raise LimnerError("the plain U-Net works on pixels; leave model.patch out")
+            if powers:
+                raise LimnerError("the plain U-Net sees pixels alone; leave model.powers out")
             F = PlainUNet(spec, **unet, out=out)
         else:
-            F = UNet(spec, **unet, patch=patch or 2, out=out)
+            F = UNet(spec, **unet, patch=patch or 2, out=out, powers=powers)
         super().__init__(spec, F, condition_dropout)
         betas = _BETAS[schedule](T)
         if terminal:

@@ -11,8 +11,10 @@ one random t for each picture, varies little (appendix H). In T steps instead of
 T/2 E_i (exp(g(t_i) - g(s_i)) - 1) |eps - eps_hat|^2, which falls as T grows (section 4).
 
 Kept: the monotone network and its ends, times that are spread evenly over a batch, P(x | z_0)
-proportional to q(z_0 | x) in each number. Different: no Fourier features; the U-Net works on 2 x 2
-patches; the last step of a sampler returns x_hat, in place of a draw of z_0 and then of x.
+proportional to q(z_0 | x) in each number, Fourier features of z_t. Different: these are of all
+powers up to the paper's 7 and 8, for those alone leave a gap between them and what z_t itself tells
+(2.4 bits/dim of digits in place of 1.5 after 96,000 of them); the U-Net works on 2 x 2 patches; the
+last step of a sampler returns x_hat, in place of a draw of z_0 and then of x.
 """
 
 import math
@@ -30,7 +32,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Share
+from limner.contract.options import Count, Natural, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Parametrisation, epsilon, per_image
@@ -124,6 +126,8 @@ class VDM(DenoisingModel, LikelihoodModel):
         spec: what the images are.
         start, end: g(0) and g(1) before training; g rises.
         hidden: width of the monotone network.
+        powers: n of the features sin(2^n pi z_t) and cos(2^n pi z_t) that the network sees beside
+            z_t; unless given, from 0 to where they nearly repeat with each level, 8 of 256 levels.
         condition_dropout: how often training hides the condition.
         unet: see `PatchOptions`.
 
@@ -141,6 +145,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         start: float = -13.3,
         end: float = 5.0,
         hidden: Count = 256,
+        powers: tuple[Natural, ...] | None = None,
         condition_dropout: Share = 0.0,
         **unet: Unpack[PatchOptions],
     ) -> None:
@@ -148,7 +153,9 @@ class VDM(DenoisingModel, LikelihoodModel):
             raise LimnerError(
                 f"model.start={start:g} is the least noise, and must be below model.end={end:g}"
             )
-        network = UNet(spec, **unet)
+        if powers is None:
+            powers = tuple(range(1 + math.ceil(math.log2(spec.levels - 1))))
+        network = UNet(spec, **unet, powers=powers)
         super().__init__(spec, network, condition_dropout)
         self.way = Way(hidden)
         self.bounds = nn.Parameter(torch.tensor([start, end], dtype=torch.float64))

@@ -10,6 +10,7 @@ and what number the network is told instead of t. All of it is computed in float
 References:
     Ho, Jain, Abbeel (2020). arXiv:2006.11239: linear betas.
     Nichol, Dhariwal (2021). arXiv:2102.09672: cosine.
+    Kingma, Salimans, Poole, Ho (2021). arXiv:2107.00630: an evenly falling ratio.
     Karras, Aittala, Aila, Laine (2022). arXiv:2206.00364: sigma as time.
     Lipman, Chen, Ben-Hamu, Nickel, Le (2022). arXiv:2210.02747: linear path.
     Ho, Salimans (2022). arXiv:2207.12598: log signal-to-noise ratio.
@@ -177,6 +178,17 @@ def cosine_betas(T: int = 1000, s: float = 0.008) -> Float64[Tensor, "T"]:
     t = torch.linspace(0, 1, T + 1, dtype=torch.float64)
     alpha_bar = ((t + s) / (1 + s) * (math.pi / 2)).cos() ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def log_snr_betas(T: int = 1000, first: float = 13.3, last: float = -5.0) -> Float64[Tensor, "T"]:
+    """Betas of a log signal-to-noise ratio that falls evenly, from the first step to the last.
+
+    So every ratio is trained on as often as it counts in the likelihood's bound, and the first step
+    leaves the levels of a picture apart: sigma is 0.0013, a sixth of what is between two of 256.
+    Kingma, Salimans, Poole, Ho (2021), arXiv:2107.00630, whose schedule it is before training.
+    """
+    alpha_bar = torch.linspace(first, last, T, dtype=torch.float64).sigmoid()
+    return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
 
 
 def zero_terminal(betas: Float64[Tensor, "T"]) -> Float64[Tensor, "T"]:

@@ -15,7 +15,7 @@ from limner.contract.image import Condition, ImageSpec
 from limner.contract.options import Count, Natural, Rate, Widths
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner, Signal
-from limner.nn.embed import NumberEmbedding
+from limner.nn.embed import NumberEmbedding, waves
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 
@@ -108,6 +108,7 @@ class Encoder(nn.Module):
     """The half of a U-Net that ends in the middle; a `UNet` is one, and has a decoder besides."""
 
     patch: int
+    powers: tuple[int, ...] = ()
     time: NumberEmbedding
     conv_in: nn.Conv2d
     down: nn.ModuleList
@@ -144,9 +145,10 @@ class Encoder(nn.Module):
             hint: to add to the output of `conv_in`.
         """
         vector = time_vector(self.time, label, signal)
+        planes = [x, *waves(x, self.powers)]
         if signal.planes is not None:
-            x = torch.cat([x, signal.planes.to(x)], dim=1)
-        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
+            planes.append(signal.planes.to(x))
+        h = self.conv_in(F.pixel_unshuffle(torch.cat(planes, dim=1), self.patch))
         h = h if hint is None else h + hint
         passed: list[Tensor] = []
         for stages, downsample in zip(self.down, self.downsample):
@@ -159,7 +161,7 @@ class Encoder(nn.Module):
 
 def copy_parts(network: nn.Module, half: Encoder, *names: str) -> Encoder:
     """An empty encoder with copies of some parts of a network."""
-    half.patch = network.patch  # pyright: ignore
+    half.patch, half.powers = network.patch, network.powers  # pyright: ignore
     for name in names:
         setattr(half, name, copy.deepcopy(getattr(network, name)))
     return half
@@ -185,6 +187,7 @@ class UNet(Encoder):
         spec: what the images are.
         channels, blocks, attention, patch, dropout: see `PatchOptions`.
         out: channels of the output; as many as the picture's unless given.
+        powers: of the `waves` that the network sees beside the picture.
     """
 
     def __init__(
@@ -196,15 +199,17 @@ class UNet(Encoder):
         patch: int,
         dropout: float,
         out: int | None = None,
+        powers: Sequence[int] = (),
     ) -> None:
         super().__init__()
         check_halvings(spec, len(channels), patch)
         vector = 4 * channels[0]
-        self.patch = patch
+        self.patch, self.powers = patch, tuple(powers)
         self.conditioner = Conditioner(spec, vector)
         self.time = NumberEmbedding(vector)
         out = out or spec.channels
-        inputs = (spec.channels + self.conditioner.planes) * patch**2
+        seen = spec.channels * (1 + 2 * len(self.powers)) + self.conditioner.planes
+        inputs = seen * patch**2
         self.conv_in = nn.Conv2d(inputs, channels[0], 3, padding=1)
 
         def stage(ins: int, level: int, site: str) -> Stage:
