@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scenes import TEXT
 
 from limner.__main__ import main
 from limner.commands.pictures import read_frames, read_whole
 from limner.commands.upscaling import UPSCALE, open_upscaler, upscale_files
+from limner.commands.wish import Wish
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
@@ -45,7 +47,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_picture_is_what_the_model_makes_of_all_of_it(models):
     noisy(9, 21, 3).save("a.png")
-    (path,) = upscale_files([Path("a.png")], 4, models["srgan"])
+    (path,) = upscale_files([Path("a.png")], Wish(models["srgan"]), 4)
     assert path == Path("a-4x.png") and read_settings(path)["options"] == {"factor": 4}
     model = load(models["srgan"])
     assert isinstance(model, Upscales)
@@ -56,10 +58,10 @@ def test_a_picture_is_what_the_model_makes_of_all_of_it(models):
 
 def test_nothing_is_overwritten(models):
     noisy(8, 8, 3).save("a.png")
-    names = [upscale_files([Path("a.png")], 2, models["srgan"])[0].name for _ in range(3)]
+    names = [upscale_files([Path("a.png")], Wish(models["srgan"]), 2)[0].name for _ in range(3)]
     assert names == ["a-2x.png", "a-2x-2.png", "a-2x-3.png"]
     Path("b").mkdir()
-    assert upscale_files([Path("a.png")], 2, models["srgan"], out=Path("b"))[0] == Path(
+    assert upscale_files([Path("a.png")], Wish(models["srgan"]), 2, out=Path("b"))[0] == Path(
         "b/a-2x.png"
     )
 
@@ -67,7 +69,7 @@ def test_nothing_is_overwritten(models):
 def test_alpha_stays(models):
     picture = noisy(10, 10, 4)
     picture.save("a.png")
-    (path,) = upscale_files([Path("a.png")], 2, models["srgan"])
+    (path,) = upscale_files([Path("a.png")], Wish(models["srgan"]), 2)
     with Image.open(path) as image:
         assert image.mode == "RGBA" and image.size == (20, 20)
         alpha = np.asarray(image.getchannel("A")).astype(float)
@@ -87,7 +89,7 @@ def test_the_frames_of_an_animation_stay_and_their_times(models, kind):
         loop=0,
         **more,
     )
-    (path,) = upscale_files([Path(f"a.{kind}")], 2, models["srgan"])
+    (path,) = upscale_files([Path(f"a.{kind}")], Wish(models["srgan"]), 2)
     before, after = read_frames(Path(f"a.{kind}")), read_frames(path)
     assert path.suffix == f".{kind}" and after.frames.shape[::2] == (3, 16)
     assert [*after.milliseconds] == [*before.milliseconds] and after.loop == before.loop == 0
@@ -96,7 +98,9 @@ def test_the_frames_of_an_animation_stay_and_their_times(models, kind):
 def test_a_page_shows_before_and_after(models):
     for name in ("a & b", "c"):
         noisy(8, 8, 3).save(f"{name}.png")
-    *_, page = upscale_files([Path("a & b.png"), Path("c.png")], 2, models["srgan"], page=True)
+    *_, page = upscale_files(
+        [Path("a & b.png"), Path("c.png")], Wish(models["srgan"]), 2, page=True
+    )
     said = page.read_text()
     assert page.name == "upscale.html" and said.count('type="range"') == 2
     assert said.count("data:image/png;base64,") == 4 and "a &amp; b.png" in said
@@ -107,17 +111,20 @@ def test_what_cannot_be_is_said_in_a_line(models):
     noisy(8, 8, 3).save("a.png")
     Path("note.png").write_text("no picture")
     refused = [
-        ({"paths": [], "model": models["srgan"]}, "say which pictures"),
-        ({"paths": [Path("b.png")], "model": models["srgan"]}, "there is no file"),
-        ({"paths": [Path("note.png")], "model": models["srgan"]}, "not a valid picture"),
-        ({"paths": [Path("a.png")], "model": models["gan"]}, "gan models do not enlarge"),
+        ({"paths": [], "wish": Wish(models["srgan"])}, "say which pictures"),
+        ({"paths": [Path("b.png")], "wish": Wish(models["srgan"])}, "there is no file"),
+        ({"paths": [Path("note.png")], "wish": Wish(models["srgan"])}, "not a valid picture"),
+        ({"paths": [Path("a.png")], "wish": Wish(models["gan"])}, "gan models do not enlarge"),
         (
-            {"paths": [Path("a.png")] * 2, "model": models["srgan"], "out": Path("b.png")},
+            {"paths": [Path("a.png")] * 2, "wish": Wish(models["srgan"]), "out": Path("b.png")},
             "one file",
         ),
-        ({"paths": [Path("a.png")], "model": models["srgan"], "out": Path("b.jpg")}, "NAME.png"),
-        ({"paths": [Path("a.png")], "model": models["srgan"], "factor": 100}, "from 1 to 64"),
-        ({"paths": [Path("a.png")], "model": models["srgan"], "sampler": {"steps": 3}}, "steps"),
+        (
+            {"paths": [Path("a.png")], "wish": Wish(models["srgan"]), "out": Path("b.jpg")},
+            "NAME.png",
+        ),
+        ({"paths": [Path("a.png")], "wish": Wish(models["srgan"]), "factor": 100}, "from 1 to 64"),
+        ({"paths": [Path("a.png")], "wish": Wish(models["srgan"], sampler={"steps": 3})}, "steps"),
     ]
     for given, said in refused:
         with pytest.raises(LimnerError, match=said):
@@ -129,7 +136,7 @@ def test_a_folder_may_have_a_point_in_its_name(models):
     for name in "ab":
         noisy(8, 8, 3).save(f"{name}.png")
     files = [Path("a.png"), Path("b.png")]
-    written = upscale_files(files, 2, models["srgan"], out=Path("of.old"), page=True)
+    written = upscale_files(files, Wish(models["srgan"]), 2, out=Path("of.old"), page=True)
     assert [path.as_posix() for path in written] == [
         "of.old/a-2x.png", "of.old/b-2x.png", "of.old/upscale.html",
     ]  # fmt: skip
@@ -150,14 +157,14 @@ def test_nothing_is_begun_that_cannot_be_finished(models):
     noisy(8, 8, 3).save("a.png")
     Image.new("1", (5000, 5000)).save("b.png")
     with pytest.raises(LimnerError, match=r"'b.png'.*smaller factor"):
-        upscale_files([Path("a.png"), Path("b.png")], 4, models["srgan"])
+        upscale_files([Path("a.png"), Path("b.png")], Wish(models["srgan"]), 4)
     assert not Path("a-4x.png").exists()
 
 
 def test_without_a_bundled_one_a_run_is_asked_for(monkeypatch):
     monkeypatch.setattr("limner.commands.upscaling.bundled", dict)
     with pytest.raises(LimnerError, match="give the run"):
-        open_upscaler(None, {})
+        open_upscaler(Wish())
 
 
 def command(monkeypatch, *arguments: str) -> object:
@@ -165,6 +172,26 @@ def command(monkeypatch, *arguments: str) -> object:
     with pytest.raises(SystemExit) as left:
         main()
     return left.value.code
+
+
+def test_it_can_be_told_what_the_picture_is_of(monkeypatch, capsys):
+    torch.manual_seed(0)
+    spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8), labels=("a", "b"), text=TEXT)
+    model = build("sr3", spec, channels=(4,), T=20)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    save_model(model, Path("m"), recipe=_TWO_STEPS)
+    noisy(8, 8, 3).save("a.png")
+    made: list[bytes] = []
+    for words in ([], ["--label", "b"], ["--prompt", "a red apple"]):
+        assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *words)
+        made.append(read_frames(Path("b.png")).frames.numpy().tobytes())
+    assert len(set(made)) == 3
+    settings = read_settings("b.png")
+    assert settings and settings["prompts"] == ["a red apple"]
+    assert command(monkeypatch, "upscale", "a.png", "-m", "m", "--label", "c") == 2
+    assert "'c'" in capsys.readouterr().err
 
 
 def test_as_a_command_and_as_pictures_are_painted(models, monkeypatch, capsys):

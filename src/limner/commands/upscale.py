@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Device, Model, apart, print_paths
+from limner.commands.arguments import Device, Label, Model, Prompt, apart, print_paths
 
 _HELP = "How many times as high and wide the pictures become."
 
@@ -15,6 +15,8 @@ def upscale_command(
         list[str], typer.Argument(metavar="IMAGE|FOLDER ... [sampler.key=value ...]")
     ],
     model: Model = None,
+    prompt: Prompt = None,
+    label: Label = None,
     factor: Annotated[float, typer.Option("--factor", "-f", min=1, max=64, help=_HELP)] = 4.0,
     seed: Annotated[int, typer.Option(help="Of the noise, where a model has one.")] = 0,
     out: Annotated[
@@ -28,16 +30,9 @@ def upscale_command(
 ) -> None:
     """Make pictures of any size larger; alpha and the frames of animations are kept."""
     from limner.commands.upscaling import upscale_files
+    from limner.commands.wish import Wish
 
     words, options = apart(arguments, "sampler")
-    written = upscale_files(
-        [Path(word) for word in words],
-        factor,
-        model,
-        seed=seed,
-        sampler=options.get("sampler", {}),
-        out=out,
-        page=page,
-        device=device,
-    )
-    print_paths(written)
+    wish = Wish.single(model, prompt, label, seed=seed, **options)
+    files = [Path(word) for word in words]
+    print_paths(upscale_files(files, wish, factor, out=out, page=page, device=device))

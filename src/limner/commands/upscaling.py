@@ -21,7 +21,7 @@ from limner.commands.wish import Wish, load_painter, sampler_options
 from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
-from limner.contract.image import Images, from_uint8, to_uint8
+from limner.contract.image import Condition, Images, from_uint8, to_uint8
 from limner.contract.model import GenerativeModel
 from limner.contract.options import validated
 from limner.contract.upscaling import Upscales, check_enlargement
@@ -58,28 +58,22 @@ UPSCALE = Task(
 )
 
 
-def open_upscaler(
-    name: str | None, options: dict[str, Any], device: str = "auto", seed: int = 0
-) -> tuple[Upscales, dict[str, Any]]:
+def open_upscaler(wish: Wish, device: str = "auto") -> tuple[Upscales, dict[str, Any]]:
     """A model that enlarges, and the options of its sampler.
 
     Args:
-        name: a bundled model, a run or a model folder; the bundled one if None.
-        options: of its sampler, as asked for.
+        wish: whose model is a bundled one, a run or a model folder; the bundled one if None.
         device: where.
-        seed: of its noise, which is checked.
 
     Raises:
-        LimnerError: there is none, it enlarges nothing, it has no such option, or a seed is too
-            large.
+        LimnerError: there is none, it enlarges nothing, or it has no such option.
     """
-    if name is None and UPSCALER not in bundled():
+    if wish.model is None and UPSCALER not in bundled():
         raise LimnerError(
             "no model that enlarges is bundled; train one by "
             "recipes/gans/upscaler-pictures256.toml, and give the run"
         )
-    wish = Wish.single(name, None, None, seed=seed, sampler=options)
-    path = find_model(name or UPSCALER)
+    path = find_model(wish.model or UPSCALER)
     model: GenerativeModel = load_painter(path, str(processes.device(device)))
     able_task(model, UPSCALE)
     assert isinstance(model, Upscales)
@@ -121,7 +115,7 @@ class Enlargement:
         """
         if self.upscale == 1:
             return lambda sheet, wish: sheet
-        model, sampler = open_upscaler(self.upscaler, {}, device)
+        model, sampler = open_upscaler(Wish(model=self.upscaler), device)
 
         def enlarge(sheet: Sheet, wish: Wish) -> Sheet:
             seeds = [wish.seed + i % wish.n for i in range(len(sheet.images))]
@@ -146,6 +140,7 @@ def upscale_pictures(
     *,
     seed: int | Sequence[int] = 0,
     sampler: dict[str, Any] | None = None,
+    c: Condition | None = None,
 ) -> UInt8[Tensor, "n k hh ww"]:
     """Pictures made larger, one after the other, with a progress bar.
 
@@ -155,12 +150,14 @@ def upscale_pictures(
         model: what enlarges.
         seed: picture i is made with the random stream of seed + i; or a seed for each.
         sampler: the model's own options.
+        c: what all of them are of, if that is known.
     """
     seeds = [seed + i for i in range(len(images))] if isinstance(seed, int) else seed
     made: list[Tensor] = []
     with painting_progress(len(images)) as advance:
         for image, own in zip(images, seeds, strict=True):
-            x = model.upscale(from_uint8(image[None]), factor, seed=own, **sampler or {})
+            small = from_uint8(image[None])
+            x = model.upscale(small, factor, c or Condition(), seed=own, **sampler or {})
             made.append(to_uint8(x).cpu())
             advance(1)
     return torch.cat(made)
@@ -168,11 +165,9 @@ def upscale_pictures(
 
 def upscale_files(
     paths: Sequence[Path],
+    wish: Wish,
     factor: float = 4.0,
-    model: str | None = None,
     *,
-    seed: int = 0,
-    sampler: dict[str, Any] | None = None,
     out: Path | None = None,
     page: bool = False,
     device: str = "auto",
@@ -181,10 +176,8 @@ def upscale_files(
 
     Args:
         paths: files, and folders of files.
+        wish: what enlarges them, by which seed and options, and what they are of.
         factor: how many times as high and wide they become.
-        model: what enlarges, see `open_upscaler`.
-        seed: of the noise, where a model has one.
-        sampler: the model's own options.
         out: a file for one picture, or a folder; this one if None, where a file NAME-4x.png or, if
             there is one already, NAME-4x-2.png, ... is written.
         page: whether upscale.html shows each before and after, too.
@@ -207,13 +200,16 @@ def upscale_files(
     given = [read_frames(file) for file in files]
     for file, animated in zip(files, given):
         _check_goal(file, animated, factor, named)
-    upscaler, options = open_upscaler(model, sampler or {}, device, seed)
-    settings = {"task": "upscale", "options": {"factor": factor}, "seed": seed}
-    settings |= {"model": model or UPSCALER}
+    upscaler, options = open_upscaler(wish, device)
+    c = wish.condition(upscaler.spec)
+    wish = replace(wish, model=wish.model or UPSCALER)
+    settings = wish.settings() | {"task": "upscale", "options": {"factor": factor}}
     written: list[Path] = []
     shown: list[tuple[str, Tensor, Tensor]] = []
     for file, animated in zip(files, given):
-        made = upscale_pictures(animated.frames, factor, upscaler, seed=seed, sampler=options)
+        made = upscale_pictures(
+            animated.frames, factor, upscaler, seed=wish.seed, sampler=options, c=c
+        )
         path = named or folder / f"{file.stem}-{factor:g}x{animated.suffix}"
         if named is None or (named.exists() and named.samefile(file)):
             path = _free(path)
