@@ -92,6 +92,12 @@ def test_an_option_that_cannot_be_is_refused(options, message):
         tiny().sample(1, **options)
 
 
+@pytest.mark.parametrize("option", ["patch", "waves"])
+def test_the_papers_network_sees_pixels_alone(option):
+    with pytest.raises(LimnerError, match=rf"plain U-Net .* leave model\.{option} out"):
+        DDPM(SPEC, channels=(4,), network="plain", **{option: 2})
+
+
 def test_every_frame_but_the_last_is_a_sketch_of_the_picture():
     model = tiny(T=20)
     frames = list(model.watch(2, steps=5))

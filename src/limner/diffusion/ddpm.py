@@ -116,8 +116,8 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         min_snr: the greatest weight of x_hat's error in the loss, in place of alpha^2 / sigma^2,
             as 5: times of little noise do not outweigh the others (Hang et al., 2023,
             arXiv:2303.09556); None leaves the loss of F as it is.
-        powers: n of the features sin(2^n pi x_t) and cos(2^n pi x_t) that the network on patches
-            sees besides; for likelihoods, see `vdm`.
+        waves: how many pairs of Fourier features the network on patches sees besides; for
+            likelihoods, see `vdm`.
         unet: see `UNetOptions`.
     """
 
@@ -138,18 +138,18 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         condition_dropout: Share = 0.1,
         network: Literal["patches", "plain"] = "patches",
         min_snr: Positive | None = None,
-        powers: tuple[Natural, ...] = (),
+        waves: Natural = 0,
         **unet: Unpack[UNetOptions],
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)
         if network == "plain":
             if (patch or 1) > 1:
                 raise LimnerError("the plain U-Net works on pixels; leave model.patch out")
-            if powers:
-                raise LimnerError("the plain U-Net sees pixels alone; leave model.powers out")
+            if waves:
+                raise LimnerError("the plain U-Net works on pixels alone; leave model.waves out")
             F = PlainUNet(spec, **unet, out=out)
         else:
-            F = UNet(spec, **unet, patch=patch or 2, out=out, powers=powers)
+            F = UNet(spec, **unet, patch=patch or 2, out=out, waves=waves)
         super().__init__(spec, F, condition_dropout)
         betas = _BETAS[schedule](T)
         if terminal:

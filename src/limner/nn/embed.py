@@ -1,7 +1,6 @@
 """Embeddings of numbers, such as time."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -19,15 +18,6 @@ def sinusoidal(
     exponent = torch.arange(half, dtype=torch.float64, device=number.device) / half
     angles = number.double()[:, None] * max_period**-exponent
     return torch.cat([angles.cos(), angles.sin()], dim=1).float()
-
-
-def waves(x: Float[Tensor, "b c h w"], powers: Sequence[int]) -> list[Float[Tensor, "b c h w"]]:
-    """sin(2^n pi x) and cos(2^n pi x) for each power n: what tells levels apart that lie closely.
-
-    Kingma et al. (2021), arXiv:2107.00630, appendix C, where they are called Fourier features.
-    """
-    angles = [2**n * math.pi * x for n in powers]
-    return [wave for angle in angles for wave in (angle.sin(), angle.cos())]
 
 
 class NumberEmbedding(nn.Module):

@@ -15,9 +15,10 @@ from limner.contract.image import Condition, ImageSpec
 from limner.contract.options import Count, Natural, Rate, Widths
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner, Signal
-from limner.nn.embed import NumberEmbedding, waves
+from limner.nn.embed import NumberEmbedding
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
+from limner.nn.waves import Waves
 
 
 class UNetOptions(TypedDict, total=False):
@@ -108,8 +109,8 @@ class Encoder(nn.Module):
     """The half of a U-Net that ends in the middle; a `UNet` is one, and has a decoder besides."""
 
     patch: int
-    powers: tuple[int, ...] = ()
     time: NumberEmbedding
+    waves: Waves | None
     conv_in: nn.Conv2d
     down: nn.ModuleList
     downsample: nn.ModuleList
@@ -122,7 +123,8 @@ class Encoder(nn.Module):
 
     def half(self) -> "Encoder":
         """A copy of the encoder alone."""
-        return copy_parts(self, Encoder(), "time", "conv_in", "down", "downsample", "middle")
+        names = ("time", "waves", "conv_in", "down", "downsample", "middle")
+        return copy_parts(self, Encoder(), *names)
 
     def widths(self) -> list[int]:
         """The channels of all that `encode` passes, and of the middle."""
@@ -145,10 +147,11 @@ class Encoder(nn.Module):
             hint: to add to the output of `conv_in`.
         """
         vector = time_vector(self.time, label, signal)
-        planes = [x, *waves(x, self.powers)]
+        if self.waves is not None:
+            x = self.waves(x, vector)
         if signal.planes is not None:
-            planes.append(signal.planes.to(x))
-        h = self.conv_in(F.pixel_unshuffle(torch.cat(planes, dim=1), self.patch))
+            x = torch.cat([x, signal.planes.to(x)], dim=1)
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         h = h if hint is None else h + hint
         passed: list[Tensor] = []
         for stages, downsample in zip(self.down, self.downsample):
@@ -161,7 +164,7 @@ class Encoder(nn.Module):
 
 def copy_parts(network: nn.Module, half: Encoder, *names: str) -> Encoder:
     """An empty encoder with copies of some parts of a network."""
-    half.patch, half.powers = network.patch, network.powers  # pyright: ignore
+    half.patch = network.patch  # pyright: ignore
     for name in names:
         setattr(half, name, copy.deepcopy(getattr(network, name)))
     return half
@@ -187,7 +190,7 @@ class UNet(Encoder):
         spec: what the images are.
         channels, blocks, attention, patch, dropout: see `PatchOptions`.
         out: channels of the output; as many as the picture's unless given.
-        powers: of the `waves` that the network sees beside the picture.
+        waves: how many pairs of waves it sees beside the picture, see `Waves`.
     """
 
     def __init__(
@@ -199,17 +202,18 @@ class UNet(Encoder):
         patch: int,
         dropout: float,
         out: int | None = None,
-        powers: Sequence[int] = (),
+        waves: int = 0,
     ) -> None:
         super().__init__()
         check_halvings(spec, len(channels), patch)
         vector = 4 * channels[0]
-        self.patch, self.powers = patch, tuple(powers)
+        self.patch = patch
         self.conditioner = Conditioner(spec, vector)
         self.time = NumberEmbedding(vector)
         out = out or spec.channels
-        seen = spec.channels * (1 + 2 * len(self.powers)) + self.conditioner.planes
-        inputs = seen * patch**2
+        self.waves = Waves(spec.channels, spec.levels, waves, vector) if waves else None
+        seen = self.waves.out_channels if self.waves else spec.channels
+        inputs = (seen + self.conditioner.planes) * patch**2
         self.conv_in = nn.Conv2d(inputs, channels[0], 3, padding=1)
 
         def stage(ins: int, level: int, site: str) -> Stage:

@@ -1,0 +1,45 @@
+"""Waves of a picture: what tells close levels apart, for networks whose loss is a likelihood."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def waves(x: Float[Tensor, "b c h w"], levels: int, count: int) -> Float[Tensor, "b d h w"]:
+    """sin and cos of pi (levels - 1) x / 2^j for j = 0 .. count - 1.
+
+    The finest repeat with each level, and each further pair half as often. Fourier features of
+    Kingma et al. (2021), arXiv:2107.00630, appendix C, where j is 0 and 1.
+    """
+    angles = torch.cat([math.pi * (levels - 1) / 2**j * x for j in range(count)], dim=1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Waves(nn.Module):
+    """A picture and its waves, each as strong as the time tells: (1 + A v) [x, waves(x)].
+
+    At each time other waves are as long as the noise is large. Weighed by the time they share the
+    channels of the first convolution.
+
+    Args:
+        channels: of the picture.
+        levels, count: see `waves`.
+        vector: the length of v, which tells the time.
+    """
+
+    def __init__(self, channels: int, levels: int, count: int, vector: int) -> None:
+        super().__init__()
+        self.levels, self.count = levels, count
+        self.out_channels = channels * (1 + 2 * count)
+        self.gain = nn.Linear(vector, self.out_channels)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.zeros_(self.gain.bias)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b v"]
+    ) -> Float[Tensor, "b d h w"]:
+        """The planes that a network sees instead of x."""
+        planes = torch.cat([x, waves(x, self.levels, self.count)], dim=1)
+        return (1 + self.gain(vector).to(x))[..., None, None] * planes
