@@ -2,9 +2,11 @@
 
     python benchmarks/usual_training.py                      # every registered model
     python benchmarks/usual_training.py gan wgan --seconds 60
+    python benchmarks/usual_training.py pixelcnn vdm --ways usual muon
 
 Each model is trained on small pictures in four ways: by the general defaults (`TrainOptions`), as
-is usual for it (`register(..., train={...})`), and so with a third and three times all its rates.
+is usual for it (`register(..., train={...})`), and so with a third and three times all its rates. A
+fifth, if it is asked for, is as usual, but with the optimiser Muon.
 The steps of each way are those that fill the same seconds, as `limner train --dry-run` estimates
 them. One number is read at the end: what the model is for. Models that begin with another one share
 it, trained beforehand as is usual for that one.
@@ -196,13 +198,14 @@ def ways(of: Entry, asked: Collection[str]) -> dict[str, dict[str, Any]]:
         players = of.train.get("players", {})
         if players:
             found[name]["players"] = {k: {"lr": v["lr"] * factor} for k, v in players.items()}
+    found["muon"] = {"optimizer": "muon"}
     return {name: way for name, way in found.items() if name in asked}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(TASKS), help="all, unless named")
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="all, unless named")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, "muon"])
     parser.add_argument("--seconds", type=float, default=12, help="of training, a run")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -221,7 +224,7 @@ def main() -> None:
             print(*rows[-1], sep="  ", flush=True)
     show(
         f"{asked.seconds:g} s of one thread a run, seed {asked.seed}",
-        ("", "number", *(way for way in WAYS if way in asked.ways), "best"),
+        ("", "number", *(way for way in [*WAYS, "muon"] if way in asked.ways), "best"),
         rows,
     )
 

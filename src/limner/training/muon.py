@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from limner.nn.precision import has_bfloat16
 
-NARROWEST = 64
+NARROWEST = 32
 """The shorter side of a matrix that is made orthogonal."""
 MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
