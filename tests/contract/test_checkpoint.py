@@ -218,9 +218,9 @@ def test_a_header_of_many_tensors_is_refused_quickly(tmp_path: Path):
     header = json.dumps({f"t{i}": one for i in range(MAX_TENSORS + 1)}).encode()
     assert len(header) < MAX_HEADER_BYTES
     path = raw(tmp_path / "x.safetensors", header)
-    start = time.perf_counter()
+    start = time.process_time()
     assert f"{MAX_TENSORS + 1:,} tensors" in refused(path, load_tensors)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(
