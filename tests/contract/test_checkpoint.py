@@ -208,9 +208,9 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path):
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 2 * 2**30))
         file.truncate(3 * 2**30)  # sparse: nothing is on the disk
-    start = time.perf_counter()
+    start = time.process_time()
     assert "2,147,483,648 bytes" in refused(path)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_a_header_of_many_tensors_is_refused_quickly(tmp_path: Path):
