@@ -192,6 +192,8 @@ def test_it_can_be_told_what_the_picture_is_of(monkeypatch, capsys):
     assert settings and settings["prompts"] == ["a red apple"]
     assert command(monkeypatch, "upscale", "a.png", "-m", "m", "--label", "c") == 2
     assert "'c'" in capsys.readouterr().err
+    assert command(monkeypatch, "upscale", "a.png", "-m", "m", "--label", "all") == 2
+    assert "name the class" in capsys.readouterr().err
 
 
 def test_as_a_command_and_as_pictures_are_painted(models, monkeypatch, capsys):

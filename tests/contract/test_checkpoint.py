@@ -5,6 +5,7 @@ import json
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,25 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path):
     start = time.process_time()
     assert "2,147,483,648 bytes" in refused(path)
     assert time.process_time() - start < 0.5
+
+
+def test_a_file_from_before_waves_has_none(tmp_path: Path):
+    torch.manual_seed(0)
+    spec = ImageSpec(1, 8, 8)
+    model = build("vdm", spec, channels=(4,), waves=0)
+    save_model(model, tmp_path / "new")
+    tensors = load_tensors(tmp_path / "new" / "model.safetensors")
+    header = Header(model.name, spec, {k: v for k, v in model.config.items() if k != "waves"})
+    save_file(tensors, tmp_path / "old.safetensors", {"limner": header.to_json()})
+    old = load(tmp_path / "old.safetensors")
+    assert old.config["waves"] == 0
+    torch.testing.assert_close(dict(old.state_dict()), dict(model.state_dict()))
+    assert build("vdm", spec, channels=(4,)).config["waves"] == 9
+    control = build("controlnet", replace(spec, hint=ImageSpec(1, 8, 8)), base=old)
+    described = json.loads(json.dumps(control.description()))
+    del described["config"]["base"]["config"]["waves"]
+    again = build(described["model"], control.spec, **described["config"])
+    assert again.description() == control.description()
 
 
 def test_a_header_of_many_tensors_is_refused_quickly(tmp_path: Path):

@@ -63,3 +63,17 @@ def test_everything_else_moves_as_by_adamw() -> None:
         mine.step()
         theirs.step()
     assert all(torch.equal(p, q) for p, q in zip(own, peers))
+
+
+def test_a_matrix_that_was_adamws_goes_on_with_no_momentum():
+    weights, gradient = torch.randn(2, NARROWEST, NARROWEST), torch.randn(NARROWEST, NARROWEST)
+    found: list[torch.Tensor] = []
+    for state in ({}, {"step": torch.tensor(3.0), "exp_avg": weights[1], "exp_avg_sq": weights[1]}):
+        p = nn.Parameter(weights[0].clone())
+        optimizer = Muon([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
+        optimizer.state[p].update(state)
+        p.grad = gradient.clone()
+        optimizer.step()
+        assert list(optimizer.state[p]) == ["momentum"]
+        found.append(p.detach())
+    assert torch.equal(*found)

@@ -202,6 +202,8 @@ def upscale_files(
         _check_goal(file, animated, factor, named)
     upscaler, options = open_upscaler(wish, device)
     c = wish.condition(upscaler.spec)
+    if "all" in wish.labels and len(c) != 1:
+        raise LimnerError("--label all is for several pictures; name the class of these")
     wish = replace(wish, model=wish.model or UPSCALER)
     settings = wish.settings() | {"task": "upscale", "options": {"factor": factor}}
     written: list[Path] = []

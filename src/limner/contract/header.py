@@ -1,13 +1,20 @@
 """What a model file says of itself, beside its weights."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import limner
 from limner.contract.image import ImageSpec
 
 FORMAT = 1
+OLDER: dict[str, dict[str, Any]] = {"vdm": {"waves": 0}}
+"""Options that older files do not tell of a model -> what they were."""
+
+
+def told(model: str, config: dict[str, Any]) -> dict[str, Any]:
+    """All of a saved model's own options, those too that were added after it was saved."""
+    return OLDER.get(model, {}) | config
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Header:
         for name, kind in _HEADER_TYPES.items():
             if not isinstance(getattr(header, name), kind):
                 raise TypeError(f"{name} is not of type {kind.__name__}")
-        return header
+        return replace(header, config=told(header.model, header.config))
 
 
 _HEADER_TYPES = {

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from limner.contract.errors import LimnerError, unknown
+from limner.contract.header import told
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
 
@@ -171,4 +172,5 @@ def _built(value: Any) -> Any:
     given: dict[str, Any] = {str(key): part for key, part in value.items()}  # pyright: ignore
     if given.keys() != {"model", "spec", "config"}:
         return given
-    return build(given["model"], ImageSpec.from_json(given["spec"]), **given["config"])
+    spec = ImageSpec.from_json(given["spec"])
+    return build(given["model"], spec, **told(given["model"], given["config"]))

@@ -37,7 +37,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, NonNegative, Positive, Share
+from limner.contract.options import Count, NonNegative, Positive, Share, Waves
 from limner.contract.registry import Paper, register
 from limner.diffusion import probability_flow
 from limner.diffusion.denoising_model import DenoisingModel, errors_by_time
@@ -138,7 +138,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         condition_dropout: Share = 0.1,
         network: Literal["patches", "plain"] = "patches",
         min_snr: Positive | None = None,
-        waves: Natural = 0,
+        waves: Waves = 0,
         **unet: Unpack[UNetOptions],
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)

@@ -11,11 +11,11 @@ one random t for each picture, varies little (appendix H). In T steps instead of
 T/2 E_i (exp(g(t_i) - g(s_i)) - 1) |eps - eps_hat|^2, which falls as T grows (section 4).
 
 Kept: the monotone network and its ends, times that are spread evenly over a batch, P(x | z_0)
-proportional to q(z_0 | x) in each number, Fourier features of z_t. Different: these are of all
-lengths from one level to the whole range, and weighed by the time, for the paper's two alone leave
-a gap between them and what z_t itself tells (2.4 bits/dim of digits in place of 1.3 after 96,000 of
-them); the U-Net works on 2 x 2 patches; the last step of a sampler returns x_hat, in place of a
-draw of z_0 and then of x.
+proportional to q(z_0 | x) in each number, Fourier features of z_t. Different: these are of
+all lengths from one level to the whole range of 256, and weighed by the time, for the paper's two
+alone leave a gap between them and what z_t itself tells (2.4 bits/dim of digits in place of 1.3
+after 96,000 of them); the U-Net works on 2 x 2 patches; the last step of a sampler returns x_hat,
+in place of a draw of z_0 and then of x.
 """
 
 import math
@@ -33,7 +33,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Natural, Share
+from limner.contract.options import Count, Share, Waves
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Parametrisation, epsilon, per_image
@@ -146,7 +146,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         start: float = -13.3,
         end: float = 5.0,
         hidden: Count = 256,
-        waves: Natural = 9,
+        waves: Waves = 9,
         condition_dropout: Share = 0.0,
         **unet: Unpack[PatchOptions],
     ) -> None:

@@ -20,8 +20,8 @@ def waves(x: Float[Tensor, "b c h w"], levels: int, count: int) -> Float[Tensor,
 class Waves(nn.Module):
     """A picture and its waves, each as strong as the time tells: (1 + A v) [x, waves(x)].
 
-    At each time other waves are as long as the noise is large. Weighed by the time they share the
-    channels of the first convolution.
+    Waves that are too short for the noise are noise themselves. Weighed by the time, they can be
+    turned down, and the others share the channels of the first convolution.
 
     Args:
         channels: of the picture.

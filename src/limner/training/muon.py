@@ -11,8 +11,8 @@ Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
 
 Kept: the quintic's coefficients, mu = 0.95, and the factor 0.2 sqrt(max) of the second source, by
 which an update is as large as one of AdamW, so that rate and weight decay mean the same. Different:
-what counts as a matrix is told by its shape alone; tables of labels and the layers next to the
-pictures are narrower than `NARROWEST`, and AdamW updates them.
+what counts as a matrix is told by its shape alone; small tables of labels and the layers that end
+in a picture are narrower than `NARROWEST`, and AdamW updates them.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,7 +81,8 @@ class Muon(torch.optim.AdamW):
         gradient = p.grad
         assert gradient is not None
         state = self.state[p]
-        if not state:
+        if "momentum" not in state:  # new, or AdamW's in a run of an older version
+            state.clear()
             state["momentum"] = torch.zeros_like(p)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)
