@@ -158,6 +158,15 @@ def test_betas_that_end_in_noise_alone_are_those_of_diffusers(betas, T):
     assert schedule.ends.tolist() == [1 / T, (T - 1) / T]
 
 
+@pytest.mark.parametrize("steps", [1, 19, 20, 21, 50])
+def test_more_steps_than_there_are_begin_with_noise_alone_once(steps):
+    schedule = DiscreteSchedule(zero_terminal(linear_betas(20)))
+    times = schedule.times(steps)
+    alpha, _ = schedule(times)
+    assert len(times) == steps + 1 and (times.diff() < 0).all()
+    assert times[0] == 1 and times[-1] == 0 and (alpha == 0).sum() == 1
+
+
 def test_one_step_alone_cannot_end_in_noise_alone():
     with pytest.raises(LimnerError, match="give T=2 or more"):
         zero_terminal(linear_betas(1))

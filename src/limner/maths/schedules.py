@@ -135,9 +135,14 @@ class DiscreteSchedule(Schedule):
         return torch.cat([k.flip(0), k.new_zeros(1)]) / self.T
 
     def own_times(self, steps: int) -> Float64[Tensor, "{steps}+1"]:
-        """Evenly spaced down from the last of the T steps (t = 1); beyond T also between them."""
-        k = torch.linspace(self.T, 0, steps + 1, dtype=torch.float64)
-        return (k.round() if steps <= self.T else k) / self.T
+        """Evenly spaced down from the last of the T steps (t = 1); beyond T also between them, but
+        for the last and the one before, where the last leaves nothing of the picture.
+        """
+        if steps <= self.T:
+            return torch.linspace(self.T, 0, steps + 1, dtype=torch.float64).round() / self.T
+        ends = round(float(self.ends[1]) * self.T)
+        k = torch.linspace(ends, 0, steps + 1 - (self.T - ends), dtype=torch.float64)
+        return torch.cat([k.new_full((self.T - ends,), self.T), k]) / self.T
 
     def label(self, t: Times) -> Times:
         """1000 t, which is the step's number when T = 1000."""

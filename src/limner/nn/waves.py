@@ -11,9 +11,11 @@ def waves(x: Float[Tensor, "b c h w"], levels: int, count: int) -> Float[Tensor,
     """sin and cos of pi (levels - 1) x / 2^j for j = 0 .. count - 1.
 
     The finest repeat with each level, and each further pair half as often. Fourier features of
-    Kingma et al. (2021), arXiv:2107.00630, appendix C, where j is 0 and 1.
+    Kingma et al. (2021), arXiv:2107.00630, appendix C, where j is 0 and 1. Whole periods are taken
+    off first, for sines that are exact near 0 alone, as those of graphics cards.
     """
-    angles = torch.cat([math.pi * (levels - 1) / 2**j * x for j in range(count)], dim=1)
+    periods = torch.cat([(levels - 1) / 2 ** (j + 1) * x for j in range(count)], dim=1)
+    angles = 2 * math.pi * (periods - periods.round())
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
