@@ -214,21 +214,21 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path):
     assert time.process_time() - start < 0.5
 
 
-def test_a_file_from_before_waves_has_none(tmp_path: Path):
+def test_a_file_from_before_fourier_features_has_none(tmp_path: Path):
     torch.manual_seed(0)
     spec = ImageSpec(1, 8, 8)
-    model = build("vdm", spec, channels=(4,), waves=0)
+    model = build("vdm", spec, channels=(4,), fourier=0)
     save_model(model, tmp_path / "new")
     tensors = load_tensors(tmp_path / "new" / "model.safetensors")
-    header = Header(model.name, spec, {k: v for k, v in model.config.items() if k != "waves"})
+    header = Header(model.name, spec, {k: v for k, v in model.config.items() if k != "fourier"})
     save_file(tensors, tmp_path / "old.safetensors", {"limner": header.to_json()})
     old = load(tmp_path / "old.safetensors")
-    assert old.config["waves"] == 0
+    assert old.config["fourier"] == 0
     torch.testing.assert_close(dict(old.state_dict()), dict(model.state_dict()))
-    assert build("vdm", spec, channels=(4,)).config["waves"] == 9
+    assert build("vdm", spec, channels=(4,)).config["fourier"] == 9
     control = build("controlnet", replace(spec, hint=ImageSpec(1, 8, 8)), base=old)
     described = json.loads(json.dumps(control.description()))
-    del described["config"]["base"]["config"]["waves"]
+    del described["config"]["base"]["config"]["fourier"]
     again = build(described["model"], control.spec, **described["config"])
     assert again.description() == control.description()
 

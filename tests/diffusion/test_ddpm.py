@@ -92,7 +92,7 @@ def test_an_option_that_cannot_be_is_refused(options, message):
         tiny().sample(1, **options)
 
 
-@pytest.mark.parametrize("option", ["patch", "waves"])
+@pytest.mark.parametrize("option", ["patch", "fourier"])
 def test_the_papers_network_sees_pixels_alone(option):
     with pytest.raises(LimnerError, match=rf"plain U-Net .* leave model\.{option} out"):
         DDPM(SPEC, channels=(4,), network="plain", **{option: 2})

@@ -18,9 +18,9 @@ from limner.nn.condition import Conditioner
 from limner.nn.convolution import Conv3x3
 from limner.nn.doubling import upsample_conv
 from limner.nn.embed import sinusoidal
+from limner.nn.fourier_features import fourier_features
 from limner.nn.residual import ResidualBlock
 from limner.nn.unet import PatchOptions, UNet
-from limner.nn.waves import waves
 
 SPEC = ImageSpec(3, 8, 8, labels=("a", "b", "c"), hint=ImageSpec(1, 4, 4))
 
@@ -108,30 +108,30 @@ def test_half_a_condition_dropped_is_null_row_by_row():
     assert share == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / 2000))
 
 
-def test_the_finest_waves_repeat_with_each_level_and_the_next_with_every_other():
+def test_the_finest_features_repeat_with_each_level_and_the_next_with_every_other():
     x = torch.linspace(-1, 1, 511, dtype=torch.float64).view(1, 1, 1, 511)
-    each, other = waves(x, 256, 2).view(2, 2, 511).unbind(1)  # of sin and cos
+    each, other = fourier_features(x, 256, 2).view(2, 2, 511).unbind(1)  # of sin and cos
     torch.testing.assert_close(each[:, :-2], each[:, 2:])
     torch.testing.assert_close(each[:, :-1], -each[:, 1:])
     torch.testing.assert_close(other[:, :-4], other[:, 4:])
     torch.testing.assert_close(other[:, :-2], -other[:, 2:])
-    sin, cos = waves(x, 2, 1).unbind(1)
+    sin, cos = fourier_features(x, 2, 1).unbind(1)
     torch.testing.assert_close(sin, (math.pi * x[0]).sin())
     torch.testing.assert_close(cos, (math.pi * x[0]).cos())
 
 
-def test_a_network_with_waves_and_its_half_tell_levels_apart():
+def test_a_network_with_fourier_features_and_its_half_tell_levels_apart():
     torch.manual_seed(0)
-    network = unet(SPEC, (8,), waves=3)
+    network = unet(SPEC, (8,), fourier=3)
     x, vector = torch.rand(1, 3, 8, 8), torch.randn(1, 32)
-    planes = network.waves(x, vector)
-    torch.testing.assert_close(planes, torch.cat([x, waves(x, 256, 3)], 1))
+    planes = network.fourier(x, vector)
+    torch.testing.assert_close(planes, torch.cat([x, fourier_features(x, 256, 3)], 1))
     assert network.conv_in.in_channels == (3 * 7 + 2) * 4
     signal, label = network.conditioner(asked(1), 1), torch.zeros(1)
     with torch.no_grad():
         awake(network)
-        gain = 1 + network.waves.gain(vector)[0]
-        torch.testing.assert_close(network.waves(x, vector), gain[:, None, None] * planes)
+        gain = 1 + network.fourier.gain(vector)[0]
+        torch.testing.assert_close(network.fourier(x, vector), gain[:, None, None] * planes)
         at, near = (network.encode(y, label, signal).middle for y in (x, x + 1 / 255))
         half = network.half().encode(x, label, signal).middle
     torch.testing.assert_close(half, at)

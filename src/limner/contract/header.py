@@ -8,7 +8,7 @@ import limner
 from limner.contract.image import ImageSpec
 
 FORMAT = 1
-OLDER: dict[str, dict[str, Any]] = {"vdm": {"waves": 0}}
+OLDER: dict[str, dict[str, Any]] = {"vdm": {"fourier": 0}}
 """Options that older files do not tell of a model -> what they were."""
 
 

@@ -25,8 +25,8 @@ Count = Annotated[int, Field(ge=1)]
 """How many, at least one."""
 Natural = Annotated[int, Field(ge=0)]
 """How many, or none."""
-Waves = Annotated[int, Field(ge=0, le=16)]
-"""How many pairs of waves, see `limner.nn.waves`."""
+Fourier = Annotated[int, Field(ge=0, le=16)]
+"""How many pairs of Fourier features, see `limner.nn.fourier_features`."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A number above 0."""
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -37,7 +37,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, NonNegative, Positive, Share, Waves
+from limner.contract.options import Count, Fourier, NonNegative, Positive, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion import probability_flow
 from limner.diffusion.denoising_model import DenoisingModel, errors_by_time
@@ -116,7 +116,7 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         min_snr: the greatest weight of x_hat's error in the loss, in place of alpha^2 / sigma^2,
             as 5: times of little noise do not outweigh the others (Hang et al., 2023,
             arXiv:2303.09556); None leaves the loss of F as it is.
-        waves: how many pairs of Fourier features the network on patches sees besides; for
+        fourier: how many pairs of Fourier features the network on patches sees besides; for
             likelihoods, see `vdm`.
         unet: see `UNetOptions`.
     """
@@ -138,18 +138,18 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
         condition_dropout: Share = 0.1,
         network: Literal["patches", "plain"] = "patches",
         min_snr: Positive | None = None,
-        waves: Waves = 0,
+        fourier: Fourier = 0,
         **unet: Unpack[UNetOptions],
     ) -> None:
         out = spec.channels * (2 if variance == "learned" else 1)
         if network == "plain":
             if (patch or 1) > 1:
                 raise LimnerError("the plain U-Net works on pixels; leave model.patch out")
-            if waves:
-                raise LimnerError("the plain U-Net works on pixels alone; leave model.waves out")
+            if fourier:
+                raise LimnerError("the plain U-Net works on pixels alone; leave model.fourier out")
             F = PlainUNet(spec, **unet, out=out)
         else:
-            F = UNet(spec, **unet, patch=patch or 2, out=out, waves=waves)
+            F = UNet(spec, **unet, patch=patch or 2, out=out, fourier=fourier)
         super().__init__(spec, F, condition_dropout)
         betas = _BETAS[schedule](T)
         if terminal:

@@ -33,7 +33,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Share, Waves
+from limner.contract.options import Count, Fourier, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.maths.denoisers import Parametrisation, epsilon, per_image
@@ -127,7 +127,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         spec: what the images are.
         start, end: g(0) and g(1) before training; g rises.
         hidden: width of the monotone network.
-        waves: how many pairs of Fourier features the network sees beside z_t: the first repeats
+        fourier: how many pairs of Fourier features the network sees beside z_t: the first repeats
             with each level, each further one half as often.
         condition_dropout: how often training hides the condition.
         unet: see `PatchOptions`.
@@ -146,7 +146,7 @@ class VDM(DenoisingModel, LikelihoodModel):
         start: float = -13.3,
         end: float = 5.0,
         hidden: Count = 256,
-        waves: Waves = 9,
+        fourier: Fourier = 9,
         condition_dropout: Share = 0.0,
         **unet: Unpack[PatchOptions],
     ) -> None:
@@ -154,7 +154,7 @@ class VDM(DenoisingModel, LikelihoodModel):
             raise LimnerError(
                 f"model.start={start:g} is the least noise, and must be below model.end={end:g}"
             )
-        network = UNet(spec, **unet, waves=waves)
+        network = UNet(spec, **unet, fourier=fourier)
         super().__init__(spec, network, condition_dropout)
         self.way = Way(hidden)
         self.bounds = nn.Parameter(torch.tensor([start, end], dtype=torch.float64))

@@ -16,9 +16,9 @@ from limner.contract.options import Count, Natural, Rate, Widths
 from limner.nn.attention import Attention
 from limner.nn.condition import Conditioner, Signal
 from limner.nn.embed import NumberEmbedding
+from limner.nn.fourier_features import FourierFeatures
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
-from limner.nn.waves import Waves
 
 
 class UNetOptions(TypedDict, total=False):
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
 
     patch: int
     time: NumberEmbedding
-    waves: Waves | None
+    fourier: FourierFeatures | None
     conv_in: nn.Conv2d
     down: nn.ModuleList
     downsample: nn.ModuleList
@@ -123,7 +123,7 @@ class Encoder(nn.Module):
 
     def half(self) -> "Encoder":
         """A copy of the encoder alone."""
-        names = ("time", "waves", "conv_in", "down", "downsample", "middle")
+        names = ("time", "fourier", "conv_in", "down", "downsample", "middle")
         return copy_parts(self, Encoder(), *names)
 
     def widths(self) -> list[int]:
@@ -147,8 +147,8 @@ class Encoder(nn.Module):
             hint: to add to the output of `conv_in`.
         """
         vector = time_vector(self.time, label, signal)
-        if self.waves is not None:
-            x = self.waves(x, vector)
+        if self.fourier is not None:
+            x = self.fourier(x, vector)
         if signal.planes is not None:
             x = torch.cat([x, signal.planes.to(x)], dim=1)
         h = self.conv_in(F.pixel_unshuffle(x, self.patch))
@@ -190,7 +190,7 @@ class UNet(Encoder):
         spec: what the images are.
         channels, blocks, attention, patch, dropout: see `PatchOptions`.
         out: channels of the output; as many as the picture's unless given.
-        waves: how many pairs of waves it sees beside the picture, see `Waves`.
+        fourier: how many pairs of `FourierFeatures` it sees beside the picture.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class UNet(Encoder):
         patch: int,
         dropout: float,
         out: int | None = None,
-        waves: int = 0,
+        fourier: int = 0,
     ) -> None:
         super().__init__()
         check_halvings(spec, len(channels), patch)
@@ -211,8 +211,10 @@ class UNet(Encoder):
         self.conditioner = Conditioner(spec, vector)
         self.time = NumberEmbedding(vector)
         out = out or spec.channels
-        self.waves = Waves(spec.channels, spec.levels, waves, vector) if waves else None
-        seen = self.waves.out_channels if self.waves else spec.channels
+        self.fourier = (
+            FourierFeatures(spec.channels, spec.levels, fourier, vector) if fourier else None
+        )
+        seen = self.fourier.out_channels if self.fourier else spec.channels
         inputs = (seen + self.conditioner.planes) * patch**2
         self.conv_in = nn.Conv2d(inputs, channels[0], 3, padding=1)
 
