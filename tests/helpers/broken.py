@@ -61,6 +61,14 @@ class WronglyShaped(toys.Dropout):
         yield self.painter(noise.normal(toys.LATENT))[:, :, 1:]
 
 
+class SingleOnly(toys.Dropout):
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        x = self.painter(noise.normal(toys.LATENT))
+        yield torch.lerp(torch.zeros(x.shape), x, 0.5)
+
+
 class Counting(toys.Dropout):
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__(spec)
@@ -274,6 +282,7 @@ BROKEN = [
     Broken(GloballyDrawn, testing.check_paints, "global generator"),
     Broken(NotANumber, testing.check_paints, "not finite"),
     Broken(WronglyShaped, testing.check_paints, "shape"),
+    Broken(SingleOnly, testing.check_paints, "cannot paint in bfloat16"),
     Broken(Counting, testing.check_paints, "sampling changes 'painted'"),
     Broken(OtherLastFrame, testing.check_last_frame, "not the sample"),
     Broken(BatchDependent, testing.check_any_batch, "painted by themselves"),

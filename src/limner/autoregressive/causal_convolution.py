@@ -254,7 +254,8 @@ class _Pixels:
             self.own.copy_(x[:, row - 1])
         if len(self.above):
             seen = self.seen_above.flatten(2).flatten(0, 1)
-            torch.addmm(self.bias, seen, self.above, out=self.given.flatten(0, 1))
+            given = torch.addmm(self.bias, seen, self.above)
+            self.given.copy_(given.view_as(self.given))
             self.recent.copy_(self.recent.roll(-1, 1))
 
 

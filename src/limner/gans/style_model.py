@@ -93,8 +93,8 @@ class StyleModel(Adversarial, Encodes, Mixes):
 
     def styles(self, c: Condition, noise: Noise, psi: float, cutoff: int | None) -> Styles:
         """Styles for sampling: of one z each, drawn to the mean by psi in the first layers."""
-        w = self.mapping(noise.normal(self.latent), c)
-        centre = self.centre(c, len(w))
+        w = self.mapping(noise.normal(self.latent), c).to(self.w_mean)
+        centre = self.centre(c, len(w)).to(w)
         near = torch.arange(self.style_layers, device=w.device) < (
             self.style_layers if cutoff is None else cutoff
         )

@@ -68,15 +68,23 @@ def check_builds(case: Case) -> None:
 
 
 def check_paints(case: Case) -> None:
-    """2. Samples are finite float32 pictures of the right shape in [-1, 1], and change nothing."""
+    """2. Samples are finite float32 pictures of the right shape in [-1, 1], and change nothing;
+    where networks compute in bfloat16, too.
+    """
     model = case.ready()
     before, generator = _copied(model.state_dict()), torch.get_rng_state()
-    x = painted(model, 3, asked_of(model, 3))
-    assert x.shape == (3, *model.spec.shape), f"shape {tuple(x.shape)}, not {model.spec.shape}"
-    assert x.dtype == torch.float32, f"{x.dtype}, not float32"
-    assert bool(x.isfinite().all()), "not finite"
-    assert float(x.abs().max()) <= 1, "outside [-1, 1]"
-    assert not x.requires_grad, "a picture that carries gradients"
+    for half in (False, True):
+        try:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                x = painted(model, 3, asked_of(model, 3))
+        except RuntimeError as error:
+            assert not half, f"cannot paint in bfloat16: {error}"
+            raise
+        assert x.shape == (3, *model.spec.shape), f"shape {tuple(x.shape)}, not {model.spec.shape}"
+        assert x.dtype == torch.float32, f"{x.dtype}, not float32"
+        assert bool(x.isfinite().all()), "not finite"
+        assert float(x.abs().max()) <= 1, "outside [-1, 1]"
+        assert not x.requires_grad, "a picture that carries gradients"
     changed = _same(before, model.state_dict())
     assert not changed, f"sampling changes '{changed}'"
     assert torch.equal(generator, torch.get_rng_state()), (
