@@ -52,6 +52,7 @@ PAPER = Paper(
 _METRIC = "the Frechet distance"
 _ROUNDING = torch.finfo(torch.float64).eps
 _FEWEST_PARTS = 5
+_BLOCK = 256  # features
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -72,11 +73,29 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def _trace_of_root(
     first: Float64[Tensor, "d d"], second: Float64[Tensor, "d d"]
 ) -> Float64[Tensor, ""]:
-    """tr (S_1 S_2)^(1/2)."""
-    lower = _cholesky(first)
-    if lower is None or _cholesky(second) is None:
+    """tr (S_1 S_2)^(1/2): the sum of the singular values of L_1' L_2, with S = L L'."""
+    one, other = _cholesky(first), _cholesky(second)
+    if one is None or other is None:
         return torch.linalg.svdvals(_factor(first).T @ _factor(second)).sum()
-    return torch.linalg.eigvalsh(lower.T @ second @ lower).clamp(min=0).sqrt().sum()
+    return torch.linalg.eigvalsh(_lower_gram(one, other)).clamp(min=0).sqrt().sum()
+
+
+def _lower_gram(
+    one: Float64[Tensor, "d d"], other: Float64[Tensor, "d d"]
+) -> Float64[Tensor, "d d"]:
+    """The lower triangle of M M', M = L_1' L_2, of two lower factors.
+
+    It goes by blocks, and leaves out what is zero of the factors and what is above the diagonal.
+    """
+    d, product, gram = len(one), torch.empty_like(one), torch.empty_like(one)
+    blocks = [slice(i, min(i + _BLOCK, d)) for i in range(0, d, _BLOCK)]
+    for rows in blocks:
+        for columns in blocks:
+            below = slice(max(rows.start, columns.start), d)
+            product[rows, columns] = one[below, rows].T @ other[below, columns]
+    for rows in blocks:
+        gram[rows, : rows.stop] = product[rows] @ product[: rows.stop].T
+    return gram
 
 
 def _cholesky(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"] | None:
