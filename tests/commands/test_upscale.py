@@ -174,14 +174,19 @@ def command(monkeypatch, *arguments: str) -> object:
     return left.value.code
 
 
-def test_it_can_be_told_what_the_picture_is_of(monkeypatch, capsys):
+def save_listening(name: str, path: str, spec: ImageSpec) -> None:
+    """A model that knows captions, of random weights none of which are 0."""
     torch.manual_seed(0)
-    spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8), labels=("a", "b"), text=TEXT)
-    model = build("sr3", spec, channels=(4,), T=20)
+    model = build(name, spec, channels=(4,))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    save_model(model, Path("m"), recipe=_TWO_STEPS)
+    save_model(model, Path(path), recipe=_TWO_STEPS)
+
+
+def test_it_can_be_told_what_the_picture_is_of(monkeypatch, capsys):
+    spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8), labels=("a", "b"), text=TEXT)
+    save_listening("sr3", "m", spec)
     noisy(8, 8, 3).save("a.png")
     made: list[bytes] = []
     for words in ([], ["--label", "b"], ["--prompt", "a red apple"]):
@@ -194,6 +199,26 @@ def test_it_can_be_told_what_the_picture_is_of(monkeypatch, capsys):
     assert "'c'" in capsys.readouterr().err
     assert command(monkeypatch, "upscale", "a.png", "-m", "m", "--label", "all") == 2
     assert "name the class" in capsys.readouterr().err
+
+
+def test_an_upscaler_of_captions_is_told_the_prompt_of_each_painting(monkeypatch):
+    spec = ImageSpec(3, 16, 16, hint=ImageSpec(3, 8, 8), text=TEXT)
+    save_listening("sr3", "m", spec)
+    save_listening("flow-matching", "p", ImageSpec(3, 8, 8, text=TEXT))
+    prompts = ["a red apple", "a cat"]
+    paint = ["sample", *prompts, "-m", "p", "-n", "2", "--seed", "5", "--separate"]
+    assert not command(monkeypatch, *paint, "-o", "s.png")
+    assert not command(
+        monkeypatch, *paint, "-o", "l.png", "--upscale", "2", "--upscaler", "m", "--enlarge", "1"
+    )
+    for i in range(4):
+        asked = ["--prompt", prompts[i // 2], "--seed", str(5 + i % 2), "--factor", "2"]
+        assert not command(
+            monkeypatch, "sample", "--from", f"s-{i}.png", "-o", "a.png", "--enlarge", "1"
+        )
+        assert not command(monkeypatch, "upscale", "a.png", "-m", "m", "-o", "b.png", *asked)
+        made, alone = (read_frames(Path(name)).frames for name in (f"l-{i}.png", "b.png"))
+        assert torch.equal(made, alone), i
 
 
 def test_as_a_command_and_as_pictures_are_painted(models, monkeypatch, capsys):

@@ -22,8 +22,9 @@ from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, from_uint8, to_uint8
-from limner.contract.model import GenerativeModel
+from limner.contract.model import GenerativeModel, one_for_each
 from limner.contract.options import validated
+from limner.contract.text import prompted
 from limner.contract.upscaling import Upscales, check_enlargement
 from limner.data import png
 from limner.runtime import processes
@@ -118,9 +119,14 @@ class Enlargement:
         model, sampler = open_upscaler(Wish(model=self.upscaler), device)
 
         def enlarge(sheet: Sheet, wish: Wish) -> Sheet:
-            seeds = [wish.seed + i % wish.n for i in range(len(sheet.images))]
+            count = len(sheet.images)
+            seeds = [wish.seed + i % wish.n for i in range(count)]
+            c = Condition()
+            if wish.prompts and model.spec.text:  # what it does not know, the painter has told
+                rows = torch.arange(count) * len(wish.prompts) // count
+                c = prompted(model.spec, wish.prompts, lambda line: None).rows(rows)
             images = upscale_pictures(
-                sheet.images, self.upscale, model, seed=seeds, sampler=sampler
+                sheet.images, self.upscale, model, seed=seeds, sampler=sampler, c=c
             )
             return replace(sheet, images=images)
 
@@ -140,7 +146,7 @@ def upscale_pictures(
     *,
     seed: int | Sequence[int] = 0,
     sampler: dict[str, Any] | None = None,
-    c: Condition | None = None,
+    c: Condition = Condition(),
 ) -> UInt8[Tensor, "n k hh ww"]:
     """Pictures made larger, one after the other, with a progress bar.
 
@@ -150,14 +156,14 @@ def upscale_pictures(
         model: what enlarges.
         seed: picture i is made with the random stream of seed + i; or a seed for each.
         sampler: the model's own options.
-        c: what all of them are of, if that is known.
+        c: what they are of, if that is known: a row for all, or one for each.
     """
     seeds = [seed + i for i in range(len(images))] if isinstance(seed, int) else seed
-    made: list[Tensor] = []
+    made, told = [], one_for_each(len(images), c)
     with painting_progress(len(images)) as advance:
-        for image, own in zip(images, seeds, strict=True):
-            small = from_uint8(image[None])
-            x = model.upscale(small, factor, c or Condition(), seed=own, **sampler or {})
+        for i, (image, own) in enumerate(zip(images, seeds, strict=True)):
+            small, of = from_uint8(image[None]), told.rows(slice(i, i + 1))
+            x = model.upscale(small, factor, of, seed=own, **sampler or {})
             made.append(to_uint8(x).cpu())
             advance(1)
     return torch.cat(made)
