@@ -137,7 +137,7 @@ def test_sigmoid_betas_are_those_of_the_closed_form(T):
     assert betas == pytest.approx(known, rel=1e-9)
 
 
-@pytest.mark.parametrize("T", [1, 10, 1000])
+@pytest.mark.parametrize("T", [2, 10, 1000])
 def test_log_snr_betas_lower_the_ratio_by_as_much_at_each_step(T):
     schedule = DiscreteSchedule(log_snr_betas(T))
     alpha, sigma = schedule((torch.arange(T, dtype=torch.float64) + 1) / T)
@@ -167,9 +167,11 @@ def test_more_steps_than_there_are_begin_with_noise_alone_once(steps):
     assert times[0] == 1 and times[-1] == 0 and (alpha == 0).sum() == 1
 
 
-def test_one_step_alone_cannot_end_in_noise_alone():
+def test_one_step_alone_cannot_end_in_noise_alone_nor_go_from_a_first_to_a_last():
     with pytest.raises(LimnerError, match="give T=2 or more"):
         zero_terminal(linear_betas(1))
+    with pytest.raises(LimnerError, match="give T=2 or more"):
+        log_snr_betas(1)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,12 @@ def log_snr_betas(T: int = 1000, first: float = 13.3, last: float = -5.0) -> Flo
     So every ratio is trained on as often as it counts in the likelihood's bound, and the first step
     leaves the levels of a picture apart: sigma is 0.0013, a sixth of what is between two of 256.
     Kingma, Salimans, Poole, Ho (2021), arXiv:2107.00630, whose schedule it is before training.
+
+    Raises:
+        LimnerError: of one step, which would leave the picture almost as it is.
     """
+    if T < 2:
+        raise LimnerError("a log-snr schedule goes from a first step to a last; give T=2 or more")
     alpha_bar = torch.linspace(first, last, T, dtype=torch.float64).sigmoid()
     return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
 
