@@ -197,6 +197,14 @@ def test_its_schedule_is_told_by_the_file_and_can_be_inverted():
         torch.testing.assert_close(model.schedule.time_of(sigma / alpha), t, rtol=0, atol=1e-9)
 
 
+def test_its_codes_are_pictures_again_though_its_schedule_is_in_float64():
+    model = VDM(ImageSpec(1, 4, 4), channels=(8,), hidden=4)
+    assert model.bounds.dtype == torch.float64 and model.dtype == torch.float32
+    x = 2 * torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) - 1
+    assert model.encode(x).dtype == torch.float32
+    torch.testing.assert_close(model.reconstruct(x), x, rtol=0, atol=0.02)
+
+
 def test_noise_that_would_fall_is_refused():
     with pytest.raises(LimnerError, match=r"model\.start=5 .* must be below model\.end=-5"):
         VDM(SPEC, channels=(4,), start=5.0, end=-5.0)

@@ -207,7 +207,7 @@ class VAE(Imputes):
 
     def propose(self, x: Images, c: Condition, noise: Noise) -> Float[Tensor, "b d"]:
         """z from q(z | x)."""
-        return self.posterior(x, c).draw(noise.normal(self.latent, dtype=self._dtype))
+        return self.posterior(x, c).draw(noise.normal(self.latent, dtype=self.dtype))
 
     def log_weights(self, x: Images, z: Float[Tensor, "b d"], c: Condition) -> Float[Tensor, "b"]:
         """log p(x | z) + log p(z) - log q(z | x)."""
@@ -233,15 +233,11 @@ class VAE(Imputes):
             shown: the mean of p(x | z), as papers show it, or a picture drawn from it: a sample of
                 p(x).
         """
-        z = temperature * noise.normal(self.latent, dtype=self._dtype)
+        z = temperature * noise.normal(self.latent, dtype=self.dtype)
         if shown == "mean":
             yield self.decode(z, c)
             return
         yield self.drawn(self.theta(self.prior.code(z), c), noise)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.decoder.parameters()).dtype
 
     def _vector(self, c: Condition, n: int) -> Float[Tensor, "b v"] | None:
         return self.conditioner(c, n).vector
@@ -251,7 +247,7 @@ class VAE(Imputes):
     ) -> tuple[Float[Tensor, "b v"] | None, Int[Tensor, "b h w c"], Normal]:
         """What pictures are of, their levels, and what the encoder makes of both."""
         levels, vector = to_levels(x, self.spec.levels), self._vector(c, len(x))
-        seen = from_levels(levels, self.spec.levels).to(self._dtype)
+        seen = from_levels(levels, self.spec.levels).to(self.dtype)
         both = self.encoder(seen, vector)
         wide = both.to(torch.promote_types(both.dtype, torch.float32))  # KL wants the digits
         q = Normal(*wide.chunk(2, 1))
@@ -259,7 +255,7 @@ class VAE(Imputes):
 
     def _draws(self, g: int, noise: Noise) -> Float[Tensor, "g b d"]:
         """g standard normal numbers for each of the code, the same however many come at once."""
-        return torch.stack([noise.normal(self.latent, dtype=self._dtype) for _ in range(g)])
+        return torch.stack([noise.normal(self.latent, dtype=self.dtype) for _ in range(g)])
 
     def _log_likelihood(
         self,

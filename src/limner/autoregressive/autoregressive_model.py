@@ -109,7 +109,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
             x: pictures, on the grid of levels.
             c: what they are of.
         """
-        seen = x.to(self._dtype).permute(0, 2, 3, 1)
+        seen = x.to(self.dtype).permute(0, 2, 3, 1)
         return self.network(seen, self._vector(c, len(x), (1, 1)))
 
     def frames(
@@ -135,7 +135,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         (C, H, W), levels = self.spec.shape, self.spec.levels
         u = noise.uniform(C, H, W, dtype=torch.float64).permute(2, 3, 0, 1).contiguous()
         k = torch.zeros(H, W, n, C, dtype=torch.int64, device=u.device)
-        x = torch.zeros(H, W, n, C, dtype=self._dtype, device=u.device)
+        x = torch.zeros(H, W, n, C, dtype=self.dtype, device=u.device)
         painted = torch.ones(H, W, n, dtype=torch.bool, device=u.device)
         if given is not None:
             painted = (given.mask[:, 0] > 0).permute(1, 2, 0).contiguous()
@@ -269,7 +269,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         for first in range(0, len(x), self.at_once):
             rows = slice(first, first + self.at_once)
             k = to_levels(x[rows], levels).permute(0, 2, 3, 1)
-            seen = from_levels(k, levels).to(self._dtype)
+            seen = from_levels(k, levels).to(self.dtype)
             theta = self.network(seen, self._vector(c.rows(rows), len(k), (1, 1)))
             log_p = self.law.log_prob(theta, k).double()
             parts.append((log_p * (1 - drawn[rows, 0])).sum((1, 2)))
@@ -278,10 +278,6 @@ class AutoregressiveModel(LikelihoodModel, Completes):
     def frame_count(self, **options: Any) -> int:
         """One for each row."""
         return self.spec.height
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
 
     def _vector(
         self, c: Condition, n: int, places: tuple[int, ...]

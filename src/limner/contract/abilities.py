@@ -202,11 +202,10 @@ class Translates(GenerativeModel):
         self.eval()
         try:
             noise = Noise.sampling(seed, len(x), str(self.device))
-            dtype = next(self.parameters()).dtype
             parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
             with torch.no_grad():
                 made = [
-                    self.translation(x[rows].to(self.device, dtype), domain, noise.rows(rows))
+                    self.translation(x[rows].to(self.device, self.dtype), domain, noise.rows(rows))
                     for rows in parts
                 ]
             return torch.cat(made).float().clamp(-1, 1)
@@ -256,4 +255,4 @@ class Translates(GenerativeModel):
         x = c.image
         if tuple(x.shape[-2:]) != size:
             x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
-        yield self.translation(x.to(next(self.parameters()).dtype), "B", noise)
+        yield self.translation(x.to(self.dtype), "B", noise)

@@ -60,7 +60,7 @@ class EditsCodes(Encodes, Edits):
         check_mask(self.spec, image, mask)
         if not 0 < strength <= 1:
             raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
-        image = image.to(self.device, next(self.parameters()).dtype)
+        image = image.to(self.device, self.dtype)
         if mask is None:
             if rounds is not None:
                 raise LimnerError("rounds are of the part that a mask marks; leave rounds out")

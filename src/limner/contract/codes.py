@@ -150,8 +150,7 @@ class Encodes(GenerativeModel):
         if len(c) not in (0, len(x)):
             raise LimnerError(f"{len(c)} conditions for {len(x)} pictures; give one, or one each")
         self.check_condition(c)
-        dtype = next(self.parameters()).dtype
-        return x.to(self.device, dtype), c.to(self.device)
+        return x.to(self.device, self.dtype), c.to(self.device)
 
     @contextlib.contextmanager
     def _quietly(self) -> Generator[None, None, None]:

@@ -228,6 +228,13 @@ class Learner(nn.Module, ABC):
         """Where the parameters are."""
         return next(iter(self.parameters()), torch.empty(0)).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in: the type of the largest parameter, for small ones beside
+        them, as of a learned schedule, may be in float64.
+        """
+        return max(self.parameters(), key=Tensor.numel, default=torch.empty(0)).dtype
+
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         parts = {id(p): p for part in self.players().values() for p in part.parameters()}

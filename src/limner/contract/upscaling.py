@@ -182,7 +182,7 @@ class Upscales(GenerativeModel):
             n, c, noise, preview: see `GenerativeModel.frames`.
         """
         assert c.image is not None
-        x = resize(c.image, *self.tile).to(next(self.parameters()).dtype)
+        x = resize(c.image, *self.tile).to(self.dtype)
         yield self.enlargement(x, replace(c, image=None, present=None), noise)
 
     def upscale(
@@ -253,14 +253,15 @@ class Upscales(GenerativeModel):
         height, width = x.shape[-2:]
         tile = self.tile_size(height, width)
         tiles = Tiles(height, width, tile, self.margin, self.factor)
-        dtype = next(self.parameters()).dtype
         small = tiles.cut(x)
         owner = torch.arange(len(x), device=self.device).repeat_interleave(len(tiles))
         made: list[Tensor] = []
         for first in range(0, len(small), self.at_once):
             rows = slice(first, first + self.at_once)
             of = c.rows(owner[rows]) if len(c) else c
-            part = self.enlargement(small[rows].to(dtype), of, noise.rows(owner[rows]), **options)
+            part = self.enlargement(
+                small[rows].to(self.dtype), of, noise.rows(owner[rows]), **options
+            )
             made.append(part.float().clamp(-1, 1))
         return tiles.join(torch.cat(made))
 

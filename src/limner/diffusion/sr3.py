@@ -191,7 +191,7 @@ class SR3(DenoisingModel, Upscales):
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
         """Pictures of any size enlarged, as a whole: `Upscales`."""
-        seen = replace(c, image=x.to(next(self.parameters()).dtype))
+        seen = replace(c, image=x.to(self.dtype))
         frames = self.frames(len(x), seen, noise=noise, preview=False, **options)
         return deque(frames, maxlen=1).pop()
 

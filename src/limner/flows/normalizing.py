@@ -175,8 +175,7 @@ class NormalizingFlow(LikelihoodModel, EditsCodes):
             n, c, noise, preview: see `GenerativeModel.frames`.
             temperature: of the normal numbers; below 1 is more careful, 0 the most probable ones.
         """
-        dtype = next(self.flow.parameters()).dtype
-        z = temperature * noise.normal(*self.spec.shape, dtype=dtype)
+        z = temperature * noise.normal(*self.spec.shape, dtype=self.dtype)
         for finest in range(self.scales if preview else 1, 0, -1):
             yield self.decode(z.masked_fill(self.done_at < finest, 0).flatten(1), c)
 

@@ -319,7 +319,7 @@ class GigaGANUpsampler(Adversarial, Upscales):
             LimnerError: more noise than training had.
         """
         assert c.image is not None
-        x = resize(c.image, *self.tile).to(next(self.parameters()).dtype)
+        x = resize(c.image, *self.tile).to(self.dtype)
         yield self.enlargement(x, replace(c, image=None, present=None), noise, level=level)
 
 

@@ -128,7 +128,7 @@ def check_any_batch(case: Case) -> None:
         )
     if isinstance(model, LikelihoodModel):
         x, c = toy_data(model.spec, 0, 8)
-        dtype = next(model.parameters()).dtype
+        dtype = model.dtype
         nats = [
             likelihood(model, x[:n].to(dtype), c.rows(slice(0, n)), Noise.sampling(0, n)).nats
             for n in (8, 3)
