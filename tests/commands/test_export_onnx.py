@@ -182,6 +182,21 @@ def test_a_model_that_follows_instructions_is_written(tmp_path):
     assert (found - expected).abs().max() < 1e-3
 
 
+def test_changed_weights_are_written_however_kernels_lie_in_memory(tmp_path):
+    teacher = shaken("flow-matching", **PLAIN).to(memory_format=torch.channels_last)
+    model = shaken("distilled", teacher=teacher, steps=2)
+    found, expected, _ = painted_by_a_file(model, model.sampler_options({}), tmp_path / "m.onnx")
+    assert (found - expected).abs().max() < 1e-3
+
+
+def test_instructions_over_a_base_that_measured_its_data_are_written(tmp_path):
+    hinted = replace(SPEC, hint=ImageSpec(3, 8, 8))
+    model = shaken("instruct", hinted, base=shaken("edm", **PLAIN))
+    options = model.sampler_options({"sampler": "euler", "steps": 2})
+    found, expected, _ = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    assert (found - expected).abs().max() < 1e-3
+
+
 def test_weights_that_are_equal_are_in_a_file_once():
     linear, x = torch.nn.Linear(3, 3).eval(), torch.randn(1, 3)
     part = traced(linear, {"x": x}, "y")

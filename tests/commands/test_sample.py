@@ -18,7 +18,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.noise import Blend, Noise
 from limner.contract.registry import build
-from limner.contract.text import Tokenizer
+from limner.contract.text import Tokenizer, text_spec
 from limner.data.png import read_settings, save_png
 from limner.nn.text import TextEncoder
 
@@ -63,6 +63,14 @@ def test_a_negative_prompt_leads_away(model: str):
     assert torch.equal(painted(wish), painted(replace(wish, negative="")))
     with pytest.raises(LimnerError, match=r"sampler\.scale=3"):
         paint_sheet(replace(wish, negative="brown", sampler={"scale": 1.0}))
+
+
+def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt(tmp_path: Path):
+    save_model(
+        build("gan", ImageSpec(1, 8, 8, text=text_spec(4)), latent=4, channels=4), tmp_path / "m"
+    )
+    with pytest.raises(LimnerError, match="gan models have not; leave --negative out"):
+        open_model(Wish(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
 
 
 def test_variations_begin_with_the_picture_and_stay_near_it(model: str):

@@ -121,7 +121,11 @@ def test_conditions_follow_their_pictures_across_batches():
         ),
         (toys.TwoStep(LABELLED), Condition(torch.tensor([0, 1, 2])), "3 conditions for 2 pictures"),
         (toys.TwoStep(LABELLED), Condition(torch.tensor([0, -2])), "label -2 is not a class"),
-        (toys.Translator(PAIRED), Condition(), "needs a conditioning image; give one, as --hint"),
+        (
+            toys.Translator(PAIRED),
+            Condition(),
+            "paints from a conditioning image; give sample --hint",
+        ),
         (toys.Translator(PAIRED), Condition(image=torch.zeros(2, 1, 4, 4)), "has 1 channels"),
     ],
 )

@@ -176,6 +176,12 @@ def test_any_model_that_takes_a_hint_enlarges_and_is_prepared_on_what_it_will_se
     assert model.sample(1, steps=1, upsampler_steps=2).shape == (1, 3, 8, 8)
 
 
+@pytest.mark.parametrize("upsampler", ["sr3", "srgan", "gigagan-upsampler"])
+def test_a_model_that_sees_the_small_picture_alone_is_no_upsampler(upsampler: str):
+    with pytest.raises(LimnerError, match="upsampler=flow-matching"):
+        cascade(upsampler=upsampler)
+
+
 def test_a_base_that_needs_labels_makes_a_cascade_that_does():
     needy = base()
     needy.condition = "required"

@@ -98,7 +98,7 @@ def test_a_pipeline_with_a_controlnet_follows_its_hint(home, tmp_path):
     plain = opened(home / "sd").sample(1, replace(c, image=None), **options)
     torch.testing.assert_close(bare, plain, rtol=0, atol=1e-5)
     assert (x - bare).abs().max() > 1e-3
-    with pytest.raises(LimnerError, match="needs a conditioning image; give one"):
+    with pytest.raises(LimnerError, match="paints from a conditioning image; give sample --hint"):
         model.sample(1, prompted(model.spec, ["a dog"]), **options)
     with pytest.raises(LimnerError, match="this pipeline has no ControlNet"):
         opened(home / "sd").sample(1, control_strength=0.5, steps=2)

@@ -101,7 +101,7 @@ def test_three_players_move_and_the_generator_at_every_fifth_step():
 
 
 def test_what_cannot_be_distilled_is_refused():
-    with pytest.raises(LimnerError, match="only denoising models can be distilled, not vae"):
+    with pytest.raises(LimnerError, match="only denoising models can teach, not vae"):
         DMD2(SPEC, build("vae", SPEC))
     with pytest.raises(LimnerError, match="the teacher was trained on other data"):
         DMD2(ImageSpec(1, 8, 8), FlowMatching(SPEC, **TINY))

@@ -196,6 +196,7 @@ def test_it_is_the_same_after_saving(tmp_path):
         (SPEC, {"hidden": 0.5}, "at most 0.33"),
         (replace(SPEC, hint=ImageSpec(2, 8, 8)), {}, "give data.channels=3"),
         (replace(SPEC, height=16, width=16), {}, "give data.size=8"),
+        (replace(SPEC, text=text_spec(9)), {}, "give data.tokens=5"),
     ],
 )
 def test_what_cannot_be_is_said(spec, options, message):

@@ -122,8 +122,15 @@ def test_an_untaught_student_is_its_teacher():
     torch.testing.assert_close(own, known)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_learned_schedule_teaches_without_a_warning():
+    spec = ImageSpec(1, 4, 4)
+    student = Distilled(spec, build("vdm", spec, channels=(8,), hidden=4))
+    assert student.sample(1).isfinite().all()
+
+
 def test_what_it_cannot_do_is_refused():
-    with pytest.raises(LimnerError, match="only denoising models can be distilled, not vae"):
+    with pytest.raises(LimnerError, match="only denoising models can teach, not vae"):
         Distilled(SPEC, build("vae", SPEC))
     with pytest.raises(LimnerError, match="shortcut models paint in few steps already"):
         Distilled(SPEC, build("shortcut", SPEC, channels=(8,)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
+from limner.contract.registry import build
 from limner.diffusion.shortcut import Shortcut, dyadic, span
 from limner.maths.schedules import LinearPath
 from limner.testing.cases import toy_data
@@ -150,6 +151,14 @@ def test_a_sampler_follows_the_equation_and_too_many_steps_are_refused():
         exact().sample(1, steps=129)
     with pytest.raises(LimnerError, match="has no option eta"):
         exact().sample(1, eta=0.5)
+
+
+def test_an_interval_that_is_empty_is_refused():
+    for name in ("shortcut", "meanflow"):
+        with pytest.raises(LimnerError, match=r"interval=5,0\.3"):
+            build(name, ImageSpec(1, 4, 4), channels=(8,)).sample(
+                1, scale=2.0, interval=(5.0, 0.3), steps=2
+            )
 
 
 def test_targets_have_no_dropout():

@@ -185,7 +185,7 @@ class KLAutoencoder(Encodes, FirstStage):
         if spec.height % unit or spec.width % unit:
             fitting = -(-max(spec.height, spec.width) // unit) * unit
             raise LimnerError(
-                f"pictures of {spec.width} x {spec.height} cannot be halved {len(channels)} times; "
+                f"pictures of {spec.height} x {spec.width} cannot be halved {len(channels)} times; "
                 f"give data.size={fitting}, or fewer model.channels"
             )
         self.latent_shape = latent, spec.height // unit, spec.width // unit

@@ -177,7 +177,12 @@ def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dic
     """
     usual = read_header(model_file(path)).recipe.get("sampler", {})
     options = model.sampler_options(usual | wish.sampler)
-    if wish.negative and (options.get("scale") or 1.0) <= 1:
+    if wish.negative and "scale" not in options:
+        raise LimnerError(
+            f"a negative prompt works through guidance, which {model.name} models have not; leave "
+            "--negative out"
+        )
+    if wish.negative and (options["scale"] or 1.0) <= 1:
         raise LimnerError(
             "a negative prompt works through guidance; give sampler.scale=3, and a model that is "
             "not distilled"

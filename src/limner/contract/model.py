@@ -202,11 +202,7 @@ class Learner(nn.Module, ABC):
         return found
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
-        """Messages for the user about training so far; called after each line of the log.
-
-        Args:
-            rows: all lines of the log so far.
-        """
+        """Messages for the user about training so far, whose log has these rows; asked at each."""
         return []
 
     def train(self, mode: bool = True) -> "Learner":
@@ -230,9 +226,7 @@ class Learner(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks compute in: the type of the largest parameter, for small ones beside
-        them, as of a learned schedule, may be in float64.
-        """
+        """What the networks compute in: that of the largest, for a schedule may be in float64."""
         return max(self.parameters(), key=Tensor.numel, default=torch.empty(0)).dtype
 
     def parameter_count(self) -> int:
@@ -370,7 +364,9 @@ class GenerativeModel(Learner):
         spec = self.spec
         if self.condition == "required":
             if spec.hint is not None and c.image is None:
-                raise LimnerError("this model needs a conditioning image; give one, as --hint FILE")
+                raise LimnerError(
+                    "this model paints from a conditioning image; give sample --hint FILE"
+                )
             if spec.labels and c.label is None:
                 return replace(c, label=draw_labels(spec, noise))
         return c

@@ -308,7 +308,7 @@ def check_small(spec: ImageSpec) -> None:
     factor = spec.height // small.height
     if factor < 2 or (spec.height, spec.width) != (factor * small.height, factor * small.width):
         raise LimnerError(
-            f"{small.width} x {small.height} do not become {spec.width} x {spec.height} by a whole "
+            f"{small.height} x {small.width} do not become {spec.height} x {spec.width} by a whole "
             "number of times, at least 2; give another data.size or data.reduction"
         )
 

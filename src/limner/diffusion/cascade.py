@@ -37,7 +37,7 @@ from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
-from limner.contract.upscaling import resize
+from limner.contract.upscaling import Upscales, resize
 from limner.diffusion.prompt_to_prompt import (
     PromptToPrompt,
     follow_change,
@@ -127,6 +127,11 @@ class Cascade(Edits, Attends, Rewords):
             own.setdefault("condition_dropout", 0.0)  # it would hide the low resolution, too
         if "hint" not in entry(upsampler).model.takes:
             raise LimnerError(f"model '{upsampler}' takes no conditioning image to enlarge")
+        if issubclass(entry(upsampler).model, Upscales):
+            raise LimnerError(
+                f"{upsampler} models see a small picture alone, and a cascade tells its upsampler "
+                "the noise on it; give model.upsampler=flow-matching"
+            )
         hint = ImageSpec(spec.channels + 1, base.spec.height, base.spec.width)
         enlarging = build(upsampler, replace(spec, hint=hint), **own)
         if not isinstance(enlarging, GenerativeModel):
@@ -398,6 +403,6 @@ def _check_fit(low: ImageSpec, high: ImageSpec) -> None:
     if factor < 2 or (high.height, high.width) != (factor * low.height, factor * low.width):
         raise LimnerError(
             f"a cascade enlarges a whole number of times, at least twice, and the base's "
-            f"{low.width} x {low.height} do not become {high.width} x {high.height} so; "
+            f"{low.height} x {low.width} do not become {high.height} x {high.width} so; "
             f"try data.size={2 * max(low.height, low.width)}"
         )

@@ -92,7 +92,7 @@ class DMD2(GenerativeModel):
         teacher = checked_teacher(spec, teacher, spans=True)
         self.schedule = teacher.schedule
         levels = self.schedule(self.first_time)
-        if not float(teacher.parametrisation(*levels).out.abs()) <= _STRETCHED:
+        if not float(teacher.parametrisation(*levels).out.detach().abs()) <= _STRETCHED:
             raise LimnerError(
                 "the teacher predicts noise where next to no picture is left, from which no step "
                 "can be learnt; distil a teacher with model.prediction=v or x"

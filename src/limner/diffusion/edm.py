@@ -87,7 +87,8 @@ class EDM(FlowLikelihood):
     @property
     def parametrisation(self) -> Parametrisation:
         """EDM's preconditioning with the data's deviation."""
-        return edm(float(self.sigma_data))
+        exporting = torch.compiler.is_exporting()  # graphs read no number of a tensor
+        return edm(self.sigma_data if exporting else float(self.sigma_data))
 
     def draw_times(self, noise: Noise) -> Times:
         """sigma with ln sigma ~ N(mean, deviation^2)."""

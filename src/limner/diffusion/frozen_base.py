@@ -123,8 +123,13 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
     if base.spec.shape != spec.shape:
         where = " in the maps of an autoencoder" if base is not denoiser else ""
         raise LimnerError(
-            f"the base paints {base.spec.width} x {base.spec.height} pictures{where}, and a "
+            f"the base paints {base.spec.height} x {base.spec.width} pictures{where}, and a "
             f"control works at that size only; give data.size={base.spec.height}"
+        )
+    if base.spec.text and spec.text and base.spec.text.length != (given := spec.text.length):
+        raise LimnerError(
+            f"the base reads {base.spec.text.length} tokens of a caption, not {given}; give "
+            f"data.tokens={base.spec.text.length}"
         )
     for name in ("levels", "labels", "text"):
         if getattr(base.spec, name) != getattr(spec, name):

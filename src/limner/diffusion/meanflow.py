@@ -176,7 +176,7 @@ class MeanFlow(DenoisingModel):
             raise LimnerError("sampler.guide needs a sampler; type sampler.sampler=heun")
         clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
-        times = super().plan(**options).times
+        times = super().plan(interval=interval, **options).times
         D: Denoiser = Stretches(self, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)
         return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)

@@ -97,7 +97,7 @@ class Distilled(Attending, PromptToPrompt):
         self.scale = scale
         self.condition_dropout = condition_dropout
         levels = self.schedule(self._all_times[0])
-        if float(teacher.parametrisation(*levels).out.abs()) > _STRETCHED:
+        if float(teacher.parametrisation(*levels).out.detach().abs()) > _STRETCHED:
             raise LimnerError(
                 "the teacher predicts noise where next to no picture is left, from which no step "
                 "can be learnt; distil a teacher with model.prediction=v or x"

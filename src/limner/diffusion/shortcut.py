@@ -183,7 +183,7 @@ class Shortcut(DenoisingModel):
             )
         clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
-        super().plan(**options)  # refuses options of samplers
+        super().plan(interval=interval, **options)  # refuses options of samplers
         times = dyadic(steps)
         D: Denoiser = Stepping(self, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)

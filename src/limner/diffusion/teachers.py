@@ -21,7 +21,9 @@ def checked_teacher(
         LimnerError: why it cannot teach.
     """
     if not isinstance(teacher, DenoisingModel):
-        raise LimnerError(f"only denoising models can be distilled, not {teacher.name}")
+        raise LimnerError(
+            f"only denoising models can teach, not {teacher.name}; give one, as flow-matching"
+        )
     if isinstance(teacher.network, SpanUNet) and not spans:
         raise LimnerError(
             f"{teacher.name} models paint in few steps already, and their networks are told how "

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from limner.contract.image import Condition, Images
@@ -87,7 +87,7 @@ PREDICTIONS: dict[Prediction, Parametrisation] = {
 }
 
 
-def edm(sigma_data: float) -> Parametrisation:
+def edm(sigma_data: float | Float64[Tensor, ""]) -> Parametrisation:
     """F has unit input and unit target at every noise level. Karras et al. (2022),
     arXiv:2206.00364, table 1.
 

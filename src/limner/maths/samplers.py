@@ -62,7 +62,7 @@ class Sampler(ABC):
 
 def _levels(D: Conditional, t: Time) -> tuple[float, float]:
     alpha, sigma = D.schedule(t)
-    return float(alpha), float(sigma)
+    return float(alpha.detach()), float(sigma.detach())
 
 
 def _posterior_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:

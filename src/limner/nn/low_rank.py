@@ -43,8 +43,10 @@ class LowRank(nn.Module):
         changed = {}
         for name, A, B in zip(self.names, self.A, self.B):
             W = network.get_parameter(name)
-            # W's own strides: those of a 1 x 1 kernel choose how it is convolved, and the last bits
-            changed[name] = (W + (B @ A).view_as(W)).as_strided(W.shape, W.stride())
+            changed[name] = W + (B @ A).view_as(W)
+            if not torch.compiler.is_exporting():  # graphs know shapes alone, and would exchange
+                # W's own: those of a 1 x 1 kernel choose how it is convolved, and the last bits
+                changed[name] = changed[name].as_strided(W.shape, W.stride())
         if not self.training and not torch.is_grad_enabled():
             self._kept = changed
         return changed

@@ -347,7 +347,7 @@ def check_halvings(spec: ImageSpec, resolutions: int, patch: int) -> None:
     fitting = -(-max(spec.height, spec.width) // unit) * unit
     if spec.height % unit or spec.width % unit:
         raise LimnerError(
-            f"pictures of {spec.width} x {spec.height} cannot be halved as this U-Net needs: their "
+            f"pictures of {spec.height} x {spec.width} cannot be halved as this U-Net needs: their "
             f"sides must be multiples of {unit} (data.size={fitting}, "
             "fewer model.channels, or model.patch=1)"
         )

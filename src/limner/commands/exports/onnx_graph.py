@@ -61,7 +61,8 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
             ) from None
         raise LimnerError(
             "what this model does with these options depends on numbers as it goes, and cannot be "
-            f"written as a graph ({type(error).__name__}); leave sampler options out"
+            f"written as a graph ({type(error).__name__}); leave options of the sampler "
+            "out, if there are any"
         ) from None
     model = program.model_proto
     for node in model.graph.node:  # which line of which program made it
