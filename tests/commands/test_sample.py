@@ -69,7 +69,7 @@ def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt(tmp_path: Path)
     save_model(
         build("gan", ImageSpec(1, 8, 8, text=text_spec(4)), latent=4, channels=4), tmp_path / "m"
     )
-    with pytest.raises(LimnerError, match="gan models have not; leave --negative out"):
+    with pytest.raises(LimnerError, match="gan models do not have; leave --negative out"):
         open_model(Wish(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
 
 

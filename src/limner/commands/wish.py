@@ -179,8 +179,8 @@ def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dic
     options = model.sampler_options(usual | wish.sampler)
     if wish.negative and "scale" not in options:
         raise LimnerError(
-            f"a negative prompt works through guidance, which {model.name} models have not; leave "
-            "--negative out"
+            f"a negative prompt works through guidance, which {model.name} models do not have; "
+            "leave --negative out"
         )
     if wish.negative and (options["scale"] or 1.0) <= 1:
         raise LimnerError(

@@ -226,7 +226,7 @@ class Learner(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks compute in: that of the largest, for a schedule may be in float64."""
+        """The type of the largest parameter, in which networks compute; a schedule has its own."""
         return max(self.parameters(), key=Tensor.numel, default=torch.empty(0)).dtype
 
     def parameter_count(self) -> int:

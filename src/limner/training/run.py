@@ -151,7 +151,7 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     if changes and not new_data:
         raise LimnerError(
             f"the data of {run} have changed: {'; '.join(changes)}; give the data that it began "
-            f"with, or, to go on with these, type: limner resume {run} --new-data"
+            "with, or, to go on with these, type the same and --new-data"
         )
     model = build(header.model, dataset.spec, **header.config)
     if not same_kind(model.spec, header.spec):
