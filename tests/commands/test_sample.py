@@ -65,12 +65,14 @@ def test_a_negative_prompt_leads_away(model: str):
         paint_sheet(replace(wish, negative="brown", sampler={"scale": 1.0}))
 
 
-def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt(tmp_path: Path):
+def test_a_model_that_is_not_guided_says_so_of_a_negative_prompt_and_of_strengths(tmp_path: Path):
     save_model(
         build("gan", ImageSpec(1, 8, 8, text=text_spec(4)), latent=4, channels=4), tmp_path / "m"
     )
     with pytest.raises(LimnerError, match="gan models do not have; leave --negative out"):
         open_model(Wish(str(tmp_path / "m"), prompts=("a dog",), negative="brown"))
+    with pytest.raises(LimnerError, match="gan models have no control; leave --strength out"):
+        open_model(Wish(str(tmp_path / "m"), sampler={"control_strength": 0.5}))
 
 
 def test_variations_begin_with_the_picture_and_stay_near_it(model: str):

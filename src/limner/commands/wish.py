@@ -26,6 +26,7 @@ from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.progress import say
 
 _LARGEST_SIDE = 4096  # of a picture that is painted
+_STRENGTHS = ("control_strength", "control_weights")  # as --strength gives them
 _Text = Annotated[str, Field(max_length=100_000)]
 
 
@@ -160,7 +161,9 @@ def load_painter(path: Path | str, device: str) -> GenerativeModel:
     """
     model = load(path, device)
     if not isinstance(model, GenerativeModel):
-        raise LimnerError(f"'{path}' paints nothing: its model is {model.name}")
+        raise LimnerError(
+            f"'{path}' paints nothing: its model is {model.name}; limner models lists generators"
+        )
     return model
 
 
@@ -175,6 +178,9 @@ def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dic
     Raises:
         LimnerError: an option that the model does not have, or a negative prompt without guidance.
     """
+    known = model.sample_schema()["properties"]
+    if any(name in wish.sampler and name not in known for name in _STRENGTHS):
+        raise LimnerError(f"{model.name} models have no control; leave --strength out")
     usual = read_header(model_file(path)).recipe.get("sampler", {})
     options = model.sampler_options(usual | wish.sampler)
     if wish.negative and "scale" not in options:

@@ -102,7 +102,9 @@ def _open_model(name: str, path: Path, device: torch.device) -> Candidate:
     file = model_file(path)
     model, header = load(path, str(device)), read_header(file)
     if not isinstance(model, GenerativeModel):
-        raise LimnerError(f"'{name}' paints nothing: its model is {model.name}")
+        raise LimnerError(
+            f"'{name}' paints nothing: its model is {model.name}; limner models lists generators"
+        )
     run = path if (path / "recipe.toml").is_file() else None
     return Candidate(name, digest(file), model, None, run, header.images_seen, header.recipe)
 
