@@ -239,7 +239,7 @@ def test_a_cascade_is_two_walks(tmp_path):
          {"steps": 4}, "give sampler.sampler=ddim"),
         (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many to be written"),
         (lambda: shaken("flow-matching", channels=(8,)),
-         {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave sampler options out"),
+         {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave options of the sampler out"),
     ],
 )  # fmt: skip
 def test_what_is_no_graph_is_said(tmp_path, model, options, message):
