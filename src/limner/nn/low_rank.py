@@ -43,10 +43,8 @@ class LowRank(nn.Module):
         changed = {}
         for name, A, B in zip(self.names, self.A, self.B):
             W = network.get_parameter(name)
-            changed[name] = W + (B @ A).view_as(W)
-            if not torch.compiler.is_exporting():  # graphs know shapes alone, and would exchange
-                # W's own: those of a 1 x 1 kernel choose how it is convolved, and the last bits
-                changed[name] = changed[name].as_strided(W.shape, W.stride())
+            # W's own layout: that of a 1 x 1 kernel chooses how it is convolved, and the last bits
+            changed[name] = torch.empty_like(W).copy_(W + (B @ A).view_as(W))
         if not self.training and not torch.is_grad_enabled():
             self._kept = changed
         return changed
