@@ -72,6 +72,11 @@ def test_own_lists_are_lines_of_text_files_and_stand_before_others(tmp_path, mon
         word_lists()
 
 
+def test_all_choices_of_a_line_are_made(tmp_path):
+    (tmp_path / "a.txt").write_text("{x|y}" * 9)
+    assert len(choose_words("__a__", 0, own_lists(tmp_path))) == 9
+
+
 def test_a_list_that_names_itself_ends(tmp_path):
     (tmp_path / "a.txt").write_text("__a__ __a__")
     assert len(choose_words("__a__", 0, own_lists(tmp_path))) < 100

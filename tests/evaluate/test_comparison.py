@@ -365,6 +365,8 @@ def test_the_reference_is_what_the_models_agree_on(folder: Path, tmp_path: Path)
         compare([])
     with pytest.raises(LimnerError, match="--against SOURCE"):
         compare([folder / "copies"])
+    with pytest.raises(LimnerError, match="at least 1, not 0"):
+        compare([folder / "right"], n=0)
     other = tmp_path / "other.safetensors"
     save_model(toys.Pixels(ImageSpec(1, 8, 8)), other, recipe={"data": {"source": "mnist"}})
     with pytest.raises(LimnerError, match=r"different data .*on mnist.*--against"):

@@ -376,6 +376,9 @@ MISTAKES = {
     "an unknown sampler option": (
         Painter(SPEC), {"sampler": {"stesp": 3}}, "unknown sampler option 'stesp'",
     ),
+    "two sources": (
+        Shades(9), {"against": "scenes", "data": {"source": "mnist"}}, "leave data.source out",
+    ),
     "nothing to be judged by": (Shades(9), {"against": None}, "say which real pictures"),
     "nothing there": ("no/such/run", {}, "no run, model file or folder of pictures 'no/such/run'"),
 }  # fmt: skip

@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, no_type_check
 
@@ -104,6 +105,18 @@ def apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[
 
     words = [a for a in arguments or [] if not is_option(a)]
     return words, parse_assignments([a for a in arguments or [] if is_option(a)], sections)
+
+
+@contextmanager
+def continued() -> Iterator[None]:
+    """Say after Ctrl-C how to go on with what keeps its blocks of pictures."""
+    from limner.runtime.progress import say
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped; what is done is kept: to go on, type the same command again")
+        raise
 
 
 def names(text: str | None) -> list[str] | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import Against, AsJson, Device, apart, names, print_json
+from limner.commands.arguments import Against, AsJson, Device, apart, continued, names, print_json
 
 
 def compare_command(
@@ -34,18 +34,19 @@ def compare_command(
     from limner.runtime import processes
 
     subjects, options = apart(arguments, "sampler", "data")
-    found = compare_all(
-        subjects,
-        against,
-        metrics=names(metrics),
-        n=n,
-        seed=seed,
-        extractor=extractor,
-        weights=weights,
-        sampler=options.get("sampler"),
-        data=options.get("data"),
-        device=device,
-    )
+    with continued():
+        found = compare_all(
+            subjects,
+            against,
+            metrics=names(metrics),
+            n=n,
+            seed=seed,
+            extractor=extractor,
+            weights=weights,
+            sampler=options.get("sampler"),
+            data=options.get("data"),
+            device=device,
+        )
     if processes.first():
         page, *_ = write(found, out)
         if as_json:

@@ -32,6 +32,8 @@ def check(
     from limner.data import check as look
 
     asked = only_options(options, "data").get("data", {})
+    if "source" in asked:
+        raise LimnerError(f"the data are {source}; leave data.source out")
     with _writing(sheet):  # first, so that no long look is in vain
         if sheet is not None:
             png_file(sheet).parent.mkdir(parents=True, exist_ok=True)

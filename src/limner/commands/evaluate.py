@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from limner.commands.arguments import AsJson, Device, Ray, Workers, apart, names, print_json
+from limner.commands.arguments import (
+    AsJson,
+    Device,
+    Ray,
+    Workers,
+    apart,
+    continued,
+    names,
+    print_json,
+)
 
 
 def evaluate_command(
@@ -44,10 +53,9 @@ def evaluate_command(
     from limner.evaluate.evaluation import evaluate as judge
     from limner.evaluate.report import report_folder
     from limner.runtime import processes
-    from limner.runtime.progress import say
 
     given = apart(options, "sampler", "likelihood", "data")[1]
-    try:
+    with continued():
         report = judge(
             subject,
             against,
@@ -63,9 +71,6 @@ def evaluate_command(
             workers=workers,
             ray=ray,
         )
-    except KeyboardInterrupt:
-        say("stopped; what is done is kept: to go on, type the same command again")
-        raise
     if not processes.first():
         return
     folder = out or report_folder(report)

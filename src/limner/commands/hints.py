@@ -11,7 +11,7 @@ from limner.contract.abilities import Controlled
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec
 from limner.contract.model import GenerativeModel
-from limner.data.hints import DRAWINGS
+from limner.data.hints import DRAWINGS, REDUCED
 
 
 def read_hints(
@@ -69,7 +69,7 @@ def read_hint(file: Path, spec: ImageSpec, report: Callable[[str], None], name: 
         LimnerError: a file that is not a picture, or is blank.
     """
     x = read_picture(file, spec)
-    if spec.channels == 1 and x.min() == x.max():
+    if spec.channels == 1 and spec.domain not in REDUCED and x.min() == x.max():
         raise LimnerError(
             f"{name} is blank at {spec.width} x {spec.height}; draw light on dark, or leave "
             "the hint out"

@@ -1,6 +1,7 @@
 """`limner train` and `limner resume`: train a model, and go on where it was stopped."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,4 +113,4 @@ def _trained(folder: Path) -> None:
     typer.echo(
         f"trained: {folder}/model.safetensors (sheets in {folder}/samples, curves.png beside it)"
     )
-    typer.echo(f"paint with it: limner sample -m {folder} -n 16")
+    typer.echo(f"paint with it: limner sample -m {shlex.quote(str(folder))} -n 16")

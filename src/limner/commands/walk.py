@@ -26,7 +26,7 @@ def walk_command(
     label: Label = None,
     size: Size = None,
     seed: Annotated[int, typer.Option(help="Where the way begins.")] = 0,
-    other_seed: Annotated[int, typer.Option(min=0, help="Where it ends.")] = 100,
+    other_seed: Annotated[int, typer.Option(help="Where it ends.")] = 100,
     steps: Annotated[
         int, typer.Option(min=2, max=64, help="Pictures on the way, both ends included.")
     ] = 8,

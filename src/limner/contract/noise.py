@@ -148,7 +148,7 @@ class Noise:
         """Streams for n pictures: of the seeds given, or of seed, seed + 1, ..."""
         if not isinstance(seed, int):
             return cls._blend(seed, device)
-        seeds = torch.arange(seed, seed + n, dtype=torch.int64, device=device)
+        seeds = torch.arange(n, dtype=torch.int64, device=device) + _as_signed(seed)
         return cls(_mix(_mix(seeds + _GAMMA) + _as_signed(Purpose.SAMPLING * _GAMMA)))
 
     @classmethod

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 from limner.contract.errors import LimnerError, unknown
@@ -106,11 +107,13 @@ def choose_words(prompt: str, seed: int, lists: Lists = LISTS) -> str:
     Raises:
         LimnerError: it names a list that there is not.
     """
-    for k in range(len(prompt)):  # each leaves fewer braces
+    lists_left = len(prompt)  # for one may name itself; each choice in braces leaves fewer
+    for k in count():
         found = _CHOICE.search(prompt)
-        if found is None:
+        if found is None or not lists_left:
             break
         braces, name = found.groups()
+        lists_left -= name is not None
         if name is not None and name not in lists:
             raise unknown("list", f"__{name}__", [f"__{each}__" for each in lists])
         words = lists[name] if name is not None else braces.split("|")

@@ -87,7 +87,7 @@ def compare(
         if option not in known:
             raise unknown("sampler option", f"sampler.{option}", [f"sampler.{k}" for k in known])
     reference = _reference(headers, against, data or {})
-    n = n or min(PICTURES, len(reference.real))
+    n = min(PICTURES, len(reference.real)) if n is None else n
     for name in metrics or ():
         check_name(name)
     place = processes.device(device)

@@ -30,7 +30,7 @@ from limner.runtime.cache import key
 Numbers = Int[Tensor, "b"]
 Pixels = UInt8[Tensor, "b c h w"]
 _ORDER = 0  # the seed of the order of real pictures
-_MOST_OF_ENDLESS = 50_000  # pictures of data without an end that are looked at
+_MOST_OF_ENDLESS = 10_000  # pictures of data without an end that are looked at
 _LOOKED_AT = 100  # real pictures whose colours sources are moved to
 
 

@@ -174,6 +174,8 @@ def open_reference(
             f"say which real pictures {subject.name} is judged by: --against emoji, mnist, "
             "folder:PATH, ..."
         )
+    if "source" in asked:
+        raise LimnerError("leave data.source out; what judges is given by --against")
     options: dict[str, Any] = {}
     if _domains(usual.get("source", "")) == _domains(source):
         options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}

@@ -291,7 +291,8 @@ class _Session:
                     break
                 if processes.anyone(interrupts.seen, loop.device):
                     self.save()
-                    say(f"stopped at step {loop.step:,}; to go on, type: limner resume {self.run}")
+                    run = shlex.quote(str(self.run))
+                    say(f"stopped at step {loop.step:,}; to go on, type: limner resume {run}")
                     raise KeyboardInterrupt
         return self.run / MODEL_FILE
 
