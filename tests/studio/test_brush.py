@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from test_again import brush, give_red
 
 from conftest import Open, Studio, clean, png, until
@@ -85,10 +85,23 @@ def test_a_quick_stroke_has_no_gaps_and_a_mask_comes_from_a_file(visit: Open, st
     white = png(40, 20, "white")
     chooser.set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": white})
     until(lambda: page.evaluate(MASK)["n"] == 256 * 256)
+    until(lambda: kept(page))
+    held: list[Route] = []
+    page.route("**/api/v1/assets", lambda route: held.append(route))
     page.get_by_role("button", name="Undo").click()
     assert page.evaluate(MASK)["n"] == n
+    while not held:
+        page.wait_for_timeout(20)
     chooser.set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": b"no"})
-    expect(page.get_by_role("alert")).to_contain_text("m.png is not a picture")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("m.png is not a picture")
+    with page.expect_response("**/api/v1/assets"):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    assert alert.count() == 1, "the undone mask is sent, which does not take the words away"
+    page.get_by_role("button", name="Redo").click()
+    expect(alert).to_have_count(0)
+    page.unroute("**/api/v1/assets")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.locator("#task-feather").fill("4")
     page.locator("#task-feather").dispatch_event("change")

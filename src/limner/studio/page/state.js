@@ -64,10 +64,11 @@ export function set(patch) {
   });
 }
 
-export function wish(patch) {
+/** Change the form. What went wrong is told no more, unless it is passed: by what comes late, of itself. */
+export function wish(patch, problem = null) {
   const next = { ...state.wish, ...patch };
   remember(KEPT, JSON.stringify(next));
-  set({ wish: next, problem: null });
+  set({ wish: next, problem });
 }
 
 export const model = () => state.models.find((each) => each.name === state.wish.model);
