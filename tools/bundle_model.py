@@ -17,8 +17,8 @@ their own folder as the run.
 """
 
 import argparse
+import math
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -45,7 +45,7 @@ from limner.contract.editing import Follows
 from limner.contract.header import Header
 from limner.contract.image import to_uint8
 from limner.contract.noise import Noise
-from limner.contract.packing import is_coded
+from limner.contract.packing import is_coded, pack
 from limner.contract.registry import entry
 from limner.contract.text import prompted
 from limner.data import open_data, png
@@ -66,13 +66,16 @@ SCENES = (
 )
 _MANY = 150_000  # parameters, from which on they are stored in eight bits
 _SHOWN = 40
+_GREYS = 16
+_ROWS = 40  # of a log, evenly spread
 _PAIRS = 16
 _SEEDS = 4
+_FEW = 2
 _GIVEN = 4
 
 
 def bundle(name: str, run: Path, over: str = "") -> Path:
-    """Write a run's weights and log to the zoo, unless they are there: its folder.
+    """Write a run's weights and some of its log to the zoo, unless they are there: its folder.
 
     Args:
         name: of the folder.
@@ -82,19 +85,23 @@ def bundle(name: str, run: Path, over: str = "") -> Path:
     if run.resolve() == ZOO / name:
         return run
     header, model = read_header(model_file(run)), load(run)
+    part, *_ = header.recipe["train"].get("init") or ("",)
     if over:
         own = model.state_dict()
         for weight, value in load(ZOO / over).state_dict().items():
-            assert torch.equal(own[f"base.{weight}"], value), f"{weight} is not that of {over}"
+            assert torch.equal(own[f"{part}.{weight}"], value), f"{weight} is not that of {over}"
+    rounded = any(map(is_coded, pack(model.state_dict())))
     save_model(
         model,
         ZOO / name,
         images_seen=header.images_seen,
         recipe=_portable(header.recipe),
-        shared={"base.": f"{over}:"} if over else None,
-        dtype=torch.int8 if model.parameter_count() >= _MANY else torch.float16,
+        shared={f"{part}.": f"{over}:"} if over else None,
+        dtype=torch.int8 if model.parameter_count() >= _MANY or rounded else torch.float16,
     )
-    shutil.copy(run / "log.jsonl", ZOO / name)
+    rows = (run / "log.jsonl").read_text().splitlines(keepends=True)
+    some = rows[-1 :: -math.ceil(len(rows) / _ROWS)][::-1]
+    (ZOO / name / "log.jsonl").write_text("".join(some))
     return ZOO / name
 
 
@@ -132,13 +139,18 @@ def scenes(folder: Path) -> None:
     """Write the sheet of a painter of scenes: a caption a row."""
     wish = Wish(str(folder), prompts=tuple(scene_captions(folder)), n=_SEEDS)
     write(*paint_sheet(wish), folder / "samples.png", enlarge=1)
-    _shrink(Image.open(folder / "samples.png"), folder / "samples.png")
+    sheet, few = Image.open(folder / "samples.png"), read_header(model_file(folder)).shared
+    sheet = sheet.convert("RGB").reduce(2) if few else sheet
+    _shrink(sheet, folder / "samples.png", 32 if few else 256)
 
 
-def scene_captions(folder: Path, n: int = _SHOWN // _SEEDS) -> list[str]:
-    """The first captions of the test split of the scenes that a model was trained on."""
-    data = read_header(model_file(folder)).recipe["data"] | {"split": "test"}
-    first = torch.arange(n)
+def scene_captions(folder: Path, n: int = 0) -> list[str]:
+    """The first captions of the test split of the scenes that a model was trained on; few of one
+    that is stored over another.
+    """
+    header = read_header(model_file(folder))
+    data = header.recipe["data"] | {"split": "test"}
+    first = torch.arange(n or (_FEW if header.shared else _SHOWN // _SEEDS))
     return open_data(**data).captions(first, Noise.sampling(0, len(first))) or []
 
 
@@ -161,9 +173,9 @@ def of_given_pictures(folder: Path) -> None:
     _shrink(Image.fromarray(sheet.permute(1, 2, 0).numpy()), folder / "samples.png")
 
 
-def _shrink(image: Image.Image, file: Path) -> None:
-    """Write a sheet in 256 colours, which takes a third of the bytes."""
-    image.convert("RGB").quantize(256).save(file, optimize=True)
+def _shrink(image: Image.Image, file: Path, colours: int = 256) -> None:
+    """Write a sheet in few colours, which takes a third of the bytes."""
+    image.convert("RGB").quantize(colours).save(file, optimize=True)
 
 
 def translations(folder: Path) -> None:
@@ -218,23 +230,21 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
             f"`{recipe}`, in the file's header as it ran: {header.images_seen:,} images, seed "
             f"{train.get('seed', 0)}{', averaged weights' if train.get('ema') else ''}",
         ),
-        ("log", "`log.jsonl`"),
+        ("log", f"`log.jsonl`, at most {_ROWS} of its rows"),
         (
             "training time",
             trained or f"{minutes(folder):.0f} minutes of one core of an {MACHINE}",
         ),
     ]
-    about = (
-        f"A small one, which learnt digits within minutes on one core: "
-        f"`limner sample -m {folder.name}`."
-    )
+    about = f"A small one, which learnt digits on one core: `limner sample -m {folder.name}`."
     caption = f"First draws, seeds 0 to {_SHOWN - 1}"
     if paints_scenes:
         about = (
             f'Scenes from words: `limner sample "a red apple and a green car" -m {folder.name}`.'
         )
         asked = "; ".join(scene_captions(folder))
-        caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row: {asked}"
+        half = ", at half their size" if header.shared else ""
+        caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row{half}: {asked}"
     if steered:
         base = header.shared.get("base.", "").rstrip(":")
         asked = "; ".join(scene_captions(folder, _GIVEN))
@@ -311,7 +321,8 @@ def main() -> None:
     else:
         labels = ("all",) if header.spec.labels else ()
         wish = Wish(str(folder), labels=labels, n=4 if labels else _SHOWN)
-        write(*paint_sheet(wish), folder / "samples.png")
+        write(*paint_sheet(wish), folder / "samples.png", enlarge=2)
+        _shrink(Image.open(folder / "samples.png"), folder / "samples.png", _GREYS)
     report, command = judged(folder, asked.metrics, asked.n, asked.data)
     text = card(folder, asked.recipe, report, command, asked.limits, asked.trained)
     (folder / "README.md").write_text(text)

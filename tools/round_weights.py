@@ -44,7 +44,7 @@ from limner.training.player import players_of
 _ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal variable of variance 1
 _MOST = 60  # multiples in a row; eight-bit files keep the step of up to 63
 _BITS = (1.0, 7.0)  # the least and the most of a row
-_SMALLEST = 1024  # weights of a tensor that is worth rounding, as in `limner.contract.packing`
+_SMALLEST = 256  # weights of a tensor that is worth rounding
 _DAMPING = 0.01  # of the mean of H's diagonal
 _BATCH = 8
 _ROWS = 2048  # inputs of a layer that are seen of a batch
@@ -94,6 +94,12 @@ def round_layer(weight: Tensor, moments: Tensor, step: Tensor) -> Tensor:
     return rows[:, order.argsort()].to(weight.dtype)
 
 
+def forget(rows: Tensor, moments: Tensor, squares: Tensor) -> None:
+    """Columns by which no loss changes, such as those that a mask hides, are 0 and mend nothing."""
+    unused = squares.sum(0) == 0
+    rows[:, unused] = moments[unused] = moments[:, unused] = 0
+
+
 def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -> dict[str, Tensor]:
     """Each row's step.
 
@@ -116,6 +122,8 @@ def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -
         low, high = (middle, high) if mean > bits else (low, middle)
     largest = torch.cat([row.abs().amax(1) for row in rows.values()])
     found = torch.maximum(sigma * 2 ** (_ENTROPY - entropy), largest / _MOST)
+    mantissa, exponent = torch.frexp(found)  # of few digits, which take little room
+    found = torch.ldexp((16 * mantissa).ceil() / 16, exponent)
     return dict(zip(rows, found.split([len(row) for row in rows.values()])))
 
 
@@ -203,6 +211,7 @@ def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
     step = steps(rows, cost, bits)
     for name, own in rows.items():
         seen = moments.get(name, torch.eye(own.shape[1], dtype=torch.float64))
+        forget(own, seen, cost[name])
         rounded, weight = round_layer(own, seen, step[name]), weights[name]
         whole = rounded if len(own) == len(weight) else rounded.T
         weight.data.copy_(whole.reshape(weight.shape))

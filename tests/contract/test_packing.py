@@ -29,6 +29,15 @@ def test_a_row_comes_back_within_half_a_step_of_its_own_scale() -> None:
     assert (error >= 0.3 * step).all()  # it is packed, not merely copied
 
 
+def test_small_ones_are_halved_unless_they_are_rounded() -> None:
+    own = torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
+    rounded = (own / 0.7).round() * 0.7
+    stored = pack({"own": own, "rounded": rounded})
+    assert torch.equal(stored["own"], own.half()) and "rounded" not in stored
+    assert sum(x.numel() * x.element_size() for k, x in stored.items() if k != "own") < 240
+    torch.testing.assert_close(unpack(stored)["rounded"], rounded)
+
+
 def test_rows_of_nothing_stay_nothing() -> None:
     assert not unpack(pack({"zero": torch.zeros(4, 512)}))["zero"].any()
 

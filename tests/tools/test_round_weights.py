@@ -37,6 +37,19 @@ def test_with_inputs_that_are_apart_each_weight_is_rounded_by_itself():
     torch.testing.assert_close(found.double(), plain, atol=1e-6, rtol=0)
 
 
+def test_what_a_mask_hides_is_zero_and_mends_nothing():
+    torch.manual_seed(0)
+    x = torch.randn(4000, 6).double() @ torch.randn(6, 12).double()
+    weight, moments, step = torch.randn(4, 12), x.T @ x, torch.full((4,), 0.5).double()
+    seen = torch.arange(12) % 3 > 0
+    alone = tool.round_layer(weight[:, seen], moments[seen][:, seen], step)
+    tool.forget(weight, moments, seen * torch.ones(4, 12))
+    found = tool.round_layer(weight, moments, step)
+    assert not found[:, ~seen].any()
+    error = float((found[:, seen] - alone).abs().mean())
+    assert error < 0.05, "but for the damping, which is of the mean of fewer"
+
+
 def test_steps_have_the_mean_entropy_and_are_finer_where_weights_count():
     torch.manual_seed(0)
     weights = {name: torch.randn(50, 400) for name in ("much", "little")}

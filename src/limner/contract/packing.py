@@ -21,7 +21,7 @@ from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
 _SCALE, _CODED = "@scale", "@coded:"
-_SMALLEST = 1024  # weights of a tensor that is worth packing
+_SMALLEST = 1024  # weights of a tensor that is worth packing, unless it is rounded
 _THIN = 8  # weights in a row, which a scale of its own would hardly make smaller
 _LEVELS = 127
 _SIDES = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
@@ -35,7 +35,7 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, weight in weights.items():
         if not weight.is_floating_point():
             packed[name] = weight
-        elif weight.dim() < 2 or weight.numel() < _SMALLEST:
+        elif weight.dim() < 2:
             packed[name] = weight.half()
         else:
             thin = weight.dim() == 2 and weight.shape[1] < _THIN
@@ -43,6 +43,9 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if weight.dim() == 2 and weight.isfinite().all():
                 other = _stored(name, weight, across=not thin)
                 own = min(own, other, key=_bytes) if any(map(is_coded, other)) else own
+            if weight.numel() < _SMALLEST:
+                half = {name: weight.half()}
+                own = min(half, own, key=_bytes) if any(map(is_coded, own)) else half
             packed |= own
     return packed
 
