@@ -1,7 +1,10 @@
 """A distilled model goes in one step where its teacher goes in several."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from test_latent_diffusion import Identity
 from torch import nn
 
 from limner.commands.painting import paint_sheet
@@ -12,9 +15,11 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
+from limner.contract.text import text_spec
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.edm import EDM
 from limner.diffusion.flow_matching import FlowMatching
+from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.progressive_distillation import Distilled
 from limner.diffusion.sampling import Plan
 from limner.maths.denoisers import Clipped, Conditional, Guided
@@ -103,6 +108,47 @@ def test_a_student_learns_to_land_where_its_teacher_does():
         optimizer.step()
     assert distance() < 0.2 * before
     assert all(torch.equal(a, b) for a, b in zip(known, model.teacher.parameters()))
+
+
+@torch.no_grad()
+def test_among_maps_it_is_what_it_is_of_pictures_but_for_clipping(monkeypatch):
+    options = {"channels": (8,), "patch": 2}
+    among = LatentDiffusion(SPEC, Identity(SPEC), "flow-matching", options)
+    plain = FlowMatching(SPEC, **options)
+    shaken(among.denoiser)
+    plain.load_state_dict(among.denoiser.state_dict())
+    own, other = (Distilled(SPEC, each, scale=3.0).eval() for each in (among, plain))
+    shaken(own.change)
+    other.change.load_state_dict(own.change.state_dict())
+    x, c = torch.rand(4, *SPEC.shape) - 0.5, Condition(torch.tensor([0, 1, 0, 1]))
+    monkeypatch.setattr("limner.diffusion.progressive_distillation.Clipped", lambda D: D)
+
+    def made(model: Distilled):
+        keyed = Noise.keyed(0, 3, range(4))
+        return (
+            next(model.turns(Batch(x, c), 3, keyed)).loss,
+            model.sample(4, c, seed=1),
+            [*model.edit(x, c, strength=0.5, seed=2)][-1],
+        )
+
+    for first, second in zip(made(own), made(other)):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+def test_a_student_among_maps_paints_and_looks_at_words():
+    spec = ImageSpec(3, 16, 16, text=text_spec(4))
+    stage = build("kl-autoencoder", ImageSpec(3, 16, 16), channels=(4, 8), latent=2)
+    options = {"channels": (8, 8), "attention": 2}
+    teacher = LatentDiffusion(spec, stage, "flow-matching", options)
+    model = Distilled(spec, teacher, rank=2)
+    c = Condition(text=torch.tensor([[1, 2, 0, 0]]))
+    assert model.sample(2, c.repeat(2)).shape == (2, 3, 16, 16)
+    maps = model.attention_maps(torch.zeros(2, 3, 16, 16), c)
+    assert maps.shape == (2, 4, 16, 16) and maps.any()
+    with pytest.raises(LimnerError, match="give the same"):
+        Distilled(replace(spec, text=None), teacher)
+    with pytest.raises(LimnerError, match="shortcut models paint in few steps already"):
+        Distilled(spec, LatentDiffusion(spec, stage, "shortcut", {"channels": (8,)}))
 
 
 def test_it_paints_in_as_many_evaluations_as_it_has_steps():

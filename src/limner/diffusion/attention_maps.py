@@ -23,13 +23,14 @@ from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.noise import Noise
+from limner.diffusion.sampling import Repaints
 from limner.maths.schedules import Schedule
 from limner.nn.attention import Attention, Edit, Weights
 
 _AMOUNTS = 10  # of noise
 
 
-class Attending(Attends):
+class Attending(Repaints, Attends):
     """A denoiser that says where its cross-attention looks; the model is D(x_t, t, c), and has a
     `schedule`.
     """
@@ -55,9 +56,10 @@ class Attending(Attends):
         self.eval()
         try:
             with torch.no_grad(), looking(self) as looks:
+                z, _ = self.to_latent(x, None, noise)
                 for t in self.schedule.times(_AMOUNTS + 1)[1:-1]:
                     alpha, sigma = map(float, self.schedule(t))
-                    self(alpha * x + sigma * noise.normal(*self.spec.shape).to(x), t, c)
+                    self(alpha * z + sigma * noise.normal(*z.shape[1:]).to(z), t, c)
         finally:
             self.train(training)
         return looks.maps(*self.spec.shape[1:])

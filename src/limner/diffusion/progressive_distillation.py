@@ -26,9 +26,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from limner.contract.abilities import Latents
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
@@ -36,10 +38,13 @@ from limner.contract.noise import Noise
 from limner.contract.options import Count, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.attention_maps import Attending
+from limner.diffusion.denoising_model import DenoisingModel
+from limner.diffusion.frozen_base import denoiser_of
+from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan
 from limner.diffusion.teachers import checked_teacher
-from limner.maths.denoisers import Clipped, Estimate, Guided, per_image
+from limner.maths.denoisers import Clipped, Denoiser, Estimate, Guided, per_image
 from limner.maths.samplers import SAMPLERS, SamplerName
 from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRank
@@ -64,7 +69,8 @@ class Distilled(Attending, PromptToPrompt):
 
     Args:
         spec: what the images are.
-        teacher: a trained denoising model of the same data; as in train.init.teacher="runs/NAME".
+        teacher: a trained model of the same data that denoises, pictures or maps; as in
+            train.init.teacher="runs/NAME".
         steps: in how many steps to paint.
         substeps: how many of the teacher's steps one of them stands for.
         sampler: how the teacher takes them.
@@ -89,15 +95,23 @@ class Distilled(Attending, PromptToPrompt):
         condition_dropout: Share = 0.05,
     ) -> None:
         super().__init__()
-        teacher = self.teacher = checked_teacher(spec, teacher)
-        self.schedule = teacher.schedule
-        self.change = LowRank(teacher.network, rank)
+        self.in_maps = isinstance(teacher, LatentDiffusion)
+        if isinstance(teacher, LatentDiffusion):
+            checked_teacher(teacher.denoiser.spec, teacher.denoiser)
+            if teacher.spec != spec:
+                raise LimnerError("the teacher was trained on other data; give the same [data]")
+            self.teacher = teacher
+        else:
+            self.teacher = checked_teacher(spec, teacher)
+        own = self.denoiser
+        self.schedule = own.schedule
+        self.change = LowRank(own.network, rank)
         self.steps, self.substeps = steps, substeps
         self.sampler: SamplerName = sampler
         self.scale = scale
         self.condition_dropout = condition_dropout
         levels = self.schedule(self._all_times[0])
-        if float(teacher.parametrisation(*levels).out.detach().abs()) > _STRETCHED:
+        if float(own.parametrisation(*levels).out.detach().abs()) > _STRETCHED:
             raise LimnerError(
                 "the teacher predicts noise where next to no picture is left, from which no step "
                 "can be learnt; distil a teacher with model.prediction=v or x"
@@ -118,6 +132,27 @@ class Distilled(Attending, PromptToPrompt):
         return {"student": self.change}
 
     @property
+    def denoiser(self) -> DenoisingModel:
+        """The teacher, or the one among its maps."""
+        return denoiser_of(self.teacher)
+
+    def _bounded(self, D: Denoiser) -> Denoiser:
+        """The denoiser, clipped where it sees pictures; maps have no range."""
+        return D if self.in_maps else Clipped(D)
+
+    def to_latent(
+        self, image: Images, mask: Float[Tensor, "b 1 h w"] | None, noise: Noise
+    ) -> tuple[Latents, Tensor | None]:
+        """What the teacher denoises, pictures or their maps: `Repaints`."""
+        return self.teacher.to_latent(image, mask, noise)
+
+    def to_image(
+        self, x: Latents, image: Images | None = None, mask: Float[Tensor, "b 1 h w"] | None = None
+    ) -> Images:
+        """The pictures of that: `Repaints`."""
+        return self.teacher.to_image(x, image, mask)
+
+    @property
     def _all_times(self) -> Times:
         """The teacher's; the student's are each `substeps`-th of them."""
         return self.schedule.times(self.steps * self.substeps)
@@ -131,10 +166,11 @@ class Distilled(Attending, PromptToPrompt):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (
             map(float, self.schedule(times[end])) for end in (0, -1)
         )
-        x_t = alpha_t * batch.x + sigma_t * noise.normal(*self.spec.shape)
         c = batch.c
-        D = Clipped(Guided(self.teacher, self.scale))
+        D = self._bounded(Guided(self.denoiser, self.scale))
         with torch.no_grad():
+            x, _ = self.to_latent(batch.x, None, noise)
+            x_t = alpha_t * x + sigma_t * noise.normal(*self.denoiser.spec.shape)
             x_s = Plan(SAMPLERS[self.sampler], D, times).end(x_t, c, noise)
         k = sigma_s / sigma_t
         target = (x_s - k * x_t) / (alpha_s - k * alpha_t)
@@ -153,11 +189,11 @@ class Distilled(Attending, PromptToPrompt):
                 "leave it out"
             )
         t = t.expand(len(x_t))
-        inn = self.teacher.parametrisation(*self.schedule(t)).inn
+        inn = self.denoiser.parametrisation(*self.schedule(t)).inn
         label = self.schedule.label(t)
-        F = self.change(self.teacher.network, per_image(inn, x_t) * x_t, label, c)
-        own = F[:, : self.spec.channels]  # the rest tells variances
-        return Estimate(self.teacher.denoised(own, x_t, t))
+        F = self.change(self.denoiser.network, per_image(inn, x_t) * x_t, label, c)
+        own = F[:, : self.denoiser.spec.channels]  # the rest tells variances
+        return Estimate(self.denoiser.denoised(own, x_t, t))
 
     def frames(
         self,
@@ -172,15 +208,15 @@ class Distilled(Attending, PromptToPrompt):
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
         """
-        yield from self.plan().walked(self.first(noise), c, noise, preview)
+        yield from map(self.to_image, self.plan().walked(self.first(noise), c, noise, preview))
 
     def first(self, noise: Noise) -> Images:
         """The noise that a walk begins with."""
-        return self.schedule.prior_deviation * noise.normal(*self.spec.shape)
+        return self.teacher.first(noise)
 
     def plan(self, **options: Any) -> Plan:
         """The student's own few steps; there is nothing to choose."""
-        return Plan(SAMPLERS["ddim"], Clipped(self), self._all_times[:: self.substeps])
+        return Plan(SAMPLERS["ddim"], self._bounded(self), self._all_times[:: self.substeps])
 
     def frame_count(self, **options: Any) -> int:
         """One for each step, and the picture."""
