@@ -110,8 +110,8 @@ def test_train_resume_and_sample_by_the_words_of_the_readme(limner_):
     assert Path("runs/edm-emoji/model.safetensors").is_file()
     code, out, _ = limner_("train", "edm", "emoji", *TINY)
     assert code == 0 and "runs/edm-emoji-2" in out, "a second run of the same name goes elsewhere"
-    code, _, _ = limner_("resume", "runs/edm-emoji", "train.steps=5")
-    assert code == 0
+    code, out, _ = limner_("resume", "runs/edm-emoji", "train.steps=5")
+    assert code == 0 and ("sheets in" in out) == Path("runs/edm-emoji/samples").is_dir()
     assert json.loads(Path("runs/edm-emoji/log.jsonl").read_text().splitlines()[-1])["step"] == 5
     code, out, _ = limner_("sample", "-m", "runs/edm-emoji", "-n", "2", "sampler.steps=2")
     assert code == 0 and out.strip() == "sample.png"

@@ -11,6 +11,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, models
+from limner.evaluate.subject import open_subject
 
 SMALL = [name for name in bundled() if name in models()]
 """Those that show a family: each has the name of its registered model."""
@@ -62,6 +63,11 @@ def test_a_run_here_is_meant_before_a_bundled_model_of_its_name(tmp_path: Path, 
     assert find_model("emoji") == bundled()["emoji"], "pictures, say"
     save_model(build("gan", ImageSpec(1, 16, 16), channels=16), tmp_path / "emoji")
     assert find_model("emoji") == Path("emoji")
+    opened = open_subject("emoji", {}, torch.device("cpu"))
+    assert opened.model and opened.model.name == "gan", "judged is what paints"
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "model_index.json").touch()
+    assert find_model("vae") == Path("vae"), "a pipeline"
     assert find_model(None) == bundled()["emoji"]
 
 

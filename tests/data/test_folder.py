@@ -243,6 +243,8 @@ def test_unknown_options_and_sources(tmp_path):
         open_data(source, fit="squash")
     with pytest.raises(LimnerError, match=r"unknown data source 'fodler:x'; did you mean 'folder"):
         open_data("fodler:x")
+    with pytest.raises(LimnerError, match=r"\(a folder is read by folder:.*\)$"):
+        open_data(str(tmp_path))
     with pytest.raises(LimnerError, match=r"'folder' is to be written folder:PATH"):
         open_data("folder")
     with pytest.raises(LimnerError, match=r"leave data.levels=5 out"):

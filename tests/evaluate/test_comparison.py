@@ -202,8 +202,10 @@ def test_a_subject_that_fails_gets_its_line(folder: Path, found: Comparison):
     assert failed.report is None and "there is no run" in failed.error
     for written in (found.text(), found.markdown()):
         assert f"not judged: {folder / 'nowhere'}" in written
-    with pytest.raises(LimnerError, match=r"no subject could be judged .*nowhere"):
-        compare([folder / "nowhere"], f"folder:{folder / 'data'}")
+    with pytest.raises(LimnerError) as told:
+        compare([folder / "nowhere", f"{folder}/./nowhere/"], f"folder:{folder / 'data'}")
+    assert str(told.value).startswith("no subject could be judged")
+    assert str(told.value).count("there is no run") == 1, "it is one, by two spellings"
 
 
 def test_what_a_model_raises_is_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch):

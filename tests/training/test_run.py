@@ -227,6 +227,8 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
             resume(run, [change], dataset=Ramps(), device="cpu")
     with pytest.raises(LimnerError, match=r"data of .* have changed"):
         resume(run, ["train.steps=9"], dataset=Ramps(("a", "b")), device="cpu")
+    with pytest.raises(LimnerError, match=r"for data that moved, add data.source=\.\.\."):
+        resume(run, ["train.steps=9", f"data.source=folder:{tmp_path}/away"], device="cpu")
 
 
 def test_a_folder_with_a_run_is_left_alone(finished, tmp_path):

@@ -107,10 +107,7 @@ def _trained(folder: Path) -> None:
 
     if not processes.first():
         return
-    if not paints(folder):
-        typer.echo(f"trained: {folder}/model.safetensors (curves.png beside it)")
-        return
-    typer.echo(
-        f"trained: {folder}/model.safetensors (sheets in {folder}/samples, curves.png beside it)"
-    )
-    typer.echo(f"paint with it: limner sample -m {shlex.quote(str(folder))} -n 16")
+    sheets = f"sheets in {folder}/samples, " if (folder / "samples").is_dir() else ""
+    typer.echo(f"trained: {folder}/model.safetensors ({sheets}curves.png beside it)")
+    if paints(folder):
+        typer.echo(f"paint with it: limner sample -m {shlex.quote(str(folder))} -n 16")

@@ -16,12 +16,19 @@ from limner.contract.upscaling import Upscales
 
 DEFAULT = "emoji"
 """The model that paints when none is named."""
+_PIPELINE = "model_index.json"  # in a folder of diffusers
 
 
 def bundled() -> dict[str, Path]:
     """The folders of the bundled models, by name."""
     folder = Path(str(files("limner") / "zoo"))
     return {each.parent.name: each.parent for each in sorted(folder.glob(f"*/{MODEL_FILE}"))}
+
+
+def bundled_as(name: str) -> Path | None:
+    """The folder of the bundled model of a name, unless a model that is called so lies here."""
+    here = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE))
+    return None if here else bundled().get(name)
 
 
 def paints(folder: Path) -> bool:
@@ -65,8 +72,8 @@ def find_model(name: str | None) -> Path:
     known = bundled()
     if name is None:
         return known[DEFAULT]
-    if name in known and not (Path(name) / MODEL_FILE).is_file():
-        return known[name]
+    if ready := bundled_as(name):
+        return ready
     if not Path(name).exists():
         if name in models():
             if ready := bundled_of(name):

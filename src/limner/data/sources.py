@@ -5,7 +5,7 @@ import string
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from limner.contract.errors import LimnerError, unknown
@@ -60,9 +60,9 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
     """
     kind, address, own = _parse(typed)
     if kind not in SOURCES:
-        raise unknown(
-            "data source", typed, [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
-        )
+        forms = [*FORMS.values(), *(f"{p}:A,B" for p in (*PAIRS, _MIXED))]
+        hint = f"a folder is read by folder:{typed}" if Path(typed).is_dir() else ""
+        raise unknown("data source", typed, forms, hint)
     if (FORMS[kind] == kind) == bool(address):
         raise LimnerError(f"data source '{typed}' is to be written {FORMS[kind]}")
     known = SOURCES[kind]

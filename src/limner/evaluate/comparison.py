@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import limner
-from limner.contract.bundled import bundled
+from limner.contract.bundled import bundled_as
 from limner.contract.checkpoint import model_file, read_header
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.header import Header
@@ -78,7 +78,7 @@ def compare(
             could be judged; the message has a reason for each.
     """
     began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    names = list(dict.fromkeys(str(each) for each in subjects))
+    names = list(dict.fromkeys(str(Path(each)) for each in subjects))
     if not names:
         raise LimnerError("name what is to be compared: runs, models, or folders of pictures")
     headers = {name: header for name in names if (header := _header(name))}
@@ -188,7 +188,7 @@ class _Judge:
         if not before and not opened.run and processes.first():
             shelf.mkdir(parents=True, exist_ok=True)
             append(report, shelf)
-        seconds = _training_seconds(opened.run or bundled().get(name))
+        seconds = _training_seconds(opened.run or bundled_as(name))
         samples, pairs = self.sheets(report, setting.subject) if processes.first() else (None, None)
         return Compared(name, report, "", seconds, before is not None, samples, pairs)
 
@@ -264,7 +264,7 @@ class _Judge:
 def _header(name: str) -> Header | None:
     """What a model file says of itself; None for pictures, and for what its turn will tell."""
     try:
-        return read_header(model_file(bundled().get(name, Path(name).expanduser())))
+        return read_header(model_file(bundled_as(name) or Path(name).expanduser()))
     except LimnerError:
         return None
 

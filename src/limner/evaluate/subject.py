@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from limner.contract.bundled import bundled, painters
+from limner.contract.bundled import bundled_as, painters
 from limner.contract.checkpoint import digest, digest_tensors, load, model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -80,8 +80,8 @@ def open_subject(
     name = str(subject)
     if name.startswith(("folder:", "zip:", "wds:", "hf:")):
         return _open_pictures(name, name, looks)
-    if name in bundled():
-        return _open_model(name, bundled()[name], device)
+    if ready := bundled_as(name):
+        return _open_model(name, ready, device)
     path = Path(name).expanduser()
     if not path.exists():
         raise LimnerError(f"there is no run, model file or folder of pictures '{name}'{painters()}")

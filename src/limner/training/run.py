@@ -126,7 +126,10 @@ def resume(
         state = load_state(run / "state", say)
         if state is None:
             raise LimnerError(f"no state of {run} is whole; train again, into another --run")
-        stream = open_stream(recipe, dataset)
+        try:
+            stream = open_stream(recipe, dataset)
+        except LimnerError as error:
+            raise LimnerError(f"{error}; for data that moved, add data.source=...") from None
         model = _rebuilt(run, stream.dataset, new_data)
         check_sizes(model, stream.dataset)
         loop = Loop(model, stream.batch, recipe.options(), place)
