@@ -5,7 +5,7 @@ import { Problem, upload } from "/page/api.js";
 import { drawMiddle } from "/page/drawing.js";
 import { Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { model, set, state, trouble, unsaved, wish } from "/page/state.js";
+import { model, state, trouble, unsaved, wish } from "/page/state.js";
 
 const SIDE = 256, COLOUR = [0xf0, 0x57, 0x2a], THINNEST = 4, THICKEST = 128, STEPS_BACK = 60, CLOSEST = 8;
 const NAMES = { brush: "Brush", eraser: "Eraser" };
@@ -79,7 +79,6 @@ export function Brush({ picture }) {
   };
   const finished = (what) => {
     past.current.made++;
-    set({ problem: null });
     save().catch(trouble);
     say(what);
     again((n) => n + 1);

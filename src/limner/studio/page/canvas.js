@@ -6,7 +6,7 @@ import { Pixels, TOOLS, UNIT, packed, paperOf, pixelsOf, told, unpacked } from "
 import { Form } from "/page/form.js";
 import { Forming, Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
-import { letGo, model, outline, set, state, steered, trouble, unsaved, wish } from "/page/state.js";
+import { letGo, model, outline, state, steered, trouble, unsaved, wish } from "/page/state.js";
 
 const NAMES = { brush: "Brush", eraser: "Eraser", line: "Line", ellipse: "Ellipse", rectangle: "Rectangle", box: "Box with words" };
 const KEYS = { b: "brush", e: "eraser", l: "line", o: "ellipse", r: "rectangle", w: "box" };
@@ -56,7 +56,7 @@ async function save() {
   }
   if (drawing.sent >= made || drawing.turn !== turn) return; // this one or a later one is sent already, or another drawing was loaded
   Object.assign(drawing, { sent: made, of: sent?.id ?? null });
-  if (drawing.made === made) wish({ inputs: { ...state.wish.inputs, hint: sent } }, state.problem);
+  if (drawing.made === made) wish({ inputs: { ...state.wish.inputs, hint: sent } });
 }
 
 unsaved.add(save);
@@ -75,7 +75,6 @@ function name(word, there) {
 function done(shapes, undone) {
   Object.assign(drawing, { shapes, undone, made: drawing.made + 1 });
   rebuild();
-  set({ problem: null });
   save().catch(trouble);
 }
 

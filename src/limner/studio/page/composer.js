@@ -178,7 +178,8 @@ function Grid() {
   const too = cells > 100;
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
   const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.wish.task] && (!each.hint || state.wish.inputs.hint || (each.condition !== "required" && !each.over))); // a control without a hint is its base
-  const compare = () => set({ axes: [{ key: "model", text: able.slice(0, 6).map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
+  const others = able.filter((each) => each !== model());
+  const compare = () => set({ axes: [{ key: "model", text: [model(), ...others.slice(0, 5)].map((each) => each.name).join(", ") }, { key: "seed", text: "1-2" }, null] });
   return html`<details class="more"><summary>Grid</summary>
     <p class="hint">The same wish with one thing changed from cell to cell: a list <code>1, 2, 3</code>, steps <code>1-9(2)</code>, or a count <code>0-1[5]</code>.</p>
     ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} />`)}
