@@ -151,6 +151,24 @@ def test_a_picture_that_is_dropped_becomes_its_edges(visit: Open, studio: Studio
     assert painted(page, studio, 3)[:, :8].all(), "as it is"
 
 
+LATE = """async () => {
+    const { state, subscribe } = await import("/page/state.js");
+    await new Promise((sent) => subscribe(() => state.wish.inputs.hint && sent()));
+    const z = { key: "z", ctrlKey: true, bubbles: true };
+    document.querySelector(".sketch canvas").dispatchEvent(new KeyboardEvent("keydown", z));
+    await new Promise((later) => setTimeout(later, 500));
+}"""
+
+
+def test_what_was_undone_as_it_was_sent_can_be_drawn_again(visit: Open, studio: Studio):
+    page = opened(visit)
+    page.evaluate("() => { window.requestAnimationFrame = () => 0; }")  # effects come late
+    page.route("**/api/v1/assets", lambda route: (page.wait_for_timeout(400), route.continue_()))
+    stroke(page, (0.03, 0.4), (0.97, 0.4))
+    page.evaluate(LATE)
+    expect(page.get_by_label("Redo")).to_be_enabled(timeout=2000)
+
+
 def test_it_is_drawn_by_keys_alone(visit: Open, studio: Studio):
     page = opened(visit)
     said = page.locator(".sketch [role=status]")

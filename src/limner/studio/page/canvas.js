@@ -105,6 +105,7 @@ export function Canvas({ required }) {
   };
   const changed = () => { show(); again((n) => n + 1); };
   useEffect(() => {
+    if (hint?.id !== state.wish.inputs.hint?.id) return; // it comes late, and the next one knows more
     const same = (hint?.id ?? null) === drawing.of || drawing.made !== drawing.sent;
     const fits = same && JSON.stringify(drawing.paper) === JSON.stringify(paper);
     if (fits) return show();
