@@ -35,9 +35,9 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, NonNegative, Share, Widths
+from limner.contract.options import Count, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
-from limner.diffusion.teachers import checked_teacher
+from limner.diffusion.teachers import checked_teacher, student_network
 from limner.maths.denoisers import Denoiser, Guided, per_image
 from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
@@ -71,6 +71,8 @@ class DMD2(GenerativeModel):
         every: steps of score and critic for one of the generator.
         weight: of the critic in the generator's loss; 0 matches distributions only.
         channels: of the critic, a half of a `UNet`.
+        rank: of the change to each of the teacher's weights, of the generator and of the score; 0
+            for whole networks.
         condition_dropout: how often training hides the condition.
 
     Raises:
@@ -86,6 +88,7 @@ class DMD2(GenerativeModel):
         every: Count = 5,
         weight: NonNegative = 0.01,
         channels: Widths = (32, 64),
+        rank: Natural = 0,
         condition_dropout: Share = 0.0,
     ) -> None:
         super().__init__()
@@ -99,6 +102,8 @@ class DMD2(GenerativeModel):
             )
         self.teacher = teacher
         self.generator, self.score = copy.deepcopy(teacher), copy.deepcopy(teacher)
+        for student in (self.generator, self.score):
+            student.network = student_network(teacher, rank)
         self.critic = HalfUNet(spec, channels, 1, 0, 2, 0.0, 1)
         self.scale, self.every, self.weight = scale, every, weight
         self.condition_dropout = condition_dropout

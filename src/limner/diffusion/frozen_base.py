@@ -16,6 +16,7 @@ from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.sampling import Plan, Repaints
+from limner.diffusion.teachers import check_whole
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import UNet
@@ -102,6 +103,8 @@ def checked_base(spec: ImageSpec, base: GenerativeModel) -> Base:
         LimnerError: why it cannot.
     """
     denoiser = base.denoiser if isinstance(base, LatentDiffusion) else base
+    if isinstance(denoiser, DenoisingModel):
+        check_whole(denoiser)
     if not isinstance(denoiser, DenoisingModel) or not isinstance(
         denoiser.network, UNet | PlainUNet
     ):

@@ -23,7 +23,6 @@ millions that are stored; the distance of distillation is squared, not a percept
 reflowed can be reflowed again, and then distilled.
 """
 
-import copy
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -36,11 +35,11 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
-from limner.contract.options import Count, Share
+from limner.contract.options import Count, Natural, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
-from limner.diffusion.teachers import checked_teacher
+from limner.diffusion.teachers import checked_teacher, student_network
 from limner.maths.denoisers import Denoiser, Guided, Parametrisation, flow, per_image
 from limner.maths.samplers import SAMPLERS
 from limner.maths.schedules import LinearPath, Times
@@ -72,6 +71,7 @@ class Reflow(DenoisingModel):
             way.
         substeps: in how many of Heun's steps the teacher makes a pair.
         scale: the teacher's guidance, which the pairs are of.
+        rank: of the change to each of the teacher's weights; 0 for a whole network.
         condition_dropout: how often training hides the condition.
 
     Raises:
@@ -88,6 +88,7 @@ class Reflow(DenoisingModel):
         goal: Literal["straight", "one-step"] = "straight",
         substeps: Count = 16,
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
+        rank: Natural = 0,
         condition_dropout: Share = 0.0,
     ) -> None:
         flow = checked_teacher(spec, teacher)
@@ -96,7 +97,7 @@ class Reflow(DenoisingModel):
                 f"only flows along lines can be straightened, not {teacher.name}; give a "
                 "flow-matching or reflow model"
             )
-        super().__init__(spec, copy.deepcopy(flow.network), condition_dropout)
+        super().__init__(spec, student_network(flow, rank), condition_dropout)
         self.teacher = flow
         self.schedule = LinearPath()
         self.goal, self.substeps, self.scale = goal, substeps, scale

@@ -1,9 +1,14 @@
 """From whom a model can learn that denoises in fewer steps."""
 
+import copy
+
+from torch import nn
+
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.diffusion.denoising_model import DenoisingModel
+from limner.nn.low_rank import LowRankCopy
 from limner.nn.span_unet import SpanUNet
 
 
@@ -29,6 +34,31 @@ def checked_teacher(
             f"{teacher.name} models paint in few steps already, and their networks are told how "
             "long a step is; give another teacher, as flow-matching"
         )
+    check_whole(teacher)
     if teacher.spec != spec:
         raise LimnerError("the teacher was trained on other data; give the same [data]")
     return teacher
+
+
+def check_whole(model: DenoisingModel) -> None:
+    """Refuse a model that holds low-rank changes of another one's weights.
+
+    Raises:
+        LimnerError: it does.
+    """
+    if isinstance(model.network, LowRankCopy):
+        raise LimnerError(
+            f"this {model.name} model holds only changes of its own teacher's weights; give one "
+            "that was trained with model.rank=0"
+        )
+
+
+def student_network(teacher: DenoisingModel, rank: int) -> nn.Module:
+    """A network that begins as the teacher's.
+
+    Args:
+        teacher: which stays as it is.
+        rank: of the changes that the student learns; 0 for a copy, all of which learns.
+    """
+    network = teacher.network
+    return LowRankCopy(network, rank) if rank else copy.deepcopy(network)

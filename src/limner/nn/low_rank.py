@@ -26,6 +26,7 @@ class LowRank(nn.Module):
         self.A = nn.ParameterList(torch.randn(rank, ins) / ins**0.5 for _, ins in sizes)
         self.B = nn.ParameterList(torch.zeros(outs, rank) for outs, _ in sizes)
         self._kept: dict[str, Tensor] | None = None
+        self.register_load_state_dict_post_hook(_forget)
 
     def train(self, mode: bool = True) -> "LowRank":
         """Set the mode; the changed weights are computed again."""
@@ -48,3 +49,27 @@ class LowRank(nn.Module):
         if not self.training and not torch.is_grad_enabled():
             self._kept = changed
         return changed
+
+
+def _forget(module: nn.Module, _: Any) -> None:
+    """What was kept is of the weights before others were loaded."""
+    assert isinstance(module, LowRank)
+    module._kept = None
+
+
+class LowRankCopy(nn.Module):
+    """A copy of a network that differs from it by low-rank changes, which are all that it stores.
+
+    Args:
+        network: that of another model, which stores it.
+        rank: of the changes.
+    """
+
+    def __init__(self, network: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.change = LowRank(network, rank)
+        self._network = (network,)  # in a tuple, so that it is no part of this one
+
+    def forward(self, *inputs: Any) -> Any:
+        """The output of the network with changed weights."""
+        return self.change(*self._network, *inputs)

@@ -69,6 +69,7 @@ class Validation:
         """The held-out loss of a model in evaluation mode; nothing where none was asked for."""
         if not self._batches:
             return {}
+        model.eval()  # also for what layers keep in this mode: it is computed again
         device = model.device
         remembered = [(buffer, buffer.clone()) for buffer in model.buffers()]
         total = 0.0

@@ -1,0 +1,83 @@
+"""Students that hold low-rank changes of their teacher's weights, and no copy of them."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from limner.contract.checkpoint import load, save_model
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Noise
+from limner.contract.registry import build
+from limner.testing.cases import toy_data
+from limner.training.options import TrainOptions
+from limner.training.validation import Validation
+
+SPEC = ImageSpec(1, 4, 4)
+TINY: dict[str, Any] = {"channels": (4,), "attention": 0}
+HINT = ImageSpec(1, 4, 4, domain="edges")
+OPTIONS: dict[str, dict[str, Any]] = {"reflow": {"substeps": 2}, "dmd2": {"channels": (4,)}}
+
+
+@pytest.fixture
+def teacher():
+    model = build("flow-matching", SPEC, **TINY)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_it_begins_as_a_whole_student_learns_and_is_loaded_again(name, teacher, tmp_path):
+    before = {k: w.clone() for k, w in teacher.state_dict().items()}
+    whole = build(name, SPEC, teacher=teacher, **OPTIONS[name]).eval()
+    model = build(name, SPEC, teacher=teacher, rank=2, **OPTIONS[name]).eval()
+    assert torch.equal(model.sample(3, seed=1), whole.sample(3, seed=1))
+    players = model.train().players()
+    assert players.keys() == whole.players().keys()
+    learnt = [p for player in players.values() for p in player.parameters()]
+    adam = torch.optim.SGD(learnt, lr=0.1)
+    for turn in model.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4))):
+        adam.zero_grad()
+        turn.loss.backward()
+        assert turn.of is None or any(bool(p.grad.any()) for p in players[turn.of].parameters())
+        adam.step()
+    changed = model.eval().sample(3, seed=1)
+    assert not torch.equal(changed, whole.sample(3, seed=1))
+    assert all(torch.equal(w, before[k]) for k, w in teacher.state_dict().items())
+    save_model(model, tmp_path)
+    assert torch.equal(load(tmp_path).sample(3, seed=1), changed)
+    own = [k for k in model.state_dict() if not k.startswith(("teacher.", "critic."))]
+    assert own and all(".change." in k for k in own)
+
+
+def test_what_holds_changes_alone_can_neither_teach_nor_be_controlled(teacher):
+    student = build("reflow", SPEC, teacher=teacher, rank=1)
+    for name, part in {"reflow": "teacher", "distilled": "teacher", "controlnet": "base"}.items():
+        hint = HINT if part == "base" else None
+        with pytest.raises(LimnerError, match=r"give one that was trained with model\.rank=0"):
+            build(name, replace(SPEC, hint=hint), **{part: student})
+
+
+def test_what_is_kept_of_changed_weights_is_forgotten_with_the_weights(teacher):
+    """Held-out losses and loaded weights are of the weights as they are."""
+    model = build("reflow", SPEC, teacher=teacher, rank=2, substeps=2).eval()
+    held_out = Validation({}, TrainOptions(validation=0), model)
+    held_out.count, noise = 4, Noise.keyed(0, 0, range(4))
+    held_out._batches = [(toy_data(SPEC, 0, 4), noise)]
+    before = held_out.numbers(model, 0)
+    first = {k: w.clone() for k, w in model.state_dict().items()}
+    with torch.no_grad():
+        for p in model.players()["student"].parameters():
+            p += 0.3
+    assert held_out.numbers(model, 0) != before
+    model.load_state_dict(first)
+    with torch.no_grad():
+        (turn,) = model.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4)))
+    again = build("reflow", SPEC, teacher=teacher, rank=2, substeps=2).eval()
+    again.load_state_dict(first)
+    with torch.no_grad():
+        (other,) = again.turns(toy_data(SPEC, 0, 4), 0, Noise.keyed(0, 0, range(4)))
+    assert torch.equal(turn.loss, other.loss)
