@@ -21,7 +21,10 @@ def test_without_a_near_name_all_are_listed_in_order():
 
 
 def test_where_there_are_none_that_is_said():
-    assert str(unknown("option", "scale", [])) == "unknown option 'scale'; known: none"
+    assert (
+        str(unknown("option", "scale", []))
+        == "unknown option 'scale'; there are none; leave it out"
+    )
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, "a\nb"])

@@ -215,6 +215,8 @@ def test_what_a_model_raises_is_its_line(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(toys.Pixels, "log_prob", broken)
     pair = [folder / "wrong", folder / "copies"]
     found = compare(pair, metrics=METRICS, n=N // 2, seed=7)
+    with pytest.raises(LimnerError, match="unknown metric 'kit'; did you mean 'kid'"):
+        compare(pair[0], metrics="kit", n=N)
     assert found.subjects[0].error == "RuntimeError: out of luck"
     report = found.subjects[1].report
     assert report and {x.metric for x in report.numbers} == {"memorisation"}, "what applies"

@@ -115,7 +115,7 @@ def test_changed_data_are_named_and_used_only_when_told_to(tmp_path: Path):
     resume(run, ["train.steps=4"], device="cpu")  # the new data are its data from now on
     with pytest.raises(LimnerError, match=r"as many pictures, but other pixels.* or data options"):
         resume(run, ["data.flip=true"], device="cpu")
-    with pytest.raises(LimnerError, match=r"do not fit the model .* 16 x 16 .*; train a new one"):
+    with pytest.raises(LimnerError, match=r"do not fit the model .* 16 x 16 .* or train a new one"):
         resume(run, ["data.size=16"], device="cpu", new_data=True)
     (run / DATA_FILE).unlink()  # as in a run of an earlier version
     resume(run, ["train.steps=5"], device="cpu")

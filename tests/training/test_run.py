@@ -34,15 +34,15 @@ pytestmark = pytest.mark.usefixtures("undrawn_curves")  # but those of the fixtu
 
 
 class Ramps(Dataset):
-    """Thirty-two smooth pictures in memory."""
+    """Smooth pictures in memory."""
 
-    def __init__(self, labels: tuple[str, ...] = ()) -> None:
+    def __init__(self, labels: tuple[str, ...] = (), n: int = 32) -> None:
         self.spec = ImageSpec(*SPEC.shape, labels=labels)
-        self.labels = torch.arange(32) % len(labels) if labels else None
-        self._pixels = to_uint8(images(0, 32).x)
+        self.labels = torch.arange(n) % len(labels) if labels else None
+        self._pixels = to_uint8(images(0, n).x)
 
     def __len__(self) -> int:
-        return 32
+        return len(self._pixels)
 
     def pixels(self, indices: Tensor) -> Tensor:
         return self._pixels[indices]
@@ -225,7 +225,9 @@ def test_resuming_can_change_what_may_change(tmp_path, capsys):
     ):
         with pytest.raises(LimnerError, match=said):
             resume(run, [change], dataset=Ramps(), device="cpu")
-    with pytest.raises(LimnerError, match=r"data of .* have changed"):
+    with pytest.raises(LimnerError, match=r"data of .* have changed.* and --new-data"):
+        resume(run, ["train.steps=9"], dataset=Ramps(n=31), device="cpu")
+    with pytest.raises(LimnerError, match=r"do not fit the model of .*'a' is new.*train a new"):
         resume(run, ["train.steps=9"], dataset=Ramps(("a", "b")), device="cpu")
     with pytest.raises(LimnerError, match=r"for data that moved, add data.source=\.\.\."):
         resume(run, ["train.steps=9", f"data.source=folder:{tmp_path}/away"], device="cpu")

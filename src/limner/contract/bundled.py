@@ -6,7 +6,7 @@ Some paint, others judge, see `limner.evaluate.extractors.choose`.
 from importlib.resources import files
 from pathlib import Path
 
-from limner.contract.abilities import Translates
+from limner.contract.abilities import FirstStage, Translates
 from limner.contract.checkpoint import MODEL_FILE, read_header
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
@@ -36,7 +36,8 @@ def paints(folder: Path) -> bool:
     header = read_header(folder / MODEL_FILE)
     model = entry(header.model).model
     needs_picture = header.spec.hint is not None and getattr(model, "condition", "") == "required"
-    return issubclass(model, GenerativeModel) and not (needs_picture or issubclass(model, Follows))
+    of_pictures = needs_picture or issubclass(model, Follows | FirstStage)
+    return issubclass(model, GenerativeModel) and not of_pictures
 
 
 def bundled_with(ability: type) -> list[str]:

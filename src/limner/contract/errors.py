@@ -30,5 +30,6 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Limne
     shown = sorted(names)
     if hint and len(shown) > _SHOWN:
         shown = [*shown[:_SHOWN], "..."]
-    said = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(shown) or 'none'}"
+    said = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(shown)}"
+    said = said if names else "there are none; leave it out"
     return LimnerError(f"unknown {kind} '{name}'; {said}" + (f" ({hint})" if hint else ""))

@@ -354,6 +354,12 @@ def decoded(
     return torch.stack(found)
 
 
+def none_in(typed: str, split: str) -> LimnerError:
+    """The error for a source without pictures in a split."""
+    other = "data.split=train" if split != "train" else "more of them, or a smaller data.holdout"
+    return LimnerError(f"{typed} has no pictures in split '{split}'; give {other}")
+
+
 def gather(source: Source, typed: str) -> Pictures:
     """Decode a source's pictures once and leave the broken ones out.
 
@@ -364,7 +370,7 @@ def gather(source: Source, typed: str) -> Pictures:
     listing = source.listing(stop)
     total = len(listing.entries)
     if not total:
-        raise LimnerError(f"{typed} has no pictures in split '{source.split}'")
+        raise none_in(typed, source.split)
     broken: Reasons = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason

@@ -31,6 +31,7 @@ from limner.data.pictures import (
     common_size,
     decoded,
     fitting,
+    none_in,
     stop,
 )
 from limner.data.records import Index, Shard, indexed
@@ -174,7 +175,7 @@ class Sharded(Source):
         if chosen.total:
             few(chosen.broken, chosen.total, typed, self.broken)
         if not len(chosen.numbers):
-            raise LimnerError(f"{typed} has no pictures in split '{self.split}'")
+            raise none_in(typed, self.split)
         return Records(self, typed, chosen)
 
 

@@ -45,10 +45,10 @@ PAIRED = 8
 
 
 def compare(
-    subjects: Sequence[str | Path],
+    subjects: str | Path | Sequence[str | Path],
     against: str | None = None,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     n: int | None = None,
     seed: int = 0,
     extractor: str | None = None,
@@ -63,10 +63,10 @@ def compare(
     taken instead of making it anew.
 
     Args:
-        subjects: bundled models, run or model folders, model files, folders or zip archives of
-            pictures.
+        subjects: one or several: bundled models, run or model folders, model files, folders or zip
+            archives of pictures.
         against: a source; None for what the models were trained on.
-        metrics: names of metrics, of which each subject gets those that apply; None for all.
+        metrics: a name or several, of which each subject gets those that apply; None for all.
         seed, extractor, weights, device: as for `evaluate`.
         sampler: options over those of the recipes; each goes to the models that have it.
         n: pictures of each subject; None for as many as the reference has, at most 1,000, and for
@@ -78,6 +78,8 @@ def compare(
             could be judged; the message has a reason for each.
     """
     began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    subjects = [subjects] if isinstance(subjects, str | Path) else subjects
     names = list(dict.fromkeys(str(Path(each)) for each in subjects))
     if not names:
         raise LimnerError("name what is to be compared: runs, models, or folders of pictures")

@@ -41,7 +41,7 @@ def evaluate(
     subject: str | Path | GenerativeModel | Dataset,
     against: str | Dataset | Reference | None = None,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     n: int | None = None,
     seed: int = 0,
     extractor: str | Extractor | None = None,
@@ -67,7 +67,7 @@ def evaluate(
         against: a source as for `open_data`, with the split "test" where there is one and `data`
             names none; or a data set, or what `open_reference` made of one. None for the source
             that the model was trained on.
-        metrics: names as `limner metrics` lists them; None for all that apply.
+        metrics: a name, or several, as `limner metrics` lists them; None for all that apply.
         n: pictures of the subject; None for as many of a model as the reference has, at most 1,000,
             and for all that are there.
         seed: picture i is painted from seed + i.
@@ -92,6 +92,7 @@ def evaluate(
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
     keep_freed_memory()
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     began, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     place = processes.device(device)
     processes.join(place)

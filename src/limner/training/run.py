@@ -145,22 +145,21 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     Raises:
         LimnerError: the data have changed and `new_data` is False, or they do not fit the model.
     """
-    header, before, now = (
-        read_header(run / MODEL_FILE),
-        DataRecord.read(run),
-        DataRecord.of(dataset),
-    )
+    header, now = read_header(run / MODEL_FILE), DataRecord.of(dataset)
+    before, model = DataRecord.read(run), None
     changes = before.changes(now) if before else []
+    with contextlib.suppress(*[LimnerError] * bool(changes)):  # as of a teacher of other data
+        model = build(header.model, dataset.spec, **header.config)
+    if model is None or not same_kind(model.spec, header.spec):
+        changes = changes or DataRecord("", 0, "", header.spec).changes(replace(now, pictures=0))
+        raise LimnerError(
+            f"the data do not fit the model of {run}: {'; '.join(changes)}; give the data that it "
+            "began with, or train a new one"
+        )
     if changes and not new_data:
         raise LimnerError(
             f"the data of {run} have changed: {'; '.join(changes)}; give the data that it began "
             "with, or, to go on with these, type the same and --new-data"
-        )
-    model = build(header.model, dataset.spec, **header.config)
-    if not same_kind(model.spec, header.spec):
-        changes = changes or DataRecord("", 0, "", header.spec).changes(replace(now, pictures=0))
-        raise LimnerError(
-            f"the data do not fit the model of {run}: {'; '.join(changes)}; train a new one"
         )
     if processes.first() and now != before:
         now.write(run)

@@ -90,7 +90,7 @@ class DualEncoder(ImageTextJudge):
     ) -> None:
         super().__init__()
         if spec.text is None:
-            raise LimnerError("this model learns captions, and the data have none")
+            raise LimnerError("this model learns captions, and the data have none; give others")
         self.spec = replace(spec, hint=None)
         self.moving = {"shift": shift, "stretch": stretch, "turn": turn}
         self.spoiling = {"blur": blur, "grain": grain}

@@ -68,7 +68,7 @@ class LeNet(Judge):
     ) -> None:
         super().__init__()
         if not spec.labels:
-            raise LimnerError("this model learns classes, and the data have none")
+            raise LimnerError("this model learns classes, and the data have none; give others")
         if min(spec.height, spec.width) < 4:
             raise LimnerError("this model needs pictures of at least 4 x 4 pixels")
         self.spec = replace(spec, text=None, hint=None)
