@@ -74,3 +74,12 @@ def test_a_run_here_is_meant_before_a_bundled_model_of_its_name(tmp_path: Path, 
 def test_a_model_that_is_nowhere_is_answered_by_painters_and_translators():
     with pytest.raises(LimnerError, match=r"bundled are: .*emoji.*; translators: .*3d-to-flat"):
         find_model("3d-to-flut")
+
+
+def test_a_bundled_model_is_loaded_by_its_name_unless_one_lies_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("gan").name == "gan"
+    save_model(build("vae", ImageSpec(1, 8, 8)), tmp_path / "gan")
+    assert load("gan").name == "vae"
+    with pytest.raises(LimnerError, match="there is no file gam"):
+        load("gam")

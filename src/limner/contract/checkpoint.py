@@ -276,13 +276,15 @@ def model_file(path: Path | str) -> Path:
 
 
 def load(path: Path | str, device: str = "cpu") -> Learner:
-    """A model from its file, or from the folder of a run or model, in evaluation mode.
+    """A model from its file, from the folder of a run or model, or a bundled one by its name, in
+    evaluation mode.
 
     Raises:
         LimnerError: not a model file, a newer format, an unknown model, or weights that do not fit
             it.
     """
-    file = model_file(path)
+    file, ready = model_file(path), _ZOO / path / MODEL_FILE
+    file = ready if not file.exists() and ready.is_file() else file
     header = read_header(file)
     try:
         model = build(header.model, header.spec, **header.config)
