@@ -6,10 +6,11 @@
 
 What is measured is the packed file, by `limner evaluate` with what stands in the recipe's section
 [evaluate], and with the data's options that are given; the sheet shows the pictures of seeds 0 to
-39, none of them chosen. A painter of scenes is asked for the first captions of their test split. A
-translator's sheet shows 16 pairs, spread over the held-out ones: a picture, its translation, the
-true one, the way back. A control's shows the first hints of the test split and what three seeds
-make of each; that of instructions the pictures before, after by two seeds, and the true ones.
+19, or of 0 and 1 by class, none of them chosen. A painter of scenes is asked for the first captions
+of their test split. A translator's sheet shows 16 pairs, spread over the held-out ones: a picture,
+its translation, the true one, the way back. A control's shows the first hints of the test split and
+what three seeds make of each; that of instructions the pictures before, after by two seeds, and the
+true ones.
 
 A model that was trained over a bundled one is stored without the weights of that, by --over NAME.
 Its card says which file that was: where it is replaced, those over it are judged again, by giving
@@ -66,8 +67,9 @@ SCENES = (
 )
 _MANY = 150_000  # parameters, from which on they are stored in eight bits
 _SHOWN = 40
-_GREYS = 16
-_ROWS = 40  # of a log, evenly spread
+_DRAWS = 20
+_GREYS = 4
+_ROWS = 10  # of a log, evenly spread
 _PAIRS = 16
 _SEEDS = 4
 _FEW = 2
@@ -133,6 +135,16 @@ def judged(folder: Path, metrics: str, n: int, options: Sequence[str]) -> tuple[
     words += [shlex.quote(f"data.{name}={value}") for name, value in data.items()]
     command = " ".join(["limner evaluate", folder.name, *words, f"--metrics {metrics} -n {n}"])
     return evaluate(folder, metrics=metrics.split(","), n=n, data=data, **given), command
+
+
+def digits(folder: Path) -> None:
+    """Write the sheet of a painter of digits, in few greys: two of each class, if it knows them."""
+    labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
+    wish = Wish(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
+    write(*paint_sheet(wish), folder / "samples.png", enlarge=2)
+    sheet, most = Image.open(folder / "samples.png").convert("L"), _GREYS - 1
+    sheet = sheet.point([round(v * most / 255) * 255 // most for v in range(256)])
+    _shrink(sheet, folder / "samples.png", _GREYS)
 
 
 def scenes(folder: Path) -> None:
@@ -237,7 +249,9 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
         ),
     ]
     about = f"A small one, which learnt digits on one core: `limner sample -m {folder.name}`."
-    caption = f"First draws, seeds 0 to {_SHOWN - 1}"
+    caption = f"First draws, seeds 0 to {_DRAWS - 1}"
+    if header.spec.labels:
+        caption = f"First draws of each class, seeds 0 to {_FEW - 1}"
     if paints_scenes:
         about = (
             f'Scenes from words: `limner sample "a red apple and a green car" -m {folder.name}`.'
@@ -319,10 +333,7 @@ def main() -> None:
     elif _paints_scenes(header):
         scenes(folder)
     else:
-        labels = ("all",) if header.spec.labels else ()
-        wish = Wish(str(folder), labels=labels, n=4 if labels else _SHOWN)
-        write(*paint_sheet(wish), folder / "samples.png", enlarge=2)
-        _shrink(Image.open(folder / "samples.png"), folder / "samples.png", _GREYS)
+        digits(folder)
     report, command = judged(folder, asked.metrics, asked.n, asked.data)
     text = card(folder, asked.recipe, report, command, asked.limits, asked.trained)
     (folder / "README.md").write_text(text)
