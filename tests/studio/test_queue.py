@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -11,6 +12,7 @@ from conftest import Open, Studio, clean, until
 from limner.studio.order import Ahead
 from limner.studio.queue import Queue
 from limner.studio.store import Store
+from limner.studio.tables import Job
 
 
 def pause(studio: Studio, paused: bool) -> dict[str, object]:
@@ -28,7 +30,7 @@ def paused(studio: Studio) -> Iterator[Studio]:
     pause(studio, False)
 
 
-def test_the_estimate_counts_pictures_of_every_model(tmp_path: object):
+def test_the_estimate_counts_pictures_of_every_model(tmp_path: Path):
     queue = Queue(Store(f"sqlite:///{tmp_path}/studio.db", tmp_path))  # pyright: ignore
     queue.pace("emoji", 0.5)
     assert queue.eta(asked(4), Ahead(0, {})) == 2
@@ -38,6 +40,42 @@ def test_the_estimate_counts_pictures_of_every_model(tmp_path: object):
     assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 40.5
     asyncio.run(queue.pause(True))
     assert queue.eta(asked(1), Ahead(0, {})) is None
+
+
+def test_who_listens_as_a_job_ends_hears_of_it(tmp_path: Path):
+    store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
+    queue, job = Queue(store), store.submit(asked())
+    assert store.cancel(job.id), "after it was looked up and before there was a channel"
+
+    async def heard(job: Job) -> list[str]:
+        channel = await queue.channel(job)
+        return [event.name async for event in channel.listen() if event]
+
+    assert asyncio.run(asyncio.wait_for(heard(job), 5)) == ["cancelled"]
+
+
+def test_a_lost_look_at_the_store_loses_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The channel stays where the second look fails; the next to ask hears what became of it."""
+    store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
+    queue, job = Queue(store), store.submit(asked())
+    look = store.job
+
+    def locked(id: str) -> Job | None:
+        raise TimeoutError("locked")
+
+    async def heard() -> list[str]:
+        monkeypatch.setattr(store, "job", locked)
+        with pytest.raises(TimeoutError):
+            await queue.channel(job)
+        monkeypatch.setattr(store, "job", look)
+        store.cancel(job.id)
+        found = store.job(job.id)
+        assert found is not None
+        channel = await queue.channel(found)
+        channel.tell("started", model="emoji")
+        return [event.name async for event in channel.listen() if event]
+
+    assert asyncio.run(asyncio.wait_for(heard(), 5)) == ["cancelled"], "and nothing after the end"
 
 
 def test_a_paused_queue_keeps_its_order_and_stays_paused_after_a_restart(

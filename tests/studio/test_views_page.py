@@ -147,6 +147,7 @@ def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
     page.fill("#prompt", "asked")
     page.locator("#prompt").press("Control+Enter")
     page.locator("#prompt").press("Control+Enter")
+    expect(page.locator(".job")).to_have_count(2)
     cancel = page.get_by_role("button", name="Cancel all")
     cancel.press("Enter")
     expect(page.get_by_role("alertdialog")).to_be_visible()

@@ -43,7 +43,11 @@ class Channel:
         self.closed = False
 
     def tell(self, name: str, **data: Any) -> None:
-        """Something happened; an earlier event of its name is of no interest any more."""
+        """Something happened; an earlier event of its name is of no interest any more, and nothing
+        is that comes after the end.
+        """
+        if self.over:
+            return
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
         self._events.pop(name, None)
         self._events[name] = Event(self._last, name, data)

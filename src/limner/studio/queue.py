@@ -159,14 +159,13 @@ class Queue:
             if worker not in (None, job.worker):  # it is lost
                 self.tell(job.id, "queued", position=0, eta=None)
                 self.wake.set()
-            if job.worker is None:
-                continue
-            if worker != job.worker:
-                self.tell(job.id, "started", model=job.model)
-            if told != heard:
-                for name, data in told.items():
-                    self.tell(job.id, name, **data)
-            self._elsewhere[job.id] = job.worker, told
+            if job.worker is not None:
+                if worker != job.worker:
+                    self.tell(job.id, "started", model=job.model)
+                if told != heard:
+                    for name, data in told.items():
+                        self.tell(job.id, name, **data)
+                self._elsewhere[job.id] = job.worker, told
             if job.state in OVER:
                 self._end(job.id, job.state, **(job.error or job.notes or {}))
         self._elsewhere = {
@@ -200,23 +199,30 @@ class Queue:
 
     async def channel(self, job: Job) -> Channel:
         """The events of a job; of one that is over, how it ended."""
-        if job.id in self._channels:
-            return self._channels[job.id]
-        channel = Channel()
-        ahead = await aside(self._store.ahead, job)
-        if job.id in self._channels:  # another request was quicker
-            return self._channels[job.id]
+        channel = self._channels.get(job.id)
+        if channel is None:
+            ahead = await aside(self._store.ahead, job)
+            channel = self._channels.get(job.id)  # another request was quicker
+            if channel is None:
+                channel = self._open(job, ahead)
+                found = await aside(self._store.job, job.id)  # before there was a channel to tell
+                if found is None:
+                    self._end(job.id, CANCELLED)
+                job = found or job
         if job.state in OVER:
-            channel.tell(job.state, **(job.error or {}))
-        else:
-            channel.tell("queued", position=ahead.jobs, eta=self.eta(job, ahead))
-            if self.paused:
-                channel.tell("paused", paused=True)
-            if job.state == RUNNING:
-                channel.tell("started")
-            if self.trouble is not None:
-                channel.tell("trouble", **self.trouble.model_dump())
-            self._channels[job.id] = channel
+            self._end(job.id, job.state, **(job.error or job.notes or {}))
+        return channel
+
+    def _open(self, job: Job, ahead: Ahead) -> Channel:
+        """The new channel of a job, which tells how it stands."""
+        channel = self._channels[job.id] = Channel()
+        channel.tell("queued", position=ahead.jobs, eta=self.eta(job, ahead))
+        if self.paused:
+            channel.tell("paused", paused=True)
+        if job.state == RUNNING:
+            channel.tell("started")
+        if self.trouble is not None:
+            channel.tell("trouble", **self.trouble.model_dump())
         return channel
 
     def tell(self, id: str, name: str, **data: Any) -> None:
