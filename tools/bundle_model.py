@@ -10,7 +10,7 @@ What is measured is the packed file, by `limner evaluate` with what stands in th
 of their test split. A translator's sheet shows 16 pairs, spread over the held-out ones: a picture,
 its translation, the true one, the way back. A control's shows the first hints of the test split and
 what three seeds make of each; that of instructions the pictures before, after by two seeds, and the
-true ones.
+true ones; that of an upscaler the small pictures, larger by two seeds, and the true ones.
 
 A model that was trained over a bundled one is stored without the weights of that, by --over NAME.
 Its card says which file that was: where it is replaced, those over it are judged again, by giving
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from limner.commands.painting import paint_sheet
@@ -44,11 +45,12 @@ from limner.contract.checkpoint import (
 )
 from limner.contract.editing import Follows
 from limner.contract.header import Header
-from limner.contract.image import to_uint8
+from limner.contract.image import Condition, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.packing import is_coded, pack
 from limner.contract.registry import entry
 from limner.contract.text import prompted
+from limner.contract.upscaling import Upscales
 from limner.data import open_data, png
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.report import SUBJECT, Number, Report
@@ -56,13 +58,13 @@ from limner.runtime.log import read_log
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
 MACHINE = "AMD EPYC (Zen 3), in float32"
-DIGITS = (
+MNIST = (
     "MNIST's training split (LeCun, Cortes, Burges), 28 x 28, grey, under CC BY-SA 3.0 as Keras' "
     "documentation has it; none of it is in the file"
 )
 EMOJI = "training splits of the bundled emoji (Microsoft's Fluent Emoji, MIT); none is in the file"
 SCENES = (
-    "composed scenes, 128 x 128, of 120 objects by four artists (Microsoft's Fluent Emoji, MIT; "
+    "composed scenes, {}, of {} objects by four artists (Microsoft's Fluent Emoji, MIT; "
     "Google's Noto Emoji, Apache-2.0); none is in the file"
 )
 _MANY = 150_000  # parameters, from which on they are stored in eight bits
@@ -125,61 +127,80 @@ def minutes(log: Path) -> float:
     return seconds / 60
 
 
-def judged(folder: Path, metrics: str, n: int, options: Sequence[str]) -> tuple[Report, str]:
+def judged(folder: Path, asked: argparse.Namespace) -> tuple[Report, str]:
     """The packed file's numbers, and the command that shows them."""
-    asked: dict[str, Any] = read_header(model_file(folder)).recipe.get("evaluate", {})
-    given = {name: asked[name] for name in ("against", "extractor") if asked.get(name)}
-    data = {"split": asked["split"]} if asked.get("split") else {}
-    data |= dict(option.removeprefix("data.").split("=", 1) for option in options)
+    usual: dict[str, Any] = read_header(model_file(folder)).recipe.get("evaluate", {})
+    given = {name: usual[name] for name in ("against", "extractor") if usual.get(name)}
+    given |= {"extractor": asked.extractor} if asked.extractor else {}
+    data = {"split": usual["split"]} if usual.get("split") else {}
+    data |= _data_of(asked.data)
     words = [f"--{name} {value}" for name, value in given.items()]
     words += [shlex.quote(f"data.{name}={value}") for name, value in data.items()]
-    command = " ".join(["limner evaluate", folder.name, *words, f"--metrics {metrics} -n {n}"])
-    return evaluate(folder, metrics=metrics.split(","), n=n, data=data, **given), command
+    words.append(f"--metrics {asked.metrics} -n {asked.n}")
+    metrics = asked.metrics.split(",")
+    report = evaluate(folder, metrics=metrics, n=asked.n, data=data, **given)
+    return report, " ".join(["limner evaluate", folder.name, *words])
 
 
-def digits(folder: Path) -> None:
-    """Write the sheet of a painter of digits, in few greys: two of each class, if it knows them."""
+def _data_of(options: Sequence[str]) -> dict[str, str]:
+    """Options of data as they were typed, by name."""
+    return dict(option.removeprefix("data.").split("=", 1) for option in options)
+
+
+def draws(folder: Path) -> None:
+    """Write the sheet of a painter without words: two of each class, if it knows them; digits in
+    few greys.
+    """
     labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
     wish = Wish(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
     write(*paint_sheet(wish), folder / "samples.png", enlarge=2)
-    sheet, most = Image.open(folder / "samples.png").convert("L"), _GREYS - 1
+    sheet, most = Image.open(folder / "samples.png"), _GREYS - 1
+    if sheet.mode != "L":
+        _shrink(sheet.reduce(2), folder / "samples.png", 64)
+        return
     sheet = sheet.point([round(v * most / 255) * 255 // most for v in range(256)])
     _shrink(sheet, folder / "samples.png", _GREYS)
 
 
-def scenes(folder: Path) -> None:
+def scenes(folder: Path, options: Sequence[str]) -> None:
     """Write the sheet of a painter of scenes: a caption a row."""
-    wish = Wish(str(folder), prompts=tuple(scene_captions(folder)), n=_SEEDS)
+    wish = Wish(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
     write(*paint_sheet(wish), folder / "samples.png", enlarge=1)
     sheet, few = Image.open(folder / "samples.png"), read_header(model_file(folder)).shared
     sheet = sheet.convert("RGB").reduce(2) if few else sheet
     _shrink(sheet, folder / "samples.png", 32 if few else 256)
 
 
-def scene_captions(folder: Path, n: int = 0) -> list[str]:
-    """The first captions of the test split of the scenes that a model was trained on; few of one
-    that is stored over another.
+def scene_captions(folder: Path, options: Sequence[str], n: int = 0) -> list[str]:
+    """The first captions of the test split of the scenes that a model was trained on, or is judged
+    by; few of one that is stored over another.
     """
     header = read_header(model_file(folder))
-    data = header.recipe["data"] | {"split": "test"}
+    data = header.recipe["data"] | {"split": "test"} | _data_of(options)
     first = torch.arange(n or (_FEW if header.shared else _SHOWN // _SEEDS))
     return open_data(**data).captions(first, Noise.sampling(0, len(first))) or []
 
 
-def of_given_pictures(folder: Path) -> None:
-    """Write the sheet of a control or of instructions: given pictures, and what comes of them."""
+def of_given_pictures(folder: Path, options: Sequence[str]) -> None:
+    """Write the sheet of a control, of instructions, or of an upscaler: given pictures, and what
+    comes of them.
+    """
     model, recipe = load(folder), read_header(model_file(folder)).recipe
-    assert isinstance(model, Controlled | Follows)
-    data, shown = open_data(**recipe["data"] | {"split": "test"}), torch.arange(_GIVEN)
+    assert isinstance(model, Controlled | Follows | Upscales)
+    asked = recipe["data"] | {"split": "test"} | _data_of(options)
+    data, shown = open_data(**asked), torch.arange(_GIVEN)
     given = data.hints(shown, shown, seed=0)
     assert given is not None
-    said = data.captions(shown, Noise.sampling(0, _GIVEN)) or []
-    c = replace(prompted(model.spec, said), image=given)
-    follows = isinstance(model, Follows)
-    columns = [given.expand(-1, model.spec.channels, -1, -1)]
-    for seed in range(2 if follows else 3):
+    c = Condition(image=given)
+    if model.spec.text:
+        said = data.captions(shown, Noise.sampling(0, _GIVEN)) or []
+        c = replace(prompted(model.spec, said), image=given)
+    has_answer = isinstance(model, Follows | Upscales)
+    shape = model.spec.shape[1:]
+    columns = [F.interpolate(given, shape, mode="nearest").expand(-1, model.spec.channels, -1, -1)]
+    for seed in range(2 if has_answer else 3):
         columns.append(model.sample(_GIVEN, c, seed=[seed] * _GIVEN, **recipe["sampler"]))
-    if follows:
+    if has_answer:
         columns.append(data.images(shown, Noise.sampling(0, _GIVEN)))
     sheet = png.grid(to_uint8(torch.stack(columns, 1).flatten(0, 1)), 2 * len(columns))
     _shrink(Image.fromarray(sheet.permute(1, 2, 0).numpy()), folder / "samples.png")
@@ -209,7 +230,7 @@ def translations(folder: Path) -> None:
     png.save_png(png.grid(sheet, 2 * len(columns)), folder / "samples.png")
 
 
-def card(folder: Path, recipe: str, report: Report, command: str, limits: str, trained: str) -> str:
+def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) -> str:
     """The text beside the weights."""
     file = folder / "model.safetensors"
     header, model = read_header(file), load(file)
@@ -218,8 +239,11 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
     if any(is_coded(name) for name in load_tensors(file)):
         precision = "rounded to few levels, others in eight bits"
     last, train = read_log(folder)[-1], header.recipe["train"]
-    translates, paints_scenes = isinstance(model, Translates), _paints_scenes(header)
-    steered = isinstance(model, Controlled | Follows)
+    paints_scenes = _paints_scenes(header)
+    steered = isinstance(model, Controlled | Follows | Upscales)
+    source, objects = (header.recipe["data"].get(key) for key in ("source", "vocabulary"))
+    data = EMOJI if "emoji" in source else MNIST if "mnist" in source else SCENES
+    size = f"{header.spec.height} x {header.spec.width}"
     rows = [(_what(number), number.text()) for number in report.numbers]
     if "held_out.loss" in last and model.loss_compares:
         rows.append(("loss of held-out pictures at the end", f"{last['held_out.loss']:.4g}"))
@@ -235,20 +259,21 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
             ("base", f"`{each}`, whose file has the SHA-256 `{sha256(ZOO / each / MODEL_FILE)}`")
             for each in (source.partition(":")[0] for source in header.shared.values())
         ],
-        ("data", EMOJI if translates else SCENES if paints_scenes or steered else DIGITS),
+        ("data", data.format(size, objects or "all")),
         ("licence", "MIT, as limner"),
         (
             "recipe",
-            f"`{recipe}`, in the file's header as it ran: {header.images_seen:,} images, seed "
-            f"{train.get('seed', 0)}{', averaged weights' if train.get('ema') else ''}",
+            f"`{asked.recipe}`, in the file's header as it ran: {header.images_seen:,} images, "
+            f"seed {train.get('seed', 0)}{', averaged weights' if train.get('ema') else ''}",
         ),
         ("log", f"`log.jsonl`, at most {_ROWS} of its rows"),
         (
             "training time",
-            trained or f"{minutes(folder):.0f} minutes of one core of an {MACHINE}",
+            asked.trained or f"{minutes(folder):.0f} minutes of one core of an {MACHINE}",
         ),
     ]
-    about = f"A small one, which learnt digits on one core: `limner sample -m {folder.name}`."
+    learnt = {EMOJI: "emoji", MNIST: "digits", SCENES: "scenes"}[data]
+    about = f"A small one, which learnt {learnt} on one core: `limner sample -m {folder.name}`."
     caption = f"First draws, seeds 0 to {_DRAWS - 1}"
     if header.spec.labels:
         caption = f"First draws of each class, seeds 0 to {_FEW - 1}"
@@ -256,20 +281,24 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
         about = (
             f'Scenes from words: `limner sample "a red apple and a green car" -m {folder.name}`.'
         )
-        asked = "; ".join(scene_captions(folder))
+        said = "; ".join(scene_captions(folder, asked.data))
         half = ", at half their size" if header.shared else ""
-        caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row{half}: {asked}"
+        caption = f"First draws, seeds 0 to {_SEEDS - 1} in each row{half}: {said}"
     if steered:
         base = header.shared.get("base.", "").rstrip(":")
-        asked = "; ".join(scene_captions(folder, _GIVEN))
+        said = "; ".join(scene_captions(folder, asked.data, _GIVEN))
         about = f"Over the bundled `{base}`, without whose weights it is stored: "
-        if isinstance(model, Follows):
+        if isinstance(model, Upscales):
+            about = f"A small one, for scenes: `limner upscale PICTURE -m {folder.name}`."
+            what = "the small picture, larger by seeds 0 and 1, the true one"
+        elif isinstance(model, Follows):
             about += f'`limner edit PICTURE --instruct "make the dog blue" -m {folder.name}`.'
             what = "the picture before, after by seeds 0 and 1, the true one after"
         else:
             about += f'`limner sample "a red apple" -m {folder.name} --hint DRAWING`.'
             what = "the hint, and first draws of seeds 0 to 2 that follow it"
-        caption = f"The first {_GIVEN} of the test split, two in each row: {what}; {asked}"
+        caption = f"The first {_GIVEN} of the test split, two in each row: {what}"
+        caption += f"; {said}" if header.spec.text else ""
     if isinstance(model, Translates):
         a, b = (model.spec_of(domain).domain for domain in ("A", "B"))
         both, back = "", ""
@@ -293,7 +322,7 @@ def card(folder: Path, recipe: str, report: Report, command: str, limits: str, t
             "|---|---|",
             *(f"| {what} | {value} |" for what, value in rows),
             "",
-            f"**What it cannot do.** {limits}",
+            f"**What it cannot do.** {asked.limits}",
             "",
         ]
     )
@@ -319,6 +348,7 @@ def main() -> None:
     parser.add_argument("--over", default="", help="the bundled model that is its base")
     parser.add_argument("--metrics", required=True)
     parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--extractor", default="", help="the recipe's, or the usual one")
     parser.add_argument("--limits", required=True)
     parser.add_argument("--trained", default="", help="how long, where the log does not tell")
     parser.add_argument("data", nargs="*", help="right behind the run, as in data.grid=16")
@@ -328,14 +358,13 @@ def main() -> None:
     of_model = entry(header.model).model
     if issubclass(of_model, Translates):
         translations(folder)
-    elif issubclass(of_model, Controlled | Follows):
-        of_given_pictures(folder)
+    elif issubclass(of_model, Controlled | Follows | Upscales):
+        of_given_pictures(folder, asked.data)
     elif _paints_scenes(header):
-        scenes(folder)
+        scenes(folder, asked.data)
     else:
-        digits(folder)
-    report, command = judged(folder, asked.metrics, asked.n, asked.data)
-    text = card(folder, asked.recipe, report, command, asked.limits, asked.trained)
+        draws(folder)
+    text = card(folder, asked, *judged(folder, asked))
     (folder / "README.md").write_text(text)
     print(text)
 

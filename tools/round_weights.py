@@ -17,8 +17,8 @@ with H = E[x x^T] over training pictures and U^T U = H^-1, U upper triangular,
 Frantar, Ashkboos, Hoefler, Alistarh (2022). GPTQ: accurate post-training quantization for
 generative pre-trained transformers. arXiv:2210.17323.
 
-Matrices that are no layer's own, such as those of low-rank changes, are rounded as they are, and
-tall ones by columns.
+Matrices that are no layer's own, such as those of low-rank changes, and those of a critic, which
+paints nothing, are rounded as they are, and tall ones by columns.
 
 Only the weights that a run learnt are rounded: those that its recipe names as frozen, and parts
 that no player trains, such as a first stage, stay as they are.
@@ -37,6 +37,7 @@ from limner.contract.checkpoint import load, model_file, read_header, save_model
 from limner.contract.model import Learner
 from limner.contract.noise import Noise, Purpose
 from limner.data import open_data
+from limner.data.sources import held_out_options
 from limner.data.stream import Stream
 from limner.training.options import TrainOptions
 from limner.training.player import players_of
@@ -72,14 +73,17 @@ def inputs(layer: Layer, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def round_layer(weight: Tensor, moments: Tensor, step: Tensor) -> Tensor:
+def round_layer(weight: Tensor, moments: Tensor | None, step: Tensor) -> Tensor:
     """A matrix of weights in multiples of each row's step.
 
     Args:
         weight: (out, n).
-        moments: H, (n, n).
+        moments: H, (n, n); None where nothing is mended.
         step: (out,).
     """
+    if moments is None:
+        step = step.to(weight)[:, None]
+        return (weight.detach() / step).round() * step
     n, rows = len(moments), weight.double().clone()
     order = moments.diag().argsort(descending=True)
     rows, moments = rows[:, order], moments[order][:, order]
@@ -94,10 +98,12 @@ def round_layer(weight: Tensor, moments: Tensor, step: Tensor) -> Tensor:
     return rows[:, order.argsort()].to(weight.dtype)
 
 
-def forget(rows: Tensor, moments: Tensor, squares: Tensor) -> None:
+def forget(rows: Tensor, moments: Tensor | None, squares: Tensor) -> None:
     """Columns by which no loss changes, such as those that a mask hides, are 0 and mend nothing."""
     unused = squares.sum(0) == 0
-    rows[:, unused] = moments[unused] = moments[:, unused] = 0
+    rows[:, unused] = 0
+    if moments is not None:
+        moments[unused] = moments[:, unused] = 0
 
 
 def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -> dict[str, Tensor]:
@@ -144,23 +150,25 @@ def layers_of(model: Learner, weights: Weights) -> dict[str, Layer]:
     return {
         name: layer
         for name in weights
-        if isinstance(layer := found.get(name), Layer) and getattr(layer, "groups", 1) == 1
+        if isinstance(layer := found.get(name), Layer)
+        and getattr(layer, "groups", 1) == 1
+        and not name.startswith("critic.")
     }
 
 
-def losses(model: Learner, run: Path, n: int, split: str) -> Iterator[Tensor]:
-    """The loss of each of some batches of a split."""
-    data = open_data(**read_header(model_file(run)).recipe["data"] | {"split": split})
+def losses(model: Learner, run: Path, n: int, held_out: bool = False) -> Iterator[Tensor]:
+    """The loss of each of some batches, of held-out pictures or of those of the recipe."""
+    asked = read_header(model_file(run)).recipe["data"]
+    data = open_data(**asked | (held_out_options(asked["source"]) if held_out else {}))
     stream = Stream(data, seed=0)
     for at in range(0, n, _BATCH):
         noise = Noise.keyed(0, Purpose.VALIDATION, range(at, at + _BATCH))
         yield from (turn.loss for turn in model.turns(stream.batch(at, _BATCH), 0, noise))
 
 
-@torch.no_grad()
 def mean_loss(model: Learner, run: Path, n: int) -> float:
     """Of held-out pictures."""
-    found = [float(loss) for loss in losses(model, run, n, "test")]
+    found = [float(loss.detach()) for loss in losses(model, run, n, held_out=True)]
     return sum(found) / len(found)
 
 
@@ -182,7 +190,7 @@ def weigh(
     handles: list[torch.utils.hooks.RemovableHandle] = []
     for name, layer in layers_of(model, weights).items():
         watch(name, layer)
-    for loss in losses(model, run, n, "train"):
+    for loss in losses(model, run, n):
         model.zero_grad()
         loss.backward()
         for name, weight in weights.items():
@@ -193,13 +201,14 @@ def weigh(
     return squares, moments
 
 
-def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
+def round_model(model: Learner, run: Path, bits: float, critic: float, n: int) -> None:
     """Round a model's weights in place.
 
     Args:
         model: that of the run.
         run: its folder.
         bits: the mean entropy of a weight.
+        critic: that of a critic's.
         n: training pictures by which the weights are weighed.
     """
     weights = learnt(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
@@ -208,9 +217,14 @@ def round_model(model: Learner, run: Path, bits: float, n: int) -> None:
     squares, moments = weigh(model, weights, run, n)
     rows = {name: lines(weight, name in moments) for name, weight in weights.items()}
     cost = {name: lines(squares[name], name in moments) for name in weights}
-    step = steps(rows, cost, bits)
+    if still := [name for name in weights if not squares[name].any()]:
+        raise SystemExit(f"no loss moves {still[0]}, so that nothing tells how to round it")
+    step = dict[str, Tensor]()
+    for paints, mean in ((True, bits), (False, critic)):
+        of = {n: own for n, own in rows.items() if paints != n.startswith("critic.")}
+        step |= steps(of, cost, mean) if of else {}
     for name, own in rows.items():
-        seen = moments.get(name, torch.eye(own.shape[1], dtype=torch.float64))
+        seen = moments.get(name)
         forget(own, seen, cost[name])
         rounded, weight = round_layer(own, seen, step[name]), weights[name]
         whole = rounded if len(own) == len(weight) else rounded.T
@@ -223,12 +237,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--bits", type=float, default=3.5)
+    parser.add_argument("--critic", type=float, help="bits of a critic, which paints nothing")
     parser.add_argument("-n", type=int, default=256, help="pictures by which layers are weighed")
     asked = parser.parse_args()
     torch.manual_seed(0)
     header, model = read_header(model_file(asked.run)), load(asked.run)
     before = mean_loss(model, asked.run, asked.n)
-    round_model(model, asked.run, asked.bits, asked.n)
+    round_model(model, asked.run, asked.bits, asked.critic or asked.bits, asked.n)
     save_model(model, asked.out, images_seen=header.images_seen, recipe=header.recipe)
     after = mean_loss(load(asked.out), asked.run, asked.n)  # anew, for models keep what they made
     print(f"loss of {asked.n} held-out pictures: {before:.4f} before, {after:.4f} after")

@@ -322,8 +322,8 @@ export async function look(picture, { model: name, params }) {
   return found === "failed" || found === "cancelled" ? (await submit(asked)).id : id;
 }
 
-/** The first model that makes pictures larger. */
-export const enlarger = () => state.models.find((each) => each.tasks?.upscale);
+/** What makes pictures larger: the bundled model that `limner upscale` takes, too, or the first that can. */
+export const enlarger = () => state.models.find((each) => each.name === "upscaler") ?? state.models.find((each) => each.tasks?.upscale);
 
 /** Make a picture larger, and show what became of it. */
 export async function enlarge(picture) {
