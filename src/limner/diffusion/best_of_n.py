@@ -1,0 +1,182 @@
+"""Best of n: several pictures for a prompt, of which a captioner keeps the one that shows it best.
+
+Ramesh et al. (2021). Zero-shot text-to-image generation. arXiv:2102.12092.
+Lin, Chen, Pathak, Zhang, Ramanan (2024). Revisiting the role of language priors in vision-language
+models. arXiv:2306.01879.
+
+    x_1, ..., x_k ~ p(x | c)            the base, trained before, stays as it is
+    x = argmax over x_i of log p(c | x_i)            by a captioner, which is trained here
+
+The first of the papers (section 2.6) has a network that compares vectors of a text and a picture
+choose among 512; such networks hardly look at the order of words. The second scores by the
+likelihood of the text, given the picture, which does.
+
+Kept: the choice, the score. Different: the captioner is small and learns from the base's own kind
+of data; painted pictures are softer than real ones, so it sees these under a little noise.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated, Any, Unpack, get_type_hints
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Turn
+from limner.contract.noise import Noise
+from limner.contract.options import Count, Counts, NonNegative, Widths
+from limner.contract.registry import Paper, register
+from limner.diffusion.sampling import Scale, WalkOptions
+from limner.nn.captioner import Captioner
+
+_READ_BATCHES = 64  # whose captions say which words there are
+_APART = 1 << 32  # draws from one candidate's numbers to the next one's
+
+
+@register(
+    "best-of-n",
+    family="diffusion",
+    paper=Paper("Zero-shot text-to-image generation", "Ramesh et al.", 2021, "2102.12092"),
+    tiny={
+        "base": {"model": "flow-matching", "spec": {"labels": (), "frequencies": ()}},
+        "channels": (8, 16),
+        "blocks": (0, 1),
+        "words": 16,
+        "layers": 1,
+    },
+    train={"lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 0.02, "batch": 128, "clip": 1.0},
+)
+class BestOfN(GenerativeModel):
+    """Best of n: a captioner chooses among several pictures of a trained model.
+
+    Args:
+        spec: what the images are; they have captions.
+        base: a trained model of the same data; as in train.init.base="runs/NAME".
+        channels: of the captioner's network at a quarter, an eighth, ... of the sides.
+        blocks: residual blocks at each of these sizes.
+        words: the length of a word's vector.
+        layers: of the decoder.
+        grain: the largest deviation of noise on pictures in [-1, 1], in training.
+
+    Raises:
+        LimnerError: the data have no captions, or the base knows other data.
+    """
+
+    takes = ("text",)
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        base: GenerativeModel,
+        channels: Widths = (32, 64, 96),
+        blocks: Counts = (0, 1, 2),
+        words: Count = 96,
+        layers: Count = 2,
+        grain: NonNegative = 0.2,
+    ) -> None:
+        super().__init__()
+        if spec.text is None:
+            raise LimnerError("a captioner learns captions, and the data have none; give others")
+        if isinstance(base, BestOfN):
+            raise LimnerError("the base chooses already; give its own base, or more candidates")
+        if base.spec.text is None:
+            raise LimnerError(f"this {base.name} model reads no captions; give another base")
+        if base.spec.text.length != spec.text.length:
+            raise LimnerError(
+                f"the base reads {base.spec.text.length} tokens of a caption; give "
+                f"data.tokens={base.spec.text.length}"
+            )
+        for part in ("shape", "labels", "text", "hint"):
+            if getattr(base.spec, part) != getattr(spec, part):
+                raise LimnerError(
+                    f"the base was trained on data of another {part}; give the same [data] as it "
+                    "had"
+                )
+        if len(blocks) != len(channels):
+            raise LimnerError(
+                f"model.blocks has {len(blocks)} numbers and model.channels {len(channels)}; "
+                "give as many"
+            )
+        self.base, self.grain = base, grain
+        self.captioner = Captioner(spec, spec.text, channels, blocks, words, layers)
+
+    def formula(self) -> list[str]:
+        """Who paints, and who chooses."""
+        size = sum(p.numel() for p in self.captioner.parameters())
+        return [
+            f"x_1, ..., x_k ~ p(x | c) of a frozen {self.base.name}",
+            f"x = argmax over x_i of log p(c | x_i),  a captioner of {size:,} parameters",
+            "loss: -log p(c | x + s eps)",
+        ]
+
+    def players(self) -> dict[str, nn.Module]:
+        """The captioner; the base is frozen."""
+        return {"captioner": self.captioner}
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Find out which words captions have."""
+        for batch in islice(batches, _READ_BATCHES):
+            assert batch.c.text is not None
+            self.captioner.learn_tokens(batch.c.text)
+
+    def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+        """One move: how unlikely the captions are, in nats."""
+        assert batch.c.text is not None
+        s = self.grain * noise.uniform()[:, None, None, None]
+        x = batch.x + s * noise.normal(*batch.x.shape[1:])
+        yield Turn(-self.captioner(x, batch.c.text).mean(), "captioner")
+
+    def frames(
+        self,
+        n: int,
+        c: Condition = Condition(),
+        *,
+        noise: Noise,
+        preview: bool = True,
+        candidates: Annotated[int, Field(ge=1, le=64)] = 4,
+        scale: Scale | None = None,
+        **options: Unpack[WalkOptions],
+    ) -> Iterator[Images]:
+        """Yield the base's frames of one candidate after another, then the chosen pictures.
+
+        Args:
+            n, c, noise, preview: see `GenerativeModel.frames`.
+            candidates: how many pictures are painted for each that is kept; without a prompt, one.
+                Along a path, as of `limner walk`, give 1: others would be chosen here and there.
+            scale: the base's guidance; its own by default.
+            options: of the base, where it has them, see `WalkOptions`.
+        """
+        given = self._base_options(scale=scale, **options)
+        text = torch.zeros(n, 1, dtype=torch.long) if c.text is None else c.text
+        asked = (text != 0).any(1).to(noise.streams.device)
+        painted = candidates if asked.any() else 1
+        best, most = torch.empty(0), torch.full((n,), -torch.inf, device=asked.device)
+        for j in range(painted):
+            own = Noise(noise.streams, noise.draws + j * _APART, noise.others)
+            x, shown = torch.empty(0), 0
+            for x in self.base.frames(n, c, noise=own, preview=preview, **given):
+                if preview:
+                    yield x
+                    shown += 1
+            score = self.captioner(x, text, c.weight) if asked.any() else most
+            better = asked & (score > most)
+            best = torch.where(better[:, None, None, None], x, best) if j else x
+            most = torch.where(better, score, most)
+            if j == painted - 1:  # as many frames as with a prompt, and the chosen pictures
+                yield from [best] * (shown * (candidates - painted) + 1)
+
+    def frame_count(self, **options: Any) -> int:
+        """The frames of all candidates, and the chosen pictures."""
+        asked = self.sampler_options({k: v for k, v in options.items() if v is not None})
+        given = {k: v for k, v in asked.items() if k != "candidates"}
+        return asked["candidates"] * self.base.frame_count(**self._base_options(**given)) + 1
+
+    def _base_options(self, **asked: Any) -> dict[str, Any]:
+        """The base's sampling options, checked; what was not given is at its default."""
+        names = ("scale", *get_type_hints(WalkOptions))
+        return self.base.sampler_options(
+            {name: asked[name] for name in names if asked.get(name) is not None}
+        )

@@ -1,0 +1,161 @@
+"""A captioner: how likely a caption is, given the picture."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from limner.contract.image import Images, ImageSpec, TextSpec
+from limner.contract.text import word_table
+from limner.nn.embed import sinusoidal
+from limner.nn.norm import NormSiLU
+from limner.nn.residual import ResidualBlock
+
+_HEAD = 24  # numbers of a head of attention, or more where that does not divide them
+_PERIOD = 100.0  # the longest of a sinusoid, in places or words
+_STEM = 4  # pixels along a side that become one place
+
+
+class Captioner(nn.Module):
+    """A convolutional network looks at the picture; a transformer tells its caption word by word.
+
+        log p(c | x) = sum_i log softmax(E out(h_i))[c_i],  h_i = decoder(c_1 ... c_i-1, look(x))
+
+    E are the projected vectors of the bundled word table, which does not learn, and of an end.
+    Only tokens of `learn_tokens` are predicted: others change nothing but what follows them.
+    Vinyals et al. (2015), arXiv:1411.4555; the decoder of Vaswani et al. (2017), arXiv:1706.03762,
+    with its input's vectors at its output (Press, Wolf (2017), arXiv:1608.05859).
+
+    Args:
+        spec: what the pictures are.
+        text: how captions become tokens.
+        channels: of the network at a quarter, an eighth, ... of the sides.
+        blocks: residual blocks at each of these sizes.
+        words: the length of a token's vector.
+        layers: of the decoder.
+    """
+
+    table: Tensor
+    scale: Tensor
+    known: Tensor
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        text: TextSpec,
+        channels: tuple[int, ...],
+        blocks: tuple[int, ...],
+        words: int,
+        layers: int,
+    ) -> None:
+        super().__init__()
+        table, scale = word_table(text)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("known", torch.zeros(len(table), dtype=torch.bool))
+        parts: list[nn.Module] = []
+        kernel, stride, height, width = 2 * _STEM - 1, _STEM, spec.height, spec.width
+        for before, out, count in zip((spec.channels, *channels), channels, blocks):
+            parts.append(nn.Conv2d(before, out, kernel, stride, kernel // 2))
+            parts += [ResidualBlock(out, out) for _ in range(count)] or [NormSiLU(out)]
+            height, width = (-(-side // stride) for side in (height, width))
+            kernel, stride = 3, 2
+        self.network = nn.Sequential(*parts, NormSiLU(channels[-1]))
+        self.look_at = nn.Linear(channels[-1], words)
+        self.look_norm = nn.LayerNorm(words)
+        self.places = nn.Parameter(_places(height, width, words))
+        self.project = nn.Linear(table.shape[1], words)
+        self.first, self.end = (nn.Parameter(torch.zeros(words)) for _ in range(2))
+        steps = torch.arange(text.length + 1).float()
+        self.positions = nn.Parameter(sinusoidal(steps, words + words % 2, _PERIOD)[:, :words])
+        self.layers = nn.ModuleList(_Layer(words) for _ in range(layers))
+        self.norm = nn.LayerNorm(words)
+        self.out = nn.Linear(words, words)
+
+    def learn_tokens(self, text: Int[Tensor, "b l"]) -> None:
+        """Predict those of these captions, too."""
+        self.known[text] = True
+        self.known[0] = False  # padding
+
+    def forward(
+        self, x: Images, text: Int[Tensor, "b l"], weight: Float[Tensor, "b l"] | None = None
+    ) -> Float[Tensor, "b"]:
+        """log p(caption | picture), in nats.
+
+        Args:
+            x: the pictures.
+            text: the tokens.
+            weight: how much each of them counts; 1 unless given.
+        """
+        tokens = self.known.nonzero()[:, 0]
+        number = (self.known.cumsum(0) * self.known)[text]  # among those, from 1; 0 is the end
+        memory = self._seen(x)
+        said = torch.cat([self.first.expand(len(text), 1, -1), self._words(text)], 1)
+        h = said + self.positions[: said.shape[1]]
+        for layer in self.layers:
+            h = layer(h, memory)
+        vectors = torch.cat([self.end[None], self._words(tokens)])
+        logits = (self.out(self.norm(h)) @ vectors.T).float() * vectors.shape[1] ** -0.5
+        ends = (text != 0).sum(1, keepdim=True)
+        place = torch.arange(said.shape[1], device=text.device)
+        counts = F.pad(number > 0, (0, 1)) | (place == ends)
+        nats = F.cross_entropy(logits.transpose(1, 2), F.pad(number, (0, 1)), reduction="none")
+        counts = counts if weight is None else counts * F.pad(weight, (0, 1), value=1.0)
+        return -(nats * counts).sum(1)
+
+    def _seen(self, x: Images) -> Float[Tensor, "b places d"]:
+        """What is where in the pictures."""
+        return self.look_norm(self.look_at(self.network(x).flatten(2).mT)) + self.places
+
+    def _words(self, text: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+        """The projected vectors of tokens."""
+        return self.project(self.table[text].to(self.scale.dtype) * self.scale[text][..., None])
+
+
+def _places(height: int, width: int, dim: int) -> Float[Tensor, "places d"]:
+    """Sinusoids of the row, then of the column, of each place; without them, what stands where is
+    learnt last of all.
+    """
+    half = (dim + 3) // 4 * 2
+    rows, columns = (
+        sinusoidal(torch.arange(side).float(), half, _PERIOD) for side in (height, width)
+    )
+    both = torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], 1)
+    return both[:, :dim]
+
+
+class _Layer(nn.Module):
+    """Attention to the words before, to the picture, and a perceptron, each behind its norm and
+    added to what it saw; the identity at first.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.heads = next(n for n in range(max(1, dim // _HEAD), 0, -1) if dim % n == 0)
+        self.norm_1, self.norm_2, self.norm_3 = (nn.LayerNorm(dim) for _ in range(3))
+        self.query_1, self.query_2 = (nn.Linear(dim, dim) for _ in range(2))
+        self.key_value_1, self.key_value_2 = (nn.Linear(dim, 2 * dim) for _ in range(2))
+        self.out_1, self.out_2 = (nn.Linear(dim, dim) for _ in range(2))
+        self.fc_1, self.fc_2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        for way_out in (self.out_1, self.out_2, self.fc_2):
+            nn.init.zeros_(way_out.weight)
+            nn.init.zeros_(way_out.bias)
+
+    def forward(
+        self, h: Float[Tensor, "b l d"], memory: Float[Tensor, "b places d"]
+    ) -> Float[Tensor, "b l d"]:
+        """The vectors after a look at what was said, and at the picture."""
+        q = self.norm_1(h)
+        h = h + self.out_1(self._attend(self.query_1(q), self.key_value_1(q), causal=True))
+        q = self.norm_2(h)
+        h = h + self.out_2(self._attend(self.query_2(q), self.key_value_2(memory), causal=False))
+        return h + self.fc_2(F.gelu(self.fc_1(self.norm_3(h))))
+
+    def _attend(
+        self, query: Float[Tensor, "b l d"], key_value: Float[Tensor, "b m e"], causal: bool
+    ) -> Float[Tensor, "b l d"]:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (query, *key_value.chunk(2, -1))
+        )
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
