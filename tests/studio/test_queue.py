@@ -31,7 +31,8 @@ def paused(studio: Studio) -> Iterator[Studio]:
 
 
 def test_the_estimate_counts_pictures_of_every_model(tmp_path: Path):
-    queue = Queue(Store(f"sqlite:///{tmp_path}/studio.db", tmp_path))  # pyright: ignore
+    store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
+    queue = Queue(store)
     queue.pace("emoji", 0.5)
     assert queue.eta(asked(4), Ahead(0, {})) == 2
     assert queue.eta(asked(4), Ahead(2, {"emoji": 17})) == 10.5
@@ -40,6 +41,7 @@ def test_the_estimate_counts_pictures_of_every_model(tmp_path: Path):
     assert queue.eta(asked(1), Ahead(1, {"slow": 4})) == 40.5
     asyncio.run(queue.pause(True))
     assert queue.eta(asked(1), Ahead(0, {})) is None
+    store.close()
 
 
 def test_who_listens_as_a_job_ends_hears_of_it(tmp_path: Path):
@@ -52,6 +54,7 @@ def test_who_listens_as_a_job_ends_hears_of_it(tmp_path: Path):
         return [event.name async for event in channel.listen() if event]
 
     assert asyncio.run(asyncio.wait_for(heard(job), 5)) == ["cancelled"]
+    store.close()
 
 
 def test_a_lost_look_at_the_store_loses_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -76,6 +79,7 @@ def test_a_lost_look_at_the_store_loses_no_end(tmp_path: Path, monkeypatch: pyte
         return [event.name async for event in channel.listen() if event]
 
     assert asyncio.run(asyncio.wait_for(heard(), 5)) == ["cancelled"], "and nothing after the end"
+    store.close()
 
 
 def test_a_paused_queue_keeps_its_order_and_stays_paused_after_a_restart(
