@@ -154,9 +154,10 @@ class BestOfN(GenerativeModel):
         asked = (text != 0).any(1).to(noise.streams.device)
         painted = candidates if asked.any() else 1
         best, most = torch.empty(0), torch.full((n,), -torch.inf, device=asked.device)
+        shown = 0
         for j in range(painted):
             own = Noise(noise.streams, noise.draws + j * _APART, noise.others)
-            x, shown = torch.empty(0), 0
+            x = torch.empty(0)
             for x in self.base.frames(n, c, noise=own, preview=preview, **given):
                 if preview:
                     yield x
@@ -165,8 +166,9 @@ class BestOfN(GenerativeModel):
             better = asked & (score > most)
             best = torch.where(better[:, None, None, None], x, best) if j else x
             most = torch.where(better, score, most)
-            if j == painted - 1:  # as many frames as with a prompt, and the chosen pictures
-                yield from [best] * (shown * (candidates - painted) + 1)
+        for _ in range(shown // painted * (candidates - painted)):
+            yield best  # as many frames as with a prompt
+        yield best
 
     def frame_count(self, **options: Any) -> int:
         """The frames of all candidates, and the chosen pictures."""
