@@ -1,6 +1,7 @@
 """One data set, one judge, one clock: how good is a model after so many minutes of one core?
 
     python benchmarks/one_clock.py [NAME ...] [--minutes 1 3 10] [--n 1000] [--runs runs/one-clock]
+                                   [--evaluations [1 2 4 ...]]
 
 Each contestant learns MNIST's digits of 256 levels by its own recipe, but for three things: the
 learning rate stays where it is after its rise, so that it can be judged at any time; it computes in
@@ -11,8 +12,8 @@ to be added to theirs.
 
 At each mark: Frechet distance, precision and recall by `lenet`, and bits/dim where there is a
 likelihood that takes no integration. At the last one also how long a picture takes, and the
-distance by other numbers of evaluations. `docs/figures/one_clock.py` draws the rows, which are
-added to `docs/figures/one_clock.jsonl`.
+distance by other numbers of evaluations, or by none after a bare `--evaluations`.
+`docs/figures/one_clock.py` draws the rows, which are added to `docs/figures/one_clock.jsonl`.
 """
 
 import argparse
@@ -201,16 +202,18 @@ def milliseconds(model: GenerativeModel, sampler: dict[str, Any]) -> float:
     return 1000 * best / 64
 
 
-def sweep(name: str, run: Path, minutes: float, n: int, against: Reference) -> None:
+def sweep(name: str, run: Path, given: argparse.Namespace, against: Reference) -> None:
     """Judge a trained model by other numbers of evaluations."""
     options = CONTESTANTS[name].few
+    if options is None:
+        return
     model = load(run, "cpu")
     assert isinstance(model, GenerativeModel)
-    for evaluations in EVALUATIONS if options is not None else ():
+    for evaluations in given.evaluations:
         sampler = {**read_header(run / "model.safetensors").recipe.get("sampler", {}), **options}
         sampler |= {"steps": evaluations}
-        report = evaluate(model, against, n=n, sampler=sampler, **JUDGED)
-        write({"model": name, "minutes": minutes, "evaluations": evaluations} | quality(report))
+        row = {"model": name, "minutes": max(given.minutes), "evaluations": evaluations}
+        write(row | quality(evaluate(model, against, n=given.n, sampler=sampler, **JUDGED)))
 
 
 def machine() -> str:
@@ -233,6 +236,7 @@ def main() -> None:
     asked.add_argument("names", nargs="*", help=f"of {', '.join(CONTESTANTS)}; all of them")
     asked.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 10])
     asked.add_argument("--n", type=int, default=1000)
+    asked.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
     asked.add_argument("--runs", type=Path, default=ROOT / "runs" / "one-clock")
     given = asked.parse_args()
     for name in given.names or CONTESTANTS:
@@ -245,7 +249,7 @@ def main() -> None:
         recipe = recipe_of(name, given.runs)
         clock = Clock(name, list(marks), given.n, recipe.sampler, against)
         train(recipe, given.runs / name, device="cpu", on_step=clock)
-        sweep(name, given.runs / name, marks[-1], given.n, against)
+        sweep(name, given.runs / name, given, against)
 
 
 if __name__ == "__main__":
