@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from limner.contract.image import ImageSpec
 from limner.contract.layout import layout_spec
 from limner.contract.model import GenerativeModel
 from limner.contract.text import text_spec
 from limner.data.hints import REDUCED, hint_spec
+from limner.data.scenes import Scenes
 from limner.data.sources import PAIRS, domains, find_source
 from limner.training.recipe import Recipe
 
@@ -26,6 +28,9 @@ def test_a_recipe_can_be_begun(file):
         two, (typed, own) = True, domains(typed, data)[1]
         data |= own
     source = find_source(typed, data)
+    if isinstance(source, Scenes) and not source.emoji:
+        drawn = source.open(typed).pixels(torch.arange(40))
+        assert tuple(drawn.shape) == (40, 3, *(source.shape or ()))
     if options.init:
         return  # its nested models come from other runs
     shape = (3, *source.shape) if source.shape else (1, 28, 28)

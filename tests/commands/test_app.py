@@ -123,6 +123,13 @@ def test_dry_run_says_what_it_costs_and_writes_nothing(limner_):
     assert not Path("runs").exists()
 
 
+def test_dry_run_refuses_a_batch_that_does_not_fit(limner_):
+    code, _, err = limner_(
+        "train", "flow-matching", "emoji", *TINY, "train.batch=100000000", "--dry-run"
+    )
+    assert code == 2 and "GiB of memory" in err
+
+
 def test_a_sheet_has_a_row_for_each_label_and_remembers_how_it_was_made(limner_, trained: Path):
     out = ["-o", "sheet.png"]
     code, _, _ = limner_(

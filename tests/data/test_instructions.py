@@ -37,6 +37,14 @@ def test_kinds_have_their_shares(data):
     assert abs(counts["colour"] - 0.75 * N) < 4 * (N * 3 / 16) ** 0.5
 
 
+@pytest.mark.parametrize("style", ["3d", "flat", "line", "noto"])
+def test_in_one_style_the_instructions_are_those_that_it_has(style: str):
+    data = open_data("instructions", size=SIDE, vocabulary=6, style=style)
+    assert isinstance(data, InstructedScenes)
+    kinds = {"object", "add", "remove", "ground"} | ({"colour"} if style != "line" else set())
+    assert {data.instruction(i).kind for i in range(N)} == kinds
+
+
 def test_both_pictures_differ_where_the_instruction_says_and_nowhere_else(data):
     for i in range(N):
         told = data.instruction(i)

@@ -34,15 +34,16 @@ def train_command(
         from limner.training.budget import within
 
         recipe = within(recipe, _seconds(budget), device=device)
+    from limner.training.memory import check_memory
+
+    check_memory(recipe, device=device)
     if dry_run:
         from limner.training.estimate import dry_run as estimate
 
         typer.echo(str(estimate(recipe, device=device)))
         return
-    from limner.training.memory import check_memory
     from limner.training.run import train as train_run
 
-    check_memory(recipe, device=device)
     folder = run or _free_folder(name)
     train_run(recipe, folder, device=device)
     _trained(folder)

@@ -107,8 +107,8 @@ class Instructions(Scenes):
     """`instructions`: pairs of scenes with the instruction that leads from one to the other.
 
     Args:
-        kinds: of instructions, with shares as in "colour=2,remove=1"; all of them alike, if not
-            given.
+        kinds: of instructions, with shares as in "colour=2,remove=1"; if not given, all that there
+            are in the style, alike.
         emoji: the share of pairs that are a bundled emoji by itself, in one style and in another.
     """
 
@@ -135,6 +135,10 @@ class InstructedScenes(ComposedScenes):
                 raise LimnerError(f"instructions have no data.{name}; leave it out")
         super().__init__(source, typed)
         self.kinds = read_shares(source.kinds, _SHARES, "instruction", "data.kinds")
+        if not source.kinds and source.style != "all":
+            del self.kinds["style"]  # for there is no other
+            if source.style == "line":
+                del self.kinds["colour"]
         before = ImageSpec(*self.spec.shape, self.spec.levels, domain="before")
         self.spec = replace(self.spec, hint=before)
         said = f"{self.digest} {source.kinds}"
