@@ -264,7 +264,7 @@ def test_a_broken_picture_is_named_and_left_out_of_training(limner_, tmp_path: P
     )
 
 
-@pytest.mark.parametrize("given", [[], ["model.base=runs/x"]])
+@pytest.mark.parametrize("given", [[], ["model.base=runs/x"], ["train.init.base=lenet"]])
 def test_a_nested_model_is_asked_for_by_its_run(given: list[str], limner_):
     code, _, err = limner_("train", "cascade", "emoji", "data.size=16", *given)
     assert code == 2 and err.count("\n") == 1

@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,35 @@ def test_with_every_state_damaged_it_says_so(tmp_path):
         manifest.write_text("{")
     with pytest.raises(LimnerError, match=r"no state of .* is whole"):
         resume(run, dataset=Ramps(), device="cpu")
+
+
+def test_without_any_state_a_trained_model_is_not_begun_anew(tmp_path):
+    run = tmp_path / "run"
+    stop_at(run, 4)
+    trained = (run / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "state")
+    with pytest.raises(LimnerError, match=f"train.init.model={run}"):
+        resume(run, dataset=Ramps(), device="cpu")
+    assert (run / "model.safetensors").read_bytes() == trained
+
+
+def test_interrupted_where_it_is_saved_anyway_it_is_saved_once(tmp_path, monkeypatch):
+    saved: list[int] = []
+    monkeypatch.setattr("limner.training.run.save_state", lambda *given: saved.append(given[1]))
+
+    def on_step(loop: Loop, logs: dict[str, float]) -> None:
+        if loop.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            recipe("toy-denoiser", save_every=2),
+            tmp_path / "run",
+            dataset=Ramps(),
+            device="cpu",
+            on_step=on_step,
+        )
+    assert saved == [0, 2, 4]
 
 
 def stop_at(run: Path, step: int, **changed: object) -> None:

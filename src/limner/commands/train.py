@@ -38,9 +38,12 @@ def train_command(
 
     check_memory(recipe, device=device)
     if dry_run:
+        from limner.runtime import processes
         from limner.training.estimate import dry_run as estimate
 
-        typer.echo(str(estimate(recipe, device=device)))
+        cost = str(estimate(recipe, device=device))
+        if processes.first():
+            typer.echo(cost)
         return
     from limner.training.run import train as train_run
 

@@ -59,15 +59,15 @@ class Turn(NamedTuple):
 
 
 def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
-    """Say what to type where a constructor wants another model and got none."""
+    """Say what to type where a constructor wants a trained model and got none, or a judge."""
     parameter = inspect.signature(init).parameters.get(name)
     if parameter is None:  # an option that several models share
         return
-    wanted = isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Learner)
-    absent = name not in given and parameter.default is parameter.empty
-    if wanted and (absent or not isinstance(given.get(name, parameter.default), Learner | None)):
+    kind = parameter.annotation
+    wanted = isinstance(kind, type) and issubclass(kind, Learner)
+    if wanted and not isinstance(given.get(name, parameter.default), kind | None):
         raise LimnerError(
-            f"model.{name} is a model of its own; give the run that it comes from: "
+            f"model.{name} is a trained generator; give the run that it comes from: "
             f"train.init.{name}=runs/NAME"
         )
 

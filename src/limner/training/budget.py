@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from limner.contract.errors import LimnerError
 from limner.data import SOURCES
-from limner.runtime import processes
 from limner.runtime.progress import say
 from limner.training.estimate import Estimate, dry_run
 from limner.training.recipe import Recipe
@@ -49,8 +48,6 @@ def within(recipe: Recipe, seconds: float, *, device: str = "auto") -> Recipe:
     chosen, estimate = found
     per_step = estimate.images / chosen.options().steps
     steps = int(_images(estimate, seconds) / per_step)
-    if processes.size() > 1:
-        steps = int(processes.broadcast_text(str(steps), processes.device(device)))
     if not steps:
         raise LimnerError("not one training step fits into this budget; give a longer one")
     rhythm = _rhythm(chosen, steps, seconds)

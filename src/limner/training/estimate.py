@@ -84,7 +84,8 @@ class Estimate:
 
 
 def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = None) -> Estimate:
-    """Take a few steps of a recipe, write nothing, and say what the whole run would cost.
+    """Take a few steps of a recipe, write nothing, and say what the whole run would cost: the same
+    on every process that works on it.
 
     Args:
         recipe: what to train.
@@ -95,6 +96,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
         LimnerError: whatever would be wrong with the run.
     """
     place = processes.device(device)
+    processes.join(place)
     options = recipe.options()
     stream = open_stream(recipe, dataset)
     model = recipe.build(stream.dataset.spec)
@@ -108,7 +110,8 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
     started = time.perf_counter()
     for _ in range(_TIMED_STEPS):
         loop.advance()
-    seconds = time.perf_counter() - started
+    took = torch.tensor([time.perf_counter() - started], device=place)
+    seconds = float(processes.mean_(took))
     images = options.batch * model.batches_per_round
     trained = {name: player.parameters for name, player in loop.players.items()}
     all_trained = {id(p): p for own in trained.values() for p in own}

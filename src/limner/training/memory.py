@@ -27,13 +27,15 @@ def check_memory(recipe: Recipe, *, device: str = "auto") -> None:
     Raises:
         LimnerError: it would take more memory than there is.
     """
+    place = processes.device(device)
+    processes.join(place)
     options = recipe.options()
     rows = options.batch // (options.micro_batches * processes.size())
     if rows <= SURE:
         return
-    few = {"batch": _TRIED, "micro_batches": 1}
+    few = {"batch": _TRIED * processes.size(), "micro_batches": 1}
     measured = dry_run(replace(recipe, train=recipe.train | few), device=device)
-    available = _memory(processes.device(device))
+    available = _memory(place)
     fixed = measured.memory - measured.activations
     most = max(1, int((available - fixed) / (measured.activations / _TRIED)))
     if rows <= most:

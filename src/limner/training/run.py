@@ -10,14 +10,14 @@
     state/               everything needed to resume, see state.py
 
 When a line, a sheet or a state is written depends on the step alone, so a run that was killed and
-resumed leaves the same files as one that was not.
+resumed leaves the same files as one that was not, but for its first line after that: it has the
+means of the steps since the state.
 """
 
 import contextlib
-import math
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from limner.runtime.log import LOG_FILE, append_line, line, read_log
 from limner.runtime.progress import TrainingProgress, say
 from limner.training.data_record import DataRecord, same_kind
 from limner.training.evaluation import Evaluations
+from limner.training.log_window import LogWindow
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
 from limner.training.sharding import own_share
@@ -119,13 +120,17 @@ def resume(
             )
     if recipe.model != old.model:
         raise LimnerError("a model cannot change in a run that is resumed; train a new one")
-    if not any((run / "state").glob("step-*")):  # killed before its first state was written
+    learnt = (run / MODEL_FILE).exists() and read_header(run / MODEL_FILE).images_seen
+    if not learnt and not any((run / "state").glob("step-*")):  # killed before the first was whole
         return _begin(recipe, run, device, dataset, on_step)
     with _process(recipe, device) as place, _alone(run):
         clean(run / "state")
         state = load_state(run / "state", say)
         if state is None:
-            raise LimnerError(f"no state of {run} is whole; train again, into another --run")
+            raise LimnerError(
+                f"no state of {run} is whole; train again, into another --run, from its weights "
+                f"with train.init.model={run}"
+            )
         try:
             stream = open_stream(recipe, dataset)
         except LimnerError as error:
@@ -262,7 +267,7 @@ class _Session:
             raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [evaluate] out")
         self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
         self.validation = Validation(recipe.data, loop.options, loop.model)
-        self.window = _Window()
+        self.window = LogWindow()
 
     def go(self) -> Path:
         """Train to the end."""
@@ -287,12 +292,12 @@ class _Session:
                     self.paint()
                 if ends or evaluated or self.due(options.sample_every):
                     self.draw()
-                if ends or (self.due(options.save_every) and not loop.unlucky):
+                stopped = processes.anyone(interrupts.seen, loop.device)
+                if ends or stopped or (self.due(options.save_every) and not loop.unlucky):
                     self.save()
                 if ends:
                     break
-                if processes.anyone(interrupts.seen, loop.device):
-                    self.save()
+                if stopped:
                     run = shlex.quote(str(self.run))
                     say(f"stopped at step {loop.step:,}; to go on, type: limner resume {run}")
                     raise KeyboardInterrupt
@@ -314,7 +319,7 @@ class _Session:
             raise LimnerError(f"no state of {self.run} is whole; train again, into another --run")
         self.loop.roll_back(state)
         self.forget_later()
-        self.window = _Window()
+        self.window = LogWindow()
         say(
             f"{self.options.patience} steps in a row up to {step:,} were not finite; going on from "
             f"step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
@@ -343,7 +348,7 @@ class _Session:
         self.window.note(self.validation.numbers(loop.whole_average(), loop.step))
         row = {"step": loop.step, "images": loop.images_seen}
         row |= self.window.means(self.images_per_step)
-        self.window = _Window()
+        self.window = LogWindow()
         if processes.first():
             with self.writing():
                 append_line(self.run / LOG_FILE, row)
@@ -414,36 +419,3 @@ def _refused(error: OSError, run: Path) -> LimnerError:
         f"cannot write {error.filename or run}: {error.strerror or error}; the last saved "
         f"state stays; make room or give another --run, then type: limner resume {run}"
     )
-
-
-class _Window:
-    """Collects numbers between two lines of the log, and makes the next line of their means."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-        self.steps, self.seconds = 0, 0.0
-
-    def add(self, logs: dict[str, float], seconds: float) -> None:
-        """Add the numbers of a training step, and how long it took."""
-        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
-        self.note(logs)
-
-    def note(self, logs: Mapping[str, float]) -> None:
-        """Add numbers that belong to no step."""
-        for name, value in logs.items():
-            self.values.setdefault(name, []).append(value)
-
-    @property
-    def seconds_a_step(self) -> float:
-        """Seconds of a training step, without those of saving and painting."""
-        return self.seconds / max(1, self.steps)
-
-    def means(self, images_per_step: int) -> dict[str, float | None]:
-        """The mean of the finite values of each number; null where there is none."""
-        found: dict[str, float | None] = {
-            "images_per_second": round(images_per_step / self.seconds_a_step, 2)
-        }
-        for name, values in self.values.items():
-            finite = [value for value in values if math.isfinite(value)]
-            found[name] = float(f"{sum(finite) / len(finite):.6g}") if finite else None
-        return found
