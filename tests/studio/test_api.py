@@ -1,5 +1,6 @@
 """The studio's API: what a program can ask for, and what it is told."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -86,6 +87,8 @@ def test_models_are_described_by_their_own_schemas(studio: Studio):
         ({"sampler": {"colour": "pink"}}, "sampler option colour='pink' is not one of"),
         ({"options": {"strength": 1}}, "unknown option 'strength'"),
         ({"label": "cat"}, "this model has no classes"),
+        ({"prompt": "a (dog:99)"}, "the weight of 'dog' is 99"),
+        ({"negative": "(fog:-1)"}, "the weight of 'fog' is -1"),
         ({"model": "runs/animals", "prompt": "cat"}, "this model was trained without text"),
         ({"model": "runs/animals", "label": "horze"}, "unknown class 'horze'"),
         ({"task": "edit"}, "task edit needs a picture"),
@@ -255,6 +258,24 @@ def test_a_picture_comes_back_with_its_settings_and_is_enlarged_pixel_by_pixel(s
     assert "limner" not in studio.pixels(sent).info
     large = Image.open(io.BytesIO(studio.client.get(picture["url"] + "?w=64").content))
     assert large.tobytes() == studio.pixels(picture).resize((64, 64), 0).tobytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", png()[:40]], ids=["gone", "empty", "cut"])
+def test_a_picture_whose_file_is_gone_or_damaged_is_not_found(
+    studio: Studio, content: bytes | None
+):
+    url = studio.send(png(20, 20, "teal"))["url"]
+    sha256 = hashlib.sha256(studio.client.get(url).content).hexdigest()
+    file = studio.folder / "studio" / "pictures" / sha256[:2] / f"{sha256}.png"
+    file.unlink()
+    if content is None:
+        assert studio.client.get(url).status_code == 404
+    else:
+        file.write_bytes(content)
+    answer = studio.client.get(url, params={"w": 64})
+    assert answer.status_code == 404, answer.text
+    assert answer.json()["message"] == "this picture's file is gone or damaged"
+    file.unlink(missing_ok=True)
 
 
 def test_a_grid_is_found_by_its_name(studio: Studio):

@@ -24,6 +24,23 @@ def test_a_link_that_leads_nowhere_hides_nothing(tmp_path: Path):
     assert runs.about(tmp_path / "runs" / "one") is None
 
 
+def test_a_folder_whose_name_is_not_utf_8_is_left_out_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    sound, odd = tmp_path / "runs" / "café", tmp_path / "runs" / os.fsdecode(b"caf\xe9")
+    for run in (sound, odd):
+        write_run(run)
+        for file in (reports.PAGE, reports.NUMBERS):
+            (run / file).touch()
+    for _ in range(2):
+        assert [*runs.found(tmp_path).values()] == [sound]
+        assert catalogue.found(tmp_path)["runs/café"] == sound
+        assert odd not in catalogue.found(tmp_path).values()
+        assert [*reports.comparisons(tmp_path).values()] == [sound]
+    (line,) = caplog.messages
+    assert r"runs/caf\xe9' is left out: its name is not UTF-8; rename it" in line
+
+
 @pytest.mark.parametrize("finder", [runs, catalogue])
 def test_a_run_that_is_deleted_meanwhile_is_found_once_more_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finder: ModuleType

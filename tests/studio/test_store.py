@@ -57,6 +57,16 @@ def test_jobs_that_are_alike_are_one_batch_up_to_its_size(store: Store):
     assert [job.id for job in store.begin(16)] == [rest[1]]
 
 
+def test_a_job_that_is_tried_once_more_goes_alone(store: Store):
+    """It may have killed its worker."""
+    first, second = (store.submit(asked(alike="a")).id for _ in range(2))
+    assert len(store.begin(16)) == 2
+    assert store.again(first) and store.again(second)
+    new = [store.submit(asked(alike="a")).id for _ in range(2)]
+    store.move_to_front(new[0])
+    assert [[job.id for job in store.begin(16)] for _ in range(3)] == [new, [first], [second]]
+
+
 def test_a_job_at_the_front_is_next_and_pictures_ahead_are_counted(store: Store):
     first, second, third, last = [store.submit(asked(n)).id for n in (4, 3, 2, 1)]
     store.begin(16)

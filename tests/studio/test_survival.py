@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,34 @@ def test_the_client_paints_watches_and_says_what_is_wrong(studio: Studio):
         client.paint(model="toy", negative="x", sampler={"scale": 0.5})
     with pytest.raises(LimnerError, match="there is no studio at"):
         Client("http://127.0.0.1:9").models()
+
+
+@contextmanager
+def one_event_a_stream(names: list[str]) -> Iterator[str]:
+    """The address of a studio whose streams end after an event each."""
+
+    class Once(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            id = int(self.headers.get("Last-Event-ID", 0)) + 1
+            self.wfile.write(f"id: {id}\nevent: {names[id - 1]}\ndata: {{}}\n\n".encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Once) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_the_client_goes_on_as_long_as_streams_bring_events():
+    names = ["queued", "started", *["frame"] * 6, "done"]
+    with one_event_a_stream(names) as url:
+        assert [event.name for event in Client(url).watch("x")] == names
 
 
 def test_postgresql_holds_the_queue_as_well(postgres: str, own_studio: Callable[..., Studio]):

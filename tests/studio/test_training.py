@@ -5,6 +5,8 @@ what is left when the server dies.
 import io
 import json
 import shutil
+import subprocess
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +15,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from conftest import Studio, until
+from conftest import Studio, at_once, until, write_run
+from limner.contract.model import GenerativeModel
+from limner.contract.options import names_a_file
+from limner.contract.registry import models
 from limner.runtime.folder_lock import locked
+from limner.studio.problems import RefusedError
+from limner.studio.runs import id_of
+from limner.studio.settings import Settings
+from limner.studio.training_api import known_option
+from limner.studio.trainings import Trainings
 
 COLOURS = ("red", "blue", "green", "gold")
 TINY = [
@@ -139,14 +149,10 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
     assert "cannot be trained on" in begin(trainer, 422, data="bad")["message"]
     assert begin(trainer, 404, data="nothing")["code"] == "unknown"
     assert "did you mean 'flow-matching'" in str(begin(trainer, 422, model="flow-maching"))
-    for wrong in (
-        "train.init.model=runs",
-        "data.source=/etc",
-        "data.source=folder:..",
-        "evaluate.every=1",
-        "steps=3",
-    ):
+    for wrong in ("evaluate.every=1", "steps=3", "data.skills=/etc"):
         assert "is no option" in begin(trainer, 422, options=[wrong])["message"]
+    for file in ("train.init.model=runs", "data.source=folder:..", "sampler.guide=runs"):
+        assert "names a file" in begin(trainer, 422, options=[file])["message"]
     failed = ended(trainer, begin(trainer, options=["train.setps=3"])["id"])
     assert failed["state"] == "failed" and failed["steps"] == 0
     assert "unknown train option 'train.setps'" in failed["error"]["message"]
@@ -157,6 +163,104 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
     elsewhere = {"Origin": "http://elsewhere.example"}
     for path in ("/api/v1/data?name=x", "/api/v1/trainings"):
         assert trainer.client.post(path, headers=elsewhere).status_code == 403
+
+
+def test_options_that_name_files_are_for_the_command_line_alone():
+    painters = [of.model for of in models().values() if issubclass(of.model, GenerativeModel)]
+    schemas = [model.sample_schema()["properties"] for model in painters]
+    of_files = {name for schema in schemas for name, of in schema.items() if names_a_file(of)}
+    assert of_files
+    for name in of_files:
+        with pytest.raises(ValueError, match=f"sampler.{name} names a file"):
+            known_option(f"sampler.{name}=runs")
+    for option in ("sampler.guide_scale=2", "model.channels=8,16", "data.size=32"):
+        assert known_option(option) == option
+
+
+class Sleeper:
+    """A training's process that learns nothing, and ends when it is told to."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        time.sleep(0.05)  # so that another has time to begin
+        self.stdin, self.code = io.BytesIO(), None
+
+    def poll(self) -> int | None:
+        return self.code
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    """Trainings without processes."""
+    monkeypatch.setattr(subprocess, "Popen", Sleeper)
+    return Trainings(Settings(folder=tmp_path / "studio", root=tmp_path))
+
+
+def test_of_two_trainings_that_are_begun_at_once_one_is_refused(sleeping: Trainings):
+    outcomes: list[str] = []
+
+    def begin() -> None:
+        try:
+            outcomes.append(sleeping.begin("dots", ["flow-matching", "emoji"]))
+        except RefusedError as error:
+            outcomes.append(error.code)
+
+    at_once([begin] * 3)
+    assert outcomes.count("training") == 2, outcomes
+    assert [run.name for run in (sleeping.settings.root / "runs").iterdir()] == ["dots"]
+    (id,) = {*outcomes} - {"training"}
+    write_run(sleeping.settings.root / "runs" / "dots")
+    sleeping._latest.process.code = 0
+    outcomes.clear()
+
+    def resume() -> None:
+        try:
+            sleeping.resume(id)
+            outcomes.append("resumed")
+        except RefusedError as error:
+            outcomes.append(error.code)
+
+    at_once([resume] * 3)
+    assert sorted(outcomes) == ["resumed", "training", "training"]
+
+
+def test_a_run_in_place_of_one_that_was_removed_by_hand_is_not_deleted_here(sleeping: Trainings):
+    id = sleeping.begin("dots", ["flow-matching", "emoji"])
+    run = sleeping.settings.root / "runs" / "dots"
+    write_run(run)
+    sleeping._latest.process.code = 0
+    assert sleeping.get(id)["own"]
+    copy = run.with_name("copy")
+    shutil.copytree(run, copy)
+    assert not sleeping.get(id_of(copy, sleeping.settings.root))["own"]
+    shutil.rmtree(run)
+    write_run(run)
+    assert not sleeping.get(id)["own"]
+    with pytest.raises(RefusedError, match="begun on the command line"):
+        sleeping.delete(id)
+    assert run.exists()
+
+
+def test_how_a_training_is_is_told_in_a_word(sleeping: Trainings):
+    def told(*names: str) -> list[Any]:
+        return [sleeping.get(id)[name] for name in names]
+
+    id = sleeping.begin("dots", ["flow-matching", "emoji"])
+    assert told("state", "step", "steps", "stopping") == ["running", 0, 0, False]
+    run = sleeping.settings.root / "runs" / "dots"
+    write_run(run)
+    with sleeping._log(id).open("a") as log:
+        log.write("a remark\nstep 4/6  loss 0.5\ntrained runs/dots\n")
+    assert told("step", "steps", "said", "remarks") == [4, 6, "loss 0.5", ["a remark"]]
+    sleeping.stop(id)
+    assert told("state", "stopping") == ["running", True]
+    process = sleeping._latest.process
+    for code, state in ((130, "stopped"), (0, "stopped"), (-9, "failed"), (1, "failed")):
+        process.code = code
+        assert told("state", "stopping", "said", "step") == [state, False, "", 0], code
+    assert told("remarks") == [[]] and "trained" in told("error")[0].message
+    (run / "state" / "step-00000006").mkdir(parents=True)
+    process.code = 0
+    assert told("state", "step", "error") == ["done", 6, None]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from jsonschema.exceptions import ValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from limner.contract.emoji_names import spell_emoji
+from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Share
 from limner.contract.wildcards import LISTS, choose_words, word_lists
@@ -126,6 +127,8 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
         model = _controlled(request, model, models)
     if (params.prompt or params.negative) and not model["text"]:
         raise LimnerError("this model was trained without text; leave the prompt out")
+    for text in (params.prompt, params.negative):
+        read_emphasis(text)
     if params.label and not _is_label(params.label, model["labels"]):
         if not model["labels"]:
             raise LimnerError("this model has no classes; leave the label out")

@@ -127,15 +127,36 @@ def resized(path: Path, width: int) -> bytes:
     """A picture as a PNG of another width: smaller smoothly, larger pixel by pixel.
 
     Raises:
-        LimnerError: its file is gone.
+        LimnerError: its file is gone or damaged.
+    """
+    image = _load(path)
+    height = max(1, round(image.height * width / image.width))
+    how = Image.Resampling.BICUBIC if width < image.width else Image.Resampling.NEAREST
+    file = io.BytesIO()
+    image.resize((width, min(height, 4 * width)), how).save(file, "PNG")
+    return file.getvalue()
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a picture's file is there and can be decoded."""
+    try:
+        _load(path)
+    except LimnerError:
+        return False
+    return True
+
+
+def _load(path: Path) -> Image.Image:
+    """The picture of a stored file.
+
+    Raises:
+        LimnerError: the file is gone or damaged.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            height = max(1, round(image.height * width / image.width))
-            smaller = width < image.width
-            how = Image.Resampling.BICUBIC if smaller else Image.Resampling.NEAREST
-            file = io.BytesIO()
-            image.resize((width, min(height, 4 * width)), how).save(file, "PNG")
-    except FileNotFoundError:
-        raise LimnerError("this picture's file is gone") from None
-    return file.getvalue()
+            image.load()
+            return image
+    except MemoryError:
+        raise
+    except Exception:  # a damaged file can make a decoder raise anything
+        raise LimnerError("this picture's file is gone or damaged") from None

@@ -9,9 +9,12 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from limner.studio.background import log
 
 if TYPE_CHECKING:
     from limner.contract.header import Header
@@ -45,13 +48,41 @@ def walked(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """The folders below one in which models and reports may lie, each with its files' names."""
     for folder, inner, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
-        hidden = (name for name in inner if name.startswith((".", "__")))
         ends = depth >= _DEPTH or {FILE, PIPELINE} & {*names}
-        inner[:] = [] if ends else sorted({*inner} - {*hidden, *_NEVER})
+        inner[:] = [] if ends else sorted({*visible(folder, inner)} - {*_NEVER})
         yield Path(folder), names
 
 
 _NEVER = ("node_modules", "site-packages", "state", "samples", "src")
+
+
+def visible(folder: str, inner: Iterable[str]) -> list[str]:
+    """Of the folders in one, those to look into: neither hidden ones, nor those whose names are not
+    UTF-8, which no answer can hold.
+    """
+    shown: list[str] = []
+    for name in inner:
+        if name.startswith((".", "__")):
+            continue
+        if _is_utf8(name):
+            shown.append(name)
+        else:
+            _warn_of(Path(folder, name))
+    return shown
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@cache
+def _warn_of(folder: Path) -> None:
+    """Say in the log, once, that a folder is left out."""
+    log.warning("%s is left out: its name is not UTF-8; rename it", os.fsencode(folder))
 
 
 def _file(folder: Path) -> Path:

@@ -105,14 +105,14 @@ class Client:
         """What happens to a job, until it is over; a stream that breaks is taken up again.
 
         Raises:
-            LimnerError: the job failed.
+            LimnerError: the job failed, or the studio does not answer any more.
         """
-        last = ""
-        for attempt in range(_ATTEMPTS):
+        last, silent = "", 0
+        while silent < _ATTEMPTS:
             headers = {"Last-Event-ID": last} if last else {}
             try:
                 for number, name, data in self._stream(f"/api/v1/jobs/{quote(id)}/events", headers):
-                    last = number
+                    last, silent = number, 0
                     image = base64.b64decode(data.pop("webp", ""))
                     yield Event(name, data, image)
                     if name == "failed":
@@ -120,7 +120,8 @@ class Client:
                     if name in ("done", "cancelled"):
                         return
             except OSError:
-                time.sleep(0.2 * 2**attempt)
+                time.sleep(0.2 * 2**silent)
+            silent += 1
         raise LimnerError(f"the studio at {self.url} does not answer any more")
 
     def pictures(self, id: str) -> list[bytes]:

@@ -63,7 +63,8 @@ def next_batch(
     owner: Owner | None = None,
     weights: Collection[str] | None = None,
 ) -> list[Job]:
-    """The next job, with those behind it that fit into a batch; they run.
+    """The next job, with those behind it that fit into a batch; they run. A job that is tried once
+    more goes alone.
 
     Args:
         session: in which it is written.
@@ -77,8 +78,9 @@ def next_batch(
     if first is None:
         return []
     batch, room = [first], pictures - pictures_of(first)
-    if first.alike:
-        for job in session.scalars(queue.where(Job.alike == first.alike).limit(pictures)):
+    if first.alike and not first.attempts:  # one that lost its worker may be the reason
+        joining = queue.where(Job.alike == first.alike, Job.attempts == 0)
+        for job in session.scalars(joining.limit(pictures)):
             if job is not first and pictures_of(job) <= room:
                 batch.append(job)
                 room -= pictures_of(job)

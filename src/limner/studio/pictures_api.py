@@ -23,6 +23,7 @@ from limner.studio.tables import Picture
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 _FOREVER = "private, max-age=31536000, immutable"
+_AGAIN = "paint it again, or send it again"
 
 
 async def _picture(id: Id, request: Request) -> Picture:
@@ -86,12 +87,15 @@ def add_pictures(app: FastAPI, studio: Studio) -> None:
         headers = {"Cache-Control": _FOREVER}
         if download:
             headers["Content-Disposition"] = f'attachment; filename="limner-{picture.number}.png"'
-        if w is not None:
+        if w is None:
+            if not path.is_file():
+                raise RefusedError(404, "unknown", "this picture's file is gone", _AGAIN)
+            return FileResponse(path, media_type="image/png", headers=headers)
+        try:
             content = await far_aside(assets.resized, path, w)
-            return Response(content, media_type="image/png", headers=headers)
-        if not path.is_file():
-            raise RefusedError(404, "unknown", "this picture's file is gone")
-        return FileResponse(path, media_type="image/png", headers=headers)
+        except LimnerError as error:
+            raise RefusedError(404, "unknown", str(error), _AGAIN) from None
+        return Response(content, media_type="image/png", headers=headers)
 
     @app.get(
         "/api/v1/archive",

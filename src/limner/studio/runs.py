@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.runtime.log import read_log
-from limner.studio.catalogue import FILE, changed, named
+from limner.studio.catalogue import FILE, changed, named, visible
 
 RECIPE = "recipe.toml"
 _MOST = 200  # runs
@@ -27,7 +27,7 @@ def found(root: Path) -> dict[str, Path]:
     for place, inner, names in os.walk(root):
         folder = Path(place)
         ends = RECIPE in names or len(folder.relative_to(root).parts) >= _DEPTH
-        inner[:] = [] if ends else [n for n in inner if not n.startswith((".", "__"))]
+        inner[:] = [] if ends else visible(place, inner)
         if RECIPE in names and (folder / FILE).is_file():
             runs.append(folder)
     runs.sort(key=lambda run: -changed(run / RECIPE))

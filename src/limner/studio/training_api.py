@@ -29,17 +29,25 @@ from limner.studio.lifecycle import Studio
 from limner.studio.problems import Problem, RefusedError, errors
 
 _OPTION = re.compile(r"(model|data|train|sampler)\.[a-z_.0-9]+=[^/\\]+")
-"""As on the command line, but for names of files, which only that may give."""
+_FILES = ("data.source", "train.init", "sampler.guide")
+"""Options that name files, which only the command line may give."""
 
 
-def _known_option(option: str) -> str:
-    name = option.partition("=")[0]
-    if not _OPTION.fullmatch(option) or "init" in name or name.startswith("data.source"):
+def known_option(option: str) -> str:
+    """An option as on the command line.
+
+    Raises:
+        ValueError: it is none, or names a file.
+    """
+    name = ".".join(option.partition("=")[0].split(".")[:2])
+    if name in _FILES:
+        raise ValueError(f"{name} names a file; give it on the command line")
+    if not _OPTION.fullmatch(option):
         raise ValueError(f"{option!r} is no option; write for example train.lr=1e-4")
     return option
 
 
-Option = Annotated[str, Field(max_length=200), AfterValidator(_known_option)]
+Option = Annotated[str, Field(max_length=200), AfterValidator(known_option)]
 DataName = Annotated[str, Path(pattern=r"^[\w-]{1,60}$")]
 RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{20}$")]
 

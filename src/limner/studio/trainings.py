@@ -10,7 +10,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ _NEXT = ("trained", "paint with", "finishing this step", "stopped at step")
 _REMARKS = 6
 _LETTERS = 20_000  # of a log, from its end
 _STOPPED = 130
+_MARK = "studio.txt"
+"""A file in a run that was begun here, which holds its id. It goes with the folder."""
+_UNKNOWN: dict[str, Any] = {"model": "", "source": "", "steps": 0, "step": 0, "changed": 0}
 
 
 @dataclass
@@ -34,6 +39,37 @@ class _Process:
     id: str
     run: Path
     process: "subprocess.Popen[bytes]"
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop, and has not ended yet."""
+        stdin = self.process.stdin
+        return stdin is not None and stdin.closed and self.process.poll() is None
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What a training said since it was begun or gone on with.
+
+    Args:
+        command: that began it, as it is typed.
+        lines: those that are not blank.
+    """
+
+    command: str
+    lines: Sequence[str]
+
+    @property
+    def progress(self) -> "re.Match[str] | None":
+        """The last line that says how far it is."""
+        found = [match for line in self.lines if (match := _PROGRESS.match(line))]
+        return found[-1] if found else None
+
+    @property
+    def remarks(self) -> list[str]:
+        """The last of the other lines, without how to go on from a terminal."""
+        others = [line for line in self.lines if not _PROGRESS.match(line)]
+        return [line for line in others if not line.startswith(_NEXT)][-_REMARKS:]
 
 
 @dataclass
@@ -46,6 +82,7 @@ class Trainings:
 
     settings: Settings
     _latest: _Process | None = field(default=None, init=False)
+    _beginning: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
     def running(self) -> str | None:
@@ -88,15 +125,14 @@ class Trainings:
         Raises:
             RefusedError: another training runs.
         """
-        self._one_at_a_time()
-        folder, number = self.settings.root / "runs" / name, 1
-        while folder.exists():
-            number += 1
-            folder = self.settings.root / "runs" / f"{name}-{number}"
-        folder.mkdir(parents=True)
-        id = self._start(folder, ["train", *arguments, "--run", self._typed(folder)])
-        self._own(id).touch()
-        return id
+        with self._one_at_a_time():
+            folder, number = self.settings.root / "runs" / name, 1
+            while folder.exists():
+                number += 1
+                folder = self.settings.root / "runs" / f"{name}-{number}"
+            folder.mkdir(parents=True)
+            (folder / _MARK).write_text(self._id(folder), encoding="ascii")
+            return self._start(folder, ["train", *arguments, "--run", self._typed(folder)])
 
     def resume(self, id: str, options: Sequence[str] = ()) -> None:
         """Go on with a training.
@@ -104,11 +140,11 @@ class Trainings:
         Raises:
             RefusedError: there is no such training, or another one runs.
         """
-        self._one_at_a_time()
-        run = self.run(id)
-        if run is None or not (run / runs.RECIPE).is_file():
-            raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
-        self._start(run, ["resume", self._typed(run), *options])
+        with self._one_at_a_time():
+            run = self.run(id)
+            if run is None or not (run / runs.RECIPE).is_file():
+                raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
+            self._start(run, ["resume", self._typed(run), *options])
 
     def stop(self, id: str) -> None:
         """Have a training finish its step, save, and end."""
@@ -127,14 +163,13 @@ class Trainings:
             raise RefusedError(404, "unknown", "there is no such training", "it may be deleted")
         if self.running == id or is_locked(run):
             raise RefusedError(409, "training", "this training runs", "stop it first")
-        if not self._own(id).is_file():
+        if not self._is_own(run):
             said = "this training was begun on the command line"
             raise RefusedError(409, "training", said, "delete its folder there")
         if self._latest and self._latest.id == id:
             self._latest = None
         shutil.rmtree(run, ignore_errors=True)
-        for file in (self._log(id), self._own(id)):
-            file.unlink(missing_ok=True)
+        self._log(id).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stop what runs; it ends by itself."""
@@ -144,20 +179,34 @@ class Trainings:
     def _typed(self, run: Path) -> str:
         return str(run.relative_to(self.settings.root))
 
-    def _one_at_a_time(self) -> None:
-        if self.running:
-            said = "another training runs"
-            raise RefusedError(409, "training", said, "stop it first, or wait until it is done")
+    def _id(self, run: Path) -> str:
+        return runs.id_of(run, self.settings.root)
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Begin a training, while nobody else does.
+
+        Raises:
+            RefusedError: another one runs.
+        """
+        with self._beginning:
+            if self.running:
+                said = "another training runs"
+                raise RefusedError(409, "training", said, "stop it first, or wait until it is done")
+            yield
 
     def _log(self, id: str) -> Path:
         return self.settings.folder.resolve() / "trainings" / f"{id}.log"
 
-    def _own(self, id: str) -> Path:
-        """A file that is there if the training was begun here, and not on the command line."""
-        return self._log(id).with_suffix(".own")
+    def _is_own(self, run: Path) -> bool:
+        """Whether a training was begun here, and not on the command line."""
+        try:
+            return (run / _MARK).read_text(encoding="ascii") == self._id(run)
+        except (OSError, ValueError):
+            return False
 
     def _start(self, run: Path, arguments: list[str]) -> str:
-        id, device = runs.id_of(run, self.settings.root), self.settings.device
+        id, device = self._id(run), self.settings.device
         log = self._log(id)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
@@ -175,52 +224,53 @@ class Trainings:
         return id
 
     def _told(self, id: str, run: Path) -> dict[str, Any] | None:
-        command, lines = self._said(id)
-        known = runs.about(run)
+        """What is known of a training; None where its recipe is damaged."""
         latest = self._latest if self._latest and self._latest.id == id else None
+        known = runs.about(run)
         if known is None and latest is None:
             return None
+        known = known or _UNKNOWN
         code = latest.process.poll() if latest else 0
-        error = _error(code, lines)
-        document: dict[str, Any] = {"model": "", "source": "", "steps": 0, "step": 0, "changed": 0}
-        document |= known or {}
-        elsewhere = code is not None and is_locked(run)
-        if elsewhere:
-            document["step"] = max(document["step"], runs.logged_step(run))
-        progress = [match for line in lines if (match := _PROGRESS.match(line))]
-        if code is None and progress:
-            document["step"] = int(progress[-1][1].replace(",", ""))
-        done = document["step"] >= document["steps"] > 0
-        ended = "failed" if error else "done" if done else "stopped"
-        state = "running" if code is None or elsewhere else ended
-        own = [line for line in lines if not _PROGRESS.match(line)]
-        remarks = [line for line in own if not line.startswith(_NEXT)]
-        return (
-            document
-            | {
-                "id": id,
-                "name": self._typed(run),
-                "state": state,
-                "elsewhere": elsewhere,
-                "stopping": bool(code is None and latest and latest.process.stdin.closed),  # pyright: ignore
-                "said": progress[-1].string[progress[-1].end() :]
-                if code is None and progress
-                else "",
-                "remarks": [] if error else remarks[-_REMARKS:],
-                "error": error,
-                "own": self._own(id).is_file(),
-                "command": command or f"limner resume {shlex.quote(self._typed(run))}",
-            }
-        )
+        runs_here = code is None
+        runs_elsewhere = not runs_here and is_locked(run)
+        log = self._read_log(id)
+        step, said = known["step"], ""
+        if runs_elsewhere:
+            step = max(step, runs.logged_step(run))
+        elif runs_here and (progress := log.progress):
+            step = int(progress[1].replace(",", ""))
+            said = progress.string[progress.end() :]
+        error = _error(code, log.lines)
+        return known | {
+            "id": id,
+            "name": self._typed(run),
+            "step": step,
+            "state": _state(runs_here or runs_elsewhere, error, step, known["steps"]),
+            "elsewhere": runs_elsewhere,
+            "stopping": latest is not None and latest.stopping,
+            "said": said,
+            "remarks": [] if error else log.remarks,
+            "error": error,
+            "own": self._is_own(run),
+            "command": log.command or f"limner resume {shlex.quote(self._typed(run))}",
+        }
 
-    def _said(self, id: str) -> tuple[str, list[str]]:
-        """The command of a training, and what it said since it was begun or gone on with."""
+    def _read_log(self, id: str) -> _Log:
         try:
             text = self._log(id).read_text(encoding="utf-8", errors="replace")
         except OSError:
-            return "", []
+            return _Log("", [])
         command, _, rest = text.partition("\n")
-        return command, [line for line in rest[-_LETTERS:].splitlines() if line.strip()]
+        return _Log(command, [line for line in rest[-_LETTERS:].splitlines() if line.strip()])
+
+
+def _state(running: bool, error: Problem | None, step: int, steps: int) -> str:
+    """How a training is, in a word."""
+    if running:
+        return "running"
+    if error is not None:
+        return "failed"
+    return "done" if step >= steps > 0 else "stopped"
 
 
 def _error(code: int | None, lines: Sequence[str]) -> Problem | None:

@@ -121,34 +121,44 @@ class Worker:
 
     def work(self, jobs: Sequence[Document], folder: Path) -> None:
         """Do some jobs in one batch, and say how it goes."""
-        try:
-            batch = _Batch(self, jobs, folder)
-            batch.go()
-        except LimnerError as error:
-            self._failed(jobs, "invalid", str(error))
-        except torch.OutOfMemoryError:
-            self.models.clear()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self._failed(jobs, "memory", "the device has too little memory for this job")
-        except MemoryError:
-            self.models.clear()
-            self._failed(jobs, "memory", "this machine has too little memory for this job")
-        except OSError as error:
-            why = "the disk is full; make room" if error.errno in FULL else f"{error.strerror}"
-            self._failed(jobs, "storage", f"the pictures cannot be written: {why}")
-        except Exception as error:  # a job's failure must not end the worker
-            said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            self._failed(jobs, "error", f"painting failed: {said}")
+        self._do(jobs, folder)
         self.cancelled -= {job["id"] for job in jobs}
         self.write({"is": "idle"})
 
-    def _failed(self, jobs: Sequence[Document], code: str, message: str) -> None:
+    def _do(self, jobs: Sequence[Document], folder: Path) -> None:
+        """Do some jobs in one batch; one by one if it fails, which may be the fault of one."""
+        try:
+            _Batch(self, jobs, folder).go()
+            return
+        except Exception as error:  # a job's failure must not end the worker
+            code, message = _failure(error)
+        if code == "memory":  # now that the error, which holds the batch, is gone
+            self.models.clear()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        if len(jobs) > 1:
+            for job in jobs:
+                self._do([job], folder)
+            return
         said, _, hint = message.partition("; ")
-        for job in jobs:
-            self.write(
-                {"is": "failed", "id": job["id"], "code": code, "message": said, "hint": hint}
-            )
+        failed = {"is": "failed", "id": jobs[0]["id"]}
+        self.write(failed | {"code": code, "message": said, "hint": hint})
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """The code of an error, and a line on it."""
+    match error:
+        case LimnerError():
+            return "invalid", str(error)
+        case torch.OutOfMemoryError():
+            return "memory", "the device has too little memory for this job"
+        case MemoryError():
+            return "memory", "this machine has too little memory for this job"
+        case OSError():
+            why = "the disk is full; make room" if error.errno in FULL else f"{error.strerror}"
+            return "storage", f"the pictures cannot be written: {why}"
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return "error", f"painting failed: {said}"
 
 
 class _Batch:
@@ -204,10 +214,13 @@ class _Batch:
                 continue
             if name.startswith("hint"):  # all of them are read together
                 continue
-            if self.task.whole:
-                x = read_whole(Path(file))
-            else:
-                x = (read_mask if name == "mask" else read_picture)(Path(file), spec)
+            try:
+                if self.task.whole:
+                    x = read_whole(Path(file))
+                else:
+                    x = (read_mask if name == "mask" else read_picture)(Path(file), spec)
+            except LimnerError as error:  # it names a file of this machine
+                raise LimnerError(str(error).replace(file, name)) from None
             given[name] = x.to(self.worker.device)
         hints = [each for each in hint_inputs(len(inputs)) if each in inputs]
         if hints:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from limner.studio import assets
 from limner.studio.background import Tasks, aside, far_aside, log
 from limner.studio.models import Models
 from limner.studio.order import pictures_of
@@ -236,14 +237,28 @@ class Workers:
         await self._queue.announce(jobs)
         orders = [order for job in jobs if (order := await self._order(job))]
         if orders:
-            started = time.monotonic()
-            document = {"do": "work", "jobs": orders, "folder": str(self._store.files)}
-            await process.tell(document)
-            async for said in process.hear_until_idle():
-                await self._hear(said)
-            pictures = sum(map(pictures_of, jobs))
-            self._queue.pace(jobs[0].model, (time.monotonic() - started) / pictures)
+            await self._work(process, jobs, orders)
         self._at_work[process] = []
+
+    async def _work(
+        self, process: Process, jobs: Sequence[Job], orders: Sequence[Document]
+    ) -> None:
+        """Have a worker do a batch, and learn from it how long a picture takes."""
+        started = time.monotonic()
+        document = {"do": "work", "jobs": orders, "folder": str(self._store.files)}
+        await process.tell(document)
+        done, unwanted = set[str](), set[str]()
+        async for said in process.hear_until_idle():
+            if said["is"] == "done":
+                done.add(said["id"])
+                unwanted |= await self._finish(said)
+            else:
+                await self._hear(said)
+        for sha256 in unwanted:  # not before the end: another job may have painted the same
+            await aside(self._store.forget_file, sha256)
+        pictures = sum(pictures_of(job) for job in jobs if job.id in done)
+        if pictures:
+            self._queue.pace(jobs[0].model, (time.monotonic() - started) / pictures)
 
     async def _order(self, job: Job) -> Document | None:
         """A job as a worker hears it; None if what it needs is gone."""
@@ -257,11 +272,12 @@ class Workers:
             return None
         for name, id in job.inputs.items():
             picture = await aside(self._store.picture, id)
-            if picture is None:
-                said = f"the picture for '{name}' was deleted"
-                await self._queue.fail(job.id, Problem(code="gone", message=said))
+            file = picture and await far_aside(self._store.common.fetch, picture.sha256)
+            if file is None or not await far_aside(assets.is_sound, file):
+                said, hint = f"the picture for '{name}' is gone", "upload it again"
+                await self._queue.fail(job.id, Problem(code="gone", message=said, hint=hint))
                 return None
-            inputs[name] = str(await far_aside(self._store.common.fetch, picture.sha256))
+            inputs[name] = str(file)
         named = {key: getattr(job, key) for key in ("id", "model", "task", "params")}
         return named | {"folder": str(folder), "controls": controls, "inputs": inputs}
 
@@ -276,13 +292,15 @@ class Workers:
             self._queue.tell(id, "frame", step=said["step"], pictures=pictures, webp=frame)
         elif what == "failed":
             await self._queue.fail(id, Problem(**said))
-        elif what == "done":
-            painted = [Painted(**each) for each in said["pictures"]]
-            if not await self._queue.finish(id, painted, said["notes"], said["kept"]):
-                job = await aside(self._store.job, id)
-                if job is None or job.state == CANCELLED:  # and no other worker's meanwhile
-                    for each in painted:
-                        await aside(self._store.forget_file, each.sha256)
+
+    async def _finish(self, said: Document) -> set[str]:
+        """Keep what a job painted; the files, by their hashes, if it is wanted no longer."""
+        painted = [Painted(**each) for each in said["pictures"]]
+        if await self._queue.finish(said["id"], painted, said["notes"], said["kept"]):
+            return set()
+        job = await aside(self._store.job, said["id"])
+        cancelled = job is None or job.state == CANCELLED  # and no other worker's meanwhile
+        return {each.sha256 for each in painted} if cancelled else set()
 
     async def _give_back(self, process: Process, problem: Problem) -> None:
         """Queue again what a worker was at."""

@@ -1,0 +1,190 @@
+"""A batch as the server and its worker see it: what one job does must not harm the others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from test_store import asked, files
+
+from conftest import png
+from limner.studio.assets import take
+from limner.studio.background import Tasks
+from limner.studio.models import Models
+from limner.studio.order import Ahead
+from limner.studio.queue import Queue
+from limner.studio.settings import Settings
+from limner.studio.store import Store
+from limner.studio.tables import CANCELLED, DONE, FAILED, Job
+from limner.studio.worker import Worker
+from limner.studio.workers import Process, Workers
+
+Document = dict[str, Any]
+Script = Callable[[Sequence[str]], Sequence[Document | Callable[[], Any]]]
+
+
+def order(id: str, folder: Path, **params: Any) -> Document:
+    """A job as a worker hears it."""
+    named = {"id": id, "model": "toy", "task": "paint", "folder": str(folder)}
+    return named | {"params": params, "controls": [], "inputs": {}}
+
+
+def ends(said: Sequence[Document]) -> list[tuple[str, str]]:
+    """How jobs ended, in the order in which it was told."""
+    return [(each["id"], each["is"]) for each in said if each["is"] in ("done", "failed")]
+
+
+def test_a_job_that_fails_does_not_fail_its_batch(toys: Path, tmp_path: Path):
+    said: list[Document] = []
+    worker = Worker(torch.device("cpu"), said.append)
+    prompts = {"apple": "a red apple", "dog": "a (dog:99)", "cat": "a cat"}
+    worker.work([order(id, toys / "toy", prompt=words) for id, words in prompts.items()], tmp_path)
+    assert ends(said) == [("apple", "done"), ("dog", "failed"), ("cat", "done")]
+    (failed,) = [each for each in said if each["is"] == "failed"]
+    assert failed["code"] == "invalid" and failed["message"] == "the weight of 'dog' is 99"
+    assert said[-1] == {"is": "idle"} and said.count(said[-1]) == 1
+
+
+def test_a_batch_that_is_too_large_for_the_memory_is_done_job_by_job(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    said: list[Document] = []
+    worker = Worker(torch.device("cpu"), said.append)
+    canvas = type(worker.model(str(toys / "toy")))
+    frames = canvas.frames
+
+    def frames_of_few(self: Any, n: int, *of: Any, **options: Any) -> Iterator[torch.Tensor]:
+        if n > 1:
+            raise torch.OutOfMemoryError
+        return frames(self, n, *of, **options)
+
+    monkeypatch.setattr(canvas, "frames", frames_of_few)
+    jobs = [order("a", toys / "toy"), order("b", toys / "toy"), order("c", toys / "toy", n=2)]
+    worker.work(jobs, tmp_path)
+    assert ends(said) == [("a", "done"), ("b", "done"), ("c", "failed")]
+    (failed,) = [each for each in said if each["is"] == "failed"]
+    assert failed["code"] == "memory"
+
+
+def test_a_mask_that_is_dark_is_not_named_by_a_path(toys: Path, tmp_path: Path):
+    said: list[Document] = []
+    taken = take(png(colour="black"), tmp_path)
+    file = str(tmp_path / taken.sha256[:2] / f"{taken.sha256}.png")
+    edit = order("a", toys / "toy") | {"task": "edit", "inputs": {"image": file, "mask": file}}
+    Worker(torch.device("cpu"), said.append).work([edit], tmp_path)
+    (failed,) = [each for each in said if each["is"] == "failed"]
+    assert failed["message"] == "the mask 'mask' is dark everywhere"
+
+
+class Scripted(Process):
+    """A worker's process that says what it is told to say.
+
+    Args:
+        script: what it says to some jobs, by their ids; what can be called is called.
+    """
+
+    pid = 1  # type: ignore[assignment]
+
+    def __init__(self, script: Script) -> None:
+        super().__init__((), "cpu")
+        self.script = script
+        self.jobs: list[str] = []
+
+    async def ask(self, document: Mapping[str, Any]) -> Document:
+        return {"models": []}
+
+    async def tell(self, document: Mapping[str, Any]) -> None:
+        self.jobs = [job["id"] for job in document["jobs"]]
+
+    async def hear_until_idle(self) -> AsyncIterator[Document]:
+        for said in self.script(self.jobs):
+            if isinstance(said, dict):
+                yield said
+            else:
+                said()
+
+
+class Batches:
+    """A server without processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(f"sqlite:///{folder / 'studio.db'}", folder)
+        self.queue = Queue(self.store)
+        models = Models(folder, self.store, self.queue.wake.set)
+        models.folders, models.stamps = {"emoji": folder / "emoji"}, {"emoji": ""}
+        self.workers = Workers(Settings(folder=folder), self.store, models, self.queue, Tasks())
+
+    def turn(self, script: Script) -> None:
+        """Have a worker do the next batch."""
+        asyncio.run(self.workers._turn(Scripted(script)))
+
+    def job(self, id: str) -> Job:
+        job = self.store.job(id)
+        assert job is not None
+        return job
+
+
+@pytest.fixture
+def batches(tmp_path: Path) -> Iterator[Batches]:
+    made = Batches(tmp_path)
+    yield made
+    made.store.close()
+
+
+def done(id: str, *names: str) -> Document:
+    pictures = [{"sha256": n * 64, "width": 8, "height": 8, "settings": {}} for n in names]
+    return {"is": "done", "id": id, "pictures": pictures, "notes": {}, "kept": True}
+
+
+def failed(id: str) -> Document:
+    return {"is": "failed", "id": id, "code": "error", "message": "painting failed"}
+
+
+def test_a_cancelled_job_takes_no_file_from_another_that_painted_the_same(batches: Batches):
+    store = batches.store
+    first, second = (store.submit(asked(alike="a")).id for _ in range(2))
+    files(store, *"abx")  # b is the cancelled job's alone
+
+    def script(jobs: Sequence[str]) -> list[Any]:
+        assert jobs == [first, second]
+        return [lambda: store.cancel(first), done(first, "a", "b"), done(second, "a")]
+
+    batches.turn(script)
+    assert (batches.job(first).state, batches.job(second).state) == (CANCELLED, DONE)
+    assert files(store) == {*"ax"}
+
+
+def test_the_pace_is_that_of_pictures_that_were_painted(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+):
+    clock = iter([100.0, 106.0, 200.0, 200.1])
+    clocked = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("limner.studio.workers.time", clocked)
+    jobs = [batches.store.submit(asked(n, "a")).id for n in (2, 1, 9)]
+    batches.turn(lambda jobs: [done(jobs[0], *"ab"), done(jobs[1], "c"), failed(jobs[2])])
+    assert batches.job(jobs[2]).state == FAILED
+    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, "three pictures took six seconds"
+    batches.store.submit(asked(9))
+    batches.turn(lambda jobs: [failed(jobs[0])])
+    assert batches.queue.eta(asked(1), Ahead(0, {})) == 2.0, "nothing was painted"
+
+
+@pytest.mark.parametrize("content", [None, b"", png()[:40]], ids=["gone", "empty", "cut"])
+def test_a_job_whose_picture_is_gone_says_so(batches: Batches, content: bytes | None):
+    source = batches.store.upload(take(png(), batches.store.files))
+    file = batches.store.file(source.sha256)
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    edit = asked()
+    edit.inputs = {"image": source.id}
+    id = batches.store.submit(edit).id
+    batches.turn(lambda jobs: pytest.fail("it was begun"))
+    assert batches.job(id).error == {
+        "code": "gone",
+        "message": "the picture for 'image' is gone",
+        "hint": "upload it again",
+    }
