@@ -180,6 +180,7 @@ def test_a_generative_cell_is_depthwise_and_begins_near_the_identity():
 
 def test_warm_up_balances_groups_and_ends_at_the_bound():
     model, x = moved(warmup=10, spectral=0.0).train(), pictures(8)
+    assert not model.loss_compares and NVAE(SPEC, **TINY, warmup=0).loss_compares
     bit = SPEC.dimensions * math.log(2)
 
     def turn(step: int) -> tuple[float, float, torch.Tensor]:

@@ -277,6 +277,8 @@ def test_warm_up_beta_and_free_bits():
     assert float(kl.clamp(min=bits).sum()) > float(kl.sum())
     assert VAE(SPEC, latent=2, channels=(8,), free_bits=0.1).couples_batch
     assert not VAE(SPEC, latent=2, channels=(8,)).couples_batch
+    for warmup in (0, 10):
+        assert VAE(SPEC, latent=2, channels=(8,), warmup=warmup).loss_compares == (not warmup)
 
 
 def test_iwaes_gradient_is_the_weighted_one():

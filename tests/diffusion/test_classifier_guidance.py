@@ -153,3 +153,43 @@ def test_what_cannot_be_guided_is_refused(spec, base, message):
         Classifier(spec, base=build(base, spec))
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         Classifier(SPEC, base=EDM(ImageSpec(3, 4, 4, labels=SPEC.labels), channels=(4,)))
+
+
+class Blind(torch.nn.Module):
+    """A base's network that predicts 0, and notes the labels that it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels = []
+
+    def forward(self, x, label, c):
+        self.labels.append(None if c.label is None else c.label.tolist())
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_a_base_without_guidance_is_told_no_label_in_any_interval(sampler):
+    base = DDPM(SPEC, channels=(4,), T=20)
+    model = Classifier(SPEC, base=base, channels=(4,), attention=0)
+    base.network, c = Blind(), Condition(label=torch.tensor([1]))
+    told = {"sampler": sampler, "steps": 5, "interval": (0.5, 5.0)}
+    model.sample(1, c, **told)
+    assert base.network.labels == [[-1]] * 5
+    base.network.labels.clear()
+    model.sample(1, c, base_scale=2.0, **told)
+    assert [1, -1] in base.network.labels and [1] in base.network.labels, "where it guides, both"
+
+
+def test_steps_that_show_a_classifier_nothing_are_refused():
+    base = build("meanflow", SPEC, channels=(4,), attention=0)
+    model = Classifier(SPEC, base=base, channels=(4,), attention=0)
+    c = Condition(label=torch.tensor([0]))
+    with pytest.raises(LimnerError, match=r"see noise alone.* give sampler\.steps=4 or more"):
+        model.sample(1, c)
+    assert model.sample(1, c, steps=2).isfinite().all()
+    assert model.sample(1, c, scale=0.0).isfinite().all()
+    chain = Classifier(SPEC, base=DDPM(SPEC, channels=(4,)), channels=(4,), attention=0)
+    with pytest.raises(LimnerError, match=r"see noise alone.* give sampler\.steps=4 or more"):
+        chain.sample(1, c, steps=1)
+    assert chain.sample(1, c, steps=1, sampler="ddim").isfinite().all()
+    assert chain.sample(1, c, steps=2).isfinite().all()

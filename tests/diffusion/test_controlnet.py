@@ -483,3 +483,44 @@ def test_a_hint_or_an_option_that_does_not_fit_is_refused_in_a_line(image, optio
     with pytest.raises(LimnerError, match=message) as error:
         model.sample(1, Condition(image=image), steps=2, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("kind", ["flow-matching", "latent-diffusion"])
+def test_attention_maps_are_the_bases_and_not_those_of_its_copy(kind, rank):
+    """A control that adds nothing yet leaves them as they are."""
+    model, c = controlled(kind, "text", shake=False, rank=rank), asked("text")
+    x = torch.rand(3, 3, 8, 8) * 2 - 1
+    assert torch.equal(model.attention_maps(x, c), model.base.attention_maps(x, prompt(c)))
+
+
+@pytest.mark.parametrize("patch", [3, 6])
+def test_a_base_of_patches_that_no_halving_leads_to_is_refused(patch):
+    spec = ImageSpec(1, 12, 12)
+    network = build("flow-matching", spec, channels=(8,), attention=0, patch=patch)
+    with pytest.raises(LimnerError, match=rf"patches of {patch} x {patch} .*model\.patch=2"):
+        ControlNet(replace(spec, hint=spec), network)
+
+
+def test_over_a_reflow_model_which_sees_no_picture_a_control_paints_but_does_not_learn():
+    flow, spec = base("flow-matching"), replace(SPECS["labels"], hint=HINT)
+    straight = build("reflow", flow.spec, teacher=flow)
+    over_flow, over_straight = ControlNet(spec, flow), ControlNet(spec, straight)
+    assert over_flow.join([], straight).base.name == "reflow"
+    over_flow.prepare(iter(()))
+    with pytest.raises(LimnerError, match="and from no pictures; give the flow-matching model"):
+        over_straight.prepare(iter(()))
+
+
+def test_a_control_in_maps_of_another_mean_is_refused():
+    model, other = controlled("latent-diffusion"), base("latent-diffusion")
+    other.latent_mean.add_(0.1)
+    other.latent_deviation.mul_(1.1)
+    model.join([], other)  # as of another batch of the same data
+    other.latent_mean.add_(0.9)
+    with pytest.raises(LimnerError, match="first stage of its own, on the same data"):
+        model.join([], other)
+    other.latent_mean.zero_()
+    other.latent_deviation.mul_(2)
+    with pytest.raises(LimnerError, match="first stage of its own, on the same data"):
+        model.join([], other)

@@ -302,3 +302,15 @@ def test_ancestral_steps_have_the_learned_variance():
     assert not torch.equal(own, model.sample(2, steps=10, variance=0.0))
     model.sample(2, Condition(), steps=3, scale=2.0)
     assert model.sample(2, steps=3, sampler="ddim").shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("prediction", ["v", "x"])
+def test_a_limited_weight_leaves_the_last_of_terminal_times_its_own(prediction):
+    """alpha^2 / sigma^2 is 0 there, and the network is never so wrong as where it knows nothing."""
+    model = tiny(T=10, terminal=True, prediction=prediction, min_snr=5.0)
+    t, ones = torch.tensor([1.0, 0.9], dtype=torch.float64), torch.ones(2, *GREY.shape)
+    last, before = (float(model.mean_error(ones[:1], time[None])) for time in t)
+    alpha, sigma = (float(level) for level in model.schedule(t[1]))
+    out = {"v": sigma, "x": 1.0}[prediction]
+    assert last == 1.0
+    assert before == pytest.approx((out * alpha / sigma) ** 2, rel=1e-5)

@@ -107,6 +107,35 @@ def test_what_cannot_be_distilled_is_refused():
         DMD2(ImageSpec(1, 8, 8), FlowMatching(SPEC, **TINY))
     with pytest.raises(LimnerError, match=r"with model\.prediction=v or x"):
         DMD2(SPEC, build("ddpm", SPEC, **TINY))
+    with pytest.raises(LimnerError, match="and from no pictures; give the flow-matching model"):
+        DMD2(SPEC, build("reflow", SPEC, teacher=FlowMatching(SPEC, **TINY)))
+    with pytest.raises(LimnerError, match=r"shortcut models .* give model\.rank=0"):
+        DMD2(SPEC, build("shortcut", SPEC, **TINY), channels=(4,), rank=2)
+    assert DMD2(SPEC, build("meanflow", SPEC, **TINY), channels=(4,), rank=2).players()
+
+
+@pytest.mark.parametrize(("side", "patch"), [(5, 1), (6, 1), (8, 2)])
+def test_the_critic_has_patches_where_the_pictures_have_room_for_them(side, patch):
+    spec = ImageSpec(1, side, side)
+    channels = (4,) if side == 5 else (4, 4)
+    model = DMD2(spec, FlowMatching(spec, patch=1, **TINY), channels=channels)
+    assert model.critic.patch == patch
+    for turn in model.turns(toy_data(spec, 0, 2), 0, Noise.keyed(0, 0, range(2))):
+        assert turn.loss.isfinite()
+    if side == 5:
+        with pytest.raises(LimnerError, match=r"\(data\.size=6, fewer model\.channels\)"):
+            DMD2(spec, FlowMatching(spec, patch=1, **TINY), channels=(4, 4))
+
+
+def test_the_gradient_is_without_dropout():
+    teacher = FlowMatching(SPEC, dropout=0.5, **TINY)
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p += 0.3 * torch.randn_like(p)
+    model = DMD2(SPEC, teacher.eval(), channels=(4,)).train()
+    x, t = torch.randn(3, *SPEC.shape), torch.full((3,), 0.5, dtype=torch.float64)
+    assert not model.gradient(x, t, Condition(), Noise.sampling(0, 3)).any(), "score is teacher"
+    assert model.score.network.training
 
 
 def test_averages_within_the_score_are_part_of_a_trainings_state():

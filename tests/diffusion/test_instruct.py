@@ -227,3 +227,8 @@ def test_a_picture_of_another_shape_is_refused():
 def test_a_base_that_is_told_the_length_of_a_step_is_refused(kind):
     with pytest.raises(LimnerError, match=f"{kind} models are told the length of a step"):
         Instruct(SPEC, build(kind, TEXT, channels=(8,), attention=0))
+
+
+def test_a_reflow_model_cannot_be_a_base_for_it_learns_from_no_picture():
+    with pytest.raises(LimnerError, match="and from no pictures; give the flow-matching model"):
+        Instruct(SPEC, build("reflow", TEXT, teacher=base())).prepare(iter(()))

@@ -9,8 +9,10 @@ from toy import SPEC, batches, colours_are_right, one_thread, trained
 
 from limner.autoencoders.kl_autoencoder import KLAutoencoder
 from limner.contract.abilities import FirstStage
+from limner.contract.bundled import find_model
+from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.registry import build
@@ -151,7 +153,7 @@ def test_both_stages_learn_the_colours_of_classes_in_maps_of_a_quarter():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LimnerError, match="train a kl-autoencoder"):
         LatentDiffusion(SPEC, DDPM(SPEC, channels=(4,)))
-    small = KLAutoencoder(ImageSpec(3, 4, 4), channels=(8,))
+    small = KLAutoencoder(ImageSpec(3, 4, 4), channels=(8,), critic_layers=2)
     with pytest.raises(LimnerError, match=r"give data\.size=4"):
         LatentDiffusion(SPEC, small)
     with pytest.raises(LimnerError, match="is not a denoising model"):
@@ -161,4 +163,29 @@ def test_what_does_not_fit_is_refused():
             LatentDiffusion(SPEC, Identity(SPEC), name, {"channels": (8,), **options})
     with pytest.raises(LimnerError, match=r"data\.size=20"):
         KLAutoencoder(ImageSpec(3, 18, 18), channels=(8, 8))
+    with pytest.raises(LimnerError, match=r"3 times for the critic; give fewer model\.critic_lay"):
+        KLAutoencoder(ImageSpec(3, 6, 6), channels=(8,))
+    assert KLAutoencoder(ImageSpec(3, 6, 6), channels=(8,), critic_weight=0.0).players()
     assert FlowMatching(SPEC, channels=(8,)).name == "flow-matching"
+
+
+def test_another_batch_size_measures_the_same_maps_and_other_data_do_not():
+    first = Identity(SPEC)
+    small, large, dark = (
+        LatentDiffusion(SPEC, first, options={"channels": (8,)}) for _ in range(3)
+    )
+    small.prepare(batches(8 * i, 8) for i in range(16))
+    large.prepare(batches(32 * i, 32) for i in range(16))
+    dark.prepare(Batch(batches(8 * i, 8).x / 4 - 0.7, Condition()) for i in range(16))
+    assert not torch.equal(small.latent_mean, large.latent_mean)
+    assert small.shares_stage(large) and large.shares_stage(small)
+    assert not small.shares_stage(dark) and not dark.shares_stage(small)
+
+
+def test_bundled_models_of_scenes_paint_in_the_same_maps():
+    stages = [
+        [part for part in load(find_model(name)).modules() if isinstance(part, LatentDiffusion)]
+        for name in ("scenes", "scenes-fast", "scenes-sketch", "scenes-layout", "instruct")
+    ]
+    (base,), *others = stages
+    assert all(part.shares_stage(base) for [part] in others)

@@ -244,3 +244,7 @@ def test_a_file_may_leave_out_what_a_bundled_model_has(tmp_path):
     save_model(whole, tmp_path / "other.safetensors", shared={key: f"nobody:{key}"})
     with pytest.raises(LimnerError, match="shares weights with 'nobody'"):
         load(tmp_path / "other.safetensors")
+
+
+def test_losses_of_two_steps_are_not_compared_for_their_times_differ():
+    assert not student().loss_compares

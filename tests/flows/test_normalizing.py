@@ -77,3 +77,5 @@ def test_pictures_that_cannot_be_halved_are_refused():
         Glow(ImageSpec(1, 28, 28), L=3)
     with pytest.raises(LimnerError, match="even height or width"):
         Glow(ImageSpec(1, 7, 7), L=1)
+    with pytest.raises(LimnerError, match=r"5 x 7 have 1 scales at most; type model\.L=1"):
+        Glow(ImageSpec(3, 5, 7), L=2)  # not grey: its first scale leaves one channel

@@ -504,6 +504,17 @@ def test_a_judge_prefers_paintings_of_their_captions():
     assert model.disagreement(x, same).item() == pytest.approx(math.log(3), rel=1e-4)
 
 
+def test_a_judge_asks_nothing_of_paintings_without_a_caption():
+    model, text = judged(), prompted(SAID, WORDS[:4]).text
+    text[2:] = 0
+    x = drawn_batch(4).x.requires_grad_()
+    loss = model.disagreement(x, text)
+    torch.testing.assert_close(loss, model.disagreement(x[:2], text[:2]))
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert [bool(row.any()) for row in gradient] == [True, True, False, False]
+    assert float(model.disagreement(x, torch.zeros_like(text))) == 0
+
+
 def test_the_generator_learns_from_the_judge_and_the_judge_does_not_learn():
     model = judged()
     *_, last = model.turns(drawn_batch(3), 1, Noise.keyed(0, 1, range(3)))

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.registry import build
@@ -103,3 +104,19 @@ def test_a_crop_is_the_same_part_of_both_pictures():
     assert torch.equal(again, a[2:3]), "a picture's part is its own"
     whole = crop_both(small, large, 9, Noise.sampling(0, 6))
     assert torch.equal(whole[0], small) and torch.equal(whole[1], large)
+
+
+@pytest.mark.parametrize(("side", "options"), [(16, {"critic_layers": 3}), (4, {})])
+def test_a_critic_too_deep_for_the_pictures_is_refused(side, options):
+    half = side // 2
+    spec = ImageSpec(1, side, side, hint=ImageSpec(1, half, half))
+    with pytest.raises(LimnerError, match=f"are too many for {side} pixels a side; give fewer"):
+        build("srgan", spec, channels=8, blocks=1, adversarial=0.1, **options)
+    assert build("srgan", spec, channels=8, blocks=1, **options), "it has no critic"
+
+
+@pytest.mark.parametrize(("side", "layers"), [(6, None), (12, 2), (16, 2)])
+def test_the_deepest_critic_that_fits_has_a_score(side, layers):
+    spec = ImageSpec(1, side, side, hint=ImageSpec(1, side // 2, side // 2))
+    model = build("srgan", spec, channels=8, blocks=1, adversarial=0.1, critic_layers=layers)
+    assert isinstance(model, SRGAN) and model.critic(torch.zeros(2, *spec.shape)).numel() >= 2

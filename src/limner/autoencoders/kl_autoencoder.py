@@ -188,6 +188,11 @@ class KLAutoencoder(Encodes, FirstStage):
                 f"pictures of {spec.height} x {spec.width} cannot be halved {len(channels)} times; "
                 f"give data.size={fitting}, or fewer model.channels"
             )
+        if critic_weight > 0 and min(spec.height, spec.width) < 2**critic_layers:
+            raise LimnerError(
+                f"pictures of {spec.height} x {spec.width} cannot be halved {critic_layers} times "
+                "for the critic; give fewer model.critic_layers, or model.critic_weight=0"
+            )
         self.latent_shape = latent, spec.height // unit, spec.width // unit
         decoding = _at_each(blocks, len(channels) + 1, "blocks")
         encoding = decoding

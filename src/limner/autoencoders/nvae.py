@@ -11,9 +11,10 @@ Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2
 The encoder goes up, and leaves features for each group; the decoder goes down, and where x is given
 each group's posterior is made of both (figure 2). Kept: depthwise generative cells, batch norm,
 swish, squeeze-excitation, residual normals, spectral regularisation, a norm on batch norm's scales,
-KL warm-up and balancing (appendix A), and, against infinities, mu and ln sigma within +-5 by
-5 tanh(./5). `calibrate` re-estimates batch norm's statistics for the averaged weights. A code is
-handed out as the prior sees it, epsilon_l = (z_l - mu) / sigma, all groups in a row, which is
+KL warm-up and balancing (appendix A), and, against infinities, the prior's mu and ln sigma, and by
+how much the posterior's differ from them, each within +-5 by 5 tanh(./5), so that the posterior's
+are within +-10. `calibrate` re-estimates batch norm's statistics for the averaged weights. A code
+is handed out as the prior sees it, epsilon_l = (z_l - mu) / sigma, all groups in a row, which is
 standard normal under p(z).
 
 Different: strided convolutions and pixel shuffling between resolutions, no cells at full
@@ -164,7 +165,7 @@ class NVAE(Imputes):
                 f"{len(channels)} resolutions, as many as model.channels has at most"
             )
         self.law = pixel_law(spec, pixels, components)
-        self.warmup, self.spectral = warmup, spectral
+        self.warmup, self.spectral, self.loss_compares = warmup, spectral, not warmup
         self.importance_samples = importance_samples
         self.condition_dropout = condition_dropout
         sizes = halvings(spec.height, spec.width, len(channels))
@@ -418,11 +419,8 @@ class NVAE(Imputes):
         seen: list[Float[Tensor, "b ..."]] | None = None,
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "l b"], Float[Tensor, "b"]]:
         """log p(x | z), the KL of each group, and log q(z | x) / p(z), z being drawn from q."""
-        seen, kl, ratio = (
-            self._features(x, biases) if seen is None else seen,
-            list[Tensor](),
-            list[Tensor](),
-        )
+        seen = self._features(x, biases) if seen is None else seen
+        kl, ratio = list[Tensor](), list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
             q = group.approximate_posterior(seen[at], s, p)

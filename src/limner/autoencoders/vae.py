@@ -107,7 +107,7 @@ class VAE(Imputes):
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
         self.importance_samples = importance_samples
         self.condition_dropout = condition_dropout
-        self.couples_batch = free_bits > 0
+        self.couples_batch, self.loss_compares = free_bits > 0, not warmup
         self.conditioner = Conditioner(spec, CONDITION)
         self.encoder, self.decoder = coders(
             spec,

@@ -299,10 +299,6 @@ class PixelRNN(AutoregressiveModel):
         self.network = Network(kind, spec.channels, size, h, layers, top, vector)
 
 
-_Count = Count
-_Share = Share
-
-
 @register(
     "pixelrnn-row",
     family="autoregressive",
@@ -322,10 +318,10 @@ class PixelRNNRow(PixelRNN):
     def __init__(
         self,
         spec: ImageSpec,
-        h: _Count = 16,
-        layers: _Count = 7,
-        top: _Count = 32,
-        condition_dropout: _Share = 0.1,
+        h: Count = 16,
+        layers: Count = 7,
+        top: Count = 32,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__(spec, RowLSTM, h, layers, top, condition_dropout)
 
@@ -347,9 +343,9 @@ class PixelRNNDiagonal(PixelRNN):
     def __init__(
         self,
         spec: ImageSpec,
-        h: _Count = 16,
-        layers: _Count = 7,
-        top: _Count = 32,
-        condition_dropout: _Share = 0.1,
+        h: Count = 16,
+        layers: Count = 7,
+        top: Count = 32,
+        condition_dropout: Share = 0.1,
     ) -> None:
         super().__init__(spec, DiagonalBiLSTM, h, layers, top, condition_dropout)

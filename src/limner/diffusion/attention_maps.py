@@ -13,6 +13,7 @@ References:
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.noise import Noise
+from limner.diffusion.controlled_network import Control
 from limner.diffusion.sampling import Repaints
 from limner.maths.schedules import Schedule
 from limner.nn.attention import Attention, Edit, Weights
@@ -70,12 +72,22 @@ class Looks:
 
     def __init__(self) -> None:
         self.weights: list[Float[Tensor, "b q k"]] = []
+        self.paused = False
 
     def keep(self, before: Edit | None, site: str, weights: Weights) -> Weights:
-        """A hook that only looks."""
+        """A hook that only looks, unless it is paused."""
         weights = weights if before is None else before(site, weights)
-        self.weights.append(weights.detach().float().mean(1))
+        if not self.paused:
+            self.weights.append(weights.detach().float().mean(1))
         return weights
+
+    def pause(self, *_: Any) -> None:
+        """Before a control's forward, whose encoder is a copy of the network's: a hook."""
+        self.paused = True
+
+    def resume(self, *_: Any) -> None:
+        """After it: a hook."""
+        self.paused = False
 
     def maps(self, height: int, width: int) -> Float[Tensor, "b l h w"]:
         """The mean of all layers, enlarged to one size; "nothing", the first key, is left out.
@@ -95,8 +107,11 @@ class Looks:
 
 @contextlib.contextmanager
 def looking(network: nn.Module) -> Iterator[Looks]:
-    """Watch a network's cross-attention; nothing that it computes is changed."""
+    """Watch a network's cross-attention, not that of controls; nothing that it computes changes."""
     looks = Looks()
+    controls = [each for each in network.modules() if isinstance(each, Control)]
+    hooks = [each.register_forward_pre_hook(looks.pause) for each in controls]
+    hooks += [each.register_forward_hook(looks.resume) for each in controls]
     layers = [each for each in network.modules() if isinstance(each, Attention)]
     crossing = {each: each.edit for each in layers if each.null is not None}
     for layer, before in crossing.items():
@@ -104,5 +119,7 @@ def looking(network: nn.Module) -> Iterator[Looks]:
     try:
         yield looks
     finally:
+        for hook in hooks:
+            hook.remove()
         for layer, before in crossing.items():
             layer.edit = before

@@ -65,6 +65,15 @@ class Classified(DenoiserWrapper):
 
 
 @dataclass(frozen=True)
+class Unconditional(DenoiserWrapper):
+    """D(x_t, t, null), whatever is asked for."""
+
+    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
+        """The picture, of nothing in particular."""
+        return self.denoiser(x_t, t, c.null())
+
+
+@dataclass(frozen=True)
 class Gradient:
     """grad_x log p(y | x_t), y being the label of a condition; 0 where there is none.
 
@@ -189,7 +198,8 @@ class Classifier(Repaints):
             base_scale: the base's own classifier-free guidance; at 0 the classifier alone says what
                 is painted.
             clip: keep estimates within the range of colours: clamp x_hat to [-1, 1] at each step.
-            options: of the base, see `WalkOptions`.
+            options: of the base, see `WalkOptions`; interval and rescale are of the base's own
+                guidance, and change nothing where base_scale is 0 or 1.
         """
         plan = self.plan(scale=scale, base_scale=base_scale, clip=clip, **options)
         yield from plan.walked(self.first(noise), c, noise, preview)
@@ -199,9 +209,22 @@ class Classifier(Repaints):
         return self.base.first(noise)
 
     def plan(self, *, scale: float, base_scale: float, clip: bool, **of_base: Any) -> Plan:
-        """The base's plan, guided: by its steps if they are ancestral, else by its denoiser."""
-        plan = self.base.plan(scale=base_scale, clip=False, **of_base)
-        walk, D, gradient = plan.sampler, plan.D, Gradient(self.log_probs)
+        """The base's plan, guided: by its steps if they are ancestral, else by its denoiser.
+
+        Raises:
+            LimnerError: the classifier would say nothing in so few steps.
+        """
+        plan = self.base.plan(scale=base_scale or 1.0, clip=False, **of_base)
+        walk, gradient = plan.sampler, Gradient(self.log_probs)
+        D = plan.D if base_scale else Unconditional(plan.D)
+        # the last step of ancestral ones draws no noise, by whose variance it could be moved
+        moved = plan.times[: -2 if isinstance(walk, Ancestral) else -1]
+        alpha, sigma = self.base.schedule(moved)
+        if scale and not bool((alpha >= sigma / _BLIND).any()):
+            raise LimnerError(
+                f"sampler.steps={len(plan.times) - 1}: the classifier would see noise alone, and "
+                "the label would change nothing; give sampler.steps=4 or more"
+            )
         if isinstance(walk, Ancestral):
             walk = GuidedAncestral(walk.variance, gradient, scale)
         else:

@@ -23,6 +23,7 @@ from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import Encoder, UNet
 
 _HINT_WIDTHS = (16, 32, 96, 256, 256, 256)  # at each halving; the first four are the authors'
+MOST_HALVINGS = len(_HINT_WIDTHS) - 1
 
 
 class HintEncoder(nn.Module):

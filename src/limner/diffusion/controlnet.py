@@ -45,6 +45,7 @@ from limner.contract.rewording import Rewording
 from limner.data.hints import BINARY
 from limner.diffusion.controlled_network import (
     ALWAYS,
+    MOST_HALVINGS,
     Control,
     ControlledNetwork,
     Settings,
@@ -82,7 +83,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
             whole.
 
     Raises:
-        LimnerError: the data have no hints, the base does not denoise, or knows other data.
+        LimnerError: the data have no hints, the base does not denoise, knows other data, or works
+            on patches that a hint cannot be halved to.
     """
 
     def __init__(
@@ -105,8 +107,13 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
                 f"model.planes={','.join(map(str, channels))} are {sum(channels)} channels, and "
                 f"the hints have {spec.hint.channels}"
             )
-        patched = self.denoiser.spec.height // network.patch
-        halvings = (spec.height // patched).bit_length() - 1
+        unit = spec.height * network.patch // self.denoiser.spec.height
+        halvings = unit.bit_length() - 1
+        if unit != 2**halvings or halvings > MOST_HALVINGS:
+            raise LimnerError(
+                f"the base works on patches of {unit} x {unit} pixels, and a hint can only be "
+                f"halved, {MOST_HALVINGS} times at most; give a base with model.patch=2"
+            )
         self.controls = nn.ModuleList(Control(network, k, halvings, rank) for k in channels)
         self.prompt_dropout = prompt_dropout
         self.couples_batch = base.couples_batch
@@ -331,9 +338,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     ) -> Iterator[Images]:
         """What the base yields, under control."""
         base, c = self.controlled_base(c, **options)
-        of_base = _of_base(options)
         yield from base.edited(
-            image, mask, strength, rounds, n, c, noise=noise, preview=preview, **of_base
+            image, mask, strength, rounds, n, c, noise=noise, preview=preview, **_of_base(options)
         )
 
     def check_words(self, before: Condition, after: Condition) -> None:
@@ -354,9 +360,8 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
     ) -> Iterator[Images]:
         """What the base yields, both pictures under the same control: `Rewords`."""
         base, c = self.controlled_base(c, **options)
-        of_base = _of_base(options)
         yield from base.reworded(
-            change, image, strength, n, c, noise=noise, preview=preview, **of_base
+            change, image, strength, n, c, noise=noise, preview=preview, **_of_base(options)
         )
 
     def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
@@ -392,5 +397,5 @@ def _check_place(control: ControlNet, base: Base) -> None:
     if not own.shares_stage(base):
         raise LimnerError(
             "this control was trained in the maps of another autoencoder; take a base with the "
-            "first stage of its own"
+            "first stage of its own, on the same data"
         )

@@ -201,13 +201,15 @@ class DDPM(DenoisingModel, LikelihoodModel, Exports):
 
     def mean_error(self, error: Images, t: Times) -> Float[Tensor, ""]:
         """The mean of squared errors of F, each weighted by out^2 min(alpha^2 / sigma^2, min_snr),
-        that of x_hat in place of its own, where there is a limit.
+        that of x_hat in place of its own, where there is a limit; by out^2 where alpha = 0, or that
+        time would never be learnt.
         """
         if self.min_snr is None:
             return error.mean()
         alpha, sigma = self.schedule(t)
         out = self.parametrisation(alpha, sigma).out
-        weight = out.square() * (alpha / sigma).square().clamp(max=self.min_snr)
+        snr = (alpha / sigma).square().clamp(max=self.min_snr)
+        weight = out.square() * torch.where(alpha > 0, snr, 1.0)
         return (per_image(weight, error) * error).mean()
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:

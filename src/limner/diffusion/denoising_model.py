@@ -78,6 +78,8 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
     schedule: Schedule
     default_sampler: ClassVar[SamplerName]
     default_steps: ClassVar[int]
+    learns_pictures: ClassVar[bool] = True
+    """Whether `turns` learns from the pictures of the batch, as models that call it expect."""
 
     def __init__(self, spec: ImageSpec, network: nn.Module, condition_dropout: float) -> None:
         super().__init__()

@@ -37,12 +37,16 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
-from limner.diffusion.teachers import checked_teacher, student_network
+from limner.diffusion.teachers import (
+    check_first_time,
+    check_learns_pictures,
+    checked_teacher,
+    student_network,
+)
 from limner.maths.denoisers import Denoiser, Guided, per_image
 from limner.maths.schedules import Times
 from limner.nn.unet import HalfUNet
-
-_STRETCHED = 100  # how much larger than a network's error that of x_hat may be
+from limner.nn.weight_average import without_dropout
 
 
 @register(
@@ -77,7 +81,8 @@ class DMD2(GenerativeModel):
 
     Raises:
         LimnerError: the teacher is no denoising model of the same data, or one whose x_hat divides
-            by next to nothing where sampling begins, as where noise is predicted.
+            by next to nothing where sampling begins, as where noise is predicted, or one that
+            learns from no pictures.
     """
 
     def __init__(
@@ -93,18 +98,21 @@ class DMD2(GenerativeModel):
     ) -> None:
         super().__init__()
         teacher = checked_teacher(spec, teacher, spans=True)
+        check_learns_pictures(teacher)
         self.schedule = teacher.schedule
-        levels = self.schedule(self.first_time)
-        if not float(teacher.parametrisation(*levels).out.detach().abs()) <= _STRETCHED:
+        check_first_time(teacher, self.first_time)
+        if rank and teacher.memory():
             raise LimnerError(
-                "the teacher predicts noise where next to no picture is left, from which no step "
-                "can be learnt; distil a teacher with model.prediction=v or x"
+                f"{teacher.name} models learn from an average of all their weights, and a low-rank "
+                "change of them has none; give model.rank=0"
             )
         self.teacher = teacher
         self.generator, self.score = copy.deepcopy(teacher), copy.deepcopy(teacher)
         for student in (self.generator, self.score):
             student.network = student_network(teacher, rank)
-        self.critic = HalfUNet(spec, channels, 1, 0, 2, 0.0, 1)
+        unit = 2 ** len(channels)  # of sides that patches of 2 x 2 and the critic's halvings fit
+        patch = 1 if spec.height % unit or spec.width % unit else 2
+        self.critic = HalfUNet(spec, channels, 1, 0, patch, 0.0, 1)
         self.scale, self.every, self.weight = scale, every, weight
         self.condition_dropout = condition_dropout
 
@@ -166,7 +174,8 @@ class DMD2(GenerativeModel):
         alpha, sigma = self.schedule(t)
         x_t = per_image(alpha, x) * x + per_image(sigma, x) * noise.normal(*self.spec.shape)
         real: Denoiser = self.teacher if self.scale == 1 else Guided(self.teacher, self.scale)
-        x_real, x_fake = real(x_t, t, c).x_hat, self.score(x_t, t, c).x_hat
+        with without_dropout(self.score.network):
+            x_real, x_fake = real(x_t, t, c).x_hat, self.score(x_t, t, c).x_hat
         size = (x - x_real).abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-3)
         return (x_fake - x_real).to(x) / size
 

@@ -2,6 +2,7 @@
 
 import copy
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from jaxtyping import Float
@@ -10,13 +11,13 @@ from torch import Tensor, nn
 from limner.contract.abilities import Attends
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.sampling import Plan, Repaints
-from limner.diffusion.teachers import check_whole
+from limner.diffusion.teachers import check_learns_pictures, check_whole
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.span_unet import SpanUNet
 from limner.nn.unet import UNet
@@ -67,6 +68,14 @@ class ExtendsBase(Repaints, Encodes, Attends):
     def base_network(self) -> UNet | PlainUNet:
         """The base's own network."""
         return network_of(self.base)
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Nothing is learnt before training, for which not every base that paints is fit.
+
+        Raises:
+            LimnerError: the base learns from no pictures, so that none of them would be seen.
+        """
+        check_learns_pictures(self.denoiser)
 
     def first(self, noise: Noise) -> Images:
         """The noise that a walk begins with."""

@@ -43,6 +43,7 @@ from limner.diffusion.sampling import Plan, Scale, WalkOptions
 _M = TypeVar("_M", bound="LatentDiffusion")
 
 _MEASURED_BATCHES = 16
+_ALIKE = 0.25  # of a deviation: how far mean and deviation of 64 pictures may be from the data's
 
 
 @register(
@@ -215,17 +216,26 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
             parts = load_guide(str(find_model(guide)), str(self.device)).modules()
             if not any(isinstance(m, LatentDiffusion) and m.shares_stage(self) for m in parts):
                 raise LimnerError(
-                    f"sampler.guide={guide} paints in maps of another first stage; give a run with "
-                    "the first stage of this model"
+                    f"sampler.guide={guide} paints in maps of another first stage, or of other "
+                    "data; give a run with the first stage and the data of this model"
                 )
         return plan
 
     def shares_stage(self, other: "LatentDiffusion") -> bool:
-        """Whether the maps of both mean the same pictures, up to how weights are rounded."""
+        """Whether the maps of both mean the same pictures, up to how weights are rounded, and how
+        mean and deviation vary with the pictures of the data that they are measured on.
+        """
         own, its = self.first_stage.state_dict(), other.first_stage.state_dict()
-        return own.keys() == its.keys() and all(
-            weight.shape == its[name].shape and torch.allclose(weight, its[name], rtol=0, atol=0.02)
-            for name, weight in own.items()
+        deviation = self.latent_deviation
+        return (
+            own.keys() == its.keys()
+            and all(
+                weight.shape == its[name].shape
+                and torch.allclose(weight, its[name], rtol=0, atol=0.02)
+                for name, weight in own.items()
+            )
+            and bool(((other.latent_mean - self.latent_mean).abs() <= _ALIKE * deviation).all())
+            and torch.allclose(other.latent_deviation, deviation, rtol=_ALIKE, atol=0)
         )
 
     def to_latent(

@@ -23,7 +23,6 @@ mean over the numbers of a picture, so that it means the same for pictures of ev
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Unpack
 
 import torch
@@ -40,10 +39,10 @@ from limner.contract.options import NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
+from limner.diffusion.stretches import Stretches
 from limner.maths.denoisers import (
     Clipped,
     Denoiser,
-    Estimate,
     Guided,
     Parametrisation,
     flow,
@@ -177,32 +176,6 @@ class MeanFlow(DenoisingModel):
         clip, scale = options.pop("clip", True), options.pop("scale", 1.0)
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
         times = super().plan(interval=interval, **options).times
-        D: Denoiser = Stretches(self, times)
+        D: Denoiser = Stretches(self, self.average_velocity, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)
         return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)
-
-
-@dataclass(frozen=True)
-class Stretches:
-    """The denoiser z_t - t u(z_t, r, t) for which Euler's step from t to the next time r of a walk
-    goes by the average velocity between them.
-
-    Args:
-        model: the MeanFlow model.
-        times: of the walk, decreasing.
-    """
-
-    model: MeanFlow
-    times: Times
-
-    @property
-    def schedule(self) -> LinearPath:
-        """The line."""
-        return LinearPath()
-
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The picture at the end of the direction."""
-        t = t.expand(len(x_t))
-        times = self.times.to(t.device)
-        r = torch.where(times < t[:, None], times, 0.0).amax(1)
-        return Estimate(self.model.denoised(self.model.average_velocity(x_t, r, t, c), x_t, t))

@@ -43,13 +43,11 @@ from limner.diffusion.frozen_base import denoiser_of
 from limner.diffusion.latent_diffusion import LatentDiffusion
 from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan
-from limner.diffusion.teachers import checked_teacher
+from limner.diffusion.teachers import check_first_time, checked_teacher
 from limner.maths.denoisers import Clipped, Denoiser, Estimate, Guided, per_image
 from limner.maths.samplers import SAMPLERS, SamplerName
 from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRank
-
-_STRETCHED = 100  # how much larger than a network's error that of x_hat may be
 
 
 @register(
@@ -83,6 +81,8 @@ class Distilled(Attending, PromptToPrompt):
             by next to nothing at the first time, as where noise is predicted (section 4).
     """
 
+    loss_compares = False  # each step of training is at another of its times
+
     def __init__(
         self,
         spec: ImageSpec,
@@ -110,12 +110,7 @@ class Distilled(Attending, PromptToPrompt):
         self.sampler: SamplerName = sampler
         self.scale = scale
         self.condition_dropout = condition_dropout
-        levels = self.schedule(self._all_times[0])
-        if float(own.parametrisation(*levels).out.detach().abs()) > _STRETCHED:
-            raise LimnerError(
-                "the teacher predicts noise where next to no picture is left, from which no step "
-                "can be learnt; distil a teacher with model.prediction=v or x"
-            )
+        check_first_time(own, self._all_times[0])
 
     def formula(self) -> list[str]:
         """What the student is to see, and how it differs from its teacher."""

@@ -80,6 +80,7 @@ class Reflow(DenoisingModel):
 
     default_sampler = "euler"
     default_steps = 1
+    learns_pictures = False
 
     def __init__(
         self,

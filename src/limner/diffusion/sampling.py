@@ -36,8 +36,8 @@ class WalkOptions(TypedDict, total=False):
             evaluates the network twice in each); the paper's own by default.
         spacing: how the steps are spread from noise to picture: which of a discrete schedule's
             are visited, see `schedules.Spacing`.
-        interval: between which amounts of noise the prompt or class guides: the least and the
-            greatest sigma / alpha, see `Guided`.
+        interval: between which amounts of noise the prompt or class guides (classifier-free
+            guidance): the least and the greatest sigma / alpha, see `Guided`.
         rescale: against colours that are too strong where guidance is: a share of the picture
             gets back the standard deviation that guidance raised, see `Guided`; 0 by default.
         guide: a worse version of the model, away from which it is guided: a smaller run, or an

@@ -19,7 +19,6 @@ transformer; a number of steps that is not a power of two takes halves of the la
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Unpack
 
 import torch
@@ -35,10 +34,10 @@ from limner.contract.options import Rate, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.denoising_model import DenoisingModel
 from limner.diffusion.sampling import Plan
+from limner.diffusion.stretches import Stretches
 from limner.maths.denoisers import (
     Clipped,
     Denoiser,
-    Estimate,
     Guided,
     Parametrisation,
     flow,
@@ -139,6 +138,10 @@ class Shortcut(DenoisingModel):
         """s(x_t, t, d)."""
         return self.network(x_t, self.schedule.label(t), span(d), c)
 
+    def average_velocity(self, x_t: Images, s: Times, t: Times, c: Condition) -> Images:
+        """The direction of the step from t to s."""
+        return self.direction(x_t, t, t - s, c)
+
     def output(self, x_t: Images, t: Times, c: Condition) -> Tensor:
         """The velocity: the direction at d = 0."""
         return self.direction(x_t, t, torch.zeros_like(t), c)
@@ -185,36 +188,9 @@ class Shortcut(DenoisingModel):
         interval, rescale = options.pop("interval", None), options.pop("rescale", None) or 0.0
         super().plan(interval=interval, **options)  # refuses options of samplers
         times = dyadic(steps)
-        D: Denoiser = Stepping(self, times)
+        D: Denoiser = Stretches(self, self.average_velocity, times)
         D = D if scale == 1 else Guided(D, scale, interval, rescale)
         return Plan(SAMPLERS["euler"], Clipped(D) if clip else D, times)
-
-
-@dataclass(frozen=True)
-class Stepping:
-    """The denoiser x_t - t s(x_t, t, d) for which Euler's step from t to the next time, d before
-    it, is the model's own step.
-
-    Args:
-        model: the shortcut model.
-        times: of the walk, decreasing.
-    """
-
-    model: Shortcut
-    times: Times
-
-    @property
-    def schedule(self) -> LinearPath:
-        """The line."""
-        return LinearPath()
-
-    def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The picture at the end of the direction."""
-        t = t.expand(len(x_t))
-        times = self.times.to(t.device)
-        next_time = torch.where(times < t[:, None], times, 0.0).amax(1)
-        s = self.model.direction(x_t, t, t - next_time, c)
-        return Estimate(self.model.denoised(s, x_t, t))
 
 
 def span(d: Times) -> Times:

@@ -8,8 +8,11 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.diffusion.denoising_model import DenoisingModel
+from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRankCopy
 from limner.nn.span_unet import SpanUNet
+
+_STRETCHED = 100  # how much larger than a network's error that of x_hat may be
 
 
 def checked_teacher(
@@ -50,6 +53,35 @@ def check_whole(model: DenoisingModel) -> None:
         raise LimnerError(
             f"this {model.name} model holds only changes of its own teacher's weights; give one "
             "that was trained with model.rank=0"
+        )
+
+
+def check_learns_pictures(model: DenoisingModel) -> None:
+    """Refuse a model whose training does not look at the pictures that it is given.
+
+    Raises:
+        LimnerError: it is one.
+    """
+    if not model.learns_pictures:
+        raise LimnerError(
+            f"{model.name} models learn from pairs that their teacher makes, and from no pictures; "
+            "give the flow-matching model that this one learnt from"
+        )
+
+
+def check_first_time(model: DenoisingModel, t: Times) -> None:
+    """Refuse a model whose x_hat divides by next to nothing at the time when sampling begins.
+
+    Salimans, Ho (2022), arXiv:2202.00512, section 4.
+
+    Raises:
+        LimnerError: it does, as where noise is predicted.
+    """
+    out = float(model.parametrisation(*model.schedule(t)).out.detach().abs())
+    if not out <= _STRETCHED:
+        raise LimnerError(
+            "the teacher predicts noise where next to no picture is left, from which no step can "
+            "be learnt; distil a teacher with model.prediction=v or x"
         )
 
 

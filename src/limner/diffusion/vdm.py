@@ -10,12 +10,12 @@ other, so that the ends are learned from the bound, and the way between them so 
 one random t for each picture, varies little (appendix H). In T steps instead of without end it is
 T/2 E_i (exp(g(t_i) - g(s_i)) - 1) |eps - eps_hat|^2, which falls as T grows (section 4).
 
-Kept: the monotone network and its ends, times that are spread evenly over a batch, P(x | z_0)
-proportional to q(z_0 | x) in each number, Fourier features of z_t. Different: these are of
-all lengths from one level to the whole range of 256, and weighed by the time, for the paper's two
-alone leave a gap between them and what z_t itself tells (2.4 bits/dim of digits in place of 1.3
-after 96,000 of them); the U-Net works on 2 x 2 patches; the last step of a sampler returns x_hat,
-in place of a draw of z_0 and then of x.
+Kept: the monotone network and its ends, P(x | z_0) proportional to q(z_0 | x) in each number,
+Fourier features of z_t. Different: the times of a batch are independent draws, which the paper
+spreads evenly over it; the features are of all lengths from one level to the whole range of 256,
+and weighed by the time, for the paper's two alone leave a gap between them and what z_t itself
+tells (2.4 bits/dim of digits in place of 1.3 after 96,000 of them); the U-Net works on 2 x 2
+patches; the last step of a sampler returns x_hat, in place of a draw of z_0 and then of x.
 """
 
 import math

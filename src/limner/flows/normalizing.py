@@ -225,15 +225,15 @@ def check_scales(shape: Shape, scales: int) -> None:
     left = shape
     for scale in range(1, scales + 1):
         c, h, w = half_shape(left)
-        if c < 2:
-            raise LimnerError(
-                f"a flow of grey pictures needs an even height or width, not {h} x {w}; "
-                "choose another data.size"
-            )
         if scale > 1 and (h, w) == left[1:]:
             raise LimnerError(
                 f"pictures of {shape[1]} x {shape[2]} have {scale - 1} scales at most; "
                 f"type model.L={scale - 1}"
+            )
+        if c < 2:
+            raise LimnerError(
+                f"a flow of grey pictures needs an even height or width, not {h} x {w}; "
+                "choose another data.size"
             )
         left = c // 2, h, w
 

@@ -99,7 +99,8 @@ def by_pixel(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 def score_both(
     critic: Callable[[Images, Condition], Scores], real: Images, fake: Images, c: Condition
 ) -> tuple[Scores, Scores]:
-    """Scores of pictures and of paintings, both of c, in one pass; in full precision.
+    """Scores of pictures and of paintings, both of c, in one pass: as float32 numbers, though the
+    critic may compute in bfloat16.
 
     It is for critics whose score of a picture depends on no painting, and the other way round.
     """

@@ -14,9 +14,10 @@ term of the generator's keeps its filters orthogonal, so that z truncated to |z|
 norms then use the statistics that pictures of such z have (standing statistics, appendix C.1).
 
 Kept: the networks of figure 15, orthogonal first weights, two moves of the critic for each of the
-generator's. Different: sizes are halved until four pixels are left, and twice as wide with each
-halving; a truncated z is a normal one squeezed, so that a seed's picture changes gradually with t;
-statistics are kept for some t, and taken in between; text.
+generator's. Different: the shared embedding's first weights are from N(0, 1); sizes are halved
+until four pixels are left, and twice as wide with each halving; a truncated z is a normal one
+squeezed, so that a seed's picture changes gradually with t; statistics are kept for some t, and
+taken in between; text.
 """
 
 import math
@@ -121,14 +122,13 @@ class BigGAN(Adversarial):
 
     def calibrate(self, batches: Iterator[Batch]) -> None:
         """The generator's batch statistics for each known truncation, labels as the data have."""
-        rounds = [c if len(c) else len(x) for x, c in batches]
+        rounds = [(len(x), c) for x, c in batches]
         for i, t in enumerate(TRUNCATIONS):
             with standing_statistics(self.generator):
-                for number, c in enumerate(rounds):
-                    n, asked = (c, Condition()) if isinstance(c, int) else (len(c), c)
+                for number, (n, c) in enumerate(rounds):
                     numbers = range(number * n, (number + 1) * n)
                     noise = Noise.keyed(0, Purpose.CALIBRATION, numbers, str(self.device))
-                    self.generator(truncate(noise.normal(self.latent), t), asked, None)
+                    self.generator(truncate(noise.normal(self.latent), t), c, None)
             for norm in self.generator.modules():
                 if isinstance(norm, ConditionalNorm):
                     norm.keep(i)

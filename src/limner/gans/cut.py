@@ -15,8 +15,8 @@ the identity loss.
 
 Kept: objective, tau = 0.07, 256 places in each of five layers, heads of 256 features; the critic
 moves first, without a pool. Different: CycleGAN's generator and critic without smoothed strides;
-weights from N(0, 0.02); the places are each picture's own; the first layer is the picture without
-its mirrored margin.
+weights from N(0, 0.02^2), in the heads torch's own; the places are each picture's own; the first
+layer is the picture without its mirrored margin.
 """
 
 from collections.abc import Iterator, Sequence

@@ -215,10 +215,14 @@ class GigaGAN(StyleModel):
     def disagreement(self, x: Images, text: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
         """-log p(c | x): how badly a judge finds each painting's caption among the batch's.
 
-        Captions that are the same are all right answers.
+        Captions that are the same are all right answers, and paintings without one are left out;
+        where none has one it is 0.
         """
-        judge = self.judge
+        judge, told = self.judge, text.any(1)
         assert isinstance(judge, Compares)
+        if not told.any():
+            return x.new_zeros(())
+        x, text = x[told], text[told]
         if x.shape[2:] != judge.spec.shape[1:]:
             x = F.interpolate(x, judge.spec.shape[1:], mode="bilinear", antialias=True)
         cosines = judge.cosines(judge.features(x.float()), text)

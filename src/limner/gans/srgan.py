@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
 from limner.contract.model import Turn
 from limner.contract.noise import Noise
@@ -167,6 +168,12 @@ class SRGAN(Adversarial, Upscales):
         if self.has_critic:
             seen = min(spec.height, spec.width, (crop or spec.height) * self.factor)
             layers = critic_layers or _layers(seen)
+            if seen // 2**layers < 3:  # each of two further layers takes a pixel
+                raise LimnerError(
+                    f"{layers} strided layers of a critic are too many for {seen} pixels a side; "
+                    "give fewer model.critic_layers, larger pictures, or model.adversarial=0 and "
+                    "model.likeness=0"
+                )
             self.critic = PatchCritic(spec.channels, critic_channels, layers)
 
     @classmethod

@@ -74,6 +74,8 @@ def distance(x: Images, y: Images) -> Float[Tensor, ""]:
 def scores_of(
     critic: Callable[[Images], Tensor], *pictures: Images
 ) -> list[Float[Tensor, "_ 1 _ _"]]:
-    """Scores of several batches in one pass; in full precision."""
+    """Scores of several batches in one pass: as float32 numbers, though the critic may compute in
+    bfloat16.
+    """
     sizes = [len(x) for x in pictures]
     return list(critic(torch.cat(pictures)).float().split(sizes))

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.noise import Noise
 from limner.maths.denoisers import Conditional
@@ -214,8 +215,6 @@ class Heun(Sampler):
 
     def _churn(self, D: Conditional, x: Images, t: Time, noise: Noise) -> tuple[Images, Time]:
         """x at the higher noise level t (1 + gamma), where there is to be more noise."""
-        from limner.contract.errors import LimnerError
-
         alpha, sigma = _levels(D, t)
         if alpha != 1 or sigma != float(t):
             raise LimnerError("churn is for models whose time is sigma (edm); leave it out")

@@ -346,8 +346,8 @@ def check_halvings(spec: ImageSpec, resolutions: int, patch: int) -> None:
     unit = patch * 2 ** (resolutions - 1)
     fitting = -(-max(spec.height, spec.width) // unit) * unit
     if spec.height % unit or spec.width % unit:
+        remedies = f"data.size={fitting}, fewer model.channels" + ", or model.patch=1" * (patch > 1)
         raise LimnerError(
             f"pictures of {spec.height} x {spec.width} cannot be halved as this U-Net needs: their "
-            f"sides must be multiples of {unit} (data.size={fitting}, "
-            "fewer model.channels, or model.patch=1)"
+            f"sides must be multiples of {unit} ({remedies})"
         )
