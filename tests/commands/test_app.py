@@ -220,6 +220,7 @@ SAMPLE_MISTAKES = {
     "unknown option": (["sampler.stesp=3"], "steps"),
     "too many steps": (["sampler.steps=100000"], "4000"),
     "eta without ddim": (["sampler.sampler=heun", "sampler.eta=1"], "ddim"),
+    "option without value": (["sampler.steps"], "sampler.steps=VALUE"),
     "a prompt": (["a red apple"], "trained without text"),
     "no picture file": (["-o", "picture.gif"], "NAME.png"),
     "a folder that cannot be": (["-o", "/dev/null/picture.png"], "cannot write"),

@@ -44,3 +44,11 @@ def test_an_extra_is_installed_from_the_clone_that_runs(
     wheel = tmp_path / "site-packages" / "limner" / "contract" / "errors.py"
     monkeypatch.setattr(errors, "__file__", str(wheel))
     assert install("studio") == "pip install 'limner[studio]'"
+
+
+def test_a_section_that_all_names_share_makes_none_alike():
+    said = str(unknown("option", "model.foo", ["model.dropout", "model.channels"]))
+    assert said.endswith("known: model.channels, model.dropout")
+    assert "did you mean 'model.channels'" in str(
+        unknown("option", "model.chanels", ["model.dropout", "model.channels"])
+    )

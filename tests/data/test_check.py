@@ -9,6 +9,7 @@ from PIL import Image
 
 from limner.contract.errors import LimnerError
 from limner.data import check, open_data
+from limner.data.stream import Stream
 
 
 @pytest.fixture
@@ -94,6 +95,27 @@ def test_wrong_metadata_are_findings(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.png"}\nno json\n')
     assert len(check(f"folder:{tmp_path}").problems) == 2
+
+
+def test_of_pictures_that_all_look_alike_not_every_pair_is_named(tmp_path):
+    for i in range(60):
+        Image.new("RGB", (4, 4), (100, 100, 100 + i % 2)).save(tmp_path / f"{i}.png")
+        Image.new("RGB", (4, 4), (100, 100, 100)).resize((4 + i, 4)).save(tmp_path / f"wide{i}.png")
+    assert len(check(f"folder:{tmp_path}").similar) == 1000
+
+
+def test_captions_that_no_model_can_read_are_named_and_not_trained_on(tmp_path):
+    said = {"a": "кот", "b": "собака", "c": "a dog"}
+    for name, caption in said.items():
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(caption, encoding="utf-8")
+    report = check(f"folder:{tmp_path}")
+    assert report.unread == [("a.png", "кот"), ("b.png", "собака")]
+    assert "no known word (2)" in report.text()
+    Stream(open_data(f"folder:{tmp_path}", text=True)).check_captions()
+    (tmp_path / "c.png").unlink()
+    with pytest.raises(LimnerError, match="as in 'кот'; models read English"):
+        Stream(open_data(f"folder:{tmp_path}", text=True)).check_captions()
 
 
 def test_archives_and_named_sets(tmp_path):

@@ -57,8 +57,13 @@ def test_a_profile_says_what_colours_are_meant(turned):
     for profile, found in ((bytes(swapped), (0, 0, 255)), (srgb, RED), (b"broken", RED)):
         seen = reading(saved(picture, icc_profile=profile, exif=exif), whole)
         assert seen.shape == ((3, 2, 4) if turned == 1 else (3, 4, 2))
-        off = (seen[:, 0, 0] - torch.tensor(found)).abs()
-        assert int(off.max()) <= 2, (profile[:8], seen[:, 0, 0])
+        learnt = reading(
+            saved(picture, icc_profile=profile, exif=exif),
+            lambda image: to_pixels(image, channels=3, height=2, width=2, fit="crop"),
+        )
+        for pixels in (seen, learnt):
+            off = (pixels[:, 0, 0] - torch.tensor(found)).abs()
+            assert int(off.max()) <= 2, (profile[:8], pixels[:, 0, 0])
 
 
 def test_a_png_comes_back_exactly():

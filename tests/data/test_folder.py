@@ -89,6 +89,39 @@ def test_metadata_as_csv_beside_its_pictures(tmp_path):
     assert said(open_data(source)) == {"a, b", "c"}
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("file_name,text\na.png,a cat, with a hat\n", "line 2 of .* commas in quotes"),
+        ("file_name;text\na.png;a cat\n", "first line of .* is 'file_name;text'; .*commas"),
+        ("a.png,a cat\n", "first line of .* is 'a.png,a cat'; .*file_name,text"),
+    ],
+)
+def test_a_table_that_reads_otherwise_than_it_was_meant(text: str, remedy: str, tmp_path):
+    source = pictures(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(LimnerError, match=remedy) as told:
+        open_data(source)
+    assert "\n" not in str(told.value)
+
+
+def test_linked_folders_are_classes_and_no_circle_is_walked(tmp_path):
+    pictures(tmp_path / "elsewhere", "1.png", "2.png")
+    source = pictures(tmp_path / "data", "dog/1.png")
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "dog" / "itself").symlink_to(tmp_path / "data" / "dog")
+    data = open_data(source)
+    assert data.spec.labels == ("cat", "dog") and len(data) == 3
+
+
+def test_a_field_that_csv_refuses_is_a_line_that_is_named(tmp_path):
+    source = pictures(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text(f"file_name,caption\na.png,{'x' * 200_000}\n")
+    with pytest.raises(LimnerError, match=r"line 2 of 'metadata.csv'"):
+        open_data(source)
+
+
 def test_captions_beside_the_pictures(tmp_path):
     source = pictures(tmp_path, "a.png", "b.jpg")
     (tmp_path / "a.txt").write_text("a cat\n\n  a small cat \n", encoding="utf-8")
@@ -207,7 +240,7 @@ def test_mixed_sizes_need_one(tmp_path):
     assert open_data(source, size="4x6").spec.shape == (3, 4, 6)
     for size in ("0", "4x", "axb", "1x2x3"):
         with pytest.raises(
-            LimnerError, match=rf"data.size={size}: give one number, or HEIGHTxWIDTH"
+            LimnerError, match=rf"data.size={size}: give one number below 100000, or HEIGHTxWIDTH"
         ):
             open_data(source, size=size)
 

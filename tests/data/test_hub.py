@@ -94,7 +94,9 @@ def test_other_forms_of_the_same_rows(parquet, tmp_path):
     assert len(one_file) == 10
     assert len(open_data(f"hf:{tmp_path}/both", split="test", image_key="image")) == 4
     assert len(open_data(f"hf:{tmp_path}/both", split="all", image_key="image")) == N + 4
-    assert len(open_data(f"hf:{parquet}", train_split="train[:20%]", image_key="image")) == 6
+    for address in (parquet, tmp_path / "saved", tmp_path / "both"):
+        some = open_data(f"hf:{address}", train_split="train[:20%]", image_key="image")
+        check_equal_to_the_library(some, rows.select(range(6)))
 
 
 def test_a_folder_of_pictures(tmp_path):

@@ -125,3 +125,8 @@ def test_coloured_digits_are_the_digits_in_a_colour(tmp_path: Path, monkeypatch)
 def test_what_cannot_be_paired(sets: Path, source: str, options: dict, said: str):
     with pytest.raises(LimnerError, match=said):
         open_data(source.format(sets), **options)
+
+
+def test_pairs_and_no_pairs_of_the_same_pictures_are_other_data(sets: Path):
+    source = f"folder:{sets / 'ab'}"
+    assert open_data(f"paired:{source}").digest != open_data(f"unpaired:{source}").digest

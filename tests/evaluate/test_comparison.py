@@ -267,6 +267,19 @@ def test_reports_that_fit_are_taken_and_others_are_not(
         with pytest.raises(LimnerError, match="judged anew"):
             compare([folder / "right"], data, **{"metrics": METRICS, "n": N} | changed)
     assert asked == ["right"] * 4
+    report = found.subjects[1].report
+    assert report and report.training
+    lines = folder / "right" / "report.jsonl"
+    kept = lines.read_bytes()
+    for other in (
+        replace(report, training=replace(report.training, digest="of other pictures")),
+        replace(report, likelihood={"k": 50}),
+    ):
+        lines.write_bytes(b"")
+        append(other, lines.parent)
+        with pytest.raises(LimnerError, match="judged anew"):
+            compare([folder / "right"], data, metrics=METRICS, n=N)
+    lines.write_bytes(kept)
     part = compare([folder / "right"], metrics=["likelihood"], n=N)
     assert part.subjects[0].reused, "a report with more metrics says these, too"
     assert {column.metric for column in part.columns()} == {"likelihood"}, "and no others"

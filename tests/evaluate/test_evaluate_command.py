@@ -14,7 +14,7 @@ from limner.__main__ import main
 from limner.contract.checkpoint import load
 from limner.evaluate.passes import FeatureObserver, Share
 from limner.evaluate.preparation import prepare
-from limner.evaluate.report import Report, read_reports
+from limner.evaluate.report import DataUsed, Report, Subject, read_reports, report_folder
 from limner.runtime.log import read_log
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
@@ -80,6 +80,25 @@ def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home
     assert report.subject.images_seen == 96 and report.subject.sampler["steps"] == 2
     assert [Report.from_json(line) for line in read_reports(home / "run")] == [report]
     assert f"written to {Path('run/evaluation/folder-pics-test')}: report.json" in out
+
+
+def test_nothing_held_out_is_judged_by_what_it_saw(limner_, home: Path):
+    run = home / "all"
+    train(Recipe.of("edm", "folder:pics", [*TINY, "data.holdout=0", "train.steps=1"]), run)
+    code, out, _ = limner_("evaluate", "all", "--extractor", "lenet", "--metrics", "fid")
+    assert code == 0 and "against folder:pics train" in out
+
+
+@pytest.mark.parametrize(
+    "names", [("folder:猫 train", "folder:犬 train"), ("folder:A b", "folder:a b")]
+)
+def test_reports_of_two_references_have_two_folders(names: tuple[str, str], tmp_path: Path):
+    (tmp_path / "recipe.toml").touch()
+    reports = [
+        Report(Subject(str(tmp_path), "model", "f"), DataUsed(name, 1, "d"), 1, 0, ())
+        for name in names
+    ]
+    assert len({report_folder(report) for report in reports}) == 2
 
 
 def test_json_is_one_document_and_options_reach_the_sampler(limner_):

@@ -37,6 +37,8 @@ from limner.evaluate.metrics.fld import fld
 from limner.evaluate.metrics.kid import kid
 from limner.evaluate.metrics.mind import floor, mind
 from limner.evaluate.metrics.statistics import random_order
+from limner.evaluate.passes import Observer, Seen, Share
+from limner.evaluate.picture_sets import RealPictures
 from limner.evaluate.report import Number, Report, append, read_reports
 from limner.runtime.cache import cache_folder, keep, kept
 
@@ -174,6 +176,28 @@ def test_what_was_painted_before_an_interruption_is_not_painted_again(monkeypatc
     assert model.painted == [64, 64, 64, 8], "blocks of 64, none of them twice"
     assert again.numbers == whole.numbers
     assert not list((cache_folder() / "work").iterdir()), "finished work is cleared away"
+
+
+class Notes(Observer):
+    """Writes down the numbers of pictures, for whoever asks."""
+
+    def __init__(self, whose: str) -> None:
+        self.name = self.fingerprint = whose
+
+    def look(self, pictures: object, numbers: Tensor, pixels: Tensor) -> dict[str, Tensor]:
+        return {"number": numbers}
+
+
+def test_who_is_done_leaves_the_unfinished_work_of_others_on_the_same_pictures():
+    real = RealPictures(Shades(70))
+    a, b = (Seen([(real, Notes(whose))]) for whose in "ab")
+    for seen in (a, b):
+        seen.do_share(lambda _: None, Share(0, 2))
+    a.discard()
+    (work,) = (cache_folder() / "work").iterdir()
+    assert [file.name.split(".")[1][0] for file in work.iterdir()] == ["b"]
+    b.discard()
+    assert not work.exists()
 
 
 def _process(rank: int, size: int, port: int, folder: Path, suicidal: bool) -> None:

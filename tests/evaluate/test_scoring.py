@@ -17,6 +17,7 @@ from limner.contract.checkpoint import save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, from_uint8
 from limner.contract.noise import Noise
+from limner.data import open_data
 from limner.data.png import save_png, to_pil
 from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.judges.lenet import LeNet
@@ -121,6 +122,20 @@ def test_a_picture_is_read_as_the_data_are_and_changes_are_said(folder: Path):
     grey = folder / "grey.png"
     save_png(torch.full((1, SIDE, SIDE), 90, dtype=torch.uint8), grey)
     assert score(folder / "run", [grey]).pictures[0].changed == "seen in 2 levels"
+
+
+def test_a_picture_of_the_data_is_read_as_the_data_read_it(tmp_path: Path):
+    """Made larger first, of which the middle is seen, at levels of equal shares."""
+    ramps = torch.arange(2 * 20 * 20).reshape(2, 20, 20) // 4
+    for i, ramp in enumerate(ramps):
+        Image.fromarray(ramp.to(torch.uint8).numpy()).save(tmp_path / f"{i}.png")
+    source = f"folder:{tmp_path}"
+    options = {"size": 8, "load_size": 12, "channels": 1, "levels": 4, "levels_by": "floor"}
+    data = open_data(source, **options)
+    run = tmp_path / "run"
+    save_model(toys.Pixels(data.spec), run, recipe={"data": {"source": source} | options})
+    read, _ = Scorer.open(run, None, 2, {}, "cpu").read(tmp_path / "1.png")
+    assert torch.equal(read, data.images(torch.tensor([1]), Noise.sampling(0, 1)))
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_scored(folder: Path):

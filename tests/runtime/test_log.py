@@ -27,6 +27,13 @@ def test_a_line_that_was_cut_is_left_out_and_the_next_stands_by_itself(tmp_path:
     assert read_lines(file) == [ROWS[2], *whole, ROWS[1]]
 
 
+def test_a_line_that_was_cut_within_a_letter_harms_no_other(tmp_path: Path):
+    file, text = tmp_path / "rows.jsonl", line(ROWS[1]).encode()
+    file.write_bytes(line(ROWS[0]).encode() + text[: text.index("ö".encode()) + 1])
+    append_line(file, ROWS[2])
+    assert read_lines(file) == [ROWS[0], ROWS[2]]
+
+
 def test_what_json_has_no_word_for_is_not_written(tmp_path: Path):
     with pytest.raises(ValueError, match="JSON"):
         append_line(tmp_path / "rows.jsonl", {"loss": float("nan")})

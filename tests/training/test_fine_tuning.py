@@ -113,6 +113,11 @@ def test_a_reader_of_another_size_or_none_is_refused(trained: Path, reader: Path
         _told(reader, "model.channels=16").build(spec)
     with pytest.raises(LimnerError, match=r"train.init.base: there is no run.*bundled are: "):
         Recipe.of("classifier", "mnist", ["train.init.base=nowhere"]).build(ImageSpec(1, 8, 8))
+    for key in ("model", "text"):
+        with pytest.raises(LimnerError, match=rf"train.init.{key}: there is no run.*nowhere"):
+            Recipe.of("ddpm", "mnist", [f"train.init.{key}=nowhere"]).build(ImageSpec(1, 8, 8))
+    with pytest.raises(LimnerError, match=r"did you mean 'train\.init\.model'"):
+        Recipe.of("ddpm", "mnist", ["train.init.modle=nowhere"]).build(ImageSpec(1, 8, 8))
     with pytest.raises(LimnerError, match=r"train.init.text=\S+ reads no captions"):
         _told(trained).build(spec)
     with pytest.raises(LimnerError, match="what is to be trained reads no captions"):

@@ -390,6 +390,13 @@ def test_rolling_back_halves_the_rate_and_ends():
         loop.roll_back(good)
 
 
+def test_the_advice_after_all_rolling_back_can_be_followed():
+    loop = loop_of(lambda: ToyGAN(SPEC), rollbacks=0, lr=1e10, clip=1.0)
+    with pytest.raises(LimnerError) as told:
+        loop.roll_back(loop.state())
+    assert str(told.value).endswith("try train.lr=0.0003")
+
+
 class Greedy(ToyDenoiser):
     """Memory runs out above some batch size."""
 

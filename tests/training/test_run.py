@@ -196,6 +196,18 @@ def test_without_any_state_a_trained_model_is_not_begun_anew(tmp_path):
     assert (run / "model.safetensors").read_bytes() == trained
 
 
+def test_a_model_that_cannot_paint_its_sheets_is_trained_to_its_end(tmp_path, capsys, monkeypatch):
+    def refusing(*given: object, **options: object) -> None:
+        raise LimnerError("too few steps")
+
+    monkeypatch.setattr(ToyDenoiser, "sample", refusing)
+    run = tmp_path / "run"
+    train(recipe("toy-denoiser", steps=4, sample_every=2), run, dataset=Ramps(), device="cpu")
+    assert newest(run) == 4 and not (run / "samples").exists()
+    said = capsys.readouterr().err
+    assert all(f"no sheet of step {step}: too few steps" in said for step in (2, 4))
+
+
 def test_interrupted_where_it_is_saved_anyway_it_is_saved_once(tmp_path, monkeypatch):
     saved: list[int] = []
     monkeypatch.setattr("limner.training.run.save_state", lambda *given: saved.append(given[1]))

@@ -112,6 +112,8 @@ def test_unless_given_it_is_of_as_many_as_cost_little_where_there_is_a_held_out_
         assert Validation(DATA, replace(usual, **less), model).count == 0, less
     for data in (DATA | {"split": "all"}, DATA | {"size": 32}, {"source": "unpaired:a,b"}):
         assert Validation(data, usual, model).count == 0, data
+    with pytest.raises(LimnerError, match=r"validation=1,000,000: \d+ pictures are held out"):
+        Validation(DATA, TrainOptions(validation=1_000_000), model)
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
     assert Validation(DATA, usual, game).count == 0
 

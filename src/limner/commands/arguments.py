@@ -104,6 +104,9 @@ def apart(arguments: list[str] | None, *sections: str) -> tuple[list[str], dict[
     from limner.contract.options import parse_assignments
 
     words = [a for a in arguments or [] if not is_option(a)]
+    for word in words:
+        if re.fullmatch(rf"({'|'.join(sections)})\.[a-z_.]+", word):
+            raise LimnerError(f"{word} has no value; write {word}=VALUE")
     return words, parse_assignments([a for a in arguments or [] if is_option(a)], sections)
 
 

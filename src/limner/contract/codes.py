@@ -94,7 +94,12 @@ class Encodes(GenerativeModel):
             coordinates: which; or how many, of those that change the picture most.
             values: what the coordinate is set to, one after the other.
             c: what it is of.
+
+        Raises:
+            LimnerError: several pictures, or coordinates that codes have not.
         """
+        if len(x) != 1:
+            raise LimnerError(f"one picture's code is moved, not those of {len(x)}; give x[:1]")
         with self._quietly():
             x, c = self._placed(x, c)
             z = self.encode(x, c)

@@ -26,7 +26,10 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Limne
     "unknown model 'pixelcn'; did you mean 'pixelcnn'? (limner models lists all)"
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    sections = {each.rpartition(".")[0] for each in (name, *names)}
+    begins = len(sections.pop()) + 1 if sections != {""} and len(sections) == 1 else 0
+    own = {each[begins:]: each for each in names}
+    close = [own[c] for c in difflib.get_close_matches(name[begins:], own, n=1, cutoff=0.5)]
     shown = sorted(names)
     if hint and len(shown) > _SHOWN:
         shown = [*shown[:_SHOWN], "..."]

@@ -165,13 +165,17 @@ def validated(
         filled = schema(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = prefix + ".".join(str(part) for part in first["loc"])
+        where, *within = first["loc"]
+        name = prefix + ".".join([str(where), *(str(i) for i in within if isinstance(i, int))])
         if first["type"] == "missing":
             raise LimnerError(f"{kind} {name} is missing; give it as {name}=VALUE") from None
         said = first["msg"][0].lower() + first["msg"][1:]
         said = said.removeprefix("value error, ").replace(" after validation", "")
         if first["type"] == "tuple_type":
-            said = "give numbers with commas, as in 64,128"
+            text = "str" in str(schema.model_fields[str(where)].annotation)
+            said = f"give {'names' if text else 'numbers'} with commas"
+        elif first["type"].startswith("bool"):
+            said = "give true or false"
         raise LimnerError(f"{kind} {name}={_shown(first['input'])}: {said}") from None
     return {name: getattr(filled, name) for name in schema.model_fields}
 
@@ -221,7 +225,9 @@ def typed_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return ",".join(map(typed_value, value))  # pyright: ignore[reportUnknownArgumentType]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and value == float(f"{value:g}"):
+        return f"{value:g}"
+    return str(value)
 
 
 def parse_assignments(

@@ -1,6 +1,7 @@
 """Every model by name: what `limner models`, the documentation and the contract tests read."""
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -63,6 +64,15 @@ class Entry:
     tiny: Mapping[str, Any] = field(default_factory=dict[str, Any])
     file: str = ""
     train: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def nested(self) -> list[str]:
+        """Which of its options are models of their own."""
+        return [
+            name
+            for name, each in inspect.signature(self.model).parameters.items()
+            if isinstance(each.annotation, type) and issubclass(each.annotation, Learner)
+        ]
 
     @property
     def summary(self) -> str:

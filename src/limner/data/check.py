@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from limner.contract.errors import LimnerError
+from limner.contract.text import Tokenizer, text_spec
 from limner.data.broken_files import Reasons, too_many
 from limner.data.decode import Header, fitted, flattened, header
 from limner.data.pictures import each
@@ -32,6 +33,7 @@ _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
 _THUMB = 16
 _ALIKE = 3.0  # root mean square difference of two thumbnails, in grey values; re-saving makes 1
+_MOST_PAIRS = 1000  # of pictures that look the same
 _COMPARED = 20_000  # pictures, each with each
 
 
@@ -46,8 +48,9 @@ class CheckReport:
         labels: how many pictures each class has.
         captioned: how many pictures have captions.
         captions: a few of them, each with its picture's name.
+        unread: those of which no model knows a word, as of another language.
         duplicates: names of pictures that are the same, pixel by pixel.
-        similar: pairs of pictures that look the same, of the first 20,000.
+        similar: pairs of pictures that look the same, of the first 20,000; at most 1,000.
         rotated: names of pictures that are turned by their EXIF orientation.
         animated: names of those of which the first frame is taken.
         broken: names of files that could not be decoded, and why.
@@ -65,6 +68,7 @@ class CheckReport:
     labels: dict[str, int] = field(default_factory=dict)
     captioned: int = 0
     captions: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     similar: list[list[str]] = field(default_factory=list)
     rotated: list[str] = field(default_factory=list)
@@ -102,6 +106,7 @@ class CheckReport:
         ]
         for title, found in {
             "for example": [f"{name}: {said}" for name, said in self.captions],
+            "no known word": [f"{name}: {said}" for name, said in self.unread],
             "same pixels": [" = ".join(_shorten(names)) for names in self.duplicates],
             "look the same": [" ~ ".join(names) for names in self.similar],
             "turned by EXIF": self.rotated,
@@ -237,6 +242,8 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
             report.labels[entry.label] += 1
     captioned = [(entry.name, entry.captions[0]) for entry in entries if entry.captions]
     report.captioned, report.captions = len(captioned), captioned[:3]
+    known = Tokenizer(text_spec()).encode([said for _, said in captioned]).any(1).tolist()
+    report.unread = [each for each, some in zip(captioned, known) if not some]
 
     heads: list[Header] = []
     same: defaultdict[str, list[str]] = defaultdict(list)
@@ -265,7 +272,7 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
 
 
 def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
-    """Pairs of names whose thumbnails are almost equal."""
+    """Pairs of names whose thumbnails are almost equal, `_MOST_PAIRS` at most."""
     if not thumbs:
         return []
     names = list(thumbs)
@@ -273,8 +280,10 @@ def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:
     pairs = []
     for first in range(0, len(names), 1024):
         near = torch.cdist(points[first : first + 1024], points) < _ALIKE * _THUMB
-        rows, columns = near.triu(first + 1).nonzero().T.tolist()
+        rows, columns = near.triu(first + 1).nonzero()[: _MOST_PAIRS - len(pairs)].T.tolist()
         pairs += [[names[first + i], names[j]] for i, j in zip(rows, columns)]
+        if len(pairs) == _MOST_PAIRS:
+            break
     return pairs
 
 

@@ -186,8 +186,8 @@ def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image
 def to_pixels(
     image: Image.Image, channels: int, height: int, width: int, fit: Fit, half: Half | None = None
 ) -> UInt8[Tensor, "c h w"]:
-    """An opened picture, or one half of it, as pixels of a stated shape."""
-    image = flattened(image)
+    """An opened picture, or one half of it, as pixels of a stated shape, in colours of screens."""
+    image = flattened(_in_srgb(image))
     if half:
         middle = image.width // 2
         left, right = (0, middle) if half == "left" else (image.width - middle, image.width)

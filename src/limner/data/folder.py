@@ -88,7 +88,13 @@ def folder_files(root: Path) -> Files:
         is_file = f"'{root}' is a file; for an archive write zip:{root}"
         raise LimnerError(is_file if root.is_file() else f"there is no folder '{root}'")
     names, refused = [], []
-    for folder, _, files in os.walk(root):
+
+    def unread(error: OSError) -> None:
+        name = Path(error.filename).relative_to(root).as_posix()
+        refused.append((name, f"a folder that cannot be read: {error.strerror}"))
+
+    for folder, inner, files in os.walk(root, followlinks=True, onerror=unread):
+        inner[:] = [name for name in inner if not _leads_back(Path(folder, name), root)]
         for path in (Path(folder, file) for file in files):
             name = path.relative_to(root).as_posix()
             if _hidden(name):
@@ -100,6 +106,12 @@ def folder_files(root: Path) -> Files:
             else:
                 names.append(name)
     return Files(sorted(names, key=natural), lambda name: (root / name).open("rb"), refused)
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, below the root."""
+    within = folder.relative_to(root).parents
+    return folder.is_symlink() and folder.resolve() in {(root / p).resolve() for p in within}
 
 
 def zip_files(path: Path) -> Files:
@@ -287,9 +299,22 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
         if PurePosixPath(source).name not in _METADATA:
             continue
         text = files.text(source, report)
+        first = text.partition("\n")[0].strip()
+        if source.endswith(".csv") and "file_name" not in next(csv.reader([first]), []):
+            report(
+                f"the first line of '{source}' is '{first[:60]}'; it names the columns, with "
+                "commas between them, as file_name,text"
+            )
+            continue
         for number, row in _csv(text) if source.endswith(".csv") else _json(text):
             if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
                 report(f"line {number} of '{source}' has no file_name; add it or delete the line")
+                continue
+            if None in row:  # where the reader of tables puts what has no column
+                report(
+                    f"line {number} of '{source}' has more parts than its first line names; write "
+                    "a text with commas in quotes"
+                )
                 continue
             name = (PurePosixPath(source).parent / row["file_name"]).as_posix()
             if name not in present:
@@ -323,9 +348,17 @@ def _joined(
 
 
 def _csv(text: str) -> Iterator[tuple[int, Any]]:
-    """(line number, row) of a table with a header."""
+    """(line number, row) of a table with a header; None where a row is none."""
     table = csv.DictReader(io.StringIO(text))
-    return ((table.line_num, row) for row in table)
+    while True:
+        try:
+            row = next(table, None)
+        except csv.Error:  # such as a field of more than 131,072 letters
+            yield table.line_num + 1, None
+            continue
+        if row is None:
+            return
+        yield table.line_num, row
 
 
 def _json(text: str) -> Iterator[tuple[int, Any]]:

@@ -15,7 +15,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -136,7 +136,9 @@ class Hub(Sharded):
         from datasets import DatasetDict, load_from_disk
 
         found = self._asked(lambda: load_from_disk(str(path)))
-        return found if isinstance(found, DatasetDict) else {self.train_split: found}
+        if isinstance(found, DatasetDict):
+            return found
+        return {self.train_split.partition("[")[0]: found}
 
     @cached_property
     def _builder(self) -> Any:
@@ -159,7 +161,7 @@ class Hub(Sharded):
     def _table(self, split: str) -> Any:
         self._check_split(split)
         if self._saved is not None:
-            return self._saved[split]
+            return self._asked(lambda: _slice_of(self._saved, split))
         self._asked(self._builder.download_and_prepare)
         return self._asked(lambda: self._builder.as_dataset(split))
 
@@ -197,7 +199,7 @@ class Hub(Sharded):
             system, place = url_to_fs(path)
             about = self._asked(lambda s=system, p=place: s.info(p))
             state = [about.get(name) for name in ("size", "mtime", "etag", "blob_id")]
-            opened = lambda s=system, p=place: s.open(p, "rb")  # noqa: E731
+            opened = partial(system.open, place, "rb")
             found.append((opened, place.rpartition("/")[2], key("parquet", path, *map(str, state))))
         return found
 
@@ -224,6 +226,15 @@ class Hub(Sharded):
             import datasets  # noqa: F401
         except ModuleNotFoundError:
             raise LimnerError(f"hf: needs the library datasets; type: {install('hf')}") from None
+
+
+def _slice_of(saved: Mapping[str, Any], split: str) -> Any:
+    """A split, or the part of it that is named as in "train[:10%]"."""
+    from datasets import ReadInstruction, concatenate_datasets
+
+    sizes = {name: len(data) for name, data in saved.items()}
+    parts = ReadInstruction.from_spec(split).to_absolute(sizes)
+    return concatenate_datasets([saved[p.splitname].select(range(p.from_, p.to)) for p in parts])
 
 
 def _stay_offline_without_network() -> None:

@@ -140,7 +140,8 @@ class Source(ABC):
             shape = self.shape
         except ValueError:
             raise LimnerError(
-                f"data option data.size={self.size}: give one number, or HEIGHTxWIDTH as in 32x48"
+                f"data option data.size={self.size}: give one number below 100000, or "
+                "HEIGHTxWIDTH as in 32x48"
             ) from None
         if self.load_size and (shape is None or self.load_size < max(shape)):
             raise LimnerError(
@@ -201,7 +202,8 @@ class FittedPictures(Dataset):
         levels = 2 if source.binarise else source.levels
         text = text_spec(source.tokens) if source.text else None
         if text and not captioned:
-            raise LimnerError(f"{typed} has no captions; leave data.text=true out")
+            where = "give a metadata.csv or a .txt beside each picture (docs/data.md)"
+            raise LimnerError(f"{typed} has no captions; {where}, or leave data.text=true out")
         self.spec = ImageSpec(*shape, levels, classes, frequencies, text)
         self._decode = partial(to_pixels, **fitting(source, shape))
         self._options = [self.training, self.flip, self.dynamic, self.spec.to_json()]

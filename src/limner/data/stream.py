@@ -18,6 +18,8 @@ from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
 from limner.data.dataset import Dataset, View
 
+_READ = 64  # captions that are tried
+
 
 class Stream:
     """Endless training data.
@@ -54,6 +56,20 @@ class Stream:
         """The captions of the images with these global numbers; None when the data have none."""
         noise = Noise.keyed(self.seed, Purpose.CAPTION, numbers)
         return self.dataset.captions(self.indices(numbers), noise)
+
+    def check_captions(self) -> None:
+        """Refuse captions that say nothing to a model.
+
+        Raises:
+            LimnerError: no word is known of any of the first ones.
+        """
+        said = self.captions(torch.arange(min(_READ, len(self.dataset))))
+        if self._tokenizer and said and any(said) and not self._tokenizer.encode(said).any():
+            example = next(filter(None, said))
+            raise LimnerError(
+                f"no word of the first {len(said)} captions is known, as in '{example}'; models "
+                "read English: translate them, or leave data.text out"
+            )
 
     def preview(self, n: int) -> Batch:
         """The same n pictures every time, of every class in turn, none mirrored."""

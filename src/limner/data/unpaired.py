@@ -115,6 +115,7 @@ class Paired(TwoDomains):
             )
         super().__init__(a, b, source, torch.tensor([i for i, _ in found]))
         self.counterparts = torch.tensor([i for _, i in found])
+        self.digest = hashlib.sha256(f"paired {self.digest} {found}".encode()).hexdigest()
         if self.labels is not None and b.spec.frequencies:
             weights = torch.ones(len(found), dtype=torch.float64)
             weights = weights if self.weights is None else self.weights.double()

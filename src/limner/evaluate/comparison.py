@@ -29,9 +29,9 @@ from limner.evaluate.evaluation import evaluate
 from limner.evaluate.leaderboard import Compared, Comparison, Pairs
 from limner.evaluate.metric import Setting, applicable, check_name
 from limner.evaluate.metrics.memorisation import memorisation
-from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels
+from limner.evaluate.picture_sets import PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.preparation import PICTURES, setting_of, with_extractor
-from limner.evaluate.report import Report, append, read_reports
+from limner.evaluate.report import DataUsed, Report, append, read_reports
 from limner.evaluate.subject import Candidate, Reference, open_reference, open_subject
 from limner.runtime import processes
 from limner.runtime.cache import cache_folder, keep, kept, key
@@ -210,7 +210,7 @@ class _Judge:
 
     def fits(self, report: Report, setting: Setting, metrics: list[str] | None) -> bool:
         """Whether a report says what would be found now."""
-        real, pictures = self.reference.real, setting.subject
+        reference, pictures = self.reference, setting.subject
         options = pictures.options if isinstance(pictures, PaintedPictures) else {}
         sampler = {name: v for name, v in options.items() if v is not None}
         found = {number.metric for number in report.numbers}
@@ -221,8 +221,10 @@ class _Judge:
         return (
             report.subject.fingerprint == setting.candidate.fingerprint
             and report.subject.sampler == json.loads(json.dumps(sampler, default=str))
-            and report.against.digest == (real.dataset.digest or real.fingerprint)
-            and report.against.pictures == len(real)
+            and _are_those(report.against, reference.real)
+            and _are_those(report.training, reference.training)
+            and _are_those(report.held_out, reference.held_out)
+            and not report.likelihood
             and (report.n, report.seed) == (len(pictures), self.seed)
             and {metric.name for metric in would} <= found
             and by.items() <= report.extractors.items()
@@ -311,3 +313,10 @@ def _training_seconds(folder: Path | None) -> float:
             seconds += (row["images"] - before) / rate
         before = row["images"]
     return seconds
+
+
+def _are_those(used: DataUsed | None, real: RealPictures | None) -> bool:
+    """Whether a report used these real pictures."""
+    if used is None or real is None:
+        return used is real
+    return (used.digest, used.pictures) == (real.dataset.digest or real.fingerprint, len(real))

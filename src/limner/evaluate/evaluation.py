@@ -19,6 +19,7 @@ import limner
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
+from limner.data.mixed import MixedSources
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.metric import Metric, Setting
@@ -131,6 +132,7 @@ def evaluate(
             left_out=left_out | failed,
             remarks=tuple(remarks),
             protocol=tuple(_protocol(setting, shown)),
+            likelihood=dict(setting.likelihood),
             extractors={name: each.fingerprint for name, each in used.items()},
             versions=_versions(),
             device=place.type,
@@ -315,6 +317,8 @@ def _remarks(setting: Setting, used: Mapping[str, Extractor]) -> Iterator[str]:
         yield f"{real.name} has no captions, and so {opened.name} paints without"
     if real.dataset.weights is not None and not len(told):
         yield f"training draws the pictures of {real.name} by weight; here each counts once"
+    if isinstance(real.dataset, MixedSources) and not real.dataset.endless:
+        yield f"training draws the sources of {real.name} by share; here each picture counts once"
 
 
 def _repetitions(seen: Seen, subject: PictureSet, digests: DigestObserver) -> Iterator[str]:

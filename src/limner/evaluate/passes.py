@@ -169,7 +169,9 @@ class _Blocks:
             share: which.
         """
         waiting = [o for o in self.observers if not self._is_known(o)]
-        for block in self._blocks_of(share) if waiting else ():
+        if not waiting:
+            return
+        for block in self._blocks_of(share):
             for observer in waiting:
                 if block in self._seen_by(observer):
                     self._look(observer, block)
@@ -198,7 +200,10 @@ class _Blocks:
         return sum(float(self._paint_block(block)["seconds"]) for block in range(self.blocks))
 
     def discard(self) -> None:
-        """Forget the blocks: the report is written."""
+        """Forget the blocks: the report is written. Those of other observers stay."""
+        for what in ("pictures", *map(_of, self.observers)):
+            for file in self.folder.glob(f"block-*.{what}"):
+                file.unlink(missing_ok=True)
         discard(self.folder)
 
     def _numbers(self, block: int) -> Int[Tensor, "b"]:
@@ -233,7 +238,7 @@ class _Blocks:
             with torch.no_grad():
                 return observer.look(self.pictures, self._numbers(block), self._pixels(block))
 
-        return self._recall(block, f"{observer.name}-{key(observer.fingerprint)}", look)
+        return self._recall(block, _of(observer), look)
 
     def _pixels(self, block: int) -> Pixels:
         if isinstance(self.pictures, PaintedPictures):
@@ -257,6 +262,11 @@ class _Blocks:
             found = make()
             keep(path, found)
         return found
+
+
+def _of(observer: Observer) -> str:
+    """How its files end."""
+    return f"{observer.name}-{key(observer.fingerprint)}"
 
 
 class Seen:

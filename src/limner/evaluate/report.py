@@ -31,6 +31,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.likelihood import Sign
 from limner.contract.options import validated
 from limner.data import png
+from limner.runtime.cache import key
 from limner.runtime.log import append_line, read_lines
 
 REPORT_FILE = "report.jsonl"
@@ -151,6 +152,7 @@ class Report:
         left_out: metrics that do not apply, with the reason.
         remarks: what to know before the numbers are believed.
         protocol: how it was done.
+        likelihood: options of the model's likelihood that were given.
         extractors: the fingerprint of each by name.
         versions: of limner, torch and Python.
         device: where it ran.
@@ -171,6 +173,7 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict[str, str])
     remarks: tuple[str, ...] = ()
     protocol: tuple[str, ...] = ()
+    likelihood: dict[str, Any] = field(default_factory=dict[str, Any])
     extractors: dict[str, str] = field(default_factory=dict[str, str])
     versions: dict[str, str] = field(default_factory=dict[str, str])
     device: str = ""
@@ -312,10 +315,13 @@ _HEADINGS = ("metric", "value", "n / against", "extractor", "beside it")
 
 def report_folder(report: Report) -> Path | None:
     """Where a run's report is written, a folder for each reference; None for other subjects."""
-    run = Path(report.subject.name)
+    run, name = Path(report.subject.name), report.against.name
     if not (run / "recipe.toml").is_file():
         return None
-    return run / "evaluation" / re.sub(r"[^a-z0-9]+", "-", report.against.name.lower()).strip("-")
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not re.fullmatch(r"[a-z0-9-]+(:[a-z0-9]+)? [a-z-]+", name):  # another may be as plain
+        plain = f"{plain}-{key(name)[:8]}"
+    return run / "evaluation" / plain
 
 
 def append(report: Report, run: Path, **more: Any) -> None:

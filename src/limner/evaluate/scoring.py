@@ -277,11 +277,15 @@ class Scorer:
         if path.stat().st_size > BYTE_CAP:
             raise LimnerError(f"'{path}' is larger than {BYTE_CAP >> 20} MB")
         channels, height, width = self.model.spec.shape
-        fit = self.options.get("fit", "crop")
-        decode = partial(to_pixels, channels=channels, height=height, width=width, fit=fit)
+        fit, large = self.options.get("fit", "crop"), self.options.get("load_size")
 
         def both(image: Image.Image) -> tuple[Header, UInt8[Tensor, "c h w"]]:
-            return header(image), decode(image)
+            head = header(image)
+            other = (head.height, head.width) != (height, width)
+            h, w = (large, large) if large and other else (height, width)
+            whole = to_pixels(image, channels=channels, height=h, width=w, fit=fit)
+            top, left = (h - height) // 2, (w - width) // 2
+            return head, whole[:, top : top + height, left : left + width]
 
         try:
             with warnings.catch_warnings():
@@ -305,7 +309,8 @@ class _Given(Dataset):
     """A picture that was given, requantised and binarised as those of a data set."""
 
     def __init__(self, pixels: UInt8[Tensor, "c h w"], like: Dataset) -> None:
-        self.spec, self.dynamic, self.training = like.spec, like.dynamic, False
+        self.spec, self.training = like.spec, False
+        self.dynamic, self.floors = like.dynamic, like.floors
         self._pixels = pixels[None]
 
     def __len__(self) -> int:

@@ -233,7 +233,8 @@ def _foreign(source: str, scorer: Scorer, n: int) -> Images:
     """Pictures of other data, read as the model's are; round and round if there are fewer."""
     spec, dynamic = scorer.real.spec, scorer.real.dataset.dynamic
     binarise = "dynamic" if dynamic else "threshold" if spec.levels == 2 else None
-    levels = {"binarise": binarise} if binarise else {"levels": spec.levels}
+    by = "floor" if scorer.real.dataset.floors else "round"
+    levels = {"binarise": binarise} if binarise else {"levels": spec.levels, "levels_by": by}
     size = f"{spec.height}x{spec.width}"
     data = open_data(source, size=size, channels=spec.channels, **levels)
     return RealPictures(data).images(torch.arange(n))

@@ -18,7 +18,7 @@ from limner.data import Dataset, open_data
 from limner.data.sources import source_types
 from limner.evaluate.picture_sets import RealPictures
 
-_LOOKS = ("size", "fit", "channels", "levels", "binarise", "memory")
+_LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
 _PART = 64  # pictures that are read at a time
@@ -183,8 +183,8 @@ def open_reference(
     if options.get("buckets"):
         raise LimnerError("pictures are judged in one size; leave data.buckets out")
     splits = _splits_of(source)
-    held = _TEST in splits and ("holdout" in options or not _holds_out(source))
-    options |= {"split": _TEST} if held and "split" not in options else {}
+    if _TEST in splits and (options.get("holdout") or not _holds_out(source)):
+        options.setdefault("split", _TEST)
     dataset = open_data(source, **options)
     real = _real_pictures(dataset, source, options)
     if not dataset.training:

@@ -83,8 +83,9 @@ def kept(path: Path) -> dict[str, Tensor] | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of finished work, and those that were abandoned long ago."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove an emptied folder of finished work, and those that were abandoned long ago."""
+    with contextlib.suppress(OSError):  # others have work in it
+        folder.rmdir()
     for other in folder.parent.glob("*/"):
         try:
             if time.time() - other.stat().st_mtime > _ABANDONED_SECONDS:

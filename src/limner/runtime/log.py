@@ -19,7 +19,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """The rows of a file; one that a killed process left unfinished is left out."""
     rows = []
     with contextlib.suppress(FileNotFoundError):
-        for text in file.read_text(encoding="utf-8").split("\n"):
+        for text in file.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):
                 rows.append(json.loads(text))
     return rows

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limner.contract.bundled import bundled
+from limner.contract.bundled import find_model
 from limner.contract.checkpoint import load, model_file, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
@@ -32,7 +32,7 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
     Raises:
         LimnerError: the trained model is another one, or fewer than half of its weights fit.
     """
-    file = model_file(bundled().get(path, Path(path)))
+    file = _file_of("model", path)
     header = read_header(file)
     if header.model != name:
         raise LimnerError(
@@ -66,7 +66,7 @@ def copy_text_encoder(path: str, model: Learner) -> None:
     Raises:
         LimnerError: one of them has not exactly one text encoder, or they are of other sizes.
     """
-    taught = load(model_file(bundled().get(path, Path(path))))
+    taught = load(_file_of("text", path))
     read = _read_tokens(_text_encoder(taught, f"train.init.text={path}", list(taught.parameters())))
     trained = [p for part in model.players().values() for p in part.parameters()]
     own = _text_encoder(model, "what is to be trained", trained)
@@ -78,6 +78,18 @@ def copy_text_encoder(path: str, model: Learner) -> None:
             f"model.words={dim} model.layers={len(own.layers)} on captions of {length} tokens"
         )
     own.load_state_dict(known | read)
+
+
+def _file_of(key: str, path: str) -> Path:
+    """The file of a trained model that `train.init` names.
+
+    Raises:
+        LimnerError: there is none.
+    """
+    try:
+        return model_file(find_model(path))
+    except LimnerError as error:
+        raise LimnerError(f"train.init.{key}: {error}") from None
 
 
 def _read_tokens(encoder: TextEncoder) -> dict[str, Tensor]:

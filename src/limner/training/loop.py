@@ -187,10 +187,11 @@ class Loop:
         """
         scale, count = self.lr_scale / 2, self.rollbacks + 1
         if count > self.options.rollbacks:
+            lower = min(self.options.lr / 4, TrainOptions.lr)
+            clipped = "" if self.options.clip else " or train.clip=1"
             raise LimnerError(
                 f"the loss or gradient of player '{self._culprit}' is not finite at step "
-                f"{self.step}, after {self.rollbacks} roll-backs; try train.lr="
-                f"{self.options.lr / 4:g} or train.clip=1"
+                f"{self.step}, after {self.rollbacks} roll-backs; try train.lr={lower:g}{clipped}"
             )
         self.restore(state)
         self.lr_scale, self.rollbacks, self.unlucky = scale, count, 0

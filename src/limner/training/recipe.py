@@ -143,9 +143,13 @@ class Recipe:
         """
         options = self.options()
         own = {key: value for key, value in self.model.items() if key != "name"}
-        init = dict(options.init or {})
-        start, text = init.get("model"), init.pop("text", None)
-        nested = {} if start else {key: _trained(key, path) for key, path in init.items()}
+        parts = dict(options.init or {})
+        start, text = parts.pop("model", None), parts.pop("text", None)
+        known = entry(self.model["name"]).nested
+        for key in parts.keys() - known:
+            names = [f"train.init.{k}" for k in (*known, "model", "text")]
+            raise unknown("option", f"train.init.{key}", names)
+        nested = {} if start else {key: _trained(key, path) for key, path in parts.items()}
         with seeded((options.seed, "weights")):
             if start:
                 model = build_from(start, self.model["name"], spec, own)

@@ -185,7 +185,9 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
             f"limner data check {shlex.quote(dataset.source)}"
         )
     options = recipe.options()
-    return Stream(dataset, options.seed, options.batch)
+    stream = Stream(dataset, options.seed, options.batch)
+    stream.check_captions()
+    return stream
 
 
 def _begin(
@@ -361,13 +363,19 @@ class _Session:
                 say(f"step {loop.step:,}: {remark}")
 
     def paint(self) -> None:
-        """Write a sheet of samples, always of the same seeds and conditions."""
+        """Write a sheet of samples, always of the same seeds and conditions; where the model cannot
+        paint so, say why, and go on.
+        """
         n, model = self.options.samples, self.loop.calibrated()
         if not n or not isinstance(model, GenerativeModel) or not processes.first():
             return
         c, columns = self.wishes(n)
         n = len(c) or n
-        x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
+        try:
+            x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
+        except LimnerError as error:
+            say(f"no sheet of step {self.loop.step:,}: {error}")
+            return
         sheet = png.grid(x, columns, scale=max(1, 64 // max(x.shape[-2:])))
         with self.writing():
             file = self.run / "samples" / f"step-{self.loop.step:06d}.png"

@@ -58,6 +58,11 @@ class Validation:
             held_out = _held_out(data) if self.count else None
         if not held_out:
             return
+        if options.validation and self.count > len(held_out):
+            raise LimnerError(
+                f"train.validation={self.count:,}: {len(held_out):,} pictures are held out; give "
+                "at most so many"
+            )
         stream = Stream(held_out, options.seed)
         for first in range(0, self.count, options.batch):
             n = min(options.batch, self.count - first)

@@ -16,7 +16,6 @@ References:
     Barratt, Sharma (2018). A Note on the Inception Score. arXiv:1801.01973.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -134,18 +133,6 @@ def inception_score(
     table = torch.tensor(scores, dtype=torch.float64)
     mean, deviation = table.mean(0).tolist(), table.std(0, correction=0).tolist()
     return ScoresOfSplits(scores, Score(*mean), Score(*deviation))
-
-
-def ceiling(k: int, n: int) -> float:
-    """About what a perfect generator scores: K exp(-(K - 1) / 2N), for N well above K.
-
-    Its classes are uniform and certain, but N pictures do not show them equally often.
-
-    Args:
-        k: how many classes.
-        n: how many pictures a split has.
-    """
-    return k * math.exp(-(k - 1) / (2 * n))
 
 
 @metric("is", paper=PAPER)
