@@ -112,8 +112,6 @@ def test_unless_given_it_is_of_as_many_as_cost_little_where_there_is_a_held_out_
         assert Validation(DATA, replace(usual, **less), model).count == 0, less
     for data in (DATA | {"split": "all"}, DATA | {"size": 32}, {"source": "unpaired:a,b"}):
         assert Validation(data, usual, model).count == 0, data
-    with pytest.raises(LimnerError, match=r"validation=1,000,000: \d+ pictures are held out"):
-        Validation(DATA, TrainOptions(validation=1_000_000), model)
     game = Recipe({"name": "gan"}, dict(DATA), {}).build(model.spec)
     assert Validation(DATA, usual, game).count == 0
 
@@ -150,3 +148,10 @@ def test_what_has_none_is_refused():
     with pytest.raises(LimnerError, match=r"players of gan models"):
         Validation(DATA, options, game)
     assert Validation(DATA, TrainOptions(), game).numbers(game, 0) == {}
+
+
+@pytest.mark.parametrize("data", [DATA, {"source": "emoji", "size": 8}])
+def test_no_more_pictures_are_wanted_than_are_held_out_or_stay_in_memory(data: dict):
+    model = recipe().build(open_stream(recipe()).dataset.spec)
+    with pytest.raises(LimnerError, match=r"validation=10001: give at most [\d,]+ of the held-out"):
+        Validation(data, TrainOptions(validation=10_001), model)

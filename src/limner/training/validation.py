@@ -26,6 +26,7 @@ HOLDOUT = 0.05
 _USUAL, _USUAL_SHARE = 128, 0.03
 """Held-out pictures of each line of the log, unless given: so many, or such a share of those that
 were trained on since the last one; a loss alone costs less than a step of training."""
+_MOST = 10_000  # held-out pictures, which stay in memory
 _LEAST_LINES = 2  # of a log, below which a held-out loss says nothing
 _PATIENCE = 10  # lines of the log without a better loss, until that is said
 
@@ -58,10 +59,9 @@ class Validation:
             held_out = _held_out(data) if self.count else None
         if not held_out:
             return
-        if options.validation and self.count > len(held_out):
+        if options.validation and self.count > (most := min(len(held_out), _MOST)):
             raise LimnerError(
-                f"train.validation={self.count:,}: {len(held_out):,} pictures are held out; give "
-                "at most so many"
+                f"train.validation={self.count}: give at most {most:,} of the held-out pictures"
             )
         stream = Stream(held_out, options.seed)
         for first in range(0, self.count, options.batch):
