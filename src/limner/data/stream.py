@@ -63,8 +63,11 @@ class Stream:
         Raises:
             LimnerError: no word is known of any of the first ones.
         """
-        said = self.captions(torch.arange(min(_READ, len(self.dataset))))
-        if self._tokenizer and said and any(said) and not self._tokenizer.encode(said).any():
+        if self._tokenizer is None:
+            return
+        first = torch.arange(min(_READ, len(self.dataset)))
+        said = self.dataset.captions(first, Noise.keyed(self.seed, Purpose.CAPTION, first))
+        if said and any(said) and not self._tokenizer.encode(said).any():
             example = next(filter(None, said))
             raise LimnerError(
                 f"no word of the first {len(said)} captions is known, as in '{example}'; models "
