@@ -300,7 +300,7 @@ def _metadata(files: Files, report: Report) -> Iterator[tuple[str, dict[str, Any
             continue
         text = files.text(source, report)
         first = text.partition("\n")[0].strip()
-        if source.endswith(".csv") and "file_name" not in next(csv.reader([first]), []):
+        if source.endswith(".csv") and "file_name" not in next(csv.reader([first[:1000]]), []):
             report(
                 f"the first line of '{source}' is '{first[:60]}'; it names the columns, with "
                 "commas between them, as file_name,text"
