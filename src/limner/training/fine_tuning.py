@@ -1,13 +1,12 @@
 """Begin training where another model ended: `train.init.model` and `train.init.text`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load, model_file, read_header
+from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
@@ -32,16 +31,15 @@ def build_from(path: str, name: str, spec: ImageSpec, options: Mapping[str, Any]
     Raises:
         LimnerError: the trained model is another one, or fewer than half of its weights fit.
     """
-    file = _file_of("model", path)
-    header = read_header(file)
-    if header.model != name:
+    trained = load_part("model", path)
+    if trained.name != name:
         raise LimnerError(
-            f"train.init.model={path} is of {header.model} and cannot start {name}; "
-            f"train {header.model}, or leave train.init.model out"
+            f"train.init.model={path} is of {trained.name} and cannot start {name}; "
+            f"train {trained.name}, or leave train.init.model out"
         )
-    model = build(name, spec, **header.config | dict(options))
-    trained, own = load(file).state_dict(), model.state_dict()
-    known = {k: w for k, w in trained.items() if k in own and own[k].shape == w.shape}
+    model = build(name, spec, **trained.config | dict(options))
+    own = model.state_dict()
+    known = {k: w for k, w in trained.state_dict().items() if k in own and own[k].shape == w.shape}
     if 2 * _size(known) < _size(own):
         raise LimnerError(
             f"fewer than half of the weights of train.init.model={path} fit this model; leave the "
@@ -66,7 +64,7 @@ def copy_text_encoder(path: str, model: Learner) -> None:
     Raises:
         LimnerError: one of them has not exactly one text encoder, or they are of other sizes.
     """
-    taught = load(_file_of("text", path))
+    taught = load_part("text", path)
     read = _read_tokens(_text_encoder(taught, f"train.init.text={path}", list(taught.parameters())))
     trained = [p for part in model.players().values() for p in part.parameters()]
     own = _text_encoder(model, "what is to be trained", trained)
@@ -80,14 +78,14 @@ def copy_text_encoder(path: str, model: Learner) -> None:
     own.load_state_dict(known | read)
 
 
-def _file_of(key: str, path: str) -> Path:
-    """The file of a trained model that `train.init` names.
+def load_part(key: str, name: str) -> Learner:
+    """The trained model that `train.init` names: of a run, or a bundled one.
 
     Raises:
         LimnerError: there is none.
     """
     try:
-        return model_file(find_model(path))
+        return load(find_model(name))
     except LimnerError as error:
         raise LimnerError(f"train.init.{key}: {error}") from None
 

@@ -22,8 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load, write_durably
+from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner
@@ -31,7 +30,7 @@ from limner.contract.options import parse_assignments
 from limner.contract.registry import build, entry, foreign, models
 from limner.data.sources import one_source
 from limner.runtime.seeding import seeded
-from limner.training.fine_tuning import build_from, copy_text_encoder
+from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
 from limner.training.options import TrainOptions
 
 SECTIONS = ("model", "data", "train", "sampler", "evaluate")
@@ -149,7 +148,7 @@ class Recipe:
         for key in parts.keys() - known:
             names = [f"train.init.{k}" for k in (*known, "model", "text")]
             raise unknown("option", f"train.init.{key}", names)
-        nested = {} if start else {key: _trained(key, path) for key, path in parts.items()}
+        nested = {} if start else {key: load_part(key, path) for key, path in parts.items()}
         with seeded((options.seed, "weights")):
             if start:
                 model = build_from(start, self.model["name"], spec, own)
@@ -169,18 +168,6 @@ class Recipe:
     def write(self, path: Path) -> None:
         """Write the file, durably."""
         write_durably(path, self.to_toml().encode())
-
-
-def _trained(key: str, name: str) -> Learner:
-    """The model that another one is made of: of a run, or a bundled one.
-
-    Raises:
-        LimnerError: there is none.
-    """
-    try:
-        return load(find_model(name))
-    except LimnerError as error:
-        raise LimnerError(f"train.init.{key}: {error}") from None
 
 
 def _with_usual(usual: Section | Mapping[str, Any], own: Section) -> Section:
