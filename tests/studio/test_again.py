@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, expect
 from test_hostile import with_settings
 from test_page import drop, options
@@ -103,6 +104,18 @@ def test_a_seed_that_came_with_settings_goes_with_the_next_prompt(visit: Open, s
     settings = newest(studio)["settings"]
     assert settings["prompt"] == "a dragon" and not settings.get("vary")
     assert not 41 <= settings["seed"] < 47
+
+
+@pytest.mark.parametrize("box", ["#seed", "#sampler-steps"])
+def test_what_is_being_typed_stays_when_the_page_is_drawn_anew(box: str, visit: Open):
+    page = visit()
+    options(page, pause=0)
+    page.locator(box).fill("1")
+    page.evaluate("import('/page/state.js').then(({ wish }) => wish({}))")
+    page.wait_for_timeout(100)
+    page.locator(box).press_sequentially("2")
+    page.locator(box).blur()
+    expect(page.locator(box)).to_have_value("12")
 
 
 def test_settings_from_anywhere_break_no_form(visit: Open):

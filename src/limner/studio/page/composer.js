@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { get } from "/page/api.js";
 import { useCompletion } from "/page/complete.js";
-import { Form } from "/page/form.js";
+import { Form, Typed } from "/page/form.js";
 import { Named, useHelp } from "/page/help.js";
 import { axes, combinations, parse } from "/page/grid.js";
 import { Alert, Icon, Link, later } from "/page/parts.js";
@@ -122,7 +122,7 @@ function Numbers() {
         ${[...new Set([...COUNTS, n])].sort((a, b) => a - b).map((each) => html`<option value=${each}>${each}</option>`)}
       </select>`} />`}
     <${Named} id="seed" name="Seed" help=${HELPS.seed} control=${(described) => html`<div class="joined">
-        <input id="seed" type="number" aria-describedby=${described} step="1" value=${seed} onChange=${(e) => wish({ seed: Math.round(Number(e.target.value)) || 0, locked: true, borrowed: false })} />
+        <${Typed} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => wish({ seed: Math.round(Number(text)) || 0, locked: true, borrowed: false })} />
         <button type="button" title="another seed" aria-label="Another seed" onClick=${() => wish({ seed: dice() })}><${Icon} name="dice" /></button>
         <button type="button" title=${locked ? "the seed stays" : "each time another seed"} aria-label="Keep the seed" aria-pressed=${locked}
           onClick=${() => wish({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>

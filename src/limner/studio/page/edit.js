@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Problem, get } from "/page/api.js";
-import { Form } from "/page/form.js";
+import { Form, Typed } from "/page/form.js";
 import { Forming, Icon, Link, Missing } from "/page/parts.js";
 import { changed } from "/page/settings.js";
 import { go, look, over as ended, paintingOf, placeOf, say, state, submit, trouble, wish } from "/page/state.js";
@@ -51,7 +51,7 @@ function Word({ word, draft, gain, change }) {
       <input id=${`${key}-new`} type="text" value=${fresh} maxlength="200" placeholder=${word} onInput=${(e) => change({ fresh: e.target.value })} /></div>
     <div class="field"><label for=${`${key}-weight`}>How much it counts</label>
       <div class="slide"><input id=${`${key}-weight`} type="range" min="0" max=${Math.max(3, gain)} step="0.1" value=${weight} onInput=${(e) => change({ weight: Number(e.target.value) })} />
-        <input type="number" min="0" max=${MOST} step="0.1" value=${weight} aria-label=${`How much ${word} counts, as a number`} onChange=${(e) => change({ weight: Math.max(0, Math.min(MOST, Number(e.target.value) || 0)) })} /></div></div>
+        <${Typed} type="number" min="0" max=${MOST} step="0.1" value=${weight} aria-label=${`How much ${word} counts, as a number`} change=${(text) => change({ weight: Math.max(0, Math.min(MOST, Number(text) || 0)) })} /></div></div>
     <div class="field switch"><label><input type="checkbox" role="switch" checked=${weight === 0} onChange=${(e) => change({ weight: e.target.checked ? 0 : gain || 1 })} /><span>Switch it off</span></label></div>
   </div>`;
 }

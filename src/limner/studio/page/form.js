@@ -1,6 +1,6 @@
 // A form made from a JSON schema: what the command line reads, too.
 
-import { html } from "/page/vendor/preact.js";
+import { html, useState } from "/page/vendor/preact.js";
 import { useHelp } from "/page/help.js";
 
 /** The part of a schema that is not "nothing", and whether nothing may be given. */
@@ -30,6 +30,13 @@ function loose(text) {
 /** What its help gives as an example of an option. */
 const example = (help) => /as in (\S+?)\.?$/.exec(help ?? "")?.[1];
 
+/** A box whose text counts when it is left or sent; until then what is typed stays, whatever is drawn anew. */
+export function Typed({ value, change, ...rest }) {
+  const [draft, keep] = useState(null);
+  return html`<input ...${rest} value=${draft ?? value} onInput=${(e) => keep(e.target.value)}
+    onChange=${(e) => { keep(null); change(e.target.value); }} onBlur=${() => keep(null)} />`;
+}
+
 const bounded = (field) => [field.minimum ?? field.exclusiveMinimum, field.maximum ?? field.exclusiveMaximum];
 
 function Field({ id, name, schema, help, usual, value, change }) {
@@ -55,16 +62,16 @@ function Field({ id, name, schema, help, usual, value, change }) {
     const step = field.type === "integer" ? 1 : "any";
     const shown = value ?? standard ?? "";
     const slides = low !== undefined && high !== undefined && high - low <= 100;
-    const number = html`<input type="number" id=${id} aria-describedby=${described} step=${step} min=${low} max=${high} value=${shown}
-      placeholder="auto" onChange=${(e) => set(numeric(e.target.value, field.type))} />`;
+    const number = html`<${Typed} type="number" id=${id} aria-describedby=${described} step=${step} min=${low} max=${high} value=${shown}
+      placeholder="auto" change=${(text) => set(numeric(text, field.type))} />`;
     control = !slides ? number : html`<div class="slide">
       <input type="range" aria-label=${label(name, field)} min=${low} max=${Math.min(high, Math.max(10 * Math.abs(standard ?? 1), low + 1))}
         step=${field.type === "integer" ? 1 : 0.05} value=${shown === "" ? low : shown}
         onInput=${(e) => set(numeric(e.target.value, field.type))} />${number}</div>`;
   } else {
     const shown = value ?? standard;
-    control = html`<input type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
-      placeholder=${example(help) ?? (field.type === "array" ? "such as 1, 2" : standard === "" ? "" : "auto")} onChange=${(e) => set(loose(e.target.value))} />`;
+    control = html`<${Typed} type="text" id=${id} aria-describedby=${described} value=${Array.isArray(shown) ? shown.join(", ") : (shown ?? "")}
+      placeholder=${example(help) ?? (field.type === "array" ? "such as 1, 2" : standard === "" ? "" : "auto")} change=${(text) => set(loose(text))} />`;
   }
   return html`<div class="field"><div class="named"><label for=${id}>${label(name, field)}</label>${button}</div>${control}${said}</div>`;
 }
