@@ -201,7 +201,7 @@ class _Blocks:
 
     def discard(self) -> None:
         """Forget the blocks: the report is written. Those of other observers stay."""
-        for what in ("pictures", *map(_of, self.observers)):
+        for what in ("pictures", *map(_ending, self.observers)):
             for file in self.folder.glob(f"block-*.{what}"):
                 file.unlink(missing_ok=True)
         discard(self.folder)
@@ -238,7 +238,7 @@ class _Blocks:
             with torch.no_grad():
                 return observer.look(self.pictures, self._numbers(block), self._pixels(block))
 
-        return self._recall(block, _of(observer), look)
+        return self._recall(block, _ending(observer), look)
 
     def _pixels(self, block: int) -> Pixels:
         if isinstance(self.pictures, PaintedPictures):
@@ -264,7 +264,7 @@ class _Blocks:
         return found
 
 
-def _of(observer: Observer) -> str:
+def _ending(observer: Observer) -> str:
     """How its files end."""
     return f"{observer.name}-{key(observer.fingerprint)}"
 
