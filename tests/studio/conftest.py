@@ -397,6 +397,16 @@ def reach(page: Page, target: Locator) -> Locator:
     raise AssertionError("no key leads there")
 
 
+def draw_anew(page: Page) -> None:
+    """The page is drawn from its state again, as at every news of a job.
+
+    The import is not waited for: a promise of an evaluation can be collected as garbage.
+    """
+    drawn = "import('/page/state.js').then(({ wish }) => { wish({}); window.drawn = true; })"
+    page.evaluate(f"() => {{ window.drawn = false; {drawn}; }}")
+    page.wait_for_function("window.drawn")
+
+
 def clean(page: Page) -> None:
     """No barrier to those who cannot see or point."""
     found = Axe().run(page).response["violations"]

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from test_hostile import with_settings
 from test_page import drop, options
 
-from conftest import Open, Studio, clean, held, png, until
+from conftest import Open, Studio, clean, draw_anew, held, png, until
 
 
 def brush(page: Page, *, then: str | None = None) -> None:
@@ -111,8 +111,7 @@ def test_what_is_being_typed_stays_when_the_page_is_drawn_anew(box: str, visit: 
     page = visit()
     options(page, pause=0)
     page.locator(box).fill("1")
-    page.evaluate("import('/page/state.js').then(({ wish }) => wish({}))")
-    page.wait_for_timeout(100)
+    draw_anew(page)
     page.locator(box).press_sequentially("2")
     page.locator(box).blur()
     expect(page.locator(box)).to_have_value("12")
@@ -128,7 +127,7 @@ def test_settings_from_anywhere_break_no_form(visit: Open):
         {"sampler": {"steps": {"x": 1}, "pause": -3}, "n": {"a": 1}, "vary": [], "labels": [3]},
         {"seed": 1e300, "sampler": 7, "options": None, "inputs": "x", "dtype": "int4"},
     ):
-        page.evaluate("void import('/page/state.js').then(({ wish }) => wish({}))")
+        draw_anew(page)
         expect(page.get_by_role("alert")).to_have_count(0)
         drop(page, with_settings(json.dumps({"model": "toy"} | settings)))
         expect(page.get_by_role("alert")).to_contain_text("do not fit this model")
