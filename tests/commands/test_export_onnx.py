@@ -240,6 +240,9 @@ def test_a_cascade_is_two_walks(tmp_path):
         (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many to be written"),
         (lambda: shaken("flow-matching", channels=(8,)),
          {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave options of the sampler out"),
+        (lambda: shaken("best-of-n", channels=(8,), blocks=(0,), words=8, layers=1,
+                        base=shaken("flow-matching", channels=(8,))),
+         {"steps": 2}, "look at what they painted; export the base"),
     ],
 )  # fmt: skip
 def test_what_is_no_graph_is_said(tmp_path, model, options, message):

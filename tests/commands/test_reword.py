@@ -147,6 +147,9 @@ def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):
     told = run(*edit, "--prompt", "a dog", "--strength", 0.5, "-o", "out.png", "sampler.steps=4")
     assert "reconstructed with an error of 0.0 %; edits keep what the reconstruction keeps" in told
     assert opened("out.png").width > opened("out.png").height
+    monkeypatch.setattr("limner.commands.reword.reconstruction_error", None)
+    weigh = (*edit[:4], "--prompt", "a red dog", "--weight", "red=nan")
+    assert "red=nan: give a number from 0 to 10" in run(*weigh), "before anything is computed"
 
 
 @pytest.mark.parametrize(

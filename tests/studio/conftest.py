@@ -398,13 +398,16 @@ def reach(page: Page, target: Locator) -> Locator:
 
 
 def draw_anew(page: Page) -> None:
-    """The page is drawn from its state again, as at every news of a job.
-
-    The import is not waited for: a promise of an evaluation can be collected as garbage.
-    """
-    drawn = "import('/page/state.js').then(({ wish }) => { wish({}); window.drawn = true; })"
-    page.evaluate(f"() => {{ window.drawn = false; {drawn}; }}")
-    page.wait_for_function("window.drawn")
+    """The page is drawn from its state again, as at every news of a job."""
+    code = """() => {  // the promise is not waited for: a browser may drop it
+        delete document.body.dataset.drawn;
+        import("/page/state.js").then(({ wish }) => {
+            wish({});
+            queueMicrotask(() => { document.body.dataset.drawn = "anew"; });
+        });
+    }"""
+    page.evaluate(code)
+    expect(page.locator("body[data-drawn]")).to_be_visible()
 
 
 def clean(page: Page) -> None:

@@ -232,6 +232,7 @@ def reword_sheet(
         work = open_work(wish, device, single=True)
         given = {"image": read_picture(file, work.model.spec)}
     able_task(work.model, REWORD)
+    read_changes(work.prompt, work.changes)  # a fault in them is told before the work
     work = replace(work, pictures={**work.pictures, **given})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
     return Sheet(frames[-1], 2), wish.filled(work.sampler)

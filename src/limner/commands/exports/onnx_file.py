@@ -32,6 +32,7 @@ from limner.contract.given_noise import Draw, GivenNoise, RecordingNoise
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise
+from limner.diffusion.best_of_n import BestOfN
 from limner.diffusion.cascade import Cascade
 from limner.diffusion.frozen_base import ExtendsBase
 from limner.diffusion.sampling import Plan, Repaints
@@ -103,6 +104,8 @@ def exported(model: GenerativeModel, options: Mapping[str, Any], n: int) -> Expo
         return _extended(model, c, options, n)
     if isinstance(model, Controlled | Follows):
         raise LimnerError(f"{model.name} models encode their picture first; export the base")
+    if isinstance(model, BestOfN):
+        raise LimnerError(f"{model.name} models look at what they painted; export the base")
     if isinstance(model, Repaints):
         return _walk(model, c, options, n)
     return _whole(model, c, options, n)
