@@ -207,6 +207,16 @@ def test_a_base_that_does_not_fit_is_refused(spec, said, monkeypatch):
         Cascade(SPEC, other)
 
 
+def test_options_are_offered_that_its_base_takes():
+    def offered(base: str) -> list[str]:
+        return list(Cascade.sample_schema({"base": {"model": base, "config": {}}})["properties"])
+
+    own = ["upsampler_sampler", "upsampler_steps", "level"]
+    assert sorted(offered("distilled")) == sorted(offered("glow")) == sorted(own)
+    assert {"steps", "scale", "guide", "clip", *own} <= {*offered("ddpm")}
+    assert "clip" in offered("ddpm") and "churn" in Cascade.sample_schema()["properties"]
+
+
 def test_wrong_options_are_refused():
     model = cascade(augmentation=0.2)
     with pytest.raises(LimnerError, match=r"level=0\.3 .* at most 0\.2"):

@@ -44,6 +44,7 @@ WALK = Task(
     lacks="draw pixel by pixel, so that nothing lies between two seeds; use another",
     example="limner train edm emoji data.size=16",
     several=False,
+    fits=lambda spec: spec.hint is None,  # a path has no place for a picture to follow
     frames=_frame_count,
     shows="path",
 )

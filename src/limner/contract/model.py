@@ -423,8 +423,8 @@ class GenerativeModel(Learner):
         return True
 
     @classmethod
-    def sample_schema(cls) -> dict[str, Any]:
-        """The JSON schema of the model's own sampling options."""
+    def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The JSON schema of its sampling options, all or those of one configuration."""
         from limner.contract.options import json_schema
 
         return json_schema(cls.frames, skip=_NOT_OPTIONS)

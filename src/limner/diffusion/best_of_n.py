@@ -15,7 +15,7 @@ Kept: the choice, the score. Different: the captioner is small and learns from t
 of data; painted pictures are softer than real ones, so it sees these under a little noise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Annotated, Any, Unpack, get_type_hints
 
@@ -29,7 +29,7 @@ from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 from limner.contract.options import Count, Counts, NonNegative, Widths
 from limner.contract.registry import Paper, register
-from limner.diffusion.sampling import Scale, WalkOptions
+from limner.diffusion.sampling import Scale, WalkOptions, taken_by_base
 from limner.nn.captioner import Captioner
 
 _READ_BATCHES = 64  # whose captions say which words there are
@@ -169,6 +169,11 @@ class BestOfN(GenerativeModel):
         for _ in range(shown // painted * (candidates - painted)):
             yield best  # as many frames as with a prompt
         yield best
+
+    @classmethod
+    def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Of the base's options those that it takes."""
+        return taken_by_base(super().sample_schema(), config)
 
     def frame_count(self, **options: Any) -> int:
         """The frames of all candidates, and the chosen pictures."""

@@ -18,7 +18,7 @@ so that it can paint without. It is sampled without guidance, whose null model w
 is asked for, and what is to be avoided, guides the base.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, get_type_hints
@@ -43,7 +43,14 @@ from limner.diffusion.prompt_to_prompt import (
     follow_change,
     reconstruct_for_edit,
 )
-from limner.diffusion.sampling import Repaints, Scale, Steps, WalkOptions, check_edit
+from limner.diffusion.sampling import (
+    Repaints,
+    Scale,
+    Steps,
+    WalkOptions,
+    check_edit,
+    taken_by_base,
+)
 from limner.maths.samplers import SamplerName
 
 
@@ -358,6 +365,11 @@ class Cascade(Edits, Attends, Rewords):
         if not isinstance(stage, Repaints):
             raise LimnerError(f"{stage.name} models within a cascade cannot edit pictures")
         return stage
+
+    @classmethod
+    def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Of the base's options those that it takes."""
+        return taken_by_base(super().sample_schema(), config)
 
     def frame_count(self, **options: Any) -> int:
         """The number of frames of both stages."""

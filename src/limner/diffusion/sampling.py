@@ -2,10 +2,10 @@
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
 from jaxtyping import Float
 from pydantic import Field
@@ -14,9 +14,10 @@ from torch import Tensor
 from limner.contract.editing import Edits, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
-from limner.contract.model import finished
+from limner.contract.model import GenerativeModel, finished
 from limner.contract.noise import Blend, Noise
 from limner.contract.options import Count, NonNegative, RunName, Share
+from limner.contract.registry import entry
 from limner.maths.denoisers import Conditional, Denoiser, KnownPixels, per_image
 from limner.maths.samplers import Sampler, SamplerName, State
 from limner.maths.schedules import Spacing, Times
@@ -67,6 +68,28 @@ class WalkOptions(TypedDict, total=False):
     churn_noise: NonNegative | None
     variance: Share | None
     order: Annotated[int, Field(ge=1, le=3)] | None
+
+
+OF_BASE = ("scale", "clip", *get_type_hints(WalkOptions))
+"""Options that a model which paints by another one passes on to it."""
+
+
+def taken_by_base(schema: dict[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The schema of a model's sampling options without those that its base does not take.
+
+    Args:
+        schema: of all that such a model can have.
+        config: the constructor's arguments, with the base's name and configuration; None leaves
+            the schema as it is.
+    """
+    if config is None:
+        return schema
+    base = entry(config["base"]["model"]).model
+    assert issubclass(base, GenerativeModel)
+    known = base.sample_schema(config["base"]["config"])["properties"]
+    fields = schema["properties"].items()
+    kept = {name: of for name, of in fields if name not in OF_BASE or name in known}
+    return schema | {"properties": kept}
 
 
 class Plan(NamedTuple):

@@ -136,7 +136,7 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     model = registered.model
     if not issubclass(model, GenerativeModel):
         return None
-    schema = model.sample_schema()
+    schema = model.sample_schema(header.config)
     files = [option for option, of in schema["properties"].items() if names_a_file(of)]
     for option in files:  # which only the command line may name
         del schema["properties"][option]
