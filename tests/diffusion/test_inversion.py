@@ -5,6 +5,7 @@ import torch
 from analytic import Gaussian
 from torch import nn
 
+from limner.contract.checkpoint import load
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.registry import build
@@ -170,3 +171,14 @@ def test_guidance_paints_what_the_condition_says_in_an_edit():
     c = Condition(label=torch.tensor([1]))
     (*_, asked) = model.edit(torch.zeros(2, 1, 4, 4), c, scale=3.0, steps=4)
     assert asked.shape == (2, 1, 4, 4)
+
+
+@torch.no_grad()
+def test_codes_are_of_times_at_which_errors_of_the_noise_do_not_grow():
+    """At the end of the cosine schedule x_hat = (x_t - sigma eps) / alpha has an alpha of 5e-5."""
+    model = load("ddpm")
+    x = -torch.ones(1, *model.spec.shape)
+    x[:, :, 6:22, 13:16] = 1.0
+    z = model.encode(x)
+    assert 0.5 < float(z.std()) < 1.2, "a flat picture is a likely one"
+    assert float((model.decode(z) - x).square().mean()) < 1e-3

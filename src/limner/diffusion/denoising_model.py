@@ -43,6 +43,7 @@ from limner.nn.unet import UNet
 
 _CODE_STEPS = 50  # between a picture and its code
 _FIXED_POINT = 4  # evaluations for the inverse of one step
+_ENLARGED = 10.0  # an error of the network, by a step of a code's way, at most
 
 
 class Example(NamedTuple):
@@ -298,9 +299,17 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         return plan.end(x, c, Noise.sampling(0, len(x)))
 
     def _code_times(self) -> Times:
-        """The times between a picture and its code: the least noise that was trained, too."""
+        """The times between a picture and its code: the least noise that was trained, too.
+
+        Left out are those of so much noise that a step would enlarge the network's errors, as
+        where noise is predicted and hardly any picture is left: x_hat = (x_t - sigma eps) / alpha.
+        """
         times, least = self.schedule.code_times(_CODE_STEPS), self.schedule.ends[:1]
-        return torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
+        times = torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
+        alpha, sigma = self.schedule(times)
+        of_x_hat = alpha[1:] - sigma[1:] / sigma[:-1] * alpha[:-1]
+        enlarged = (self.parametrisation(alpha, sigma).out[:-1] * of_x_hat).abs() > _ENLARGED
+        return times[int(enlarged.long().cumprod(0).sum()) :]
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:
         """Refused.
