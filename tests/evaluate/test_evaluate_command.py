@@ -15,6 +15,7 @@ from limner.contract.checkpoint import load
 from limner.evaluate.passes import FeatureObserver, Share
 from limner.evaluate.preparation import prepare
 from limner.evaluate.report import DataUsed, Report, Subject, read_reports, report_folder
+from limner.evaluate.subject import Candidate, open_reference
 from limner.runtime.log import read_log
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
@@ -80,6 +81,20 @@ def test_a_run_is_judged_by_what_it_never_saw_and_keeps_the_report(limner_, home
     assert report.subject.images_seen == 96 and report.subject.sampler["steps"] == 2
     assert [Report.from_json(line) for line in read_reports(home / "run")] == [report]
     assert f"written to {Path('run/evaluation/folder-pics-test')}: report.json" in out
+
+
+@pytest.mark.parametrize("typed", ["emoji data.split=all", "emoji:split=all", "mixed:emoji,emoji"])
+def test_what_a_run_has_learnt_is_never_called_held_out(typed: str):
+    source, _, option = typed.partition(" ")
+    data = Recipe.of("edm", source, [option] * bool(option) + ["data.size=16"]).data
+    if "mixed" in typed:
+        data |= {side: {"split": "all"} for side in "ab"}
+    learnt = Candidate("run", "", recipe={"data": data})
+    for asked in ({}, {"split": "held-out-concept"}):
+        found = open_reference(None, asked, learnt)
+        assert found.held_out is None
+        assert found.training is not None and len(found.training) >= len(found.real)
+    assert open_reference("emoji", {"size": 16}, Candidate("another", "")).held_out
 
 
 def test_nothing_held_out_is_judged_by_what_it_saw(limner_, home: Path):

@@ -111,6 +111,19 @@ def held_out_options(source: str) -> dict[str, str]:
     return found
 
 
+def splits_of(data: Mapping[str, Any]) -> set[str]:
+    """The splits that the parts of a recipe's section [data] are of, for each in its own place:
+    of a part, of all, or within the source as it is typed.
+    """
+    options = flat_options(data)
+    of_all = {"split": options["split"]} if "split" in options else {}
+    splits = set[str]()
+    for letter, part in zip(string.ascii_lowercase, parts_of(one_source(options["source"]))):
+        own = _parse(part)[2] | of_all
+        splits.add(options.get(f"{letter}.split", own.get("split", "train")))
+    return splits
+
+
 def _split(parts: str) -> list[str]:
     return re.split(rf",(?=(?:{'|'.join(SOURCES)})(?:[:,]|$))", parts)
 

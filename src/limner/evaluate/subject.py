@@ -15,7 +15,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset, open_data
-from limner.data.sources import source_types
+from limner.data.sources import source_types, splits_of
 from limner.evaluate.picture_sets import RealPictures
 
 _LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
@@ -177,11 +177,18 @@ def open_reference(
     if "source" in asked:
         raise LimnerError("leave data.source out; what judges is given by --against")
     options: dict[str, Any] = {}
-    if _domains(usual.get("source", "")) == _domains(source):
+    same = _domains(usual.get("source", "")) == _domains(source)
+    if same:
         options |= {k: v for k, v in usual.items() if k not in _OF_TRAINING}
     options |= asked
     if options.get("buckets"):
         raise LimnerError("pictures are judged in one size; leave data.buckets out")
+    if same and splits_of(usual) != {_TRAIN}:  # as with split=all, which leaves nothing unseen
+        learnt = {**options, **{k: usual[k] for k in ("split",) if k in usual}}
+        training = _real_pictures(open_data(source, **learnt), source, learnt)
+        options = learnt | asked
+        real = _real_pictures(open_data(source, **options), source, options)
+        return Reference(real, training, None, options)
     splits = _splits_of(source)
     if _TEST in splits and (options.get("holdout") or not _holds_out(source)):
         options.setdefault("split", _TEST)
@@ -222,8 +229,8 @@ def _open_split(source: str, options: Mapping[str, Any], split: str) -> RealPict
 
 
 def _real_pictures(dataset: Dataset, source: str, options: Mapping[str, Any]) -> RealPictures:
-    split = options.get("split")
-    name = f"{source} {split or (_TRAIN if dataset.training else '')}".strip()
+    unsaid = _TRAIN if dataset.training and "split=" not in source else ""
+    name = f"{source} {options.get('split') or unsaid}".strip()
     return RealPictures(dataset, _LARGEST_REFERENCE, name)
 
 

@@ -14,7 +14,7 @@ from limner.contract.image import Batch
 from limner.contract.model import Learner
 from limner.contract.noise import Noise, Purpose
 from limner.data import Dataset, Stream, open_data
-from limner.data.sources import held_out_options, source_types
+from limner.data.sources import held_out_options, source_types, splits_of
 from limner.nn.precision import autocast
 from limner.training.loop import seeded
 from limner.training.options import TrainOptions
@@ -94,7 +94,7 @@ class Validation:
 def with_held_out(data: Mapping[str, Any], options: TrainOptions) -> dict[str, Any]:
     """A section [data] under which pictures are held out, where the loss on such is wanted."""
     kinds = source_types(str(data["source"]))
-    chosen = "holdout" in data or data.get("split", "train") != "train"
+    chosen = "holdout" in data or splits_of(data) != {"train"}
     if not options.validation or not any(hasattr(kind, "holdout") for kind in kinds) or chosen:
         return dict(data)
     return {**data, "holdout": HOLDOUT}
@@ -131,7 +131,7 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
     of several players, of a short run, of pictures with other classes or words.
     """
     short = options.steps < _LEAST_LINES * options.log_every or not _usual_count(options)
-    if short or len(model.players()) > 1 or data.get("split", "train") != "train":
+    if short or len(model.players()) > 1:
         return None
     try:
         found = _held_out(data)
@@ -146,6 +146,11 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
     """The first split of a recipe's source that training does not see."""
     held = held_out_options(str(data["source"]))
+    if splits_of(data) != {"train"}:
+        raise LimnerError(
+            "train.validation: the data are not of the split 'train', and nothing is held out; "
+            "leave data.split out, or train.validation"
+        )
     if not held:
         raise LimnerError(
             f"train.validation: {data['source']} has no split that training does not see; leave it "
