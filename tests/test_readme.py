@@ -1,5 +1,6 @@
 """The README is run: its Python executes, its commands parse, its links lead somewhere."""
 
+import ast
 import re
 import shlex
 import sys
@@ -90,6 +91,16 @@ def test_python_in_the_readme_runs(block: Block, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     code = compile("\n" * block.line + block.text, str(README), "exec")
     exec(code, {"__name__": "__main__"})
+
+
+SNIPPETS = [b for page in PAGES for b in blocks(page) if b.language == "python"]
+
+
+@pytest.mark.parametrize("block", SNIPPETS, ids=str)
+def test_python_in_the_documents_imports_what_there_is(block: Block):
+    tree = ast.parse(block.text)
+    imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), str(block.page), "exec"), {})
 
 
 @pytest.mark.parametrize(("where", "command"), LIMNER)

@@ -25,6 +25,8 @@ def attention(work: Work) -> Iterator[Images]:
     """Where the model looks for each word of the prompt: a map for each, light where it looks."""
     assert isinstance(work.model, Attends)
     words = known_words(work.model.spec, work.prompt)
+    if not work.prompt:
+        raise LimnerError("what is looked for are the words of a prompt; give one")
     if not words:
         raise LimnerError("the model knows no word of this prompt; give others")
     maps = work.model.attention_maps(work.pictures["image"], work.c.rows(slice(1)))[0]

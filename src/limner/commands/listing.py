@@ -107,7 +107,8 @@ def _kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
-        return "list of " + _kind(schema.get("items", {}))
+        each = schema.get("items") or schema.get("prefixItems", [{}])[0]
+        return f"list of {_kind(each)}"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]}" for key, sign in bounds.items() if key in schema]
     return " ".join([schema.get("type", ""), ", ".join(limits)]).strip()

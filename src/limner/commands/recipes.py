@@ -1,8 +1,15 @@
 """`limner recipes`: the recipes that come with limner."""
 
+import re
+
 import typer
 
 from limner.commands.arguments import AsJson, print_json
+
+
+def _first_sentence(about: str) -> str:
+    text = " ".join(about.split("\nCommand:")[0].split())
+    return re.split("[.;] ", text)[0].rstrip(".")
 
 
 def recipes_command(as_json: AsJson = False) -> None:
@@ -16,7 +23,7 @@ def recipes_command(as_json: AsJson = False) -> None:
         print_json({name: {"about": of.about} | of.sections() for name, of in read.items()})
         return
     rows = [
-        (name, of.model["name"], of.data["source"], of.about.split("\n")[0])
+        (name, of.model["name"], of.data["source"], _first_sentence(of.about))
         for name, of in read.items()
     ]
     typer.echo("\n".join(align(rows)))

@@ -137,6 +137,8 @@ def check(request: Request, models: Mapping[str, Mapping[str, Any]]) -> None:
         raise LimnerError("this model or task changes no words; leave the changes out")
     if params.size:
         _check_size(request, model, task)
+    if "guide" in params.sampler:
+        raise LimnerError("sampler.guide names a model's files; give it on the command line")
     values("sampler option", params.sampler, model["schema"])
     values("option", params.options, task["schema"])
     _check_inputs(request, model, task)

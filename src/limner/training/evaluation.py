@@ -72,6 +72,11 @@ class Evaluations:
     ) -> None:
         given = validated(EvaluateOptions, options, kind="evaluate option", prefix=PREFIX)
         self.options = EvaluateOptions(**given)
+        if options and "every" not in options:
+            raise LimnerError(
+                "the section [evaluate] does not say how often; give evaluate.every=100000 "
+                "(in images), or leave it out"
+            )
         self.sampler = dict(sampler)
         asked = self.options.metrics
         self.metrics = [asked] if isinstance(asked, str) else asked
