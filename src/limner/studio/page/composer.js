@@ -205,11 +205,16 @@ function Reports() {
   </details>`;
 }
 
+/** A box with a wrong value is shown, so that the browser can say what is wrong with it. */
+function reveal({ target }) {
+  for (let around = target.closest("details"); around; around = around.parentElement.closest("details")) around.open = true;
+}
+
 export function Composer() {
   const own = task();
   const lacks = missing();
   const send = (event) => { event.preventDefault(); paint(); };
-  return html`<form class="composer" onSubmit=${send} aria-label="What to paint">
+  return html`<form class="composer" onSubmit=${send} onInvalidCapture=${reveal} aria-label="What to paint">
     <${Picker} /><${Tasks} /><${Words} />${own && fitting(model(), state.models).length > 0 && state.wish.task === "paint" && html`<${Controls} />`}<${Inputs} />
     ${own && Object.keys(own.schema.properties ?? {}).length > 0 && html`<${Form} prefix="task" schema=${own.schema} help=${own.help} values=${state.wish.options} change=${(options) => wish({ options })} />`}
     <${Numbers} />
