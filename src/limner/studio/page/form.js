@@ -65,7 +65,7 @@ function Field({ id, name, schema, help, usual, value, change }) {
     const number = html`<${Typed} type="number" id=${id} aria-describedby=${described} step=${step} min=${low} max=${high} value=${shown}
       placeholder="auto" change=${(text) => set(numeric(text, field.type))} />`;
     control = !slides ? number : html`<div class="slide">
-      <input type="range" aria-label=${label(name, field)} min=${low} max=${Math.min(high, Math.max(10 * Math.abs(standard ?? 1), low + 1))}
+      <input type="range" aria-label=${label(name, field)} min=${low} max=${Math.min(high, Math.max(10 * Math.abs(standard ?? 1) || high, low + 1))}
         step=${field.type === "integer" ? 1 : 0.05} value=${shown === "" ? low : shown}
         onInput=${(e) => set(numeric(e.target.value, field.type))} />${number}</div>`;
   } else {
