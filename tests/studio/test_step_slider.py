@@ -41,11 +41,20 @@ def test_a_picture_is_painted_again_as_the_slider_is_moved(slider: Page, studio:
 
 
 def test_all_numbers_of_steps_stand_side_by_side(slider: Page, studio: Studio):
-    page = slider
-    page.get_by_role("button", name="All side by side").press("Enter")
+    page, steps = slider, slider.get_by_label("Steps")
+    studio.client.patch("/api/v1/queue", json={"paused": True})
+    try:
+        steps.press("End")
+        expect(page.locator(".path [role=status]")).to_contain_text("128 steps, waiting")
+        steps.press("ArrowLeft")
+        expect(page.locator(".path [role=status]")).to_contain_text("64 steps, waiting")
+        page.get_by_role("button", name="All side by side").press("Enter")
+    finally:
+        studio.client.patch("/api/v1/queue", json={"paused": False})
     heads = page.locator(".board th")
     expect(heads).to_have_text([f"{n} step{'s' * (n > 1)}" for n in (1, 2, 4, 8, 16, 32, 64, 128)])
     expect(page.locator(".board td img")).to_have_count(8)
+    expect(page.get_by_text("8 of 8 painted")).to_be_visible()
     clean(page)
 
 

@@ -24,7 +24,9 @@ export function Board({ id }) {
   useEffect(() => { loadBoard(id).then(() => setLoaded(true)).catch(trouble); }, [id]);
   const jobs = [...state.jobs.values()].filter((job) => job.board === id && job.cell);
   const size = (axis) => Math.max(0, ...jobs.map((job) => job.cell[axis] ?? 0)) + 1;
-  const at = (x, y, z) => jobs.find((job) => job.cell.x === x && job.cell.y === y && job.cell.z === z);
+  const inOrder = [...jobs].sort((a, b) => (b.state === "cancelled") - (a.state === "cancelled") || a.created - b.created); // the last one of a cell is shown
+  const cells = new Map(inOrder.map((job) => [`${job.cell.x ?? 0} ${job.cell.y ?? 0} ${job.cell.z ?? 0}`, job]));
+  const at = (x, y, z) => cells.get(`${x} ${y} ${z}`);
   const heading = (axis, i) => {
     const key = ["x", "y", "z"][axis], job = jobs.find((each) => each.cell[key] === i);
     return job?.cell.names?.[axis] ?? "";
@@ -38,11 +40,11 @@ export function Board({ id }) {
     return row ? html`<small title=${`n = ${row.n}`}>${row.name} ${row.value}</small>` : null;
   };
   const save = (z) => saveSheet(range(size("y")).map((y) => range(size("x")).map((x) => at(x, y, z)?.outputs?.[0])), range(size("x")).map((x) => heading(0, x)), range(size("y")).map((y) => heading(1, y)), "limner-grid.png").catch(trouble);
-  const done = jobs.filter((job) => job.state === "done").length;
+  const done = [...cells.values()].filter((job) => job.state === "done").length;
   if (!jobs.length) return loaded ? html`<${Missing} what="grid" />` : html`<div class="board"><p class="hint">Looking for the grid.</p></div>`;
   return html`<section class="board" aria-label="Grid">
-    <header><h1>${caption(jobs[0])}</h1>
-      <p>${done} of ${jobs.length} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>
+    <header><h1 title=${caption(jobs[0])}>${caption(jobs[0])}</h1>
+      <p>${done} of ${cells.size} painted · <button type="button" class="link" onClick=${() => copied(location.href, "the address is")}>copy the address</button></p></header>
     <${Queue} />
     ${range(size("z")).map((z) => html`<div class="sheet" tabindex="0" role="region" aria-label=${heading(2, z) || "pictures"}>
       ${heading(2, z) && html`<h2>${heading(2, z)}</h2>`}

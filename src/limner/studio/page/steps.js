@@ -20,16 +20,20 @@ function stopsOf({ anyOf = [], ...plain }, own) {
 /** A picture as it is after other numbers of steps; each is a job of a grid that belongs to the picture. */
 export function Steps({ picture, job, schema, words }) {
   const own = picture.settings.sampler.steps ?? null, stops = stopsOf(schema, own), board = `steps-${picture.id}`;
-  const [at, setAt] = useState(stops.indexOf(own)), timer = useRef(null), last = useRef(picture);
+  const [at, setAt] = useState(stops.indexOf(own)), timer = useRef(null), last = useRef(picture), left = useRef(new Set());
   useEffect(() => { loadBoard(board).catch(trouble); return () => clearTimeout(timer.current); }, []);
-  const jobs = () => [...state.jobs.values()].filter((each) => each.board === board && each.state !== "cancelled");
+  const ends = (each) => each.state === "cancelled" || (isOpen(each) && left.current.has(each.id));
+  const jobs = () => [...state.jobs.values()].filter((each) => each.board === board && !ends(each));
   const find = (steps) => jobs().find((each) => stepsOf(each) === steps);
   const ask = async (steps) => {
     const asked = paintingOf(picture, job);
     if (!find(steps)) await submit({ ...asked, params: { ...asked.params, sampler: { ...asked.params.sampler, steps } }, board, cell: { x: stops.indexOf(steps), names: [named(steps)] } });
   };
   const rest = (steps) => {
-    for (const each of jobs()) if (isOpen(each) && isMine(each) && stepsOf(each) !== steps) cancel(each.id); // it was moved on
+    for (const each of jobs().filter((job) => isOpen(job) && isMine(job) && stepsOf(job) !== steps)) { // it was moved on
+      left.current.add(each.id);
+      cancel(each.id);
+    }
     if (steps !== own) ask(steps).catch(trouble);
   };
   const move = (event) => {
