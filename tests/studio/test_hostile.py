@@ -225,3 +225,4 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     studio.client.cookies.clear()
     known = {"Authorization": f"Bearer {token}"}
     assert get("/api/v1/history", headers=known).status_code == 200
+    assert get("/api/v1/models", headers=known).json()["limits"]["token"] is True

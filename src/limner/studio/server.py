@@ -252,6 +252,7 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "pictures": MAX_PICTURES,
             "prompt": MAX_PROMPT,
             "upload_bytes": MAX_UPLOAD_BYTES,
+            "token": bool(studio.settings.token),
             "upload_pixels": MAX_UPLOAD_PIXELS,
             "queue": studio.settings.queue,
         }

@@ -1,4 +1,6 @@
-// A job as code: for curl, Python, and the command line.
+// A job as code: for curl, Python, and the command line. Where the studio wants its token, that is read from LIMNER_TOKEN.
+
+import { state } from "/page/state.js";
 
 const quoted = (text) => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = (value) =>
@@ -7,17 +9,23 @@ const python = (value) =>
       : typeof value === "object" ? `{${Object.entries(value).map(([k, v]) => `${JSON.stringify(k)}: ${python(v)}`).join(", ")}}`
         : JSON.stringify(value);
 
+const bearer = () => (state.limits.token ? ' -H "Authorization: Bearer $LIMNER_TOKEN"' : "");
+
+/** A file of the studio's; none where it is refused. */
+const download = (name, path) => `curl -f${bearer()} -o ${name} ${location.origin}${path}`;
+
 export function asCurl(request) {
-  return `curl -X POST ${location.origin}/api/v1/jobs -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(request))}`;
+  return `curl -X POST ${location.origin}/api/v1/jobs${bearer()} -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(request))}`;
 }
 
 export function asPython({ model, task, params, inputs }) {
   const given = Object.entries(params).filter(([key, value]) => key !== "prompt" && differs(key, value));
   const named = [["model", model], ...(task === "paint" ? [] : [["task", task]]), ...given, ...(Object.keys(inputs ?? {}).length ? [["inputs", inputs]] : [])];
   const words = [params.prompt ? python(params.prompt) : '""', ...named.map(([key, value]) => `${key}=${python(value)}`)];
-  return `from limner.studio.client import Client
+  const [reads, token] = state.limits.token ? ["import os\n\n", ', token=os.environ["LIMNER_TOKEN"]'] : ["", ""];
+  return `${reads}from limner.studio.client import Client
 
-pictures = Client(${python(location.origin)}).paint(${words.join(", ")})
+pictures = Client(${python(location.origin)}${token}).paint(${words.join(", ")})
 for i, png in enumerate(pictures):
     open(f"picture-{i}.png", "wb").write(png)`;
 }
@@ -28,14 +36,19 @@ const differs = (key, value) => (typeof value === "object" ? Object.keys(value).
 /** What `limner edit` takes of each task: the option that says how much changes. */
 const EDITS = { edit: "strength", complete: "keep" };
 
+/** What the command line reads as an option wherever it stands, as in "sampler.scale=3". */
+const OPTION = /^([a-z_]+(\.[A-Za-z0-9_]+)*=|sampler\.[a-z_.]+$)/;
+
 /** The same on the command line; null for what it cannot do. `does` describes the task. */
 export function asCommand({ model, task, params, inputs }, does, picture) {
-  if (params.changes?.length) return task === "paint" ? `curl -o picture.png ${location.origin}${picture.url}\nlimner sample --from picture.png` : null;
+  const again = task === "paint" && !Object.keys(inputs ?? {}).some((name) => name.startsWith("hint"));
+  if (params.changes?.length || (task === "paint" && OPTION.test(params.prompt))) return again ? `${download("picture.png", picture.url)}\nlimner sample --from picture.png` : null;
   const own = EDITS[task], given = own && params.options;
   if (task !== "paint" && (!own || params.negative || params.vary || params.dtype === "bfloat16")) return null;
   if (task === "paint" && Object.keys(inputs ?? {}).some((name) => !name.startsWith("hint"))) return null;
   const parts = task === "paint" ? ["limner sample"] : ["limner edit source.png"];
-  if (params.prompt) parts.push(...(task === "paint" ? [] : ["--prompt"]), quoted(params.prompt));
+  const dashed = task === "paint" && params.prompt.startsWith("-"); // then it stands last, after what ends the options
+  if (params.prompt && !dashed) parts.push(...(task === "paint" ? [] : ["--prompt"]), quoted(params.prompt));
   if (model !== "emoji") parts.push("-m", quoted(model));
   if (inputs?.mask) parts.push("--mask mask.png");
   for (const name of params.controls ?? []) parts.push("--control", quoted(name));
@@ -51,6 +64,7 @@ export function asCommand({ model, task, params, inputs }, does, picture) {
   if (params.dtype === "bfloat16") parts.push("--dtype bfloat16");
   if (params.size) parts.push("--size", params.size);
   for (const [key, value] of Object.entries(params.sampler)) parts.push(`sampler.${key}=${[value].flat().join(",")}`);
+  if (dashed) parts.push("--", quoted(params.prompt));
   const files = [["source.png", inputs?.image], ["mask.png", inputs?.mask], ...hints.map((name) => [`${name}.png`, inputs[name]])].filter(([, id]) => id);
-  return [...files.map(([name, id]) => `curl -o ${name} ${location.origin}/api/v1/assets/${id}`), parts.join(" ")].join("\n");
+  return [...files.map(([name, id]) => download(name, `/api/v1/assets/${id}`)), parts.join(" ")].join("\n");
 }
