@@ -169,6 +169,22 @@ def test_what_was_undone_as_it_was_sent_can_be_drawn_again(visit: Open, studio: 
     expect(page.get_by_label("Redo")).to_be_enabled(timeout=2000)
 
 
+def test_what_is_to_be_drawn_is_said_in_plain_words(visit: Open):
+    page = opened(visit, "runs/boxes")
+    label = page.locator("#sketch-label")
+    expect(label).to_have_text("Draw its boxes (if you like)")
+    for model, asked in (
+        ("upscaler", "Draw it small, in a few pixels"),
+        ("instruct", "Draw the picture to change (if you like)"),
+        ("3d-to-flat", "Draw a picture to follow, of the kind “3d”"),
+        ("runs/colours", "Draw what it follows (if you like)"),
+    ):
+        page.select_option("#model", model)
+        expect(label).to_have_text(asked)
+    border = "e => getComputedStyle(e).borderTopColor"
+    assert page.locator(".easel").evaluate(border) == "rgb(106, 99, 91)", "it is seen on white"
+
+
 def test_it_is_drawn_by_keys_alone(visit: Open, studio: Studio):
     page = opened(visit)
     said = page.locator(".sketch [role=status]")

@@ -4,6 +4,7 @@ import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { upload } from "/page/api.js";
 import { Pixels, TOOLS, UNIT, packed, paperOf, pixelsOf, told, unpacked } from "/page/drawing.js";
 import { Form } from "/page/form.js";
+import { hintWords, titled } from "/page/hints.js";
 import { Forming, Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
 import { letGo, model, outline, state, steered, trouble, unsaved, wish } from "/page/state.js";
@@ -87,7 +88,7 @@ function Beneath({ job }) {
 }
 
 export function Canvas({ required }) {
-  const [of, ...others] = steered(), paper = paperOf(of), hint = state.wish.inputs.hint, job = follower(hint);
+  const [of, ...others] = steered(), paper = paperOf(of), [asked, called] = hintWords(of), hint = state.wish.inputs.hint, job = follower(hint);
   const canvas = useRef(null), live = useRef(null), [tool, setTool] = useState(paper.kind === "boxes" ? "box" : "brush");
   const [size, setSize] = useState(paper.pen), [colour, setColour] = useState("#2d5bd7"), [word, setWord] = useState("");
   const [at, setAt] = useState(null), [said, say] = useState(""), [busy, setBusy] = useState(false), [, again] = useState(0);
@@ -204,7 +205,7 @@ export function Canvas({ required }) {
       const sent = await upload(file), id = traced ? (await outline(sent, of.name)).id : sent.id;
       drawing.pictures.set(id, await pixelsOf(`/api/v1/assets/${id}`, paper));
       done([...drawing.shapes, { tool: "picture", id }], []);
-      say(traced ? `the ${of.hint_kind} of the picture are drawn` : "the picture is drawn");
+      say(traced ? `the ${called} of the picture ${called.endsWith("s") ? "are" : "is"} drawn` : "the picture is drawn");
     } catch (error) {
       trouble(error);
     }
@@ -216,7 +217,7 @@ export function Canvas({ required }) {
     onChange=${(e) => { put(e.target.files[0], traced); e.target.value = ""; }} /><${Icon} path=${PATHS.open} /> ${label}</label>`;
   const button = (label, icon, act, off) => html`<button type="button" aria-label=${label} title=${label.toLowerCase()} disabled=${off} onClick=${act}><${Icon} path=${PATHS[icon]} name=${icon} /></button>`;
   return html`<div class="field sketch">
-    <span class="label" id="sketch-label">${paper.kind ? `Draw its ${paper.kind}` : "Draw what it follows"}${required ? "" : " (if you like)"}</span>
+    <span class="label" id="sketch-label">${asked}${required ? "" : " (if you like)"}</span>
     <div class="pens" role="group" aria-label="Tools">
       ${TOOLS.map((each) => html`<button type="button" key=${each} aria-pressed=${tool === each} aria-label=${NAMES[each]}
         title=${`${NAMES[each].toLowerCase()} (${Object.keys(KEYS).find((key) => KEYS[key] === each).toUpperCase()})`} onClick=${() => chosen(each)}><${Icon} path=${PATHS[each]} /></button>`)}
@@ -236,9 +237,9 @@ export function Canvas({ required }) {
     ${tool === "box" && html`<input type="text" aria-label="Words of the box" placeholder="what is in the box" maxlength="60" value=${word} onInput=${(e) => setWord(e.target.value)} />`}
     <div class="slide"><input type="range" min=${Math.round(UNIT / paper.width)} max=${Math.max(192, Math.round((4 * UNIT) / paper.width))} step="1" value=${size} aria-label="Width of the pen" onInput=${(e) => setSize(Number(e.target.value))} />
       ${paper.colours ? html`<input type="color" value=${colour} aria-label="Colour of the pen" onInput=${(e) => setColour(e.target.value)} />` : html`<span class="hint">${Math.max(1, Math.round((size * paper.width) / UNIT))} px</span>`}</div>
-    <div class="from">${traces && chooser(`${of.hint_kind === "lowres" ? "Low resolution" : of.hint_kind[0].toUpperCase() + of.hint_kind.slice(1)} of a picture`, true)}
+    <div class="from">${traces && chooser(`${titled(called)} of a picture`, true)}
       ${chooser(paper.colours ? "Picture to follow" : "A drawing", false)}</div>
-    <small id="sketch-help">Drop a picture on it${traces ? ` for its ${of.hint_kind}` : ""}. By keyboard: arrows move, Space begins and ends a line.</small>
+    <small id="sketch-help">Drop a picture on it${traces ? ` for its ${called}` : ""}. By keyboard: arrows move, Space begins and ends a line.</small>
     ${strength && html`<${Form} prefix="hint" schema=${{ properties: { control_strength: { ...strength, label: "How strongly it counts" } } }} usual=${of.usual} values=${state.wish.sampler} change=${(sampler) => wish({ sampler })} />`}
   </div>`;
 }

@@ -3,6 +3,7 @@
 import { html, useState } from "/page/vendor/preact.js";
 import { upload } from "/page/api.js";
 import { Named } from "/page/help.js";
+import { hintWords, titled } from "/page/hints.js";
 import { Icon } from "/page/parts.js";
 import { PATHS } from "/page/pens.js";
 import { fitting } from "/page/settings.js";
@@ -31,14 +32,14 @@ export function Controls() {
         onInput=${(e) => weigh(weights.map((weight, k) => (k === i ? Number(e.target.value) : weight)))} /><span class="hint">${weights[i].toFixed(2)}</span>`}
       ${i >= hints.length - own.length && html`<button type="button" class="bare" aria-label=${`Without ${each.name}`} title="without it" onClick=${() => remove(i - hints.length + own.length)}><${Icon} name="close" /></button>`}</div>`)}
     ${hints.length < MOST && html`<select id="control" aria-describedby=${described} value="" onChange=${(e) => { add(e.target.value); e.target.value = ""; }}>
-      <option value="">${own.length ? "add another" : "none"}</option>${able.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.hint_kind && ` (${each.hint_kind})`}</option>`)}
+      <option value="">${own.length ? "add another" : "none"}</option>${able.map((each) => html`<option key=${each.name} value=${each.name}>${each.name}${each.hint_kind && ` (${hintWords(each)[1]})`}</option>`)}
     </select>`}`} />`;
 }
 
 /** The hint of a further control: that of a picture, or a drawing as it is. */
 export function Trace({ name }) {
   const [busy, setBusy] = useState(false), given = state.wish.inputs[name];
-  const of = steered().find((_, i) => hintName(i) === name), kind = of.hint_kind || "hint";
+  const of = steered().find((_, i) => hintName(i) === name), [, called] = hintWords(of);
   const put = async (file, traced) => {
     if (!file) return;
     setBusy(true);
@@ -57,8 +58,8 @@ export function Trace({ name }) {
     <span class="label">What ${of.name} follows</span>
     <div class=${`drop ${busy ? "over" : ""} ${given ? "full" : ""}`} onDragOver=${(e) => { e.preventDefault(); e.stopPropagation(); }}
       onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); put(e.dataTransfer.files[0], traces); }}>
-      ${given ? html`<img class="pixels" src=${given.url} alt=${`the ${kind} that ${of.name} follows`} />` : html`<span>Drop a picture${traces ? ` for its ${kind}` : ""}</span>`}
+      ${given ? html`<img class="pixels" src=${given.url} alt=${`the ${called} that ${of.name} follows`} />` : html`<span>Drop a picture${traces ? ` for its ${called}` : ""}</span>`}
     </div>
-    <div class="from">${traces && chooser(`${kind[0].toUpperCase()}${kind.slice(1)} of a picture`, true)}${chooser("A drawing", false)}</div>
+    <div class="from">${traces && chooser(`${titled(called)} of a picture`, true)}${chooser("A drawing", false)}</div>
   </div>`;
 }

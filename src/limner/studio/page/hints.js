@@ -1,0 +1,13 @@
+// What models follow, in plain words.
+
+const SMALL = ["Draw it small, in a few pixels", "small version"];
+const WORDS = {
+  edges: ["Draw its edges", "edges"], scribble: ["Draw its outlines", "outlines"], line: ["Draw its lines", "lines"], lowres: SMALL, bicubic: SMALL,
+  mask: ["Draw its shape", "shape"], boxes: ["Draw its boxes", "boxes"], before: ["Draw the picture to change", "picture to change"], "": ["Draw what it follows", "drawing"],
+};
+
+/** How to ask for a model's hint, and what that is called; other kinds are as the data name them. */
+export const hintWords = ({ hint_kind: kind }) => WORDS[kind] ?? [`Draw a picture to follow, of the kind “${kind}”`, `picture of the kind “${kind}”`];
+
+/** The same word as a title. */
+export const titled = (word) => word.charAt(0).toUpperCase() + word.slice(1);
