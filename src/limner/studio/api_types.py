@@ -26,6 +26,13 @@ from limner.studio.tables import WAITING, Job, Picture
 _MOST_OPTIONS = 64
 _MOST_CHANGES = 64
 _MOST_CONTROLS = 4
+_KINDS = {
+    "array": "a list of values",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+}
 
 
 def _clean(text: str) -> str:
@@ -218,6 +225,8 @@ def values(kind: str, given: Mapping[str, Any], schema: Mapping[str, Any]) -> No
     shown = repr(error.instance)
     said = error.message if len(error.message) < 200 else f"is no {error.validator_value}"
     said = said.removeprefix(shown).strip()
+    if error.validator == "type":
+        said = f"is not {_KINDS.get(str(error.validator_value), error.validator_value)}"
     raise LimnerError(f"{kind} {name}={shown[:60]} {said}")
 
 

@@ -1,5 +1,6 @@
 """What went wrong, as every answer says it: a code, a line, and what to do instead."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -11,6 +12,31 @@ from limner.studio.settings import FULL
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
 _BUSY_SECONDS = 5  # after which a client asks again
+_LARGER, _SMALLER = "give a larger number", "give a smaller number"
+_WHOLE, _NUMBER = ("must be a whole number", "such as 7"), ("must be a number", "such as 0.5")
+_MALFORMED = {
+    "extra_forbidden": ("is not known", "leave it out"),
+    "missing": ("is missing", "add it"),
+    "string_too_long": ("must have at most {max_length} characters", "make it shorter"),
+    "string_too_short": ("must have at least {min_length} characters", "make it longer"),
+    "too_long": ("must have at most {max_length} entries", "leave some out"),
+    "too_short": ("must have at least {min_length} entries", "add some"),
+    "greater_than_equal": ("must be at least {ge}", _LARGER),
+    "greater_than": ("must be more than {gt}", _LARGER),
+    "less_than_equal": ("must be at most {le}", _SMALLER),
+    "less_than": ("must be less than {lt}", _SMALLER),
+    "int_parsing_size": ("has too many digits", "give a number with fewer"),
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "finite_number": _NUMBER,
+    "string_type": ("must be text", "put it in quotes"),
+}
+"""What a field is that Pydantic refuses, by the kind of its error, and what to do."""
+_DOCUMENT = "see /api/v1/openapi.json for what is taken"
+_PLACES = ("body", "query", "path", "header", "params")
 
 
 class Problem(BaseModel):
@@ -47,6 +73,22 @@ def refusal(error: RefusedError) -> JSONResponse:
     if error.wait is not None:
         response.headers["Retry-After"] = str(error.wait)
     return response
+
+
+def malformed(error: Mapping[str, Any]) -> JSONResponse:
+    """The answer to a request with a field that is not as the API's document says.
+
+    Args:
+        error: the first one that Pydantic found.
+    """
+    names = [part for part in error["loc"] if isinstance(part, str) and part not in _PLACES]
+    where = ".".join(names)[:200]
+    where += "".join(f", entry {part + 1}," for part in error["loc"] if isinstance(part, int))
+    if known := _MALFORMED.get(error["type"]):
+        said, hint = known[0].format_map(error.get("ctx", {})), known[1]
+    else:
+        said, _, hint = str(error["msg"]).removeprefix("Value error, ").partition("; ")
+    return problem(422, "invalid", f"{where} {said}" if names else said, hint or _DOCUMENT)
 
 
 def passes(error: BaseException) -> bool:

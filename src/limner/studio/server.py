@@ -37,6 +37,7 @@ from limner.studio.problems import (
     RefusedError,
     errors,
     explained,
+    malformed,
     problem,
     refusal,
 )
@@ -105,11 +106,8 @@ def _explain_errors(app: FastAPI) -> None:
         return problem(422, "invalid", message, hint)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(_: Any, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
-        said = str(first["msg"]).removeprefix("Value error, ")
-        return problem(422, "invalid", f"{where}: {said}" if where else said, "see openapi.json")
+    async def unlike(_: Any, error: RequestValidationError) -> Response:
+        return malformed(error.errors()[0])
 
     @app.exception_handler(HTTPException)
     async def http(_: Any, error: HTTPException) -> Response:
@@ -252,9 +250,9 @@ def _add_state(app: FastAPI, studio: Studio) -> None:
             "pictures": MAX_PICTURES,
             "prompt": MAX_PROMPT,
             "upload_bytes": MAX_UPLOAD_BYTES,
-            "token": bool(studio.settings.token),
             "upload_pixels": MAX_UPLOAD_PIXELS,
             "queue": studio.settings.queue,
+            "token": bool(studio.settings.token),
         }
         return api_types.Models(
             models=[*studio.models.known.values()],

@@ -113,7 +113,7 @@ function Words() {
       </select>`} />`}`;
 }
 
-const COUNTS = [1, 2, 4, 6, 9, 16];
+const COUNTS = [1, 2, 4, 6, 9, 16], LARGEST = Number.MAX_SAFE_INTEGER;
 
 function Numbers() {
   const { n, seed, locked, borrowed, vary } = state.wish;
@@ -122,7 +122,7 @@ function Numbers() {
         ${[...new Set([...COUNTS, n])].sort((a, b) => a - b).map((each) => html`<option value=${each}>${each}</option>`)}
       </select>`} />`}
     <${Named} id="seed" name="Seed" help=${HELPS.seed} control=${(described) => html`<div class="joined">
-        <${Typed} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => wish({ seed: Math.round(Number(text)) || 0, locked: true, borrowed: false })} />
+        <${Typed} id="seed" type="number" aria-describedby=${described} step="1" value=${seed} change=${(text) => wish({ seed: Math.max(-LARGEST, Math.min(LARGEST, Math.round(Number(text)) || 0)), locked: true, borrowed: false })} />
         <button type="button" title="another seed" aria-label="Another seed" onClick=${() => wish({ seed: dice() })}><${Icon} name="dice" /></button>
         <button type="button" title=${locked ? "the seed stays" : "each time another seed"} aria-label="Keep the seed" aria-pressed=${locked}
           onClick=${() => wish({ locked: !locked, borrowed: false })}><${Icon} name=${locked ? "lock" : "unlock"} /></button>
