@@ -288,13 +288,28 @@ def test_it_fits_a_phone(visit: Open, studio: Studio):
     wide = "document.documentElement.scrollWidth"
     assert page.evaluate(wide) == 375
     clean(page)
-    page.fill("#prompt", "a longish prompt on a small screen " * 3)
+    long = ("a longish prompt on a small screen " * 50).strip()
+    page.fill("#prompt", long)
     page.locator(".paint").click()
     page.wait_for_selector(".job.done img")
     assert page.evaluate(wide) == 375
+    lines = "h => h.clientHeight / parseFloat(getComputedStyle(h).lineHeight)"
+    heading = page.locator(".job.done h2")
+    assert heading.evaluate(lines) < 5 and heading.get_attribute("title") == long
     page.locator(".job.done a").first.click()
     page.wait_for_selector(".viewer h1")
     assert page.evaluate(wide) == 375
+    heading = page.locator(".viewer h1")
+    assert heading.evaluate(lines) < 5 and heading.get_attribute("title") == long
+    studio.client.patch("/api/v1/queue", json={"paused": True})
+    for _ in range(12):
+        studio.submit(prompt="waits")
+    page.reload()
+    expect(page.locator(".top")).to_contain_text("12 jobs")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate(wide) == 360
+    studio.client.post("/api/v1/queue/clear", json={})
+    studio.client.patch("/api/v1/queue", json={"paused": False})
 
 
 def test_it_is_dark_where_the_machine_is_and_turns_light(visit: Open):

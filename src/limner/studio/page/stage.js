@@ -66,7 +66,7 @@ function Job({ job }) {
   if (job.state === "done" && !job.outputs?.length) return null;
   const { step = 0, steps = 0 } = job.progress ?? {};
   return html`<article class=${`job ${job.state}`} aria-label=${caption(job)}>
-    <header><h2>${caption(job)}</h2><p><span>${status(job)}</span>
+    <header><h2 title=${caption(job)}>${caption(job)}</h2><p><span>${status(job)}</span>
       ${open ? html`<${ToFront} job=${job} /><button type="button" class="quiet" onClick=${() => cancel(job.id)}>Cancel</button>`
         : html`<button type="button" class="bare" aria-label="Put away" title="put away; it stays in the gallery" onClick=${() => dismiss(job.id)}><${Icon} name="close" /></button>`}</p></header>
     ${(job.state === "running" || job.state === "done") && html`<progress class=${job.state === "running" ? "" : "still"} max=${steps || 1} value=${steps ? step : undefined} aria-label="how far it is"></progress>`}

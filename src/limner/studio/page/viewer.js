@@ -115,7 +115,7 @@ export function Viewer({ id }) {
       ${older && html`<${Link} to=${`/p/${older.id}`} class="turn right" aria-label="Older picture"><${Icon} name="right" /></${Link}>`}
     </div>
     <div class="about">
-      <h1>${words}</h1>
+      <h1 title=${words}>${words}</h1>
       <div class="go">
         <button type="button" class="paint" onClick=${() => use()}>Use settings</button>
         ${does?.several !== false && html`<button type="button" class="second" onClick=${() => use({ n: 6, vary: 0.4 })}>Variations</button>`}
