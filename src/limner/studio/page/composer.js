@@ -64,8 +64,13 @@ const COMPLETES = "words"; // the table of words that most models read by
 
 function Input({ name, required }) {
   const given = state.wish.inputs[name];
-  const [over, setOver] = useState(false);
-  const chosen = (files) => files?.[0] && take(files[0], name);
+  const [over, setOver] = useState(false), [sending, send] = useState(false);
+  const chosen = async ([file]) => {
+    if (!file) return;
+    send(true);
+    await take(file, name);
+    send(false);
+  };
   if (name === "hint") return html`<${Canvas} key=${steered()[0].name} required=${required} />`;
   if (name.startsWith("hint")) return html`<${Trace} name=${name} />`;
   if (name === "mask") return state.wish.inputs.image ? html`<${Brush} key=${state.wish.inputs.image.id} picture=${state.wish.inputs.image} />` : null;
@@ -77,8 +82,8 @@ function Input({ name, required }) {
       onDragOver=${(e) => { e.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)}
       onDrop=${(e) => { e.preventDefault(); e.stopPropagation(); setOver(false); chosen(e.dataTransfer.files); }}>
       <input type="file" class="hidden" accept="image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif" aria-label=${INPUTS[name] ?? name}
-        onChange=${(e) => chosen(e.target.files)} />
-      ${given ? html`<img class="pixels" src=${given.url} alt="the picture that was given" />` : html`<span>Drop a picture, or choose a file</span>`}
+        disabled=${sending} onChange=${(e) => chosen(e.target.files)} />
+      ${sending ? html`<span role="status">Sending the picture …</span>` : given ? html`<img class="pixels" src=${given.url} alt="the picture that was given" />` : html`<span>Drop a picture, or choose a file</span>`}
     </label>
     ${given && out}
   </div>`;
@@ -94,12 +99,17 @@ function Words() {
   const area = useRef(null), [weighing, weigh] = useState(false), [styling, style] = useState(false), [listing, lists] = useState(false);
   const { prompt, label, changes } = state.wish, of = model(), completion = useCompletion(area, of?.reads === COMPLETES);
   const help = useHelp("prompt", "Prompt", HELPS.prompt);
-  useEffect(() => {
+  const grow = () => {
     const box = area.current;
     if (!box) return;
     box.style.height = "auto";
     box.style.height = `${box.scrollHeight}px`;
-  }, [prompt, of]);
+  };
+  useEffect(grow, [prompt, of]);
+  useEffect(() => {
+    addEventListener("resize", grow);
+    return () => removeEventListener("resize", grow);
+  }, []);
   return html`
     ${(!of || of.text) && html`<div class="field words"><div class="named"><label for="prompt">Prompt</label>${help.button}</div>
       <div class="completed"><textarea id="prompt" ref=${area} rows="2" maxlength=${state.limits.prompt} placeholder=${EXAMPLES[state.wish.task] ?? "a red apple"} value=${prompt} spellcheck="true" aria-describedby=${help.described} ...${completion.attributes}
