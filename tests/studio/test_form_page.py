@@ -1,8 +1,10 @@
 """The form in a real browser: what is typed into it, wrong or not, and what is said of that."""
 
-from playwright.sync_api import expect
+import re
 
-from conftest import Open
+from playwright.sync_api import Route, expect
+
+from conftest import Open, clean, png, until
 
 
 def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
@@ -14,3 +16,71 @@ def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
     page.locator(".paint").click()
     expect(page.locator("#sampler-steps")).to_be_focused()
     expect(page.locator(".job")).to_have_count(0)
+
+
+def test_a_slider_goes_as_far_as_its_option_and_a_picture_is_said_to_be_on_its_way(visit: Open):
+    page = visit(expected="ERR_FAILED")
+    page.get_by_role("button", name="Change a picture").click()
+    feather = page.get_by_role("slider", name="Feather")
+    expect(feather).to_have_attribute("max", "64")
+    sent = page.locator("input[type=file]")
+    picture = {"name": "red.png", "mimeType": "image/png", "buffer": png(colour="red")}
+    waiting: list[Route] = []
+    page.route("**/api/v1/assets", lambda route: waiting.append(route))
+    sent.set_input_files(picture)
+    expect(page.locator(".drop [role=status]")).to_have_text("Sending the picture …")
+    expect(sent).to_be_disabled()
+    waiting.pop().abort()
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.locator(".drop [role=status]")).to_have_count(0)
+    expect(sent).to_be_enabled()
+
+
+def test_a_seed_is_held_within_bounds_and_a_prompt_is_seen_whole_in_a_narrow_window(visit: Open):
+    page = visit()
+    for typed, held in (("1e300", 2**53 - 1), ("-1e300", 1 - 2**53), ("2.6", 3)):
+        page.fill("#seed", typed)
+        page.locator("#seed").press("Tab")
+        expect(page.locator("#seed")).to_have_value(str(held))
+    page.fill("#prompt", "a red apple on a green table " * 8)
+    page.set_viewport_size({"width": 360, "height": 700})
+    hidden = "document.querySelector('#prompt').scrollHeight - document.querySelector('#prompt').clientHeight"
+    until(lambda: page.evaluate(hidden) < 4)
+
+
+def test_a_grid_says_what_is_wrong_before_anything_is_painted(visit: Open):
+    page = visit()
+    page.locator("details.more summary").last.click()
+    said, values = page.locator(".more [role=status]"), page.get_by_label("Values of columns")
+    button = page.get_by_role("button", name=re.compile("^Paint (the grid|[0-9]+ pictures)"))
+    for axis, wrong, why, right in (
+        ("seed", "0.5-1.5", "A seed is a whole number, not 0.5.", "1-4"),
+        ("seed", "1-1000", "A grid has at most 100 pictures.", "1-100"),
+        ("seed", "one, two", "A seed is a whole number, not one.", "-2, 2"),
+        ("sampler.steps", "1, 2.5", "a whole number from 1 to 4000.", "1, 2"),
+        ("sampler.colour", "warm, pink", "cannot be pink; it is one of warm, cool.", "warm, cool"),
+        ("sampler.clip", "true, maybe", "cannot be maybe; it is true or false.", "yes, no"),
+        ("model", "toy, nosuch", "There is no model nosuch.", "toy, runs/rows"),
+    ):
+        page.select_option("#axis-0", axis)
+        values.fill(wrong)
+        expect(said).to_contain_text(why)
+        expect(button).to_be_disabled()
+        values.fill(right)
+        expect(said).to_have_count(0)
+        expect(button).to_be_enabled()
+    page.select_option("#model", "runs/animals")
+    page.select_option("#axis-0", "label")
+    values.fill("2, foo")
+    expect(said).to_have_text("The model runs/animals has no class foo.")
+    values.fill("2, cat")
+    expect(button).to_be_enabled()
+    page.select_option("#axis-1", "model")
+    page.get_by_label("Values of rows").fill("toy, runs/animals")
+    expect(said).to_have_count(0)
+    page.select_option("#axis-0", "model")
+    values.fill("toy, runs/animals")
+    page.select_option("#axis-1", "label")
+    page.get_by_label("Values of rows").fill("cat, dog")
+    expect(said).to_have_text("The model toy has no class cat.")
+    clean(page)

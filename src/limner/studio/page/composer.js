@@ -5,7 +5,7 @@ import { get } from "/page/api.js";
 import { useCompletion } from "/page/complete.js";
 import { Form, Typed } from "/page/form.js";
 import { Named, useHelp } from "/page/help.js";
-import { axes, combinations, parse } from "/page/grid.js";
+import { MOST, axes, combinations, parse, wrongIn } from "/page/grid.js";
 import { Alert, Icon, Link, later } from "/page/parts.js";
 import { Numbers as Found } from "/page/reports.js";
 import { fitting } from "/page/settings.js";
@@ -184,8 +184,8 @@ function Grid() {
     return axis ? { ...axis, values: parse(own.text, axis.numeric) } : null;
   });
   const cells = chosen.reduce((product, axis) => product * Math.max(1, axis?.values.length ?? 1), 1);
-  const wrong = chosen.some((axis) => axis?.values.some(Number.isNaN));
-  const too = cells > 100;
+  const too = cells > MOST, asked = cells > 1 && !too && task() ? combinations(request(), chosen, state.models) : [];
+  const wrong = too ? `A grid has at most ${MOST} pictures.` : asked.map((each) => wrongIn(each, state.models)).find(Boolean);
   const start = () => paintGrid(() => combinations(request(), chosen, state.models));
   const able = state.models.filter((each) => each.text === model()?.text && each.tasks[state.wish.task] && (!each.hint || state.wish.inputs.hint || (each.condition !== "required" && !each.over))); // a control without a hint is its base
   const others = able.filter((each) => each !== model());
@@ -194,7 +194,8 @@ function Grid() {
     <p class="hint">The same wish with one thing changed from cell to cell: a list <code>1, 2, 3</code>, steps <code>1-9(2)</code>, or a count <code>0-1[5]</code>.</p>
     ${[0, 1, 2].map((place) => html`<${Axis} key=${place} place=${place} known=${known} />`)}
     ${able.length > 1 && html`<button type="button" class="quiet" onClick=${compare}>Compare the models</button>`}
-    <button type="button" class="second" disabled=${cells < 2 || wrong || too} onClick=${start}>${too ? "At most 100 pictures" : wrong ? "Not a number" : cells > 1 ? `Paint ${cells} pictures` : "Paint the grid"}</button>
+    ${wrong && html`<p class="problem" role="status">${wrong}</p>`}
+    <button type="button" class="second" disabled=${!asked.length || wrong} onClick=${start}>${asked.length ? `Paint ${cells} pictures` : "Paint the grid"}</button>
   </details>`;
 }
 

@@ -1,24 +1,28 @@
 // Grids: what stands on an axis, and the jobs of all its combinations.
 
-import { steering } from "/page/settings.js";
+import { plain } from "/page/form.js";
+import { fits, steering } from "/page/settings.js";
+
+export const MOST = 100; // pictures of a grid
 
 /**
  * The values that a person typed for an axis.
- * "1, 2, 3" are themselves; "1-5(2)" is 1, 3, 5; "0-1[5]" is five values from 0 to 1.
+ * "1, 2, 3" are themselves; "1-5(2)" is 1, 3, 5; "0-1[5]" is five values from 0 to 1. What is not a number
+ * stays as it is; of more values than a grid may have, one more than that are enough.
  */
 export function parse(text, numeric) {
   if (!numeric) return text.split(/\s*[,\n]\s*/).filter((part) => part !== "");
   return text.split(",").flatMap((part) => {
     const range = part.trim().match(/^(-?[\d.]+)\s*-\s*(-?[\d.]+)\s*(?:\(([\d.]+)\)|\[(\d+)\])?$/);
-    if (!range) return part.trim() === "" ? [] : [Number(part)];
+    if (!range) return part.trim() === "" ? [] : [isNaN(part) ? part.trim() : Number(part)];
     const [from, to] = [Number(range[1]), Number(range[2])];
     const exact = (x) => Number(x.toFixed(6));
     if (range[4]) {
-      const count = Math.max(1, Math.min(50, Number(range[4])));
+      const count = Math.max(1, Math.min(MOST + 1, Number(range[4])));
       return Array.from({ length: count }, (_, i) => exact(from + ((to - from) * i) / Math.max(1, count - 1)));
     }
     const step = Number(range[3] ?? 1) || 1;
-    const count = Math.min(50, Math.floor(Math.abs(to - from) / step + 1e-9) + 1);
+    const count = Math.min(MOST + 1, Math.floor(Math.abs(to - from) / step + 1e-9) + 1);
     return Array.from({ length: count }, (_, i) => exact(from + Math.sign(to - from) * step * i));
   });
 }
@@ -79,4 +83,30 @@ export function combinations(request, chosen, models) {
     found.push({ ...next, cell: { x: i, y: j, z: k, names } });
   })));
   return found;
+}
+
+const KINDS = { integer: "a whole number", number: "a number", boolean: "true or false" };
+
+/** What an option may be, in words; nothing where these would say little. */
+function allowed(schema) {
+  const { type, enum: known, minimum, maximum } = plain(schema);
+  if (known) return `one of ${known.join(", ")}`;
+  const range = minimum === undefined ? "" : maximum === undefined ? ` of at least ${minimum}` : ` from ${minimum} to ${maximum}`;
+  return KINDS[type] && `${KINDS[type]}${range}`;
+}
+
+/** Why a model would refuse a request of a grid, in a line; nothing if it would not. */
+export function wrongIn({ model: name, params }, models) {
+  const of = models.find((each) => each.name === name), { seed, prompt, label } = params;
+  if (!of) return `There is no model ${name}.`;
+  if (!Number.isSafeInteger(seed)) return `A seed is a whole number, not ${seed}.`;
+  if (prompt && !of.text) return `The model ${name} paints without words.`;
+  if (label && !of.labels.includes(label) && !(/^\d+$/.test(label) && Number(label) < of.labels.length)) return `The model ${name} has no class ${label}.`;
+  const [control] = of.over ? [] : steering(params.controls ?? [], of, models), known = (control ?? of).schema.properties;
+  for (const [key, value] of Object.entries(params.sampler)) {
+    const title = key.replaceAll("_", " "), wanted = key in known && allowed(known[key]);
+    if (!(key in known)) return `The model ${name} has no option ${title}.`;
+    if (!fits(value, known[key])) return `The option ${title} cannot be ${value}${wanted ? `; it is ${wanted}` : ""}.`;
+  }
+  return "";
 }
