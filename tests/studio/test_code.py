@@ -13,7 +13,8 @@ LOAD = """() => {  // the promise is not waited for: a browser may drop it
 SHOW = """([params, inputs, token]) => {
     const [{ asCommand, asCurl, asPython }, { state }] = window.parts;
     state.limits = { ...state.limits, token };
-    const asked = { model: "toy", task: "paint", params: { seed: 5, sampler: {}, ...params }, inputs };
+    const all = { seed: 5, sampler: {}, ...params };
+    const asked = { model: "toy", task: "paint", params: all, inputs };
     return [asCommand, asPython, asCurl].map((as) => as(asked, {}, { url: "/api/v1/assets/abc" }));
 }"""
 

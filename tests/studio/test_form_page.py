@@ -44,8 +44,8 @@ def test_a_seed_is_held_within_bounds_and_a_prompt_is_seen_whole_in_a_narrow_win
         expect(page.locator("#seed")).to_have_value(str(held))
     page.fill("#prompt", "a red apple on a green table " * 8)
     page.set_viewport_size({"width": 360, "height": 700})
-    hidden = "document.querySelector('#prompt').scrollHeight - document.querySelector('#prompt').clientHeight"
-    until(lambda: page.evaluate(hidden) < 4)
+    box = page.locator("#prompt")
+    until(lambda: box.evaluate("b => b.scrollHeight - b.clientHeight") < 4)
 
 
 def test_a_grid_says_what_is_wrong_before_anything_is_painted(visit: Open):
