@@ -84,6 +84,31 @@ def test_an_error_is_shown_wherever_one_is(visit: Open, path: str):
     clean(page)
 
 
+def test_a_view_opened_while_the_studio_is_away_comes_when_it_answers(visit: Open):
+    page = visit(expected="ERR_FAILED|ERR_ABORTED|Failed to fetch")
+    paths = ("**/api/**", "**/healthz", "**/page/**")
+
+    def open_while_away(link: str, title: str) -> None:
+        for path in paths:
+            page.route(path, lambda route: route.abort())
+        page.get_by_role("link", name=link).first.click()
+        expect(page.locator(".lost")).to_be_visible()
+        for path in paths:
+            page.unroute(path)
+        expect(page.locator("main h1")).to_have_text(title)
+        expect(page.get_by_role("alert")).to_have_count(0)
+
+    loaded = "() => performance.getEntriesByType('resource').some(e => e.name.endsWith('/train.js'))"
+    page.wait_for_function(loaded)  # ahead
+    open_while_away("Reports", "Reports")
+    open_while_away("Train", "Train a model of your own")
+    page.route("**/page/train.js", lambda route: route.abort())
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/train.js")):
+        page.goto(page.url.replace("/train", "/reports"))
+    page.unroute("**/page/train.js")
+    open_while_away("Train", "Train a model of your own")  # whose module the browser does not have
+
+
 def test_a_browser_that_keeps_nothing_paints_as_well(visit: Open):
     page = visit()
     page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('forbidden') })")

@@ -12,20 +12,22 @@ export class Problem extends Error {
 /** Whether the studio answers; `changed` is told when it no longer does, and when it does again. */
 export const connection = { lost: false, changed: () => {} };
 const ASK_AGAIN = 1000, PATIENCE = 4000;
-let asking = false;
+const pause = () => new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
+let asking = null;
 
-/** Ask whether the studio is there, and if it is not, until it is. */
-export async function findStudio() {
-  if (asking) return;
-  asking = true;
-  for (;;) {
+async function look() {
+  for (let away = false; ; away = true) {
     const there = await fetch("/healthz", { signal: AbortSignal.timeout(PATIENCE) }).then((answer) => answer.ok, () => false);
     if (there === connection.lost) connection.changed((connection.lost = !there));
-    if (there) break;
-    await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
+    if (there) return away;
+    await pause();
   }
-  asking = false;
 }
+
+/** Ask whether the studio is there, and if it is not, until it is; gives whether it was away. */
+export const findStudio = () => (asking ??= look().finally(() => { asking = null; }));
+
+export const AWAY = { code: "away", message: "the studio does not answer", hint: "is it still running?" };
 
 /** Fetch, and say when nobody answers. */
 async function fetched(path, options) {
@@ -33,7 +35,7 @@ async function fetched(path, options) {
     return await fetch(path, options);
   } catch {
     findStudio();
-    throw new Problem({ code: "away", message: "the studio does not answer", hint: "is it still running?" });
+    throw new Problem(AWAY);
   }
 }
 
@@ -63,6 +65,19 @@ export async function ask(method, path, body, headers = {}) {
 }
 
 export const get = (path) => ask("GET", path);
+
+/** What `load` gives; where nobody answers, `told` hears why, and it is asked for again when the studio is there. */
+export async function untilThere(load, told) {
+  for (;;) {
+    try {
+      return await load();
+    } catch (error) {
+      if (error.code !== "away") throw error;
+      told(error);
+      if (!(await findStudio())) await pause();
+    }
+  }
+}
 
 /** Send a file. */
 export async function send(path, file) {

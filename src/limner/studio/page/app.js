@@ -3,7 +3,7 @@
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
 import { connection, findStudio } from "/page/api.js";
 import { Composer } from "/page/composer.js";
-import { Alert, Icon, Link, caption, later, useTheme } from "/page/parts.js";
+import { Alert, Icon, Link, caption, later, loadAhead, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, beside, status } from "/page/stage.js";
 import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
@@ -144,6 +144,7 @@ addEventListener("error", (event) => event.error && trouble(event.error));
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); trouble(event.reason); });
 addEventListener("offline", findStudio);
 document.addEventListener("visibilitychange", () => document.hidden || findStudio()); // such as after a phone's sleep
+const IDLE = 500; // milliseconds, in which the view that is shown loads what it needs
 const load = () => Promise.all([loadModels(), loadJobs(), loadHistory()]).catch(trouble);
 connection.changed = (lost) => {
   set(lost ? { lost } : { lost, problem: null });
@@ -152,4 +153,4 @@ connection.changed = (lost) => {
   follower.fill();
   load();
 };
-load();
+load().then(() => setTimeout(loadAhead, IDLE));

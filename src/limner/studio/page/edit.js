@@ -1,7 +1,7 @@
 // A picture whose words are changed: what was before and after, its words, and all that was made from what.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
-import { Problem, get } from "/page/api.js";
+import { Problem, get, untilThere } from "/page/api.js";
 import { Form, Typed } from "/page/form.js";
 import { Forming, Icon, Link, Missing } from "/page/parts.js";
 import { changed } from "/page/settings.js";
@@ -64,7 +64,7 @@ export function Edit({ id }) {
   const title = useRef(null), there = useRef(true);
   useEffect(() => {
     there.current = true;
-    Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]).then(([one, { pictures: tree }]) => {
+    untilThere(() => Promise.all([get(`/api/v1/history/${id}`), get(`/api/v1/history/${id}/edits`)]), trouble).then(([one, { pictures: tree }]) => {
       seen.set(id, { ...one, tree });
       if (there.current) setPage(seen.get(id));
     }).catch((error) => { setPage({}); trouble(error); });

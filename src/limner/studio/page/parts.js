@@ -1,6 +1,7 @@
 // Small things that several views share.
 
 import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
+import { AWAY, Problem, findStudio } from "/page/api.js";
 import { recall, remember } from "/page/kept.js";
 import { changed } from "/page/settings.js";
 import { go, say, state, trouble } from "/page/state.js";
@@ -27,19 +28,38 @@ export function Icon({ name, filled, path = PATHS[name] }) {
   return html`<svg class=${filled ? "icon filled" : "icon"} viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
 }
 
-/** A part of the page that is loaded, with a style of its own if it has one, when it is first shown. */
+const parts = []; // what loads each part that comes later
+
+/** Load the parts that come later one by one, so that they are there although the studio is not. */
+export async function loadAhead() {
+  for (const load of parts) await load().catch(findStudio);
+}
+
+/** A part of the page that is loaded, with a style of its own if it has one, when it is first shown or ahead. */
 export function later(file, part, styled = true) {
-  let loaded = null, loading = null;
-  const style = () => new Promise((resolve) => {
-    const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `/page/${file}.css`, onload: resolve, onerror: resolve });
+  let loaded = null, loading = null, missed = false;
+  const style = () => new Promise((resolve, reject) => {
+    const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `/page/${file}.css`, onload: resolve, onerror: () => { link.remove(); reject(new Problem(AWAY)); } });
     document.head.append(link);
   });
-  const load = async () => { [loaded] = await Promise.all([import(`/page/${file}.js`), styled && style()]); };
+  const load = () => (loading ??= Promise.all([import(`/page/${file}.js`), styled && style()]).then(([found]) => { loaded = found; }, (error) => {
+    [loading, missed] = [null, true];
+    throw error;
+  }));
+  parts.push(load);
   return function Later(given) {
     const [, again] = useState(false);
     useEffect(() => {
       let gone = false;
-      if (!loaded) (loading ??= load()).then(() => gone || again(true)).catch((error) => { loading = null; trouble(error); });
+      const before = missed;
+      const fail = async (error) => {
+        trouble(new Problem(AWAY));
+        const away = await findStudio();
+        if (gone) return;
+        if (away || before) location.reload(); // a browser keeps that a module did not come, until the page is loaded again
+        else trouble(error);
+      };
+      if (!loaded) load().then(() => gone || again(true), fail);
       return () => { gone = true; };
     }, []);
     return loaded && html`<${loaded[part]} ...${given} />`;

@@ -1,7 +1,7 @@
 // How good models are: the reports of `limner evaluate`, the pages of `limner compare`.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
-import { get } from "/page/api.js";
+import { get, untilThere } from "/page/api.js";
 import { Icon, Link, Missing } from "/page/parts.js";
 import { trouble } from "/page/state.js";
 
@@ -30,7 +30,7 @@ function Compared({ comparison }) {
 /** A comparison's own page, in a sandbox. */
 function Inside({ id }) {
   const [known, know] = useState(null);
-  useEffect(() => { get("/api/v1/reports").then(({ comparisons }) => know(comparisons.some((each) => each.id === id))).catch(trouble); }, [id]);
+  useEffect(() => { untilThere(() => get("/api/v1/reports"), trouble).then(({ comparisons }) => know(comparisons.some((each) => each.id === id))).catch(trouble); }, [id]);
   if (!known) return known === false ? html`<${Missing} what="comparison" />` : html`<div class="reports"></div>`;
   return html`<section class="inside" aria-label="Comparison">
     <header><${Link} to="/reports" class="quiet"><${Icon} name="left" /> All reports</${Link}>
@@ -42,7 +42,7 @@ function Inside({ id }) {
 
 function All() {
   const [found, setFound] = useState(null);
-  useEffect(() => { get("/api/v1/reports").then(setFound).catch((error) => { setFound({ reports: [], comparisons: [] }); trouble(error); }); }, []);
+  useEffect(() => { untilThere(() => get("/api/v1/reports"), trouble).then(setFound).catch((error) => { setFound({ reports: [], comparisons: [] }); trouble(error); }); }, []);
   if (!found) return html`<div class="reports"></div>`;
   const { reports, comparisons } = found;
   return html`<section class="reports" aria-label="Reports">

@@ -1,6 +1,6 @@
 // What the page knows, in one place; views are told when it changes.
 
-import { Follower, Problem, ask, get, upload } from "/page/api.js";
+import { Follower, Problem, ask, get, untilThere, upload } from "/page/api.js";
 import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
 import { checked, inputsOf, steering } from "/page/settings.js";
 
@@ -405,7 +405,7 @@ export async function loadJobs() {
 }
 
 export async function loadBoard(board) {
-  const { jobs } = await get(`/api/v1/jobs?board=${encodeURIComponent(board)}`);
+  const { jobs } = await untilThere(() => get(`/api/v1/jobs?board=${encodeURIComponent(board)}`), trouble);
   for (const job of jobs) {
     changed(job.id, { ...state.jobs.get(job.id), ...job });
     if (isOpen(job)) follower.follow(job.id);

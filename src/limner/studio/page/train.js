@@ -1,7 +1,7 @@
 // Training in the page: choose pictures, see what is in them, choose a model, watch it learn.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
-import { Problem, ask, get, send } from "/page/api.js";
+import { Problem, ask, get, send, untilThere } from "/page/api.js";
 import { Curves } from "/page/curves.js";
 import { Icon, Link, Missing } from "/page/parts.js";
 import { catcher, choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
@@ -28,7 +28,7 @@ function useWatched(load, busy, keys) {
   useEffect(() => {
     let gone = false, timer = null;
     const again = (pause) => { timer = setTimeout(() => (document.hidden ? again(pause) : next((n) => n + 1)), pause); };
-    load().then((answer) => {
+    untilThere(load, trouble).then((answer) => {
       if (gone) return;
       setFound(answer);
       again(busy(answer) ? SOON : NOW_AND_THEN);

@@ -1,7 +1,7 @@
 // A picture by itself: large, with how it was made and what can be done with it.
 
 import { html, useEffect, useState } from "/page/vendor/preact.js";
-import { get } from "/page/api.js";
+import { get, untilThere } from "/page/api.js";
 import { recall, remember } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
 import { Icon, Link, Missing, copied, later, titleOf, took } from "/page/parts.js";
@@ -84,7 +84,9 @@ export function Viewer({ id }) {
   useEffect(() => {
     setPage(null);
     show("");
-    get(`/api/v1/history/${id}`).then(setPage).catch((error) => { setPage({}); trouble(error); });
+    let gone = false;
+    untilThere(() => get(`/api/v1/history/${id}`), trouble).then((found) => gone || setPage(found)).catch((error) => { if (!gone) { setPage({}); trouble(error); } });
+    return () => { gone = true; };
   }, [id]);
   const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true"), [leaving, leave] = useState(false);
   const [small, larger] = useEnlarged(page?.picture, pixels || leaving);
