@@ -3,11 +3,12 @@
 import io
 import zipfile
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
-from conftest import Open, Studio, clean, reach
+from conftest import Open, Studio, clean, draw_anew, reach
 from limner.contract.wildcards import choose_words
 
 WIDE = "document.documentElement.scrollWidth"
@@ -67,6 +68,40 @@ def test_the_gallery_is_filtered_and_turned_round(visit: Open, studio: Studio):
     page.get_by_role("button", name="Select", exact=True).click()
     assert page.evaluate(WIDE) <= 375
     clean(page)
+
+
+def test_more_of_the_gallery_comes_once_and_stays(visit: Open, studio: Studio):
+    real = studio.painted(prompt="a quokka")["outputs"][0]
+    newest, late = 150, []
+
+    def answer(route: Route) -> None:
+        asked = parse_qs(urlsplit(route.request.url).query)
+        before = int(asked.get("before", [newest + 1])[0])
+        numbers = [] if asked.get("search") else range(before - 1, max(0, before - 49), -1)
+        pictures = [real | {"id": f"{i:032}", "number": i, "favourite": False} for i in numbers]
+        route.fulfill(json={"pictures": pictures, "total": newest if numbers else 0})
+
+    page = visit()
+    page.route("**/api/v1/history?*", answer)
+    page.reload()
+    tiles, more = page.locator(".wall .tile"), page.get_by_role("button", name="Show more")
+    expect(tiles).to_have_count(48)
+    more.dblclick()
+    expect(tiles).to_have_count(96)
+    page.wait_for_load_state("networkidle")
+    expect(tiles).to_have_count(96)
+    newest = 151  # a job is done
+    page.evaluate("void import('/page/state.js').then(({ loadHistory }) => loadHistory())")
+    expect(page.locator(".gallery small")).to_have_text("151")
+    expect(tiles).to_have_count(97)
+    page.route("**/api/v1/history?*before=*", lambda route: late.append(route))
+    more.click()
+    page.fill("input[type=search]", "nothing")
+    expect(tiles).to_have_count(0)
+    with page.expect_response("**/api/v1/history?*before=*"):
+        answer(late[0])
+    draw_anew(page)
+    expect(tiles).to_have_count(0)
 
 
 def test_a_grid_is_saved_as_one_picture(visit: Open, studio: Studio):

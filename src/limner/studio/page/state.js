@@ -430,16 +430,32 @@ function query(before) {
   return `/api/v1/history?${asked}`;
 }
 
-let latest = 0;
+let latest = 0, shown = null; // the filter whose pictures are shown
+
+/** The first pictures of the gallery; those that were shown after them stay, if nothing is missing between. */
 export async function loadHistory() {
-  const mine = ++latest;
+  const mine = ++latest, own = state.filter;
   const { pictures, total } = await get(query());
-  if (mine === latest) set({ history: pictures, total });
+  if (mine !== latest) return;
+  const ids = new Set(pictures.map(({ id }) => id)), last = pictures.at(-1)?.number;
+  const joined = own === shown && pictures.length === PAGE && state.history.some(({ id }) => ids.has(id));
+  const after = joined ? state.history.filter(({ number }) => (own.oldest ? number > last : number < last)) : [];
+  shown = own;
+  set({ history: [...pictures, ...after], total });
 }
 
+let growing = null; // the filter of which more is asked for
+
 export async function loadMore() {
-  const { pictures } = await get(query(state.history.at(-1)?.number));
-  set({ history: [...state.history, ...pictures] });
+  const own = state.filter, last = state.history.at(-1)?.number;
+  if (growing === own) return;
+  growing = own;
+  try {
+    const { pictures } = await get(query(last));
+    if (own === state.filter && last === state.history.at(-1)?.number) set({ history: [...state.history, ...pictures] });
+  } finally {
+    if (growing === own) growing = null;
+  }
 }
 
 export function filter(patch) {
