@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { Forming, Icon, Link, caption, span, titleOf, took } from "/page/parts.js";
 import { Queue, ToFront, inOrder } from "/page/queue.js";
 import { Chosen, Selection } from "/page/select.js";
-import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
+import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, letGo, loadMore, maps, model, paint, set, state, surprise, trouble, useSettings, wish } from "/page/state.js";
 
 /** A picture with what can be done to it at once. */
 function Tile({ picture, alt }) {
@@ -78,7 +78,7 @@ function Job({ job }) {
 
 function Welcome() {
   const of = model();
-  const take = (prompt) => { wish({ prompt }); paint(); };
+  const take = (prompt) => { wish({ prompt, ...letGo() }); paint(); };
   return html`<section class=${state.total ? "welcome known" : "welcome"}>
     <h2>What shall we paint?</h2>
     <p>${of?.text !== false ? "Type a few words" : of.labels.length ? "Choose a class" : "Press Paint"} and watch the picture form. Everything happens on this machine.</p>

@@ -354,10 +354,10 @@ export async function enlargedView(picture) {
 export async function surprise() {
   const pick = (list) => list[Math.floor(Math.random() * list.length)];
   const of = model();
-  if (of?.labels.length) wish({ label: pick(of.labels) });
+  if (of?.labels.length) wish({ label: pick(of.labels), ...letGo() });
   if (of?.text) {
     const words = `${pick(SURPRISES.how)} ${pick(SURPRISES.what)}`.trim();
-    wish({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}` });
+    wish({ prompt: `${/^[aeiou]/.test(words) ? "an" : "a"} ${words}`, ...letGo() });
   }
   await paint();
 }
