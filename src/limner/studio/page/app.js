@@ -1,6 +1,6 @@
 // The page: its parts, its keys, and what may be dropped on it.
 
-import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useState } from "/page/vendor/preact.js";
+import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "/page/vendor/preact.js";
 import { connection, findStudio } from "/page/api.js";
 import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, loadAhead, useTheme } from "/page/parts.js";
@@ -87,12 +87,13 @@ function View() {
 
 /** A question before what cannot be taken back. */
 function Asked() {
-  const asked = state.question;
+  const asked = state.question, no = useRef(null);
+  useLayoutEffect(() => no.current?.focus(), [asked]); // once, not whenever the page is drawn
   if (!asked) return null;
   const away = () => { set({ question: null }); asked.from?.isConnected && asked.from.focus({ preventScroll: true }); };
   return html`<div class="notice asked" role="alertdialog" aria-label=${asked.text}><span>${asked.text}</span>
     <button type="button" onClick=${() => { away(); Promise.resolve(asked.act()).catch(trouble); }}>${asked.yes}</button>
-    <button type="button" ref=${(button) => button?.focus()} onClick=${away}>Go on</button></div>`;
+    <button type="button" ref=${no} onClick=${away}>Go on</button></div>`;
 }
 
 const TITLE = document.title;
