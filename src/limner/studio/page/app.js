@@ -6,7 +6,7 @@ import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, loadAhead, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, beside, status } from "/page/stage.js";
-import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, ownOpen, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
 
 function Header() {
   const [dark, turn] = useTheme();
@@ -14,7 +14,7 @@ function Header() {
   return html`<header class="top">
     <${Link} to="/" class="brand"><img src="/page/icon.svg" alt="" width="26" height="26" /> limner</${Link}>
     <span class="queue" role="status">${open.length > 1 ? `${open.length} jobs` : ""}</span>
-    ${open.length > 1 && html`<button type="button" class="quiet" onClick=${cancelAll}>Cancel all</button>`}
+    ${ownOpen().length > 1 && html`<button type="button" class="quiet" onClick=${cancelAll}>Cancel all</button>`}
     <${Link} to="/train" class="quiet">Train</${Link}>
     <${Link} to="/reports" class="quiet">Reports</${Link}>
     <button type="button" class="bare" aria-label=${dark ? "Light" : "Dark"} title=${dark ? "light" : "dark"} onClick=${turn}><${Icon} name=${dark ? "sun" : "moon"} /></button>

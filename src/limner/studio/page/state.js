@@ -369,9 +369,12 @@ export async function cancel(id) {
 /** Whether a job was asked for in this browser. */
 export const isMine = (job) => job.fresh || owned().includes(job.id);
 
+/** This browser's jobs that wait or run. */
+export const ownOpen = () => [...state.jobs.values()].filter((job) => isOpen(job) && isMine(job) && !maps(job));
+
 /** Ask whether all jobs of this browser are to be cancelled, if there are any. */
 export function cancelAll() {
-  const open = [...state.jobs.values()].filter((job) => isOpen(job) && isMine(job) && !maps(job));
+  const open = ownOpen();
   if (!open.length) return;
   const what = open.length > 1 ? `your ${open.length} jobs` : "your job";
   question(`Cancel ${what}?`, "Cancel " + (open.length > 1 ? "them" : "it"), () => Promise.all(open.map((job) => cancel(job.id))));
