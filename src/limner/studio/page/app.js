@@ -57,13 +57,17 @@ function keys(event) {
   }
 }
 
-function drop(event) {
-  event.preventDefault();
-  const [file] = event.dataTransfer?.files ?? [];
-  if (catcher.take) return catcher.take(event.dataTransfer.items);
+/** Take what was dropped or pasted: by the view that wants it, else as a picture for the form. */
+function receive({ files: [file], items }) {
+  if (catcher.take) return catcher.take(items);
   if (!file || state.route.name === "train") return;
   if (state.route.name !== "home") go("/");
   take(file);
+}
+
+function drop(event) {
+  event.preventDefault();
+  if (event.dataTransfer) receive(event.dataTransfer);
 }
 
 function over(event) {
@@ -139,7 +143,7 @@ addEventListener("drop", drop);
 addEventListener("drop", () => document.body.classList.remove("dropping"), true); // also where one is taken before it comes here
 addEventListener("paste", (event) => {
   const [file] = event.clipboardData?.files ?? [];
-  if (file?.type.startsWith("image/")) take(file);
+  if (file?.type.startsWith("image/")) receive(event.clipboardData);
 });
 addEventListener("error", (event) => event.error && trouble(event.error));
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); trouble(event.reason); });
