@@ -126,7 +126,7 @@ export function Stage() {
   const top = useRef(null), newest = jobs[0]?.id;
   useEffect(() => {
     const from = top.current.getBoundingClientRect().top;
-    if (jobs[0]?.fresh && !jobs[0].inputs?.hint && (from < 0 || from > innerHeight / 2)) top.current.scrollIntoView({ behavior: "smooth" });
+    if (jobs[0]?.fresh && !jobs[0].inputs?.hint && (from < 0 || from > innerHeight / 2)) top.current.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }, [newest]);
   return html`<div class="stage">
     ${state.trouble && html`<p class="problem" role="status">Nothing is painted at present: ${state.trouble.message}<span>${state.trouble.hint}</span></p>`}
