@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "/page/vendor/preact.js";
 import { AWAY, Problem, findStudio } from "/page/api.js";
 import { recall, remember } from "/page/kept.js";
 import { changed } from "/page/settings.js";
-import { go, say, state, trouble } from "/page/state.js";
+import { LONG, go, say, state, trouble } from "/page/state.js";
 
 const PATHS = {
   dice: "M5 3h14a2 2 0 0 1 2 2v14a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zM8 8h.01M16 16h.01M16 8h.01M8 16h.01M12 12h.01",
@@ -76,9 +76,14 @@ export function Link({ to, children, ...rest }) {
   return html`<a href=${to} onClick=${follow} ...${rest}>${children}</a>`;
 }
 
-/** What went wrong, and what to do. */
+/** What went wrong, and what to do; the notice says it, too, where this is not in sight. */
 export function Alert({ problem = state.problem }) {
-  return problem && html`<p class="problem" role="alert">${problem.message}${problem.hint && html`<span>${problem.hint}</span>`}</p>`;
+  const place = useRef(null);
+  useEffect(() => {
+    const { top, bottom } = place.current?.getBoundingClientRect() ?? {};
+    if (bottom < 0 || top > innerHeight) say([problem.message, problem.hint].filter(Boolean).join("; "), null, LONG);
+  }, [problem]);
+  return problem && html`<p class="problem" role="alert" ref=${place}>${problem.message}${problem.hint && html`<span>${problem.hint}</span>`}</p>`;
 }
 
 /** In place of what an address leads to, where there is nothing. */

@@ -87,11 +87,14 @@ export function trouble(error) {
 
 let fading = null;
 
+const MOMENT = 3500;
+export const LONG = 10_000; // milliseconds
+
 /** Say something for a moment; with `undo`, a button takes it back. */
-export function say(notice, undo = null) {
+export function say(notice, undo = null, time = undo ? LONG : MOMENT) {
   set({ notice, undo });
   clearTimeout(fading);
-  fading = setTimeout(() => set({ notice: "", undo: null }), undo ? 10_000 : 3500);
+  fading = setTimeout(() => set({ notice: "", undo: null }), time);
 }
 
 /** Ask before doing what cannot be taken back. */
@@ -471,10 +474,31 @@ export function everywhere(id, change) {
   set({ history: state.history.flatMap((each) => (each.id === id ? change(each) : [each])), jobs });
 }
 
-export async function favour(picture) {
-  const favourite = !picture.favourite;
-  everywhere(picture.id, (each) => [{ ...each, favourite }]);
-  await ask("PATCH", `/api/v1/history/${picture.id}`, { favourite }).catch(trouble);
+/** Take a picture away from the page. */
+function withdraw(id) {
+  const listed = state.history.some((each) => each.id === id);
+  everywhere(id, () => []);
+  if (listed) set({ total: Math.max(0, state.total - 1) });
+}
+
+/** Say why nothing could be done with a picture; one that is gone, as by another browser, is not shown any longer. */
+function refused(id, error) {
+  if (error.code === "unknown") withdraw(id);
+  trouble(error);
+}
+
+/** Make a picture a favourite, or no longer; gives whether it is one. */
+export async function favour({ id, favourite }) {
+  const mark = (on) => everywhere(id, (each) => [{ ...each, favourite: on }]);
+  mark(!favourite);
+  try {
+    await ask("PATCH", `/api/v1/history/${id}`, { favourite: !favourite });
+    return !favourite;
+  } catch (error) {
+    mark(favourite);
+    refused(id, error);
+    return favourite;
+  }
 }
 
 /** Delete a picture; the notice has a button that brings it back. */
@@ -482,12 +506,11 @@ export async function forget(picture) {
   try {
     await ask("DELETE", `/api/v1/history/${picture.id}`);
   } catch (error) {
-    trouble(error);
+    refused(picture.id, error);
     return;
   }
   const { history, jobs } = state;
-  everywhere(picture.id, () => []);
-  set({ total: Math.max(0, state.total - 1) });
+  withdraw(picture.id);
   say("the picture is deleted", async () => {
     try {
       await ask("POST", `/api/v1/history/${picture.id}/restore`);

@@ -98,7 +98,11 @@ export function Viewer({ id }) {
   const command = request && asCommand(request, does, picture), words = titleOf(picture);
   const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
   const remove = async () => { leave(true); await forget(picture); leave(false); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
-  const star = () => { favour(picture); setPage({ ...page, picture: { ...page.picture, favourite: !picture.favourite } }); };
+  const star = async () => {
+    const mark = (favourite) => setPage((now) => (now?.picture?.id === picture.id ? { ...now, picture: { ...now.picture, favourite } } : now));
+    mark(!picture.favourite);
+    mark(await favour(picture));
+  };
   const able = job?.params.prompt && state.models.find((each) => each.name === job.model)?.tasks.attention;
   const see = () => {
     show("");
