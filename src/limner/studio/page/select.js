@@ -1,10 +1,9 @@
 // Several pictures of the gallery at once: as a zip archive, as one PNG, or deleted.
 
 import { html } from "/page/vendor/preact.js";
-import { ask } from "/page/api.js";
 import { saveSheet } from "/page/sheet.js";
 import { titleOf } from "/page/parts.js";
-import { everywhere, loadHistory, say, set, state, trouble } from "/page/state.js";
+import { forget, loadHistory, set, state, trouble } from "/page/state.js";
 
 const MOST = 200; // of one archive
 let last = null; // from which a click with Shift goes on
@@ -26,17 +25,10 @@ export function Chosen({ picture, alt }) {
     <img class="pixels" src=${url} width=${width} height=${height} alt="" loading="lazy" /></label>`;
 }
 
-/** Delete pictures; the notice has a button that brings them back. */
+/** Delete what is selected. */
 async function forgetAll(pictures) {
-  const each = (act) => pictures.reduce((before, { id }) => before.then(() => act(id)), Promise.resolve()); // one by one
-  const many = `${pictures.length} picture${pictures.length > 1 ? "s are" : " is"}`;
-  try {
-    await each(async (id) => { await ask("DELETE", `/api/v1/history/${id}`); everywhere(id, () => []); });
-    set({ selected: null });
-    say(`${many} deleted`, () => each((id) => ask("POST", `/api/v1/history/${id}/restore`)).then(() => say(`${many} back`)).catch(trouble).finally(loadHistory));
-  } catch (error) {
-    trouble(error);
-  }
+  await forget(...pictures);
+  if (!state.problem) set({ selected: null });
   await loadHistory().catch(trouble);
 }
 

@@ -469,7 +469,7 @@ export function filter(patch) {
   loadHistory().catch(trouble);
 }
 
-export function everywhere(id, change) {
+function everywhere(id, change) {
   const jobs = new Map([...state.jobs].map(([key, job]) => [key, job.outputs ? { ...job, outputs: job.outputs.flatMap((each) => (each.id === id ? change(each) : [each])) } : job]));
   set({ history: state.history.flatMap((each) => (each.id === id ? change(each) : [each])), jobs });
 }
@@ -501,28 +501,42 @@ export async function favour({ id, favourite }) {
   }
 }
 
-/** Delete a picture; the notice has a button that brings it back. */
-export async function forget(picture) {
+let deleted = []; // what the notice's button brings back: of each picture its id, what the gallery had of it, and the job that had it
+
+/** Bring back all that was deleted since the notice is there: the last one first, so that each finds its place. */
+async function bringBack() {
+  const some = deleted.reverse();
+  deleted = [];
+  set({ notice: "", undo: null });
   try {
-    await ask("DELETE", `/api/v1/history/${picture.id}`);
-  } catch (error) {
-    refused(picture.id, error);
-    return;
-  }
-  const { history, jobs } = state;
-  withdraw(picture.id);
-  say("the picture is deleted", async () => {
-    try {
-      await ask("POST", `/api/v1/history/${picture.id}/restore`);
-      const holder = [...jobs.values()].find((job) => job.outputs?.some((each) => each.id === picture.id));
+    for (const { id, entry, holder } of some) {
+      await ask("POST", `/api/v1/history/${id}/restore`);
       if (holder && state.jobs.has(holder.id)) changed(holder.id, { outputs: holder.outputs });
-      set({ history });
-      await loadHistory();
-      say("it is back");
-    } catch (error) {
-      trouble(error);
+      const others = state.history.filter((each) => each.id !== id), { oldest } = state.filter;
+      if (entry) set({ history: [...others, entry].sort((a, b) => (oldest ? a.number - b.number : b.number - a.number)) });
     }
-  });
+    say(some.length > 1 ? `${some.length} pictures are back` : "it is back");
+  } catch (error) {
+    trouble(error);
+  }
+  await loadHistory().catch(trouble);
+}
+
+/** Delete pictures, one by one; the notice has a button that brings them back, and those that were deleted just before. */
+export async function forget(...pictures) {
+  if (state.undo !== bringBack) deleted = [];
+  for (const { id } of pictures) {
+    try {
+      await ask("DELETE", `/api/v1/history/${id}`);
+    } catch (error) {
+      refused(id, error);
+      break;
+    }
+    const entry = state.history.find((each) => each.id === id), holder = [...state.jobs.values()].find((job) => job.outputs?.some((each) => each.id === id));
+    deleted.push({ id, entry, holder });
+    withdraw(id);
+  }
+  if (deleted.length) say(deleted.length > 1 ? `${deleted.length} pictures are deleted` : "the picture is deleted", bringBack);
 }
 
 /** Put a picture's settings into the form, and what it was made from; `more` over them. */
