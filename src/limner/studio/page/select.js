@@ -27,8 +27,7 @@ export function Chosen({ picture, alt }) {
 
 /** Delete what is selected. */
 async function forgetAll(pictures) {
-  await forget(...pictures);
-  if (!state.problem) set({ selected: null });
+  if (await forget(...pictures)) set({ selected: null });
   await loadHistory().catch(trouble);
 }
 

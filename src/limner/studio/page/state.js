@@ -501,7 +501,7 @@ export async function favour({ id, favourite }) {
   }
 }
 
-let deleted = []; // what the notice's button brings back: of each picture its id, what the gallery had of it, and the job that had it
+let deleted = []; // what the notice's button brings back: of each picture its id, what the gallery had of it under which filter, and the job that had it
 
 /** Bring back all that was deleted since the notice is there: the last one first, so that each finds its place. */
 async function bringBack() {
@@ -509,11 +509,11 @@ async function bringBack() {
   deleted = [];
   set({ notice: "", undo: null });
   try {
-    for (const { id, entry, holder } of some) {
+    for (const { id, entry, holder, own } of some) {
       await ask("POST", `/api/v1/history/${id}/restore`);
       if (holder && state.jobs.has(holder.id)) changed(holder.id, { outputs: holder.outputs });
-      const others = state.history.filter((each) => each.id !== id), { oldest } = state.filter;
-      if (entry) set({ history: [...others, entry].sort((a, b) => (oldest ? a.number - b.number : b.number - a.number)) });
+      const others = state.history.filter((each) => each.id !== id);
+      if (entry && own === state.filter) set({ history: [...others, entry].sort((a, b) => (own.oldest ? a.number - b.number : b.number - a.number)) });
     }
     say(some.length > 1 ? `${some.length} pictures are back` : "it is back");
   } catch (error) {
@@ -522,21 +522,24 @@ async function bringBack() {
   await loadHistory().catch(trouble);
 }
 
-/** Delete pictures, one by one; the notice has a button that brings them back, and those that were deleted just before. */
+/** Delete pictures, one by one; the notice has a button that brings them back, and those that were deleted just before. Gives whether all are deleted. */
 export async function forget(...pictures) {
   if (state.undo !== bringBack) deleted = [];
+  let good = true;
   for (const { id } of pictures) {
     try {
       await ask("DELETE", `/api/v1/history/${id}`);
     } catch (error) {
       refused(id, error);
+      good = false;
       break;
     }
     const entry = state.history.find((each) => each.id === id), holder = [...state.jobs.values()].find((job) => job.outputs?.some((each) => each.id === id));
-    deleted.push({ id, entry, holder });
+    deleted.push({ id, entry, holder, own: state.filter });
     withdraw(id);
   }
   if (deleted.length) say(deleted.length > 1 ? `${deleted.length} pictures are deleted` : "the picture is deleted", bringBack);
+  return good;
 }
 
 /** Put a picture's settings into the form, and what it was made from; `more` over them. */

@@ -97,7 +97,7 @@ export function Viewer({ id }) {
   const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
   const command = request && asCommand(request, does, picture), words = titleOf(picture);
   const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
-  const remove = async () => { leave(true); await forget(picture); leave(false); if (!state.problem) go(older ? `/p/${older.id}` : "/"); };
+  const remove = async () => { leave(true); const gone = await forget(picture); leave(false); if (gone) go(older ? `/p/${older.id}` : "/"); };
   const star = async () => {
     const mark = (favourite) => setPage((now) => (now?.picture?.id === picture.id ? { ...now, picture: { ...now.picture, favourite } } : now));
     mark(!picture.favourite);
