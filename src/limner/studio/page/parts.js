@@ -66,6 +66,17 @@ export function later(file, part, styled = true) {
   };
 }
 
+/** Whether what `act` does is under way, and `act` itself, which does nothing meanwhile: a double click asks once. */
+export function useOnce(act) {
+  const under = useRef(false), [busy, setBusy] = useState(false);
+  const once = async (...given) => {
+    if (under.current) return;
+    setBusy((under.current = true));
+    await Promise.resolve(act(...given)).finally(() => setBusy((under.current = false)));
+  };
+  return [busy, once];
+}
+
 /** A link that changes the view without loading the page again. */
 export function Link({ to, children, ...rest }) {
   const follow = (event) => {

@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { Problem, ask, get, send, untilThere } from "/page/api.js";
 import { Curves } from "/page/curves.js";
-import { Icon, Link, Missing } from "/page/parts.js";
+import { Icon, Link, Missing, useOnce } from "/page/parts.js";
 import { catcher, choose, go, loadModels, question, say, set, state, trouble } from "/page/state.js";
 import { LARGEST, MOST, dropped, zipped } from "/page/zip.js";
 
@@ -21,7 +21,7 @@ const SOON = 1000, NOW_AND_THEN = 5000, FEW = 100;
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/tiff,.txt,.jsonl,.csv";
 const BUNDLED = { emoji: "Emoji, with captions", scenes: "Scenes of simple shapes, with captions", mnist: "MNIST, handwritten digits", "fashion-mnist": "Fashion-MNIST, pieces of clothing" };
 
-/** What `load` gives, asked for again: soon while `busy` says so, else now and then, since a terminal may change it too. */
+/** What `load` gives, asked for again: soon while `busy` says so, else now and then, since a terminal may change it too; and a function by which it is asked for now, or given. */
 function useWatched(load, busy, keys) {
   const [found, setFound] = useState(null);
   const [round, next] = useState(0);
@@ -35,7 +35,7 @@ function useWatched(load, busy, keys) {
     }).catch((error) => { if (!gone) { setFound((known) => known ?? {}); trouble(error); again(NOW_AND_THEN); } });
     return () => { gone = true; clearTimeout(timer); };
   }, [...keys, round]);
-  return [found, () => next((n) => n + 1)];
+  return [found, (answer) => { if (answer) setFound(answer); next((n) => n + 1); }];
 }
 
 const isHidden = ([path]) => path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
@@ -100,7 +100,7 @@ const addressOf = ({ name }, part = "") => `/api/v1/data/${encodeURIComponent(na
 
 /** What `limner data check` says, and the pictures. */
 function Check({ data, again, forget }) {
-  useEffect(() => { if (data && !data.check && !data.checking) ask("POST", addressOf(data, "/check")).then(again).catch(trouble); }, [data?.name, data?.check]);
+  useEffect(() => { if (data && !data.check && !data.checking) ask("POST", addressOf(data, "/check")).then(() => again()).catch(trouble); }, [data?.name, data?.check]);
   if (!data) return null;
   const { check, name } = data;
   if (!check) return html`<p class="hint" role="status">Looking at the pictures …</p>`;
@@ -125,17 +125,16 @@ function Begin({ models, running }) {
   const patch = (part) => { set({ problem: null }); change({ ...own, ...part }); };
   const options = own.options.split(/\s+/).filter(Boolean), stepped = options.some((each) => each.startsWith("train.steps="));
   const refused = chosen?.check?.refused && !options.some((each) => each.startsWith("data.")); // such as data.labels=false
-  const start = async (event) => {
-    event.preventDefault();
+  const [starting, start] = useOnce(async () => {
     try {
       const { id } = await ask("POST", "/api/v1/trainings", { model: model.name, data: chosen.name, minutes: stepped ? null : own.minutes, options, name: own.name });
       go(`/train/${id}`);
     } catch (error) {
       trouble(error);
     }
-  };
+  });
   if (!data) return null;
-  return html`<form class="begin" onSubmit=${start} aria-label="What to train">
+  return html`<form class="begin" onSubmit=${(event) => { event.preventDefault(); start(); }} aria-label="What to train">
     <section><h2>1. Pictures</h2>
       <${Drop} sent=${(name) => { patch({ data: name }); again(); }} />
       <div class="field"><label for="data">Or those that are here</label>
@@ -159,7 +158,7 @@ function Begin({ models, running }) {
         <div class="field"><label for="further">As on the command line</label>
           <input id="further" type="text" value=${own.options} placeholder="data.size=32 train.lr=1e-4" onInput=${(e) => patch({ options: e.target.value })} spellcheck="false" />
           <small><code>model.</code>, <code>data.</code>, <code>train.</code> or <code>sampler.</code> options, with spaces between.</small></div></details>
-      <div class="go"><button class="paint" disabled=${!chosen || !model || running || refused}>Train</button></div>
+      <div class="go"><button class="paint" disabled=${!chosen || !model || running || refused || starting}>Train</button></div>
       ${running && html`<p class="hint">A training runs: <${Link} to=${`/train/${running.id}`} class="link">${running.name}</${Link}>. Stop it first, or wait until it is done.</p>`}
     </section>
   </form>`;
@@ -208,12 +207,12 @@ const Real = ({ data }) => html`<figure><figcaption>Real ones</figcaption><img s
 function One({ id }) {
   const [training, again] = useWatched(() => get(`/api/v1/trainings/${id}`), (each) => each.state === "running", [id]);
   const [sets, setSets] = useState([]);
+  const [acting, act] = useOnce((method, path, body) => ask(method, `/api/v1/trainings/${id}${path}`, body).then(again).catch(trouble));
   useEffect(() => { get("/api/v1/data").then(({ data }) => setSets(data)).catch(trouble); }, [id, training?.steps > 0]);
   if (!training) return html`<div class="train"></div>`;
   if (!training.id) return html`<${Missing} what="training" />`;
   const { state: how, elsewhere, name, step, steps, error, remarks, said, command, stopping } = training;
   const data = sets.find((each) => each.source === training.source && each.check?.pictures);
-  const act = (method, path, body) => ask(method, `/api/v1/trainings/${id}${path}`, body).then(again).catch(trouble);
   const paint = async () => {
     await loadModels();
     if (!state.models.some((each) => each.name === name)) return say("the studio is still opening it; try again in a moment");
@@ -228,9 +227,9 @@ function One({ id }) {
     <progress max=${steps || 1} value=${steps ? step : how === "running" ? undefined : 0} aria-label="how far it is"></progress>
     ${error && html`<p class="problem" role="alert">${error.message}${error.hint && html`<span>${error.hint}</span>`}</p>`}
     <div class="go">
-      ${how === "running" && !elsewhere && html`<button type="button" class="second" disabled=${stopping} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
-      ${(how === "stopped" || (how === "failed" && steps > 0)) && html`<button type="button" class="second" onClick=${() => act("POST", "/resume", {})}>Go on</button>`}
-      ${how === "done" && html`<button type="button" class="second" onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as long again</button>`}
+      ${how === "running" && !elsewhere && html`<button type="button" class="second" disabled=${stopping || acting} onClick=${() => act("DELETE", "")}>${stopping ? "Saving …" : "Stop"}</button>`}
+      ${(how === "stopped" || (how === "failed" && steps > 0)) && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", {})}>Go on</button>`}
+      ${how === "done" && html`<button type="button" class="second" disabled=${acting} onClick=${() => act("POST", "/resume", { options: [`train.steps=${2 * steps}`] })}>Train as long again</button>`}
       ${steps > 0 && html`<button type="button" class="paint" onClick=${() => paint().catch(trouble)}>Paint with it</button>`}
     </div>
     ${how === "running" && !elsewhere && !steps && html`<p class="hint" role="status">Trying how fast this machine trains, to choose size and steps.</p>`}

@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "/page/vendor/preact.js";
 import { get, untilThere } from "/page/api.js";
 import { recall, remember } from "/page/kept.js";
 import { asCommand, asCurl, asPython } from "/page/copy.js";
-import { Icon, Link, Missing, copied, later, titleOf, took } from "/page/parts.js";
+import { Icon, Link, Missing, copied, later, titleOf, took, useOnce } from "/page/parts.js";
 import { Path, beside, path } from "/page/stage.js";
 import { enlarge, enlargedView, enlarger, favour, forget, go, isOpen, look, maps, sendTo, state, takers, trouble, useSettings } from "/page/state.js";
 
@@ -88,7 +88,8 @@ export function Viewer({ id }) {
     untilThere(() => get(`/api/v1/history/${id}`), trouble).then((found) => gone || setPage(found)).catch((error) => { if (!gone) { setPage({}); trouble(error); } });
     return () => { gone = true; };
   }, [id]);
-  const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true"), [leaving, leave] = useState(false);
+  const [pixels, setPixels] = useState(() => recall("limner-pixels") === "true");
+  const [leaving, remove] = useOnce(async (picture, older) => { if (await forget(picture)) go(older ? `/p/${older.id}` : "/"); });
   const [small, larger] = useEnlarged(page?.picture, pixels || leaving);
   if (!page) return html`<div class="viewer"></div>`;
   if (!page.picture) return html`<${Missing} what="picture" />`;
@@ -97,7 +98,6 @@ export function Viewer({ id }) {
   const does = state.models.find((each) => each.name === picture.model)?.tasks[picture.settings?.task ?? "paint"];
   const command = request && asCommand(request, does, picture), words = titleOf(picture);
   const use = (more) => { go("/"); useSettings(picture.settings, more).catch(trouble); };
-  const remove = async () => { leave(true); const gone = await forget(picture); leave(false); if (gone) go(older ? `/p/${older.id}` : "/"); };
   const star = async () => {
     const mark = (favourite) => setPage((now) => (now?.picture?.id === picture.id ? { ...now, picture: { ...now.picture, favourite } } : now));
     mark(!picture.favourite);
@@ -142,7 +142,7 @@ export function Viewer({ id }) {
         <a class="quiet" href=${`${picture.url}?download=true`} download><${Icon} name="down" /> PNG with its settings</a>
         <a class="quiet" href=${`${picture.url}?download=true&w=${Math.min(2048, 16 * picture.width)}`} download><${Icon} name="down" /> Enlarged PNG</a>
         <button type="button" class="quiet" onClick=${() => copied(location.href, "the address is")}><${Icon} name="link" /> Copy the address</button>
-        <button type="button" class="quiet danger" onClick=${remove}><${Icon} name="trash" /> Delete</button>
+        <button type="button" class="quiet danger" disabled=${leaving} onClick=${() => remove(picture, older)}><${Icon} name="trash" /> Delete</button>
       </div>
       ${request && html`<details class="more"><summary>As code</summary>
         ${[["Command line", command], ["Python", asPython(request)], ["curl", asCurl(request)]].filter(([, text]) => text).map(([name, text]) => html`<div class="code" key=${name}>
