@@ -117,12 +117,14 @@ function Check({ data, again, forget }) {
 /** Whether a model takes what the data have. */
 const fits = (of, check) => !check || ((!check.labels || of.takes.includes("labels")) && (!check.captioned || of.takes.includes("text")));
 
+let draft = { data: "", model: USUAL, minutes: 30, options: "", name: "" }; // the form as it was left
+
 function Begin({ models, running }) {
   const [found, again] = useWatched(() => get("/api/v1/data"), ({ data: all }) => all.some((each) => each.checking), []), data = found?.data;
-  const [own, change] = useState({ data: "", model: USUAL, minutes: 30, options: "", name: "" });
+  const [own, change] = useState(draft), [open] = useState(own.options !== "");
   const chosen = data?.find((each) => each.name === own.data) ?? (own.data ? null : data?.[0]);
   const able = models.filter((each) => fits(each, chosen?.check)), model = able.find((each) => each.name === own.model) ?? able[0];
-  const patch = (part) => { set({ problem: null }); change({ ...own, ...part }); };
+  const patch = (part) => { set({ problem: null }); change((draft = { ...draft, ...part })); };
   const options = own.options.split(/\s+/).filter(Boolean), stepped = options.some((each) => each.startsWith("train.steps="));
   const refused = chosen?.check?.refused && !options.some((each) => each.startsWith("data.")); // such as data.labels=false
   const [starting, start] = useOnce(async () => {
@@ -154,7 +156,7 @@ function Begin({ models, running }) {
         <small id="minutes-help">${stepped ? "The options give the steps." : "Size and number of steps are chosen so that they fit: longer means larger and better pictures. You can stop and go on at any time."}</small></div>
       <div class="field"><label for="name">Name of the model</label>
         <input id="name" type="text" maxlength="100" value=${own.name} placeholder=${model && chosen ? `${model.name}-${chosen.name}` : ""} onInput=${(e) => patch({ name: e.target.value })} /></div>
-      <details class="more"><summary>Options</summary>
+      <details class="more" open=${open}><summary>Options</summary>
         <div class="field"><label for="further">As on the command line</label>
           <input id="further" type="text" value=${own.options} placeholder="data.size=32 train.lr=1e-4" onInput=${(e) => patch({ options: e.target.value })} spellcheck="false" />
           <small><code>model.</code>, <code>data.</code>, <code>train.</code> or <code>sampler.</code> options, with spaces between.</small></div></details>
