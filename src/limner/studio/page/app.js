@@ -6,7 +6,7 @@ import { Composer } from "/page/composer.js";
 import { Alert, Icon, Link, caption, later, loadAhead, useTheme } from "/page/parts.js";
 import { Reports } from "/page/reports.js";
 import { Stage, beside, status } from "/page/stage.js";
-import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, ownOpen, paint, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
+import { cancelAll, catcher, follower, forgetForm, go, isOpen, loadHistory, loadJobs, loadModels, maps, ownOpen, paint, place, read, say, set, state, subscribe, take, trouble } from "/page/state.js";
 
 function Header() {
   const [dark, turn] = useTheme();
@@ -28,7 +28,13 @@ function Spoken() {
   return html`<p class="hidden" aria-live="polite">${said}</p>`;
 }
 
-const close = () => { set({ problem: null }); go("/"); };
+/** Back to the studio: from a picture, to where it lies in the gallery. */
+function close() {
+  const top = state.route.name === "picture" ? place.home : 0;
+  set({ problem: null });
+  go("/");
+  requestAnimationFrame(() => scrollTo(0, top));
+}
 
 function typing(event) {
   return event.target.matches?.("input, textarea, select");

@@ -608,8 +608,11 @@ export function read(path = location.pathname) {
   return { name: "home" };
 }
 
+export const place = { home: 0 }; // how far down the studio was when it was left
+
 export function go(path) {
   if (path === location.pathname) return;
+  if (state.route.name === "home") place.home = scrollY;
   history.pushState(null, "", path);
   set({ route: read(path), problem: null });
   if (state.route.name !== "home") window.scrollTo(0, 0);
