@@ -8,13 +8,17 @@ import { EXAMPLES, cancel, dismiss, favour, filter, forget, isOpen, letGo, loadM
 
 /** A picture with what can be done to it at once. */
 function Tile({ picture, alt }) {
+  const remove = async ({ currentTarget }) => {
+    const own = currentTarget.closest(".tile"), next = own.nextElementSibling ?? own.previousElementSibling;
+    if (await forget(picture)) requestAnimationFrame(() => document.activeElement === document.body && next?.querySelector("a")?.focus({ preventScroll: true }));
+  };
   return html`<figure class="tile">
     <${Link} to=${`/p/${picture.id}`} title=${alt}><img class="pixels" src=${picture.url} width=${picture.width} height=${picture.height} alt=${alt || "a picture"} loading="lazy" /></${Link}>
     <div class="over">
       <button type="button" aria-pressed=${picture.favourite} aria-label="Favourite" title="favourite" onClick=${() => favour(picture)}><${Icon} name="star" filled=${picture.favourite} /></button>
       <button type="button" aria-label="Use its settings" title="use its settings" onClick=${() => useSettings(picture.settings)}><${Icon} name="again" /></button>
       <a href=${`${picture.url}?download=true`} download aria-label="Download" title="download"><${Icon} name="down" /></a>
-      <button type="button" aria-label="Delete" title="delete" onClick=${() => forget(picture)}><${Icon} name="trash" /></button>
+      <button type="button" aria-label="Delete" title="delete" onClick=${remove}><${Icon} name="trash" /></button>
     </div>
   </figure>`;
 }
