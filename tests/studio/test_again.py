@@ -157,10 +157,56 @@ def test_a_deleted_picture_can_be_brought_back(visit: Open, studio: Studio):
     expect(tile).to_have_count(1)
     assert studio.client.get(picture["url"]).status_code == 200
     page.goto(page.url + f"p/{picture['id']}")
-    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete").dblclick()
     page.get_by_role("button", name="Undo").click()
     page.goto(page.url.partition("/p/")[0])
     expect(tile).to_have_count(1)
+
+
+def test_pictures_deleted_in_a_row_come_back_together(visit: Open, studio: Studio):
+    for words in ("first ibex", "second ibex", "third ibex"):
+        studio.painted(prompt=words)
+    page = visit(viewport={"width": 390, "height": 500})
+    page.fill("input[type=search]", "ibex")
+    tiles = page.locator(".gallery .tile")
+    expect(tiles).to_have_count(3)
+    for left in (2, 1):
+        tiles.first.get_by_role("button", name="Delete").press("Enter")
+        expect(tiles).to_have_count(left)
+        expect(tiles.first.get_by_role("link").first).to_be_focused()
+    expect(page.locator(".notice")).to_contain_text("2 pictures are deleted")
+    page.keyboard.press("Control+z")
+    expect(page.locator(".notice")).to_contain_text("2 pictures are back")
+    names = page.locator(".gallery .tile img").evaluate_all("all => all.map((each) => each.alt)")
+    assert names == ["third ibex", "second ibex", "first ibex"]
+    tiles.last.get_by_role("link").first.focus()
+    left = page.evaluate("scrollY")
+    assert left > 100
+    page.keyboard.press("Enter")
+    expect(page.locator("main h1")).to_have_text("first ibex")
+    page.keyboard.press("Escape")
+    page.wait_for_function("left => Math.abs(scrollY - left) < 2", arg=left)
+
+
+def test_what_is_refused_in_the_gallery_is_said_in_sight_and_taken_back(
+    visit: Open, studio: Studio
+):
+    picture = studio.painted(prompt="a lone tapir")["outputs"][0]
+    page = visit(viewport={"width": 390, "height": 500}, expected="status of")
+    page.fill("input[type=search]", "tapir")
+    tile = page.locator(".gallery .tile")
+    expect(tile).to_have_count(1)
+    star = tile.get_by_role("button", name="Favourite")
+    page.route("**/api/v1/history/*", lambda route: route.fulfill(status=500, body="?"))
+    star.press("Enter")
+    expect(page.locator(".notice")).to_contain_text("answered with status 500")
+    expect(star).to_have_attribute("aria-pressed", "false")
+    page.unroute("**/api/v1/history/*")
+    studio.client.delete(f"/api/v1/history/{picture['id']}")
+    star.press("Enter")
+    expect(page.locator(".notice")).to_contain_text("there is no such picture")
+    expect(tile).to_have_count(0)
+    clean(page)
 
 
 def test_other_peoples_jobs_are_not_cancelled(visit: Open, studio: Studio):
@@ -175,7 +221,9 @@ def test_other_peoples_jobs_are_not_cancelled(visit: Open, studio: Studio):
             expect(page.get_by_role("alertdialog")).to_have_count(0)
             for words in ("mine", "mine, too"):
                 page.fill("#prompt", words)
+                expect(page.get_by_role("button", name="Cancel all")).to_have_count(0)
                 page.locator(".paint").click()
+                expect(page.locator(f'.job.queued[aria-label="{words}"]')).to_be_visible()
             expect(page.locator(".job.queued")).to_have_count(2)
             page.get_by_role("button", name="Cancel all").click()
             asked = page.get_by_role("alertdialog")

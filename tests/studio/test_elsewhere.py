@@ -98,8 +98,9 @@ def test_a_view_opened_while_the_studio_is_away_comes_when_it_answers(visit: Ope
         expect(page.locator("main h1")).to_have_text(title)
         expect(page.get_by_role("alert")).to_have_count(0)
 
-    loaded = "() => performance.getEntriesByType('resource').some(e => e.name.endsWith('/train.js'))"
-    page.wait_for_function(loaded)  # ahead
+    page.wait_for_function(
+        "() => performance.getEntriesByType('resource').some((e) => e.name.endsWith('/train.js'))"
+    )  # ahead
     open_while_away("Reports", "Reports")
     open_while_away("Train", "Train a model of your own")
     page.route("**/page/train.js", lambda route: route.abort())

@@ -87,17 +87,21 @@ def test_what_waits_and_what_runs_is_cancelled(visit: Open, studio: Studio):
     assert studio.client.get("/api/v1/jobs").json()["jobs"] == []
 
 
-def drop(page: Page, content: bytes, name: str = "picture.png", on: str = "body") -> None:
-    """As a hand drops a file."""
+def drop(
+    page: Page, content: bytes, name: str = "picture.png", on: str = "body", how: str = "drop"
+) -> None:
+    """As a hand drops a file, or pastes it."""
     page.evaluate(
-        """([bytes, name, on]) => {
+        """([bytes, name, on, how]) => {
             const file = new File([new Uint8Array(bytes)], name, { type: "image/png" });
-            const dataTransfer = new DataTransfer();
+            const dataTransfer = new DataTransfer(), of = { bubbles: true, cancelable: true };
             dataTransfer.items.add(file);
-            const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+            const event = how === "paste"
+                ? new ClipboardEvent("paste", { clipboardData: dataTransfer, ...of })
+                : new DragEvent("drop", { dataTransfer, ...of });
             document.querySelector(on).dispatchEvent(event);
         }""",
-        [list(content), name, on],
+        [list(content), name, on, how],
     )
 
 
@@ -115,6 +119,11 @@ def test_a_picture_that_is_dropped_brings_its_settings_back(visit: Open, studio:
     page.wait_for_selector(".job.done img")
     again = studio.client.get("/api/v1/history", params={"limit": 1}).json()["pictures"][0]
     assert studio.pixels(again).tobytes() == studio.pixels(job["outputs"][0]).tobytes()
+    page.fill("#prompt", "another")
+    page.get_by_role("link", name="Reports").first.click()
+    expect(page.locator("main h1")).to_have_text("Reports")
+    drop(page, content, how="paste")
+    expect(page.locator("#prompt")).to_have_value("a dropped <b>apple</b>")
 
 
 def test_a_problem_is_said_beside_the_button(visit: Open):
@@ -324,10 +333,24 @@ def test_it_is_dark_where_the_machine_is_and_turns_light(visit: Open):
     paper.to_have_css("background-color", "rgb(251, 249, 245)")
 
 
+BORROWED = """() => void import("/page/state.js").then(({ wish }) =>
+    wish({ borrowed: true, locked: true, vary: 0.5 }))"""
+
+
 def test_a_prompt_by_chance_and_an_example_are_painted(visit: Open):
-    page = visit()
+    page = visit(viewport={"width": 375, "height": 500}, reduced_motion="reduce")
+    page.evaluate("Element.prototype.scrollIntoView = ({ behavior }) => { window.how = behavior }")
+    kept = page.get_by_label("Keep the seed")
+    page.evaluate(BORROWED)
+    expect(kept).to_have_attribute("aria-pressed", "true")
     page.locator(".examples button").first.click()
     expect(page.locator(".job h2").first).to_have_text("a green heart")
+    expect(kept).to_have_attribute("aria-pressed", "false")
+    page.evaluate("scrollTo(0, 0)")
+    page.evaluate(BORROWED)
+    expect(kept).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Surprise me").click()
     expect(page.locator("#prompt")).to_have_value(re.compile(r"^an? \w+"))
     expect(page.locator(".job.done")).to_have_count(2)
+    expect(kept).to_have_attribute("aria-pressed", "false")
+    assert page.evaluate("window.how") == "auto"

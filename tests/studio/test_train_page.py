@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, expect
 from test_training import COLOURS, LONG, ended
 
 from conftest import Open, Studio, clean
@@ -109,10 +109,13 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     assert page.evaluate(WIDE) <= 375
     clean(page)
     page.get_by_role("link", name="All trainings").click()
-    page.locator(".begin summary").click()
+    expect(page.locator("#further")).to_have_value("train.setps=4")
     page.fill("#further", "steps=4")
-    page.get_by_role("button", name="Train").click()
+    asked: list[Request] = []
+    page.on("request", lambda request: asked.append(request) if request.method == "POST" else None)
+    page.get_by_role("button", name="Train").dblclick()
     expect(page.get_by_role("alert")).to_contain_text("is no option")
+    assert len(asked) == 1
     page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})
     expect(page.get_by_role("alert")).to_contain_text("not a valid zip archive")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from conftest import Open, Studio, clean, png, write_run
+from conftest import Open, Studio, clean, draw_anew, png, write_run
 
 TITLE = "limner studio"
 
@@ -150,7 +150,11 @@ def test_the_focus_returns_after_a_question(visit: Open, studio: Studio):
     expect(page.locator(".job")).to_have_count(2)
     cancel = page.get_by_role("button", name="Cancel all")
     cancel.press("Enter")
-    expect(page.get_by_role("alertdialog")).to_be_visible()
+    asked = page.get_by_role("alertdialog")
+    expect(asked.get_by_role("button", name="Go on")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    draw_anew(page)
+    expect(asked.get_by_role("button", name="Cancel them")).to_be_focused()
     page.keyboard.press("Escape")
     expect(cancel).to_be_focused()
     studio.client.post("/api/v1/queue/clear", json={})

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
+from test_page import BORROWED
 
 from conftest import Open, Studio, clean
 from limner.studio.words import completions, known_words
@@ -107,8 +108,12 @@ def test_a_list_is_made_used_and_deleted_in_the_page(visit: Open, lists: Studio)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     clean(page)
     page.fill("#prompt", "a sea,")
+    page.evaluate(BORROWED)
+    kept = page.get_by_label("Keep the seed")
+    expect(kept).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Put it into the prompt").press("Enter")
     expect(page.locator("#prompt")).to_have_value("a sea, __mood__")
+    expect(kept).to_have_attribute("aria-pressed", "false")
     page.select_option("#count", "2")
     page.locator("#prompt").press("Control+Enter")
     expect(page.locator(".job.done")).to_have_count(2)

@@ -28,12 +28,11 @@ function Spoken() {
   return html`<p class="hidden" aria-live="polite">${said}</p>`;
 }
 
-/** Back to the studio: from a picture, to where it lies in the gallery. */
+/** Back to the studio, and to the place in it that was left. */
 function close() {
-  const top = state.route.name === "picture" ? place.home : 0;
   set({ problem: null });
   go("/");
-  requestAnimationFrame(() => scrollTo(0, top));
+  requestAnimationFrame(() => scrollTo(0, place.home));
 }
 
 function typing(event) {
