@@ -339,7 +339,9 @@ BORROWED = """() => void import("/page/state.js").then(({ wish }) =>
 
 def test_a_prompt_by_chance_and_an_example_are_painted(visit: Open):
     page = visit(viewport={"width": 375, "height": 500}, reduced_motion="reduce")
-    page.evaluate("Element.prototype.scrollIntoView = ({ behavior }) => { window.how = behavior }")
+    page.evaluate(
+        "() => { Element.prototype.scrollIntoView = (how) => { window.how = how.behavior } }"
+    )
     kept = page.get_by_label("Keep the seed")
     page.evaluate(BORROWED)
     expect(kept).to_have_attribute("aria-pressed", "true")
