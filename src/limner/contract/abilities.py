@@ -25,7 +25,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.header import Header
-from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.image import Condition, Images, ImageSpec, check_images
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.noise import Blend, Noise
 
@@ -194,6 +194,7 @@ class Translates(GenerativeModel):
             LimnerError: no such domain, no way to it, or pictures of another shape.
         """
         domain = self.domain(to)
+        check_images(x)
         wanted = self.spec_of("A" if domain == "B" else "B").shape
         if tuple(x.shape[1:]) != wanted:
             asked, given = (" x ".join(map(str, shape)) for shape in (wanted, x.shape[1:]))

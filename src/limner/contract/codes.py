@@ -18,7 +18,7 @@ from torch import Tensor
 
 from limner.contract.code_paths import lerp, slerp
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images
+from limner.contract.image import Condition, Images, check_images
 from limner.contract.model import GenerativeModel
 
 _AT_ONCE = 64  # pictures encoded or decoded together
@@ -73,8 +73,9 @@ class Encodes(GenerativeModel):
         if len(a) != len(b):
             raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
         with self._quietly():
+            b, _ = self._placed(b, c)
             a, c = self._placed(a, c)
-            start, end = self._encoded(a, c), self._encoded(b.to(a), c)
+            start, end = self._encoded(a, c), self._encoded(b, c)
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
             painted = self._decoded(path.flatten(0, 1), c.repeat(steps))
@@ -145,9 +146,10 @@ class Encodes(GenerativeModel):
         """Pictures and their conditions as the model's networks take them.
 
         Raises:
-            LimnerError: pictures of another shape, or conditions that do not pair with them or that
-                the model was trained without.
+            LimnerError: no pictures or of another shape, or conditions that do not pair with them
+                or that the model was trained without.
         """
+        check_images(x)
         if tuple(x.shape[1:]) != self.spec.shape:
             asked, given = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
             raise LimnerError(f"this model has codes of {asked} pictures, not of {given}")

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.image import Condition, Images, ImageSpec, check_images
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
 from limner.contract.rewording import Rewording
@@ -59,13 +59,21 @@ def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
     """Refuse pictures and masks that are not of a model.
 
     Raises:
-        LimnerError: they are of another shape.
+        LimnerError: they are of another shape, or their numbers are of another kind.
     """
+    check_images(image)
     if tuple(image.shape[1:]) != spec.shape:
         shape, given = (" x ".join(map(str, s)) for s in (spec.shape, image.shape[1:]))
         raise LimnerError(f"this model edits {shape} pictures, not {given}")
-    if mask is not None and mask.shape != (len(image), 1, *spec.shape[1:]):
+    if mask is None:
+        return
+    if mask.shape != (len(image), 1, *spec.shape[1:]):
         raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
+    if not mask.is_floating_point() or not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise LimnerError(
+            "a mask is of floats from 0, where to keep, to 1, where to paint; "
+            "give for example (mask > 0).float()"
+        )
 
 
 class Edits(GenerativeModel):

@@ -149,6 +149,20 @@ def from_uint8(pixels: UInt8[Tensor, "b c h w"]) -> Images:
     return from_levels(pixels, 256)
 
 
+def check_images(x: object) -> None:
+    """Refuse what cannot be pictures in [-1, 1]: whole numbers, as files have them, and no tensors.
+
+    Raises:
+        LimnerError: they are not a tensor of floats.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = str(x.dtype).removeprefix("torch.") if isinstance(x, Tensor) else type(x).__name__
+        raise LimnerError(
+            f"pictures are a tensor of floats in [-1, 1], not {kind}; "
+            "limner.contract.image.from_uint8 makes them of bytes"
+        )
+
+
 @dataclass(frozen=True)
 class Condition:
     """What a picture should be of: meanings, not mechanisms; every part may be absent, for all rows

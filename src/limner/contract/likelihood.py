@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, Images
+from limner.contract.image import Batch, Condition, Images, check_images
 from limner.contract.model import GenerativeModel, Turn, one_for_each
 from limner.contract.noise import Noise
 
@@ -46,6 +46,7 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
     def checked(
         self: "LikelihoodModel", x: Images, c: Condition = Condition(), **more: Any
     ) -> Likelihood:
+        check_images(x)
         asked, given = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
         if asked != given:
             raise LimnerError(f"{given} pictures have no likelihood here; give it {asked} ones")

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, ImageSpec
+from limner.contract.image import Condition, Images, ImageSpec, check_images
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend, Noise
 
@@ -213,6 +213,7 @@ class Upscales(GenerativeModel):
             LimnerError: an unknown option, a factor out of range, or a picture that would be
                 larger than 2^26 pixels.
         """
+        check_images(x)
         factor = float(self.factor if factor is None else factor)
         n, k, height, width = x.shape
         size = round(height * factor), round(width * factor)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images
+from limner.contract.image import Condition, Images, check_images
 from limner.contract.noise import Noise
 from limner.diffusion.controlled_network import Control
 from limner.diffusion.sampling import Repaints
@@ -45,6 +45,7 @@ class Attending(Repaints, Attends):
         Each picture is put under several amounts of noise, the same for all pictures, and looked at
         once at each; so maps are of a picture, and of none of the ways that lead to it.
         """
+        check_images(x)
         if c.text is None:
             raise LimnerError("there is no word to look for; give a prompt")
         if tuple(x.shape[1:]) != self.spec.shape:
