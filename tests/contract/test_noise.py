@@ -2,15 +2,19 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from limner.contract.noise import Noise, _as_signed, _mix
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Blend, Noise, _as_signed, _mix
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 SEEDS = st.integers(-(2**40), 2**40)
@@ -200,3 +204,41 @@ def test_the_global_generator_is_neither_read_nor_moved():
 def test_seeds_of_every_size_make_streams(seed: int):
     assert Noise.keyed(seed, 0, [0]).uniform(2).isfinite().all()
     assert Noise.sampling(seed, 2).normal(2).isfinite().all()
+
+
+FORMS = [np.array([5, 6, 7]), torch.tensor([5, 6, 7]), [np.int64(5), torch.tensor(6), 7], (5, 6, 7)]
+
+
+@pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), torch.tensor(5), range(5, 8), *FORMS])
+def test_whole_numbers_of_other_libraries_are_seeds(seed: Any):
+    asked = Noise.sampling(5, 3).streams
+    assert torch.equal(Noise.sampling(seed, 3).streams, asked)
+    model = toys.TwoStep(ImageSpec(1, 2, 2))
+    assert torch.equal(model.sample(3, seed=seed), model.sample(3, seed=5))
+    if isinstance(seed, np.generic | torch.Tensor) and seed.ndim == 0:
+        assert torch.equal(Noise.keyed(seed, 1, [2]).streams, Noise.keyed(5, 1, [2]).streams)
+
+
+def test_blends_of_numbers_of_other_libraries_are_seeds():
+    blend: Any = Blend(*np.array([1, 2]), np.float32(0.5))
+    own, other = (Noise.sampling([each], 1).normal(4) for each in (blend, Blend(1, 2, 0.5)))
+    assert torch.equal(own, other)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("seed", [5.0, None, "567", [1.5, 2, 3], np.ones(3), torch.tensor(1.0)])
+def test_what_is_not_a_whole_number_is_no_seed(seed: Any):
+    model = toys.TwoStep(ImageSpec(1, 2, 2))
+    for call in (
+        lambda: model.sample(3, seed=seed),
+        lambda: next(model.watch(3, seed=seed)),
+        lambda: Noise.keyed(seed, 0, [0]),
+    ):
+        with pytest.raises(LimnerError, match=r"^seed=.* is not a whole number; give one.*$"):
+            call()
+
+
+@pytest.mark.parametrize("seeds", [[1, 2], [1, 2, 3, 4]])
+def test_a_list_has_a_seed_for_each_picture(seeds: list[int]):
+    with pytest.raises(LimnerError, match=f"{len(seeds)} seeds for 3 pictures"):
+        toys.TwoStep(ImageSpec(1, 2, 2)).sample(3, seed=seeds)

@@ -6,7 +6,7 @@ may read nothing but earlier pixels. All of them at once are the likelihood; one
 each drawn before the next is asked for, they are a sample.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -21,7 +21,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, from_levels, to_levels
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.model import finished
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count
 from limner.maths.pixel_laws import PixelLaw, draw
 from limner.nn.condition import Conditioner
@@ -179,7 +179,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
         *,
         mask: Float[Tensor, "b 1 h w"],
         rounds: Count | None = None,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:

@@ -27,7 +27,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Condition, Images, ImageSpec, check_images
 from limner.contract.model import GenerativeModel, Learner
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Blend, Noise, Seeds
 
 _AT_ONCE = 64  # pictures translated together
 Latents = Float[Tensor, "b d hh ww"]
@@ -181,7 +181,7 @@ class Translates(GenerativeModel):
         x: Float[Tensor, "n k h w"],
         to: str = "B",
         *,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
     ) -> Images:
         """Pictures translated, "n c h w" in [-1, 1]; each is the same alone and among others.
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from limner.contract.editing import Edits, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import finished
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count
 
 _FRAMES = 10  # of an edit
@@ -40,7 +40,7 @@ class EditsCodes(Encodes, Edits):
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: float = 1.0,
         rounds: Count | None = None,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:

@@ -9,7 +9,7 @@ A mask is 1 where to paint, and 0 where to keep.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, check_images
 from limner.contract.model import GenerativeModel
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.rewording import Rewording
 
 
@@ -35,7 +35,7 @@ class Completes(GenerativeModel):
         *,
         mask: Float[Tensor, "b 1 h w"],
         rounds: int | None = None,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
@@ -87,7 +87,7 @@ class Edits(GenerativeModel):
         *,
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: float = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
@@ -125,7 +125,7 @@ class Rewords(GenerativeModel):
         *,
         image: Images | None = None,
         strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
@@ -148,7 +148,8 @@ class Rewords(GenerativeModel):
         self.check_words(before, after)
         if not 0 < strength <= 1:
             raise LimnerError(f"strength={strength:g} is not above 0 and at most 1")
-        seeds = [seed] if isinstance(seed, int) else list(seed)
+        given = as_seeds(seed)
+        seeds = [given] if isinstance(given, int) else given
         c = Condition.cat([before.repeat(len(seeds)), after.repeat(len(seeds))])
         if image is not None:
             check_mask(self.spec, image, None)
@@ -179,7 +180,7 @@ class Rewords(GenerativeModel):
         """
 
     @abstractmethod
-    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+    def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """What `reword` leaves of given pictures where no word changes, "b c h w" in [-1, 1].
 
         Args:
@@ -208,7 +209,7 @@ class Follows(GenerativeModel):
         image: Images,
         c: Condition,
         *,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:

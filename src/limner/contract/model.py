@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.options import option_names, plain, validated
 
 _L = TypeVar("_L", bound="Learner")
@@ -287,7 +287,7 @@ class GenerativeModel(Learner):
         n: int,
         c: Condition = Condition(),
         *,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
@@ -311,7 +311,7 @@ class GenerativeModel(Learner):
         frames: Callable[..., Iterator[Images]],
         n: int,
         c: Condition,
-        seed: int | Sequence[int | Blend],
+        seed: Seeds,
         preview: bool,
         options: Mapping[str, Any],
     ) -> Iterator[Images]:
@@ -322,8 +322,6 @@ class GenerativeModel(Learner):
             n, c, seed, preview, options: as for `watch`.
         """
         c = one_for_each(n, c)
-        if not isinstance(seed, int) and len(seed) != n:
-            raise LimnerError(f"{len(seed)} seeds for {n} pictures; give one, or one for each")
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self.fill_condition(n, c.to(self.device), noise)
@@ -339,15 +337,15 @@ class GenerativeModel(Learner):
         n: int,
         c: Condition = Condition(),
         *,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         **options: Any,
     ) -> Images:
         """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
-        c = one_for_each(n, c)
+        c, seeds = one_for_each(n, c), as_seeds(seed, n)
         parts: list[Images] = []
         for first in range(0, n, self.at_once):
             rows = slice(first, min(first + self.at_once, n))
-            own = seed + first if isinstance(seed, int) else seed[rows]
+            own = seeds + first if isinstance(seeds, int) else seeds[rows]
             painting = self.watch(
                 rows.stop - first, c.rows(rows), seed=own, preview=False, **options
             )

@@ -18,11 +18,14 @@ References:
 import math
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from operator import index
+from typing import NamedTuple, SupportsIndex, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from limner.contract.errors import LimnerError
 
 
 def _as_signed(number: int) -> int:
@@ -106,6 +109,42 @@ class Blend(NamedTuple):
     amount: float
 
 
+Seeds = SupportsIndex | Sequence[SupportsIndex | Blend]
+"""A whole number, for this picture and those after it, or one for each: Python's, numpy's or
+torch's, in a list or an array."""
+
+
+def as_seeds(seed: Seeds, n: int | None = None) -> int | list[int | Blend]:
+    """A seed, or the list of them, as Python's own numbers.
+
+    Args:
+        seed: as it was given.
+        n: how many pictures a list is for; None where a list of any length will do.
+
+    Raises:
+        LimnerError: they are not whole numbers, or more or fewer than the pictures.
+    """
+    given = seed.tolist() if hasattr(seed, "tolist") else seed  # pyright: ignore
+    try:
+        if not isinstance(given, Sequence):
+            return index(given)
+        seeds = [_own(each) for each in cast("Sequence[SupportsIndex | Blend]", given)]
+    except TypeError:
+        raise LimnerError(
+            f"seed={repr(given)[:40]} is not a whole number; give one, as seed=0, or a list of "
+            "one for each picture"
+        ) from None
+    if n not in (None, len(seeds)):
+        raise LimnerError(f"{len(seeds)} seeds for {n} pictures; give one, or one for each")
+    return seeds
+
+
+def _own(seed: SupportsIndex | Blend) -> int | Blend:
+    if isinstance(seed, Blend):
+        return Blend(index(seed.seed), index(seed.other), float(seed.amount))
+    return index(seed)
+
+
 class Noise:
     """Independent random streams, one per image; each call draws the next numbers from all.
 
@@ -128,7 +167,11 @@ class Noise:
 
     @classmethod
     def keyed(
-        cls, seed: int, step: int, images: Sequence[int] | Int[Tensor, "b"], device: str = "cpu"
+        cls,
+        seed: SupportsIndex,
+        step: int,
+        images: Sequence[int] | Int[Tensor, "b"],
+        device: str = "cpu",
     ) -> "Noise":
         """Streams of the images with these global numbers at one training step, or for a purpose.
 
@@ -138,17 +181,25 @@ class Noise:
             images: their global numbers.
             device: where numbers are drawn.
         """
-        index = torch.as_tensor(images, dtype=torch.int64, device=device)
-        step_key = _mix(torch.tensor(_as_signed(seed), dtype=torch.int64, device=device) + _GAMMA)
+        numbers = torch.as_tensor(images, dtype=torch.int64, device=device)
+        own = as_seeds(seed)
+        if not isinstance(own, int):
+            raise LimnerError(f"seed={own} is a list; give one whole number, as seed=0")
+        step_key = _mix(torch.tensor(_as_signed(own), dtype=torch.int64, device=device) + _GAMMA)
         image_key = _mix(step_key + _as_signed((step + 1) * _GAMMA))
-        return cls(_mix(image_key + (index + 1) * _GAMMA))
+        return cls(_mix(image_key + (numbers + 1) * _GAMMA))
 
     @classmethod
-    def sampling(cls, seed: int | Sequence[int | Blend], n: int, device: str = "cpu") -> "Noise":
-        """Streams for n pictures: of the seeds given, or of seed, seed + 1, ..."""
-        if not isinstance(seed, int):
-            return cls._blend(seed, device)
-        seeds = torch.arange(n, dtype=torch.int64, device=device) + _as_signed(seed)
+    def sampling(cls, seed: Seeds, n: int, device: str = "cpu") -> "Noise":
+        """Streams for n pictures: of the seeds given, or of seed, seed + 1, ...
+
+        Raises:
+            LimnerError: seeds that are not whole numbers, or not n.
+        """
+        given = as_seeds(seed, n)
+        if not isinstance(given, int):
+            return cls._blend(given, device)
+        seeds = torch.arange(n, dtype=torch.int64, device=device) + _as_signed(given)
         return cls(_mix(_mix(seeds + _GAMMA) + _as_signed(Purpose.SAMPLING * _GAMMA)))
 
     @classmethod

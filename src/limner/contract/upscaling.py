@@ -21,7 +21,7 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec, check_images
 from limner.contract.model import GenerativeModel
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 
 _LARGEST = 2**26  # pixels of a picture that is made
 _MOST = 64  # times
@@ -191,7 +191,7 @@ class Upscales(GenerativeModel):
         factor: float | None = None,
         c: Condition = Condition(),
         *,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         **options: Any,
     ) -> Float[Tensor, "n k hh ww"]:
         """Pictures of any size made larger; each is the same alone and among others.

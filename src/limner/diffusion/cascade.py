@@ -18,7 +18,7 @@ so that it can paint without. It is sampled without guidance, whose null model w
 is asked for, and what is to be avoided, guides the base.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, get_type_hints
@@ -33,7 +33,7 @@ from limner.contract.editing import Edits, Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn, finished
-from limner.contract.noise import Blend, Noise, Purpose
+from limner.contract.noise import Noise, Purpose, Seeds
 from limner.contract.options import NonNegative, Share, option_names
 from limner.contract.registry import Paper, build, entry, register
 from limner.contract.rewording import Rewording
@@ -257,7 +257,7 @@ class Cascade(Edits, Attends, Rewords):
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: float = 1.0,
         rounds: int | None = None,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
@@ -344,7 +344,7 @@ class Cascade(Edits, Attends, Rewords):
             plan = upsampler.plan(**further)
             yield from follow_change(upsampler, plan, image, seen, noise, preview)
 
-    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+    def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """That of the upsampler, which follows the picture itself: `Rewords`."""
         return reconstruct_for_edit(self._editing(self.upsampler), image, seed)
 

@@ -38,7 +38,7 @@ from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, Natural, Share
 from limner.contract.registry import Paper, register
 from limner.contract.rewording import Rewording
@@ -364,7 +364,7 @@ class ControlNet(ExtendsBase, Rewords, Controlled):
             change, image, strength, n, c, noise=noise, preview=preview, **_of_base(options)
         )
 
-    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+    def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """As of the base: `Rewords`."""
         return self.base.reconstruct_for_edit(image, seed)
 

@@ -23,7 +23,7 @@ hardly changed may be left to the pixel, so that an autoencoder costs it nothing
 (`sampler.tolerance`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Unpack
@@ -38,7 +38,7 @@ from limner.contract.editing import Follows, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, Turn
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Natural, NonNegative, Share
 from limner.contract.registry import Paper, register
 from limner.diffusion.frozen_base import Base, ExtendsBase, checked_base, with_network
@@ -294,7 +294,7 @@ class Instruct(ExtendsBase, Follows):
         image: Images,
         c: Condition,
         *,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:

@@ -28,7 +28,7 @@ alignment serves replacements and refinements of any length.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +41,7 @@ from limner.contract.editing import Rewords
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import finished
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 from limner.contract.rewording import Rewording
 from limner.diffusion.sampling import Plan, Repaints
 from limner.maths.denoisers import Denoiser, Estimate
@@ -90,15 +90,13 @@ class PromptToPrompt(Repaints, Rewords):
         for state in plan.walked(self.first(noise), c, noise, preview):
             yield self.to_image(state)
 
-    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+    def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """The pictures themselves, or what an autoencoder makes of them: `Rewords`."""
         return reconstruct_for_edit(self, image, seed)
 
 
 @torch.no_grad()
-def reconstruct_for_edit(
-    model: Repaints, image: Images, seed: int | Sequence[int | Blend] = 0
-) -> Images:
+def reconstruct_for_edit(model: Repaints, image: Images, seed: Seeds = 0) -> Images:
     """There and back to the space where a model denoises: `Rewords.reconstruct_for_edit`."""
     image = image.to(model.device)
     noise = Noise.sampling(seed, len(image), str(model.device))

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
@@ -15,7 +15,7 @@ from limner.contract.editing import Edits, check_mask
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.model import GenerativeModel, finished
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count, NonNegative, RunName, Share
 from limner.contract.registry import entry
 from limner.maths.denoisers import Conditional, Denoiser, KnownPixels, per_image
@@ -157,7 +157,7 @@ class Repaints(Edits):
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
         rounds: Count | None = None,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:

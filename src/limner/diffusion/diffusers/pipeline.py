@@ -32,7 +32,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.header import Header
 from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.model import SAMPLE_BATCH, GenerativeModel, Turn, finished
-from limner.contract.noise import Blend, Noise
+from limner.contract.noise import Noise, Seeds
 from limner.contract.registry import Paper, register
 from limner.contract.rewording import Rewording
 from limner.contract.text import Tokenizer
@@ -200,7 +200,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         *,
         mask: Float[Tensor, "b 1 h w"] | None = None,
         strength: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        seed: int | Sequence[int | Blend] = 0,
+        seed: Seeds = 0,
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
@@ -300,7 +300,7 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         asked |= given
         yield from self._painting(painter, asked, noise, size, steps, views, preview, strength)
 
-    def reconstruct_for_edit(self, image: Images, seed: int | Sequence[int | Blend] = 0) -> Images:
+    def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
         """What the pipeline's autoencoder makes of pictures: `Rewords`."""
         image = image.to(self.device)
         noise = Noise.sampling(seed, len(image), str(self.device))
