@@ -1,5 +1,7 @@
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -200,3 +202,15 @@ def test_conditions_and_batches_move_and_slice_whole():
     assert part.x.shape == (2, 1, 2, 2)
     assert len(part.c) == 2
     assert len(Batch(torch.zeros(3, 1, 2, 2), Condition()).rows(slice(0, 2)).c) == 0
+
+
+def test_lists_and_arrays_of_whole_numbers_are_parts_of_a_condition():
+    asked = Condition(label=torch.tensor([1, 0]), text=torch.tensor([[1, 2], [3, 0]]))
+    label: list[Any] = [[1, 0], (1, 0), np.array([1, 0]), torch.tensor([1, 0], dtype=torch.uint8)]
+    for each in label:
+        given = Condition(label=each, text=[[1, 2], [3, 0]])
+        for part, own in ((given.label, asked.label), (given.text, asked.text)):
+            assert part is not None
+            assert own is not None
+            assert torch.equal(part, own)
+            assert part.dtype == torch.int64

@@ -21,8 +21,8 @@ from limner.commands.wish import Wish, load_painter, sampler_options
 from limner.contract.bundled import bundled, find_model
 from limner.contract.checkpoint import write_durably
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, from_uint8, to_uint8
-from limner.contract.model import GenerativeModel, one_for_each
+from limner.contract.image import Condition, Images, from_uint8, one_for_each, to_uint8
+from limner.contract.model import GenerativeModel
 from limner.contract.options import validated
 from limner.contract.text import prompted
 from limner.contract.upscaling import Upscales, check_enlargement

@@ -24,8 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
+from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.header import Header
-from limner.contract.image import Condition, Images, ImageSpec, check_images
+from limner.contract.image import Condition, Images, ImageSpec, check_images, one_for_each
 from limner.contract.model import GenerativeModel, Learner
 from limner.contract.noise import Blend, Noise, Seeds
 
@@ -199,19 +200,15 @@ class Translates(GenerativeModel):
         if tuple(x.shape[1:]) != wanted:
             asked, given = (" x ".join(map(str, shape)) for shape in (wanted, x.shape[1:]))
             raise LimnerError(f"this model translates pictures of {asked}, not of {given}")
-        training = self.training
-        self.eval()
-        try:
-            noise = Noise.sampling(seed, len(x), str(self.device))
-            parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
-            with torch.no_grad():
-                made = [
-                    self.translation(x[rows].to(self.device, self.dtype), domain, noise.rows(rows))
-                    for rows in parts
-                ]
-            return torch.cat(made).float().clamp(-1, 1)
-        finally:
-            self.train(training)
+        one_for_each(len(x), Condition())
+        noise = Noise.sampling(seed, len(x), str(self.device))
+        parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
+        with evaluation_mode(self), torch.no_grad():
+            made = [
+                self.translation(x[rows].to(self.device, self.dtype), domain, noise.rows(rows))
+                for rows in parts
+            ]
+        return torch.cat(made).float().clamp(-1, 1)
 
     def domain(self, name: str) -> Domain:
         """A domain that can be translated to, by letter or by the data's name of it.

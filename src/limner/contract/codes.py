@@ -7,9 +7,8 @@ Codes are flat, and scaled so that those of pictures are about standard normal:
     traverse(x)             decode(z), z being encode(x) but for one coordinate
 """
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from limner.contract.code_paths import lerp, slerp
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, check_images
+from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.image import Condition, Images, check_images, one_for_each
 from limner.contract.model import GenerativeModel
 
 _AT_ONCE = 64  # pictures encoded or decoded together
@@ -51,7 +51,7 @@ class Encodes(GenerativeModel):
 
     def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
         """What is left of pictures when only their codes are kept, "b c h w" in [-1, 1]."""
-        with self._quietly():
+        with evaluation_mode(self), torch.no_grad():
             x, c = self._placed(x, c)
             return self._decoded(self._encoded(x, c), c)
 
@@ -72,7 +72,7 @@ class Encodes(GenerativeModel):
             raise LimnerError(f"a path has at least 2 pictures, its ends, not {steps}")
         if len(a) != len(b):
             raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
-        with self._quietly():
+        with evaluation_mode(self), torch.no_grad():
             b, _ = self._placed(b, c)
             a, c = self._placed(a, c)
             start, end = self._encoded(a, c), self._encoded(b, c)
@@ -101,7 +101,7 @@ class Encodes(GenerativeModel):
         """
         if len(x) != 1:
             raise LimnerError(f"one picture's code is moved, not those of {len(x)}; give x[:1]")
-        with self._quietly():
+        with evaluation_mode(self), torch.no_grad():
             x, c = self._placed(x, c)
             z = self.encode(x, c)
             if isinstance(coordinates, int):
@@ -153,19 +153,6 @@ class Encodes(GenerativeModel):
         if tuple(x.shape[1:]) != self.spec.shape:
             asked, given = " x ".join(map(str, self.spec.shape)), " x ".join(map(str, x.shape[1:]))
             raise LimnerError(f"this model has codes of {asked} pictures, not of {given}")
-        c = c.repeat(len(x)) if len(c) == 1 else c
-        if len(c) not in (0, len(x)):
-            raise LimnerError(f"{len(c)} conditions for {len(x)} pictures; give one, or one each")
+        c = one_for_each(len(x), c)
         self.check_condition(c)
         return x.to(self.device, self.dtype), c.to(self.device)
-
-    @contextlib.contextmanager
-    def _quietly(self) -> Generator[None, None, None]:
-        """In evaluation mode, without gradients."""
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)

@@ -4,12 +4,15 @@ Images are uint8 in files and at the metrics; they cross to [-1, 1] and back onc
 else in the library knows the number 127.5.
 """
 
-from collections.abc import Sequence
+import contextlib
+import reprlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
@@ -17,6 +20,9 @@ from limner.contract.noise import Noise
 
 Images = Float[Tensor, "b c h w"]
 """A batch of images in [-1, 1], float32 at every border between parts."""
+
+
+Rows = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class ImageSpec:
             read["hint"] = cls.from_json(read["hint"])
         return cls(**read)
 
-    def label_index(self, name: str) -> int:
+    def label_index(self, name: str | int) -> int:
         """The number of a class by its name, by a unique part of its name, or by its number.
 
         Raises:
@@ -114,6 +120,10 @@ class ImageSpec:
         """
         if not self.labels:
             raise LimnerError("this model has no classes; leave the label out")
+        if isinstance(name, int):
+            if not 0 <= name < len(self.labels):
+                raise LimnerError(f"label {name} is not one of 0 to {len(self.labels) - 1}")
+            return name
         wanted = name.strip().lower()
         lowered = [label.lower() for label in self.labels]
         matches = [i for i, label in enumerate(lowered) if label == wanted]
@@ -163,13 +173,69 @@ def check_images(x: object) -> None:
         )
 
 
-@dataclass(frozen=True)
+def _is_int64(dtype: torch.dtype) -> bool:
+    return dtype == torch.int64
+
+
+def _is_float(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point
+
+
+def _is_bool(dtype: torch.dtype) -> bool:
+    return dtype == torch.bool
+
+
+_CONDITION: dict[str, tuple[str, int, Callable[[torch.dtype], bool], str]] = {
+    "label": ("class numbers, one for each picture", 1, _is_int64, "as label=[3, 5]"),
+    "text": (
+        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted makes them of words"
+    ),
+    "image": (
+        'floats in [-1, 1], "b c h w"', 4, _is_float, "limner.contract.image.from_uint8 makes them"
+    ),
+    "present": ("true or false, one for each picture", 1, _is_bool, "as torch.tensor([True])"),
+    "avoid": (
+        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted makes them of words"
+    ),
+    "weight": ("floats, one for each token of the text", 2, _is_float, "as torch.ones(text.shape)"),
+}  # fmt: skip
+"""What the parts of a condition are, their dimensions, whether a type fits, and what to type."""
+
+
+def _as_part(name: str, given: object) -> Tensor:
+    """A part of a condition; it may be given as a list or array, or in another type of integers.
+
+    Raises:
+        LimnerError: it cannot be that part; the message says what can.
+    """
+    what, dimensions, fits, hint = _CONDITION[name]
+    if isinstance(given, Tensor) and given.ndim == dimensions and fits(given.dtype):
+        return given
+    part = given
+    if not isinstance(given, str):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            part = torch.as_tensor(given)
+    if isinstance(part, Tensor) and part.ndim == dimensions:
+        whole = not (part.is_floating_point() or part.is_complex() or part.dtype == torch.bool)
+        if whole and fits(torch.int64):
+            return part.long()
+        if fits(part.dtype):
+            return part
+    said = type(given).__name__
+    if isinstance(part, Tensor):
+        kind = str(part.dtype).removeprefix("torch.")
+        said = f"{kind} of {part.ndim} dimension{'s' * (part.ndim != 1)}"
+    raise LimnerError(f"{name} is {what} ({hint}), not {said}")
+
+
+@dataclass(frozen=True, init=False)
 class Condition:
     """What a picture should be of: meanings, not mechanisms; every part may be absent, for all rows
     or for some.
 
     Args:
-        label: class numbers, int64 "b"; -1 where a row has none.
+        label: class numbers, int64 "b"; -1 where a row has none. Lists and arrays of whole numbers
+            become tensors, here and of `text` and `avoid`.
         text: token numbers, int64 "b l"; 0 is padding, a row of padding has no text.
         image: conditioning images in [-1, 1], "b k hh ww".
         present: bool "b", which rows have their conditioning image; None means all.
@@ -185,7 +251,19 @@ class Condition:
     avoid: Int[Tensor, "b m"] | None = None
     weight: Float[Tensor, "b l"] | None = None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        label: Integer[Tensor, "b"] | Integer[np.ndarray, "b"] | Sequence[int] | None = None,
+        text: Integer[Tensor, "b l"] | Integer[np.ndarray, "b l"] | Rows | None = None,
+        image: Float[Tensor, "b k hh ww"] | None = None,
+        present: Bool[Tensor, "b"] | None = None,
+        avoid: Integer[Tensor, "b m"] | Integer[np.ndarray, "b m"] | Rows | None = None,
+        weight: Float[Tensor, "b l"] | None = None,
+    ) -> None:
+        parts = (label, text, image, present, avoid, weight)
+        for field, given in zip(fields(self), parts, strict=True):
+            part = None if given is None else _as_part(field.name, given)
+            object.__setattr__(self, field.name, part)
         sizes = {len(part) for part in self._parts().values()}
         if len(sizes) > 1:
             raise LimnerError(
@@ -281,6 +359,22 @@ class Condition:
         return Condition(
             **{name: torch.cat([getattr(c, name) for c in conditions]) for name in names[0]}
         )
+
+
+def one_for_each(n: int, c: Condition) -> Condition:
+    """A condition of n rows, or without parts."""
+    if not isinstance(c, Condition):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LimnerError(
+            f"{reprlib.repr(c)} is not a limner.Condition; limner.prompted(model.spec, ['a word']) "
+            "makes one of words, limner.Condition(label=[3]) of labels"
+        )
+    if n < 1:
+        raise LimnerError(f"the number of pictures must be at least 1, not {n}")
+    if len(c) == 1:
+        c = c.repeat(n)
+    if len(c) not in (0, n):
+        raise LimnerError(f"{len(c)} conditions for {n} pictures; give one, or one for each")
+    return c
 
 
 class Batch(NamedTuple):

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, Images, check_images
-from limner.contract.model import GenerativeModel, Turn, one_for_each
+from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.image import Batch, Condition, Images, check_images, one_for_each
+from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise
 
 Kind = Literal["exact", "lower", "estimate"]
@@ -54,13 +55,8 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
             return log_prob(self, x, c, **more)
         c = one_for_each(len(x), c)
         self.check_condition(c)
-        if not self.training:
+        with evaluation_mode(self):
             return log_prob(self, x, c, **more)
-        self.eval()
-        try:
-            return log_prob(self, x, c, **more)
-        finally:
-            self.train()
 
     return checked
 

@@ -29,7 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.options import option_names, plain, validated
 
@@ -325,12 +326,8 @@ class GenerativeModel(Learner):
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self.fill_condition(n, c.to(self.device), noise)
-        training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             yield from frames(n, c, noise=noise, preview=preview, **asked)
-        finally:
-            self.train(training)
 
     def sample(
         self,
@@ -426,17 +423,6 @@ class GenerativeModel(Learner):
         from limner.contract.options import json_schema
 
         return json_schema(cls.frames, skip=_NOT_OPTIONS)
-
-
-def one_for_each(n: int, c: Condition) -> Condition:
-    """A condition of n rows, or without parts."""
-    if n < 1:
-        raise LimnerError(f"the number of pictures must be at least 1, not {n}")
-    if len(c) == 1:
-        c = c.repeat(n)
-    if len(c) not in (0, n):
-        raise LimnerError(f"{len(c)} conditions for {n} pictures; give one, or one for each")
-    return c
 
 
 def draw_labels(spec: ImageSpec, noise: Noise) -> Int[Tensor, "b"]:

@@ -8,6 +8,7 @@ SHA-256, in its `TextSpec`.
 
 import hashlib
 import json
+import reprlib
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -250,12 +251,18 @@ def prompted(
         report: told, in a line each, of unknown words and of what is beyond the length.
 
     Raises:
-        LimnerError: the model was trained without text, or with another word table.
+        LimnerError: the model was trained without text, or with another word table, or there is
+            no prompt.
     """
     if spec.text is None:
         raise LimnerError("this model was trained without text; leave the prompt out")
     tokenizer = Tokenizer(spec.text)
     asked = [prompts] if isinstance(prompts, str) else prompts
+    texts = isinstance(asked, Sequence) and all(isinstance(each, str) for each in asked)
+    if not texts or not asked:
+        raise LimnerError(
+            f"prompts={reprlib.repr(prompts)} is no text; give one, as 'a red apple', or a list"
+        )
     told = [_emphasised(spec.text, spell_emoji(prompt), report) for prompt in asked]
     readings = [tokenizer.read(each.text) for each in told]
     for reading in readings:

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, ImageSpec, check_images
+from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.image import Condition, Images, ImageSpec, check_images, one_for_each
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Seeds
 
@@ -219,29 +220,24 @@ class Upscales(GenerativeModel):
         size = round(height * factor), round(width * factor)
         check_enlargement((height, width), factor)
         asked = self.sampler_options(options)
+        c = one_for_each(n, c)
         self.check_condition(c)
-        c = c.repeat(n) if len(c) == 1 else c
         noise = Noise.sampling(seed, n, str(self.device))
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                x = x.to(self.device, torch.float32)
-                colours, alpha = (x[:, :-1], x[:, -1:]) if k in (2, 4) else (x, None)
-                if alpha is not None:
-                    colours = _under(colours, alpha)
-                own = as_channels(colours, self.spec.channels)
-                while own.shape[-2] < size[0] or own.shape[-1] < size[1]:
-                    least = [max(a, -(-b // self.factor)) for a, b in zip((height, width), size)]
-                    if own.shape[-2] > least[0] and own.shape[-1] > least[1]:
-                        own = resize(own, *least)
-                    own = self.stage(own, c.to(self.device), noise, **asked)
-                made = as_channels(resize(own, *size), colours.shape[1])
-                if alpha is None:
-                    return made
-                return torch.cat([made, resize(alpha, *size)], 1)
-        finally:
-            self.train(training)
+        with evaluation_mode(self), torch.no_grad():
+            x = x.to(self.device, torch.float32)
+            colours, alpha = (x[:, :-1], x[:, -1:]) if k in (2, 4) else (x, None)
+            if alpha is not None:
+                colours = _under(colours, alpha)
+            own = as_channels(colours, self.spec.channels)
+            while own.shape[-2] < size[0] or own.shape[-1] < size[1]:
+                least = [max(a, -(-b // self.factor)) for a, b in zip((height, width), size)]
+                if own.shape[-2] > least[0] and own.shape[-1] > least[1]:
+                    own = resize(own, *least)
+                own = self.stage(own, c.to(self.device), noise, **asked)
+            made = as_channels(resize(own, *size), colours.shape[1])
+            if alpha is None:
+                return made
+            return torch.cat([made, resize(alpha, *size)], 1)
 
     def stage(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any

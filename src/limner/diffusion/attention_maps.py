@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from limner.contract.abilities import Attends
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, Images, check_images
+from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.image import Condition, Images, check_images, one_for_each
 from limner.contract.noise import Noise
 from limner.diffusion.controlled_network import Control
 from limner.diffusion.sampling import Repaints
@@ -53,18 +54,13 @@ class Attending(Repaints, Attends):
             raise LimnerError(f"this model looks at {own} pictures, not at {given}")
         layers = (each for each in self.modules() if isinstance(each, Attention))
         x = x.to(next((each.query.weight for each in layers), x))
-        c = c.repeat(len(x)) if len(c) == 1 else c
+        c = one_for_each(len(x), c)
         noise, c = Noise.sampling([0] * len(x), len(x), str(x.device)), c.to(x.device)
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad(), looking(self) as looks:
-                z, _ = self.to_latent(x, None, noise)
-                for t in self.schedule.times(_AMOUNTS + 1)[1:-1]:
-                    alpha, sigma = map(float, self.schedule(t))
-                    self(alpha * z + sigma * noise.normal(*z.shape[1:]).to(z), t, c)
-        finally:
-            self.train(training)
+        with evaluation_mode(self), torch.no_grad(), looking(self) as looks:
+            z, _ = self.to_latent(x, None, noise)
+            for t in self.schedule.times(_AMOUNTS + 1)[1:-1]:
+                alpha, sigma = map(float, self.schedule(t))
+                self(alpha * z + sigma * noise.normal(*z.shape[1:]).to(z), t, c)
         return looks.maps(*self.spec.shape[1:])
 
 

@@ -34,8 +34,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, Images, ImageSpec
-from limner.contract.model import Learner, Turn, one_for_each
+from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
+from limner.contract.model import Learner, Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import Count, Natural, NonNegative, Share, Widths
 from limner.contract.registry import Paper, register
@@ -273,15 +274,13 @@ class GigaGAN(StyleModel):
         for c in (a, b):
             self.check_condition(c)
         ends = [one_for_each(steps, c.to(self.device)).padded(length) for c in (a, b)]
-        training = self.training
-        self.eval()
-        one, other = (self.mapping.conditioner(c, steps) for c in ends)
-        signal = _blend(one, other, torch.linspace(0, 1, steps, device=self.device))
         noise = Noise.sampling([seed] * steps, steps, str(self.device))
-        w = self.mapping.style_of(noise.normal(self.latent), signal.vector)
-        w = w[:, None].expand(-1, self.style_layers, -1)
-        x = self.synthesis(w, [_words(signal)] * (self.style_layers // 2), noise)
-        self.train(training)
+        with evaluation_mode(self):
+            one, other = (self.mapping.conditioner(c, steps) for c in ends)
+            signal = _blend(one, other, torch.linspace(0, 1, steps, device=self.device))
+            w = self.mapping.style_of(noise.normal(self.latent), signal.vector)
+            w = w[:, None].expand(-1, self.style_layers, -1)
+            x = self.synthesis(w, [_words(signal)] * (self.style_layers // 2), noise)
         return x.float().clamp(-1, 1)
 
 

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from limner.contract.abilities import Mixes
 from limner.contract.codes import Encodes
-from limner.contract.image import Batch, Condition, Images
-from limner.contract.model import one_for_each
+from limner.contract.image import Batch, Condition, Images, one_for_each
 from limner.contract.noise import Blend, Noise, Purpose
 from limner.contract.options import Natural
 from limner.gans.adversarial_model import Adversarial

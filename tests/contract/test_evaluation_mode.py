@@ -1,0 +1,60 @@
+"""A model in training mode may be used from many threads, and stays in training mode."""
+
+import threading
+from typing import Any
+
+import torch
+import toys
+
+from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.image import ImageSpec
+from limner.contract.noise import Noise
+
+GREY = ImageSpec(1, 2, 2)
+
+
+def test_the_mode_is_restored_when_the_last_user_leaves():
+    model: Any = toys.Dropout(GREY).train()
+    first, second = model.watch(1), model.watch(1)
+    next(first), next(second)
+    first.close()
+    assert not model.training
+    second.close()
+    assert model.training
+    with evaluation_mode(model), evaluation_mode(model.eval()):
+        assert not model.training
+    assert model.training
+
+
+def test_a_call_of_train_meanwhile_counts():
+    model: Any = toys.Dropout(GREY).eval()
+    left = model.watch(1)
+    next(left)
+    model.train().sample(1)
+    assert model.training
+    left.close()
+    assert model.training
+
+
+def test_threads_sample_the_same_as_one_and_leave_the_mode_as_it_was():
+    model: Any = toys.Dropout(GREY, width=64).eval()
+    noise = Noise.sampling(0, 64).normal(toys.LATENT)
+    expected = [model.sample(64, seed=i) for i in range(4)]
+    model.train()
+    found: list[Any] = [[] for _ in expected]
+    starting = threading.Barrier(4)
+
+    def paint(i: int) -> None:
+        starting.wait()
+        for _ in range(40):
+            found[i].append(model.sample(64, seed=i))
+
+    threads = [threading.Thread(target=paint, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert model.training
+    assert not torch.equal(model.painter(noise), model.eval().painter(noise))  # it drops out
+    for own, x in zip(found, expected):
+        assert all(torch.equal(each, x) for each in own)
