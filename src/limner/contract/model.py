@@ -243,6 +243,9 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
     def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
         with torch.no_grad():
             painting = frames(self, *args, **kwargs)
+        if not isinstance(painting, Iterator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = type(painting).__name__
+            raise LimnerError(f"frames of {type(self).__name__} returns {kind}; yield the pictures")
         while True:
             with torch.no_grad():  # not around the yield: a caller keeps its own gradients
                 frame = next(painting, None)

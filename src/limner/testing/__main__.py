@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 from limner.contract.errors import LimnerError
@@ -51,6 +52,20 @@ def train_briefly(name: str) -> str:
     return f"{name}: {key} of {_SIZE} x {_SIZE} emoji {first:.2f}, after {_STEPS} steps {last:.2f}"
 
 
+def _place(error: Exception, file: Path) -> str:
+    """An error in a line, with the last line of a file that led to it."""
+    said = (str(error).strip() or "no message").splitlines()[0]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == file.resolve()
+    ]
+    if isinstance(error, SyntaxError):
+        said, lines = error.msg, [error.lineno]
+    where = f"{file}, line {lines[-1]}" if lines else str(file)
+    return f"{where}: {type(error).__name__}: {said}"
+
+
 def main(arguments: list[str]) -> int:
     """Check each promise, then train; 1 if a promise is broken, 2 if the file has neither."""
     try:
@@ -69,6 +84,9 @@ def main(arguments: list[str]) -> int:
     except AssertionError as error:
         print(f"broken: {error}", file=sys.stderr)
         return 1
+    except Exception as error:  # whatever the file's own code raises
+        print(f"error: {_place(error, Path(arguments[0]))}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -160,6 +160,9 @@ def check_turns(case: Case) -> None:
         mover: list[nn.Parameter] = []
         kept = {id(p): p.detach().clone() for p in model.parameters()}
         for turn in model.turns(*_round(case, step, size)):
+            assert isinstance(turn, Turn), (
+                f"turns yields {type(turn).__name__}; write yield Turn(loss)"
+            )
             _nobody_moved(model, kept, mover, names)
             kept |= {id(p): p.detach().clone() for p in mover}
             mover = players[_player(turn, players)]

@@ -287,7 +287,13 @@ class Loop:
         x, c = self._batch([self._ahead(start, n) for start in starts])
         hidden = c.drop(self.model.condition_dropout, noise)
         model = self.model.at_size(*x.shape[2:])
-        yield from model.turns(Batch(x, hidden), self.step, noise)
+        for turn in model.turns(Batch(x, hidden), self.step, noise):
+            if not isinstance(turn, Turn):  # pyright: ignore[reportUnnecessaryIsInstance]
+                kind = type(turn).__name__
+                raise LimnerError(
+                    f"turns of {type(model).__name__} yields {kind}; write yield Turn(loss)"
+                )
+            yield turn
 
     def _play(self) -> dict[str, float] | None:
         """All moves of one step; None when memory ran out before anything was updated."""
