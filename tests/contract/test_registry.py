@@ -1,9 +1,17 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+import torch
 import toys
 
 from limner.contract import registry
 from limner.contract.errors import LimnerError
-from limner.contract.image import ImageSpec
+from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.model import GenerativeModel, Learner, Turn
+from limner.contract.noise import Noise
 from limner.contract.registry import FAMILIES, Paper, build, entry, models, register
 
 PAPER = Paper("A title", "Somebody, Other", 2024, "2401.00001")
@@ -73,3 +81,82 @@ def test_a_summary_is_the_first_line_of_the_docstring():
         entry("toy-vae").summary
         == "A lower bound: log p(x | z) - KL(q(z | x) || p(z)), with z ~ q."
     )
+
+
+def own(name: str, module: str = "theirs", **methods: Any) -> type[Learner]:
+    """A class of a user."""
+    return type(name, (toys.TwoStep,), {"__module__": module, **methods})
+
+
+def test_the_librarys_names_are_taken():
+    taken = register("ddpm", family="diffusion", paper=PAPER)
+    with pytest.raises(LimnerError, match=r"taken by DDPM of limner\.diffusion\.ddpm; choose"):
+        taken(own("DDPM"))
+
+
+def test_a_cell_of_a_notebook_may_be_run_again():
+    registered = register("toy-new", family="diffusion", paper=PAPER)
+    registered(own("New", "__main__"))
+    again = registered(own("New", "__main__"))
+    assert entry("toy-new").model is again
+
+
+def test_a_name_is_taken_before_the_library_is_loaded():
+    said = """
+from limner.contract.image import ImageSpec
+from limner.contract.model import GenerativeModel, LimnerError
+from limner.contract.registry import Paper, register
+class Own(GenerativeModel):
+    def __init__(self, spec: ImageSpec) -> None: super().__init__()
+    def turns(self, batch, step, noise): yield
+    def frames(self, n, c, *, noise, preview=True): yield
+try: register("gan", family="gans", paper=Paper("t", "a", 1, "1"))(Own)
+except LimnerError as error: print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
+    assert found.stdout.startswith("the model name 'gan' is taken by GAN of limner.gans.gan")
+
+
+def no_noise(self: Any, n: int, c: Condition = Condition()) -> Iterator[Images]:
+    yield torch.zeros(n, 1, 4, 4)
+
+
+def no_spec(self: Any, width: int = 4) -> None:
+    Learner.__init__(self)
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ({"frames": no_noise}, r"frames of Odd takes other .*'noise'.*write def frames\(self, n"),
+        (
+            {"__init__": no_spec},
+            "constructor of Odd takes no spec; write def __init__",
+        ),
+        ({"takes": ("label",)}, "unknown condition 'label'; did you mean 'labels'"),
+    ],
+)
+def test_a_class_that_cannot_keep_the_contract_is_refused(methods: dict[str, Any], said: str):
+    with pytest.raises(LimnerError, match=said):
+        register("toy-odd", family="gans", paper=PAPER)(own("Odd", **methods))
+
+
+def test_what_a_class_lacks_is_said():
+    class Half(GenerativeModel):
+        """Paints nothing."""
+
+        def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+            yield from ()
+
+    with pytest.raises(LimnerError, match="Half has no frames; write def frames"):
+        register("toy-odd", family="gans", paper=PAPER)(Half)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_name_and_a_paper_are_checked():
+    paper: Any = "A title (2024)"
+    with pytest.raises(LimnerError, match="is not a Paper; write Paper"):
+        register("toy-odd", family="gans", paper=paper)
+    for name in ("Toy", "toy odd", "toy_odd", ""):
+        with pytest.raises(LimnerError, match="lower case, words joined by hyphens"):
+            register(name, family="gans", paper=PAPER)

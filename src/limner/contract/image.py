@@ -261,9 +261,9 @@ class Condition:
         weight: Float[Tensor, "b l"] | None = None,
     ) -> None:
         parts = (label, text, image, present, avoid, weight)
-        for field, given in zip(fields(self), parts, strict=True):
-            part = None if given is None else _as_part(field.name, given)
-            object.__setattr__(self, field.name, part)
+        for name, given in zip(_CONDITION, parts, strict=True):
+            part = None if given is None else _as_part(name, given)
+            object.__setattr__(self, name, part)
         sizes = {len(part) for part in self._parts().values()}
         if len(sizes) > 1:
             raise LimnerError(

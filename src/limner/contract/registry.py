@@ -3,15 +3,16 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.header import told
 from limner.contract.image import ImageSpec
-from limner.contract.model import Learner
+from limner.contract.model import Learner, Part
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
 _ROOMS = {"judges": "evaluate.judges"}  # where a family's papers lie, if not under its own name
@@ -105,19 +106,85 @@ def register(
         file: of a model that another program trained: the file that its folder is known by.
         train: its usual training, as a recipe's section [train] has it; a recipe overrides it, and
             what both leave out is the default of `TrainOptions`.
+
+    Raises:
+        LimnerError: another model has the name, or the class cannot keep the contract.
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise LimnerError(
+            f"'{name}' is not a model's name; write lower case, words joined by hyphens"
+        )
+    if not isinstance(paper, Paper):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LimnerError(
+            f"paper={paper!r} is not a Paper; write Paper(title, authors, year, arxiv)"
+        )
 
     def enter(model: _L) -> _L:
+        own = _is_own(model)
+        if not own:  # the library's names are known before any other
+            _load_families()
         known = _entries.get(name)
-        if known and known.model.__qualname__ != model.__qualname__:
-            raise LimnerError(f"the model name '{name}' is taken by {known.model.__qualname__}")
+        if known and (
+            known.model.__qualname__ != model.__qualname__ or (_is_own(known.model) and not own)
+        ):
+            raise LimnerError(
+                f"the model name '{name}' is taken by {known.model.__qualname__} of "
+                f"{known.model.__module__}; choose another"
+            )
+        _check_class(model)
         model.name = name
         _entries[name] = Entry(name, family, paper, model, tiny or {}, file, train or {})
         return model
 
     return enter
+
+
+def _is_own(model: type[Learner]) -> bool:
+    """Whether a class is the library's."""
+    return model.__module__.partition(".")[0] == "limner"
+
+
+_SIGNATURES = {
+    "__init__": "(self, spec: ImageSpec, ...)",
+    "turns": "(self, batch, step, noise)",
+    "frames": "(self, n, c=Condition(), *, noise, preview=True)",
+}
+
+
+def _check_class(model: type[Learner]) -> None:
+    """Refuse a class that cannot keep the contract.
+
+    Raises:
+        LimnerError: a method is missing or takes other arguments, or `takes` names no condition.
+    """
+    if missing := sorted(model.__abstractmethods__):
+        name = missing[0]
+        arguments = _SIGNATURES.get(name, "(self, ...)")
+        raise LimnerError(f"{model.__name__} has no {name}; write def {name}{arguments}")
+    asked: dict[str, tuple[Sequence[str], Mapping[str, bool]]] = {
+        "turns": (("self", "batch", "step", "noise"), {}),
+        "frames": (("self", "n", "c"), {"noise": True, "preview": True}),
+    }
+    for name, (places, named) in asked.items():
+        if not hasattr(model, name):
+            continue
+        try:
+            inspect.signature(getattr(model, name)).bind(*places, **named)
+        except TypeError as error:
+            raise LimnerError(
+                f"{name} of {model.__name__} takes other arguments than it is given ({error}); "
+                f"write def {name}{_SIGNATURES[name]}"
+            ) from None
+    if [*inspect.signature(model.__init__).parameters][1:2] != ["spec"]:
+        raise LimnerError(
+            f"the constructor of {model.__name__} takes no spec; write "
+            f"def __init__{_SIGNATURES['__init__']}"
+        )
+    for part in model.takes:
+        if part not in get_args(Part):
+            raise unknown("condition", part, get_args(Part), f"in takes of {model.__name__}")
 
 
 @cache
