@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import pickle
 import stat
 import zipfile
 from pathlib import Path
@@ -406,3 +407,23 @@ def test_fewer_levels_are_the_nearest_or_n_bits_of_eight(tmp_path: Path, by: str
     assert int((v // 8 != nearest).sum()) == 52
     other = "round" if by == "floor" else "floor"
     assert data.digest != open_data(f"folder:{tmp_path}", levels=32, levels_by=other).digest
+
+
+def test_a_path_is_a_folder_or_an_archive(tmp_path):
+    source = pictures(tmp_path / "own", "1.png", "2.png")
+    archive = tmp_path / "own.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("1.png", "2.png"):
+            file.write(tmp_path / "own" / name, name)
+    for path in (tmp_path / "own", archive):
+        assert shades(open_data(path)) == shades(open_data(source))
+
+
+def test_folders_and_archives_can_be_pickled(tmp_path):
+    pictures(tmp_path / "own", "1.png", "2.png")
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as file:
+        file.write(tmp_path / "own" / "2.png", "2.png")
+    for source in (tmp_path / "own", tmp_path / "own.zip"):
+        data = open_data(source)
+        again = pickle.loads(pickle.dumps(data))
+        assert shades(again) == shades(data)

@@ -105,7 +105,11 @@ def folder_files(root: Path) -> Files:
                 refused.append((name, f"larger than {BYTE_CAP >> 20} MB"))
             else:
                 names.append(name)
-    return Files(sorted(names, key=natural), lambda name: (root / name).open("rb"), refused)
+    return Files(sorted(names, key=natural), partial(_open_file, root), refused)
+
+
+def _open_file(root: Path, name: str) -> IO[bytes]:
+    return (root / name).open("rb")
 
 
 def _leads_back(folder: Path, root: Path) -> bool:
@@ -151,7 +155,26 @@ def zip_files(path: Path) -> Files:
             f"if you trust it, unpack it and write folder:PATH"
         )
     # A member never yields more than the size it declares: zipfile stops there and checks the sum.
-    return Files(sorted(members, key=natural), lambda name: archive.open(members[name]), refused)
+    return Files(sorted(members, key=natural), _Members(path, archive, members), refused)
+
+
+class _Members:
+    """Opens the members of an archive, which is itself opened anew where this is unpickled."""
+
+    def __init__(
+        self, path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]
+    ) -> None:
+        self.path, self.archive, self.members = path, archive, members
+
+    def __call__(self, name: str) -> Any:  # a stream that beartype does not take for IO[bytes]
+        return self.archive.open(self.members[name])
+
+    def __reduce__(self) -> tuple[Callable[[Path], Callable[[str], IO[bytes]]], tuple[Path]]:
+        return _opener, (self.path,)
+
+
+def _opener(path: Path) -> Callable[[str], IO[bytes]]:
+    return zip_files(path).open
 
 
 @dataclass(frozen=True, kw_only=True)

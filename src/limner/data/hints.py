@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.contract.errors import LimnerError, install
+from limner.contract.errors import LimnerError, install, unknown
 from limner.contract.image import Images, ImageSpec
 from limner.contract.upscaling import resize
 
@@ -75,12 +75,17 @@ def draw_hint(kind: PictureHint, x: Images, size: tuple[int, int] | None = None)
         kind: of hints.
         x: the pictures.
         size: height and width of a low resolution, if not an eighth of theirs.
+
+    Raises:
+        LimnerError: there is no such kind.
     """
     if kind in REDUCED:
         height, width = size or [max(side // REDUCTION, _LEAST) for side in x.shape[2:]]
         if kind == "bicubic":
             return resize(x, height, width)
         return F.adaptive_avg_pool2d(x, (height, width))
+    if kind not in _DRAWN:
+        raise unknown("hint", kind, [*_DRAWN, *REDUCED])
     return _DRAWN[kind](x)
 
 

@@ -77,13 +77,16 @@ def source_types(source: str) -> list[type[Source]]:
     return [SOURCES[name] for name in kinds if name in SOURCES]
 
 
-def one_source(source: str | Sequence[str]) -> str:
-    """A source as it is typed; of a list, `mixed:` with all of them.
+def one_source(source: str | Path | Sequence[str]) -> str:
+    """A source as it is typed; of a path, `folder:` or `zip:` with it; of a list, `mixed:` with all
+    of them.
 
     In a shell a list is typed with commas, by which two domains were taken apart, too.
     """
     if isinstance(source, str):
         return source
+    if isinstance(source, Path):
+        return f"{'zip' if source.suffix.lower() == '.zip' else 'folder'}:{source}"
     together = ",".join(source)
     whole = together.partition(":")[0] in (*PAIRS, _MIXED)
     return together if whole else f"{_MIXED}:{together}"
@@ -137,7 +140,7 @@ def _parse(source: str) -> tuple[str, str, dict[str, Any]]:
     return kind, "", {name.strip(): parse_value(value) for name, _, value in pairs}
 
 
-def open_data(source: str | Sequence[str], **options: Any) -> Dataset:
+def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     """Open a data set.
 
     Args:
@@ -145,7 +148,7 @@ def open_data(source: str | Sequence[str], **options: Any) -> Dataset:
             `fashion-mnist`, `cifar10`, `folder:PATH`, `zip:PATH`, `wds:PATTERN.tar`,
             `hf:NAME_OR_PATH`; options may follow, as in `emoji:style=flat`; or `unpaired:A,B` or
             `paired:A,B` of two of these, or of one folder or archive that holds two domains; or
-            `mixed:A,B,...` or a list of several.
+            `mixed:A,B,...` or a list of several. A Path is a folder or a zip archive.
         options: the fields of the source's class in `SOURCES`; all have split, size, fit,
             load_size, half, channels, levels, binarise, flip, memory, broken, hint and reduction.
             Of two domains, "a.NAME" and "b.NAME" are options of one of the two, and the others of
