@@ -1,16 +1,19 @@
 """What the Python interface says of arguments that cannot be: one line, before any work."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.noise import Noise
 from limner.contract.registry import build
 from limner.contract.text import prompted, text_spec
+from limner.data.hints import draw_hint
 
 GREY = ImageSpec(1, 8, 8)
 BYTES = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
@@ -113,3 +116,47 @@ def test_no_pictures_are_one_line(vae, cyclegan):
     for call in (vae.reconstruct, cyclegan.translate):
         with pytest.raises(LimnerError, match="pictures must be at least 1, not 0"):
             call(torch.zeros(0, *(cyclegan if call == cyclegan.translate else vae).spec.shape))
+
+
+def test_pictures_that_paths_join_have_one_shape(vae):
+    with pytest.raises(LimnerError, match="codes of 1 x 8 x 8 pictures, not of 1 x 4 x 4"):
+        vae.interpolate(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("moved", [{"coordinates": 0}, {"coordinates": []}, {"values": ()}])
+def test_at_least_one_coordinate_is_moved(vae, moved: dict[str, Any]):
+    with pytest.raises(LimnerError, match="at least one coordinate and one value"):
+        vae.traverse(torch.zeros(1, 1, 8, 8), **moved)
+
+
+def test_a_model_is_saved_in_a_type_and_loaded_to_a_device(vae, tmp_path: Path):
+    dtype: Any = "float16"
+    with pytest.raises(LimnerError, match=r"give a type of torch, as torch.float16"):
+        save_model(vae, tmp_path, dtype=dtype)
+    save_model(vae, tmp_path)
+    with pytest.raises(LimnerError, match="'gpu' is not a device; write auto, cpu"):
+        load(tmp_path, "gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(LimnerError, match="no CUDA device that torch can use"):
+            load(tmp_path, "cuda")
+
+
+def test_hints_are_known_by_name():
+    kind: Any = "edge"
+    with pytest.raises(LimnerError, match="unknown hint 'edge'; did you mean 'edges'"):
+        draw_hint(kind, torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["half", "bfloat16", "double"])
+def test_weights_in_a_type_that_a_model_cannot_paint_in(ddpm, vae, pixelcnn, name: str):
+    dtype = getattr(torch, name)
+    try:
+        with pytest.raises(LimnerError, match=r"^the weights are .* type model.float\(\)"):
+            ddpm.to(dtype).sample(1, steps=2)
+        assert pixelcnn.to(dtype).sample(1).isfinite().all()
+        if dtype == torch.float16:
+            with pytest.raises(LimnerError, match="the weights are float16"):
+                vae.to(dtype).sample(1)
+    finally:
+        for model in (ddpm, vae, pixelcnn):
+            model.float()

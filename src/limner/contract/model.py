@@ -32,6 +32,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
+from limner.contract.number_types import one_line_types, wrong_type
 from limner.contract.options import option_names, plain, validated
 
 _L = TypeVar("_L", bound="Learner")
@@ -329,7 +330,7 @@ class GenerativeModel(Learner):
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self.fill_condition(n, c.to(self.device), noise)
-        with evaluation_mode(self):
+        with evaluation_mode(self), one_line_types(self.dtype):
             yield from frames(n, c, noise=noise, preview=preview, **asked)
 
     def sample(
@@ -350,7 +351,10 @@ class GenerativeModel(Learner):
                 rows.stop - first, c.rows(rows), seed=own, preview=False, **options
             )
             parts.append(deque(painting, maxlen=1).pop())
-        return torch.cat(parts)
+        made = torch.cat(parts)
+        if self.dtype == torch.float16 and not bool(made.isfinite().all()):
+            raise wrong_type(self.dtype)
+        return made
 
     def frame_count(self, **options: Any) -> int:
         """How many frames `frames` yields with a preview: what a progress bar counts to."""
