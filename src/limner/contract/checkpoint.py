@@ -24,6 +24,7 @@ from torch import Tensor
 
 import limner
 from limner.contract.abilities import Foreign
+from limner.contract.devices import find_device
 from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
 from limner.contract.model import Learner
@@ -172,6 +173,8 @@ def save_model(
         dtype: of the stored floating-point weights: `torch.float16` halves a file, `torch.int8`
             quarters it, see `limner.contract.packing`; None keeps each as it is.
     """
+    if isinstance(dtype, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LimnerError(f"dtype='{dtype}' is text; give a type of torch, as torch.float16")
     path = Path(path)
     if path.is_dir() or not path.suffix:
         path = path / MODEL_FILE
@@ -280,9 +283,10 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     evaluation mode.
 
     Raises:
-        LimnerError: not a model file, a newer format, an unknown model, or weights that do not fit
-            it.
+        LimnerError: not a model file, a newer format, an unknown model, weights that do not fit it,
+            or a device that is not here.
     """
+    place = find_device(device)
     file, ready = model_file(path), _ZOO / path / MODEL_FILE
     file = ready if not file.exists() and ready.is_file() else file
     header = read_header(file)
@@ -296,7 +300,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
         ) from None
     if _foreign(file) is None:
         load_weights(model, _stored_weights(file) | _shared_tensors(header, file), file)
-    return model.to(device).eval()
+    return model.to(place).eval()
 
 
 def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:

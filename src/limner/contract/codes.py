@@ -97,10 +97,13 @@ class Encodes(GenerativeModel):
             c: what it is of.
 
         Raises:
-            LimnerError: several pictures, or coordinates that codes have not.
+            LimnerError: several pictures, coordinates that codes have not, or none.
         """
         if len(x) != 1:
             raise LimnerError(f"one picture's code is moved, not those of {len(x)}; give x[:1]")
+        some = isinstance(coordinates, int)
+        if (coordinates < 1 if some else not len(coordinates)) or not len(values):
+            raise LimnerError("nothing is moved; give at least one coordinate and one value")
         with evaluation_mode(self), torch.no_grad():
             x, c = self._placed(x, c)
             z = self.encode(x, c)

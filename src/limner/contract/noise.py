@@ -124,7 +124,7 @@ def as_seeds(seed: Seeds, n: int | None = None) -> int | list[int | Blend]:
     Raises:
         LimnerError: they are not whole numbers, or more or fewer than the pictures.
     """
-    given = seed.tolist() if hasattr(seed, "tolist") else seed  # pyright: ignore
+    given = cast("SupportsIndex | Sequence[object]", getattr(seed, "tolist", lambda: seed)())
     try:
         if not isinstance(given, Sequence):
             return index(given)

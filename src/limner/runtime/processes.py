@@ -14,6 +14,7 @@ import torch.distributed as torch_dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from limner.contract.devices import find_device
 from limner.contract.errors import LimnerError
 
 
@@ -26,14 +27,7 @@ def device(name: str = "auto") -> torch.device:
     Raises:
         LimnerError: torch knows no such device, or this machine has none.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(name)
-    except RuntimeError:
-        raise LimnerError(f"'{name}' is not a device; write auto, cpu, cuda or cuda:1") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise LimnerError("this machine has no CUDA device that torch can use; write --device cpu")
+    found = find_device(name)
     if found.type == "cuda" and found.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return found
