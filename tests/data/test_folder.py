@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import pickle
 import stat
@@ -67,6 +68,41 @@ def test_class_folders_are_labels(tmp_path):
     picture(tmp_path / "stray.png")
     with pytest.raises(LimnerError, match=r"'stray.png' has no label.*data.labels=false"):
         open_data(source)
+
+
+@pytest.mark.parametrize("other", ["test", "val", "valid", "validation"])
+def test_folders_that_are_splits_are_no_classes(tmp_path: Path, other: str):
+    names = [f"d/{top}/{kind}/{i}.png" for top, kind, i in itertools.product(
+        ("train", other), ("cat", "dog"), range(4))]  # fmt: skip
+    source = pictures(tmp_path, *names, "d/train/emu/0.png")
+
+    def found(**options: object) -> tuple[int, int]:
+        data = open_data(source, **options)
+        assert data.spec.labels == ("cat", "dog", "emu")
+        chosen = [data.name(i).split("/")[1] for i in range(len(data))]
+        return chosen.count("train"), chosen.count(other)
+
+    assert (found(), found(split="test"), found(split="all")) == ((9, 0), (0, 8), (9, 8))
+    train, test, both = (found(split=s, holdout=0.4) for s in ("train", "test", "all"))
+    assert train[0] + test[0] == both[0] == 9 and test[0] and train[1] == test[1] == both[1] == 0
+
+
+def test_of_three_splits_validation_is_in_all_alone(tmp_path: Path):
+    source = pictures(tmp_path, "train/1.png", "test/2.png", "val/3.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\ntrain/1.png,a\ntest/2.png,b\n")
+    assert [shades(open_data(source, split=s)) for s in ("train", "test")] == [[0], [1]]
+    assert len(open_data(source, split="all", captions=False)) == 3
+    pictures(tmp_path, "dog/3.png")
+    assert open_data(source, captions=False, labels=False).spec.labels == ()
+    with pytest.raises(LimnerError, match="no picture is held out"):
+        open_data(source, split="test")
+
+
+def test_held_out_pictures_without_classes_do_not_stop_training(tmp_path: Path):
+    source = pictures(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/3.png")
+    assert open_data(source).labels.tolist() == [0, 1]
+    with pytest.raises(LimnerError, match=r"'test/3.png' has no label"):
+        open_data(source, split="test")
 
 
 def test_metadata_as_json_lines(tmp_path):

@@ -2,6 +2,7 @@
 
     flat              a.png b.jpg                  pictures
     class folders     cat/a.png dog/b.jpg          the folder is the label
+    split folders     train/ test/ (or validation/)   data.split is one; classes are inside
     metadata          metadata.jsonl or .csv       lines of file_name with text (or caption) and
                                                    label, as Hugging Face has it; a picture may have
                                                    several, whose captions are drawn in turn
@@ -39,6 +40,7 @@ TOTAL_CAP = 64 * 2**30
 """Bytes of an archive's members, unpacked."""
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _SETS = ("train", "test", "val")
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
 CAPTION_COLUMNS = ("text", "caption", "captions")
 
 
@@ -182,8 +184,10 @@ class Folder(Source):
     """`folder:PATH`: pictures, with captions and classes where there are any.
 
     Args:
-        split: "train", "test" (held out by `holdout`) or "all".
-        holdout: the share of pictures held out, chosen by a hash of their names.
+        split: "train", "test" (held out by `holdout`, or those in a folder test or validation
+            beside train) or "all".
+        holdout: the share of pictures held out, chosen by a hash of their names; of folders train
+            and test, of the pictures in train.
         labels: false to ignore classes; a list to fix their names and order.
         captions: false to ignore captions.
         domain: "A" or "B", of folders trainA, trainB, testA and testB.
@@ -203,22 +207,27 @@ class Folder(Source):
         """The pictures with what metadata, folders and text files say of them."""
         files = self.files()
         names, published = self._published(files.names)
-        if self.split == "test" and not self.holdout and not published:
-            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
         files = files._replace(names=names)
-        ignore: Report = lambda _: None  # noqa: E731
-        rows = _joined(_metadata(files, report), ignore if self.labels is False else report)
+        rows = _joined(_metadata(files, report), _ignore if self.labels is False else report)
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
         pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
         if not pictures:
             others = f", only {len(files.names)} other files" if files.names else ", it is empty"
             report(f"'{self.address}' holds no pictures (.png, .jpg, .webp, ...){others}")
             return Listing([], (), files.refused)
-        labels, known = self._labels(pictures, rows, report)
-        captions = self._captions(pictures, rows, files, report)
+        splits = {} if published else split_folders(pictures)
+        published = published or bool(splits and not self.holdout)
+        if self.split == "test" and not self.holdout and not published:
+            raise LimnerError("no picture is held out; give for example data.holdout=0.1")
+        own = pictures
+        if splits and (self.holdout or self.split != "all"):  # of the pictures to train on, a share
+            split = "train" if self.holdout else self.split
+            own = [name for name in pictures if splits[name] == split]
+        labels, known = self._labels(pictures, own, splits, rows, report)
+        captions = self._captions(own, rows, files, report)
         entries = [
             Entry(name, partial(files.open, name), labels.get(name), captions.get(name, ()))
-            for name in pictures
+            for name in own
             if published
             or self.split == "all"
             or (share_of(name) < self.holdout) == (self.split == "test")
@@ -240,9 +249,16 @@ class Folder(Source):
         return sets[self.split], True
 
     def _labels(
-        self, pictures: list[str], rows: dict[str, dict], report: Report
+        self,
+        pictures: list[str],
+        own: list[str],
+        splits: dict[str, str],
+        rows: dict[str, dict],
+        report: Report,
     ) -> tuple[dict[str, str], tuple[str, ...]]:
-        """The label of each picture, and all labels; nothing where there are none."""
+        """The label of each picture, and all labels; nothing where there are none. What is wrong
+        with those of other splits than one's own is not reported.
+        """
         if self.labels is False:
             return {}, ()
         if rows:
@@ -250,22 +266,25 @@ class Folder(Source):
             if all(label in (None, "") for label in found.values()):
                 return {}, ()
         else:
-            top = os.path.commonpath([os.path.dirname(name) for name in pictures])  # noqa: PTH120
-            inside = [PurePosixPath(name).relative_to(top).parts for name in pictures]
+            inside = _inside(pictures)
+            if splits:
+                inside = _inside(["/".join(parts[1:]) for parts in inside])
             found = {name: p[0] if len(p) > 1 else None for name, p in zip(pictures, inside)}
             if not any(found.values()):
                 return {}, ()
         remedy = "correct it, or give data.labels=false"
         labels: dict[str, str] = {}
+        ours = set(own)
         for name, label in found.items():
+            tell = report if name in ours else _ignore
             if label in (None, ""):
-                report(f"'{name}' has no label though others have; {remedy}")
+                tell(f"'{name}' has no label though others have; {remedy}")
             elif isinstance(label, bool) or not isinstance(label, str | int):
-                report(
+                tell(
                     f"'{name}' has label {label!r}, which is neither a word nor a number; {remedy}"
                 )
             elif isinstance(self.labels, list) and str(label) not in self.labels:
-                report(str(unknown("label", str(label), self.labels, f"of '{name}'; {remedy}")))
+                tell(str(unknown("label", str(label), self.labels, f"of '{name}'; {remedy}")))
             else:
                 labels[name] = str(label)
         if isinstance(self.labels, list):
@@ -307,6 +326,32 @@ class Zip(Folder):
     def files(self) -> Files:
         """The members of the archive."""
         return zip_files(Path(self.address).expanduser())
+
+
+def split_folders(pictures: list[str]) -> dict[str, str]:
+    """The split of each picture, "train", "test" or "val", where the folders at the top are splits;
+    "val" counts as "test" where there is no other. Nothing where one of them is something else.
+
+    >>> split_folders(["d/train/cat/1.png", "d/valid/cat/2.png"])
+    {'d/train/cat/1.png': 'train', 'd/valid/cat/2.png': 'test'}
+    """
+    tops = [parts[0].lower() for parts in _inside(pictures)]
+    if "train" not in tops or len({*tops}) < 2 or not {*tops} <= {*_SPLITS}:
+        return {}
+    splits = [_SPLITS[top] for top in tops]
+    if "test" not in splits:
+        splits = ["test" if split == "val" else split for split in splits]
+    return dict(zip(pictures, splits))
+
+
+def _inside(names: list[str]) -> list[tuple[str, ...]]:
+    """The parts of each name below the folder that has all of them."""
+    top = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120
+    return [PurePosixPath(name).relative_to(top).parts for name in names]
+
+
+def _ignore(message: str) -> None:
+    """The `Report` for what does not matter."""
 
 
 def share_of(name: str) -> float:
