@@ -81,6 +81,35 @@ def test_the_two_domains_of_a_folder_are_drawn_apart(sets: Path):
     assert len({tuple(x.flatten().tolist()) for x in plain}) == 4  # each of A once
 
 
+def test_a_pair_is_held_out_where_its_picture_of_b_is(tmp_path: Path):
+    for i in range(60):
+        for name in (f"A/{i}.bmp", f"B/{i}.png", *([f"C/{i}.png"] if i else [])):
+            save(tmp_path / name, random(i, 4))
+    one, two, three = (f"folder:{tmp_path}/{name}" for name in "ABC")
+
+    def names(source: str, split: str, **options: object) -> list[str]:
+        data = open_data(source, split=split, holdout=0.3, **options)
+        assert not [file for file in data.skipped if file[0] != "0.png"]
+        return [data.name(i).partition(".")[0] for i in range(len(data))]
+
+    for split in ("train", "test"):
+        alone = names(two, split)
+        assert names(f"paired:{one},{two}", split) == names(f"paired:{two},{two}", split) == alone
+        assert names(f"paired:{one},{two}", split, direction="BtoA") == alone
+        assert {*names(f"paired:{three},{two}", split)} == {*alone} - {"0"}
+    assert len(names(two, "test")) == 16  # of data that are no pairs, the split stays
+
+
+def test_what_has_no_counterpart_is_named(tmp_path: Path):
+    for i, name in enumerate(("A/x/1.png", "A/y/2.png", "B/x/1.jpg", "B/y/1.jpg", "B/y/2.jpg")):
+        save(tmp_path / name, random(i, 8))
+    a, b = f"folder:{tmp_path}/A", f"folder:{tmp_path}/B"
+    data = open_data(f"paired:{a},{b}")
+    assert [data.name(i) for i in range(2)] == ["x/1.jpg", "y/2.jpg"]
+    assert data.skipped == (("y/1.jpg", f"no counterpart in {a}"),)
+    assert open_data(f"paired:{b},{a}").skipped == (("y/1.jpg", f"no counterpart in {a}"),)
+
+
 def test_styles_of_emoji_are_domains():
     source = "emoji:style=3d,emoji:style=flat"
     options = {"size": 16, "split": "held-out-concept"}

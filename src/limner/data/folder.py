@@ -24,8 +24,8 @@ import re
 import stat
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, NamedTuple
@@ -191,6 +191,7 @@ class Folder(Source):
         labels: false to ignore classes; a list to fix their names and order.
         captions: false to ignore captions.
         domain: "A" or "B", of folders trainA, trainB, testA and testB.
+        held_out_as: the names by which pictures are held out that are so with another one.
     """
 
     split: Literal["train", "test", "all"] = "train"
@@ -198,6 +199,7 @@ class Folder(Source):
     labels: bool | list[str] = True
     captions: bool = True
     domain: Literal["A", "B"] | None = None
+    held_out_as: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> Files:
         """The files of the folder."""
@@ -230,7 +232,7 @@ class Folder(Source):
             for name in own
             if published
             or self.split == "all"
-            or (share_of(name) < self.holdout) == (self.split == "test")
+            or (share_of(self.held_out_as.get(name, name)) < self.holdout) == (self.split == "test")
         ]
         return Listing(entries, known, files.refused)
 

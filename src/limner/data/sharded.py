@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, overload
 
@@ -76,6 +76,7 @@ class Sharded(Source):
         shuffle: how many pictures that lie near each other are shuffled, for disks that read best
             in sequence: shards come in a new order each epoch, and pictures are shuffled within so
             many; 0 shuffles all of them.
+        held_out_as: the names by which pictures are held out that are so with another one.
     """
 
     split: Literal["train", "test", "all"] = "train"
@@ -87,6 +88,7 @@ class Sharded(Source):
     label_key: str | None = None
     hint_key: str | None = None
     shuffle: Natural = 0
+    held_out_as: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,7 +156,8 @@ class Sharded(Source):
                 need(labels != -2, "its label is not in data.labels")
             need(has, f"no {what}")
         if self.split != "all" and not parted and self.holdout:
-            shares = torch.tensor([share_of(index.name(i)) for i in range(len(index))])
+            names = [index.name(i) for i in range(len(index))]
+            shares = torch.tensor([share_of(self.held_out_as.get(name, name)) for name in names])
             sound &= (shares < self.holdout) == (self.split == "test")
         numbers = sound.nonzero().flatten()
         labels = None if labels is None else labels[numbers]

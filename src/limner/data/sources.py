@@ -18,10 +18,11 @@ from limner.data.hub import Hub
 from limner.data.instructions import Instructions
 from limner.data.mixed import MixedSources
 from limner.data.named import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
-from limner.data.pictures import Source
+from limner.data.pictures import Source, stop
 from limner.data.scenes import Scenes
+from limner.data.sharded import Sharded
 from limner.data.tars import Tars
-from limner.data.unpaired import Paired, Unpaired
+from limner.data.unpaired import Paired, Unpaired, pairs_of
 
 SOURCES: dict[str, type[Source]] = {
     "emoji": Emoji,
@@ -50,6 +51,7 @@ _MIXED = "mixed"
 _TRAINED_ON = {"train", "all"}  # splits
 _SIDES = ("a.", "b.")
 _DIRECTIONS = ("AtoB", "BtoA")
+_NO_OPTIONS = ("address", "held_out_as")  # fields of sources
 
 
 def find_source(typed: str, options: dict[str, Any]) -> Source:
@@ -67,7 +69,7 @@ def find_source(typed: str, options: dict[str, Any]) -> Source:
         raise LimnerError(f"data source '{typed}' is to be written {FORMS[kind]}")
     known = SOURCES[kind]
     given = own | options
-    values = validated(known, given, kind="data option", prefix="data.", skip=("address",))
+    values = validated(known, given, kind="data option", prefix="data.", skip=_NO_OPTIONS)
     return known(address=address, **values)
 
 
@@ -164,12 +166,7 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     if kind == _MIXED:
         return _open_mixed(source, options)
     if kind not in PAIRS:
-        found = find_source(source, options)
-        bucketed = found.buckets and found.split in _TRAINED_ON
-        data = open_buckets(found, source) if bucketed else found.open(source)
-        if found.hint is not None and data.spec.hint is None:
-            data.compute_hints(found.hint, found.reduction)
-        return data
+        return _open_one(find_source(source, options), source)
     if options.get("hint"):
         raise LimnerError(
             f"of {kind}:A,B the pictures of A are the conditioning images; leave data.hint out"
@@ -182,8 +179,11 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     parts = domains(source, shared)
     opened: list[Dataset] = []
     names: list[str] = []
-    for (part, own), given in zip(parts, of_sides):
-        opened.append(open_data(part, **shared | own | given))
+    sources = [find_source(p, shared | own | given) for (p, own), given in zip(parts, of_sides)]
+    if kind == "paired":
+        sources[0] = _held_out_as(*sources)
+    for found, (part, _), given in zip(sources, parts, of_sides):
+        opened.append(_open_one(found, part))
         names.append(_domain_name(part, given))
     _check_one_size(opened, source)
     if names[0] == names[1]:
@@ -192,6 +192,27 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
         data.spec = replace(data.spec, domain=name)
     a, b = opened if direction == _DIRECTIONS[0] else reversed(opened)
     return PAIRS[kind](a, b, source)
+
+
+def _open_one(found: Source, typed: str) -> Dataset:
+    """The data set of a source that is neither a pair nor a mixture."""
+    bucketed = found.buckets and found.split in _TRAINED_ON
+    data = open_buckets(found, typed) if bucketed else found.open(typed)
+    if found.hint is not None and data.spec.hint is None:
+        data.compute_hints(found.hint, found.reduction)
+    return data
+
+
+def _held_out_as(a: Source, b: Source) -> Source:
+    """Domain A of pairs, of which a picture is held out where its counterpart in B is."""
+    if not (isinstance(a, Folder | Sharded) and isinstance(b, Folder | Sharded)):
+        return a
+    if not (a.holdout and b.holdout):
+        return a
+    every = (replace(d, split="all", labels=False, captions=False) for d in (a, b))
+    names_a, names_b = ([entry.name for entry in d.listing(stop).entries] for d in every)
+    twins = {names_a[j]: names_b[i] for i, j in pairs_of(names_a, names_b)}
+    return replace(a, held_out_as=twins)
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +264,9 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
     known = [{field.name for field in fields(kind)} for kind in source_types(source)]
     for name in shared:
         if known and not any(name in fields_of for fields_of in known):
-            every = (f"data.{option}" for option in {*set.union(*known), "weights"} - {"address"})
+            every = (
+                f"data.{option}" for option in {*set.union(*known), "weights"} - {*_NO_OPTIONS}
+            )
             raise unknown("data option", f"data.{name}", every)
     parts = list[tuple[str, dict[str, Any]]]()
     for letter, name in zip(letters, names):

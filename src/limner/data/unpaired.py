@@ -1,6 +1,7 @@
 """`unpaired:A,B` and `paired:A,B`: two domains, as translators learn from them."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -106,14 +107,17 @@ class Paired(TwoDomains):
     paired = True
 
     def __init__(self, a: Dataset, b: Dataset, source: str) -> None:
-        of_a, of_b = _keys(a), _keys(b)
-        found = [(i, of_a[key]) for key, i in of_b.items() if key in of_a]
+        names_a, names_b = _names(a), _names(b)
+        found = pairs_of(names_a, names_b)
         if not found:
             raise LimnerError(
                 f"no picture of {b.source} has the name of one of {a.source}, as '{b.name(0)}' and "
                 f"'{a.name(0)}'; name counterparts alike, or take unpaired:"
             )
         super().__init__(a, b, source, torch.tensor([i for i, _ in found]))
+        for names, used, other in zip((names_b, names_a), map(set, zip(*found)), (a, b)):
+            reason = f"no counterpart in {other.source}"
+            self.skipped += tuple((n, reason) for i, n in enumerate(names) if i not in used)
         self.counterparts = torch.tensor([i for _, i in found])
         self.digest = hashlib.sha256(f"paired {self.digest} {found}".encode()).hexdigest()
         if self.labels is not None and b.spec.frequencies:
@@ -136,12 +140,26 @@ class Paired(TwoDomains):
         return self.a.images(self.counterparts[indices], noise, view)
 
 
-def _keys(data: Dataset) -> dict[str, int]:
-    """The number of each picture by what its counterpart is called, too: its file's name without
-    the ending, and without folders where that is enough to tell them apart.
+def _names(data: Dataset) -> list[str]:
+    """The names of all pictures.
+
+    Raises:
+        LimnerError: there is no end of them.
     """
     if data.endless:
         raise LimnerError(f"{data.source} has no end, and so no pairs; take unpaired:")
-    paths = [PurePosixPath(data.name(i)).with_suffix("") for i in range(len(data))]
-    stems = {path.name: i for i, path in enumerate(paths)}
-    return stems if len(stems) == len(paths) else {str(p): i for i, p in enumerate(paths)}
+    return [data.name(i) for i in range(len(data))]
+
+
+def pairs_of(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
+    """The numbers, in B and in A, of names that differ in nothing but their endings; folders are
+    left out, too, where no two names of a domain become one.
+
+    >>> pairs_of(["x/1.jpg", "x/2.jpg"], ["y/2.png", "y/3.png"])
+    [(0, 1)]
+    """
+    paths = [[PurePosixPath(name).with_suffix("") for name in names] for names in (a, b)]
+    unique = all(len({path.name for path in own}) == len(own) for own in paths)
+    keys = [[path.name if unique else str(path) for path in own] for own in paths]
+    of_a, of_b = ({key: i for i, key in enumerate(own)} for own in keys)
+    return [(i, of_a[key]) for key, i in of_b.items() if key in of_a]
