@@ -115,3 +115,8 @@ def test_the_held_out_pictures_are_those_of_every_source(two):
     trained = open_data(**section | {"holdout": 0.5})
     assert len(held) + len(trained) == 12
     assert not held.training
+
+
+def test_more_sources_than_there_are_letters_are_refused():
+    with pytest.raises(LimnerError, match="a mixture of 27 sources: give at most 26"):
+        open_data(["emoji"] * 27, size=8)

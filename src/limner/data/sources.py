@@ -253,11 +253,16 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
     """The sources of a mixture, each with the options that it knows.
 
     Raises:
-        LimnerError: an option that none knows, or no sources.
+        LimnerError: an option that none knows, no sources, or more than there are letters.
     """
     names = parts_of(source)
     if not all(names):
         raise LimnerError(f"data source '{source}' is to be written {_MIXED}:A,B with several")
+    if len(names) > len(string.ascii_lowercase):
+        raise LimnerError(
+            f"a mixture of {len(names)} sources: give at most {len(string.ascii_lowercase)}; put "
+            "pictures of several into one folder"
+        )
     letters = string.ascii_lowercase[: len(names)]
     own = {n: v for n, v in options.items() if n[1:2] == "." and n[0] in letters}
     shared = {n: v for n, v in options.items() if n not in own}
