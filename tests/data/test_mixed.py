@@ -1,5 +1,6 @@
 """Several sources as one: each picture with its own conditions, each source with its share."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,9 @@ def test_the_held_out_pictures_are_those_of_every_source(two):
 def test_more_sources_than_there_are_letters_are_refused():
     with pytest.raises(LimnerError, match="a mixture of 27 sources: give at most 26"):
         open_data(["emoji"] * 27, size=8)
+
+
+@pytest.mark.parametrize("weights", [["a", "b"], "ab", [1, math.nan], [1, math.inf], [1, -1], 3])
+def test_weights_that_are_no_positive_numbers_are_refused(two, weights: object):
+    with pytest.raises(LimnerError, match=r"data.weights=.*: give a positive number for each of"):
+        open_data(two, weights=weights)

@@ -15,6 +15,8 @@ from limner.contract.text import TextSpec
 from limner.data.dataset import Dataset, View
 from limner.data.order import Mixed, Order, shares_of_a_round
 
+_HEAVIEST = 1e300  # thousands of it are no infinity
+
 
 class MixedSources(Dataset):
     """Pictures of several sources; of every 1,000 images in training, each has its share.
@@ -39,11 +41,6 @@ class MixedSources(Dataset):
         weights: Sequence[float] | None = None,
     ) -> None:
         weights = weights or [1.0] * len(parts)
-        if len(weights) != len(parts) or min(weights) <= 0:
-            raise LimnerError(
-                f"data.weights={','.join(f'{w:g}' for w in weights)}: give a positive number for "
-                f"each of the {len(parts)} sources"
-            )
         self.sources, self.source = parts, source
         for part, name in zip(parts[1:], names[1:]):
             self.check_alike(part, name)
@@ -162,6 +159,28 @@ class MixedSources(Dataset):
         part, own = self.split(torch.tensor([index]))
         data = self.sources[int(part)]
         return f"{data.source} {data.name(int(own))}"
+
+
+def read_weights(typed: object, count: int) -> list[float] | None:
+    """The shares of sources as they are typed: one number, or a list; None for equal ones.
+
+    Args:
+        typed: data.weights.
+        count: how many sources there are.
+
+    Raises:
+        LimnerError: they are not a positive number for each source.
+    """
+    if typed is None:
+        return None
+    given = [*typed] if isinstance(typed, list | tuple) else [typed]
+    found = [w for w in given if isinstance(w, int | float) and 0 < w < _HEAVIEST]
+    if len(found) != len(given) or len(found) != count:
+        raise LimnerError(
+            f"data.weights={','.join(map(str, given))}: give a positive number for each of the "
+            f"{count} sources"
+        )
+    return found
 
 
 def _check_agree(first: Dataset, typed: str, other: Dataset, other_typed: str) -> None:

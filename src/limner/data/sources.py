@@ -16,7 +16,7 @@ from limner.data.emoji import Emoji
 from limner.data.folder import Folder, Zip
 from limner.data.hub import Hub
 from limner.data.instructions import Instructions
-from limner.data.mixed import MixedSources
+from limner.data.mixed import MixedSources, read_weights
 from limner.data.named import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
 from limner.data.pictures import Source, stop
 from limner.data.scenes import Scenes
@@ -228,10 +228,10 @@ def _open_mixed(source: str, options: dict[str, Any]) -> Dataset:
     """Several sources; raises as `open_data` does."""
     weights = options.pop("weights", None)
     parts = parts_of_mixture(source, options)
+    shares = read_weights(weights, len(parts))
     opened = [open_data(name, **given) for name, given in parts]
     _check_one_size(opened, source)
-    given = [weights] if isinstance(weights, int | float) else weights
-    return MixedSources(opened, [name for name, _ in parts], source, given)
+    return MixedSources(opened, [name for name, _ in parts], source, shares)
 
 
 def _check_one_size(parts: Sequence[Dataset], typed: str) -> None:
