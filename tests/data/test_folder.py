@@ -17,7 +17,7 @@ from PIL import Image
 from limner.contract.errors import LimnerError
 from limner.contract.image import to_levels
 from limner.contract.noise import Noise
-from limner.data import Stream, folder, open_data
+from limner.data import Stream, check, folder, open_data
 
 
 def picture(path: Path, shade: int = 0, size: tuple[int, int] = (8, 8)) -> None:
@@ -257,6 +257,19 @@ def test_one_broken_picture_alone_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(LimnerError, match=r"1 of 1 pictures .* 'a.png' \(no picture\)"):
         open_data(f"folder:{tmp_path}")
+
+
+def test_pictures_of_formats_that_are_not_read_are_named(tmp_path: Path):
+    source = pictures(tmp_path, "1.png")
+    for name in ("2.heic", "3.SVG", "4.psd", "notes.md"):
+        (tmp_path / name).write_bytes(b"x")
+    reason = "pictures of this format are not read; save it as PNG or JPEG"
+    said = tuple((name, reason) for name in ("2.heic", "3.SVG", "4.psd"))
+    assert open_data(source).skipped == said
+    assert check(source).refused == [*said]
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(LimnerError, match=r"only 4 other files; save '2.heic' and the like as PNG"):
+        open_data(source)
 
 
 def test_wrong_extension(tmp_path):

@@ -26,6 +26,10 @@ EXTENSIONS = frozenset((
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".avif",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".jp2", ".j2k", ".tga", ".ico",
 ))  # fmt: skip
+UNREAD = frozenset((
+    ".heic", ".heif", ".svg", ".psd", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jxl",
+))  # fmt: skip
+"""How files of pictures end that are not read."""
 # No EPS, PDF, WMF and the like: their decoders run other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "PPM", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 _FORMATS += ("ICO", "TGA")  # TGA has no signature, so it is tried last

@@ -33,7 +33,7 @@ from typing import IO, Any, Literal, NamedTuple
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Rate
 from limner.data.broken_files import Reasons
-from limner.data.decode import BYTE_CAP, EXTENSIONS
+from limner.data.decode import BYTE_CAP, EXTENSIONS, UNREAD
 from limner.data.pictures import Entry, Listing, Report, Source
 
 TOTAL_CAP = 64 * 2**30
@@ -213,10 +213,14 @@ class Folder(Source):
         rows = _joined(_metadata(files, report), _ignore if self.labels is False else report)
         suffixes = {name: PurePosixPath(name).suffix.lower() for name in files.names}
         pictures = [name for name in files.names if name in rows or suffixes[name] in EXTENSIONS]
+        unread = [name for name in files.names if name not in rows and suffixes[name] in UNREAD]
+        reason = "pictures of this format are not read; save it as PNG or JPEG"
+        refused = [*files.refused, *((name, reason) for name in unread)]
         if not pictures:
             others = f", only {len(files.names)} other files" if files.names else ", it is empty"
+            others += f"; save '{unread[0]}' and the like as PNG or JPEG" if unread else ""
             report(f"'{self.address}' holds no pictures (.png, .jpg, .webp, ...){others}")
-            return Listing([], (), files.refused)
+            return Listing([], (), refused)
         splits = {} if published else split_folders(pictures)
         published = published or bool(splits and not self.holdout)
         if self.split == "test" and not self.holdout and not published:
@@ -234,7 +238,7 @@ class Folder(Source):
             or self.split == "all"
             or (share_of(self.held_out_as.get(name, name)) < self.holdout) == (self.split == "test")
         ]
-        return Listing(entries, known, files.refused)
+        return Listing(entries, known, refused)
 
     def _published(self, names: list[str]) -> tuple[list[str], bool]:
         """The files of a domain and split, and whether folders are splits."""
