@@ -44,17 +44,43 @@ def random_rgb(height: int = 9, width: int = 7) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def profile_with_red_for_blue() -> bytes:
+    at, other = SRGB.index(b"rXYZ"), SRGB.index(b"bXYZ")
+    swapped = bytearray(SRGB.replace(b"s\0R\0G\0B", b"o\0t\0h\0r"))
+    swapped[at : at + 4], swapped[other : other + 4] = b"bXYZ", b"rXYZ"
+    return bytes(swapped)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_profile_is_of_palettes_and_of_transparent_colours_too(mode: str, transparent: bool):
+    picture = Image.new("RGB", (4, 2), RED)
+    picture.putpixel((3, 0), (0, 255, 0))
+    picture = picture.quantize(4) if mode == "P" else picture
+    clear = {"transparency": picture.getpixel((3, 0))} if transparent else {}
+    file = saved(picture, icc_profile=profile_with_red_for_blue(), **clear)
+    assert reading(file, lambda image: image.mode) == mode
+    size = {"channels": 3, "height": 2, "width": 4}
+    seen = reading(file, lambda image: to_pixels(image, **size, fit="crop"))
+    assert int((seen[:, 1, 0] - torch.tensor([0, 0, 255])).abs().max()) <= 2
+    assert (seen[:, 0, 3].tolist() == [255, 255, 255]) == transparent
+    assert reading(file, whole).shape[0] == (4 if transparent else 3)
+
+
 @pytest.mark.parametrize("turned", [1, 6])
 def test_a_profile_says_what_colours_are_meant(turned):
     """A profile of a screen whose red is blue and whose blue is red; a broken one is ignored."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    at, other = srgb.index(b"rXYZ"), srgb.index(b"bXYZ")
-    swapped = bytearray(srgb.replace(b"s\0R\0G\0B", b"o\0t\0h\0r"))
-    swapped[at : at + 4], swapped[other : other + 4] = b"bXYZ", b"rXYZ"
     exif = Image.Exif()
     exif[0x0112] = turned
     picture = Image.new("RGB", (4, 2), RED)
-    for profile, found in ((bytes(swapped), (0, 0, 255)), (srgb, RED), (b"broken", RED)):
+    for profile, found in (
+        (profile_with_red_for_blue(), (0, 0, 255)),
+        (SRGB, RED),
+        (b"broken", RED),
+    ):
         seen = reading(saved(picture, icc_profile=profile, exif=exif), whole)
         assert seen.shape == ((3, 2, 4) if turned == 1 else (3, 4, 2))
         learnt = reading(

@@ -143,15 +143,16 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     """The picture in the colours of screens, where a profile says that its own are others."""
     image.load()
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "P", "PA"):
         return image
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(own):
             return image
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        plain = image if image.mode == "CMYK" else image.convert(mode)
         screen = ImageCms.createProfile("sRGB")
-        made = ImageCms.profileToProfile(image, own, screen, outputMode=mode)
+        made = ImageCms.profileToProfile(plain, own, screen, outputMode=mode)
     except (ImageCms.PyCMSError, OSError):  # a broken profile says nothing
         return image
     assert made is not None
