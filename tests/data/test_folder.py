@@ -152,6 +152,21 @@ def test_linked_folders_are_classes_and_no_circle_is_walked(tmp_path):
     assert data.spec.labels == ("cat", "dog") and len(data) == 3
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_a_table_may_have_lines_of_any_system(tmp_path: Path, end: str):
+    source = pictures(tmp_path, "a.png", "b.png")
+    lines = ("file_name,text", "a.png,one", 'b.png,"two, three"', "")
+    (tmp_path / "metadata.csv").write_bytes(end.join(lines).encode())
+    assert said(open_data(source)) == {"one", "two, three"}
+
+
+def test_names_are_sorted_by_numbers_of_any_length():
+    names = ["1" * 5000, "2", "10", "\u0663", "007", "00", "0", "1" + "0" * 4999, "x\u00b2"]
+    assert sorted(names, key=folder.natural) == [
+        "0", "00", "2", "\u0663", "007", "10", "1" + "0" * 4999, "1" * 5000, "x\u00b2",
+    ]  # fmt: skip
+
+
 def test_a_field_that_csv_refuses_is_a_line_that_is_named(tmp_path):
     source = pictures(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text(f"file_name,caption\na.png,{'x' * 200_000}\n")

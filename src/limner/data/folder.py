@@ -61,7 +61,8 @@ class Files(NamedTuple):
         """A text file's contents; one that cannot be read is reported."""
         try:
             with self.open(name) as stream:
-                return stream.read().decode("utf-8-sig")
+                read = stream.read().decode("utf-8-sig")
+                return read.replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError:
             report(f"'{name}' is not UTF-8 text; save it as UTF-8")
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:
@@ -69,10 +70,20 @@ class Files(NamedTuple):
         return ""
 
 
-def natural(name: str) -> tuple[list[str | int], str]:
-    """The sorting key by which picture 9 comes before picture 10."""
+def natural(name: str) -> tuple[list[Any], str]:
+    """The sorting key by which picture 9 comes before picture 10.
+
+    >>> sorted(["10", "9", "b2", "a010", "a9"], key=natural)
+    ['9', '10', 'a9', 'a010', 'b2']
+    """
     parts = re.split(r"(\d+)", name.lower())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+    return [_number(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """The sorting key of a number, which may be too long for `int`."""
+    plain = "".join(str(int(digit)) for digit in digits).lstrip("0")
+    return len(plain), plain
 
 
 def _hidden(name: str) -> bool:
