@@ -310,6 +310,15 @@ def test_mixed_sizes_need_one(tmp_path):
             open_data(source, size=size)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"size": "99999x700"}, {"size": 8, "load_size": 99999}, {"size": 8, "buckets": "99999x9999"}],
+)
+def test_sizes_beyond_the_cap_of_pixels_are_refused(tmp_path: Path, options: dict):
+    with pytest.raises(LimnerError, match=r"data.(load_)?(size|buckets): .* the cap is 64 megapix"):
+        open_data(pictures(tmp_path, "a.png"), **options)
+
+
 def test_channels_are_grey_if_all_are(tmp_path):
     Image.new("L", (4, 4), 100).save(tmp_path / "a.png")
     assert open_data(f"folder:{tmp_path}").spec.channels == 1

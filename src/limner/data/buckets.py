@@ -27,7 +27,7 @@ from limner.contract.model import Learner
 from limner.contract.options import read_size
 from limner.data.broken_files import Reasons, few
 from limner.data.dataset import Dataset
-from limner.data.decode import header
+from limner.data.decode import check_pixels, header
 from limner.data.mixed import MixedSources
 from limner.data.order import Mixed, Order
 from limner.data.pictures import Entry, Pictures, Source, channels_of, each, gather_part, stop
@@ -131,14 +131,17 @@ def bucket_sizes(typed: str) -> list[Size]:
     """Sizes as they are typed, "48x80,80x48".
 
     Raises:
-        LimnerError: they are not typed so.
+        LimnerError: they are not typed so, or too large.
     """
     try:
-        return [read_size(part) for part in typed.split(",")]
+        sizes = [read_size(part) for part in typed.split(",")]
     except ValueError:
         raise LimnerError(
             f"data.buckets={typed}: give sizes as HEIGHTxWIDTH, with commas, as in 48x80,80x48"
         ) from None
+    for size in sizes:
+        check_pixels("buckets", size)
+    return sizes
 
 
 def nearest(sizes: Sequence[Size], height: float, width: float) -> Size:

@@ -8,6 +8,7 @@ whatever a decoder raises becomes one `UndecodableError` with a reason.
 """
 
 import io
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import IO, Literal, NamedTuple, TypeVar
@@ -17,6 +18,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from limner.contract.errors import LimnerError
 
 PIXEL_CAP = 64 * 2**20
 """Pixels of one picture; 64 megapixels decode to 256 MB."""
@@ -96,6 +99,19 @@ def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise UndecodableError(str(error).strip() or type(error).__name__) from error
+
+
+def check_pixels(option: str, size: tuple[int, int] | None) -> None:
+    """Refuse a size (height, width) of more pixels than a picture may have.
+
+    Raises:
+        LimnerError: it has more.
+    """
+    if size and size[0] * size[1] > PIXEL_CAP:
+        raise LimnerError(
+            f"data.{option}: {size[0]} x {size[1]} pixels are too many; the cap is "
+            f"{PIXEL_CAP >> 20} megapixels, so give {math.isqrt(PIXEL_CAP)} at most"
+        )
 
 
 def header(image: Image.Image) -> Header:

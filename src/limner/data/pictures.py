@@ -36,6 +36,7 @@ from limner.data.decode import (
     Header,
     Opener,
     UndecodableError,
+    check_pixels,
     flattened,
     header,
     is_grey,
@@ -143,6 +144,8 @@ class Source(ABC):
                 f"data option data.size={self.size}: give one number below 100000, or "
                 "HEIGHTxWIDTH as in 32x48"
             ) from None
+        check_pixels("size", shape)
+        check_pixels("load_size", self.load_size and (self.load_size, self.load_size))
         if self.load_size and (shape is None or self.load_size < max(shape)):
             raise LimnerError(
                 f"data.load_size={self.load_size}: pictures are made so large before a part of "
@@ -281,10 +284,8 @@ class Pictures(FittedPictures):
         if entries[0].group is not None:
             number = {group: i for i, group in enumerate(dict.fromkeys(e.group for e in entries))}
             self.groups = torch.tensor([number[e.group] for e in entries])
-        said = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
-        self.digest = hashlib.sha256(
-            json.dumps([content, self._options, said]).encode()
-        ).hexdigest()
+        own = [(e.name, e.label, e.captions, e.tags, e.weight) for e in entries]
+        self.digest = hashlib.sha256(json.dumps([content, self._options, own]).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -381,8 +382,7 @@ def gather(source: Source, typed: str) -> Pictures:
             for _ in each([entry for entry, _ in heads], _decodes, broken):
                 pass
         few(broken, total, typed, source.broken)
-        sides = 2 if source.half else 1
-        sizes = [(e.name, h.width // sides, h.height) for e, h in heads]
+        sizes = [(e.name, h.width // (2 if source.half else 1), h.height) for e, h in heads]
         shape = (channels_of(source, heads), *(source.shape or common_size(sizes)))
         sound = listing._replace(entries=[entry for entry, _ in heads])
         found = gather_part(source, typed, sound, shape, broken)
