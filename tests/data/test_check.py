@@ -147,6 +147,35 @@ def test_what_training_would_refuse_is_known_and_named_alike(tmp_path):
     assert all(f"'{name}'" in str(refused.value) for name, _ in report.broken)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "the pictures differ in size: '0.png' is 8 x 8, '2.png' is 16 x 8"),
+        ({"size": 8, "text": True}, "has no captions; .*leave data.text=true out"),
+        ({"size": 8, "buckets": "a"}, "data.buckets=a: give sizes as HEIGHTxWIDTH"),
+        ({"size": 8, "buckets": "8x16,64x8"}, "is nearest to 64x8"),
+        ({"size": 8, "hint": "mask"}, "data.hint=mask is of scenes"),
+    ],
+)
+def test_what_training_refuses_for_its_options_is_a_finding(tmp_path, options, said):
+    for i in range(4):
+        Image.new("RGB", (8 * (1 + i // 2), 8), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    source = f"folder:{tmp_path}"
+    with pytest.raises(LimnerError, match=said) as refused:
+        open_data(source, **options)
+    report = check(source, **options)
+    assert report.refused_by_training and report.problems == [str(refused.value)]
+    for sound in ({"size": 8}, {"size": 8, "buckets": "8x16"}, {"size": 8, "hint": "edges"}):
+        assert not check(source, **sound).refused_by_training
+
+
+def test_captions_without_a_known_word_are_refused_with_text_alone(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("кот", encoding="utf-8")
+    assert not check(f"folder:{tmp_path}").refused_by_training
+    assert "models read English" in check(f"folder:{tmp_path}", text=True).problems[0]
+
+
 def test_each_source_of_a_mixture_is_reported(awkward, tmp_path):
     for name in ("one", "two", "wide"):
         (tmp_path / name).mkdir()

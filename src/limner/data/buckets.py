@@ -30,7 +30,16 @@ from limner.data.dataset import Dataset
 from limner.data.decode import check_pixels, header
 from limner.data.mixed import MixedSources
 from limner.data.order import Mixed, Order
-from limner.data.pictures import Entry, Pictures, Source, channels_of, each, gather_part, stop
+from limner.data.pictures import (
+    Entry,
+    Listing,
+    Pictures,
+    Source,
+    channels_of,
+    each,
+    gather_part,
+    stop,
+)
 
 Size = tuple[int, int]
 """Height and width."""
@@ -68,8 +77,8 @@ class Buckets(MixedSources):
         return self.sources[int(part)].name(int(own))
 
 
-def open_buckets(source: Source, typed: str) -> Dataset:
-    """A source's pictures in sizes of their proportions.
+def open_buckets(source: Source, typed: str, listing: Listing | None = None) -> Dataset:
+    """A source's pictures, or those of a listing, in sizes of their proportions.
 
     Raises:
         LimnerError: as of `gather`; no data.size, or no picture is nearest to one of the sizes.
@@ -87,7 +96,8 @@ def open_buckets(source: Source, typed: str) -> Dataset:
     sizes = [source.shape, *bucket_sizes(str(source.buckets))]
     if len({*sizes}) < len(sizes):
         raise LimnerError(f"data.buckets={source.buckets}: a size comes twice; leave one out")
-    listing, broken, parts = source.listing(stop), Reasons(), list[Pictures]()
+    listing = listing or source.listing(stop)
+    broken, parts = Reasons(), list[Pictures]()
     total = max(len(listing.entries), 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason

@@ -18,16 +18,20 @@ from limner.contract.errors import LimnerError
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.broken_files import Reasons, too_many
 from limner.data.decode import Header, fitted, flattened, header
-from limner.data.pictures import each
+from limner.data.pictures import Entry, Listing, Source, each
+from limner.data.scenes import Scenes
+from limner.data.sharded import Sharded
 from limner.data.sources import (
     find_source,
     flat_options,
     is_mixture,
     one_source,
     open_data,
+    open_one,
     parts_of,
     parts_of_mixture,
 )
+from limner.data.stream import Stream
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
@@ -248,6 +252,7 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
     heads: list[Header] = []
     same: defaultdict[str, list[str]] = defaultdict(list)
     thumbs: dict[str, np.ndarray] = {}  # of different pictures, by the name of the first
+    of_each_size: dict[tuple[int, int], Entry] = {}
     every = -(-len(entries) // _ACROSS**2) or 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's; a broken file is named with its reason
@@ -262,6 +267,14 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
             if look.head.animated:
                 report.animated.append(entry.name)
             heads.append(look.head)
+            of_each_size.setdefault((look.head.width, look.head.height), entry)
+    if (
+        not report.problems
+        and heads
+        and not too_many(len(report.broken), len(heads) + len(report.broken), found.broken)
+    ):
+        no_word = bool(captioned) and len(report.unread) == len(captioned)
+        report.problems += _refusal(found, source, listing, [*of_each_size.values()], no_word)
     report.pictures = len(heads)
     report.sizes = dict(Counter(f"{head.width} x {head.height}" for head in heads).most_common())
     report.modes = dict(Counter(head.mode for head in heads).most_common())
@@ -269,6 +282,29 @@ def _check_one(source: str, options: dict[str, Any]) -> CheckReport:
     report.duplicates = [names for names in same.values() if len(names) > 1]
     report.similar = _similar(thumbs)
     return report
+
+
+def _refusal(
+    found: Source, typed: str, listing: Listing, some: list[Entry], no_word: bool
+) -> list[str]:
+    """What else training would refuse.
+
+    Args:
+        found: the source.
+        typed: as it was typed.
+        listing: all that it has.
+        some: a sound picture of each size, the first one first; training would refuse these alone
+            just so, and they are read in a moment.
+        no_word: whether no caption has a word that is known.
+    """
+    whole = isinstance(found, Sharded | Scenes)  # which are opened without a look at each picture
+    try:
+        data = open_one(found, typed, None if whole else listing._replace(entries=some))
+        if no_word:
+            Stream(data).check_captions()
+    except LimnerError as error:
+        return [str(error)]
+    return []
 
 
 def _similar(thumbs: dict[str, UInt8[np.ndarray, "16 16"]]) -> list[list[str]]:

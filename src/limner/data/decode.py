@@ -101,15 +101,16 @@ def reading(opener: Opener, use: Callable[[Image.Image], T]) -> T:
         raise UndecodableError(str(error).strip() or type(error).__name__) from error
 
 
-def check_pixels(option: str, size: tuple[int, int] | None) -> None:
-    """Refuse a size (height, width) of more pixels than a picture may have.
+def check_pixels(option: str, size: tuple[int, int] | int | None) -> None:
+    """Refuse a size, (height, width) or one side of a square, of more pixels than pictures have.
 
     Raises:
         LimnerError: it has more.
     """
-    if size and size[0] * size[1] > PIXEL_CAP:
+    height, width = (size, size) if isinstance(size, int) else size or (1, 1)
+    if height * width > PIXEL_CAP:
         raise LimnerError(
-            f"data.{option}: {size[0]} x {size[1]} pixels are too many; the cap is "
+            f"data.{option}: {height} x {width} pixels are too many; the cap is "
             f"{PIXEL_CAP >> 20} megapixels, so give {math.isqrt(PIXEL_CAP)} at most"
         )
 

@@ -174,7 +174,7 @@ def read_weights(typed: object, count: int) -> list[float] | None:
     if typed is None:
         return None
     given = [*typed] if isinstance(typed, list | tuple) else [typed]
-    found = [w for w in given if isinstance(w, int | float) and 0 < w < _HEAVIEST]
+    found = [float(w) for w in given if isinstance(w, int | float) and 0 < w < _HEAVIEST]
     if len(found) != len(given) or len(found) != count:
         raise LimnerError(
             f"data.weights={','.join(map(str, given))}: give a positive number for each of the "

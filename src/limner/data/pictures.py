@@ -145,7 +145,7 @@ class Source(ABC):
                 "HEIGHTxWIDTH as in 32x48"
             ) from None
         check_pixels("size", shape)
-        check_pixels("load_size", self.load_size and (self.load_size, self.load_size))
+        check_pixels("load_size", self.load_size)
         if self.load_size and (shape is None or self.load_size < max(shape)):
             raise LimnerError(
                 f"data.load_size={self.load_size}: pictures are made so large before a part of "
@@ -363,14 +363,14 @@ def none_in(typed: str, split: str) -> LimnerError:
     return LimnerError(f"{typed} has no pictures in split '{split}'; give {other}")
 
 
-def gather(source: Source, typed: str) -> Pictures:
-    """Decode a source's pictures once and leave the broken ones out.
+def gather(source: Source, typed: str, listing: Listing | None = None) -> Pictures:
+    """Decode a source's pictures, or those of a listing, once and leave the broken ones out.
 
     Raises:
         LimnerError: no pictures; no common size and none given; more than `source.broken` (and
             one) are broken.
     """
-    listing = source.listing(stop)
+    listing = listing or source.listing(stop)
     total = len(listing.entries)
     if not total:
         raise none_in(typed, source.split)

@@ -18,7 +18,7 @@ from limner.data.hub import Hub
 from limner.data.instructions import Instructions
 from limner.data.mixed import MixedSources, read_weights
 from limner.data.named import Cifar10, ColouredMnist, FashionMnist, Mnist, StackedMnist
-from limner.data.pictures import Source, stop
+from limner.data.pictures import Listing, Source, gather, stop
 from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
 from limner.data.tars import Tars
@@ -166,7 +166,7 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     if kind == _MIXED:
         return _open_mixed(source, options)
     if kind not in PAIRS:
-        return _open_one(find_source(source, options), source)
+        return open_one(find_source(source, options), source)
     if options.get("hint"):
         raise LimnerError(
             f"of {kind}:A,B the pictures of A are the conditioning images; leave data.hint out"
@@ -183,7 +183,7 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     if kind == "paired":
         sources[0] = _held_out_as(*sources)
     for found, (part, _), given in zip(sources, parts, of_sides):
-        opened.append(_open_one(found, part))
+        opened.append(open_one(found, part))
         names.append(_domain_name(part, given))
     _check_one_size(opened, source)
     if names[0] == names[1]:
@@ -194,10 +194,16 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     return PAIRS[kind](a, b, source)
 
 
-def _open_one(found: Source, typed: str) -> Dataset:
-    """The data set of a source that is neither a pair nor a mixture."""
-    bucketed = found.buckets and found.split in _TRAINED_ON
-    data = open_buckets(found, typed) if bucketed else found.open(typed)
+def open_one(found: Source, typed: str, listing: Listing | None = None) -> Dataset:
+    """The data set of a source that is neither a pair nor a mixture, or of a listing of its files.
+
+    Raises:
+        LimnerError: as `open_data` does.
+    """
+    if found.buckets and found.split in _TRAINED_ON:
+        data = open_buckets(found, typed, listing)
+    else:
+        data = gather(found, typed, listing) if listing else found.open(typed)
     if found.hint is not None and data.spec.hint is None:
         data.compute_hints(found.hint, found.reduction)
     return data
