@@ -99,6 +99,17 @@ def test_other_forms_of_the_same_rows(parquet, tmp_path):
         check_equal_to_the_library(some, rows.select(range(6)))
 
 
+def test_a_part_of_a_split_may_be_held_out(tmp_path):
+    datasets.DatasetDict(train=table(), test=table(40, 4)).save_to_disk(tmp_path / "both")
+    options = {"image_key": "image", "train_split": "train[:50%]", "test_split": "train[50%:]"}
+    parts = {s: open_data(f"hf:{tmp_path}/both", split=s, **options) for s in ("train", "test")}
+    check_equal_to_the_library(parts["train"], table(0, 15))
+    check_equal_to_the_library(parts["test"], table(15, 15))
+    for name in ("tst", "tst[:3]"):
+        with pytest.raises(LimnerError, match=r"unknown split 'tst.*did you mean 'test'"):
+            open_data(f"hf:{tmp_path}/both", **options | {"test_split": name})
+
+
 def test_a_folder_of_pictures(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)

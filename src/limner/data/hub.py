@@ -53,8 +53,14 @@ class Hub(Sharded):
     streaming: bool = False
 
     def parted(self) -> bool:
-        """Whether the data have a split to test on, and no share is held out."""
-        return not self.holdout and self._test_split in self._splits
+        """Whether the data have a split to test on, and no share is held out.
+
+        Raises:
+            LimnerError: `test_split` names none that they have.
+        """
+        if self.test_split:
+            self._check_split(self.test_split)
+        return not self.holdout and self._test_split.partition("[")[0] in self._splits
 
     def shards(self) -> Sequence[Shard]:
         """The rows of the split."""
