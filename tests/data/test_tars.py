@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import shutil
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -177,6 +178,27 @@ def test_a_shard_that_ends_too_soon_is_named(tmp_path):
     data = open_data(f"wds:{tmp_path}/a.tar", broken=0.2)
     assert 11 <= len(data) <= 12
     assert data.skipped[-1][0].startswith("a.tar")
+
+
+def test_a_shard_that_was_cut_where_a_file_begins_is_named(tmp_path):
+    write(tmp_path / "a.tar", [record(i) for i in range(20)])
+    whole = (tmp_path / "a.tar").read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        begin = archive.getmember("0012.cls").offset
+    for i, short in enumerate((whole[:begin], whole[: begin + 100], whole[:begin] + b"x" * 512)):
+        (tmp_path / f"{i}.tar").write_bytes(short)
+        data = open_data(f"wds:{tmp_path}/{i}.tar", labels=False, captions=False)
+        said = "the file ends too soon or is damaged, after '0011'"
+        assert data.skipped == ((f"{i}.tar", said),) and len(data) == 12
+    assert not open_data(f"wds:{tmp_path}/a.tar").skipped
+
+
+def test_files_that_a_system_keeps_for_itself_are_no_records(tmp_path):
+    of_macos = {"__key__": "._0001", "png": b"x"}
+    for name, files in {"a": [record(1)], "b": [of_macos, record(1)]}.items():
+        write(tmp_path / f"{name}.tar", files)
+    a, b = (open_data(f"wds:{tmp_path}/{name}.tar") for name in "ab")
+    assert b.skipped == () and b.digest == a.digest
 
 
 def test_what_is_no_shard_is_said_in_one_line(shards, tmp_path):

@@ -86,7 +86,8 @@ def _number(digits: str) -> tuple[int, str]:
     return len(plain), plain
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether a file is one that systems keep for themselves, as "._1.png" of macOS."""
     parts = name.split("/")
     return any(p == "__MACOSX" or (p.startswith(".") and p.strip(".")) for p in parts)
 
@@ -110,7 +111,7 @@ def folder_files(root: Path) -> Files:
         inner[:] = [name for name in inner if not _leads_back(Path(folder, name), root)]
         for path in (Path(folder, file) for file in files):
             name = path.relative_to(root).as_posix()
-            if _hidden(name):
+            if hidden(name):
                 continue
             if not path.is_file():
                 refused.append((name, "no regular file"))
@@ -151,7 +152,7 @@ def zip_files(path: Path) -> Files:
     refused = []
     for member in archive.infolist():
         name = PurePosixPath(member.filename.replace("\\", "/")).as_posix()
-        if member.is_dir() or _hidden(name):
+        if member.is_dir() or hidden(name):
             continue
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
             refused.append((name, "a path out of the archive"))

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from limner.contract.errors import LimnerError
 from limner.data.decode import BYTE_CAP, EXTENSIONS
-from limner.data.folder import CAPTION_COLUMNS, natural
+from limner.data.folder import CAPTION_COLUMNS, hidden, natural
 from limner.data.records import Place, Record, Shard, plain_captions, plain_label
 from limner.data.sharded import Sharded
 from limner.runtime.cache import key
@@ -64,7 +64,7 @@ class TarShard(Shard):
             known = path.stat()
         except OSError as error:
             raise LimnerError(f"cannot read the shard '{path}': {error.strerror}") from None
-        self.key = key("tar", str(path.resolve()), known.st_size, known.st_mtime_ns, keys)
+        self.key = key("tar 2", str(path.resolve()), known.st_size, known.st_mtime_ns, keys)
 
     def records(self) -> Iterator[Record]:
         """In order; where the file is damaged it ends, and that is its last record.
@@ -82,7 +82,7 @@ class TarShard(Shard):
         with archive:
             name = ""
             try:
-                files = (member for member in archive if member.isreg())
+                files = (m for m in archive if m.isreg() and not hidden(m.name))
                 for name, members in itertools.groupby(files, lambda m: _parted(m.name)[0]):
                     yield self._record(archive, name, {_parted(m.name)[1]: m for m in members})
             except (tarfile.TarError, OSError, EOFError) as error:
@@ -90,8 +90,8 @@ class TarShard(Shard):
                 yield Record("", fault=f"the file is damaged{after}: {error}")
                 return
             end = archive.offset
-        if end > self.path.stat().st_size:
-            yield Record("", fault=f"the file ends too soon, after '{name}'")
+        if self._read((end, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):  # which mark the end
+            yield Record("", fault=f"the file ends too soon or is damaged, after '{name}'")
 
     def _record(
         self, archive: tarfile.TarFile, name: str, members: dict[str, tarfile.TarInfo]
