@@ -1,4 +1,5 @@
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,9 @@ def test_a_spec_says_its_shape():
     assert ImageSpec(1, 2, 3).to_json() == {"channels": 1, "height": 2, "width": 3}
 
 
+ONE_PIXEL = {"channels": 1, "height": 1, "width": 1}
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -100,6 +104,10 @@ def test_a_spec_says_its_shape():
             {"channels": 1, "height": 1, "width": 1, "labels": ("a",), "frequencies": (0.5, 0.5)},
             "2 label frequencies for 1 labels",
         ),
+        (ONE_PIXEL | {"labels": ("a", "b", "a")}, "the label 'a' comes twice"),
+        (ONE_PIXEL | {"labels": ("a", "b"), "frequencies": (0.0, 0.0)}, "shares from 0"),
+        (ONE_PIXEL | {"labels": ("a", "b"), "frequencies": (1.5, -0.5)}, "shares from 0"),
+        (ONE_PIXEL | {"labels": ("a", "b"), "frequencies": (1.0, math.nan)}, "shares from 0"),
     ],
 )
 def test_an_impossible_spec_is_refused(values: dict, said: str):

@@ -65,6 +65,8 @@ def test_class_folders_are_labels(tmp_path):
         LimnerError, match=r"unknown label 'cat'; did you mean 'cats'\?.*'cat/1.png'"
     ):
         open_data(source, labels=["dog", "cats"])
+    with pytest.raises(LimnerError, match=r"data.labels=dog,cat,cat: 'cat' comes twice; give each"):
+        open_data(source, labels=["dog", "cat", "cat"])
     picture(tmp_path / "stray.png")
     with pytest.raises(LimnerError, match=r"'stray.png' has no label.*data.labels=false"):
         open_data(source)

@@ -139,6 +139,8 @@ def test_keys_say_what_is_read(shards):
             LimnerError, match=f"no record has its {name} under 'x'.*copy.png, json"
         ):
             of(**{f"{name}_key": "x"})
+    with pytest.raises(LimnerError, match="'1' comes twice; give each name once"):
+        of(labels=["0", "1", "1"])
     with pytest.raises(LimnerError, match="there is no 'jpg' among"):
         of(image_key="jpg")
     with pytest.raises(LimnerError, match="leave one of them out"):

@@ -375,6 +375,12 @@ def cut(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
+def test_of_classes_with_one_name_the_later_has_its_number(tmp_path):
+    names = {"0": "crane", "1": "kite", "2": "crane"}
+    (tmp_path / folder.INDEX).write_text(json.dumps({"id2label": names}))
+    assert folder._labels(tmp_path, {}) == ("crane", "kite", "crane (2)")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

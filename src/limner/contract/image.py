@@ -74,6 +74,13 @@ class ImageSpec:
             raise LimnerError(
                 f"{len(self.frequencies)} label frequencies for {len(self.labels)} labels"
             )
+        if len({*self.labels}) < len(self.labels):
+            twice = next(name for name in self.labels if self.labels.count(name) > 1)
+            raise LimnerError(f"the label '{twice}' comes twice; give each name once")
+        if self.frequencies and not (min(self.frequencies) >= 0 < sum(self.frequencies)):
+            raise LimnerError(
+                f"label frequencies are shares from 0 with a sum above it, not {self.frequencies}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:

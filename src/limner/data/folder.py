@@ -306,7 +306,7 @@ class Folder(Source):
             else:
                 labels[name] = str(label)
         if isinstance(self.labels, list):
-            return labels, tuple(self.labels)
+            return labels, class_names(self.labels, report)
         return labels, tuple(sorted(set(labels.values()), key=natural))
 
     def _captions(
@@ -344,6 +344,14 @@ class Zip(Folder):
     def files(self) -> Files:
         """The members of the archive."""
         return zip_files(Path(self.address).expanduser())
+
+
+def class_names(given: list[str], report: Report) -> tuple[str, ...]:
+    """The class names of data.labels; one that comes twice is reported."""
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice is not None:
+        report(f"data.labels={','.join(given)}: '{twice}' comes twice; give each name once")
+    return tuple(dict.fromkeys(given))
 
 
 def split_folders(pictures: list[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from limner.contract.options import Natural, Rate
 from limner.data.broken_files import Reasons, few
 from limner.data.dataset import View
 from limner.data.decode import to_pixels
-from limner.data.folder import natural, share_of
+from limner.data.folder import class_names, natural, share_of
 from limner.data.order import Order, Windowed
 from limner.data.pictures import (
     Entry,
@@ -148,7 +148,8 @@ class Sharded(Source):
                 captioned = True
             elif what == "label":
                 found, names = fact, index.labels
-                classes = tuple(self.labels) if isinstance(self.labels, list) else None
+                given = self.labels if isinstance(self.labels, list) else []
+                classes = class_names(given, report)
                 classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
                 number = {name: i for i, name in enumerate(classes)}
                 known = torch.tensor([*(number.get(name, -2) for name in names), -1])

@@ -161,10 +161,11 @@ def _enlarging(codec: Mapping[str, Any]) -> int:
 
 
 def _labels(folder: Path, network: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes by name, or else by number."""
+    """The classes by name, or else by number; of ImageNet's two cranes the second has it, too."""
     named = _json(folder / INDEX).get("id2label")
     if isinstance(named, dict) and named:
-        return tuple(str(named.get(str(i), i)) for i in range(len(named)))
+        names = [str(named.get(str(i), i)) for i in range(len(named))]
+        return tuple(f"{n} ({i})" if n in names[:i] else n for i, n in enumerate(names))
     return tuple(map(str, range(network.get("num_embeds_ada_norm") or 0)))
 
 
