@@ -185,10 +185,10 @@ def open_reference(
         raise LimnerError("pictures are judged in one size; leave data.buckets out")
     if same and splits_of(usual) != {_TRAIN}:  # as with split=all, which leaves nothing unseen
         learnt = {**options, **{k: usual[k] for k in ("split",) if k in usual}}
-        training = _real_pictures(open_data(source, **learnt), source, learnt)
-        options = learnt | asked
+        seen = _real_pictures(open_data(source, **learnt), source, learnt)
+        options = {**learnt, **asked}
         real = _real_pictures(open_data(source, **options), source, options)
-        return Reference(real, training, None, options)
+        return Reference(real, seen, None, options)
     splits = _splits_of(source)
     if _TEST in splits and (options.get("holdout") or not _holds_out(source)):
         options.setdefault("split", _TEST)
