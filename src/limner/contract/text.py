@@ -239,10 +239,6 @@ def _warn(line: str) -> None:
     warnings.warn(line, stacklevel=3)
 
 
-def _are_texts(asked: Any) -> bool:
-    return isinstance(asked, Sequence) and all(isinstance(text, str) for text in list[Any](asked))
-
-
 def prompted(
     spec: ImageSpec, prompts: str | Sequence[str], report: Callable[[str], None] = _warn
 ) -> Condition:
@@ -262,7 +258,11 @@ def prompted(
         raise LimnerError("this model was trained without text; leave the prompt out")
     tokenizer = Tokenizer(spec.text)
     asked = [prompts] if isinstance(prompts, str) else prompts
-    if not asked or not _are_texts(asked):
+    sound = isinstance(asked, Sequence) and all(  # pyright: ignore[reportUnnecessaryIsInstance]
+        isinstance(each, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        for each in asked
+    )
+    if not sound or not asked:
         raise LimnerError(
             f"prompts={reprlib.repr(prompts)} is no text; give one, as 'a red apple', or a list"
         )
