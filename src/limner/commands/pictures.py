@@ -19,7 +19,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.data import png
 from limner.data.decode import EXTENSIONS, UndecodableError, reading, to_pixels, whole
-from limner.data.folder import folder_files
+from limner.data.files import folder_files
 
 Pictures = UInt8[Tensor, "n c h w"]
 _SHOWN_SIDE = 128  # small pictures are enlarged to about this, pixel by pixel

@@ -18,7 +18,7 @@ from typing import Literal
 from limner.contract.errors import LimnerError
 from limner.contract.options import Positive
 from limner.data.captions import STYLED
-from limner.data.folder import Files, zip_files
+from limner.data.files import Files, zip_files
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source, gather
 
 _PEOPLE = "people & body"

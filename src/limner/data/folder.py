@@ -20,175 +20,22 @@ import hashlib
 import io
 import json
 import os
-import re
-import stat
-import weakref
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.options import Rate
-from limner.data.broken_files import Reasons
-from limner.data.decode import BYTE_CAP, EXTENSIONS, UNREAD
+from limner.data.decode import EXTENSIONS, UNREAD
+from limner.data.files import Files, folder_files, natural, zip_files
 from limner.data.pictures import Entry, Listing, Report, Source
 
-TOTAL_CAP = 64 * 2**30
-"""Bytes of an archive's members, unpacked."""
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _SETS = ("train", "test", "val")
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
 CAPTION_COLUMNS = ("text", "caption", "captions")
-
-
-class Files(NamedTuple):
-    """Named files, wherever they lie.
-
-    Args:
-        names: relative, with forward slashes, naturally sorted; hidden ones left out.
-        open: gives the bytes of one.
-        refused: those that are not to be opened, and why.
-    """
-
-    names: list[str]
-    open: Callable[[str], IO[bytes]]
-    refused: Reasons
-
-    def text(self, name: str, report: Report) -> str:
-        """A text file's contents; one that cannot be read is reported."""
-        try:
-            with self.open(name) as stream:
-                read = stream.read().decode("utf-8-sig")
-                return read.replace("\r\n", "\n").replace("\r", "\n")
-        except UnicodeDecodeError:
-            report(f"'{name}' is not UTF-8 text; save it as UTF-8")
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-            report(f"'{name}' cannot be read: {error}")
-        return ""
-
-
-def natural(name: str) -> tuple[list[Any], str]:
-    """The sorting key by which picture 9 comes before picture 10.
-
-    >>> sorted(["10", "9", "b2", "a010", "a9"], key=natural)
-    ['9', '10', 'a9', 'a010', 'b2']
-    """
-    parts = re.split(r"(\d+)", name.lower())
-    return [_number(part) if i % 2 else part for i, part in enumerate(parts)], name
-
-
-def _number(digits: str) -> tuple[int, str]:
-    """The sorting key of a number, which may be too long for `int`."""
-    plain = "".join(str(int(digit)) for digit in digits).lstrip("0")
-    return len(plain), plain
-
-
-def hidden(name: str) -> bool:
-    """Whether a file is one that systems keep for themselves, as "._1.png" of macOS."""
-    parts = name.split("/")
-    return any(p == "__MACOSX" or (p.startswith(".") and p.strip(".")) for p in parts)
-
-
-def folder_files(root: Path) -> Files:
-    """The files below a folder.
-
-    Raises:
-        LimnerError: there is no such folder.
-    """
-    if not root.is_dir():
-        is_file = f"'{root}' is a file; for an archive write zip:{root}"
-        raise LimnerError(is_file if root.is_file() else f"there is no folder '{root}'")
-    names, refused = [], []
-
-    def unread(error: OSError) -> None:
-        name = Path(error.filename).relative_to(root).as_posix()
-        refused.append((name, f"a folder that cannot be read: {error.strerror}"))
-
-    for folder, inner, files in os.walk(root, followlinks=True, onerror=unread):
-        inner[:] = [name for name in inner if not _leads_back(Path(folder, name), root)]
-        for path in (Path(folder, file) for file in files):
-            name = path.relative_to(root).as_posix()
-            if hidden(name):
-                continue
-            if not path.is_file():
-                refused.append((name, "no regular file"))
-            elif path.stat().st_size > BYTE_CAP:
-                refused.append((name, f"larger than {BYTE_CAP >> 20} MB"))
-            else:
-                names.append(name)
-    return Files(sorted(names, key=natural), partial(_open_file, root), refused)
-
-
-def _open_file(root: Path, name: str) -> IO[bytes]:
-    return (root / name).open("rb")
-
-
-def _leads_back(folder: Path, root: Path) -> bool:
-    """Whether a folder is a link to one that it lies in, below the root."""
-    within = folder.relative_to(root).parents
-    return folder.is_symlink() and folder.resolve() in {(root / p).resolve() for p in within}
-
-
-def zip_files(path: Path) -> Files:
-    """The members of an archive that are safe to read.
-
-    Raises:
-        LimnerError: there is no such archive, or it would unpack to more than `TOTAL_CAP`.
-    """
-    try:
-        archive = zipfile.ZipFile(path)
-    except IsADirectoryError:
-        raise LimnerError(f"'{path}' is a folder; write folder:{path}") from None
-    except FileNotFoundError:
-        raise LimnerError(f"there is no archive '{path}'") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise LimnerError(f"'{path}' is not a valid zip archive: {error}") from None
-    if archive.fp:  # closed also where the archive dies in a circle of references
-        weakref.finalize(archive, archive.fp.close)
-    members: dict[str, zipfile.ZipInfo] = {}
-    refused = []
-    for member in archive.infolist():
-        name = PurePosixPath(member.filename.replace("\\", "/")).as_posix()
-        if member.is_dir() or hidden(name):
-            continue
-        if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
-            refused.append((name, "a path out of the archive"))
-        elif stat.S_ISLNK(member.external_attr >> 16):
-            refused.append((name, "a link"))
-        elif member.file_size > BYTE_CAP:
-            refused.append((name, f"larger than {BYTE_CAP >> 20} MB"))
-        else:
-            members[name] = member
-    total = sum(member.file_size for member in members.values())
-    if total > TOTAL_CAP:
-        raise LimnerError(
-            f"'{path}' would unpack to {total >> 30} GB, the cap is {TOTAL_CAP >> 30} GB; "
-            f"if you trust it, unpack it and write folder:PATH"
-        )
-    # A member never yields more than the size it declares: zipfile stops there and checks the sum.
-    return Files(sorted(members, key=natural), _Members(path, archive, members), refused)
-
-
-class _Members:
-    """Opens the members of an archive, which is itself opened anew where this is unpickled."""
-
-    def __init__(
-        self, path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]
-    ) -> None:
-        self.path, self.archive, self.members = path, archive, members
-
-    def __call__(self, name: str) -> Any:  # a stream that beartype does not take for IO[bytes]
-        return self.archive.open(self.members[name])
-
-    def __reduce__(self) -> tuple[Callable[[Path], Callable[[str], IO[bytes]]], tuple[Path]]:
-        return _opener, (self.path,)
-
-
-def _opener(path: Path) -> Callable[[str], IO[bytes]]:
-    return zip_files(path).open
 
 
 @dataclass(frozen=True, kw_only=True)

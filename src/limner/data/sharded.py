@@ -20,7 +20,8 @@ from limner.contract.options import Natural, Rate
 from limner.data.broken_files import Reasons, few
 from limner.data.dataset import View
 from limner.data.decode import to_pixels
-from limner.data.folder import class_names, natural, share_of
+from limner.data.files import natural
+from limner.data.folder import class_names, share_of
 from limner.data.order import Order, Windowed
 from limner.data.pictures import (
     Entry,

@@ -28,7 +28,8 @@ from typing import NamedTuple
 
 from limner.contract.errors import LimnerError
 from limner.data.decode import BYTE_CAP, EXTENSIONS
-from limner.data.folder import CAPTION_COLUMNS, hidden, natural
+from limner.data.files import hidden, natural
+from limner.data.folder import CAPTION_COLUMNS
 from limner.data.records import Place, Record, Shard, plain_captions, plain_label
 from limner.data.sharded import Sharded
 from limner.runtime.cache import key
