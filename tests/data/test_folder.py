@@ -17,7 +17,7 @@ from PIL import Image
 from limner.contract.errors import LimnerError
 from limner.contract.image import to_levels
 from limner.contract.noise import Noise
-from limner.data import Stream, check, folder, open_data
+from limner.data import Stream, check, files, open_data
 
 
 def picture(path: Path, shade: int = 0, size: tuple[int, int] = (8, 8)) -> None:
@@ -397,7 +397,7 @@ def test_an_archive_is_as_its_folder(tmp_path):
 def test_unsafe_members_are_refused_and_named(tmp_path, monkeypatch):
     stream = io.BytesIO()
     Image.new("RGB", (4, 4)).save(stream, "PNG")
-    monkeypatch.setattr(folder, "BYTE_CAP", 10_000)
+    monkeypatch.setattr(files, "BYTE_CAP", 10_000)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in (
             "ok.png",
@@ -420,7 +420,7 @@ def test_unsafe_members_are_refused_and_named(tmp_path, monkeypatch):
     assert refused.pop("bomb.png").startswith("larger than")
     assert set(refused.values()) == {out}
     assert len(refused) == 4
-    monkeypatch.setattr(folder, "TOTAL_CAP", 100)
+    monkeypatch.setattr(files, "TOTAL_CAP", 100)
     with pytest.raises(LimnerError, match=r"would unpack to"):
         open_data(f"zip:{tmp_path / 'a.zip'}")
 
