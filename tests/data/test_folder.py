@@ -164,7 +164,7 @@ def test_a_table_may_have_lines_of_any_system(tmp_path: Path, end: str):
 
 def test_names_are_sorted_by_numbers_of_any_length():
     names = ["1" * 5000, "2", "10", "\u0663", "007", "00", "0", "1" + "0" * 4999, "x\u00b2"]
-    assert sorted(names, key=folder.natural) == [
+    assert sorted(names, key=files.natural) == [
         "0", "00", "2", "\u0663", "007", "10", "1" + "0" * 4999, "1" * 5000, "x\u00b2",
     ]  # fmt: skip
 
