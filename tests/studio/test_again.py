@@ -60,7 +60,7 @@ def test_an_edit_comes_back_whole_and_no_stroke_is_lost(visit: Open, studio: Stu
         r"^limner edit source.png -m 'toy' --mask mask.png --strength 1 -n 1 --seed \d+$",
         code.splitlines()[-1],
     ), code
-    assert code.count("curl -o ") == 2 and "/api/v1/assets/" in code
+    assert code.count("curl -f -o ") == 2 and "/api/v1/assets/" in code
     clean(page)
     page.get_by_role("button", name="Variations").click()
     page.wait_for_selector(".brush canvas")
