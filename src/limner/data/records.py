@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -134,6 +134,10 @@ class Index:
     def fact(self, name: str) -> Int[Tensor, "n"]:
         """One of `FACTS` of all records."""
         return self._facts[:, FACTS.index(name)].long()
+
+    def has(self, what: str) -> Bool[Tensor, "n"]:
+        """Which records have a "caption", a "label" or a "hint"."""
+        return self.fact("captioned") > 0 if what == "caption" else self.fact(what) >= 0
 
     def name(self, number: int) -> str:
         """Shard and name of a record."""

@@ -122,48 +122,49 @@ class Sharded(Source):
         if self.split == "test" and not self.holdout and not parted:
             raise LimnerError("no picture is held out; give for example data.holdout=0.1")
         index = indexed(self.shards())
-        broken, total = list(index.broken), len(index) + len(index.broken)
-        sound = torch.ones(len(index), dtype=torch.bool)
-
-        def need(has: Bool[Tensor, "n"], reason: str) -> None:
-            lacking = (sound & ~has).nonzero().flatten().tolist()
-            broken.extend((index.name(i), reason) for i in lacking)
-            sound.logical_and_(has)
-
-        captioned, classes, labels = False, (), None
-        for what, key, wanted in (
-            ("caption", self.caption_key, self.captions),
-            ("label", self.label_key, self.labels is not False),
-            ("hint", self.hint_key, self.hint_key is not None),
-        ):
-            fact = index.fact("captioned" if what == "caption" else what)
-            has = fact > 0 if what == "caption" else fact >= 0
-            if not wanted or not (has.any() or key):
-                continue
-            if not has.any():
-                report(
-                    f"no record has its {what} under '{key}'; give another data.{what}_key, of "
-                    f"{', '.join(index.keys) or 'none'}"
-                )
-            elif what == "caption":
-                captioned = True
-            elif what == "label":
-                found, names = fact, index.labels
-                given = self.labels if isinstance(self.labels, list) else []
-                classes = class_names(given, report)
-                classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
-                number = {name: i for i, name in enumerate(classes)}
-                known = torch.tensor([*(number.get(name, -2) for name in names), -1])
-                labels = known[found]
-                need(labels != -2, "its label is not in data.labels")
-            need(has, f"no {what}")
+        sieve = _Sieve(index)
+        captioned = self._has("caption", sieve, report)
+        labelled = self._has("label", sieve, report)
+        classes, labels = self._labels(sieve, report) if labelled else ((), None)
+        self._has("hint", sieve, report)
         if self.split != "all" and not parted and self.holdout:
             names = [index.name(i) for i in range(len(index))]
             shares = torch.tensor([share_of(self.held_out_as.get(name, name)) for name in names])
-            sound &= (shares < self.holdout) == (self.split == "test")
-        numbers = sound.nonzero().flatten()
+            sieve.kept &= (shares < self.holdout) == (self.split == "test")
+        numbers = sieve.kept.nonzero().flatten()
         labels = None if labels is None else labels[numbers]
-        return Chosen(index, numbers, classes, labels, captioned, broken, total)
+        total = len(index) + len(index.broken)
+        return Chosen(index, numbers, classes, labels, captioned, sieve.broken, total)
+
+    def _has(self, what: str, sieve: "_Sieve", report: Report) -> bool:
+        """Whether records have captions, labels or hints, as asked for; those without go."""
+        key, wanted = {
+            "caption": (self.caption_key, self.captions),
+            "label": (self.label_key, self.labels is not False),
+            "hint": (self.hint_key, self.hint_key is not None),
+        }[what]
+        has = sieve.index.has(what)
+        found = bool(has.any())
+        if not wanted or not (found or key):
+            return False
+        if not found:
+            keys = ", ".join(sieve.index.keys) or "none"
+            report(
+                f"no record has its {what} under '{key}'; give another data.{what}_key, of {keys}"
+            )
+        sieve.need(has, f"no {what}")
+        return found
+
+    def _labels(self, sieve: "_Sieve", report: Report) -> tuple[tuple[str, ...], Int[Tensor, "n"]]:
+        """All class names, and the class of each record; those of no class are left out."""
+        names = sieve.index.labels
+        classes = class_names(self.labels if isinstance(self.labels, list) else [], report)
+        classes = classes or self.known_classes() or tuple(sorted(names, key=natural))
+        number = {name: i for i, name in enumerate(classes)}
+        known = torch.tensor([*(number.get(name, -2) for name in names), -1])
+        labels = known[sieve.index.fact("label")]
+        sieve.need(labels != -2, "its label is not in data.labels")
+        return classes, labels
 
     def listing(self, report: Report) -> Listing:
         """The records as if they were files, read when they are asked for."""
@@ -182,6 +183,20 @@ class Sharded(Source):
         if not len(chosen.numbers):
             raise none_in(typed, self.split)
         return Records(self, typed, chosen)
+
+
+class _Sieve:
+    """Which records of an index are kept, and why others are not."""
+
+    def __init__(self, index: Index) -> None:
+        self.index, self.broken = index, list(index.broken)
+        self.kept = torch.ones(len(index), dtype=torch.bool)
+
+    def need(self, has: Bool[Tensor, "n"], reason: str) -> None:
+        """Leave out the records that lack something."""
+        lacking = (self.kept & ~has).nonzero().flatten().tolist()
+        self.broken += [(self.index.name(i), reason) for i in lacking]
+        self.kept &= has
 
 
 class _Entries(Sequence[Entry]):

@@ -1,7 +1,7 @@
 """The U-Net: the denoiser of most diffusion models, and an image-to-image network."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple, TypedDict
 
 import torch
@@ -223,16 +223,7 @@ class UNet(Encoder):
             token_dim = self.conditioner.token_dim
             return Stage(ins, channels[level], vector, dropout, attended, token_dim, site)
 
-        self.down = nn.ModuleList()
-        self.downsample = nn.ModuleList()
-        for level, width in enumerate(channels):
-            self.down.append(
-                nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks))
-            )
-            deeper = channels[level + 1] if level + 1 < len(channels) else None
-            self.downsample.append(
-                nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity()
-            )
+        self.down, self.downsample = _way_down(channels, blocks, stage)
         self.middle = stage(channels[-1], len(channels) - 1, "middle")
         self.up = nn.ModuleList()
         self.upsample = nn.ModuleList()
@@ -306,19 +297,12 @@ class HalfUNet(nn.Module):
         self.patch = patch
         self.time = NumberEmbedding(vector)
         self.conv_in = nn.Conv2d(spec.channels * patch**2, channels[0], 3, padding=1)
-        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
-        for level, width in enumerate(channels):
+
+        def stage(ins: int, level: int, site: str) -> Stage:
             attended = level >= len(channels) - attention
-            self.down.append(
-                nn.ModuleList(
-                    Stage(width, width, vector, dropout, attended, None, f"down{level}.{i}")
-                    for i in range(blocks)
-                )
-            )
-            deeper = channels[level + 1] if level + 1 < len(channels) else None
-            self.downsample.append(
-                nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity()
-            )
+            return Stage(ins, channels[level], vector, dropout, attended, None, site)
+
+        self.down, self.downsample = _way_down(channels, blocks, stage)
         self.norm = NormSiLU(channels[-1])
         self.linear_out = nn.Linear(channels[-1], out)
         nn.init.zeros_(self.linear_out.weight)
@@ -335,6 +319,18 @@ class HalfUNet(nn.Module):
                 h = stage(h, vector, signal)
             h = downsample(h)
         return self.linear_out(self.norm(h).mean((2, 3)))
+
+
+def _way_down(
+    channels: tuple[int, ...], blocks: int, stage: Callable[[int, int, str], Stage]
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """The stages of each resolution, and what halves it to the next."""
+    down, downsample = nn.ModuleList(), nn.ModuleList()
+    for level, width in enumerate(channels):
+        down.append(nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks)))
+        deeper = channels[level + 1] if level + 1 < len(channels) else None
+        downsample.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
+    return down, downsample
 
 
 def check_halvings(spec: ImageSpec, resolutions: int, patch: int) -> None:
