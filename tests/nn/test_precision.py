@@ -24,4 +24,3 @@ def test_a_processor_has_it_where_onednn_says_so():
         assert has_bfloat16(CPU) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
         assert not has_bfloat16(CPU)
-    assert has_bfloat16(torch.device("mps"))

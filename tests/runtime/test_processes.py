@@ -33,6 +33,20 @@ def test_devices():
             processes.device("cuda")
 
 
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu"])
+def test_other_devices_are_refused_before_anything_is_done(name):
+    with pytest.raises(LimnerError, match=f"not compute on '{name}'.*; write --device cpu or cuda"):
+        processes.device(name)
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(LimnerError, match="'cuda:2' is not there; .* cuda:0 to cuda:1"):
+        processes.device("cuda:2")
+
+
 def test_gradients_are_averaged_in_one_message(monkeypatch):
     """Two processes played by two threads that add up their messages."""
     messages: dict[int, torch.Tensor] = {}

@@ -9,10 +9,10 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
     """A device by its name.
 
     Args:
-        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1", "mps").
+        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1").
 
     Raises:
-        LimnerError: torch knows no such device, or this machine has none.
+        LimnerError: it is another device, or this machine has none such.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,9 +20,17 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
         found = torch.device(name)
     except RuntimeError:
         raise LimnerError(f"'{name}' is not a device; write auto, cpu, cuda or cuda:1") from None
+    if found.type not in ("cpu", "cuda"):
+        reason = ", for it has no float64" * (found.type == "mps")
+        raise LimnerError(
+            f"limner does not compute on '{name}'{reason}; write --device cpu or cuda, in Python "
+            "device='cpu'"
+        )
     if found.type == "cuda" and not torch.cuda.is_available():
         raise LimnerError(
             "this machine has no CUDA device that torch can use; write --device cpu, in Python "
             "device='cpu'"
         )
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        raise LimnerError(f"'{name}' is not there; this machine has cuda:0 to cuda:{count - 1}")
     return found

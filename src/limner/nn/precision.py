@@ -11,10 +11,8 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 at least as quickly as in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        found = torch.backends.mkldnn.is_available()
-        return found and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore
-    return True
+    found = torch.backends.mkldnn.is_available()
+    return found and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:

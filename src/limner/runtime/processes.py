@@ -22,10 +22,10 @@ def device(name: str = "auto") -> torch.device:
     """This process's device.
 
     Args:
-        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1", "mps").
+        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1").
 
     Raises:
-        LimnerError: torch knows no such device, or this machine has none.
+        LimnerError: it is another device, or this machine has none such.
     """
     found = find_device(name)
     if found.type == "cuda" and found.index is None:
