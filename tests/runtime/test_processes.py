@@ -43,7 +43,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert processes.device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(LimnerError, match="'cuda:2' is not there; .* cuda:0 to cuda:1"):
+    with pytest.raises(LimnerError, match=r"'cuda:2' is not there; .* cuda:0 to cuda:1"):
         processes.device("cuda:2")
 
 
