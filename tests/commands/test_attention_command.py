@@ -80,3 +80,8 @@ def test_what_looks_at_no_words_is_refused(picture: Path, tmp_path: Path):
     save_model(build("vae", SPEC, channels=(4,), latent=2), folder)
     with pytest.raises(LimnerError, match=r"vae models look at no words; these do: .*edm"):
         attention_sheet(picture, Wish(str(folder), prompts=("a dog",)))
+    wordless = tmp_path / "wordless"
+    save_model(build("flow-matching", ImageSpec(3, 8, 8), channels=(8, 8), attention=2), wordless)
+    for prompts in ((), ("a dog",)):
+        with pytest.raises(LimnerError, match="trained without text and looks at no words"):
+            attention_sheet(picture, Wish(str(wordless), prompts=prompts))

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from limner.commands.pictures import Sheet, read_picture
-from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish
+from limner.commands.task import Task, Work, able_task
+from limner.commands.wish import Wish, open_model
 from limner.contract.abilities import Attends
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
@@ -63,11 +63,16 @@ def attention_sheet(
         the sheet, the wish without options of a sampler, as none is used, and the words.
 
     Raises:
-        LimnerError: the model looks at no words, or knows none of these.
+        LimnerError: the model looks at no words, there are none, or it knows none of these.
     """
-    work = open_work(wish, device, single=True)
-    task, x = able_task(work.model, ATTENTION), read_picture(file, work.model.spec)
+    model, options = open_model(wish, device)
+    task = able_task(model, ATTENTION)
+    if not model.spec.text:
+        raise LimnerError("this model was trained without text and looks at no words; give another")
+    if not wish.prompts:
+        raise LimnerError(f"{file} does not say what it is of; give --prompt")
+    work, x = Work.of(model, options, [wish]), read_picture(file, model.spec)
     maps = torch.cat([*task.start(replace(work, pictures={"image": x}), {})]).cpu()
     lit = (x + 1) * (maps + 1) / 2 - 1
-    words = [word for word, _ in known_words(work.model.spec, work.prompt)]
+    words = [word for word, _ in known_words(model.spec, work.prompt)]
     return Sheet(to_uint8(torch.cat([x, lit])), 1 + len(words)), wish.filled({}), words

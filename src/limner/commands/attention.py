@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from limner.commands.arguments import Device, Model, Out, Prompt, Size, print_paths, spare
-from limner.contract.errors import LimnerError
 
 
 def attention_command(
@@ -24,11 +23,8 @@ def attention_command(
     from limner.data.png import read_settings
 
     own = {} if prompt else read_settings(image) or {}
-    words = prompt or own.get("prompt")
-    if not words:
-        raise LimnerError(f"{image} does not say what it is of; give --prompt")
     size = size or own.get("size")
-    wish = Wish.single(model or own.get("model"), words, None, size=size)
+    wish = Wish.single(model or own.get("model"), prompt or own.get("prompt"), None, size=size)
     sheet, wish, words = attention_sheet(image, wish, device=device)
     file = spare(out, [image])
     print_paths(write(sheet, wish, file), f"the picture, and light for: {', '.join(words)}")
