@@ -4,7 +4,9 @@ what is left when the server dies.
 
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 import zipfile
@@ -140,6 +142,27 @@ def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studi
     after = training(trainer, id)
     assert after["state"] == "stopped" and after["step"] > stopped["step"]
     assert after["command"] == f"limner resume {stopped['name']}"
+
+
+def test_a_training_is_saved_before_a_service_that_is_stopped_has_ended(trainer: Studio):
+    id = begin(trainer, name="stopped", options=[*LONG, "train.log_every=1"])["id"]
+    until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
+    children = Path(f"/proc/{trainer.process.pid}/task/{trainer.process.pid}/children")
+    learner = max(map(int, children.read_text().split()))
+    os.kill(learner, signal.SIGSTOP)  # within a step that takes long
+    for pid in (learner, trainer.process.pid):  # as systemd does
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(4)  # longer than jobs are waited for
+    assert trainer.process.poll() is None
+    os.kill(learner, signal.SIGCONT)
+    assert trainer.process.wait(60) == 0
+    trainer.closed()
+    assert max(int(each.name[5:]) for each in (trainer.folder / "runs/stopped/state").iterdir()) > 0
+    trainer.start()
+    trainer.ready()
+    told = training(trainer, id)
+    assert told["state"] == "stopped" and told["step"] > 0
+    assert told["remarks"] == [], "nothing but how to go on"
 
 
 def test_what_is_wrong_is_said_in_one_line(trainer: Studio):

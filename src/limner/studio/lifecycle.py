@@ -21,6 +21,7 @@ _FOLLOW_SECONDS = 0.3
 FILES_OF = "files"
 _UPLOAD_SECONDS = 7 * 86_400.0
 _PATIENCE = 3.0  # for what runs when the server is to stop
+_SAVING_SECONDS = 45.0  # for a training to finish its step, and save
 
 
 class Studio:
@@ -70,12 +71,19 @@ class Studio:
             self._tasks.start(self._follow())
 
     async def drain(self) -> None:
-        """Take no more jobs, and give those that run a moment to end."""
+        """Take no more jobs, give those that run a moment to end, and a training time to save: in
+        a container, what runs when the studio ends is killed.
+        """
         self.draining = self.queue.closed = True
-        until = time.monotonic() + _PATIENCE
-        while self.workers.busy and time.monotonic() < until:
+        self.trainings.close()
+        start = time.monotonic()
+        while self.workers.busy and time.monotonic() < start + _PATIENCE:
             await asyncio.sleep(0.05)
         self.queue.close()
+        if self.trainings.running:
+            log.warning("the training finishes its step, and is saved; once more to stop at once")
+        while self.trainings.running and time.monotonic() < start + _SAVING_SECONDS:
+            await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         """Stop; what runs is queued for the next start."""
