@@ -22,6 +22,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
 from limner.contract.registry import models
 from limner.runtime.folder_lock import locked
+from limner.studio.data_sets import DataSets
 from limner.studio.problems import RefusedError
 from limner.studio.runs import id_of
 from limner.studio.settings import Settings
@@ -186,6 +187,16 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
     elsewhere = {"Origin": "http://elsewhere.example"}
     for path in ("/api/v1/data?name=x", "/api/v1/trainings"):
         assert trainer.client.post(path, headers=elsewhere).status_code == 403
+
+
+def test_what_was_being_sent_to_a_killed_studio_is_deleted(tmp_path: Path):
+    folder = tmp_path / "studio" / "data"
+    folder.mkdir(parents=True)
+    for name in ("0a1b2c.partial", "dots.zip", "dots.json"):
+        (folder / name).touch()
+    sets = DataSets(Settings(folder=tmp_path / "studio", root=tmp_path))
+    assert {each.name for each in folder.iterdir()} == {"dots.zip", "dots.json"}
+    assert "dots" in sets.sources()
 
 
 def test_options_that_name_files_are_for_the_command_line_alone():

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from limner.contract.errors import LimnerError
 from limner.studio.background import Tasks, aside, far_aside, log
 from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
@@ -30,6 +31,9 @@ class Studio:
     Args:
         settings: how it is set up.
 
+    Raises:
+        LimnerError: the database cannot be opened, or the common files not written.
+
     Attributes:
         draining: whether no more jobs are taken.
     """
@@ -46,6 +50,8 @@ class Studio:
         self.data_sets = DataSets(settings)
         self.trainings = Trainings(settings)
         self.draining = False
+        if settings.shared:
+            self._mark_files()
 
     @property
     def trouble(self) -> Problem | None:
@@ -59,8 +65,6 @@ class Studio:
 
     async def open(self) -> None:
         """Go on with what was queued, and start the workers."""
-        if self.settings.shared:
-            await self._mark_files()
         await aside(self.store.recover)
         await self.queue.recall()
         recalling = self._tasks.start(self.models.recall())
@@ -102,11 +106,21 @@ class Studio:
         if await self.queue.cancel(job):
             await self.workers.cancel(job.id)
 
-    async def _mark_files(self) -> None:
-        """Write into the files whose they are, so that no worker looks for them elsewhere."""
-        id = (await aside(self.store.kept, FILES_OF)).get("id") or new_id()
-        await far_aside(self.store.common.mark, id)
-        await aside(self.store.keep, FILES_OF, {"id": id})
+    def _mark_files(self) -> None:
+        """Write into the files whose they are, so that no worker looks for them elsewhere.
+
+        Raises:
+            LimnerError: they cannot be written.
+        """
+        id = self.store.kept(FILES_OF).get("id") or new_id()
+        try:
+            self.store.common.mark(id)
+        except OSError as error:
+            self.store.close()
+            place = self.settings.files or self.settings.folder
+            said = f"cannot keep files in {place}: {error.strerror or error}"
+            raise LimnerError(f"{said}; see that it is there, or give another --files") from None
+        self.store.keep(FILES_OF, {"id": id})
 
     async def _follow(self) -> None:
         """Hear what workers on other hosts do."""

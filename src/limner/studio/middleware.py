@@ -253,9 +253,7 @@ async def _token_page(send: Send, guess: bool) -> None:
     said = "This token is not the right one." if guess else ""
     headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items()]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send(
-        {"type": "http.response.body", "body": _TOKEN_PAGE.replace("SAID", said).encode()}
-    )
+    await send({"type": "http.response.body", "body": _TOKEN_PAGE.replace("SAID", said).encode()})
 
 
 async def _answer(send: Send, status: int, code: str, message: str, hint: str) -> None:
