@@ -148,13 +148,17 @@ def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studi
 def test_a_training_is_saved_before_a_service_that_is_stopped_has_ended(trainer: Studio):
     id = begin(trainer, name="stopped", options=[*LONG, "train.log_every=1"])["id"]
     until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
-    children = Path(f"/proc/{trainer.process.pid}/task/{trainer.process.pid}/children")
-    learner = max(map(int, children.read_text().split()))
+    threads = Path(f"/proc/{trainer.process.pid}/task").glob("*/children")
+    children = [int(pid) for each in threads for pid in each.read_text().split()]
+    (learner,) = (
+        pid for pid in children if b"runs/stopped" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
     os.kill(learner, signal.SIGSTOP)  # within a step that takes long
     for pid in (learner, trainer.process.pid):  # as systemd does
         os.kill(pid, signal.SIGTERM)
     time.sleep(4)  # longer than jobs are waited for
     assert trainer.process.poll() is None
+    assert begin(trainer, 503)["code"] == "draining"
     os.kill(learner, signal.SIGCONT)
     assert trainer.process.wait(60) == 0
     trainer.closed()
@@ -207,6 +211,9 @@ def test_options_that_name_files_are_for_the_command_line_alone():
     for name in of_files:
         with pytest.raises(ValueError, match=f"sampler.{name} names a file"):
             known_option(f"sampler.{name}=runs")
+    for option in ("data..source=zip:x", "data.=1", "train=1", "data.source.=x"):
+        with pytest.raises(ValueError, match=r"is no option|names a file"):
+            known_option(option)
     for option in ("sampler.guide_scale=2", "model.channels=8,16", "data.size=32"):
         assert known_option(option) == option
 
