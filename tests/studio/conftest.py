@@ -107,6 +107,10 @@ class Studio:
 
     def _ended(self) -> None:
         self.process.wait(20)
+        self.closed()
+
+    def closed(self) -> None:
+        """Let go of a server that has ended."""
         self.client.close()
         assert self.process.stdout is not None
         self.process.stdout.close()

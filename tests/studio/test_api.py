@@ -175,6 +175,30 @@ def test_a_stream_resumes_after_the_last_event_that_was_heard(studio: Studio):
     assert [name for _, name, _ in studio.events(job["id"], after=rest[-1][0])] == ["done"]
 
 
+def test_a_clock_that_is_put_back_silences_no_stream(studio: Studio):
+    job = studio.submit(sampler={"steps": 8, "pause": 0.05})
+    names = [name for _, name, _ in studio.events(job["id"], after=str(10**15))]
+    assert names[0] == "queued" and "started" in names and names[-1] == "done"
+
+
+def test_who_asks_again_is_told_what_is_painted(studio: Studio):
+    key = {"Idempotency-Key": "asked-twice"}
+    asked = [{"model": "toy", "params": {"seed": seed}} for seed in (1, 2)]
+    first, second = (
+        studio.client.post("/api/v1/jobs", json=wish, headers=key).json() for wish in asked
+    )
+    assert second["id"] == first["id"] and second["params"] == first["params"]
+
+
+def test_a_job_that_is_not_sent_as_json_is_told_how(studio: Studio):
+    plain = {"Content-Type": "text/plain"}
+    for content, said in ((b'{"model": "toy"}', "must be a JSON object"), (b"", "is missing")):
+        answer = studio.client.post("/api/v1/jobs", content=content, headers=plain)
+        assert answer.status_code == 422
+        assert answer.json()["message"] == f"the request's body {said}"
+    assert "application/json" in studio.client.post("/api/v1/jobs", content=b"{}").json()["hint"]
+
+
 def test_cancelling_ends_what_runs_and_what_waits(studio: Studio):
     running = studio.submit(sampler={"steps": 4000, "pause": 0.02})["id"]
     waiting = studio.submit(sampler={"steps": 3}, seed=1)["id"]

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image, PngImagePlugin
 
-from conftest import Studio, at_once
+from conftest import Studio, at_once, until
 from limner.contract.errors import LimnerError
 from limner.studio.settings import Settings
 
@@ -163,6 +163,25 @@ def test_every_answer_is_sealed(studio: Studio):
         assert policy.startswith("default-src 'self'") and "unsafe" not in policy
 
 
+def test_head_is_answered_as_get_without_a_body(studio: Studio):
+    for path in ("/", "/healthz", "/page/app.js", "/api/v1/models", "/api/v1/jobs/nothing"):
+        got, head = studio.client.get(path), studio.client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        assert head.headers["content-length"] == got.headers["content-length"], path
+
+
+def test_a_request_that_is_cut_off_is_no_mistake_of_the_studio(studio: Studio):
+    for path in ("/api/v1/assets", "/api/v1/data?name=cut", "/api/v1/jobs"):
+        with socket.socket() as line:
+            line.connect(("127.0.0.1", studio.settings["port"]))
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\nab"
+            line.sendall(head.encode())
+            time.sleep(0.2)
+    data = studio.folder / "studio" / "data"
+    until(lambda: not [*data.glob("*.partial")])
+    assert "Traceback" not in studio.log.read_text()
+
+
 def test_a_page_under_another_name_cannot_reach_it(studio: Studio):
     for host in ("evil.example", "127.0.0.1.evil.example", "", "192.168.1.5"):
         answer = studio.client.get("/api/v1/models", headers={"Host": host})
@@ -223,6 +242,18 @@ def test_with_a_token_nothing_is_told_without(own_studio: Callable[..., Studio])
     get("/", params={"token": token}, headers={"X-Forwarded-Proto": "http"})
     assert get("/").status_code == 200, "the cookie is known"
     studio.client.cookies.clear()
+    for typed in ("a guess", "x" * 2**15):
+        page = studio.client.post("/", data={"token": typed})
+        assert page.status_code == 401 and "not the right one" in page.text
+    elsewhere = {"Origin": "http://evil.example"}
+    assert studio.client.post("/", data={"token": token}, headers=elsewhere).status_code == 403
+    answer = studio.client.post("/", data={"token": token})
+    assert answer.status_code == 303 and answer.headers["location"] == "/"
+    kept = answer.headers["set-cookie"].partition(";")[0]
+    studio.client.cookies.clear()
+    for others in ('choices={"a": 1}', "two words", "bare", "ünë=1", "a@b=c"):
+        beside = {"Cookie": f"{others}; {kept}".encode()}
+        assert get("/api/v1/models", headers=beside).status_code == 200, others
     known = {"Authorization": f"Bearer {token}"}
     assert get("/api/v1/history", headers=known).status_code == 200
     assert get("/api/v1/models", headers=known).json()["limits"]["token"] is True

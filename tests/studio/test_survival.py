@@ -18,6 +18,7 @@ from conftest import Studio, at_once, png, until
 from limner.contract.errors import LimnerError, install
 from limner.studio.client import Client
 from limner.studio.database_lock import locked_database
+from limner.studio.serve import serve
 from limner.studio.settings import Settings
 from limner.studio.store import Store
 
@@ -161,7 +162,8 @@ def test_a_killed_server_goes_on_with_its_queue(own_studio: Callable[..., Studio
     assert studio.client.get("/api/v1/history").json()["total"] == 3
     running = studio.submit(sampler={"steps": 10, "pause": 0.1})["id"]
     until(lambda: studio.job(running)["state"] == "running")
-    studio.process.send_signal(signal.SIGTERM)  # what runs may end, and no more is taken
+    for pid in (studio.worker(), studio.process.pid):  # a service's go to all of its processes
+        os.kill(pid, signal.SIGTERM)  # what runs may end, and no more is taken
     until(lambda: studio.client.post("/api/v1/jobs", json={"model": "toy"}).status_code == 503)
     assert studio.process.wait(20) == 0
     data = studio.folder / "studio"
@@ -259,6 +261,32 @@ def test_what_is_wrong_with_a_start_is_said_in_one_line(studio: Studio, tmp_path
     assert "give --port 0" in said("--port", str(studio.settings["port"]))
     assert "give --token" in said("--host", "0.0.0.0")
     assert "cannot be opened" in said("--port", "0", "--db", "nothing://x")
+
+
+def test_files_that_cannot_be_kept_are_said_in_one_line(postgres: str, tmp_path: Path):
+    (tmp_path / "file").touch()
+    settings = Settings(folder=tmp_path / "a", database=postgres, files=str(tmp_path / "file/x"))
+    with pytest.raises(LimnerError, match=r"cannot keep files in .*file/x: .*give another --files"):
+        serve(settings)
+
+
+def test_the_token_is_not_written_to_a_log(tmp_path: Path):
+    command = [sys.executable, "-m", "limner", "studio", "--port", "0", "--token", "sesame"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline()
+        assert said.startswith("the studio is open: http://127.0.0.1:") and "sesame" not in said
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_postgresql_is_known_by_both_of_its_schemes():
+    for scheme in ("postgres", "postgresql"):
+        settings = Settings(database=f"{scheme}://limner@db/limner")
+        assert settings.shared and settings.url == "postgresql+pg8000://limner@db/limner"
 
 
 def test_without_its_extra_one_is_told_what_to_install():

@@ -4,7 +4,9 @@ what is left when the server dies.
 
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 import zipfile
@@ -20,6 +22,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.options import names_a_file
 from limner.contract.registry import models
 from limner.runtime.folder_lock import locked
+from limner.studio.data_sets import DataSets
 from limner.studio.problems import RefusedError
 from limner.studio.runs import id_of
 from limner.studio.settings import Settings
@@ -142,6 +145,31 @@ def test_a_training_that_is_stopped_or_whose_server_dies_is_saved(trainer: Studi
     assert after["command"] == f"limner resume {stopped['name']}"
 
 
+def test_a_training_is_saved_before_a_service_that_is_stopped_has_ended(trainer: Studio):
+    id = begin(trainer, name="stopped", options=[*LONG, "train.log_every=1"])["id"]
+    until(lambda: len(training(trainer, id)["curves"].get("loss", [])) > 1, 120)
+    threads = Path(f"/proc/{trainer.process.pid}/task").glob("*/children")
+    children = [int(pid) for each in threads for pid in each.read_text().split()]
+    (learner,) = (
+        pid for pid in children if b"runs/stopped" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(learner, signal.SIGSTOP)  # within a step that takes long
+    for pid in (learner, trainer.process.pid):  # as systemd does
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(4)  # longer than jobs are waited for
+    assert trainer.process.poll() is None
+    assert begin(trainer, 503)["code"] == "draining"
+    os.kill(learner, signal.SIGCONT)
+    assert trainer.process.wait(60) == 0
+    trainer.closed()
+    assert max(int(each.name[5:]) for each in (trainer.folder / "runs/stopped/state").iterdir()) > 0
+    trainer.start()
+    trainer.ready()
+    told = training(trainer, id)
+    assert told["state"] == "stopped" and told["step"] > 0
+    assert told["remarks"] == [], "nothing but how to go on"
+
+
 def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
     no_zip = trainer.client.post("/api/v1/data", params={"name": "x"}, content=b"nonsense")
     assert no_zip.status_code == 415 and "not a valid zip archive" in no_zip.json()["message"]
@@ -165,6 +193,16 @@ def test_what_is_wrong_is_said_in_one_line(trainer: Studio):
         assert trainer.client.post(path, headers=elsewhere).status_code == 403
 
 
+def test_what_was_being_sent_to_a_killed_studio_is_deleted(tmp_path: Path):
+    folder = tmp_path / "studio" / "data"
+    folder.mkdir(parents=True)
+    for name in ("0a1b2c.partial", "dots.zip", "dots.json"):
+        (folder / name).touch()
+    sets = DataSets(Settings(folder=tmp_path / "studio", root=tmp_path))
+    assert {each.name for each in folder.iterdir()} == {"dots.zip", "dots.json"}
+    assert "dots" in sets.sources()
+
+
 def test_options_that_name_files_are_for_the_command_line_alone():
     painters = [of.model for of in models().values() if issubclass(of.model, GenerativeModel)]
     schemas = [model.sample_schema()["properties"] for model in painters]
@@ -173,6 +211,9 @@ def test_options_that_name_files_are_for_the_command_line_alone():
     for name in of_files:
         with pytest.raises(ValueError, match=f"sampler.{name} names a file"):
             known_option(f"sampler.{name}=runs")
+    for option in ("data..source=zip:x", "data.=1", "train=1", "data.source.=x"):
+        with pytest.raises(ValueError, match=r"is no option|names a file"):
+            known_option(option)
     for option in ("sampler.guide_scale=2", "model.channels=8,16", "data.size=32"):
         assert known_option(option) == option
 

@@ -1,5 +1,6 @@
 """`limner studio`: the page and its server."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +57,8 @@ def studio_command(
     )
 
     def say(address: str) -> None:
-        typer.echo(f"the studio is open: {address}")
+        shown = address if sys.stdout.isatty() else address.partition("?")[0]  # no log has tokens
+        typer.echo(f"the studio is open: {shown}")
         if open_page:
             show(address)
 

@@ -70,6 +70,10 @@ class DataSets:
     settings: Settings
     _looking: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        for file in self.folder.glob("*.partial"):  # of a studio that was killed meanwhile
+            file.unlink(missing_ok=True)
+
     @property
     def folder(self) -> Path:
         """Where archives and reports lie."""

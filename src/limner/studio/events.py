@@ -72,8 +72,9 @@ class Channel:
 
     async def listen(self, after: int = 0) -> AsyncIterator[Event | None]:
         """What happened after an event, and what happens; None now and then, to see whether
-        somebody is there.
+        somebody is there. An event yet to come, as of a clock that was put back, is as none.
         """
+        after = after if after <= self._last else 0
         self.listeners += 1
         try:
             while True:

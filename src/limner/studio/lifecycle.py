@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from limner.contract.errors import LimnerError
 from limner.studio.background import Tasks, aside, far_aside, log
 from limner.studio.common_files import common_files
 from limner.studio.data_sets import DataSets
@@ -21,6 +22,7 @@ _FOLLOW_SECONDS = 0.3
 FILES_OF = "files"
 _UPLOAD_SECONDS = 7 * 86_400.0
 _PATIENCE = 3.0  # for what runs when the server is to stop
+_SAVING_SECONDS = 45.0  # for a training to finish its step, and save
 
 
 class Studio:
@@ -28,6 +30,9 @@ class Studio:
 
     Args:
         settings: how it is set up.
+
+    Raises:
+        LimnerError: the database cannot be opened, or the common files not written.
 
     Attributes:
         draining: whether no more jobs are taken.
@@ -45,6 +50,8 @@ class Studio:
         self.data_sets = DataSets(settings)
         self.trainings = Trainings(settings)
         self.draining = False
+        if settings.shared:
+            self._mark_files()
 
     @property
     def trouble(self) -> Problem | None:
@@ -58,8 +65,6 @@ class Studio:
 
     async def open(self) -> None:
         """Go on with what was queued, and start the workers."""
-        if self.settings.shared:
-            await self._mark_files()
         await aside(self.store.recover)
         await self.queue.recall()
         recalling = self._tasks.start(self.models.recall())
@@ -70,12 +75,19 @@ class Studio:
             self._tasks.start(self._follow())
 
     async def drain(self) -> None:
-        """Take no more jobs, and give those that run a moment to end."""
+        """Take no more jobs, give those that run a moment to end, and a training time to save: in
+        a container, what runs when the studio ends is killed.
+        """
         self.draining = self.queue.closed = True
-        until = time.monotonic() + _PATIENCE
-        while self.workers.busy and time.monotonic() < until:
+        self.trainings.close()
+        start = time.monotonic()
+        while self.workers.busy and time.monotonic() < start + _PATIENCE:
             await asyncio.sleep(0.05)
         self.queue.close()
+        if self.trainings.running:
+            log.warning("the training finishes its step, and is saved; once more to stop at once")
+        while self.trainings.running and time.monotonic() < start + _SAVING_SECONDS:
+            await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         """Stop; what runs is queued for the next start."""
@@ -94,11 +106,21 @@ class Studio:
         if await self.queue.cancel(job):
             await self.workers.cancel(job.id)
 
-    async def _mark_files(self) -> None:
-        """Write into the files whose they are, so that no worker looks for them elsewhere."""
-        id = (await aside(self.store.kept, FILES_OF)).get("id") or new_id()
-        await far_aside(self.store.common.mark, id)
-        await aside(self.store.keep, FILES_OF, {"id": id})
+    def _mark_files(self) -> None:
+        """Write into the files whose they are, so that no worker looks for them elsewhere.
+
+        Raises:
+            LimnerError: they cannot be written.
+        """
+        id = self.store.kept(FILES_OF).get("id") or new_id()
+        try:
+            self.store.common.mark(id)
+        except OSError as error:
+            self.store.close()
+            place = self.settings.files or self.settings.folder
+            said = f"cannot keep files in {place}: {error.strerror or error}"
+            raise LimnerError(f"{said}; see that it is there, or give another --files") from None
+        self.store.keep(FILES_OF, {"id": id})
 
     async def _follow(self) -> None:
         """Hear what workers on other hosts do."""

@@ -10,9 +10,9 @@ import asyncio
 import hmac
 import json
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlencode
 
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from limner.studio.background import log
@@ -39,11 +39,13 @@ _UPLOADS = {"/api/v1/assets": MAX_UPLOAD_BYTES, "/api/v1/data": MAX_DATA_BYTES}
 """Where files are sent to, and the bytes of the largest."""
 _AT_ONCE = 4
 _GUESS_SECONDS = 0.5  # for each wrong token, one at a time
-_TOKEN_POLICY = (
-    b"content-security-policy",
-    b"default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
-    b"frame-ancestors 'none'",
-)
+_LONGEST_FORM = 2**14  # bytes of a token that is typed
+_TOKEN_PAGE_HEADERS = {
+    b"content-type": b"text/html; charset=utf-8",
+    b"content-security-policy": b"default-src 'none'; style-src 'unsafe-inline'; "
+    b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    b"referrer-policy": b"same-origin",  # without which a form that is sent has no Origin
+}
 _TOKEN_PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>limner studio</title>
@@ -57,7 +59,7 @@ _TOKEN_PAGE = """<!doctype html>
   button { background: #b3431c; color: #fff; border: 0; font-weight: 600 }
 </style>
 <main><h1>limner studio</h1>
-<form action="/" method="get"><label for="token">This studio wants its token: the word after
+<form action="/" method="post"><label for="token">This studio wants its token: the word after
 <code>--token</code> where it was started.</label>
 <input id="token" name="token" type="password" required autofocus autocomplete="current-password">
 <button>Open the studio</button><p role="status">SAID</p></form></main></html>
@@ -87,6 +89,9 @@ class Guard:
             return
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         refusal = self._refusal(scope, headers)
+        if (refusal is None or refusal[1] == "no-token") and self._signs_in(scope):
+            await self._sign_in(receive, headers, send)
+            return
         if refusal is not None:
             if refusal[1] == "no-token":
                 await self._ask_for_token(scope, headers, send, refusal)
@@ -120,7 +125,11 @@ class Guard:
             declared = headers.get("content-length", "0")
             if declared.isdecimal() and int(declared[:20]) > cap:
                 raise TooLargeError
+            if scope["method"] == "HEAD":  # the server leaves the body out
+                scope = {**scope, "method": "GET"}
             await self.app(scope, counted, sealed)
+        except ClientDisconnect:  # before all was sent
+            pass
         except TooLargeError:
             if not started:
                 said = f"the request has more than {cap:,} bytes"
@@ -137,17 +146,36 @@ class Guard:
         """Answer without telling anything; guesses are answered one after the other, slowly."""
         guess = any(self._given(scope, headers))
         if guess:
-            async with self._guessing:
-                await asyncio.sleep(_GUESS_SECONDS)
+            await self._wait()
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            said = "This token is not the right one." if guess else ""
-            page = _TOKEN_PAGE.replace("SAID", said).encode()
-            own = [(b"content-type", b"text/html; charset=utf-8"), _TOKEN_POLICY]
-            usual = [each for each in _HEADERS if each[0] != _TOKEN_POLICY[0]]
-            await send({"type": "http.response.start", "status": 401, "headers": [*own, *usual]})
-            await send({"type": "http.response.body", "body": page})
+            await _token_page(send, guess)
         else:
             await _answer(send, *refusal)
+
+    async def _wait(self) -> None:
+        """Make guessing slow."""
+        async with self._guessing:
+            await asyncio.sleep(_GUESS_SECONDS)
+
+    def _signs_in(self, scope: Scope) -> bool:
+        """Whether a request brings the token that was typed into the page."""
+        return bool(self.settings.token) and (scope["method"], scope["path"]) == ("POST", "/")
+
+    async def _sign_in(self, receive: Receive, headers: dict[str, str], send: Send) -> None:
+        """Have a browser keep the token that was typed, which no address and no log has."""
+        content, more = b"", True
+        while more and len(content) <= _LONGEST_FORM:
+            message = await receive()
+            content += message.get("body", b"")
+            more = message.get("more_body", False)
+        if not self.is_token(dict(parse_qsl(content.decode("latin-1"))).get("token", "")):
+            await self._wait()
+            await _token_page(send, guess=True)
+            return
+        kept = cookie(self.settings.token, encrypted=came_by_https(headers))
+        own = [(b"location", b"/"), (b"set-cookie", kept.encode()), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 303, "headers": [*own, *_HEADERS]})
+        await send({"type": "http.response.body"})
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str, str] | None:
         """Status, code, message and hint; None for a request that may pass."""
@@ -178,12 +206,9 @@ class Guard:
         """What came as a token: in a header, a cookie, or the page's address."""
         kind, _, token = headers.get("authorization", "").partition(" ")
         given = [token] if kind.lower() == "bearer" else []
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            cookie = None
-        if cookie is not None:
-            given.append(cookie.value)
+        cookies = cookie_parser(headers.get("cookie", ""))  # also beside those of other sites
+        if COOKIE in cookies:
+            given.append(cookies[COOKIE])
         if scope["path"] == "/":
             given += [
                 v for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k == "token"
@@ -221,6 +246,14 @@ def came_by_https(headers: Mapping[str, str]) -> bool:
 def without_token(query: str) -> str:
     """An address's query without the token."""
     return urlencode([(k, v) for k, v in parse_qsl(query) if k != "token"])
+
+
+async def _token_page(send: Send, guess: bool) -> None:
+    """Answer with the page that has a field for the token."""
+    said = "This token is not the right one." if guess else ""
+    headers = [*{**dict(_HEADERS), **_TOKEN_PAGE_HEADERS}.items()]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": _TOKEN_PAGE.replace("SAID", said).encode()})
 
 
 async def _answer(send: Send, status: int, code: str, message: str, hint: str) -> None:

@@ -33,6 +33,7 @@ _MALFORMED = {
     "float_parsing": _NUMBER,
     "finite_number": _NUMBER,
     "string_type": ("must be text", "put it in quotes"),
+    "model_attributes_type": ("must be a JSON object", "send it as Content-Type: application/json"),
 }
 """What a field is that Pydantic refuses, by the kind of its error, and what to do."""
 _DOCUMENT = "see /api/v1/openapi.json for what is taken"
@@ -88,7 +89,9 @@ def malformed(error: Mapping[str, Any]) -> JSONResponse:
         said, hint = known[0].format_map(error.get("ctx", {})), known[1]
     else:
         said, _, hint = str(error["msg"]).removeprefix("Value error, ").partition("; ")
-    return problem(422, "invalid", f"{where} {said}" if names else said, hint or _DOCUMENT)
+    if not names:
+        where = "the request's body" if known else ""
+    return problem(422, "invalid", f"{where} {said}".strip(), hint or _DOCUMENT)
 
 
 def passes(error: BaseException) -> bool:

@@ -46,7 +46,8 @@ def serve(settings: Settings, say: Callable[[str], None] = print) -> None:
 
     Raises:
         LimnerError: the port is taken, another studio is open on the folder or uses the database,
-            the folder cannot be written, the database not opened, or the device not used.
+            the folder or the common files cannot be written, the database not opened, or the device
+            not used.
     """
     in_use = (
         f"another studio is open on the folder {settings.folder}; use that one, or give another "

@@ -179,7 +179,8 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
             raise RefusedError(429, "full", said, "ask again when some are done", 5) from None
         eta = studio.queue.eta(job, ahead)
         told = {"state": job.state, "position": ahead.jobs, "eta": eta}
-        return api_types.Accepted(id=job.id, params=request.params, **told)
+        params = api_types.Params.model_validate(job.params)  # asked again, those of the first time
+        return api_types.Accepted(id=job.id, params=params, **told)
 
     @app.get("/api/v1/jobs", responses=errors(), response_model=api_types.Jobs)
     async def jobs(board: Annotated[str | None, Query(max_length=40)] = None) -> Any:

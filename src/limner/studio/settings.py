@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ class Settings:
     def url(self) -> str:
         """The database's URL, by the drivers that limner installs."""
         url = self.database or f"sqlite:///{(self.folder / 'studio.db').resolve()}"
-        return url.replace("postgresql://", "postgresql+pg8000://", 1)
+        return re.sub("^postgres(ql)?://", "postgresql+pg8000://", url)
 
     @property
     def shared(self) -> bool:

@@ -17,12 +17,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from limner.runtime.sigterm import hold_sigterm
+
 _NICE = 15
 JSON, PNG = ".json", ".png"
 
 
 def main(arguments: list[str]) -> None:
     """Do what the arguments say, until it is done or the input ends."""
+    hold_sigterm()
     with contextlib.suppress(AttributeError, OSError):  # Windows has no such thing
         os.nice(_NICE)
     threading.Thread(target=_stop_with_input, daemon=True).start()

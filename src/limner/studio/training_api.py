@@ -28,7 +28,7 @@ from limner.studio.data_sets import DataSet, file_name
 from limner.studio.lifecycle import Studio
 from limner.studio.problems import Problem, RefusedError, errors
 
-_OPTION = re.compile(r"(model|data|train|sampler)\.[a-z_.0-9]+=[^/\\]+")
+_OPTION = re.compile(r"(model|data|train|sampler)(\.[a-z_0-9]+)+=[^/\\]+")
 _FILES = ("data.source", "train.init", "sampler.guide")
 """Options that name files, which only the command line may give."""
 
@@ -210,7 +210,10 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
         return Trainings(trainings=found, models=studio.models.trainable)
 
     @app.post(
-        "/api/v1/trainings", status_code=202, responses=errors(404, 409), response_model=Training
+        "/api/v1/trainings",
+        status_code=202,
+        responses=errors(404, 409, 503),
+        response_model=Training,
     )
     async def begin(wish: NewTraining) -> Any:
         """Train a model, as `limner train MODEL SOURCE --budget` does; one at a time."""
@@ -248,7 +251,7 @@ def _add_trainings(app: FastAPI, studio: Studio) -> None:
     @app.post(
         "/api/v1/trainings/{id}/resume",
         status_code=202,
-        responses=errors(404, 409),
+        responses=errors(404, 409, 503),
         response_model=Training,
     )
     async def resume(id: RunId, further: Further) -> Any:

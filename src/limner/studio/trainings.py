@@ -82,6 +82,7 @@ class Trainings:
 
     settings: Settings
     _latest: _Process | None = field(default=None, init=False)
+    _closed: bool = field(default=False, init=False)
     _beginning: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
@@ -172,7 +173,8 @@ class Trainings:
         self._log(id).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Stop what runs; it ends by itself."""
+        """Stop what runs, which ends by itself, and begin nothing more."""
+        self._closed = True
         if self._latest:
             self.stop(self._latest.id)
 
@@ -187,9 +189,12 @@ class Trainings:
         """Begin a training, while nobody else does.
 
         Raises:
-            RefusedError: another one runs.
+            RefusedError: another one runs, or the studio stops.
         """
         with self._beginning:
+            if self._closed:
+                said = "the studio is being stopped"
+                raise RefusedError(503, "draining", said, "ask again later", 10)
             if self.running:
                 said = "another training runs"
                 raise RefusedError(409, "training", said, "stop it first, or wait until it is done")

@@ -47,6 +47,7 @@ from limner.contract.options import names_a_file
 from limner.data import png
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
+from limner.runtime.sigterm import hold_sigterm
 from limner.studio.catalogue import described, trainable
 from limner.studio.settings import FULL, MAX_PICTURES, hint_inputs
 from limner.studio.tasks import find_task
@@ -344,6 +345,7 @@ def devices(asked: str) -> list[str]:
 
 def main(device: str) -> None:
     """Do what standard input says, until it ends."""
+    hold_sigterm()
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write to the server
 
