@@ -1,7 +1,7 @@
-"""What models remember beyond their file, such as pools of earlier paintings, as each process has it.
+"""What models remember beyond their file, such as pools of paintings, as each process has it.
 
-    NAME       the first process's, and that of all others which have the same
-    NAME/2     that of the third process
+NAME       the first process's, and that of all others which have the same
+NAME/2     that of the third process
 """
 
 from collections.abc import Mapping
