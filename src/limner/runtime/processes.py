@@ -100,6 +100,14 @@ def mean_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
     return flat
 
 
+def mean_of_known(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
+    """The mean of each number over the processes on which it is not NaN."""
+    known = ~flat.isnan()
+    both = sum_(torch.cat([flat.masked_fill(~known, 0), known.to(flat)]))
+    total, count = both.chunk(2)
+    return total / count
+
+
 def anyone(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up on any process."""
     if size() == 1:

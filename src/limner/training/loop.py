@@ -316,8 +316,8 @@ class Loop:
                 break
         if not logs:
             return {}
-        means = torch.stack([torch.stack(values).mean() for values in logs.values()])
-        return dict(zip(logs, processes.mean_(means).tolist()))
+        means = torch.stack([torch.stack(values).nanmean() for values in logs.values()])
+        return dict(zip(logs, processes.mean_of_known(means).tolist()))
 
     def _move(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Move | None:
         """Answer the next loss of each micro-batch by gradients; None where they end."""
