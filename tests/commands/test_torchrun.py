@@ -12,7 +12,9 @@ import pytest
 import torch.distributed.run
 
 from limner.commands.app import _command
+from limner.commands.train import train_command
 from limner.contract.checkpoint import read_header
+from limner.contract.errors import LimnerError
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 
@@ -33,6 +35,15 @@ def test_every_option_has_a_spelling_that_torchrun_hands_on(command: str, capsys
                 assert read.training_script_args == given
                 handed.append(spelling)
         assert handed, f"torchrun refuses {option.opts}"
+
+
+def test_processes_that_may_be_started_anew_are_given_their_folder(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Else they would take the next free one, and begin anew."""
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(LimnerError, match="type -r runs/edm-emoji"):
+        train_command(["edm", "emoji"])
 
 
 def test_the_documented_line_trains(tmp_path: Path):

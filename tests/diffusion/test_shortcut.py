@@ -99,6 +99,12 @@ def test_of_exact_directions_the_consistency_loss_vanishes_and_the_velocity_loss
     assert float(turn.loss) == pytest.approx(float(rest.mean()) / 2, rel=0.1)
 
 
+def test_a_loss_of_no_picture_is_unknown_and_not_0():
+    batch = Batch(torch.zeros(4, *SPEC.shape), Condition())
+    (turn,) = exact(share=0.0).turns(batch, 0, Noise.keyed(0, 0, range(4)))
+    assert turn.logs["consistency"].isnan() and turn.logs["velocity"].isfinite()
+
+
 def test_only_the_shortest_steps_are_guided():
     class Told(nn.Module):
         def forward(self, x_t: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:

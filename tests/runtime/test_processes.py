@@ -23,6 +23,13 @@ def test_alone_everything_is_the_identity():
     assert values.tolist() == [0, 1, 2]
 
 
+def test_a_mean_is_over_the_processes_that_know_the_number(monkeypatch: pytest.MonkeyPatch):
+    other = torch.tensor([2.0, 3.0, 0.0, 1.0, 1.0, 0.0])  # three numbers, and which are known
+    monkeypatch.setattr(processes, "sum_", lambda flat: flat + other)
+    mean = processes.mean_of_known(torch.tensor([torch.nan, 1.0, torch.nan]))
+    assert mean[:2].tolist() == [2, 2] and mean[2].isnan()
+
+
 def test_devices():
     assert processes.device("cpu") == torch.device("cpu")
     assert processes.device().type == ("cuda" if torch.cuda.is_available() else "cpu")

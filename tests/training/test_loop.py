@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -218,6 +219,18 @@ def test_dropout_resumes_too_and_leaves_the_global_generator_alone():
         resumed.advance()
         assert torch.equal(torch.get_rng_state(), before)
     assert_same(weights(straight), weights(resumed))
+
+
+def test_a_number_that_one_micro_batch_does_not_know_is_the_mean_of_the_others():
+    loop = loop_of(TOYS["one player"], micro_batches=2)
+    turns, known = loop.model.turns, iter([torch.nan, 3.0])
+
+    def some(*given: Any) -> Iterator[Turn]:
+        for turn in turns(*given):
+            yield turn._replace(logs={"known": torch.tensor(next(known))})
+
+    loop.model.turns = some
+    assert loop.advance()["known"] == 3
 
 
 def test_resuming_with_other_micro_batches():

@@ -85,6 +85,27 @@ def _saved_buffers(model: Learner) -> list[str]:
     return [name for name, _ in model.named_buffers() if name in saved]
 
 
+def _pools() -> dict[str, Tensor]:
+    """The memory of a training of six steps, and of one that was resumed after three."""
+    case = registered_cases("cyclegan")[0]
+
+    def loop() -> Loop:
+        options = TrainOptions(batch=4, lr=1e-3)
+        return Loop(case.build(), lambda first, n: toy_data(case.spec, first, n), options)
+
+    straight, resumed = loop(), loop()
+    for _ in range(3):
+        straight.advance()
+    kept = straight.state()
+    processes.broadcast_([*kept["memory"].values()])  # for it is the first one that writes a state
+    resumed.restore(kept)
+    for each in (straight, resumed):
+        for _ in range(3):
+            each.advance()
+    found = {"straight": straight.model.memory(), "resumed": resumed.model.memory()}
+    return {f"{name} {key}": x for name, own in found.items() for key, x in own.items()}
+
+
 @functools.cache
 def _cases_with_buffers() -> list[Case]:
     chosen = [registered_cases(name)[0] for name in models()]
@@ -147,3 +168,11 @@ def test_every_buffer_of_every_model_is_alike(tmp_path: Path):
     assert {name.split("-")[0] for name in moved} >= {"gan", "biggan", "nvae"}
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+def test_each_process_goes_on_with_its_own_pool(tmp_path: Path):
+    one, other = on_two("_pools", tmp_path)
+    assert not torch.equal(one["straight A.paintings"], other["straight A.paintings"])
+    for found in (one, other):
+        for name in ("A.paintings", "B.paintings", "A.count", "B.count"):
+            assert torch.equal(found[f"straight {name}"], found[f"resumed {name}"]), name

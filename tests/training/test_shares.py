@@ -21,6 +21,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import Learner, Turn
 from limner.contract.registry import build
 from limner.runtime import processes
+from limner.runtime.folder_lock import locked
 from limner.training.checkpointing import blocks
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
@@ -264,6 +265,21 @@ def test_a_run_of_two_goes_on_as_one_and_as_three_with_the_same_weights(
             there = kept[group][name]
             there = there.whole() if isinstance(there, Stored) else there
             torch.testing.assert_close(there.double(), tensor.double(), atol=1e-4, rtol=0)
+
+
+def refused_in(run: Path) -> None:
+    """Go on with a run in which another command is at work."""
+    with pytest.raises(LimnerError, match=r"another command is training|says why"):
+        resume(run, dataset=Ramps(), device="cpu")
+
+
+def test_a_run_at_which_another_command_is_at_work_is_left_alone_by_all(tmp_path: Path):
+    train(recipe(steps=1), tmp_path, dataset=Ramps())
+    partial = tmp_path / "state" / ".partial-step-00000002"
+    partial.mkdir()
+    with locked(tmp_path, "in use"):
+        together(2, refused_in, tmp_path)
+        assert partial.exists()
 
 
 def test_by_blocks_no_process_has_all_weights():

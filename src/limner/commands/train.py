@@ -29,7 +29,13 @@ def train_command(
     device: Device = "auto",
 ) -> None:
     """Train a model by a recipe, or by name on a source of data."""
+    from limner.runtime import processes
+
     recipe, name = _recipe(arguments)
+    if run is None and not dry_run and processes.restarts():
+        raise LimnerError(
+            f"processes that torchrun starts anew must find their run; type -r runs/{name}"
+        )
     if budget is not None:
         from limner.training.budget import within
 
@@ -38,7 +44,6 @@ def train_command(
 
     check_memory(recipe, device=device)
     if dry_run:
-        from limner.runtime import processes
         from limner.training.estimate import dry_run as estimate
 
         cost = str(estimate(recipe, device=device))

@@ -52,7 +52,8 @@ class Turn(NamedTuple):
     Args:
         loss: a scalar; the player's parameters take one optimiser step against its gradient.
         of: the player's name; None for the only one.
-        logs: numbers worth writing down, as scalar tensors; they are averaged over micro-batches.
+        logs: numbers worth writing down, as scalar tensors; they are averaged over micro-batches
+            and processes, but for those that are NaN, as of no picture.
     """
 
     loss: Float[Tensor, ""]

@@ -140,7 +140,7 @@ class MeanFlow(DenoisingModel):
         error = (u - target).square().flatten(1).mean(1)
         weight = (error.detach() + _LEAST) ** -self.power
         logs = {
-            name: (error.detach() * some).sum() / some.sum().clamp(min=1)
+            name: error.detach()[some].mean()  # NaN of none
             for name, some in (("velocity", ~apart), ("average", apart))
         }
         yield Turn((weight * error).mean(), logs=logs)

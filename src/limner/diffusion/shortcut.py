@@ -129,7 +129,7 @@ class Shortcut(DenoisingModel):
             )
         error = (self.direction(x_t, t, d, e.c).float() - target).square().flatten(1).mean(1)
         logs = {
-            name: (error.detach() * some).sum() / some.sum().clamp(min=1)
+            name: error.detach()[some].mean()  # NaN of none
             for name, some in (("velocity", ~longer), ("consistency", longer))
         }
         yield Turn(error.mean(), logs=logs)

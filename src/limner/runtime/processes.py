@@ -82,6 +82,11 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def restarts() -> bool:
+    """Whether torchrun starts these processes anew when it loses one."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 def first() -> bool:
     """Whether this is the process that writes files and speaks."""
     return rank() == 0
@@ -93,6 +98,14 @@ def mean_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
         torch_dist.all_reduce(flat)
         flat /= size()
     return flat
+
+
+def mean_of_known(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
+    """The mean of each number over the processes on which it is not NaN."""
+    known = ~flat.isnan()
+    both = sum_(torch.cat([flat.masked_fill(~known, 0), known.to(flat)]))
+    total, count = both.chunk(2)
+    return total / count
 
 
 def anyone(flag: bool, device: torch.device) -> bool:
@@ -177,6 +190,16 @@ def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
         contiguous = tensor.contiguous()
         torch_dist.broadcast(contiguous, 0)
         tensor.copy_(contiguous)
+
+
+def values_of_all(tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
+    """Copies of every process's tensor, of one shape, in the order of the processes."""
+    own = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if size() == 1:
+        return [own]
+    found = [torch.empty_like(own) for _ in range(size())]
+    torch_dist.all_gather(found, own)
+    return found
 
 
 def broadcast_text(text: str, device: torch.device) -> str:

@@ -34,6 +34,7 @@ from limner.runtime import processes
 from limner.runtime.seeding import seeded
 from limner.training import averages, optimisers
 from limner.training.checkpointing import Checkpointing
+from limner.training.memories import memories, remember_
 from limner.training.options import TrainOptions
 from limner.training.player import Player, players_of
 from limner.training.sharding import (
@@ -205,8 +206,7 @@ class Loop:
         """
         counters = {name: torch.tensor(getattr(self, name)) for name in _COUNTERS}
         moments = [player.state(copied) for player in self.players.values()]
-        memory = {name: buffer.detach().clone() for name, buffer in self.model.memory().items()}
-        more = {"memory": memory, "power_averages": self.power_averages.state(copied)}
+        more = {"memory": memories(self.model), "power_averages": self.power_averages.state(copied)}
         return {
             "model": {name: copied(value) for name, value in self.model.state_dict().items()},
             "average": {name: whole(kept) for name, (kept, _) in self._averaged.items()},
@@ -232,9 +232,7 @@ class Loop:
             reason = str(error).strip().splitlines()[-1].strip()
             raise LimnerError(f"the saved state is of another model: {reason}") from None
         self.average.load_state_dict(weights | average)
-        with torch.no_grad():
-            for name, buffer in self.model.memory().items():
-                buffer.copy_(state["memory"][name])
+        remember_(self.model, state.get("memory", {}))
         self.power_averages.restore(state.get("power_averages", {}))
         for player in self.players.values():
             player.restore(state["optimizer"])
@@ -318,8 +316,8 @@ class Loop:
                 break
         if not logs:
             return {}
-        means = torch.stack([torch.stack(values).mean() for values in logs.values()])
-        return dict(zip(logs, processes.mean_(means).tolist()))
+        means = torch.stack([torch.stack(values).nanmean() for values in logs.values()])
+        return dict(zip(logs, processes.mean_of_known(means).tolist()))
 
     def _move(self, games: dict[int, Iterator[Turn]], number: int, logs: _Logs) -> _Move | None:
         """Answer the next loss of each micro-batch by gradients; None where they end."""

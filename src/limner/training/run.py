@@ -123,8 +123,7 @@ def resume(
     learnt = (run / MODEL_FILE).exists() and read_header(run / MODEL_FILE).images_seen
     if not learnt and not any((run / "state").glob("step-*")):  # killed before the first was whole
         return _begin(recipe, run, device, dataset, on_step)
-    with _process(recipe, device) as place, _alone(run):
-        clean(run / "state")
+    with _process(recipe, device) as place, _alone(run, place):
         state = load_state(run / "state", say)
         if state is None:
             raise LimnerError(
@@ -200,8 +199,7 @@ def _begin(
         check_sizes(model, stream.dataset)
         loop = Loop(model, stream.batch, options, place)
         session = _Session(run, recipe, loop, stream, dataset, on_step)
-        with _alone(run):
-            clean(run / "state")
+        with _alone(run, place):
             if processes.first():
                 with session.writing():
                     DataRecord.of(stream.dataset).write(run)
@@ -210,16 +208,26 @@ def _begin(
             return session.go()
 
 
-def _alone(run: Path) -> contextlib.AbstractContextManager[None]:
-    """Keep other commands out of a run's folder while this one writes to it.
+@contextlib.contextmanager
+def _alone(run: Path, place: torch.device) -> Iterator[None]:
+    """Keep other commands out of a run's folder while this one writes to it, of which all processes
+    know, and remove what a killed one left there half written.
 
     Raises:
         LimnerError: another command is at work there, or the folder cannot be written.
     """
-    if not processes.first():
-        return contextlib.nullcontext()
     in_use = f"another command is training in {run}; wait for it, or give another --run"
-    return locked(run, in_use)
+    failure = None
+    with contextlib.ExitStack() as held:
+        if processes.first():
+            try:
+                held.enter_context(locked(run, in_use))
+                clean(run / "state")
+            except LimnerError as error:
+                failure = error
+        if processes.anyone(failure is not None, place):
+            raise failure or LimnerError("another process stopped; its message says why")
+        yield
 
 
 @contextlib.contextmanager
