@@ -14,7 +14,7 @@ import torch
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
-from limner.contract.registry import Paper, import_modules
+from limner.contract.registry import Paper, import_modules, is_again
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import Estimate, wilson_interval
 from limner.evaluate.passes import FeatureObserver, Observer, Seen
@@ -242,8 +242,11 @@ def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
 
     def enter(cls: _M) -> _M:
         known = _metrics.get(name)
-        if known and known.__qualname__ != cls.__qualname__:
-            raise LimnerError(f"the metric name '{name}' is taken by {known.__qualname__}")
+        if known and not is_again(cls, known):
+            raise LimnerError(
+                f"the metric name '{name}' is taken by {known.__qualname__} of "
+                f"{known.__module__}; choose another"
+            )
         cls.name, cls.paper = name, paper
         _metrics[name] = cls
         return cls

@@ -17,6 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec, to_uint8
 from limner.contract.likelihood import LikelihoodModel
 from limner.contract.model import GenerativeModel, Learner, Turn
+from limner.contract.moves import checked_moves
 from limner.contract.noise import Noise
 from limner.contract.registry import entry
 from limner.testing.cases import (
@@ -159,10 +160,7 @@ def check_turns(case: Case) -> None:
     for step in range(_LONGEST_GAME):
         mover: list[nn.Parameter] = []
         kept = {id(p): p.detach().clone() for p in model.parameters()}
-        for turn in model.turns(*_round(case, step, size)):
-            assert isinstance(turn, Turn), (
-                f"turns yields {type(turn).__name__}; write yield Turn(loss)"
-            )
+        for turn in checked_moves(model, *_round(case, step, size)):
             _nobody_moved(model, kept, mover, names)
             kept |= {id(p): p.detach().clone() for p in mover}
             mover = players[_player(turn, players)]
@@ -287,7 +285,10 @@ def check_resumes(case: Case) -> None:
     resumed.restore(state)
     for _ in range(3):
         logs = straight.advance(), resumed.advance()
-        assert logs[0] == logs[1], f"after a restart the losses differ: {logs[0]} and {logs[1]}"
+        assert logs[0] == logs[1], (
+            f"after a restart the losses differ: {logs[0]} and {logs[1]}; does `turns` remember "
+            "what is not a parameter or buffer, or draw from a generator of its own?"
+        )
     for group, tensors in straight.state().items():
         changed = _same(tensors, resumed.state()[group])
         assert not changed, f"after a restart '{changed}' of the {group} differs"
@@ -328,7 +329,8 @@ def check_accumulates(case: Case) -> None:
         off = float((whole.double() - ends[1][name].double()).abs().max()) if whole.numel() else 0
         assert off <= 1e-5 * max(1.0, float(whole.double().abs().max())), (
             f"two half batches move '{name}' otherwise than one whole batch does (by {off:.1e}); "
-            "does one image's loss depend on the others' (couples_batch)?"
+            "is the loss a sum over the batch instead of its mean, is something drawn that is not "
+            "from `noise`, or does one image's loss depend on the others' (couples_batch)?"
         )
 
 
