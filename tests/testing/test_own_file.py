@@ -50,13 +50,13 @@ class Own(GenerativeModel):
         (
             "        yield self.w",
             "        if n < 0: yield self.w",
-            "error: frames of Own yields no pictures; yield at least the finished ones",
+            "frames of Own yields no pictures; yield at least the finished ones",
         ),
         ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8, where 3 x 1 x 8 x 8 were"),
         (
             "yield self.w.expand(n, *self.spec.shape)",
             "yield torch.zeros(n, *self.spec.shape).byte()",
-            "error: frames of Own yields torch.uint8; yield floats in [-1, 1]",
+            "frames of Own yields torch.uint8; yield floats in [-1, 1]",
         ),
         (".mean())", ".sum())", "is the loss a sum over the batch instead of its mean, "),
         (
@@ -67,12 +67,12 @@ class Own(GenerativeModel):
         (
             "spec: ImageSpec)",
             "spec: ImageSpec, act=torch.relu)",
-            "error: the option act is a builtin_function_or_method, which no file can hold; ",
+            "the option act is a builtin_function_or_method, which no file can hold; ",
         ),
         (
             "        self.w =",
             "        self.config = {}; self.w =",
-            "error: Own sets self.config, where limner writes the constructor's arguments; ",
+            "Own sets self.config, where limner writes the constructor's arguments; ",
         ),
         (
             "    def __init__",

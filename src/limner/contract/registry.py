@@ -112,14 +112,7 @@ def register(
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
-    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise LimnerError(
-            f"'{name}' is not a model's name; write lower case, words joined by hyphens"
-        )
-    if not isinstance(paper, Paper):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise LimnerError(
-            f"paper={paper!r} is not a Paper; write Paper(title, authors, year, arxiv)"
-        )
+    check_registration(name, "model", paper)
 
     def enter(model: _L) -> _L:
         own = _is_own(model)
@@ -137,6 +130,27 @@ def register(
         return model
 
     return enter
+
+
+def check_registration(name: str, kind: str, paper: object) -> None:
+    """Refuse what nothing can be registered by.
+
+    Args:
+        name: that a person types.
+        kind: of what it is, for the message.
+        paper: where that is described.
+
+    Raises:
+        LimnerError: the name is not in lower case, or the paper is none.
+    """
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise LimnerError(
+            f"'{name}' is not a {kind}'s name; write lower case, words joined by hyphens"
+        )
+    if not isinstance(paper, Paper):
+        raise LimnerError(
+            f"paper={paper!r} is not a Paper; write Paper(title, authors, year, arxiv)"
+        )
 
 
 def _is_own(model: type) -> bool:
