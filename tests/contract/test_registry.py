@@ -152,6 +152,7 @@ def no_spec(self: Any, width: int = 4) -> None:
     ("methods", "said"),
     [
         ({"frames": no_noise}, r"frames of Odd takes other .*'noise'.*write def frames\(self, n"),
+        ({"log_prob": no_spec}, r"log_prob of Odd takes other .*write def log_prob\(self, x, c"),
         (
             {"__init__": no_spec},
             "constructor of Odd takes no spec; write def __init__",

@@ -254,6 +254,13 @@ class OneLevelShort(toys.Prepared):
         return super().log_jacobian() - self.spec.dimensions * short.log()
 
 
+class BoundAsExact(toys.Prepared):
+    """Says of a bound that it is the likelihood."""
+
+    def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        return super().log_prob(x, c, noise=noise)._replace(kind="exact")
+
+
 class JacobianTwice(toys.Prepared):
     def log_jacobian(self) -> Tensor:
         return super().log_jacobian() + self.log_scale.sum()
@@ -306,6 +313,7 @@ BROKEN = [
     Broken(Shared, testing.check_moves, "a copy shares"),
     Broken(Thawed, testing.check_moves, "of the frozen 'judge'"),
     Broken(NoDequantisation, testing.check_entropy_floor, "below their entropy"),
+    Broken(BoundAsExact, testing.check_entropy_floor, 'a bound is Likelihood.nats, "lower".'),
     Broken(OneLevelShort, testing.check_entropy_floor, "sum to"),
     Broken(JacobianTwice, testing.check_entropy_floor, "below their entropy"),
     Broken(KlSign, testing.check_entropy_floor, "sum to"),

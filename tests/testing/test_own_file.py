@@ -125,6 +125,7 @@ LEARNT = """
             16,
         ),
     ],
+    ids=["pictures", "edges", "reduced", "larger"],
 )
 def test_a_model_is_trained_on_emoji_as_it_takes_them(
     takes: str, body: str, size: int, tmp_path: Path, monkeypatch, capsys

@@ -169,6 +169,7 @@ _SIGNATURES = {
     "__init__": "(self, spec: ImageSpec, ...)",
     "turns": "(self, batch, step, noise)",
     "frames": "(self, n, c=Condition(), *, noise, preview=True)",
+    "log_prob": "(self, x, c=Condition(), *, noise)",
 }
 
 
@@ -185,6 +186,7 @@ def _check_class(model: type[Learner]) -> None:
     asked: dict[str, tuple[Sequence[str], Mapping[str, bool]]] = {
         "turns": (("self", "batch", "step", "noise"), {}),
         "frames": (("self", "n", "c"), {"noise": True, "preview": True}),
+        "log_prob": (("self", "x", "c"), {"noise": True}),
     }
     for name, (places, named) in asked.items():
         if not hasattr(model, name):
