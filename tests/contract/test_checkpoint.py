@@ -372,5 +372,5 @@ def test_a_model_that_is_not_registered_is_said_to_be_so(
     known = {name: of for name, of in registry._entries.items() if name != model.name}
     monkeypatch.setattr(registry, "_entries", known)
     said = refused(tmp_path)
-    assert f"{tmp_path / 'model.safetensors'} is of an unknown model 'toy-two-step'; did" in said
+    assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in said
     assert "known once the file with its @register is imported, or stands in a family's" in said

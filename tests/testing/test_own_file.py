@@ -38,10 +38,10 @@ class Own(GenerativeModel):
         (', paper=Paper("t", "a", 2024, "2401.00001")', "", "error: FILE, line 5: TypeError: "),
         ("class Own(GenerativeModel):", "class Own", "error: FILE, line 6: SyntaxError: "),
         ("yield Turn(", "x = Turn(", "turns of Own returns NoneType; write yield Turn(loss)"),
-        (".mean())", ".mean().item())", "turns of Own yields a loss that is a float; give a"),
+        (".mean())", ".mean().item())", "turns of Own yields float for a loss; give a"),
         (".mean())", ".mean((1, 2, 3)))", "turns of Own yields a loss of 4 numbers; give one"),
         (".mean())", ".mean().detach())", "turns of Own yields a loss without a gradient; "),
-        (".mean())", ".mean(), logs={'a': 1.0})", "turns of Own logs 'a', a float; give a tensor"),
+        (".mean())", ".mean(), logs={'a': 1.0})", "turns of Own logs float as 'a'; give a tensor"),
         (
             "        yield Turn",
             "        with torch.no_grad(): yield Turn",
@@ -67,7 +67,7 @@ class Own(GenerativeModel):
         (
             "spec: ImageSpec)",
             "spec: ImageSpec, act=torch.relu)",
-            "the option act is a builtin_function_or_method, which no file can hold; ",
+            "the option act is builtin_function_or_method, which no file can hold; ",
         ),
         (
             "        self.w =",

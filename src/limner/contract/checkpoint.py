@@ -315,7 +315,7 @@ def entry_of(header: Header, file: Path) -> Entry:
     except LimnerError as error:
         home = Path(limner.__file__).parent
         raise LimnerError(
-            f"{file} is of an {error}. A model of your own is known once the file with its "
+            f"{file}: {error}. A model of your own is known once the file with its "
             f"@register is imported, or stands in a family's folder of {home}"
         ) from None
 

@@ -1,6 +1,6 @@
 """What comes out of `turns`: moves that a player can learn from."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
         outside = _modes(model)
         turn: object = next(game, None)
         if _modes(model) != outside:
-            game.close()
+            if isinstance(game, Generator):
+                game.close()  # so that the `with` ends
             raise LimnerError(
                 f"turns of {name} yields within a `with`, which then holds for training, too; "
                 "compute the loss in it, and yield after it"
@@ -54,7 +55,7 @@ def _check_turn(turn: Turn, where: str) -> None:
     loss: object = turn.loss
     if not isinstance(loss, Tensor):
         kind = type(loss).__name__
-        raise LimnerError(f"{where} yields a loss that is a {kind}; give a scalar tensor")
+        raise LimnerError(f"{where} yields {kind} for a loss; give a scalar tensor")
     if loss.numel() != 1:
         shape = " x ".join(map(str, loss.shape))
         raise LimnerError(f"{where} yields a loss of {shape} numbers; give one, as loss.mean()")
@@ -66,7 +67,7 @@ def _check_turn(turn: Turn, where: str) -> None:
     for key, value in turn.logs.items():
         number: object = value
         if not isinstance(number, Tensor) or number.numel() != 1:
-            kind = "tensor" if isinstance(number, Tensor) else type(number).__name__
+            kind = "many numbers" if isinstance(number, Tensor) else type(number).__name__
             raise LimnerError(
-                f"{where} logs '{key}', a {kind}; give a tensor of one number, as value.detach()"
+                f"{where} logs {kind} as '{key}'; give a tensor of one number, as value.detach()"
             )

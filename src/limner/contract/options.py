@@ -210,7 +210,7 @@ def plain(
             found |= one.model_dump(mode="json", include={name})
         except PydanticSerializationError:
             raise LimnerError(
-                f"the option {name} is a {type(value).__name__}, which no file can hold; take a "
+                f"the option {name} is {type(value).__name__}, which no file can hold; take a "
                 "plain value in its place: a number, a text, true or false, or several of these"
             ) from None
     return found

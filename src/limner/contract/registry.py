@@ -145,7 +145,7 @@ def check_registration(name: str, kind: str, paper: object) -> None:
     """
     if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
         raise LimnerError(
-            f"'{name}' is not a {kind}'s name; write lower case, words joined by hyphens"
+            f"write the {kind}'s name in lower case, words joined by hyphens, not as '{name}'"
         )
     if not isinstance(paper, Paper):
         raise LimnerError(

@@ -34,7 +34,7 @@ GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(enc
         ('("features",)', '("feature",)', "did you mean 'features'? (in reads of Vendi)"),
         ('"higher"', '"more"', "unknown word 'more'; known: higher, lower (in better of Vendi)"),
         ("    def numbers", "    def number_of", "Vendi has no numbers; write def numbers(self"),
-        ('@metric("vendi"', '@metric("Vendi score"', "'Vendi score' is not a metric's name; "),
+        ('@metric("vendi"', '@metric("Vendi score"', "write the metric's name in lower case, "),
         ('@metric("vendi"', '@metric("fid"', "is taken by FrechetDistance of limner.evaluate.met"),
         ("        return found\n", "", "numbers of Vendi returns NoneType; return a list, each as"),
         ("return found\n", "return found[0]\n", "numbers of Vendi returns Number; return a list"),
