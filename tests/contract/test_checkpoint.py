@@ -14,6 +14,7 @@ import torch
 import toys
 from safetensors.torch import save_file
 
+from limner.contract import registry
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import (
     MAX_HEADER_BYTES,
@@ -362,3 +363,14 @@ def test_digests_tell_tensors_and_what_they_are_for_apart():
         digest_tensors({"a": weights["a"]}, "28 x 28"),
     ]
     assert len({first, *others}) == 7
+
+
+def test_a_model_that_is_not_registered_is_said_to_be_so(
+    model: toys.TwoStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save_model(model, tmp_path)
+    known = {name: of for name, of in registry._entries.items() if name != model.name}
+    monkeypatch.setattr(registry, "_entries", known)
+    said = refused(tmp_path)
+    assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in said
+    assert "known once the file with its @register is imported, or stands in a family's" in said

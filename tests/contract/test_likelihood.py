@@ -2,8 +2,9 @@
 
 import functools
 import math
+import re
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import toys
 from registered import registered_cases
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.image import Batch, Condition, Images, ImageSpec
 from limner.contract.likelihood import Likelihood, LikelihoodModel
 from limner.contract.noise import Noise
 from limner.contract.registry import models
@@ -30,6 +31,28 @@ def test_bits_per_dim_are_nats_in_other_units():
     turn = next(model.turns(Batch(x, Condition()), 0, noise))
     assert float(turn.loss.detach()) == pytest.approx(8)
     assert not turn.logs["bits_per_dim"].requires_grad
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "log_prob of Odd returns NoneType; return Likelihood(nats, kind)"),
+        (torch.zeros(3), "log_prob of Odd returns Tensor; return Likelihood(nats, kind)"),
+        (Likelihood(torch.zeros(()), "exact"), "Odd returns nats of one number for 3 pictures"),
+        (Likelihood(torch.zeros(3, 1), "exact"), "Odd returns nats of 3 x 1 for 3 pictures; "),
+        (Likelihood(torch.zeros(3), cast("Any", "bound")), "unknown kind 'bound'; known: estimate"),
+    ],
+)
+def test_a_likelihood_of_another_form_is_refused(found: Any, said: str):
+    class Odd(toys.Pixels):
+        """Its likelihood is of another form."""
+
+        def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Any:
+            return found
+
+    with pytest.raises(LimnerError, match=re.escape(said)):
+        Odd(GREY).log_prob(torch.zeros(3, *GREY.shape), noise=Noise.sampling(0, 3))
 
 
 @functools.cache

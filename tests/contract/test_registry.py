@@ -29,6 +29,7 @@ def test_a_paper_reads_like_a_reference():
     assert str(PAPER) == "Somebody, Other (2024). A title. arXiv:2401.00001"
     older = Paper("A title", "Somebody", 1998, doi="10.1109/5.726791")
     assert str(older) == "Somebody (1998). A title. doi:10.1109/5.726791"
+    assert str(Paper("A title", "Somebody", 2026)) == "Somebody (2026). A title."
 
 
 def test_models_come_in_the_order_of_families_and_then_by_name():
@@ -101,6 +102,28 @@ def test_a_cell_of_a_notebook_may_be_run_again():
     assert entry("toy-new").model is again
 
 
+def test_a_copied_file_whose_names_were_kept_is_refused():
+    taken = register("ddpm", family="diffusion", paper=PAPER)
+    with pytest.raises(LimnerError, match=r"taken by DDPM of limner\.diffusion\.ddpm; choose"):
+        taken(own("DDPM", "limner.diffusion.mine"))
+    registered = register("toy-new", family="diffusion", paper=PAPER)
+    registered(own("New", "mine"))
+    with pytest.raises(LimnerError, match="taken by New of mine; choose another"):
+        registered(own("New", "other"))
+    registered(own("New", "__main__"))  # the file was run, and then imported
+
+
+def test_an_option_may_be_called_as_an_argument_of_build_is():
+    class Named(toys.Pixels):
+        """Has a name."""
+
+        def __init__(self, spec: ImageSpec, name: str = "a") -> None:
+            super().__init__(spec)
+
+    register("toy-named", family="gans", paper=PAPER)(Named)
+    assert build("toy-named", GREY, name="b").config == {"name": "b"}
+
+
 def test_a_name_is_taken_before_the_library_is_loaded():
     said = """
 from limner.contract.image import ImageSpec
@@ -129,11 +152,13 @@ def no_spec(self: Any, width: int = 4) -> None:
     ("methods", "said"),
     [
         ({"frames": no_noise}, r"frames of Odd takes other .*'noise'.*write def frames\(self, n"),
+        ({"log_prob": no_spec}, r"log_prob of Odd takes other .*write def log_prob\(self, x, c"),
         (
             {"__init__": no_spec},
             "constructor of Odd takes no spec; write def __init__",
         ),
         ({"takes": ("label",)}, "unknown condition 'label'; did you mean 'labels'"),
+        ({"takes": "labels"}, r"takes of Odd is text; write takes = \('labels',\)"),
     ],
 )
 def test_a_class_that_cannot_keep_the_contract_is_refused(methods: dict[str, Any], said: str):

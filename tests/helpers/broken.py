@@ -254,6 +254,13 @@ class OneLevelShort(toys.Prepared):
         return super().log_jacobian() - self.spec.dimensions * short.log()
 
 
+class BoundAsExact(toys.Prepared):
+    """Says of a bound that it is the likelihood."""
+
+    def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
+        return super().log_prob(x, c, noise=noise)._replace(kind="exact")
+
+
 class JacobianTwice(toys.Prepared):
     def log_jacobian(self) -> Tensor:
         return super().log_jacobian() + self.log_scale.sum()
@@ -281,7 +288,7 @@ BROKEN = [
     Broken(Undefaulted, testing.check_builds, "missing"),
     Broken(GloballyDrawn, testing.check_paints, "global generator"),
     Broken(NotANumber, testing.check_paints, "not finite"),
-    Broken(WronglyShaped, testing.check_paints, "shape"),
+    Broken(WronglyShaped, testing.check_paints, "where 3 x .* were asked for"),
     Broken(SingleOnly, testing.check_paints, "cannot paint in bfloat16"),
     Broken(Counting, testing.check_paints, "sampling changes 'painted'"),
     Broken(OtherLastFrame, testing.check_last_frame, "not the sample"),
@@ -293,7 +300,7 @@ BROKEN = [
     Broken(Untrained, testing.check_turns, "'forgotten' is trained by no turn"),
     Broken(TwiceTrained, testing.check_turns, "in two players"),
     Broken(Unbounded, testing.check_turns, "a loss of inf"),
-    Broken(Vectorial, testing.check_turns, "not a scalar"),
+    Broken(Vectorial, testing.check_turns, "a loss of 2 numbers"),
     Broken(Unnamed, testing.check_turns, "a turn of 'None', which is none of"),
     Broken(Leaking, testing.check_turns, "detach it"),
     Broken(DataOrdered, testing.check_turns, "order of turns depends on data"),
@@ -306,6 +313,7 @@ BROKEN = [
     Broken(Shared, testing.check_moves, "a copy shares"),
     Broken(Thawed, testing.check_moves, "of the frozen 'judge'"),
     Broken(NoDequantisation, testing.check_entropy_floor, "below their entropy"),
+    Broken(BoundAsExact, testing.check_entropy_floor, 'a bound is Likelihood.nats, "lower".'),
     Broken(OneLevelShort, testing.check_entropy_floor, "sum to"),
     Broken(JacobianTwice, testing.check_entropy_floor, "below their entropy"),
     Broken(KlSign, testing.check_entropy_floor, "sum to"),

@@ -6,6 +6,7 @@ import pytest
 
 from limner.contract import registry
 from limner.contract.registry import models
+from limner.testing import __main__ as own_file
 from limner.testing.__main__ import main
 
 FILE = """
@@ -28,7 +29,7 @@ class Own(GenerativeModel):
     ("right", "wrong", "said"),
     [
         ("        super().__init__()\n", "", "error: FILE, line 8: AttributeError: cannot assign"),
-        ("yield Turn(", "yield (", "turns yields Tensor; write yield Turn(loss)"),
+        ("yield Turn(", "yield (", "turns of Own yields Tensor; write yield Turn(loss)"),
         (
             "yield self.w",
             "return self.w",
@@ -36,8 +37,51 @@ class Own(GenerativeModel):
         ),
         (', paper=Paper("t", "a", 2024, "2401.00001")', "", "error: FILE, line 5: TypeError: "),
         ("class Own(GenerativeModel):", "class Own", "error: FILE, line 6: SyntaxError: "),
+        ("yield Turn(", "x = Turn(", "turns of Own returns NoneType; write yield Turn(loss)"),
+        (".mean())", ".mean().item())", "turns of Own yields float for a loss; give a"),
+        (".mean())", ".mean((1, 2, 3)))", "turns of Own yields a loss of 4 numbers; give one"),
+        (".mean())", ".mean().detach())", "turns of Own yields a loss without a gradient; "),
+        (".mean())", ".mean(), logs={'a': 1.0})", "turns of Own logs float as 'a'; give a tensor"),
+        (
+            "        yield Turn",
+            "        with torch.no_grad(): yield Turn",
+            "turns of Own yields within a `with`, which then holds for training, too; ",
+        ),
+        (
+            "        yield self.w",
+            "        if n < 0: yield self.w",
+            "frames of Own yields no pictures; yield at least the finished ones",
+        ),
+        ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8, where 3 x 1 x 8 x 8 were"),
+        (
+            "yield self.w.expand(n, *self.spec.shape)",
+            "yield torch.zeros(n, *self.spec.shape).byte()",
+            "frames of Own yields torch.uint8; yield floats in [-1, 1]",
+        ),
+        (".mean())", ".sum())", "is the loss a sum over the batch instead of its mean, "),
+        (
+            "        yield Turn(",
+            "        self.i = getattr(self, 'i', 0) + 1; yield Turn(self.i * ",
+            "; does `turns` remember what is not a parameter or buffer",
+        ),
+        (
+            "spec: ImageSpec)",
+            "spec: ImageSpec, act=torch.relu)",
+            "the option act is builtin_function_or_method, which no file can hold; ",
+        ),
+        (
+            "        self.w =",
+            "        self.config = {}; self.w =",
+            "Own sets self.config, where limner writes the constructor's arguments; ",
+        ),
+        (
+            "    def __init__",
+            "    takes = ('labels')\n    def __init__",
+            "error: takes of Own is text; write takes = ('labels',), with a comma",
+        ),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_mistake_is_one_line(
     right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
 ):
@@ -49,3 +93,54 @@ def test_a_mistake_is_one_line(
     shown = capsys.readouterr().err
     assert said.replace("FILE", str(file)) in shown
     assert "Traceback" not in shown
+
+
+LEARNT = """
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        if spec.hint is None or spec.hint.height != spec.height // REDUCTION:
+            raise LimnerError("it needs a hint")
+        self.w = torch.nn.Conv2d(spec.hint.channels, spec.channels, 1)
+    def turns(self, batch, step, noise):
+        yield Turn((batch.x - self.made(batch.c)).square().mean())
+    def made(self, c):
+        return self.w(torch.nn.functional.interpolate(c.image, self.spec.shape[1:]))
+    def frames(self, n, c=None, *, noise, preview=True):
+        yield self.made(c)
+"""
+
+
+@pytest.mark.parametrize(
+    ("takes", "body", "size"),
+    [
+        ("", FILE.partition("(GenerativeModel):")[2], 8),
+        ("'hint',", LEARNT.replace("REDUCTION", "1"), 8),
+        ("'hint',", LEARNT.replace("REDUCTION", "2"), 8),
+        (
+            "",
+            FILE.partition("(GenerativeModel):")[2].replace(
+                "        self.w",
+                "        if spec.height < 16: raise LimnerError('too small')\n        self.w",
+            ),
+            16,
+        ),
+    ],
+    ids=["pictures", "edges", "reduced", "larger"],
+)
+def test_a_model_is_trained_on_emoji_as_it_takes_them(
+    takes: str, body: str, size: int, tmp_path: Path, monkeypatch, capsys
+):
+    """Without classes, with conditioning images, with pictures that are not too small."""
+    models()
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(own_file, "_STEPS", 2)
+    monkeypatch.setattr(own_file, "check_model", lambda name: [name])
+    start = FILE.partition("(GenerativeModel):")[0] + "(GenerativeModel):\n"
+    condition = "    condition = 'required'\n" if takes else ""
+    text = f"{start}    takes = ({takes})\n{condition}{body}".replace(
+        "import G", "import LimnerError, G"
+    )
+    file = tmp_path / "own_file.py"
+    file.write_text(text, encoding="utf-8")
+    assert main([str(file)]) == 0, capsys.readouterr().err
+    assert f"own: loss of {size} x {size} emoji" in capsys.readouterr().out

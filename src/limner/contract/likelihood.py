@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, unknown
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.image import Batch, Condition, Images, check_images, one_for_each
 from limner.contract.model import GenerativeModel, Turn
@@ -52,13 +52,31 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
         if asked != given:
             raise LimnerError(f"{given} pictures have no likelihood here; give it {asked} ones")
         if self.learning:
-            return log_prob(self, x, c, **more)
+            return _checked(log_prob(self, x, c, **more), len(x), self)
         c = one_for_each(len(x), c)
         self.check_condition(c)
         with evaluation_mode(self):
-            return log_prob(self, x, c, **more)
+            return _checked(log_prob(self, x, c, **more), len(x), self)
 
     return checked
+
+
+def _checked(found: object, n: int, model: object) -> Likelihood:
+    """What `log_prob` made of n pictures.
+
+    Raises:
+        LimnerError: it is not a `Likelihood`, of another kind, or not one for each picture.
+    """
+    where = f"log_prob of {type(model).__name__}"
+    if not isinstance(found, Likelihood):
+        kind = type(found).__name__
+        raise LimnerError(f"{where} returns {kind}; return Likelihood(nats, kind)")
+    if found.kind not in KINDS:
+        raise unknown("kind", str(found.kind), KINDS, where)
+    if found.nats.shape != (n,):
+        shape = " x ".join(map(str, found.nats.shape)) or "one number"
+        raise LimnerError(f"{where} returns nats of {shape} for {n} pictures; give one for each")
+    return found
 
 
 def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iterator[Turn]]:

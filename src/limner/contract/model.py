@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
+from limner.contract.frames import check_frames, finished
 from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.number_types import one_line_types, wrong_type
@@ -40,7 +41,7 @@ Part = Literal["labels", "text", "hint"]
 _PARTS: dict[Part, str] = {
     "labels": "labels; leave them out: data.label=none, or of a folder data.labels=false",
     "text": "captions; leave them out: data.text=false, or of a folder data.captions=false",
-    "hint": "conditioning images; give a source without them",
+    "hint": "conditioning images; leave data.hint out, or give a source without them",
 }
 _NOT_OPTIONS = ("n", "c", "noise", "preview", "given", "style_of")
 SAMPLE_BATCH = 64
@@ -101,8 +102,14 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         own = {k: v for k, v in values.items() if k not in nested}
         _refuse_parts(type(self), spec)
         object.__setattr__(self, "spec", spec)
-        object.__setattr__(self, "config", plain(init, own, ("spec", *nested)) | nested)
+        config = plain(init, own, ("spec", *nested)) | nested
+        object.__setattr__(self, "config", config)
         init(self, spec, **values)
+        if self.config is not config:
+            raise LimnerError(
+                f"{type(self).__name__} sets self.config, where limner writes the constructor's "
+                "arguments; give the attribute another name"
+            )
 
     return recorded
 
@@ -238,26 +245,6 @@ class Learner(nn.Module, ABC):
         return sum(p.numel() for p in parts.values())
 
 
-def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
-    """Clamp each yielded frame to [-1, 1], as float32, without gradients."""
-
-    @functools.wraps(frames)
-    def clamped(self: "GenerativeModel", *args: Any, **kwargs: Any) -> Iterator[Images]:
-        with torch.no_grad():
-            painting = frames(self, *args, **kwargs)
-        if not isinstance(painting, Iterator):  # pyright: ignore[reportUnnecessaryIsInstance]
-            kind = type(painting).__name__
-            raise LimnerError(f"frames of {type(self).__name__} returns {kind}; yield the pictures")
-        while True:
-            with torch.no_grad():  # not around the yield: a caller keeps its own gradients
-                frame = next(painting, None)
-            if frame is None:
-                return
-            yield frame.detach().float().clamp(-1, 1)
-
-    return clamped
-
-
 class GenerativeModel(Learner):
     """A model that paints.
 
@@ -308,9 +295,11 @@ class GenerativeModel(Learner):
             options: the model's own, see the signature of `frames`.
 
         Raises:
-            LimnerError: an unknown or wrong option, or a condition that does not fit.
+            LimnerError: an unknown or wrong option, a condition that does not fit, or frames of
+                another shape.
         """
-        return self.run_frames(self.frames, n, c, seed, preview, options)
+        painting = self.run_frames(self.frames, n, c, seed, preview, options)
+        return check_frames(painting, (n, *self.spec.shape), type(self).__name__)
 
     def run_frames(
         self,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, Unpack, get_args, get_origin, get_type
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticSerializationError
 
 from limner.contract.errors import LimnerError, unknown
 
@@ -196,8 +197,23 @@ class _Schemas(GenerateJsonSchema):
 def plain(
     function: Callable[..., Any], values: Mapping[str, Any], skip: Iterable[str]
 ) -> dict[str, Any]:
-    """Validated arguments as JSON values."""
-    return _fields(function, frozenset(skip)).model_construct(**values).model_dump(mode="json")
+    """Validated arguments as JSON values.
+
+    Raises:
+        LimnerError: one is a value that JSON has no word for.
+    """
+    fields = _fields(function, frozenset(skip))
+    found = dict[str, Any]()
+    for name, value in values.items():
+        one = fields.model_construct(**{name: value})
+        try:
+            found |= one.model_dump(mode="json", include={name})
+        except PydanticSerializationError:
+            raise LimnerError(
+                f"the option {name} is {type(value).__name__}, which no file can hold; take a "
+                "plain value in its place: a number, a text, true or false, or several of these"
+            ) from None
+    return found
 
 
 def parse_value(text: str) -> Any:

@@ -37,11 +37,11 @@ class Paper:
 
     @property
     def identifier(self) -> str:
-        """Its number, with arXiv or doi before it."""
-        return f"arXiv:{self.arxiv}" if self.arxiv else f"doi:{self.doi}"
+        """Its number, with arXiv or doi before it; empty where it has none."""
+        return f"arXiv:{self.arxiv}" if self.arxiv else f"doi:{self.doi}" if self.doi else ""
 
     def __str__(self) -> str:
-        return f"{self.authors} ({self.year}). {self.title}. {self.identifier}"
+        return f"{self.authors} ({self.year}). {self.title}. {self.identifier}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -112,23 +112,14 @@ def register(
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
-    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise LimnerError(
-            f"'{name}' is not a model's name; write lower case, words joined by hyphens"
-        )
-    if not isinstance(paper, Paper):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise LimnerError(
-            f"paper={paper!r} is not a Paper; write Paper(title, authors, year, arxiv)"
-        )
+    check_registration(name, "model", paper)
 
     def enter(model: _L) -> _L:
         own = _is_own(model)
         if not own:  # the library's names are known before any other
             _load_families()
         known = _entries.get(name)
-        if known and (
-            known.model.__qualname__ != model.__qualname__ or (_is_own(known.model) and not own)
-        ):
+        if known and not is_again(model, known.model):
             raise LimnerError(
                 f"the model name '{name}' is taken by {known.model.__qualname__} of "
                 f"{known.model.__module__}; choose another"
@@ -141,15 +132,44 @@ def register(
     return enter
 
 
-def _is_own(model: type[Learner]) -> bool:
+def check_registration(name: str, kind: str, paper: object) -> None:
+    """Refuse what nothing can be registered by.
+
+    Args:
+        name: that a person types.
+        kind: of what it is, for the message.
+        paper: where that is described.
+
+    Raises:
+        LimnerError: the name is not in lower case, or the paper is none.
+    """
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise LimnerError(
+            f"write the {kind}'s name in lower case, words joined by hyphens, not as '{name}'"
+        )
+    if not isinstance(paper, Paper):
+        raise LimnerError(
+            f"paper={paper!r} is not a Paper; write Paper(title, authors, year, arxiv)"
+        )
+
+
+def _is_own(model: type) -> bool:
     """Whether a class is the library's."""
     return model.__module__.partition(".")[0] == "limner"
+
+
+def is_again(model: type, known: type) -> bool:
+    """Whether a class is one that was registered before, whose file or cell was run again."""
+    modules = {model.__module__, known.__module__}
+    run = "__main__" in modules and not any(_is_own(each) for each in (model, known))
+    return model.__qualname__ == known.__qualname__ and (len(modules) == 1 or run)
 
 
 _SIGNATURES = {
     "__init__": "(self, spec: ImageSpec, ...)",
     "turns": "(self, batch, step, noise)",
     "frames": "(self, n, c=Condition(), *, noise, preview=True)",
+    "log_prob": "(self, x, c=Condition(), *, noise)",
 }
 
 
@@ -166,6 +186,7 @@ def _check_class(model: type[Learner]) -> None:
     asked: dict[str, tuple[Sequence[str], Mapping[str, bool]]] = {
         "turns": (("self", "batch", "step", "noise"), {}),
         "frames": (("self", "n", "c"), {"noise": True, "preview": True}),
+        "log_prob": (("self", "x", "c"), {"noise": True}),
     }
     for name, (places, named) in asked.items():
         if not hasattr(model, name):
@@ -181,6 +202,10 @@ def _check_class(model: type[Learner]) -> None:
         raise LimnerError(
             f"the constructor of {model.__name__} takes no spec; write "
             f"def __init__{_SIGNATURES['__init__']}"
+        )
+    if isinstance(model.takes, str):
+        raise LimnerError(
+            f"takes of {model.__name__} is text; write takes = ({model.takes!r},), with a comma"
         )
     for part in model.takes:
         if part not in get_args(Part):
@@ -230,7 +255,7 @@ def entry(name: str) -> Entry:
     return known[name]
 
 
-def build(name: str, spec: ImageSpec, **config: Any) -> Learner:
+def build(name: str, spec: ImageSpec, /, **config: Any) -> Learner:
     """A new model with random weights.
 
     Args:

@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
-from limner.contract.registry import Paper, import_modules
+from limner.contract.registry import Paper, check_registration, import_modules, is_again
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metrics.statistics import Estimate, wilson_interval
 from limner.evaluate.passes import FeatureObserver, Observer, Seen
@@ -238,17 +238,58 @@ def metric(name: str, *, paper: Paper) -> Callable[[_M], _M]:
     Args:
         name: lower case, words joined by hyphens.
         paper: where it is defined.
+
+    Raises:
+        LimnerError: another metric has the name, or the class lacks what a metric says of itself.
     """
+    check_registration(name, "metric", paper)
 
     def enter(cls: _M) -> _M:
+        _check_class(cls)
         known = _metrics.get(name)
-        if known and known.__qualname__ != cls.__qualname__:
-            raise LimnerError(f"the metric name '{name}' is taken by {known.__qualname__}")
+        if known and not is_again(cls, known):
+            raise LimnerError(
+                f"the metric name '{name}' is taken by {known.__qualname__} of "
+                f"{known.__module__}; choose another"
+            )
         cls.name, cls.paper = name, paper
         _metrics[name] = cls
         return cls
 
     return enter
+
+
+_SAID = {
+    "summary": '"what it says, in a line"',
+    "reads": '("features",)',
+    "better": '"lower"',
+    "redrawn": '("subject",)',
+}
+
+
+def _check_class(cls: type[Metric]) -> None:
+    """Refuse a class that does not say what a metric says of itself.
+
+    Raises:
+        LimnerError: an attribute or method is missing, or has a value that is none of the known.
+    """
+    if missing := sorted(cls.__abstractmethods__):
+        raise LimnerError(f"{cls.__name__} has no {missing[0]}; write def {missing[0]}(self, ...)")
+    for attribute, example in _SAID.items():
+        value: object = getattr(cls, attribute, None)
+        several = example.startswith("(")
+        if not isinstance(value, tuple if several else str) or (attribute == "reads" and not value):
+            raise LimnerError(
+                f"{attribute} of {cls.__name__} is missing or of another type; write "
+                f"{attribute} = {example}"
+            )
+    chosen = {"reads": Reads, "redrawn": Redrawn, "better": Literal["lower", "higher"]}
+    for attribute, kind in chosen.items():
+        value = getattr(cls, attribute)
+        for each in value if isinstance(value, tuple) else (value,):
+            if each not in get_args(kind):
+                where = f"in {attribute} of {cls.__name__}"
+                raise unknown("word", str(each), get_args(kind), where)
 
 
 def metrics() -> dict[str, type[Metric]]:
@@ -284,6 +325,21 @@ def applicable(
         except NotApplicable as reason:
             left_out[name] = str(reason)
     return chosen, left_out
+
+
+def numbers_of(metric: Metric, seen: Seen) -> list[Number]:
+    """What a metric found.
+
+    Raises:
+        LimnerError: it returns something else than a list of numbers.
+    """
+    found: object = metric.numbers(seen)
+    if not isinstance(found, list):
+        raise LimnerError(
+            f"numbers of {type(metric).__name__} returns {type(found).__name__}; return a list, "
+            "each as self.number(...)"
+        )
+    return cast("list[Number]", found)
 
 
 def check_name(name: str) -> None:

@@ -13,6 +13,7 @@ labels=(), frequencies=())`.
 
 from collections.abc import Callable
 
+from limner.contract.errors import LimnerError
 from limner.contract.likelihood import LikelihoodModel
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import entry
@@ -79,7 +80,7 @@ def check_model(name: str) -> list[str]:
             said = " ".join((check.__doc__ or "").split("\n\n")[0].split())
             try:
                 check(case)
-            except AssertionError as error:
+            except (AssertionError, LimnerError) as error:
                 raise AssertionError(f"{case}, promise {said}\n{error}") from error
             done.append(f"{case}: {said}")
     return done

@@ -4,18 +4,20 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
-from limner.contract.registry import build, models
-from limner.data import Stream, open_data
+from limner.contract.registry import build, entry, models
+from limner.data import Dataset, Stream, open_data
 from limner.evaluate.metric import metrics
 from limner.testing import check_model
+from limner.testing.cases import cases
 from limner.testing.metric_checks import check_metric
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
-_STEPS, _SIZE = 400, 8
+_STEPS = 400
 _USAGE = "say which file: python -m limner.testing FILE.py"
 
 
@@ -42,14 +44,29 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
     return found[0], found[1]
 
 
+def _small_emoji(name: str) -> Dataset:
+    """Emoji as a model takes them: at its smallest size, with the classes and hints it learns."""
+    kinds = cases(entry(name))
+    spec = kinds[0].spec
+    options: dict[str, Any] = {"size": spec.height, "levels": spec.levels}
+    if not any(case.spec.labels for case in kinds):
+        options["label"] = "none"
+    if spec.hint:
+        reduction = spec.height // spec.hint.height
+        smaller = {"hint": "lowres", "reduction": reduction}
+        options |= smaller if reduction > 1 else {"hint": "edges"}
+    return open_data("emoji", **options)
+
+
 def train_briefly(name: str) -> str:
     """Train a model on small emoji; how its loss went, in a line."""
-    stream = Stream(open_data("emoji", size=_SIZE))
+    stream = Stream(_small_emoji(name))
     loop = Loop(build(name, stream.dataset.spec), stream.batch, TrainOptions(lr=2e-3))
     logs = [loop.advance() for _ in range(_STEPS)]
     key = "bits_per_dim" if "bits_per_dim" in logs[0] else next(k for k in logs[0] if "loss" in k)
     first, last = logs[0][key], logs[-1][key]
-    return f"{name}: {key} of {_SIZE} x {_SIZE} emoji {first:.2f}, after {_STEPS} steps {last:.2f}"
+    size = f"{stream.dataset.spec.height} x {stream.dataset.spec.width}"
+    return f"{name}: {key} of {size} emoji {first:.2f}, after {_STEPS} steps {last:.2f}"
 
 
 def _place(error: Exception, file: Path) -> str:

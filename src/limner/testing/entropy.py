@@ -27,8 +27,8 @@ def check_entropy_floor(case: Case) -> None:
 
     Both laws are known here, so the mean of log q(x) - log p(x) is tested against 3 of its standard
     errors. And where the model takes an image of two pixels, the probabilities of all such images
-    sum to one at most. Where a condition is only one more thing to be told, it is trained on one of
-    the laws.
+    sum to one, or those of a bound to one at most. Where a condition is only one more thing to be
+    told, it is trained on one of the laws.
     """
     told = bool(case.spec.labels or case.spec.text or case.spec.hint)
     further = told and getattr(case.model, "condition", "optional") == "optional"
@@ -85,8 +85,6 @@ def _below(model: Any, law: Law, when: str) -> None:
     x, truth = law(model.spec, noise)
     with torch.no_grad():
         said = likelihood(model, x, random_conditions(model.spec, noise), noise)
-    assert said.kind in ("exact", "lower", "estimate"), f"a likelihood of the kind '{said.kind}'"
-    assert said.nats.shape == (n,), f"likelihoods of the shape {tuple(said.nats.shape)}"
     assert bool(said.nats.isfinite().all()), f"a likelihood is not finite {when}"
     gain = said.nats.double() - truth.double()
     slack = 0.1 * math.log(2) * D if said.kind == "estimate" else 0.01
@@ -128,6 +126,6 @@ def _sums_to_one(model: Any, when: str) -> None:
         repeats = 128
         nats = _all_images(model, repeats).nats.view(-1, repeats).mean(1)
     total = float(nats.exp().sum())
-    assert total <= (1.001 if kind == "exact" else 1.1), (
-        f"{when}, the probabilities of all {len(nats)} images sum to {total:.3f}"
-    )
+    said = f"{when}, the probabilities of all {len(nats)} images sum to {total:.3f}"
+    assert total <= (1.001 if kind == "exact" else 1.1), said
+    assert total >= 0.999 or kind != "exact", f'{said}; a bound is Likelihood(nats, "lower")'

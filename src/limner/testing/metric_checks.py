@@ -27,7 +27,14 @@ from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
 from limner.data.dataset import Dataset
 from limner.evaluate.extractors.extractor import Features
-from limner.evaluate.metric import Metric, NotApplicable, Redrawn, Setting, metrics
+from limner.evaluate.metric import (
+    Metric,
+    NotApplicable,
+    Redrawn,
+    Setting,
+    metrics,
+    numbers_of,
+)
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -222,7 +229,7 @@ def check_shards(metric: type[Metric]) -> None:
     """3. Two processes' shares of the pictures make the numbers of one."""
     one = metric(setting_of_law(metric, _SEEDS))
     needs = one.needs()
-    expected = one.numbers(SeenAtOnce(needs))
+    expected = numbers_of(one, SeenAtOnce(needs))
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, LIMNER_CACHE=folder):
         seen = Seen(needs)
         for rank in range(2):
@@ -317,7 +324,9 @@ def is_checkable(metric: type[Metric]) -> bool:
 
 
 def _found(metric: Metric) -> list[Number]:
-    return metric.numbers(SeenAtOnce(metric.needs()))
+    found = numbers_of(metric, SeenAtOnce(metric.needs()))
+    assert found, "its list of numbers is empty"
+    return found
 
 
 def _interval(number: Number) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from limner.contract.checkpoint import with_current_names
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.image import Batch, Condition
 from limner.contract.model import Learner, Turn
+from limner.contract.moves import checked_moves
 from limner.contract.noise import Noise
 from limner.data.stream import Ahead
 from limner.nn.precision import autocast
@@ -285,13 +286,7 @@ class Loop:
         x, c = self._batch([self._ahead(start, n) for start in starts])
         hidden = c.drop(self.model.condition_dropout, noise)
         model = self.model.at_size(*x.shape[2:])
-        for turn in model.turns(Batch(x, hidden), self.step, noise):
-            if not isinstance(turn, Turn):  # pyright: ignore[reportUnnecessaryIsInstance]
-                kind = type(turn).__name__
-                raise LimnerError(
-                    f"turns of {type(model).__name__} yields {kind}; write yield Turn(loss)"
-                )
-            yield turn
+        yield from checked_moves(model, Batch(x, hidden), self.step, noise)
 
     def _play(self) -> dict[str, float] | None:
         """All moves of one step; None when memory ran out before anything was updated."""

@@ -1,13 +1,16 @@
 """Every registered metric keeps its promises on pictures of a known law."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from limner.evaluate import metric
 from limner.evaluate.metric import Metric, metrics
+from limner.testing.__main__ import main
 from limner.testing.metric_checks import CHECKS, check_interval, is_checkable
 
-TESTABLE = [name for name, metric in metrics().items() if is_checkable(metric)]
+TESTABLE = [name for name, each in metrics().items() if is_checkable(each)]
 SLOW = ("mind", "fld")
 
 
@@ -18,3 +21,35 @@ def test_a_metric_keeps_its_promise(check: Callable[[type[Metric]], None], name:
         check_interval(metrics()[name], repeats=80)
     else:
         check(metrics()[name])
+
+
+GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ('    reads = ("features",)\n', "", "reads of Vendi is missing or of another type; write"),
+        ('("features",)', '("features")', 'or of another type; write reads = ("features",)'),
+        ('("features",)', '("feature",)', "did you mean 'features'? (in reads of Vendi)"),
+        ('"higher"', '"more"', "unknown word 'more'; known: higher, lower (in better of Vendi)"),
+        ("    def numbers", "    def number_of", "Vendi has no numbers; write def numbers(self"),
+        ('@metric("vendi"', '@metric("Vendi score"', "write the metric's name in lower case, "),
+        ('@metric("vendi"', '@metric("fid"', "is taken by FrechetDistance of limner.evaluate.met"),
+        ("        return found\n", "", "numbers of Vendi returns NoneType; return a list, each as"),
+        ("return found\n", "return found[0]\n", "numbers of Vendi returns Number; return a list"),
+        ("return found\n", "return []\n", "its list of numbers is empty"),
+    ],
+)
+def test_a_mistake_in_a_metric_is_one_line(
+    right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
+):
+    metrics()
+    monkeypatch.setattr(metric, "_metrics", dict(metric._metrics))
+    file = tmp_path / "own_metric.py"
+    assert right in GUIDE
+    file.write_text(GUIDE.replace(right, wrong), encoding="utf-8")
+    assert main([str(file)]) in (1, 2)
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown

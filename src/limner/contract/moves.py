@@ -1,0 +1,73 @@
+"""What comes out of `turns`: moves that a player can learn from."""
+
+from collections.abc import Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import Batch
+from limner.contract.model import Learner, Turn
+from limner.contract.noise import Noise
+
+
+def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
+    """The turns of a training step.
+
+    Args:
+        model, batch, step, noise: as for `Learner.turns`.
+
+    Raises:
+        LimnerError: one is not a `Turn`, has a loss that nothing can learn from or a log that is
+            not a number, or is yielded within a `with`.
+    """
+    name = type(model).__name__
+    game: object = model.turns(batch, step, noise)
+    if not isinstance(game, Iterator):
+        kind = type(game).__name__
+        raise LimnerError(f"turns of {name} returns {kind}; write yield Turn(loss)")
+    while True:
+        outside = _modes(model)
+        turn: object = next(game, None)
+        if _modes(model) != outside:
+            if isinstance(game, Generator):
+                game.close()  # so that the `with` ends
+            raise LimnerError(
+                f"turns of {name} yields within a `with`, which then holds for training, too; "
+                "compute the loss in it, and yield after it"
+            )
+        if turn is None:
+            return
+        if not isinstance(turn, Turn):
+            raise LimnerError(
+                f"turns of {name} yields {type(turn).__name__}; write yield Turn(loss)"
+            )
+        _check_turn(turn, f"turns of {name}")
+        yield turn
+
+
+def _modes(model: Learner) -> tuple[bool, bool]:
+    """What a `with` around a yield would change for everybody."""
+    return torch.is_grad_enabled(), torch.is_autocast_enabled(model.device.type)
+
+
+def _check_turn(turn: Turn, where: str) -> None:
+    loss: object = turn.loss
+    if not isinstance(loss, Tensor):
+        kind = type(loss).__name__
+        raise LimnerError(f"{where} yields {kind} for a loss; give a scalar tensor")
+    if loss.numel() != 1:
+        shape = " x ".join(map(str, loss.shape))
+        raise LimnerError(f"{where} yields a loss of {shape} numbers; give one, as loss.mean()")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise LimnerError(
+            f"{where} yields a loss without a gradient; leave out detach, item and no_grad, and "
+            "register layers as attributes or in a ModuleList"
+        )
+    for key, value in turn.logs.items():
+        number: object = value
+        if not isinstance(number, Tensor) or number.numel() != 1:
+            kind = "many numbers" if isinstance(number, Tensor) else type(number).__name__
+            raise LimnerError(
+                f"{where} logs {kind} as '{key}'; give a tensor of one number, as value.detach()"
+            )
