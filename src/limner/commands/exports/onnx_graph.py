@@ -20,8 +20,9 @@ try:
     import onnx
     import onnx.checker
     import onnx.helper as make
-    import onnxscript  # noqa: F401  # pyright: ignore  (torch writes with it)
     from onnx import TensorProto, numpy_helper
+
+    from limner.commands.exports.onnx_functions import translations
 except ModuleNotFoundError as error:
     raise LimnerError(f"ONNX files need {error.name}; type: {install('onnx')}") from None
 
@@ -51,6 +52,7 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
                 input_names=list(inputs),
                 output_names=[output],
                 opset_version=OPSET,
+                custom_translation_table=translations(),
                 dynamo=True,
                 verbose=False,
             )
