@@ -276,6 +276,16 @@ def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     return axis, whole, scale
 
 
+def has_float64(model: onnx.ModelProto) -> bool:
+    """Whether some of a graph is computed in float64."""
+    nodes = [*model.graph.node, *(node for each in model.functions for node in each.node)]
+    told = [(a.name, a.i, a.t.data_type) for node in nodes for a in node.attribute]
+    types = [each.type.tensor_type.elem_type for each in model.graph.input]
+    types += [each.data_type for each in model.graph.initializer]
+    types += [kind for name, to, tensor in told for kind in (to if name == "to" else 0, tensor)]
+    return TensorProto.DOUBLE in types
+
+
 def checked(model: onnx.ModelProto) -> bytes:
     """The bytes of a file.
 
