@@ -1,7 +1,9 @@
 """`limner` and `python -m limner`: run the command line, and say in one line what went wrong."""
 
+import errno
 import signal
 import sys
+from pathlib import Path
 
 import typer
 
@@ -35,6 +37,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of standard output, such as head, has gone
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         code = 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        start = max(Path(str(error.filename)).parts, key=len)[:40]
+        print(f"limner: the name '{start}...' is too long; give a shorter one", file=sys.stderr)
+        code = 2
     sys.stdout.flush()
     sys.exit(code)
 

@@ -286,3 +286,13 @@ def test_without_labels_a_model_is_of_the_pictures_alone(limner_):
     Image.linear_gradient("L").convert("RGB").save(picture)
     assert limner_("edit", str(picture), "-m", "none", "-n", "3", "-o", "edit.png")[0] == 0
     assert Path("edit.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["export", "y" * 300, "m"], ["sample", "-o", "y" * 300 + ".png"]]
+)
+def test_a_name_that_is_too_long_for_a_file_is_said(limner_, arguments):
+    code, _, said = limner_(*arguments)
+    assert (
+        code == 2 and said == f"limner: the name '{'y' * 40}...' is too long; give a shorter one\n"
+    )

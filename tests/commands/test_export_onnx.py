@@ -212,6 +212,38 @@ def test_weights_that_are_equal_are_in_a_file_once():
     assert np.allclose(found, linear(linear(x)).detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (torch.tan, torch.linspace(-1.5, 1.5, 101, dtype=torch.float64)),
+        (torch.erfinv, torch.linspace(-0.99999, 0.99999, 1001)),
+    ],
+)
+def test_functions_that_the_runtime_lacks_are_written(function, x):
+    class Applied(torch.nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    part = traced(Applied(), {"x": x}, "y")
+    (found,) = onnxruntime.InferenceSession(checked(part)).run(None, {"x": x.numpy()})
+    assert found.dtype == x.numpy().dtype
+    assert np.allclose(found, function(x), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "options"),
+    [
+        ("biggan", replace(LABELLED, height=16, width=16), {"truncation": 0.5}),
+        ("classifier-free", LABELLED, {"steps": 2}),
+    ],
+)
+def test_models_that_use_them_are_written(tmp_path, name, spec, options):
+    model = shaken(name, spec, **({"channels": 8} if name == "biggan" else PLAIN))
+    sampler = model.sampler_options(options)
+    found, expected, _ = painted_by_a_file(model, sampler, tmp_path / "m.onnx")
+    assert (found - expected).abs().max() < 1e-3
+
+
 def of_maps(spec):
     stage = shaken("kl-autoencoder", ImageSpec(3, 8, 8), channels=(8, 8), blocks=1)
     return shaken("latent-diffusion", spec, first_stage=stage, options=PLAIN)
@@ -240,6 +272,9 @@ def test_a_cascade_is_two_walks(tmp_path):
         (lambda: shaken("ddpm", ImageSpec(3, 8, 8), channels=(8,)), {}, "too many to be written"),
         (lambda: shaken("flow-matching", channels=(8,)),
          {"steps": 2, "scale": 2.0, "interval": (0.1, 3.0)}, "leave options of the sampler out"),
+        (lambda: shaken("classifier", LABELLED, base=shaken("flow-matching", LABELLED, **PLAIN),
+                        channels=(8,), attention=0),
+         {"steps": 4}, "a classifier guides by gradients"),
         (lambda: shaken("best-of-n", channels=(8,), blocks=(0,), words=8, layers=1,
                         base=shaken("flow-matching", channels=(8,))),
          {"steps": 2}, "look at what they painted; export the base"),

@@ -1,5 +1,6 @@
 """A folder that paints in a browser: the same pictures as the model, from the same seeds."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -21,7 +22,7 @@ from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
 
-TEXT = ImageSpec(3, 8, 8, text=text_spec(8))
+TEXT = ImageSpec(3, 8, 16, text=text_spec(8))
 GREY = ImageSpec(1, 8, 8, labels=("zero", "one"), frequencies=(0.5, 0.5))
 PAGE = files("limner.commands.exports") / "page"
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm fetches the runtime")
@@ -102,6 +103,26 @@ def test_texts_become_the_same_tokens(tmp_path):
     assert found == Tokenizer(text_spec(8)).encode(TEXTS).tolist()
 
 
+@needs_node
+def test_what_is_not_read_as_it_was_meant_is_noted(tmp_path):
+    from limner.contract.text import word_pieces
+
+    (tmp_path / "told.json").write_text(json.dumps({"length": 3, "pieces": word_pieces()}))
+    found = node(
+        """import { readFileSync } from "node:fs";
+        import { Words } from "./words.js";
+        const words = new Words(JSON.parse(readFileSync("told.json")));
+        const texts = ["a red apple", "a very red apple", "(red:1.4)", "🍎", "__animal__"];
+        console.log(JSON.stringify(texts.map((text) => words.read(text).notes)));""",
+        tmp_path,
+    )
+    cut, stand = (
+        "only the first 3 word pieces count",
+        "brackets and __lists__ are read as they stand",
+    )
+    assert found == [[], [cut], [cut, stand], ["unknown words: 🍎"], [cut, stand]]
+
+
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -118,14 +139,23 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def painted(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]:
-    """The pixels of the canvas, "h w 4", and what the page says, offline but for its own folder."""
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def painted(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]:
+    """The pixels of the canvas, "h w 4", and what the page says, offline but for its own folder."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    try:
+    with served(folder) as address:
         page.goto(address)
         page.wait_for_function("!document.getElementById('paint').disabled", timeout=60_000)
         for name, value in fields.items():
@@ -146,9 +176,6 @@ def painted(page: Page, folder: Path, **fields: str) -> tuple[torch.Tensor, str]
               return [[...image.data], [height, width]];
             }"""
         )
-    finally:
-        server.shutdown()
-        server.server_close()
     assert all(url.startswith((address, "data:", "blob:")) for url in asked), asked
     return torch.tensor(pixels).view(*size, 4), said
 
@@ -166,18 +193,37 @@ def test_a_prompt_paints_what_the_model_paints(tmp_path, page):
     expected = to_uint8(model.sample(1, c, seed=5, **how))[0].permute(1, 2, 0)
     assert (pixels[..., :3] - expected.long()).abs().max() <= 1
     assert (pixels[..., 3] == 255).all()
+    shown = page.locator("#picture").bounding_box()
+    assert shown and shown["width"] == pytest.approx(2 * shown["height"], abs=1)
+    assert json.loads((folder / "model.json").read_text())["float64"]
 
 
 @needs_npm
 def test_a_class_of_a_model_of_one_step(tmp_path, page):
+    # an adapter that cannot compute, as where ONNX Runtime does not know the graph's numbers
+    page.add_init_script(
+        "Object.defineProperty(navigator, 'gpu', {value: {requestAdapter: async () => ({})}})"
+    )
     model = shaken("gan", GREY, channels=8)
     folder = write_web(model, {}, tmp_path / "web", title="Digits", store="float32")
     pixels, said = painted(page, folder, label="one", seed="3")
-    assert said.startswith("done in")
+    assert said.startswith("done in") and "WebAssembly" in said
+    assert not json.loads((folder / "model.json").read_text())["float64"]
+    assert page.evaluate("document.activeElement.id") == "paint"
     c = Condition(label=torch.tensor([1]))
     expected = to_uint8(model.sample(1, c, seed=3))[0, 0]
     assert (pixels[..., 0] - expected.long()).abs().max() <= 1
     assert torch.equal(pixels[..., 0], pixels[..., 2])
+
+
+def test_a_page_that_cannot_paint_says_why(tmp_path, page):
+    for name in ("index.html", "limner.js", "noise.js", "words.js"):
+        (tmp_path / name).write_text((PAGE / name).read_text())
+    page.goto((tmp_path / "index.html").as_uri())
+    assert "needs a web server" in (page.text_content("#state") or "")
+    with served(tmp_path) as address:
+        page.goto(address)
+        page.get_by_text("the server has no model.json (404)").wait_for(timeout=10_000)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.noise import Noise
+from limner.diffusion.classifier_guidance import Classified
 from limner.diffusion.sampling import Plan
-from limner.maths.denoisers import Estimate
+from limner.maths.denoisers import DenoiserWrapper, Estimate
 from limner.maths.samplers import Ancestral, GuidedAncestral
 from limner.maths.schedules import Schedule, Times
 
@@ -92,8 +93,8 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
             or is of too many steps.
     """
     steps, sampler = len(plan.times) - 1, plan.sampler
-    if isinstance(sampler, GuidedAncestral):
-        raise LimnerError("a classifier guides by gradients, which no table has")
+    if isinstance(sampler, GuidedAncestral) or _is_classified(plan.D):
+        raise LimnerError("a classifier guides by gradients, which no table has; export the base")
     own = isinstance(sampler, Ancestral) and sampler.variance is None
     if own and variance is not None and variance.numel() > 1:
         raise LimnerError(
@@ -110,6 +111,15 @@ def unrolled(plan: Plan, variance: Tensor | None = None) -> list[Look]:
     walked = plan._replace(D=asked).walked(units.unit(), Condition(), units, False)
     asked.keep(deque(walked, maxlen=1).pop(), None)
     return asked.looks
+
+
+def _is_classified(D: object) -> bool:
+    """Whether a classifier moves what a denoiser says, within whatever wraps it."""
+    while isinstance(D, DenoiserWrapper):
+        if isinstance(D, Classified):
+            return True
+        D = D.denoiser
+    return False
 
 
 def follow_table(

@@ -14,5 +14,5 @@ def upsample_conv(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor,
     """
     assert isinstance(conv, nn.Conv2d)
     w = conv.weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-    kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)
+    kernel = 4 * F.avg_pool2d(w, 2, stride=1, padding=1)  # divisor_override is lost in ONNX files
     return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)

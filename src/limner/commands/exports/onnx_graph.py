@@ -20,8 +20,9 @@ try:
     import onnx
     import onnx.checker
     import onnx.helper as make
-    import onnxscript  # noqa: F401  # pyright: ignore  (torch writes with it)
     from onnx import TensorProto, numpy_helper
+
+    from limner.commands.exports.onnx_functions import translations
 except ModuleNotFoundError as error:
     raise LimnerError(f"ONNX files need {error.name}; type: {install('onnx')}") from None
 
@@ -51,6 +52,7 @@ def traced(part: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.M
                 input_names=list(inputs),
                 output_names=[output],
                 opset_version=OPSET,
+                custom_translation_table=translations(),
                 dynamo=True,
                 verbose=False,
             )
@@ -272,6 +274,16 @@ def _quantised(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
         found.append((lost, axis, whole, scale.reshape(-1)))
     _, axis, whole, scale = min(found, key=lambda each: each[0])
     return axis, whole, scale
+
+
+def has_float64(model: onnx.ModelProto) -> bool:
+    """Whether some of a graph is computed in float64."""
+    nodes = [*model.graph.node, *(node for each in model.functions for node in each.node)]
+    told = [(a.name, a.i, a.t.data_type) for node in nodes for a in node.attribute]
+    types = [each.type.tensor_type.elem_type for each in model.graph.input]
+    types += [each.data_type for each in model.graph.initializer]
+    types += [kind for name, to, tensor in told for kind in (to if name == "to" else 0, tensor)]
+    return TensorProto.DOUBLE in types
 
 
 def checked(model: onnx.ModelProto) -> bytes:

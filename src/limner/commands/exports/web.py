@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.commands.exports.onnx_file import difference, exported
-from limner.commands.exports.onnx_graph import Stored, checked, stored
+from limner.commands.exports.onnx_graph import Stored, checked, has_float64, stored
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.contract.text import CHARACTERS, word_pieces
@@ -91,6 +91,7 @@ def _parts(
     """What the page must know, and the graphs by name; both paint what the model does."""
     spec, made = model.spec, exported(model, options, 1)
     told: dict[str, Any] = {
+        "float64": any(map(has_float64, made.networks.values() or [made.graph])),
         "picture": spec.shape,
         "labels": spec.labels,
         "text": spec.text is not None,

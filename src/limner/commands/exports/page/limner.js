@@ -1,15 +1,32 @@
-// Paints with a model of limner in the browser: by WebGPU where there is one, else by WebAssembly.
+// Paints with a model of limner in the browser: by WebGPU where there is one that can, else by
+// WebAssembly. ONNX Runtime's build for WebGPU knows no float64.
 
 import { Noise } from "./noise.js";
 import { Words } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const json = async (name) => (await fetch(name)).json();
+
+async function json(name) {
+  const got = await fetch(name);
+  if (!got.ok) throw new Error(`the server has no ${name} (${got.status})`);
+  return got.json();
+}
 
 class Painter {
   static async load(say) {
     const told = await json("model.json");
-    const gpu = Boolean(navigator.gpu && (await navigator.gpu.requestAdapter().catch(() => null)));
+    const adapter = !told.float64 && navigator.gpu?.requestAdapter().catch(() => null);
+    if (await adapter) {
+      try {
+        return await Painter.on(true, told, say);
+      } catch (error) {
+        console.warn(`WebGPU cannot: ${error.message ?? error}`);
+      }
+    }
+    return Painter.on(false, told, say);
+  }
+
+  static async on(gpu, told, say) {
     say("loading the runtime");
     const ort = await import(gpu ? "./ort/ort.webgpu.min.mjs" : "./ort/ort.wasm.min.mjs");
     ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
@@ -30,16 +47,16 @@ class Painter {
   condition({ prompt, label }) {
     const { ort, told } = this;
     const parts = {};
-    let unknown = [];
+    let notes = [];
     if (told.text) {
       const read = this.words.read(prompt);
-      unknown = read.unknown;
+      notes = read.notes;
       parts.text = new ort.Tensor("int64", read.row, [1, read.row.length]);
     }
     if (told.labels.length) {
       parts.label = new ort.Tensor("int64", BigInt64Array.of(BigInt(label)), [1]);
     }
-    return { parts, unknown };
+    return { parts, notes };
   }
 
   /** Yield the picture as it forms: Float32Array "c h w" in [-1, 1]. */
@@ -115,6 +132,7 @@ async function start() {
   byId("text").hidden = !told.text;
   byId("labels").hidden = !told.labels.length;
   told.labels.forEach((name, i) => byId("label").add(new Option(name, i)));
+  [, byId("picture").height, byId("picture").width] = told.picture;
   const where = painter.gpu ? "WebGPU" : "WebAssembly";
   say(`ready (${where})`);
   byId("paint").disabled = false;
@@ -124,7 +142,7 @@ async function start() {
     try {
       const seed = Number(byId("seed").value);
       const asked = { prompt: byId("prompt").value, label: byId("label").value };
-      const { parts, unknown } = painter.condition(asked);
+      const { parts, notes } = painter.condition(asked);
       const began = performance.now();
       let step = 0;
       for await (const frame of painter.frames(seed, parts)) {
@@ -133,8 +151,7 @@ async function start() {
         await new Promise(requestAnimationFrame);
       }
       const seconds = ((performance.now() - began) / 1000).toFixed(1);
-      const left = unknown.length ? `; unknown words: ${unknown.join(", ")}` : "";
-      say(`done in ${seconds} s (${where})${left}`);
+      say([`done in ${seconds} s (${where})`, ...notes].join("; "));
       byId("keep").hidden = false;
       byId("keep").href = byId("picture").toDataURL();
       if (byId("next").checked) byId("seed").value = seed + 1;
@@ -142,6 +159,7 @@ async function start() {
       say(`this did not work: ${error.message ?? error}`);
     } finally {
       byId("paint").disabled = false;
+      if (document.activeElement === document.body) byId("paint").focus();
     }
   });
 }

@@ -9,7 +9,7 @@ export class Words {
     this.pieces = new Map(Object.entries(pieces));
   }
 
-  /** The tokens of a text, padded with 0, and the words that have none. */
+  /** The tokens of a text, padded with 0, and notes on what is not read as it was meant. */
   read(text) {
     const tokens = [];
     const unknown = [];
@@ -21,7 +21,11 @@ export class Words {
     const kept = tokens.slice(0, this.length);
     const row = new BigInt64Array(this.length);
     kept.forEach((token, i) => (row[i] = BigInt(token)));
-    return { row, unknown, beyond: tokens.length > this.length };
+    const notes = [];
+    if (unknown.length) notes.push(`unknown words: ${unknown.join(", ")}`);
+    if (tokens.length > this.length) notes.push(`only the first ${this.length} word pieces count`);
+    if (/[()[\]{}]|__/.test(text)) notes.push("brackets and __lists__ are read as they stand");
+    return { row, notes };
   }
 
   split(text) {

@@ -1,0 +1,46 @@
+"""Functions of torch that ONNX, or ONNX Runtime in float64, lacks, made of those that are there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnxscript import opset20
+
+op: Any = opset20
+_CENTRAL = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
+            -0.00125372503, -0.00417768164, 0.246640727, 1.50140941)  # fmt: skip
+_TAIL = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
+         -0.0076224613, 0.00943887047, 1.00167406, 2.83297682)  # fmt: skip
+_BORDER = 5.0
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of torch -> what says them in ONNX."""
+    return {torch.ops.aten.tan.default: tan, torch.ops.aten.erfinv.default: erfinv}
+
+
+def tan(x: Any) -> Any:
+    """sin x / cos x."""
+    return op.Div(op.Sin(x), op.Cos(x))
+
+
+def erfinv(x: Any) -> Any:
+    """The inverse of erf, in float32, by two polynomials of w = -ln(1 - x^2).
+
+    Reference:
+        Giles (2012), Approximating the erfinv function, GPU Computing Gems, table 5 (single).
+    """
+    one = op.Constant(value_float=1.0)
+    w = op.Neg(op.Log(op.Mul(op.Sub(one, x), op.Add(one, x))))
+    central = _polynomial(_CENTRAL, op.Sub(w, op.Constant(value_float=_BORDER / 2)))
+    tail = _polynomial(_TAIL, op.Sub(op.Sqrt(w), op.Constant(value_float=3.0)))
+    far = op.Less(op.Constant(value_float=_BORDER), w)
+    return op.Mul(op.Where(far, tail, central), x)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
+    """By Horner's rule; the highest power first."""
+    total = op.Constant(value_float=coefficients[0])
+    for each in coefficients[1:]:
+        total = op.Add(op.Mul(total, x), op.Constant(value_float=each))
+    return total
