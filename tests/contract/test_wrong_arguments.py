@@ -1,5 +1,6 @@
 """What the Python interface says of arguments that cannot be: one line, before any work."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,12 @@ def test_weights_in_a_type_that_a_model_cannot_paint_in(ddpm, vae, pixelcnn, nam
     finally:
         for model in (ddpm, vae, pixelcnn):
             model.float()
+
+
+def test_pictures_that_are_not_finite_are_not_handed_out(ddpm, vae):
+    for model in (copy.deepcopy(ddpm), copy.deepcopy(vae)):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.fill_(torch.nan)
+        with pytest.raises(LimnerError, match=r"not finite: the weights are damaged, or an option"):
+            model.sample(1)

@@ -33,7 +33,7 @@ from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.frames import check_frames, finished
 from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
-from limner.contract.number_types import one_line_types, wrong_type
+from limner.contract.number_types import check_finite, one_line_types
 from limner.contract.options import option_names, plain, validated
 
 _L = TypeVar("_L", bound="Learner")
@@ -295,8 +295,8 @@ class GenerativeModel(Learner):
             options: the model's own, see the signature of `frames`.
 
         Raises:
-            LimnerError: an unknown or wrong option, a condition that does not fit, or frames of
-                another shape.
+            LimnerError: an unknown or wrong option, a condition that does not fit, frames of
+                another shape, or finished pictures that are not finite.
         """
         painting = self.run_frames(self.frames, n, c, seed, preview, options)
         return check_frames(painting, (n, *self.spec.shape), type(self).__name__)
@@ -315,13 +315,20 @@ class GenerativeModel(Learner):
         Args:
             frames: takes and yields what the model's own `frames` does.
             n, c, seed, preview, options: as for `watch`.
+
+        Raises:
+            LimnerError: as `watch` does, or the finished pictures are not finite.
         """
         c = one_for_each(n, c)
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self.fill_condition(n, c.to(self.device), noise)
+        frame = None
         with evaluation_mode(self), one_line_types(self.dtype):
-            yield from frames(n, c, noise=noise, preview=preview, **asked)
+            for frame in frames(n, c, noise=noise, preview=preview, **asked):
+                yield frame
+        if frame is not None:
+            check_finite(frame, self.dtype)
 
     def sample(
         self,
@@ -341,10 +348,7 @@ class GenerativeModel(Learner):
                 rows.stop - first, c.rows(rows), seed=own, preview=False, **options
             )
             parts.append(deque(painting, maxlen=1).pop())
-        made = torch.cat(parts)
-        if self.dtype == torch.float16 and not bool(made.isfinite().all()):
-            raise wrong_type(self.dtype)
-        return made
+        return torch.cat(parts)
 
     def frame_count(self, **options: Any) -> int:
         """How many frames `frames` yields with a preview: what a progress bar counts to."""
