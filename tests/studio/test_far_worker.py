@@ -170,11 +170,14 @@ def test_a_store_that_fails_is_an_error_of_the_system(tmp_path: Path):
         files.fetch("ab" * 32)
 
 
-def test_a_worker_says_what_it_misses(hosts: Callable[..., Store], tmp_path: Path):
+def test_a_worker_says_what_it_misses(hosts: Callable[..., Store], tmp_path: Path, monkeypatch):
     with pytest.raises(LimnerError, match=r"need a database that all can reach; give --db"):
         work(Settings(folder=tmp_path / "w", database=f"sqlite:///{tmp_path}/studio.db"))
     with pytest.raises(LimnerError, match=r"cannot be kept in tape://.*give --files a folder"):
         common_files(tmp_path, "tape://x")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(LimnerError, match=r"in s3://: .*; type: pip install .*\[s3\]', or give"):
+        common_files(tmp_path, "s3://x")
     host = hosts("host")
     with pytest.raises(LimnerError, match="no studio uses this database; start it first"):
         check_studio(host)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, install
 
 _COPIES = 2_000
 """Pictures that a host keeps copies of."""
@@ -135,10 +135,11 @@ def _opened(url: str) -> tuple[Any, str]:
 
         store, root = url_to_fs(url)
     except (ImportError, ValueError) as error:
-        said = str(error).splitlines()[0].rstrip(".")
+        said, kind = str(error).splitlines()[0].rstrip("."), url.split("://")[0]
+        driver = f"type: {install('s3')}" if kind == "s3" else "install the driver"
         raise LimnerError(
-            f"files cannot be kept in {url.split('://')[0]}://: {said[:1].lower()}{said[1:]}; "
-            "install the driver, or give --files a folder"
+            f"files cannot be kept in {kind}://: {said[:1].lower()}{said[1:]}; {driver}, or give "
+            "--files a folder"
         ) from None
     return store, root.rstrip("/")
 
