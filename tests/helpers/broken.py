@@ -61,6 +61,13 @@ class WronglyShaped(toys.Dropout):
         yield self.painter(noise.normal(toys.LATENT))[:, :, 1:]
 
 
+class TooFew(toys.Dropout):
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Images]:
+        yield self.painter(noise.normal(toys.LATENT))[1:]
+
+
 class SingleOnly(toys.Dropout):
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
@@ -288,7 +295,8 @@ BROKEN = [
     Broken(Undefaulted, testing.check_builds, "missing"),
     Broken(GloballyDrawn, testing.check_paints, "global generator"),
     Broken(NotANumber, testing.check_paints, "not finite"),
-    Broken(WronglyShaped, testing.check_paints, "where 3 x .* were asked for"),
+    Broken(WronglyShaped, testing.check_paints, "shape"),
+    Broken(TooFew, testing.check_paints, "yields 2 x .* where 3 x .* are due"),
     Broken(SingleOnly, testing.check_paints, "cannot paint in bfloat16"),
     Broken(Counting, testing.check_paints, "sampling changes 'painted'"),
     Broken(OtherLastFrame, testing.check_last_frame, "not the sample"),

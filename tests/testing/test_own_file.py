@@ -52,7 +52,7 @@ class Own(GenerativeModel):
             "        if n < 0: yield self.w",
             "frames of Own yields no pictures; yield at least the finished ones",
         ),
-        ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8, where 3 x 1 x 8 x 8 were"),
+        ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8, where 3 x 1 x height"),
         (
             "yield self.w.expand(n, *self.spec.shape)",
             "yield torch.zeros(n, *self.spec.shape).byte()",

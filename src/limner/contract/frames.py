@@ -1,4 +1,4 @@
-"""What comes out of `frames`: pictures in [-1, 1], as float32, in the shape that was asked for."""
+"""What comes out of `frames`: finite pictures in [-1, 1], as float32, as many as were asked for."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images
+from limner.contract.number_types import wrong_type
 
 
 def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
@@ -35,23 +36,43 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
     return clamped
 
 
-def check_frames(frames: Iterator[Images], shape: tuple[int, ...], name: str) -> Iterator[Images]:
-    """The frames as they are.
+def check_frame(frame: Images, n: int, channels: int, name: str) -> None:
+    """Refuse what is not n pictures.
 
     Args:
-        frames: of n pictures.
-        shape: that each must have, (n, c, h, w).
+        frame: what was yielded.
+        n: how many pictures were asked for.
+        channels: of each.
         name: of the class that paints them.
 
     Raises:
-        LimnerError: one has another shape, or there are none.
+        LimnerError: it has another shape.
     """
-    some = False
-    for frame in frames:
-        if tuple(frame.shape) != shape:
-            seen, asked = (" x ".join(map(str, each)) for each in (frame.shape, shape))
-            raise LimnerError(f"frames of {name} yields {seen}, where {asked} were asked for")
-        some = True
-        yield frame
-    if not some:
+    if frame.dim() != 4 or frame.shape[:2] != (n, channels):
+        seen = " x ".join(map(str, frame.shape))
+        raise LimnerError(
+            f"frames of {name} yields {seen}, where {n} x {channels} x height x width are due"
+        )
+
+
+def check_end(frame: Images | None, dtype: torch.dtype, name: str) -> None:
+    """Refuse pictures that are none, or no numbers.
+
+    Args:
+        frame: the last one; None where there was none.
+        dtype: of the model's weights.
+        name: of the class that paints them.
+
+    Raises:
+        LimnerError: there is no frame, or some of it is NaN or infinite.
+    """
+    if frame is None:
         raise LimnerError(f"frames of {name} yields no pictures; yield at least the finished ones")
+    if frame.isfinite().all():
+        return
+    if dtype == torch.float16:  # whose largest number is small
+        raise wrong_type(dtype)
+    raise LimnerError(
+        "what was painted is not finite: the weights are damaged, or an option of the sampler is "
+        "too large; leave such options out, or train anew at a lower train.lr"
+    )

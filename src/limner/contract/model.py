@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
-from limner.contract.frames import check_frames, finished
+from limner.contract.frames import check_end, check_frame, finished
 from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
-from limner.contract.number_types import check_finite, one_line_types
+from limner.contract.number_types import one_line_types
 from limner.contract.options import option_names, plain, validated
 
 _L = TypeVar("_L", bound="Learner")
@@ -295,11 +295,10 @@ class GenerativeModel(Learner):
             options: the model's own, see the signature of `frames`.
 
         Raises:
-            LimnerError: an unknown or wrong option, a condition that does not fit, frames of
-                another shape, or finished pictures that are not finite.
+            LimnerError: an unknown or wrong option, a condition that does not fit, or what
+                comes out is not n pictures or not finite.
         """
-        painting = self.run_frames(self.frames, n, c, seed, preview, options)
-        return check_frames(painting, (n, *self.spec.shape), type(self).__name__)
+        return self.run_frames(self.frames, n, c, seed, preview, options)
 
     def run_frames(
         self,
@@ -317,18 +316,18 @@ class GenerativeModel(Learner):
             n, c, seed, preview, options: as for `watch`.
 
         Raises:
-            LimnerError: as `watch` does, or the finished pictures are not finite.
+            LimnerError: as `watch` does.
         """
         c = one_for_each(n, c)
         asked = self.sampler_options(options)
         noise = Noise.sampling(seed, n, str(self.device))
         c = self.fill_condition(n, c.to(self.device), noise)
-        frame = None
+        frame, name = None, type(self).__name__
         with evaluation_mode(self), one_line_types(self.dtype):
             for frame in frames(n, c, noise=noise, preview=preview, **asked):
+                check_frame(frame, n, self.spec.channels, name)
                 yield frame
-        if frame is not None:
-            check_finite(frame, self.dtype)
+        check_end(frame, self.dtype, name)
 
     def sample(
         self,

@@ -1,5 +1,4 @@
-"""Numbers that fail: weights in another type than float32, in which some models paint and others
-fail deep in torch, and pictures that are not finite."""
+"""Weights in another type than float32: some models paint in it, others fail deep in torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +6,6 @@ from contextlib import contextmanager
 import torch
 
 from limner.contract.errors import LimnerError
-from limner.contract.image import Images
 
 
 def wrong_type(dtype: torch.dtype) -> LimnerError:
@@ -16,26 +14,6 @@ def wrong_type(dtype: torch.dtype) -> LimnerError:
     return LimnerError(
         f"the weights are {kind}, in which this model cannot paint; type model.float(), and for "
         'speed sample within torch.autocast("cuda", torch.bfloat16)'
-    )
-
-
-def check_finite(x: Images, dtype: torch.dtype) -> None:
-    """Refuse pictures that are not numbers.
-
-    Args:
-        x: what was painted.
-        dtype: of the model's weights.
-
-    Raises:
-        LimnerError: some of x is NaN or infinite.
-    """
-    if x.isfinite().all():
-        return
-    if dtype == torch.float16:  # whose largest number is small
-        raise wrong_type(dtype)
-    raise LimnerError(
-        "what was painted is not finite: the weights are damaged, or an option of the sampler is "
-        "too large; leave such options out, or train anew at a lower train.lr"
     )
 
 

@@ -81,6 +81,7 @@ def check_paints(case: Case) -> None:
         except RuntimeError as error:
             assert not half, f"cannot paint in bfloat16: {error}"
             raise
+        assert x.shape == (3, *model.spec.shape), f"shape {tuple(x.shape)}, not {model.spec.shape}"
         assert x.dtype == torch.float32, f"{x.dtype}, not float32"
         assert bool(x.isfinite().all()), "not finite"
         assert float(x.abs().max()) <= 1, "outside [-1, 1]"
@@ -100,6 +101,7 @@ def check_last_frame(case: Case) -> None:
     sample = painted(model, 2, c)
     assert torch.equal(frames[-1], sample), "the last frame is not the sample"
     for frame in frames:
+        assert frame.shape == sample.shape, f"a frame has the shape {tuple(frame.shape)}"
         assert float(frame.abs().max()) <= 1, "a frame is outside [-1, 1]"
 
 
