@@ -31,9 +31,10 @@ def batch(n: int) -> Batch:
     return Batch(x, Condition(image=F.adaptive_avg_pool2d(x, 4)))
 
 
-def test_the_loss_is_that_of_equation_6():
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x"])
+def test_the_loss_is_that_of_equation_6(prediction: str):
     """The network is handed the noisy picture, the small one enlarged, and 1000 sqrt(g)."""
-    model, data = sr3(), batch(5)
+    model, data = sr3(prediction=prediction), batch(5)
     seen = {}
 
     def network(x, label, c):
@@ -55,7 +56,8 @@ def test_the_loss_is_that_of_equation_6():
     torch.testing.assert_close(seen["label"], 1000 * g.sqrt())
     enlarged = F.interpolate(data.c.image, scale_factor=4, mode="bicubic")
     assert torch.equal(seen["image"], enlarged)
-    torch.testing.assert_close(turn.loss, (0.3 * noisy - eps).square().mean())
+    target = {"epsilon": eps, "v": root * eps - rest * data.x, "x": data.x}[prediction]
+    torch.testing.assert_close(turn.loss, (0.3 * noisy - target).square().mean())
 
 
 def test_noise_levels_are_uniform_between_steps():

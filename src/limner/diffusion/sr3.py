@@ -15,7 +15,10 @@ Kept: conditioning by channels, the continuous noise level, T = 2000 steps of li
 refinement in at most 100 steps. Different: the network is told sqrt(g), as WaveGrad's is; the steps
 of refinement are evenly spaced in time and not searched; the U-Net works on 2 x 2 patches. Also
 here, optional: noise on the small picture (`cascade.augmented`), labels and captions, which
-training hides now and then, and the small picture never.
+training hides now and then, and the small picture never; and prediction of v. Where little of a
+picture is left, predicted noise says little of it, alpha x = x_t - sigma eps, though the small
+picture says much; v there is the picture. A small network that predicts noise begins with wrong
+colours.
 
 A picture that is larger than the model's own is refined as a whole: at each step the denoiser's
 views of its tiles are blended (Bar-Tal, Yariv, Lipman, Dekel (2023), MultiDiffusion,
@@ -41,7 +44,13 @@ from limner.contract.upscaling import Tiles, Upscales, check_small, resize
 from limner.diffusion.cascade import augmentation_level, augmented
 from limner.diffusion.denoising_model import DenoisingModel, Example
 from limner.diffusion.sampling import WalkOptions
-from limner.maths.denoisers import DenoiserWrapper, Estimate, Parametrisation, epsilon
+from limner.maths.denoisers import (
+    PREDICTIONS,
+    DenoiserWrapper,
+    Estimate,
+    Parametrisation,
+    Prediction,
+)
 from limner.maths.schedules import DiscreteSchedule, Times, linear_betas
 from limner.nn.unet import PatchOptions, UNet
 
@@ -64,7 +73,7 @@ class NoiseLevels(DiscreteSchedule):
         2021,
         "2104.07636",
     ),
-    tiny={"channels": (8, 16), "T": 20, "augmentation": 0.2},
+    tiny={"channels": (8, 16), "T": 20, "augmentation": 0.2, "prediction": "v"},
     train={"lr": 5e-4, "clip": 1.0},
 )
 class SR3(DenoisingModel, Upscales):
@@ -74,6 +83,7 @@ class SR3(DenoisingModel, Upscales):
         spec: what the images are; their `hint` is the small picture.
         T: how many steps destroy a picture.
         augmentation: the largest deviation of the noise on the small picture in training.
+        prediction: what the network is asked for.
         words_dropout: how often training hides label and caption; the small picture, never.
         unet: see `PatchOptions`.
     """
@@ -87,6 +97,7 @@ class SR3(DenoisingModel, Upscales):
         spec: ImageSpec,
         T: Count = 2000,
         augmentation: NonNegative = 0.0,
+        prediction: Prediction = "epsilon",
         words_dropout: Share = 0.1,
         **unet: Unpack[PatchOptions],
     ) -> None:
@@ -96,13 +107,13 @@ class SR3(DenoisingModel, Upscales):
         network = UNet(replace(spec, hint=told), **unet)
         super().__init__(spec, network, 0.0)
         self.schedule, self.T = NoiseLevels(linear_betas(T)), T
-        self.augmentation = augmentation
+        self.augmentation, self.prediction = augmentation, prediction
         self.words_dropout = words_dropout
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """F is the noise."""
-        return epsilon
+        """As `prediction` says."""
+        return PREDICTIONS[self.prediction]
 
     def draw_times(self, noise: Noise) -> Times:
         """The time of a noise level g that is uniform between those of steps k - 1 and k, k uniform
