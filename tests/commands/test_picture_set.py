@@ -126,6 +126,8 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
         (["-m", model, "--prompts", empty], "holds no prompts"),
         (["-m", model, "--prompts", tmp_path / "none.txt"], "cannot read the prompts"),
         (["-m", model, "--workers", 2, "--ray", "127.0.0.1:1"], "no Ray cluster answers"),
+        (["-m", model, "--ray", "a-host"], "not a Ray cluster's address; write HOST:PORT"),
+        (["-m", model, "--ray", "127.0.0.1:99999"], "not a Ray cluster's address"),
     ):
         run("sample-set", out, "-n", 4, *wrong, code=2)
         assert said in capsys.readouterr().err
@@ -137,6 +139,13 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(model, tmp_path, capsys)
     assert "whose seed differs" in capsys.readouterr().err
     with pytest.raises(LimnerError, match="whose shard differs"):
         SetFolder(out, Plan(Wish(str(model)), (), 4, shard=2))
+
+
+def test_a_whole_set_needs_no_workers(model, tmp_path, monkeypatch):
+    options = ["sample-set", tmp_path / "set", "-n", 2, "-m", model]
+    run(*options)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    run(*options, "--workers", 2)
 
 
 def test_workers_of_ray_paint_the_same_and_one_that_dies_loses_nothing(model, tmp_path):

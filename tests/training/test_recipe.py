@@ -77,6 +77,7 @@ WRONG = {
     "name = 'x'": "'name' in .* is in no section",
     "[model]\nname = 'x'": r"does not say data\.source",
     "[data]\nsource = 'x'": r"does not say model\.name",
+    "[model]\nname = ['a']\n[data]\nsource = 'x'": r"model\.name=\['a'\] is not a name",
     "[model]\nname = 3\n[data]\nsource = 'x'": r"does not say model\.name",
     "[model]\nname = \nx = 1": r"not valid TOML: .*line 2",
     "[model]\nname = 'a'\nname = 'b'": "not valid TOML",
@@ -102,6 +103,9 @@ def test_other_wrongs(file, tmp_path):
         Recipe.read(file, ["train.steps.more=1"])
     with pytest.raises(LimnerError, match=r"did you mean 'train\.steps'"):
         Recipe.read(file, ["train.step=1"]).options()
+    for wrong in ("model.name=3", "model.name=edm,ddpm", "data.source=3"):
+        with pytest.raises(LimnerError, match="is not a name; write one, as"):
+            Recipe.read(file, [wrong])
 
 
 PLAIN = st.one_of(

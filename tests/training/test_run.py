@@ -196,6 +196,12 @@ def test_without_any_state_a_trained_model_is_not_begun_anew(tmp_path):
     assert (run / "model.safetensors").read_bytes() == trained
 
 
+def test_a_run_of_a_model_that_is_not_registered_says_how_it_becomes_known(tmp_path):
+    recipe("mine").write(tmp_path / "recipe.toml")
+    with pytest.raises(LimnerError, match=r"recipe\.toml: unknown model 'mine'.*its @register is"):
+        resume(tmp_path, dataset=Ramps(), device="cpu")
+
+
 def test_a_model_that_cannot_paint_its_sheets_is_trained_to_its_end(tmp_path, capsys, monkeypatch):
     def refusing(*given: object, **options: object) -> None:
         raise LimnerError("too few steps")

@@ -142,6 +142,8 @@ def painted_by_ray(
     Raises:
         LimnerError: the model cannot paint this, or there are no workers.
     """
+    if not numbers:
+        return iter(())
     open_model(plan.wish, "cpu")  # what is wrong with it is said before they start
     given = plan, device
     return done_by_ray(Painter, given, numbers, workers=workers, address=address, device=device)

@@ -132,12 +132,13 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
 def _that_it_knows(model: str, remembered: dict[str, Any]) -> dict[str, Any]:
     """Those options of another model's sampler that this model has, too."""
     from limner.contract.bundled import find_model
-    from limner.contract.checkpoint import entry_of, model_file, read_header
+    from limner.contract.checkpoint import model_file, read_header
     from limner.contract.options import option_names
+    from limner.contract.registry import entry_of
     from limner.runtime.progress import say
 
     file = model_file(find_model(model))
-    of_model = entry_of(read_header(file), file).model
+    of_model = entry_of(read_header(file).model, file).model
     known = option_names(getattr(of_model, "frames", of_model))
     unknown = [name for name in remembered if name not in known]
     if unknown:

@@ -29,7 +29,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
 from limner.contract.model import Learner
 from limner.contract.packing import pack, unpack
-from limner.contract.registry import Entry, build, entry, foreign
+from limner.contract.registry import build, entry_of, foreign
 
 MODEL_FILE = "model.safetensors"
 MAX_HEADER_BYTES = 8 * 2**20
@@ -290,7 +290,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     file, ready = model_file(path), _ZOO / path / MODEL_FILE
     file = ready if not file.exists() and ready.is_file() else file
     header = read_header(file)
-    entry_of(header, file)
+    entry_of(header.model, file)
     try:
         model = build(header.model, header.spec, **header.config)
     except LimnerError:
@@ -302,22 +302,6 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     if _foreign(file) is None:
         load_weights(model, _stored_weights(file) | _shared_tensors(header, file), file)
     return model.to(place).eval()
-
-
-def entry_of(header: Header, file: Path) -> Entry:
-    """What is registered of the model of a file.
-
-    Raises:
-        LimnerError: it is not registered; the message says how it becomes so.
-    """
-    try:
-        return entry(header.model)
-    except LimnerError as error:
-        home = Path(limner.__file__).parent
-        raise LimnerError(
-            f"{file}: {error}. A model of your own is known once the file with its "
-            f"@register is imported, or stands in a family's folder of {home}"
-        ) from None
 
 
 def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:

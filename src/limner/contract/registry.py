@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from limner.contract.errors import LimnerError, unknown
@@ -253,6 +254,25 @@ def entry(name: str) -> Entry:
     if name not in known:
         raise unknown("model", name, known, "limner models lists all")
     return known[name]
+
+
+def entry_of(name: str, file: Path) -> Entry:
+    """A registered model by the name that a file has for it.
+
+    Args:
+        name: in the file.
+        file: a model's file or a recipe, for the message.
+
+    Raises:
+        LimnerError: no model is called so; the message says how one becomes known.
+    """
+    try:
+        return entry(name)
+    except LimnerError as error:
+        raise LimnerError(
+            f"{file}: {error}. A model of your own is known once the file with its @register is "
+            f"imported, or stands in a family's folder of {Path(__file__).parent.parent}"
+        ) from None
 
 
 def build(name: str, spec: ImageSpec, /, **config: Any) -> Learner:

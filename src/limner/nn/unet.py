@@ -333,42 +333,6 @@ def _way_down(
     return down, downsample
 
 
-def _way_down(
-    channels: tuple[int, ...], blocks: int, stage: Callable[[int, int, str], Stage]
-) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """The stages of each resolution, and what halves it to the next."""
-    down, downsample = nn.ModuleList(), nn.ModuleList()
-    for level, width in enumerate(channels):
-        down.append(nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks)))
-        deeper = channels[level + 1] if level + 1 < len(channels) else None
-        downsample.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
-    return down, downsample
-
-
-def _way_down(
-    channels: tuple[int, ...], blocks: int, stage: Callable[[int, int, str], Stage]
-) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """The stages of each resolution, and what halves it to the next."""
-    down, downsample = nn.ModuleList(), nn.ModuleList()
-    for level, width in enumerate(channels):
-        down.append(nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks)))
-        deeper = channels[level + 1] if level + 1 < len(channels) else None
-        downsample.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
-    return down, downsample
-
-
-def _way_down(
-    channels: tuple[int, ...], blocks: int, stage: Callable[[int, int, str], Stage]
-) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """The stages of each resolution, and what halves it to the next."""
-    down, downsample = nn.ModuleList(), nn.ModuleList()
-    for level, width in enumerate(channels):
-        down.append(nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks)))
-        deeper = channels[level + 1] if level + 1 < len(channels) else None
-        downsample.append(nn.Conv2d(width, deeper, 2, stride=2) if deeper else nn.Identity())
-    return down, downsample
-
-
 def check_halvings(spec: ImageSpec, resolutions: int, patch: int) -> None:
     """Refuse a picture that cannot be halved between resolutions.
 

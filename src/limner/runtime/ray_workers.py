@@ -69,7 +69,7 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
         import ray
     except ImportError:
         raise LimnerError(f"several workers need Ray; type: {install('ray')}") from None
-    if address and ":" in address:
+    if address not in (None, "auto", "local"):
         _reach(address)
     own = {} if address else {"num_cpus": workers, "include_dashboard": False}
     with contextlib.redirect_stdout(sys.stderr):  # where Ray speaks of lost workers
@@ -88,6 +88,8 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
 def _reach(address: str) -> None:
     """Refuse an address where nobody listens, which Ray itself would wait for."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not (port.isdecimal() and int(port) < 2**16):
+        raise LimnerError(f"'{address}' is not a Ray cluster's address; write HOST:PORT, or auto")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:

@@ -117,6 +117,16 @@ class Recipe:
                     if not isinstance(place, dict):
                         raise LimnerError(f"{section}.{path}: {section}.{parent} has no parts")
                 place[key] = value
+        for section, key, kinds, example in (
+            ("model", "name", str, "edm"),
+            ("data", "source", (str, Path, list), "emoji"),
+        ):
+            value = sections[section].get(key, "")
+            if not isinstance(value, kinds):
+                option = f"{section}.{key}"
+                raise LimnerError(
+                    f"{option}={value!r} is not a name; write one, as {option}={example}"
+                )
         if isinstance(sections["data"].get("source"), list):
             sections["data"]["source"] = one_source(sections["data"]["source"])
         return Recipe(**sections, about=self.about)

@@ -27,7 +27,7 @@ from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, writ
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, to_uint8
 from limner.contract.model import GenerativeModel, Learner
-from limner.contract.registry import build
+from limner.contract.registry import build, entry_of
 from limner.data import png
 from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset
@@ -112,6 +112,7 @@ def resume(
     if not (run / RECIPE_FILE).is_file():
         raise LimnerError(f"{run} holds no run; `limner train` makes one")
     old = Recipe.read(run / RECIPE_FILE)
+    entry_of(old.model["name"], run / RECIPE_FILE)
     recipe = old.updated(assignments).effective()
     for key in ("optimizer", "seed", "init", "frozen", "widths"):
         if getattr(recipe.options(), key) != getattr(old.options(), key):
