@@ -309,10 +309,6 @@ def test_a_crafted_safetensors_header_is_refused(tmp_path: Path, header: bytes):
         good_header(model={}),
         good_header(model="os.system"),
         good_header(model="../toys"),
-        good_header(recipe={"sampler": "x"}),
-        good_header(recipe={"sampler": None}),
-        good_header(recipe={"data": [1]}),
-        good_header(recipe={"data": {"source": 5}}),
     ],
     ids=itertools.count(),
 )
@@ -336,6 +332,15 @@ def test_what_a_later_version_added_is_left_aside(tmp_path: Path):
 def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path):
     path = with_metadata(tmp_path / "x.safetensors", good_header(model="toy-two-stop"))
     assert "did you mean 'toy-two-step'" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"sampler": "x"}, {"sampler": None}, {"data": [1]}, {"data": {"source": 5}}]
+)
+def test_a_recipe_that_is_damaged_is_refused(tmp_path: Path, recipe: dict[str, Any]):
+    path = with_metadata(tmp_path / "x.safetensors", good_header(recipe=recipe))
+    said = refused(path, read_header)
+    assert said.startswith(f"the header of {path} is damaged (recipe.")
 
 
 def test_an_option_of_a_later_version_names_the_file_and_that_version(tmp_path: Path):
