@@ -14,6 +14,7 @@ import torch
 import toys
 from safetensors.torch import save_file
 
+import limner
 from limner.contract import registry
 from limner.contract.bundled import bundled
 from limner.contract.checkpoint import (
@@ -28,6 +29,7 @@ from limner.contract.checkpoint import (
     save_model,
     save_tensors,
     sha256,
+    usual_options,
     write_durably,
 )
 from limner.contract.errors import LimnerError
@@ -330,6 +332,29 @@ def test_what_a_later_version_added_is_left_aside(tmp_path: Path):
 def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path):
     path = with_metadata(tmp_path / "x.safetensors", good_header(model="toy-two-stop"))
     assert "did you mean 'toy-two-step'" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"sampler": "x"}, {"sampler": None}, {"data": [1]}, {"data": {"source": 5}}]
+)
+def test_a_recipe_that_is_damaged_is_refused(tmp_path: Path, recipe: dict[str, Any]):
+    path = with_metadata(tmp_path / "x.safetensors", good_header(recipe=recipe))
+    said = refused(path, read_header)
+    assert said.startswith(f"the header of {path} is damaged (recipe.")
+
+
+def test_an_option_of_a_later_version_names_the_file_and_that_version(tmp_path: Path):
+    header = good_header(config={"width": 5, "zoom": 2}, version="9.0")
+    path = with_metadata(tmp_path / "x.safetensors", header)
+    said = refused(path)
+    assert said.startswith(f"{path}, by limner 9.0 (this is {limner.__version__}): unknown model")
+    assert "'model.zoom'" in said
+
+
+def test_an_option_of_the_sampler_that_only_the_file_knows_names_the_file(model: toys.TwoStep):
+    assert usual_options(model, {"data": {}}, "x") == {}
+    with pytest.raises(LimnerError, match="the recipe in runs/x: unknown sampler option 'zoom'"):
+        usual_options(model, {"sampler": {"zoom": 2}}, "runs/x")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,17 @@ def test_floors_and_ceilings_are_rows_where_all_agree():
     assert rows == {"floor": 0.1, "floor, n = 50": 0.4}
 
 
+def test_documents_show_names_as_they_are():
+    name, shown = "a<b>_|*c*&lt;d](e)", r"a\<b>\_\|\*c\*\&lt;d\](e)"
+    real = DataUsed(name, 10, "d")
+    report = Report(Subject(name, "pictures", name), real, 100, 0, (number(1),))
+    nothing = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    subjects = (Compared(name, report), Compared("x", error=name))
+    found = Comparison(real, subjects, nothing, 100, 0, "2026-01-01", 1.0)
+    for document in (report.markdown(), found.markdown()):
+        assert shown in document and name not in document
+
+
 def test_durations_as_they_are_said():
     assert [duration(s) for s in (0.0123, 2, 45.12, 150, 8040)] == [
         "12.3 ms", "2 s", "45.1 s", "2 min", "2 h 14 min",
@@ -194,6 +205,19 @@ def test_a_leaderboard_says_what_is_true(folder: Path, found: Comparison):
     copied = lines["copies"].numbers["memorisation", "copied"]
     assert copied.value > 0.3, "half of the folder are training pictures"
     assert any(line.name.startswith("real") for line in found.beside())
+
+
+def test_how_many_pictures_are_said_to_be_judged_is_true(folder: Path, tmp_path: Path):
+    data = {"levels": 2, "channels": 1}
+    (few := tmp_path / "few").mkdir()
+    for i in range(12):
+        shutil.copy(folder / "data" / f"{i}.png", few)
+    found = compare(few, f"folder:{folder / 'data'}", metrics="memorisation", data=data)
+    assert found.n == 12 and "n is 12 where nothing else is said" in found.text()
+    page, *_ = write(found, tmp_path)
+    assert ">12</b> pictures of each" in page.read_text("utf-8")
+    write(compared(number(1), number(2, n=50)), tmp_path)
+    assert "Up to <b>100</b> pictures of each" in page.read_text("utf-8")
 
 
 def test_a_subject_that_fails_gets_its_line(folder: Path, found: Comparison):

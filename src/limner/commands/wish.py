@@ -11,7 +11,7 @@ from pydantic import Field
 import limner
 from limner.contract.abilities import Controlled
 from limner.contract.bundled import find_model
-from limner.contract.checkpoint import load, model_file, read_header
+from limner.contract.checkpoint import load, model_file, read_header, usual_options
 from limner.contract.emoji_names import spell_emoji
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
@@ -181,7 +181,8 @@ def sampler_options(model: GenerativeModel, path: Path | str, wish: Wish) -> dic
     known = model.sample_schema()["properties"]
     if any(name in wish.sampler and name not in known for name in _STRENGTHS):
         raise LimnerError(f"{model.name} models have no control; leave --strength out")
-    usual = read_header(model_file(path)).recipe.get("sampler", {})
+    file = model_file(path)
+    usual = usual_options(model, read_header(file).recipe, file)
     options = model.sampler_options(usual | wish.sampler)
     if wish.negative and "scale" not in options:
         raise LimnerError(

@@ -27,7 +27,7 @@ from limner.contract.abilities import Foreign
 from limner.contract.devices import find_device
 from limner.contract.errors import LimnerError
 from limner.contract.header import FORMAT, Header
-from limner.contract.model import Learner
+from limner.contract.model import GenerativeModel, Learner
 from limner.contract.packing import pack, unpack
 from limner.contract.registry import build, entry_of, foreign
 
@@ -293,8 +293,12 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     entry_of(header.model, file)
     try:
         model = build(header.model, header.spec, **header.config)
-    except LimnerError:
-        raise
+    except LimnerError as error:
+        if _foreign(file):
+            raise
+        by = f", by limner {header.version} (this is {limner.__version__})"
+        by = "" if header.version == limner.__version__ else by
+        raise LimnerError(f"{file}{by}: {error}") from None
     except Exception as error:  # whatever a constructor makes of options that nobody would choose
         raise LimnerError(
             f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
@@ -302,6 +306,27 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
     if _foreign(file) is None:
         load_weights(model, _stored_weights(file) | _shared_tensors(header, file), file)
     return model.to(place).eval()
+
+
+def usual_options(
+    model: GenerativeModel, recipe: Mapping[str, Any], name: str | Path
+) -> dict[str, Any]:
+    """The options of its sampler that a model was trained to paint with.
+
+    Args:
+        model: that paints.
+        recipe: of its header.
+        name: of its file, for the message.
+
+    Raises:
+        LimnerError: options that the model does not have, as of a file of a later version.
+    """
+    usual: dict[str, Any] = recipe.get("sampler", {})
+    try:
+        model.sampler_options(usual)
+    except LimnerError as error:
+        raise LimnerError(f"the recipe in {name}: {error}") from None
+    return usual
 
 
 def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:

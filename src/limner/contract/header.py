@@ -56,6 +56,11 @@ class Header:
         for name, kind in _HEADER_TYPES.items():
             if not isinstance(getattr(header, name), kind):
                 raise TypeError(f"{name} is not of type {kind.__name__}")
+        for name in ("data", "sampler"):  # those that are read
+            if not isinstance(header.recipe.get(name, {}), dict):
+                raise TypeError(f"recipe.{name} is not of type dict")
+        if not isinstance(header.recipe.get("data", {}).get("source", ""), str):
+            raise TypeError("recipe.data.source is not of type str")
         return replace(header, config=told(header.model, header.config))
 
 

@@ -113,7 +113,7 @@ def compare(
         against=next(each.report.against for each in found if each.report),
         subjects=tuple(found),
         real=reference.real.pictures(torch.arange(min(SHOWN, len(reference.real)))),
-        n=n,
+        n=max(each.report.n for each in found if each.report),
         seed=seed,
         sampler=dict(sampler or {}),
         date=date,

@@ -26,7 +26,7 @@ from limner.evaluate.metrics.statistics import NORMAL_97_5
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
-from limner.evaluate.tables import align, markdown
+from limner.evaluate.tables import align, escape, markdown
 
 FORMAT = 1
 Pairs = UInt8[Tensor, "p c h w"]
@@ -83,7 +83,7 @@ class Comparison:
         against: the reference.
         subjects: in the order in which they were asked for.
         real: the first pictures of the reference, under whose conditions models painted.
-        n: pictures of each, where it has so many.
+        n: pictures of each, or of the one that has most.
         seed: of the first one.
         date: when it began, ISO 8601, UTC.
         seconds: how long it took.
@@ -195,7 +195,10 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What to know of the table, and of the subjects."""
-        lines = ["[low, high] is an interval of 95 %; ± a standard error, over splits a deviation"]
+        lines = [
+            f"n is {self.n:,} where nothing else is said; seed {self.seed}",
+            "[low, high] is an interval of 95 %; ± a standard error, over splits a deviation",
+        ]
         if len(self.successes) > 1:
             lines.append(
                 f"{MARK} the best: its interval of 95 % is apart from all others, and all are of "
@@ -231,10 +234,9 @@ class Comparison:
 
     def markdown(self) -> str:
         """The same as a document."""
-        lines = [f"# {self.title}", "", *markdown(self.table()), ""]
-        return (
-            "\n".join([*lines, *(f"- {line}" for line in [*self.notes(), *self.failures()])]) + "\n"
-        )
+        lines = [f"# {escape(self.title)}", "", *markdown(self.table()), ""]
+        lines += [f"- {escape(line)}" for line in [*self.notes(), *self.failures()]]
+        return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: every report whole."""

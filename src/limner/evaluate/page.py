@@ -96,8 +96,9 @@ def page(found: Comparison) -> str:
 
 def _lead(found: Comparison) -> str:
     against = found.against
+    most = "Up to " if any(report.n < found.n for _, report in found.successes) else ""
     return (
-        f'<p class="lead"><b>{found.n:,}</b> pictures of each, judged by '
+        f'<p class="lead">{most}<b>{found.n:,}</b> pictures of each, judged by '
         f"<b>{text(against.name)}</b> ({against.pictures:,} real pictures).</p>"
     )
 

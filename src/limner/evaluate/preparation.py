@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from limner.contract.checkpoint import usual_options
 from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
@@ -108,12 +109,13 @@ def setting_of(
     if opened.model:
         n = n or min(PICTURES, len(reference.real))
         check_alike(opened.name, opened.model.spec, reference.real, paints=True)
+        usual = usual_options(opened.model, opened.recipe, opened.name)
         subject = PaintedPictures(
             opened.model,
             reference.real,
             n,
             seed=seed,
-            options=opened.model.sampler_options(opened.recipe.get("sampler", {}) | dict(sampler)),
+            options=opened.model.sampler_options(usual | dict(sampler)),
             name=opened.name,
             fingerprint=opened.fingerprint,
         )

@@ -31,6 +31,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.likelihood import Sign
 from limner.contract.options import validated
 from limner.data import png
+from limner.evaluate.tables import escape, markdown
 from limner.runtime.cache import key
 from limner.runtime.log import append_line, read_lines
 
@@ -233,12 +234,8 @@ class Report:
 
     def markdown(self) -> str:
         """The same as a document."""
-        lines = [f"# {self._title()}", ""]
-        table = [_HEADINGS, tuple("---" for _ in _HEADINGS), *self._rows()]
-        lines += [
-            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in r)} |" for r in table
-        ]
-        lines += ["", *(f"* {line}" for line in self._footnotes())]
+        lines = [f"# {escape(self._title())}", "", *markdown([_HEADINGS, *self._rows()]), ""]
+        lines += [f"* {escape(line)}" for line in self._footnotes()]
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> list[Path]:

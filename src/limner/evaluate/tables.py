@@ -1,8 +1,11 @@
 """Tables of words, for a terminal and for a document."""
 
+import re
 from collections.abc import Sequence
 
 Row = Sequence[str]
+_MARKS = re.compile(r"[\\`*|]|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|\](?=[(\[])")
+"""What Markdown would read as a mark: of a cell, a tag, emphasis, code, or a link."""
 
 
 def align(rows: Sequence[Row]) -> list[str]:
@@ -11,10 +14,17 @@ def align(rows: Sequence[Row]) -> list[str]:
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]
 
 
+def escape(words: str) -> str:
+    """Words as Markdown that shows them as they are.
+
+    >>> print(escape("runs/<b>|*x*, <= 3"))
+    runs/\\<b>\\|\\*x\\*, <= 3
+    """
+    return _MARKS.sub(r"\\\g<0>", words)
+
+
 def markdown(rows: Sequence[Row]) -> list[str]:
-    """A Markdown table, whose first row are its headings."""
+    """A Markdown table, whose first row are its headings; cells are words."""
     head, *body = rows
-    cells = [
-        [cell.replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *body)
-    ]
+    cells = [[escape(cell) for cell in row] for row in (head, ["---"] * len(head), *body)]
     return [f"| {' | '.join(row)} |" for row in cells]

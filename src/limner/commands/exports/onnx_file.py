@@ -422,13 +422,17 @@ def difference(content: bytes, made: Exported, store: Stored) -> float:
     """The largest difference between what a file makes of the example and what the model makes.
 
     Raises:
-        LimnerError: they differ by more than rounding.
+        LimnerError: they differ by more than rounding, or ONNX Runtime cannot run the file.
     """
     import onnxruntime
 
     options: Any = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session: Any = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    try:
+        session: Any = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    except Exception as error:  # it has a class of its own for each reason
+        why = str(error).strip().splitlines()[0]
+        raise LimnerError(f"ONNX Runtime cannot run this model ({why}); export another") from None
     given = {name: x.numpy() for name, x in made.inputs.items()}
     known = {each.name for each in session.get_inputs()}
     (found,) = session.run([made.output], {k: v for k, v in given.items() if k in known})
