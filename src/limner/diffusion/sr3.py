@@ -107,7 +107,8 @@ class SR3(DenoisingModel, Upscales):
         network = UNet(replace(spec, hint=told), **unet)
         super().__init__(spec, network, 0.0)
         self.schedule, self.T = NoiseLevels(linear_betas(T)), T
-        self.augmentation, self.prediction = augmentation, prediction
+        self.augmentation = augmentation
+        self.prediction: Prediction = prediction
         self.words_dropout = words_dropout
 
     @property
