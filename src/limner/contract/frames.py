@@ -73,6 +73,6 @@ def check_end(frame: Images | None, dtype: torch.dtype, name: str) -> None:
     if dtype == torch.float16:  # whose largest number is small
         raise wrong_type(dtype)
     raise LimnerError(
-        "what was painted is not finite: the weights are damaged, or an option of the sampler is "
-        "too large; leave such options out, or train anew at a lower train.lr"
+        f"what {name} painted is not finite: the weights are damaged, or an option of the sampler "
+        "is too large; leave such options out, or train anew at a lower train.lr"
     )

@@ -193,7 +193,7 @@ class EditedPictures(PaintedPictures):
         which = (numbers // WAYS).unique()
         painted = self._paint([self.edits[i] for i in which.tolist()])
         rows = torch.searchsorted(which, numbers // WAYS)
-        return self.to_pixels(painted[rows, numbers % WAYS], numbers)
+        return self.to_pixels(painted[rows, numbers % WAYS])
 
     def _paint(self, edits: Sequence[PromptEdit]) -> Float[Tensor, "e 8 c h w"]:
         model, options = self.model, self.options
