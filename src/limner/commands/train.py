@@ -32,7 +32,7 @@ def train_command(
     from limner.runtime import processes
 
     recipe, name = _recipe(arguments)
-    if run is None and not dry_run and processes.restarts():
+    if run is None and not dry_run and processes.may_restart():
         raise LimnerError(
             f"processes that torchrun starts anew must find their run; type -r runs/{name}"
         )

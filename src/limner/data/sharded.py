@@ -123,10 +123,10 @@ class Sharded(Source):
             raise LimnerError("no picture is held out; give for example data.holdout=0.1")
         index = indexed(self.shards())
         sieve = _Sieve(index)
-        captioned = self._has("caption", sieve, report)
-        labelled = self._has("label", sieve, report)
+        captioned = self._sift("caption", sieve, report)
+        labelled = self._sift("label", sieve, report)
         classes, labels = self._labels(sieve, report) if labelled else ((), None)
-        self._has("hint", sieve, report)
+        self._sift("hint", sieve, report)
         if self.split != "all" and not parted and self.holdout:
             names = [index.name(i) for i in range(len(index))]
             shares = torch.tensor([share_of(self.held_out_as.get(name, name)) for name in names])
@@ -136,8 +136,8 @@ class Sharded(Source):
         total = len(index) + len(index.broken)
         return Chosen(index, numbers, classes, labels, captioned, sieve.broken, total)
 
-    def _has(self, what: str, sieve: "_Sieve", report: Report) -> bool:
-        """Whether records have captions, labels or hints, as asked for; those without go."""
+    def _sift(self, what: str, sieve: "_Sieve", report: Report) -> bool:
+        """Leave out records without a caption, label or hint that is asked for; whether any has."""
         key, wanted = {
             "caption": (self.caption_key, self.captions),
             "label": (self.label_key, self.labels is not False),

@@ -82,7 +82,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def restarts() -> bool:
+def may_restart() -> bool:
     """Whether torchrun starts these processes anew when it loses one."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
