@@ -57,6 +57,7 @@ _TOKEN_PAGE = """<!doctype html>
   input, button { font: inherit; padding: .5rem .8rem; width: 100%; box-sizing: border-box;
     margin-top: .6rem; border-radius: 10px; border: 1px solid #8a8177 }
   button { background: #b3431c; color: #fff; border: 0; font-weight: 600 }
+  code { white-space: nowrap }
 </style>
 <main><h1>limner studio</h1>
 <form action="/" method="post"><label for="token">This studio wants its token: the word after
