@@ -15,6 +15,8 @@ def test_a_wrong_number_in_closed_options_is_shown(visit: Open):
     expect(page.locator("#sampler-steps")).to_be_hidden()
     page.locator(".paint").click()
     expect(page.locator("#sampler-steps")).to_be_focused()
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#sampler-steps")).to_be_focused()
     expect(page.locator(".job")).to_have_count(0)
 
 

@@ -3,7 +3,7 @@
 import re
 import shutil
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from conftest import NAME, Open, Studio, clean, png, until
 
@@ -270,6 +270,31 @@ def test_a_grid_changes_one_thing_from_cell_to_cell(visit: Open, studio: Studio)
     asked = [(job["params"]["prompt"], job["params"]["sampler"]["scale"]) for job in jobs]
     assert asked == [(f"an {what}", scale) for scale in (1, 2, 3) for what in ("apple", "pear")]
     assert len({job["params"]["seed"] for job in jobs}) == 1
+
+
+def test_a_grid_waits_while_the_queue_is_full(visit: Open):
+    page = visit(expected="status of 429")
+    page.fill("#prompt", "an apple")
+    page.locator("details.more summary").last.click()
+    page.select_option("#axis-0", "seed")
+    page.get_by_label("Values of columns").fill("1-3")
+    full = {"code": "full", "message": "200 jobs wait", "hint": "ask again when some are done"}
+    posts: list[str] = []
+
+    def second_and_third(route: Route) -> None:
+        posts.append(route.request.headers["idempotency-key"])
+        if len(posts) in (2, 3):
+            route.fulfill(status=429, json=full)
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/jobs", second_and_third)
+    page.get_by_role("button", name="Paint 3 pictures").click()
+    expect(page.get_by_role("alert")).to_contain_text("follows as jobs are done")
+    expect(page.locator(".board td img")).to_have_count(3)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert len(posts) == 5 and posts[1] == posts[2] == posts[3] and len({*posts}) == 3
+    clean(page)
 
 
 def test_the_values_of_an_axis_are_read(browser: Browser, studio: Studio):

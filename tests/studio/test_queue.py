@@ -1,6 +1,7 @@
 """The queue as a whole: paused, cleared, put in another order; how long it takes."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from playwright.sync_api import expect
 from test_store import asked
 
 from conftest import Open, Studio, clean, until
+from limner.studio.background import aside
 from limner.studio.order import Ahead
 from limner.studio.queue import Queue
 from limner.studio.store import Store
-from limner.studio.tables import Job
+from limner.studio.tables import Job, Painted
 
 
 def pause(studio: Studio, paused: bool) -> dict[str, object]:
@@ -79,6 +81,27 @@ def test_a_lost_look_at_the_store_loses_no_end(tmp_path: Path, monkeypatch: pyte
         return [event.name async for event in channel.listen() if event]
 
     assert asyncio.run(asyncio.wait_for(heard(), 5)) == ["cancelled"], "and nothing after the end"
+    store.close()
+
+
+def test_files_that_cannot_be_written_yet_do_not_hold_up_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = Store(f"sqlite:///{tmp_path}/studio.db", tmp_path)  # pyright: ignore
+    queue, there = Queue(store), threading.Event()
+    monkeypatch.setattr(store.common, "publish", lambda sha256: there.wait(20))
+    one = Painted("0" * 64, 1, 1, {})
+
+    async def counted() -> dict[str, int]:
+        waiting = [asyncio.create_task(queue.finish(str(i), [one], {}, True)) for i in range(5)]
+        await asyncio.sleep(0.1)
+        try:
+            return await asyncio.wait_for(aside(store.counts), 5)
+        finally:
+            there.set()
+            await asyncio.gather(*waiting)
+
+    assert asyncio.run(counted()) == {}
     store.close()
 
 

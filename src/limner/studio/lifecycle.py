@@ -135,7 +135,7 @@ class Studio:
         while True:
             try:
                 old = time.time() - _UPLOAD_SECONDS
-                await aside(self.store.forget_old, self.settings.keep, old)
+                await far_aside(self.store.forget_old, self.settings.keep, old)
                 await far_aside(self.store.common.forget_copies)
             except Exception:  # there is a next time
                 log.exception("old pictures could not be deleted")

@@ -1,10 +1,10 @@
 """Jobs from the request to the end, and what is told of each to those who listen."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from limner.studio.background import aside, log
+from limner.studio.background import aside, far_aside, log
 from limner.studio.events import Channel
 from limner.studio.order import Ahead, ranked
 from limner.studio.problems import Problem, explained, passes
@@ -118,7 +118,7 @@ class Queue:
     ) -> bool:
         """Keep what a job painted; whether it was still wanted."""
         for each in painted:
-            await self._insist(self._store.common.publish, each.sha256)
+            await self._insist(self._store.common.publish, each.sha256, by=far_aside)
         wanted = await self._insist(self._store.finish, id, painted, notes, kept)
         if wanted:
             self.painted += len(painted) * kept
@@ -172,14 +172,19 @@ class Queue:
             id: self._elsewhere[id] for id in self._elsewhere if id in self._channels
         }
 
-    async def _insist(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _insist(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        by: Callable[..., Coroutine[Any, Any, T]] = aside,
+    ) -> T:
         """Call what needs the database, again and again while it is locked or the disk is full:
         what was painted is not lost, and goes on once there is room.
         """
         pause = _FIRST_PAUSE
         while True:
             try:
-                result = await aside(function, *arguments)
+                result = await by(function, *arguments)
                 break
             except Exception as error:
                 if not passes(error):

@@ -255,7 +255,7 @@ class Workers:
             else:
                 await self._hear(said)
         for sha256 in unwanted:  # not before the end: another job may have painted the same
-            await aside(self._store.forget_file, sha256)
+            await far_aside(self._store.forget_file, sha256)
         pictures = sum(pictures_of(job) for job in jobs if job.id in done)
         if pictures:
             self._queue.pace(jobs[0].model, (time.monotonic() - started) / pictures)

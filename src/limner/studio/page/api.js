@@ -12,7 +12,7 @@ export class Problem extends Error {
 /** Whether the studio answers; `changed` is told when it no longer does, and when it does again. */
 export const connection = { lost: false, changed: () => {} };
 const ASK_AGAIN = 1000, PATIENCE = 4000;
-const pause = () => new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
+export const pause = () => new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
 let asking = null;
 
 async function look() {

@@ -42,7 +42,8 @@ function typing(event) {
 function keys(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    if (state.route.name === "edit" || state.route.name === "train") document.querySelector("main form")?.requestSubmit();
+    const form = document.querySelector(["edit", "train"].includes(state.route.name) ? "main form" : "form.composer");
+    if (form) form.requestSubmit();  // which checks what was typed first
     else paint();
   } else if (event.key === "z" && (event.ctrlKey || event.metaKey) && state.undo && !typing(event)) {
     event.preventDefault();

@@ -1,6 +1,6 @@
 // What the page knows, in one place; views are told when it changes.
 
-import { Follower, Problem, ask, get, untilThere, upload } from "/page/api.js";
+import { Follower, Problem, ask, get, pause, untilThere, upload } from "/page/api.js";
 import { keepPrompt, own, owned, recall, remember, styled } from "/page/kept.js";
 import { checked, inputsOf, steering } from "/page/settings.js";
 
@@ -286,10 +286,25 @@ export async function paintGrid(requests) {
   try {
     await settled();
     go(`/grid/${board}`);
-    for (const each of requests()) await submit({ ...each, board });
+    for (const each of requests()) {
+      const key = freshId();
+      while (!(await submit({ ...each, board }, key).catch(full))) {
+        if (state.route.id !== board) return;
+        await pause();
+      }
+    }
+    if (state.problem?.hint === FOLLOWS) set({ problem: null });
   } catch (error) {
     trouble(error);
   }
+}
+
+const FOLLOWS = "the rest of the grid follows as jobs are done, while this page is open";
+
+/** Say that the queue is full; other errors are thrown on. */
+function full(error) {
+  if (error.code !== "full") throw error;
+  set({ problem: { message: error.message, hint: FOLLOWS } });
 }
 
 /** Whether a job waits or runs. */
