@@ -1,6 +1,7 @@
 """Captions of scenes, in varied wordings."""
 
 import random
+from functools import partial
 
 from limner.data.composition import Scene, Thing, below, chosen
 from limner.data.grounds import GROUNDS
@@ -44,44 +45,48 @@ def caption(scene: Scene, objects: dict[str, Object], chance: random.Random) -> 
         objects: by their names.
         chance: only its `random()` is used.
     """
-
-    def noun(thing: Thing, count: int = 1) -> str:
-        drawn = objects[thing.name]
-        words = [drawn.name if count == 1 else drawn.plural]
-        told = scene.skill in ("colours", "attribution") or not thing.natural
-        if thing.colour and (told or chance.random() < 0.15):
-            words.insert(0, thing.colour)
-        if thing.size:
-            words.insert(0, _one(_SIZES[thing.size], chance))
-        return " ".join(words)
-
-    things = scene.things
-    if scene.skill == "counting":
-        word, figure = _NUMBERS[len(things)]
-        said = f"{figure if below(5, chance) == 0 else word} {noun(things[0], len(things))}"
-    elif scene.relation is not None:
-        kind, i, j = scene.relation
-        if kind in _OPPOSITE and below(2, chance):
-            kind, i, j = _OPPOSITE[kind], j, i
-        first, second = article(noun(things[i])), article(noun(things[j]))
-        said = f"{first} {_one(_RELATIONS[kind], chance)} {second}"
-    elif len(things) == 1:
-        said = noun(things[0])
-        if below(8, chance):
-            said = article(said)
-    else:
-        nouns = [article(noun(thing)) for thing in things]
-        if below(2, chance):
-            nouns.reverse()
-        together = chosen({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
-        if len(nouns) > 2:
-            together = " and "
-        said = ", ".join(nouns[:-1]) + together + nouns[-1]
+    said = _subject(scene, objects, chance)
     if chance.random() < (0.2 if scene.ground == "white" else 0.6):
         said += " " + _one(GROUNDS[scene.ground].words, chance)
     if scene.style != "3d" or below(10, chance) == 0:
         return _one(STYLED[scene.style], chance).format(said)
     return said if below(10, chance) else _one(_FRAMES, chance).format(said)
+
+
+def _subject(scene: Scene, objects: dict[str, Object], chance: random.Random) -> str:
+    """What is there, and how it stands."""
+    noun, things = partial(_noun, scene, objects, chance), scene.things
+    if scene.skill == "counting":
+        word, figure = _NUMBERS[len(things)]
+        return f"{figure if below(5, chance) == 0 else word} {noun(things[0], len(things))}"
+    if scene.relation is not None:
+        kind, i, j = scene.relation
+        if kind in _OPPOSITE and below(2, chance):
+            kind, i, j = _OPPOSITE[kind], j, i
+        first, second = article(noun(things[i])), article(noun(things[j]))
+        return f"{first} {_one(_RELATIONS[kind], chance)} {second}"
+    if len(things) == 1:
+        said = noun(things[0])
+        return article(said) if below(8, chance) else said
+    nouns = [article(noun(thing)) for thing in things]
+    if below(2, chance):
+        nouns.reverse()
+    together = chosen({" and ": 0.75, " next to ": 0.1, " with ": 0.15}, chance)
+    return ", ".join(nouns[:-1]) + (together if len(nouns) == 2 else " and ") + nouns[-1]
+
+
+def _noun(
+    scene: Scene, objects: dict[str, Object], chance: random.Random, thing: Thing, count: int = 1
+) -> str:
+    """A thing in words, its colour where it is not its own or the point of the scene."""
+    drawn = objects[thing.name]
+    words = [drawn.name if count == 1 else drawn.plural]
+    told = scene.skill in ("colours", "attribution") or not thing.natural
+    if thing.colour and (told or chance.random() < 0.15):
+        words.insert(0, thing.colour)
+    if thing.size:
+        words.insert(0, _one(_SIZES[thing.size], chance))
+    return " ".join(words)
 
 
 def _one(words: tuple[str, ...], chance: random.Random) -> str:

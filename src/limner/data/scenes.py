@@ -16,6 +16,7 @@ import json
 import random
 from bisect import bisect
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -51,12 +52,12 @@ from limner.data.emoji import Emoji
 from limner.data.grounds import ground
 from limner.data.hints import hint_spec
 from limner.data.pictures import Entry, Listing, Pictures, Report, Source
-from limner.data.sprites import digest, object_numbers, sprite, vocabulary
+from limner.data.sprites import Object, digest, object_numbers, sprite, vocabulary
 
 ENDLESS = 2**40
 """How many pictures there are, unless told."""
 _SIZE = 128
-_UNSAID = ("buckets", "hint", "reduction")  # options that say nothing of scenes, or later
+_UNSAID = ("buckets", "reduction", "hint", "levels_by", "count")  # or later, in `_digest`
 _LISTED = 1000  # pictures that are looked at to say what scenes are
 REMEMBERED = 4096
 """Scenes whose picture or caption may be asked for next."""
@@ -147,53 +148,33 @@ class ComposedScenes(Dataset):
     """
 
     def __init__(self, source: Scenes, typed: str) -> None:
-        height, width = source.shape or (_SIZE, _SIZE)
-        if height != width or height < 16:
-            raise LimnerError(f"scenes are square, of at least 16 pixels; give data.size={_SIZE}")
-        refused = {
-            "flip": "captions say left and right",
-            "binarise": "",
-            "load_size": "",
-            "half": "",
-        }
-        for option, remedy in refused.items():
-            if getattr(source, option):
-                raise LimnerError(f"scenes have no data.{option}; {remedy or 'leave it out'}")
-        self.options, self.source, self.size = source, typed, height
+        self.size = _side(source)
+        self.options, self.source = source, typed
         self.endless = not source.count
         self.training = source.split in ("train", "all")
         known = vocabulary(source.vocabulary)
-        styles = STYLE_SHARES if source.style == "all" else {source.style: 1.0}
-        skills = source.shares()
-        if source.style == "line" and not source.skills:
-            skills = {name: share for name, share in skills.items() if name not in COLOURED}
         self.objects = {thing.name: thing for thing in known}
-        relations = read_shares(source.relations, RELATIONS, "relation", "data.relations")
-        self.composer = Composer(
-            known, skills, dict(styles), source.overlap, relations, source.grid
-        )
-        if source.emoji and source.hint in ("mask", "boxes"):
-            raise LimnerError(f"of single emoji no {source.hint} is known; give data.emoji=0")
-        self.single = None
-        if source.emoji:
-            self.single = _single_emoji(source, height)
+        self.composer = _composer(source, known)
+        self.single = _single_emoji(source, self.size) if source.emoji else None
+        if self.single:
             self._edges = list(accumulate(self.single.weights.tolist()))  # pyright: ignore
-        channels = source.channels or 3
-        text = text_spec(source.tokens) if source.text else None
-        self.spec = ImageSpec(channels, height, width, source.levels, text=text)
-        if source.hint == "objects":
-            self.spec = replace(self.spec, hint=layout_spec([*object_numbers()], MOST_THINGS))
-        elif source.hint in ("mask", "boxes"):
-            self.spec = replace(self.spec, hint=hint_spec(source.hint, self.spec))
-        single = self.single.digest if self.single else None
+        self.spec = _spec(source, self.size)
+        self.floors = source.levels_by == "floor"
+        self.digest = self._digest()
+        self._scenes: OrderedDict[int, Scene | int] = OrderedDict()
+
+    def _digest(self) -> str:
+        """A hash of all that decides the pictures; options that came later are in it only where
+        they are not the usual ones, so that it stays what it was.
+        """
+        source = self.options
         options = {k: v for k, v in vars(source).items() if k not in _UNSAID}
         options |= {"hint": source.hint}
-        self.floors = options.pop("levels_by") == "floor"
         options |= {"levels_by": "floor"} if self.floors else {}
-        options |= {} if options.pop("count") == 0 else {"count": source.count}
+        options |= {"count": source.count} if source.count else {}
+        single = self.single.digest if self.single else None
         said = [digest(), single, options, [*self.objects], self.spec.to_json()]
-        self.digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
-        self._scenes: OrderedDict[int, Scene | int] = OrderedDict()
+        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.options.count or ENDLESS
@@ -291,6 +272,45 @@ def _png(data: ComposedScenes, number: Int[Tensor, "1"]) -> io.BytesIO:
     Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
     file.seek(0)
     return file
+
+
+def _side(source: Scenes) -> int:
+    """The side of the pictures.
+
+    Raises:
+        LimnerError: they are not square or too small, or are told what scenes do not have.
+    """
+    height, width = source.shape or (_SIZE, _SIZE)
+    if height != width or height < 16:
+        raise LimnerError(f"scenes are square, of at least 16 pixels; give data.size={_SIZE}")
+    if source.flip:
+        raise LimnerError("scenes have no data.flip; captions say left and right")
+    for option in ("binarise", "load_size", "half"):
+        if getattr(source, option):
+            raise LimnerError(f"scenes have no data.{option}; leave it out")
+    if source.emoji and source.hint in ("mask", "boxes"):
+        raise LimnerError(f"of single emoji no {source.hint} is known; give data.emoji=0")
+    return height
+
+
+def _composer(source: Scenes, known: Sequence[Object]) -> Composer:
+    """What composes the scenes; lines have no colours to ask for."""
+    styles = dict(STYLE_SHARES) if source.style == "all" else {source.style: 1.0}
+    skills = source.shares()
+    if source.style == "line" and not source.skills:
+        skills = {name: share for name, share in skills.items() if name not in COLOURED}
+    relations = read_shares(source.relations, RELATIONS, "relation", "data.relations")
+    return Composer(known, skills, styles, source.overlap, relations, source.grid)
+
+
+def _spec(source: Scenes, side: int) -> ImageSpec:
+    text = text_spec(source.tokens) if source.text else None
+    spec = ImageSpec(source.channels or 3, side, side, source.levels, text=text)
+    if source.hint == "objects":
+        return replace(spec, hint=layout_spec([*object_numbers()], MOST_THINGS))
+    if source.hint in ("mask", "boxes"):
+        return replace(spec, hint=hint_spec(source.hint, spec))
+    return spec
 
 
 def _single_emoji(source: Scenes, size: int) -> Pictures:

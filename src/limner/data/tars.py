@@ -103,10 +103,7 @@ class TarShard(Shard):
             stream = member and archive.extractfile(member)
             return stream.read() if stream else b""
 
-        image = members.get(keys.image) if keys.image else None
-        if not keys.image:
-            found = [e for e in members if f".{e}" in EXTENSIONS and e != keys.hint]
-            image = members[found[0]] if found else None
+        image = self._image(members)
         if image is None:
             what = f"'{keys.image}'" if keys.image else "picture"
             return Record(name, fault=f"there is no {what} among {', '.join(known)}", keys=known)
@@ -115,20 +112,25 @@ class TarShard(Shard):
             if member and member.size > BYTE_CAP:
                 fault = f"'{member.name}' is larger than {BYTE_CAP >> 20} MB"
                 return Record(name, fault=fault, keys=known)
-        usual = _TEXT if _TEXT in members else _JSON
-        at = keys.caption or usual
+        at = keys.caption or (_TEXT if _TEXT in members else _JSON)
         caption = members.get(_JSON if _of_json(at) else at)
         is_json = caption is not None and caption is members.get(_JSON)
         captions = self._captions(read(caption), is_json)
         at = keys.label or (_CLASS if _CLASS in members else f"{_JSON}.{_LABEL}")
-        if field := _of_json(at):
-            label = plain_label(_object(read(members.get(_JSON))).get(field))
-        else:
-            label = plain_label(_text(read(members.get(at))))
+        field = _of_json(at)
+        told = read(members.get(_JSON if field else at))
+        label = plain_label(_object(told).get(field) if field else _text(told))
         place = (*_spot(image), *_spot(caption), *_spot(hint), int(is_json))
         return Record(
             name, place, read(image), captions, label, read(hint) if hint else None, "", known
         )
+
+    def _image(self, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+        """The member that is the picture, or the first that can be one."""
+        if self.keys.image:
+            return members.get(self.keys.image)
+        pictures = (m for e, m in members.items() if f".{e}" in EXTENSIONS and e != self.keys.hint)
+        return next(pictures, None)
 
     def image(self, place: Place) -> io.BytesIO:
         """The picture file of a record."""
