@@ -90,15 +90,20 @@ class Guard:
             return
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         refusal = self._refusal(scope, headers)
-        if (refusal is None or refusal[1] == "no-token") and self._signs_in(scope):
+        wants_token = refusal is not None and refusal[1] == "no-token"
+        if self._signs_in(scope) and (refusal is None or wants_token):
             await self._sign_in(receive, headers, send)
-            return
-        if refusal is not None:
-            if refusal[1] == "no-token":
-                await self._ask_for_token(scope, headers, send, refusal)
-            else:
-                await _answer(send, *refusal)
-            return
+        elif refusal is None:
+            await self._pass_on(scope, headers, receive, send)
+        elif wants_token:
+            await self._ask_for_token(scope, headers, send, refusal)
+        else:
+            await _answer(send, *refusal)
+
+    async def _pass_on(
+        self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send
+    ) -> None:
+        """Let a request through, counting what it sends; the answer has the studio's headers."""
         cap = _UPLOADS.get(scope["path"], MAX_JSON_BYTES)
         started, read = False, 0
         extra = [_FRESH] if scope["path"].startswith("/page/") else []
