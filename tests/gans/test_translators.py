@@ -73,10 +73,12 @@ def batch(n: int = 4) -> Batch:
 
 
 @torch.no_grad()
-def test_the_residual_generator_is_the_authors():
-    network = ResidualGenerator(3, 3, 8, 6)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_residual_generator_is_the_authors(smooth: bool):
+    network = ResidualGenerator(3, 3, 8, 6, smooth=smooth)
     fill(convolutions(network))
-    assert shown(network(pictures(2))) == pytest.approx(GOLDEN["residual"], abs=2e-5)
+    name = "smooth residual" if smooth else "residual"
+    assert shown(network(pictures(2))) == pytest.approx(GOLDEN[name], abs=2e-5)
 
 
 @torch.no_grad()
@@ -89,10 +91,12 @@ def test_the_unet_is_the_authors():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layers", [2, 3])
-def test_the_critic_is_the_authors(layers: int):
-    critic = PatchCritic(3, 8, layers)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_critic_is_the_authors(layers: int, smooth: bool):
+    critic = PatchCritic(3, 8, layers, smooth)
     fill(convolutions(critic))
-    assert shown(critic(pictures(2))) == pytest.approx(GOLDEN[f"critic-{layers}"], abs=2e-5)
+    name = f"{'smooth ' if smooth else ''}critic-{layers}"
+    assert shown(critic(pictures(2))) == pytest.approx(GOLDEN[name], abs=2e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -307,6 +311,7 @@ def test_only_doubling_by_resizing_keeps_a_plain_area_plain(
         *((name, {}) for name in TINY),
         ("pix2pix", {"upsampling": "resize"}),
         ("cyclegan", {"upsampling": "resize"}),
+        ("cut", {"smooth": True}),
     ],
 )
 def test_sizes_that_are_not_powers_of_two(name: str, more: dict[str, Any]):

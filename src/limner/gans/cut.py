@@ -14,9 +14,9 @@ z are features behind a small network of two layers, of length 1. The second NCE
 the identity loss.
 
 Kept: objective, tau = 0.07, 256 places in each of five layers, heads of 256 features; the critic
-moves first, without a pool. Different: CycleGAN's generator and critic without smoothed strides;
-weights from N(0, 0.02^2), in the heads torch's own; the places are each picture's own; the first
-layer is the picture without its mirrored margin.
+moves first, without a pool. CycleGAN's generator and critic, with `smooth` as in the authors'
+program. Different: weights from N(0, 0.02^2), in the heads torch's own; the places are each
+picture's own; the first layer is the picture without its mirrored margin.
 """
 
 from collections.abc import Iterator, Sequence
@@ -108,6 +108,7 @@ class CUT(Translator):
         temperature: tau.
         places: how many of each layer are compared, at most.
         features: numbers of a feature.
+        smooth: whether the strides of both networks are smooth, which leaves no chequered grain.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class CUT(Translator):
         temperature: Positive = 0.07,
         places: Count = 256,
         features: Count = 256,
+        smooth: bool = False,
     ) -> None:
         super().__init__(spec)
         a, b = self.a, self.b
@@ -134,10 +136,10 @@ class CUT(Translator):
         self.likeness, self.temperature, self.places = likeness, temperature, places
         self.compared = sorted({0, 1, 2, 3, 2 + min(n, _LAST_BLOCK)})
         widths = [self.inner, 2 * channels, *[4 * channels] * (len(self.compared) - 2)]
-        self.painter = ResidualGenerator(self.inner, b.channels, channels, n)
+        self.painter = ResidualGenerator(self.inner, b.channels, channels, n, smooth=smooth)
         self.heads = Heads(widths, features)
         layers = layer_count(critic_layers, b)
-        self.critic = PatchCritic(b.channels, critic_channels, layers)
+        self.critic = PatchCritic(b.channels, critic_channels, layers, smooth)
 
     def formula(self) -> list[str]:
         """The game, and what a translation shares with its picture."""

@@ -15,6 +15,10 @@ in small ones they would be everything, so a critic sees about half of them ther
 Transposed convolutions with a stride of 2 paint even and odd pixels by different weights, which
 shows as a chequered grain. `Resize` repeats each pixel, and convolves with a stride of 1 (Odena,
 Dumoulin, Olah, 2016. Deconvolution and checkerboard artifacts. doi:10.23915/distill.00003).
+
+Smooth strides have no grain either (Zhang, 2019. Making convolutional networks shift-invariant
+again. arXiv:1904.11486): a convolution with a stride of 1, then `halve`, and to double, bilinear
+interpolation, then such a convolution. They cost about twice as much.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,6 +75,11 @@ def reflect(x: Float[Tensor, "b c h w"], margin: int) -> Float[Tensor, "b c hh w
     return F.pad(x, (margin,) * 4, mode="reflect")
 
 
+def halve(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hh ww"]:
+    """Half the size, by the filter [1, 2, 1] / 4 each way, of the picture and its mirror image."""
+    return F.avg_pool2d(F.avg_pool2d(reflect(x, 1), 2, 1), 2)
+
+
 class Resize(nn.Conv2d):
     """Twice the size: each pixel four times, then a convolution of 3 x 3.
 
@@ -88,6 +97,23 @@ class Resize(nn.Conv2d):
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k hh ww"]:
         """Features of twice the size."""
         return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
+
+
+class SmoothResize(nn.Conv2d):
+    """Twice the size: bilinear interpolation, then a convolution of 3 x 3.
+
+    Args:
+        channels_in: of what it sees.
+        channels_out: of what it makes.
+        bias: whether there is one.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, bias: bool = True) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=bias)
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k hh ww"]:
+        """Features of twice the size."""
+        return super().forward(F.interpolate(input, scale_factor=2.0, mode="bilinear"))
 
 
 def doubling(upsampling: Upsampling, kernel: int) -> Callable[..., nn.Module]:
@@ -126,7 +152,8 @@ class ResidualGenerator(nn.Module):
         channels_out: of the other's.
         channels: k, of the layers next to the pictures.
         blocks: residual blocks.
-        upsampling: how it doubles.
+        upsampling: how it doubles, unless its strides are smooth.
+        smooth: whether they are.
     """
 
     def __init__(
@@ -136,15 +163,17 @@ class ResidualGenerator(nn.Module):
         channels: int,
         blocks: int,
         upsampling: Upsampling = "transposed",
+        smooth: bool = False,
     ) -> None:
         super().__init__()
-        k = channels
+        k, self.smooth = channels, smooth
         self.conv_in = nn.Conv2d(channels_in, k, 7, bias=False)  # norms take every bias away
         self.down = nn.ModuleList(
-            nn.Conv2d(a, 2 * a, 3, stride=2, padding=1, bias=False) for a in (k, 2 * k)
+            nn.Conv2d(a, 2 * a, 3, stride=1 if smooth else 2, padding=1, bias=False)
+            for a in (k, 2 * k)
         )
         self.blocks = nn.ModuleList(ResidualBlock(4 * k) for _ in range(blocks))
-        double = doubling(upsampling, 3)
+        double = SmoothResize if smooth else doubling(upsampling, 3)
         self.up = nn.ModuleList(double(2 * a, a, bias=False) for a in (2 * k, k))
         self.conv_out = nn.Conv2d(k, channels_out, 7)
         self.apply(initialise)
@@ -170,6 +199,7 @@ class ResidualGenerator(nn.Module):
             h = down(h)
             yield h
             h = instance_norm(h, 0.0)
+            h = halve(h) if self.smooth else h
         for block in self.blocks:
             h = block(h)
             yield h
@@ -182,14 +212,17 @@ class PatchCritic(nn.Module):
         channels_in: of what it sees.
         channels: of the first layer; twice as many with each layer, at most eight times.
         layers: strided ones; see `patch`.
+        smooth: whether their strides are; a score then sees 18, 40 or 84 pixels.
     """
 
-    def __init__(self, channels_in: int, channels: int, layers: int) -> None:
+    def __init__(self, channels_in: int, channels: int, layers: int, smooth: bool = False) -> None:
         super().__init__()
+        self.layers, self.smooth = layers, smooth
+        stride = 1 if smooth else 2
         widths = [channels * min(2**i, 8) for i in range(layers + 1)]
-        self.conv_in = nn.Conv2d(channels_in, widths[0], 4, stride=2, padding=1)
+        self.conv_in = nn.Conv2d(channels_in, widths[0], 4, stride=stride, padding=1)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2 if i < layers else 1, padding=1, bias=False)
+            nn.Conv2d(a, b, 4, stride=stride if i < layers else 1, padding=1, bias=False)
             for i, (a, b) in enumerate(pairwise(widths), 1)
         )
         self.conv_out = nn.Conv2d(widths[-1], 1, 4, padding=1)
@@ -202,9 +235,14 @@ class PatchCritic(nn.Module):
 
     def features(self, x: Images) -> Iterator[Float[Tensor, "b c h w"]]:
         """What each layer makes of pictures; the last are the scores."""
-        h = F.leaky_relu(self.conv_in(by_pixel(x)), _SLOPE)
+        h = self._stride(F.leaky_relu(self.conv_in(by_pixel(x)), _SLOPE))
         yield h
-        for conv in self.convs:
+        for i, conv in enumerate(self.convs, 1):
             h = instance_norm(conv(h), _SLOPE)
+            h = self._stride(h) if i < self.layers else h
             yield h
         yield self.conv_out(h)
+
+    def _stride(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hh ww"]:
+        """What smooth strides do after their convolution."""
+        return halve(h) if self.smooth else h
