@@ -246,3 +246,11 @@ def test_pictures_without_objects_have_no_crops():
     none = crops(torch.zeros(2, 3, 16, 16), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     one = crops(torch.zeros(2, 3, 16, 16), torch.zeros(1, dtype=torch.int64), torch.ones(1, 4))
     assert none.shape == (0, *one.shape[1:])
+
+
+def test_maps_that_may_be_one_cell_wide_are_halved_in_full_precision():
+    finder = detector(SPEC.resized(8, 8)).finder
+    with torch.autocast("cpu", torch.bfloat16):
+        for layer in (finder.down, finder.down_again):
+            x = torch.ones(2, layer.in_channels, 1, 1, dtype=torch.bfloat16)
+            assert layer(x).dtype == torch.float32

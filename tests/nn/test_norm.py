@@ -1,5 +1,8 @@
 """The fused group norm, modulation and SiLU against torch's own three."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -168,3 +171,25 @@ def test_its_forward_derivative_in_bfloat16_errs_as_bfloat16_does():
     _, short = torch.func.jvp(norm, (half[0], *at[1:]), (half[1], *u[1:]))
     assert short.dtype == torch.bfloat16
     assert float((short.float() - along).detach().abs().max()) < 0.1
+
+
+COMPILED = """
+import torch
+from limner.nn.norm import NormSiLU
+
+for side in (5, 32):
+    norm, x = NormSiLU(4), torch.randn(3, 4, side, side, requires_grad=True)
+    scale, shift = torch.randn(2, 3, 4)
+    compiled = torch.compile(norm, backend="aot_eager", fullgraph=True)
+    found = []
+    for way in (norm, compiled):
+        y = way(x, scale, shift)
+        slopes = torch.autograd.grad(y.square().mean(), [x, norm.weight, norm.bias])
+        found.append((y, *slopes))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_a_compiler_makes_one_graph_of_it():
+    # in a process of its own, for here each function is wrapped by what checks its types
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)

@@ -168,7 +168,8 @@ def overlaps(network: nn.Module) -> Float[Tensor, ""]:
     for name, weight in network.named_parameters():
         if name.endswith("parametrizations.weight.original"):
             w = weight.flatten(1)
-            products = w @ w.T if len(w) <= w.shape[1] else w.T @ w
+            with torch.autocast(w.device.type, enabled=False):  # a difference of large sums
+                products = w @ w.T if len(w) <= w.shape[1] else w.T @ w
             lengths = w.square().sum(1)
             found.append(products.square().sum() - lengths.square().sum())
     return torch.stack(found).sum()

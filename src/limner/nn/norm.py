@@ -42,13 +42,21 @@ class NormSiLU(nn.Module):
         gain, level = self.weight, self.bias
         if scale is not None and shift is not None:
             gain, level = gain * (1 + scale), level * (1 + scale) + shift
-        return _Norm.apply(x, gain, level, self.groups, self.eps, True)[0]  # pyright: ignore
+        return _activation(x, gain, level, self.groups, self.eps, True)
 
 
 def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """What the layer says of x, without modulation and SiLU but as quickly."""
-    weights = norm.weight, norm.bias
-    return _Norm.apply(x, *weights, norm.num_groups, norm.eps, False)[0]  # pyright: ignore
+    return _activation(x, norm.weight, norm.bias, norm.num_groups, norm.eps, False)
+
+
+def _activation(
+    x: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float, activated: bool
+) -> Tensor:
+    """The features; their parts where a network is compiled, for compilers stop at a `jvp`."""
+    compiling = torch.compiler.is_dynamo_compiling()
+    apply = _Norm.forward if compiling else _Norm.apply
+    return apply(x, gain, level, groups, eps, activated)[0]  # pyright: ignore
 
 
 def instance_norm(
@@ -118,6 +126,7 @@ class _Norm(torch.autograd.Function):
         b, c, h, w = x.shape
         flat = _flat(x)
         wide = h * w >= _WIDE and x.device.type == "cpu"
+        wide = wide and not torch.compiler.is_dynamo_compiling()  # it fills tensors in place
         single = gain.dtype == _exact(flat, gain) == torch.float32
         normalise = _by_library if wide and single else _by_moments
         y, mean, rstd = normalise(flat, gain, level, groups, eps)
