@@ -29,17 +29,17 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
     Raises:
         LimnerError: another process holds it, or it cannot be written.
     """
-    if fcntl is None:
-        yield
-        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        place = os.open(folder, os.O_RDONLY)
+        place = None if fcntl is None else os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise LimnerError(
             f"cannot write {error.filename or folder}: {error.strerror or error}; make room, or "
             "give another folder"
         ) from None
+    if place is None:
+        yield
+        return
     with _held(place, in_use):
         yield
 

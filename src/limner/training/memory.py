@@ -1,6 +1,7 @@
 """Whether a batch fits into memory, said before training rather than by the system that ends it."""
 
 import os
+import sys
 from dataclasses import replace
 
 import torch
@@ -56,7 +57,9 @@ def _below(most: int) -> int:
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes that the device has in all."""
+    """Bytes that the device has in all; more than any has where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
+    if not hasattr(os, "sysconf"):  # Windows
+        return sys.maxsize
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
