@@ -22,7 +22,7 @@ from torch import Tensor
 
 import limner
 from limner.evaluate.metric import metrics
-from limner.evaluate.metrics.statistics import NORMAL_97_5
+from limner.evaluate.metrics.statistics import student_quantile
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
@@ -278,12 +278,14 @@ def facts(subject: Compared | None) -> list[tuple[str, float]]:
 def interval(number: Number) -> tuple[float, float] | None:
     """Where the true value is, at 95 %; a bound has one end only. None where it is unknown.
 
-    A standard error counts 1.96 times; over splits, whose error is their deviation, once.
+    A standard error counts as often as Student's law of so many pictures says (1.96 times of many);
+    over splits, whose error is their deviation, once.
     """
     if number.low is not None and number.high is not None:
         low, high = number.low, number.high
     elif number.error is not None:
-        reach = number.error if number.parts else NORMAL_97_5 * number.error
+        times = 1.0 if number.parts else student_quantile(max(1, number.n - 1))
+        reach = times * number.error
         low, high = number.value - reach, number.value + reach
     else:
         return None

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 
 from limner.evaluate import metric
-from limner.evaluate.metric import Metric, metrics
+from limner.evaluate.metric import Metric, Redrawn, metrics
 from limner.testing.__main__ import main
-from limner.testing.metric_checks import CHECKS, check_interval, is_checkable
+from limner.testing.metric_checks import CHECKS, check_interval, is_checkable, setting_of_law
 
 TESTABLE = [name for name, each in metrics().items() if is_checkable(each)]
 SLOW = ("mind", "fld")
@@ -21,6 +23,13 @@ def test_a_metric_keeps_its_promise(check: Callable[[type[Metric]], None], name:
         check_interval(metrics()[name], repeats=80)
     else:
         check(metrics()[name])
+
+
+def test_the_mean_of_one_picture_has_no_interval_and_that_of_two_a_wide_one():
+    of = metrics()["kid"](setting_of_law(metrics()["kid"], dict.fromkeys(get_args(Redrawn), 0)))
+    one, two = (of.mean("error", torch.tensor([0.1, 0.3][:n]), 0) for n in (1, 2))
+    assert (one.n, one.low, one.high) == (1, None, None)
+    assert (two.n, two.low) == (2, 0) and two.high is not None and two.high > 1
 
 
 GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from limner.evaluate.metrics.statistics import (
     bootstrap_samples,
     checked_features,
     checked_features_of_both,
+    mean_interval,
     percentiles,
     random_order,
     student_quantile,
@@ -143,6 +144,13 @@ def test_a_bootstrap_gives_the_standard_error_of_a_mean():
     value, low, high = percentiles(float(x.mean()), drawn)
     assert low < value < high
     assert high - low == pytest.approx(2 * 1.96 * float(x.std()) / 200**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 100])
+def test_the_interval_of_a_mean_holds_the_truth_however_few_there_are(n: int):
+    found = [mean_interval(x) for x in normal(1000 * n).view(1000, n)]
+    assert 0.92 < sum(low < 0 < high for _, low, high in found) / 1000 < 0.98
+    assert mean_interval(torch.tensor([0.0, 1.0]), least=0, most=1) == (0.5, 0, 1)
 
 
 @pytest.mark.parametrize("degrees", [4, 9, 19, 100])

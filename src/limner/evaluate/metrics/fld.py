@@ -69,8 +69,7 @@ _BLOCK = 2**17  # squared distances that are worked on at a time: they fit into 
 
 
 class Divergence(NamedTuple):
-    """FLD and the gap, with their intervals over the model's pictures and those that the likelihoods
-    are of.
+    """FLD and the gap, with intervals over the model's pictures and those that likelihoods are of.
 
     Args:
         fld, gap: see the module.

@@ -217,6 +217,24 @@ def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
     return Estimate(value, low, high)
 
 
+def mean_interval(
+    values: Float[Tensor, "n"], least: float = -math.inf, most: float = math.inf
+) -> Estimate:
+    """A mean with Student's interval: mean +- t s / sqrt(n). A bootstrap's is too narrow where n is
+    small: of 3 normal numbers it holds the truth in 7 of 10 cases.
+
+    Args:
+        values: at least 2.
+        least, most: between which a mean can be; the interval ends there.
+
+    Reference:
+        Student (1908). The probable error of a mean. Biometrika 6.
+    """
+    x, n = values.double(), len(values)
+    mean, half = float(x.mean()), student_quantile(n - 1) * float(x.std()) / math.sqrt(n)
+    return Estimate(mean, max(least, mean - half), min(most, mean + half))
+
+
 def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
     """A number with Student's interval, by the numbers without each of some random groups.
 
