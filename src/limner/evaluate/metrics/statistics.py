@@ -279,11 +279,17 @@ def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) ->
     return Estimate(value, max(0.0, value - below), min(1.0, value + above))
 
 
-def binomial_interval(n: int, p: float) -> tuple[int, int]:
-    """The least counts of n things at which their law has reached 2.5 % and 97.5 %."""
+def binomial_law(n: int, p: float) -> Float64[Tensor, "counts"]:
+    """The probability of each count 0 .. n of n things, of which each counts with probability p."""
     k = torch.arange(n + 1, dtype=torch.float64)
     choose = torch.lgamma(k.new_tensor(n + 1)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    reached = (choose + k * math.log(p) + (n - k) * math.log1p(-p)).exp().cumsum(0)
+    yes, no = torch.xlogy(k, k.new_tensor(p)), torch.special.xlog1py(n - k, k.new_tensor(-p))
+    return (choose + yes + no).exp()
+
+
+def binomial_interval(n: int, p: float) -> tuple[int, int]:
+    """The least counts of n things at which their law has reached 2.5 % and 97.5 %."""
+    reached = binomial_law(n, p).cumsum(0)
     return int((reached < 0.025).sum()), int((reached < 0.975).sum())
 
 
