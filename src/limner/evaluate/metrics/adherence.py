@@ -229,10 +229,11 @@ class Adherence(Metric):
             raise NotApplicable(str(error)) from None
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The mean of each row, with intervals over its pictures."""
+        """The mean of each row, with intervals over its pictures, each of another hint."""
         found: list[Number] = []
         for row, pictures in self.rows.items():
             each = seen.of(pictures, self.observer)["adherence"]
+            each = each[: len(self.setting.reference)]
             unit, most = ("dB", math.inf) if self.kind in REDUCED else ("", 1.0)
             of = {"row": row, "better": self.better, "unit": unit}
             found.append(self.mean(NAMES[self.kind], each, 0, most, **of))

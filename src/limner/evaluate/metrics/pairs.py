@@ -95,12 +95,15 @@ class PairMetric(FeatureMetric):
         return needed
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Means over the pictures of each row, with intervals over them."""
+        """Means over the pictures of each row, with intervals over them; of one real picture the
+        first that was made counts, so that all are independent.
+        """
         true = seen.of(self.setting.reference, self.observer)["features"]
         found: list[Number] = []
         for row, pictures in self.rows.items():
             own = seen.of(pictures, self.observer)["features"][: len(true)]
             for name, values in seen.of(pictures, self.pairs).items():
+                values = values[: len(self.setting.reference)]
                 mean = self.mean(name, values, row=row, better="higher")
                 found.append(replace(mean, extractor=""))
             distance = 1 - F.cosine_similarity(own.double(), true[: len(own)].double())
