@@ -16,6 +16,7 @@ from limner.evaluate.metrics.statistics import (
     bootstrap_samples,
     checked_features,
     checked_features_of_both,
+    expand,
     mean_interval,
     percentiles,
     random_order,
@@ -144,6 +145,15 @@ def test_a_bootstrap_gives_the_standard_error_of_a_mean():
     value, low, high = percentiles(float(x.mean()), drawn)
     assert low < value < high
     assert high - low == pytest.approx(2 * 1.96 * float(x.std()) / 200**0.5, rel=0.1)
+
+
+def test_an_expanded_interval_of_a_mean_is_students():
+    x = normal(8)
+    drawn = percentiles(float(x.mean()), x[bootstrap_samples(8, 0)].mean(1))
+    _, low, high = expand(drawn, 8)
+    students = mean_interval(x)
+    assert drawn.high - drawn.low < 0.85 * (students.high - students.low)
+    assert high - low == pytest.approx(students.high - students.low, rel=0.1)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 100])

@@ -217,6 +217,19 @@ def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
     return Estimate(value, low, high)
 
 
+def expand(estimate: Estimate, n: int) -> Estimate:
+    """The interval of bootstrap draws of n things, wider by t / z sqrt(n / (n - 1)): what Student's
+    of a mean is wider than theirs.
+
+    Reference:
+        Hesterberg (2015). What teachers should know about the bootstrap. The American Statistician
+        69. (The expanded percentile interval.)
+    """
+    value, low, high = estimate
+    wider = student_quantile(n - 1) / NORMAL_97_5 * math.sqrt(n / (n - 1))
+    return Estimate(value, value - wider * (value - low), value + wider * (high - value))
+
+
 def mean_interval(
     values: Float[Tensor, "n"], least: float = -math.inf, most: float = math.inf
 ) -> Estimate:
