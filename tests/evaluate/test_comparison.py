@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -92,6 +93,18 @@ def test_a_bound_may_be_better_than_it_says_but_not_worse():
     good, bad = (number(v, low=v - 0.1, high=v + 0.1, sign="<=") for v in (78, 82))
     assert best_of(exact, good) == "b", "at most 78 is below 80"
     assert best_of(exact, bad) == "a bound may be better than it says", "at most 82 may be 79"
+    assert best_of(exact, replace(bad, sign="~")) == "a", "as that of FD-infinity"
+
+
+@pytest.mark.parametrize(("better", "worse"), [("lower", 82), ("higher", 78)])
+def test_an_estimated_likelihood_is_one_of_a_bound(better: Literal["lower", "higher"], worse: int):
+    """Hutchinson's, of dequantised pictures."""
+    exact, estimate = (
+        Number("likelihood", "nats", v, 100, error=0.1, better=better, sign=sign)
+        for v, sign in ((80, "="), (worse, "~"))
+    )
+    assert best_of(exact, estimate) == "a bound may be better than it says"
+    assert best_of(exact, replace(estimate, value=160 - worse)) == "b"
 
 
 def test_floors_and_ceilings_are_rows_where_all_agree():

@@ -279,7 +279,7 @@ def interval(number: Number) -> tuple[float, float] | None:
     """Where the true value is, at 95 %; a bound has one end only. None where it is unknown.
 
     A standard error counts as often as Student's law of so many pictures says (1.96 times of many);
-    over splits, whose error is their deviation, once.
+    over splits, whose error is their deviation, once. An estimated likelihood is one of a bound.
     """
     if number.low is not None and number.high is not None:
         low, high = number.low, number.high
@@ -289,9 +289,12 @@ def interval(number: Number) -> tuple[float, float] | None:
         low, high = number.value - reach, number.value + reach
     else:
         return None
-    if number.sign == "<=":
+    of_bound = number.metric == "likelihood" and number.sign == "~"
+    if number.sign == "<=" or (of_bound and number.better == "lower"):
         return -math.inf, high
-    return (low, math.inf) if number.sign == ">=" else (low, high)
+    if number.sign == ">=" or (of_bound and number.better == "higher"):
+        return low, math.inf
+    return low, high
 
 
 def duration(seconds: float) -> str:
