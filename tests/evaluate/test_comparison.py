@@ -107,6 +107,19 @@ def test_an_estimated_likelihood_is_one_of_a_bound(better: Literal["lower", "hig
     assert best_of(exact, replace(estimate, value=160 - worse)) == "b"
 
 
+def test_what_else_decides_a_number_is_said_where_subjects_differ():
+    """A model that is told the label has less to say of a picture."""
+    told, untold, bound = (
+        number(v, protocol=protocol)
+        for v, protocol in ((80, "given the label"), (81, ""), (82, "IW-5"))
+    )
+    other = replace(number(1, protocol="alike"), name="KD")
+    notes = compared((told, other), (untold, other), (bound, other), (told, other)).notes()
+    assert "FD of a, d: given the label" in notes
+    assert "FD of c: IW-5" in notes
+    assert not any("alike" in line or "of b" in line for line in notes)
+
+
 def test_floors_and_ceilings_are_rows_where_all_agree():
     floor, real = number(0.1, row="floor"), number(0.2, row="real (data train)")
     own = [number(v, row="shuffled captions") for v in (1.0, 2.0)]

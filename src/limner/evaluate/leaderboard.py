@@ -206,6 +206,7 @@ class Comparison:
             )
             for why, names in self.unmarked().items():
                 lines.append(f"no best is marked in {', '.join(names)}: {why}")
+        lines += self._differences()
         for option, value in self.sampler.items():
             ours = [r.subject.name for _, r in self.successes if option in r.subject.sampler]
             lines.append(f"sampler.{option}={value} is for {', '.join(ours) or 'none of them'}")
@@ -222,6 +223,23 @@ class Comparison:
             whose = "" if len(names) == len(self.successes) else f" ({', '.join(names)})"
             lines.append(f"remark{whose}: {remark}")
         return [*lines, f"{self.date}, limner {limner.__version__}; {self.seconds:,.0f} s"]
+
+    def _differences(self) -> list[str]:
+        """What else decides a number, where that is not the same for all subjects."""
+        named: dict[tuple[str, str], list[str]] = {}
+        for column in self.columns():
+            found = [
+                (line.name, line.numbers.get((column.metric, column.name))) for line in self.lines()
+            ]
+            told = [(name, x.protocol) for name, x in found if x]
+            if len({protocol for _, protocol in told}) > 1:
+                for protocol in dict.fromkeys(protocol for _, protocol in told if protocol):
+                    whose = ", ".join(name for name, own in told if own == protocol)
+                    named.setdefault((whose, protocol), []).append(column.name)
+        return [
+            f"{', '.join(columns)} of {whose}: {protocol}"
+            for (whose, protocol), columns in named.items()
+        ]
 
     def failures(self) -> list[str]:
         """A line for each subject that could not be judged."""
