@@ -235,6 +235,7 @@ class Adherence(Metric):
             each = seen.of(pictures, self.observer)["adherence"]
             each = each[: len(self.setting.reference)]
             unit, most = ("dB", math.inf) if self.kind in REDUCED else ("", 1.0)
-            of = {"row": row, "better": self.better, "unit": unit}
+            groups = pictures.groups(torch.arange(len(each)))
+            of = {"groups": groups, "row": row, "better": self.better, "unit": unit}
             found.append(self.mean(NAMES[self.kind], each, 0, most, **of))
         return found

@@ -88,7 +88,8 @@ class Cycle(Metric):
     def numbers(self, seen: Seen) -> list[Number]:
         """The mean of each domain's pictures, with intervals over them."""
         found = seen.of(self.pictures, self.observer())
+        of = {"groups": self.pictures.groups(torch.arange(len(self.pictures))), "row": SUBJECT}
         return [
-            self.mean(f"cycle error of {name}", found[name], 0, 2, row=SUBJECT, better="lower")
+            self.mean(f"cycle error of {name}", found[name], 0, 2, **of, better="lower")
             for name in ("A", "B")
         ]

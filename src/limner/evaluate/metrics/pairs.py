@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -104,9 +105,11 @@ class PairMetric(FeatureMetric):
             own = seen.of(pictures, self.observer)["features"][: len(true)]
             for name, values in seen.of(pictures, self.pairs).items():
                 values = values[: len(self.setting.reference)]
-                mean = self.mean(name, values, row=row, better="higher")
+                groups = pictures.groups(torch.arange(len(values)))
+                mean = self.mean(name, values, groups=groups, row=row, better="higher")
                 found.append(replace(mean, extractor=""))
             distance = 1 - F.cosine_similarity(own.double(), true[: len(own)].double())
-            found.append(self.mean("distance", distance, 0, row=row, better="lower"))
+            of = {"groups": pictures.groups(torch.arange(len(own))), "row": row, "better": "lower"}
+            found.append(self.mean("distance", distance, 0, **of))
             found += self.numbers_of_features(own, true[: len(own)], row)
         return found
