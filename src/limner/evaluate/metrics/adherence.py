@@ -236,6 +236,8 @@ class Adherence(Metric):
             each = each[: len(self.setting.reference)]
             unit, most = ("dB", math.inf) if self.kind in REDUCED else ("", 1.0)
             groups = pictures.groups(torch.arange(len(each)))
-            of = {"groups": groups, "row": row, "better": self.better, "unit": unit}
-            found.append(self.mean(NAMES[self.kind], each, 0, most, **of))
+            mean = self.mean(
+                NAMES[self.kind], each, 0, most, groups, row=row, better=self.better, unit=unit
+            )
+            found.append(mean)
         return found

@@ -6,6 +6,8 @@ Reference:
     adversarial networks. arXiv:1703.10593, equation 2.
 """
 
+from typing import Any
+
 import torch
 
 from limner.contract.abilities import Domain, Translates
@@ -88,8 +90,9 @@ class Cycle(Metric):
     def numbers(self, seen: Seen) -> list[Number]:
         """The mean of each domain's pictures, with intervals over them."""
         found = seen.of(self.pictures, self.observer())
-        of = {"groups": self.pictures.groups(torch.arange(len(self.pictures))), "row": SUBJECT}
+        groups = self.pictures.groups(torch.arange(len(self.pictures)))
+        of: dict[str, Any] = {"row": SUBJECT, "better": "lower"}
         return [
-            self.mean(f"cycle error of {name}", found[name], 0, 2, **of, better="lower")
+            self.mean(f"cycle error of {name}", found[name], 0, 2, groups, **of)
             for name in ("A", "B")
         ]

@@ -109,7 +109,8 @@ class PairMetric(FeatureMetric):
                 mean = self.mean(name, values, groups=groups, row=row, better="higher")
                 found.append(replace(mean, extractor=""))
             distance = 1 - F.cosine_similarity(own.double(), true[: len(own)].double())
-            of = {"groups": pictures.groups(torch.arange(len(own))), "row": row, "better": "lower"}
-            found.append(self.mean("distance", distance, 0, **of))
+            groups = pictures.groups(torch.arange(len(own)))
+            mean = self.mean("distance", distance, 0, groups=groups, row=row, better="lower")
+            found.append(mean)
             found += self.numbers_of_features(own, true[: len(own)], row)
         return found
