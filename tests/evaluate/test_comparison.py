@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -62,8 +63,9 @@ def best_of(*numbers: Number) -> str | None:
 
 def test_an_interval_is_the_numbers_own_or_by_its_error_and_a_bound_has_one_end():
     assert interval(number(1, low=0.5, high=2)) == (0.5, 2)
-    low, high = interval(number(1, error=0.1)) or (0, 0)
-    assert (low, high) == pytest.approx((1 - 0.1959964, 1 + 0.1959964))
+    for n, times in ((10**6, 1.959964), (10, 2.262157), (3, 4.302653)):
+        expected = 1 - 0.1 * times, 1 + 0.1 * times
+        assert interval(number(1, n=n, error=0.1)) == pytest.approx(expected, rel=0.01)
     assert interval(number(1, error=0.1, parts=(0.9, 1.1))) == pytest.approx((0.9, 1.1))
     assert interval(number(1, low=0.5, high=2, sign="<=")) == (-math.inf, 2)
     assert interval(number(1, low=0.5, high=2, sign=">=")) == (0.5, math.inf)
@@ -91,6 +93,31 @@ def test_a_bound_may_be_better_than_it_says_but_not_worse():
     good, bad = (number(v, low=v - 0.1, high=v + 0.1, sign="<=") for v in (78, 82))
     assert best_of(exact, good) == "b", "at most 78 is below 80"
     assert best_of(exact, bad) == "a bound may be better than it says", "at most 82 may be 79"
+    assert best_of(exact, replace(bad, sign="~")) == "a", "as that of FD-infinity"
+
+
+@pytest.mark.parametrize(("better", "worse"), [("lower", 82), ("higher", 78)])
+def test_an_estimated_likelihood_is_one_of_a_bound(better: Literal["lower", "higher"], worse: int):
+    """Hutchinson's, of dequantised pictures."""
+    exact, estimate = (
+        Number("likelihood", "nats", v, 100, error=0.1, better=better, sign=sign)
+        for v, sign in ((80, "="), (worse, "~"))
+    )
+    assert best_of(exact, estimate) == "a bound may be better than it says"
+    assert best_of(exact, replace(estimate, value=160 - worse)) == "b"
+
+
+def test_what_else_decides_a_number_is_said_where_subjects_differ():
+    """A model that is told the label has less to say of a picture."""
+    told, untold, bound = (
+        number(v, protocol=protocol)
+        for v, protocol in ((80, "given the label"), (81, ""), (82, "IW-5"))
+    )
+    other = replace(number(1, protocol="alike"), name="KD")
+    notes = compared((told, other), (untold, other), (bound, other), (told, other)).notes()
+    assert "FD of a, d: given the label" in notes
+    assert "FD of c: IW-5" in notes
+    assert not any("alike" in line or "of b" in line for line in notes)
 
 
 def test_floors_and_ceilings_are_rows_where_all_agree():

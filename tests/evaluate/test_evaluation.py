@@ -27,7 +27,7 @@ from limner.contract.text import Tokenizer
 from limner.data import Dataset
 from limner.diffusion.ddpm import DDPM
 from limner.diffusion.vdm import VDM
-from limner.evaluate import passes
+from limner.evaluate import passes, subject
 from limner.evaluate.evaluation import evaluate
 from limner.evaluate.extractors.extractor import Features
 from limner.evaluate.metrics import fld as fld_module
@@ -572,3 +572,18 @@ def test_of_many_training_pictures_only_the_first_pictures_are_compared_with_all
     report = judged(Painter(SPEC), metrics=["memorisation"])
     found = report.number("copied")
     assert found is not None and (found.n, report.n) == (128, N), "two whole blocks"
+
+
+def test_all_training_pictures_are_looked_at_or_it_is_said_how_many_are(monkeypatch):
+    """Any of them may have been copied, those beyond the largest reference too."""
+    monkeypatch.setattr(subject, "_LARGEST_REFERENCE", 100)
+    learnt, copies = Shades(240), Shades(140)
+    copies._pixels = RealPictures(learnt).pictures(torch.arange(100, 240))
+    asked = {"against": learnt, "training": None, "metrics": ["memorisation"]}
+    told = judged(copies, None, **asked)
+    assert value(told, "copied") == 1
+    assert told.training is not None and told.training.pictures == 240
+    assert told.against.pictures == 100
+    monkeypatch.setattr(subject, "_TRAINING_NUMBERS", 0)
+    of_some = judged(copies, None, **asked).number("copied")
+    assert of_some and of_some.protocol.endswith("; beside 100 of 240 training pictures")

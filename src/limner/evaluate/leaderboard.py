@@ -22,7 +22,7 @@ from torch import Tensor
 
 import limner
 from limner.evaluate.metric import metrics
-from limner.evaluate.metrics.statistics import NORMAL_97_5
+from limner.evaluate.metrics.statistics import student_quantile
 from limner.evaluate.passes import BLOCK
 from limner.evaluate.picture_sets import Pixels
 from limner.evaluate.report import SUBJECT, DataUsed, Number, Report
@@ -206,6 +206,7 @@ class Comparison:
             )
             for why, names in self.unmarked().items():
                 lines.append(f"no best is marked in {', '.join(names)}: {why}")
+        lines += self._differences()
         for option, value in self.sampler.items():
             ours = [r.subject.name for _, r in self.successes if option in r.subject.sampler]
             lines.append(f"sampler.{option}={value} is for {', '.join(ours) or 'none of them'}")
@@ -222,6 +223,23 @@ class Comparison:
             whose = "" if len(names) == len(self.successes) else f" ({', '.join(names)})"
             lines.append(f"remark{whose}: {remark}")
         return [*lines, f"{self.date}, limner {limner.__version__}; {self.seconds:,.0f} s"]
+
+    def _differences(self) -> list[str]:
+        """What else decides a number, where that is not the same for all subjects."""
+        named: dict[tuple[str, str], list[str]] = {}
+        for column in self.columns():
+            found = [
+                (line.name, line.numbers.get((column.metric, column.name))) for line in self.lines()
+            ]
+            told = [(name, x.protocol) for name, x in found if x]
+            if len({protocol for _, protocol in told}) > 1:
+                for protocol in dict.fromkeys(protocol for _, protocol in told if protocol):
+                    whose = ", ".join(name for name, own in told if own == protocol)
+                    named.setdefault((whose, protocol), []).append(column.name)
+        return [
+            f"{', '.join(columns)} of {whose}: {protocol}"
+            for (whose, protocol), columns in named.items()
+        ]
 
     def failures(self) -> list[str]:
         """A line for each subject that could not be judged."""
@@ -278,18 +296,23 @@ def facts(subject: Compared | None) -> list[tuple[str, float]]:
 def interval(number: Number) -> tuple[float, float] | None:
     """Where the true value is, at 95 %; a bound has one end only. None where it is unknown.
 
-    A standard error counts 1.96 times; over splits, whose error is their deviation, once.
+    A standard error counts as often as Student's law of so many pictures says (1.96 times of many);
+    over splits, whose error is their deviation, once. An estimated likelihood is one of a bound.
     """
     if number.low is not None and number.high is not None:
         low, high = number.low, number.high
     elif number.error is not None:
-        reach = number.error if number.parts else NORMAL_97_5 * number.error
+        times = 1.0 if number.parts else student_quantile(max(1, number.n - 1))
+        reach = times * number.error
         low, high = number.value - reach, number.value + reach
     else:
         return None
-    if number.sign == "<=":
+    of_bound = number.metric == "likelihood" and number.sign == "~"
+    if number.sign == "<=" or (of_bound and number.better == "lower"):
         return -math.inf, high
-    return (low, math.inf) if number.sign == ">=" else (low, high)
+    if number.sign == ">=" or (of_bound and number.better == "higher"):
+        return low, math.inf
+    return low, high
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ One file of `evaluate/metrics/` is one metric: its mathematics, and a class unde
 register is to be listed by `limner metrics`, documented, and tested by the contract suite.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +12,19 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from limner.contract.errors import LimnerError, unknown
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import Paper, check_registration, import_modules, is_again
 from limner.evaluate.extractors.extractor import Extractor
-from limner.evaluate.metrics.statistics import Estimate, wilson_interval
+from limner.evaluate.metrics.statistics import (
+    Estimate,
+    count_groups,
+    mean_interval,
+    wilson_interval,
+)
 from limner.evaluate.passes import FeatureObserver, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -176,6 +184,23 @@ class Metric(ABC):
             value = value.value
         extractor = self.extractor.name if self.extractor else ""
         return Number(self.name, name, value, n, extractor=extractor, **more)
+
+    def mean(
+        self,
+        name: str,
+        values: Float[Tensor, "n"],
+        least: float = -math.inf,
+        most: float = math.inf,
+        groups: Int64[Tensor, "n"] | None = None,
+        **more: Any,
+    ) -> Number:
+        """The mean of values of n pictures, with its interval between the least and the most that
+        it can be; that of one picture, or of variants of one thing, has none.
+        """
+        mean, n = float(values.double().mean()), len(values)
+        known = count_groups(n, groups) > 1
+        value = mean_interval(values, least, most, groups) if known else mean
+        return self.number(name, value, n, **more)
 
     def share(self, name: str, value: float, n: int, **more: Any) -> Number:
         """A share that was counted in n pictures, with its interval."""

@@ -21,6 +21,7 @@ from limner.evaluate.picture_sets import RealPictures
 _LOOKS = ("size", "fit", "channels", "levels", "levels_by", "binarise", "memory")
 _TRAIN, _TEST, _ALL = "train", "test", "all"
 _LARGEST_REFERENCE = 50_000
+_TRAINING_NUMBERS = 2**28  # of training pictures, where these are more than 50,000
 _PART = 64  # pictures that are read at a time
 _OF_TRAINING = ("source", "split", "flip", "buckets")
 _OF_TRAINING += ("label",)  # judges know classes that no model is told
@@ -166,7 +167,8 @@ def open_reference(
         real = RealPictures(against, _LARGEST_REFERENCE)
         if training is not None:
             return Reference(real, RealPictures(training), real)
-        return Reference(real, real, None) if against.training else Reference(real, None, real)
+        learnt = _training_pictures(real) if against.training else None
+        return Reference(real, learnt, None if learnt else real)
     usual = subject.data
     source: str | None = against or usual.get("source")
     if source is None:
@@ -188,19 +190,20 @@ def open_reference(
         seen = _real_pictures(open_data(source, **learnt), source, learnt)
         options = {**learnt, **asked}
         real = _real_pictures(open_data(source, **options), source, options)
-        return Reference(real, seen, None, options)
+        return Reference(real, _training_pictures(seen), None, options)
     splits = _splits_of(source)
     if _TEST in splits and (options.get("holdout") or not _holds_out(source)):
         options.setdefault("split", _TEST)
     dataset = open_data(source, **options)
     real = _real_pictures(dataset, source, options)
     if not dataset.training:
-        return Reference(real, _open_split(source, options, _TRAIN), real, options)
+        learnt = _open_split(source, options, _TRAIN)
+        return Reference(real, learnt and _training_pictures(learnt), real, options)
     others = () if options.get("split") == _ALL else set(splits) - {_TRAIN, _ALL}
     held_out = next(
         filter(None, (_open_split(source, options, s) for s in splits if s in others)), None
     )
-    return Reference(real, real, held_out, options)
+    return Reference(real, _training_pictures(real), held_out, options)
 
 
 def _splits_of(source: str) -> tuple[str, ...]:
@@ -232,6 +235,14 @@ def _real_pictures(dataset: Dataset, source: str, options: Mapping[str, Any]) ->
     unsaid = _TRAIN if dataset.training and "split=" not in source else ""
     name = f"{source} {options.get('split') or unsaid}".strip()
     return RealPictures(dataset, _LARGEST_REFERENCE, name)
+
+
+def _training_pictures(real: RealPictures) -> RealPictures:
+    """All pictures of a data set that models learnt from, of many large ones as many as memory
+    allows: any of them may have been copied.
+    """
+    most = max(_LARGEST_REFERENCE, _TRAINING_NUMBERS // real.spec.dimensions)
+    return RealPictures(real.dataset, most, real.name)
 
 
 def check_varied(real: RealPictures) -> None:

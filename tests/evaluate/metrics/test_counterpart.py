@@ -64,6 +64,23 @@ def test_a_translator_that_does_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["R@1 of 40"].value > 0.5
 
 
+def test_a_picture_that_is_made_from_twice_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
+    both = ImageSpec(3, 16, 16, hint=ImageSpec(3, 16, 16))
+    data = open_data("paired:emoji:style=3d,emoji:style=flat", size=16, split="held-out-concept")
+    model = CycleGAN(both, channels=4, blocks=1, critic_channels=4, pool=0)
+    model.generators = nn.ModuleDict({"A": Same(), "B": Same()})
+    report = evaluate(model, data, metrics=["counterpart"], n=120, extractor="emoji-judge")
+    own, source = (
+        {n.name: (n.n, n.low, n.high) for n in report.numbers if n.row == row}
+        for row in (SUBJECT, "source")
+    )
+    assert own["PSNR"] == pytest.approx(source["PSNR"])
+    assert {n for n, *_ in own.values()} == {len(data)}
+
+
 def test_matched_colours_are_as_frequent_as_the_true_ones():
     pytest.importorskip("skimage")
     pair = "paired:emoji:style=3d,emoji:style=line"

@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 from limner.contract.errors import LimnerError
 from limner.evaluate.metrics import fld as module
 from limner.evaluate.metrics.fld import Mixture, fld
+from limner.evaluate.metrics.statistics import random_order
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0, spread: float = 1.0) -> torch.Tensor:
@@ -107,6 +108,24 @@ def test_real_pictures_read_zero_and_the_interval_says_how_sure_that_is():
     assert all(abs(e.gap.value) < 15 for e in found)
 
 
+def test_intervals_have_what_other_pictures_of_the_same_model_read():
+    """Two models of one law, judged by the same held-out pictures, are seldom told apart."""
+    train, held_out = drawn(150, 8, 0), drawn(2000, 8, 1)
+    found = [fld(train, held_out, drawn(50, 8, 2 + i)) for i in range(16)]
+    for each in ([e.fld for e in found], [e.gap for e in found]):
+        mean = np.mean([e.value for e in each])
+        assert sum(e.low < mean < e.high for e in each) >= 14
+
+
+@pytest.mark.parametrize(("parts", "groups"), [(7, 7), (50, 20)])
+def test_a_mixture_without_a_group_is_the_mixture_of_the_others(parts: int, groups: int):
+    mixture, x = Mixture(drawn(parts, 3, 0), drawn(parts, 1, 1)[:, 0]), drawn(30, 3, 2)
+    group = random_order(parts, 5) % groups
+    for g, found in enumerate(mixture.mean_without_groups(x, seed=5)):
+        others = Mixture(*(each[group != g] for each in mixture))
+        assert float(found) == pytest.approx(float(others.log_prob(x).mean()))
+
+
 def test_copies_of_training_pictures_are_penalised_though_fd_likes_them():
     d = 16
     train, held_out, new = drawn(600, d, 0), drawn(300, d, 1), drawn(200, d, 2)
@@ -140,9 +159,9 @@ def test_order_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     again = fld(train, held_out.flip(0), generated[torch.randperm(100)])
     monkeypatch.setattr(module, "_BLOCK", 900)
     blocks = fld(train.float().double(), held_out, generated)
-    for found in (again, blocks):
-        for one, other in zip(found, expected):
-            assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+    for one, same, other in zip(again, blocks, expected):
+        assert one.value == pytest.approx(other.value, rel=1e-4, abs=1e-4)
+        assert same == pytest.approx(other, rel=1e-4, abs=1e-4)
 
 
 def test_units_of_features_do_not_count_and_constant_ones_are_left_out():

@@ -9,7 +9,7 @@ import torch
 from limner.contract.errors import LimnerError
 from limner.evaluate.metrics import kid as kid_module
 from limner.evaluate.metrics.kid import kid
-from limner.evaluate.metrics.statistics import DRAWS, bootstrap_samples
+from limner.evaluate.metrics.statistics import DRAWS, Estimate, bootstrap_samples, expand
 
 
 def drawn(n: int, d: int, seed: int, mean: float = 0.0) -> torch.Tensor:
@@ -86,7 +86,9 @@ def test_the_interval_is_the_bootstraps():
         within = [kernel(z, z)[some[:, None] != some].mean() for z, some in ((a, i), (b, j))]
         found.append(float(sum(within) - 2 * kernel(a, b).mean()))
     low, high = np.quantile(found, [0.025, 0.975])
-    assert kid(x, y) == pytest.approx((by_hand(x, y), low, high), rel=1e-9)
+    expected = expand(Estimate(by_hand(x, y), low, high), 20)
+    assert expected.low < low and high < expected.high
+    assert kid(x, y) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("mean", "least"), [(0.0, 38), (0.4, 34)])

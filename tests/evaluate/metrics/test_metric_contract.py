@@ -1,14 +1,23 @@
 """Every registered metric keeps its promises on pictures of a known law."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 
 from limner.evaluate import metric
-from limner.evaluate.metric import Metric, metrics
+from limner.evaluate.metric import Metric, Redrawn, metrics
 from limner.testing.__main__ import main
-from limner.testing.metric_checks import CHECKS, check_interval, is_checkable
+from limner.testing.metric_checks import (
+    CHECKS,
+    SeenAtOnce,
+    check_interval,
+    is_checkable,
+    setting_of_law,
+)
 
 TESTABLE = [name for name, each in metrics().items() if is_checkable(each)]
 SLOW = ("mind", "fld")
@@ -21,6 +30,20 @@ def test_a_metric_keeps_its_promise(check: Callable[[type[Metric]], None], name:
         check_interval(metrics()[name], repeats=80)
     else:
         check(metrics()[name])
+
+
+def test_the_mean_of_one_picture_has_no_interval_and_that_of_two_a_wide_one():
+    of = metrics()["kid"](setting_of_law(metrics()["kid"], dict.fromkeys(get_args(Redrawn), 0)))
+    one, two = (of.mean("error", torch.tensor([0.1, 0.3][:n]), 0) for n in (1, 2))
+    assert (one.n, one.low, one.high) == (1, None, None)
+    assert (two.n, two.low) == (2, 0) and two.high is not None and two.high > 1
+
+
+def test_a_frechet_distance_without_an_interval_says_how_many_pictures_have_one():
+    law = setting_of_law(metrics()["fid"], dict.fromkeys(get_args(Redrawn), 0))
+    few = metrics()["fid"](replace(law, subject=law.subject.first(8)))
+    found = few.numbers(SeenAtOnce(few.needs()))[0]
+    assert (found.low, found.protocol) == (None, "an interval and the limit need 9 pictures")
 
 
 GUIDE = (Path(__file__).parents[3] / "examples" / "new_metric.py").read_text(encoding="utf-8")

@@ -16,9 +16,14 @@ from limner.evaluate.metrics.statistics import (
     bootstrap_samples,
     checked_features,
     checked_features_of_both,
+    expand,
+    mean_interval,
     percentiles,
     random_order,
+    share_interval,
+    standard_error,
     student_quantile,
+    wilson_interval,
 )
 
 
@@ -143,6 +148,45 @@ def test_a_bootstrap_gives_the_standard_error_of_a_mean():
     value, low, high = percentiles(float(x.mean()), drawn)
     assert low < value < high
     assert high - low == pytest.approx(2 * 1.96 * float(x.std()) / 200**0.5, rel=0.1)
+
+
+def test_values_of_one_group_count_once_where_they_are_the_same():
+    x, groups = normal(40), torch.arange(40).repeat(3)
+    assert standard_error(x) == pytest.approx(float(x.std()) / 40**0.5)
+    assert standard_error(x.repeat(3), groups) == pytest.approx(standard_error(x))
+    assert mean_interval(x.repeat(3), groups=groups) == pytest.approx(mean_interval(x))
+    right = x > 0.3
+    share = float(right.double().mean())
+    assert share_interval(right) == pytest.approx((share, *wilson_interval(share, 40)))
+    assert share_interval(right.repeat(3), groups) == pytest.approx(share_interval(right))
+    assert share_interval(right | True, groups[:40] // 20) == (1, *wilson_interval(1, 2))
+    assert share_interval(right, 0 * groups[:40]) == (share, *wilson_interval(share, 1))
+
+
+def test_errors_of_groups_are_those_of_their_means():
+    """Three values of each of 30 things, which differ between things alone or not at all."""
+    things, own = normal(2000, 30, 1), normal(2000, 30, 3, seed=1)
+    groups = torch.arange(30).repeat_interleave(3)
+    for x in (things + own, 0 * things + own):
+        sets = x.flatten(1)
+        errors = [standard_error(one, groups) for one in sets[:200]]
+        assert np.mean(errors) == pytest.approx(float(sets.mean(1).std()), rel=0.06)
+
+
+def test_an_expanded_interval_of_a_mean_is_students():
+    x = normal(8)
+    drawn = percentiles(float(x.mean()), x[bootstrap_samples(8, 0)].mean(1))
+    _, low, high = expand(drawn, 8)
+    students = mean_interval(x)
+    assert drawn.high - drawn.low < 0.85 * (students.high - students.low)
+    assert high - low == pytest.approx(students.high - students.low, rel=0.1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 100])
+def test_the_interval_of_a_mean_holds_the_truth_however_few_there_are(n: int):
+    found = [mean_interval(x) for x in normal(1000 * n).view(1000, n)]
+    assert 0.92 < sum(low < 0 < high for _, low, high in found) / 1000 < 0.98
+    assert mean_interval(torch.tensor([0.0, 1.0]), least=0, most=1) == (0.5, 0, 1)
 
 
 @pytest.mark.parametrize("degrees", [4, 9, 19, 100])

@@ -18,6 +18,7 @@ Reference:
     arXiv:2302.05543, section 4.3, where the measure is intersection over union.
 """
 
+import math
 from functools import cached_property
 from typing import get_args
 
@@ -37,7 +38,6 @@ from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Detects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.composition import LEAST_SCORE
-from limner.evaluate.metrics.statistics import bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -229,13 +229,15 @@ class Adherence(Metric):
             raise NotApplicable(str(error)) from None
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """The mean of each row, with intervals over its pictures."""
+        """The mean of each row, with intervals over its pictures, each of another hint."""
         found: list[Number] = []
         for row, pictures in self.rows.items():
             each = seen.of(pictures, self.observer)["adherence"]
-            draws = each[bootstrap_samples(len(each), self.setting.seed)].mean(1)
-            mean = percentiles(float(each.mean()), draws)
-            unit = "dB" if self.kind in REDUCED else ""
-            of = {"row": row, "better": self.better, "unit": unit}
-            found.append(self.number(NAMES[self.kind], mean, len(each), **of))
+            each = each[: len(self.setting.reference)]
+            unit, most = ("dB", math.inf) if self.kind in REDUCED else ("", 1.0)
+            groups = pictures.groups(torch.arange(len(each)))
+            mean = self.mean(
+                NAMES[self.kind], each, 0, most, groups, row=row, better=self.better, unit=unit
+            )
+            found.append(mean)
         return found

@@ -6,13 +6,14 @@ Reference:
     adversarial networks. arXiv:1703.10593, equation 2.
 """
 
+from typing import Any
+
 import torch
 
 from limner.contract.abilities import Domain, Translates
 from limner.contract.image import Images, from_uint8
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
-from limner.evaluate.metrics.statistics import bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import SUBJECT, Number
@@ -89,11 +90,9 @@ class Cycle(Metric):
     def numbers(self, seen: Seen) -> list[Number]:
         """The mean of each domain's pictures, with intervals over them."""
         found = seen.of(self.pictures, self.observer())
-        numbers: list[Number] = []
-        for name in ("A", "B"):
-            each = found[name].double()
-            mean = percentiles(float(each.mean()), each[bootstrap_samples(len(each), 0)].mean(1))
-            numbers.append(
-                self.number(f"cycle error of {name}", mean, len(each), row=SUBJECT, better="lower")
-            )
-        return numbers
+        groups = self.pictures.groups(torch.arange(len(self.pictures)))
+        of: dict[str, Any] = {"row": SUBJECT, "better": "lower"}
+        return [
+            self.mean(f"cycle error of {name}", found[name], 0, 2, groups, **of)
+            for name in ("A", "B")
+        ]

@@ -62,7 +62,6 @@ from limner.evaluate.metrics.composition import (
     scene_detector,
     shows,
 )
-from limner.evaluate.metrics.statistics import bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels
 from limner.evaluate.report import SUBJECT, Number
@@ -424,8 +423,7 @@ class Edit(Metric):
         for what, name in (("pixels", "outside change"), ("lite0", "outside lite0")):
             if what in columns and known.any():
                 each = columns[what][known, way]
-                draws = each[bootstrap_samples(len(each), self.setting.seed)].mean(1)
-                yield self.number(name, percentiles(float(each.mean()), draws), len(each), **told)
+                yield self.mean(name, each, 0, **told)
         if way == AFTER:
             yield self._share("object found", known, row=row)
 

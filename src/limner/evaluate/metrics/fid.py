@@ -320,6 +320,9 @@ class FrechetDistance(FeatureMetric):
                 more |= {"low": distance - half, "high": distance + half}
                 n = moments.n
                 limits = [self.number(limit_name, estimate, n, row=row, sign="~", **shared)]
+            else:
+                enough = 2 * self.extractor.dim + 1
+                more["protocol"] = f"an interval and the limit need {enough:,} pictures"
             found.append(self.number(name, distance, moments.n, row=row, **more))
             if row == SUBJECT:
                 least = floor(reference.covariance, moments.n, reference.n)

@@ -25,6 +25,7 @@ from limner.evaluate.metrics.statistics import (
     Estimate,
     bootstrap_samples,
     checked_features_of_both,
+    expand,
     percentiles,
     random_order,
 )
@@ -43,8 +44,9 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
     The images of each set are dealt into 100 groups (or single images, where they are fewer), and
     only the kernel's sums over pairs of groups are kept. They add up to the value, and a bootstrap
     sample of groups has the value that follows from the same sums, so that an interval costs
-    nothing; pairs of an image with itself never count. The kernel matrix is made in blocks: memory
-    does not grow with n. At equal laws the interval is wider than it need be.
+    nothing; pairs of an image with itself never count. It is expanded as the fewer groups need. The
+    kernel matrix is made in blocks: memory does not grow with n. At equal laws the interval is
+    wider than it need be.
 
     Args:
         x, y: a row for each image.
@@ -74,7 +76,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], seed: int = 0) -> Esti
     once = value(torch.ones_like(sizes_x)[None], torch.ones_like(sizes_y)[None])
     # Each draw has a stream of its own, so the second set's start where the first set's end.
     drawn = value(_counts(len(sizes_x), seed), _counts(len(sizes_y), seed + DRAWS))
-    return percentiles(float(once), drawn)
+    return expand(percentiles(float(once), drawn), min(len(sizes_x), len(sizes_y)))
 
 
 def _groups(n: int, seed: int) -> Int64[Tensor, "n"]:

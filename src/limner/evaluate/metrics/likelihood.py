@@ -27,6 +27,7 @@ from limner.contract.noise import Noise, Purpose
 from limner.contract.options import validated
 from limner.contract.registry import Paper
 from limner.evaluate.metric import Metric, NotApplicable, metric
+from limner.evaluate.metrics.statistics import count_groups, standard_error
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number
@@ -155,14 +156,16 @@ class LogLikelihood(Metric):
         return [(self.pictures, self.observer)]
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Nats and bits, with the standard error of the mean."""
+        """Nats and bits, with the standard error of the mean over the things that are shown."""
         found = seen.of(self.pictures, self.observer)
         nats, n = found["nats"], len(found["nats"])
+        groups = self.pictures.groups(torch.arange(n))
         sign_of_nats, sign_of_bits = KINDS[kind_of(found)]
         bit = self.pictures.spec.dimensions * math.log(2)  # nats of one bit in every dimension
 
         def number(name: str, nats: Tensor, per: float, **more: Any) -> Number:
-            error = float(nats.std()) / math.sqrt(n) / per if n > 1 else None
+            known = count_groups(n, groups) > 1
+            error = standard_error(nats, groups) / per if known else None
             return self.number(name, float(nats.mean()) / per, n, error=error, **more)
 
         said: dict[str, Any] = {"protocol": self.protocol()}

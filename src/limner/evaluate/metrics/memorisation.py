@@ -347,13 +347,15 @@ class Memorisation(Metric):
     def numbers(self, seen: Seen) -> list[Number]:
         """Three shares; those of held-out pictures are the meter's false positives."""
         found: list[Number] = []
-        m = len(self.observer.training)
+        m, of_all = len(self.observer.training), len(self.observer.training.dataset)
+        some = f"; beside {m:,} of {of_all:,} training pictures" if m < of_all else ""
         for row, pictures in self.sets.items():
             of = self.found(seen, pictures)
             n = len(of.first)
             shared: dict[str, Any] = {"row": row, "m": m}
             found.append(self.share("copied", of.share_of_copies, n, better="lower",
-                                protocol="d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored",
+                                protocol="d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored"
+                                + some,
                                 **shared))  # fmt: skip
             found.append(self.share("authentic", of.share_authentic, n, better="higher",
                                 protocol="d1 > the nearest training picture's own distance",

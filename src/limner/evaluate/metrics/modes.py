@@ -23,6 +23,7 @@ from limner.contract.registry import Paper
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Extractor
 from limner.evaluate.metric import Metric, metric
+from limner.evaluate.metrics.statistics import binomial_law
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels
 from limner.evaluate.report import SUBJECT, Number
@@ -38,8 +39,8 @@ _KL = "KL to uniform"
 
 
 class ModeCount(NamedTuple):
-    """How many of how many modes were made; the divergence KL(made || uniform) in nats; and about
-    what it would be if the model were uniform, (K - 1) / 2N."""
+    """How many of how many modes were made; the divergence KL(made || uniform) in nats; and what it
+    is expected to be of a uniform model, see `uniform_divergence`."""
 
     covered: int
     of: int
@@ -67,7 +68,19 @@ def modes(classes: Int64[Tensor, "n"], k: int) -> ModeCount:
     counts = classes.cpu().bincount(minlength=k)
     n = len(classes)
     entropy = float(torch.special.entr(counts.double() / n).sum())
-    return ModeCount(int((counts > 0).sum()), k, math.log(k) - entropy, (k - 1) / (2 * n))
+    return ModeCount(int((counts > 0).sum()), k, math.log(k) - entropy, uniform_divergence(n, k))
+
+
+def uniform_divergence(n: int, k: int) -> float:
+    """The expected KL(made || uniform), in nats, of n pictures of a model that is uniform over k
+    modes: k E[p ln(k p)], where n p is binomial. Of many pictures it is about (k - 1) / 2n.
+
+    Args:
+        n: how many pictures.
+        k: how many modes.
+    """
+    p = torch.arange(n + 1, dtype=torch.float64) / n
+    return k * float((binomial_law(n, 1 / k) * torch.xlogy(p, k * p)).sum())
 
 
 def stacked_modes(digits: Int64[Tensor, "n 3"]) -> Int64[Tensor, "n"]:

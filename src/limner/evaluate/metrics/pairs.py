@@ -2,16 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from limner.contract.image import from_uint8
 from limner.evaluate.metric import FeatureMetric
-from limner.evaluate.metrics.statistics import Estimate, bootstrap_samples, percentiles
 from limner.evaluate.passes import Columns, Observer, Seen
 from limner.evaluate.picture_sets import Numbers, PictureSet, Pixels, RealPictures
 from limner.evaluate.report import Number
@@ -95,26 +96,21 @@ class PairMetric(FeatureMetric):
         return needed
 
     def numbers(self, seen: Seen) -> list[Number]:
-        """Means over the pictures of each row, with intervals over them."""
+        """Means over the pictures of each row, with intervals over them; of one real picture the
+        first that was made counts, so that all are independent.
+        """
         true = seen.of(self.setting.reference, self.observer)["features"]
         found: list[Number] = []
         for row, pictures in self.rows.items():
             own = seen.of(pictures, self.observer)["features"][: len(true)]
-            m = len(own)
             for name, values in seen.of(pictures, self.pairs).items():
-                mean = self._mean(values.double())
-                interval: dict[str, Any] = {"low": mean.low, "high": mean.high}
-                found.append(
-                    Number(
-                        self.name, name, mean.value, len(values), row, better="higher", **interval
-                    )
-                )
-            distance = 1 - F.cosine_similarity(own.double(), true[:m].double())
-            found.append(self.number("distance", self._mean(distance), m, row=row, better="lower"))
-            found += self.numbers_of_features(own, true[:m], row)
+                values = values[: len(self.setting.reference)]
+                groups = pictures.groups(torch.arange(len(values)))
+                mean = self.mean(name, values, groups=groups, row=row, better="higher")
+                found.append(replace(mean, extractor=""))
+            distance = 1 - F.cosine_similarity(own.double(), true[: len(own)].double())
+            groups = pictures.groups(torch.arange(len(own)))
+            mean = self.mean("distance", distance, 0, groups=groups, row=row, better="lower")
+            found.append(mean)
+            found += self.numbers_of_features(own, true[: len(own)], row)
         return found
-
-    def _mean(self, values: Float64[Tensor, "n"]) -> Estimate:
-        """The mean, with its interval."""
-        redrawn = values[bootstrap_samples(len(values), self.setting.seed)]
-        return percentiles(float(values.mean()), redrawn.mean(1))

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
@@ -39,6 +39,7 @@ from limner.evaluate.metrics.statistics import (
     checked_features,
     percentiles,
     random_order,
+    wilson_interval,
 )
 from limner.evaluate.passes import BLOCK, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
@@ -58,9 +59,8 @@ _K = 5
 
 
 class Ranking(NamedTuple):
-    """R@1, R@5 and the median rank, with bootstrap intervals over the pictures.
-
-    An interval of a share that is 0 or 1 has no width: no draw differs.
+    """R@1, R@5 and the median rank, with intervals over the pictures: Wilson's of the shares, the
+    bootstrap's of the median.
     """
 
     r1: Estimate
@@ -90,8 +90,8 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
     rank = ranks(table, own.cpu())
     drawn = rank[bootstrap_samples(n, seed)]
     return Ranking(
-        _share(rank <= 1, drawn <= 1),
-        _share(rank <= _K, drawn <= _K),
+        _share(rank <= 1),
+        _share(rank <= _K),
         percentiles(float(rank.quantile(0.5)), drawn.quantile(0.5, dim=1)),
         gallery,
     )
@@ -103,8 +103,9 @@ def ranks(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"]) -> Float64[
     return (similarity >= mine).sum(1).double()  # its own caption is the 1
 
 
-def _share(true: Tensor, drawn: Tensor) -> Estimate:
-    return percentiles(float(true.double().mean()), drawn.double().mean(1))
+def _share(true: Bool[Tensor, "n"]) -> Estimate:
+    share = float(true.double().mean())
+    return Estimate(share, *wilson_interval(share, len(true)))
 
 
 @metric("retrieval", paper=PAPER)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
@@ -217,6 +217,87 @@ def percentiles(value: float, draws: Float64[Tensor, "draws"]) -> Estimate:
     return Estimate(value, low, high)
 
 
+def expand(estimate: Estimate, n: int) -> Estimate:
+    """The interval of bootstrap draws of n things, wider by t / z sqrt(n / (n - 1)): what Student's
+    of a mean is wider than theirs.
+
+    Reference:
+        Hesterberg (2015). What teachers should know about the bootstrap. The American Statistician
+        69. (The expanded percentile interval.)
+    """
+    value, low, high = estimate
+    wider = student_quantile(n - 1) / NORMAL_97_5 * math.sqrt(n / (n - 1))
+    return Estimate(value, value - wider * (value - low), value + wider * (high - value))
+
+
+def count_groups(n: int, groups: Int64[Tensor, "n"] | None) -> int:
+    """How many groups there are of n things; each is one of its own where that is not known."""
+    return n if groups is None else len(groups.unique())
+
+
+def standard_error(values: Float[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> float:
+    """Of a mean, where values of one group hang together, as those of one thing in many colours:
+
+        sqrt(G / (G - 1) sum_g (sum_{i of g} (x_i - mean))^2) / n
+
+    of G groups; s / sqrt(n) where each value is a group of its own.
+
+    Args:
+        values: of at least 2 groups.
+        groups: a number for each value, the same for those of one group; None where all differ.
+
+    Reference:
+        Liang, Zeger (1986). Longitudinal data analysis using generalized linear models.
+        Biometrika 73.
+    """
+    x, n, count = values.double(), len(values), count_groups(len(values), groups)
+    apart = x - x.mean()
+    if groups is not None:
+        _, place = groups.unique(return_inverse=True)
+        apart = apart.new_zeros(count).index_add_(0, place, apart)
+    return math.sqrt(count / (count - 1) * float(apart.square().sum())) / n
+
+
+def share_interval(right: Bool[Tensor, "n"], groups: Int64[Tensor, "n"] | None = None) -> Estimate:
+    """A share with Wilson's interval, of as many things as have its standard error.
+
+    Args:
+        right: what counts.
+        groups: as for `standard_error`.
+
+    Reference:
+        Kish (1965). Survey sampling. Wiley. (The effective number of things behind a share.)
+    """
+    share, count = float(right.double().mean()), count_groups(len(right), groups)
+    error = standard_error(right.double(), groups) if count > 1 else 0.0
+    things = float(count)  # where all or none are right, or all are of one group
+    if error:
+        things = share * (1 - share) / error**2 * count / (count - 1)
+    return Estimate(share, *wilson_interval(share, max(1.0, min(things, len(right)))))
+
+
+def mean_interval(
+    values: Float[Tensor, "n"],
+    least: float = -math.inf,
+    most: float = math.inf,
+    groups: Int64[Tensor, "n"] | None = None,
+) -> Estimate:
+    """A mean with Student's interval: mean +- t s / sqrt(n). A bootstrap's is too narrow where n is
+    small: of 3 normal numbers it holds the truth in 7 of 10 cases.
+
+    Args:
+        values: at least 2.
+        least, most: between which a mean can be; the interval ends there.
+        groups: as for `standard_error`; t is of as many.
+
+    Reference:
+        Student (1908). The probable error of a mean. Biometrika 6.
+    """
+    times = student_quantile(count_groups(len(values), groups) - 1)
+    mean, half = float(values.double().mean()), times * standard_error(values, groups)
+    return Estimate(mean, max(least, mean - half), min(most, mean + half))
+
+
 def jackknife(value: float, without: Float64[Tensor, "groups"]) -> Estimate:
     """A number with Student's interval, by the numbers without each of some random groups.
 
@@ -261,11 +342,17 @@ def combine_intervals(value: float, intervals: Sequence[tuple[float, float]]) ->
     return Estimate(value, max(0.0, value - below), min(1.0, value + above))
 
 
-def binomial_interval(n: int, p: float) -> tuple[int, int]:
-    """The least counts of n things at which their law has reached 2.5 % and 97.5 %."""
+def binomial_law(n: int, p: float) -> Float64[Tensor, "counts"]:
+    """The probability of each count 0 .. n of n things, of which each counts with probability p."""
     k = torch.arange(n + 1, dtype=torch.float64)
     choose = torch.lgamma(k.new_tensor(n + 1)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    reached = (choose + k * math.log(p) + (n - k) * math.log1p(-p)).exp().cumsum(0)
+    yes, no = torch.xlogy(k, k.new_tensor(p)), torch.special.xlog1py(n - k, k.new_tensor(-p))
+    return (choose + yes + no).exp()
+
+
+def binomial_interval(n: int, p: float) -> tuple[int, int]:
+    """The least counts of n things at which their law has reached 2.5 % and 97.5 %."""
+    reached = binomial_law(n, p).cumsum(0)
     return int((reached < 0.025).sum()), int((reached < 0.975).sum())
 
 
