@@ -70,6 +70,10 @@ def test_as_a_command(model: str, picture: Path, tmp_path: Path, monkeypatch, ca
     assert code == 0 and said == f"{out}  (the picture, and light for: a, dog)\n", err
     code, _, err = limner_(*given)
     assert code == 2 and "give --prompt" in err
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(photo)
+    code, _, err = limner_("attention", str(photo), "-m", model, "-o", out)
+    assert code == 2 and "photo.jpg does not say what it is of; give --prompt" in err
     assert limner_("sample", "a dog", "-m", model, "-o", own, "sampler.steps=1")[0] == 0
     code, said, err = limner_("attention", own, "-o", out)
     assert code == 0 and "a, dog" in said, "a picture of limner says of what it is, and by whom"

@@ -1,6 +1,7 @@
 """`limner edit`: what stays of a picture, what is painted, and what is refused."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from limner.__main__ import main
-from limner.commands.pictures import read_mask, read_picture
+from limner.commands.pictures import read_mask, read_picture, write
 from limner.commands.repainting import edit_sheet
 from limner.commands.wish import Wish
 from limner.contract.checkpoint import save_model
@@ -16,7 +17,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec, to_uint8
 from limner.contract.registry import build
 from limner.contract.rewording import Rewording
-from limner.data.png import read_settings
+from limner.data.png import read_settings, save_png
 
 SPEC = ImageSpec(1, 6, 5, levels=2, labels=("one", "two"))
 PLAIN = ImageSpec(1, 8, 8)
@@ -159,6 +160,34 @@ def test_what_a_mask_or_a_share_keeps_and_how_near_the_rest_is(denoiser, picture
     save_model(build("gan", PLAIN, channels=4), tmp_path / "gan")
     with pytest.raises(LimnerError, match=r"gan models cannot edit pictures; these can: .*ddpm"):
         edit_sheet([picture], Wish(str(tmp_path / "gan")))
+
+
+def test_a_mask_is_dark_where_it_is_transparent(tmp_path: Path):
+    mask = tmp_path / "mask.png"
+    for ground in ((0, 0, 0, 0), (255, 255, 255, 0)):
+        drawn = Image.new("RGBA", (8, 8), ground)
+        drawn.paste((255, 255, 255, 255), (4, 4, 8, 8))
+        drawn.save(mask)
+        painted = read_mask(mask, PLAIN)[0, 0]
+        assert (painted[4:, 4:] == 1).all() and painted.sum() == 16
+
+
+def test_a_sheet_is_not_taken_for_a_picture(denoiser, picture, tmp_path):
+    sheet, wish = edit_sheet([picture], Wish(denoiser, n=2, sampler={"steps": 2}), strength=0.5)
+    (out,) = write(sheet, wish, tmp_path / "sheet.png")
+    with pytest.raises(LimnerError, match=r"several pictures side by side; cut one out"):
+        edit_sheet([out], wish)
+    with pytest.raises(LimnerError, match=r"limner edit made .* alone do not paint again"):
+        Wish.read(out)
+    (strip,) = write(replace(sheet, frames=[sheet.images] * 2), wish, out, strip=True)[1:]
+    with pytest.raises(LimnerError, match="several pictures"):
+        read_picture(strip, PLAIN)
+    settings = read_settings(out)
+    part = sheet.images[1]
+    save_png(part, out, settings)  # cut out by a program that keeps what the file says
+    assert torch.equal(to_uint8(read_picture(out, PLAIN))[0], part)
+    for one in write(sheet, wish, out, separate=True):
+        assert read_picture(one, PLAIN).shape == (1, 1, 8, 8)
 
 
 def test_the_help_states_the_defaults_of_changes_of_words(

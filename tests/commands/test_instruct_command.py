@@ -94,6 +94,9 @@ def test_models_that_follow_none_are_said_so_with_those_that_do(picture, tmp_pat
     save_model(limner.build("flow-matching", SPEC, channels=(8, 16)), tmp_path / "plain")
     told = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")
     assert "follow no instructions; these can: instruct" in told
+    save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
+    told = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "mute")
+    assert "follow no instructions; these can: instruct" in told
 
 
 def test_a_chain_whose_first_picture_is_gone_is_said(follower, picture):

@@ -16,6 +16,7 @@ from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
 from limner.contract.text import text_spec
+from limner.data.png import save_png
 
 SPEC = ImageSpec(3, 8, 8, text=text_spec(12))
 
@@ -150,6 +151,31 @@ def test_any_other_picture_needs_a_description(painter, tmp_path, monkeypatch):
     monkeypatch.setattr("limner.commands.reword.reconstruction_error", None)
     weigh = (*edit[:4], "--prompt", "a red dog", "--weight", "red=nan")
     assert "red=nan: give a number from 0 to 10" in run(*weigh), "before anything is computed"
+
+
+def test_an_edit_of_a_picture_of_your_own_is_not_painted_from_words(painter, tmp_path, monkeypatch):
+    """Its file does not hold the picture; painted by its settings, it would be another one."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20), "red").save("photo.png", "JPEG")  # as browsers may save it
+    edit = ("edit", "photo.png", "-m", painter, "--prompt", "a dog", "sampler.steps=2")
+    run(*edit, "--replace", "dog=cat", "-o", "out.png")
+    for again in (("edit", "out.png", "--replace", "cat=bird"), ("sample", "--from", "out.png")):
+        assert "limner edit made out.png, which its settings alone do not" in run(*again)
+    assert "there is no file 'phot.png'" in run("edit", "phot.png", "--replace", "dog=cat")
+
+
+def test_another_model_changes_words_with_the_options_that_it_has(painter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = {"prompts": ["a dog"], "sampler": {"steps": 2, "upsampler_steps": 5}}  # by a cascade
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), "a.png", made)
+    said = run("edit", "a.png", "-m", painter, "--replace", "dog=cat", "-o", "b.png")
+    assert "has no sampler.upsampler_steps: left out" in said
+    assert Wish.read("b.png").sampler["steps"] == 2
+    save_model(limner.build("gan", SPEC, channels=8), tmp_path / "gan")
+    save_model(limner.build("gan", replace(SPEC, text=None), channels=8), tmp_path / "mute")
+    for model in ("gan", "mute"):
+        said = run("edit", "a.png", "-m", model, "--replace", "dog=cat")
+        assert "gan models change no words; these do: " in said
 
 
 @pytest.mark.parametrize(

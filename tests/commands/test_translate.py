@@ -1,5 +1,6 @@
 """`limner translate`: each picture beside what the model makes of it, there and back; folders."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -136,3 +137,20 @@ def test_as_a_command(models, pictures: Path, tmp_path: Path, monkeypatch, capsy
     (tmp_path / "empty").mkdir()
     assert command(monkeypatch, str(tmp_path / "empty"), "-m", models["cyclegan"]) == 2
     assert "holds no pictures" in capsys.readouterr().err
+
+
+def test_pictures_that_are_translated_stay(models, pictures: Path, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mine"
+    shutil.copytree(pictures, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    given = [str(folder), "-m", models["cyclegan"]]
+    assert not command(monkeypatch, *given, "-o", str(folder))
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+    assert {file.name for file in folder.iterdir()} - before.keys() == {
+        "0-2.png",
+        "1-2.png",
+        "2-2.png",
+    }
+    (tmp_path / "file").write_text("no folder")
+    assert command(monkeypatch, *given, "-o", str(tmp_path / "file")) == 2
+    assert "cannot write" in capsys.readouterr().err

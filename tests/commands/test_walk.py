@@ -50,6 +50,8 @@ def test_as_a_command(model: str, tmp_path: Path, monkeypatch, capsys):
     settings = read_settings(out)
     assert settings is not None
     assert settings["seed"] == 2 and settings["labels"] == ["two"]
+    with pytest.raises(LimnerError, match=r"limner walk made .* alone do not paint again"):
+        Wish.read(out)
 
 
 def test_what_draws_pixel_by_pixel_is_refused(tmp_path: Path):

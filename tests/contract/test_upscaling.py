@@ -145,6 +145,10 @@ def test_what_cannot_be_is_refused_in_a_line():
     for factor, size, said in ((0.5, 8, "factor=0.5"), (65, 8, "factor=65"), (64, 200, "smaller")):
         with pytest.raises(LimnerError, match=said):
             upscaler.upscale(torch.zeros(1, 3, size, size), factor)
+    with pytest.raises(LimnerError, match="factor=nan"):
+        upscaler.upscale(torch.zeros(1, 3, 8, 8), float("nan"))
+    with pytest.raises(LimnerError, match="not 1 x 3 x 0 x 8; "):
+        upscaler.upscale(torch.zeros(1, 3, 0, 8), 2)
     with pytest.raises(LimnerError, match="option"):
         upscaler.upscale(torch.zeros(1, 3, 8, 8), steps=3)
     with pytest.raises(LimnerError, match="without labels"):

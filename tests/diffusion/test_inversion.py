@@ -139,6 +139,11 @@ def test_a_seed_has_the_same_edit_in_any_batch_and_wrong_strengths_are_refused()
     ):
         with pytest.raises(LimnerError, match=said):
             next(model.edit(image, **wrong))
+    with pytest.raises(LimnerError, match=r"strength=0\.5 asks for a part .* more sampler\.steps"):
+        list(model.edit(image, strength=0.5, steps=1))
+    assert len(list(model.edit(image, steps=1))) == 2, "at full strength one step is a walk"
+    (*_, of_double) = model.edit(image.double(), strength=0.5, seed=4, steps=6)
+    assert torch.equal(of_double, all_three)
     with pytest.raises(LimnerError, match="edits 1 x 4 x 4 pictures, not 1 x 6 x 6"):
         next(model.edit(torch.zeros(1, 1, 6, 6)))
     with pytest.raises(LimnerError, match="a mask is 1 x 4 x 4"):

@@ -75,4 +75,5 @@ def attention_sheet(
     maps = torch.cat([*task.start(replace(work, pictures={"image": x}), {})]).cpu()
     lit = (x + 1) * (maps + 1) / 2 - 1
     words = [word for word, _ in known_words(model.spec, work.prompt)]
-    return Sheet(to_uint8(torch.cat([x, lit])), 1 + len(words)), wish.filled({}), words
+    sheet = Sheet(to_uint8(torch.cat([x, lit])), 1 + len(words), task="attention")
+    return sheet, wish.filled({}), words

@@ -18,11 +18,10 @@ def attention_command(
 ) -> None:
     """Show where a model looks in a picture for each word: of a prompt, or the picture's own."""
     from limner.commands.attending import attention_sheet
-    from limner.commands.pictures import write
+    from limner.commands.pictures import read_own_settings, write
     from limner.commands.wish import Wish
-    from limner.data.png import read_settings
 
-    own = {} if prompt else read_settings(image) or {}
+    own = {} if prompt else read_own_settings(image) or {}
     size = size or own.get("size")
     wish = Wish.single(model or own.get("model"), prompt or own.get("prompt"), None, size=size)
     sheet, wish, words = attention_sheet(image, wish, device=device)

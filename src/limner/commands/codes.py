@@ -85,7 +85,8 @@ def reconstruct_sheet(
     if len(x) % columns:  # a last row that is not full
         blank = x.new_ones(columns - len(x) % columns, *x.shape[1:])
         rows[-2:] = [torch.cat([row, blank]) for row in rows[-2:]]
-    return Sheet(to_uint8(torch.cat(rows)), columns), wish.filled({}), error
+    sheet = Sheet(to_uint8(torch.cat(rows)), columns, task="reconstruct")
+    return sheet, wish.filled({}), error
 
 
 def interpolate_sheet(
@@ -111,13 +112,13 @@ def interpolate_sheet(
         assert isinstance(work.model, Encodes)
         values = torch.linspace(-_REACH, _REACH, steps).tolist()
         shown = work.model.traverse(x, _COORDINATES, values, c)
-        return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), steps), wish
+        return Sheet(to_uint8(shown.flatten(0, 1)).cpu(), steps, task="interpolate"), wish
     a, b = (x[:-1], x[1:]) if files else (x[::2], x[1::2])
     c = c if files else c.rows(slice(None, None, 2))
     (path,) = INTERPOLATE.finish(replace(work, c=c, pictures={"image": a, "other": b}), steps=steps)
     ends = [to_uint8(x)[:, None] for x in (a, b)]
     rows = torch.cat([ends[0], path.unflatten(0, (len(a), steps)), ends[1]], 1)
-    return Sheet(rows.flatten(0, 1), steps + 2), wish
+    return Sheet(rows.flatten(0, 1), steps + 2, task="interpolate"), wish
 
 
 def _work_of(files: Sequence[Path], wish: Wish, device: str) -> Work:

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import torch
 
-from limner.commands.pictures import Sheet, read_picture
-from limner.commands.task import Task, Work, able_task, open_work
+from limner.commands.pictures import Sheet, read_own_settings, read_picture
+from limner.commands.task import Task, Work, open_work
 from limner.commands.wish import Wish
 from limner.contract.bundled import bundled_with
 from limner.contract.editing import Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, from_uint8, to_uint8
 from limner.contract.text import prompted
-from limner.data.png import read_settings
 from limner.runtime.progress import say
 
 _KIND = "instruct:"
@@ -72,7 +71,7 @@ def instruct_sheet(
     """
     if not all(told.strip() for told in instructions):
         raise LimnerError(_EMPTY)
-    own = read_settings(file) if file.suffix.lower() == ".png" and file.is_file() else None
+    own = read_own_settings(file)
     made = Wish.read(file) if own and any(map(is_instruction, own.get("changes", ()))) else None
     if made:
         if not made.hints or not Path(made.hints[0]).is_file():
@@ -88,8 +87,8 @@ def instruct_sheet(
     instructions = wish.prompts  # with emoji spelled, and words chosen by the seed
     if wish.model is None and (able := bundled_with(Follows)):
         wish = replace(wish, model=able[0])
-    work = open_work(replace(wish, prompts=(instructions[0],)), device, single=True)
-    able_task(work.model, INSTRUCT)
+    first = replace(wish, prompts=(instructions[0],))
+    work = open_work(first, device, single=True, task=INSTRUCT)
     x = read_picture(file, work.model.spec).repeat(wish.n, 1, 1, 1)
     columns = [to_uint8(x)]
     for i, told in enumerate(instructions):

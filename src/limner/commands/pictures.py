@@ -37,16 +37,40 @@ def read_picture(path: Path, spec: ImageSpec) -> Images:
     """A picture file as a model sees it, "1 c h w": its middle, in the size, colours and levels.
 
     Raises:
-        LimnerError: there is no such file, or it is not a valid picture.
+        LimnerError: there is no such file, it is not a valid picture, or it is a sheet of several.
     """
-    if not path.is_file():
-        raise LimnerError(f"there is no file '{path}'")
+    return _read(path, spec, "white")
+
+
+def _read(path: Path, spec: ImageSpec, ground: str) -> Images:
+    """As of `read_picture`; transparent parts are of a colour."""
+    sheet = (read_own_settings(path) or {}).get("sheet")
+    opener = partial(path.open, "rb")
     shape = {"channels": spec.channels, "height": spec.height, "width": spec.width}
     try:
-        pixels = reading(lambda: path.open("rb"), partial(to_pixels, fit="crop", **shape))
+        if sheet and sheet == [*reading(opener, lambda image: image.size)]:
+            raise LimnerError(
+                f"'{path}' shows several pictures side by side; cut one out and give that, or "
+                "paint with limner sample --separate"
+            )
+        pixels = reading(opener, partial(to_pixels, fit="crop", ground=ground, **shape))
     except UndecodableError as error:
         raise LimnerError(f"'{path}' is not a valid picture: {error}") from None
     return from_levels(to_levels(from_uint8(pixels[None]), spec.levels), spec.levels)
+
+
+def read_own_settings(path: Path) -> dict[str, Any] | None:
+    """How a picture was made, if limner painted it; None for any other file.
+
+    Raises:
+        LimnerError: there is no such file.
+    """
+    if not path.is_file():
+        raise LimnerError(f"there is no file '{path}'")
+    try:
+        return png.read_settings(path)
+    except LimnerError:  # another format, whatever the name says; or what decoding will refuse
+        return None
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:
@@ -131,12 +155,13 @@ def _opaque(frame: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "4 h w"]:
 
 
 def read_mask(path: Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
-    """A mask from a picture file, cropped as pictures are: 1 where it is light, 0 where dark.
+    """A mask from a picture file, cropped as pictures are: 1 where it is light, 0 where it is dark
+    or transparent.
 
     Raises:
         LimnerError: as of `read_picture`; or the mask is dark everywhere.
     """
-    mask = (read_picture(path, ImageSpec(1, spec.height, spec.width)) > 0).float()
+    mask = (_read(path, ImageSpec(1, spec.height, spec.width), "black") > 0).float()
     if not mask.any():
         raise LimnerError(f"the mask '{path}' is dark everywhere; make the part to repaint white")
     return mask
@@ -150,11 +175,13 @@ class Sheet:
         images: row by row.
         columns: pictures in a row of the sheet.
         frames: how they formed, where that was asked for.
+        task: what made them, where the words and seeds of a wish alone do not make them again.
     """
 
     images: Pictures
     columns: int
     frames: Sequence[Pictures] = ()
+    task: str = ""
 
 
 def write(
@@ -184,7 +211,7 @@ def write(
         the files.
     """
     scale = enlarge or max(1, _SHOWN_SIDE // max(sheet.images.shape[-2:]))
-    settings = wish.settings() | dict(told or {})
+    settings = wish.settings() | dict(told or {}) | ({"task": sheet.task} if sheet.task else {})
     written: list[Path] = []
     try:
         if separate:
@@ -194,11 +221,13 @@ def write(
                 png.save_png(one, path, wish.alone(i).settings() | dict(told or {}))
                 written.append(path)
         else:
-            png.save_png(_laid_out(sheet.images, sheet.columns, scale), out, settings)
+            laid_out = _laid_out(sheet.images, sheet.columns, scale)
+            png.save_png(laid_out, out, settings | _sheet(laid_out, len(sheet.images)))
             written.append(out)
         if strip:
             path = out.with_stem(f"{out.stem}-strip")
-            png.save_png(png.strip(sheet.frames, scale=max(1, scale // 2)), path, settings)
+            laid_out = png.strip(sheet.frames, scale=max(1, scale // 2))
+            png.save_png(laid_out, path, settings | _sheet(laid_out, len(sheet.frames)))
             written.append(path)
         if gif:
             path = out.with_suffix(".gif")
@@ -212,6 +241,12 @@ def write(
 
 def _laid_out(images: Pictures, columns: int, scale: int) -> UInt8[Tensor, "c hh ww"]:
     return png.grid(images, columns, scale=scale, gap=_GAP if len(images) > 1 else 0)
+
+
+def _sheet(laid_out: UInt8[Tensor, "c hh ww"], count: int) -> dict[str, Any]:
+    """What a PNG file says if it shows several pictures: its width and height, by which one that is
+    cut out of it is known."""
+    return {"sheet": [laid_out.shape[2], laid_out.shape[1]]} if count > 1 else {}
 
 
 def _animation(stages: Sequence[UInt8[Tensor, "c h w"]]) -> bytes:

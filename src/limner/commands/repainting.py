@@ -213,7 +213,8 @@ def edit_sheet(
     if repainted is not None:
         columns.append(to_uint8(given * (1 - repainted))[:, None])
     shown = torch.cat([*columns, painted.unflatten(0, (-1, wish.n))], 1)
-    return Sheet(shown.flatten(0, 1), shown.shape[1]), wish.filled(work.sampler)
+    sheet = Sheet(shown.flatten(0, 1), shown.shape[1], task="edit")
+    return sheet, wish.filled(work.sampler)
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:

@@ -15,9 +15,9 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from limner.commands.pictures import Sheet, read_picture
+from limner.commands.pictures import Sheet, read_own_settings, read_picture
 from limner.commands.task import Task, Work, able_task, open_work
-from limner.commands.wish import Wish
+from limner.commands.wish import Wish, options_it_has
 from limner.contract.editing import Rewords, reconstruction_error
 from limner.contract.emphasis import read_emphasis
 from limner.contract.errors import LimnerError
@@ -25,7 +25,6 @@ from limner.contract.image import Condition, Images, ImageSpec
 from limner.contract.options import Share
 from limner.contract.rewording import Rewording, aligned_prompts
 from limner.contract.text import Tokenizer, prompted
-from limner.data.png import read_settings
 
 _SHARES = ("cross", "own", "local")
 _MOST = 10.0
@@ -212,27 +211,31 @@ def reword_sheet(
     Raises:
         LimnerError: a model that looks at no words, or a picture that does not say what it is of.
     """
-    own = read_settings(file) if file.suffix.lower() == ".png" and file.is_file() else None
+    own = read_own_settings(file)
     if own is not None and not wish.prompts:
         made = Wish.read(file)
+        if not made.prompts:
+            raise LimnerError(f"{file} does not say what it is of; give --prompt")
         if len(made.prompts) != 1:
             raise LimnerError(f"{file} shows {len(made.prompts)} prompts; edit a picture of one")
-        sampler = {**made.sampler, **wish.sampler}
+        sampler = made.sampler
+        if wish.model and wish.model != made.model:
+            sampler = options_it_has(wish.model, sampler)
+        sampler = {**sampler, **wish.sampler}
         wish = replace(made, changes=(*made.changes, *wish.changes), sampler=sampler,
                        model=wish.model or made.model)  # fmt: skip
         if strength is not None:
             raise LimnerError("--strength is for pictures that limner did not paint; leave it out")
         given: dict[str, Images] = {}
         wish = Wish.of({**vars(wish), **asked})
-        work = open_work(wish, device, single=True)
+        work = open_work(wish, device, single=True, task=REWORD)
     else:
         if not wish.prompts:
             raise LimnerError(f"{file} does not say what it is of; give --prompt")
         wish = Wish.of({**vars(wish), **asked})
-        work = open_work(wish, device, single=True)
+        work = open_work(wish, device, single=True, task=REWORD)
         given = {"image": read_picture(file, work.model.spec)}
-    able_task(work.model, REWORD)
     read_changes(work.prompt, work.changes)  # a fault in them is told before the work
     work = replace(work, pictures={**work.pictures, **given})
     frames = _PAIRS.finish(work, strength=strength or 1.0)
-    return Sheet(frames[-1], 2), wish.filled(work.sampler)
+    return Sheet(frames[-1], 2, task="edit" if given else ""), wish.filled(work.sampler)

@@ -74,7 +74,7 @@ def sample_command(
     from limner.commands.painting import paint_sheet
     from limner.commands.pictures import write
     from limner.commands.upscaling import Enlargement
-    from limner.commands.wish import Wish
+    from limner.commands.wish import Wish, options_it_has
 
     file = spare(out, [*([like] if like else []), *(hint or [])], separate)
     words, options = apart(arguments, "sampler")
@@ -92,7 +92,7 @@ def sample_command(
     values = base | {key: value for key, value in asked.items() if value is not None}
     remembered = base.get("sampler", {})
     if model and model != base.get("model"):
-        remembered = _that_it_knows(model, remembered)
+        remembered = options_it_has(model, remembered)
     values["sampler"] = remembered | _strengths(strength) | options.get("sampler", {})
     wish = Wish.of(_with_own_words(values))
     if any(map(is_instruction, wish.changes)):
@@ -127,23 +127,6 @@ def _with_own_words(values: dict[str, Any]) -> dict[str, Any]:
         )
     chosen = [choose_words(prompt, seed + i, lists) for prompt in prompts for i in range(n)]
     return values | {"prompts": chosen, "n": 1}
-
-
-def _that_it_knows(model: str, remembered: dict[str, Any]) -> dict[str, Any]:
-    """Those options of another model's sampler that this model has, too."""
-    from limner.contract.bundled import find_model
-    from limner.contract.checkpoint import model_file, read_header
-    from limner.contract.options import option_names
-    from limner.contract.registry import entry_of
-    from limner.runtime.progress import say
-
-    file = model_file(find_model(model))
-    of_model = entry_of(read_header(file).model, file).model
-    known = option_names(getattr(of_model, "frames", of_model))
-    unknown = [name for name in remembered if name not in known]
-    if unknown:
-        say(f"{model} has no {', '.join(f'sampler.{name}' for name in unknown)}: left out")
-    return {name: value for name, value in remembered.items() if name in known}
 
 
 def _strengths(given: list[float] | None) -> dict[str, Any]:

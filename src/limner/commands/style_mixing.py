@@ -102,7 +102,8 @@ def style_mix_sheet(
     first = torch.cat([torch.full_like(sources[:1], 255), above])[None]
     others = torch.cat([left[:, None], mixed.unflatten(0, (rows, wish.n))], 1)
     images = torch.cat([first, others]).flatten(0, 1)
-    return Sheet(images, wish.n + 1), wish.filled(work.sampler), taken
+    sheet = Sheet(images, wish.n + 1, task="style-mix")
+    return sheet, wish.filled(work.sampler), taken
 
 
 def chosen(layers: str, count: int) -> slice:

@@ -135,18 +135,24 @@ def _unseen(model: GenerativeModel, wish: Wish) -> str:
     )
 
 
-def open_work(wish: Wish, device: str = "auto", *, single: bool = False) -> Work:
+def open_work(
+    wish: Wish, device: str = "auto", *, single: bool = False, task: "Task | None" = None
+) -> Work:
     """The work of a wish, its model loaded.
 
     Args:
         wish: what is asked for.
         device: where.
         single: whether one label or prompt is for all pictures.
+        task: what the model must be able to do.
 
     Raises:
-        LimnerError: there is no such model, option, label, ..., or there are several labels.
+        LimnerError: there is no such model, option, label, ..., there are several labels, or the
+            model cannot do it.
     """
     model, options = open_model(wish, device)
+    if task is not None:
+        able_task(model, task)
     work = Work.of(model, options, [wish])
     if wish.hints:
         drawn = read_hints([*map(Path, wish.hints)], model, say).to(model.device)

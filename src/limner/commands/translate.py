@@ -1,5 +1,6 @@
 """`limner translate`: pictures of one domain as pictures of another."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -38,19 +39,18 @@ def translate_command(
     from limner.commands.pictures import picture_files, write
     from limner.commands.translating import translate_sheet
     from limner.commands.wish import Wish
-    from limner.data import png
 
     words, options = apart(arguments, "sampler")
     files = picture_files([Path(word) for word in words])
     wish = Wish.single(model, None, None, seed=seed, **options)
     if not out.suffix:
-        _, made, wish = translate_sheet(files, wish, to, source=source, device=device)
-        named = [out / f"{file.stem}.png" for file in files]
+        named = [spare(out / f"{file.stem}.png", files) for file in files]
         if len(set(named)) < len(named):
             raise LimnerError("two of the pictures have one name; give them in two calls")
+        sheet, made, wish = translate_sheet(files, wish, to, source=source, device=device)
         for image, path in zip(made, named):
-            png.save_png(png.grid(image[None], 1, gap=0), path, wish.settings())
-        print_paths(named)
+            one = replace(sheet, images=image[None], columns=1)
+            print_paths(write(one, wish, path, enlarge=1))
         return
     sheet, _, wish = translate_sheet(files, wish, to, source=source, device=device)
     print_paths(write(sheet, wish, spare(png_file(out), files)))

@@ -140,5 +140,5 @@ def translate_sheet(
         columns.append(model.translate(made, start, seed=seeds))
     width = max(column.shape[1] for column in columns)
     shown = torch.stack([column.cpu().expand(-1, width, -1, -1) for column in columns], 1)
-    sheet = Sheet(to_uint8(shown.flatten(0, 1)), len(columns))
+    sheet = Sheet(to_uint8(shown.flatten(0, 1)), len(columns), task="translate")
     return sheet, to_uint8(made).cpu(), wish.filled(work.sampler)

@@ -66,4 +66,4 @@ def walk_sheet(
     """
     work = open_work(wish, device, single=True)
     (images,) = able_task(work.model, WALK).finish(work, other_seed=other_seed, steps=steps)
-    return Sheet(images, steps), wish.filled(work.sampler)
+    return Sheet(images, steps, task="walk"), wish.filled(work.sampler)

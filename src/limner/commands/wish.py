@@ -17,7 +17,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Blend
-from limner.contract.options import Share, read_size, validated
+from limner.contract.options import Share, option_names, read_size, validated
+from limner.contract.registry import entry_of
 from limner.contract.text import prompted
 from limner.contract.wildcards import choose_words, word_lists
 from limner.data import png
@@ -27,6 +28,7 @@ from limner.runtime.progress import say
 
 _LARGEST_SIDE = 4096  # of a picture that is painted
 _STRENGTHS = ("control_strength", "control_weights")  # as --strength gives them
+_PAINTED = ("paint", "reword")  # what is painted again from its words and seeds alone
 _Text = Annotated[str, Field(max_length=100_000)]
 
 
@@ -89,15 +91,19 @@ class Wish:
 
         Raises:
             LimnerError: not a PNG file, one that does not say how it was made, or one that was made
-                larger.
+                of other pictures, which it does not hold.
         """
         settings = png.read_settings(path)
         if settings is None:
             raise LimnerError(
                 f"{path} does not say how it was made; limner writes PNG files that do"
             )
-        if settings.get("task") == "upscale":
-            raise LimnerError(f"limner upscale made {path} of another picture; give that one")
+        task, inputs = settings.get("task", "paint"), settings.get("inputs")
+        if task not in _PAINTED or (isinstance(inputs, dict) and "image" in inputs):
+            raise LimnerError(
+                f"limner {task} made {path}, which its settings alone do not paint again; give "
+                "the picture that it was made of, or one of limner sample"
+            )
         known = {name: settings[name] for name in cls.__dataclass_fields__ if name in settings}
         return cls.of(known)
 
@@ -151,6 +157,16 @@ class Wish:
         """What a PNG remembers; the prompt also where other programs look for it."""
         values = {key: value for key, value in asdict(self).items() if value not in ((), "", None)}
         return {"prompt": "; ".join(self.prompts), "version": limner.__version__} | values
+
+
+def options_it_has(model: str, remembered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of another model's sampler that a model has, too; the others are told of."""
+    file = model_file(find_model(model))
+    of_model = entry_of(read_header(file).model, file).model
+    known = option_names(getattr(of_model, "frames", of_model))
+    if unknown := [name for name in remembered if name not in known]:
+        say(f"{model} has no {', '.join(f'sampler.{name}' for name in unknown)}: left out")
+    return {name: value for name, value in remembered.items() if name in known}
 
 
 def load_painter(path: Path | str, device: str) -> GenerativeModel:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -155,7 +156,7 @@ class Rewords(GenerativeModel):
             check_mask(self.spec, image, None)
             if len(image) not in (1, len(seeds)):
                 raise LimnerError(f"{len(image)} pictures for {len(seeds)} seeds; give one for all")
-            image = image.to(self.device)
+            image = image.to(self.device, torch.float32)
         painted = partial(self.reworded, change, image, strength)
         yield from self.run_frames(painted, len(c), c, seeds * 2, preview, options)
 

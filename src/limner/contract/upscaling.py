@@ -211,14 +211,17 @@ class Upscales(GenerativeModel):
             options: the model's own, see the signature of `frames`.
 
         Raises:
-            LimnerError: an unknown option, a factor out of range, or a picture that would be
-                larger than 2^26 pixels.
+            LimnerError: an unknown option, a factor out of range, pictures of another shape, or one
+                that would be larger than 2^26 pixels.
         """
         check_images(x)
+        if x.ndim != 4 or 0 in x.shape[1:]:
+            given = " x ".join(map(str, x.shape))
+            raise LimnerError(f'pictures are "n k h w", not {given}; x[None] makes one of "k h w"')
         factor = float(self.factor if factor is None else factor)
         n, k, height, width = x.shape
-        size = round(height * factor), round(width * factor)
         check_enlargement((height, width), factor)
+        size = round(height * factor), round(width * factor)
         asked = self.sampler_options(options)
         c = one_for_each(n, c)
         self.check_condition(c)

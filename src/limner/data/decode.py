@@ -137,8 +137,8 @@ def is_grey(mode: str) -> bool:
     return mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16")
 
 
-def flattened(image: Image.Image) -> Image.Image:
-    """The first frame, upright, composited on white, in mode L or RGB."""
+def flattened(image: Image.Image, ground: str = "white") -> Image.Image:
+    """The first frame, upright, composited on a ground, in mode L or RGB."""
     grey = is_grey(image.mode)
     image.load()
     if (turned := _orientation(image)) in _UPRIGHT:
@@ -152,7 +152,7 @@ def flattened(image: Image.Image) -> Image.Image:
         raise UndecodableError("floating-point pixels; save it with 8 or 16 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
     return image.convert("L" if grey else "RGB")
 
 
@@ -206,10 +206,16 @@ def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image
 
 
 def to_pixels(
-    image: Image.Image, channels: int, height: int, width: int, fit: Fit, half: Half | None = None
+    image: Image.Image,
+    channels: int,
+    height: int,
+    width: int,
+    fit: Fit,
+    half: Half | None = None,
+    ground: str = "white",
 ) -> UInt8[Tensor, "c h w"]:
     """An opened picture, or one half of it, as pixels of a stated shape, in colours of screens."""
-    image = flattened(_in_srgb(image))
+    image = flattened(_in_srgb(image), ground)
     if half:
         middle = image.width // 2
         left, right = (0, middle) if half == "left" else (image.width - middle, image.width)

@@ -271,7 +271,8 @@ class Cascade(Edits, Attends, Rewords):
             LimnerError: a stage cannot edit; or as of `Repaints.edit`.
         """
         rounds = check_edit(self.spec, image, mask, strength, rounds)
-        edited = partial(self._edited, image.to(self.device), mask, strength, rounds)
+        image = image.to(self.device, torch.float32)
+        edited = partial(self._edited, image, mask, strength, rounds)
         yield from self.run_frames(edited, len(image), c, seed, preview, options)
 
     @finished

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, TypedDict, get_type_hints
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -180,10 +181,11 @@ class Repaints(Edits):
 
         Raises:
             LimnerError: pictures or a mask of another shape, or a strength or a number of rounds
-                that cannot be.
+                that cannot be: of a single step there is no part.
         """
         rounds = check_edit(self.spec, image, mask, strength, rounds)
-        edited = partial(self.edited, image.to(self.device), mask, strength, rounds)
+        image = image.to(self.device, torch.float32)
+        edited = partial(self.edited, image, mask, strength, rounds)
         yield from self.run_frames(edited, len(image), c, seed, preview, options)
 
     @finished
@@ -203,6 +205,11 @@ class Repaints(Edits):
         """What `edit` yields, of checked arguments."""
         plan = self.plan(**options)
         steps = len(plan.times) - 1
+        if steps == 1 and strength < 1:
+            raise LimnerError(
+                f"a walk of one step begins with noise alone, and strength={strength:g} asks for a "
+                "part of it; give more sampler.steps, or strength=1"
+            )
         times = plan.times[steps - max(1, round(strength * steps)) :]
         x, painted = self.to_latent(image, mask, noise)
         D = plan.D if painted is None else KnownPixels(plan.D, x, painted.to(x))
