@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError, unknown
@@ -23,7 +23,7 @@ from limner.evaluate.metrics.statistics import (
     Estimate,
     count_groups,
     mean_interval,
-    wilson_interval,
+    share_interval,
 )
 from limner.evaluate.passes import FeatureObserver, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
@@ -202,9 +202,15 @@ class Metric(ABC):
         value = mean_interval(values, least, most, groups) if known else mean
         return self.number(name, value, n, **more)
 
-    def share(self, name: str, value: float, n: int, **more: Any) -> Number:
-        """A share that was counted in n pictures, with its interval."""
-        return self.number(name, Estimate(value, *wilson_interval(value, n)), n, **more)
+    def share(
+        self,
+        name: str,
+        right: Bool[Tensor, "n"],
+        groups: Int64[Tensor, "n"] | None = None,
+        **more: Any,
+    ) -> Number:
+        """The share of n pictures that count, with its interval."""
+        return self.number(name, share_interval(right, groups), len(right), **more)
 
 
 class FeatureMetric(Metric):

@@ -256,8 +256,8 @@ class PaintedPictures(PictureSet):
         return self.real.captions(numbers) if self.spec.text else None
 
     def groups(self, numbers: Numbers) -> Numbers | None:
-        """The groups of the real pictures."""
-        return self.real.groups(numbers)
+        """The groups of the real pictures, if the model is told what these show."""
+        return self.real.groups(numbers) if self.spec.text or self.spec.hint else None
 
 
 class SourcePictures(PictureSet):

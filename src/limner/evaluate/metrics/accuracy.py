@@ -10,7 +10,6 @@ import torch
 
 from limner.contract.registry import Paper
 from limner.evaluate.metric import FeatureMetric, NotApplicable, metric
-from limner.evaluate.metrics.statistics import share_interval
 from limner.evaluate.passes import Observer, Seen
 from limner.evaluate.picture_sets import PictureSet
 from limner.evaluate.report import SUBJECT, Number
@@ -64,6 +63,6 @@ class Accuracy(FeatureMetric):
             place = [self.extractor.classes.index(name) for name in pictures.classes]
             right = logits.argmax(1) == torch.tensor(place)[asked]
             shared: dict[str, Any] = {"row": row, "better": self.better}
-            accuracy = share_interval(right, pictures.groups(torch.arange(len(right))))
-            found.append(self.number("accuracy", accuracy, len(right), **shared))
+            groups = pictures.groups(torch.arange(len(right)))
+            found.append(self.share("accuracy", right, groups, **shared))
         return found

@@ -355,16 +355,14 @@ class Composition(Metric):
         for objects, request in zip(found, asked):
             if request is not None:
                 right[request.skill].append(shows(objects, request))
-        shares = {
-            skill: (sum(each) / len(each), len(each)) for skill, each in right.items() if each
-        }
+        asked_for = {skill: each for skill, each in right.items() if each}
         shared: dict[str, Any] = {"row": row, "better": self.better}
-        mean = mean_share([*shares.values()])
-        n = sum(n for _, n in shares.values())
-        of = f"the mean of {len(shares)} skills"
+        mean = mean_share([(sum(each) / len(each), len(each)) for each in asked_for.values()])
+        n = sum(map(len, asked_for.values()))
+        of = f"the mean of {len(asked_for)} skills"
         yield self.number(self.name, mean, n, protocol=of, **shared)
-        for skill, (share, n) in shares.items():
-            yield self.share(SKILLS[skill], share, n, **shared)
+        for skill, each in asked_for.items():
+            yield self.share(SKILLS[skill], torch.tensor(each), **shared)
 
 
 def requests_of(pictures: PictureSet, real: RealPictures) -> list[Request | None]:

@@ -99,6 +99,6 @@ class Counterpart(PairMetric):
         self, own: Float[Tensor, "m d"], true: Float[Tensor, "m d"], row: str
     ) -> list[Number]:
         """R@1."""
-        m = len(own)
-        right = float(found_among(own, true, GALLERY).double().mean())
-        return [self.share(f"R@1 of {min(GALLERY, m)}", right, m, row=row, better="higher")]
+        m, right = len(own), found_among(own, true, GALLERY)
+        groups = self.setting.reference.groups(torch.arange(m))
+        return [self.share(f"R@1 of {min(GALLERY, m)}", right, groups, row=row, better="higher")]

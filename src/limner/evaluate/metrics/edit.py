@@ -429,8 +429,7 @@ class Edit(Metric):
 
     def _share(self, name: str, which: Bool[Tensor, "n"], **told: Any) -> Number:
         """A share with its interval."""
-        share = float(which.double().mean())
-        return self.share(name, share, len(which), **{"better": self.better, **told})
+        return self.share(name, which, **{"better": self.better, **told})
 
     def sheets(self, seen: Seen) -> dict[str, Pixels]:
         """The first edits, a row each: before, after, and the other ways."""

@@ -98,9 +98,14 @@ class NearestTraining:
         return float(self.is_copy.double().mean())
 
     @property
+    def is_authentic(self) -> Bool[Tensor, "n"]:
+        """Which are farther from their nearest training picture than its neighbour is."""
+        return self.first > self.own
+
+    @property
     def share_authentic(self) -> float:
-        """The share of pictures farther from their nearest training picture than its neighbour."""
-        return float((self.first > self.own).double().mean())
+        """The share of authentic pictures."""
+        return float(self.is_authentic.double().mean())
 
     def closer(self, held_out: "NearestTraining") -> "Closer":
         """Which share of pictures is closer than almost all held-out ones, by their d1.
@@ -351,15 +356,15 @@ class Memorisation(Metric):
         some = f"; beside {m:,} of {of_all:,} training pictures" if m < of_all else ""
         for row, pictures in self.sets.items():
             of = self.found(seen, pictures)
-            n = len(of.first)
-            shared: dict[str, Any] = {"row": row, "m": m}
-            found.append(self.share("copied", of.share_of_copies, n, better="lower",
-                                protocol="d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored"
-                                + some,
-                                **shared))  # fmt: skip
-            found.append(self.share("authentic", of.share_authentic, n, better="higher",
-                                protocol="d1 > the nearest training picture's own distance",
-                                **shared))  # fmt: skip
+            groups = pictures.groups(torch.arange(len(of.first)))
+            shared: dict[str, Any] = {"groups": groups, "row": row, "m": m}
+            protocol = f"d1 / d2 < 1/3 in pixels, shifted by up to 2 and mirrored{some}"
+            copied = self.share("copied", of.is_copy, better="lower", protocol=protocol, **shared)
+            protocol = "d1 > the nearest training picture's own distance"
+            authentic = self.share(
+                "authentic", of.is_authentic, better="higher", protocol=protocol, **shared
+            )
+            found += [copied, authentic]
             if row == SUBJECT:
                 found += self.closer_numbers(seen, of)
         return found

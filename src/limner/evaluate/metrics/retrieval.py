@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
@@ -39,7 +39,7 @@ from limner.evaluate.metrics.statistics import (
     checked_features,
     percentiles,
     random_order,
-    wilson_interval,
+    share_interval,
 )
 from limner.evaluate.passes import BLOCK, Observer, Seen
 from limner.evaluate.picture_sets import PictureSet, Pixels, RealPictures
@@ -90,8 +90,8 @@ def retrieval(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"], seed: i
     rank = ranks(table, own.cpu())
     drawn = rank[bootstrap_samples(n, seed)]
     return Ranking(
-        _share(rank <= 1),
-        _share(rank <= _K),
+        share_interval(rank <= 1),
+        share_interval(rank <= _K),
         percentiles(float(rank.quantile(0.5)), drawn.quantile(0.5, dim=1)),
         gallery,
     )
@@ -101,11 +101,6 @@ def ranks(similarity: Float[Tensor, "n k"], own: Int64[Tensor, "n"]) -> Float64[
     """1 + how many other captions are at least as similar to the picture as its own."""
     mine = similarity.gather(1, own[:, None])
     return (similarity >= mine).sum(1).double()  # its own caption is the 1
-
-
-def _share(true: Bool[Tensor, "n"]) -> Estimate:
-    share = float(true.double().mean())
-    return Estimate(share, *wilson_interval(share, len(true)))
 
 
 @metric("retrieval", paper=PAPER)
