@@ -311,14 +311,12 @@ def _check_labels(data: Dataset, n: int, who: str) -> None:
         )
 
 
-def _check_weights(weights: object, n: int, who: str) -> None:
+def _check_weights(weights: Any, n: int, who: str) -> None:
     """Refuse weights by which nothing can be drawn."""
     if weights is None:
         return
-    floats = isinstance(weights, Tensor) and weights.is_floating_point()
-    if not (
-        floats and weights.shape == (n,) and weights.min() >= 0 and 0 < weights.sum() < math.inf
-    ):
+    fits = isinstance(weights, Tensor) and weights.shape == (n,) and weights.is_floating_point()
+    if not (fits and weights.min() >= 0 and 0 < weights.sum() < math.inf):
         raise LimnerError(
             f"the weights of {who} are not a tensor of {n} numbers from 0 with a sum above it; "
             "give a float for each picture, or leave them out"
