@@ -241,6 +241,14 @@ def test_a_file_that_is_no_model(limner_, tmp_path: Path):
     assert code == 2 and "model.safetensors" in err and err.count("\n") == 1
 
 
+def test_a_recipe_of_a_model_that_is_not_imported_says_so(limner_, tmp_path: Path):
+    recipe = '[model]\nname = "my-own"\n[data]\nsource = "emoji"\n'
+    (tmp_path / "own.toml").write_text(recipe, encoding="utf-8")
+    code, _, err = limner_("train", "own.toml")
+    assert code == 2 and err.count("\n") == 1
+    assert "own.toml: unknown model 'my-own'" in err and "is known once the file with its" in err
+
+
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, limner_):
     import limner.commands.examination
 

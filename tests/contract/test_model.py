@@ -41,6 +41,18 @@ def test_frames_are_clamped_float32_without_gradients_and_watching_keeps_its_own
         assert torch.is_grad_enabled(), "whoever watches goes on with gradients as before"
 
 
+class Bytes(Loud):
+    """Pictures from 0 to 255."""
+
+    def frames(self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True):
+        yield torch.linspace(0, 255, n * 4).view(n, *self.spec.shape)
+
+
+def test_frames_from_0_to_255_are_refused_and_not_painted_white():
+    with pytest.raises(LimnerError, match=r"frames of Bytes yields values from 0 to 255; yield"):
+        Bytes(GREY).sample(2)
+
+
 def test_the_constructor_is_the_configuration():
     model = Loud(GREY, 3)
     assert model.config == {"scale": 3.0, "kind": "plain"}

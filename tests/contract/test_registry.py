@@ -7,6 +7,7 @@ import pytest
 import torch
 import toys
 
+import limner.gans
 from limner.contract import registry
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, Images, ImageSpec
@@ -30,6 +31,25 @@ def test_a_paper_reads_like_a_reference():
     older = Paper("A title", "Somebody", 1998, doi="10.1109/5.726791")
     assert str(older) == "Somebody (1998). A title. doi:10.1109/5.726791"
     assert str(Paper("A title", "Somebody", 2026)) == "Somebody (2026). A title."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def f(:", "mine.py, line 1: SyntaxError: invalid syntax; mend or remove that file"),
+        ("import torch\n1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero; mend or"),
+        ("from torhc import nn", "mine.py, line 1: ModuleNotFoundError: No module named 'torhc'"),
+    ],
+)
+def test_a_file_of_a_family_that_cannot_be_imported_is_named(text, said, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(limner.gans, "__path__", [*limner.gans.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, "import_modules", registry.import_modules.__wrapped__)
+    for call in (models, lambda: registry.entry_of("vae", tmp_path / "recipe.toml")):
+        with pytest.raises(LimnerError) as error:
+            call()
+        assert said in str(error.value)
+        assert "A model of your own" not in str(error.value)
 
 
 def test_models_come_in_the_order_of_families_and_then_by_name():

@@ -57,6 +57,8 @@ def test_pictures_as_bytes_are_refused_where_pictures_are_given(vae, ddpm, pixel
         for x in (BYTES, BYTES.long()):
             with pytest.raises(LimnerError, match=r"floats in \[-1, 1\], not u?int.*from_uint8"):
                 call(x)
+        with pytest.raises(LimnerError, match=r"and these go from 0 to 255; .*from_uint8 makes"):
+            call(torch.linspace(0, 255, BYTES.numel()).view_as(BYTES))
 
 
 @pytest.mark.parametrize("mask", [2 * MASK - 3, 255 * MASK, MASK.bool(), MASK * torch.nan])

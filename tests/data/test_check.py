@@ -87,8 +87,22 @@ def test_empty_data_are_a_finding(tmp_path):
     report.sheet(tmp_path / "sheet.png")
     with pytest.raises(LimnerError, match="there is no folder"):
         check(f"folder:{tmp_path / 'none'}")
-    with pytest.raises(LimnerError, match="one by one"):
-        check("unpaired:emoji,mnist")
+
+
+def test_of_pairs_both_domains_are_shown_and_who_has_no_counterpart(tmp_path):
+    for domain, names in (("a", "123"), ("b", "234")):
+        (tmp_path / domain).mkdir()
+        for name in names:
+            Image.new("RGB", (8, 8), (50 * int(name), 0, 0)).save(tmp_path / domain / f"{name}.png")
+    pair = f"folder:{tmp_path}/a,folder:{tmp_path}/b"
+    report = check(f"paired:{pair}", size=4)
+    assert report.pictures == 6 and not report.refused_by_training
+    assert "paired\n2 pairs\nleft out: 4.png (no counterpart in folder:" in report.text()
+    assert [name for name, _ in report.to_json()["unpaired"]] == ["4.png", "1.png"]
+    assert check(f"unpaired:{pair}").text().endswith("unpaired\nthe sources agree")
+    (tmp_path / "b" / "3.png").write_bytes(b"broken")
+    (tmp_path / "b" / "2.png").write_bytes(b"broken")
+    assert check(f"paired:{pair}").refused_by_training
 
 
 def test_wrong_metadata_are_findings(tmp_path):

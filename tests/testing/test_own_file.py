@@ -1,8 +1,10 @@
 """`python -m limner.testing` of a file with a mistake: one line, with the place in the file."""
 
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from limner.contract import registry
 from limner.contract.registry import models
@@ -93,6 +95,35 @@ def test_a_mistake_is_one_line(
     shown = capsys.readouterr().err
     assert said.replace("FILE", str(file)) in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys; sys.exit(0)", "ends the program when it is imported; put that below if __na"),
+        ("from .other import x", "relative import with no known parent package; write the import"),
+        ("\0", "own_file.py: SyntaxError: source code string cannot contain null bytes"),
+        ("import beside", "own_file.py registers no model or metric; write @register"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(
+    text: str, said: str, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside.py").touch()
+    file = tmp_path / "own_file.py"
+    file.write_text(text, encoding="utf-8")
+    assert main([str(file)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_replaces_no_module_of_its_name(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    file = tmp_path / "torch.py"
+    file.write_text(FILE, encoding="utf-8")
+    assert own_file.names_in(file)[0] == ["own"]
+    assert sys.modules["torch"] is torch
 
 
 LEARNT = """

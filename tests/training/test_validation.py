@@ -133,7 +133,7 @@ def test_every_model_of_one_player_has_one(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(validation, "Stream", lambda data, seed: toys)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     options = TrainOptions(steps=200, batch=8, log_every=10)
-    found = [Validation({}, options, model).numbers(model, 3)[LOSS] for _ in range(2)]
+    found = [Validation(DATA, options, model).numbers(model, 3)[LOSS] for _ in range(2)]
     assert found[0] == found[1] and math.isfinite(found[0])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

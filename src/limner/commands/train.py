@@ -76,6 +76,7 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
     """A recipe from `RECIPE.toml`, `recipe:NAME` or `MODEL SOURCE` and `key=value ...`, and a name
     for its run.
     """
+    from limner.contract.registry import entry_of
     from limner.training.recipe import Recipe
     from limner.training.shipped import recipe_file
 
@@ -83,7 +84,9 @@ def _recipe(arguments: list[str]) -> tuple[Any, str]:
     assignments = [a for a in arguments if is_option(a)]
     file = recipe_file(words[0]) if words else None
     if len(words) == 1 and file is not None:
-        return Recipe.read(file, assignments), file.stem
+        recipe = Recipe.read(file, assignments)
+        entry_of(recipe.model["name"], file)
+        return recipe, file.stem
     if len(words) == 2 and file is None:
         source = re.sub(r"[^a-z0-9]+", "-", words[1].lower()).strip("-")
         return Recipe.of(words[0], words[1], assignments), f"{words[0]}-{source}"[:80]

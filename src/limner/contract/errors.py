@@ -1,6 +1,7 @@
 """Errors of the user: one line that says what is wrong and what to type; exit code 2."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,27 @@ def install(extra: str) -> str:
     if (clone / "pyproject.toml").is_file():
         return f"pip install -e '{clone}[{extra}]'"
     return f"pip install 'limner[{extra}]'"
+
+
+def error_in_file(error: Exception, file: Path) -> str:
+    """An error that a file's own code raised, in a line, with the last line of it that led there.
+
+    Args:
+        error: what was raised.
+        file: as it is to be named.
+    """
+    said = (str(error).strip() or "no message").splitlines()[0]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == file.resolve()
+    ]
+    if isinstance(error, SyntaxError):
+        said, lines = error.msg, [error.lineno] * bool(error.lineno)
+    if isinstance(error, ImportError) and "relative import" in said:
+        said += "; write the import without leading dots"
+    where = f"{file}, line {lines[-1]}" if lines else str(file)
+    return f"{where}: {type(error).__name__}: {said}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> LimnerError:

@@ -11,6 +11,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.number_types import wrong_type
 
+_FAR = 8.0  # above 1
+
 
 def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
     """Clamp each yielded frame to [-1, 1], as float32, without gradients."""
@@ -31,9 +33,32 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
             if not isinstance(frame, Tensor) or not frame.is_floating_point():
                 kind = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
                 raise LimnerError(f"frames of {name} yields {kind}; yield floats in [-1, 1]")
+            check_range(frame, name)
             yield frame.detach().float().clamp(-1, 1)
 
     return clamped
+
+
+def check_range(frame: Images, name: str) -> None:
+    """Refuse pictures from 0 to 255, which would be clamped to white ones.
+
+    What a sampler overshoots is no mistake, but it goes below 0, too, and seldom so far.
+
+    Args:
+        frame: what was yielded.
+        name: of the class that paints them.
+
+    Raises:
+        LimnerError: no number is below 0, and the largest is far above 1.
+    """
+    if not frame.numel():
+        return
+    low, high = (float(end) for end in frame.detach().aminmax())
+    if low >= 0 and _FAR < high <= 256:
+        raise LimnerError(
+            f"frames of {name} yields values from {low:g} to {high:g}; yield floats in [-1, 1], as "
+            "limner.contract.image.from_uint8 makes of bytes"
+        )
 
 
 def check_frame(frame: Images, n: int, channels: int, name: str) -> None:

@@ -23,6 +23,7 @@ Images = Float[Tensor, "b c h w"]
 
 
 Rows = Sequence[Sequence[int]]
+_FARTHEST = 2.0  # from 0 of a picture's numbers, with room for a filter that overshoots
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,18 @@ def check_images(x: object) -> None:
     """Refuse what cannot be pictures in [-1, 1]: whole numbers, as files have them, and no tensors.
 
     Raises:
-        LimnerError: they are not a tensor of floats.
+        LimnerError: they are not a tensor of floats, or some are far outside of [-1, 1].
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = str(x.dtype).removeprefix("torch.") if isinstance(x, Tensor) else type(x).__name__
         raise LimnerError(
             f"pictures are a tensor of floats in [-1, 1], not {kind}; "
+            "limner.contract.image.from_uint8 makes them of bytes"
+        )
+    if x.numel() and float(x.detach().abs().max()) > _FARTHEST:
+        low, high = (float(end) for end in x.detach().aminmax())
+        raise LimnerError(
+            f"pictures are floats in [-1, 1], and these go from {low:g} to {high:g}; "
             "limner.contract.image.from_uint8 makes them of bytes"
         )
 

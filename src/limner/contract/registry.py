@@ -1,6 +1,7 @@
 """Every model by name: what `limner models`, the documentation and the contract tests read."""
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -10,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from limner.contract.errors import LimnerError, unknown
+from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import told
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part
@@ -219,10 +220,20 @@ def import_modules(package: str) -> None:
 
     Args:
         package: as in `evaluate.metrics`.
+
+    Raises:
+        LimnerError: a file there cannot be imported; the message says which, and where.
     """
     home = importlib.import_module(f"limner.{package}")
     for module in pkgutil.walk_packages(home.__path__, f"{home.__name__}."):
-        importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
+        try:
+            importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
+        except LimnerError:
+            raise
+        except Exception as error:  # whatever a file of one's own raises there
+            found = importlib.util.find_spec(module.name)
+            said = error_in_file(error, Path((found and found.origin) or module.name))
+            raise LimnerError(f"{said}; mend or remove that file") from error
 
 
 def _load_families() -> None:
@@ -266,6 +277,7 @@ def entry_of(name: str, file: Path) -> Entry:
     Raises:
         LimnerError: no model is called so; the message says how one becomes known.
     """
+    _load_families()  # which may fail for another reason
     try:
         return entry(name)
     except LimnerError as error:

@@ -22,16 +22,18 @@ from limner.data.pictures import Entry, Listing, Source, each
 from limner.data.scenes import Scenes
 from limner.data.sharded import Sharded
 from limner.data.sources import (
+    PAIRS,
     find_source,
     flat_options,
     is_mixture,
     one_source,
     open_data,
     open_one,
-    parts_of,
     parts_of_mixture,
+    parts_of_pair,
 )
 from limner.data.stream import Stream
+from limner.data.unpaired import Paired
 
 _TILE, _ACROSS = 64, 10  # of the contact sheet, in pixels and in pictures
 _SHOWN = 10  # of anything that is listed
@@ -136,21 +138,25 @@ class CheckReport:
 
 @dataclass
 class MixedReport:
-    """What `check` found in a mixture.
+    """What `check` found in a mixture or in two domains.
 
     Args:
         source: as it was typed.
         parts: what was found in each of its sources.
-        problems: why they cannot be mixed, each with its remedy.
+        problems: why they do not go together, each with its remedy.
+        pairs: of true pairs: how many there are; None of others.
+        unpaired: of true pairs: names of pictures without a counterpart, and why.
     """
 
     source: str
     parts: list[CheckReport]
     problems: list[str] = field(default_factory=list)
+    pairs: int | None = None
+    unpaired: Reasons = field(default_factory=list)
 
     @property
     def refused_by_training(self) -> bool:
-        """Whether training on the mixture would stop with an error."""
+        """Whether training on all of them would stop with an error."""
         return bool(self.problems) or any(part.refused_by_training for part in self.parts)
 
     @property
@@ -171,14 +177,20 @@ class MixedReport:
     def to_json(self) -> dict[str, Any]:
         """Plain values, complete."""
         parts = [part.to_json() for part in self.parts]
-        return {"source": self.source, "parts": parts, "problems": self.problems}
+        found = {"source": self.source, "parts": parts, "problems": self.problems}
+        of_pairs = {"pairs": self.pairs, "unpaired": self.unpaired}
+        return found if self.pairs is None else found | of_pairs
 
     def text(self) -> str:
-        """A table for each source, and whether they can be mixed."""
+        """A table for each source, and whether they go together."""
         tables = [part.text() for part in self.parts]
         refused = [part.source for part in self.parts if part.refused_by_training]
         said = self.problems or [f"to be put right in {source}" for source in refused]
-        return "\n\n".join([*tables, "\n".join(["mixed", *(said or ["the sources agree"])])])
+        if not said and self.pairs is not None:
+            said = [f"{self.pairs:,} pairs"]
+            said += _shorten([f"left out: {name} ({reason})" for name, reason in self.unpaired])
+        kind = self.source.partition(":")[0]
+        return "\n\n".join([*tables, "\n".join([kind, *(said or ["the sources agree"])])])
 
     def sheet(self, path: str | Path) -> None:
         """Save pictures of all sources, one after the other, as one PNG."""
@@ -206,30 +218,31 @@ def check(source: str | Sequence[str], **options: Any) -> CheckReport | MixedRep
     """Look at every picture of a source and report; bad data are findings and no errors.
 
     Args:
-        source: as for `open_data`, but no pair.
+        source: as for `open_data`.
         options: as for `open_data`.
 
     Raises:
-        LimnerError: no such source, file or option, or a pair of sources.
+        LimnerError: no such source, file or option.
     """
     source = one_source(source)
-    if is_mixture(source):
-        return _check_mixture(source, flat_options(options))
-    if parts_of(source) != [source]:
-        raise LimnerError(f"check the sources of {source} one by one")
+    if is_mixture(source) or source.partition(":")[0] in PAIRS:
+        return _check_several(source, flat_options(options))
     return _check_one(source, options)
 
 
-def _check_mixture(source: str, options: dict[str, Any]) -> MixedReport:
-    """Each source of a mixture, and whether they can be mixed."""
-    own = {name: value for name, value in options.items() if name != "weights"}
-    parts = parts_of_mixture(source, own)
+def _check_several(source: str, options: dict[str, Any]) -> MixedReport:
+    """Each source of a mixture or of two domains, and whether they go together."""
+    own = {name: value for name, value in options.items() if name not in ("weights", "direction")}
+    parts = parts_of_mixture(source, own) if is_mixture(source) else parts_of_pair(source, own)
     report = MixedReport(source, [_check_one(name, given) for name, given in parts])
     if not report.refused_by_training:
         try:
-            open_data(source, **options)
+            data = open_data(source, **options)
         except LimnerError as error:
             report.problems.append(str(error))
+            return report
+        if isinstance(data, Paired):
+            report.pairs, report.unpaired = len(data), data.unpaired
     return report
 
 

@@ -4,10 +4,13 @@ A data set has no order and no randomness of its own: a `Stream` orders it, and 
 streams for whatever is drawn anew each time (captions, binarisation).
 """
 
+import functools
 import hashlib
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -16,10 +19,29 @@ from torch import Tensor
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, from_levels, from_uint8, to_levels
 from limner.contract.noise import Noise, Purpose
+from limner.data.agreement import (
+    Check,
+    check_captions,
+    check_hints,
+    check_images,
+    check_pixels,
+    kind_of,
+)
 from limner.data.hints import REDUCTION, Hint, PictureHint, draw_hint, hint_spec
 from limner.data.order import Anything, ByWeight, Order, Shuffled
 
+_WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _FIXED_SEED = 0  # of the one binarisation that a held-out split has
+
+
+_CHECKS: dict[str, Check] = {
+    "pixels": check_pixels,
+    "parts": check_pixels,
+    "images": check_images,
+    "captions": check_captions,
+    "hints": check_hints,
+}
+"""Of what a data set gives, by its methods."""
 
 
 class View(NamedTuple):
@@ -71,6 +93,12 @@ class Dataset(ABC):
     paired: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
     hint: PictureHint | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, check in _CHECKS.items():
+            if name in cls.__dict__:
+                setattr(cls, name, _checking(getattr(cls, name), name, check))
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -203,3 +231,93 @@ class Dataset(ABC):
             rank[by_class] = order - starts  # how many of its class come before it
             order = torch.argsort(rank * len(counts) + self.labels)
         return order[torch.arange(n) % len(order)]
+
+
+def _checking(method: Callable[..., Any], name: str, check: Check) -> Callable[..., Any]:
+    """A method of a data set that refuses what does not agree with the specification."""
+
+    @functools.wraps(method)
+    def checked(self: Dataset, indices: Int[Tensor, "b"], *args: Any, **kwargs: Any) -> Any:
+        found = method(self, indices, *args, **kwargs)
+        who = f"{name} of {type(self).__name__}"
+        check(found, len(indices), who, self.spec, bool(self.sizes))
+        return found
+
+    return checked
+
+
+def check_dataset(data: object) -> None:
+    """Refuse what is not a data set, or says of its pictures what cannot be.
+
+    Raises:
+        LimnerError: it has another type, no pictures, no specification, or labels, weights,
+            captions or conditioning images that do not agree with it.
+    """
+    who = type(data).__name__
+    if not isinstance(data, Dataset):
+        raise LimnerError(
+            f"{who} is not a data set; write a class with limner.data.Dataset as its base, with "
+            "spec, __len__(self) and pixels(self, indices)"
+        )
+    if not isinstance(getattr(data, "spec", None), ImageSpec):
+        raise LimnerError(
+            f"{who} has no spec; write self.spec = ImageSpec(channels, height, width)"
+        )
+    try:
+        n = len(data)
+    except (TypeError, ValueError) as error:
+        raise LimnerError(f"len() of {who} says how many pictures there are ({error})") from None
+    if not n:
+        raise LimnerError(f"{data.source or who} holds no pictures")
+    _check_labels(data, n, who)
+    _check_weights(data.weights, n, who)
+    if data.spec.text and type(data).captions is Dataset.captions:
+        raise LimnerError(
+            f"the spec of {who} has text, but no captions; write captions(self, indices, noise), "
+            "or leave text out"
+        )
+    own_hints = type(data).hints is not Dataset.hints
+    if not own_hints and (data.spec.hint is None) != (data.hint is None):
+        raise LimnerError(
+            f"spec.hint and hint of {who} do not agree; compute_hints('edges') sets both, or write "
+            "hints(self, indices, numbers, seed, view, x)"
+        )
+
+
+def _check_labels(data: Dataset, n: int, who: str) -> None:
+    """Refuse labels that are no class numbers of the specification, one for each picture."""
+    labels: object = data.labels
+    known = len(data.spec.labels)
+    if (labels is None) != (not known):
+        has, lacks = ("spec.labels", "labels")[:: 1 if labels is None else -1]
+        raise LimnerError(
+            f"{who} has {has} and no {lacks}; give class names in spec.labels and, in labels, a "
+            "tensor of their numbers, or neither"
+        )
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.dtype not in _WHOLE or labels.ndim != 1:
+        raise LimnerError(
+            f"the labels of {who} are {kind_of(labels)}; give class numbers, one for each picture, "
+            "as torch.tensor([0, 2, 1])"
+        )
+    if len(labels) != n and not data.endless:
+        raise LimnerError(f"{who} has {len(labels)} labels for {n} pictures; give one for each")
+    low, high = int(labels.min()), int(labels.max())
+    if low < -1 or high >= known:
+        raise LimnerError(
+            f"{who} has the label {low if low < -1 else high}, and its spec {known} classes; give "
+            f"0 to {known - 1}, and -1 where there is none"
+        )
+
+
+def _check_weights(weights: Any, n: int, who: str) -> None:
+    """Refuse weights by which nothing can be drawn."""
+    if weights is None:
+        return
+    fits = isinstance(weights, Tensor) and weights.shape == (n,) and weights.is_floating_point()
+    if not (fits and weights.min() >= 0 and 0 < weights.sum() < math.inf):
+        raise LimnerError(
+            f"the weights of {who} are not a tensor of {n} numbers from 0 with a sum above it; "
+            "give a float for each picture, or leave them out"
+        )

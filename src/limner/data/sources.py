@@ -174,12 +174,11 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     direction = options.pop("direction", _DIRECTIONS[0])
     if direction not in _DIRECTIONS:
         raise LimnerError(f"data.direction={direction}: give {' or '.join(_DIRECTIONS)}")
-    shared = {name: value for name, value in options.items() if name[:2] not in _SIDES}
     of_sides = [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
-    parts = domains(source, shared)
+    parts = parts_of_pair(source, options)
     opened: list[Dataset] = []
     names: list[str] = []
-    sources = [find_source(p, shared | own | given) for (p, own), given in zip(parts, of_sides)]
+    sources = [find_source(part, given) for part, given in parts]
     if kind == "paired":
         sources[0] = _held_out_as(*sources)
     for found, (part, _), given in zip(sources, parts, of_sides):
@@ -286,6 +285,14 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
         given |= {n[2:]: v for n, v in own.items() if n[0] == letter}
         parts.append((name, given))
     return parts
+
+
+def parts_of_pair(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The two sources of a pair, each with all of its options."""
+    shared = {name: value for name, value in options.items() if name[:2] not in _SIDES}
+    of_sides = [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
+    parts = domains(source, shared)
+    return [(part, shared | own | given) for (part, own), given in zip(parts, of_sides)]
 
 
 def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -16,7 +16,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition
 from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
-from limner.data.dataset import Dataset, View
+from limner.data.dataset import Dataset, View, check_dataset
 
 _READ = 64  # captions that are tried
 
@@ -29,9 +29,13 @@ class Stream:
         seed: of the order and of whatever is drawn.
         together: where pictures differ in size, so many that follow each other have one: those of
             a batch.
+
+    Raises:
+        LimnerError: the data set is none, see `check_dataset`.
     """
 
     def __init__(self, dataset: Dataset, seed: int = 0, together: int = 1) -> None:
+        check_dataset(dataset)
         self.dataset = dataset
         self.seed = seed
         self._order = dataset.order(seed, together)

@@ -115,9 +115,11 @@ class Paired(TwoDomains):
                 f"'{a.name(0)}'; name counterparts alike, or take unpaired:"
             )
         super().__init__(a, b, source, torch.tensor([i for i, _ in found]))
+        self.unpaired: list[tuple[str, str]] = []
         for names, used, other in zip((names_b, names_a), map(set, zip(*found)), (a, b)):
             reason = f"no counterpart in {other.source}"
-            self.skipped += tuple((n, reason) for i, n in enumerate(names) if i not in used)
+            self.unpaired += [(n, reason) for i, n in enumerate(names) if i not in used]
+        self.skipped += tuple(self.unpaired)
         self.counterparts = torch.tensor([i for _, i in found])
         self.digest = hashlib.sha256(f"paired {self.digest} {found}".encode()).hexdigest()
         if self.labels is not None and b.spec.frequencies:

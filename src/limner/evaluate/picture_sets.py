@@ -23,7 +23,7 @@ from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Purpose
 from limner.contract.text import Tokenizer
 from limner.contract.upscaling import Upscales
-from limner.data.dataset import Dataset
+from limner.data.dataset import Dataset, check_dataset
 from limner.evaluate.metrics.statistics import random_order
 from limner.runtime.cache import key
 
@@ -99,8 +99,7 @@ class RealPictures(PictureSet):
     """
 
     def __init__(self, dataset: Dataset, n: int | None = None, name: str | None = None) -> None:
-        if not len(dataset):
-            raise LimnerError(f"{dataset.source or 'the data set'} holds no pictures")
+        check_dataset(dataset)
         self.dataset = dataset
         self.spec = dataset.spec
         self.name = name or dataset.source or "the data"

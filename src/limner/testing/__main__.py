@@ -2,11 +2,10 @@
 
 import importlib.util
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
-from limner.contract.errors import LimnerError
+from limner.contract.errors import LimnerError, error_in_file
 from limner.contract.model import GenerativeModel
 from limner.contract.registry import build, entry, models
 from limner.data import Dataset, Stream, open_data
@@ -30,11 +29,20 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
     if not file.is_file() or file.suffix != ".py":
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
     known = {*models()}, {*metrics()}
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    taken = file.stem in sys.modules or file.stem in sys.stdlib_module_names
+    name = f"{file.stem}_of_your_own" if taken else file.stem  # no other module is replaced
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    sys.path.append(str(file.resolve().parent))  # as of a file that is run, but after all others
+    try:
+        spec.loader.exec_module(module)
+    except SystemExit:
+        raise LimnerError(
+            f"{file} ends the program when it is imported; put that below "
+            'if __name__ == "__main__":'
+        ) from None
     found = [[n for n in all_of() if n not in old] for all_of, old in zip((models, metrics), known)]
     if not any(found):
         raise LimnerError(
@@ -69,20 +77,6 @@ def train_briefly(name: str) -> str:
     return f"{name}: {key} of {size} emoji {first:.2f}, after {_STEPS} steps {last:.2f}"
 
 
-def _place(error: Exception, file: Path) -> str:
-    """An error in a line, with the last line of a file that led to it."""
-    said = (str(error).strip() or "no message").splitlines()[0]
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve() == file.resolve()
-    ]
-    if isinstance(error, SyntaxError):
-        said, lines = error.msg, [error.lineno]
-    where = f"{file}, line {lines[-1]}" if lines else str(file)
-    return f"{where}: {type(error).__name__}: {said}"
-
-
 def main(arguments: list[str]) -> int:
     """Check each promise, then train; 1 if a promise is broken, 2 if the file has neither."""
     try:
@@ -102,7 +96,7 @@ def main(arguments: list[str]) -> int:
         print(f"broken: {error}", file=sys.stderr)
         return 1
     except Exception as error:  # whatever the file's own code raises
-        print(f"error: {_place(error, Path(arguments[0]))}", file=sys.stderr)
+        print(f"error: {error_in_file(error, Path(arguments[0]))}", file=sys.stderr)
         return 2
     return 0
 

@@ -175,7 +175,9 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
     """A recipe's training images, in the order that its seed gives them."""
     from limner.data import open_data
 
-    dataset = dataset or open_data(**recipe.data)
+    options = recipe.options()
+    dataset = open_data(**recipe.data) if dataset is None else dataset
+    stream = Stream(dataset, options.seed, options.batch)
     if dataset.skipped:
         name, reason = dataset.skipped[0]
         count = len(dataset.skipped)
@@ -184,8 +186,6 @@ def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:
             f"left out: {name} ({reason}){more}; to see all, type: "
             f"limner data check {shlex.quote(dataset.source)}"
         )
-    options = recipe.options()
-    stream = Stream(dataset, options.seed, options.batch)
     stream.check_captions()
     return stream
 
@@ -277,7 +277,8 @@ class _Session:
         elif recipe.evaluate:
             raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [evaluate] out")
         self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
-        self.validation = Validation(recipe.data, loop.options, loop.model)
+        own = dataset is not None  # of which nothing is held out
+        self.validation = Validation({} if own else recipe.data, loop.options, loop.model)
         self.window = LogWindow()
 
     def go(self) -> Path:

@@ -35,12 +35,13 @@ class Validation:
     """The held-out loss of a run.
 
     Args:
-        data: the recipe's section [data].
+        data: the recipe's section [data]; empty for a data set in memory, which holds nothing out.
         options: of training: how many pictures, how they are batched and in which dtype.
         model: with one player; a game's losses say nothing about pictures that are held out.
 
     Raises:
-        LimnerError: the source has no held-out split, or the model has several players.
+        LimnerError: the source has no held-out split, or is a data set in memory; or the model has
+            several players.
     """
 
     def __init__(self, data: Mapping[str, Any], options: TrainOptions, model: Learner) -> None:
@@ -130,7 +131,9 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
     """The held-out split of a source; None where it has none, or the loss of it would say little:
     of several players, of a short run, of pictures with other classes or words.
     """
-    short = options.steps < _LEAST_LINES * options.log_every or not _usual_count(options)
+    short = (
+        not data or options.steps < _LEAST_LINES * options.log_every or not _usual_count(options)
+    )
     if short or len(model.players()) > 1:
         return None
     try:
@@ -145,6 +148,11 @@ def _usual_data(data: Mapping[str, Any], options: TrainOptions, model: Learner) 
 
 def _held_out(data: Mapping[str, Any]) -> Dataset:
     """The first split of a recipe's source that training does not see."""
+    if not data:
+        raise LimnerError(
+            "train.validation: a data set in memory has no split that training does not see; leave "
+            "it out"
+        )
     held = held_out_options(str(data["source"]))
     if splits_of(data) != {"train"}:
         raise LimnerError(

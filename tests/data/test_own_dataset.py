@@ -1,0 +1,139 @@
+"""A data set of one's own: whatever does not agree with its specification is refused in a line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from limner.contract.errors import LimnerError
+from limner.contract.image import ImageSpec
+from limner.contract.registry import build
+from limner.contract.text import text_spec
+from limner.data import Dataset, Stream
+from limner.evaluate.picture_sets import RealPictures
+from limner.runtime.log import read_log
+from limner.training import run
+from limner.training.options import TrainOptions
+from limner.training.recipe import Recipe
+from limner.training.validation import Validation
+
+SPEC = ImageSpec(3, 8, 6)
+CLASSES = ImageSpec(3, 8, 6, labels=("a", "b"))
+WORDS = ImageSpec(3, 8, 6, text=text_spec())
+DRAWN = ImageSpec(3, 8, 6, hint=ImageSpec(1, 8, 6))
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
+
+class Base(Dataset):
+    source = "own"
+
+    def __init__(self, **attributes: Any) -> None:
+        self.spec = SPEC
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def __len__(self) -> int:
+        return 4
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        return (indices[:, None, None, None] * 60).expand(-1, 3, 8, 6).to(torch.uint8)
+
+
+def own(**methods: Callable[..., Any]) -> type[Base]:
+    return type("Own", (Base,), methods)
+
+
+def made(change: Callable[[Tensor], Any]) -> type[Base]:
+    return own(pixels=lambda self, indices: change(Base.pixels(self, indices)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x.float() / 255, "pixels of Own gives float32; give a tensor of uint8"),
+        (lambda x: x.float(), "pixels of Own gives float32"),
+        (lambda x: x > 128, "pixels of Own gives bool"),
+        (lambda x: x.numpy(), "pixels of Own gives ndarray"),
+        (lambda x: None, "pixels of Own gives NoneType"),
+        (lambda x: x[:, 0], r"gives 4 x 8 x 6, where its spec says 4 x 3 x 8 x 6 \(pictures"),
+        (lambda x: x[:, :1], "gives 4 x 1 x 8 x 6, where its spec says 4 x 3 x 8 x 6"),
+        (lambda x: x.permute(0, 2, 3, 1), "gives 4 x 8 x 6 x 3, where its spec says"),
+        (lambda x: x.repeat(1, 1, 2, 2), "gives 4 x 3 x 16 x 12, where its spec says"),
+        (lambda x: x[:2], "gives 2 x 3 x 8 x 6, where its spec says"),
+    ],
+)
+def test_pixels_are_bytes_of_the_specified_shape(change, said: str):
+    for data in (made(change)(), made(change)()):
+        with pytest.raises(LimnerError, match=said):
+            Stream(data).batch(0, 4)
+        with pytest.raises(LimnerError, match=said):
+            RealPictures(data, name="own").pictures(torch.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("method", "spec", "gives", "said"),
+    [
+        ("images", SPEC, torch.full((4, 3, 8, 6), 255.0), "gives values from 255 to 255; give fl"),
+        ("images", SPEC, torch.zeros(4, 3, 8, 6).byte(), "images of Own gives uint8; give float32"),
+        ("images", SPEC, torch.full((4, 3, 8, 6), torch.nan), "gives values from nan to nan"),
+        ("captions", WORDS, ["an apple"], "gives 1 captions for 4 pictures; give one for each"),
+        ("captions", WORDS, "four", "captions of Own gives str; give a list"),
+        ("captions", WORDS, None, "captions of Own gives NoneType; give a list"),
+        ("hints", DRAWN, torch.full((4, 1, 8, 6), 255.0), "hints of Own gives values from 255"),
+        ("hints", DRAWN, torch.zeros(4, 1, 4, 3), "4 x 1 x 4 x 3, where its spec says 4 x 1 x 8"),
+        ("hints", DRAWN, None, "hints of Own gives NoneType; give float32"),
+        ("hints", SPEC, torch.zeros(4, 1, 8, 6), "gives pictures; say in spec what they are"),
+    ],
+)
+def test_what_a_method_gives_agrees_with_the_specification(method: str, spec, gives, said: str):
+    data = own(**{method: lambda *given: gives})(spec=spec)
+    with pytest.raises(LimnerError, match=said):
+        Stream(data).batch(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"spec": None}, "Base has no spec; write self.spec = ImageSpec"),
+        ({"spec": CLASSES}, "Base has spec.labels and no labels; give class names"),
+        ({"labels": torch.arange(4) % 2}, "Base has labels and no spec.labels; give class names"),
+        ({"spec": CLASSES, "labels": ["a", "b", "a", "b"]}, "the labels of Base are list; give cl"),
+        ({"spec": CLASSES, "labels": torch.zeros(4)}, "the labels of Base are float32"),
+        ({"spec": CLASSES, "labels": torch.arange(4)}, "Base has the label 3, and its spec 2 cla"),
+        ({"spec": CLASSES, "labels": torch.arange(2)}, "Base has 2 labels for 4 pictures"),
+        ({"weights": -torch.ones(4)}, "the weights of Base are not a tensor of 4 numbers from 0"),
+        ({"weights": torch.ones(8)}, "the weights of Base are not a tensor of 4 numbers from 0"),
+        ({"spec": WORDS}, "the spec of Base has text, but no captions; write captions"),
+        ({"spec": DRAWN}, r"do not agree; compute_hints\('edges'\) sets both"),
+        ({"hint": "edges"}, r"do not agree; compute_hints\('edges'\) sets both"),
+    ],
+)
+def test_attributes_agree_with_each_other(attributes: dict[str, Any], said: str):
+    with pytest.raises(LimnerError, match=said):
+        Stream(Base(**attributes))
+    with pytest.raises(LimnerError, match=said):
+        RealPictures(Base(**attributes))
+
+
+def test_a_data_set_without_pictures_is_not_replaced_by_the_source_of_the_recipe(tmp_path):
+    typed = ["data.size=16", "data.text=false", "data.label=none", "train.steps=1"]
+    recipe = Recipe.of("vae", "scenes", typed)
+    empty = own(__len__=lambda self: 0)
+    for data, said in ((empty(), "own holds no pictures"), ([1], "list is not a data set; write")):
+        with pytest.raises(LimnerError, match=said):
+            run.train(recipe, tmp_path / "run", dataset=data, device="cpu")
+
+
+def test_held_out_pictures_of_the_source_say_nothing_of_a_data_set(tmp_path):
+    """The log had the loss on held-out scenes of a model that saw none."""
+    grey = own(pixels=lambda self, indices: torch.full((len(indices), 3, 16, 16), 99).byte())
+    data = grey(spec=ImageSpec(3, 16, 16))
+    typed = ["data.size=16", "data.text=false", "data.label=none", "model.channels=4"]
+    typed += ["train.steps=2", "train.log_every=1", "train.samples=0"]
+    recipe = Recipe.of("vae", "scenes", typed)
+    run.train(recipe, tmp_path, dataset=data, device="cpu")
+    assert all("held_out.loss" not in row for row in read_log(tmp_path))
+    with pytest.raises(LimnerError, match="a data set in memory has no split"):
+        Validation({}, TrainOptions(validation=4), build("vae", data.spec, channels=[4]))
