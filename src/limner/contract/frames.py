@@ -25,16 +25,18 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
         if not isinstance(painting, Iterator):
             kind = type(painting).__name__
             raise LimnerError(f"frames of {name} returns {kind}; yield the pictures")
+        last = torch.zeros(0)
         while True:
             with torch.no_grad():  # not around the yield: a caller keeps its own gradients
                 frame: object = next(painting, None)
             if frame is None:
+                check_range(last, name)  # once, for to look at numbers waits for the device
                 return
             if not isinstance(frame, Tensor) or not frame.is_floating_point():
                 kind = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
                 raise LimnerError(f"frames of {name} yields {kind}; yield floats in [-1, 1]")
-            check_range(frame, name)
-            yield frame.detach().float().clamp(-1, 1)
+            last = frame.detach()
+            yield last.float().clamp(-1, 1)
 
     return clamped
 
