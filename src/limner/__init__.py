@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from limner.contract.noise import Noise
     from limner.contract.registry import Paper, build, models, register
     from limner.contract.text import prompted
-    from limner.data import open_data
+    from limner.data import Dataset, open_data
     from limner.evaluate.metric import metrics
+    from limner.training.recipe import Recipe
+    from limner.training.run import resume, train
 
 _HOMES = {
     "contract.checkpoint": ("load", "save_model"),
-    "data": ("open_data",),
+    "data": ("Dataset", "open_data"),
     "contract.errors": ("LimnerError",),
     "evaluate.metric": ("metrics",),
     "contract.image": ("Batch", "Condition", "ImageSpec", "Images", "TextSpec"),
@@ -36,11 +38,14 @@ _HOMES = {
     "contract.noise": ("Noise",),
     "contract.registry": ("Paper", "build", "models", "register"),
     "contract.text": ("prompted",),
+    "training.recipe": ("Recipe",),
+    "training.run": ("resume", "train"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Batch",
     "Condition",
+    "Dataset",
     "GenerativeModel",
     "ImageSpec",
     "Images",
@@ -49,6 +54,7 @@ __all__ = [
     "LimnerError",
     "Noise",
     "Paper",
+    "Recipe",
     "TextSpec",
     "Turn",
     "build",
@@ -58,7 +64,9 @@ __all__ = [
     "open_data",
     "prompted",
     "register",
+    "resume",
     "save_model",
+    "train",
 ]
 
 
