@@ -1,5 +1,6 @@
 """Data without an end are judged by their first pictures; nothing is as large as they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ class Endless(Shades):
 
     def __init__(self, *, training: bool = True) -> None:
         super().__init__(MOST, training=training)
-        self.labels = None
+        self.labels, self.spec = None, replace(SPEC, labels=())
 
     def __len__(self) -> int:
         return 2**40

@@ -21,7 +21,7 @@ def test_models_say_in_which_sizes_they_paint(studio: Studio):
 
 
 def test_a_picture_has_the_size_that_was_asked_for(studio: Studio):
-    asked = {"prompt": "an owl", "seed": 3, "sampler": {"steps": 1}}
+    asked = {"prompt": "an owl", "seed": 3, "sampler": {"steps": 2}}
     wide = studio.painted(model="runs/words", size=WIDE, **asked)["outputs"][0]
     assert (wide["height"], wide["width"]) == (12, 20)
     assert wide["settings"]["size"] == WIDE

@@ -47,6 +47,10 @@ class Attending(Repaints, Attends):
         once at each; so maps are of a picture, and of none of the ways that lead to it.
         """
         check_images(x)
+        return self.maps_of(x, c)
+
+    def maps_of(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
+        """The same of pictures, or of the small maps of latent diffusion, which have any range."""
         if c.text is None:
             raise LimnerError("there is no word to look for; give a prompt")
         if tuple(x.shape[1:]) != self.spec.shape:

@@ -31,7 +31,7 @@ from limner.contract.abilities import Attends, FirstStage, Latents
 from limner.contract.bundled import find_model
 from limner.contract.codes import Encodes
 from limner.contract.errors import LimnerError
-from limner.contract.image import Batch, Condition, Images, ImageSpec
+from limner.contract.image import Batch, Condition, Images, ImageSpec, check_images
 from limner.contract.model import GenerativeModel, Turn
 from limner.contract.noise import Noise, Purpose
 from limner.contract.options import option_names
@@ -288,5 +288,6 @@ class LatentDiffusion(PromptToPrompt, Encodes, Attends):
     @torch.no_grad()
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """The denoiser's, over the pictures' maps: `Attends`."""
-        maps = self.denoiser.attention_maps(self._known_map(x), c)
+        check_images(x)
+        maps = self.denoiser.maps_of(self._known_map(x), c)
         return F.interpolate(maps, x.shape[-2:], mode="bilinear")
