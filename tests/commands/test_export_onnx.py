@@ -190,7 +190,7 @@ def test_a_model_that_enlarges_is_written(tmp_path):
     assert known == ["noise", "noise_1", "image"]
     assert (found - expected).abs().max() < 1e-3
     blurred = shaken("sr3", small, T=20, augmentation=0.2, **PLAIN)
-    with pytest.raises(LimnerError, match="sr3 models draw .* export another model"):
+    with pytest.raises(LimnerError, match=r"sr3 models draw .* export another model"):
         write_onnx(blurred, options, tmp_path / "n.onnx", n=1, store="float32")
 
 
