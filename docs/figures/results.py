@@ -39,8 +39,9 @@ The first numbers of the entries below, which say of how many pictures they are,
 interval, and by whose features. Compare FD only within a data set. Bits/dim and nats are of
 `-log p(x)`: lower is better.
 
-Intervals of emoji that are older than 2026-11-30 take pictures of one thing, as a hand in six skins,
-for independent ones. They are too narrow: those of `cut-3d-flat64` were by 1.3 (PSNR) to 1.9 times (R@1).
+Intervals of emoji that are older than 2026-11-30 take pictures of one thing, as a hand in six
+skins, for independent ones. They are too narrow: those of `cut-3d-flat64` were by 1.3 (PSNR) to 1.9
+times (R@1).
 """
 NUMBERS = {
     "FD": r"(?:FD|Frechet distance) (\d[\d.]*\d)",

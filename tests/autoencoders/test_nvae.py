@@ -1,6 +1,8 @@
 """NVAE against quadrature, singular values and sums by hand."""
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -164,11 +166,27 @@ def test_spectral_norms_are_the_largest_singular_values():
     for _ in range(20):
         measure.settle(kernels(network))
     total = measure(kernels(network))
-    weights = list(kernels(network))
+    weights = kernels(network)
     exact = torch.stack([torch.linalg.matrix_norm(w.flatten(1), 2) for w in weights]).sum()
     torch.testing.assert_close(total, exact)
     for a, b in zip(torch.autograd.grad(total, weights), torch.autograd.grad(exact, weights)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+COMPILED = """
+import torch
+from limner.autoencoders.nvae_cells import SpectralNorms, kernels
+
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 5, groups=8))
+measure = SpectralNorms(kernels(network))
+compiled = torch.compile(measure, backend="aot_eager", fullgraph=True)
+compiled(kernels(network)).backward()
+"""
+
+
+def test_a_compiler_makes_one_graph_of_the_spectral_norms():
+    # in a process of its own, for here each function is wrapped by what checks its types
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
 def test_a_generative_cell_is_depthwise_and_begins_near_the_identity():

@@ -182,6 +182,18 @@ def test_a_model_that_follows_instructions_is_written(tmp_path):
     assert (found - expected).abs().max() < 1e-3
 
 
+def test_a_model_that_enlarges_is_written(tmp_path):
+    small = replace(GREY, labels=(), frequencies=(), hint=ImageSpec(1, 4, 4))
+    model = shaken("sr3", small, T=20, **PLAIN)
+    options = model.sampler_options({"steps": 2})
+    found, expected, known = painted_by_a_file(model, options, tmp_path / "m.onnx")
+    assert known == ["noise", "noise_1", "image"]
+    assert (found - expected).abs().max() < 1e-3
+    blurred = shaken("sr3", small, T=20, augmentation=0.2, **PLAIN)
+    with pytest.raises(LimnerError, match=r"sr3 models draw .* export another model"):
+        write_onnx(blurred, options, tmp_path / "n.onnx", n=1, store="float32")
+
+
 def test_changed_weights_are_written_however_kernels_lie_in_memory(tmp_path):
     teacher = shaken("flow-matching", **PLAIN).to(memory_format=torch.channels_last)
     model = shaken("distilled", teacher=teacher, steps=2)

@@ -19,7 +19,7 @@ from limner.contract.image import Batch, Images, ImageSpec
 from limner.maths.pixel_laws import Bernoulli, DiscretisedLogisticMixture, Gaussian, PixelLaw
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
-from limner.nn.wide_convolution import WideConv2d
+from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 
 CONDITION = 64
 """The length of the vector that labels and captions become."""
@@ -197,7 +197,7 @@ class ConvolutionalEncoder(nn.Module):
         height, width = halvings(spec.height, spec.width, len(channels))[-1]
         self.downsample, self.blocks = nn.ModuleList(), nn.ModuleList()
         for ins, outs in itertools.pairwise((spec.channels, *channels)):
-            self.downsample.append(nn.Conv2d(ins, outs, 3, stride=2, padding=1))
+            self.downsample.append(StridedConv2d(ins, outs, 3, stride=2, padding=1))
             self.blocks.append(_blocks(blocks, outs, vector))
         self.norm = NormSiLU(channels[-1])
         self.linear_out = nn.Linear(height * width * channels[-1], size)

@@ -55,7 +55,7 @@ from limner.contract.options import Count, Layers, Natural, NonNegative, Share, 
 from limner.contract.registry import Paper, register
 from limner.nn.condition import Conditioner
 from limner.nn.standing import standing_statistics
-from limner.nn.wide_convolution import WideConv2d
+from limner.nn.wide_convolution import StridedConv2d, WideConv2d
 
 _EXPANSION, _SMOOTHING = 6, 3  # of generative cells with codes, and of those that follow all codes
 _LIMIT = 5.0  # of means and log-deviations, as in the paper's code
@@ -177,7 +177,7 @@ class NVAE(Imputes):
         self.shapes: list[tuple[int, int, int]] = []
         for i, width in enumerate(channels):
             ins = channels[i - 1] if i else spec.channels
-            self.downsample.append(nn.Conv2d(ins, width, 3, stride=2, padding=1))
+            self.downsample.append(StridedConv2d(ins, width, 3, stride=2, padding=1))
             towers = max(1, counts[i])
             self.up.append(
                 nn.ModuleList(

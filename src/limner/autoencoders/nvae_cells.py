@@ -4,7 +4,7 @@ Vahdat, Kautz (2020). NVAE: a deep hierarchical variational autoencoder. arXiv:2
 3.1 and 3.2, figure 3.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -161,9 +161,9 @@ class SpectralNorms(nn.Module):
             self(kept)
 
 
-def kernels(network: nn.Module) -> Iterator[Float[Tensor, "..."]]:
-    """Estimate the spectral norms of all convolutions."""
-    return (part.weight for part in network.modules() if isinstance(part, nn.Conv2d))
+def kernels(network: nn.Module) -> list[Float[Tensor, "..."]]:
+    """The kernels of all convolutions; a list, for compilers do not look into generators."""
+    return [part.weight for part in network.modules() if isinstance(part, nn.Conv2d)]
 
 
 def norms(network: nn.Module) -> list[nn.BatchNorm2d]:

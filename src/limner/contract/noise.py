@@ -212,7 +212,7 @@ class Noise:
 
         own = cls(streams([each.seed for each in blends]))
         amounts = torch.tensor([each.amount for each in blends], dtype=torch.float64, device=device)
-        if amounts.any():
+        if any(each.amount for each in blends):
             own.others = amounts, streams([each.other for each in blends])
         return own
 

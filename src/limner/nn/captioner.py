@@ -10,6 +10,7 @@ from limner.contract.text import word_table
 from limner.nn.embed import sinusoidal
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
+from limner.nn.wide_convolution import StridedConv2d
 
 _HEAD = 24  # numbers of a head of attention, or more where that does not divide them
 _PERIOD = 100.0  # the longest of a sinusoid, in places or words
@@ -56,7 +57,7 @@ class Captioner(nn.Module):
         parts: list[nn.Module] = []
         kernel, stride, height, width = 2 * _STEM - 1, _STEM, spec.height, spec.width
         for before, out, count in zip((spec.channels, *channels), channels, blocks):
-            parts.append(nn.Conv2d(before, out, kernel, stride, kernel // 2))
+            parts.append(StridedConv2d(before, out, kernel, stride, kernel // 2))
             parts += [ResidualBlock(out, out) for _ in range(count)] or [NormSiLU(out)]
             height, width = (-(-side // stride) for side in (height, width))
             kernel, stride = 3, 2

@@ -249,7 +249,9 @@ def _split(names: Iterable[str], counts: Sequence[int], model: GenerativeModel) 
     """
     left = list(names)
     if len(left) != sum(counts):
-        raise LimnerError(f"the walk of {model.name} models is not a table of sums")
+        raise LimnerError(
+            f"{model.name} models draw more noise than that of a walk; export another model"
+        )
     ends = list(accumulate(counts))
     return [left[end - count : end] for end, count in zip(ends, counts)]
 

@@ -39,7 +39,7 @@ from limner.evaluate.judges.judge import Detections, Detector
 from limner.nn.convolution import Conv3x3
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
-from limner.nn.wide_convolution import WideConv2d
+from limner.nn.wide_convolution import StridedConv2d
 
 _LARGE = 0.45  # of a side: objects that are longer belong to the coarse level
 _FOCUS, _REDUCTION = 2, 4  # alpha and beta of the focal loss
@@ -155,8 +155,8 @@ class Finder(nn.Module):
             nn.Conv2d(quarter, fine, 3, stride=2, padding=1),
             ResidualBlock(fine, fine),
         )
-        self.down = WideConv2d(fine, coarse, 3, stride=2, padding=1)
-        self.down_again = WideConv2d(coarse, coarse, 3, stride=2, padding=1)
+        self.down = StridedConv2d(fine, coarse, 3, stride=2, padding=1)
+        self.down_again = StridedConv2d(coarse, coarse, 3, stride=2, padding=1)
         self.deepest = ResidualBlock(coarse, coarse)
         self.coarse = ResidualBlock(coarse, coarse)
         self.lateral = nn.Conv2d(coarse, fine, 1)

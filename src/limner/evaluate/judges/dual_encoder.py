@@ -36,6 +36,7 @@ from limner.evaluate.judges.judge import ImageTextJudge
 from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.text import TextEncoder
+from limner.nn.wide_convolution import StridedConv2d
 
 _FIRST_TEMPERATURE = 0.07  # section 2.5
 _LARGEST_SCALE = 100.0  # section 2.5: more made training unstable
@@ -96,7 +97,7 @@ class DualEncoder(ImageTextJudge):
         self.spoiling = {"blur": blur, "grain": grain}
         parts: list[nn.Module] = []
         for before, width in zip((spec.channels, *channels), channels):
-            parts.append(nn.Conv2d(before, width, 3, stride=2, padding=1))
+            parts.append(StridedConv2d(before, width, 3, stride=2, padding=1))
             parts += [ResidualBlock(width, width, dropout=dropout) for _ in range(blocks)]
         self.trunk = nn.Sequential(*parts, NormSiLU(channels[-1]))
         self.project = nn.Linear(channels[-1], vector, bias=False)

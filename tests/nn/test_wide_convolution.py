@@ -1,0 +1,49 @@
+"""Convolutions in float32 where bfloat16 would not do."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from limner.contract.noise import Noise
+from limner.contract.registry import entry
+from limner.nn.wide_convolution import StridedConv2d, WideConv2d
+from limner.testing.cases import cases, toy_data
+
+
+def test_a_stride_is_in_full_precision_over_maps_that_are_narrower():
+    layer, law = StridedConv2d(3, 4, 3, stride=2, padding=1), WideConv2d(3, 4, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.ones(2, 3, 4, 1)).dtype == torch.float32
+        assert layer(torch.ones(2, 3, 1, 4)).dtype == torch.bfloat16
+        assert law(torch.ones(2, 3, 4, 4)).dtype == torch.float32
+
+
+DEEP = {
+    "autoencoder": {"channels": (8, 8, 8)},
+    "best-of-n": {"channels": (8, 8, 8), "blocks": (0, 0, 0)},
+    "dual-encoder": {"channels": (8, 8, 8)},
+    "nvae": {"channels": (8, 8, 8), "groups": (1,)},
+    "vae": {"channels": (8, 8, 8)},
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_networks_that_reduce_pictures_to_one_cell_have_it(name):
+    case = cases(entry(name))[-1]
+    side = 8 if name == "best-of-n" else 4
+    spec = case.spec.resized(side, side)
+    model = replace(case, spec=spec, config={**case.config, **DEEP[name]}).build()
+    found = list[torch.dtype]()
+
+    def look(layer, inputs, output):
+        if layer.stride[-1] > inputs[0].shape[-1]:
+            found.append(output.dtype)
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(look)
+    with torch.autocast("cpu", torch.bfloat16):
+        next(iter(model.turns(toy_data(spec, 0, 2), 0, Noise.keyed(0, 0, range(2)))))
+    assert found and set(found) == {torch.float32}
