@@ -179,7 +179,9 @@ def check_images(x: object) -> None:
             f"pictures are a tensor of floats in [-1, 1], not {kind}; "
             "limner.contract.image.from_uint8 makes them of bytes"
         )
-    if x.numel() and float(x.detach().abs().max()) > _FARTHEST:
+    if not x.numel() or torch.compiler.is_exporting():  # graphs read no number of a tensor
+        return
+    if float(x.detach().abs().max()) > _FARTHEST:
         low, high = (float(end) for end in x.detach().aminmax())
         raise LimnerError(
             f"pictures are floats in [-1, 1], and these go from {low:g} to {high:g}; "
