@@ -558,6 +558,15 @@ def test_networks_are_compiled_in_place_and_double_backward_is_explained(monkeyp
         loop_of(lambda: Judge(SPEC, squared=True), compile=True).advance()
 
 
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch):
+    def broken(*args: Any) -> Any:
+        raise OverflowError("too big to convert")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    with pytest.raises(LimnerError, match=r"too big to convert.*; type train\.compile=false"):
+        loop_of(lambda: Judge(SPEC), compile=True).advance()
+
+
 def test_clipping_bounds_the_step():
     logs = loop_of(TOYS["one player"], clip=1e-3).advance()
     assert logs["norm"] > 1e-3  # what is logged is the norm before clipping

@@ -45,7 +45,11 @@ from limner.training.sharding import (
     total_norm,
     whole,
 )
-from limner.training.torch_errors import differentiates_twice, is_out_of_memory
+from limner.training.torch_errors import (
+    differentiates_twice,
+    is_of_compiler,
+    is_out_of_memory,
+)
 
 Groups = dict[str, dict[str, Any]]
 """Named groups of named tensors, or of `Stored` ones: what a state is made of."""
@@ -341,6 +345,10 @@ class Loop:
                 "compiled networks cannot be differentiated twice; type train.compile=false"
             ) from None
         if not is_out_of_memory(error):
+            if is_of_compiler(error):
+                said = " ".join(str(error).split())[:200]
+                what = f"it cannot be compiled ({said}); type train.compile=false"
+                raise self._rule_broken(what) from error
             raise error
         if number:
             raise self._too_large() from None

@@ -9,6 +9,11 @@ def differentiates_twice(error: RuntimeError) -> bool:
     return any(words in str(error) for words in ("double backward", "donated buffer"))
 
 
+def is_of_compiler(error: RuntimeError) -> bool:
+    """Whether a network could not be compiled."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 def is_lost_process(error: RuntimeError) -> bool:
     """Whether another process, with which this one works, is gone."""
     return isinstance(error, torch.distributed.DistBackendError) or "gloo" in str(error)
