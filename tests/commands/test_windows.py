@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 WITHOUT = """
-import os, signal, stat, sys
+import os, signal, sys
 
 sys.modules["fcntl"] = None
 del os.sysconf, os.sched_getaffinity, signal.pthread_sigmask, signal.SIGPIPE, os.fork
