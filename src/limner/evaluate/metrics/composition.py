@@ -36,7 +36,7 @@ from limner.data.dataset import Dataset
 from limner.data.scenes import ComposedScenes
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Detects
-from limner.evaluate.metric import Metric, NotApplicable, Setting, metric
+from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
     Estimate,
     combine_intervals,
@@ -246,20 +246,9 @@ def findings(columns: Columns, kinds: tuple[str, ...]) -> list[list[Finding]]:
     ]
 
 
-def scene_detector(setting: Setting) -> Detects:
-    """The extractor, if it finds objects; the bundled detector otherwise."""
-    if isinstance(setting.extractor, Detects):
-        return setting.extractor
-    found = extractor("scene-judge", setting.reference.spec, setting.device)
-    assert isinstance(found, Detects)
-    return found
+class SceneMetric(Metric):
+    """A metric of scenes, in which a detector finds the objects."""
 
-
-@metric("composition", paper=PAPER)
-class Composition(Metric):
-    """GenEval's six skills, and their mean."""
-
-    summary = "captions of scenes: how often the objects, counts, colours and places are there"
     reads = ("layouts", "captions")
     better = "higher"
     least = LEAST
@@ -267,18 +256,30 @@ class Composition(Metric):
 
     @cached_property
     def detector(self) -> Detects:
-        """See `scene_detector`."""
-        return scene_detector(self.setting)
+        """The extractor, if it finds objects; the bundled detector otherwise."""
+        s = self.setting
+        if isinstance(s.extractor, Detects):
+            return s.extractor
+        found = extractor("scene-judge", s.reference.spec, s.device)
+        assert isinstance(found, Detects)
+        return found
 
     @property
     def extractor(self) -> Detects:
         """The detector."""
         return self.detector
 
+
+@metric("composition", paper=PAPER)
+class Composition(SceneMetric):
+    """GenEval's six skills, and their mean."""
+
+    summary = "captions of scenes: how often the objects, counts, colours and places are there"
+
     @cached_property
     def observer(self) -> ObjectObserver:
         """What sees the objects."""
-        return ObjectObserver(self.extractor)
+        return ObjectObserver(self.detector)
 
     @cached_property
     def real(self) -> RealPictures:

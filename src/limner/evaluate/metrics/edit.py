@@ -50,16 +50,15 @@ from limner.data.scenes import ComposedScenes, drawn_pixels
 from limner.evaluate.extractors.choose import extractor
 from limner.evaluate.extractors.extractor import Detects, Extractor
 from limner.evaluate.extractors.weights import has_lite0
-from limner.evaluate.metric import Metric, NotApplicable, metric
+from limner.evaluate.metric import NotApplicable, metric
 from limner.evaluate.metrics.composition import (
-    LEAST,
     Finding,
     ObjectObserver,
     Request,
+    SceneMetric,
     Wanted,
     findings,
     of_name,
-    scene_detector,
     shows,
 )
 from limner.evaluate.passes import Columns, Observer, Seen
@@ -293,24 +292,10 @@ class EditObserver(Observer):
 
 
 @metric("edit", paper=PAPER)
-class Edit(Metric):
+class Edit(SceneMetric):
     """Edits by words: whether they are done, and what else they change."""
 
     summary = "a word of a scene's caption changed: how often it is done, and what else changes"
-    reads = ("layouts", "captions")
-    better = "higher"
-    least = LEAST
-    redrawn = ("subject",)
-
-    @cached_property
-    def detector(self) -> Detects:
-        """See `scene_detector`."""
-        return scene_detector(self.setting)
-
-    @property
-    def extractor(self) -> Detects:
-        """The detector."""
-        return self.detector
 
     @cached_property
     def lite0(self) -> Extractor | None:
