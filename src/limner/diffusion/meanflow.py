@@ -17,9 +17,10 @@ Kept: a share of pictures with r != t; r and t logit-normal, as N(-0.4, 1), the 
 network is told t and t - r; the adaptive weight 1 / (|error|^2 + 1e-3)^p, p = 1 (equation 22 of the
 appendix); guidance within training (equations 19-21, kappa = 0): the velocity is
 w v + (1 - w) u(z_t, t, t | null), so that a guided picture costs one evaluation. Different: a U-Net
-in place of a transformer; the derivative is computed for pictures with r != t alone, and without
-gradients, which are not wanted of it, in float32 always, and without dropout; the weight is of the
-mean over the numbers of a picture, so that it means the same for pictures of every size.
+in place of a transformer; where r = t, t is one draw, and in the authors' program the greater of
+two; the derivative is computed for pictures with r != t alone, and without gradients, which are not
+wanted of it, in float32 always, and without dropout; the weight is of the mean over the numbers of
+a picture, so that it means the same for pictures of every size.
 """
 
 from collections.abc import Iterator
