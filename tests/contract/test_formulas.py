@@ -44,14 +44,14 @@ EXPECTED = {
         critic:  min E max(0, 1 - s(x)) + E max(0, 1 + s(decoder(z)))""",
     "cyclegan": """
         G: A -> B,  F: B -> A
-        critics:     min E (s_B(b) - 1)^2 + E s_B(G(a))^2,  s_A likewise
+        critics:     min (E (s_B(b) - 1)^2 + E s_B(G(a))^2) / 2,  s_A likewise
         generators:  min E (s_B(G(a)) - 1)^2 + E (s_A(F(b)) - 1)^2
         + 10 (E |F(G(a)) - a| + E |G(F(b)) - b|)""",
     "pix2pix": """
         critic:     min -(E log D(a, b) + E log(1 - D(a, G(a, z)))) / 2
         generator:  min -E log D(a, G(a, z)) + 100 E |b - G(a, z)|""",
     "cut": """
-        critic:     min E (s(b) - 1)^2 + E s(G(a))^2
+        critic:     min (E (s(b) - 1)^2 + E s(G(a))^2) / 2
         generator:  min E (s(G(a)) - 1)^2 + 0.5 (NCE(a, G(a)) + NCE(b, G(b)))
         NCE: -log softmax of z . z' / 0.07 at the place itself, z of its own patch""",
 }

@@ -153,6 +153,15 @@ def test_a_denoiser_does_not_guide_without_what_was_added_to_it(tmp_path: Path, 
         model.sample(1, c, guide=str(tmp_path), steps=2)
 
 
+@pytest.mark.parametrize("kind", ["dmd2", "distilled"])
+def test_the_teacher_of_a_student_does_not_guide_in_its_place(tmp_path: Path, kind: str):
+    student = build(kind, SPEC, teacher=learnt(1))
+    assert isinstance(student, GenerativeModel)
+    save_model(student, tmp_path / "model.safetensors")
+    with pytest.raises(LimnerError, match="is a student, of which only its teacher could guide"):
+        learnt(0).sample(1, guide=str(tmp_path), steps=2)
+
+
 def test_the_schema_says_that_a_guide_is_a_file():
     known = FlowMatching.sample_schema()["properties"]
     assert [name for name, of in known.items() if names_a_file(of)] == ["guide"]

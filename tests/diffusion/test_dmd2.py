@@ -138,6 +138,11 @@ def test_the_gradient_is_without_dropout():
     assert model.score.network.training
 
 
+def test_a_teacher_that_pairs_a_batch_has_a_score_that_does():
+    teachers = (FlowMatching(SPEC, pairing=way, **TINY) for way in ("independent", "optimal"))
+    assert [DMD2(SPEC, each, channels=(4,)).couples_batch for each in teachers] == [False, True]
+
+
 def test_averages_within_the_score_are_part_of_a_trainings_state():
     model = DMD2(SPEC, build("shortcut", SPEC, **TINY), channels=(4,))
     kept, own = model.score.memory(), model.memory()

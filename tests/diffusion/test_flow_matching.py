@@ -1,9 +1,11 @@
 """Flow matching: its coupling, its laws of time, straight lines, and a tiny one."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from analytic import Fixed, Plain, pictures, stepped
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import kstest, norm
 from toy import SPEC, Recorder, batches, colours_are_right, one_thread, trained
@@ -12,6 +14,8 @@ from limner.contract.image import Batch, Condition, ImageSpec, from_levels
 from limner.contract.noise import Noise
 from limner.diffusion.flow_matching import FlowMatching
 from limner.maths.dequantisation import Uniform
+from limner.maths.samplers import DDIM, Ancestral, Euler, Heun
+from limner.maths.schedules import LinearPath
 from limner.testing.cases import toy_data
 
 GREY = ImageSpec(1, 4, 4)
@@ -148,6 +152,30 @@ def test_numbers_are_paired_in_their_order_so_that_one_step_is_enough(pairing, s
         assert torch.equal(eps[x.argsort()], own.sort().values)
     joint = torch.cov(torch.stack([eps, x]))
     assert float(joint[0, 1] / joint[0, 0]) == pytest.approx(slope, abs=3 * s / math.sqrt(n))
+
+
+class Paired(Plain):
+    """x of x_t = (1 - t) x + t eps where x = s eps, as numbers paired in their order are."""
+
+    schedule, s = LinearPath(), 0.5
+
+    def expected(self, x_t, t, c):
+        return self.s * x_t / ((1 - t) * self.s + t)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kept"), [(Euler(), 1.0), (Heun(), 1.0), (DDIM(0.5), 0.69), (Ancestral(), 0.36)]
+)
+def test_optimal_pairs_lose_variance_to_samplers_that_draw_noise(sampler, kept):
+    """What the docs say: each step is affine in x and in a normal z."""
+    variance = 1.0
+    for t, s in pairwise(LinearPath().times(100)):
+        gain, deviation = (
+            float(stepped(sampler, Paired(), pictures(x), t, s, Fixed(1, z)).x)
+            for x, z in ((1.0, 0.0), (0.0, 1.0))
+        )
+        variance = gain**2 * variance + deviation**2
+    assert variance / Paired.s**2 == pytest.approx(kept, abs=0.005)
 
 
 class Normal(torch.nn.Module):

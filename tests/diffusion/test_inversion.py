@@ -187,3 +187,9 @@ def test_codes_are_of_times_at_which_errors_of_the_noise_do_not_grow():
     z = model.encode(x)
     assert 0.5 < float(z.std()) < 1.2, "a flat picture is a likely one"
     assert float((model.decode(z) - x).square().mean()) < 1e-3
+
+
+def test_a_code_has_one_step_at_least():
+    """Where the only step is to nearly noise alone, which enlarges errors, it is taken."""
+    model = DDPM(SPEC, channels=(4,), T=1, schedule="sigmoid").eval()
+    assert model.reconstruct(torch.zeros(2, *SPEC.shape)).isfinite().all()

@@ -123,6 +123,35 @@ def test_guidance_within_training_is_that_of_the_velocity():
     assert guided.tolist() == [3 * 1 - 2 * 9, 3 * 1 - 2 * 9, 1.0]
 
 
+@pytest.mark.parametrize("unit", [1000.0, 2.0])
+def test_times_are_told_in_a_unit(unit: float):
+    class InUnits(Exact):
+        def forward(self, z: Tensor, label: Tensor, told: Tensor, c: Condition) -> Tensor:
+            return super().forward(z, label * (1000 / unit), told * (1000 / unit), c)
+
+    model = MeanFlow(SPEC, channels=(4,), scale=1.0, unit=unit).double()
+    model.network = InUnits()
+    z, r, t = some(5)
+    torch.testing.assert_close(
+        model.average_velocity(z, r, t, Condition()), exact().average_velocity(z, r, t, Condition())
+    )
+
+
+def test_a_smaller_unit_has_a_smaller_derivative():
+    """By the same weights, features of time that turn more slowly change u less."""
+    z, r, t = (each.float() for each in some(64))
+    sizes = []
+    for unit in (1000.0, 1.0):
+        torch.manual_seed(0)
+        model = MeanFlow(SPEC, **TINY, unit=unit).eval()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        slope = model.derivative(z, torch.zeros_like(z), r.double(), t.double(), Condition())
+        sizes.append(float(slope.square().mean().sqrt()))
+    assert 0 < 50 * sizes[1] < sizes[0]
+
+
 def test_the_weight_makes_the_loss_that_of_the_logarithm():
     """Of p = 1, the gradient is that of the mean of log(error + 1e-3); where r = t, error is that
     of flow matching."""

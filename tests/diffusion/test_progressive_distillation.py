@@ -184,6 +184,8 @@ def test_what_it_cannot_do_is_refused():
         Distilled(ImageSpec(1, 8, 8), TEACHERS["line"]())
     with pytest.raises(LimnerError, match=r"distil a teacher with model\.prediction=v or x"):
         Distilled(SPEC, DDPM(SPEC, channels=(8,)))
+    with pytest.raises(LimnerError, match=r"should be 'ddim', 'euler', 'heun', 'dpm\+\+' or"):
+        student(sampler="ancestral")
     with pytest.raises(LimnerError, match="--negative has no effect"):
         student()(some(1).x, torch.tensor(1.0), Condition(avoid=torch.zeros(1, 2).long()))
     with pytest.raises(LimnerError, match=r"train.init.teacher=runs/NAME"):

@@ -157,6 +157,19 @@ def test_identity_has_no_cycle_and_no_identity_loss():
     assert first.loss.item() == pytest.approx(float(played), rel=1e-6)
 
 
+@pytest.mark.parametrize(("name", "critics"), [("cyclegan", 2), ("cut", 1)])
+def test_a_critic_that_says_nothing_has_the_loss_of_its_formula(name: str, critics: int):
+    """Scores of 0: half of (0 - 1)^2 + 0^2, for each critic."""
+    model = build(name, SPEC, **TINY[name])
+    for part in model.players()["critic"].parameters():
+        part.data.zero_()
+    turns = list(model.turns(batch(), 0, Noise.keyed(0, 0, range(len(batch().x)))))
+    (loss,) = (float(turn.loss.detach()) for turn in turns if turn.of == "critic")
+    assert loss == pytest.approx(critics / 2)
+    (line,) = (line for line in model.formula() if line.startswith("critic"))
+    assert "^2) / 2" in line
+
+
 def test_grey_and_coloured_domains_have_no_identity_loss():
     model = CycleGAN(ImageSpec(3, 16, 16, hint=ImageSpec(1, 16, 16)), **TINY["cyclegan"])
     both = Batch(batch().x, Condition(image=batch().x[:, :1]))

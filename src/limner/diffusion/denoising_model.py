@@ -223,12 +223,18 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         """The worse version of this model that a name stands for.
 
         Raises:
-            LimnerError: no denoising model of the same data and schedule.
+            LimnerError: no denoising model of the same data and schedule, or a student that holds
+                one.
         """
         if (Path(name) / "average.safetensors").is_file():  # a state of this model's own training
             guide = earlier_weights(self, Path(name) / "average.safetensors")
         else:
             found = load_guide(str(find_model(name)), str(self.device))
+            if hasattr(found, "teacher") and not isinstance(found, DenoisingModel):
+                raise LimnerError(
+                    f"sampler.guide={name} is a student, of which only its teacher could guide; "
+                    "give a smaller run of this recipe, or an earlier state"
+                )
             own = (m for m in found.modules() if isinstance(m, DenoisingModel))
             _, height, width = self.spec.shape
             alike = (m for m in own if replace(m.spec, height=height, width=width) == self.spec)
@@ -303,13 +309,14 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
 
         Left out are those of so much noise that a step would enlarge the network's errors, as
         where noise is predicted and hardly any picture is left: x_hat = (x_t - sigma eps) / alpha.
+        The last step stays, whatever it enlarges.
         """
         times, least = self.schedule.code_times(_CODE_STEPS), self.schedule.ends[:1]
         times = torch.cat([times[:-1][times[:-1] > least], least, times[-1:]])
         alpha, sigma = self.schedule(times)
         of_x_hat = alpha[1:] - sigma[1:] / sigma[:-1] * alpha[:-1]
         enlarged = (self.parametrisation(alpha, sigma).out[:-1] * of_x_hat).abs() > _ENLARGED
-        return times[int(enlarged.long().cumprod(0).sum()) :]
+        return times[min(int(enlarged.long().cumprod(0).sum()), len(times) - 2) :]
 
     def traverse(self, *args: Any, **kwargs: Any) -> Any:
         """Refused.

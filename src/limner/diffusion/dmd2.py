@@ -114,6 +114,7 @@ class DMD2(GenerativeModel):
         patch = 1 if spec.height % unit or spec.width % unit else 2
         self.critic = HalfUNet(spec, channels, 1, 0, patch, 0.0, 1)
         self.scale, self.every, self.weight = scale, every, weight
+        self.couples_batch = teacher.couples_batch
         self.condition_dropout = condition_dropout
 
     def players(self) -> dict[str, nn.Module]:

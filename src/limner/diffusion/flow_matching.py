@@ -13,7 +13,9 @@ instantaneous change of variables. Different: time runs from picture to noise, a
 library; t is drawn logit-normally by default (Esser et al. (2024), arXiv:2403.03206); the pictures
 of a batch may be paired with its noise at least squared distance (Tong et al. (2023),
 arXiv:2302.00482, algorithm 3; Pooladian et al. (2023), arXiv:2304.14772), but only among those that
-are of the same thing, for else the noise would tell what a picture is of.
+are of the same thing, for else the noise would tell what a picture is of. Of such pairs x_hat is no
+longer E[x | x_t] for noise of a picture's own: what adds some on the way, as ancestral steps, eta,
+and edits, ends nearer to the mean.
 """
 
 from typing import Annotated, Literal, Unpack
@@ -69,7 +71,7 @@ class FlowMatching(FlowLikelihood):
         shift: of times towards noise, in training and sampling: 1 for small pictures, 3 where a
             model of large ones must learn what stands where (Esser et al., equation 23).
         pairing: of pictures and noise in a training batch: each picture has noise of its own, or
-            that which is nearest for all together.
+            that which is nearest for all together; paint these with samplers that draw no noise.
         condition_dropout: how often training hides the condition.
         unet: see `PatchOptions`.
     """

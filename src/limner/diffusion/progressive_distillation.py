@@ -17,13 +17,14 @@ second evaluation of the network.
 Kept: the target, the truncated weight of the loss, noise added to real pictures as the place to
 start from, the teacher's weights as the student's first ones. Different: there is one round, from
 the teacher's many steps to the student's few, in place of one for each halving; the guidance scale
-is fixed; the teacher may walk with any sampler; of the weights a change of low rank is learnt (Hu
+is fixed; the teacher may walk with any sampler that draws no noise, for of random ends a student
+would learn the mean, one picture for all seeds; of the weights a change of low rank is learnt (Hu
 et al. (2021), arXiv:2106.09685), so that teacher and student are little more to store than one of
 them.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -45,9 +46,12 @@ from limner.diffusion.prompt_to_prompt import PromptToPrompt
 from limner.diffusion.sampling import Plan
 from limner.diffusion.teachers import check_first_time, checked_teacher
 from limner.maths.denoisers import Clipped, Denoiser, Estimate, Guided, per_image
-from limner.maths.samplers import SAMPLERS, SamplerName
+from limner.maths.samplers import SAMPLERS
 from limner.maths.schedules import Times
 from limner.nn.low_rank import LowRank
+
+Walk = Literal["ddim", "euler", "heun", "dpm++", "unipc"]
+"""The samplers that draw no noise."""
 
 
 @register(
@@ -71,7 +75,7 @@ class Distilled(Attending, PromptToPrompt):
             train.init.teacher="runs/NAME".
         steps: in how many steps to paint.
         substeps: how many of the teacher's steps one of them stands for.
-        sampler: how the teacher takes them.
+        sampler: how the teacher takes them, without drawing noise.
         scale: the teacher's guidance.
         rank: of the change to each of the teacher's weights.
         condition_dropout: how often training hides the condition.
@@ -89,7 +93,7 @@ class Distilled(Attending, PromptToPrompt):
         teacher: GenerativeModel,
         steps: Annotated[int, Field(ge=1, le=64)] = 4,
         substeps: Annotated[int, Field(ge=1, le=256)] = 4,
-        sampler: SamplerName = "dpm++",
+        sampler: Walk = "dpm++",
         scale: Annotated[float, Field(ge=0, le=100)] = 1.0,
         rank: Count = 16,
         condition_dropout: Share = 0.05,
@@ -107,7 +111,7 @@ class Distilled(Attending, PromptToPrompt):
         self.schedule = own.schedule
         self.change = LowRank(own.network, rank)
         self.steps, self.substeps = steps, substeps
-        self.sampler: SamplerName = sampler
+        self.sampler: Walk = sampler
         self.scale = scale
         self.condition_dropout = condition_dropout
         check_first_time(own, self._all_times[0])

@@ -13,8 +13,9 @@ et al. (2020), WaveGrad, arXiv:2009.00713.
 
 Kept: conditioning by channels, the continuous noise level, T = 2000 steps of linear betas, random
 refinement in at most 100 steps. Different: the network is told sqrt(g), as WaveGrad's is; the steps
-of refinement are evenly spaced in time and not searched; the U-Net works on 2 x 2 patches. Also
-here, optional: noise on the small picture (`cascade.augmented`), labels and captions, which
+of refinement are evenly spaced in time and not searched, and their variance is the least that can
+be right, where the paper has the largest (`sampler.variance=1`); the U-Net works on 2 x 2 patches.
+Also here, optional: noise on the small picture (`cascade.augmented`), labels and captions, which
 training hides now and then, and the small picture never; and prediction of v. Where little of a
 picture is left, predicted noise says little of it, alpha x = x_t - sigma eps, though the small
 picture says much; v there is the picture. A small network that predicts noise begins with wrong

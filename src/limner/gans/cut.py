@@ -145,7 +145,7 @@ class CUT(Translator):
         """The game, and what a translation shares with its picture."""
         weight = f"{self.likeness / 2:g}"
         return [
-            "critic:     min E (s(b) - 1)^2 + E s(G(a))^2",
+            "critic:     min (E (s(b) - 1)^2 + E s(G(a))^2) / 2",
             f"generator:  min E (s(G(a)) - 1)^2 + {weight} (NCE(a, G(a)) + NCE(b, G(b)))",
             f"NCE: -log softmax of z . z' / {self.temperature:g} at the place itself, z of its own "
             "patch",

@@ -104,7 +104,7 @@ class CycleGAN(Translator):
         same = f" + {self.identity:g} (E |G(b) - b| + E |F(a) - a|)" if kept else ""
         return [
             "G: A -> B,  F: B -> A",
-            "critics:     min E (s_B(b) - 1)^2 + E s_B(G(a))^2,  s_A likewise",
+            "critics:     min (E (s_B(b) - 1)^2 + E s_B(G(a))^2) / 2,  s_A likewise",
             "generators:  min E (s_B(G(a)) - 1)^2 + E (s_A(F(b)) - 1)^2",
             f"             + {cycle}{same}",
         ]

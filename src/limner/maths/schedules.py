@@ -31,9 +31,10 @@ from limner.contract.errors import LimnerError
 Times = Float[Tensor, "*b"]
 Spacing = Literal["uniform", "quadratic", "leading", "trailing"]
 """Which S of T steps are visited, from the last to the first: uniform, the first and the T-th and
-evenly between; quadratic, as the squares of even numbers, more of them near the picture; leading,
-every (T // S)-th from the first; trailing, every (T / S)-th down from the T-th. Song, Meng, Ermon
-(2020), arXiv:2010.02502, appendix D.2; Lin, Liu, Li, Yang (2023), arXiv:2305.08891, table 2."""
+evenly between; quadratic, as the squares of evenly spaced numbers, more of them near the picture;
+leading, every (T // S)-th from the first; trailing, every (T / S)-th down from the T-th. Song,
+Meng, Ermon (2020), arXiv:2010.02502, appendix D.2; Lin, Liu, Li, Yang (2023), arXiv:2305.08891,
+table 2."""
 
 
 class Schedule(ABC):
