@@ -205,3 +205,63 @@ def test_a_name_and_a_paper_are_checked():
     for name in ("Toy", "toy odd", "toy_odd", ""):
         with pytest.raises(LimnerError, match="lower case, words joined by hyphens"):
             register(name, family="gans", paper=PAPER)
+
+
+def test_a_sampling_option_that_sample_takes_for_itself_is_refused():
+    class Seeded(toys.Pixels):
+        """Would never be told of it."""
+
+        def frames(self, n, c=Condition(), *, noise, preview=True, seed: int = 3):
+            yield torch.zeros(n, *self.spec.shape)
+
+    with pytest.raises(LimnerError, match="frames of Seeded has an option seed, which sample and"):
+        register("toy-seeded", family="gans", paper=PAPER)(Seeded)
+
+
+def test_a_condition_is_optional_or_required():
+    class Needing(toys.Pixels):
+        """Has a slip."""
+
+        condition: Any = "requried"
+
+    with pytest.raises(LimnerError, match=r"'requried'; did you mean 'required'\? \(condition of"):
+        register("toy-needing", family="gans", paper=PAPER)(Needing)
+
+
+LATER = """
+from __future__ import annotations
+from typing import TYPE_CHECKING, Literal, Unpack
+import toys
+from limner import Paper, register
+from limner.nn.unet import PatchOptions
+if TYPE_CHECKING:
+    from limner import ImageSpec
+    from pathlib import Path
+paper = Paper("A title", "Somebody", 2024, "2401.00001")
+@register("toy-later", family="gans", paper=paper)
+class Later(toys.Pixels):
+    def __init__(self, spec: ImageSpec, base: toys.TwoStep, kind: Literal["a", "b"] = "a",
+                 **unet: Unpack[PatchOptions]) -> None:
+        super().__init__(spec)
+class Typed(toys.Pixels):
+    def __init__(self, spec: ImageSpec, path: Path) -> None:
+        super().__init__(spec)
+"""
+
+
+def test_annotations_may_be_text_as_of_a_file_that_evaluates_them_later(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "later_file.py").write_text(LATER, encoding="utf-8")
+    import later_file  # pyright: ignore[reportMissingImports]
+
+    assert entry("toy-later").nested == ["base"]
+    base = toys.TwoStep(GREY)
+    config = later_file.Later(GREY, base, patch=1).config
+    assert config == {
+        "channels": [64, 128], "blocks": 1, "attention": 1, "dropout": 0.0, "patch": 1,
+        "kind": "a", "base": base.description(),
+    }  # fmt: skip
+    with pytest.raises(LimnerError, match=r"option model\.kind='c'"):
+        later_file.Later(GREY, base, kind="c")
+    with pytest.raises(LimnerError, match=r"an option of Typed\.__init__ has a type that is not"):
+        later_file.Typed(GREY, "a")

@@ -15,6 +15,7 @@ from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import told
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part
+from limner.contract.options import option_names, parameters_of
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
 _ROOMS = {"judges": "evaluate.judges"}  # where a family's papers lie, if not under its own name
@@ -73,7 +74,7 @@ class Entry:
         """Which of its options are models of their own."""
         return [
             name
-            for name, each in inspect.signature(self.model).parameters.items()
+            for name, each in parameters_of(self.model.__init__).items()
             if isinstance(each.annotation, type) and issubclass(each.annotation, Learner)
         ]
 
@@ -205,6 +206,7 @@ def _check_class(model: type[Learner]) -> None:
             f"the constructor of {model.__name__} takes no spec; write "
             f"def __init__{_SIGNATURES['__init__']}"
         )
+    _check_options(model)
     if isinstance(model.takes, str):
         raise LimnerError(
             f"takes of {model.__name__} is text; write takes = ({model.takes!r},), with a comma"
@@ -212,6 +214,22 @@ def _check_class(model: type[Learner]) -> None:
     for part in model.takes:
         if part not in get_args(Part):
             raise unknown("condition", part, get_args(Part), f"in takes of {model.__name__}")
+
+
+def _check_options(model: type[Learner]) -> None:
+    """Refuse a sampling option that would never arrive, and a condition of another kind.
+
+    Raises:
+        LimnerError: there is one.
+    """
+    if hasattr(model, "frames") and "seed" in option_names(model.frames):  # pyright: ignore
+        raise LimnerError(
+            f"frames of {model.__name__} has an option seed, which sample and watch take for the "
+            "streams of `noise`; give it another name"
+        )
+    known, condition = ("optional", "required"), getattr(model, "condition", "optional")
+    if isinstance(condition, str) and condition not in known:
+        raise unknown("word", condition, known, f"condition of {model.__name__}")
 
 
 @cache
