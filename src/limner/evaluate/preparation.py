@@ -14,7 +14,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
 from limner.evaluate.extractors.choose import extractor as open_extractor
-from limner.evaluate.extractors.extractor import Extractor
+from limner.evaluate.extractors.extractor import Extractor, check_extractor, extract
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options
 from limner.evaluate.passes import DigestObserver, Observer, Seen
@@ -147,8 +147,9 @@ def with_extractor(
             source = real.dataset.source
             found = open_extractor(asked, real.spec, setting.device, weights, source=source)
         else:
+            check_extractor(asked)
             found = asked
-        seen = found(setting.reference.pictures(torch.arange(1)))
+        seen = extract(found, setting.reference.pictures(torch.arange(1)))
     except LimnerError as error:
         if asked:
             raise

@@ -18,6 +18,13 @@ Pixels = UInt8[Tensor, "b c h w"]
 Precision = Literal["float32", "bfloat16"]
 """In which a network computes; features are float32 anyway."""
 
+_SAID: dict[str, tuple[type, str]] = {
+    "name": (str, '"my-extractor"'),
+    "fingerprint": (str, '"a text that changes with its weights"'),
+    "dim": (int, "128"),
+    "classes": (tuple, "()"),
+}
+
 
 class Features(NamedTuple):
     """What an extractor sees in pictures.
@@ -83,6 +90,64 @@ class Detects(Extractor, Protocol):
     def detect(self, images: Pixels) -> Detections:
         """The objects in each picture, the surest first."""
         ...
+
+
+def check_extractor(extractor: object) -> None:
+    """Refuse what is not ready to see features.
+
+    Args:
+        extractor: one of your own.
+
+    Raises:
+        LimnerError: it is a class, lacks what an extractor says of itself, or is in training mode.
+    """
+    name = getattr(extractor, "__name__", type(extractor).__name__)
+    if isinstance(extractor, type):
+        raise LimnerError(f"the extractor {name} is a class; give one of it, as {name}()")
+    if not callable(extractor):
+        raise LimnerError(f"the extractor {extractor!r} is {name}; give its name, or an Extractor")
+    for attribute, (kind, example) in _SAID.items():
+        value: object = getattr(extractor, attribute, None)
+        if not isinstance(value, kind) or value == "":
+            raise LimnerError(
+                f"{attribute} of the extractor {name} is missing or of another type; write "
+                f"self.{attribute} = {example}"
+            )
+    if getattr(extractor, "training", False):
+        raise LimnerError(
+            f"the extractor {name} is in training mode, where features may depend on the batch; "
+            "type extractor.eval()"
+        )
+
+
+def extract(extractor: Extractor, images: Pixels) -> Features:
+    """What an extractor sees in pictures: a row of `dim` features, and of a score for each class.
+
+    Raises:
+        LimnerError: it returns something else; or as it does itself.
+    """
+    found: object = extractor(images)
+    if not isinstance(found, Features):
+        kind = type(found).__name__
+        raise LimnerError(
+            f"the extractor {extractor.name} returns {kind}; return Features(features, logits)"
+        )
+    for what, rows, width in (
+        ("features", found.features, extractor.dim),
+        ("logits", found.logits, len(extractor.classes)),
+    ):
+        seen: object = rows
+        if seen is None and what == "logits" and not width:
+            continue
+        shape = tuple(seen.shape) if isinstance(seen, Tensor) else None
+        due = (len(images), width or (shape or (0,))[-1])  # scores may be of classes without names
+        if shape != due:
+            given = " x ".join(map(str, shape)) if shape else type(seen).__name__
+            raise LimnerError(
+                f"the {what} by the extractor {extractor.name} are {given}; give a tensor of "
+                f"{' x '.join(map(str, due))}: a row for each picture, by dim and classes"
+            )
+    return found
 
 
 def to_rgb(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:

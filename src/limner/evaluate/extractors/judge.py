@@ -1,11 +1,15 @@
 """Trained judges as extractors."""
 
+import contextlib
+import inspect
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from limner.contract.checkpoint import digest_tensors
+from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import (
     Features,
@@ -16,6 +20,19 @@ from limner.evaluate.extractors.extractor import (
     to_rgb,
 )
 from limner.evaluate.judges.judge import Detections, Detector, ImageTextJudge, Judge
+
+
+def own_code(kind: type) -> str:
+    """The source of a class, and of its bases, that are not the library's; as far as it is known.
+
+    Two classes with the same weights may see other features.
+    """
+    found = ""
+    for each in kind.__mro__:
+        if each.__module__.partition(".")[0] not in ("limner", "torch", "abc", "builtins"):
+            with contextlib.suppress(OSError, TypeError):  # as of one typed at a prompt
+                found += inspect.getsource(each)
+    return found
 
 
 class JudgeExtractor:
@@ -36,8 +53,8 @@ class JudgeExtractor:
         self.judge = judge.eval()
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
-        size = f"{self.spec.height} x {self.spec.width}"
-        self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}")
+        about = f"{self.spec.height} x {self.spec.width}, bicubic, {dtype}{own_code(type(judge))}"
+        self.fingerprint = digest_tensors(judge.state_dict(), about)
         self.classes = self.spec.labels
         self.dim = self(torch.zeros(1, *self.spec.shape, dtype=torch.uint8)).features.shape[1]
 
@@ -51,7 +68,15 @@ class JudgeExtractor:
     def _features(self, images: Pixels) -> Float[Tensor, "b d"]:
         x = self._input(images)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            return self.judge.features(x).float()
+            found: object = self.judge.features(x)
+        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(x):
+            is_tensor = isinstance(found, Tensor)
+            given = f"shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+            raise LimnerError(
+                f"features of {type(self.judge).__name__} gives {given} for {len(x)} pictures; "
+                "return a row for each, b x d"
+            )
+        return found.float()
 
     def _input(self, images: Pixels) -> Float[Tensor, "b d i j"]:
         """Pictures as the judge takes them."""
