@@ -52,6 +52,18 @@ def test_a_file_of_a_family_that_cannot_be_imported_is_named(text, said, tmp_pat
         assert "A model of your own" not in str(error.value)
 
 
+def test_a_file_in_a_folder_of_a_family_is_found_and_an_editors_copy_is_not(tmp_path, monkeypatch):
+    """With __init__.py or without."""
+    for folder in ("bare", ".copies"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"import limner\nlimner.{folder[-4:]} = 1")
+    monkeypatch.setattr(limner.gans, "__path__", [*limner.gans.__path__, str(tmp_path)])
+    monkeypatch.setattr(limner, "bare", 0, raising=False)
+    monkeypatch.setattr(limner, "pies", 0, raising=False)
+    registry.import_modules.__wrapped__("gans")
+    assert (limner.bare, limner.pies) == (1, 0)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_models_come_in_the_order_of_families_and_then_by_name():
     order = [(FAMILIES.index(e.family), e.name) for e in models().values()]
     assert order == sorted(order)

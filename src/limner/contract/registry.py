@@ -1,9 +1,7 @@
 """Every model by name: what `limner models`, the documentation and the contract tests read."""
 
 import importlib
-import importlib.util
 import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -234,7 +232,8 @@ def _check_options(model: type[Learner]) -> None:
 
 @cache
 def import_modules(package: str) -> None:
-    """Import all modules of one of the library's packages, so that they register what they hold.
+    """Import all modules of one of the library's packages and of the folders in it, so that they
+    register what they hold.
 
     Args:
         package: as in `evaluate.metrics`.
@@ -243,15 +242,19 @@ def import_modules(package: str) -> None:
         LimnerError: a file there cannot be imported; the message says which, and where.
     """
     home = importlib.import_module(f"limner.{package}")
-    for module in pkgutil.walk_packages(home.__path__, f"{home.__name__}."):
-        try:
-            importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
-        except LimnerError:
-            raise
-        except Exception as error:  # whatever a file of one's own raises there
-            found = importlib.util.find_spec(module.name)
-            said = error_in_file(error, Path((found and found.origin) or module.name))
-            raise LimnerError(f"{said}; mend or remove that file") from error
+    for folder in map(Path, home.__path__):
+        for file in sorted(folder.rglob("*.py")):  # also where a folder has no __init__.py
+            parts = file.relative_to(folder).with_suffix("").parts
+            if any(part.startswith(".") for part in parts):  # as editors keep copies
+                continue
+            parts = [part for part in parts if part != "__init__"]
+            try:
+                importlib.import_module(".".join(["limner", package, *parts]))
+            except LimnerError:
+                raise
+            except Exception as error:  # whatever a file of one's own raises there
+                said = error_in_file(error, file)
+                raise LimnerError(f"{said}; mend or remove that file") from error
 
 
 def _load_families() -> None:
