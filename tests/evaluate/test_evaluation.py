@@ -676,3 +676,18 @@ def test_an_observer_may_write_parts_of_one_tensor():
     found = Seen([(real, own)]).of(real, own)
     assert torch.equal(found["all"], found["same"])
     assert torch.equal(found["all"][:, :2], found["first"])
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("found", [None, torch.zeros(12), torch.zeros(12, 1), torch.zeros(1, 12)])
+def test_a_judge_of_captions_gives_a_cosine_of_each_picture_to_each_caption(found: object):
+    class Deaf(Eye):
+        def similarity(self, images: Tensor, text: Tensor) -> object:  # pyright: ignore
+            return found
+
+    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
+    with pytest.raises(LimnerError, match="similarity of eye gives no cosine of each of 12 pictur"):
+        evaluate(
+            Painter(SPEC), n=100, metrics="retrieval", extractor=Deaf(), device="cpu", quiet=True,
+            **given,
+        )  # fmt: skip

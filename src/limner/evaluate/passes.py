@@ -272,7 +272,7 @@ def _checked(found: object, n: int, name: str) -> Columns:
     Raises:
         LimnerError: it is not a row for each picture.
     """
-    columns = cast("Columns", found) if isinstance(found, dict) else {"": found}
+    columns = cast("Columns", found) if isinstance(found, dict) else {"": None}
     for column in columns.values():
         value: object = column
         if not isinstance(value, Tensor) or not value.dim() or len(value) != n:

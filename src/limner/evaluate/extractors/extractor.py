@@ -4,7 +4,7 @@ An extractor takes uint8 pictures of any size and resizes them as it says. Numbe
 extractors cannot be compared, so each has a name, to stand beside every number, and a fingerprint.
 """
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import TextSpec
+from limner.contract.layout import COLOURS, NONE, Objects
 from limner.evaluate.judges.judge import Detections
 
 Pixels = UInt8[Tensor, "b c h w"]
@@ -148,6 +149,44 @@ def extract(extractor: Extractor, images: Pixels) -> Features:
                 f"{' x '.join(map(str, due))}: a row for each picture, by dim and classes"
             )
     return found
+
+
+def find_objects(detector: Detects, images: Pixels) -> Detections:
+    """What a detector finds in pictures: as many places for each, kinds and colours by number,
+    boxes as shares of a side and scores from 0 to 1.
+
+    Raises:
+        LimnerError: it gives something else; or as it does itself.
+    """
+    found: object = detector.detect(images)
+    where = f"detect of {detector.name}"
+    parts = cast("tuple[Any, ...]", found) if isinstance(found, tuple) else ()
+    if len(parts) != 2 or not isinstance(parts[0], Objects) or not isinstance(parts[1], Tensor):
+        raise LimnerError(f"{where} gives no objects; return Detections(Objects(...), score)")
+    (kind, colour, box), score = detections = Detections(*parts)
+    places = (len(images), score.shape[-1] if score.dim() else 0)
+    shapes = {"kind": kind, "colour": colour, "score": score, "box": box[..., 0]}
+    for name, part in shapes.items():
+        if part.shape != places or (name == "box" and box.shape[-1] != 4):
+            raise LimnerError(
+                f"{name} by {where} has the shape {tuple((box if name == 'box' else part).shape)}; "
+                f"give one for each of {len(images)} pictures and as many places as scores"
+            )
+    there = kind != NONE
+    for name, part, least, most in (
+        ("kind", kind, NONE, len(detector.kinds) - 1),
+        ("colour", colour[there], NONE, len(COLOURS) - 1),
+        ("score", score, 0, 1),
+        ("box", box[there], -1, 2),
+    ):
+        if not ((part >= least) & (part <= most)).all() or (
+            name in ("kind", "colour") and part.is_floating_point()
+        ):
+            raise LimnerError(
+                f"{name} by {where} is beyond what it can be; give kinds and colours by number, "
+                "boxes as shares of a side, and scores from 0 to 1"
+            )
+    return detections
 
 
 def to_rgb(images: Pixels, name: str) -> UInt8[Tensor, "b 3 h w"]:
