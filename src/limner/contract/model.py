@@ -11,8 +11,8 @@ updated critic, is written on the line after the critic's:
     yield Turn(critic_loss, of="critic")
     yield Turn(generator_loss, of="generator")
 
-Two rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never
-on data.
+Three rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never
+on data; the batch stays as it is.
 """
 
 import copy
