@@ -188,6 +188,33 @@ class Notes(Observer):
         return {"number": numbers}
 
 
+class Darker(Painter):
+    """The same weights, and other pictures."""
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Tensor]:
+        for x in super().frames(n, c, noise=noise, preview=preview):
+            yield x - 1
+
+
+def test_what_was_painted_before_an_interruption_is_painted_again_where_the_code_changed():
+    class Stops(Eye):
+        def __call__(self, images: Tensor) -> Features:
+            if self.seen > 100:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
+    whole = value(judged(Darker(SPEC), metrics=["fid"]), "FD")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(
+            Painter(SPEC), n=N, metrics="fid", extractor=Stops(), device="cpu", quiet=True, **given
+        )
+    assert list((cache_folder() / "work").rglob("*.pictures"))
+    assert value(judged(Darker(SPEC), metrics=["fid"]), "FD") == whole
+
+
 def test_who_is_done_leaves_the_unfinished_work_of_others_on_the_same_pictures():
     real = RealPictures(Shades(70))
     a, b = (Seen([(real, Notes(whose))]) for whose in "ab")

@@ -17,6 +17,7 @@ from limner.evaluate.extractors.choose import extractor as open_extractor
 from limner.evaluate.extractors.extractor import Extractor, check_extractor, extract
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options
+from limner.evaluate.own_code import code_of
 from limner.evaluate.passes import DigestObserver, Observer, Seen
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
 from limner.evaluate.subject import (
@@ -117,7 +118,7 @@ def setting_of(
             seed=seed,
             options=opened.model.sampler_options(usual | dict(sampler)),
             name=opened.name,
-            fingerprint=opened.fingerprint,
+            fingerprint=opened.fingerprint + code_of(type(opened.model)),
         )
     else:
         assert opened.pictures is not None

@@ -1,8 +1,5 @@
 """Trained judges as extractors."""
 
-import contextlib
-import inspect
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -20,19 +17,7 @@ from limner.evaluate.extractors.extractor import (
     to_rgb,
 )
 from limner.evaluate.judges.judge import Detections, Detector, ImageTextJudge, Judge
-
-
-def own_code(kind: type) -> str:
-    """The source of a class, and of its bases, that are not the library's; as far as it is known.
-
-    Two classes with the same weights may see other features.
-    """
-    found = ""
-    for each in kind.__mro__:
-        if each.__module__.partition(".")[0] not in ("limner", "torch", "abc", "builtins"):
-            with contextlib.suppress(OSError, TypeError):  # as of one typed at a prompt
-                found += inspect.getsource(each)
-    return found
+from limner.evaluate.own_code import code_of
 
 
 class JudgeExtractor:
@@ -53,8 +38,9 @@ class JudgeExtractor:
         self.judge = judge.eval()
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
-        about = f"{self.spec.height} x {self.spec.width}, bicubic, {dtype}{own_code(type(judge))}"
-        self.fingerprint = digest_tensors(judge.state_dict(), about)
+        size = f"{self.spec.height} x {self.spec.width}"
+        own = code_of(type(judge), library=False)  # a class with the same weights may see others
+        self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}{own}")
         self.classes = self.spec.labels
         self.dim = self(torch.zeros(1, *self.spec.shape, dtype=torch.uint8)).features.shape[1]
 
