@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -66,15 +66,17 @@ Counts = Annotated[tuple[Natural, ...], BeforeValidator(_several), Field(min_len
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """A function's arguments by name, with annotations that are text, as those of a file with
-    `from __future__ import annotations`, evaluated where that file knows what they name.
+    """A function's arguments by name; an annotation that is text is what it names, where the
+    function's file knows that.
     """
     found = dict(inspect.signature(function).parameters)
     known: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
     for name, p in found.items():
         if isinstance(p.annotation, str):
+            one = SimpleNamespace(__annotations__={name: p.annotation})
             with contextlib.suppress(NameError):  # of one that is imported for type checkers alone
-                found[name] = p.replace(annotation=eval(p.annotation, known))
+                hints = get_type_hints(one, known, include_extras=True)
+                found[name] = p.replace(annotation=hints[name])
     return found
 
 

@@ -247,9 +247,9 @@ def import_modules(package: str) -> None:
             parts = file.relative_to(folder).with_suffix("").parts
             if any(part.startswith(".") for part in parts):  # as editors keep copies
                 continue
-            parts = [part for part in parts if part != "__init__"]
+            name = ".".join([package, *(part for part in parts if part != "__init__")])
             try:
-                importlib.import_module(".".join(["limner", package, *parts]))
+                importlib.import_module(f"limner.{name}")
             except LimnerError:
                 raise
             except Exception as error:  # whatever a file of one's own raises there
