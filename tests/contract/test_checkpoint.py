@@ -399,3 +399,26 @@ def test_a_model_that_is_not_registered_is_said_to_be_so(
     said = refused(tmp_path)
     assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in said
     assert "known once the file with its @register is imported, or stands in a family's" in said
+
+
+def test_a_model_whose_class_is_not_registered_is_not_written(tmp_path: Path, monkeypatch):
+    """Its file would be opened as its base, or not at all."""
+
+    class Derived(toys.TwoStep):
+        pass
+
+    class Outer(toys.TwoStep):
+        def __init__(self, spec: ImageSpec, base: Derived) -> None:
+            super().__init__(spec)
+            self.base = base
+
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    paper = registry.entry("toy-two-step").paper
+    registry.register("toy-outer", family="gans", paper=paper)(Outer)
+    for model, what in (
+        (Derived(LABELLED), "Derived"),
+        (Outer(LABELLED, Derived(LABELLED)), "the model given as base"),
+    ):
+        with pytest.raises(LimnerError, match=f"^{what} is not registered, and no program could"):
+            save_model(model, tmp_path / "own.safetensors")
+        assert not any(tmp_path.iterdir())

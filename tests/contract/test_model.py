@@ -1,10 +1,13 @@
 """What the base classes promise of every model, whatever it is."""
 
 import math
+import re
+from typing import Annotated, TypedDict, Unpack
 
 import pytest
 import torch
 import toys
+from pydantic import Field
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
@@ -209,3 +212,93 @@ def test_a_model_without_parameters_is_somewhere():
             yield from ()
 
     assert Bare().device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["condition", "memory", "device", "sample", "spec"])
+def test_a_layer_called_as_what_every_model_has_is_refused(name: str):
+    class Hidden(Loud):
+        def __init__(self, spec: ImageSpec) -> None:
+            super().__init__(spec)
+            setattr(self, name, torch.nn.Linear(1, 1))
+
+    with pytest.raises(LimnerError, match=rf"Hidden sets self\.{name}, which every model has alr"):
+        Hidden(GREY)
+
+
+@pytest.mark.parametrize("name", ["name", "config", "frames", "players"])
+def test_a_value_called_as_what_every_model_has_is_refused(name: str):
+    class Hidden(Loud):
+        def __init__(self, spec: ImageSpec) -> None:
+            super().__init__(spec)
+            setattr(self, name, 3)
+
+    with pytest.raises(LimnerError, match=rf"Hidden sets self\.{name}, which every model has alr"):
+        Hidden(GREY)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (lambda model: [model], "players of Parts returns list; return modules by name, as {'gen"),
+        (lambda model: {"a": model.parameters()}, "players of Parts has generator as 'a'; return"),
+    ],
+)
+def test_players_are_modules_by_name(parts, said: str):
+    class Parts(Loud):
+        def players(self):
+            return parts(self)
+
+    with pytest.raises(LimnerError, match=re.escape(said)):
+        Parts(GREY)
+
+
+class Shared(TypedDict, total=False):
+    """Options of several models."""
+
+    width: Annotated[int, Field(default=3)]
+    rank: int | None
+
+
+class Wide(Loud):
+    """Of shared options."""
+
+    def __init__(self, spec: ImageSpec, **options: Unpack[Shared]) -> None:
+        super().__init__(spec)
+        self.options = dict(options)
+
+
+class Wider(Wide):
+    """Gives a base class one of its options."""
+
+    def __init__(self, spec: ImageSpec, width: int = 9) -> None:
+        super().__init__(spec, width=width)
+
+
+class Bare(Wide):
+    """Gives a base class none of its options."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__(spec)
+
+
+def test_a_base_class_fills_in_the_shared_options_that_a_subclass_leaves_out():
+    assert Wider(GREY).options == {"width": 9, "rank": None}
+    assert Bare(GREY).options == {"width": 3, "rank": None}
+
+
+def test_options_without_names_are_in_the_order_of_the_constructor():
+    class Deep(Wide):
+        def __init__(self, spec: ImageSpec, depth: int = 1, **options: Unpack[Shared]) -> None:
+            super().__init__(spec, **options)
+
+    assert Deep(GREY, 5).config == {"width": 3, "rank": None, "depth": 5}
+    with pytest.raises(LimnerError, match="Deep takes 1 options, not 2"):
+        Deep(GREY, 5, 6)
+
+
+def test_a_class_is_described_by_its_own_name_and_not_by_that_of_its_base():
+    class Derived(toys.TwoStep):
+        pass
+
+    assert toys.TwoStep(LABELLED).description()["model"] == "toy-two-step"
+    assert Derived(LABELLED).description()["model"] == ""

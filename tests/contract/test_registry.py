@@ -52,6 +52,18 @@ def test_a_file_of_a_family_that_cannot_be_imported_is_named(text, said, tmp_pat
         assert "A model of your own" not in str(error.value)
 
 
+def test_a_file_in_a_folder_of_a_family_is_found_and_an_editors_copy_is_not(tmp_path, monkeypatch):
+    """With __init__.py or without."""
+    for folder in ("bare", ".copies"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"import limner\nlimner.{folder[-4:]} = 1")
+    monkeypatch.setattr(limner.gans, "__path__", [*limner.gans.__path__, str(tmp_path)])
+    monkeypatch.setattr(limner, "bare", 0, raising=False)
+    monkeypatch.setattr(limner, "pies", 0, raising=False)
+    registry.import_modules.__wrapped__("gans")
+    assert (limner.bare, limner.pies) == (1, 0)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_models_come_in_the_order_of_families_and_then_by_name():
     order = [(FAMILIES.index(e.family), e.name) for e in models().values()]
     assert order == sorted(order)
@@ -205,3 +217,63 @@ def test_a_name_and_a_paper_are_checked():
     for name in ("Toy", "toy odd", "toy_odd", ""):
         with pytest.raises(LimnerError, match="lower case, words joined by hyphens"):
             register(name, family="gans", paper=PAPER)
+
+
+def test_a_sampling_option_that_sample_takes_for_itself_is_refused():
+    class Seeded(toys.Pixels):
+        """Would never be told of it."""
+
+        def frames(self, n, c=Condition(), *, noise, preview=True, seed: int = 3):
+            yield torch.zeros(n, *self.spec.shape)
+
+    with pytest.raises(LimnerError, match="frames of Seeded has an option seed, which sample and"):
+        register("toy-seeded", family="gans", paper=PAPER)(Seeded)
+
+
+def test_a_condition_is_optional_or_required():
+    class Needing(toys.Pixels):
+        """Has a slip."""
+
+        condition: Any = "requried"
+
+    with pytest.raises(LimnerError, match=r"'requried'; did you mean 'required'\? \(condition of"):
+        register("toy-needing", family="gans", paper=PAPER)(Needing)
+
+
+LATER = """
+from __future__ import annotations
+from typing import TYPE_CHECKING, Literal, Unpack
+import toys
+from limner import Paper, register
+from limner.nn.unet import PatchOptions
+if TYPE_CHECKING:
+    from limner import ImageSpec
+    from pathlib import Path
+paper = Paper("A title", "Somebody", 2024, "2401.00001")
+@register("toy-later", family="gans", paper=paper)
+class Later(toys.Pixels):
+    def __init__(self, spec: ImageSpec, base: toys.TwoStep, kind: Literal["a", "b"] = "a",
+                 **unet: Unpack[PatchOptions]) -> None:
+        super().__init__(spec)
+class Typed(toys.Pixels):
+    def __init__(self, spec: ImageSpec, path: Path) -> None:
+        super().__init__(spec)
+"""
+
+
+def test_annotations_may_be_text_as_of_a_file_that_evaluates_them_later(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "later_file.py").write_text(LATER, encoding="utf-8")
+    import later_file  # pyright: ignore[reportMissingImports]
+
+    assert entry("toy-later").nested == ["base"]
+    base = toys.TwoStep(GREY)
+    config = later_file.Later(GREY, base, patch=1).config
+    assert config == {
+        "channels": [64, 128], "blocks": 1, "attention": 1, "dropout": 0.0, "patch": 1,
+        "kind": "a", "base": base.description(),
+    }  # fmt: skip
+    with pytest.raises(LimnerError, match=r"option model\.kind='c'"):
+        later_file.Later(GREY, base, kind="c")
+    with pytest.raises(LimnerError, match=r"an option of Typed\.__init__ has a type that is not"):
+        later_file.Typed(GREY, "a")

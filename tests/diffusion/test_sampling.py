@@ -1,17 +1,25 @@
 """Whatever walks from noise to picture takes every option of the walk."""
 
-from dataclasses import replace
-from typing import get_type_hints
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from toy import SPEC
 
+from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, Images
 from limner.contract.model import GenerativeModel
+from limner.contract.noise import Noise
 from limner.contract.registry import build, models
 from limner.diffusion.progressive_distillation import Distilled
 from limner.diffusion.sampling import Repaints, WalkOptions
+from limner.maths.denoisers import Conditional
+from limner.maths.samplers import Euler, Sampler, State, Time
+from limner.maths.schedules import LinearPath, Times
 
 TINY = {"channels": (4,)}
 LABELS = Condition(label=torch.tensor([0, 1]))
@@ -75,3 +83,69 @@ def test_edm_within_another_model_churns_and_guides_as_it_does_alone(make):
         assert not torch.equal(changed, plain)
     assert torch.equal(plain, painted(churn=2.0, churn_interval=(100.0, 200.0)))
     assert not torch.equal(churned, painted(churn=2.0, churn_noise=1.3))
+
+
+@dataclass(frozen=True)
+class Own(Sampler):
+    """A sampler of a file of one's own, with a mistake."""
+
+    mistake: Callable[[State], Any]
+
+    def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
+        return self.mistake(Euler().step(D, at, t, s, noise))
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (lambda to: to.x, "step of Own returns Tensor; return State(x, x_hat)"),
+        (lambda to: None, "step of Own returns NoneType; return State(x, x_hat)"),
+        (lambda to: State(to.x[:1], to.x), "step of Own makes 1 x 3 x 8 x 8 of 2 x 3 x 8 x 8; ret"),
+    ],
+)
+def test_a_mistake_of_a_sampler_is_one_line(mistake: Any, said: str):
+    model: Any = build("edm", SPEC, **TINY)
+    plan = model.plan(steps=2)._replace(sampler=Own(mistake))
+    noise = Noise.sampling(0, 2)
+    with pytest.raises(LimnerError, match=re.escape(said)):
+        plan.end(model.first(noise), LABELS, noise)
+
+
+class Line(LinearPath):
+    """A schedule of a file of one's own, with a mistake."""
+
+    def __init__(self, times: Any = None, levels: Any = None) -> None:
+        super().__init__()
+        object.__setattr__(self, "changed", (times, levels))
+
+    changed: tuple[Any, Any]
+
+    def own_times(self, steps: int) -> Any:
+        times = super().own_times(steps)
+        return self.changed[0](times) if self.changed[0] else times
+
+    def __call__(self, t: Times) -> Any:
+        levels = super().__call__(t)
+        return self.changed[1](*levels) if self.changed[1] else levels
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (Line(times=lambda t: t[:-1]), "own_times of Line gives no 4 falling times for 3 steps"),
+        (Line(times=lambda t: t.flip(0)), "own_times of Line gives no 4 falling times for 3 steps"),
+        (Line(times=lambda t: t.tolist()), "own_times of Line gives no 4 falling times for 3 ste"),
+        (Line(levels=lambda a, s: (a, s, s)), "Line(t) does not give (alpha, sigma) as two tensor"),
+        (Line(levels=lambda a, s: (s, a)), "Line(t) does not give (alpha, sigma) as two tensors"),
+        (Line(levels=lambda a, s: (a * math.nan, s)), "Line(t) does not give (alpha, sigma) as t"),
+        (Line(levels=lambda a, s: (-a, s)), "Line(t) does not give (alpha, sigma) as two tensors"),
+        (Line(levels=lambda a, s: (a, s[:1])), "Line(t) does not give (alpha, sigma) as two tens"),
+    ],
+)
+def test_a_mistake_of_a_schedule_is_one_line(schedule: Line, said: str):
+    model: Any = build("flow-matching", SPEC, **TINY)
+    model.schedule = schedule
+    with pytest.raises(LimnerError, match=re.escape(said)):
+        model.sample(2, LABELS, steps=3)

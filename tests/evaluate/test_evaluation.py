@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from limner.diffusion.ddpm import DDPM
 from limner.diffusion.vdm import VDM
 from limner.evaluate import passes, subject
 from limner.evaluate.evaluation import evaluate
-from limner.evaluate.extractors.extractor import Features
+from limner.evaluate.extractors.extractor import Features, check_extractor
 from limner.evaluate.metrics import fld as fld_module
 from limner.evaluate.metrics import mind as mind_module
 from limner.evaluate.metrics.fid import distance_of_features
@@ -186,6 +186,33 @@ class Notes(Observer):
 
     def look(self, pictures: object, numbers: Tensor, pixels: Tensor) -> dict[str, Tensor]:
         return {"number": numbers}
+
+
+class Darker(Painter):
+    """The same weights, and other pictures."""
+
+    def frames(
+        self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
+    ) -> Iterator[Tensor]:
+        for x in super().frames(n, c, noise=noise, preview=preview):
+            yield x - 1
+
+
+def test_what_was_painted_before_an_interruption_is_painted_again_where_the_code_changed():
+    class Stops(Eye):
+        def __call__(self, images: Tensor) -> Features:
+            if self.seen > 100:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
+    whole = value(judged(Darker(SPEC), metrics=["fid"]), "FD")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(
+            Painter(SPEC), n=N, metrics="fid", extractor=Stops(), device="cpu", quiet=True, **given
+        )
+    assert list((cache_folder() / "work").rglob("*.pictures"))
+    assert value(judged(Darker(SPEC), metrics=["fid"]), "FD") == whole
 
 
 def test_who_is_done_leaves_the_unfinished_work_of_others_on_the_same_pictures():
@@ -587,3 +614,107 @@ def test_all_training_pictures_are_looked_at_or_it_is_said_how_many_are(monkeypa
     monkeypatch.setattr(subject, "_TRAINING_NUMBERS", 0)
     of_some = judged(copies, None, **asked).number("copied")
     assert of_some and of_some.protocol.endswith("; beside 100 of 240 training pictures")
+
+
+class OwnEye(Eye):
+    """An extractor of a file of one's own, with a mistake."""
+
+    def __init__(self, mistake: Callable[[Features], object]) -> None:
+        super().__init__()
+        self.mistake, self.fingerprint = mistake, repr(mistake)
+
+    def __call__(self, images: Tensor) -> object:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.mistake(super().__call__(images))
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (lambda f: f.features, "the extractor eye returns Tensor; return Features(features, logi"),
+        (tuple, "the extractor eye returns tuple; return Features(features, logits)"),
+        (lambda f: f._replace(features=f.features[1:]), "features by the extractor eye are 0 x 6;"),
+        (lambda f: f._replace(features=f.features.mean(0, keepdim=True)), "1 x 6; give a tensor o"),
+        (lambda f: f._replace(features=torch.cat([f.features] * 2)), "eye are 2 x 6; give a tenso"),
+        (lambda f: f._replace(features=f.features[:, :5]), "are 1 x 5; give a tensor of 1 x 6: a"),
+        (lambda f: f._replace(features=f.features[:, 0]), "are 1; give a tensor of 1 x 6: a row"),
+        (lambda f: f._replace(features=f.features.numpy()), "eye are ndarray; give a tensor of 1"),
+        (lambda f: f._replace(logits=f.logits[:, :3]), "logits by the extractor eye are 1 x 3; gi"),
+        (lambda f: f._replace(logits=None), "the logits by the extractor eye are NoneType; give a"),
+    ],
+)
+def test_an_extractor_that_gives_no_row_for_each_picture_is_refused(
+    mistake: Callable[[Features], object], said: str
+):
+    real = Shades(70)
+    with pytest.raises(LimnerError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        evaluate(real, real, metrics="fid", extractor=OwnEye(mistake), device="cpu", quiet=True)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("extractor", "said"),
+    [
+        (Eye, r"the extractor Eye is a class; give one of it, as Eye\(\)"),
+        (3, "the extractor 3 is int; give its name, or an Extractor"),
+        (torch.nn.Flatten(), "name of the extractor Flatten is missing or of another type; write"),
+    ],
+)
+def test_what_is_no_extractor_is_refused(extractor: object, said: str):
+    real, given = Shades(70), {"extractor": extractor}
+    with pytest.raises(LimnerError, match=said):
+        evaluate(real, real, metrics="fid", device="cpu", quiet=True, **given)
+
+
+def test_an_extractor_in_training_mode_is_refused():
+    network = torch.nn.Flatten()
+    for name, value in {"name": "mine", "fingerprint": "1", "dim": 6, "classes": ()}.items():
+        setattr(network, name, value)
+    with pytest.raises(LimnerError, match=r"Flatten is in training mode, .*; type extractor.eval"):
+        check_extractor(network)
+    check_extractor(network.eval())
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    "found", [None, torch.zeros(64), {"a": torch.zeros(3)}, {"a": [0] * 64}, {"a": torch.tensor(0)}]
+)
+def test_an_observer_writes_a_row_for_each_picture(found: object):
+    class Own(Observer):
+        name = fingerprint = "own"
+
+        def look(self, pictures, numbers, pixels):
+            return found
+
+    real, own = RealPictures(Shades(64)), Own()
+    with pytest.raises(LimnerError, match="look of Own gives no row for each of 64 pictures; ret"):
+        Seen([(real, own)]).of(real, own)
+
+
+def test_an_observer_may_write_parts_of_one_tensor():
+    class Own(Observer):
+        name = fingerprint = "own"
+
+        def look(self, pictures, numbers, pixels):
+            both = pixels.float().flatten(1)
+            return {"all": both, "first": both[:, :2], "same": both}
+
+    real, own = RealPictures(Shades(64)), Own()
+    found = Seen([(real, own)]).of(real, own)
+    assert torch.equal(found["all"], found["same"])
+    assert torch.equal(found["all"][:, :2], found["first"])
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("found", [None, torch.zeros(12), torch.zeros(12, 1), torch.zeros(1, 12)])
+def test_a_judge_of_captions_gives_a_cosine_of_each_picture_to_each_caption(found: object):
+    class Deaf(Eye):
+        def similarity(self, images: Tensor, text: Tensor) -> object:  # pyright: ignore
+            return found
+
+    given = {"against": Shades(240, seed=1, training=False), "training": Shades(240)}
+    with pytest.raises(LimnerError, match="similarity of eye gives no cosine of each of 12 pictur"):
+        evaluate(
+            Painter(SPEC), n=100, metrics="retrieval", extractor=Deaf(), device="cpu", quiet=True,
+            **given,
+        )  # fmt: skip

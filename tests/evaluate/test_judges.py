@@ -11,10 +11,13 @@ from torch import Tensor
 from limner import build
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, Condition, ImageSpec
+from limner.contract.model import Turn
 from limner.contract.noise import Noise
 from limner.contract.text import Tokenizer, text_spec
+from limner.evaluate.extractors.judge import JudgeExtractor
 from limner.evaluate.judges.augmentation import move_pictures, spoil_pictures
 from limner.evaluate.judges.dual_encoder import DualEncoder
+from limner.evaluate.judges.judge import Judge
 
 EMOJI = ImageSpec(3, 16, 16, labels=("faces", "food", "flags"), text=text_spec())
 SAID = ["a dog", "a red apple", "a blue heart", "the sun", "a house", "an old car"]
@@ -157,3 +160,46 @@ def test_cosines_are_precise_under_autocast():
 def test_data_that_cannot_be_learnt_are_refused(name: str, spec: ImageSpec, said: str):
     with pytest.raises(LimnerError, match=said):
         build(name, spec)
+
+
+class Sees(Judge):
+    """A judge of a file of one's own."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(()))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.w * x.flatten(1)[:, :4]
+
+    def logits(self, features: Tensor) -> None:
+        return None
+
+    def turns(self, batch: Batch, step: int, noise: Noise):
+        yield Turn(self.w.square())
+
+
+class SeesOther(Sees):
+    """The same weights, and other features."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.w * x.flatten(1)[:, -4:]
+
+
+class SeesOne(Sees):
+    """No row for each picture."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, 0]
+
+
+def test_features_of_another_class_with_the_same_weights_are_not_taken_for_those_of_the_first():
+    first, other = (JudgeExtractor(of(EMOJI), "mine") for of in (Sees, SeesOther))
+    assert first.fingerprint == JudgeExtractor(Sees(EMOJI), "mine").fingerprint
+    assert first.fingerprint != other.fingerprint
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_judge_that_gives_no_row_for_each_picture_is_refused():
+    with pytest.raises(LimnerError, match=r"features of SeesOne gives shape \(1,\) for 1 pictures"):
+        JudgeExtractor(SeesOne(EMOJI), "mine")

@@ -309,7 +309,7 @@ BROKEN = [
     Broken(TwiceTrained, testing.check_turns, "in two players"),
     Broken(Unbounded, testing.check_turns, "a loss of inf"),
     Broken(Vectorial, testing.check_turns, "a loss of 2 numbers"),
-    Broken(Unnamed, testing.check_turns, "a turn of 'None', which is none of"),
+    Broken(Unnamed, testing.check_turns, "a turn of 'None', and the players are"),
     Broken(Leaking, testing.check_turns, "detach it"),
     Broken(DataOrdered, testing.check_turns, "order of turns depends on data"),
     Broken(Forgetful, testing.check_saves, "paints other pictures"),

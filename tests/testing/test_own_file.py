@@ -74,12 +74,13 @@ class Own(GenerativeModel):
         (
             "        self.w =",
             "        self.config = {}; self.w =",
-            "Own sets self.config, where limner writes the constructor's arguments; ",
+            "Own sets self.config, which every model has already; give the attribute another name",
         ),
+        (".mean())", ".mean(), of='gan')", "a turn of 'gan', and the players are model; name one"),
         (
-            "    def __init__",
-            "    takes = ('labels')\n    def __init__",
-            "error: takes of Own is text; write takes = ('labels',), with a comma",
+            "        yield Turn(",
+            "        batch.x.mul_(0.5); yield Turn(",
+            "turns changes batch.x in place, which spoils the held-out loss; change a copy",
         ),
     ],
 )
@@ -87,14 +88,69 @@ class Own(GenerativeModel):
 def test_a_mistake_is_one_line(
     right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
 ):
+    shown = said_of(FILE.replace(right, wrong), tmp_path, monkeypatch, capsys)
+    assert said.replace("FILE", str(tmp_path / "own_file.py")) in shown
+
+
+def said_of(text: str, folder: Path, monkeypatch, capsys) -> str:
     models()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    file = tmp_path / "own_file.py"
-    file.write_text(FILE.replace(right, wrong), encoding="utf-8")
+    file = folder / "own_file.py"
+    file.write_text(text, encoding="utf-8")
     assert main([str(file)]) in (1, 2)
     shown = capsys.readouterr().err
-    assert said.replace("FILE", str(file)) in shown
     assert "Traceback" not in shown
+    return shown
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_what_turns_write_down_and_frames_use_is_a_parameter_or_buffer(
+    tmp_path: Path, monkeypatch, capsys
+):
+    """It would not be in the averaged weights, nor in the file."""
+    text = FILE.replace("mean())", "mean()); self.m = batch.x.mean()").replace(
+        "yield self.w", "yield getattr(self, 'm', 0) + self.w"
+    )
+    shown = said_of(text, tmp_path, monkeypatch, capsys)
+    assert "the pictures differ; do `frames` use what `turns` wrote down and is not a" in shown
+
+
+JUDGE = """
+from limner import ImageSpec, Paper, Turn, register
+from limner.evaluate.judges.judge import Judge
+import torch
+
+@register("own-judge", family="judges", paper=Paper("t", "a", 2024, "2401.00001"))
+class Own(Judge):
+    takes = ("labels",)
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.f = torch.nn.Linear(spec.dimensions, 4)
+        self.g = torch.nn.Linear(4, max(1, len(spec.labels)))
+    def features(self, x):
+        h = self.f(x.flatten(1))
+        return h
+    def logits(self, features):
+        return self.g(features)
+    def turns(self, batch, step, noise):
+        yield Turn(self.logits(self.f(batch.x.flatten(1))).square().mean())
+"""
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("return h", "return h.sum(1)", "features of 8 pictures have the shape (8,), not a row"),
+        ("return h", "return h - h.mean(0)", "a picture's features depend on the batch that it"),
+        ("return h", "return h + torch.randn(4)", "depend on the batch that it is in, or are ra"),
+        ("max(1, len(spec.labels))", "7", "the shape (8, 7), not a score for each of 3 classes"),
+    ],
+)
+def test_a_mistake_of_a_judge_is_one_line(
+    right: str, wrong: str, said: str, tmp_path: Path, monkeypatch, capsys
+):
+    assert said in said_of(JUDGE.replace(right, wrong), tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

@@ -575,3 +575,24 @@ def test_clipping_bounds_the_step():
     plain.advance()
     moves = [(a - b).abs().max() for a, b in zip(before.parameters(), plain.model.parameters())]
     assert max(moves) < 1e-5
+
+
+class Slashed(ToyDenoiser):
+    """Names with a slash, for a part and for its player."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__(spec)
+        self.parts = nn.ModuleDict({"4/4": self._modules.pop("net")})
+
+    @property
+    def net(self) -> nn.Module:
+        return self.parts["4/4"]
+
+    def players(self) -> dict[str, nn.Module]:
+        return {"a/b": self}
+
+
+def test_a_run_whose_parts_have_a_slash_in_their_names_goes_on():
+    straight, resumed = ran(loop_of(lambda: Slashed(SPEC)), 2), loop_of(lambda: Slashed(SPEC))
+    resumed.restore(straight.state())
+    assert repr(straight.advance()) == repr(resumed.advance())

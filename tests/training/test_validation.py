@@ -10,6 +10,8 @@ from registered import registered_cases
 
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec
+from limner.contract.model import Learner, Turn
+from limner.contract.noise import Noise
 from limner.contract.registry import entry, models
 from limner.data import Dataset
 from limner.runtime.log import read_log
@@ -157,3 +159,22 @@ def test_no_more_pictures_are_wanted_than_are_held_out_or_stay_in_memory(data: d
     model = recipe().build(open_stream(recipe()).dataset.spec)
     with pytest.raises(LimnerError, match=r"validation=10001: give at most [\d,]+ of the held-out"):
         Validation(data, TrainOptions(validation=10_001), model)
+
+
+class Writing(Learner):
+    """Changes what it is given."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(()))
+
+    def turns(self, batch: Batch, step: int, noise: Noise):
+        batch.x.mul_(0.5)
+        yield Turn((batch.x - self.w).square().mean())
+
+
+def test_turns_that_write_into_the_batch_do_not_change_the_next_held_out_loss():
+    model = Writing(ImageSpec(3, 16, 16))
+    options = TrainOptions(batch=4, validation=6)
+    held_out = Validation(DATA, options, model)
+    assert held_out.numbers(model, 1) == held_out.numbers(model, 2)

@@ -175,7 +175,11 @@ def save_model(
         shared: what to leave out of the file, see `Header`.
         dtype: of the stored floating-point weights: `torch.float16` halves a file, `torch.int8`
             quarters it, see `limner.contract.packing`; None keeps each as it is.
+
+    Raises:
+        LimnerError: the model, or one in it, is of a class that is not registered.
     """
+    _check_registered(model.description(), type(model).__name__)
     if isinstance(dtype, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LimnerError(f"dtype='{dtype}' is text; give a type of torch, as torch.float16")
     path = Path(path)
@@ -190,6 +194,26 @@ def save_model(
     elif dtype:
         own = {k: t.to(dtype) if t.is_floating_point() else t for k, t in own.items()}
     save_tensors(own, path, {"limner": header.to_json()})
+
+
+def _check_registered(described: Mapping[str, Any], what: str) -> None:
+    """Refuse to write a model that no file could name.
+
+    Args:
+        described: as by `Learner.description`.
+        what: its class, or the option that it was given as, for the message.
+
+    Raises:
+        LimnerError: it has no name, or a nested model has none.
+    """
+    if not described["model"]:
+        raise LimnerError(
+            f"{what} is not registered, and no program could open its file; write "
+            "@register(NAME, ...) above its class, with a name of its own"
+        )
+    for option, value in described["config"].items():
+        if isinstance(value, dict) and value.keys() == {"model", "spec", "config"}:  # pyright: ignore
+            _check_registered(value, f"the model given as {option}")  # pyright: ignore
 
 
 def _raw_header(path: Path) -> dict[str, Any]:

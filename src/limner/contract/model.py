@@ -11,13 +11,12 @@ updated critic, is written on the line after the critic's:
     yield Turn(critic_loss, of="critic")
     yield Turn(generator_loss, of="generator")
 
-Two rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never
-on data.
+Three rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never
+on data; the batch stays as it is.
 """
 
 import copy
 import functools
-import inspect
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,13 +27,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limner.contract.attributes import check_attributes, check_players
 from limner.contract.errors import LimnerError
 from limner.contract.evaluation_mode import evaluation_mode
 from limner.contract.frames import check_end, check_frame, finished
 from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_each
 from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.number_types import one_line_types
-from limner.contract.options import option_names, plain, validated
+from limner.contract.options import (
+    option_names,
+    parameters_of,
+    plain,
+    shared_defaults,
+    validated,
+)
 
 _L = TypeVar("_L", bound="Learner")
 Part = Literal["labels", "text", "hint"]
@@ -64,7 +70,7 @@ class Turn(NamedTuple):
 
 def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
     """Say what to type where a constructor wants a trained model and got none, or a judge."""
-    parameter = inspect.signature(init).parameters.get(name)
+    parameter = parameters_of(init).get(name)
     if parameter is None:  # an option that several models share
         return
     kind = parameter.annotation
@@ -89,12 +95,13 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def recorded(self: "Learner", spec: ImageSpec, *args: Any, **kwargs: Any) -> None:
         if type(self).__init__ is not recorded:  # a base class's constructor, called by a subclass
-            init(self, spec, *args, **kwargs)
+            init(self, spec, *args, **(shared_defaults(init) | kwargs))
             return
         names = [name for name in option_names(init) if name not in ("self", "spec")]
-        if len(args) > len(names):
-            raise LimnerError(f"{type(self).__name__} takes {len(names)} options, not {len(args)}")
-        given = dict(zip(names, args)) | kwargs
+        places = [name for name in parameters_of(init) if name in names]  # shared ones have none
+        if len(args) > len(places):
+            raise LimnerError(f"{type(self).__name__} takes {len(places)} options, not {len(args)}")
+        given = dict(zip(places, args)) | kwargs
         for name in names:
             _refuse_no_model(init, name, given)
         values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
@@ -105,11 +112,8 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
         config = plain(init, own, ("spec", *nested)) | nested
         object.__setattr__(self, "config", config)
         init(self, spec, **values)
-        if self.config is not config:
-            raise LimnerError(
-                f"{type(self).__name__} sets self.config, where limner writes the constructor's "
-                "arguments; give the attribute another name"
-            )
+        check_attributes(self, config)
+        check_players(self.players(), type(self).__name__)
 
     return recorded
 
@@ -226,8 +230,12 @@ class Learner(nn.Module, ABC):
         return self
 
     def description(self) -> dict[str, Any]:
-        """What rebuilds this model without its weights: name, specification, configuration."""
-        return {"model": self.name, "spec": self.spec.to_json(), "config": self.config}
+        """What rebuilds this model without its weights: name, specification, configuration.
+
+        The name is empty where the class itself is not registered, though its base may be.
+        """
+        name = vars(type(self)).get("name", "")
+        return {"model": name, "spec": self.spec.to_json(), "config": self.config}
 
     @property
     def device(self) -> torch.device:

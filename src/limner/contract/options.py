@@ -4,12 +4,13 @@ Options that several functions take are written once, as a `TypedDict` with `tot
 as `**options: Unpack[...]`. One that is left out has its `Field(default=...)`, or else is None.
 """
 
+import contextlib
 import inspect
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -64,9 +65,24 @@ Counts = Annotated[tuple[Natural, ...], BeforeValidator(_several), Field(min_len
 """How many of something there are in each of several places; a number by itself is of all."""
 
 
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """A function's arguments by name; an annotation that is text is what it names, where the
+    function's file knows that.
+    """
+    found = dict(inspect.signature(function).parameters)
+    known: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    for name, p in found.items():
+        if isinstance(p.annotation, str):
+            one = SimpleNamespace(__annotations__={name: p.annotation})
+            with contextlib.suppress(NameError):  # of one that is imported for type checkers alone
+                hints = get_type_hints(one, known, include_extras=True)
+                found[name] = p.replace(annotation=hints[name])
+    return found
+
+
 def shared_options(function: Callable[..., Any]) -> type | None:
     """The `TypedDict` of options that a function takes as `**options: Unpack[...]`."""
-    for p in inspect.signature(function).parameters.values():
+    for p in parameters_of(function).values():
         if p.kind is inspect.Parameter.VAR_KEYWORD and get_origin(p.annotation) is Unpack:
             return get_args(p.annotation)[0]
     return None
@@ -90,15 +106,19 @@ def read_size(typed: int | str) -> tuple[int, int]:
 def option_names(function: Callable[..., Any]) -> list[str]:
     """The names of all arguments of a function, shared options first."""
     shared = shared_options(function)
-    parameters = inspect.signature(function).parameters.values()
+    parameters = parameters_of(function).values()
     own = [p.name for p in parameters if p.kind not in _BARE]
     return [*(get_type_hints(shared) if shared else ()), *own]
 
 
 @cache
 def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseModel]:
-    """A pydantic model with one field for each argument of a function."""
-    parameters = inspect.signature(function).parameters.values()
+    """A pydantic model with one field for each argument of a function.
+
+    Raises:
+        LimnerError: the type of one is not known where the function is.
+    """
+    parameters = parameters_of(function).values()
     shared = shared_options(function)
     hints = get_type_hints(shared, include_extras=True) if shared else {}
     fields: dict[str, Any] = {
@@ -110,7 +130,21 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
         annotation = Any if p.annotation is p.empty else p.annotation
         fields[p.name] = (annotation, ... if p.default is p.empty else p.default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
-    return create_model(getattr(function, "__qualname__", "Options"), __config__=config, **fields)
+    name = getattr(function, "__qualname__", "Options")
+    schema = create_model(name, __config__=config, **fields)
+    if not schema.__pydantic_complete__:
+        raise LimnerError(
+            f"an option of {name} has a type that is not known there; import it in that file, "
+            "outside of functions and of if TYPE_CHECKING"
+        )
+    return schema
+
+
+def shared_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of the options that a function takes as `**options: Unpack[...]`."""
+    shared = shared_options(function)
+    hints = get_type_hints(shared, include_extras=True) if shared else {}
+    return {name: _shared_default(of) for name, of in hints.items()}
 
 
 def _shared_default(annotation: Any) -> Any:

@@ -1,9 +1,7 @@
 """Every model by name: what `limner models`, the documentation and the contract tests read."""
 
 import importlib
-import importlib.util
 import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import told
 from limner.contract.image import ImageSpec
 from limner.contract.model import Learner, Part
+from limner.contract.options import option_names, parameters_of
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
 _ROOMS = {"judges": "evaluate.judges"}  # where a family's papers lie, if not under its own name
@@ -73,7 +72,7 @@ class Entry:
         """Which of its options are models of their own."""
         return [
             name
-            for name, each in inspect.signature(self.model).parameters.items()
+            for name, each in parameters_of(self.model.__init__).items()
             if isinstance(each.annotation, type) and issubclass(each.annotation, Learner)
         ]
 
@@ -205,6 +204,7 @@ def _check_class(model: type[Learner]) -> None:
             f"the constructor of {model.__name__} takes no spec; write "
             f"def __init__{_SIGNATURES['__init__']}"
         )
+    _check_options(model)
     if isinstance(model.takes, str):
         raise LimnerError(
             f"takes of {model.__name__} is text; write takes = ({model.takes!r},), with a comma"
@@ -214,9 +214,26 @@ def _check_class(model: type[Learner]) -> None:
             raise unknown("condition", part, get_args(Part), f"in takes of {model.__name__}")
 
 
+def _check_options(model: type[Learner]) -> None:
+    """Refuse a sampling option that would never arrive, and a condition of another kind.
+
+    Raises:
+        LimnerError: there is one.
+    """
+    if hasattr(model, "frames") and "seed" in option_names(model.frames):  # pyright: ignore
+        raise LimnerError(
+            f"frames of {model.__name__} has an option seed, which sample and watch take for the "
+            "streams of `noise`; give it another name"
+        )
+    known, condition = ("optional", "required"), getattr(model, "condition", "optional")
+    if isinstance(condition, str) and condition not in known:
+        raise unknown("word", condition, known, f"condition of {model.__name__}")
+
+
 @cache
 def import_modules(package: str) -> None:
-    """Import all modules of one of the library's packages, so that they register what they hold.
+    """Import all modules of one of the library's packages and of the folders in it, so that they
+    register what they hold.
 
     Args:
         package: as in `evaluate.metrics`.
@@ -225,15 +242,19 @@ def import_modules(package: str) -> None:
         LimnerError: a file there cannot be imported; the message says which, and where.
     """
     home = importlib.import_module(f"limner.{package}")
-    for module in pkgutil.walk_packages(home.__path__, f"{home.__name__}."):
-        try:
-            importlib.import_module(f"limner.{module.name.removeprefix('limner.')}")
-        except LimnerError:
-            raise
-        except Exception as error:  # whatever a file of one's own raises there
-            found = importlib.util.find_spec(module.name)
-            said = error_in_file(error, Path((found and found.origin) or module.name))
-            raise LimnerError(f"{said}; mend or remove that file") from error
+    for folder in map(Path, home.__path__):
+        for file in sorted(folder.rglob("*.py")):  # also where a folder has no __init__.py
+            parts = file.relative_to(folder).with_suffix("").parts
+            if any(part.startswith(".") for part in parts):  # as editors keep copies
+                continue
+            name = ".".join([package, *(part for part in parts if part != "__init__")])
+            try:
+                importlib.import_module(f"limner.{name}")
+            except LimnerError:
+                raise
+            except Exception as error:  # whatever a file of one's own raises there
+                said = error_in_file(error, file)
+                raise LimnerError(f"{said}; mend or remove that file") from error
 
 
 def _load_families() -> None:

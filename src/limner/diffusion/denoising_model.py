@@ -37,7 +37,7 @@ from limner.maths.denoisers import (
     target_weights,
 )
 from limner.maths.samplers import SAMPLERS, Sampler, SamplerName
-from limner.maths.schedules import Schedule, Spacing, Times
+from limner.maths.schedules import Schedule, Spacing, Times, check_schedule
 from limner.nn.plain_unet import PlainUNet
 from limner.nn.unet import UNet
 
@@ -200,8 +200,8 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
         """What the options of `frames` mean.
 
         Raises:
-            LimnerError: an option that the sampler does not have, or a guide that is of other data
-                or of another schedule.
+            LimnerError: an option that the sampler does not have, a guide that is of other data
+                or of another schedule, or a schedule that no walk can follow.
         """
         for name, ends in {"interval": interval, **of_sampler}.items():
             if isinstance(ends, tuple) and not 0 <= ends[0] < ends[1]:
@@ -209,7 +209,9 @@ class DenoisingModel(Attending, PromptToPrompt, Encodes):
                     f"sampler option {name}={ends[0]:g},{ends[1]:g}: give the least and the "
                     "greatest noise, as in 0.3,5"
                 )
-        times = self.schedule.times(steps or self.default_steps, spacing)
+        steps = steps or self.default_steps
+        times = self.schedule.times(steps, spacing)
+        check_schedule(self.schedule, times, steps)
         walk = chosen_sampler(sampler or self.default_sampler, **of_sampler)
         D: Denoiser = self
         if guide is not None:

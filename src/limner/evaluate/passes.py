@@ -13,14 +13,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from limner.contract.errors import LimnerError
-from limner.evaluate.extractors.extractor import Extractor
+from limner.evaluate.extractors.extractor import Extractor, extract
 from limner.evaluate.metrics.statistics import Moments
 from limner.evaluate.picture_sets import Numbers, PaintedPictures, PictureSet, Pixels, RealPictures
 from limner.runtime import processes
@@ -108,9 +108,9 @@ class FeatureObserver(Observer):
         """`features`, and `logits` where there are any.
 
         Raises:
-            LimnerError: some are NaN or infinite.
+            LimnerError: some are NaN or infinite, or the extractor gives no row for each picture.
         """
-        features, logits = self.extractor(pixels)
+        features, logits = extract(self.extractor, pixels)
         found = {"features": features} | ({} if logits is None else {"logits": logits})
         for what, rows in found.items():
             odd = ~rows.isfinite().all(1).cpu()
@@ -235,8 +235,10 @@ class _Blocks:
         """What an observer wrote of a block."""
 
         def look() -> Columns:
+            numbers = self._numbers(block)
             with torch.no_grad():
-                return observer.look(self.pictures, self._numbers(block), self._pixels(block))
+                found = observer.look(self.pictures, numbers, self._pixels(block))
+            return _checked(found, len(numbers), type(observer).__name__)
 
         return self._recall(block, _ending(observer), look)
 
@@ -262,6 +264,23 @@ class _Blocks:
             found = make()
             keep(path, found)
         return found
+
+
+def _checked(found: object, n: int, name: str) -> Columns:
+    """What an observer wrote of n pictures.
+
+    Raises:
+        LimnerError: it is not a row for each picture.
+    """
+    columns = cast("Columns", found) if isinstance(found, dict) else {"": None}
+    for column in columns.values():
+        value: object = column
+        if not isinstance(value, Tensor) or not value.dim() or len(value) != n:
+            raise LimnerError(
+                f"look of {name} gives no row for each of {n} pictures; return named tensors, as "
+                "{'size': sizes}"
+            )
+    return cast("Columns", columns)
 
 
 def _ending(observer: Observer) -> str:

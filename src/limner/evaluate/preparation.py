@@ -14,9 +14,10 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import GenerativeModel
 from limner.data import Dataset
 from limner.evaluate.extractors.choose import extractor as open_extractor
-from limner.evaluate.extractors.extractor import Extractor
+from limner.evaluate.extractors.extractor import Extractor, check_extractor, extract
 from limner.evaluate.metric import Metric, Setting, applicable
 from limner.evaluate.metrics.likelihood import likelihood_options
+from limner.evaluate.own_code import code_of
 from limner.evaluate.passes import DigestObserver, Observer, Seen
 from limner.evaluate.picture_sets import PaintedPictures, PictureSet, RealPictures
 from limner.evaluate.subject import (
@@ -117,7 +118,7 @@ def setting_of(
             seed=seed,
             options=opened.model.sampler_options(usual | dict(sampler)),
             name=opened.name,
-            fingerprint=opened.fingerprint,
+            fingerprint=opened.fingerprint + code_of(type(opened.model)),
         )
     else:
         assert opened.pictures is not None
@@ -147,8 +148,9 @@ def with_extractor(
             source = real.dataset.source
             found = open_extractor(asked, real.spec, setting.device, weights, source=source)
         else:
+            check_extractor(asked)
             found = asked
-        seen = found(setting.reference.pictures(torch.arange(1)))
+        seen = extract(found, setting.reference.pictures(torch.arange(1)))
     except LimnerError as error:
         if asked:
             raise

@@ -81,6 +81,42 @@ class Schedule(ABC):
         return 1.0
 
 
+def check_schedule(schedule: Schedule, times: object, steps: int) -> None:
+    """Refuse a schedule that no walk from noise to picture can follow.
+
+    Args:
+        schedule: any.
+        times: its own, for so many steps.
+        steps: how many.
+
+    Raises:
+        LimnerError: the times are not steps + 1 falling ones, or the levels at them are not two
+            tensors of finite numbers, alpha not below 0 and sigma falling with t.
+    """
+    name = type(schedule).__name__
+    shape = (steps + 1,)
+    if not isinstance(times, Tensor) or times.shape != shape or not (times.diff() < 0).all():
+        raise LimnerError(
+            f"own_times of {name} gives no {steps + 1} falling times for {steps} steps; give a "
+            "tensor from pure noise to the clean picture"
+        )
+    levels: object = schedule(times)
+    if isinstance(levels, tuple) and len(levels) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        alpha, sigma = levels  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(alpha, Tensor) and isinstance(sigma, Tensor):
+            alike = alpha.shape == sigma.shape == shape
+            if alike and (alpha >= 0).all() and alpha.isfinite().all() and _falls(sigma):
+                return
+    raise LimnerError(
+        f"{name}(t) does not give (alpha, sigma) as two tensors of finite numbers, alpha from 0 up "
+        "and sigma falling with t, one of each for each time"
+    )
+
+
+def _falls(sigma: Tensor) -> bool:
+    return bool((sigma.isfinite() & (sigma >= 0)).all() and (sigma.diff() <= 0).all())
+
+
 @dataclass(frozen=True)
 class DiscreteSchedule(Schedule):
     """T variance-preserving steps of variance beta_k: alpha(k/T)^2 = prod_{i<=k} (1 - beta_i),

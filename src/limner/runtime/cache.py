@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -53,7 +54,8 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         LimnerError: the folder cannot be written.
     """
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    own = torch.contiguous_format  # parts of one tensor cannot share a file
+    plain = {name: t.detach().cpu().clone(memory_format=own) for name, t in tensors.items()}
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

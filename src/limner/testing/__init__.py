@@ -13,6 +13,7 @@ labels=(), frequencies=())`.
 
 from collections.abc import Callable
 
+from limner.contract.abilities import Features
 from limner.contract.errors import LimnerError
 from limner.contract.likelihood import LikelihoodModel
 from limner.contract.model import GenerativeModel
@@ -54,7 +55,7 @@ def checks_for(case: Case) -> list[Callable[[Case], None]]:
     exempt = {
         check_paints: not generates,
         check_last_frame: not generates,
-        check_any_batch: not generates,
+        check_any_batch: not issubclass(case.model, (GenerativeModel, Features)),
         check_condition: not generates or not conditions,
         check_accumulates: case.model.couples_batch,
         check_entropy_floor: not issubclass(case.model, LikelihoodModel),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limner.contract.abilities import Features
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import Batch, ImageSpec, to_uint8
@@ -20,6 +21,7 @@ from limner.contract.model import GenerativeModel, Learner, Turn
 from limner.contract.moves import checked_moves
 from limner.contract.noise import Noise
 from limner.contract.registry import entry
+from limner.evaluate.judges.judge import Judge
 from limner.testing.cases import (
     SEED,
     Case,
@@ -99,19 +101,26 @@ def check_last_frame(case: Case) -> None:
     c = asked_of(model, 2)
     frames = list(model.watch(2, c, seed=5, **quick_options(model)))
     sample = painted(model, 2, c)
-    assert torch.equal(frames[-1], sample), "the last frame is not the sample"
+    assert torch.equal(frames[-1], sample), (
+        "the last frame is not the sample; is something drawn that is not from `noise`?"
+    )
     for frame in frames:
         assert frame.shape == sample.shape, f"a frame has the shape {tuple(frame.shape)}"
         assert float(frame.abs().max()) <= 1, "a frame is outside [-1, 1]"
 
 
 def check_any_batch(case: Case) -> None:
-    """4. The same seed gives the same picture, alone or in any batch; so do likelihoods.
+    """4. The same seed gives the same picture, alone or in any batch; so do likelihoods, and
+    features of judges.
 
     Within one level of 256, for sums round differently; autoregressive models exactly, in float64,
     for there one pixel that rounds otherwise changes all that follow.
     """
     model = case.ready()
+    if isinstance(model, Features):
+        _features_alone(model)
+    if not isinstance(model, GenerativeModel):
+        return
     exact = entry(model.name).family == "autoregressive" if model.name else False
     if exact:
         model = model.double()
@@ -140,12 +149,31 @@ def check_any_batch(case: Case) -> None:
         )
 
 
+def _features_alone(model: Features) -> None:
+    x, _ = toy_data(model.spec, 0, 8)
+    with torch.no_grad():
+        many, few = model.features(x), model.features(x[5:])
+    assert many.dim() == 2 and len(many) == 8, (
+        f"features of 8 pictures have the shape {tuple(many.shape)}, not a row for each"
+    )
+    assert torch.allclose(many[5:], few, rtol=1e-3, atol=1e-4), (
+        "a picture's features depend on the batch that it is in, or are random"
+    )
+    scores = model.logits(many) if isinstance(model, Judge) else None
+    if scores is not None and model.spec.labels:
+        assert scores.shape == (8, len(model.spec.labels)), (
+            f"logits of 8 pictures have the shape {tuple(scores.shape)}, not a score for each of "
+            f"{len(model.spec.labels)} classes"
+        )
+
+
 def check_turns(case: Case) -> None:
     """5. Each loss is a finite scalar and trains its own player, every weight of it, and nobody
     else.
 
-    Also: no weight is in two players, the order of turns is the same for any data, and only the
-    player that just moved may be changed by the model itself (as WGAN clips its critic).
+    Also: no weight is in two players, the order of turns is the same for any data, the batch stays
+    as it is, and only the player that just moved may be changed by the model itself (as WGAN clips
+    its critic).
     """
     model = case.ready().train()
     players = {
@@ -160,7 +188,8 @@ def check_turns(case: Case) -> None:
     for step in range(_LONGEST_GAME):
         mover: list[nn.Parameter] = []
         kept = {id(p): p.detach().clone() for p in model.parameters()}
-        for turn in checked_moves(model, *_round(case, step, size)):
+        batch, _, noise = _round(case, step, size)
+        for turn in checked_moves(model, batch, step, noise):
             _nobody_moved(model, kept, mover, names)
             kept |= {id(p): p.detach().clone() for p in mover}
             mover = players[_player(turn, players)]
@@ -178,6 +207,7 @@ def check_turns(case: Case) -> None:
                     p.data -= 1e-3 * p.grad
                     kept[id(p)], p.grad = p.detach().clone(), None
         _nobody_moved(model, kept, mover, names)
+        _unchanged(batch, _round(case, step, size)[0])
         assert mover, f"step {step} has no turn"
         if not waiting and step:
             break
@@ -193,11 +223,25 @@ def _round(case: Case, step: int, n: int, data: int = 0) -> tuple[Batch, int, No
     return toy_data(case.spec, first, n), step, Noise.keyed(SEED, step, range(first, first + n))
 
 
+def _unchanged(batch: Batch, before: Batch) -> None:
+    seen = {"x": (batch.x, before.x)}
+    for part in ("label", "text", "image"):
+        if getattr(before.c, part) is not None:
+            seen[f"c.{part}"] = getattr(batch.c, part), getattr(before.c, part)
+    for name, (now, was) in seen.items():
+        assert torch.equal(now, was), (
+            f"turns changes batch.{name} in place, which spoils the held-out loss; change a copy"
+        )
+
+
 def _player(turn: Turn, players: Iterable[str]) -> str:
     known = list(players)
     if turn.of is None and len(known) == 1:
         return known[0]
-    assert turn.of in known, f"a turn of '{turn.of}', which is none of {known}"
+    assert turn.of in known, (
+        f"a turn of '{turn.of}', and the players are {', '.join(known)}; name one, as in "
+        "Turn(loss, of=NAME), or let `players` give such a part"
+    )
     return str(turn.of)
 
 
@@ -256,7 +300,10 @@ def check_condition(case: Case) -> None:
         for a, b in itertools.combinations(range(len(seen)), 2):
             if not torch.equal(getattr(others[a], part), getattr(others[b], part)):
                 moved = float((seen[a] - seen[b]).abs().max())
-                assert moved > 1e-5, f"another {part} leaves the picture as it is"
+                assert moved > 1e-5, (
+                    f"another {part} leaves the picture as it is; use it, or leave it out of "
+                    "`takes` and of the model's spec"
+                )
     if not len(asked):
         return
     if model.condition == "optional":
@@ -282,6 +329,12 @@ def check_resumes(case: Case) -> None:
     state = straight.state()
     resumed = _loop(case)
     resumed.restore(state)
+    _same_pictures(
+        straight.model,
+        resumed.model,
+        "after a restart the pictures differ; do `frames` use what `turns` wrote down and is not a "
+        "parameter or buffer?",
+    )
     for _ in range(3):
         one, other = repr(straight.advance()), repr(resumed.advance())  # in which NaN equals NaN
         assert one == other, (

@@ -47,9 +47,9 @@ class Player:
         self.optimizer.state.clear()
         own = dict(zip(self.names, self.parameters))
         for path, value in moments.items():
-            player, name, key = path.split("/")
-            if player == self.name:
-                name = current_name(name, own)
+            where, _, key = path.rpartition("/")
+            if where.startswith(f"{self.name}/"):
+                name = current_name(where.removeprefix(f"{self.name}/"), own)
                 like = own[name] if value.shape == own[name].shape else value
                 kept = torch.empty_like(like, dtype=value.dtype, device=own[name].device)
                 self.optimizer.state[own[name]][key] = kept.detach().copy_(shared_out(value, kept))

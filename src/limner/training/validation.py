@@ -4,6 +4,7 @@ Training loss falls for as long as a model can learn its pictures by heart; this
 no longer learns anything else.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,8 @@ class Validation:
                 seeded((self.options.seed, "validate", i), device),
                 autocast(device, self.options.dtype),
             ):
-                losses = [turn.loss for turn in model.turns(batch.to(device), step, streams)]
+                seen = copy.deepcopy(batch).to(device)  # turns may write into what they are given
+                losses = [turn.loss for turn in model.turns(seen, step, streams)]
             total += float(sum(losses)) * len(batch.x)
         for buffer, before in remembered:  # such as singular vectors, which move with each loss
             buffer.copy_(before)

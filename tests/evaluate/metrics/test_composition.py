@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from limner.data import Dataset, open_data
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
 from limner.evaluate.evaluation import evaluate
+from limner.evaluate.extractors.extractor import find_objects
 from limner.evaluate.judges.judge import Detections
 from limner.evaluate.metrics.composition import (
     LEAST,
@@ -367,3 +369,57 @@ def test_parts_are_the_whole_and_an_evaluation_that_was_stopped_goes_on():
     report = judged(data, extractor=going_on)
     assert skills(report)["composition"] == 1
     assert going_on.looks == N // 64 - 2, "blocks that were done are not looked at again"
+
+
+def detections(**changed: object) -> Detections:
+    """A dog and an empty place in each of two pictures, or something else in a part of that."""
+    boxes = torch.tensor([0.1, 0.2, 0.5, 0.6]).expand(2, 2, 4)
+    parts = {
+        "kind": torch.tensor([[0, NONE]] * 2),
+        "colour": torch.tensor([[NONE, NONE]] * 2),
+        "box": boxes,
+        "score": torch.tensor([[0.9, 0.0]] * 2),
+    } | changed
+    score = parts.pop("score")
+    return Detections(Objects(**parts), score)  # pyright: ignore
+
+
+class Finds:
+    """A detector of a file of one's own."""
+
+    name, kinds = "mine", ("dog", "cat")
+
+    def __init__(self, found: object) -> None:
+        self.found = found
+
+    def detect(self, images: Tensor) -> object:
+        return self.found
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "detect of mine gives no objects; return Detections"),
+        ((torch.zeros(2, 2), torch.zeros(2, 2)), "detect of mine gives no objects; return Detect"),
+        (
+            detections(score=torch.ones(2, 1)),
+            r"kind by detect of mine has the shape \(2, 2\); give",
+        ),
+        (detections(box=torch.ones(2, 2, 2)), r"box by detect of mine has the shape \(2, 2, 2\);"),
+        (detections(kind=torch.full((2, 2), 2)), "kind by detect of mine is beyond what it can be"),
+        (detections(kind=torch.zeros(2, 2)), "kind by detect of mine is beyond what it can be"),
+        (detections(colour=torch.full((2, 2), 99)), "colour by detect of mine is beyond what it"),
+        (
+            detections(box=torch.full((2, 2, 4), 31.0)),
+            "box by detect of mine is beyond what it can",
+        ),
+        (detections(box=torch.full((2, 2, 4), math.nan)), "box by detect of mine is beyond what"),
+        (detections(score=torch.full((2, 2), math.nan)), "score by detect of mine is beyond what"),
+    ],
+)
+def test_what_are_no_objects_is_refused_and_not_counted_as_missing(found: object, said: str):
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    find_objects(Finds(detections()), images)  # pyright: ignore
+    with pytest.raises(LimnerError, match=said):
+        find_objects(Finds(found), images)  # pyright: ignore

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limner.contract.checkpoint import digest_tensors
+from limner.contract.errors import LimnerError
 from limner.contract.image import from_uint8
 from limner.evaluate.extractors.extractor import (
     Features,
@@ -16,6 +17,7 @@ from limner.evaluate.extractors.extractor import (
     to_rgb,
 )
 from limner.evaluate.judges.judge import Detections, Detector, ImageTextJudge, Judge
+from limner.evaluate.own_code import code_of
 
 
 class JudgeExtractor:
@@ -37,7 +39,8 @@ class JudgeExtractor:
         self.spec = judge.spec
         self.half = dtype == "bfloat16"
         size = f"{self.spec.height} x {self.spec.width}"
-        self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}")
+        own = code_of(type(judge), library=False)  # a class with the same weights may see others
+        self.fingerprint = digest_tensors(judge.state_dict(), f"{size}, bicubic, {dtype}{own}")
         self.classes = self.spec.labels
         self.dim = self(torch.zeros(1, *self.spec.shape, dtype=torch.uint8)).features.shape[1]
 
@@ -51,7 +54,15 @@ class JudgeExtractor:
     def _features(self, images: Pixels) -> Float[Tensor, "b d"]:
         x = self._input(images)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            return self.judge.features(x).float()
+            found: object = self.judge.features(x)
+        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(x):
+            is_tensor = isinstance(found, Tensor)
+            given = f"shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+            raise LimnerError(
+                f"features of {type(self.judge).__name__} gives {given} for {len(x)} pictures; "
+                "return a row for each, b x d"
+            )
+        return found.float()
 
     def _input(self, images: Pixels) -> Float[Tensor, "b d i j"]:
         """Pictures as the judge takes them."""

@@ -35,7 +35,7 @@ from limner.data.hints import DRAWINGS, REDUCED, Hint, Hints, draw_hint
 from limner.data.scenes import ComposedScenes
 from limner.data.sprites import object_numbers
 from limner.evaluate.extractors.choose import extractor
-from limner.evaluate.extractors.extractor import Detects
+from limner.evaluate.extractors.extractor import Detects, find_objects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.composition import LEAST_SCORE
 from limner.evaluate.passes import Columns, Observer, Seen
@@ -137,7 +137,7 @@ class AdherenceObserver(Observer):
         data, detector = self.real.dataset, self.detector
         assert isinstance(data, ComposedScenes) and detector is not None
         known = read_layout(data.truth(self.real.indices(numbers)), len(object_numbers()))
-        (kind, _, box), score = detector.detect(pixels)
+        (kind, _, box), score = find_objects(detector, pixels)
         found = (kind.cpu() != NONE) & (score.cpu() >= LEAST_SCORE)
         values = [
             _best(asked[present != NONE], boxes[sure])

@@ -35,7 +35,7 @@ from limner.data.composition import Scene
 from limner.data.dataset import Dataset
 from limner.data.scenes import ComposedScenes
 from limner.evaluate.extractors.choose import extractor
-from limner.evaluate.extractors.extractor import Detects
+from limner.evaluate.extractors.extractor import Detects, find_objects
 from limner.evaluate.metric import Metric, NotApplicable, metric
 from limner.evaluate.metrics.statistics import (
     Estimate,
@@ -224,7 +224,7 @@ class ObjectObserver(Observer):
 
     def detect(self, pixels: Pixels) -> Columns:
         """`kind`, `colour` and `score`, "b k", and `box`, "b k 4"."""
-        (kind, colour, box), score = self.detector.detect(pixels)
+        (kind, colour, box), score = find_objects(self.detector, pixels)
         found = {"kind": kind, "colour": colour, "score": score, "box": box}
         return {name: column.cpu() for name, column in found.items()}
 

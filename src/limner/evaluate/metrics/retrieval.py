@@ -169,11 +169,24 @@ class Retrieval(FeatureMetric):
         return numbers
 
     def similarity(self, pixels: Pixels, captions: list[str]) -> Float[Tensor, "n k"]:
-        """Of each picture to each caption, to the judge."""
+        """Of each picture to each caption, to the judge.
+
+        Raises:
+            LimnerError: the judge gives something else.
+        """
         judge = self.extractor
         assert isinstance(judge, ImageText)
         text = Tokenizer(judge.text).encode(captions)
-        parts = [judge.similarity(some, text).cpu() for some in pixels.split(BLOCK)]
+        parts: list[Tensor] = []
+        for some in pixels.split(BLOCK):
+            found: object = judge.similarity(some, text)
+            due = (len(some), len(text))
+            if not isinstance(found, Tensor) or found.shape != due:
+                raise LimnerError(
+                    f"similarity of {judge.name} gives no cosine of each of {due[0]} pictures to "
+                    f"each of {due[1]} captions; return a tensor of them, b x k"
+                )
+            parts.append(found.cpu())
         return torch.cat(parts)
 
 
