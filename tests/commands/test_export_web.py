@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_no_folder_in_the_way(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     monkeypatch.setattr("limner.commands.exports.web.shutil.copyfile", full)
     model, page = shaken("gan", GREY, channels=8), tmp_path / "page"
-    with pytest.raises(LimnerError, match="cannot write .*page: No space left on device"):
+    with pytest.raises(LimnerError, match=r"cannot write .*page: No space left on device"):
         write_web(model, {}, page, title="", store="float32", runtime=tmp_path)
     assert not page.exists()
 

@@ -19,8 +19,9 @@ def recipes_command(as_json: AsJson = False) -> None:
     from limner.training.shipped import PREFIX, SECTIONS, header_comment, shipped
 
     texts = {name: path.read_text(encoding="utf-8") for name, path in shipped().items()}
+    empty = {section: {} for section in SECTIONS}
     read = {
-        name: {"about": header_comment(text), **dict.fromkeys(SECTIONS, {}), **tomllib.loads(text)}
+        name: {"about": header_comment(text)} | empty | tomllib.loads(text)
         for name, text in texts.items()
     }
     if as_json:

@@ -61,7 +61,7 @@ class Number:
         better: which way is better; empty where neither is.
         protocol: what else decides it, in a few words.
         parts: the value of each split.
-        things: of how many things the pictures are, if that is less than n; an error is over things.
+        things: of how many things the pictures are, where fewer than n; an error is over these.
     """
 
     metric: str
