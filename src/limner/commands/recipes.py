@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from typing import Any
 
 import typer
 
@@ -19,8 +20,8 @@ def recipes_command(as_json: AsJson = False) -> None:
     from limner.training.shipped import PREFIX, SECTIONS, header_comment, shipped
 
     texts = {name: path.read_text(encoding="utf-8") for name, path in shipped().items()}
-    empty = {section: {} for section in SECTIONS}
-    read = {
+    empty: dict[str, Any] = {section: {} for section in SECTIONS}
+    read: dict[str, dict[str, Any]] = {
         name: {"about": header_comment(text)} | empty | tomllib.loads(text)
         for name, text in texts.items()
     }
