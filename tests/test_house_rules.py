@@ -378,8 +378,9 @@ import sys
 from limner.__main__ import main
 from limner.commands.app import VERBS
 sys.modules["torch"] = None  # so that an import of it fails, and the traceback says where
-for verb in ("", *VERBS, "data check"):
-    sys.argv = ["limner", *verb.split(), "--help"]
+helps = [[*verb.split(), "--help"] for verb in ("", *VERBS, "data check")]
+for arguments in [*helps, ["recipes"]]:
+    sys.argv = ["limner", *arguments]
     try:
         main()
     except SystemExit as end:
@@ -387,8 +388,9 @@ for verb in ("", *VERBS, "data check"):
 """
 
 
-def test_asking_for_help_does_not_import_torch():
+def test_asking_for_help_or_recipes_does_not_import_torch():
     said = in_a_new_python(HELP_OF_ALL)
+    assert "train one: limner train recipe:" in said
     assert all(f"limner {verb}" in said for verb in (*VERBS, "data check"))
 
 

@@ -119,7 +119,10 @@ def test_as_a_command(model, denoiser, codes, picture, tmp_path, monkeypatch, ca
     assert limner_(str(picture), "-m", codes, "--keep", "0.5", "--rounds", "5")[0] == 0
     code, said = limner_(str(picture), "-m", denoiser, "--mask", str(picture), "--keep", "0.5")
     assert code == 2 and "not both" in said
-    assert limner_(str(picture), "-m", denoiser, "--strength", "0.4", "-n", "2")[0] == 0
+    code, said = limner_(str(picture), "-m", denoiser, "--strength", "0.4", "-n", "2")
+    assert code == 0 and "whole steps" not in said
+    few = (str(picture), "-m", denoiser, "--strength", "0.4", "sampler.steps=4")
+    assert "strength 0.4 in whole steps is 0.5; more sampler.steps come nearer" in limner_(*few)[1]
     assert Path("edit.png").is_file()
 
 

@@ -1,6 +1,7 @@
 """A folder that paints in a browser: the same pictures as the model, from the same seeds."""
 
 import contextlib
+import errno
 import functools
 import json
 import shutil
@@ -16,7 +17,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 import limner
-from limner.commands.exports.web import write_web
+from limner.commands.exports.web import _RUNTIME, write_web
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.contract.noise import Noise
@@ -47,6 +48,19 @@ def node(script: str, folder: Path) -> object:
     got = subprocess.run(["node", "script.js"], cwd=folder, capture_output=True, text=True)
     assert not got.returncode, got.stderr
     return json.loads(got.stdout)
+
+
+def test_a_full_disk_leaves_no_folder_in_the_way(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in _RUNTIME:
+        (tmp_path / name).touch()
+    monkeypatch.setattr("limner.commands.exports.web.shutil.copyfile", full)
+    model, page = shaken("gan", GREY, channels=8), tmp_path / "page"
+    with pytest.raises(LimnerError, match=r"cannot write .*page: No space left on device"):
+        write_web(model, {}, page, title="", store="float32", runtime=tmp_path)
+    assert not page.exists()
 
 
 @needs_node

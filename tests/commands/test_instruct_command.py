@@ -90,6 +90,11 @@ def test_what_does_not_go_together_is_said(follower, picture, arguments, message
     assert message in told
 
 
+@pytest.mark.parametrize("more", [("--prompt", "a blue dog"), ()])
+def test_that_instructions_are_meant_is_said(follower, picture, more):
+    assert "give --instruct 'make the dog blue'" in run("edit", picture, "-m", follower, *more)
+
+
 def test_models_that_follow_none_are_said_so_with_those_that_do(picture, tmp_path):
     save_model(limner.build("flow-matching", SPEC, channels=(8, 16)), tmp_path / "plain")
     told = run("edit", picture, "--instruct", "make it blue", "-m", tmp_path / "plain")

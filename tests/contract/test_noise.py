@@ -1,6 +1,8 @@
 """The random streams against SplitMix64's published numbers, scipy, and their own promises."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -189,6 +191,27 @@ def test_successive_draws_differ_and_a_new_noise_repeats_them():
     assert torch.equal(first, again.uniform(5))
     assert torch.equal(second, again.uniform(5))
     assert noise.draws == 2
+
+
+COMPILED = """
+import torch
+from limner.contract.noise import Noise
+
+def checked(graph, inputs):
+    numbers = [each for node in graph.graph.nodes for each in node.args if isinstance(each, int)]
+    assert all(-(2**63) <= each < 2**63 for each in numbers), numbers
+    return graph.forward
+
+compiled = torch.compile(lambda noise: noise.uniform(5), backend=checked)
+streams = Noise.sampling(0, 2).streams
+for draws in (0, 1, 7):  # from the second on they are a variable
+    assert torch.equal(compiled(Noise(streams, draws)), Noise(streams, draws).uniform(5))
+"""
+
+
+def test_a_compiler_finds_no_number_beyond_64_bits_in_it():
+    # in a process of its own, for here each function is wrapped by what checks its types
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 
 def test_the_global_generator_is_neither_read_nor_moved():

@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from diffusers import DDIMPipeline
+from safetensors import SafetensorError
 
 from limner import load, save_model, testing
 from limner.__main__ import main
@@ -121,6 +123,12 @@ def test_the_command_writes_a_folder_that_paints(tmp_path, monkeypatch, capsys):
     assert run(*paint, "run", "-o", "ours.png")[0] == 0
     code, said = run("export", "run", "exported")
     assert (code, said) == (2, "limner: exported is in use; name a new folder\n")
+    full = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with monkeypatch.context() as patched:
+        patched.setattr("safetensors.torch.save_file", Mock(side_effect=SafetensorError(full)))
+        code, said = run("export", "run", "again")
+    assert (code, said) == (2, f"limner: cannot write again: {full}\n")
+    assert not Path("again").exists()
     save_model(build("edm", ImageSpec(1, 8, 8), channels=(8,)), Path("edm"))
     code, said = run("export", "edm", "other")
     assert code == 2

@@ -66,6 +66,8 @@ def test_an_interval_is_the_numbers_own_or_by_its_error_and_a_bound_has_one_end(
     for n, times in ((10**6, 1.959964), (10, 2.262157), (3, 4.302653)):
         expected = 1 - 0.1 * times, 1 + 0.1 * times
         assert interval(number(1, n=n, error=0.1)) == pytest.approx(expected, rel=0.01)
+        of_things = number(1, n=10**7, things=n, error=0.1)
+        assert interval(of_things) == pytest.approx(expected, rel=0.01)
     assert interval(number(1, error=0.1, parts=(0.9, 1.1))) == pytest.approx((0.9, 1.1))
     assert interval(number(1, low=0.5, high=2, sign="<=")) == (-math.inf, 2)
     assert interval(number(1, low=0.5, high=2, sign=">=")) == (0.5, math.inf)

@@ -484,6 +484,10 @@ def test_likelihoods_say_what_they_are():
     assert (bits.sign, nats.sign) == ("<=", ">=") and bits.error == 0
     assert bits.value == pytest.approx(8 + 1 / (108 * math.log(2)), rel=1e-7)
     assert "<= 8.013 ± 0" in found.text() and bits.n == N
+    variants = Shades(240, seed=1, training=False)
+    variants.groups = torch.arange(240) // 120
+    of_two = judged(Coin(SPEC), against=variants, metrics=["likelihood"]).number("bits/dim")
+    assert of_two is not None and (of_two.things, bits.things) == (2, None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from limner.contract.checkpoint import load, load_tensors, read_header
 from limner.contract.errors import LimnerError
 from limner.contract.image import Condition, ImageSpec, to_uint8
 from limner.data import Dataset
+from limner.evaluate.evaluation import evaluate
 from limner.runtime import processes
 from limner.runtime.log import read_log
 from limner.training.estimate import dry_run
@@ -287,6 +289,21 @@ def test_a_folder_with_a_run_is_left_alone(finished, tmp_path):
         train(recipe("toy-denoiser"), run, dataset=Ramps())
     with pytest.raises(LimnerError, match="holds no run"):
         resume(tmp_path)
+
+
+def test_a_run_on_a_data_set_is_not_named_after_another_source(tmp_path):
+    own, named = Ramps(), Ramps()
+    named.source = "folder:ramps"
+    for dataset, name in ((own, "Ramps"), (named, "folder:ramps")):
+        run = tmp_path / name
+        other = replace(recipe("toy-denoiser", steps=1), data={"source": "emoji", "size": 16})
+        train(other, run, dataset=dataset, device="cpu")
+        assert Recipe.read(run / "recipe.toml").data == {"source": name}
+        assert read_header(run / "model.safetensors").recipe["data"] == {"source": name}
+    with pytest.raises(LimnerError, match="unknown data source 'Ramps'"):
+        resume(tmp_path / "Ramps", ["train.steps=2"], device="cpu")
+    with pytest.raises(LimnerError, match=r"which real pictures .*Ramps is judged by: --against"):
+        evaluate(tmp_path / "Ramps", device="cpu")
 
 
 def test_nothing_is_written_when_the_recipe_is_wrong(tmp_path):

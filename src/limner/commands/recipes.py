@@ -1,6 +1,8 @@
 """`limner recipes`: the recipes that come with limner."""
 
 import re
+import tomllib
+from typing import Any
 
 import typer
 
@@ -15,15 +17,19 @@ def _first_sentence(about: str) -> str:
 def recipes_command(as_json: AsJson = False) -> None:
     """List the recipes that come with limner: what each trains, and on what."""
     from limner.evaluate.tables import align
-    from limner.training.recipe import Recipe
-    from limner.training.shipped import PREFIX, shipped
+    from limner.training.shipped import PREFIX, SECTIONS, header_comment, shipped
 
-    read = {name: Recipe.read(path) for name, path in shipped().items()}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in shipped().items()}
+    empty: dict[str, Any] = {section: {} for section in SECTIONS}
+    read: dict[str, dict[str, Any]] = {
+        name: {"about": header_comment(text)} | empty | tomllib.loads(text)
+        for name, text in texts.items()
+    }
     if as_json:
-        print_json({name: {"about": of.about} | of.sections() for name, of in read.items()})
+        print_json(read)
         return
     rows = [
-        (name, of.model["name"], of.data["source"], _first_sentence(of.about))
+        (name, of["model"]["name"], of["data"]["source"], _first_sentence(of["about"]))
         for name, of in read.items()
     ]
     typer.echo("\n".join(align(rows)))

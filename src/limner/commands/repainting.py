@@ -15,11 +15,13 @@ from torch import Tensor
 from limner.commands.pictures import Sheet, read_mask, read_pictures
 from limner.commands.task import Task, Work, able_task, open_work
 from limner.commands.wish import Wish
-from limner.contract.editing import Completes, Edits
+from limner.contract.editing import Completes, Edits, Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
+from limner.runtime.progress import say
 
 _STRENGTH = 0.6  # where all of a picture may change
+_ROUNDED = 0.05  # a strength by so much, and it is said
 
 
 def rows_kept(spec: ImageSpec, keep: float) -> int:
@@ -181,6 +183,11 @@ def edit_sheet(
     if keep is not None and mask is not None:
         raise LimnerError("give --keep or --mask, not both")
     work = open_work(wish, device, single=True)
+    if isinstance(work.model, Follows):
+        raise LimnerError(
+            f"{work.model.name} models do to a whole picture what they are told; give --instruct "
+            "'make the dog blue', and no --prompt or part"
+        )
     task, spec = able_task(work.model, EDIT, COMPLETE), work.model.spec
     given = read_pictures(files, spec)
     work, repainted = work.of_each(given), None
@@ -209,12 +216,22 @@ def edit_sheet(
         if mask:
             work = replace(work, pictures={**work.pictures, "mask": repainted})
     (painted,) = task.finish(work, **options)
+    if task is EDIT:
+        _report_rounding(work, options["strength"])
     columns = [to_uint8(given)[:, None]]
     if repainted is not None:
         columns.append(to_uint8(given * (1 - repainted))[:, None])
     shown = torch.cat([*columns, painted.unflatten(0, (-1, wish.n))], 1)
     sheet = Sheet(shown.flatten(0, 1), shown.shape[1], task="edit")
     return sheet, wish.filled(work.sampler)
+
+
+def _report_rounding(work: Work, strength: float) -> None:
+    """Say where whole steps make another strength of the one that was asked for."""
+    assert isinstance(work.model, Edits)
+    had = work.model.effective_strength(strength, **work.sampler)
+    if abs(had - strength) >= _ROUNDED:
+        say(f"strength {strength:g} in whole steps is {had:.2g}; more sampler.steps come nearer")
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:

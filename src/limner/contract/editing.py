@@ -105,6 +105,10 @@ class Edits(GenerativeModel):
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """How many frames `edit` yields with a preview."""
 
+    def effective_strength(self, strength: float, **options: Any) -> float:
+        """The strength that an edit has, which models that take steps round to whole ones."""
+        return strength
+
 
 class Rewords(GenerativeModel):
     """A model whose pictures follow a change of their prompt, and stay as they are elsewhere."""

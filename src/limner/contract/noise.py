@@ -231,7 +231,9 @@ class Noise:
 
     def bits(self, n: int) -> Int[Tensor, "b n"]:
         """The next n 64-bit numbers of each stream."""
-        start = _mix(self.streams + _as_signed((self.draws + 1) * _GAMMA))
+        # a tensor's product wraps in compiled programs, too, where `draws` is not a constant
+        draw = torch.full_like(self.streams, self.draws + 1)
+        start = _mix(self.streams + draw * _GAMMA)
         self.draws += 1
         counter = torch.arange(1, n + 1, dtype=torch.int64, device=start.device)
         return _mix(start[:, None] + counter * _GAMMA)

@@ -174,14 +174,13 @@ def open_data(source: str | Path | Sequence[str], **options: Any) -> Dataset:
     direction = options.pop("direction", _DIRECTIONS[0])
     if direction not in _DIRECTIONS:
         raise LimnerError(f"data.direction={direction}: give {' or '.join(_DIRECTIONS)}")
-    of_sides = [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
     parts = parts_of_pair(source, options)
     opened: list[Dataset] = []
     names: list[str] = []
     sources = [find_source(part, given) for part, given in parts]
     if kind == "paired":
         sources[0] = _held_out_as(*sources)
-    for found, (part, _), given in zip(sources, parts, of_sides):
+    for found, (part, _), given in zip(sources, parts, _of_sides(options)):
         opened.append(open_one(found, part))
         names.append(_domain_name(part, given))
     _check_one_size(opened, source)
@@ -290,9 +289,13 @@ def parts_of_mixture(source: str, options: Mapping[str, Any]) -> list[tuple[str,
 def parts_of_pair(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The two sources of a pair, each with all of its options."""
     shared = {name: value for name, value in options.items() if name[:2] not in _SIDES}
-    of_sides = [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
     parts = domains(source, shared)
-    return [(part, shared | own | given) for (part, own), given in zip(parts, of_sides)]
+    return [(part, shared | own | given) for (part, own), given in zip(parts, _of_sides(options))]
+
+
+def _of_sides(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of each domain alone."""
+    return [{n[2:]: v for n, v in options.items() if n[:2] == side} for side in _SIDES]
 
 
 def domains(source: str, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

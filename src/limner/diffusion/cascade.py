@@ -354,6 +354,11 @@ class Cascade(Edits, Attends, Rewords):
         base = self._editing(self.base).edit_count(strength, **self._base_options(**options))
         return base + self.upsampler.frame_count(**self._upsampler_options(**options))
 
+    def effective_strength(self, strength: float, **options: Any) -> float:
+        """That of the base."""
+        own = self._base_options(**options)
+        return self._editing(self.base).effective_strength(strength, **own)
+
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
         """The base's, for it decides what is where: `Attends`."""
         if not isinstance(self.base, Attends):

@@ -225,7 +225,7 @@ class Repaints(Edits):
                 f"a walk of one step begins with noise alone, and strength={strength:g} asks for a "
                 "part of it; give more sampler.steps, or strength=1"
             )
-        times = plan.times[steps - max(1, round(strength * steps)) :]
+        times = plan.times[steps - steps_of(strength, steps) :]
         x, painted = self.to_latent(image, mask, noise)
         D = plan.D if painted is None else KnownPixels(plan.D, x, painted.to(x))
         alpha, sigma = map(float, D.schedule(times[0]))
@@ -247,8 +247,17 @@ class Repaints(Edits):
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
         """How many frames `edit` yields with a preview."""
+        return steps_of(strength, self.frame_count(**options) - 1) + 1
+
+    def effective_strength(self, strength: float, **options: Any) -> float:
+        """The share of the steps that are walked."""
         steps = self.frame_count(**options) - 1
-        return max(1, round(strength * steps)) + 1
+        return steps_of(strength, steps) / steps
+
+
+def steps_of(strength: float, steps: int) -> int:
+    """How many of the steps an edit walks: a whole number, at least one."""
+    return max(1, round(strength * steps))
 
 
 def check_edit(

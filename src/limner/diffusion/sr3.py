@@ -44,7 +44,7 @@ from limner.contract.registry import Paper, register
 from limner.contract.upscaling import Tiles, Upscales, check_small, resize
 from limner.diffusion.cascade import augmentation_level, augmented
 from limner.diffusion.denoising_model import DenoisingModel, Example
-from limner.diffusion.sampling import WalkOptions
+from limner.diffusion.sampling import Plan, WalkOptions
 from limner.maths.denoisers import (
     PREDICTIONS,
     DenoiserWrapper,
@@ -199,6 +199,10 @@ class SR3(DenoisingModel, Upscales):
         x = self.schedule.prior_deviation * noise.normal(*size).to(padded)
         for frame in plan.walked(x, seen, noise, preview):
             yield frame[..., : height * self.factor, : width * self.factor]
+
+    def plan(self, *, level: float | None = None, **options: Any) -> Plan:
+        """The walk, which `level` says nothing of."""
+        return super().plan(**options)
 
     def stage(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any

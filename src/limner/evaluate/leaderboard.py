@@ -296,13 +296,13 @@ def facts(subject: Compared | None) -> list[tuple[str, float]]:
 def interval(number: Number) -> tuple[float, float] | None:
     """Where the true value is, at 95 %; a bound has one end only. None where it is unknown.
 
-    A standard error counts as often as Student's law of so many pictures says (1.96 times of many);
+    A standard error counts as often as Student's law of so many things says (1.96 times of many);
     over splits, whose error is their deviation, once. An estimated likelihood is one of a bound.
     """
     if number.low is not None and number.high is not None:
         low, high = number.low, number.high
     elif number.error is not None:
-        times = 1.0 if number.parts else student_quantile(max(1, number.n - 1))
+        times = 1.0 if number.parts else student_quantile(max(1, (number.things or number.n) - 1))
         reach = times * number.error
         low, high = number.value - reach, number.value + reach
     else:

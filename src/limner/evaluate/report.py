@@ -61,6 +61,7 @@ class Number:
         better: which way is better; empty where neither is.
         protocol: what else decides it, in a few words.
         parts: the value of each split.
+        things: of how many things the pictures are, where fewer than n; an error is over these.
     """
 
     metric: str
@@ -78,6 +79,7 @@ class Number:
     better: Literal["", "higher", "lower"] = ""
     protocol: str = ""
     parts: tuple[float, ...] = ()
+    things: int | None = None
 
     def __post_init__(self) -> None:
         for value in (self.value, self.low, self.high, self.error, *self.parts):

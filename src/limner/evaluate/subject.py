@@ -171,7 +171,7 @@ def open_reference(
         return Reference(real, learnt, None if learnt else real)
     usual = subject.data
     source: str | None = against or usual.get("source")
-    if source is None:
+    if source is None or (against is None and not source_types(source)):  # a data set in memory
         raise LimnerError(
             f"say which real pictures {subject.name} is judged by: --against emoji, mnist, "
             "folder:PATH, ..."

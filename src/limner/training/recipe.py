@@ -32,8 +32,8 @@ from limner.data.sources import one_source
 from limner.runtime.seeding import seeded
 from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
 from limner.training.options import TrainOptions
+from limner.training.shipped import SECTIONS, header_comment
 
-SECTIONS = ("model", "data", "train", "sampler", "evaluate")
 Section = dict[str, Any]
 
 
@@ -101,9 +101,7 @@ class Recipe:
         for section, key in (("model", "name"), ("data", "source")):
             if not isinstance(found.get(section, {}).get(key), str | list):
                 raise LimnerError(f'{path} does not say {section}.{key}; write {key} = "..."')
-        header = re.match(r"(?:#.*\n)*", text)
-        about = re.sub(r"^# ?", "", header[0], flags=re.MULTILINE) if header else ""
-        return cls(**found, about=about.strip()).updated(assignments)
+        return cls(**found, about=header_comment(text)).updated(assignments)
 
     def updated(self, assignments: Iterable[str]) -> "Recipe":
         """The same with values as typed: `train.lr=1e-4`, `train.players.critic.lr=4e-4`."""

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +32,7 @@ from limner.contract.registry import build, entry_of
 from limner.data import png
 from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset
+from limner.data.sources import source_types
 from limner.data.stream import Stream
 from limner.nn.precision import has_bfloat16
 from limner.runtime import processes
@@ -70,7 +72,7 @@ def train(
         recipe: what to train on what, and how.
         run: the folder.
         device: where.
-        dataset: in place of the recipe's source.
+        dataset: in place of the recipe's source, which is a name then, unless it is of other data.
         on_step: is told after every step, and may end the run by answering True.
 
     Returns:
@@ -83,7 +85,8 @@ def train(
     """
     run = Path(run)
     recipe = recipe.effective()
-    recipe = replace(recipe, data=with_held_out(recipe.data, recipe.options()))
+    data = recipe.data if dataset is None else _data_of(dataset, recipe)
+    recipe = replace(recipe, data=with_held_out(data, recipe.options()))
     if (run / RECIPE_FILE).exists():
         if processes.restarted() and Recipe.read(run / RECIPE_FILE) == recipe:
             return resume(run, device=device, dataset=dataset, on_step=on_step)
@@ -169,6 +172,12 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
     if processes.first() and now != before:
         now.write(run)
     return model
+
+
+def _data_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
+    """The section [data] of a run on a data set: its name where the recipe's is of other data."""
+    name, source = dataset.source or type(dataset).__name__, str(recipe.data["source"])
+    return {"source": name} if source != name and source_types(source) else recipe.data
 
 
 def open_stream(recipe: Recipe, dataset: Dataset | None = None) -> Stream:

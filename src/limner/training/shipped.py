@@ -1,11 +1,14 @@
 """The recipes that come with limner, by name: `recipe:ddpm-mnist`."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
 from limner.contract.errors import unknown
 
 PREFIX = "recipe:"
+SECTIONS = ("model", "data", "train", "sampler", "evaluate")
+"""Of a recipe."""
 
 
 def shipped() -> dict[str, Path]:
@@ -14,6 +17,12 @@ def shipped() -> dict[str, Path]:
     folders = (package / "recipes", package.parents[1] / "recipes")
     folder = next((each for each in folders if each.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*/*.toml"))}
+
+
+def header_comment(text: str) -> str:
+    """The comment at the top of a TOML file, without its marks."""
+    header = re.match(r"(?:#.*\n)*", text)
+    return re.sub(r"^# ?", "", header[0], flags=re.MULTILINE).strip() if header else ""
 
 
 def recipe_file(typed: str) -> Path | None:

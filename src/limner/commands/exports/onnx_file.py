@@ -43,6 +43,9 @@ _CLOSE: dict[Stored, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
 """How far a graph may be from the model: root of the mean squared difference, of [-1, 1]."""
 
 
+_UNSURE = "few steps enlarge rounding: give more sampler.steps, or please report it"
+
+
 class Exported(NamedTuple):
     """A model as a graph.
 
@@ -442,6 +445,6 @@ def difference(content: bytes, made: Exported, store: Stored) -> float:
     if not np.sqrt(np.square(apart).mean()) <= _CLOSE[store]:
         raise LimnerError(
             f"the graph differs from the model by {np.abs(apart).max():.2g}, and is not written; "
-            + ("please report it" if store == "float32" else "give --store float32")
+            + (_UNSURE if store == "float32" else "give --store float32")
         )
     return float(np.abs(apart).max())

@@ -80,7 +80,10 @@ def write_web(
         if model.spec.text:
             words = {"length": model.spec.text.length, "pieces": word_pieces()}
             (folder / "words.json").write_text(json.dumps(words, ensure_ascii=False), "utf-8")
-    except OSError as error:
+    except BaseException as error:  # such as a full disk; what is there would be in the way
+        shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
     return folder
 

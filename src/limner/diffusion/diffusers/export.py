@@ -1,6 +1,9 @@
 """What `limner export` does: a model as the folder of another program."""
 
+import shutil
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from limner.contract.abilities import Exports
 from limner.contract.bundled import find_model
@@ -36,6 +39,10 @@ def export(name: str, folder: Path) -> Path:
     try:
         with quietly():
             pipeline.save_pretrained(folder, safe_serialization=True)
-    except OSError as error:
-        raise LimnerError(f"cannot write {folder}: {error.strerror or error}") from None
+    except BaseException as error:  # such as a full disk; what is there would be in the way
+        shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError | SafetensorError):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise LimnerError(f"cannot write {folder}: {why}") from None
     return folder

@@ -160,13 +160,14 @@ class LogLikelihood(Metric):
         found = seen.of(self.pictures, self.observer)
         nats, n = found["nats"], len(found["nats"])
         groups = self.pictures.groups(torch.arange(n))
+        things = count_groups(n, groups)
         sign_of_nats, sign_of_bits = KINDS[kind_of(found)]
         bit = self.pictures.spec.dimensions * math.log(2)  # nats of one bit in every dimension
 
         def number(name: str, nats: Tensor, per: float, **more: Any) -> Number:
-            known = count_groups(n, groups) > 1
-            error = standard_error(nats, groups) / per if known else None
-            return self.number(name, float(nats.mean()) / per, n, error=error, **more)
+            error = standard_error(nats, groups) / per if things > 1 else None
+            more |= {"error": error, "things": things if things < n else None}
+            return self.number(name, float(nats.mean()) / per, n, **more)
 
         said: dict[str, Any] = {"protocol": self.protocol()}
         bits = number("bits/dim", -nats, bit, sign=sign_of_bits, better="lower", **said)
