@@ -1,5 +1,6 @@
 """Opening the studio's database: its engine, its tables, and columns that came later."""
 
+import logging
 from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
@@ -65,6 +66,8 @@ def _add_columns(engine: Engine) -> None:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
+        # Its tracebacks of connections that broke: the queue says in a line what is wrong.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         return create_engine(url, pool_size=5, max_overflow=20, pool_pre_ping=True)
     told = {"timeout": BUSY_SECONDS}
     engine = create_engine(url, connect_args=told, pool_size=5, max_overflow=60)

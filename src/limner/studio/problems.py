@@ -11,6 +11,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from limner.studio.settings import FULL
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
+_AWAY = ("08", "40", "53", "57")
+"""Classes of PostgreSQL's codes for what passes: connections, deadlocks, resources, shutdowns."""
 _BUSY_SECONDS = 5  # after which a client asks again
 _LARGER, _SMALLER = "give a larger number", "give a smaller number"
 _WHOLE, _NUMBER = ("must be a whole number", "such as 7"), ("must be a number", "such as 0.5")
@@ -96,12 +98,23 @@ def malformed(error: Mapping[str, Any]) -> JSONResponse:
 
 def passes(error: BaseException) -> bool:
     """Whether the same may succeed later: the database is locked or away, or the disk is full."""
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError)
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError):
+        return True
+    return _of_postgresql(error).get("C", "").startswith(_AWAY)
+
+
+def _of_postgresql(error: BaseException) -> Mapping[str, str]:
+    """The fields of PostgreSQL's answer, such as its code C and message M; empty for other errors:
+    https://www.postgresql.org/docs/current/protocol-error-fields.html
+    """
+    said = getattr(getattr(error, "orig", None), "args", None)
+    return said[0] if said and isinstance(said[0], dict) else {}
 
 
 def explained(error: BaseException) -> RefusedError:
     """An error that nobody raised on purpose, as an answer."""
-    said = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).lower()
+    cause = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
+    said = (str(cause).strip() or type(error).__name__).lower()
     line = said.splitlines()[0][:200]
     if getattr(error, "errno", None) in FULL or any(word in said for word in _FULL_WORDS):
         return RefusedError(507, "full-disk", "the disk is full", "make room on it")
