@@ -78,7 +78,9 @@ def rank() -> int:
 
 
 def restarted() -> bool:
-    """Whether torchrun started these processes anew after it had lost one."""
+    """Whether this machine's torchrun started its processes anew after it had lost one of them; of
+    those that another machine lost it does not know.
+    """
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 

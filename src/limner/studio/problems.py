@@ -124,6 +124,10 @@ def explained(error: BaseException) -> RefusedError:
     if isinstance(error, SQLAlchemyError):
         hint = "see what the server printed; ask again when it is mended"
         return RefusedError(503, "database", f"the database fails: {line}", hint, _BUSY_SECONDS)
+    if isinstance(error, ConnectionError):
+        what = (error.strerror or line).lower()
+        said = f"the connection to the database or the files broke: {what}"
+        return RefusedError(503, "connection", said, "ask again in a moment", _BUSY_SECONDS)
     if isinstance(error, OSError):
         what = (error.strerror or line).lower()
         hint = "see that its folder can be read and written"

@@ -84,8 +84,16 @@ def train(
     run = Path(run)
     recipe = recipe.effective()
     recipe = replace(recipe, data=with_held_out(recipe.data, recipe.options()))
-    if (run / RECIPE_FILE).exists():
-        if processes.restarted() and Recipe.read(run / RECIPE_FILE) == recipe:
+    place, there = processes.device(device), (run / RECIPE_FILE).exists()
+    processes.join(place)
+    restarted = processes.anyone(processes.restarted(), place)  # each torchrun counts its own
+    if not processes.same(int(there), place):
+        raise LimnerError(
+            f"{run} is another folder on one machine than on another; give -r a folder on a disk "
+            "that all of them see"
+        )
+    if there:
+        if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
             return resume(run, device=device, dataset=dataset, on_step=on_step)
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
