@@ -238,6 +238,12 @@ def test_a_database_that_was_restarted_is_still_one_studios(
     gc.collect()
 
 
+def test_a_database_that_is_not_there_is_said_in_its_own_words(postgres: str, tmp_path: Path):
+    said = r'postgresql\+pg8000 cannot be opened: database "limner_\d+x" does not exist$'
+    with pytest.raises(LimnerError, match=said):
+        Store(Settings(database=f"{postgres}x").url, tmp_path)
+
+
 def test_a_damaged_database_is_said_in_one_line(tmp_path: Path):
     store = Store(f"sqlite:///{tmp_path / 'studio.db'}", tmp_path)
     for i in range(300):

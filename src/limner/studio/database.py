@@ -7,6 +7,7 @@ from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import Engine
 
 from limner.contract.errors import LimnerError
+from limner.studio.problems import cause
 from limner.studio.tables import Table
 
 BUSY_SECONDS = 5.0
@@ -28,9 +29,8 @@ def open_database(url: str) -> Engine:
         Table.metadata.create_all(engine)
         _add_columns(engine)
     except Exception as error:  # whatever a driver raises
-        said = str(error).strip().splitlines() or [type(error).__name__]
         raise LimnerError(
-            f"the database {url.split('://')[0]} cannot be opened: {said[0]}"
+            f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
         ) from None
     return engine
 

@@ -111,14 +111,18 @@ def _of_postgresql(error: BaseException) -> Mapping[str, str]:
     return said[0] if said and isinstance(said[0], dict) else {}
 
 
+def cause(error: BaseException) -> str:
+    """What a database, or whatever failed, says of an error, in a line."""
+    said = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
+    return (str(said).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def explained(error: BaseException) -> RefusedError:
     """An error that nobody raised on purpose, as an answer."""
-    cause = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
-    said = (str(cause).strip() or type(error).__name__).lower()
-    line = said.splitlines()[0][:200]
-    if getattr(error, "errno", None) in FULL or any(word in said for word in _FULL_WORDS):
+    line = cause(error).lower()
+    if getattr(error, "errno", None) in FULL or any(word in line for word in _FULL_WORDS):
         return RefusedError(507, "full-disk", "the disk is full", "make room on it")
-    if isinstance(error, OperationalError) and "locked" in said:
+    if isinstance(error, OperationalError) and "locked" in line:
         hint = "another program has locked it, such as a backup; ask again when that is done"
         return RefusedError(503, "busy", "the database is locked", hint, _BUSY_SECONDS)
     if isinstance(error, SQLAlchemyError):
