@@ -84,17 +84,11 @@ def train(
     run = Path(run)
     recipe = recipe.effective()
     recipe = replace(recipe, data=with_held_out(recipe.data, recipe.options()))
-    place, there = processes.device(device), (run / RECIPE_FILE).exists()
-    processes.join(place)
-    restarted = processes.anyone(processes.restarted(), place)  # each torchrun counts its own
-    if not processes.same(int(there), place):
-        raise LimnerError(
-            f"{run} is another folder on one machine than on another; give -r a folder on a disk "
-            "that all of them see"
-        )
-    if there:
+    begun = (run / RECIPE_FILE).exists()
+    restarted = processes.meet(processes.device(device), run, begun)
+    if begun:
         if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
-            return resume(run, device=device, dataset=dataset, on_step=on_step)
+            return _go_on(run, (), device, dataset, on_step)
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
@@ -117,8 +111,21 @@ def resume(
         new_data: whether to go on although the data are not those that the run began with.
     """
     run = Path(run)
-    if not (run / RECIPE_FILE).is_file():
+    begun = (run / RECIPE_FILE).is_file()
+    processes.meet(processes.device(device), run, begun)
+    if not begun:
         raise LimnerError(f"{run} holds no run; `limner train` makes one")
+    return _go_on(run, assignments, device, dataset, on_step, new_data)
+
+
+def _go_on(
+    run: Path,
+    assignments: Iterable[str],
+    device: str,
+    dataset: Dataset | None,
+    on_step: OnStep | None,
+    new_data: bool = False,
+) -> Path:
     old = Recipe.read(run / RECIPE_FILE)
     entry_of(old.model["name"], run / RECIPE_FILE)
     recipe = old.updated(assignments).effective()
@@ -373,11 +380,8 @@ class _Session:
             with self.writing():
                 append_line(self.run / LOG_FILE, row)
             rows = read_log(self.run)
-            remarks = [
-                *loop.model.remarks(rows),
-                no_better(rows) if loop.model.loss_compares else None,
-            ]
-            for remark in filter(None, remarks):
+            worse = no_better(rows) if loop.model.loss_compares else None
+            for remark in filter(None, [*loop.model.remarks(rows), worse]):
                 say(f"step {loop.step:,}: {remark}")
 
     def paint(self) -> None:
@@ -437,11 +441,8 @@ class _Session:
         try:
             yield
         except OSError as error:
-            raise _refused(error, self.run) from None
-
-
-def _refused(error: OSError, run: Path) -> LimnerError:
-    return LimnerError(
-        f"cannot write {error.filename or run}: {error.strerror or error}; the last saved "
-        f"state stays; make room or give another --run, then type: limner resume {run}"
-    )
+            raise LimnerError(
+                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last "
+                "saved state stays; make room or give another --run, then type: limner resume "
+                f"{self.run}"
+            ) from None
