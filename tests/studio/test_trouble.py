@@ -1,7 +1,9 @@
 """What the studio does while its disk is full, its database locked, or its worker cannot start."""
 
+import gc
 import io
 import os
+import signal
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +15,13 @@ import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from conftest import Open, Studio, png, until
 from limner.contract.errors import LimnerError
+from limner.studio import database_lock
 from limner.studio.assets import take
 from limner.studio.database_lock import locked_database
 from limner.studio.problems import explained, passes
@@ -58,6 +63,8 @@ store.OperationalError = OperationalError
 store.Store._writing, assets.keep = writing_that_fails, keep_that_fails
 queue.Queue.announce = announce_that_fails
 """
+STOPPING = {"S": "FATAL", "C": "57P03", "M": "the database system is shutting down"}
+UNKNOWN = {"S": "ERROR", "C": "42P01", "M": 'relation "x" does not exist'}
 FAILED = '{"is": "failed", "message": "no cuda; give --device cpu"}'
 SLOW = {"steps": 6, "pause": 0.1}
 
@@ -127,8 +134,11 @@ def test_it_is_not_ready_without_a_worker_and_says_why(own_studio: Callable[...,
         (OperationalError("", {}, Exception("database or disk is full")), 507, "full-disk", True),
         (OperationalError("", {}, Exception("database is locked")), 503, "busy", True),
         (OperationalError("", {}, Exception("connection refused")), 503, "database", True),
+        (ProgrammingError("", {}, Exception(STOPPING)), 503, "database", True),
+        (ProgrammingError("", {}, Exception(UNKNOWN)), 503, "database", False),
         (IntegrityError("", {}, Exception("UNIQUE")), 503, "database", False),
         (PermissionError(13, "Permission denied"), 500, "storage", True),
+        (ConnectionResetError(104, "Connection reset by peer"), 503, "connection", True),
         (MemoryError(), 503, "memory", False),
         (ZeroDivisionError("x"), 500, "error", False),
     ],
@@ -136,7 +146,7 @@ def test_it_is_not_ready_without_a_worker_and_says_why(own_studio: Callable[...,
 def test_an_error_is_explained_in_one_line(error: Exception, status: int, code: str, later: bool):
     why = explained(error)
     assert (why.status, why.code, passes(error)) == (status, code, later)
-    assert why.hint and "\n" not in why.message + why.hint
+    assert why.hint and not set("\n{") & {*why.message, *why.hint}
 
 
 def test_the_page_says_what_the_server_could_not(visit: Open):
@@ -197,6 +207,41 @@ def test_two_studios_on_one_database_are_refused(tmp_path: Path):
     for elsewhere in ("sqlite://", "sqlite:////no/such/folder/x.db", "nothing://x"):
         with locked_database(elsewhere), locked_database(elsewhere):
             pass
+
+
+END_LOCK = """SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # pg8000 leaves broken sockets to Python
+def test_a_database_that_was_restarted_is_still_one_studios(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database_lock, "_PATIENCE", 0.1)
+    monkeypatch.setattr(database_lock, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(database_lock, "_GONE_SECONDS", 0.2)
+    told: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", told.append)
+    url = Settings(database=postgres).url
+    with create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as other:
+        with locked_database(url):
+            assert other.scalar(text(END_LOCK))  # as a restart does
+            until(lambda: other.scalar(text("SELECT count(*) FROM pg_locks WHERE granted "
+                                            "AND locktype = 'advisory'")) == 1)  # fmt: skip
+            with pytest.raises(LimnerError, match="another studio uses the database"):
+                locked_database(url).__enter__()
+        assert not told
+        with pytest.raises(LimnerError, match="another studio"), locked_database(url):
+            other.execute(text(END_LOCK))
+            other.execute(text(f"SELECT pg_advisory_lock({database_lock._KEY})"))  # was quicker
+            until(lambda: told == [signal.SIGTERM])
+    gc.collect()
+
+
+def test_a_database_that_is_not_there_is_said_in_its_own_words(postgres: str, tmp_path: Path):
+    said = r'postgresql\+pg8000 cannot be opened: database "limner_\d+x" does not exist$'
+    with pytest.raises(LimnerError, match=said):
+        Store(Settings(database=f"{postgres}x").url, tmp_path)
 
 
 def test_a_damaged_database_is_said_in_one_line(tmp_path: Path):

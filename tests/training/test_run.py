@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -472,6 +473,36 @@ def test_a_lost_process_costs_the_steps_since_the_last_state(tmp_path):
     for name, weight in alone.state_dict().items():
         found = together.state_dict()[name]
         torch.testing.assert_close(found.double(), weight.double(), atol=1e-6, rtol=0)
+
+
+def begin_two(runs: list[Path]) -> list[tuple[int, str]]:
+    """How two processes end, and what they say; only the second one's torchrun has restarted."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    begun = [
+        subprocess.Popen(
+            [sys.executable, __file__, "lose", str(run)],
+            env=os.environ | told | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": "0"}
+            | {"TORCHELASTIC_RESTART_COUNT": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank, run in enumerate(runs)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=400)[1] for process in begun]
+    return [(process.returncode, text) for process, text in zip(begun, said)]
+
+
+def test_all_machines_go_on_where_one_of_them_was_restarted(tmp_path):
+    half_way = lambda loop, _: loop.step == 3  # noqa: E731
+    run = tmp_path / "run"
+    train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=half_way)
+    for code, said in begin_two([run, tmp_path / "elsewhere"]):
+        assert code == 1 and "on a disk that all of them see" in said, said
+    for code, said in begin_two([run, run]):
+        assert code == 0, said
+    assert newest(run) == 6
 
 
 def test_a_store_with_addresses_of_lost_processes_is_refused(monkeypatch):

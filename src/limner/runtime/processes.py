@@ -8,6 +8,7 @@ import atexit
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as torch_dist
@@ -57,6 +58,29 @@ def join(device: torch.device) -> None:
     atexit.register(leave)
 
 
+def meet(device: torch.device, folder: Path, begun: bool) -> bool:
+    """Join, see that all processes find the same in a folder, and whether any was started anew.
+
+    Args:
+        device: this process's.
+        folder: which all are to share.
+        begun: whether it holds what it is to hold.
+
+    Returns:
+        whether any torchrun has restarted; each counts its own losses alone.
+
+    Raises:
+        LimnerError: the folder is not the same on all machines; or see `join`.
+    """
+    join(device)
+    if not same(int(begun), device):
+        raise LimnerError(
+            f"{folder} is another folder on one machine than on another; give one on a disk that "
+            "all of them see"
+        )
+    return anyone(restarted(), device)
+
+
 def leave() -> None:
     """Give up the group, whose threads end with the last that refers to it.
 
@@ -78,7 +102,9 @@ def rank() -> int:
 
 
 def restarted() -> bool:
-    """Whether torchrun started these processes anew after it had lost one."""
+    """Whether this machine's torchrun started its processes anew after it had lost one of them; of
+    those that another machine lost it does not know.
+    """
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 

@@ -73,11 +73,14 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
         _reach(address)
     own = {} if address else {"num_cpus": workers, "include_dashboard": False}
     with contextlib.redirect_stdout(sys.stderr):  # where Ray speaks of lost workers
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        try:  # given no address, Ray looks for a cluster of this machine
+            ray.init(
+                address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own
+            )
         except ConnectionError as error:
             raise LimnerError(
-                f"no Ray cluster answers at '{address}' ({error}); type: ray start --head"
+                f"no Ray cluster answers at '{address}' ({error}); type: ray start --head; or, if "
+                "it asks for a token, RAY_AUTH_MODE=token before this command"
             ) from None
         try:
             yield ray

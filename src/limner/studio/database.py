@@ -1,11 +1,13 @@
 """Opening the studio's database: its engine, its tables, and columns that came later."""
 
+import logging
 from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.engine import Engine
 
 from limner.contract.errors import LimnerError
+from limner.studio.problems import cause
 from limner.studio.tables import Table
 
 BUSY_SECONDS = 5.0
@@ -27,9 +29,8 @@ def open_database(url: str) -> Engine:
         Table.metadata.create_all(engine)
         _add_columns(engine)
     except Exception as error:  # whatever a driver raises
-        said = str(error).strip().splitlines() or [type(error).__name__]
         raise LimnerError(
-            f"the database {url.split('://')[0]} cannot be opened: {said[0]}"
+            f"the database {url.split('://')[0]} cannot be opened: {cause(error)}"
         ) from None
     return engine
 
@@ -65,6 +66,8 @@ def _add_columns(engine: Engine) -> None:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
+        # Its tracebacks of connections that broke: the queue says in a line what is wrong.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         return create_engine(url, pool_size=5, max_overflow=20, pool_pre_ping=True)
     told = {"timeout": BUSY_SECONDS}
     engine = create_engine(url, connect_args=told, pool_size=5, max_overflow=60)

@@ -1,22 +1,32 @@
 """One studio at a time on a database, whatever folder each has; a killed one leaves no lock."""
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from limner.contract.errors import LimnerError
 from limner.runtime.folder_lock import locked_file
+from limner.studio.background import log
 
 _KEY = 0x6C696D6E  # of PostgreSQL's advisory lock: "limn"
 _PATIENCE, _EVERY = 3.0, 0.3
 """Seconds until a server has noticed that a killed studio's connection is closed."""
-_KEEP_ALIVE = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10"
-"""So that the server also notices when the other studio's machine is gone."""
+_KEEP_ALIVE = (
+    "SET tcp_keepalives_idle = 30",
+    "SET tcp_keepalives_interval = 10",
+    "SET tcp_keepalives_count = 3",
+)
+"""So that the server also notices when the other studio's machine is gone, or the way to it."""
+_GONE_SECONDS = 90.0  # after which it has, with these settings
+_LOOK_SECONDS = 1.0
 
 _IN_MEMORY = (None, "", ":memory:")
 
@@ -25,7 +35,9 @@ _IN_MEMORY = (None, "", ":memory:")
 def locked_database(url: str) -> Iterator[None]:
     """Keep other studios off a database that is SQLite's or PostgreSQL's.
 
-    One that cannot be reached is not locked; opening it says what is wrong.
+    One that cannot be reached is not locked; opening it says what is wrong. PostgreSQL forgets its
+    locks when it is restarted: the lock is then taken again, as soon as it answers. Where another
+    studio was quicker, this one stops as by SIGTERM.
 
     Args:
         url: SQLAlchemy's.
@@ -50,13 +62,78 @@ def locked_database(url: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _advisory(url: str, in_use: str) -> Iterator[None]:
     """PostgreSQL's lock of a session, which ends with its connection."""
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        for setting in _KEEP_ALIVE.split("; "):
-            connection.execute(text(setting))
-        ask, end = text(f"SELECT pg_try_advisory_lock({_KEY})"), time.monotonic() + _PATIENCE
-        while not connection.scalar(ask):
-            if time.monotonic() > end:
-                raise LimnerError(in_use)
-            time.sleep(_EVERY)
+    lock = _Lock(create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT"))
+    if not lock.take(_PATIENCE):
+        raise LimnerError(in_use)
+    keeper = threading.Thread(target=lock.keep, name="limner-lock", daemon=True)
+    keeper.start()
+    try:
         yield
+    finally:
+        lock.ended.set()
+        keeper.join(_PATIENCE)  # it may wait for a database that does not answer
+    if lock.lost:
+        raise LimnerError(in_use)
+
+
+class _Lock:
+    """The lock of a studio.
+
+    Args:
+        engine: of the database, which opens a connection whenever one is asked for.
+
+    Attributes:
+        ended: set when it is to be kept no longer.
+        lost: whether another studio has it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._held = contextlib.ExitStack()
+        self._connection: Connection | None = None
+        self.ended, self.lost = threading.Event(), False
+
+    def take(self, patience: float) -> bool:
+        """Whether nobody else has it, at the latest after so many seconds.
+
+        Raises:
+            SQLAlchemyError: the database cannot be reached.
+        """
+        with contextlib.ExitStack() as held:
+            connection = held.enter_context(self._engine.connect())
+            for setting in _KEEP_ALIVE:
+                connection.execute(text(setting))
+            ask, end = text(f"SELECT pg_try_advisory_lock({_KEY})"), time.monotonic() + patience
+            while not connection.scalar(ask):
+                if time.monotonic() > end or self.ended.wait(_EVERY):
+                    return False
+            self._held, self._connection = held.pop_all(), connection
+        return True
+
+    def keep(self) -> None:
+        """Take it again whenever its connection is lost; stop the studio if another one has it."""
+        while not self.ended.wait(_LOOK_SECONDS):
+            if self._is_held():
+                continue
+            with contextlib.suppress(SQLAlchemyError):  # the database is away, and may come back
+                if not self.take(_GONE_SECONDS) and not self.ended.is_set():
+                    self.lost = True
+                    log.warning("another studio uses the database now; this one stops")
+                    signal.raise_signal(signal.SIGTERM)
+                    return
+        self._let_go()
+
+    def _is_held(self) -> bool:
+        """Whether the connection, and with it the lock, is still there."""
+        try:
+            if self._connection is not None:
+                self._connection.execute(text("SELECT 1"))
+                return True
+        except SQLAlchemyError:
+            self._let_go()
+        return False
+
+    def _let_go(self) -> None:
+        self._connection = None
+        with contextlib.suppress(SQLAlchemyError):
+            self._held.close()

@@ -11,6 +11,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from limner.studio.settings import FULL
 
 _FULL_WORDS = ("disk is full", "no space left", "disk full", "quota exceeded")
+_AWAY = ("08", "40", "53", "57")
+"""Classes of PostgreSQL's codes for what passes: connections, deadlocks, resources, shutdowns."""
 _BUSY_SECONDS = 5  # after which a client asks again
 _LARGER, _SMALLER = "give a larger number", "give a smaller number"
 _WHOLE, _NUMBER = ("must be a whole number", "such as 7"), ("must be a number", "such as 0.5")
@@ -96,21 +98,40 @@ def malformed(error: Mapping[str, Any]) -> JSONResponse:
 
 def passes(error: BaseException) -> bool:
     """Whether the same may succeed later: the database is locked or away, or the disk is full."""
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError)
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError):
+        return True
+    return _of_postgresql(error).get("C", "").startswith(_AWAY)
+
+
+def _of_postgresql(error: BaseException) -> Mapping[str, str]:
+    """The fields of PostgreSQL's answer, such as its code C and message M; empty for other errors:
+    https://www.postgresql.org/docs/current/protocol-error-fields.html
+    """
+    said = getattr(getattr(error, "orig", None), "args", None)
+    return said[0] if said and isinstance(said[0], dict) else {}
+
+
+def cause(error: BaseException) -> str:
+    """What a database, or whatever failed, says of an error, in a line."""
+    said = _of_postgresql(error).get("M") or getattr(error, "orig", None) or error
+    return (str(said).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def explained(error: BaseException) -> RefusedError:
     """An error that nobody raised on purpose, as an answer."""
-    said = (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).lower()
-    line = said.splitlines()[0][:200]
-    if getattr(error, "errno", None) in FULL or any(word in said for word in _FULL_WORDS):
+    line = cause(error).lower()
+    if getattr(error, "errno", None) in FULL or any(word in line for word in _FULL_WORDS):
         return RefusedError(507, "full-disk", "the disk is full", "make room on it")
-    if isinstance(error, OperationalError) and "locked" in said:
+    if isinstance(error, OperationalError) and "locked" in line:
         hint = "another program has locked it, such as a backup; ask again when that is done"
         return RefusedError(503, "busy", "the database is locked", hint, _BUSY_SECONDS)
     if isinstance(error, SQLAlchemyError):
         hint = "see what the server printed; ask again when it is mended"
         return RefusedError(503, "database", f"the database fails: {line}", hint, _BUSY_SECONDS)
+    if isinstance(error, ConnectionError):
+        what = (error.strerror or line).lower()
+        said = f"the connection to the database or the files broke: {what}"
+        return RefusedError(503, "connection", said, "ask again in a moment", _BUSY_SECONDS)
     if isinstance(error, OSError):
         what = (error.strerror or line).lower()
         hint = "see that its folder can be read and written"

@@ -87,9 +87,11 @@ def train(
     recipe = recipe.effective()
     data = recipe.data if dataset is None else _data_of(dataset, recipe)
     recipe = replace(recipe, data=with_held_out(data, recipe.options()))
-    if (run / RECIPE_FILE).exists():
-        if processes.restarted() and Recipe.read(run / RECIPE_FILE) == recipe:
-            return resume(run, device=device, dataset=dataset, on_step=on_step)
+    begun = (run / RECIPE_FILE).exists()
+    restarted = processes.meet(processes.device(device), run, begun)
+    if begun:
+        if restarted and Recipe.read(run / RECIPE_FILE) == recipe:
+            return _go_on(run, (), device, dataset, on_step)
         raise LimnerError(
             f"{run} already holds a run; type: limner resume {run}, or give another --run"
         )
@@ -112,8 +114,21 @@ def resume(
         new_data: whether to go on although the data are not those that the run began with.
     """
     run = Path(run)
-    if not (run / RECIPE_FILE).is_file():
+    begun = (run / RECIPE_FILE).is_file()
+    processes.meet(processes.device(device), run, begun)
+    if not begun:
         raise LimnerError(f"{run} holds no run; `limner train` makes one")
+    return _go_on(run, assignments, device, dataset, on_step, new_data)
+
+
+def _go_on(
+    run: Path,
+    assignments: Iterable[str],
+    device: str,
+    dataset: Dataset | None,
+    on_step: OnStep | None,
+    new_data: bool = False,
+) -> Path:
     old = Recipe.read(run / RECIPE_FILE)
     entry_of(old.model["name"], run / RECIPE_FILE)
     recipe = old.updated(assignments).effective()
@@ -374,11 +389,8 @@ class _Session:
             with self.writing():
                 append_line(self.run / LOG_FILE, row)
             rows = read_log(self.run)
-            remarks = [
-                *loop.model.remarks(rows),
-                no_better(rows) if loop.model.loss_compares else None,
-            ]
-            for remark in filter(None, remarks):
+            worse = no_better(rows) if loop.model.loss_compares else None
+            for remark in filter(None, [*loop.model.remarks(rows), worse]):
                 say(f"step {loop.step:,}: {remark}")
 
     def paint(self) -> None:
@@ -438,11 +450,8 @@ class _Session:
         try:
             yield
         except OSError as error:
-            raise _refused(error, self.run) from None
-
-
-def _refused(error: OSError, run: Path) -> LimnerError:
-    return LimnerError(
-        f"cannot write {error.filename or run}: {error.strerror or error}; the last saved "
-        f"state stays; make room or give another --run, then type: limner resume {run}"
-    )
+            raise LimnerError(
+                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last "
+                "saved state stays; make room or give another --run, then type: limner resume "
+                f"{self.run}"
+            ) from None
