@@ -219,7 +219,7 @@ def test_a_model_that_cannot_paint_its_sheets_is_trained_to_its_end(tmp_path, ca
 
 def test_interrupted_where_it_is_saved_anyway_it_is_saved_once(tmp_path, monkeypatch):
     saved: list[int] = []
-    monkeypatch.setattr("limner.training.run.save_state", lambda *given: saved.append(given[1]))
+    monkeypatch.setattr("limner.training.session.save_state", lambda *given: saved.append(given[1]))
 
     def on_step(loop: Loop, logs: dict[str, float]) -> None:
         if loop.step == 4:

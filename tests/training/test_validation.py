@@ -97,7 +97,7 @@ def test_it_says_since_when_the_loss_is_no_better():
 
 
 def test_nothing_is_said_of_a_loss_whose_target_the_model_makes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("limner.training.run.no_better", lambda rows: "no better")
+    monkeypatch.setattr("limner.training.session.no_better", lambda rows: "no better")
     for name, says in (("flow-matching", True), ("meanflow", False), ("drifting", False)):
         short = {"steps": 1, "batch": 2, "samples": 0, "threads": 1}
         train(Recipe({"name": name}, dict(DATA), short), tmp_path / name, device="cpu")

@@ -34,6 +34,8 @@ from limner.training.fine_tuning import build_from, copy_text_encoder, load_part
 from limner.training.options import TrainOptions
 from limner.training.shipped import SECTIONS, header_comment
 
+RECIPE_FILE = "recipe.toml"
+"""Of a run."""
 Section = dict[str, Any]
 
 

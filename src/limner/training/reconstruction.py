@@ -25,8 +25,8 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
 from limner.training.averages import FOLDER, IMAGES, UPDATES, gamma
 from limner.training.loop import seeded
-from limner.training.recipe import Recipe
-from limner.training.run import RECIPE_FILE, open_stream
+from limner.training.recipe import RECIPE_FILE, Recipe
+from limner.training.run import open_stream
 
 _SNAPSHOT = re.compile(r"step-(\d{8,})\.safetensors")
 

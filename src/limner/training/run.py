@@ -16,20 +16,17 @@ means of the steps since the state.
 
 import contextlib
 import shlex
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from limner.contract.checkpoint import MODEL_FILE, read_header, save_model, write_durably
+from limner.contract.checkpoint import MODEL_FILE, read_header
 from limner.contract.errors import LimnerError
-from limner.contract.image import Condition, to_uint8
-from limner.contract.model import GenerativeModel, Learner
+from limner.contract.model import Learner
 from limner.contract.registry import build, entry_of
-from limner.data import png
 from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset
 from limner.data.sources import source_types
@@ -38,24 +35,14 @@ from limner.nn.precision import has_bfloat16
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
 from limner.runtime.folder_lock import locked
-from limner.runtime.interrupts import Interrupts
-from limner.runtime.log import LOG_FILE, append_line, line, read_log
-from limner.runtime.progress import TrainingProgress, say
+from limner.runtime.progress import say
 from limner.training.data_record import DataRecord, same_kind
-from limner.training.evaluation import Evaluations
-from limner.training.log_window import LogWindow
 from limner.training.loop import Loop
-from limner.training.recipe import Recipe
-from limner.training.sharding import own_share
-from limner.training.state import clean, load_state, save_state
+from limner.training.recipe import RECIPE_FILE, Recipe
+from limner.training.session import OnStep, Session
+from limner.training.state import clean, load_state
 from limner.training.torch_errors import is_lost_process
-from limner.training.validation import Validation, no_better, with_held_out
-
-RECIPE_FILE = "recipe.toml"
-_COLUMNS = 10  # of a sample sheet, at most
-
-OnStep = Callable[[Loop, dict[str, float]], bool | None]
-"""Is told after every step; a true answer ends the run there, whole."""
+from limner.training.validation import with_held_out
 
 
 def train(
@@ -157,7 +144,7 @@ def _go_on(
         check_sizes(model, stream.dataset)
         loop = Loop(model, stream.batch, recipe.options(), place)
         loop.restore(state)
-        session = _Session(run, recipe, loop, stream, dataset, on_step)
+        session = Session(run, recipe, loop, stream, dataset, on_step)
         session.forget_later()
         return session.go()
 
@@ -223,7 +210,7 @@ def _begin(
         model = recipe.build(stream.dataset.spec)
         check_sizes(model, stream.dataset)
         loop = Loop(model, stream.batch, options, place)
-        session = _Session(run, recipe, loop, stream, dataset, on_step)
+        session = Session(run, recipe, loop, stream, dataset, on_step)
         with _alone(run, place):
             if processes.first():
                 with session.writing():
@@ -276,182 +263,3 @@ def _process(recipe: Recipe, device: str) -> Iterator[torch.device]:
         ) from None
     finally:
         torch.set_num_threads(threads)
-
-
-class _Session:
-    """From here to the last step, or to the first interruption."""
-
-    def __init__(
-        self,
-        run: Path,
-        recipe: Recipe,
-        loop: Loop,
-        stream: Stream,
-        dataset: Dataset | None,
-        on_step: OnStep | None,
-    ) -> None:
-        self.run, self.recipe, self.loop, self.stream = run, recipe, loop, stream
-        self.on_step = on_step
-        self.options = loop.options
-        self.painting = {}
-        if isinstance(loop.model, GenerativeModel):
-            self.painting = loop.model.sampler_options(recipe.sampler)
-        elif recipe.sampler:
-            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [sampler] out")
-        elif recipe.evaluate:
-            raise LimnerError(f"model '{loop.model.name}' paints nothing; leave [evaluate] out")
-        self.evaluations = Evaluations(recipe.evaluate, recipe.data, recipe.sampler, dataset)
-        own = dataset is not None  # of which nothing is held out
-        self.validation = Validation({} if own else recipe.data, loop.options, loop.model)
-        self.window = LogWindow()
-
-    def go(self) -> Path:
-        """Train to the end."""
-        loop, options = self.loop, self.options
-        if loop.step >= options.steps:
-            say(f"{self.run} has {loop.step:,} steps; to go on, give train.steps=MORE")
-        with Interrupts() as interrupts, TrainingProgress(options.steps, loop.step) as progress:
-            while loop.step < options.steps:
-                started = time.perf_counter()
-                logs = loop.advance()
-                self.window.add(logs, time.perf_counter() - started)
-                if loop.unlucky >= options.patience:
-                    self.roll_back()
-                    continue
-                ends = bool(self.on_step and self.on_step(loop, logs))
-                ends = processes.anyone(ends, loop.device) or loop.step == options.steps
-                progress.show(loop.step, logs, self.window.seconds_a_step, self.images_per_step)
-                evaluated = self.evaluate(ends)
-                if ends or evaluated or self.due(options.log_every):
-                    self.log()
-                if ends or self.due(options.sample_every):
-                    self.paint()
-                if ends or evaluated or self.due(options.sample_every):
-                    self.draw()
-                stopped = processes.anyone(interrupts.seen, loop.device)
-                if ends or stopped or (self.due(options.save_every) and not loop.unlucky):
-                    self.save()
-                if ends:
-                    break
-                if stopped:
-                    run = shlex.quote(str(self.run))
-                    say(f"stopped at step {loop.step:,}; to go on, type: limner resume {run}")
-                    raise KeyboardInterrupt
-        return self.run / MODEL_FILE
-
-    @property
-    def images_per_step(self) -> int:
-        """Over all processes."""
-        return self.options.batch * self.loop.model.batches_per_round
-
-    def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps happens now."""
-        return every > 0 and self.loop.step % every == 0
-
-    def roll_back(self) -> None:
-        """Return to the newest state with half the learning rate."""
-        state, step = load_state(self.run / "state", say), self.loop.step
-        if state is None:
-            raise LimnerError(f"no state of {self.run} is whole; train again, into another --run")
-        self.loop.roll_back(state)
-        self.forget_later()
-        self.window = LogWindow()
-        say(
-            f"{self.options.patience} steps in a row up to {step:,} were not finite; going on from "
-            f"step {self.loop.step:,} with {self.loop.lr_scale:g} of the learning rate"
-        )
-
-    def forget_later(self) -> None:
-        """Drop lines of the log from after the present step, which will be written again."""
-        if processes.first():
-            rows = [row for row in read_log(self.run) if row["step"] <= self.loop.step]
-            with self.writing():
-                write_durably(self.run / LOG_FILE, "".join(map(line, rows)).encode())
-
-    def evaluate(self, ends: bool) -> bool:
-        """Measure the averaged model where that is due, for the next line of the log."""
-        images = self.loop.images_seen
-        if not self.evaluations.due(images, self.images_per_step, ends):
-            return False
-        model = self.loop.calibrated()
-        assert isinstance(model, GenerativeModel)
-        self.window.note(self.evaluations.numbers(model, self.loop.device))
-        return True
-
-    def log(self) -> None:
-        """Append a line: means since the last one, and the held-out loss."""
-        loop = self.loop
-        self.window.note(self.validation.numbers(loop.whole_average(), loop.step))
-        row = {"step": loop.step, "images": loop.images_seen}
-        row |= self.window.means(self.images_per_step)
-        self.window = LogWindow()
-        if processes.first():
-            with self.writing():
-                append_line(self.run / LOG_FILE, row)
-            rows = read_log(self.run)
-            worse = no_better(rows) if loop.model.loss_compares else None
-            for remark in filter(None, [*loop.model.remarks(rows), worse]):
-                say(f"step {loop.step:,}: {remark}")
-
-    def paint(self) -> None:
-        """Write a sheet of samples, always of the same seeds and conditions; where the model cannot
-        paint so, say why, and go on.
-        """
-        n, model = self.options.samples, self.loop.calibrated()
-        if not n or not isinstance(model, GenerativeModel) or not processes.first():
-            return
-        c, columns = self.wishes(n)
-        n = len(c) or n
-        try:
-            x = to_uint8(model.sample(n, c.to(self.loop.device), seed=0, **self.painting))
-        except LimnerError as error:
-            say(f"no sheet of step {self.loop.step:,}: {error}")
-            return
-        sheet = png.grid(x, columns, scale=max(1, 64 // max(x.shape[-2:])))
-        with self.writing():
-            file = self.run / "samples" / f"step-{self.loop.step:06d}.png"
-            png.save_png(sheet, file, {"step": self.loop.step, "seed": 0} | self.painting)
-
-    def wishes(self, n: int) -> tuple[Condition, int]:
-        """What the pictures of a sheet are of, and its columns: one for each class if any."""
-        spec = self.loop.model.spec
-        if spec.text or spec.hint:
-            return self.stream.preview(n).c, min(n, _COLUMNS)
-        if not spec.labels:
-            return Condition(), min(n, _COLUMNS)
-        columns = min(n, len(spec.labels), _COLUMNS)
-        shown = torch.arange(columns) * len(spec.labels) // columns
-        return Condition(label=shown.repeat(n // columns)), columns
-
-    def save(self) -> None:
-        """Write the model and the state; on any error the previous ones stay."""
-        loop = self.loop
-        model, state = loop.calibrated(), loop.state(own_share)  # of all processes
-        with self.writing():
-            if processes.first():
-                self.run.mkdir(parents=True, exist_ok=True)
-                self.recipe.write(self.run / RECIPE_FILE)
-                seen, sections = loop.images_seen, self.recipe.sections()
-                save_model(model, self.run / MODEL_FILE, images_seen=seen, recipe=sections)
-            loop.power_averages.save(self.run, loop.step, loop.updates, loop.images_seen)
-            save_state(self.run / "state", loop.step, state, self.options.keep)
-        processes.barrier()
-
-    def draw(self) -> None:
-        """Draw the log so far."""
-        if processes.first() and (rows := read_log(self.run)):
-            title = f"{self.recipe.model['name']} on {self.recipe.data['source']}"
-            with self.writing():
-                png.curves(rows, self.run / "curves.png", title)
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn an operating system's refusal into one line with the remedy."""
-        try:
-            yield
-        except OSError as error:
-            raise LimnerError(
-                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last "
-                "saved state stays; make room or give another --run, then type: limner resume "
-                f"{self.run}"
-            ) from None
