@@ -56,6 +56,7 @@ def test_a_full_disk_leaves_no_folder_in_the_way(tmp_path, monkeypatch):
 
     for name in _RUNTIME:
         (tmp_path / name).touch()
+    monkeypatch.setattr("limner.commands.exports.web._parts", lambda *_: ({}, {}))
     monkeypatch.setattr("limner.commands.exports.web.shutil.copyfile", full)
     model, page = shaken("gan", GREY, channels=8), tmp_path / "page"
     with pytest.raises(LimnerError, match=r"cannot write .*page: No space left on device"):
