@@ -28,7 +28,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.model import Learner
 from limner.contract.registry import build, entry_of
 from limner.data.buckets import check_sizes
-from limner.data.dataset import Dataset
+from limner.data.dataset import Dataset, check_dataset
 from limner.data.sources import source_types
 from limner.data.stream import Stream
 from limner.nn.precision import has_bfloat16
@@ -178,6 +178,7 @@ def _rebuilt(run: Path, dataset: Dataset, new_data: bool) -> Learner:
 
 def _data_of(dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
     """The section [data] of a run on a data set: its name where the recipe's is of other data."""
+    check_dataset(dataset)
     name, source = dataset.source or type(dataset).__name__, str(recipe.data["source"])
     return {"source": name} if source != name and source_types(source) else recipe.data
 
