@@ -217,6 +217,17 @@ def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path):
     assert time.process_time() - start < 0.5
 
 
+def test_a_file_from_before_units_of_time_is_told_1000_t(tmp_path: Path):
+    model = build("meanflow", ImageSpec(1, 8, 8), channels=(4,), unit=1000.0)
+    save_model(model, tmp_path / "new")
+    tensors = load_tensors(tmp_path / "new" / "model.safetensors")
+    config = {k: v for k, v in model.config.items() if k != "unit"}
+    header = Header(model.name, model.spec, config)
+    save_file(tensors, tmp_path / "old.safetensors", {"limner": header.to_json()})
+    assert load(tmp_path / "old.safetensors").config["unit"] == 1000
+    assert build("meanflow", model.spec, channels=(4,)).config["unit"] == 1
+
+
 def test_a_file_from_before_fourier_features_has_none(tmp_path: Path):
     torch.manual_seed(0)
     spec = ImageSpec(1, 8, 8)

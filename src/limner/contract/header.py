@@ -8,7 +8,7 @@ import limner
 from limner.contract.image import ImageSpec
 
 FORMAT = 1
-OLDER: dict[str, dict[str, Any]] = {"vdm": {"fourier": 0}}
+OLDER: dict[str, dict[str, Any]] = {"vdm": {"fourier": 0}, "meanflow": {"unit": 1000.0}}
 """Options that older files do not tell of a model -> what they were."""
 
 

@@ -17,12 +17,10 @@ Kept: a share of pictures with r != t; r and t logit-normal, as N(-0.4, 1), the 
 network is told t and t - r; the adaptive weight 1 / (|error|^2 + 1e-3)^p, p = 1 (equation 22 of the
 appendix); guidance within training (equations 19-21, kappa = 0): the velocity is
 w v + (1 - w) u(z_t, t, t | null), so that a guided picture costs one evaluation. Different: a U-Net
-in place of a transformer; the network is told 1000 t, whose features turn a thousand times as fast
-as those of the authors' t, so that du/dt is much larger (`unit`); where r = t, t is one draw, and
-in the authors' program the greater of two; the derivative is computed for pictures with r != t
-alone, and without gradients, which are not wanted of it, in float32 always, and without dropout;
-the weight is of the mean over the numbers of a picture, so that it means the same for pictures of
-every size.
+in place of a transformer; where r = t, t is one draw, and in the authors' program the greater of
+two; the derivative is computed for pictures with r != t alone, and without gradients, which are not
+wanted of it, in float32 always, and without dropout; the weight is of the mean over the numbers of
+a picture, so that it means the same for pictures of every size.
 """
 
 from collections.abc import Iterator
@@ -84,8 +82,8 @@ class MeanFlow(DenoisingModel):
         share: of the pictures, those with r != t.
         scale: w, guidance within training; 1 is none.
         power: p of the adaptive weight; 0 is the plain squared error.
-        unit: the network is told unit t and unit (t - r): 1000 as other models are, 1 as the
-            authors' is.
+        unit: the network is told unit t and unit (t - r): 1 as the authors' is, 1000 as other
+            models here are, of whose fast features of time du/dt is much larger.
         condition_dropout: how often training hides the condition.
         unet: see `PatchOptions`.
     """
@@ -100,7 +98,7 @@ class MeanFlow(DenoisingModel):
         share: Share = 0.25,
         scale: Annotated[float, Field(ge=1, le=100)] = 2.0,
         power: NonNegative = 1.0,
-        unit: Positive = 1000.0,
+        unit: Positive = 1.0,
         condition_dropout: Share = 0.1,
         **unet: Unpack[PatchOptions],
     ) -> None:
