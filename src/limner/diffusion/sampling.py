@@ -119,26 +119,26 @@ class Plan(NamedTuple):
         """
         D, state = Conditional(self.D, c), State(x, x)
         for t, s in pairwise(self.times):
-            state = self._step(D, state, t, s, noise)
+            state = self._checked(self.sampler.step(D, state, t, s, noise), x)
             for _ in range(self.rounds - 1):
                 again = State(self._noised(state.x, s, t, noise), state.sketch)
-                state = self._step(D, again, t, s, noise)
+                state = self._checked(self.sampler.step(D, again, t, s, noise), x)
             if preview:
                 yield state.sketch
         yield state.x
 
-    def _step(self, D: Conditional, at: State, t: Times, s: Times, noise: Noise) -> State:
-        """A step of the sampler.
+    def _checked(self, found: object, x: Images) -> State:
+        """What a step of the sampler gave.
 
         Raises:
-            LimnerError: it returns something else than a `State`, or one of another shape.
+            LimnerError: it is something else than a `State`, or of another shape than x.
         """
-        name, found = type(self.sampler).__name__, self.sampler.step(D, at, t, s, noise)
-        if not isinstance(found, State):  # pyright: ignore[reportUnnecessaryIsInstance]
+        name = type(self.sampler).__name__
+        if not isinstance(found, State):
             kind = type(found).__name__
             raise LimnerError(f"step of {name} returns {kind}; return State(x, x_hat)")
-        if found.x.shape != at.x.shape:
-            seen, given = (" x ".join(map(str, each.x.shape)) for each in (found, at))
+        if found.x.shape != x.shape:
+            seen, given = (" x ".join(map(str, each.shape)) for each in (found.x, x))
             raise LimnerError(f"step of {name} makes {seen} of {given}; return x as large as at.x")
         return found
 

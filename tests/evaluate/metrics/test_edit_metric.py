@@ -146,7 +146,7 @@ class Flat:
     """Pixels as features."""
 
     name = fingerprint = "flat"
-    dim, classes = 1, ()
+    dim, classes = 3 * 32 * 32, ()
 
     def __call__(self, images: Tensor) -> Features:
         return Features(images.flatten(1).float(), None)
