@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Route, expect
 from test_training import COLOURS, LONG, ended
 
 from conftest import Open, Studio, clean
@@ -111,11 +111,13 @@ def test_an_error_of_training_is_a_line_in_the_page(visit: Open, pictures: Path)
     page.get_by_role("link", name="All trainings").click()
     expect(page.locator("#further")).to_have_value("train.setps=4")
     page.fill("#further", "steps=4")
-    asked: list[Request] = []
-    page.on("request", lambda request: asked.append(request) if request.method == "POST" else None)
+    asked: list[Route] = []  # unanswered until both clicks were made
+    page.route("**/api/v1/trainings", lambda route: asked.append(route))
     page.get_by_role("button", name="Train").dblclick()
+    asked[0].continue_()
     expect(page.get_by_role("alert")).to_contain_text("is no option")
     assert len(asked) == 1
+    page.unroute("**/api/v1/trainings")
     page.set_input_files("input[accept*=zip]", {"name": "a.zip", "mimeType": "", "buffer": b"no"})
     expect(page.get_by_role("alert")).to_contain_text("not a valid zip archive")
 
