@@ -119,15 +119,15 @@ class Plan(NamedTuple):
         """
         D, state = Conditional(self.D, c), State(x, x)
         for t, s in pairwise(self.times):
-            state = self._checked(self.sampler.step(D, state, t, s, noise), x)
+            state = self._next_state(self.sampler.step(D, state, t, s, noise), x)
             for _ in range(self.rounds - 1):
                 again = State(self._noised(state.x, s, t, noise), state.sketch)
-                state = self._checked(self.sampler.step(D, again, t, s, noise), x)
+                state = self._next_state(self.sampler.step(D, again, t, s, noise), x)
             if preview:
                 yield state.sketch
         yield state.x
 
-    def _checked(self, found: object, x: Images) -> State:
+    def _next_state(self, found: object, x: Images) -> State:
         """What a step of the sampler gave.
 
         Raises:

@@ -238,7 +238,7 @@ class _Blocks:
             numbers = self._numbers(block)
             with torch.no_grad():
                 found = observer.look(self.pictures, numbers, self._pixels(block))
-            return _checked(found, len(numbers), type(observer).__name__)
+            return _columns_of(found, len(numbers), type(observer).__name__)
 
         return self._recall(block, _ending(observer), look)
 
@@ -266,7 +266,7 @@ class _Blocks:
         return found
 
 
-def _checked(found: object, n: int, name: str) -> Columns:
+def _columns_of(found: object, n: int, name: str) -> Columns:
     """What an observer wrote of n pictures.
 
     Raises:
