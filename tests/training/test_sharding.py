@@ -24,10 +24,13 @@ def test_one_process_has_nothing_to_share():
     assert torch.equal(whole(tensor), tensor) and whole(tensor) is not tensor
 
 
-def test_an_optimiser_that_needs_whole_matrices_is_refused(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", ["muon", "soap"])
+def test_an_optimiser_that_needs_whole_matrices_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(processes, "size", lambda: 2)
-    with pytest.raises(LimnerError, match="needs whole matrices"):
-        loop(optimizer="muon")
+    with pytest.raises(LimnerError, match=f"{name} needs whole matrices"):
+        loop(optimizer=name)
 
 
 def test_a_model_that_changes_its_weights_itself_is_refused():

@@ -1,6 +1,6 @@
 """Optimisers by name, and learning rates as pure functions of the step.
 
-    optimisers   adamw | adam | rmsprop | muon
+    optimisers   adamw | adam | rmsprop | muon | soap
     schedules    constant | cosine | linear, each after a linear warm-up
 
 Nothing here has a memory but the optimisers' own moments, so a stopped run continues exactly.
@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from limner.training.muon import Muon
+from limner.training.soap import SOAP
 
-OptimizerName = Literal["adamw", "adam", "rmsprop", "muon"]
+OptimizerName = Literal["adamw", "adam", "rmsprop", "muon", "soap"]
 ScheduleName = Literal["constant", "cosine", "linear"]
 
 
@@ -31,7 +32,7 @@ def optimizer(
 
     Args:
         name: "adamw" (weight decay apart from the gradient), "adam", "rmsprop" (whose decay is
-            betas[1] and momentum betas[0]), which WGAN's weight clipping wants, or "muon".
+            betas[1] and momentum betas[0]), which WGAN's weight clipping wants, "muon" or "soap".
         parameters: what it updates, at least one; or groups of such.
         lr: the learning rate, before any schedule.
         betas: the decay rates of the first and second moment.
@@ -45,8 +46,9 @@ def optimizer(
         return torch.optim.RMSprop(
             parameters, lr=lr, alpha=betas[1], momentum=betas[0], weight_decay=weight_decay
         )
-    if name == "muon":
-        return Muon(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+    if name in ("muon", "soap"):
+        by_matrix = Muon if name == "muon" else SOAP
+        return by_matrix(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 

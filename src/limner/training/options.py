@@ -39,7 +39,7 @@ class TrainOptions:
         batch: images a step, over all micro-batches and processes.
         micro_batches: parts that a batch is split into, to save memory.
         seed: of the first weights, the data's order, and all noise.
-        optimizer: "adamw", "adam", "rmsprop" or "muon".
+        optimizer: "adamw", "adam", "rmsprop", "muon" or "soap".
         lr: the highest learning rate.
         betas: decay rates of the optimiser's moments.
         weight_decay: the pull of the weights to zero.

@@ -274,10 +274,10 @@ def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device)
     """
     if parallel == "ddp" or processes.size() == 1:
         return None
-    if optimizer == "muon":
+    if optimizer in ("muon", "soap"):
         raise LimnerError(
-            f"train.optimizer=muon needs whole matrices, which train.parallel={parallel} has not; "
-            "give train.optimizer=adamw"
+            f"train.optimizer={optimizer} needs whole matrices, and train.parallel={parallel} has "
+            "shares of them; give train.optimizer=adamw"
         )
     by_blocks = parallel == "fsdp-blocks"
     if by_blocks and (len(model.players()) > 1 or not _own_blocks(model)):

@@ -1,0 +1,113 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner; AdamW for everything else.
+
+Vyas et al. (2024). SOAP: improving and stabilizing Shampoo using Adam. arXiv:2409.11321.
+
+    L <- b2 L + (1 - b2) G G^T        of the gradient of a matrix, or of a kernel as (out, in k k)
+    R <- b2 R + (1 - b2) G^T G
+    P, Q: the eigenvectors of L and R, by one power iteration and QR every tenth update
+    M <- b1 M + (1 - b1) G
+    V <- b2 V + (1 - b2) (P^T G Q)^2
+    W <- (1 - lr wd) W - lr P (P^T M Q / sqrt V) Q^T
+
+Without P and Q this is AdamW. As in the authors' code, the first gradient only begins L and R.
+Different: a side longer than `LONGEST` stays as it is; the paper has that only from 10,000 on.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+LONGEST = 512
+"""The longest side of a matrix that is turned."""
+_EVERY = 10
+
+
+class SOAP(torch.optim.AdamW):
+    """SOAP for matrices and kernels, AdamW for the rest.
+
+    Args:
+        parameters: what it updates, at least one; or groups of such.
+        lr: the learning rate of both.
+        betas: the decay rates of both; the second one is also that of L and R. The paper has 0.95
+            and 0.95.
+        weight_decay: the strength of the pull to zero, of both.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        super().__init__(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of everything that has a gradient; the matrices' gradients are used up."""
+        loss = closure() if closure else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p.dim() >= 2 and _turned_sides(p.grad.flatten(1)):
+                    self._update(p, p.grad.flatten(1), group)
+                    p.grad = None
+        super().step()
+        return loss
+
+    def _update(
+        self, p: nn.Parameter, gradient: Float[Tensor, "m n"], group: dict[str, Any]
+    ) -> None:
+        state, (beta1, beta2) = self.state[p], group["betas"]
+        if "turns" not in state:  # new, or another optimiser's
+            state.clear()
+            state["turns"] = torch.zeros(())
+            state["first"], state["second"] = torch.zeros(2, *gradient.shape).to(gradient)
+            for side in _turned_sides(gradient):
+                state[f"spread{side}"] = (1 - beta2) * _spread(gradient, side)
+                values = torch.linalg.eigh(state[f"spread{side}"].double())
+                state[f"basis{side}"] = values.eigenvectors.flip(1).to(gradient)
+            return
+        turns = int(state["turns"].add_(1))
+        first = state["first"].lerp_(gradient, 1 - beta1)
+        second = state["second"].lerp_(_turn(gradient, state).square_(), 1 - beta2)
+        update = _turn(first, state).div_(second.sqrt().add_(group["eps"]))
+        lr = group["lr"] * (1 - beta2**turns) ** 0.5 / (1 - beta1**turns)
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.sub_(_turn(update, state, back=True).view_as(p), alpha=lr)
+        for side in _turned_sides(gradient):
+            state[f"spread{side}"].lerp_(_spread(gradient, side), 1 - beta2)
+            if turns % _EVERY == 0:
+                _improve_basis(state, side)
+
+
+def _turned_sides(matrix: Float[Tensor, "m n"]) -> list[int]:
+    return [side for side in (0, 1) if matrix.shape[side] <= LONGEST]
+
+
+def _spread(matrix: Float[Tensor, "m n"], side: int) -> Float[Tensor, "s s"]:
+    """G G^T or G^T G."""
+    return matrix.T @ matrix if side else matrix @ matrix.T
+
+
+def _turn(
+    matrix: Float[Tensor, "m n"], state: dict[str, Tensor], back: bool = False
+) -> Float[Tensor, "m n"]:
+    """P^T G Q, or, back, P G Q^T."""
+    for side in _turned_sides(matrix):
+        basis = state[f"basis{side}"]
+        turn = basis.T if back else basis
+        matrix = matrix @ turn if side else turn.T @ matrix
+    return matrix
+
+
+def _improve_basis(state: dict[str, Tensor], side: int) -> None:
+    """One step of power iteration, in the order of the eigenvalues, and V in the same order."""
+    basis = state[f"basis{side}"]
+    ahead = state[f"spread{side}"] @ basis
+    order = (basis * ahead).sum(0).argsort(descending=True)
+    state["second"] = state["second"].index_select(side, order)
+    state[f"basis{side}"] = torch.linalg.qr(ahead.index_select(1, order)).Q
