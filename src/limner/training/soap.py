@@ -69,7 +69,7 @@ class SOAP(torch.optim.AdamW):
             for side in _turned_sides(gradient):
                 state[f"spread{side}"] = (1 - beta2) * _spread(gradient, side)
                 values = torch.linalg.eigh(state[f"spread{side}"].double())
-                state[f"basis{side}"] = values.eigenvectors.flip(1).to(gradient)
+                state[f"basis{side}"] = values.eigenvectors.flip(1).to(gradient).contiguous()
             return
         turns = int(state["turns"].add_(1))
         first = state["first"].lerp_(gradient, 1 - beta1)
@@ -110,4 +110,4 @@ def _improve_basis(state: dict[str, Tensor], side: int) -> None:
     ahead = state[f"spread{side}"] @ basis
     order = (basis * ahead).sum(0).argsort(descending=True)
     state["second"] = state["second"].index_select(side, order)
-    state[f"basis{side}"] = torch.linalg.qr(ahead.index_select(1, order)).Q
+    state[f"basis{side}"] = torch.linalg.qr(ahead.index_select(1, order)).Q.contiguous()

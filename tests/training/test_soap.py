@@ -1,0 +1,105 @@
+"""SOAP against another's, on matrices, and on kernels as the matrices that they are."""
+
+import pytest
+import pytorch_optimizer
+import torch
+from torch import nn
+
+from limner.training.soap import LONGEST, SOAP
+
+OPTIONS = {"lr": 0.01, "betas": (0.95, 0.9), "weight_decay": 0.0}
+UPDATES = 25  # the eigenvectors are brought up to date twice
+
+
+def _gradients(shape: tuple[int, ...]) -> list[torch.Tensor]:
+    """Some directions are larger than others, and their mean is not zero."""
+    generator = torch.Generator().manual_seed(3)
+    mean, *others = torch.randn(UPDATES + 1, *shape, generator=generator, dtype=torch.float64)
+    return [mean + other * torch.linspace(1, 3, shape[-1]) for other in others]
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (20, LONGEST + 8), (LONGEST + 8, 20)])
+def test_a_matrix_moves_as_by_a_peer(shape: tuple[int, int]) -> None:
+    """pytorch_optimizer's, of the same longest side. Fewer rows than columns, both of them turned,
+    would leave the first eigenvectors open."""
+    own, peer = (nn.Parameter(torch.ones(shape, dtype=torch.float64) / 8) for _ in range(2))
+    mine = SOAP([own], **OPTIONS)
+    theirs = pytorch_optimizer.SOAP([peer], **OPTIONS, max_precondition_dim=LONGEST)
+    for gradient in _gradients(shape):
+        own.grad, peer.grad = gradient.clone(), gradient.clone()
+        mine.step()
+        theirs.step()
+    assert (own - 1 / 8).abs().max() > 0.1
+    torch.testing.assert_close(own, peer, rtol=0, atol=2e-6)
+
+
+def test_a_kernel_moves_as_its_matrix() -> None:
+    kernel = nn.Parameter(torch.zeros(64, 16, 3, 3).to(memory_format=torch.channels_last))
+    matrix = nn.Parameter(torch.zeros(64, 144))
+    first, second = SOAP([kernel], **OPTIONS), SOAP([matrix], **OPTIONS)
+    for gradient in _gradients((64, 16, 3, 3)):
+        kernel.grad = gradient.float().to(memory_format=torch.channels_last)
+        matrix.grad = gradient.float().flatten(1)
+        first.step()
+        second.step()
+    assert kernel.abs().max() > 0
+    torch.testing.assert_close(kernel.flatten(1), matrix)
+
+
+def test_everything_else_moves_as_by_adamw() -> None:
+    shapes = [(64,), (), (LONGEST + 1, LONGEST + 1)]
+    options = OPTIONS | {"weight_decay": 0.1}
+    own, peers = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    mine, theirs = SOAP(own, **options), torch.optim.AdamW(peers, **options, fused=True)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        for p, q in zip(own, peers):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        mine.step()
+        theirs.step()
+    assert all(torch.equal(p, q) for p, q in zip(own, peers))
+
+
+def test_the_pull_to_zero_is_apart_from_the_gradient() -> None:
+    free, pulled = (nn.Parameter(torch.ones(8, 8)) for _ in range(2))
+    optimisers = [SOAP([p], **OPTIONS | {"weight_decay": w}) for p, w in ((free, 0), (pulled, 0.5))]
+    gradient = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        for p, optimiser in zip((free, pulled), optimisers):
+            p.grad = gradient.clone()
+            optimiser.step()
+    torch.testing.assert_close(free - pulled, torch.full((8, 8), 0.01 * 0.5))
+
+
+def test_it_goes_on_from_copies_of_its_state() -> None:
+    """As a resumed run does, whose moments lie in memory row by row."""
+    weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for stop in (None, 13):
+        p = nn.Parameter(weights.clone())
+        optimiser = SOAP([p], **OPTIONS)
+        for step, gradient in enumerate(_gradients((40, 30))):
+            if step == stop:
+                state = optimiser.state[p]
+                assert all(value.is_contiguous() for value in state.values())
+                optimiser = SOAP([p], **OPTIONS)
+                optimiser.state[p] = {key: value.clone() for key, value in state.items()}
+            p.grad = gradient.float()
+            optimiser.step()
+        ends.append(p.detach())
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("left", [{}, {"step": torch.tensor(3.0), "exp_avg": torch.ones(8, 8)}])
+def test_the_first_gradient_only_begins(left: dict[str, torch.Tensor]) -> None:
+    """Another optimiser's moments, of a run that changed to this one, are forgotten."""
+    p = nn.Parameter(torch.zeros(8, 8))
+    optimiser = SOAP([p], **OPTIONS)
+    optimiser.state[p].update(left)
+    p.grad = torch.eye(8)
+    optimiser.step()
+    assert not p.any() and p.grad is None
+    assert set(optimiser.state[p]) == {
+        "turns", "first", "second", "spread0", "basis0", "spread1", "basis1"
+    }  # fmt: skip
