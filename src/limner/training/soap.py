@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-LONGEST = 512
+LONGEST = 256
 """The longest side of a matrix that is turned."""
 _EVERY = 10
 
