@@ -432,6 +432,16 @@ def test_out_of_memory_halves_the_micro_batch_once():
         greedier.advance()
 
 
+def test_out_of_memory_in_an_update_is_said(monkeypatch: pytest.MonkeyPatch):
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    loop = loop_of(TOYS["one player"])
+    monkeypatch.setattr(loop.players["model"].optimizer, "step", full)
+    with pytest.raises(LimnerError, match=r"where the weights of player 'model' are updated"):
+        loop.advance()
+
+
 def test_other_errors_are_not_taken_for_memory():
     loop = loop_of(lambda: ToyDenoiser(ImageSpec(3, 4, 4)))
     with pytest.raises(RuntimeError, match="channels"):

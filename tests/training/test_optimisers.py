@@ -32,6 +32,20 @@ def test_optimisers_go_downhill_and_adam_is_its_paper(name):
     torch.testing.assert_close(weight.detach(), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["muon", "soap"])
+def test_a_closure_may_compute_gradients(name):
+    weight = nn.Parameter(torch.ones(40, 40))
+    opt = optimisers.optimizer(name, [weight], lr=0.1, betas=(0.5, 0.9), weight_decay=0.0)
+
+    def closure() -> torch.Tensor:
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    assert opt.step(closure).item() == 1600
+    assert opt.step(closure).item() <= 1600
+
+
 def test_decoupled_weight_decay():
     weight = nn.Parameter(torch.ones(1))
     opt = optimisers.optimizer("adamw", [weight], lr=0.1, betas=(0.9, 0.999), weight_decay=0.5)

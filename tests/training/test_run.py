@@ -29,6 +29,7 @@ from limner.data import Dataset
 from limner.evaluate.evaluation import evaluate
 from limner.runtime import processes
 from limner.runtime.log import read_log
+from limner.training import soap
 from limner.training.estimate import dry_run
 from limner.training.loop import Loop
 from limner.training.recipe import Recipe
@@ -409,6 +410,21 @@ def test_a_dry_run_writes_nothing_and_tells_the_cost(tmp_path, monkeypatch):
     assert two.parameters.keys() == {"critic", "generator"}
     assert two.frozen == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_an_optimisers_own_products_are_not_those_of_the_networks():
+    plain, turned = (
+        dry_run(recipe("toy-denoiser", optimizer=name), dataset=Ramps(), device="cpu")
+        for name in ("adamw", "soap")
+    )
+    assert turned.flops == plain.flops and turned.moments > plain.moments
+
+
+def test_a_dry_run_times_whatever_an_optimiser_does_now_and_then(monkeypatch):
+    improved = []
+    monkeypatch.setattr(soap, "_improve_basis", lambda *which: improved.append(which))
+    dry_run(recipe("toy-denoiser", optimizer="soap"), dataset=Ramps(), device="cpu")
+    assert improved
 
 
 def test_importing_the_loop_is_light():

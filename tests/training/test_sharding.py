@@ -29,7 +29,7 @@ def test_an_optimiser_that_needs_whole_matrices_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(processes, "size", lambda: 2)
-    with pytest.raises(LimnerError, match=f"{name} needs whole matrices"):
+    with pytest.raises(LimnerError, match=f"{name} needs whole matrices.*give train.parallel=ddp"):
         loop(optimizer=name)
 
 

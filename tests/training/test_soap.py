@@ -1,11 +1,15 @@
 """SOAP against another's, on matrices, and on kernels as the matrices that they are."""
 
+from collections.abc import Sequence
+
 import pytest
 import pytorch_optimizer
 import torch
 from torch import nn
 
-from limner.training.soap import LONGEST, SOAP
+from limner.runtime import processes
+from limner.training import soap
+from limner.training.soap import EVERY, LONGEST, SOAP
 
 OPTIONS = {"lr": 0.01, "betas": (0.95, 0.9), "weight_decay": 0.0}
 UPDATES = 25  # the eigenvectors are brought up to date twice
@@ -89,6 +93,46 @@ def test_it_goes_on_from_copies_of_its_state() -> None:
             optimiser.step()
         ends.append(p.detach())
     assert torch.equal(*ends)
+
+
+def test_all_processes_have_the_eigenvectors_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients say nothing of most directions: there rounding decides, which is another one on
+    another machine."""
+    sent: list[torch.Tensor] = []
+    ends: list[torch.Tensor] = []
+    exact = soap._spread
+
+    def rounded(matrix: torch.Tensor, side: int) -> torch.Tensor:
+        return exact(matrix, side) * (1 + 1e-6)
+
+    def send(tensors: Sequence[torch.Tensor]) -> None:
+        sent.extend(tensor.clone() for tensor in tensors)
+
+    def receive(tensors: Sequence[torch.Tensor]) -> None:
+        for tensor in tensors:
+            tensor.copy_(sent.pop(0))
+
+    for broadcast, spread in ((send, exact), (receive, rounded)):
+        monkeypatch.setattr(processes, "broadcast_", broadcast)
+        monkeypatch.setattr(soap, "_spread", spread)
+        p = nn.Parameter(torch.zeros(24, 24))
+        optimiser = SOAP([p], **OPTIONS)
+        for gradient in _gradients((24, 24)):
+            p.grad = (gradient[:, :1] @ gradient[:1]).float()
+            optimiser.step()
+        ends.append(p.detach())
+    assert not sent
+    assert torch.equal(*ends)
+
+
+def test_its_moments_take_no_more_memory_than_their_numbers() -> None:
+    p = nn.Parameter(torch.zeros(8, 8))
+    optimiser = SOAP([p], **OPTIONS)
+    for gradient in _gradients((8, 8))[: EVERY + 2]:
+        p.grad = gradient.float()
+        optimiser.step()
+    for value in optimiser.state[p].values():
+        assert value.untyped_storage().nbytes() == value.nbytes
 
 
 @pytest.mark.parametrize("left", [{}, {"step": torch.tensor(3.0), "exp_avg": torch.ones(8, 8)}])

@@ -390,12 +390,7 @@ class Loop:
             logs.setdefault(prefix + name, []).append(value.float().to(self.device))
         finite = bool((loss + norm).isfinite())
         if finite:
-            if options.clip:
-                for group in player.optimizer.param_groups:
-                    nn.utils.clip_grads_with_norm_(group["params"], options.clip, norm)
-            for group in player.optimizer.param_groups:
-                group["lr"] = lr
-            player.optimizer.step()
+            player.take_step(lr, options.clip, norm)
         for each in self.players.values():  # sharded, those who did not move have gradients, too
             each.optimizer.zero_grad()
         return finite

@@ -68,7 +68,7 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of everything that has a gradient; the matrices' gradients are used up."""
-        loss = closure() if closure else None
+        loss = torch.enable_grad()(closure)() if closure else None
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and _is_matrix(p):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from limner.training.muon import Muon
-from limner.training.soap import SOAP
+from limner.training.soap import EVERY, SOAP
 
 OptimizerName = Literal["adamw", "adam", "rmsprop", "muon", "soap"]
 ScheduleName = Literal["constant", "cosine", "linear"]
@@ -51,6 +51,11 @@ def optimizer(
         return by_matrix(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def period(name: OptimizerName) -> int:
+    """After how many updates an optimiser has done everything once that it does."""
+    return EVERY if name == "soap" else 1
 
 
 def rate(step: int, steps: int, *, schedule: ScheduleName = "constant", warmup: int = 0) -> float:

@@ -13,6 +13,7 @@ from limner.contract.model import Learner
 from limner.training import optimisers
 from limner.training.options import TrainOptions
 from limner.training.sharding import in_groups, shared_out, whole
+from limner.training.torch_errors import is_out_of_memory
 
 
 class Player:
@@ -33,6 +34,31 @@ class Player:
             betas=own.betas or options.betas,
             weight_decay=options.weight_decay if own.weight_decay is None else own.weight_decay,
         )
+
+    def take_step(self, lr: float, clip: float, norm: Tensor) -> None:
+        """Update the weights by the gradients at hand, whose norm is known.
+
+        Args:
+            lr: the learning rate.
+            clip: the largest norm; 0 does not clip.
+            norm: of all gradients.
+
+        Raises:
+            LimnerError: memory ran out, as it may when the moments are made.
+        """
+        for group in self.optimizer.param_groups:
+            if clip:
+                nn.utils.clip_grads_with_norm_(group["params"], clip, norm)
+            group["lr"] = lr
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LimnerError(
+                f"out of memory where the weights of player '{self.name}' are updated, which a "
+                "smaller batch does not change; try a smaller model"
+            ) from None
 
     def state(self, copied: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
         """The optimiser's moments by parameter name, each copied so."""

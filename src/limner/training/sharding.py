@@ -277,7 +277,7 @@ def sharded(model: Learner, parallel: str, optimizer: str, device: torch.device)
     if optimizer in ("muon", "soap"):
         raise LimnerError(
             f"train.optimizer={optimizer} needs whole matrices, and train.parallel={parallel} has "
-            "shares of them; give train.optimizer=adamw"
+            "shares of them; give train.parallel=ddp, or begin a run by train.optimizer=adamw"
         )
     by_blocks = parallel == "fsdp-blocks"
     if by_blocks and (len(model.players()) > 1 or not _own_blocks(model)):

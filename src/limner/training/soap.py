@@ -11,6 +11,9 @@ Vyas et al. (2024). SOAP: improving and stabilizing Shampoo using Adam. arXiv:24
 
 Without P and Q this is AdamW. As in the authors' code, the first gradient only begins L and R.
 Different: a side longer than `LONGEST` stays as it is; the paper has that only from 10,000 on.
+
+Where L or R says nothing, its eigenvectors are rounding errors. They differ between machines, and
+between one split of a batch and another; therefore all processes take those of the first one.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.runtime import processes
+
 LONGEST = 256
 """The longest side of a matrix that is turned."""
-_EVERY = 10
+EVERY = 10
+"""Updates from one improvement of the eigenvectors to the next."""
 
 
 class SOAP(torch.optim.AdamW):
@@ -49,7 +55,7 @@ class SOAP(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of everything that has a gradient; the matrices' gradients are used up."""
-        loss = closure() if closure else None
+        loss = torch.enable_grad()(closure)() if closure else None
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and p.dim() >= 2 and _turned_sides(p.grad.flatten(1)):
@@ -65,11 +71,13 @@ class SOAP(torch.optim.AdamW):
         if "turns" not in state:  # new, or another optimiser's
             state.clear()
             state["turns"] = torch.zeros(())
-            state["first"], state["second"] = torch.zeros(2, *gradient.shape).to(gradient)
+            for moment in ("first", "second"):
+                state[moment] = gradient.new_zeros(gradient.shape)
             for side in _turned_sides(gradient):
                 state[f"spread{side}"] = (1 - beta2) * _spread(gradient, side)
                 values = torch.linalg.eigh(state[f"spread{side}"].double())
                 state[f"basis{side}"] = values.eigenvectors.flip(1).to(gradient).contiguous()
+                processes.broadcast_([state[f"basis{side}"]])
             return
         turns = int(state["turns"].add_(1))
         first = state["first"].lerp_(gradient, 1 - beta1)
@@ -80,7 +88,7 @@ class SOAP(torch.optim.AdamW):
         p.sub_(_turn(update, state, back=True).view_as(p), alpha=lr)
         for side in _turned_sides(gradient):
             state[f"spread{side}"].lerp_(_spread(gradient, side), 1 - beta2)
-            if turns % _EVERY == 0:
+            if turns % EVERY == 0:
                 _improve_basis(state, side)
 
 
@@ -109,5 +117,7 @@ def _improve_basis(state: dict[str, Tensor], side: int) -> None:
     basis = state[f"basis{side}"]
     ahead = state[f"spread{side}"] @ basis
     order = (basis * ahead).sum(0).argsort(descending=True)
+    basis = torch.linalg.qr(ahead.index_select(1, order)).Q.contiguous()
+    processes.broadcast_([order, basis])
     state["second"] = state["second"].index_select(side, order)
-    state[f"basis{side}"] = torch.linalg.qr(ahead.index_select(1, order)).Q.contiguous()
+    state[f"basis{side}"] = basis
