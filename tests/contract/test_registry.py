@@ -146,14 +146,14 @@ def test_a_copied_file_whose_names_were_kept_is_refused():
 
 
 def test_an_option_may_be_called_as_an_argument_of_build_is():
-    class Named(toys.Pixels):
-        """Has a name."""
+    class Configured(toys.Pixels):
+        """Has a config."""
 
-        def __init__(self, spec: ImageSpec, name: str = "a") -> None:
+        def __init__(self, spec: ImageSpec, config: str = "a") -> None:
             super().__init__(spec)
 
-    register("toy-named", family="gans", paper=PAPER)(Named)
-    assert build("toy-named", GREY, name="b").config == {"name": "b"}
+    register("toy-configured", family="gans", paper=PAPER)(Configured)
+    assert build("toy-configured", GREY, config="b").config == {"config": "b"}
 
 
 def test_a_name_is_taken_before_the_library_is_loaded():
@@ -228,6 +228,17 @@ def test_a_sampling_option_that_sample_takes_for_itself_is_refused():
 
     with pytest.raises(LimnerError, match="frames of Seeded has an option seed, which sample and"):
         register("toy-seeded", family="gans", paper=PAPER)(Seeded)
+
+
+def test_an_option_that_is_called_as_the_model_is_refused():
+    class Called(toys.Pixels):
+        """Could not be given its name, for model.name is the model's."""
+
+        def __init__(self, spec: ImageSpec, name: str = "first"):
+            super().__init__(spec)
+
+    with pytest.raises(LimnerError, match=r"Called has an option name, but model\.name is"):
+        register("toy-called", family="gans", paper=PAPER)(Called)
 
 
 def test_a_condition_is_optional_or_required():

@@ -246,6 +246,7 @@ def test_a_picture_is_painted_over_as_the_pipeline_for_that_does(sd):
     frames = list(sd.edit(x, c, **options))
     torch.testing.assert_close(frames[-1], as_pictures(made.images), rtol=0, atol=1e-5)
     assert len(frames) == sd.edit_count(0.5, steps=6) == 4
+    assert sd.effective_strength(0.5, steps=6) == 0.5 and sd.effective_strength(0.7, steps=4) == 0.5
     alone = list(sd.edit(x[1:], c.rows(slice(1, 2)), preview=False, **(options | {"seed": 5})))
     torch.testing.assert_close(alone[-1], frames[-1][1:], rtol=0, atol=1e-5)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from limner.contract.abilities import Translates
@@ -28,8 +29,11 @@ from limner.gans.translation_networks import (
     doubling,
     patch,
 )
+from limner.training.estimate import dry_run
 from limner.training.loop import Loop
 from limner.training.options import TrainOptions
+from limner.training.recipe import Recipe
+from limner.training.run import train
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parent / "golden" / "translation.json").read_text()
@@ -291,7 +295,7 @@ def test_whether_the_seed_matters_is_known_before(translator: Translates):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        (ImageSpec(3, 32, 32), "give two, as in unpaired:emoji:style=3d,emoji:style=flat"),
+        (ImageSpec(3, 32, 32), "give two, as in .*paired:emoji:style=3d,emoji:style=flat data.l"),
         (ImageSpec(3, 8, 8, hint=ImageSpec(3, 8, 8)), "at least 16 x 16"),
         (ImageSpec(3, 32, 32, hint=ImageSpec(3, 16, 16)), "give data.size=32"),
     ],
@@ -300,6 +304,20 @@ def test_whether_the_seed_matters_is_known_before(translator: Translates):
 def test_what_translators_cannot_learn_from(name: str, spec: ImageSpec, said: str):
     with pytest.raises(LimnerError, match=said):
         build(name, spec, **TINY[name])
+
+
+def test_pairs_are_asked_of_what_learns_from_them_alone(tmp_path: Path):
+    for domain in "ab":
+        (tmp_path / domain).mkdir()
+        Image.new("RGB", (16, 16)).save(tmp_path / domain / "one.png")
+    source = f"unpaired:folder:{tmp_path / 'a'},folder:{tmp_path / 'b'}"
+    recipe = Recipe.of("pix2pix", source, ["model.channels=4", "model.critic_channels=4"])
+    for begin in (lambda: train(recipe, tmp_path / "run"), lambda: dry_run(recipe)):
+        with pytest.raises(LimnerError, match=r"learns from pairs, and unpaired:\S+ has none; "):
+            begin()
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(LimnerError, match=r"as in paired:\S+,\S+ data.label=none"):
+        build("pix2pix", ImageSpec(3, 32, 32), **TINY["pix2pix"])
 
 
 @torch.no_grad()

@@ -211,6 +211,17 @@ def test_a_convolution_by_rows_is_one(layout, h, quick):
         assert conv.to(dtype)(x.to(dtype)).dtype == dtype
 
 
+def test_a_convolution_by_rows_does_not_break_a_compiled_graph():
+    conv, x = Conv3x3(96, 96), torch.randn(2, 96, 32, 32)
+    assert "ByRows" in conv(x).grad_fn.name()
+    compiled: Any = torch.compile(conv, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), conv(x), rtol=0, atol=1e-5)
+    program = torch.export.export(conv.eval(), (x,), strict=False)
+    assert [str(node.target) for node in program.graph.nodes if node.op == "call_function"] == [
+        "aten.conv2d.default"
+    ]
+
+
 @pytest.mark.parametrize("dim", [8, 128])
 def test_the_embedding_of_a_number_is_diffusers(dim):
     number = torch.tensor([0.0, 1.0, 17.5, 400.0, 999.0])

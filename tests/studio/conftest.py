@@ -135,9 +135,9 @@ class Studio:
         until(lambda: self.job(id)["state"] in ("done", "failed", "cancelled"), seconds)
         return self.job(id)
 
-    def painted(self, **of: Any) -> dict[str, Any]:
+    def painted(self, model: str = "toy", **of: Any) -> dict[str, Any]:
         """A job that was done."""
-        job = self.over(self.submit(**of)["id"])
+        job = self.over(self.submit(model, **of)["id"])
         assert job["state"] == "done", job["error"]
         return job
 

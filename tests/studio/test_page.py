@@ -203,8 +203,10 @@ def test_runs_that_are_made_elsewhere_appear_and_vanish_in_the_open_page(
         page.select_option("#model", "runs/newest")
         (run / "model.safetensors").write_bytes(b"broken")
         until(lambda: not is_listed())
-        assert "runs/newest" in studio.client.get("/api/v1/models").json()["broken"]
+        why = studio.client.get("/api/v1/models").json()["broken"]["runs/newest"]
         expect(page.locator("#model")).to_have_value("emoji")
+        page.get_by_text("1 cannot be used").click()
+        expect(page.get_by_text(f"runs/newest: {why}")).to_be_visible()
     finally:
         shutil.rmtree(run)
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 
 from limner.contract.checkpoint import load, save_model
 from limner.contract.errors import LimnerError
 from limner.contract.image import ImageSpec
+from limner.contract.registry import entry, register
 from limner.nn.text import TextEncoder
 from limner.training.recipe import Recipe
 from limner.training.run import resume, train
@@ -155,3 +157,27 @@ def test_initialisation_from_data_leaves_frozen_weights(tmp_path: Path) -> None:
     before, after = (load(tmp_path / name).state_dict() for name in ("first", "second"))
     same = {name for name, weight in before.items() if torch.equal(weight, after[name])}
     assert {name for name in before if "transforms.1." in name} <= same < before.keys()
+
+
+def test_a_nested_model_that_may_be_left_out_is_given_by_its_run(tmp_path: Path) -> None:
+    class Over(toys.Pixels):
+        """Has a base, or none."""
+
+        def __init__(self, spec: ImageSpec, base: toys.Classifier | None = None) -> None:
+            super().__init__(spec)
+            self.base = base
+
+    register("toy-over", family="gans", paper=entry("toy-pixels").paper)(Over)
+    base = toys.Classifier(ImageSpec(1, 4, 4), width=3)
+    save_model(base, tmp_path / "model.safetensors")
+    own = [f"train.init.base={tmp_path}"]
+    model = Recipe.of("toy-over", "mnist", own).build(base.spec)
+    assert isinstance(model, Over) and model.base is not None
+    assert torch.equal(next(model.base.parameters()), next(base.parameters()))
+    without = Recipe.of("toy-over", "mnist", []).build(base.spec)
+    assert isinstance(without, Over) and without.base is None
+    for each in (model, without):
+        save_model(each, tmp_path / "over.safetensors")
+        assert load(tmp_path / "over.safetensors").description() == each.description()
+    with pytest.raises(LimnerError, match=r"give the run .*: train\.init\.base=runs/NAME"):
+        Recipe.of("toy-over", "mnist", ["model.base=runs/x"]).build(base.spec)

@@ -15,6 +15,7 @@ import sys
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -339,13 +340,37 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
         if loop.step == 6:
             monkeypatch.setattr("limner.training.state.write_durably", full)
 
-    with pytest.raises(LimnerError, match=r"No space left on device.*limner resume"):
+    left = r"No space left on device; the last saved state stays; .*limner resume"
+    with pytest.raises(LimnerError, match=left):
         train(recipe("toy-denoiser"), run, dataset=Ramps(), on_step=on_step)
     monkeypatch.undo()
     assert newest(run) == 3
     assert not list((run / "state").glob(".partial-*"))
     resume(run, ["train.steps=7"], dataset=Ramps())
     assert newest(run) == 7
+
+
+@pytest.mark.parametrize(
+    ("written", "then"),
+    [
+        ("training.state.write_durably", "limner resume"),
+        ("training.data_record.write_durably", "train again"),
+    ],
+)
+def test_a_full_disk_before_the_first_state_says_that_nothing_is_saved(
+    written, then, tmp_path, monkeypatch
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run")
+
+    run, short = tmp_path / "run", recipe("toy-denoiser", steps=3, samples=0)
+    monkeypatch.setattr(f"limner.{written}", full)
+    with pytest.raises(LimnerError, match=f"nothing is saved yet; make room, then .*{then}"):
+        train(short, run, dataset=Ramps())
+    monkeypatch.undo()
+    begin = resume if then == "limner resume" else partial(train, short)
+    begin(run, dataset=Ramps())
+    assert newest(run) == 3
 
 
 def test_a_run_that_stays_sick_is_rolled_back_and_stopped(tmp_path, capsys):

@@ -1,7 +1,8 @@
 """What `limner sample` does: pictures from words, classes, another picture, or nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from limner.commands.pictures import Sheet
 from limner.commands.reword import reworded
@@ -23,7 +24,7 @@ def paint(work: Work) -> Iterator[Images]:
     yield from work.model.watch(len(work.seeds), c, seed=list(work.seeds), **work.sampler)
 
 
-def _without_picture(work: Work) -> str:
+def _without_picture(work: Work, options: Mapping[str, Any]) -> str:
     if isinstance(work.model, Follows) and "hint" not in work.pictures:
         return "there is no picture to change; limner edit PICTURE --instruct ... changes one"
     return ""

@@ -1,6 +1,6 @@
 """What `limner edit` does: a picture changed, or the part of it that is not to stay."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,6 @@ from limner.commands.wish import Wish
 from limner.contract.editing import Completes, Edits, Follows
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images, ImageSpec, to_uint8
-from limner.runtime.progress import say
 
 _STRENGTH = 0.6  # where all of a picture may change
 _ROUNDED = 0.05  # a strength by so much, and it is said
@@ -127,6 +126,16 @@ def _without(model: type) -> Sequence[str]:
     return () if "rounds" in signature(model.edit).parameters else ("rounds",)
 
 
+def rounding_remark(work: Work, options: Mapping[str, Any]) -> str:
+    """Where whole steps make another strength of the one that was asked for."""
+    assert isinstance(work.model, Edits)
+    strength: float = options.get("strength", _STRENGTH)
+    had = work.model.effective_strength(strength, **work.sampler)
+    if abs(had - strength) < _ROUNDED:
+        return ""
+    return f"strength {strength:g} in whole steps is {had:.2g}; more sampler.steps come nearer"
+
+
 EDIT = Task(
     "Change a picture",
     edit,
@@ -136,6 +145,7 @@ EDIT = Task(
     inputs={"image": True, "mask": False},
     frames=_edit_count,
     without=_without,
+    remark=rounding_remark,
 )
 COMPLETE = Task(
     "Complete a picture",
@@ -216,22 +226,12 @@ def edit_sheet(
         if mask:
             work = replace(work, pictures={**work.pictures, "mask": repainted})
     (painted,) = task.finish(work, **options)
-    if task is EDIT:
-        _report_rounding(work, options["strength"])
     columns = [to_uint8(given)[:, None]]
     if repainted is not None:
         columns.append(to_uint8(given * (1 - repainted))[:, None])
     shown = torch.cat([*columns, painted.unflatten(0, (-1, wish.n))], 1)
     sheet = Sheet(shown.flatten(0, 1), shown.shape[1], task="edit")
     return sheet, wish.filled(work.sampler)
-
-
-def _report_rounding(work: Work, strength: float) -> None:
-    """Say where whole steps make another strength of the one that was asked for."""
-    assert isinstance(work.model, Edits)
-    had = work.model.effective_strength(strength, **work.sampler)
-    if abs(had - strength) >= _ROUNDED:
-        say(f"strength {strength:g} in whole steps is {had:.2g}; more sampler.steps come nearer")
 
 
 def _lower(spec: ImageSpec, keep: float) -> Float[Tensor, "1 1 h w"]:

@@ -7,10 +7,10 @@ Changes are written as text, in order, so that a picture remembers all that was 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -167,7 +167,7 @@ def _pairs(work: Work, *, strength: float = 1.0) -> Iterator[Images]:
         yield both.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def reconstruction_remark(work: Work) -> str:
+def reconstruction_remark(work: Work, options: Mapping[str, Any]) -> str:
     """How much of a given picture an edit keeps; empty where none is given."""
     image, model = work.pictures.get("image"), work.model
     if image is None or not isinstance(model, Rewords):

@@ -209,7 +209,7 @@ class Task:
             painted.
         without: the options that a kind of model does not have.
         fits: whether it can be done with pictures of a specification.
-        remark: what is told before it begins: a line, or nothing.
+        remark: what is told before it begins, of the work and its options: a line, or nothing.
         whole: whether pictures are given in their own size and with their alpha, and not as the
             model sees them.
     """
@@ -227,7 +227,7 @@ class Task:
     shows: Literal["pictures", "path", "maps"] = "pictures"
     without: Callable[[type], Sequence[str]] = lambda model: ()
     fits: Callable[[ImageSpec], bool] = lambda spec: True
-    remark: Callable[[Work], str] = lambda work: ""
+    remark: Callable[[Work, Mapping[str, Any]], str] = lambda work, options: ""
     whole: bool = False
 
     def suits(self, model: type) -> bool:
@@ -273,7 +273,7 @@ class Task:
         Returns:
             the frames, the finished pictures last.
         """
-        if remark := self.remark(work):
+        if remark := self.remark(work, options):
             say(remark)
         total, count = len(work.seeds), self.frame_count(work, options)
         shares = [i / (_FRAMES - 1) for i in range(_FRAMES)] if forming else []

@@ -161,6 +161,8 @@ class Translates(GenerativeModel):
     condition = "required"
     ways: ClassVar[tuple[Domain, ...]] = ("B",)
     """The domains that it translates to."""
+    needs_pairs: ClassVar[bool] = False
+    """Whether it learns only from pictures and their true counterparts."""
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ on data; the batch stays as it is.
 
 import copy
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from limner.contract.image import Batch, Condition, Images, ImageSpec, one_for_e
 from limner.contract.noise import Noise, Seeds, as_seeds
 from limner.contract.number_types import one_line_types
 from limner.contract.options import (
+    kinds_of,
     option_names,
     parameters_of,
     plain,
@@ -68,14 +70,19 @@ class Turn(NamedTuple):
     logs: Mapping[str, Tensor] = {}
 
 
+def is_nested(option: inspect.Parameter) -> bool:
+    """Whether an option of a constructor is a model of its own."""
+    kinds = kinds_of(option.annotation)
+    return all(isinstance(kind, type) and issubclass(kind, Learner) for kind in kinds)
+
+
 def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
     """Say what to type where a constructor wants a trained model and got none, or a judge."""
     parameter = parameters_of(init).get(name)
     if parameter is None:  # an option that several models share
         return
-    kind = parameter.annotation
-    wanted = isinstance(kind, type) and issubclass(kind, Learner)
-    if wanted and not isinstance(given.get(name, parameter.default), kind | None):
+    kinds = (*kinds_of(parameter.annotation), type(None))
+    if is_nested(parameter) and not isinstance(given.get(name, parameter.default), kinds):
         raise LimnerError(
             f"model.{name} is a trained generator; give the run that it comes from: "
             f"train.init.{name}=runs/NAME"

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from types import SimpleNamespace, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Union, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -158,10 +158,16 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _is_text(annotation: Any) -> bool:
-    """Whether a type is text, or one of several of which none has parts."""
+def kinds_of(annotation: Any) -> tuple[Any, ...]:
+    """The types that an option's value may be of, None left out."""
     united = get_origin(annotation) in (Union, UnionType)
     kinds = get_args(annotation) if united else (annotation,)
+    return tuple(kind for kind in kinds if kind is not NoneType)
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a type is text, or one of several of which none has parts."""
+    kinds = kinds_of(annotation)
     return str in kinds and not {list, tuple} & {get_origin(kind) for kind in kinds}
 
 

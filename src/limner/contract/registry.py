@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from limner.contract.errors import LimnerError, error_in_file, unknown
 from limner.contract.header import told
 from limner.contract.image import ImageSpec
-from limner.contract.model import Learner, Part
+from limner.contract.model import Learner, Part, is_nested
 from limner.contract.options import option_names, parameters_of
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
@@ -70,11 +70,8 @@ class Entry:
     @property
     def nested(self) -> list[str]:
         """Which of its options are models of their own."""
-        return [
-            name
-            for name, each in parameters_of(self.model.__init__).items()
-            if isinstance(each.annotation, type) and issubclass(each.annotation, Learner)
-        ]
+        options = parameters_of(self.model.__init__)
+        return [name for name, each in options.items() if is_nested(each)]
 
     @property
     def summary(self) -> str:
@@ -215,7 +212,7 @@ def _check_class(model: type[Learner]) -> None:
 
 
 def _check_options(model: type[Learner]) -> None:
-    """Refuse a sampling option that would never arrive, and a condition of another kind.
+    """Refuse options that would never arrive, and a condition of another kind.
 
     Raises:
         LimnerError: there is one.
@@ -224,6 +221,11 @@ def _check_options(model: type[Learner]) -> None:
         raise LimnerError(
             f"frames of {model.__name__} has an option seed, which sample and watch take for the "
             "streams of `noise`; give it another name"
+        )
+    if "name" in option_names(model.__init__):
+        raise LimnerError(
+            f"the constructor of {model.__name__} has an option name, but model.name is the name "
+            "that the model is registered by; give it another name"
         )
     known, condition = ("optional", "required"), getattr(model, "condition", "optional")
     if isinstance(condition, str) and condition not in known:

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from limner.contract.abilities import Translates
 from limner.contract.errors import LimnerError
 from limner.contract.image import Images
+from limner.contract.model import Learner
 from limner.contract.noise import Noise, Purpose
 from limner.data.dataset import Dataset, View
 from limner.data.stream import Stream
@@ -140,6 +142,19 @@ class Paired(TwoDomains):
         """The counterparts, mirrored and cut out as the pictures are."""
         noise = Noise.keyed(seed, Purpose.HINT, numbers)
         return self.a.images(self.counterparts[indices], noise, view)
+
+
+def check_pairs(model: Learner, data: Dataset) -> None:
+    """See that a model that learns from true pairs is given such.
+
+    Raises:
+        LimnerError: the pictures of both domains are independent.
+    """
+    if isinstance(model, Translates) and model.needs_pairs and isinstance(data, Unpaired):
+        raise LimnerError(
+            f"{model.name} learns from pairs, and {data.source} has none; give paired:A,B, or "
+            "train cut or cyclegan"
+        )
 
 
 def _names(data: Dataset) -> list[str]:

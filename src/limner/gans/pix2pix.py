@@ -148,6 +148,8 @@ class Pix2Pix(Translator):
             then sees the picture, too, whose colours the norms take away.
     """
 
+    needs_pairs = True
+
     def __init__(
         self,
         spec: ImageSpec,

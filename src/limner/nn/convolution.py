@@ -37,12 +37,12 @@ class Conv3x3(nn.Conv2d):
         super().__init__(channels, out, 3, padding=1)
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
-        """The convolution."""
+        """The convolution; the library's in compiled and exported graphs, which know no `jvp`."""
         b, c, h, w = input.shape
         much = b * h * w >= _MANY and c * self.out_channels >= _WIDE * (c + self.out_channels)
         single = input.dtype == self.weight.dtype == torch.float32
         plain = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if much and single and plain and h % 2 == 0:
+        if much and single and plain and h % 2 == 0 and not torch.compiler.is_compiling():
             return _ByRows.apply(input, self.weight, self.bias)  # pyright: ignore
         return super().forward(input)
 

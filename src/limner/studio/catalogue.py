@@ -128,11 +128,11 @@ def described(name: str, folder: Path) -> dict[str, Any] | None:
     from limner.contract.model import GenerativeModel
     from limner.contract.options import names_a_file
     from limner.contract.packing import is_scale, weight_shape
-    from limner.contract.registry import entry
+    from limner.contract.registry import entry_of
     from limner.studio.tasks import helps, tasks_of
 
     header = read_header(_file(folder))
-    registered = entry(header.model)
+    registered = entry_of(header.model, _file(folder))
     model = registered.model
     if not issubclass(model, GenerativeModel):
         return None

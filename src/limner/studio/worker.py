@@ -189,12 +189,12 @@ class _Batch:
         spec = self.model.spec
         work = Work.of(self.model, self.sampler, self.wishes, reports)
         work = replace(work, pictures=self._pictures(spec))
-        if remark := self.task.remark(work):
+        options = self.task.checked(self.jobs[0]["params"].get("options", {}))
+        if remark := self.task.remark(work, options):
             for report in reports:
                 report(remark)
         if self.task.shows == "maps" and self.task.reads:  # a picture for each word
             self.words = [word for word, _ in known_words(spec, work.prompt)]
-        options = self.task.checked(self.jobs[0]["params"].get("options", {}))
         total = self.task.frame_count(work, options)
         shown, last = 0.0, torch.empty(0)
         for step, last in enumerate(self.task.start(work, options), 1):

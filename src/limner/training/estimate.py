@@ -19,6 +19,7 @@ from torch.utils.flop_counter import (
 
 from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset
+from limner.data.unpaired import check_pairs
 from limner.runtime import processes
 from limner.training import optimisers
 from limner.training.loop import Loop
@@ -102,6 +103,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", dataset: Dataset | None = N
     stream = open_stream(recipe, dataset)
     model = recipe.build(stream.dataset.spec)
     check_sizes(model, stream.dataset)
+    check_pairs(model, stream.dataset)
     loop = Loop(model, stream.batch, replace(options, compile=False), place)
     loop.prepare()
     loop.advance()  # allocates the moments

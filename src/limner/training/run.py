@@ -31,6 +31,7 @@ from limner.data.buckets import check_sizes
 from limner.data.dataset import Dataset, check_dataset
 from limner.data.sources import source_types
 from limner.data.stream import Stream
+from limner.data.unpaired import check_pairs
 from limner.nn.precision import has_bfloat16
 from limner.runtime import processes
 from limner.runtime.allocator import keep_freed_memory
@@ -210,6 +211,7 @@ def _begin(
         stream = open_stream(recipe, dataset)
         model = recipe.build(stream.dataset.spec)
         check_sizes(model, stream.dataset)
+        check_pairs(model, stream.dataset)
         loop = Loop(model, stream.batch, options, place)
         session = Session(run, recipe, loop, stream, dataset, on_step)
         with _alone(run, place):

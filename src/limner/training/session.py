@@ -205,8 +205,11 @@ class Session:
         try:
             yield
         except OSError as error:
+            kept = any((self.run / "state").glob("step-*"))
+            begun = (self.run / RECIPE_FILE).is_file()  # what was not saved yet begins anew
+            then = f"type: limner resume {shlex.quote(str(self.run))}" if begun else "train again"
             raise LimnerError(
-                f"cannot write {error.filename or self.run}: {error.strerror or error}; the last "
-                "saved state stays; make room or give another --run, then type: limner resume "
-                f"{self.run}"
+                f"cannot write {error.filename or self.run}: {error.strerror or error}; "
+                + ("the last saved state stays; " if kept else "nothing is saved yet; ")
+                + f"make room, then {then}"
             ) from None

@@ -255,6 +255,11 @@ class DiffusersPipeline(Edits, Rewords, Controlled, Foreign):
         """How many frames `edit` yields with a preview."""
         return self.painter.count(options.get("steps"), strength) + 1
 
+    def effective_strength(self, strength: float, **options: Any) -> float:
+        """The share of the steps that are walked, which diffusers rounds down."""
+        steps = options.get("steps")
+        return self.painter.count(steps, strength) / self.painter.count(steps)
+
     def check_words(self, before: Condition, after: Condition) -> None:
         """Refuse prompts without words, and a network without cross-attention: `Rewords`."""
         super().check_words(before, after)

@@ -31,7 +31,7 @@ const millions = (n) => (n >= 1e6 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} M` : 
 const shelf = (each) => (each.bundled && !each.text && !each.hint ? "Learn: a small one of each family" : FAMILIES[each.family] ?? each.family);
 
 function Picker() {
-  const shelves = [...new Set(state.models.map(shelf))];
+  const shelves = [...new Set(state.models.map(shelf))], broken = Object.entries(state.broken);
   const chosen = model();
   const { button, said, described } = useHelp("model", "Model", HELPS.model);
   return html`<div class="field picker">
@@ -45,6 +45,8 @@ function Picker() {
       <span class="chip">${FAMILIES[chosen.family] ?? chosen.family}</span>
       ${chosen.kind} · ${chosen.size[2]} × ${chosen.size[1]} · ${millions(chosen.parameters)} parameters</p>`}
     ${chosen?.bundled && !chosen.text && !chosen.hint && html`<p class="hint">${chosen.summary} ${chosen.paper}</p>`}
+    ${broken.length > 0 && html`<details class="weigh"><summary>${broken.length} cannot be used</summary>
+      ${broken.map(([name, why]) => html`<p class="hint">${name}: ${why}</p>`)}</details>`}
     ${said}
   </div>`;
 }
