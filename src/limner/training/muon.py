@@ -15,7 +15,6 @@ what counts as a matrix is told by its shape alone; small tables of labels and t
 in a picture are narrower than `NARROWEST`, and AdamW updates them.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.nn.precision import has_bfloat16
+from limner.training.by_matrix import ByMatrix
 
 NARROWEST = 32
 """The shorter side of a matrix that is made orthogonal."""
@@ -45,51 +45,21 @@ def orthogonal(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
     return (x.T if wide else x).to(matrix.dtype)
 
 
-class Muon(torch.optim.AdamW):
-    """Muon for matrices and kernels, AdamW for the rest.
+class Muon(ByMatrix):
+    """Muon for matrices and kernels, AdamW for the rest, at the same rate and pull to zero."""
 
-    Args:
-        parameters: what it updates, at least one; or groups of such.
-        lr: the learning rate of both.
-        betas: AdamW's.
-        weight_decay: the strength of the pull to zero, of both.
-    """
+    def takes(self, rows: int, columns: int) -> bool:
+        """Whether it is wide enough."""
+        return min(rows, columns) >= NARROWEST
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        weight_decay: float,
-    ) -> None:
-        super().__init__(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of everything that has a gradient; the matrices' gradients are used up."""
-        loss = torch.enable_grad()(closure)() if closure else None
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and _is_matrix(p):
-                    self._update(p, group["lr"], group["weight_decay"])
-                    p.grad = None
-        super().step()
-        return loss
-
-    def _update(self, p: nn.Parameter, lr: float, weight_decay: float) -> None:
-        gradient = p.grad
-        assert gradient is not None
+    def update(self, p: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+        """One step of momentum, made orthogonal."""
         state = self.state[p]
         if "momentum" not in state:  # new, or AdamW's in a run of an older version
             state.clear()
             state["momentum"] = torch.zeros_like(p)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)
-        scale = _RMS * max(ahead.shape) ** 0.5
-        p.mul_(1 - lr * weight_decay)
+        lr, scale = group["lr"], _RMS * max(ahead.shape) ** 0.5
+        p.mul_(1 - lr * group["weight_decay"])
         p.sub_(orthogonal(ahead).view_as(p), alpha=lr * scale)
-
-
-def _is_matrix(p: Tensor) -> bool:
-    return p.dim() >= 2 and min(len(p), p[0].numel()) >= NARROWEST

@@ -16,7 +16,6 @@ Where L or R says nothing, its eigenvectors are rounding errors. They differ bet
 between one split of a batch and another; therefore all processes take those of the first one.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.runtime import processes
+from limner.training.by_matrix import ByMatrix
 
 LONGEST = 256
 """The longest side of a matrix that is turned."""
@@ -31,42 +31,20 @@ EVERY = 10
 """Updates from one improvement of the eigenvectors to the next."""
 
 
-class SOAP(torch.optim.AdamW):
+class SOAP(ByMatrix):
     """SOAP for matrices and kernels, AdamW for the rest.
 
-    Args:
-        parameters: what it updates, at least one; or groups of such.
-        lr: the learning rate of both.
-        betas: the decay rates of both; the second one is also that of L and R. The paper has 0.95
-            and 0.95.
-        weight_decay: the strength of the pull to zero, of both.
+    The rate and the decay rates are those of both, and the second one is also that of L and R. The
+    paper has 0.95 and 0.95.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        weight_decay: float,
-    ) -> None:
-        super().__init__(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    def takes(self, rows: int, columns: int) -> bool:
+        """Whether a side is short enough."""
+        return min(rows, columns) <= LONGEST
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of everything that has a gradient; the matrices' gradients are used up."""
-        loss = torch.enable_grad()(closure)() if closure else None
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and p.dim() >= 2 and _turned_sides(p.grad.flatten(1)):
-                    self._update(p, p.grad.flatten(1), group)
-                    p.grad = None
-        super().step()
-        return loss
-
-    def _update(
-        self, p: nn.Parameter, gradient: Float[Tensor, "m n"], group: dict[str, Any]
-    ) -> None:
+    def update(self, p: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+        """One step of Adam along the eigenvectors, which then improve."""
+        gradient = gradient.flatten(1)
         state, (beta1, beta2) = self.state[p], group["betas"]
         if "turns" not in state:  # new, or another optimiser's
             state.clear()
