@@ -1,6 +1,6 @@
 """What optimisers of whole matrices have in common: AdamW updates everything else."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class ByMatrix(torch.optim.AdamW):
+class ByMatrix(torch.optim.AdamW, ABC):
     """AdamW, but for matrices and kernels that a subclass updates in its own way.
 
     Args:

@@ -9,8 +9,9 @@ Vyas et al. (2024). SOAP: improving and stabilizing Shampoo using Adam. arXiv:24
     V <- b2 V + (1 - b2) (P^T G Q)^2
     W <- (1 - lr wd) W - lr P (P^T M Q / sqrt V) Q^T
 
-Without P and Q this is AdamW. As in the authors' code, the first gradient only begins L and R.
-Different: a side longer than `LONGEST` stays as it is; the paper has that only from 10,000 on.
+Without P and Q this is AdamW, but for eps, which is added to sqrt V before its bias is corrected.
+As in the authors' code, the first gradient only begins L and R. Different: a side longer than
+`LONGEST` stays as it is; the paper has that only from 10,000 on.
 
 Where L or R says nothing, its eigenvectors are rounding errors. They differ between machines, and
 between one split of a batch and another; therefore all processes take those of the first one.
