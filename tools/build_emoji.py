@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import resvg_py
 from PIL import Image, features
 
-# Pixels, and WebP's quality: 90 would make 18 MB instead of 15, for 0.8 dB in 3d and 0.3 dB in flat.
+# Pixels, and WebP's quality: 90 would take 18 MB instead of 15, and gain 0.8 dB in 3d, 0.3 in flat.
 SIZE, QUALITY = 128, 85
 RENDER = 256  # SVG is drawn at the size of the 3D pictures, so that all styles are reduced alike
 STYLES = {"flat": "flat", "high-contrast": "line"}  # folder in fluentui-emoji: our style
