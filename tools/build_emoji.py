@@ -85,8 +85,8 @@ TRADEMARKS = {"paperclip", "technologist", "video-game"}
 # Pictures that have another emoji's name in the 3D package, found by eye: a pattern of names (the
 # first pattern that matches is used), then each unit as it is written and as it should be.
 MISNAMED = [
-    (whose, dict(pair.split("=") for pair in pairs))
-    for whose, *pairs in map(
+    (pattern, dict(pair.split("=") for pair in pairs))
+    for pattern, *pairs in map(
         str.split,
         r"""1F6B5-1F3F. 1F3FB=1F3FF 1F3FC=1F3FD 1F3FD=1F3FE 1F3FE=1F3FC 1F3FF=1F3FB
         1F9CF.* 2640=2642 2642=2640 1F3FC=1F3FD 1F3FD=1F3FC
@@ -254,7 +254,7 @@ def join(
     # Some occur twice (`23-fe0f-20e3`, `0023-fe0f-20e3`): the longest spelling comes last and wins.
     for (_, name), data in sorted(read(WEBP, work).items(), key=lambda item: len(item[0][1])):
         code = plain(name)
-        units = next(units for whose, units in MISNAMED if re.fullmatch(whose, code))
+        units = next(units for pattern, units in MISNAMED if re.fullmatch(pattern, code))
         code = "-".join(units.get(unit, unit) for unit in code.split("-"))
         about = f"{code} {emoji[code].caption if code in emoji else ''}"
         if re.match(r"1F1(E[6-9A-F]|F[0-9A-F])|1F3F4-E00", code):
