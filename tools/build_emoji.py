@@ -3,19 +3,19 @@
     python tools/build_emoji.py [--work DIR] [--out FILE]        (needs npm, pip install resvg-py)
 
 The pictures come from npm: `@lobehub/fluent-emoji-3d` (WebP with alpha, named by code points) and
-`fluentui-emoji` (flat and high-contrast SVG, under Microsoft's names); `emojibase-data` says what
-each emoji is called. resvg-py draws the SVG: it holds resvg, which covers all of static SVG
-(gradients, masks, clip paths, filters), and needs no system library as Cairo's bindings do.
+`fluentui-emoji` (flat and high-contrast SVG, under Microsoft's names); `emojibase-data` has the
+name of each emoji. resvg-py draws the SVG: it contains resvg, which supports all of static SVG
+(gradients, masks, clip paths, filters), and needs no system library, unlike Cairo's bindings.
 
-A picture enters only if Microsoft released that emoji under MIT. The witness is `fluentui-emoji`,
-which repackages Microsoft's repository; `@lobehub/fluent-emoji-3d` holds more, such as flags,
-families and kisses, and these stay out, as do the 3D pictures in `TRADEMARKS`.
+A picture is included only if Microsoft released that emoji under MIT. The evidence is
+`fluentui-emoji`, which repackages Microsoft's repository. `@lobehub/fluent-emoji-3d` contains more,
+such as flags, families and kisses; these are left out, like the 3D pictures in `TRADEMARKS`.
 
-Splits are drawn from a hash of the names, so that a new package version moves nobody:
-`held-out-concept`: 5 % of the base concepts, whole; `held-out-pair`: 10 % of the other concepts'
-tone, gender and hair variants, each in all styles; `train`: the rest, with every concept's plainest
-picture. The archive is a function of the pinned packages and of the tools named in its report.json
-(names are sorted, times fixed): building twice gives the same SHA-256.
+Splits are drawn from a hash of the names, so a new package version moves no picture to another
+split. `held-out-concept`: 5 % of the base concepts, whole; `held-out-pair`: 10 % of the other
+concepts' tone, gender and hair variants, each in all styles; `train`: the rest, with every
+concept's plainest picture. The archive depends only on the pinned packages and the tools named in
+its report.json (names are sorted, times fixed): building twice gives the same SHA-256.
 """
 
 import argparse
@@ -37,11 +37,11 @@ from typing import Any, NamedTuple
 import resvg_py
 from PIL import Image, features
 
-# Pixels, and WebP's quality: 90 would make 18 MB of 15 for 0.8 dB more in 3d and 0.3 dB in flat.
+# Pixels, and WebP's quality: 90 would take 18 MB instead of 15, and gain 0.8 dB in 3d, 0.3 in flat.
 SIZE, QUALITY = 128, 85
-RENDER = 256  # SVG is drawn at the 3D pictures' own size, so that all styles share one reduction
+RENDER = 256  # SVG is drawn at the size of the 3D pictures, so that all styles are reduced alike
 STYLES = {"flat": "flat", "high-contrast": "line"}  # folder in fluentui-emoji: our style
-# Of the first twelve seeds, the one whose splits are nearest to these parts in every group.
+# Of the first twelve seeds, this one gives splits that are nearest to these shares in every group.
 SEED, HELD_OUT_CONCEPTS, HELD_OUT_PAIRS = "limner-emoji-8", 0.05, 0.10
 EMOJIBASE, SVG, WEBP = "emojibase-data", "fluentui-emoji", "@lobehub/fluent-emoji-3d"
 PACKAGES = {  # name: (version, SHA-256 of the tarball, the members to read as (folder, stem))
@@ -63,7 +63,7 @@ PACKAGES = {  # name: (version, SHA-256 of the tarball, the members to read as (
 }
 MEMBER_LIMIT = 4 << 20  # bytes; emojibase's data.json, the largest member read, has 2 MB
 
-# emojibase's label: fluentui-emoji's file name, where the two differ (older Unicode names, slips).
+# emojibase's label: fluentui-emoji's file name, if the two differ (older Unicode names, mistakes).
 ALIASES = """
 black-bird:blackbird phoenix:phoenix-bird enraged-face:pouting-face
 smiling-face-with-open-hands:hugging-face face-with-crossed-out-eyes:knocked-out-face
@@ -78,15 +78,15 @@ women-wrestling:woman-wrestling men-wrestling:man-wrestling
 elf:person-elf fairy:person-fairy genie:person-genie mage:person-mage zombie:person-zombie
 superhero:person-superhero supervillain:person-supervillain vampire:person-vampire
 """
-# Concepts that Microsoft first withheld for the trademarks in them (Clippy, the Windows logo, the
+# Concepts that Microsoft first withheld because of their trademarks (Clippy, the Windows logo, the
 # Xbox pad) and then released redrawn: the SVGs are the new drawings, the 3D pictures the old ones.
 TRADEMARKS = {"paperclip", "technologist", "video-game"}
 
-# Pictures that stand under another emoji's name in the 3D package, found by eye: whose names (the
-# first pattern that fits counts), then each unit as it is written and as it should be.
+# Pictures that have another emoji's name in the 3D package, found by eye: a pattern of names (the
+# first pattern that matches is used), then each unit as it is written and as it should be.
 MISNAMED = [
-    (whose, dict(pair.split("=") for pair in pairs))
-    for whose, *pairs in map(
+    (pattern, dict(pair.split("=") for pair in pairs))
+    for pattern, *pairs in map(
         str.split,
         r"""1F6B5-1F3F. 1F3FB=1F3FF 1F3FC=1F3FD 1F3FD=1F3FE 1F3FE=1F3FC 1F3FF=1F3FB
         1F9CF.* 2640=2642 2642=2640 1F3FC=1F3FD 1F3FD=1F3FC
@@ -103,10 +103,10 @@ TONES = {
     "1F3FE": "medium-dark",
     "1F3FF": "dark",
 }
-# What a unit after a zero-width joiner says of the person: unit, facet, value.
+# What a unit after a zero-width joiner says about the person: unit, facet, value.
 MODIFIERS = """2640 gender woman, 2642 gender man, 27A1 facing right, 1F9B0 hair red,
 1F9B1 hair curly, 1F9B2 hair bald, 1F9B3 hair white"""
-# First units that name a person of one gender or hair: unit, the concept's unit, facet, value.
+# First units that name a person of one gender or hair: unit, unit of the concept, facet, value.
 KIN = """1F468 1F9D1 gender man, 1F469 1F9D1 gender woman, 1F471 1F9D1 hair blond,
 1F9D4 1F9D1 hair beard, 1F466 1F9D2 gender boy, 1F467 1F9D2 gender girl, 1F474 1F9D3 gender man,
 1F475 1F9D3 gender woman, 1F934 1FAC5 gender man, 1F478 1FAC5 gender woman,
@@ -121,11 +121,11 @@ CONCEPT_NAMES = {"1F483": "person-dancing", "1F9D1-200D-1F384": "santa-claus"}  
 
 
 class BuildError(Exception):
-    """What the user must put right, in one line."""
+    """A problem that the user must fix, in one line."""
 
 
 class Emoji(NamedTuple):
-    """An emoji as emojibase tells it; `concept` is what tones, genders, hair, directions share."""
+    """An emoji as described by emojibase; tones, genders, hair and directions share a `concept`."""
 
     code: str
     caption: str
@@ -139,7 +139,7 @@ class Emoji(NamedTuple):
 
     @property
     def variant(self) -> str:
-        """What a held-out pair holds out; a mirrored picture goes with its original."""
+        """What a held-out pair holds out; a mirrored picture has the variant of its original."""
         return f"{self.gender}/{self.hair}/{self.skin_tone}"
 
 
@@ -152,7 +152,7 @@ def slug(label: str) -> str:
 
 
 def plain(code: str) -> str:
-    """Code points in four digits or more, without variation selectors: the key of every join."""
+    """Return code points in four digits or more, without variation selectors: the key of joins."""
     return "-".join(p.zfill(4) for p in code.upper().split("-") if p != "FE0F")
 
 
@@ -175,24 +175,26 @@ def analyse(code: str) -> tuple[str, str, dict[str, str]]:
 
 
 def fetch(name: str, number: str, digest: str, work: Path) -> Path:
-    """The tarball of an npm package, by `npm pack` where it is not in the folder yet."""
+    """Return the tarball of an npm package; download it with `npm pack` if it is missing."""
     path = work / f"{name.lstrip('@').replace('/', '-')}-{number}.tgz"
     if not path.exists():
         command = ["npm", "pack", "--silent", "--pack-destination", str(work), f"{name}@{number}"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except FileNotFoundError:
-            raise BuildError("npm is not installed; the pictures come from npm packages") from None
+            raise BuildError(
+                "npm is missing: install it, the pictures come from npm packages"
+            ) from None
         except subprocess.CalledProcessError as error:
             reason = (error.stderr.strip().splitlines() or ["no reason given"])[0]
             raise BuildError(f"npm pack {name}@{number} failed: {reason}") from None
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise BuildError(f"{path} is not {name}@{number} as pinned; delete it and try again")
+        raise BuildError(f"{path} is not the pinned {name}@{number}; delete it and try again")
     return path
 
 
 def read(name: str, work: Path) -> dict[tuple[str, str], bytes]:
-    """The members of a package that matter."""
+    """Return the members of a package that are used, by (folder, stem)."""
     number, digest, pattern = PACKAGES[name]
     path = fetch(name, number, digest, work)
     members: dict[tuple[str, str], bytes] = {}
@@ -201,13 +203,13 @@ def read(name: str, work: Path) -> dict[tuple[str, str], bytes]:
             wanted = re.fullmatch(pattern, member.name)
             if wanted and (stream := archive.extractfile(member)):
                 if member.size > MEMBER_LIMIT:
-                    raise BuildError(f"{path}: {member.name} has {member.size} bytes")
+                    raise BuildError(f"{path}: {member.name} is too large: {member.size} bytes")
                 members[wanted[1].strip("/"), wanted[2]] = stream.read()
     return members
 
 
 def catalogue(base: dict[tuple[str, str], bytes]) -> tuple[dict[str, Emoji], dict[str, str]]:
-    """Every emoji by its plain code points, and the code points by Microsoft's file names."""
+    """Return each emoji by its plain code points, and the code points by Microsoft's file names."""
     groups, subgroups = (
         {entry["order"]: entry["message"] for entry in json.loads(base["en", "messages"])[kind]}
         for kind in ("groups", "subgroups")
@@ -236,7 +238,7 @@ def catalogue(base: dict[tuple[str, str], bytes]) -> tuple[dict[str, Emoji], dic
 def join(
     emoji: dict[str, Emoji], names: dict[str, str], work: Path
 ) -> tuple[dict[tuple[str, str], bytes], dict[str, list[str]]]:
-    """The pictures' bytes by (style, plain code points), and what stays out, by the reason."""
+    """Return the pictures' bytes by (style, plain code points), and what is left out, by reason."""
     drawings: dict[tuple[str, str], bytes] = {}
     out: dict[str, list[str]] = defaultdict(list)
     for (folder, name), data in read(SVG, work).items():
@@ -249,10 +251,10 @@ def join(
         else:
             drawings[key] = data
     released = {code for _, code in drawings}
-    # Some come twice (`23-fe0f-20e3`, `0023-fe0f-20e3`): the longest spelling goes last and wins.
+    # Some occur twice (`23-fe0f-20e3`, `0023-fe0f-20e3`): the longest spelling comes last and wins.
     for (_, name), data in sorted(read(WEBP, work).items(), key=lambda item: len(item[0][1])):
         code = plain(name)
-        units = next(units for whose, units in MISNAMED if re.fullmatch(whose, code))
+        units = next(units for pattern, units in MISNAMED if re.fullmatch(pattern, code))
         code = "-".join(units.get(unit, unit) for unit in code.split("-"))
         about = f"{code} {emoji[code].caption if code in emoji else ''}"
         if re.match(r"1F1(E[6-9A-F]|F[0-9A-F])|1F3F4-E00", code):
@@ -273,18 +275,18 @@ def join(
 
 
 def draw(*key: str) -> float:
-    """A number in [0, 1) that depends on the seed and the key alone."""
+    """Return a number in [0, 1) that depends on the seed and the key alone."""
     return int.from_bytes(hashlib.sha256("/".join([SEED, *key]).encode()).digest()[:8]) / 2**64
 
 
 def splits(emoji: Iterable[Emoji]) -> dict[tuple[str, str], str]:
-    """The split of every (concept, variant)."""
+    """Return the split of every (concept, variant)."""
     variants: dict[str, set[str]] = defaultdict(set)
     for e in emoji:
         variants[e.concept].add(e.variant)
     result: dict[tuple[str, str], str] = {}
     for concept, members in variants.items():
-        # The plainest variant trains: without any facet, or at least without a tone.
+        # The plainest variant is in `train`: the one without any facet, or at least without a tone.
         plainest = min(members, key=lambda v: (-v.count("none"), not v.endswith("none"), v))
         for variant in members:
             pair = variant != plainest and draw("pair", concept, variant) < HELD_OUT_PAIRS
@@ -295,7 +297,7 @@ def splits(emoji: Iterable[Emoji]) -> dict[tuple[str, str], str]:
 
 
 def picture(style: str, data: bytes) -> bytes:
-    """Draw on white and reduce, as WebP; a picture that isn't square is centred in one that is."""
+    """Draw a picture on a white square, centred, reduce it, and return it as WebP."""
     if style != "3d":
         svg = data.decode()
         data = bytes(resvg_py.svg_to_bytes(svg, width=RENDER, height=RENDER))
@@ -309,7 +311,7 @@ def picture(style: str, data: bytes) -> bytes:
 
 
 def report(rows: list[dict[str, Any]], left_out: dict[str, list[str]]) -> dict[str, Any]:
-    """Everything countable about the data set, and what made it."""
+    """Return the counts of the data set, and the packages and tools that made it."""
     seen: dict[str, dict[str, set[str]]] = {"concept": defaultdict(set), "code": defaultdict(set)}
     for row in rows:
         for key, styles in seen.items():
@@ -334,7 +336,7 @@ def report(rows: list[dict[str, Any]], left_out: dict[str, list[str]]) -> dict[s
 
 
 def notice(summary: dict[str, Any], work: Path) -> str:
-    """The licences, which permit copies that carry them, and what was counted and left out."""
+    """Return the notice: licences that copies must include, counts, and what is left out."""
     emojibase, repackager = (read(name, work)["", "LICENSE"].decode() for name in (EMOJIBASE, SVG))
     _, holder, permission = emojibase.strip().split("\n\n", 2)
     packages = ", ".join(f"`{name}` {number}" for name, number in summary["packages"].items())
@@ -374,7 +376,7 @@ Each is named in the archive's `report.json`.
 
 
 def main() -> int:
-    """Build the archive and the notice beside it; print what they hold."""
+    """Build the archive, and the notice next to it; print the counts."""
     assets = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
@@ -394,8 +396,8 @@ def main() -> int:
             split = split_of[e.concept, e.variant]
             rows.append({"file_name": name, **e._asdict(), "style": style, "split": split})
             files[name] = picture(style, data)
-        # Microsoft drew some pairs once (dvd and optical disk, in line): a held-out picture that
-        # is also a train picture would test memory, so it stays out.
+        # Microsoft used one drawing for some pairs (dvd and optical disk, in line): a held-out
+        # picture that is also a train picture would test memorisation, so it is left out.
         trained = {files[row["file_name"]] for row in rows if row["split"] == "train"}
         twins = {
             row["file_name"]
@@ -415,9 +417,9 @@ def main() -> int:
         }
         with zipfile.ZipFile(args.out, "w") as archive:
             for name, body in [*head.items(), *sorted(files.items())]:
-                entry = zipfile.ZipInfo(name)  # dated 1980, whatever the clock says
+                entry = zipfile.ZipInfo(name)  # always dated 1980
                 entry.create_system, entry.external_attr = 3, 0o644 << 16
-                # WebP is compressed; the metadata shrink by a factor of twenty.
+                # WebP is already compressed; the metadata become twenty times smaller.
                 method = zipfile.ZIP_DEFLATED if name in head else zipfile.ZIP_STORED
                 archive.writestr(entry, body, method)
         (args.out.parent / "EMOJI-NOTICE.md").write_text(text, encoding="utf-8")

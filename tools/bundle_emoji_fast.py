@@ -4,8 +4,8 @@
     limner train recipes/diffusion/distilled-emoji32.toml --run runs/distilled-emoji32
     python tools/bundle_emoji_fast.py runs/distilled-emoji32
 
-The first stage is the run's, the second the bundled prompt model's. What the two models have in
-common stays in the prompt model's file. The sheets show what that model's sheets show.
+The first stage comes from the run, the second from the bundled prompt model. Weights that the two
+models share stay in the prompt model's file. The sheets show the prompts of that model's sheets.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SAMPLER = {"upsampler_sampler": "dpm++", "upsampler_steps": 2}
 def main() -> None:
     """Write the model and its sheets."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="of recipes/diffusion/distilled-emoji32.toml")
+    parser.add_argument("run", type=Path, help="run of recipes/diffusion/distilled-emoji32.toml")
     run = parser.parse_args().run
     teacher = bundled()["emoji"]
     student, known = load(run), load(teacher)

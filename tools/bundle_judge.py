@@ -3,11 +3,12 @@
     limner train recipes/judges/lenet.toml --run runs/lenet
     python tools/bundle_judge.py lenet runs/lenet
 
-    python tools/bundle_judge.py lenet          what is bundled, measured again
+    python tools/bundle_judge.py lenet          measure the bundled judge again
 
 A judge is measured on real pictures that it was not trained on, as the extractor that metrics use.
-Accuracy is over all pictures of a split and style. Retrieval asks of each style's pictures, one of
-each concept, for their own caption among those of all these concepts; chance is k over so many.
+Accuracy is over all pictures of a split and style. Retrieval takes one picture of each concept, for
+each style, and searches for its own caption among those of all these concepts; chance is k divided
+by the number of captions.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from limner.evaluate.metrics.retrieval import retrieval
 
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
 _BATCH = 500
-_SCENES = 4000  # of each split, size and style
+_SCENES = 4000  # scenes for each split, size and style
 
 
 def bundle(name: str, run: Path) -> None:
@@ -50,12 +51,12 @@ def bundle(name: str, run: Path) -> None:
 
 
 def in_batches(data: Dataset, numbers: Tensor) -> Iterator[UInt8[Tensor, "b c h w"]]:
-    """The pictures with these numbers."""
+    """Yield the pictures with these numbers, in batches."""
     return (data.pixels(some) for some in numbers.split(_BATCH))
 
 
 def accuracy(judge: Extractor, data: Dataset) -> float:
-    """The share of pictures whose class gets the highest score."""
+    """Return the share of pictures for which the true class has the highest score."""
     assert data.labels is not None
     seen = [judge(pixels).logits for pixels in in_batches(data, torch.arange(len(data)))]
     found = torch.cat([logits.argmax(1) for logits in seen if logits is not None])
@@ -63,13 +64,13 @@ def accuracy(judge: Extractor, data: Dataset) -> float:
 
 
 def of_each_concept(data: Pictures) -> dict[str, int]:
-    """The number of a concept's first picture by its caption."""
+    """Return the number of each concept's first picture, by its caption."""
     first = {entry.group: i for i, entry in reversed(list(enumerate(data.entries)))}
     return {data.entries[i].captions[0]: i for i in sorted(first.values())}
 
 
-def told(judge: Extractor, split: str, style: str) -> str:
-    """A row of the emoji judge's table."""
+def emoji_row(judge: Extractor, split: str, style: str) -> str:
+    """Return a row of the emoji judge's table."""
     data = open_data("emoji", size=32, split=split, style=style)
     assert isinstance(data, Pictures)
     assert isinstance(judge, ImageText)
@@ -84,8 +85,8 @@ def told(judge: Extractor, split: str, style: str) -> str:
     )
 
 
-def composed(split: str, size: int, style: str) -> str:
-    """A row of the scene judge's table: the shares of real scenes that show their captions."""
+def scene_row(split: str, size: int, style: str) -> str:
+    """Return a row of the scene judge's table: the shares of real scenes as their captions say."""
     data = open_data("scenes", size=size, split=split, style=style)
     report = evaluate(data, data, metrics=["composition"], n=_SCENES, quiet=True)
     names = (*SKILLS.values(), "composition")
@@ -98,7 +99,7 @@ def main() -> None:
     """Bundle a run, if one is given, and print the card's numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=JUDGES)
-    parser.add_argument("run", type=Path, nargs="?", help="of its recipe")
+    parser.add_argument("run", type=Path, nargs="?", help="run of its recipe")
     asked = parser.parse_args()
     if asked.run:
         bundle(asked.name, asked.run)
@@ -116,15 +117,15 @@ def main() -> None:
         print(f"| split | pixels | style | {' | '.join(SKILLS.values())} | mean |")
         print("|" + "---|" * (len(SKILLS) + 4))
         for split, size in itertools.product(("test", "held-out"), (128, 64)):
-            print(composed(split, size, "all"), flush=True)
+            print(scene_row(split, size, "all"), flush=True)
         for style in ("3d", "flat", "line", "noto"):
-            print(composed("test", 128, style), flush=True)
+            print(scene_row("test", 128, style), flush=True)
         return
     print("| split | style | pictures | accuracy | captions | R@1 | R@5 | median rank |")
     print("|---|---|---|---|---|---|---|---|")
     for split in ("train", "held-out-pair", "held-out-concept"):
         for style in ("3d", "flat", "line"):
-            print(told(judge, split, style), flush=True)
+            print(emoji_row(judge, split, style), flush=True)
 
 
 if __name__ == "__main__":

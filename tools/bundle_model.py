@@ -1,20 +1,21 @@
-"""Bundle a small model that shows its family: packed weights, its log, first draws, and a card.
+"""Bundle a small model as an example of its family: packed weights, its log, first draws, a card.
 
     limner train recipes/autoencoders/vae-mnist.toml --run runs/vae
     python tools/bundle_model.py vae runs/vae --recipe recipes/autoencoders/vae-mnist.toml \
         --metrics likelihood -n 1000 --limits "Strokes of fours and nines are often open."
 
-What is measured is the packed file, by `limner evaluate` with what stands in the recipe's section
-[evaluate], and with the data's options that are given; the sheet shows the pictures of seeds 0 to
-19, or of 0 and 1 by class, none of them chosen. A painter of scenes is asked for the first captions
-of their test split. A translator's sheet shows 16 pairs, spread over the held-out ones: a picture,
-its translation, the true one, the way back. A control's shows the first hints of the test split and
-what three seeds make of each; that of instructions the pictures before, after by two seeds, and the
-true ones; that of an upscaler the small pictures, larger by two seeds, and the true ones.
+The packed file is measured with `limner evaluate`, with the options of the recipe's section
+[evaluate] and the data options that are given. The sheet shows the pictures of seeds 0 to 19, or of
+0 and 1 by class, without any selection. A model of scenes paints the first captions of their test
+split. A translator's sheet shows 16 pairs, spread over the held-out ones: a picture, its
+translation, the true picture, the way back. A control's sheet shows the first hints of the test
+split and the pictures of three seeds for each; that of an instruction model the pictures before,
+after with two seeds, and the true ones; that of an upscaler the small pictures, enlarged with two
+seeds, and the true ones.
 
-A model that was trained over a bundled one is stored without the weights of that, by --over NAME.
-Its card says which file that was: where it is replaced, those over it are judged again, by giving
-their own folder as the run.
+With --over NAME, a model that was trained over a bundled one is stored without the weights of that
+base. Its card names the file of the base by its hash. When the base is replaced, judge the models
+over it again: pass their own folder as the run.
 """
 
 import argparse
@@ -59,15 +60,15 @@ from limner.runtime.log import read_log
 ZOO = Path(__file__).parents[1] / "src" / "limner" / "zoo"
 MACHINE = "AMD EPYC (Zen 3), in float32"
 MNIST = (
-    "MNIST's training split (LeCun, Cortes, Burges), 28 x 28, grey, under CC BY-SA 3.0 as Keras' "
-    "documentation has it; none of it is in the file"
+    "MNIST's training split (LeCun, Cortes, Burges), 28 x 28, grey, under CC BY-SA 3.0 according "
+    "to Keras' documentation; none of it is in the file"
 )
 EMOJI = "training splits of the bundled emoji (Microsoft's Fluent Emoji, MIT); none is in the file"
 SCENES = (
     "composed scenes, {}, of {} objects by four artists (Microsoft's Fluent Emoji, MIT; "
     "Google's Noto Emoji, Apache-2.0); none is in the file"
 )
-_MANY = 150_000  # parameters, from which on they are stored in eight bits
+_MANY = 150_000  # parameters; models with at least this many are stored in eight bits
 _SHOWN = 40
 _DRAWS = 20
 _GREYS = 4
@@ -79,12 +80,12 @@ _GIVEN = 4
 
 
 def bundle(name: str, run: Path, over: str = "") -> Path:
-    """Write a run's weights and some of its log to the zoo, unless they are there: its folder.
+    """Write a run's weights and some of its log to the zoo, unless they are there; return the path.
 
     Args:
-        name: of the folder.
-        run: whose weights they are.
-        over: a bundled model, whose weights are the base's and are left out.
+        name: name of the folder.
+        run: the run with the weights.
+        over: bundled model that is the run's base; its weights are left out.
     """
     if run.resolve() == ZOO / name:
         return run
@@ -93,7 +94,7 @@ def bundle(name: str, run: Path, over: str = "") -> Path:
     if over:
         own = model.state_dict()
         for weight, value in load(ZOO / over).state_dict().items():
-            assert torch.equal(own[f"{part}.{weight}"], value), f"{weight} is not that of {over}"
+            assert torch.equal(own[f"{part}.{weight}"], value), f"{weight} differs from {over}'s"
     rounded = any(map(is_coded, pack(model.state_dict())))
     save_model(
         model,
@@ -110,7 +111,7 @@ def bundle(name: str, run: Path, over: str = "") -> Path:
 
 
 def _portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe whose runs are told by their names, wherever they lie here."""
+    """Return a recipe that names its runs without their folder on this machine."""
     train = dict(recipe["train"])
     if init := train.get("init"):
         train["init"] = {part: f"runs/{Path(run).name}" for part, run in init.items()}
@@ -118,7 +119,7 @@ def _portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def minutes(log: Path) -> float:
-    """How long the steps of a run took, by its log."""
+    """Return the training time of a run in minutes, from its log."""
     images, seconds = 0, 0.0
     for row in read_log(log):
         if speed := row.get("images_per_second"):
@@ -128,7 +129,7 @@ def minutes(log: Path) -> float:
 
 
 def judged(folder: Path, asked: argparse.Namespace) -> tuple[Report, str]:
-    """The packed file's numbers, and the command that shows them."""
+    """Return the report on the packed file, and the command that prints it."""
     usual: dict[str, Any] = read_header(model_file(folder)).recipe.get("evaluate", {})
     given = {name: usual[name] for name in ("against", "extractor") if usual.get(name)}
     given |= {"extractor": asked.extractor} if asked.extractor else {}
@@ -143,13 +144,13 @@ def judged(folder: Path, asked: argparse.Namespace) -> tuple[Report, str]:
 
 
 def _data_of(options: Sequence[str]) -> dict[str, str]:
-    """Options of data as they were typed, by name."""
+    """Parse data options as they are typed; return them by name."""
     return dict(option.removeprefix("data.").split("=", 1) for option in options)
 
 
 def draws(folder: Path) -> None:
-    """Write the sheet of a painter without words: two of each class, if it knows them; digits in
-    few greys.
+    """Write the sheet of a model without prompts: two pictures of each class if it has classes;
+    digits in few greys.
     """
     labels = ("all",) if read_header(model_file(folder)).spec.labels else ()
     wish = Wish(str(folder), labels=labels, n=_FEW if labels else _DRAWS)
@@ -163,7 +164,7 @@ def draws(folder: Path) -> None:
 
 
 def scenes(folder: Path, options: Sequence[str]) -> None:
-    """Write the sheet of a painter of scenes: a caption a row."""
+    """Write the sheet of a model of scenes, one row for each caption."""
     wish = Wish(str(folder), prompts=tuple(scene_captions(folder, options)), n=_SEEDS)
     write(*paint_sheet(wish), folder / "samples.png", enlarge=1)
     sheet, few = Image.open(folder / "samples.png"), read_header(model_file(folder)).shared
@@ -172,8 +173,8 @@ def scenes(folder: Path, options: Sequence[str]) -> None:
 
 
 def scene_captions(folder: Path, options: Sequence[str], n: int = 0) -> list[str]:
-    """The first captions of the test split of the scenes that a model was trained on, or is judged
-    by; few of one that is stored over another.
+    """Return the first captions of the test split of the scenes that a model was trained on, or is
+    judged with. A model that is stored over another one gets only a few.
     """
     header = read_header(model_file(folder))
     data = header.recipe["data"] | {"split": "test"} | _data_of(options)
@@ -182,8 +183,8 @@ def scene_captions(folder: Path, options: Sequence[str], n: int = 0) -> list[str
 
 
 def of_given_pictures(folder: Path, options: Sequence[str]) -> None:
-    """Write the sheet of a control, of instructions, or of an upscaler: given pictures, and what
-    comes of them.
+    """Write the sheet of a control, an instruction model or an upscaler: given pictures, and the
+    pictures made from them.
     """
     model, recipe = load(folder), read_header(model_file(folder)).recipe
     assert isinstance(model, Controlled | Follows | Upscales)
@@ -207,7 +208,7 @@ def of_given_pictures(folder: Path, options: Sequence[str]) -> None:
 
 
 def _shrink(image: Image.Image, file: Path, colours: int = 256) -> None:
-    """Write a sheet in few colours, which takes a third of the bytes."""
+    """Write a sheet with few colours, which takes a third of the bytes."""
     image.convert("RGB").quantize(colours).save(file, optimize=True)
 
 
@@ -231,13 +232,13 @@ def translations(folder: Path) -> None:
 
 
 def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) -> str:
-    """The text beside the weights."""
+    """Return the text of the card."""
     file = folder / "model.safetensors"
     header, model = read_header(file), load(file)
     of = entry(header.model)
     precision = "in eight bits" if model.parameter_count() >= _MANY else "in float16"
     if any(is_coded(name) for name in load_tensors(file)):
-        precision = "rounded to few levels, others in eight bits"
+        precision = "rounded to few levels or stored in eight bits"
     last, train = read_log(folder)[-1], header.recipe["train"]
     paints_scenes = _paints_scenes(header)
     steered = isinstance(model, Controlled | Follows | Upscales)
@@ -246,9 +247,9 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
     size = f"{header.spec.height} x {header.spec.width}"
     rows = [(_what(number), number.text()) for number in report.numbers]
     if "held_out.loss" in last and model.loss_compares:
-        rows.append(("loss of held-out pictures at the end", f"{last['held_out.loss']:.4g}"))
+        rows.append(("held-out loss at the end of training", f"{last['held_out.loss']:.4g}"))
     rows += [
-        ("shown by", f"`{command}` ({date.today()}, CPU)"),
+        ("measured with", f"`{command}` ({date.today()}, CPU)"),
         (
             "file",
             f"`model.safetensors`, {file.stat().st_size:,} bytes: {model.parameter_count():,} "
@@ -256,24 +257,25 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
         ),
         ("SHA-256", f"`{sha256(file)}`"),
         *[
-            ("base", f"`{each}`, whose file has the SHA-256 `{sha256(ZOO / each / MODEL_FILE)}`")
+            ("base", f"`{each}`; its file has the SHA-256 `{sha256(ZOO / each / MODEL_FILE)}`")
             for each in (source.partition(":")[0] for source in header.shared.values())
         ],
         ("data", data.format(size, objects or "all")),
-        ("licence", "MIT, as limner"),
+        ("licence", "MIT, like limner"),
         (
             "recipe",
-            f"`{asked.recipe}`, in the file's header as it ran: {header.images_seen:,} images, "
+            f"`{asked.recipe}`; the file's header has the options as run; "
+            f"{header.images_seen:,} images, "
             f"seed {train.get('seed', 0)}{', averaged weights' if train.get('ema') else ''}",
         ),
-        ("log", f"`log.jsonl`, at most {_ROWS} of its rows"),
+        ("log", f"`log.jsonl`, at most {_ROWS} of its lines"),
         (
             "training time",
             asked.trained or f"{minutes(folder):.0f} minutes of one core of an {MACHINE}",
         ),
     ]
     learnt = {EMOJI: "emoji", MNIST: "digits", SCENES: "scenes"}[data]
-    about = f"A small one, which learnt {learnt} on one core: `limner sample -m {folder.name}`."
+    about = f"A small model, trained on {learnt} on one core: `limner sample -m {folder.name}`."
     caption = f"First draws, seeds 0 to {_DRAWS - 1}"
     if header.spec.labels:
         caption = f"First draws of each class, seeds 0 to {_FEW - 1}"
@@ -287,13 +289,13 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
     if steered:
         base = header.shared.get("base.", "").rstrip(":")
         said = "; ".join(scene_captions(folder, asked.data, _GIVEN))
-        about = f"Over the bundled `{base}`, without whose weights it is stored: "
+        about = f"It is built over the bundled `{base}` and stored without its weights: "
         if isinstance(model, Upscales):
-            about = f"A small one, for scenes: `limner upscale PICTURE -m {folder.name}`."
-            what = "the small picture, larger by seeds 0 and 1, the true one"
+            about = f"A small model for scenes: `limner upscale PICTURE -m {folder.name}`."
+            what = "the small picture, enlarged with seeds 0 and 1, the true picture"
         elif isinstance(model, Follows):
             about += f'`limner edit PICTURE --instruct "make the dog blue" -m {folder.name}`.'
-            what = "the picture before, after by seeds 0 and 1, the true one after"
+            what = "the picture before, after with seeds 0 and 1, the true picture after"
         else:
             about += f'`limner sample "a red apple" -m {folder.name} --hint DRAWING`.'
             what = "the hint, and first draws of seeds 0 to 2 that follow it"
@@ -329,29 +331,31 @@ def card(folder: Path, asked: argparse.Namespace, report: Report, command: str) 
 
 
 def _paints_scenes(header: Header) -> bool:
-    """Whether a model was trained to paint scenes from captions."""
-    told = header.spec.text is not None and header.spec.hint is None
-    return told and header.recipe["data"]["source"] == "scenes"
+    """Return whether a model was trained to paint scenes from captions."""
+    has_captions = header.spec.text is not None and header.spec.hint is None
+    return has_captions and header.recipe["data"]["source"] == "scenes"
 
 
 def _what(number: Number) -> str:
-    """A number's name, and whose it is where it is not the model's."""
+    """Return a number's name, followed by its row if it is not the model's own."""
     return number.name if number.row == SUBJECT else f"{number.name}, {number.row}"
 
 
 def main() -> None:
     """Bundle a run and write its card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="of the folder: a registered model's, or its own")
+    parser.add_argument("name", help="name of the folder: a registered model, or a name of its own")
     parser.add_argument("run", type=Path)
     parser.add_argument("--recipe", required=True)
-    parser.add_argument("--over", default="", help="the bundled model that is its base")
+    parser.add_argument("--over", default="", help="bundled model that is the base of this one")
     parser.add_argument("--metrics", required=True)
     parser.add_argument("-n", type=int, default=1000)
-    parser.add_argument("--extractor", default="", help="the recipe's, or the usual one")
+    parser.add_argument("--extractor", default="", help="default: the recipe's, or the usual one")
     parser.add_argument("--limits", required=True)
-    parser.add_argument("--trained", default="", help="how long, where the log does not tell")
-    parser.add_argument("data", nargs="*", help="right behind the run, as in data.grid=16")
+    parser.add_argument("--trained", default="", help="training time, if the log does not have it")
+    parser.add_argument(
+        "data", nargs="*", help="data options, directly after the run: data.grid=16"
+    )
     asked = parser.parse_args()
     folder = bundle(asked.name, asked.run, asked.over)
     header = read_header(model_file(folder))

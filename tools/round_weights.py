@@ -2,26 +2,26 @@
 
     python tools/round_weights.py runs/scenes128 runs/scenes128-rounded --bits 3.5
 
-Each row of a matrix or kernel becomes whole multiples of a step of its own. Of normal weights of
-deviation sigma such multiples have an entropy of log2(sigma sqrt(2 pi e) / step) bits, which is
-about what they take in a file of eight bits (`limner.contract.packing`). A step costs about
-h step^2 / 24 of loss for each weight, h being the mean square of its gradient, so that at a mean
-entropy of `bits` the steps c / sqrt(h) cost least.
+Each row of a matrix or kernel becomes whole multiples of its own step. For normal weights with a
+deviation of sigma, such multiples have an entropy of log2(sigma sqrt(2 pi e) / step) bits, which is
+about what they take in a file of eight bits (`limner.contract.packing`). A step raises the loss by
+about h step^2 / 24 for each weight, where h is the mean square of its gradient. So at a mean
+entropy of `bits`, the steps c / sqrt(h) raise the loss least.
 
-Weights are rounded one column after the other, and what a column's rounding changed of the layer's
-output is mended, as far as can be, by the columns that are still to be rounded: of a layer y = W x
-with H = E[x x^T] over training pictures and U^T U = H^-1, U upper triangular,
+Weights are rounded one column after the other. The change that a column's rounding makes to the
+layer's output is compensated, as far as possible, by the columns that are not yet rounded. For a
+layer y = W x with H = E[x x^T] over training pictures and U^T U = H^-1, U upper triangular,
 
     e_i = (W_i - round(W_i)) / U_ii,    W_j <- W_j - e_i U_ij for j > i.
 
 Frantar, Ashkboos, Hoefler, Alistarh (2022). GPTQ: accurate post-training quantization for
 generative pre-trained transformers. arXiv:2210.17323.
 
-Matrices that are no layer's own, such as those of low-rank changes, and those of a critic, which
-paints nothing, are rounded as they are, and tall ones by columns.
+Matrices that do not belong to a layer, such as those of low-rank changes, and those of a critic,
+which does not paint, are rounded without compensation; tall ones by columns.
 
-Only the weights that a run learnt are rounded: those that its recipe names as frozen, and parts
-that no player trains, such as a first stage, stay as they are.
+Only the weights that a run learnt are rounded. Weights that its recipe names as frozen, and parts
+that no player trains, such as a first stage, stay unchanged.
 """
 
 import argparse
@@ -43,12 +43,12 @@ from limner.training.options import TrainOptions
 from limner.training.player import players_of
 
 _ENTROPY = math.log2(math.sqrt(2 * math.pi * math.e))  # bits of a normal variable of variance 1
-_MOST = 60  # multiples in a row; eight-bit files keep the step of up to 63
-_BITS = (1.0, 7.0)  # the least and the most of a row
-_SMALLEST = 256  # weights of a tensor that is worth rounding
-_DAMPING = 0.01  # of the mean of H's diagonal
+_MOST = 60  # multiples in a row; eight-bit files can store up to 63 multiples of a step
+_BITS = (1.0, 7.0)  # least and most bits of a row
+_SMALLEST = 256  # weights; smaller tensors are not rounded
+_DAMPING = 0.01  # relative to the mean of H's diagonal
 _BATCH = 8
-_ROWS = 2048  # inputs of a layer that are seen of a batch
+_ROWS = 2048  # inputs of a layer that are used from each batch
 
 
 Layer = nn.Linear | nn.Conv2d
@@ -56,14 +56,14 @@ Weights = dict[str, nn.Parameter]
 
 
 def lines(weight: Tensor, of_layer: bool) -> Tensor:
-    """A weight as the matrix whose rows have a step each."""
+    """Return a weight as the matrix in which each row has one step."""
     rows = weight.detach().flatten(1)
     tall = weight.ndim == 2 and len(rows) > rows.shape[1]
     return rows.T if tall and not of_layer else rows
 
 
 def inputs(layer: Layer, x: Tensor) -> Tensor:
-    """What the rows of a layer's weight are multiplied with, (n, weights of a row)."""
+    """Return the vectors that the rows of a layer's weight multiply, (n, weights of a row)."""
     if isinstance(layer, nn.Conv2d):
         kernel, stride = layer.kernel_size, layer.stride
         assert not isinstance(layer.padding, str)
@@ -74,12 +74,12 @@ def inputs(layer: Layer, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def round_layer(weight: Tensor, moments: Tensor | None, step: Tensor) -> Tensor:
-    """A matrix of weights in multiples of each row's step.
+    """Round a matrix of weights to multiples of each row's step.
 
     Args:
-        weight: (out, n).
-        moments: H, (n, n); None where nothing is mended.
-        step: (out,).
+        weight: matrix, (out, n).
+        moments: H, (n, n); None to round without compensation.
+        step: step of each row, (out,).
     """
     if moments is None:
         step = step.to(weight)[:, None]
@@ -99,7 +99,7 @@ def round_layer(weight: Tensor, moments: Tensor | None, step: Tensor) -> Tensor:
 
 
 def forget(rows: Tensor, moments: Tensor | None, squares: Tensor) -> None:
-    """Columns by which no loss changes, such as those that a mask hides, are 0 and mend nothing."""
+    """Set columns that do not affect the loss, such as masked ones, to 0, also in H."""
     unused = squares.sum(0) == 0
     rows[:, unused] = 0
     if moments is not None:
@@ -107,12 +107,12 @@ def forget(rows: Tensor, moments: Tensor | None, squares: Tensor) -> None:
 
 
 def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -> dict[str, Tensor]:
-    """Each row's step.
+    """Return the step of each row.
 
     Args:
-        weights: matrices that are rounded.
-        squares: of their gradients, the mean.
-        bits: the mean entropy of a weight.
+        weights: matrices to round, by name.
+        squares: mean squares of their gradients.
+        bits: mean entropy of a weight.
     """
     rows = {name: weight.double() for name, weight in weights.items()}
     cost = {name: squares[name].double().mean(1) for name in weights}
@@ -128,13 +128,13 @@ def steps(weights: dict[str, Tensor], squares: dict[str, Tensor], bits: float) -
         low, high = (middle, high) if mean > bits else (low, middle)
     largest = torch.cat([row.abs().amax(1) for row in rows.values()])
     found = torch.maximum(sigma * 2 ** (_ENTROPY - entropy), largest / _MOST)
-    mantissa, exponent = torch.frexp(found)  # of few digits, which take little room
+    mantissa, exponent = torch.frexp(found)  # a mantissa of few digits takes little room
     found = torch.ldexp((16 * mantissa).ceil() / 16, exponent)
     return dict(zip(rows, found.split([len(row) for row in rows.values()])))
 
 
 def learnt(model: Learner, frozen: list[str]) -> Weights:
-    """What is rounded, by name."""
+    """Return the weights to round, by name."""
     options = TrainOptions(frozen=tuple(frozen))
     trained = {id(p) for player in players_of(model, options).values() for p in player.parameters}
     return {
@@ -145,7 +145,7 @@ def learnt(model: Learner, frozen: list[str]) -> Weights:
 
 
 def layers_of(model: Learner, weights: Weights) -> dict[str, Layer]:
-    """The layers whose weights these are, by the weights' names."""
+    """Return the layers to which these weights belong, by the weights' names."""
     found = {f"{name}.weight": layer for name, layer in model.named_modules()}
     return {
         name: layer
@@ -157,7 +157,7 @@ def layers_of(model: Learner, weights: Weights) -> dict[str, Layer]:
 
 
 def losses(model: Learner, run: Path, n: int, held_out: bool = False) -> Iterator[Tensor]:
-    """The loss of each of some batches, of held-out pictures or of those of the recipe."""
+    """Yield the loss of each batch, n pictures in all: held-out ones or those of the recipe."""
     asked = read_header(model_file(run)).recipe["data"]
     data = open_data(**asked | (held_out_options(asked["source"]) if held_out else {}))
     stream = Stream(data, seed=0)
@@ -167,7 +167,7 @@ def losses(model: Learner, run: Path, n: int, held_out: bool = False) -> Iterato
 
 
 def mean_loss(model: Learner, run: Path, n: int) -> float:
-    """Of held-out pictures."""
+    """Return the mean loss of n held-out pictures."""
     found = [float(loss.detach()) for loss in losses(model, run, n, held_out=True)]
     return sum(found) / len(found)
 
@@ -175,7 +175,7 @@ def mean_loss(model: Learner, run: Path, n: int) -> float:
 def weigh(
     model: Learner, weights: Weights, run: Path, n: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The mean square of each weight's gradient, and H of those that are a layer's."""
+    """Return the mean square of each weight's gradient, and H of the weights of layers."""
     moments: dict[str, Tensor] = {}
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
@@ -205,20 +205,20 @@ def round_model(model: Learner, run: Path, bits: float, critic: float, n: int) -
     """Round a model's weights in place.
 
     Args:
-        model: that of the run.
-        run: its folder.
-        bits: the mean entropy of a weight.
-        critic: that of a critic's.
-        n: training pictures by which the weights are weighed.
+        model: model of the run.
+        run: folder of the run.
+        bits: mean entropy of a weight.
+        critic: mean entropy of a critic's weight.
+        n: number of training pictures for estimating gradients and H.
     """
     weights = learnt(model, read_header(model_file(run)).recipe["train"].get("frozen", []))
     if not weights:
-        raise SystemExit(f"{run} has no matrices of its own that were learnt")
+        raise SystemExit(f"{run} has no learnt matrices of its own; pass a run that trained some")
     squares, moments = weigh(model, weights, run, n)
     rows = {name: lines(weight, name in moments) for name, weight in weights.items()}
     cost = {name: lines(squares[name], name in moments) for name in weights}
     if still := [name for name in weights if not squares[name].any()]:
-        raise SystemExit(f"no loss moves {still[0]}, so that nothing tells how to round it")
+        raise SystemExit(f"the loss does not depend on {still[0]}, so its step is unknown")
     step = dict[str, Tensor]()
     for paints, mean in ((True, bits), (False, critic)):
         of = {n: own for n, own in rows.items() if paints != n.startswith("critic.")}
@@ -232,20 +232,20 @@ def round_model(model: Learner, run: Path, bits: float, critic: float, n: int) -
 
 
 def main() -> None:
-    """Round a run, and tell what that costs."""
+    """Round a run, and print the loss before and after."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--bits", type=float, default=3.5)
-    parser.add_argument("--critic", type=float, help="bits of a critic, which paints nothing")
-    parser.add_argument("-n", type=int, default=256, help="pictures by which layers are weighed")
+    parser.add_argument("--bits", type=float, default=3.5, help="mean bits of a weight")
+    parser.add_argument("--critic", type=float, help="the same for a critic; default: --bits")
+    parser.add_argument("-n", type=int, default=256, help="pictures for estimating gradients and H")
     asked = parser.parse_args()
     torch.manual_seed(0)
     header, model = read_header(model_file(asked.run)), load(asked.run)
     before = mean_loss(model, asked.run, asked.n)
     round_model(model, asked.run, asked.bits, asked.critic or asked.bits, asked.n)
     save_model(model, asked.out, images_seen=header.images_seen, recipe=header.recipe)
-    after = mean_loss(load(asked.out), asked.run, asked.n)  # anew, for models keep what they made
+    after = mean_loss(load(asked.out), asked.run, asked.n)  # reloaded, as models cache results
     print(f"loss of {asked.n} held-out pictures: {before:.4f} before, {after:.4f} after")
 
 

@@ -1,4 +1,4 @@
-"""Write `docs/results.md`: what each recipe reached, from the headers of the recipes.
+"""Write `docs/results.md`: the results of each recipe, from the headers of the recipes.
 
 python docs/figures/results.py
 """
@@ -25,23 +25,23 @@ TITLES = {
 }
 HEAD = """# Results
 
-What the recipes reached, by data set: the number, how many pictures it is of, and what it cost.
-Each line is taken from the header of its recipe (`docs/figures/results.py` writes this page). The
-header has the commands that train the model and measure it. Published numbers stand beside ours
-where they are of the same data. A recipe "without a number yet" was built and its first steps were
-run, or its numbers are in the card of a bundled model.
+The results of the recipes, by data set: the numbers, how many pictures they are measured on, and
+what they cost. Each entry is taken from the header of its recipe (`docs/figures/results.py` writes
+this page). The header has the commands that train the model and measure it. Published numbers for
+the same data are given next to ours. A recipe "without a number yet" was built and its first steps
+were run, or its numbers are in the card of a bundled model.
 
 `limner train recipe:NAME --run RUN` repeats one. `limner recipes` lists them.
 """
 GLANCE = """## At a glance
 
-The first numbers of the entries below, which say of how many pictures they are, within which
-interval, and by whose features. Compare FD only within a data set. Bits/dim and nats are of
+The first number of each entry below. The entries also say how many pictures were used, the
+interval, and the extractor. Compare FD only within a data set. Bits/dim and nats are of
 `-log p(x)`: lower is better.
 
-Intervals of emoji that are older than 2026-11-30 take pictures of one thing, as a hand in six
-skins, for independent ones. They are too narrow: those of `cut-3d-flat64` were by 1.3 (PSNR) to 1.9
-times (R@1).
+Intervals for emoji that are older than 2026-11-30 treat pictures of one thing, such as a hand in
+six skin tones, as independent. They are too narrow: those of `cut-3d-flat64` were too narrow by a
+factor of 1.3 (PSNR) to 1.9 (R@1).
 """
 NUMBERS = {
     "FD": r"(?:FD|Frechet distance) (\d[\d.]*\d)",
@@ -51,27 +51,27 @@ NUMBERS = {
     "nats": r"(\d[\d.]*) (?:\+-|±) [\d.]+ nats",
     "PSNR, dB": r"(\d[\d.]*) dB",
 }
-"""How a number stands in a header, by the heading of its column."""
+"""The pattern of a number in a header, by the heading of its column."""
 _UNFINISHED = ("its first steps only", "not run to its end", "not yet trained", "built, not run")
 _WIDTH = 108
 _FIELD = re.compile(r"^([A-Z][a-z]+(?: [a-z]+)?): +", re.MULTILINE)
 
 
 def fields(about: str) -> dict[str, str]:
-    """The parts of a header: what it is, and what stands behind "Seen:", "Beside:", ..."""
+    """Return the parts of a header: its title ("about"), and the text of "Seen:", "Beside:", ..."""
     first, *rest = _FIELD.split(about)
     parts = zip(["about", *rest[::2]], [first, *rest[1::2]], strict=True)
     return {name: " ".join(text.split()) for name, text in parts}
 
 
 def data_set(recipe: Recipe) -> str:
-    """The title under which a recipe stands."""
+    """Return the title of the section of a recipe."""
     source = str(recipe.data["source"]).partition(":")[0]
     return TITLES[f"{source}, binary" if recipe.data.get("binarise") else source]
 
 
 def entry(name: str, recipe: Recipe, said: dict[str, str]) -> str:
-    """What one recipe reached."""
+    """Return the entry of one recipe: its results."""
     text = f"**`{name}`** ({recipe.model['name']}): {said['Seen'].rstrip('.')}."
     if beside := said.get("Beside"):
         text += f" *Beside: {beside.rstrip('.')}.*"
@@ -79,7 +79,7 @@ def entry(name: str, recipe: Recipe, said: dict[str, str]) -> str:
 
 
 def glance(seen: dict[str, dict[str, str]]) -> str:
-    """A table of the first numbers: what was seen of each recipe, by title and name."""
+    """Return the table of the first numbers, from the results of each recipe by title and name."""
     lines = [f"| data | recipe | {' | '.join(NUMBERS)} |", "|---" * (len(NUMBERS) + 2) + "|"]
     for title, recipes in seen.items():
         for name, text in recipes.items():
@@ -91,7 +91,7 @@ def glance(seen: dict[str, dict[str, str]]) -> str:
 
 
 def page() -> str:
-    """The page's text."""
+    """Return the text of the page."""
     seen: dict[str, dict[str, str]] = {title: {} for title in TITLES.values()}
     reached: defaultdict[str, list[str]] = defaultdict(list)
     without: defaultdict[str, list[str]] = defaultdict(list)
