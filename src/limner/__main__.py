@@ -1,4 +1,4 @@
-"""`limner` and `python -m limner`: run the command line, and say in one line what went wrong."""
+"""`limner` and `python -m limner`: run the command line, and report an error in one line."""
 
 import errno
 import signal
@@ -9,8 +9,8 @@ import typer
 
 from limner.contract.errors import LimnerError
 
-# The base of what typer raises for wrong use; newer releases bring their own copy of click, older
-# ones import it.
+# The base class of typer's errors of usage. Newer releases have their own copy of click, older ones
+# import it.
 _Wrong: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
@@ -59,7 +59,8 @@ def _check_names(arguments: list[str]) -> None:
 
 
 def _said(error: Exception) -> str:
-    """One line without a capital and a full stop; the help, where a command was left out."""
+    """Return the message as one line, without a capital and a full stop; or the help, if a command
+    is missing."""
     message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
     if type(error).__name__ == "NoArgsIsHelpError":
         return message

@@ -47,14 +47,14 @@ class Own(GenerativeModel):
         (
             "        yield Turn",
             "        with torch.no_grad(): yield Turn",
-            "turns of Own yields within a `with`, which then holds for training, too; ",
+            "turns of Own yields within a `with`, which then also applies to the training loop; ",
         ),
         (
             "        yield self.w",
             "        if n < 0: yield self.w",
             "frames of Own yields no pictures; yield at least the finished ones",
         ),
-        ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8, where 3 x 1 x height"),
+        ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8; yield 3 x 1 x height"),
         (
             "yield self.w.expand(n, *self.spec.shape)",
             "yield torch.zeros(n, *self.spec.shape).byte()",
@@ -69,7 +69,7 @@ class Own(GenerativeModel):
         (
             "spec: ImageSpec)",
             "spec: ImageSpec, act=torch.relu)",
-            "the option act is builtin_function_or_method, which no file can hold; ",
+            "the option act is builtin_function_or_method, which a file cannot store; ",
         ),
         (
             "        self.w =",

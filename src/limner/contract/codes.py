@@ -1,10 +1,10 @@
-"""A code for each picture: what `limner reconstruct` and `limner interpolate` ask of a model.
+"""A code for each picture: what `limner reconstruct` and `limner interpolate` need of a model.
 
-Codes are flat, and scaled so that those of pictures are about standard normal:
+Codes are flat, and scaled such that the codes of pictures are about standard normal:
 
     reconstruct(x)          decode(encode(x))
-    interpolate(a, b)       decode(z_t), z_t on a path from encode(a) to encode(b)
-    traverse(x)             decode(z), z being encode(x) but for one coordinate
+    interpolate(a, b)       decode(z_t), where z_t is on a path from encode(a) to encode(b)
+    traverse(x)             decode(z), where z is encode(x) except for one coordinate
 """
 
 from abc import abstractmethod
@@ -28,29 +28,29 @@ class Encodes(GenerativeModel):
     """A model that has a code for each picture and a picture for each code."""
 
     spherical: ClassVar[bool] = True
-    """Whether codes are normal by the model's own making, so that paths go along the sphere; else
-    they are only scaled like that, and paths are straight."""
+    """Whether the model itself makes codes normal, so that paths follow the sphere; otherwise codes
+    are only scaled to it, and paths are straight."""
 
     @abstractmethod
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The code of each picture; the most probable one, where there are many.
+        """Return the code of each picture; if it has several, the most probable one.
 
         Args:
             x: pictures in [-1, 1], "b c h w".
-            c: what they are of; b rows, or no parts.
+            c: the condition of the pictures; b rows, or no parts.
         """
 
     @abstractmethod
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture of each code; the mean one, where there are many.
+        """Return the picture of each code; if it has several, their mean.
 
         Args:
             z: codes.
-            c: what the pictures are of; b rows, or no parts.
+            c: the condition of the pictures; b rows, or no parts.
         """
 
     def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
-        """What is left of pictures when only their codes are kept, "b c h w" in [-1, 1]."""
+        """Return the pictures that their codes are decoded to, "b c h w" in [-1, 1]."""
         with evaluation_mode(self), torch.no_grad():
             x, c = self._placed(x, c)
             return self._decoded(self._encoded(x, c), c)
@@ -58,15 +58,16 @@ class Encodes(GenerativeModel):
     def interpolate(
         self, a: Images, b: Images, steps: int = 8, c: Condition = Condition()
     ) -> Float[Tensor, "n steps c h w"]:
-        """Pictures on the paths from some to others, the reconstructions of both included.
+        """Return pictures on the paths between pairs of pictures, including the reconstructions of
+        both.
 
         Args:
-            a, b: where the n paths begin and end.
-            steps: pictures on each path, at least 2.
-            c: what all of them are of; one row, n rows, or no parts.
+            a, b: the pictures at the start and the end of the n paths.
+            steps: the number of pictures on each path, at least 2.
+            c: the condition of all pictures; one row, n rows, or no parts.
 
         Raises:
-            LimnerError: fewer than two steps, or pictures that do not pair.
+            LimnerError: fewer than two steps, or different numbers of pictures.
         """
         if steps < 2:
             raise LimnerError(f"a path has at least 2 pictures, its ends, not {steps}")
@@ -88,22 +89,24 @@ class Encodes(GenerativeModel):
         values: Sequence[float] = (-3, -2, -1, 0, 1, 2, 3),
         c: Condition = Condition(),
     ) -> Float[Tensor, "k v c h w"]:
-        """What each coordinate of a code means: the picture with that one at several values.
+        """Show what each coordinate of a code means: return the picture with it set to several
+        values.
 
         Args:
             x: one picture, "1 c h w".
-            coordinates: which; or how many, of those that change the picture most.
-            values: what the coordinate is set to, one after the other.
-            c: what it is of.
+            coordinates: the coordinates; or a number k, for the k coordinates that change the
+                picture most.
+            values: the values that a coordinate is set to, one after the other.
+            c: the condition of the picture.
 
         Raises:
-            LimnerError: several pictures, coordinates that codes have not, or none.
+            LimnerError: several pictures, coordinates that codes do not have, or none.
         """
         if len(x) != 1:
-            raise LimnerError(f"one picture's code is moved, not those of {len(x)}; give x[:1]")
+            raise LimnerError(f"x has {len(x)} pictures, and must have one; give x[:1]")
         some = isinstance(coordinates, int)
         if (coordinates < 1 if some else not len(coordinates)) or not len(values):
-            raise LimnerError("nothing is moved; give at least one coordinate and one value")
+            raise LimnerError("nothing would change; give at least one coordinate and one value")
         with evaluation_mode(self), torch.no_grad():
             x, c = self._placed(x, c)
             z = self.encode(x, c)
@@ -119,7 +122,7 @@ class Encodes(GenerativeModel):
             return painted.view(*shown.shape[:2], *self.spec.shape)
 
     def _telling(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
-        """All coordinates, that first whose two extremes differ most in pixels."""
+        """Return all coordinates; the first is the one whose two extremes differ most in pixels."""
         change: list[Tensor] = []
         for first in range(0, z.shape[1], _AT_ONCE):
             some = [*range(z.shape[1])][first : first + _AT_ONCE]
@@ -130,7 +133,7 @@ class Encodes(GenerativeModel):
         return [int(i) for i in torch.cat(change).argsort(descending=True, stable=True)]
 
     def _encoded(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
-        """The codes of any number of pictures."""
+        """Return the codes of any number of pictures."""
         parts = [
             self.encode(x[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
             for i in range(0, len(x), _AT_ONCE)
@@ -138,7 +141,7 @@ class Encodes(GenerativeModel):
         return torch.cat(parts)
 
     def _decoded(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
-        """The pictures of any number of codes, at the border: float32, in [-1, 1]."""
+        """Return the pictures of any number of codes, as float32 in [-1, 1]."""
         parts = [
             self.decode(z[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
             for i in range(0, len(z), _AT_ONCE)
@@ -146,11 +149,11 @@ class Encodes(GenerativeModel):
         return torch.cat(parts).float().clamp(-1, 1)
 
     def _placed(self, x: Images, c: Condition) -> tuple[Images, Condition]:
-        """Pictures and their conditions as the model's networks take them.
+        """Move pictures and their conditions to the model's device, and pictures to its type.
 
         Raises:
-            LimnerError: no pictures or of another shape, or conditions that do not pair with them
-                or that the model was trained without.
+            LimnerError: no pictures or pictures of another shape, or conditions that do not pair
+                with them or that the model was trained without.
         """
         check_images(x)
         if tuple(x.shape[1:]) != self.spec.shape:
