@@ -64,7 +64,7 @@ class Own(GenerativeModel):
         (
             "        yield Turn(",
             "        self.i = getattr(self, 'i', 0) + 1; yield Turn(self.i * ",
-            "; does `turns` remember what is not a parameter or buffer",
+            "; does `turns` keep a value that is not a parameter or buffer",
         ),
         (
             "spec: ImageSpec)",
@@ -112,7 +112,7 @@ def test_what_turns_write_down_and_frames_use_is_a_parameter_or_buffer(
         "yield self.w", "yield getattr(self, 'm', 0) + self.w"
     )
     shown = said_of(text, tmp_path, monkeypatch, capsys)
-    assert "the pictures differ; do `frames` use what `turns` wrote down and is not a" in shown
+    assert "the pictures differ; do `frames` use a value from `turns` that is not a" in shown
 
 
 JUDGE = """

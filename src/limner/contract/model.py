@@ -126,8 +126,7 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class Learner(nn.Module, ABC):
-    """A model that the training loop can train: a generator, but also a classifier, a judge, an
-    encoder.
+    """A model that the training loop can train: a generator, a classifier, a judge, an encoder.
 
     The constructor takes an `ImageSpec` first. Its other arguments are plain values (or other
     learners); they are validated, and are the model's configuration.
@@ -138,8 +137,7 @@ class Learner(nn.Module, ABC):
     name: ClassVar[str] = ""
     """The registered name."""
     takes: ClassVar[tuple[Part, ...]] = ("labels", "text", "hint")
-    """The conditions of the data that it learns; a model cannot be built for data with
-    another one."""
+    """The conditions of the data that it learns; it cannot be built for data with another one."""
     couples_batch: bool = False
     """Whether one image's loss depends on the others' (batch norm, minibatch statistics)."""
     condition_dropout: float = 0.0
@@ -155,13 +153,11 @@ class Learner(nn.Module, ABC):
             cls.__init__ = _recording(cls.__init__)
 
     def formula(self) -> list[str]:
-        """Return the model's mathematics in a few lines, for `repr`; if empty, `repr` lists the
-        layers."""
+        """Return the mathematics in a few lines, for `repr`; if empty, `repr` lists the layers."""
         return []
 
     def __repr__(self) -> str:
-        """Return the name, the shape of the images, the number of parameters and the
-        mathematics."""
+        """Return the name, the image shape and the number of parameters, then the mathematics."""
         if not (lines := self.formula()):
             return super().__repr__()
         shape = " x ".join(map(str, self.spec.shape))
@@ -171,8 +167,8 @@ class Learner(nn.Module, ABC):
 
     @property
     def size_unit(self) -> int:
-        """The sides of pictures must be multiples of this; 0 if only the size of `spec` is
-        possible."""
+        """The number that sides of pictures must be multiples of; 0 if only `spec`'s size
+        is valid."""
         return 0
 
     def at_size(self: _L, height: int, width: int) -> _L:
@@ -201,8 +197,8 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the losses of a training step, one per move; the player is updated before the next
-        move."""
+        """Yield the losses of a training step, one per move; the player is updated before
+        the next."""
 
     def players(self) -> dict[str, nn.Module]:
         """Return the parts that are trained, by name; parameters in no player are frozen."""
@@ -215,11 +211,9 @@ class Learner(nn.Module, ABC):
         """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
 
     def memory(self) -> dict[str, Tensor]:
-        """Return buffers that are needed to continue training but are in no model file (not
-        persistent).
+        """Return the non-persistent buffers that are needed to continue training, by name.
 
-        They are given by name. By default they are the buffers of nested learners that a player
-        trains.
+        No model file has them. By default they are those of nested learners that a player trains.
         """
         trained = {id(p) for part in self.players().values() for p in part.parameters()}
         found = dict[str, Tensor]()
@@ -231,8 +225,7 @@ class Learner(nn.Module, ABC):
         return found
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
-        """Return messages for the user about the training so far, given the rows of its log; called
-        after each row."""
+        """Return messages for the user, given the log's rows so far; called after each row."""
         return []
 
     def train(self, mode: bool = True) -> "Learner":
@@ -260,8 +253,7 @@ class Learner(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the largest parameter, in which networks compute; a schedule has its own
-        type."""
+        """The type of the largest parameter, in which networks compute; not that of schedules."""
         return max(self.parameters(), key=Tensor.numel, default=torch.empty(0)).dtype
 
     def parameter_count(self) -> int:
@@ -334,8 +326,8 @@ class GenerativeModel(Learner):
         preview: bool,
         options: Mapping[str, Any],
     ) -> Iterator[Images]:
-        """Do what `watch` does for another function than `frames`, such as one that changes a
-        picture.
+        """Do what `watch` does with another function than `frames`, such as one that edits
+        pictures.
 
         Args:
             frames: a function that takes and yields what the model's own `frames` does.
@@ -363,8 +355,8 @@ class GenerativeModel(Learner):
         seed: Seeds = 0,
         **options: Any,
     ) -> Images:
-        """Return n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s +
-        i."""
+        """Return n pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of seed
+        s + i."""
         c, seeds = one_for_each(n, c), as_seeds(seed, n)
         parts: list[Images] = []
         for first in range(0, n, self.at_once):
@@ -377,8 +369,7 @@ class GenerativeModel(Learner):
         return torch.cat(parts)
 
     def frame_count(self, **options: Any) -> int:
-        """Return the number of frames that `frames` yields with a preview: the total of a progress
-        bar."""
+        """Return the number of frames that `frames` yields with a preview, for a progress bar."""
         return 1
 
     def fill_condition(self, n: int, c: Condition, noise: Noise) -> Condition:
