@@ -167,8 +167,8 @@ class Learner(nn.Module, ABC):
 
     @property
     def size_unit(self) -> int:
-        """The number that sides of pictures must be multiples of; 0 if only `spec`'s size
-        is valid."""
+        """The number that picture sides must be multiples of; 0 if only the size of `spec` is
+        valid."""
         return 0
 
     def at_size(self: _L, height: int, width: int) -> _L:
@@ -197,8 +197,7 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield the losses of a training step, one per move; the player is updated before
-        the next."""
+        """Yield the losses of a step, one per move; the player is updated before the next move."""
 
     def players(self) -> dict[str, nn.Module]:
         """Return the parts that are trained, by name; parameters in no player are frozen."""
@@ -301,8 +300,8 @@ class GenerativeModel(Learner):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Call `frames` with everything checked and filled in: options, condition, evaluation mode,
-        random streams.
+        """Check and fill in options, condition, evaluation mode and random streams, then run
+        `frames`.
 
         Args:
             n: the number of pictures, at least 1.
