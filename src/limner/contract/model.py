@@ -167,8 +167,7 @@ class Learner(nn.Module, ABC):
 
     @property
     def size_unit(self) -> int:
-        """The number that picture sides must be multiples of; 0 if only the size of `spec` is
-        valid."""
+        """The number that picture sides are multiples of; 0 if only the size of `spec` is valid."""
         return 0
 
     def at_size(self: _L, height: int, width: int) -> _L:
@@ -300,8 +299,7 @@ class GenerativeModel(Learner):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Check and fill in options, condition, evaluation mode and random streams, then run
-        `frames`.
+        """Run `frames` in evaluation mode, after checking and filling in condition and options.
 
         Args:
             n: the number of pictures, at least 1.
