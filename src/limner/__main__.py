@@ -27,7 +27,7 @@ def main() -> None:
         _check_names(sys.argv[1:])
         code = app(standalone_mode=False)
     except _Wrong as error:
-        print(_said(error), file=sys.stderr)
+        print(_one_line(error), file=sys.stderr)
         code = 2
     except LimnerError as error:
         print(f"limner: {error}", file=sys.stderr)
@@ -58,7 +58,7 @@ def _check_names(arguments: list[str]) -> None:
             raise LimnerError(f"'{shown}' is not valid UTF-8; rename the file or folder") from None
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return the message as one line, without a capital and a full stop; or the help, if a command
     is missing."""
     message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]

@@ -406,7 +406,8 @@ def current_name(name: str, own: Collection[str]) -> str:
 
 
 def with_current_names(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a file by a model's names, with the buffers that older files lack.
+    """Return the weights of a file with the names of a model, and the buffers that older files
+    lack.
 
     Args:
         weights: the weights of the file.

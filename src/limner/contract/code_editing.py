@@ -24,7 +24,7 @@ _FRAMES = 10  # frames of an edit
 class EditsCodes(Encodes, Edits):
     """A model with standard normal codes that edits pictures through them.
 
-    A whole picture is painted anew by moving its code along the circle through it and a random
+    A whole picture is repainted by moving its code along the circle through it and a random
     code, z = sqrt(1 - strength^2) encode(x) + strength eps. A part of a picture is drawn from its
     distribution given the rest, by a Markov chain that leaves this distribution unchanged.
     """
@@ -44,7 +44,7 @@ class EditsCodes(Encodes, Edits):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Paint pictures anew, or the part that a mask marks; see `Edits`.
+        """Repaint pictures, or the part that a mask marks; see `Edits`.
 
         Args:
             image, c, seed, preview, options: as for `Edits.edit`.
@@ -64,12 +64,12 @@ class EditsCodes(Encodes, Edits):
         if mask is None:
             if rounds is not None:
                 raise LimnerError("rounds needs a mask; give one, or leave rounds out")
-            frames = partial(self._moved, image=image, strength=strength)
+            frames = partial(self._move_codes, image=image, strength=strength)
         else:
             steps = max(1, round(strength * (rounds or self.inference_rounds)))
             painted = (mask > 0.5).to(image)
             begin = None if strength == 1 else image
-            frames = partial(self._drawn, image=image, mask=painted, begin=begin, steps=steps)
+            frames = partial(self._run_chain, image=image, mask=painted, begin=begin, steps=steps)
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
@@ -77,7 +77,7 @@ class EditsCodes(Encodes, Edits):
         return _FRAMES
 
     @finished
-    def _moved(
+    def _move_codes(
         self,
         n: int,
         c: Condition,
@@ -97,7 +97,7 @@ class EditsCodes(Encodes, Edits):
             yield self.decode(math.sqrt(1 - s**2) * z + s * eps, c)
 
     @finished
-    def _drawn(
+    def _run_chain(
         self,
         n: int,
         c: Condition,

@@ -52,8 +52,8 @@ class Encodes(GenerativeModel):
     def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
         """Return the pictures that their codes are decoded to, "b c h w" in [-1, 1]."""
         with evaluation_mode(self), torch.no_grad():
-            x, c = self._placed(x, c)
-            return self._decoded(self._encoded(x, c), c)
+            x, c = self._prepare_input(x, c)
+            return self._decode_all(self._encode_all(x, c), c)
 
     def interpolate(
         self, a: Images, b: Images, steps: int = 8, c: Condition = Condition()
@@ -74,12 +74,12 @@ class Encodes(GenerativeModel):
         if len(a) != len(b):
             raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
         with evaluation_mode(self), torch.no_grad():
-            b, _ = self._placed(b, c)
-            a, c = self._placed(a, c)
-            start, end = self._encoded(a, c), self._encoded(b, c)
+            b, _ = self._prepare_input(b, c)
+            a, c = self._prepare_input(a, c)
+            start, end = self._encode_all(a, c), self._encode_all(b, c)
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
-            painted = self._decoded(path.flatten(0, 1), c.repeat(steps))
+            painted = self._decode_all(path.flatten(0, 1), c.repeat(steps))
             return painted.view(-1, steps, *self.spec.shape)
 
     def traverse(
@@ -108,31 +108,31 @@ class Encodes(GenerativeModel):
         if (coordinates < 1 if some else not len(coordinates)) or not len(values):
             raise LimnerError("nothing would change; give at least one coordinate and one value")
         with evaluation_mode(self), torch.no_grad():
-            x, c = self._placed(x, c)
+            x, c = self._prepare_input(x, c)
             z = self.encode(x, c)
             if isinstance(coordinates, int):
-                coordinates = self._telling(z, c, max(map(abs, values)))[:coordinates]
+                coordinates = self._rank_coordinates(z, c, max(map(abs, values)))[:coordinates]
             if not 0 <= min(coordinates) <= max(coordinates) < z.shape[1]:
                 raise LimnerError(f"a code of this model has the coordinates 0 to {z.shape[1] - 1}")
             moved = z.repeat(len(coordinates) * len(values), 1)
             shown = moved.view(len(coordinates), len(values), -1)
             for row, coordinate in enumerate(coordinates):
                 shown[row, :, coordinate] = torch.tensor(values).to(z)
-            painted = self._decoded(moved, c.repeat(len(moved)))
+            painted = self._decode_all(moved, c.repeat(len(moved)))
             return painted.view(*shown.shape[:2], *self.spec.shape)
 
-    def _telling(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
+    def _rank_coordinates(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
         """Return all coordinates; the first is the one whose two extremes differ most in pixels."""
         change: list[Tensor] = []
         for first in range(0, z.shape[1], _AT_ONCE):
             some = [*range(z.shape[1])][first : first + _AT_ONCE]
             moved = z.repeat(2 * len(some), 1).view(2, len(some), -1)
             moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
-            low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
+            low, high = self._decode_all(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
             change.append((high - low).square().flatten(1).sum(1))
         return [int(i) for i in torch.cat(change).argsort(descending=True, stable=True)]
 
-    def _encoded(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
+    def _encode_all(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
         """Return the codes of any number of pictures."""
         parts = [
             self.encode(x[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
@@ -140,7 +140,7 @@ class Encodes(GenerativeModel):
         ]
         return torch.cat(parts)
 
-    def _decoded(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
+    def _decode_all(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
         """Return the pictures of any number of codes, as float32 in [-1, 1]."""
         parts = [
             self.decode(z[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
@@ -148,8 +148,8 @@ class Encodes(GenerativeModel):
         ]
         return torch.cat(parts).float().clamp(-1, 1)
 
-    def _placed(self, x: Images, c: Condition) -> tuple[Images, Condition]:
-        """Move pictures and their conditions to the model's device, and pictures to its type.
+    def _prepare_input(self, x: Images, c: Condition) -> tuple[Images, Condition]:
+        """Check pictures and their conditions, and move them to the model's device and type.
 
         Raises:
             LimnerError: no pictures or pictures of another shape, or conditions that do not pair

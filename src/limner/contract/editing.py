@@ -1,7 +1,7 @@
 """Abilities to change a picture, and to paint a part of it given the rest.
 
     Completes   draws a part of a picture from its distribution given the rest
-    Edits       paints a picture, or a part of it, anew
+    Edits       repaints a picture, or a part of it
     Rewords     paints a picture again after some words of its prompt changed
     Follows     changes a picture according to an instruction
 

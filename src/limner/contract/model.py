@@ -76,7 +76,7 @@ def is_nested(option: inspect.Parameter) -> bool:
     return all(isinstance(kind, type) and issubclass(kind, Learner) for kind in kinds)
 
 
-def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
+def _check_nested_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
     """Refuse a missing model or a judge where a constructor needs a trained generator."""
     parameter = parameters_of(init).get(name)
     if parameter is None:  # an option that several models share
@@ -89,14 +89,14 @@ def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, A
         )
 
 
-def _refuse_parts(model: type["Learner"], spec: ImageSpec) -> None:
+def _check_conditions(model: type["Learner"], spec: ImageSpec) -> None:
     """Refuse data with a condition that a model would ignore."""
     for part, said in _PARTS.items():
         if getattr(spec, part) and part not in model.takes:
             raise LimnerError(f"{model.name or model.__name__} models take no {said}")
 
 
-def _recording(init: Callable[..., None]) -> Callable[..., None]:
+def _record_config(init: Callable[..., None]) -> Callable[..., None]:
     """Make a constructor validate its arguments and store them as `config`."""
 
     @functools.wraps(init)
@@ -110,11 +110,11 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             raise LimnerError(f"{type(self).__name__} takes {len(places)} options, not {len(args)}")
         given = dict(zip(places, args)) | kwargs
         for name in names:
-            _refuse_no_model(init, name, given)
+            _check_nested_model(init, name, given)
         values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
         nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
         own = {k: v for k, v in values.items() if k not in nested}
-        _refuse_parts(type(self), spec)
+        _check_conditions(type(self), spec)
         object.__setattr__(self, "spec", spec)
         config = plain(init, own, ("spec", *nested)) | nested
         object.__setattr__(self, "config", config)
@@ -150,7 +150,7 @@ class Learner(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)
+            cls.__init__ = _record_config(cls.__init__)
 
     def formula(self) -> list[str]:
         """Return the mathematics in a few lines, for `repr`; if empty, `repr` lists the layers."""

@@ -175,7 +175,7 @@ def _short(text: str) -> str:
     return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "..."
 
 
-def _sound(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     """Return a text with "?" in place of the halves of surrogate pairs."""
     return text.encode("utf-8", "replace").decode()
 
@@ -202,7 +202,7 @@ class Tokenizer:
 
     def read(self, text: str) -> Reading:
         """Read any text; the result also has what was left out of it."""
-        text = _sound(text)
+        text = _replace_surrogates(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = list(zip(found.ids, found.offsets))
         unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN]
@@ -214,7 +214,7 @@ class Tokenizer:
     def places(self, text: str) -> list[tuple[str, list[int]]]:
         """Return the words of a text that have tokens, as they are written, and the places of their
         tokens."""
-        text = _sound(text)
+        text = _replace_surrogates(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = zip(found.ids, found.word_ids, found.offsets)
         known = [piece for piece in pieces if piece[0] != _UNKNOWN][: self.length]
@@ -225,8 +225,7 @@ class Tokenizer:
         return [(text[start:end], places) for start, end, places in spans.values()]
 
     def encode(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
-        """Return a row for each text; a text without known words is all padding, and is no
-        condition."""
+        """Return a row for each text; a text without known words is all padding: no condition."""
         return self.rows([self.read(text) for text in texts])
 
     def rows(self, readings: Sequence[Reading]) -> Int[Tensor, "b l"]:
@@ -252,8 +251,8 @@ def prompted(
 
     Args:
         spec: the specification of the model.
-        prompts: prompts of any length and in any script; an empty one is no condition. Brackets set
-            the weights of words, see `limner.contract.emphasis`; emoji are read as their names.
+        prompts: prompts of any length and in any script; an empty one means no condition. Brackets
+            set the weights of words, see `limner.contract.emphasis`; emoji are read as their names.
         report: called with a line for unknown words, and for text beyond the length.
 
     Raises:
@@ -290,9 +289,9 @@ def prompted(
 def _emphasised(spec: TextSpec, prompt: str, report: Callable[[str], None]) -> Emphasised:
     """Read the emphasis in a prompt; for a model with its own tokenizer, brackets are kept
     unchanged."""
-    read = read_emphasis(_sound(prompt))
+    read = read_emphasis(_replace_surrogates(prompt))
     if spec.asset != CHARACTERS:
         return read
     if not read.even:
         report("this model has its own tokenizer, which reads brackets as ordinary text")
-    return Emphasised(_sound(prompt), [1.0] * len(prompt))
+    return Emphasised(_replace_surrogates(prompt), [1.0] * len(prompt))

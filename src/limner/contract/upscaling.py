@@ -231,7 +231,7 @@ class Upscales(GenerativeModel):
             x = x.to(self.device, torch.float32)
             colours, alpha = (x[:, :-1], x[:, -1:]) if k in (2, 4) else (x, None)
             if alpha is not None:
-                colours = _under(colours, alpha)
+                colours = _fill_transparent(colours, alpha)
             own = as_channels(colours, self.spec.channels)
             while own.shape[-2] < size[0] or own.shape[-1] < size[1]:
                 least = [max(a, -(-b // self.factor)) for a, b in zip((height, width), size)]
@@ -316,7 +316,7 @@ def check_small(spec: ImageSpec) -> None:
         )
 
 
-def _under(
+def _fill_transparent(
     colours: Float[Tensor, "b c h w"], alpha: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
     """Return colours in which transparent pixels have the colour of the nearest visible ones."""

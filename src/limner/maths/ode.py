@@ -113,7 +113,7 @@ def solve(
 
 
 def _weighted_sum(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
-    """sum_i w_i k_i."""
+    """Return sum_i w_i k_i."""
     total = torch.zeros_like(ks[0])
     for k, w in zip(ks, weights, strict=True):
         if w:

@@ -113,14 +113,14 @@ class Bernoulli(PixelLaw):
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """Return the sum over channels of log sigmoid(+-logit)."""
-        logit = _wide(theta)
+        logit = _full_precision(theta)
         return F.logsigmoid((2 * k.to(logit.dtype) - 1) * logit).sum(-1)
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
         """Return log sigmoid(-logit), log sigmoid(logit)."""
-        logit = _wide(theta)[..., channel]
+        logit = _full_precision(theta)[..., channel]
         return F.logsigmoid(torch.stack([-logit, logit], -1))
 
 
@@ -138,7 +138,7 @@ class Categorical(PixelLaw):
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """Return the sum over channels of the log-softmax at k."""
-        logits = _wide(theta).unflatten(-1, (self.channels, self.levels))
+        logits = _full_precision(theta).unflatten(-1, (self.channels, self.levels))
         at = k.expand(logits.shape[:-1])[..., None]
         return logits.log_softmax(-1).gather(-1, at).sum((-1, -2))
 
@@ -147,7 +147,7 @@ class Categorical(PixelLaw):
     ) -> Float[Tensor, "*at levels"]:
         """Return the log-softmax of the channel's logits."""
         first = channel * self.levels
-        return _wide(theta)[..., first : first + self.levels].log_softmax(-1)
+        return _full_precision(theta)[..., first : first + self.levels].log_softmax(-1)
 
 
 class Gaussian(PixelLaw):
@@ -165,14 +165,14 @@ class Gaussian(PixelLaw):
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """Return the sum over channels of log(Phi(end of the bin) - Phi(start of the bin))."""
-        mean, log_deviation = _wide(theta).chunk(2, -1)
+        mean, log_deviation = _full_precision(theta).chunk(2, -1)
         return _log_normal_bin(k, mean, log_deviation, self.levels).sum(-1)
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
         """Return the same for every level of one channel."""
-        mean, log_deviation = _wide(theta)[..., channel :: self.channels, None].unbind(-2)
+        mean, log_deviation = _full_precision(theta)[..., channel :: self.channels, None].unbind(-2)
         every = torch.arange(self.levels, device=theta.device)
         return _log_normal_bin(every, mean, log_deviation, self.levels)
 
@@ -203,14 +203,14 @@ class DiscretisedLogisticMixture(PixelLaw):
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
         """Return logsumexp_i(log pi_i + sum_c log P(k_c | mu_ic, s_ic))."""
-        return self._joint(_wide(theta), k, self.channels).logsumexp(-1)
+        return self._joint(_full_precision(theta), k, self.channels).logsumexp(-1)
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
         """Return the log-probabilities of the mixture; its components are weighted by their
         posterior given the channels before."""
-        theta = _wide(theta)
+        theta = _full_precision(theta)
         weights = self._joint(theta, k, channel).log_softmax(-1)
         mean, log_scale = self._component(theta, k, channel)
         every = torch.arange(self.levels, device=theta.device)[:, None]
@@ -222,7 +222,7 @@ class DiscretisedLogisticMixture(PixelLaw):
     ) -> Float[Tensor, "*at"]:
         """Return the same as the base class, from P(k' > k) = sigmoid((mu_i - end of the bin of k)
         / s_i): its sum over all levels except the last is the expected level."""
-        theta = _wide(theta)
+        theta = _full_precision(theta)
         weights = self._joint(theta, k, channel).softmax(-1)
         mean, log_scale = self._component(theta, k, channel)
         ends = _value(torch.arange(self.levels - 1, device=theta.device) + 0.5, self.levels, mean)
@@ -292,7 +292,7 @@ def draw(
     return chosen.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
 
 
-def _wide(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
+def _full_precision(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
     """Return theta as float32, or unchanged if it is float64: likelihoods need more digits than
     bfloat16."""
     return theta.to(torch.promote_types(theta.dtype, torch.float32))

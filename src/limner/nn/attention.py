@@ -81,7 +81,7 @@ class Attention(nn.Module):
         visible = None if mask is None else mask[:, None, None, :]
         if visible is not None and visible.dtype != torch.bool:
             visible = visible.to(q.dtype)
-        if self.edit is None and not _slow_in_one(q):
+        if self.edit is None and not _fused_is_slow(q):
             gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
             logits = (q * q.shape[-1] ** -0.5) @ k.contiguous().transpose(-2, -1)
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         return x.view(b, length, self.heads, c // self.heads).transpose(1, 2)
 
 
-def _slow_in_one(q: Tensor) -> bool:
+def _fused_is_slow(q: Tensor) -> bool:
     """Return whether fused attention is slower than its parts: its bfloat16 gradient on a CPU takes
     6 times as long."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16

@@ -92,7 +92,7 @@ class Captioner(nn.Module):
         number = (self.known.cumsum(0) * self.known)[
             text
         ]  # numbers of known tokens, from 1; 0 is the end
-        memory = self._seen(x)
+        memory = self._picture_features(x)
         said = torch.cat([self.first.expand(len(text), 1, -1), self._words(text)], 1)
         h = said + self.positions[: said.shape[1]]
         for layer in self.layers:
@@ -106,7 +106,7 @@ class Captioner(nn.Module):
         counts = counts if weight is None else counts * F.pad(weight, (0, 1), value=1.0)
         return -(nats * counts).sum(1)
 
-    def _seen(self, x: Images) -> Float[Tensor, "b places d"]:
+    def _picture_features(self, x: Images) -> Float[Tensor, "b places d"]:
         """Return the features of each place of the pictures."""
         return self.look_norm(self.look_at(self.network(x).flatten(2).mT)) + self.places
 

@@ -17,10 +17,10 @@ class Signal(NamedTuple):
     """A condition as a network uses it; absent parts are None.
 
     Args:
-        vector: for FiLM, conditional norms, gated biases, mapping networks; "b d".
-        tokens: for cross-attention; "b l d".
+        vector: a vector for FiLM, conditional norms, gated biases, mapping networks; "b d".
+        tokens: tokens for cross-attention; "b l d".
         mask: whether each token is not padding; or, as numbers, the logarithm of its weight; "b l".
-        planes: for concatenation with the picture; "b k h w".
+        planes: planes for concatenation with the picture; "b k h w".
     """
 
     vector: Float[Tensor, "b d"] | None = None

@@ -225,7 +225,7 @@ class UNet(Encoder):
             token_dim = self.conditioner.token_dim
             return Stage(ins, channels[level], vector, dropout, attended, token_dim, site)
 
-        self.down, self.downsample = _way_down(channels, blocks, stage)
+        self.down, self.downsample = _encoder_stages(channels, blocks, stage)
         self.middle = stage(channels[-1], len(channels) - 1, "middle")
         self.up = nn.ModuleList()
         self.upsample = nn.ModuleList()
@@ -306,7 +306,7 @@ class HalfUNet(nn.Module):
             attended = level >= len(channels) - attention
             return Stage(ins, channels[level], vector, dropout, attended, None, site)
 
-        self.down, self.downsample = _way_down(channels, blocks, stage)
+        self.down, self.downsample = _encoder_stages(channels, blocks, stage)
         self.norm = NormSiLU(channels[-1])
         self.linear_out = nn.Linear(channels[-1], out)
         nn.init.zeros_(self.linear_out.weight)
@@ -325,7 +325,7 @@ class HalfUNet(nn.Module):
         return self.linear_out(self.norm(h).mean((2, 3)))
 
 
-def _way_down(
+def _encoder_stages(
     channels: tuple[int, ...], blocks: int, stage: Callable[[int, int, str], Stage]
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Return the stages of each resolution, and the layers that halve it to the next."""

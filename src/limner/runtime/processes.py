@@ -158,7 +158,7 @@ def same(number: int, device: torch.device) -> bool:
 def average_gradients_(
     parameters: Sequence[torch.nn.Parameter], loss: Shaped[Tensor, ""]
 ) -> Shaped[Tensor, ""]:
-    """Replace each gradient, and return the loss, by the mean over all processes, in one message.
+    """Average the gradients over all processes, in place, and return the mean loss, in one message.
 
     If a parameter has no gradient here, but has one on another process, it counts as zero (for
     example because text was dropped from every row here, but not there). If no process has one, it

@@ -78,7 +78,7 @@ def painting_progress(
         total: the number of pictures.
         doing: the word for what is done to them.
         quiet: whether to show nothing.
-        unit: what is counted, if not pictures.
+        unit: the word for what is counted, if not pictures.
 
     Yields:
         a function that advances it by a number of pictures.

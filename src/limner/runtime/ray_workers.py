@@ -73,7 +73,7 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
     except ImportError:
         raise LimnerError(f"several workers need Ray; type: {install('ray')}") from None
     if address not in (None, "auto", "local"):
-        _reach(address)
+        _check_address(address)
     own = {} if address else {"num_cpus": workers, "include_dashboard": False}
     with contextlib.redirect_stdout(sys.stderr):  # Ray reports lost workers there
         try:  # without an address, Ray would look for a cluster on this machine
@@ -91,7 +91,7 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _reach(address: str) -> None:
+def _check_address(address: str) -> None:
     """Refuse an address at which no cluster answers; Ray itself would wait for it."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not (port.isdecimal() and int(port) < 2**16):

@@ -190,12 +190,12 @@ def check_turns(case: Case) -> None:
         kept = {id(p): p.detach().clone() for p in model.parameters()}
         batch, _, noise = _round(case, step, size)
         for turn in checked_moves(model, batch, step, noise):
-            _nobody_moved(model, kept, mover, names)
+            _check_weights_unchanged(model, kept, mover, names)
             kept |= {id(p): p.detach().clone() for p in mover}
             mover = players[_player(turn, players)]
             _check_loss(turn)
             turn.loss.backward(inputs=mover)
-            _nobody_moved(model, kept, [], names)
+            _check_weights_unchanged(model, kept, [], names)
             for p in model.parameters():
                 mine = any(p is q for q in mover)
                 assert mine or p.grad is None, (
@@ -206,7 +206,7 @@ def check_turns(case: Case) -> None:
                     waiting.discard(id(p))
                     p.data -= 1e-3 * p.grad
                     kept[id(p)], p.grad = p.detach().clone(), None
-        _nobody_moved(model, kept, mover, names)
+        _check_weights_unchanged(model, kept, mover, names)
         _unchanged(batch, _round(case, step, size)[0])
         assert mover, f"step {step} has no turn"
         if not waiting and step:
@@ -252,7 +252,7 @@ def _check_loss(turn: Turn) -> None:
         assert not value.requires_grad, f"the log '{name}' keeps its graph; detach it"
 
 
-def _nobody_moved(
+def _check_weights_unchanged(
     model: Learner, kept: Mapping[int, Tensor], but: list[nn.Parameter], names: Mapping[int, str]
 ) -> None:
     allowed = {id(p) for p in but}
