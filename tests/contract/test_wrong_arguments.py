@@ -64,7 +64,7 @@ def test_pictures_as_bytes_are_refused_where_pictures_are_given(vae, ddpm, pixel
 @pytest.mark.parametrize("mask", [2 * MASK - 3, 255 * MASK, MASK.bool(), MASK * torch.nan])
 def test_a_mask_is_from_0_to_1(ddpm, pixelcnn, mask):
     for call in (ddpm.edit, pixelcnn.complete):
-        with pytest.raises(LimnerError, match="a mask has floats from 0"):
+        with pytest.raises(LimnerError, match="a mask must have floats from 0"):
             next(call(BYTES.float(), mask=mask))
 
 

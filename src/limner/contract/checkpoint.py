@@ -361,7 +361,7 @@ def usual_options(
 
 
 def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
-    """Find the weights that a model file leaves out in the bundled models that have them.
+    """Find, in the bundled models, the weights that a model file leaves out.
 
     Returns the start of their names in the model -> the bundled model's file, and the start of
     their names there.

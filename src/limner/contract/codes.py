@@ -50,7 +50,7 @@ class Encodes(GenerativeModel):
         """
 
     def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
-        """Return the pictures that their codes are decoded to, "b c h w" in [-1, 1]."""
+        """Return the pictures decoded from the codes of x, "b c h w" in [-1, 1]."""
         with evaluation_mode(self), torch.no_grad():
             x, c = self._prepare_input(x, c)
             return self._decode_all(self._encode_all(x, c), c)

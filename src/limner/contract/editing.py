@@ -72,7 +72,7 @@ def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
         raise LimnerError(f"a mask must be 1 x {spec.height} x {spec.width} for each picture")
     if not mask.is_floating_point() or not bool(((mask >= 0) & (mask <= 1)).all()):
         raise LimnerError(
-            "a mask has floats from 0, where to keep, to 1, where to paint; "
+            "a mask must have floats from 0 (keep) to 1 (paint); "
             "give for example (mask > 0).float()"
         )
 

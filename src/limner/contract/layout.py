@@ -3,8 +3,9 @@
 The image has a pixel for each object, in any order, and a plane for each property of the objects.
 The labels of its specification are the names of all kinds of objects:
 
-    object                    0 if the pixel is empty, else 1 + its kind; divided by their number
-    colour                    0 if none dominates, else 1 + its index in `COLOURS`; likewise
+    object                    0 if empty, else 1 + its kind; divided by the number of kinds
+    colour                    0 if none dominates, else 1 + its index in `COLOURS`; divided by
+                              the number of colours
     left, top, right, bottom  the sides of its box, as shares of the picture's sides
 
 All planes are scaled from [0, 1] to [-1, 1]. Two objects with the same centre thus stay distinct,

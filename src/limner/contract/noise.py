@@ -124,7 +124,7 @@ def as_seeds(seed: Seeds, n: int | None = None) -> int | list[int | Blend]:
             length.
 
     Raises:
-        LimnerError: they are not whole numbers, or there are more or fewer than pictures.
+        LimnerError: they are not whole numbers, or not as many as the pictures.
     """
     given = cast("SupportsIndex | Sequence[object]", getattr(seed, "tolist", lambda: seed)())
     try:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 _SCALE, _CODED = "@scale", "@coded:"
 _SMALLEST = 1024  # smallest number of weights that is worth packing, unless they are rounded
-_THIN = 8  # rows with fewer weights take columns' scales, as row scales would save little
+_THIN = 8  # shorter rows get a scale per column, because a scale per row would save little
 _LEVELS = 127
 _SIDES = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
 _FEW = 63  # largest multiple of a step

@@ -89,9 +89,7 @@ class Captioner(nn.Module):
             weight: the weight of each token; 1 unless given.
         """
         tokens = self.known.nonzero()[:, 0]
-        number = (self.known.cumsum(0) * self.known)[
-            text
-        ]  # numbers of known tokens, from 1; 0 is the end
+        number = (self.known.cumsum(0) * self.known)[text]  # among the known, from 1; 0 is the end
         memory = self._picture_features(x)
         said = torch.cat([self.first.expand(len(text), 1, -1), self._words(text)], 1)
         h = said + self.positions[: said.shape[1]]
