@@ -1,4 +1,4 @@
-"""`limner` and `python -m limner`: run the command line, and say in one line what went wrong."""
+"""`limner` and `python -m limner`: run the command line, and report an error in one line."""
 
 import errno
 import signal
@@ -9,8 +9,8 @@ import typer
 
 from limner.contract.errors import LimnerError
 
-# The base of what typer raises for wrong use; newer releases bring their own copy of click, older
-# ones import it.
+# The base class of typer's errors of usage. Newer releases have their own copy of click, older ones
+# import it.
 _Wrong: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
@@ -27,7 +27,7 @@ def main() -> None:
         _check_names(sys.argv[1:])
         code = app(standalone_mode=False)
     except _Wrong as error:
-        print(_said(error), file=sys.stderr)
+        print(_one_line(error), file=sys.stderr)
         code = 2
     except LimnerError as error:
         print(f"limner: {error}", file=sys.stderr)
@@ -58,8 +58,9 @@ def _check_names(arguments: list[str]) -> None:
             raise LimnerError(f"'{shown}' is not valid UTF-8; rename the file or folder") from None
 
 
-def _said(error: Exception) -> str:
-    """One line without a capital and a full stop; the help, where a command was left out."""
+def _one_line(error: Exception) -> str:
+    """Return the message as one line, without a capital and a full stop; or the help, if a command
+    is missing."""
     message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
     if type(error).__name__ == "NoArgsIsHelpError":
         return message

@@ -64,7 +64,7 @@ def test_a_row_is_the_picture_its_translation_and_the_way_back(models, pictures:
 def test_what_cannot_be_translated(models, pictures: Path):
     with pytest.raises(LimnerError, match=r"gan models do not translate; these do: .*cyclegan"):
         translate_sheet([pictures / "0.png"], Wish(models["gan"]), "B")
-    with pytest.raises(LimnerError, match=r"translate to B \(paint\) alone"):
+    with pytest.raises(LimnerError, match=r"translate only to B \(paint\)"):
         translate_sheet([pictures / "0.png"], Wish(models["pix2pix"]), "ink")
     with pytest.raises(LimnerError, match="say which pictures"):
         translate_sheet([], Wish(models["pix2pix"]), "B")

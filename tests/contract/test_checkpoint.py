@@ -409,7 +409,7 @@ def test_a_model_that_is_not_registered_is_said_to_be_so(
     monkeypatch.setattr(registry, "_entries", known)
     said = refused(tmp_path)
     assert f"{tmp_path / 'model.safetensors'}: unknown model 'toy-two-step'; did" in said
-    assert "known once the file with its @register is imported, or stands in a family's" in said
+    assert "known once the file with its @register is imported, or lies in a family's" in said
 
 
 def test_a_model_whose_class_is_not_registered_is_not_written(tmp_path: Path, monkeypatch):
@@ -430,6 +430,6 @@ def test_a_model_whose_class_is_not_registered_is_not_written(tmp_path: Path, mo
         (Derived(LABELLED), "Derived"),
         (Outer(LABELLED, Derived(LABELLED)), "the model given as base"),
     ):
-        with pytest.raises(LimnerError, match=f"^{what} is not registered, and no program could"):
+        with pytest.raises(LimnerError, match=f"^{what} is not registered, so that its file"):
             save_model(model, tmp_path / "own.safetensors")
         assert not any(tmp_path.iterdir())

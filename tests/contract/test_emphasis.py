@@ -91,7 +91,7 @@ def test_a_model_with_its_own_tokenizer_reads_brackets_as_they_stand():
     said = []
     c = prompted(ImageSpec(3, 8, 8, text=character_spec()), "a (dog:2)", said.append)
     assert c.weight is None and c.text.shape == (1, 9)
-    assert said == ["this model has a tokenizer of its own, and is told brackets as they stand"]
+    assert said == ["this model has its own tokenizer, which reads brackets as ordinary text"]
 
 
 @pytest.mark.parametrize("edited", [False, True])
@@ -134,5 +134,5 @@ def test_weights_change_pictures_unless_they_are_1(name):
 
 def test_weights_of_another_text_are_refused(unchecked_shapes):
     model = limner.build("flow-matching", SPEC, channels=(8, 16))
-    with pytest.raises(LimnerError, match="weights are of the tokens of a text"):
+    with pytest.raises(LimnerError, match="weight must have a number for each token"):
         model.sample(1, Condition(text=torch.ones(1, 3, dtype=torch.long), weight=torch.ones(1, 2)))

@@ -68,7 +68,8 @@ def test_a_likelihood_of_pictures_of_another_shape_is_one_line():
         (C, H, W), n = model.spec.shape, 2
         for shape in ((C, 2 * H, 2 * W), (C, H // 2, W // 2), (C, H, 2 * W), (C + 1, H, W)):
             x, noise = torch.zeros(n, *shape), Noise.sampling(0, n)
-            said = f"{' x '.join(map(str, shape))} pictures .* give it {C} x {H} x {W} ones"
+            given = " x ".join(map(str, shape))
+            said = f"likelihoods of {C} x {H} x {W} pictures, not of {given}"
             for call in (model.log_prob, model.bits_per_dim):
                 with pytest.raises(LimnerError, match=said):
                     call(x, noise=noise)

@@ -36,8 +36,8 @@ def test_a_paper_reads_like_a_reference():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("def f(:", "mine.py, line 1: SyntaxError: invalid syntax; mend or remove that file"),
-        ("import torch\n1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero; mend or"),
+        ("def f(:", "mine.py, line 1: SyntaxError: invalid syntax; correct or remove that file"),
+        ("import torch\n1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero; correct or"),
         ("from torhc import nn", "mine.py, line 1: ModuleNotFoundError: No module named 'torhc'"),
     ],
 )

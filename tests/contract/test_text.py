@@ -93,7 +93,7 @@ def test_what_is_left_out_is_reported_in_a_line_each():
     assert "'犬', '鳥'" in heard[0]
     assert "cut after 12" in heard[1]
     assert all(len(line) < 200 and "\n" not in line for line in heard)
-    with pytest.warns(UserWarning, match="nothing else is asked for"):
+    with pytest.warns(UserWarning, match="no other words remain"):
         prompted(SPEC, "犬")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -260,7 +260,7 @@ def test_tokens_of_another_model_are_refused():
         torch.ones(1, 13).long(),
         -torch.ones(1, 12).long(),
     ):
-        with pytest.raises(LimnerError, match="tokens are of another model"):
+        with pytest.raises(LimnerError, match="tokens belong to another model"):
             model.sample(1, Condition(text=text), steps=1)
 
 

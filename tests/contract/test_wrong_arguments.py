@@ -57,27 +57,27 @@ def test_pictures_as_bytes_are_refused_where_pictures_are_given(vae, ddpm, pixel
         for x in (BYTES, BYTES.long()):
             with pytest.raises(LimnerError, match=r"floats in \[-1, 1\], not u?int.*from_uint8"):
                 call(x)
-        with pytest.raises(LimnerError, match=r"and these go from 0 to 255; .*from_uint8 makes"):
+        with pytest.raises(LimnerError, match=r"and these go from 0 to 255; .*from_uint8 converts"):
             call(torch.linspace(0, 255, BYTES.numel()).view_as(BYTES))
 
 
 @pytest.mark.parametrize("mask", [2 * MASK - 3, 255 * MASK, MASK.bool(), MASK * torch.nan])
 def test_a_mask_is_from_0_to_1(ddpm, pixelcnn, mask):
     for call in (ddpm.edit, pixelcnn.complete):
-        with pytest.raises(LimnerError, match="a mask is of floats from 0"):
+        with pytest.raises(LimnerError, match="a mask must have floats from 0"):
             next(call(BYTES.float(), mask=mask))
 
 
 @pytest.mark.parametrize(
     ("part", "given", "said"),
     [
-        ("label", 3, "label is class numbers.*as label=.*not int64 of 0 dimensions"),
+        ("label", 3, "label must be class numbers.*as label=.*not int64 of 0 dimensions"),
         ("label", "cat", "not str"),
         ("label", [1.0, 2.0], "not float32 of 1 dimension$"),
         ("label", torch.eye(2, dtype=torch.int64), "not int64 of 2 dimensions"),
         ("label", torch.tensor([True, False]), "not bool of 1 dimension"),
         ("label", ["cat"], "not list"),
-        ("text", "a red apple", "limner.prompted makes them of words.*not str"),
+        ("text", "a red apple", "limner.prompted converts words.*not str"),
         ("text", [1, 2], "not int64 of 1 dimension"),
         ("image", BYTES, "from_uint8 makes them.*not uint8 of 4 dimensions"),
         ("weight", [1, 2], "not int64 of 1 dimension"),
@@ -104,7 +104,7 @@ def test_words_alone_are_no_condition(vae):
 
 @pytest.mark.parametrize("prompts", [None, [], [None], 3])
 def test_prompts_are_texts(prompts: Any):
-    with pytest.raises(LimnerError, match="is no text; give one"):
+    with pytest.raises(LimnerError, match="is not text; give one"):
         prompted(ImageSpec(1, 8, 8, text=text_spec()), prompts)
 
 

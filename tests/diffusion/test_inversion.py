@@ -146,7 +146,7 @@ def test_a_seed_has_the_same_edit_in_any_batch_and_wrong_strengths_are_refused()
     assert torch.equal(of_double, all_three)
     with pytest.raises(LimnerError, match="edits 1 x 4 x 4 pictures, not 1 x 6 x 6"):
         next(model.edit(torch.zeros(1, 1, 6, 6)))
-    with pytest.raises(LimnerError, match="a mask is 1 x 4 x 4"):
+    with pytest.raises(LimnerError, match="a mask must be 1 x 4 x 4"):
         check_edit(SPEC, image, torch.ones(3, 1, 2, 2), 1.0, 1)
 
 

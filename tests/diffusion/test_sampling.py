@@ -134,14 +134,17 @@ class Line(LinearPath):
 @pytest.mark.parametrize(
     ("schedule", "said"),
     [
-        (Line(times=lambda t: t[:-1]), "own_times of Line gives no 4 falling times for 3 steps"),
-        (Line(times=lambda t: t.flip(0)), "own_times of Line gives no 4 falling times for 3 steps"),
-        (Line(times=lambda t: t.tolist()), "own_times of Line gives no 4 falling times for 3 ste"),
-        (Line(levels=lambda a, s: (a, s, s)), "Line(t) does not give (alpha, sigma) as two tensor"),
-        (Line(levels=lambda a, s: (s, a)), "Line(t) does not give (alpha, sigma) as two tensors"),
-        (Line(levels=lambda a, s: (a * math.nan, s)), "Line(t) does not give (alpha, sigma) as t"),
-        (Line(levels=lambda a, s: (-a, s)), "Line(t) does not give (alpha, sigma) as two tensors"),
-        (Line(levels=lambda a, s: (a, s[:1])), "Line(t) does not give (alpha, sigma) as two tens"),
+        (Line(times=lambda t: t[:-1]), "own_times of Line does not return 4 falling times"),
+        (Line(times=lambda t: t.flip(0)), "own_times of Line does not return 4 falling times"),
+        (Line(times=lambda t: t.tolist()), "own_times of Line does not return 4 falling times"),
+        (Line(levels=lambda a, s: (a, s, s)), "Line(t) does not return (alpha, sigma) as two"),
+        (Line(levels=lambda a, s: (s, a)), "Line(t) does not return (alpha, sigma) as two"),
+        (
+            Line(levels=lambda a, s: (a * math.nan, s)),
+            "Line(t) does not return (alpha, sigma) as two",
+        ),
+        (Line(levels=lambda a, s: (-a, s)), "Line(t) does not return (alpha, sigma) as two"),
+        (Line(levels=lambda a, s: (a, s[:1])), "Line(t) does not return (alpha, sigma) as two"),
     ],
 )
 def test_a_mistake_of_a_schedule_is_one_line(schedule: Line, said: str):

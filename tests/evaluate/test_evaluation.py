@@ -388,7 +388,7 @@ MISTAKES = {
         "all 130 pictures of folder:one are the same one, and nothing can be judged by them",
     ),
     "NaN in a picture": (
-        Void(SPEC), {"n": 3}, "what Void painted is not finite: the weights are damaged",
+        Void(SPEC), {"n": 3}, "the pictures of Void are not finite: the weights are damaged",
     ),
     "no pictures": (OnePicture(0), {}, "folder:one holds no pictures"),
     "fewer than splits": (

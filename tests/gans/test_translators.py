@@ -264,10 +264,10 @@ def test_to_sample_is_to_translate(translator: Translates):
 def test_domains_have_letters_and_names(translator: Translates):
     x = batch(1).x
     assert torch.equal(translator.translate(x, " Drawing"), translator.translate(x, "b"))
-    with pytest.raises(LimnerError, match=r"'photograph' is no domain .* A \(photo\) and B \(draw"):
+    with pytest.raises(LimnerError, match=r"'photograph' is not a .* A \(photo\) and B \(draw"):
         translator.translate(x, "photograph")
     if translator.ways == ("B",):
-        with pytest.raises(LimnerError, match=r"translate to B \(drawing\) alone; .*direction=Bto"):
+        with pytest.raises(LimnerError, match=r"translate only to B \(drawing\); .*direction=Bto"):
             translator.translate(x, "photo")
     else:
         assert torch.equal(translator.translate(x, "photo"), translator.translate(x, "A"))

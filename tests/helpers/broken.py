@@ -296,7 +296,7 @@ BROKEN = [
     Broken(GloballyDrawn, testing.check_paints, "global generator"),
     Broken(NotANumber, testing.check_paints, "not finite"),
     Broken(WronglyShaped, testing.check_paints, "shape"),
-    Broken(TooFew, testing.check_paints, "yields 2 x .* where 3 x .* are due"),
+    Broken(TooFew, testing.check_paints, "yields 2 x .*; yield 3 x"),
     Broken(SingleOnly, testing.check_paints, "cannot paint in bfloat16"),
     Broken(Counting, testing.check_paints, "sampling changes 'painted'"),
     Broken(OtherLastFrame, testing.check_last_frame, "not the sample"),

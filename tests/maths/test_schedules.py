@@ -199,7 +199,7 @@ def test_a_quadratic_spacing_visits_squares_each_once():
 def test_a_spacing_needs_a_schedule_of_as_many_steps():
     with pytest.raises(LimnerError, match="there are only 20"):
         SCHEDULES["short"].times(21, "leading")
-    with pytest.raises(LimnerError, match="spacing is for models of discrete steps"):
+    with pytest.raises(LimnerError, match="spacing is for models with discrete steps"):
         VarianceExploding().times(18, "leading")
 
 

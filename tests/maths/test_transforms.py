@@ -218,7 +218,7 @@ def test_half_of_the_channels_is_not_touched():
 
 
 def test_an_order_that_is_none_is_refused():
-    with pytest.raises(LimnerError, match="no order of 3 channels"):
+    with pytest.raises(LimnerError, match="not a permutation of 3 channels"):
         Permutation((0, 0, 1))
 
 

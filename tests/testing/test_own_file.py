@@ -47,14 +47,14 @@ class Own(GenerativeModel):
         (
             "        yield Turn",
             "        with torch.no_grad(): yield Turn",
-            "turns of Own yields within a `with`, which then holds for training, too; ",
+            "turns of Own yields within a `with`, which then also applies to the training loop; ",
         ),
         (
             "        yield self.w",
             "        if n < 0: yield self.w",
             "frames of Own yields no pictures; yield at least the finished ones",
         ),
-        ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8, where 3 x 1 x height"),
+        ("*self.spec.shape)", "8, 8)", "frames of Own yields 3 x 8 x 8; yield 3 x 1 x height"),
         (
             "yield self.w.expand(n, *self.spec.shape)",
             "yield torch.zeros(n, *self.spec.shape).byte()",
@@ -64,12 +64,12 @@ class Own(GenerativeModel):
         (
             "        yield Turn(",
             "        self.i = getattr(self, 'i', 0) + 1; yield Turn(self.i * ",
-            "; does `turns` remember what is not a parameter or buffer",
+            "; does `turns` keep a value that is not a parameter or buffer",
         ),
         (
             "spec: ImageSpec)",
             "spec: ImageSpec, act=torch.relu)",
-            "the option act is builtin_function_or_method, which no file can hold; ",
+            "the option act is builtin_function_or_method, which a file cannot store; ",
         ),
         (
             "        self.w =",
@@ -112,7 +112,7 @@ def test_what_turns_write_down_and_frames_use_is_a_parameter_or_buffer(
         "yield self.w", "yield getattr(self, 'm', 0) + self.w"
     )
     shown = said_of(text, tmp_path, monkeypatch, capsys)
-    assert "the pictures differ; do `frames` use what `turns` wrote down and is not a" in shown
+    assert "the pictures differ; do `frames` use a value from `turns` that is not a" in shown
 
 
 JUDGE = """

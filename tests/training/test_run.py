@@ -540,7 +540,7 @@ def test_all_machines_go_on_where_one_of_them_was_restarted(tmp_path):
     run = tmp_path / "run"
     train(paired("toy-denoiser"), run, dataset=Ramps(), device="cpu", on_step=half_way)
     for code, said in begin_two([run, tmp_path / "elsewhere"]):
-        assert code == 1 and "on a disk that all of them see" in said, said
+        assert code == 1 and "on a disk that all of them share" in said, said
     for code, said in begin_two([run, run]):
         assert code == 0, said
     assert newest(run) == 6

@@ -1,1 +1,1 @@
-"""What a model is: the contract that everything else in limner is written against."""
+"""The contract of a model, on which everything else in limner builds."""

@@ -1,17 +1,19 @@
-"""What a model can do beyond painting. Each ability is a class to derive from: `issubclass` and
-`isinstance` ask for it, on the command line, on the page and between models. Those that change
-given pictures are in `editing`, the one that enlarges them in `upscaling`.
+"""What a model can do besides painting.
 
-    Mixes       exchanges styles between pictures, layer by layer
-    Attends     says where it looks for each word
+Each ability is a base class: the command line, the page and other models test for it with
+`issubclass` and `isinstance`. The abilities that change given pictures are in `editing`, the one
+that enlarges them is in `upscaling`.
+
+    Mixes       mixes the styles of several pictures, layer by layer
+    Attends     returns attention maps for the words of a prompt
     Encodes     has a code for each picture (`limner.contract.codes`)
-    Translates  turns pictures of one domain into those of another
+    Translates  turns pictures of one domain into pictures of another
     Upscales    makes pictures larger (`limner.contract.upscaling`)
-    Controlled  is steered by drawings, masks or other pictures
-    FirstStage  turns pictures into maps that another model can paint in
-    Features    sees features in pictures, as judges do
-    Exports     can become a pipeline of diffusers
-    Foreign     was written by another program
+    Controlled  is conditioned on drawings, masks or other pictures
+    FirstStage  turns pictures into latent maps, in which another model can paint
+    Features    extracts features of pictures, as judges do
+    Exports     can be exported as a pipeline of diffusers
+    Foreign     was saved by another program
 """
 
 from abc import abstractmethod
@@ -35,12 +37,12 @@ Latents = Float[Tensor, "b d hh ww"]
 
 
 class Mixes(GenerativeModel):
-    """A model whose pictures have styles, layer by layer, which can be mixed."""
+    """A model that can mix the styles of several pictures, layer by layer."""
 
     @property
     @abstractmethod
     def style_layers(self) -> int:
-        """How many styles a picture has, from coarse to fine."""
+        """Number of styles of a picture, ordered from coarse to fine."""
 
     @abstractmethod
     def mix(
@@ -53,130 +55,133 @@ class Mixes(GenerativeModel):
         seed: Sequence[int | Blend],
         **options: Any,
     ) -> Images:
-        """The pictures of seeds, but that some layers have the styles of other seeds' pictures.
+        """Return the pictures of `seed`, with the styles of some layers taken from those of
+        `other`.
 
         Args:
-            other: the seed, for each picture, whose styles are taken.
-            layers: where they are taken.
-            c: what all pictures are of; n rows, one, or no parts.
-            of: what those are of that styles are taken from; the same where it is None.
-            seed: the pictures' own seeds; the same as `other` gives the seed's own picture.
+            other: for each picture, the seed of the picture that provides the styles.
+            layers: the layers whose styles are replaced.
+            c: the condition of all pictures; n rows, one row, or no parts.
+            of: the condition of the pictures that provide the styles; None means the same as `c`.
+            seed: the pictures' own seeds; where it equals `other`, a picture is unchanged.
             options: the model's own, see the signature of `frames`.
         """
 
 
 class Attends(GenerativeModel):
-    """A model that looks at the words of a prompt, place by place."""
+    """A model in which the places of a picture attend to the words of a prompt."""
 
     @abstractmethod
     def attention_maps(self, x: Images, c: Condition) -> Float[Tensor, "b l h w"]:
-        """How much each place of pictures looks at each token, from 0 to 1; what is missing from
-        the sum over the tokens went to none of them.
+        """Return how much each place of pictures attends to each token, from 0 to 1.
+
+        The sum over the tokens may be less than 1: the rest of the attention went to none of them.
 
         Args:
-            x: finished pictures, of this model or not, "b c h w" in [-1, 1].
-            c: what they are of, with a text; b rows, or one.
+            x: finished pictures, "b c h w" in [-1, 1]; this model need not have made them.
+            c: their condition, with a text; b rows, or one.
 
         Raises:
-            LimnerError: there is no text, or the model looks at no words.
+            LimnerError: the condition has no text, or the model does not attend to words.
         """
 
 
 class Controlled(GenerativeModel):
-    """A model that conditioning pictures steer, one for each of its controls."""
+    """A model that is steered by conditioning images, one for each of its controls."""
 
     @property
     @abstractmethod
     def hints(self) -> Sequence[ImageSpec]:
-        """What they are, by control; their channels, one after the other, are `spec.hint`'s."""
+        """The specification of each control's images; `spec.hint` has all their channels, in this
+        order."""
 
     @abstractmethod
     def join(
         self, others: "Sequence[Controlled]", base: GenerativeModel | None = None
     ) -> "Controlled":
-        """One model with the controls of several, over another base if one is given."""
+        """Return one model with the controls of several, over another base if one is given."""
 
 
 class FirstStage(GenerativeModel):
-    """A model that turns pictures into maps and back, such as a `kl-autoencoder`."""
+    """A model that turns pictures into latent maps and back, such as a `kl-autoencoder`."""
 
     latent_shape: tuple[int, int, int]
 
     @abstractmethod
     def latents(self, x: Images, noise: Noise) -> Latents:
-        """A map of each picture."""
+        """Return the latent map of each picture."""
 
     @abstractmethod
     def pictures(self, z: Latents) -> Images:
-        """The picture of each map."""
+        """Return the picture of each latent map."""
 
 
 class Features(Learner):
-    """A learner that sees features in pictures."""
+    """A learner that extracts features of pictures."""
 
     @abstractmethod
     def features(self, x: Images) -> Float[Tensor, "b d"]:
-        """What is seen in pictures of the size and channels of `spec`."""
+        """Return the features of pictures, which have the size and channels of `spec`."""
 
 
 class Exports(GenerativeModel):
-    """A model that a pipeline of diffusers can be equal to."""
+    """A model that can be exported as an equivalent pipeline of diffusers."""
 
     @abstractmethod
     def to_diffusers(self) -> Any:
-        """The pipeline, with the model's weights.
+        """Return the pipeline, with the model's weights.
 
         Raises:
-            LimnerError: diffusers has no equal of this one; the message says of which part.
+            LimnerError: diffusers has no equivalent of this model; the message names the part.
         """
 
 
 class Foreign(GenerativeModel):
-    """A model that another program wrote; its one option is `folder`."""
+    """A model that another program saved; its only option is `folder`."""
 
     named_by: ClassVar[str] = "-m FOLDER"
-    """How the command line is told of it."""
+    """How the model is given on the command line."""
 
     @classmethod
     @abstractmethod
     def header(cls, folder: Path) -> Header:
-        """What the folder says of itself, without reading the weights."""
+        """Return what the folder says about the model, without reading the weights."""
 
     @classmethod
     @abstractmethod
     def weight_files(cls, folder: Path) -> list[Path]:
-        """The files of the weights that are read."""
+        """Return the files that the weights are read from."""
 
 
 Domain = Literal["A", "B"]
-"""A translator's two domains: its own pictures are B, its conditioning images A."""
+"""The two domains of a translator: its own pictures are B, its conditioning images A."""
 
 
 class Translates(GenerativeModel):
-    """A model that turns pictures of one domain into those of another.
+    """A model that turns pictures of one domain into pictures of another.
 
-    Painting is translation, too: of the conditioning images, from A to B.
+    Painting is translation, too: it translates the conditioning images from A to B.
     """
 
     condition = "required"
     ways: ClassVar[tuple[Domain, ...]] = ("B",)
-    """The domains that it translates to."""
+    """The domains that it can translate to."""
     needs_pairs: ClassVar[bool] = False
     """Whether it learns only from pictures and their true counterparts."""
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:
-        """Whether the seed changes what a picture becomes."""
+        """Return whether the seed changes the translation of a picture."""
         return False
 
     @abstractmethod
     def translation(self, x: Float[Tensor, "b k h w"], to: Domain, noise: Noise) -> Images:
-        """What pictures become in a domain, "b c h w" in [-1, 1].
+        """Return the translations of pictures into a domain, "b c h w" in [-1, 1].
 
         Args:
             x: pictures of the other domain, in the model's size.
             to: one of `ways`.
-            noise: a random stream for each.
+            noise: a random stream for each picture.
         """
 
     def translate(
@@ -186,15 +191,18 @@ class Translates(GenerativeModel):
         *,
         seed: Seeds = 0,
     ) -> Images:
-        """Pictures translated, "n c h w" in [-1, 1]; each is the same alone and among others.
+        """Return the translations of pictures, "n c h w" in [-1, 1].
+
+        A picture has the same translation alone and in a batch.
 
         Args:
             x: pictures of the other domain, "n c h w" in [-1, 1].
-            to: the domain that they become pictures of, by letter or name.
+            to: the domain to translate to, by letter or name.
             seed: picture i is translated with the random stream of seed + i; or a seed for each.
 
         Raises:
-            LimnerError: no such domain, no way to it, or pictures of another shape.
+            LimnerError: there is no such domain, the model does not translate to it, or pictures
+                have another shape.
         """
         domain = self.domain(to)
         check_images(x)
@@ -213,10 +221,10 @@ class Translates(GenerativeModel):
         return torch.cat(made).float().clamp(-1, 1)
 
     def domain(self, name: str) -> Domain:
-        """A domain that can be translated to, by letter or by the data's name of it.
+        """Return a domain to translate to, given its letter or the data's name for it.
 
         Raises:
-            LimnerError: there is no such domain, or no way to it.
+            LimnerError: there is no such domain, or the model does not translate to it.
         """
         shown = " and ".join(self.domain_name(letter) for letter in ("A", "B"))
         known: dict[str, Domain] = {}
@@ -225,27 +233,27 @@ class Translates(GenerativeModel):
         known |= {"a": "A", "b": "B"}
         asked = name.strip().lower()
         if not asked or asked not in known:
-            raise LimnerError(f"'{name}' is no domain of this model; it knows {shown}")
+            raise LimnerError(f"'{name}' is not a domain of this model; it has {shown}")
         if known[asked] not in self.ways:
             raise LimnerError(
-                f"{self.name} models translate to {self.domain_name('B')} alone; for the other "
-                "way train one with data.direction=BtoA, or a cyclegan"
+                f"{self.name} models translate only to {self.domain_name('B')}; for the other "
+                "direction, train one with data.direction=BtoA, or a cyclegan"
             )
         return known[asked]
 
     def domain_name(self, domain: Domain) -> str:
-        """A domain for people: its letter, and the name that the data have for it."""
+        """Return a domain as messages show it: its letter, and the data's name for it."""
         name = self.spec_of(domain).domain
         return f"{domain} ({name})" if name else domain
 
     def spec_of(self, domain: Domain) -> ImageSpec:
-        """What a domain's pictures are."""
+        """Return the specification of a domain's pictures."""
         return self.spec if domain == "B" else self.spec.hint or self.spec
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Yield the translations of the conditioning images, which are made at a stroke.
+        """Yield the translations of the conditioning images, all in one frame.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.

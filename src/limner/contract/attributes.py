@@ -1,4 +1,4 @@
-"""What a model's constructor must leave as it is: the names that every model has."""
+"""Checks of what a model's constructor sets: some attributes belong to every model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,13 @@ _KEPT = ("config", "name", "spec")
 
 
 def check_attributes(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Refuse attributes with a name that every model has: of a layer the class's own is found in
-    its place, and a value takes the place of a method.
+    """Refuse attributes with a name that every model already has.
+
+    The class's own attribute would hide a layer of that name, and a value would hide a method.
 
     Args:
-        model: just built.
-        config: its constructor's arguments, which are its attribute `config`.
+        model: a model that was just built.
+        config: the arguments of its constructor, which are its attribute `config`.
 
     Raises:
         LimnerError: there is such an attribute; the message names the first.
@@ -36,14 +37,14 @@ def check_attributes(model: nn.Module, config: Mapping[str, Any]) -> None:
 
 
 def check_players(parts: object, name: str) -> None:
-    """Refuse players that are not parts of a model by name.
+    """Refuse players that are not modules by name.
 
     Args:
-        parts: what `players` returned.
-        name: of the model's class.
+        parts: the value that `players` returned.
+        name: the name of the model's class.
 
     Raises:
-        LimnerError: it is not a dictionary, or one of it is not a module.
+        LimnerError: it is not a dictionary, or one of its values is not a module.
     """
     shown = "return modules by name, as {'generator': self.generator}"
     if not isinstance(parts, Mapping):

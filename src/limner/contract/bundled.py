@@ -1,6 +1,6 @@
-"""The bundled models: a folder each, with `model.safetensors` and a card that says its numbers.
+"""The bundled models: a folder each, with `model.safetensors` and a card with measured numbers.
 
-Some paint, others judge, see `limner.evaluate.extractors.choose`.
+Some paint, others are judges, see `limner.evaluate.extractors.choose`.
 """
 
 from importlib.resources import files
@@ -15,24 +15,25 @@ from limner.contract.registry import entry, models
 from limner.contract.upscaling import Upscales
 
 DEFAULT = "emoji"
-"""The model that paints when none is named."""
-_PIPELINE = "model_index.json"  # in a folder of diffusers
+"""The model that paints when no model is named."""
+_PIPELINE = "model_index.json"  # the file that marks a diffusers folder
 
 
 def bundled() -> dict[str, Path]:
-    """The folders of the bundled models, by name."""
+    """Return the folders of the bundled models, by name."""
     folder = Path(str(files("limner") / "zoo"))
     return {each.parent.name: each.parent for each in sorted(folder.glob(f"*/{MODEL_FILE}"))}
 
 
 def bundled_as(name: str) -> Path | None:
-    """The folder of the bundled model of a name, unless a model that is called so lies here."""
+    """Return the folder of a bundled model; None if there is none, or if a folder here has its name
+    and holds a model."""
     here = any((Path(name) / file).is_file() for file in (MODEL_FILE, _PIPELINE))
     return None if here else bundled().get(name)
 
 
 def paints(folder: Path) -> bool:
-    """Whether a bundled model makes pictures of nothing, rather than of others, or judges them."""
+    """Return whether a bundled model paints without a picture as input."""
     header = read_header(folder / MODEL_FILE)
     model = entry(header.model).model
     needs_picture = header.spec.hint is not None and getattr(model, "condition", "") == "required"
@@ -41,20 +42,23 @@ def paints(folder: Path) -> bool:
 
 
 def bundled_with(ability: type) -> list[str]:
-    """The names of the bundled models that have an ability."""
+    """Return the names of the bundled models that have an ability."""
     of = {name: entry(read_header(path / MODEL_FILE).model) for name, path in bundled().items()}
     return [name for name, own in of.items() if issubclass(own.model, ability)]
 
 
 def bundled_of(model: str) -> list[str]:
-    """The names of the bundled models of a registered one, the one that has its name first."""
+    """Return the names of the bundled models of a registered model; one with the same name is
+    first."""
     found = [n for n, path in bundled().items() if read_header(path / MODEL_FILE).model == model]
     return sorted(found, key=lambda name: name != model)
 
 
 def painters() -> str:
-    """The bundled models that paint, for a message: "; bundled are: ...", or nothing; those that
-    need a picture stand behind the others."""
+    """Return the bundled models for a message, as "; bundled are: ...", or "" if none paints.
+
+    Models that need a picture are listed after the others.
+    """
     found = [", ".join(name for name, folder in bundled().items() if paints(folder))]
     others = {"translators": Translates, "to change pictures": Follows, "to enlarge": Upscales}
     for what, ability in others.items():
@@ -64,11 +68,14 @@ def painters() -> str:
 
 
 def find_model(name: str | None) -> Path:
-    """The path of a run or model folder, a model file, or a bundled model that is to paint; of the
-    default one when none is named, and of a bundled one when a registered model is.
+    """Return the path of a model to paint with: a run or model folder, a model file or a bundled
+    model.
+
+    Without a name it is the default model; the name of a registered model means a bundled one of
+    it.
 
     Raises:
-        LimnerError: there is none.
+        LimnerError: there is no such model.
     """
     known = bundled()
     if name is None:
@@ -80,8 +87,8 @@ def find_model(name: str | None) -> Path:
             if ready := bundled_of(name):
                 return known[ready[0]]
             raise LimnerError(
-                f"no {name} model is bundled; limner train {name} emoji data.size=16 --run RUN "
-                f"makes one, to be named as -m RUN{painters()}"
+                f"no {name} model is bundled; train one with limner train {name} emoji "
+                f"data.size=16 --run RUN, and use it with -m RUN{painters()}"
             )
         raise LimnerError(f"there is no run, model folder or model file '{name}'{painters()}")
     return Path(name)

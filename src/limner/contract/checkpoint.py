@@ -1,7 +1,6 @@
-"""One `model.safetensors` is a model: weights, and a JSON header that rebuilds the network around
-them.
+"""Model files: a `model.safetensors` holds the weights, and a JSON header to rebuild the network.
 
-No file that is loaded here can run code: safetensors holds numbers only, the header is capped
+Loading a file cannot run code: safetensors holds numbers only, the size of the header is checked
 before it is parsed, and a model is built by its registered name, never by a class named in the
 file.
 """
@@ -67,13 +66,14 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "told": ("condition_bias",),
     "widen": ("expand",),
 }
-"""Layers as older files name them -> the names that they may have now."""
+"""Names of layers in older files -> the names that they may have now."""
 ADDED: dict[str, bool] = {"seen": True}
-"""Buffers that older files lack -> the value that stands for what they do not say."""
+"""Buffers that older files lack -> the value that they get."""
 
 
 def _foreign(file: Path) -> type[Foreign] | None:
-    """The class that opens the folder known by a file; None for a model file of limner."""
+    """Return the class that reads the folder identified by a file; None for limner's own model
+    files."""
     known = None if file.suffix == ".safetensors" else foreign().get(file.name)
     if known is None:
         return None
@@ -82,24 +82,24 @@ def _foreign(file: Path) -> type[Foreign] | None:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weight_files(file: Path) -> list[Path]:
-    """The files that a model's weights are in, by its `model_file`."""
+    """Return the files that hold a model's weights, given its `model_file`."""
     if opener := _foreign(file):
         return opener.weight_files(file.parent)
     return [file, *sorted({source for source, _ in _shared(read_header(file), file).values()})]
 
 
 def digest_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], about: str = "") -> str:
-    """The SHA-256 of tensors, by their names, types, shapes and bytes.
+    """Return the SHA-256 of the names, types, shapes and bytes of tensors.
 
     Args:
-        tensors: weights, or whatever has names.
-        about: what else decides what they are for.
+        tensors: weights, or other tensors with names.
+        about: a text that is hashed with them, if more than the tensors decides what they are for.
     """
     content = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
@@ -110,7 +110,7 @@ def digest_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], about: str = ""
 
 
 def digest(file: Path) -> str:
-    """A hash of a whole model, by its `model_file`."""
+    """Return a hash of a whole model, given its `model_file`."""
     parts, folder = weight_files(file), file.parent
     if _foreign(file):
         parts += sorted(folder.rglob("*.json"))
@@ -121,7 +121,7 @@ def digest(file: Path) -> str:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash either the old content or the new one is there, whole."""
+    """Write a file so that after a crash it has either the old or the new content, complete."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -137,7 +137,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where folders can be opened."""
+    """Make the entries of a folder durable, on systems where folders can be opened."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # on Windows, always
@@ -151,7 +151,7 @@ def sync_folder(folder: Path) -> None:
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Tensors and string metadata as a safetensors file, durably."""
+    """Save tensors and string metadata as a safetensors file, durably."""
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     write_durably(path, save(plain, metadata))
 
@@ -165,19 +165,19 @@ def save_model(
     shared: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model into one file.
+    """Save a model to one file.
 
     Args:
         model: a registered learner.
-        path: the file, or a folder, which then gets `model.safetensors`.
-        images_seen: how many training images the weights have seen.
-        recipe: how they were trained.
-        shared: what to leave out of the file, see `Header`.
-        dtype: of the stored floating-point weights: `torch.float16` halves a file, `torch.int8`
-            quarters it, see `limner.contract.packing`; None keeps each as it is.
+        path: the file, or a folder, to which `model.safetensors` is added.
+        images_seen: the number of training images that the weights have seen.
+        recipe: the recipe of the training.
+        shared: the tensors to leave out of the file, see `Header`.
+        dtype: the type of the stored floating-point weights: `torch.float16` halves a file,
+            `torch.int8` quarters it, see `limner.contract.packing`; None leaves each unchanged.
 
     Raises:
-        LimnerError: the model, or one in it, is of a class that is not registered.
+        LimnerError: the class of the model, or of a model in it, is not registered.
     """
     _check_registered(model.description(), type(model).__name__)
     if isinstance(dtype, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -197,18 +197,18 @@ def save_model(
 
 
 def _check_registered(described: Mapping[str, Any], what: str) -> None:
-    """Refuse to write a model that no file could name.
+    """Refuse to save a model whose file could not be loaded.
 
     Args:
-        described: as by `Learner.description`.
-        what: its class, or the option that it was given as, for the message.
+        described: the value of `Learner.description`.
+        what: the class of the model, or the option that it was given as, for the message.
 
     Raises:
-        LimnerError: it has no name, or a nested model has none.
+        LimnerError: the model, or a model in it, has no registered name.
     """
     if not described["model"]:
         raise LimnerError(
-            f"{what} is not registered, and no program could open its file; write "
+            f"{what} is not registered, so that its file could not be loaded; write "
             "@register(NAME, ...) above its class, with a name of its own"
         )
     for option, value in described["config"].items():
@@ -217,7 +217,7 @@ def _check_registered(described: Mapping[str, Any], what: str) -> None:
 
 
 def _raw_header(path: Path) -> dict[str, Any]:
-    """The safetensors header, checked for size before it is parsed."""
+    """Return the safetensors header; its size is checked before it is parsed."""
     broken = f"{path} is not a safetensors file, or is cut short; make or copy it again"
     try:
         with path.open("rb") as file:
@@ -245,7 +245,7 @@ def _raw_header(path: Path) -> dict[str, Any]:
 
 
 def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """The tensors of a safetensors file, after its header was checked."""
+    """Load the tensors of a safetensors file, after checking its header."""
     _raw_header(path)
     try:
         return load_file(path, device=device)
@@ -254,7 +254,7 @@ def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def _stored_weights(file: Path) -> dict[str, Tensor]:
-    """The weights of a model file."""
+    """Load the weights of a model file."""
     try:
         return unpack(load_tensors(file))
     except ValueError as error:
@@ -262,10 +262,10 @@ def _stored_weights(file: Path) -> dict[str, Tensor]:
 
 
 def read_header(path: Path) -> Header:
-    """What a model file says of itself, without reading the weights.
+    """Return the header of a model file, without reading the weights.
 
     Raises:
-        LimnerError: no such file, not written by limner, or written by a newer limner.
+        LimnerError: there is no such file, limner did not write it, or a newer limner did.
     """
     if opener := _foreign(path):
         return opener.header(path.parent)
@@ -289,14 +289,16 @@ def read_header(path: Path) -> Header:
 
 
 def _brief(error: Exception) -> str:
-    """An error's first line, for a message of one line."""
+    """Return the first line of an error, shortened for a one-line message."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     return said if len(said) <= 200 else said[:197] + "..."
 
 
 def model_file(path: Path | str) -> Path:
-    """The model file that a path means: the file itself, or the one in a run or model folder; of
-    another program's folder, the file that it is known by.
+    """Return the model file that a path means: the file itself, or the one in a run or model
+    folder.
+
+    For a folder of another program, it is the file that identifies the folder.
     """
     path = Path(path)
     if not path.is_dir() or (path / MODEL_FILE).is_file():
@@ -306,12 +308,13 @@ def model_file(path: Path | str) -> Path:
 
 
 def load(path: Path | str, device: str = "cpu") -> Learner:
-    """A model from its file, from the folder of a run or model, or a bundled one by its name, in
-    evaluation mode.
+    """Load a model from its file, from a run or model folder, or a bundled one by its name.
+
+    The model is in evaluation mode.
 
     Raises:
         LimnerError: not a model file, a newer format, an unknown model, weights that do not fit it,
-            or a device that is not here.
+            or a device that this machine does not have.
     """
     place = find_device(device)
     file, ready = model_file(path), _ZOO / path / MODEL_FILE
@@ -326,7 +329,7 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
         by = f", by limner {header.version} (this is {limner.__version__})"
         by = "" if header.version == limner.__version__ else by
         raise LimnerError(f"{file}{by}: {error}") from None
-    except Exception as error:  # whatever a constructor makes of options that nobody would choose
+    except Exception as error:  # a constructor may raise anything for damaged options
         raise LimnerError(
             f"the model '{header.model}' that {file} describes cannot be built ({_brief(error)})"
         ) from None
@@ -338,15 +341,16 @@ def load(path: Path | str, device: str = "cpu") -> Learner:
 def usual_options(
     model: GenerativeModel, recipe: Mapping[str, Any], name: str | Path
 ) -> dict[str, Any]:
-    """The options of its sampler that a model was trained to paint with.
+    """Return the options of the sampler with which a model was trained to paint.
 
     Args:
-        model: that paints.
-        recipe: of its header.
-        name: of its file, for the message.
+        model: a generative model.
+        recipe: the recipe in its header.
+        name: the name of its file, for the message.
 
     Raises:
-        LimnerError: options that the model does not have, as of a file of a later version.
+        LimnerError: the model does not have one of the options, for example because the file is of
+            a later version.
     """
     usual: dict[str, Any] = recipe.get("sampler", {})
     try:
@@ -357,7 +361,11 @@ def usual_options(
 
 
 def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
-    """Where a bundled model has what a model file leaves out: its file, and the start of names."""
+    """Find, in the bundled models, the weights that a model file leaves out.
+
+    Returns the start of their names in the model -> the bundled model's file, and the start of
+    their names there.
+    """
     bundled = {each.parent.name: each for each in _ZOO.glob(f"*/{MODEL_FILE}")}
     found: dict[str, tuple[Path, str]] = {}
     for start, source in header.shared.items():
@@ -372,7 +380,7 @@ def _shared(header: Header, file: Path) -> dict[str, tuple[Path, str]]:
 
 
 def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
-    """What a model file leaves out, from the bundled models that have it."""
+    """Load the weights that a model file leaves out from the bundled models that have them."""
     found: dict[str, Tensor] = {}
     for start, (source, there) in _shared(header, file).items():
         weights = _stored_weights(source)
@@ -381,14 +389,14 @@ def _shared_tensors(header: Header, file: Path) -> dict[str, Tensor]:
 
 
 def current_name(name: str, own: Collection[str]) -> str:
-    """The name that a weight of a file has in a model.
+    """Return the name that a weight of a file has in a model.
 
     Args:
-        name: in the file, "network.enter.weight".
-        own: the names of the model's weights, "network.conv_in.weight".
+        name: the name in the file, such as "network.enter.weight".
+        own: the names of the model's weights, such as "network.conv_in.weight".
 
     Returns:
-        the name itself if the model has it, or if no current name of its layers fits.
+        the same name if the model has it, or if no current name of its layers fits.
     """
     if name in own:
         return name
@@ -398,11 +406,12 @@ def current_name(name: str, own: Collection[str]) -> str:
 
 
 def with_current_names(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights of a file under the names of a model, with the buffers that older files lack.
+    """Return the weights of a file with the names of a model, and the buffers that older files
+    lack.
 
     Args:
-        weights: of the file.
-        own: the model's weights, by their names.
+        weights: the weights of the file.
+        own: the model's weights, by name.
     """
     found = {current_name(name, own): weight for name, weight in weights.items()}
     for name in own.keys() - found.keys():
@@ -413,7 +422,7 @@ def with_current_names(weights: Mapping[str, Tensor], own: Mapping[str, Any]) ->
 
 
 def load_weights(model: Learner, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Put weights into a model, all of them and no others."""
+    """Load weights into a model; it needs all of them and accepts no others."""
     own = model.state_dict()
     weights = with_current_names(weights, own)
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()

@@ -1,4 +1,4 @@
-"""Editing by the codes of pictures."""
+"""Editing of pictures through their codes."""
 
 import math
 from abc import abstractmethod
@@ -18,19 +18,19 @@ from limner.contract.model import finished
 from limner.contract.noise import Noise, Seeds
 from limner.contract.options import Count
 
-_FRAMES = 10  # of an edit
+_FRAMES = 10  # frames of an edit
 
 
 class EditsCodes(Encodes, Edits):
-    """A model whose codes are standard normal, which edits by them.
+    """A model with standard normal codes that edits pictures through them.
 
-    All of a picture is painted anew by moving its code along the circle through it and a draw,
-    z = sqrt(1 - strength^2) encode(x) + strength eps. A part of it is drawn from its law given the
-    rest, by a Markov chain that leaves this law as it is.
+    A whole picture is repainted by moving its code along the circle through it and a random
+    code, z = sqrt(1 - strength^2) encode(x) + strength eps. A part of a picture is drawn from its
+    distribution given the rest, by a Markov chain that leaves this distribution unchanged.
     """
 
     inference_rounds: int = 100
-    """How many steps the chain takes by default."""
+    """Default number of steps of the chain."""
 
     def edit(
         self,
@@ -44,18 +44,18 @@ class EditsCodes(Encodes, Edits):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Paint pictures anew, or what a mask says; see `Edits`.
+        """Repaint pictures, or the part that a mask marks; see `Edits`.
 
         Args:
             image, c, seed, preview, options: as for `Edits.edit`.
             mask: 1 where to paint, 0 where to keep; everywhere by default.
-            strength: how far the code moves; with a mask, the share of the rounds that are taken,
-                and below 1 the chain begins with what the picture has there.
-            rounds: of the chain, with a mask.
+            strength: how far the code moves; with a mask, the share of the rounds that are run, and
+                below 1 the chain starts from what the picture has there.
+            rounds: with a mask, the number of rounds of the chain.
 
         Raises:
-            LimnerError: pictures or a mask of another shape, a strength that cannot be, or an
-                option that does not go with a mask.
+            LimnerError: pictures or a mask of another shape, a strength out of range, or an option
+                that cannot be used with a mask.
         """
         check_mask(self.spec, image, mask)
         if not 0 < strength <= 1:
@@ -63,21 +63,21 @@ class EditsCodes(Encodes, Edits):
         image = image.to(self.device, self.dtype)
         if mask is None:
             if rounds is not None:
-                raise LimnerError("rounds are of the part that a mask marks; leave rounds out")
-            frames = partial(self._moved, image=image, strength=strength)
+                raise LimnerError("rounds needs a mask; give one, or leave rounds out")
+            frames = partial(self._move_codes, image=image, strength=strength)
         else:
             steps = max(1, round(strength * (rounds or self.inference_rounds)))
             painted = (mask > 0.5).to(image)
             begin = None if strength == 1 else image
-            frames = partial(self._drawn, image=image, mask=painted, begin=begin, steps=steps)
+            frames = partial(self._run_chain, image=image, mask=painted, begin=begin, steps=steps)
         yield from self.run_frames(frames, len(image), c, seed, preview, options)
 
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """Always as many."""
+        """Return the number of frames, which is the same for all edits."""
         return _FRAMES
 
     @finished
-    def _moved(
+    def _move_codes(
         self,
         n: int,
         c: Condition,
@@ -89,7 +89,7 @@ class EditsCodes(Encodes, Edits):
         temperature: float,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield pictures whose codes go from the given picture's to a random one."""
+        """Yield pictures whose codes move from the given picture's code to a random one."""
         z = self.encode(image, c)
         eps = temperature * noise.normal(z.shape[1], dtype=z.dtype)
         for i in range(1 if preview else _FRAMES, _FRAMES + 1):
@@ -97,7 +97,7 @@ class EditsCodes(Encodes, Edits):
             yield self.decode(math.sqrt(1 - s**2) * z + s * eps, c)
 
     @finished
-    def _drawn(
+    def _run_chain(
         self,
         n: int,
         c: Condition,
@@ -111,9 +111,9 @@ class EditsCodes(Encodes, Edits):
         temperature: float,
         **options: Any,
     ) -> Iterator[Images]:
-        """The picture now and then while the chain goes, then its last one."""
+        """Yield the picture at some steps of the chain, then the last one."""
         if temperature != 1:
-            raise LimnerError("a part is drawn from its law given the rest; leave temperature out")
+            raise LimnerError("temperature cannot be used with a mask; leave temperature out")
         if begin is None:
             *_, begin = self.frames(n, c, noise=noise, preview=False)
         x = torch.where(mask > 0, begin.to(image), image)
@@ -133,14 +133,15 @@ class EditsCodes(Encodes, Edits):
         steps: int,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield the pictures after each step of a Markov chain, whose law tends to that of the
-        part that is painted, given the rest.
+        """Yield the pictures after each step of a Markov chain.
+
+        Its distribution tends to that of the masked part given the rest.
 
         Args:
-            x: where it begins.
+            x: the pictures that the chain starts from.
             mask: 1 where to paint, 0 where to keep.
-            c: what the pictures are of.
+            c: the condition of the pictures.
             noise: random streams.
-            steps: how many.
-            options: the model's own, see the signature of `frames`.
+            steps: the number of steps.
+            options: sampling options of the model, see the signature of `frames`.
         """

@@ -1,8 +1,8 @@
 """Paths between codes: the straight line, and the great circle.
 
-In many dimensions a standard normal code is about sqrt(d) away from 0, so that the middle of the
-straight line between two of them, sqrt(d / 2) away, is the code of no picture; the path along the
-sphere stays where codes are.
+In many dimensions a standard normal code is about sqrt(d) away from 0. The middle of the straight
+line between two codes is only sqrt(d / 2) away, where no picture has its code. The path along the
+sphere stays where the codes of pictures are.
 
 References:
     White (2016). Sampling generative networks. arXiv:1609.04468.
@@ -13,23 +13,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_PARALLEL = 1e-4  # the sine of an angle below which a great circle is a line
+_PARALLEL = 1e-4  # the path is a straight line if the sine of the angle is below this
 
 
 def lerp(
     a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], t: Float[Tensor, "t"]
 ) -> Float[Tensor, "n t d"]:
-    """(1 - t) a + t b: the straight line."""
+    """Return (1 - t) a + t b: the straight line."""
     return torch.lerp(a[:, None], b[:, None], t[:, None])
 
 
 def slerp(
     a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], t: Float[Tensor, "t"]
 ) -> Float[Tensor, "n t d"]:
-    """sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w being the angle between a and b.
+    """Return sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, where w is the angle between a and b.
 
-    It goes from a, t = 0, to b, t = 1, along the great circle, and is the straight line where the
-    circle is not determined: a and b have one direction, or opposite ones.
+    It goes from a (t = 0) to b (t = 1) along the great circle. Where a and b have the same or
+    opposite directions, the circle is not determined, and it is the straight line.
     """
     cosine = torch.cosine_similarity(a, b).clamp(-1, 1)
     w = cosine.acos()[:, None, None]

@@ -1,10 +1,10 @@
-"""A code for each picture: what `limner reconstruct` and `limner interpolate` ask of a model.
+"""A code for each picture: what `limner reconstruct` and `limner interpolate` need of a model.
 
-Codes are flat, and scaled so that those of pictures are about standard normal:
+Codes are flat, and scaled such that the codes of pictures are about standard normal:
 
     reconstruct(x)          decode(encode(x))
-    interpolate(a, b)       decode(z_t), z_t on a path from encode(a) to encode(b)
-    traverse(x)             decode(z), z being encode(x) but for one coordinate
+    interpolate(a, b)       decode(z_t), where z_t is on a path from encode(a) to encode(b)
+    traverse(x)             decode(z), where z is encode(x) except for one coordinate
 """
 
 from abc import abstractmethod
@@ -28,57 +28,58 @@ class Encodes(GenerativeModel):
     """A model that has a code for each picture and a picture for each code."""
 
     spherical: ClassVar[bool] = True
-    """Whether codes are normal by the model's own making, so that paths go along the sphere; else
-    they are only scaled like that, and paths are straight."""
+    """Whether the model itself makes codes normal, so that paths follow the sphere; otherwise codes
+    are only scaled to it, and paths are straight."""
 
     @abstractmethod
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
-        """The code of each picture; the most probable one, where there are many.
+        """Return the code of each picture; if it has several, the most probable one.
 
         Args:
             x: pictures in [-1, 1], "b c h w".
-            c: what they are of; b rows, or no parts.
+            c: the condition of the pictures; b rows, or no parts.
         """
 
     @abstractmethod
     def decode(self, z: Float[Tensor, "b d"], c: Condition = Condition()) -> Images:
-        """The picture of each code; the mean one, where there are many.
+        """Return the picture of each code; if it has several, their mean.
 
         Args:
             z: codes.
-            c: what the pictures are of; b rows, or no parts.
+            c: the condition of the pictures; b rows, or no parts.
         """
 
     def reconstruct(self, x: Images, c: Condition = Condition()) -> Images:
-        """What is left of pictures when only their codes are kept, "b c h w" in [-1, 1]."""
+        """Return the pictures decoded from the codes of x, "b c h w" in [-1, 1]."""
         with evaluation_mode(self), torch.no_grad():
-            x, c = self._placed(x, c)
-            return self._decoded(self._encoded(x, c), c)
+            x, c = self._prepare_input(x, c)
+            return self._decode_all(self._encode_all(x, c), c)
 
     def interpolate(
         self, a: Images, b: Images, steps: int = 8, c: Condition = Condition()
     ) -> Float[Tensor, "n steps c h w"]:
-        """Pictures on the paths from some to others, the reconstructions of both included.
+        """Return pictures on the paths between pairs of pictures, including the reconstructions of
+        both.
 
         Args:
-            a, b: where the n paths begin and end.
-            steps: pictures on each path, at least 2.
-            c: what all of them are of; one row, n rows, or no parts.
+            a, b: the pictures at the start and the end of the n paths.
+            steps: the number of pictures on each path, at least 2.
+            c: the condition of all pictures; one row, n rows, or no parts.
 
         Raises:
-            LimnerError: fewer than two steps, or pictures that do not pair.
+            LimnerError: fewer than two steps, or different numbers of pictures.
         """
         if steps < 2:
             raise LimnerError(f"a path has at least 2 pictures, its ends, not {steps}")
         if len(a) != len(b):
             raise LimnerError(f"{len(a)} pictures cannot be paired with {len(b)}")
         with evaluation_mode(self), torch.no_grad():
-            b, _ = self._placed(b, c)
-            a, c = self._placed(a, c)
-            start, end = self._encoded(a, c), self._encoded(b, c)
+            b, _ = self._prepare_input(b, c)
+            a, c = self._prepare_input(a, c)
+            start, end = self._encode_all(a, c), self._encode_all(b, c)
             t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
             path = slerp(start, end, t) if self.spherical else lerp(start, end, t)
-            painted = self._decoded(path.flatten(0, 1), c.repeat(steps))
+            painted = self._decode_all(path.flatten(0, 1), c.repeat(steps))
             return painted.view(-1, steps, *self.spec.shape)
 
     def traverse(
@@ -88,69 +89,71 @@ class Encodes(GenerativeModel):
         values: Sequence[float] = (-3, -2, -1, 0, 1, 2, 3),
         c: Condition = Condition(),
     ) -> Float[Tensor, "k v c h w"]:
-        """What each coordinate of a code means: the picture with that one at several values.
+        """Show what each coordinate of a code means: return the picture with it set to several
+        values.
 
         Args:
             x: one picture, "1 c h w".
-            coordinates: which; or how many, of those that change the picture most.
-            values: what the coordinate is set to, one after the other.
-            c: what it is of.
+            coordinates: the coordinates; or a number k, for the k coordinates that change the
+                picture most.
+            values: the values that a coordinate is set to, one after the other.
+            c: the condition of the picture.
 
         Raises:
-            LimnerError: several pictures, coordinates that codes have not, or none.
+            LimnerError: several pictures, coordinates that codes do not have, or none.
         """
         if len(x) != 1:
-            raise LimnerError(f"one picture's code is moved, not those of {len(x)}; give x[:1]")
+            raise LimnerError(f"x has {len(x)} pictures, and must have one; give x[:1]")
         some = isinstance(coordinates, int)
         if (coordinates < 1 if some else not len(coordinates)) or not len(values):
-            raise LimnerError("nothing is moved; give at least one coordinate and one value")
+            raise LimnerError("nothing would change; give at least one coordinate and one value")
         with evaluation_mode(self), torch.no_grad():
-            x, c = self._placed(x, c)
+            x, c = self._prepare_input(x, c)
             z = self.encode(x, c)
             if isinstance(coordinates, int):
-                coordinates = self._telling(z, c, max(map(abs, values)))[:coordinates]
+                coordinates = self._rank_coordinates(z, c, max(map(abs, values)))[:coordinates]
             if not 0 <= min(coordinates) <= max(coordinates) < z.shape[1]:
                 raise LimnerError(f"a code of this model has the coordinates 0 to {z.shape[1] - 1}")
             moved = z.repeat(len(coordinates) * len(values), 1)
             shown = moved.view(len(coordinates), len(values), -1)
             for row, coordinate in enumerate(coordinates):
                 shown[row, :, coordinate] = torch.tensor(values).to(z)
-            painted = self._decoded(moved, c.repeat(len(moved)))
+            painted = self._decode_all(moved, c.repeat(len(moved)))
             return painted.view(*shown.shape[:2], *self.spec.shape)
 
-    def _telling(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
-        """All coordinates, that first whose two extremes differ most in pixels."""
+    def _rank_coordinates(self, z: Float[Tensor, "1 d"], c: Condition, reach: float) -> list[int]:
+        """Return all coordinates; the first is the one whose two extremes differ most in pixels."""
         change: list[Tensor] = []
         for first in range(0, z.shape[1], _AT_ONCE):
             some = [*range(z.shape[1])][first : first + _AT_ONCE]
             moved = z.repeat(2 * len(some), 1).view(2, len(some), -1)
             moved[0, range(len(some)), some], moved[1, range(len(some)), some] = -reach, reach
-            low, high = self._decoded(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
+            low, high = self._decode_all(moved.flatten(0, 1), c.repeat(2 * len(some))).chunk(2)
             change.append((high - low).square().flatten(1).sum(1))
         return [int(i) for i in torch.cat(change).argsort(descending=True, stable=True)]
 
-    def _encoded(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
-        """The codes of any number of pictures."""
+    def _encode_all(self, x: Images, c: Condition) -> Float[Tensor, "b d"]:
+        """Return the codes of any number of pictures."""
         parts = [
             self.encode(x[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
             for i in range(0, len(x), _AT_ONCE)
         ]
         return torch.cat(parts)
 
-    def _decoded(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
-        """The pictures of any number of codes, at the border: float32, in [-1, 1]."""
+    def _decode_all(self, z: Float[Tensor, "b d"], c: Condition) -> Images:
+        """Return the pictures of any number of codes, as float32 in [-1, 1]."""
         parts = [
             self.decode(z[i : i + _AT_ONCE], c.rows(slice(i, i + _AT_ONCE)))
             for i in range(0, len(z), _AT_ONCE)
         ]
         return torch.cat(parts).float().clamp(-1, 1)
 
-    def _placed(self, x: Images, c: Condition) -> tuple[Images, Condition]:
-        """Pictures and their conditions as the model's networks take them.
+    def _prepare_input(self, x: Images, c: Condition) -> tuple[Images, Condition]:
+        """Check pictures and their conditions, and move them to the model's device and type.
 
         Raises:
-            LimnerError: no pictures or of another shape, or conditions that do not pair with them
-                or that the model was trained without.
+            LimnerError: no pictures or pictures of another shape, or conditions that do not pair
+                with them or that the model was trained without.
         """
         check_images(x)
         if tuple(x.shape[1:]) != self.spec.shape:

@@ -1,4 +1,4 @@
-"""Which devices this machine has."""
+"""Devices of this machine."""
 
 import torch
 
@@ -6,13 +6,13 @@ from limner.contract.errors import LimnerError
 
 
 def find_device(name: str | torch.device = "auto") -> torch.device:
-    """A device by its name.
+    """Return a device, given its name.
 
     Args:
-        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1").
+        name: "auto" for a GPU if there is one, or torch's name for a device ("cpu", "cuda:1").
 
     Raises:
-        LimnerError: it is another device, or this machine has none such.
+        LimnerError: it is another kind of device, or this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -21,7 +21,7 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
     except RuntimeError:
         raise LimnerError(f"'{name}' is not a device; write auto, cpu, cuda or cuda:1") from None
     if found.type not in ("cpu", "cuda"):
-        reason = ", for it has no float64" * (found.type == "mps")
+        reason = ", because it has no float64" * (found.type == "mps")
         raise LimnerError(
             f"limner does not compute on '{name}'{reason}; write --device cpu or cuda, in Python "
             "device='cpu'"

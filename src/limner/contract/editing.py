@@ -1,9 +1,9 @@
-"""Abilities to change a picture, and to draw a part of it given the rest.
+"""Abilities to change a picture, and to paint a part of it given the rest.
 
-    Completes   draws a part of a picture, given the rest
-    Edits       paints a picture anew, or a part of it
-    Rewords     paints a picture again with words of its prompt changed
-    Follows     changes a picture as an instruction says
+    Completes   draws a part of a picture from its distribution given the rest
+    Edits       repaints a picture, or a part of it
+    Rewords     paints a picture again after some words of its prompt changed
+    Follows     changes a picture according to an instruction
 
 A mask is 1 where to paint, and 0 where to keep.
 """
@@ -26,7 +26,7 @@ from limner.contract.rewording import Rewording
 
 
 class Completes(GenerativeModel):
-    """A model that draws a part of a picture from its law given the rest."""
+    """A model that draws a part of a picture from its distribution given the rest."""
 
     @abstractmethod
     def complete(
@@ -40,12 +40,12 @@ class Completes(GenerativeModel):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield pictures that keep what a mask keeps, as `watch` yields pictures.
+        """Yield pictures that are unchanged where a mask is 0, in the way `watch` yields pictures.
 
         Args:
             image: the pictures, "b c h w" in [-1, 1].
             mask: 1 where to paint, 0 where to keep.
-            rounds: of inference, where the law cannot be drawn from at once.
+            rounds: rounds of inference, for models that cannot draw from the distribution directly.
             c, seed, preview, options: as for `GenerativeModel.watch`.
         """
 
@@ -53,14 +53,14 @@ class Completes(GenerativeModel):
     def complete_count(
         self, mask: Float[Tensor, "b 1 h w"], rounds: int | None = None, **options: Any
     ) -> int:
-        """How many frames `complete` yields with a preview."""
+        """Return the number of frames that `complete` yields with a preview."""
 
 
 def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
-    """Refuse pictures and masks that are not of a model.
+    """Refuse pictures and masks that do not fit a model.
 
     Raises:
-        LimnerError: they are of another shape, or their numbers are of another kind.
+        LimnerError: they have another shape, or numbers of another type or range.
     """
     check_images(image)
     if tuple(image.shape[1:]) != spec.shape:
@@ -69,10 +69,10 @@ def check_mask(spec: ImageSpec, image: Tensor, mask: Tensor | None) -> None:
     if mask is None:
         return
     if mask.shape != (len(image), 1, *spec.shape[1:]):
-        raise LimnerError(f"a mask is 1 x {spec.height} x {spec.width} for each picture")
+        raise LimnerError(f"a mask must be 1 x {spec.height} x {spec.width} for each picture")
     if not mask.is_floating_point() or not bool(((mask >= 0) & (mask <= 1)).all()):
         raise LimnerError(
-            "a mask is of floats from 0, where to keep, to 1, where to paint; "
+            "a mask must have floats from 0 (keep) to 1 (paint); "
             "give for example (mask > 0).float()"
         )
 
@@ -92,32 +92,34 @@ class Edits(GenerativeModel):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield pictures that are made from given ones, as `watch` yields pictures.
+        """Yield pictures made from given ones, in the way `watch` yields pictures.
 
         Args:
             image: the pictures, "b c h w" in [-1, 1].
             mask: 1 where to paint, 0 where to keep; everywhere by default.
-            strength: how much of what is painted over may change, in (0, 1].
+            strength: how much the repainted area may change, in (0, 1].
             c, seed, preview, options: as for `GenerativeModel.watch`.
         """
 
     @abstractmethod
     def edit_count(self, strength: float = 1.0, **options: Any) -> int:
-        """How many frames `edit` yields with a preview."""
+        """Return the number of frames that `edit` yields with a preview."""
 
     def effective_strength(self, strength: float, **options: Any) -> float:
-        """The strength that an edit has, which models that take steps round to whole ones."""
+        """Return the strength that an edit really has; models with steps round it to whole
+        steps."""
         return strength
 
 
 class Rewords(GenerativeModel):
-    """A model whose pictures follow a change of their prompt, and stay as they are elsewhere."""
+    """A model that changes a picture with its prompt and leaves the rest of the picture
+    unchanged."""
 
     def check_words(self, before: Condition, after: Condition) -> None:
-        """Refuse prompts without words; a model that may look at none adds that.
+        """Refuse prompts without words; a model that may not attend to words also refuses that.
 
         Raises:
-            LimnerError: there is no word to change, or the model looks at none.
+            LimnerError: there is no word to change, or the model does not attend to words.
         """
         if before.text is None or after.text is None:
             raise LimnerError("there is no word to change; give a prompt")
@@ -134,21 +136,23 @@ class Rewords(GenerativeModel):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield pictures before and after words of their prompt changed, as `watch` does: "2 n c h
-        w", the first n of the one prompt, then those of the other.
+        """Yield pictures before and after a change of words in their prompt, in the way `watch`
+        does.
+
+        They are "2 n c h w": the first n have the first prompt, the others the second one.
 
         Args:
-            before, after: both prompts, a row each, with texts of the same length.
-            change: what stays and what changes between them.
-            image: pictures that `before` describes, one or one for each seed; else the pictures of
-                the seeds are painted.
-            strength: of given pictures: how far to go back into noise, in (0, 1].
-            seed: for each picture.
+            before, after: the two prompts, one row each, with texts of the same length.
+            change: which words stay, and which change.
+            image: pictures that `before` describes, one for all or one for each seed; None paints
+                them from the seeds.
+            strength: for given pictures, how far to go back into noise, in (0, 1].
+            seed: a seed for each picture.
             preview, options: as for `GenerativeModel.watch`.
 
         Raises:
-            LimnerError: there is no text, the model looks at no words, or pictures or a strength
-                that cannot be.
+            LimnerError: there is no text, the model does not attend to words, pictures have another
+                shape, or the strength is out of range.
         """
         self.check_words(before, after)
         if not 0 < strength <= 1:
@@ -159,7 +163,9 @@ class Rewords(GenerativeModel):
         if image is not None:
             check_mask(self.spec, image, None)
             if len(image) not in (1, len(seeds)):
-                raise LimnerError(f"{len(image)} pictures for {len(seeds)} seeds; give one for all")
+                raise LimnerError(
+                    f"{len(image)} pictures for {len(seeds)} seeds; give one for all, or one each"
+                )
             image = image.to(self.device, torch.float32)
         painted = partial(self.reworded, change, image, strength)
         yield from self.run_frames(painted, len(c), c, seeds * 2, preview, options)
@@ -177,7 +183,8 @@ class Rewords(GenerativeModel):
         preview: bool,
         **options: Any,
     ) -> Iterator[Images]:
-        """What `reword` yields, of checked arguments: n pictures, half of them before the change.
+        """Yield what `reword` yields, given checked arguments: n pictures, half of them before the
+        change.
 
         Args:
             change, image, strength: see `reword`.
@@ -186,27 +193,27 @@ class Rewords(GenerativeModel):
 
     @abstractmethod
     def reconstruct_for_edit(self, image: Images, seed: Seeds = 0) -> Images:
-        """What `reword` leaves of given pictures where no word changes, "b c h w" in [-1, 1].
+        """Return what `reword` makes of given pictures if no word changes, "b c h w" in [-1, 1].
 
         Args:
             image: the pictures, "b c h w" in [-1, 1].
-            seed: of the first picture, or of each.
+            seed: the seed of the first picture, or a seed for each.
         """
 
 
 def reconstruction_error(image: Images, reconstruction: Images) -> float:
-    """The mean absolute difference of two pictures' numbers, as a share of the range [-1, 1].
+    """Return the mean absolute difference of two pictures, as a share of the range [-1, 1].
 
     Args:
-        image: what was given.
-        reconstruction: what is left of it, see `Rewords.reconstruct_for_edit`.
+        image: the given pictures.
+        reconstruction: their reconstruction, see `Rewords.reconstruct_for_edit`.
     """
     return float((image - reconstruction.to(image)).abs().mean()) / 2
 
 
 class Follows(GenerativeModel):
-    """A model that changes a picture as an instruction says; the picture is the condition's image,
-    and the instruction its text."""
+    """A model that changes a picture according to an instruction. The picture is the condition's
+    image, the instruction is its text."""
 
     @abstractmethod
     def follow(
@@ -218,13 +225,13 @@ class Follows(GenerativeModel):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """Yield pictures after an instruction, as `watch` yields pictures.
+        """Yield pictures changed according to an instruction, in the way `watch` yields pictures.
 
         Args:
-            image: the pictures before, "b c h w" in [-1, 1].
-            c: the instructions: a row for each picture, or one for all.
+            image: the given pictures, "b c h w" in [-1, 1].
+            c: the instructions; one row for each picture, or one for all.
             seed, preview, options: as for `GenerativeModel.watch`.
 
         Raises:
-            LimnerError: there is no instruction, or pictures of another shape.
+            LimnerError: there is no instruction, or pictures have another shape.
         """

@@ -1,4 +1,4 @@
-"""Emoji characters in prompts, as the words that models were trained with."""
+"""Emoji characters in prompts, replaced by the words that models were trained with."""
 
 import json
 import re
@@ -8,12 +8,12 @@ from functools import cache
 from importlib.resources import as_file, files
 
 _VARIANT = "\ufe0f"
-"""Follows a character that is to be shown as emoji; with or without it means the same."""
-_FIRST = 0x203C  # the lowest emoji that is no ordinary sign
+"""Requests that the character before it is shown as emoji; the meaning is the same without it."""
+_FIRST = 0x203C  # the lowest emoji that is not an ordinary character
 
 
 def spell_emoji(prompt: str) -> str:
-    """A prompt with the name of each emoji in its place.
+    """Replace each emoji in a prompt with its name.
 
     >>> spell_emoji("two \U0001f34e and a \U0001f469\u200d\U0001f680")
     'two red apple and a woman astronaut'
@@ -30,7 +30,7 @@ def spell_emoji(prompt: str) -> str:
 
 
 def emoji_captions() -> list[str]:
-    """What every emoji is called."""
+    """Return the names of all emoji."""
     return [*_names()[0].values()]
 
 
@@ -39,14 +39,14 @@ def _pictures(sign: str) -> bool:
 
 
 def _spelled(sign: str) -> str:
-    """The name of a single sign that no emoji begins with."""
+    """Return the name of a single character that does not start an emoji."""
     name = unicodedata.name(sign, "").lower()
     return " " if unicodedata.category(sign) == "Sk" else f" {name} "
 
 
 @cache
 def _names() -> tuple[dict[str, str], re.Pattern[str]]:
-    """What every emoji is called, and a pattern that finds the longest."""
+    """Return the names of all emoji, and a pattern that finds the longest emoji first."""
     archive = files("limner") / "data" / "assets" / "emoji.zip"
     with as_file(archive) as path, zipfile.ZipFile(path) as opened:
         rows = map(json.loads, opened.read("metadata.jsonl").decode().splitlines())

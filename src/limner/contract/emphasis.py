@@ -1,11 +1,11 @@
-r"""How much the words of a prompt count, as people type it.
+r"""Weights of the words of a prompt, as people type them.
 
     (red)        1.1 times as much; brackets within brackets multiply
-    (red:1.4)    1.4 times as much; any number from 0, as if the word were not there, to 10
+    (red:1.4)    1.4 times as much; any number from 0 (as if the word were absent) to 10
     [red]        1 / 1.1 times as much
-    \( \) \[ \]  the signs themselves
+    \( \) \[ \]  the characters themselves
 
-A bracket without its partner is an ordinary sign.
+A bracket without a matching one is an ordinary character.
 """
 
 import re
@@ -14,21 +14,21 @@ from typing import NamedTuple
 from limner.contract.errors import LimnerError
 
 STEP = 1.1
-"""What a pair of brackets without a number multiplies or divides by."""
+"""The factor of a pair of brackets without a number; square brackets divide by it."""
 MOST = 10.0
 _OPENING = {")": "(", "]": "["}
 _SIGNS = ("(", ")", "[", "]", "\\")
-_SHOWN = 40  # letters of a prompt in a message
+_SHOWN = 40  # characters of a prompt in a message
 _NUMERIC = frozenset("0123456789+-. ")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
 
 
 class Emphasised(NamedTuple):
-    """A prompt that was read.
+    """A prompt without its brackets, and the weight of each character.
 
     Args:
-        text: without its brackets and numbers.
-        weights: how much each of its letters counts.
+        text: the prompt without brackets and numbers.
+        weights: the weight of each character.
     """
 
     text: str
@@ -36,12 +36,12 @@ class Emphasised(NamedTuple):
 
     @property
     def even(self) -> bool:
-        """Whether everything counts as usual."""
+        """Whether all weights are 1."""
         return all(weight == 1 for weight in self.weights)
 
 
 def read_emphasis(prompt: str) -> Emphasised:
-    """A prompt as plain words, and how much each letter counts: at most 10 times.
+    """Return a prompt as plain words, and the weight of each character, which is at most 10.
 
     >>> read_emphasis("a (red:1.5) box").text
     'a red box'
@@ -54,7 +54,7 @@ def read_emphasis(prompt: str) -> Emphasised:
     partners = _partners(prompt)
     letters: list[str] = []
     weights: list[float] = []
-    within: list[tuple[int, int, float]] = []  # of each pair: where it ends, with its number before
+    within: list[tuple[int, int, float]] = []  # open pairs: end of words, end, weight before
     weight, i = 1.0, 0
     while i < len(prompt):
         if within and i == within[-1][0]:
@@ -73,7 +73,7 @@ def read_emphasis(prompt: str) -> Emphasised:
 
 
 def _partners(prompt: str) -> dict[int, int]:
-    """Where each bracket that has a partner opens and closes."""
+    """Return the place of each matched opening bracket -> the place of its closing bracket."""
     found: dict[int, int] = {}
     opened: list[int] = []
     waiting = {"(": 0, "[": 0}
@@ -86,7 +86,7 @@ def _partners(prompt: str) -> dict[int, int]:
             opened.append(i)
             waiting[sign] += 1
         elif sign in _OPENING and waiting[_OPENING[sign]]:
-            while prompt[opened[-1]] != _OPENING[sign]:  # those are ordinary signs
+            while prompt[opened[-1]] != _OPENING[sign]:  # unmatched: ordinary characters
                 waiting[prompt[opened.pop()]] -= 1
             waiting[_OPENING[sign]] -= 1
             found[opened.pop()] = i
@@ -95,10 +95,10 @@ def _partners(prompt: str) -> dict[int, int]:
 
 
 def _factor(prompt: str, start: int, end: int) -> tuple[int, float]:
-    """Where the words in a pair of brackets end, and what their weight is multiplied by.
+    """Return where the words in a pair of brackets end, and the factor of their weight.
 
     Raises:
-        LimnerError: a number that is no weight.
+        LimnerError: the number is not a valid weight.
     """
     if prompt[start] == "[":
         return end, 1 / STEP
@@ -112,7 +112,7 @@ def _factor(prompt: str, start: int, end: int) -> tuple[int, float]:
     if not 0 <= weight <= MOST:
         words = prompt[start + 1 : colon].strip()[-_SHOWN:]
         raise LimnerError(
-            f"the weight of '{words}' is {typed[:_SHOWN]}; give a number from 0, as if it were not "
-            f"there, to {MOST:g}"
+            f"the weight of '{words}' is {typed[:_SHOWN]}; give a number from 0 (as if it were "
+            f"absent) to {MOST:g}"
         )
     return colon, weight

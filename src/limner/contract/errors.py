@@ -1,19 +1,21 @@
-"""Errors of the user: one line that says what is wrong and what to type; exit code 2."""
+"""User errors: one line that says what is wrong and what to type; exit code 2."""
 
 import difflib
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-_SHOWN = 12  # names, where a hint says what lists all
+_SHOWN = 12  # names in a message whose hint says how to list all
 
 
 class LimnerError(Exception):
-    """A wrong argument, a bad file, an impossible wish: what is wrong, and what to do instead."""
+    """A user error, such as a wrong argument or a damaged file: what is wrong, and what to do
+    instead."""
 
 
 def install(extra: str) -> str:
-    """What to type to install an extra: from the clone that runs, or from the package index."""
+    """Return the command that installs an extra, from the current clone or from the package
+    index."""
     clone = Path(__file__).parents[3]
     if (clone / "pyproject.toml").is_file():
         return f"pip install -e '{clone}[{extra}]'"
@@ -21,11 +23,11 @@ def install(extra: str) -> str:
 
 
 def error_in_file(error: Exception, file: Path) -> str:
-    """An error that a file's own code raised, in a line, with the last line of it that led there.
+    """Return a one-line message for an error in a user's file, with the line number in that file.
 
     Args:
-        error: what was raised.
-        file: as it is to be named.
+        error: the error that was raised.
+        file: the file, as the message names it.
     """
     said = (str(error).strip() or "no message").splitlines()[0]
     lines = [
@@ -42,7 +44,7 @@ def error_in_file(error: Exception, file: Path) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> LimnerError:
-    """The error for a name that is not among `known`, with the nearest valid one.
+    """Return the error for a name that is not among `known`, with the nearest valid one.
 
     >>> str(unknown("model", "pixelcn", ["pixelcnn", "vae"], "limner models lists all"))
     "unknown model 'pixelcn'; did you mean 'pixelcnn'? (limner models lists all)"

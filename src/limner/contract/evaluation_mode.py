@@ -1,6 +1,6 @@
-"""A model in evaluation mode while it is used, in one thread or in many.
+"""Evaluation mode of a model while it is used, in one thread or in many.
 
-The mode is one flag of the model, so it is restored when the last user leaves, not by each.
+The mode is one flag of the model, so it is restored when the last use ends, not by each use.
 """
 
 import threading
@@ -12,10 +12,10 @@ from torch import nn
 
 
 class _Users:
-    """The uses of a model that have begun and not ended.
+    """The uses of a model that have started and not ended.
 
     Args:
-        training: the mode that the model was in before.
+        training: whether the model was in training mode before.
     """
 
     def __init__(self, training: bool) -> None:
@@ -24,17 +24,18 @@ class _Users:
 
 
 _users = WeakKeyDictionary[nn.Module, _Users]()
-_lock = threading.RLock()  # one thread may come twice: where a forgotten iterator is collected
+_lock = threading.RLock()  # reentrant: a forgotten iterator may be collected within the lock
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within it a model is in evaluation mode; after the last one it is in that of before.
+    """Keep a model in evaluation mode within a `with`; the last use to end restores its earlier
+    mode.
 
-    A call of `train` meanwhile counts: a use that begins after it ends in training mode.
+    A call of `train` meanwhile counts: a use that starts after it restores training mode.
 
     Args:
-        model: which may be in either mode.
+        model: a model in either mode.
     """
     own = object()
     with _lock:

@@ -1,4 +1,4 @@
-"""What comes out of `frames`: finite pictures in [-1, 1], as float32, as many as were asked for."""
+"""Checks of `frames`: the requested number of finite pictures in [-1, 1], as float32."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from limner.contract.errors import LimnerError
 from limner.contract.image import Images
 from limner.contract.number_types import wrong_type
 
-_FAR = 8.0  # above 1
+_FAR = 8.0  # a larger maximum cannot be a sampler's overshoot
 
 
 def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[Images]]:
@@ -27,10 +27,10 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
             raise LimnerError(f"frames of {name} returns {kind}; yield the pictures")
         last = torch.zeros(0)
         while True:
-            with torch.no_grad():  # not around the yield: a caller keeps its own gradients
+            with torch.no_grad():  # not around the yield, which would change the caller's mode
                 frame: object = next(painting, None)
             if frame is None:
-                check_range(last, name)  # once, for to look at numbers waits for the device
+                check_range(last, name)  # once, because reading numbers waits for the device
                 return
             if not isinstance(frame, Tensor) or not frame.is_floating_point():
                 kind = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
@@ -44,11 +44,11 @@ def finished(frames: Callable[..., Iterator[Images]]) -> Callable[..., Iterator[
 def check_range(frame: Images, name: str) -> None:
     """Refuse pictures from 0 to 255, which would be clamped to white ones.
 
-    What a sampler overshoots is no mistake, but it goes below 0, too, and seldom so far.
+    A sampler may overshoot [-1, 1], but then it goes below 0, too, and seldom so far above 1.
 
     Args:
-        frame: what was yielded.
-        name: of the class that paints them.
+        frame: the yielded pictures.
+        name: the name of the model's class.
 
     Raises:
         LimnerError: no number is below 0, and the largest is far above 1.
@@ -58,19 +58,19 @@ def check_range(frame: Images, name: str) -> None:
     low, high = (float(end) for end in frame.detach().aminmax())
     if low >= 0 and _FAR < high <= 256:
         raise LimnerError(
-            f"frames of {name} yields values from {low:g} to {high:g}; yield floats in [-1, 1], as "
-            "limner.contract.image.from_uint8 makes of bytes"
+            f"frames of {name} yields values from {low:g} to {high:g}; yield floats in [-1, 1]; "
+            "limner.contract.image.from_uint8 converts bytes"
         )
 
 
 def check_frame(frame: Images, n: int, channels: int, name: str) -> None:
-    """Refuse what is not n pictures.
+    """Refuse a frame that does not have n pictures.
 
     Args:
-        frame: what was yielded.
-        n: how many pictures were asked for.
-        channels: of each.
-        name: of the class that paints them.
+        frame: the yielded pictures.
+        n: the requested number of pictures.
+        channels: the number of channels of each picture.
+        name: the name of the model's class.
 
     Raises:
         LimnerError: it has another shape.
@@ -78,28 +78,28 @@ def check_frame(frame: Images, n: int, channels: int, name: str) -> None:
     if frame.dim() != 4 or frame.shape[:2] != (n, channels):
         seen = " x ".join(map(str, frame.shape))
         raise LimnerError(
-            f"frames of {name} yields {seen}, where {n} x {channels} x height x width are due"
+            f"frames of {name} yields {seen}; yield {n} x {channels} x height x width"
         )
 
 
 def check_end(frame: Images | None, dtype: torch.dtype, name: str) -> None:
-    """Refuse pictures that are none, or no numbers.
+    """Refuse a missing last frame, and one that is not finite.
 
     Args:
-        frame: the last one; None where there was none.
-        dtype: of the model's weights.
-        name: of the class that paints them.
+        frame: the last frame; None if there was none.
+        dtype: the type of the model's weights.
+        name: the name of the model's class.
 
     Raises:
-        LimnerError: there is no frame, or some of it is NaN or infinite.
+        LimnerError: there is no frame, or some of its values are NaN or infinite.
     """
     if frame is None:
         raise LimnerError(f"frames of {name} yields no pictures; yield at least the finished ones")
     if frame.isfinite().all():
         return
-    if dtype == torch.float16:  # whose largest number is small
+    if dtype == torch.float16:  # its largest number is small, so it overflows early
         raise wrong_type(dtype)
     raise LimnerError(
-        f"what {name} painted is not finite: the weights are damaged, or an option of the sampler "
-        "is too large; leave such options out, or train anew at a lower train.lr"
+        f"the pictures of {name} are not finite: the weights are damaged, or an option of the "
+        "sampler is too large; leave such options out, or train again with a lower train.lr"
     )

@@ -1,4 +1,4 @@
-"""Random numbers that are inputs: for models that are written as functions of them."""
+"""Random numbers as inputs, for models that are exported as functions of them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -11,12 +11,12 @@ from limner.contract.noise import Noise
 
 
 class Draw(NamedTuple):
-    """Random numbers that are drawn at once.
+    """The random numbers of one draw.
 
     Args:
-        law: normal is N(0, 1), uniform is on [0, 1).
-        shape: of one picture's.
-        dtype: of the numbers.
+        law: "normal" for N(0, 1), "uniform" for [0, 1).
+        shape: the shape of one picture's numbers.
+        dtype: the type of the numbers.
     """
 
     law: Literal["normal", "uniform"]
@@ -25,7 +25,7 @@ class Draw(NamedTuple):
 
 
 class RecordingNoise(Noise):
-    """Streams that keep what was drawn, in `made`."""
+    """Random streams that record their draws in `made`."""
 
     def __init__(self, noise: Noise) -> None:
         super().__init__(noise.streams, noise.draws, noise.others)
@@ -45,11 +45,11 @@ class RecordingNoise(Noise):
 
 
 class GivenNoise(Noise):
-    """Random numbers that are given, in the order in which they are drawn.
+    """Random streams whose numbers are given, in the order in which they are drawn.
 
     Args:
-        draws: the numbers.
-        n: of how many pictures.
+        draws: the numbers of each draw.
+        n: the number of pictures.
     """
 
     def __init__(self, draws: Sequence[Tensor], n: int) -> None:
@@ -57,9 +57,9 @@ class GivenNoise(Noise):
         self.left: Iterator[Tensor] = iter(draws)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """The next numbers."""
+        """Return the next numbers."""
         return next(self.left)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """The next numbers."""
+        """Return the next numbers."""
         return next(self.left)

@@ -1,4 +1,4 @@
-"""What a model file says of itself, beside its weights."""
+"""The header of a model file: what the file says about the model."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -9,28 +9,29 @@ from limner.contract.image import ImageSpec
 
 FORMAT = 1
 OLDER: dict[str, dict[str, Any]] = {"vdm": {"fourier": 0}, "meanflow": {"unit": 1000.0}}
-"""Options that older files do not tell of a model -> what they were."""
+"""Options that older files of a model do not have -> the values that they had."""
 
 
 def told(model: str, config: dict[str, Any]) -> dict[str, Any]:
-    """All of a saved model's own options, those too that were added after it was saved."""
+    """Return all options of a saved model, including those that were added after it was saved."""
     return OLDER.get(model, {}) | config
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself.
+    """The header of a model file.
 
     Args:
-        model: the registered name.
-        spec: what the images are.
-        config: the model's own options.
-        images_seen: how many training images the weights have seen.
-        recipe: how they were trained: the sections of the recipe, as plain values.
-        shared: tensors that the file leaves out as a bundled model has them: the start of their
-            names here, and that model's name and the start of their names there, "emoji:base.".
-        version: of limner, that wrote the file.
-        format: of the file.
+        model: the registered name of the model.
+        spec: the specification of the images.
+        config: the options of the model.
+        images_seen: the number of training images that the weights have seen.
+        recipe: the recipe of the training: its sections, as plain values.
+        shared: tensors that the file leaves out because a bundled model has them: the start of
+            their names in this model -> that model's name and the start of their names there,
+            "emoji:base.".
+        version: the version of limner that wrote the file.
+        format: the format number of the file.
     """
 
     model: str
@@ -43,12 +44,12 @@ class Header:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the header as one line of JSON."""
         return json.dumps(self.__dict__ | {"spec": self.spec.to_json()})
 
     @classmethod
     def from_json(cls, text: str) -> "Header":
-        """The inverse of `to_json`; what a later version added is left aside."""
+        """Invert `to_json`; fields that a later version added are ignored."""
         values = json.loads(text)
         known: dict[str, Any] = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
         known["spec"] = ImageSpec.from_json(values["spec"])
@@ -56,7 +57,7 @@ class Header:
         for name, kind in _HEADER_TYPES.items():
             if not isinstance(getattr(header, name), kind):
                 raise TypeError(f"{name} is not of type {kind.__name__}")
-        for name in ("data", "sampler"):  # those that are read
+        for name in ("data", "sampler"):  # the sections that are read
             if not isinstance(header.recipe.get(name, {}), dict):
                 raise TypeError(f"recipe.{name} is not of type dict")
         if not isinstance(header.recipe.get("data", {}).get("source", ""), str):

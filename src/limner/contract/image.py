@@ -1,7 +1,7 @@
-"""What an image is: a tensor in [-1, 1], the specification of a data set, a condition, a batch.
+"""Images as tensors in [-1, 1], the specification of a data set, conditions, and batches.
 
-Images are uint8 in files and at the metrics; they cross to [-1, 1] and back once, here. Nothing
-else in the library knows the number 127.5.
+Images are uint8 in files and in the metrics. They are converted to [-1, 1] and back only here:
+nothing else in the library uses the number 127.5.
 """
 
 import contextlib
@@ -19,16 +19,17 @@ from limner.contract.errors import LimnerError
 from limner.contract.noise import Noise
 
 Images = Float[Tensor, "b c h w"]
-"""A batch of images in [-1, 1], float32 at every border between parts."""
+"""A batch of images in [-1, 1]; float32 wherever one part of the library passes it to another."""
 
 
 Rows = Sequence[Sequence[int]]
-_FARTHEST = 2.0  # from 0 of a picture's numbers, with room for a filter that overshoots
+_FARTHEST = 2.0  # largest absolute value of a picture, as a filter may overshoot 1
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """How captions become tokens: at most `length`, out of `vocabulary`, by a package asset."""
+    """How captions become tokens: at most `length` of them, out of `vocabulary`, with a package
+    asset."""
 
     length: int
     vocabulary: int
@@ -38,19 +39,18 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What the data are: read off the data set, stored in the checkpoint, never typed twice.
+    """What the data are: read from the data set and stored in the checkpoint, so never typed twice.
 
     Args:
         channels, height, width: the shape of one image.
-        levels: values per channel; likelihoods are probabilities of these.
-        labels: class names; empty when the data have no classes.
-        frequencies: the share of each class among the data, as the labels are drawn when none is
-            asked for.
-        text: how captions become tokens; None when the data have no captions.
-        hint: what a conditioning image looks like (another domain, edges, low resolution); None
-            without one.
-        domain: what such pictures are called where they are translated from or to; "" where they
-            have no name.
+        levels: the number of values per channel; likelihoods are probabilities of these.
+        labels: the names of the classes; empty if the data have no classes.
+        frequencies: the share of each class in the data; labels are drawn with them if none is
+            given.
+        text: how captions become tokens; None if the data have no captions.
+        hint: the specification of the conditioning images (another domain, edges, low resolution);
+            None without them.
+        domain: the name of such pictures where they are translated; "" if they have no name.
     """
 
     channels: int
@@ -80,7 +80,7 @@ class ImageSpec:
             raise LimnerError(f"the label '{twice}' comes twice; give each name once")
         if self.frequencies and not (min(self.frequencies) >= 0 < sum(self.frequencies)):
             raise LimnerError(
-                f"label frequencies are shares from 0 with a sum above it, not {self.frequencies}"
+                f"label frequencies must be 0 or more, with a sum above 0, not {self.frequencies}"
             )
 
     @property
@@ -90,15 +90,15 @@ class ImageSpec:
 
     @property
     def dimensions(self) -> int:
-        """How many numbers one image has: channels x height x width."""
+        """The number of values of one image: channels x height x width."""
         return self.channels * self.height * self.width
 
     def resized(self, height: int, width: int) -> "ImageSpec":
-        """The same data at another size."""
+        """Return the specification of the same data at another size."""
         return replace(self, height=height, width=width)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without the fields at their defaults."""
+        """Return plain values, without the fields at their defaults."""
         values = asdict(self) | {
             "labels": list(self.labels),
             "frequencies": list(self.frequencies),
@@ -109,7 +109,7 @@ class ImageSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ImageSpec":
-        """The inverse of `to_json`."""
+        """Invert `to_json`."""
         read = dict(values)
         for name in ("labels", "frequencies"):
             if name in read:
@@ -121,10 +121,10 @@ class ImageSpec:
         return cls(**read)
 
     def label_index(self, name: str | int) -> int:
-        """The number of a class by its name, by a unique part of its name, or by its number.
+        """Return the number of a class, given its name, a unique part of its name, or its number.
 
         Raises:
-            LimnerError: the data have no classes, or none is called so; the message lists them.
+            LimnerError: the data have no classes, or none has this name; the message lists them.
         """
         if not self.labels:
             raise LimnerError("this model has no classes; leave the label out")
@@ -148,44 +148,44 @@ class ImageSpec:
 
 
 def to_levels(x: Images, levels: int) -> Int[Tensor, "b c h w"]:
-    """The nearest of `levels` equally spaced values from -1 to 1, as integers 0 .. levels - 1."""
+    """Round to `levels` equally spaced values from -1 to 1; return integers 0 .. levels - 1."""
     return ((x.float() + 1) * ((levels - 1) / 2)).round_().clamp_(0, levels - 1).long()
 
 
 def from_levels(k: Int[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"], levels: int) -> Images:
-    """Level k of `levels` as the value 2 k / (levels - 1) - 1 in [-1, 1]."""
+    """Return level k of `levels` as the value 2 k / (levels - 1) - 1 in [-1, 1]."""
     return (2 * k.float() - (levels - 1)) / (levels - 1)  # exactly -1 and 1 at the ends
 
 
 def to_uint8(x: Images) -> UInt8[Tensor, "b c h w"]:
-    """Images as a file holds them: rounded to 0 .. 255, clamped."""
+    """Return images as a file stores them: rounded to 0 .. 255, clamped."""
     return ((x.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(pixels: UInt8[Tensor, "b c h w"]) -> Images:
-    """A file's pixels as images in [-1, 1]."""
+    """Return a file's pixels as images in [-1, 1]."""
     return from_levels(pixels, 256)
 
 
 def check_images(x: object) -> None:
-    """Refuse what cannot be pictures in [-1, 1]: whole numbers, as files have them, and no tensors.
+    """Refuse anything but a tensor of floats in [-1, 1], such as the whole numbers of a file.
 
     Raises:
-        LimnerError: they are not a tensor of floats, or some are far outside of [-1, 1].
+        LimnerError: x is not a tensor of floats, or some values are far outside [-1, 1].
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = str(x.dtype).removeprefix("torch.") if isinstance(x, Tensor) else type(x).__name__
         raise LimnerError(
-            f"pictures are a tensor of floats in [-1, 1], not {kind}; "
-            "limner.contract.image.from_uint8 makes them of bytes"
+            f"pictures must be a tensor of floats in [-1, 1], not {kind}; "
+            "limner.contract.image.from_uint8 converts bytes"
         )
     if not x.numel() or torch.compiler.is_exporting():  # graphs read no number of a tensor
         return
     if float(x.detach().abs().max()) > _FARTHEST:
         low, high = (float(end) for end in x.detach().aminmax())
         raise LimnerError(
-            f"pictures are floats in [-1, 1], and these go from {low:g} to {high:g}; "
-            "limner.contract.image.from_uint8 makes them of bytes"
+            f"pictures must be floats in [-1, 1], and these go from {low:g} to {high:g}; "
+            "limner.contract.image.from_uint8 converts bytes"
         )
 
 
@@ -204,22 +204,24 @@ def _is_bool(dtype: torch.dtype) -> bool:
 _CONDITION: dict[str, tuple[str, int, Callable[[torch.dtype], bool], str]] = {
     "label": ("class numbers, one for each picture", 1, _is_int64, "as label=[3, 5]"),
     "text": (
-        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted makes them of words"
+        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted converts words"
     ),
     "image": (
         'floats in [-1, 1], "b c h w"', 4, _is_float, "limner.contract.image.from_uint8 makes them"
     ),
     "present": ("true or false, one for each picture", 1, _is_bool, "as torch.tensor([True])"),
     "avoid": (
-        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted makes them of words"
+        "token numbers, a row for each picture", 2, _is_int64, "limner.prompted converts words"
     ),
     "weight": ("floats, one for each token of the text", 2, _is_float, "as torch.ones(text.shape)"),
 }  # fmt: skip
-"""What the parts of a condition are, their dimensions, whether a type fits, and what to type."""
+"""For each part of a condition: what it is, its number of dimensions, a check of its type, and what
+to type."""
 
 
 def _as_part(name: str, given: object) -> Tensor:
-    """A part of a condition; it may be given as a list or array, or in another type of integers.
+    """Return a part of a condition as a tensor, converting lists, arrays and other types of
+    integers.
 
     Raises:
         LimnerError: it cannot be that part; the message says what can.
@@ -241,23 +243,24 @@ def _as_part(name: str, given: object) -> Tensor:
     if isinstance(part, Tensor):
         kind = str(part.dtype).removeprefix("torch.")
         said = f"{kind} of {part.ndim} dimension{'s' * (part.ndim != 1)}"
-    raise LimnerError(f"{name} is {what} ({hint}), not {said}")
+    raise LimnerError(f"{name} must be {what} ({hint}), not {said}")
 
 
 @dataclass(frozen=True, init=False)
 class Condition:
-    """What a picture should be of: meanings, not mechanisms; every part may be absent, for all rows
+    """What a picture should show: meanings, not mechanisms. Every part may be absent, for all rows
     or for some.
 
     Args:
         label: class numbers, int64 "b"; -1 where a row has none. Lists and arrays of whole numbers
-            become tensors, here and of `text` and `avoid`.
-        text: token numbers, int64 "b l"; 0 is padding, a row of padding has no text.
+            become tensors, also in `text` and `avoid`.
+        text: token numbers, int64 "b l"; 0 is padding, and a row of padding has no text.
         image: conditioning images in [-1, 1], "b k hh ww".
-        present: bool "b", which rows have their conditioning image; None means all.
-        avoid: tokens of what it should not be of, int64 "b m"; guidance goes away from them.
-        weight: how much each token of the text counts, "b l", from 0; 1 is as usual, and what None
-            means.
+        present: bool "b", whether each row has its conditioning image; None means all.
+        avoid: tokens of what the picture should not show, int64 "b m"; guidance moves away from
+            them.
+        weight: the weight of each token of the text, "b l", 0 or more; 1 is the usual weight, and
+            None means 1 for all.
     """
 
     label: Int[Tensor, "b"] | None = None
@@ -291,16 +294,17 @@ class Condition:
         return {name: part for name, part in named.items() if part is not None}
 
     def __len__(self) -> int:
-        """Rows; 0 for a condition without parts, which fits any batch."""
+        """Return the number of rows; 0 for a condition without parts, which fits any batch."""
         return next((len(part) for part in self._parts().values()), 0)
 
     def null(self) -> "Condition":
-        """The same rows with nothing asked for: label -1, text all padding, image absent."""
+        """Return the same rows without any condition: label -1, text all padding, image absent."""
         drop = torch.ones(len(self), dtype=torch.bool, device=self._device())
         return self._dropped(drop)
 
     def guidance_pair(self) -> "tuple[Condition, Condition]":
-        """The condition to guide towards, and the one to guide away from: null, or `avoid`."""
+        """Return the condition to guide towards, and the one to guide away from: null, or
+        `avoid`."""
         asked, contrast = replace(self, avoid=None), self.null()
         if self.avoid is None or asked.text is None:
             return asked, contrast
@@ -310,7 +314,8 @@ class Condition:
         return asked.padded(length), against.padded(length)
 
     def padded(self, length: int) -> "Condition":
-        """The same with texts of `length` tokens, which is none less than they have."""
+        """Return the same condition with texts of `length` tokens, which must not be shorter than
+        theirs."""
         if self.text is None or (more := length - self.text.shape[1]) == 0:
             return self
         weight = self.weight
@@ -319,7 +324,8 @@ class Condition:
         return replace(self, text=torch.nn.functional.pad(self.text, (0, more)), weight=weight)
 
     def drop(self, p: float, noise: Noise) -> "Condition":
-        """Each row made null, as a whole, with probability p (joint training for guidance)."""
+        """Return the condition with each row, as a whole, made null with probability p (joint
+        training for guidance)."""
         if p == 0 or not len(self):
             return self
         return self._dropped(noise.uniform() < p)
@@ -333,7 +339,7 @@ class Condition:
         return Condition(label, text, self.image, present, weight=self.weight)
 
     def asks_nothing(self) -> Bool[Tensor, "b"]:
-        """Which rows are null: without label, text and image."""
+        """Return which rows are null: without label, text and image."""
         said = torch.zeros(len(self), dtype=torch.bool, device=self._device())
         if self.label is not None:
             said = said | (self.label >= 0)
@@ -347,21 +353,21 @@ class Condition:
         return next((part.device for part in self._parts().values()), None)
 
     def rows(self, rows: slice | Int[Tensor, "r"]) -> "Condition":
-        """Some of the rows."""
+        """Return some of the rows."""
         return Condition(**{name: part[rows] for name, part in self._parts().items()})
 
     def to(self, device: torch.device | str) -> "Condition":
-        """The same condition on another device."""
+        """Return the same condition on another device."""
         return Condition(**{name: part.to(device) for name, part in self._parts().items()})
 
     def repeat(self, k: int) -> "Condition":
-        """Every row k times, kept together: a, a, b, b, ..."""
+        """Return every row k times, kept together: a, a, b, b, ..."""
         parts = self._parts().items()
         return Condition(**{name: part.repeat_interleave(k, 0) for name, part in parts})
 
     @staticmethod
     def cat(conditions: Sequence["Condition"]) -> "Condition":
-        """Conditions with the same parts, one after the other; `present` may be left out."""
+        """Concatenate conditions with the same parts; only `present` may be missing in some."""
         if any(c.present is not None for c in conditions):
             conditions = [
                 c
@@ -378,11 +384,11 @@ class Condition:
 
 
 def one_for_each(n: int, c: Condition) -> Condition:
-    """A condition of n rows, or without parts."""
+    """Return a condition of n rows, or without parts; one row is repeated n times."""
     if not isinstance(c, Condition):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LimnerError(
             f"{reprlib.repr(c)} is not a limner.Condition; limner.prompted(model.spec, ['a word']) "
-            "makes one of words, limner.Condition(label=[3]) of labels"
+            "makes one from words, limner.Condition(label=[3]) from labels"
         )
     if n < 1:
         raise LimnerError(f"the number of pictures must be at least 1, not {n}")
@@ -394,15 +400,15 @@ def one_for_each(n: int, c: Condition) -> Condition:
 
 
 class Batch(NamedTuple):
-    """What one training step sees: images and what they are of."""
+    """The input of one training step: images and their conditions."""
 
     x: Images
     c: Condition
 
     def rows(self, rows: slice) -> "Batch":
-        """Some of the rows."""
+        """Return some of the rows."""
         return Batch(self.x[rows], self.c.rows(rows))
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         return Batch(self.x.to(device), self.c.to(device))

@@ -1,14 +1,15 @@
-"""What stands where in a picture, and how that is a conditioning image.
+"""Layouts: which objects a picture has and where, encoded as a conditioning image.
 
-The image has a pixel for each object, in any order, and a plane for each of its properties; its
-specification's labels are the names of all kinds of objects:
+The image has a pixel for each object, in any order, and a plane for each property of the objects.
+The labels of its specification are the names of all kinds of objects:
 
-    object                    0 where the pixel is empty, else 1 + its kind; over how many there are
-    colour                    0 where none rules it, else 1 + its place in `COLOURS`; likewise
-    left, top, right, bottom  the sides of its box, as shares of the picture's
+    object                    0 if empty, else 1 + its kind; divided by the number of kinds
+    colour                    0 if none dominates, else 1 + its index in `COLOURS`; divided by
+                              the number of colours
+    left, top, right, bottom  the sides of its box, as shares of the picture's sides
 
-All are moved from [0, 1] to [-1, 1]. So two objects with the same centre stay two, and boxes are
-exact whatever the size of the picture.
+All planes are scaled from [0, 1] to [-1, 1]. Two objects with the same centre thus stay distinct,
+and boxes are exact for pictures of any size.
 """
 
 from collections.abc import Sequence
@@ -37,15 +38,15 @@ COLOURS = (
 )
 """The colours that an object can have."""
 NONE = -1
-"""The kind of no object, and the colour of an object that has none."""
+"""The kind of an empty place, and the colour of an object in which no colour dominates."""
 
 
 class Objects(NamedTuple):
     """The objects of pictures, n places for each picture.
 
     Args:
-        kind: the number of each object's kind; `NONE` where a place is empty.
-        colour: its place in `COLOURS`; `NONE` where none rules it.
+        kind: the number of each object's kind; `NONE` if a place is empty.
+        colour: its index in `COLOURS`; `NONE` if no colour dominates.
         box: left, top, right and bottom as shares of a side, y down.
     """
 
@@ -55,26 +56,26 @@ class Objects(NamedTuple):
 
 
 def layout_spec(kinds: Sequence[str], places: int) -> ImageSpec:
-    """The specification of layouts.
+    """Return the specification of layouts.
 
     Args:
         kinds: the names of all kinds of objects.
-        places: how many objects a picture has at most.
+        places: the largest number of objects in a picture.
     """
     return ImageSpec(len(PLANES), 1, places, labels=tuple(kinds))
 
 
 def is_layout(spec: ImageSpec | None) -> bool:
-    """Whether conditioning images say what stands where."""
+    """Return whether conditioning images are layouts."""
     return spec is not None and spec.channels == len(PLANES) and bool(spec.labels)
 
 
 def write_layout(objects: Objects, kinds: int) -> Images:
-    """Objects as conditioning images of 1 x n pixels.
+    """Encode objects as conditioning images of 1 x n pixels.
 
     Args:
         objects: n places for each picture.
-        kinds: how many kinds there are.
+        kinds: the number of kinds.
     """
     kind, colour = (objects.kind + 1.0) / kinds, (objects.colour + 1.0) / len(COLOURS)
     planes = torch.stack([kind, colour, *objects.box.unbind(-1)], dim=1)
@@ -83,7 +84,7 @@ def write_layout(objects: Objects, kinds: int) -> Images:
 
 
 def read_layout(layout: Images, kinds: int) -> Objects:
-    """The inverse of `write_layout`; images of several rows are read row by row."""
+    """Invert `write_layout`; images of several rows are read row by row."""
     planes = (layout.flatten(2) + 1) / 2
     kind, colour = planes[:, 0] * kinds, planes[:, 1] * len(COLOURS)
     box = planes[:, 2:].movedim(1, 2)

@@ -1,4 +1,4 @@
-"""Models that say how likely a picture is."""
+"""Models that compute the likelihood of a picture."""
 
 import functools
 import math
@@ -21,18 +21,19 @@ Sign = Literal["=", "<=", ">=", "~"]
 KINDS: Mapping[Kind, tuple[Sign, Sign]] = MappingProxyType(
     {"exact": ("=", "="), "lower": (">=", "<="), "estimate": ("~", "~")}
 )
-"""How log p and bits/dim are to be read, by the kind of a likelihood."""
+"""How to read log p and bits/dim, by the kind of a likelihood."""
 
 
 class Likelihood(NamedTuple):
-    """Natural-log probabilities of discrete images, and how they are to be read.
+    """Natural-log probabilities of discrete images, and how to read them.
 
     Args:
         nats: float "b", log p(x) of each image.
         kind: "exact" (printed "="), "lower" (log p is at least this; printed "<=" on bits) or
             "estimate" ("~").
-        terms: of the evidence lower bound (ELBO): what -ELBO is the sum of, in nats, by name. It is
-            -nats, too, unless the bound is a nearer one, of several draws. Reports show them apart.
+        terms: the terms of the evidence lower bound (ELBO), in nats, by name; their sum is -ELBO.
+            This is also -nats, unless the bound is a tighter one, made with several draws. Reports
+            show the terms separately.
     """
 
     nats: Float[Tensor, "b"]
@@ -41,7 +42,7 @@ class Likelihood(NamedTuple):
 
 
 def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Likelihood]:
-    """Check what a likelihood is of, and compute it in evaluation mode, but within `turns`."""
+    """Make `log_prob` check its arguments and run in evaluation mode, except within `turns`."""
 
     @functools.wraps(log_prob)
     def checked(
@@ -50,7 +51,7 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
         check_images(x)
         asked, given = (" x ".join(map(str, s)) for s in (self.spec.shape, x.shape[1:]))
         if asked != given:
-            raise LimnerError(f"{given} pictures have no likelihood here; give it {asked} ones")
+            raise LimnerError(f"this model has likelihoods of {asked} pictures, not of {given}")
         if self.learning:
             return _checked(log_prob(self, x, c, **more), len(x), self)
         c = one_for_each(len(x), c)
@@ -62,10 +63,11 @@ def in_evaluation_mode(log_prob: Callable[..., Likelihood]) -> Callable[..., Lik
 
 
 def _checked(found: object, n: int, model: object) -> Likelihood:
-    """What `log_prob` made of n pictures.
+    """Check the value of `log_prob` for n pictures, and return it.
 
     Raises:
-        LimnerError: it is not a `Likelihood`, of another kind, or not one for each picture.
+        LimnerError: it is not a `Likelihood`, has an unknown kind, or does not have one value for
+            each picture.
     """
     where = f"log_prob of {type(model).__name__}"
     if not isinstance(found, Likelihood):
@@ -80,13 +82,13 @@ def _checked(found: object, n: int, model: object) -> Likelihood:
 
 
 def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iterator[Turn]]:
-    """Let likelihoods within `turns` be computed in the mode that the model is in."""
+    """Make likelihoods within `turns` use the mode that the model is in."""
 
     @functools.wraps(turns)
     def moves(self: "LikelihoodModel", *args: Any, **kwargs: Any) -> Iterator[Turn]:
         game = turns(self, *args, **kwargs)
         while True:
-            outer, self.learning = self.learning, True  # not around the yield: others may ask
+            outer, self.learning = self.learning, True  # not around the yield, where others may run
             try:
                 turn = next(game, None)
             finally:
@@ -99,13 +101,14 @@ def in_training_mode(turns: Callable[..., Iterator[Turn]]) -> Callable[..., Iter
 
 
 class LikelihoodModel(GenerativeModel):
-    """A model that also says how likely an image is.
+    """A model that also computes the likelihood of an image.
 
-    What `log_prob` takes beyond `x`, `c` and `noise` are its options, as with `frames`.
+    The arguments of `log_prob` beyond `x`, `c` and `noise` are its options, as in `frames`.
     """
 
     likelihood_is_slow: bool = False
-    """Whether one takes many passes through a network, so that reports have it if asked for."""
+    """Whether a likelihood takes many passes through a network; then reports have it only on
+    request."""
     learning: bool = False
     """Whether one of the model's `turns` is being computed."""
 
@@ -117,19 +120,18 @@ class LikelihoodModel(GenerativeModel):
             cls.turns = in_training_mode(cls.turns)
 
     def likelihood_protocol(self) -> str:
-        """What stands beside a likelihood in reports, of the same options: how many importance
-        samples, which dequantisation; empty where `log_prob` draws nothing.
-        """
+        """Return what reports show next to a likelihood computed with the same options: the number
+        of importance samples, the dequantisation; empty if `log_prob` draws nothing."""
         return ""
 
     @abstractmethod
     def log_prob(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """Natural-log probability of each image as one of `spec.levels` ** dimensions discrete
-        ones.
+        """Return the natural-log probability of each image, as one of `spec.levels` ** dimensions
+        discrete images.
 
         Args:
             x: images on the grid of `spec.levels` values in [-1, 1], "b c h w".
-            c: what they are of; b rows, one for all, or no parts.
+            c: the condition of the images; b rows, one for all, or no parts.
             noise: b random streams, for bounds and estimates that draw.
 
         Raises:
@@ -138,12 +140,13 @@ class LikelihoodModel(GenerativeModel):
         """
 
     def bits_per_dim(self, x: Images, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """-log2 p(x) / dimensions of each image, in `nats`' place; "lower" bounds it from above."""
+        """Return -log2 p(x) / dimensions of each image in place of `nats`; "lower" bounds it from
+        above."""
         nats, kind, _ = self.log_prob(x, c, noise=noise)
         return Likelihood(-nats / (self.spec.dimensions * math.log(2)), kind)
 
     @in_training_mode
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """One move: the mean bits per dimension."""
+        """Yield one move: the mean bits per dimension."""
         bits = self.bits_per_dim(batch.x, batch.c, noise=noise).nats.mean()
         yield Turn(bits, logs={"bits_per_dim": bits.detach()})

@@ -1,18 +1,18 @@
 """The contract. A generative model is two iterators.
 
 `turns(batch, step)` yields losses, one per move of the training game; `frames(n, c)` yields
-pictures, from first sketch to finished image. One player or two, one step or a thousand: the loop,
-the metrics, the command line and the page cannot tell the difference.
+pictures, from first sketch to finished image. The loop, the metrics, the command line and the page
+treat all models alike, whether they have one player or two, one step or a thousand.
 
-A coroutine is exactly "compute, hand over, be resumed later": when `turns` is resumed after a
-yield, the player named in that turn has been updated. So a GAN's generator loss, which must see the
+A coroutine computes, hands over a value, and is resumed later: when `turns` is resumed after a
+yield, the player named in that turn has been updated. So a GAN's generator loss, which needs the
 updated critic, is written on the line after the critic's:
 
     yield Turn(critic_loss, of="critic")
     yield Turn(generator_loss, of="generator")
 
 Three rules for `turns`: never yield inside a `with`; the order of turns may depend on `step`, never
-on data; the batch stays as it is.
+on data; the batch must not be changed.
 """
 
 import copy
@@ -60,9 +60,9 @@ class Turn(NamedTuple):
 
     Args:
         loss: a scalar; the player's parameters take one optimiser step against its gradient.
-        of: the player's name; None for the only one.
-        logs: numbers worth writing down, as scalar tensors; they are averaged over micro-batches
-            and processes, but for those that are NaN, as of no picture.
+        of: the player's name; None for the only player.
+        logs: values to log, as scalar tensors. They are averaged over micro-batches and processes;
+            NaN, as for no pictures, is left out of the average.
     """
 
     loss: Float[Tensor, ""]
@@ -71,13 +71,13 @@ class Turn(NamedTuple):
 
 
 def is_nested(option: inspect.Parameter) -> bool:
-    """Whether an option of a constructor is a model of its own."""
+    """Return whether an option of a constructor is itself a model."""
     kinds = kinds_of(option.annotation)
     return all(isinstance(kind, type) and issubclass(kind, Learner) for kind in kinds)
 
 
-def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
-    """Say what to type where a constructor wants a trained model and got none, or a judge."""
+def _check_nested_model(init: Callable[..., None], name: str, given: Mapping[str, Any]) -> None:
+    """Refuse a missing model or a judge where a constructor needs a trained generator."""
     parameter = parameters_of(init).get(name)
     if parameter is None:  # an option that several models share
         return
@@ -89,15 +89,15 @@ def _refuse_no_model(init: Callable[..., None], name: str, given: Mapping[str, A
         )
 
 
-def _refuse_parts(model: type["Learner"], spec: ImageSpec) -> None:
-    """Say what to type where the data have a condition that a model would ignore."""
+def _check_conditions(model: type["Learner"], spec: ImageSpec) -> None:
+    """Refuse data with a condition that a model would ignore."""
     for part, said in _PARTS.items():
         if getattr(spec, part) and part not in model.takes:
             raise LimnerError(f"{model.name or model.__name__} models take no {said}")
 
 
-def _recording(init: Callable[..., None]) -> Callable[..., None]:
-    """Make a constructor validate its arguments and write them down as `config`."""
+def _record_config(init: Callable[..., None]) -> Callable[..., None]:
+    """Make a constructor validate its arguments and store them as `config`."""
 
     @functools.wraps(init)
     def recorded(self: "Learner", spec: ImageSpec, *args: Any, **kwargs: Any) -> None:
@@ -110,11 +110,11 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
             raise LimnerError(f"{type(self).__name__} takes {len(places)} options, not {len(args)}")
         given = dict(zip(places, args)) | kwargs
         for name in names:
-            _refuse_no_model(init, name, given)
+            _check_nested_model(init, name, given)
         values = validated(init, given, kind="model option", prefix="model.", skip=("spec",))
         nested = {k: v.description() for k, v in values.items() if isinstance(v, Learner)}
         own = {k: v for k, v in values.items() if k not in nested}
-        _refuse_parts(type(self), spec)
+        _check_conditions(type(self), spec)
         object.__setattr__(self, "spec", spec)
         config = plain(init, own, ("spec", *nested)) | nested
         object.__setattr__(self, "config", config)
@@ -126,10 +126,10 @@ def _recording(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class Learner(nn.Module, ABC):
-    """Anything the loop can train: a generator, but also a classifier, a judge, an encoder.
+    """A model that the training loop can train: a generator, a classifier, a judge, an encoder.
 
-    The constructor takes an `ImageSpec` first; its further arguments are plain values (or other
-    learners), are validated, and are the model's configuration.
+    The constructor takes an `ImageSpec` first. Its other arguments are plain values (or other
+    learners); they are validated, and are the model's configuration.
     """
 
     config: dict[str, Any]
@@ -137,27 +137,27 @@ class Learner(nn.Module, ABC):
     name: ClassVar[str] = ""
     """The registered name."""
     takes: ClassVar[tuple[Part, ...]] = ("labels", "text", "hint")
-    """Which conditions of the data it learns; it refuses to be built for data with another one."""
+    """The conditions of the data that it learns; it cannot be built for data with another one."""
     couples_batch: bool = False
     """Whether one image's loss depends on the others' (batch norm, minibatch statistics)."""
     condition_dropout: float = 0.0
-    """How often training hides an image's whole condition; the loop does so, before `turns`."""
+    """How often training hides an image's whole condition; the loop does this before `turns`."""
     loss_compares: bool = True
-    """Whether the losses of two steps can be compared: not where the model makes its own target."""
+    """Whether losses of different steps can be compared: not if the model makes its own target."""
     batches_per_round: int = 1
-    """How many batches `turns` is handed at once, joined: k + 1 for k critic moves and one more."""
+    """The number of batches that `turns` gets as one: k + 1 for k critic moves and one more."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)
+            cls.__init__ = _record_config(cls.__init__)
 
     def formula(self) -> list[str]:
-        """The model's mathematics in a few lines, for `repr`; if empty, `repr` lists the layers."""
+        """Return the mathematics in a few lines, for `repr`; if empty, `repr` lists the layers."""
         return []
 
     def __repr__(self) -> str:
-        """Name, shape of the images and number of parameters, then the mathematics."""
+        """Return the name, the image shape and the number of parameters, then the mathematics."""
         if not (lines := self.formula()):
             return super().__repr__()
         shape = " x ".join(map(str, self.spec.shape))
@@ -167,39 +167,39 @@ class Learner(nn.Module, ABC):
 
     @property
     def size_unit(self) -> int:
-        """What the sides of pictures are multiples of; 0 where they are those of `spec`."""
+        """The number that picture sides are multiples of; 0 if only the size of `spec` is valid."""
         return 0
 
     def at_size(self: _L, height: int, width: int) -> _L:
-        """The model for pictures of another size: a view, which shares all weights.
+        """Return the model for pictures of another size: a view that shares all weights.
 
         Args:
-            height, width: of the pictures, in pixels.
+            height, width: the size of the pictures, in pixels.
 
         Raises:
-            LimnerError: it learns and paints in one size only, or cannot in this one.
+            LimnerError: the model has one size only, or does not support this one.
         """
         if (height, width) == self.spec.shape[1:]:
             return self
         unit = self.size_unit
         if not unit:
             raise LimnerError(
-                f"{self.name} models learn and paint pictures of one size; flow-matching, edm and "
-                "latent-diffusion, for example, do so in many"
+                f"{self.name} models learn and paint pictures of one size; use a model that can "
+                "change it, such as flow-matching, edm or latent-diffusion"
             )
         if height % unit or width % unit:
             fitting = "x".join(str(max(1, round(side / unit)) * unit) for side in (height, width))
-            raise LimnerError(f"sides must be multiples of {unit}; {fitting} is near")
+            raise LimnerError(f"sides must be multiples of {unit}; try {fitting}")
         view = copy.copy(self)
         view.spec = replace(self.spec, height=height, width=width)
         return view
 
     @abstractmethod
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """Yield a training step's losses, one per move; the player is updated before the next."""
+        """Yield the losses of a step, one per move; the player is updated before the next move."""
 
     def players(self) -> dict[str, nn.Module]:
-        """The parts that are trained, by name; parameters in no player are frozen."""
+        """Return the parts that are trained, by name; parameters in no player are frozen."""
         return {"model": self}
 
     def prepare(self, batches: Iterator[Batch]) -> None:
@@ -209,9 +209,9 @@ class Learner(nn.Module, ABC):
         """Re-estimate buffers of the averaged weights from data (batch-norm statistics)."""
 
     def memory(self) -> dict[str, Tensor]:
-        """Buffers, by name, that training goes on with and no model file has (not persistent).
+        """Return the non-persistent buffers that are needed to continue training, by name.
 
-        By default those of nested learners that a player trains.
+        No model file has them. By default they are those of nested learners that a player trains.
         """
         trained = {id(p) for part in self.players().values() for p in part.parameters()}
         found = dict[str, Tensor]()
@@ -223,11 +223,11 @@ class Learner(nn.Module, ABC):
         return found
 
     def remarks(self, rows: Sequence[Mapping[str, float | None]]) -> list[str]:
-        """Messages for the user about training so far, whose log has these rows; asked at each."""
+        """Return messages for the user, given the log's rows so far; called after each row."""
         return []
 
     def train(self, mode: bool = True) -> "Learner":
-        """Training mode, but for nested learners that no player trains."""
+        """Set training mode, except for nested learners that no player trains."""
         super().train(mode)
         if mode:
             trained = {id(p) for part in self.players().values() for p in part.parameters()}
@@ -237,40 +237,40 @@ class Learner(nn.Module, ABC):
         return self
 
     def description(self) -> dict[str, Any]:
-        """What rebuilds this model without its weights: name, specification, configuration.
+        """Return what rebuilds this model without its weights: name, specification, configuration.
 
-        The name is empty where the class itself is not registered, though its base may be.
+        The name is empty if the class itself is not registered, even if its base class is.
         """
         name = vars(type(self)).get("name", "")
         return {"model": name, "spec": self.spec.to_json(), "config": self.config}
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(iter(self.parameters()), torch.empty(0)).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the largest parameter, in which networks compute; a schedule has its own."""
+        """The type of the largest parameter, in which networks compute; not that of schedules."""
         return max(self.parameters(), key=Tensor.numel, default=torch.empty(0)).dtype
 
     def parameter_count(self) -> int:
-        """How many numbers are trained."""
+        """Return the number of trained parameters."""
         parts = {id(p): p for part in self.players().values() for p in part.parameters()}
         return sum(p.numel() for p in parts.values())
 
 
 class GenerativeModel(Learner):
-    """A model that paints.
+    """A model that paints pictures.
 
-    What `frames` takes beyond `n`, `c`, `noise` and `preview` are the model's own options (steps,
-    guidance scale, temperature, ...): its signature is their schema.
+    The arguments of `frames` beyond `n`, `c`, `noise` and `preview` are the model's own options
+    (steps, guidance scale, temperature, ...): its signature is their schema.
     """
 
     condition: Literal["optional", "required"] = "optional"
-    """required: without a condition, labels are drawn at the data's frequencies."""
+    """required: without a condition, labels are drawn with the data's frequencies."""
     at_once: int = SAMPLE_BATCH
-    """How many pictures are painted together, at most."""
+    """The largest number of pictures that are painted together."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -284,10 +284,10 @@ class GenerativeModel(Learner):
         """Yield n pictures as they form; the last frame is the sample.
 
         Args:
-            n: how many pictures.
-            c: what they should be of; n rows, or no parts.
-            noise: n random streams; picture i depends on stream i alone.
-            preview: whether intermediate frames are wanted; without, only the last need be yielded.
+            n: the number of pictures.
+            c: their condition; n rows, or no parts.
+            noise: n random streams; picture i depends only on stream i.
+            preview: whether to yield intermediate frames; if not, only the last one is needed.
         """
 
     def watch(
@@ -299,19 +299,18 @@ class GenerativeModel(Learner):
         preview: bool = True,
         **options: Any,
     ) -> Iterator[Images]:
-        """`frames` with everything checked and filled in: options, condition, evaluation mode,
-        random streams.
+        """Run `frames` in evaluation mode, after checking and filling in condition and options.
 
         Args:
-            n: how many pictures, at least 1.
-            c: what they should be of; n rows, one row for all, or no parts.
-            seed: picture i is drawn from stream seed + i, whatever n is; or a seed for each.
-            preview: whether intermediate frames are wanted.
-            options: the model's own, see the signature of `frames`.
+            n: the number of pictures, at least 1.
+            c: their condition; n rows, one row for all, or no parts.
+            seed: picture i is drawn from stream seed + i, for any n; or a seed for each.
+            preview: whether to yield intermediate frames.
+            options: sampling options of the model, see the signature of `frames`.
 
         Raises:
-            LimnerError: an unknown or wrong option, a condition that does not fit, or what
-                comes out is not n pictures or not finite.
+            LimnerError: an unknown or wrong option, a condition that does not fit, or a result that
+                is not n pictures or is not finite.
         """
         return self.run_frames(self.frames, n, c, seed, preview, options)
 
@@ -324,10 +323,11 @@ class GenerativeModel(Learner):
         preview: bool,
         options: Mapping[str, Any],
     ) -> Iterator[Images]:
-        """What `watch` does, for frames that begin in some other way than from nothing.
+        """Do what `watch` does with another function than `frames`, such as one that edits
+        pictures.
 
         Args:
-            frames: takes and yields what the model's own `frames` does.
+            frames: a function that takes and yields what the model's own `frames` does.
             n, c, seed, preview, options: as for `watch`.
 
         Raises:
@@ -352,7 +352,8 @@ class GenerativeModel(Learner):
         seed: Seeds = 0,
         **options: Any,
     ) -> Images:
-        """n finished pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of s + i."""
+        """Return n pictures in [-1, 1], "n c h w"; picture i of seed s is picture 0 of seed
+        s + i."""
         c, seeds = one_for_each(n, c), as_seeds(seed, n)
         parts: list[Images] = []
         for first in range(0, n, self.at_once):
@@ -365,11 +366,11 @@ class GenerativeModel(Learner):
         return torch.cat(parts)
 
     def frame_count(self, **options: Any) -> int:
-        """How many frames `frames` yields with a preview: what a progress bar counts to."""
+        """Return the number of frames that `frames` yields with a preview, for a progress bar."""
         return 1
 
     def fill_condition(self, n: int, c: Condition, noise: Noise) -> Condition:
-        """The condition for n pictures, checked, with required labels drawn."""
+        """Check the condition for n pictures, and return it with required labels drawn."""
         self.check_condition(c)
         spec = self.spec
         if self.condition == "required":
@@ -382,10 +383,10 @@ class GenerativeModel(Learner):
         return c
 
     def check_condition(self, c: Condition) -> None:
-        """Refuse what the model knows nothing of.
+        """Refuse conditions that the model cannot use.
 
         Raises:
-            LimnerError: it was trained without such a part, or on others.
+            LimnerError: the model was trained without such a part, or with other values of it.
         """
         spec = self.spec
         for part, known in (("label", spec.labels), ("text", spec.text), ("image", spec.hint)):
@@ -403,20 +404,20 @@ class GenerativeModel(Learner):
                 f"and this model was trained with {spec.hint.channels}"
             )
         if c.avoid is not None and c.text is None:
-            raise LimnerError("what to avoid goes with a text; give one, if only an empty one")
+            raise LimnerError("avoid needs a text; give one, which may be empty")
         if c.weight is not None and (c.text is None or c.weight.shape != c.text.shape):
-            raise LimnerError("weights are of the tokens of a text: as many rows and columns")
+            raise LimnerError("weight must have a number for each token of text, in the same shape")
         if c.text is not None and spec.text:
             known = (c.text >= 0) & (c.text < spec.text.vocabulary)
             if c.text.shape[1] > spec.text.length or not known.all():
                 raise LimnerError(
-                    "these tokens are of another model; "
+                    "these tokens belong to another model; "
                     "limner.prompted(model.spec, prompts) makes fitting ones"
                 )
 
     @classmethod
     def sampler_options(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's own sampling options, checked, with defaults filled in.
+        """Return the model's own sampling options, checked, with defaults filled in.
 
         Raises:
             LimnerError: an unknown or wrong option; the message names the nearest one.
@@ -425,7 +426,7 @@ class GenerativeModel(Learner):
 
     @classmethod
     def is_random(cls, config: Mapping[str, Any]) -> bool:
-        """Whether the seed changes what is painted from the same condition.
+        """Return whether the seed changes what is painted for the same condition.
 
         Args:
             config: the constructor's arguments.
@@ -434,14 +435,14 @@ class GenerativeModel(Learner):
 
     @classmethod
     def sample_schema(cls, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON schema of its sampling options, all or those of one configuration."""
+        """Return the JSON schema of the sampling options, for all configurations or for one."""
         from limner.contract.options import json_schema
 
         return json_schema(cls.frames, skip=_NOT_OPTIONS)
 
 
 def draw_labels(spec: ImageSpec, noise: Noise) -> Int[Tensor, "b"]:
-    """One class for each stream, at the data's frequencies."""
+    """Draw one class for each stream, with the data's frequencies."""
     shares = torch.tensor(spec.frequencies or [1.0] * len(spec.labels), dtype=torch.float64)
     edges = (shares.cumsum(0) / shares.sum()).to(noise.streams.device)
     return torch.searchsorted(edges, noise.uniform(dtype=torch.float64), right=True).clamp_(

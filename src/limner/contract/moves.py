@@ -1,4 +1,4 @@
-"""What comes out of `turns`: moves that a player can learn from."""
+"""Checks of `turns`: it must yield moves that a player can learn from."""
 
 from collections.abc import Generator, Iterator
 
@@ -12,14 +12,14 @@ from limner.contract.noise import Noise
 
 
 def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-    """The turns of a training step.
+    """Yield the turns of a training step, after checking each.
 
     Args:
         model, batch, step, noise: as for `Learner.turns`.
 
     Raises:
-        LimnerError: one is not a `Turn`, has a loss that nothing can learn from or a log that is
-            not a number, or is yielded within a `with`.
+        LimnerError: a turn is not a `Turn`, has a loss without a gradient or a log that is not a
+            number, or is yielded within a `with`.
     """
     name = type(model).__name__
     game: object = model.turns(batch, step, noise)
@@ -33,8 +33,8 @@ def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
             if isinstance(game, Generator):
                 game.close()  # so that the `with` ends
             raise LimnerError(
-                f"turns of {name} yields within a `with`, which then holds for training, too; "
-                "compute the loss in it, and yield after it"
+                f"turns of {name} yields within a `with`, which then also applies to the "
+                "training loop; compute the loss in it, and yield after it"
             )
         if turn is None:
             return
@@ -47,7 +47,7 @@ def checked_moves(model: Learner, batch: Batch, step: int, noise: Noise) -> Iter
 
 
 def _modes(model: Learner) -> tuple[bool, bool]:
-    """What a `with` around a yield would change for everybody."""
+    """Return the modes that a `with` around a yield would change for the caller, too."""
     return torch.is_grad_enabled(), torch.is_autocast_enabled(model.device.type)
 
 

@@ -1,8 +1,8 @@
-"""Random numbers as a pure function of who asks: streams keyed by (seed, step, image).
+"""Random numbers as a pure function of a key: a stream for each (seed, step, image).
 
-Every image of a batch has a stream of its own, so that a picture is the same alone, in any batch,
-on any number of processes, and training can be stopped and continued at any step. Nothing here
-reads or moves torch's global generator. A stream is SplitMix64, computed for all positions at once
+Every image of a batch has its own stream. So a picture is the same alone, in any batch and on any
+number of processes, and training can be stopped and continued at any step. Nothing here reads or
+changes torch's global generator. A stream is SplitMix64, computed for all positions in parallel
 instead of one after the other:
 
     z_i = mix(s + (i + 1) g),   g = 0x9E3779B97F4A7C15,   s = the stream's seed,
@@ -29,7 +29,7 @@ from limner.contract.errors import LimnerError
 
 
 def _as_signed(number: int) -> int:
-    """The int64 with the same lowest 64 bits, for torch has no arithmetic on uint64."""
+    """Return the int64 with the same lowest 64 bits, because torch has no arithmetic on uint64."""
     return (number + 2**63) % 2**64 - 2**63
 
 
@@ -39,17 +39,17 @@ _MULTIPLY_2 = _as_signed(0x94D049BB133111EB)
 
 
 class Purpose(IntEnum):
-    """What random streams are for, in place of a training step; these count from 0.
+    """What random streams are used for; it takes the place of a training step (steps count from 0).
 
-    No two users share a purpose, and so no two draw the same numbers.
+    No two parts of the library share a purpose, so that no two draw the same numbers.
     """
 
     SAMPLING = -1
-    """A picture is painted."""
+    """Sampling of pictures."""
     ORDER = -2
-    """Which picture of the data comes when."""
+    """The order of the pictures of the data."""
     BINARISE = -3
-    """Pixels become 0 or 1."""
+    """Binarisation of pixels to 0 or 1."""
     FLIP = -4
     """Which pictures are mirrored."""
     CAPTION = -5
@@ -57,27 +57,27 @@ class Purpose(IntEnum):
     HINT = -6
     """The order of the other domain of unpaired data."""
     REFERENCE_CAPTION = -7
-    """Which caption of a real picture a model is judged by."""
+    """Which caption of a real picture is used in evaluations of a model."""
     LIKELIHOOD = -8
     """Draws of a bound in an evaluation."""
     SCORE = -9
     """Draws of a bound when single pictures are scored."""
     ODD_PICTURES = -10
-    """Pictures that no data have, for the self-test of scores."""
+    """Pictures unlike any data, for the self-test of scores."""
     STACKING = -11
     """Which digits are stacked."""
     CALIBRATION = -12
-    """Draws by which a model measures its averaged weights."""
+    """Draws with which a model calibrates its averaged weights."""
     PREPARATION = -13
-    """Draws by which a model measures the data before its first step."""
+    """Draws with which a model initialises itself from data, before its first step."""
     VALIDATION = -14
     """Noise of the held-out loss."""
     CROP = -15
-    """Which part of a picture is seen."""
+    """Which part of a picture is used."""
     COLOUR = -16
     """Which colour a digit has."""
     OTHER_ORDER = -17
-    """Which picture of the other domain comes when."""
+    """The order of the pictures of the other domain."""
     WINDOW = -18
     """The order of pictures that lie near each other."""
     MIX = -19
@@ -85,23 +85,24 @@ class Purpose(IntEnum):
 
 
 def _shift_xor(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
-    """z ^ (z >>> bits), in place; torch's >> is arithmetic, so the sign's copies are masked off."""
+    """Compute z ^ (z >>> bits), in place; torch's >> is arithmetic, so copies of the sign are
+    masked."""
     return z.bitwise_xor_((z >> bits).bitwise_and_((1 << (64 - bits)) - 1))
 
 
 def _mix(z: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """SplitMix64's finaliser, in place."""
+    """Apply SplitMix64's finaliser, in place."""
     z = _shift_xor(z, 30).mul_(_MULTIPLY_1)
     z = _shift_xor(z, 27).mul_(_MULTIPLY_2)
     return _shift_xor(z, 31)
 
 
 class Blend(NamedTuple):
-    """A seed between two: its normal numbers are sqrt(1 - amount^2) z_seed + amount z_other.
+    """A blend of two seeds: its normal numbers are sqrt(1 - amount^2) z_seed + amount z_other.
 
     Args:
-        seed, other: whose numbers are blended.
-        amount: 0 is the seed, 1 the other; a little is a variation, all between is a path.
+        seed, other: the seeds that are blended.
+        amount: 0 is the seed, 1 the other; a small amount is a variation, all amounts make a path.
     """
 
     seed: int
@@ -110,19 +111,20 @@ class Blend(NamedTuple):
 
 
 Seeds = SupportsIndex | Sequence[SupportsIndex | Blend]
-"""A whole number, for this picture and those after it, or one for each: Python's, numpy's or
-torch's, in a list or an array."""
+"""A whole number, for the first picture (the next ones count up), or a number for each picture:
+Python's, numpy's or torch's, in a list or an array."""
 
 
 def as_seeds(seed: Seeds, n: int | None = None) -> int | list[int | Blend]:
-    """A seed, or the list of them, as Python's own numbers.
+    """Return a seed, or the list of seeds, as Python's own numbers.
 
     Args:
-        seed: as it was given.
-        n: how many pictures a list is for; None where a list of any length will do.
+        seed: the seed or seeds.
+        n: the number of pictures that a list must have seeds for; None accepts a list of any
+            length.
 
     Raises:
-        LimnerError: they are not whole numbers, or more or fewer than the pictures.
+        LimnerError: they are not whole numbers, or not as many as the pictures.
     """
     given = cast("SupportsIndex | Sequence[object]", getattr(seed, "tolist", lambda: seed)())
     try:
@@ -146,13 +148,13 @@ def _own(seed: SupportsIndex | Blend) -> int | Blend:
 
 
 class Noise:
-    """Independent random streams, one per image; each call draws the next numbers from all.
+    """Independent random streams, one per image; each call draws the next numbers from all of them.
 
     Args:
         streams: int64 "b", the seed of each image's stream.
-        draws: how many draws were made already.
-        others: float64 "b" and int64 "b": how much of which other stream is blended into normal
-            numbers; None where nothing is.
+        draws: the number of draws made so far.
+        others: float64 "b" and int64 "b": for each image the share of another stream in normal
+            numbers, and that stream; None if nothing is blended.
     """
 
     def __init__(
@@ -173,13 +175,14 @@ class Noise:
         images: Sequence[int] | Int[Tensor, "b"],
         device: str = "cpu",
     ) -> "Noise":
-        """Streams of the images with these global numbers at one training step, or for a purpose.
+        """Return the streams of images, by their global numbers, at one training step or for a
+        purpose.
 
         Args:
-            seed: of everything.
-            step: of training, from 0; or a `Purpose`.
-            images: their global numbers.
-            device: where numbers are drawn.
+            seed: the seed of all streams.
+            step: the training step, from 0; or a `Purpose`.
+            images: the global numbers of the images.
+            device: the device on which numbers are drawn.
         """
         numbers = torch.as_tensor(images, dtype=torch.int64, device=device)
         own = as_seeds(seed)
@@ -191,10 +194,10 @@ class Noise:
 
     @classmethod
     def sampling(cls, seed: Seeds, n: int, device: str = "cpu") -> "Noise":
-        """Streams for n pictures: of the seeds given, or of seed, seed + 1, ...
+        """Return the streams for n pictures: of the given seeds, or of seed, seed + 1, ...
 
         Raises:
-            LimnerError: seeds that are not whole numbers, or not n.
+            LimnerError: the seeds are not whole numbers, or there are not n.
         """
         given = as_seeds(seed, n)
         if not isinstance(given, int):
@@ -204,7 +207,7 @@ class Noise:
 
     @classmethod
     def _blend(cls, seeds: Sequence[int | Blend], device: str) -> "Noise":
-        """Streams of seeds of which some are blended with others."""
+        """Return the streams of seeds, some of which are blended with others."""
         blends = [each if isinstance(each, Blend) else Blend(each, each, 0.0) for each in seeds]
 
         def streams(numbers: list[int]) -> Int[Tensor, "b"]:
@@ -220,18 +223,18 @@ class Noise:
         return len(self.streams)
 
     def rows(self, rows: slice | Int[Tensor, "r"]) -> "Noise":
-        """The streams of some of the images, from where they are now."""
+        """Return the streams of some images, from their current position."""
         others = self.others and (self.others[0][rows], self.others[1][rows])
         return Noise(self.streams[rows], self.draws, others)
 
     def to(self, device: torch.device | str) -> "Noise":
-        """The same streams on another device."""
+        """Return the same streams on another device."""
         others = self.others and (self.others[0].to(device), self.others[1].to(device))
         return Noise(self.streams.to(device), self.draws, others)
 
     def bits(self, n: int) -> Int[Tensor, "b n"]:
-        """The next n 64-bit numbers of each stream."""
-        # a tensor's product wraps in compiled programs, too, where `draws` is not a constant
+        """Return the next n 64-bit numbers of each stream."""
+        # a tensor's product also wraps around in compiled programs, where `draws` is not a constant
         draw = torch.full_like(self.streams, self.draws + 1)
         start = _mix(self.streams + draw * _GAMMA)
         self.draws += 1
@@ -239,14 +242,14 @@ class Noise:
         return _mix(start[:, None] + counter * _GAMMA)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """Uniform numbers in [0, 1): 24 random bits each in float32, 53 in float64."""
+        """Return uniform numbers in [0, 1): 24 random bits each in float32, 53 in float64."""
         digits = 53 if dtype == torch.float64 else 24
         bits = self.bits(math.prod(shape))
         values = (bits >> (64 - digits)).bitwise_and_((1 << digits) - 1).to(dtype)
         return values.mul_(2.0**-digits).view(len(self), *shape)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b *shape"]:
-        """Standard normal numbers, cut at 5.9 deviations (4e-9 of the mass lies beyond)."""
+        """Return standard normal numbers, cut at 5.9 deviations (4e-9 of the mass lies beyond)."""
         if self.others:
             amount, streams = self.others
             amount = amount.to(dtype).view(-1, *(1 for _ in shape))
@@ -263,5 +266,5 @@ class Noise:
         return pairs[:, :n].reshape(len(self), *shape)
 
     def integers(self, high: int, *shape: int) -> Int[Tensor, "b *shape"]:
-        """Uniform integers 0 .. high - 1 (bias below high / 2^53)."""
+        """Return uniform integers 0 .. high - 1 (bias below high / 2^53)."""
         return (self.uniform(*shape, dtype=torch.float64) * high).long().clamp_(max=high - 1)

@@ -1,4 +1,4 @@
-"""Weights in another type than float32: some models paint in it, others fail deep in torch."""
+"""Error messages for weights in another type than float32, in which some models cannot paint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from limner.contract.errors import LimnerError
 
 
 def wrong_type(dtype: torch.dtype) -> LimnerError:
-    """The error for a model that cannot paint in the type of its weights."""
+    """Return the error for a model that cannot paint in the type of its weights."""
     kind = str(dtype).removeprefix("torch.")
     return LimnerError(
         f"the weights are {kind}, in which this model cannot paint; type model.float(), and for "
@@ -19,13 +19,13 @@ def wrong_type(dtype: torch.dtype) -> LimnerError:
 
 @contextmanager
 def one_line_types(dtype: torch.dtype) -> Iterator[None]:
-    """Within it, torch's error where types do not go together is one line.
+    """Turn torch's error about types that do not match into one line, within a `with`.
 
     Args:
-        dtype: of a model's weights.
+        dtype: the type of a model's weights.
 
     Raises:
-        LimnerError: they are not float32, and something else is.
+        LimnerError: the weights are not float32, and do not match the type of another tensor.
     """
     try:
         yield

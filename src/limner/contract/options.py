@@ -1,7 +1,8 @@
 """Options are a function's own arguments: validated, described, and read from `key=value`.
 
-Options that several functions take are written once, as a `TypedDict` with `total=False`, and taken
-as `**options: Unpack[...]`. One that is left out has its `Field(default=...)`, or else is None.
+Options that several functions share are written once, as a `TypedDict` with `total=False`, and
+taken as `**options: Unpack[...]`. The default of such an option is its `Field(default=...)`, or
+else None.
 """
 
 import contextlib
@@ -24,26 +25,27 @@ _BARE = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
 
 
 Count = Annotated[int, Field(ge=1)]
-"""How many, at least one."""
+"""A number of things, at least 1."""
 Natural = Annotated[int, Field(ge=0)]
-"""How many, or none."""
+"""A number of things, which may be 0."""
 Fourier = Annotated[int, Field(ge=0, le=16)]
-"""How many pairs of Fourier features, see `limner.nn.fourier_features`."""
+"""The number of pairs of Fourier features, see `limner.nn.fourier_features`."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A number above 0."""
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""A number from 0."""
+"""A number of 0 or more."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1, both included."""
 Rate = Annotated[float, Field(ge=0, lt=1)]
-"""A number from 0 to below 1."""
+"""A number from 0 to below 1, such as a dropout rate."""
 
 RunName = Annotated[str, Field(min_length=1, json_schema_extra={"format": "path"})]
-"""A model of its own, as the command line names one: a run, a model file, a bundled name."""
+"""A trained model, as the command line names one: a run, a model file, or a bundled model's
+name."""
 
 
 def names_a_file(schema: Mapping[str, Any]) -> bool:
-    """Whether an option's JSON schema says that its value is a path."""
+    """Return whether an option's JSON schema says that its value is a path."""
     return any(kind.get("format") == "path" for kind in (schema, *schema.get("anyOf", ())))
 
 
@@ -56,32 +58,31 @@ def _one_name(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_name)]
-"""Some names; one by itself is that alone."""
+"""Several names; a single one may be given by itself."""
 Layers = Annotated[tuple[Count, ...], BeforeValidator(_several)]
-"""A number for each of several layers, or none; a number by itself is that of a single one."""
+"""A number for each of several layers, or none; a number by itself means a single layer."""
 Widths = Annotated[Layers, Field(min_length=1)]
 """A number for each of one or more layers."""
 Counts = Annotated[tuple[Natural, ...], BeforeValidator(_several), Field(min_length=1)]
-"""How many of something there are in each of several places; a number by itself is of all."""
+"""A number of things in each of several places; a number by itself applies to all places."""
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """A function's arguments by name; an annotation that is text is what it names, where the
-    function's file knows that.
-    """
+    """Return a function's parameters by name; text annotations are evaluated if the function's file
+    knows their names."""
     found = dict(inspect.signature(function).parameters)
     known: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
     for name, p in found.items():
         if isinstance(p.annotation, str):
             one = SimpleNamespace(__annotations__={name: p.annotation})
-            with contextlib.suppress(NameError):  # of one that is imported for type checkers alone
+            with contextlib.suppress(NameError):  # a name that only type checkers import
                 hints = get_type_hints(one, known, include_extras=True)
                 found[name] = p.replace(annotation=hints[name])
     return found
 
 
 def shared_options(function: Callable[..., Any]) -> type | None:
-    """The `TypedDict` of options that a function takes as `**options: Unpack[...]`."""
+    """Return the `TypedDict` of options that a function takes as `**options: Unpack[...]`."""
     for p in parameters_of(function).values():
         if p.kind is inspect.Parameter.VAR_KEYWORD and get_origin(p.annotation) is Unpack:
             return get_args(p.annotation)[0]
@@ -89,13 +90,13 @@ def shared_options(function: Callable[..., Any]) -> type | None:
 
 
 def read_size(typed: int | str) -> tuple[int, int]:
-    """Height and width in pixels, of one number or of "HEIGHTxWIDTH".
+    """Return height and width in pixels, given one number or "HEIGHTxWIDTH".
 
     >>> read_size(32), read_size("48x80")
     ((32, 32), (48, 80))
 
     Raises:
-        ValueError: neither.
+        ValueError: it is neither.
     """
     found = re.fullmatch("0*([1-9][0-9]{0,4})(?:x0*([1-9][0-9]{0,4}))?", str(typed).strip().lower())
     if not found:
@@ -104,7 +105,7 @@ def read_size(typed: int | str) -> tuple[int, int]:
 
 
 def option_names(function: Callable[..., Any]) -> list[str]:
-    """The names of all arguments of a function, shared options first."""
+    """Return the names of all arguments of a function, shared options first."""
     shared = shared_options(function)
     parameters = parameters_of(function).values()
     own = [p.name for p in parameters if p.kind not in _BARE]
@@ -113,10 +114,10 @@ def option_names(function: Callable[..., Any]) -> list[str]:
 
 @cache
 def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseModel]:
-    """A pydantic model with one field for each argument of a function.
+    """Return a pydantic model with one field for each argument of a function.
 
     Raises:
-        LimnerError: the type of one is not known where the function is.
+        LimnerError: the function's file does not know the type of an argument.
     """
     parameters = parameters_of(function).values()
     shared = shared_options(function)
@@ -141,14 +142,14 @@ def _fields(function: Callable[..., Any], skip: frozenset[str]) -> type[BaseMode
 
 
 def shared_defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The defaults of the options that a function takes as `**options: Unpack[...]`."""
+    """Return the defaults of the options that a function takes as `**options: Unpack[...]`."""
     shared = shared_options(function)
     hints = get_type_hints(shared, include_extras=True) if shared else {}
     return {name: _shared_default(of) for name, of in hints.items()}
 
 
 def _shared_default(annotation: Any) -> Any:
-    """The default of a shared option, which stands in its annotation."""
+    """Return the default of a shared option, from its annotation."""
     field = FieldInfo.from_annotation(annotation)
     return None if field.is_required() else field.default
 
@@ -159,14 +160,14 @@ def _shown(value: object) -> str:
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """The types that an option's value may be of, None left out."""
+    """Return the types that an option's value may have, without None."""
     united = get_origin(annotation) in (Union, UnionType)
     kinds = get_args(annotation) if united else (annotation,)
     return tuple(kind for kind in kinds if kind is not NoneType)
 
 
 def _is_text(annotation: Any) -> bool:
-    """Whether a type is text, or one of several of which none has parts."""
+    """Return whether an option accepts text and does not accept lists."""
     kinds = kinds_of(annotation)
     return str in kinds and not {list, tuple} & {get_origin(kind) for kind in kinds}
 
@@ -179,14 +180,14 @@ def validated(
     prefix: str = "",
     skip: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The arguments of `function` with `values` filled in, converted to their types, defaults
-    included.
+    """Return the arguments of `function` with `values` filled in, converted to their types, and
+    with defaults for the others.
 
     Args:
-        function: whose signature is the schema.
-        values: what was asked for.
-        kind: what such an argument is called in messages, for example "model option".
-        prefix: how a person typed it, for example "model.".
+        function: the function; its signature is the schema.
+        values: the given values, by name.
+        kind: the name of such an argument in messages, for example "model option".
+        prefix: what a person types before the name, for example "model.".
         skip: arguments that are not options.
 
     Raises:
@@ -201,7 +202,7 @@ def validated(
     given = dict(values)
     for name, value in values.items():
         if isinstance(value, list) and _is_text(schema.model_fields[name].annotation):
-            given[name] = typed_value(value)  # a text with commas, which the shell's quotes hid
+            given[name] = typed_value(value)  # a text with commas, which `parse_value` split
     try:
         filled = schema(**given)
     except ValidationError as error:
@@ -222,7 +223,7 @@ def validated(
 
 
 def json_schema(function: Callable[..., Any], skip: Iterable[str] = ()) -> dict[str, Any]:
-    """The JSON schema of a function's arguments."""
+    """Return the JSON schema of a function's arguments."""
     return _fields(function, frozenset(skip)).model_json_schema(schema_generator=_Schemas)
 
 
@@ -230,17 +231,17 @@ class _Schemas(GenerateJsonSchema):
     """JSON schemas in which a nested model is an object (its `description()`)."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        """What stands for a value that JSON has no word for."""
+        """Return the schema of a value that JSON cannot represent."""
         return {"type": "object"}
 
 
 def plain(
     function: Callable[..., Any], values: Mapping[str, Any], skip: Iterable[str]
 ) -> dict[str, Any]:
-    """Validated arguments as JSON values.
+    """Return validated arguments as JSON values.
 
     Raises:
-        LimnerError: one is a value that JSON has no word for.
+        LimnerError: one has a value that JSON cannot represent.
     """
     fields = _fields(function, frozenset(skip))
     found = dict[str, Any]()
@@ -250,14 +251,15 @@ def plain(
             found |= one.model_dump(mode="json", include={name})
         except PydanticSerializationError:
             raise LimnerError(
-                f"the option {name} is {type(value).__name__}, which no file can hold; take a "
-                "plain value in its place: a number, a text, true or false, or several of these"
+                f"the option {name} is {type(value).__name__}, which a file cannot store; use a "
+                "plain value instead: a number, a text, true or false, or several of these"
             ) from None
     return found
 
 
 def parse_value(text: str) -> Any:
-    """A value as typed in a shell: a TOML value, a comma-separated list of such, or else a string.
+    """Parse a value typed in a shell: a TOML value, a comma-separated list of values, or else a
+    string.
 
     >>> parse_value("2e-4"), parse_value("64,128"), parse_value("cosine"), parse_value("true")
     (0.0002, [64, 128], 'cosine', True)
@@ -272,7 +274,7 @@ def parse_value(text: str) -> Any:
 
 
 def typed_value(value: Any) -> str:
-    """A value as it is typed in a shell, the inverse of `parse_value`.
+    """Return a value as it is typed in a shell; the inverse of `parse_value`.
 
     >>> typed_value(True), typed_value((64, 128)), typed_value(0.0002), typed_value("cosine")
     ('true', '64,128', '0.0002', 'cosine')
@@ -289,10 +291,10 @@ def typed_value(value: Any) -> str:
 def parse_assignments(
     arguments: Iterable[str], sections: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """`model.channels=64 train.steps=2000` as one dictionary a section.
+    """Parse `model.channels=64 train.steps=2000` into one dictionary per section.
 
     Raises:
-        LimnerError: an argument without "=", or in no known section.
+        LimnerError: an argument has no "=", or is in an unknown section.
     """
     allowed = list(sections)
     found: dict[str, dict[str, Any]] = {}

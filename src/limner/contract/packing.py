@@ -1,14 +1,14 @@
-"""Weights in eight bits: each row of a matrix or kernel by a scale of its own.
+"""Weights in eight bits: each row of a matrix or kernel has its own scale.
 
     w_ij ~ s_i q_ij,    q_ij = round(w_ij / s_i) in -127 .. 127,    s_i = max_j |w_ij| / 127
 
-The error of a weight is at most s_i / 2. Vectors, which are few and whose errors matter more, stay
-in half precision.
+The error of a weight is at most s_i / 2. Vectors stay in half precision: they are few, and their
+errors matter more.
 
-A row whose weights are few whole multiples of a step (`tools/round_weights.py` makes such) keeps
-that step, with float32's own error. Where all rows of a tensor do, its q are stored by Huffman's
-code, in about as many bits as their entropy, under the tensor's name with its shape. The same goes
-for the columns of a matrix, whose scales are then a row.
+If the weights of a row are small whole multiples of a step (`tools/round_weights.py` makes such
+rows), it keeps that step, with only the error of float32. If this is true of all rows of a tensor,
+its q are Huffman-coded, in about as many bits as their entropy, and stored under the tensor's name
+with its shape. The same applies to the columns of a matrix; their scales are then a row.
 """
 
 import math
@@ -21,16 +21,16 @@ from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
 _SCALE, _CODED = "@scale", "@coded:"
-_SMALLEST = 1024  # weights of a tensor that is worth packing, unless it is rounded
-_THIN = 8  # weights in a row, which a scale of its own would hardly make smaller
+_SMALLEST = 1024  # smallest number of weights that is worth packing, unless they are rounded
+_THIN = 8  # shorter rows get a scale per column, because a scale per row would save little
 _LEVELS = 127
 _SIDES = r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){1,7}"
-_FEW = 63  # multiples of a step
-_WHOLE = 1e-3  # how near to a whole number
+_FEW = 63  # largest multiple of a step
+_WHOLE = 1e-3  # tolerance of a whole number
 
 
 def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are stored in eight bits, with their scales beside them."""
+    """Return weights as they are stored in eight bits, with their scales."""
     packed: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if not weight.is_floating_point():
@@ -51,9 +51,8 @@ def pack(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stored(name: str, weight: Tensor, *, across: bool) -> dict[str, Tensor]:
-    """A weight with a scale for each row, or across them, each column; by Huffman's code if that
-    takes less room.
-    """
+    """Return a weight with a scale for each row, or for each column if `across`; Huffman-coded if
+    that is smaller."""
     rows = weight.float().flatten(1)
     rows = rows.T if across else rows
     scale, few = _steps(rows)
@@ -71,9 +70,8 @@ def _bytes(stored: Mapping[str, Tensor]) -> int:
 
 
 def _steps(rows: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], bool]:
-    """The largest step of which each row has few whole multiples, or that of 127 levels; and
-    whether all have few.
-    """
+    """Return the largest step of each row that makes all its weights small whole multiples, or else
+    the step for 127 levels; and whether all rows have the former."""
     largest = rows.abs().amax(1)
     steps, left = largest / _LEVELS, largest > 0
     for levels in range(1, _FEW + 1):
@@ -89,21 +87,21 @@ def _coded_name(name: str, q: Tensor) -> str:
 
 
 def _coded(q: Int8[Tensor, "..."]) -> UInt8[Tensor, "n"]:
-    """Whole numbers by Huffman's code, without a search for repetitions."""
+    """Huffman-code whole numbers, without a search for repetitions."""
     coder = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
     content = coder.compress(q.cpu().contiguous().numpy().tobytes()) + coder.flush()
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _decoded(content: Tensor, shape: Sequence[int]) -> Int8[Tensor, "..."]:
-    """The numbers again, and no more than there are.
+    """Decode whole numbers, and never more than the shape has.
 
     Raises:
-        ValueError: they are damaged.
+        ValueError: the coded numbers are damaged.
     """
     count = math.prod(shape)
-    if content.dtype != torch.uint8 or count > 8 * content.numel():  # a number takes a bit at least
-        raise ValueError("its coded weights are broken: no such numbers are in them")
+    if content.dtype != torch.uint8 or count > 8 * content.numel():  # a number takes at least a bit
+        raise ValueError("its coded weights are broken: they do not fit their shape")
     decoder = zlib.decompressobj()
     try:
         q = decoder.decompress(content.cpu().numpy().tobytes(), count + 1)
@@ -115,20 +113,21 @@ def _decoded(content: Tensor, shape: Sequence[int]) -> Int8[Tensor, "..."]:
 
 
 def is_coded(name: str) -> bool:
-    """Whether a file has Huffman's code under a name."""
+    """Return whether the weights of a name in a file are Huffman-coded."""
     return _CODED in name
 
 
 def is_scale(name: str) -> bool:
-    """Whether what a file has under a name are the scales of other weights."""
+    """Return whether a name in a file is the name of other weights' scales."""
     return name.endswith(_SCALE)
 
 
 def weight_shape(name: str, shape: Sequence[int]) -> Sequence[int]:
-    """The shape of the weights that a file has under a name, or of what is stored there plainly.
+    """Return the shape of the weights under a name in a file; that of the stored tensor if they are
+    not coded.
 
     Raises:
-        ValueError: the name says none.
+        ValueError: the name has no valid shape.
     """
     _, mark, coded = name.partition(_CODED)
     if not mark:
@@ -139,10 +138,10 @@ def weight_shape(name: str, shape: Sequence[int]) -> Sequence[int]:
 
 
 def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights from what `pack` made of them; whatever is not packed, as it is.
+    """Return the weights that `pack` stored; weights that are not packed are unchanged.
 
     Raises:
-        ValueError: they are damaged.
+        ValueError: the stored weights are damaged.
     """
     weights: dict[str, Tensor] = {}
     for kept, weight in stored.items():

@@ -1,4 +1,4 @@
-"""Every model by name: what `limner models`, the documentation and the contract tests read."""
+"""Registry of all models by name, for `limner models`, the documentation and the contract tests."""
 
 import importlib
 import inspect
@@ -16,18 +16,18 @@ from limner.contract.model import Learner, Part, is_nested
 from limner.contract.options import option_names, parameters_of
 
 FAMILIES = ("autoregressive", "autoencoders", "gans", "flows", "diffusion", "judges")
-_ROOMS = {"judges": "evaluate.judges"}  # where a family's papers lie, if not under its own name
+_ROOMS = {"judges": "evaluate.judges"}  # packages of families that do not have the family's name
 _L = TypeVar("_L", bound=type[Learner])
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a model is described.
+    """The publication that describes a model.
 
     Args:
         title, authors, year: as they are cited.
-        arxiv: its number there.
-        doi: of a paper that is not on arXiv.
+        arxiv: the number on arXiv.
+        doi: the DOI of a paper that is not on arXiv.
     """
 
     title: str
@@ -38,7 +38,7 @@ class Paper:
 
     @property
     def identifier(self) -> str:
-        """Its number, with arXiv or doi before it; empty where it has none."""
+        """The number with arXiv or doi before it; empty if there is none."""
         return f"arXiv:{self.arxiv}" if self.arxiv else f"doi:{self.doi}" if self.doi else ""
 
     def __str__(self) -> str:
@@ -50,13 +50,13 @@ class Entry:
     """A registered model.
 
     Args:
-        name: what a person types.
-        family: which folder of the library it belongs to.
-        paper: where it is described.
+        name: the name that a person types.
+        family: the folder of the library that it belongs to.
+        paper: the paper that describes it.
         model: its class.
         tiny: options that make it small enough for the contract tests.
-        file: of a model that another program trained: the file that its folder is known by.
-        train: its usual training, as a recipe's section [train] has it.
+        file: for a model that another program trained: the file that identifies its folder.
+        train: its default training options, as in section [train] of a recipe.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Entry:
 
     @property
     def nested(self) -> list[str]:
-        """Which of its options are models of their own."""
+        """The names of its options that are themselves models."""
         options = parameters_of(self.model.__init__)
         return [name for name, each in options.items() if is_nested(each)]
 
@@ -91,22 +91,22 @@ def register(
     file: str = "",
     train: Mapping[str, Any] | None = None,
 ) -> Callable[[_L], _L]:
-    """Enter a model class under a name; to register is to be tested by the contract suite.
+    """Register a model class under a name; the contract suite then tests it.
 
-    One that is only opened, never trained, is known by a file of its folders, and its class is a
-    `abilities.Foreign`.
+    A class whose models are only opened, never trained, is an `abilities.Foreign`; it is identified
+    by a file of its folders.
 
     Args:
         name: lower case, words joined by hyphens.
         family: one of `FAMILIES`.
-        paper: where the model is described.
+        paper: the paper that describes the model.
         tiny: options for a model of a few thousand parameters, for tests.
-        file: of a model that another program trained: the file that its folder is known by.
-        train: its usual training, as a recipe's section [train] has it; a recipe overrides it, and
-            what both leave out is the default of `TrainOptions`.
+        file: for a model that another program trained: the file that identifies its folder.
+        train: its default training options, as in section [train] of a recipe. A recipe overrides
+            them; options in neither have the default of `TrainOptions`.
 
     Raises:
-        LimnerError: another model has the name, or the class cannot keep the contract.
+        LimnerError: another model has the name, or the class does not satisfy the contract.
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
@@ -114,7 +114,7 @@ def register(
 
     def enter(model: _L) -> _L:
         own = _is_own(model)
-        if not own:  # the library's names are known before any other
+        if not own:  # register the library's names before any other
             _load_families()
         known = _entries.get(name)
         if known and not is_again(model, known.model):
@@ -131,15 +131,15 @@ def register(
 
 
 def check_registration(name: str, kind: str, paper: object) -> None:
-    """Refuse what nothing can be registered by.
+    """Refuse an invalid name or paper.
 
     Args:
-        name: that a person types.
-        kind: of what it is, for the message.
-        paper: where that is described.
+        name: the name that a person types.
+        kind: the kind of thing that is registered, for the message.
+        paper: the paper that describes it.
 
     Raises:
-        LimnerError: the name is not in lower case, or the paper is none.
+        LimnerError: the name is not in lower case, or the paper is not a `Paper`.
     """
     if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name):
         raise LimnerError(
@@ -152,12 +152,12 @@ def check_registration(name: str, kind: str, paper: object) -> None:
 
 
 def _is_own(model: type) -> bool:
-    """Whether a class is the library's."""
+    """Return whether a class belongs to the library."""
     return model.__module__.partition(".")[0] == "limner"
 
 
 def is_again(model: type, known: type) -> bool:
-    """Whether a class is one that was registered before, whose file or cell was run again."""
+    """Return whether a class was registered before, and its file or cell was run again."""
     modules = {model.__module__, known.__module__}
     run = "__main__" in modules and not any(_is_own(each) for each in (model, known))
     return model.__qualname__ == known.__qualname__ and (len(modules) == 1 or run)
@@ -172,10 +172,11 @@ _SIGNATURES = {
 
 
 def _check_class(model: type[Learner]) -> None:
-    """Refuse a class that cannot keep the contract.
+    """Refuse a class that does not satisfy the contract.
 
     Raises:
-        LimnerError: a method is missing or takes other arguments, or `takes` names no condition.
+        LimnerError: a method is missing or takes other arguments, or `takes` has an unknown
+            condition.
     """
     if missing := sorted(model.__abstractmethods__):
         name = missing[0]
@@ -212,10 +213,10 @@ def _check_class(model: type[Learner]) -> None:
 
 
 def _check_options(model: type[Learner]) -> None:
-    """Refuse options that would never arrive, and a condition of another kind.
+    """Refuse options whose names are reserved, and an unknown value of `condition`.
 
     Raises:
-        LimnerError: there is one.
+        LimnerError: there is such an option or value.
     """
     if hasattr(model, "frames") and "seed" in option_names(model.frames):  # pyright: ignore
         raise LimnerError(
@@ -234,29 +235,29 @@ def _check_options(model: type[Learner]) -> None:
 
 @cache
 def import_modules(package: str) -> None:
-    """Import all modules of one of the library's packages and of the folders in it, so that they
-    register what they hold.
+    """Import all modules of a package of the library and of its folders, so that they register
+    their contents.
 
     Args:
-        package: as in `evaluate.metrics`.
+        package: the package, such as `evaluate.metrics`.
 
     Raises:
-        LimnerError: a file there cannot be imported; the message says which, and where.
+        LimnerError: a file cannot be imported; the message names the file and the line.
     """
     home = importlib.import_module(f"limner.{package}")
     for folder in map(Path, home.__path__):
         for file in sorted(folder.rglob("*.py")):  # also where a folder has no __init__.py
             parts = file.relative_to(folder).with_suffix("").parts
-            if any(part.startswith(".") for part in parts):  # as editors keep copies
+            if any(part.startswith(".") for part in parts):  # such as an editor's backup copies
                 continue
             name = ".".join([package, *(part for part in parts if part != "__init__")])
             try:
                 importlib.import_module(f"limner.{name}")
             except LimnerError:
                 raise
-            except Exception as error:  # whatever a file of one's own raises there
+            except Exception as error:  # a user's file may raise anything
                 said = error_in_file(error, file)
-                raise LimnerError(f"{said}; mend or remove that file") from error
+                raise LimnerError(f"{said}; correct or remove that file") from error
 
 
 def _load_families() -> None:
@@ -265,7 +266,7 @@ def _load_families() -> None:
 
 
 def models() -> dict[str, Entry]:
-    """All registered models that are trained here, in the order of the families."""
+    """Return all registered models that are trained here, in the order of the families."""
     _load_families()
     order = {family: i for i, family in enumerate(FAMILIES)}
     own = {name: of for name, of in _entries.items() if not of.file}
@@ -273,16 +274,16 @@ def models() -> dict[str, Entry]:
 
 
 def foreign() -> dict[str, Entry]:
-    """The models that other programs trained, by the file that their folders are known by."""
+    """Return the models that other programs trained, by the file that identifies their folders."""
     _load_families()
     return {of.file: of for of in _entries.values() if of.file}
 
 
 def entry(name: str) -> Entry:
-    """A registered model by name.
+    """Return a registered model by name.
 
     Raises:
-        LimnerError: no model is called so; the message names the nearest one.
+        LimnerError: no model has this name; the message names the nearest one.
     """
     known = models() | {of.name: of for of in foreign().values()}
     if name not in known:
@@ -291,39 +292,39 @@ def entry(name: str) -> Entry:
 
 
 def entry_of(name: str, file: Path) -> Entry:
-    """A registered model by the name that a file has for it.
+    """Return a registered model by the name that a file has for it.
 
     Args:
-        name: in the file.
-        file: a model's file or a recipe, for the message.
+        name: the name in the file.
+        file: the model file or recipe, for the message.
 
     Raises:
-        LimnerError: no model is called so; the message says how one becomes known.
+        LimnerError: no model has this name; the message says how to register one.
     """
-    _load_families()  # which may fail for another reason
+    _load_families()  # outside the try, because it may fail for another reason
     try:
         return entry(name)
     except LimnerError as error:
         raise LimnerError(
             f"{file}: {error}. A model of your own is known once the file with its @register is "
-            f"imported, or stands in a family's folder of {Path(__file__).parent.parent}"
+            f"imported, or lies in a family's folder of {Path(__file__).parent.parent}"
         ) from None
 
 
 def build(name: str, spec: ImageSpec, /, **config: Any) -> Learner:
-    """A new model with random weights.
+    """Build a new model with random weights.
 
     Args:
         name: a registered name.
-        spec: what the images are.
-        config: the model's own options; a nested model is given as its `description()`.
+        spec: the specification of the images.
+        config: the options of the model; a nested model is given as its `description()`.
     """
     model = entry(name).model
     return model(spec, **{key: _built(value) for key, value in config.items()})
 
 
 def _built(value: Any) -> Any:
-    """A nested model's description as the model; any other value as it is."""
+    """Build a nested model from its description; return any other value unchanged."""
     if not isinstance(value, dict):
         return value
     given: dict[str, Any] = {str(key): part for key, part in value.items()}  # pyright: ignore

@@ -15,13 +15,14 @@ from limner.contract.options import Share
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which tokens of a prompt are which of another.
+    """Which tokens of one prompt correspond to which tokens of another.
 
     Args:
-        source: column j says of which tokens of the first prompt token j of the second one has its
-            place: 1 for its equal, an even share of those that it stands for; 0 if it is new.
-        left: places of the first prompt's tokens that are gone.
-        new: places of the second prompt's tokens that are new or stand for others.
+        source: column j has the shares of the first prompt's tokens in token j of the second
+            prompt: 1 for an equal token, an even share for each of the tokens that it replaces; 0
+            if it is new.
+        left: places of the first prompt's tokens that are removed.
+        new: places of the second prompt's tokens that are new or replace others.
     """
 
     source: Float[Tensor, "l m"]
@@ -30,14 +31,15 @@ class Alignment:
 
 
 def aligned(before: Sequence[int], after: Sequence[int], length: int) -> Alignment:
-    """The alignment of two rows of tokens, padding left out.
+    """Return the alignment of two rows of tokens, without padding.
 
-    Equal tokens in the same order go together; those in between, if both rows have some, stand for
-    each other, all for all; else they are new, or gone.
+    Equal tokens in the same order correspond to each other. Between two equal tokens, all tokens of
+    the second row replace all of the first, if both rows have some; otherwise they are new or
+    removed.
 
     Args:
         before, after: the tokens.
-        length: how many places both rows have with their padding.
+        length: the number of places of both rows, with their padding.
     """
     source = torch.zeros(length, length)
     left: list[int] = []
@@ -55,20 +57,22 @@ def aligned(before: Sequence[int], after: Sequence[int], length: int) -> Alignme
 
 
 def aligned_prompts(text: Int[Tensor, "2 l"]) -> Alignment:
-    """The alignment of two prompts, whose padding is 0."""
+    """Return the alignment of two prompts; their padding is 0."""
     before, after = ([int(token) for token in row if token] for row in text)
     return aligned(before, after, text.shape[1])
 
 
 @dataclass(frozen=True)
 class Rewording:
-    """How a picture follows a change of its prompt.
+    """A change of a prompt, and how closely the picture follows it.
 
     Args:
-        alignment: of the two prompts.
-        gains: what the attention to each token of the second prompt is multiplied by.
-        cross: until which share of the walk places look at words as in the first picture.
-        own: until which share of the walk places look at each other as in the first picture.
+        alignment: the alignment of the two prompts.
+        gains: the factors of the attention to each token of the second prompt.
+        cross: the share of the sampling steps, from the first, in which the attention to words is
+            that of the first picture.
+        own: the share of the sampling steps, from the first, in which the attention between places
+            is that of the first picture.
         local: the picture changes only where the attention to the words that change is above this
             share of its maximum; 0 lets it change everywhere.
     """

@@ -1,9 +1,9 @@
-"""Captions and prompts as tokens, and what the tokens mean: the bundled word table.
+"""Captions and prompts as tokens, and the meaning of tokens: the bundled word table.
 
 A token is a row of a table of 38,059 English words and pieces of words, distilled once from a
-sentence model (`tools/build_words.py`). Words of like meaning lie close together, so that a prompt
-may use words that no caption had. Row 0 is padding. A checkpoint does not hold the table but its
-SHA-256, in its `TextSpec`.
+sentence model (`tools/build_words.py`). Words with similar meanings are close to each other, so
+that a prompt may use words that no caption had. Row 0 is padding. A checkpoint does not store the
+table but its SHA-256, in its `TextSpec`.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ from limner.contract.image import Condition, ImageSpec, TextSpec
 
 ASSET = "words"
 LENGTH = 16
-"""Tokens of a caption, unless said otherwise. An emoji's name has up to 13, with all tags 49."""
-_UNKNOWN = 1  # what the tokeniser makes of other scripts, emoji, and words of over 100 letters
-_SHOWN = 40  # letters of a prompt in a message
+"""Default number of tokens of a caption. An emoji's name has up to 13, with all tags 49."""
+_UNKNOWN = 1  # the token of other scripts, emoji, and words of over 100 letters
+_SHOWN = 40  # characters of a prompt in a message
 CHARACTERS = "characters"
 _FIRST = 2  # the token of character 0; 0 is padding, 1 unknown
-_LAST = 0x10FFFF  # Unicode's
+_LAST = 0x10FFFF  # the last code point of Unicode
 
 
 class _Asset(NamedTuple):
@@ -45,7 +45,7 @@ class _Asset(NamedTuple):
 
 @cache
 def _asset() -> _Asset:
-    """The bundled table and tokeniser, read once."""
+    """Load the bundled table and tokeniser, once."""
     folder = files("limner") / "data" / "assets"
     try:
         table, words = ((folder / f"{ASSET}.{end}").read_bytes() for end in ("safetensors", "json"))
@@ -60,40 +60,43 @@ def _asset() -> _Asset:
 
 
 def text_spec(length: int = LENGTH) -> TextSpec:
-    """Text as the bundled table has it, in at most `length` tokens."""
+    """Return the specification of text with the bundled table, in at most `length` tokens."""
     asset = _asset()
     return TextSpec(length, len(asset.table), ASSET, asset.sha256)
 
 
 def character_spec(length: int = 1000) -> TextSpec:
-    """Text as it is written, a token a character: for models that have a tokenizer of their own."""
+    """Return the specification of text with a token for each character, for models with their own
+    tokenizer."""
     return TextSpec(length, _FIRST + _LAST + 1, CHARACTERS, "")
 
 
 def word_table(spec: TextSpec) -> tuple[Int8[Tensor, "words d"], Float[Tensor, "words"]]:
-    """The rows of the table and the scale of each: a word is table x scale.
+    """Return the rows of the table and the scale of each row: a word is table x scale.
 
-    Its mean square is 1, and less where a word is so frequent that it says little.
+    Its mean square is 1, or less if the word is so frequent that it says little.
 
     Raises:
-        LimnerError: the specification is of another table, in which tokens are other words.
+        LimnerError: the specification is of another table, in which tokens mean other words.
     """
     asset = _asset()
     if (spec.asset, spec.vocabulary, spec.sha256) != (ASSET, len(asset.table), asset.sha256):
         raise LimnerError(
-            f"this model reads text by the word table '{spec.asset}' {spec.sha256[:12]}, and this "
-            f"limner has '{ASSET}' {asset.sha256[:12]}; use the limner that made the model"
+            f"this model reads text with the word table '{spec.asset}' {spec.sha256[:12]}, and "
+            f"this limner has '{ASSET}' {asset.sha256[:12]}; use the limner that made the model"
         )
     return asset.table, asset.scale
 
 
 def word_pieces() -> dict[str, int]:
-    """The token of each word, and of each piece that goes on with one, which begins with ##."""
+    """Return the token of each word and each piece of a word; a piece that continues a word starts
+    with ##."""
     return json.loads(_asset().tokenizer)["model"]["vocab"]
 
 
 class _Encoding(Protocol):
-    """What was read of a text, as the `Encoding` of tokenizers: tokens, where, of which words."""
+    """A text that was read, as the `Encoding` of tokenizers: its tokens, their places,
+    their words."""
 
     @property
     def ids(self) -> list[int]: ...
@@ -104,7 +107,7 @@ class _Encoding(Protocol):
 
 
 class _Reads(Protocol):
-    """What turns text into tokens and back, as the `Tokenizer` of tokenizers."""
+    """An object that turns text into tokens and back, as the `Tokenizer` of tokenizers."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> _Encoding: ...
     def id_to_token(self, token: int) -> str: ...
@@ -112,40 +115,40 @@ class _Reads(Protocol):
 
 @cache
 def _tokenizer(json_text: str) -> Any:
-    import tokenizers  # only where there is text to read
+    import tokenizers  # imported only if there is text to read
 
     return tokenizers.Tokenizer.from_str(json_text)
 
 
 class _Characters:
-    """What reads a text character by character."""
+    """A tokenizer that reads a text character by character."""
 
     class Read(NamedTuple):
-        """The same attributes as the `Encoding` of tokenizers."""
+        """A text that was read, with the same attributes as the `Encoding` of tokenizers."""
 
         ids: list[int]
         offsets: list[tuple[int, int]]
         word_ids: list[int]
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> Read:
-        """A token for each character; a word is what stands between spaces."""
+        """Return a token for each character; words are separated by spaces."""
         spans = [(i, i + 1) for i in range(len(text))]
         words = list(accumulate(int(letter == " ") for letter in text))
         return self.Read([_FIRST + ord(letter) for letter in text], spans, words)
 
     def id_to_token(self, token: int) -> str:
-        """The character of a token."""
+        """Return the character of a token."""
         return chr(token - _FIRST)
 
 
 class Reading(NamedTuple):
-    """What became of a text.
+    """The tokens of a text, and what was left out of it.
 
     Args:
-        tokens: none of them padding.
+        tokens: the tokens, without padding.
         unknown: the words that have no token.
-        rest: what was beyond the length.
-        starts: where in the text each token begins.
+        rest: the part of the text beyond the length.
+        starts: where in the text each token starts.
     """
 
     tokens: list[int]
@@ -154,11 +157,11 @@ class Reading(NamedTuple):
     starts: list[int]
 
     def remarks(self) -> list[str]:
-        """A line for everything that was left out."""
+        """Return a line for each kind of text that was left out."""
         lines: list[str] = []
         if self.unknown:
             words = ", ".join(f"'{_short(word)}'" for word in list(dict.fromkeys(self.unknown))[:5])
-            more = "" if self.tokens else ", and nothing else is asked for"
+            more = "" if self.tokens else ", and no other words remain"
             lines.append(f"the prompt has unknown words, which are left out: {words}{more}")
         if self.rest:
             lines.append(
@@ -172,17 +175,18 @@ def _short(text: str) -> str:
     return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "..."
 
 
-def _sound(text: str) -> str:
-    """The same, but that halves of surrogate pairs become "?"."""
+def _replace_surrogates(text: str) -> str:
+    """Return a text with "?" in place of the halves of surrogate pairs."""
     return text.encode("utf-8", "replace").decode()
 
 
 class Tokenizer:
-    """Texts as rows of tokens: lower case, words cut into the longest known pieces, padded with 0;
-    or character by character, for models that have a tokenizer of their own.
+    """Texts as rows of tokens: in lower case, cut into the longest known pieces, padded with 0.
+
+    For models with their own tokenizer, texts are read character by character.
 
     Args:
-        spec: of the data or the model.
+        spec: the specification of text, of the data or the model.
 
     Raises:
         LimnerError: the specification is of another word table.
@@ -197,8 +201,8 @@ class Tokenizer:
             self._tokenizer = _tokenizer(_asset().tokenizer)
 
     def read(self, text: str) -> Reading:
-        """One text, whatever it is, with what is left out of it."""
-        text = _sound(text)
+        """Read any text; the result also has what was left out of it."""
+        text = _replace_surrogates(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = list(zip(found.ids, found.offsets))
         unknown = [text[a:b] for token, (a, b) in pieces if token == _UNKNOWN]
@@ -208,8 +212,9 @@ class Tokenizer:
         return Reading([token for token, _ in kept], unknown, rest, [start for _, start in kept])
 
     def places(self, text: str) -> list[tuple[str, list[int]]]:
-        """The words of a text that have tokens, as they are written, and which tokens those are."""
-        text = _sound(text)
+        """Return the words of a text that have tokens, as they are written, and the places of their
+        tokens."""
+        text = _replace_surrogates(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = zip(found.ids, found.word_ids, found.offsets)
         known = [piece for piece in pieces if piece[0] != _UNKNOWN][: self.length]
@@ -220,18 +225,18 @@ class Tokenizer:
         return [(text[start:end], places) for start, end, places in spans.values()]
 
     def encode(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
-        """A row for each text; one without known words is all padding, and asks for nothing."""
+        """Return a row for each text; a text without known words is all padding: no condition."""
         return self.rows([self.read(text) for text in texts])
 
     def rows(self, readings: Sequence[Reading]) -> Int[Tensor, "b l"]:
-        """The tokens of texts that were read, padded to the length."""
+        """Return the tokens of texts that were read, padded to the length."""
         rows = torch.zeros(len(readings), self.length, dtype=torch.int64)
         for row, reading in zip(rows, readings):
             row[: len(reading.tokens)] = torch.tensor(reading.tokens, dtype=torch.int64)
         return rows
 
     def words(self, row: Int[Tensor, "l"]) -> list[str]:
-        """The pieces of a row of tokens, without its padding: `encode` backwards."""
+        """Return the pieces of a row of tokens, without its padding: the inverse of `encode`."""
         return [self._tokenizer.id_to_token(int(token)) for token in row if token]
 
 
@@ -242,13 +247,13 @@ def _warn(line: str) -> None:
 def prompted(
     spec: ImageSpec, prompts: str | Sequence[str], report: Callable[[str], None] = _warn
 ) -> Condition:
-    """Prompts as a condition, a row each, padded to the longest.
+    """Return prompts as a condition, a row each, padded to the longest.
 
     Args:
-        spec: the model's.
-        prompts: of any length and in any script; an empty one asks for nothing. Brackets say how
-            much words count, see `limner.contract.emphasis`; emoji are read as their names.
-        report: told, in a line each, of unknown words and of what is beyond the length.
+        spec: the specification of the model.
+        prompts: prompts of any length and in any script; an empty one means no condition. Brackets
+            set the weights of words, see `limner.contract.emphasis`; emoji are read as their names.
+        report: called with a line for unknown words, and for text beyond the length.
 
     Raises:
         LimnerError: the model was trained without text, or with another word table, or there is
@@ -264,28 +269,29 @@ def prompted(
     )
     if not sound or not asked:
         raise LimnerError(
-            f"prompts={reprlib.repr(prompts)} is no text; give one, as 'a red apple', or a list"
+            f"prompts={reprlib.repr(prompts)} is not text; give one, as 'a red apple', or a list"
         )
-    told = [_emphasised(spec.text, spell_emoji(prompt), report) for prompt in asked]
-    readings = [tokenizer.read(each.text) for each in told]
+    emphasised = [_emphasised(spec.text, spell_emoji(prompt), report) for prompt in asked]
+    readings = [tokenizer.read(each.text) for each in emphasised]
     for reading in readings:
         for line in reading.remarks():
             report(line)
     longest = max((len(reading.tokens) for reading in readings), default=0)
     text = tokenizer.rows(readings)[:, : max(longest, 1)]
-    if all(each.even for each in told):
+    if all(each.even for each in emphasised):
         return Condition(text=text)
     weight = torch.ones(text.shape)
-    for row, each, reading in zip(weight, told, readings):
+    for row, each, reading in zip(weight, emphasised, readings):
         row[: len(reading.starts)] = torch.tensor([each.weights[i] for i in reading.starts])
     return Condition(text=text, weight=weight)
 
 
 def _emphasised(spec: TextSpec, prompt: str, report: Callable[[str], None]) -> Emphasised:
-    """A prompt read; a model with a tokenizer of its own is told the brackets as they stand."""
-    read = read_emphasis(_sound(prompt))
+    """Read the emphasis in a prompt; for a model with its own tokenizer, brackets are kept
+    unchanged."""
+    read = read_emphasis(_replace_surrogates(prompt))
     if spec.asset != CHARACTERS:
         return read
     if not read.even:
-        report("this model has a tokenizer of its own, and is told brackets as they stand")
-    return Emphasised(_sound(prompt), [1.0] * len(prompt))
+        report("this model has its own tokenizer, which reads brackets as ordinary text")
+    return Emphasised(_replace_surrogates(prompt), [1.0] * len(prompt))

@@ -1,10 +1,11 @@
-"""The ability to make pictures larger, of any size: tile by tile, and without seams.
+"""The ability to enlarge pictures of any size: tile by tile, and without seams.
 
     y = sum_k w_k U(x_k) / sum_k w_k,   x_k the tiles of x
 
-A tile's weight w_k is 0 where the model U misses what lies beyond the tile's border (`margin`),
-grows linearly over what is left of the overlap, and is 1 elsewhere; it is 1 up to the border of the
-picture itself. Where a model sees no further than its margin, y is what it would make of the whole.
+A tile's weight w_k is 0 near the tile's border (`margin`), where the model U would need what lies
+beyond it. The weight grows linearly over the rest of the overlap, and is 1 elsewhere; it is 1 up to
+the border of the picture itself. If a model's output depends on nothing further away than its
+margin, y is the enlargement of the whole picture.
 """
 
 import math
@@ -24,19 +25,20 @@ from limner.contract.image import Condition, Images, ImageSpec, check_images, on
 from limner.contract.model import GenerativeModel
 from limner.contract.noise import Noise, Seeds
 
-_LARGEST = 2**26  # pixels of a picture that is made
-_MOST = 64  # times
+_LARGEST = 2**26  # largest number of pixels of an enlarged picture
+_MOST = 64  # largest factor
 
 
 def resize(x: Float[Tensor, "b c h w"], height: int, width: int) -> Float[Tensor, "b c hh ww"]:
-    """Pictures in another size, by the antialiased bicubic filter that data are read with."""
+    """Resize pictures with the antialiased bicubic filter that is also used to read data."""
     if tuple(x.shape[-2:]) == (height, width):
         return x
     return F.interpolate(x, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def tile_starts(length: int, tile: int, margin: int) -> list[int]:
-    """Where tiles begin along a side: as few as overlap by more than two margins, evenly.
+    """Return where tiles start along a side: evenly spaced, and the fewest that overlap by more
+    than two margins.
 
     >>> tile_starts(20, 8, 1), tile_starts(5, 8, 1)
     ([0, 4, 8, 12], [0])
@@ -52,13 +54,13 @@ def tile_starts(length: int, tile: int, margin: int) -> list[int]:
 def tile_weights(
     starts: Sequence[int], tile: int, margin: int, factor: int
 ) -> list[Float[Tensor, "s"]]:
-    """The weight of each tile along a side, of its pixels when enlarged.
+    """Return the weights of each enlarged tile along a side, one for each pixel.
 
     Args:
-        starts: where the tiles begin.
-        tile: their side, small.
-        margin: how much of it counts for nothing next to another tile.
-        factor: of the enlargement.
+        starts: where the tiles start.
+        tile: the side of a tile, before it is enlarged.
+        margin: the number of pixels that get weight 0 next to another tile.
+        factor: the factor of the enlargement.
     """
     found: list[Tensor] = []
     margin = min(margin, (tile - 1) // 4)
@@ -77,13 +79,13 @@ def tile_weights(
 
 
 class Tiles:
-    """The tiles of pictures of one size, and how the enlarged ones become pictures again.
+    """The tiles of pictures of one size, which are cut, enlarged and joined again.
 
     Args:
-        height, width: of the pictures.
-        tile: height and width of a tile.
-        margin: see the module; of small tiles, less than a quarter of the side.
-        factor: of the enlargement.
+        height, width: the size of the pictures.
+        tile: the height and width of a tile.
+        margin: see the module; for small tiles it is less than a quarter of the side.
+        factor: the factor of the enlargement.
     """
 
     def __init__(
@@ -100,15 +102,15 @@ class Tiles:
         ]
 
     def __len__(self) -> int:
-        """How many there are in a picture."""
+        """Return the number of tiles of a picture."""
         return len(self.places)
 
     def cut(self, x: Float[Tensor, "b c h w"], scale: int = 1) -> Float[Tensor, "bt c th tw"]:
-        """The tiles of pictures, those of a picture together; a picture that is smaller than a tile
-        goes on beyond its border as it ends there.
+        """Return the tiles of pictures, those of one picture together; a picture smaller than a
+        tile is padded with its border pixels.
 
         Args:
-            x: the pictures, of the size or `scale` times as large.
+            x: the pictures, of this size or `scale` times as large.
             scale: 1, or the factor.
         """
         height, width = (side * scale for side in self.tile)
@@ -121,7 +123,7 @@ class Tiles:
         return torch.stack(parts, 1).flatten(0, 1)
 
     def join(self, y: Float[Tensor, "bt c th tw"]) -> Float[Tensor, "b c hh ww"]:
-        """Pictures of enlarged tiles, blended where these overlap."""
+        """Join enlarged tiles to pictures; overlapping tiles are blended."""
         f, (height, width) = self.factor, (side * self.factor for side in self.size)
         parts = y.unflatten(0, (-1, len(self)))
         full = [max(side, tile) * f for side, tile in zip(self.size, self.tile)]
@@ -141,43 +143,43 @@ class Upscales(GenerativeModel):
 
     condition = "required"
     margin: ClassVar[int] = 4
-    """How far from a tile's border, in small pixels, a picture is made of the next tile alone."""
+    """Width of a tile's border, in small pixels, where a picture is made only from the next
+    tile."""
 
     @property
     def factor(self) -> int:
-        """How many times as high and as wide pictures become at once."""
+        """The factor by which height and width of pictures are enlarged in one pass."""
         assert self.spec.hint is not None
         return self.spec.height // self.spec.hint.height
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Height and width of the small pictures that the model was trained on."""
+        """The height and width of the small pictures that the model was trained on."""
         assert self.spec.hint is not None
         return self.spec.hint.height, self.spec.hint.width
 
     def tile_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the tiles in which a picture of some size is enlarged; a network that
-        takes pictures of any size may say another one than `tile`.
-        """
+        """Return the height and width of the tiles to enlarge a picture of some size; a network for
+        pictures of any size may return another size than `tile`."""
         return self.tile
 
     @abstractmethod
     def enlargement(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
-        """Pictures of a tile's size, `factor` times as large, in [-1, 1].
+        """Return pictures of a tile's size, enlarged `factor` times, in [-1, 1].
 
         Args:
             x: the small pictures, in [-1, 1].
-            c: their labels and captions, where they have some; no image.
-            noise: a random stream for each.
-            options: the model's own, see the signature of `frames`.
+            c: their labels and captions, if they have any; no image.
+            noise: a random stream for each picture.
+            options: sampling options of the model, see the signature of `frames`.
         """
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Images]:
-        """Yield the conditioning images enlarged, which are made at a stroke.
+        """Yield the enlarged conditioning images, all in one frame.
 
         Args:
             n, c, noise, preview: see `GenerativeModel.frames`.
@@ -195,24 +197,23 @@ class Upscales(GenerativeModel):
         seed: Seeds = 0,
         **options: Any,
     ) -> Float[Tensor, "n k hh ww"]:
-        """Pictures of any size made larger; each is the same alone and among others.
+        """Enlarge pictures of any size; a picture's result is the same alone and in a batch.
 
-        A factor beyond the model's own is made in stages, each of which enlarges what the one
-        before it made. What would become too large is reduced before it, down to the picture's
-        own size, or else after it.
+        A factor beyond the model's own is reached in stages, each of which enlarges the result of
+        the one before it. If a stage would make the picture too large, its input is first reduced,
+        but not below the size of the given picture. What is still too large is reduced at the end.
 
         Args:
-            x: pictures in [-1, 1]: grey or coloured, with or without alpha as the last channel,
-                which is enlarged by the bicubic filter.
-            factor: how many times as high and wide they become, from 1 to 64; the model's own if
-                None.
-            c: their labels and captions, if any are known: n rows, one, or no parts.
+            x: pictures in [-1, 1]: grey or colour, with or without alpha as the last channel, which
+                is enlarged with the bicubic filter.
+            factor: the factor of height and width, from 1 to 64; None means the model's own.
+            c: their labels and captions, if known: n rows, one, or no parts.
             seed: picture i is made with the random stream of seed + i; or a seed for each.
-            options: the model's own, see the signature of `frames`.
+            options: sampling options of the model, see the signature of `frames`.
 
         Raises:
-            LimnerError: an unknown option, a factor out of range, pictures of another shape, or one
-                that would be larger than 2^26 pixels.
+            LimnerError: an unknown option, a factor out of range, pictures of another shape, or a
+                result of more than 2^26 pixels.
         """
         check_images(x)
         if x.ndim != 4 or 0 in x.shape[1:]:
@@ -230,7 +231,7 @@ class Upscales(GenerativeModel):
             x = x.to(self.device, torch.float32)
             colours, alpha = (x[:, :-1], x[:, -1:]) if k in (2, 4) else (x, None)
             if alpha is not None:
-                colours = _under(colours, alpha)
+                colours = _fill_transparent(colours, alpha)
             own = as_channels(colours, self.spec.channels)
             while own.shape[-2] < size[0] or own.shape[-1] < size[1]:
                 least = [max(a, -(-b // self.factor)) for a, b in zip((height, width), size)]
@@ -245,7 +246,7 @@ class Upscales(GenerativeModel):
     def stage(
         self, x: Float[Tensor, "b c h w"], c: Condition, noise: Noise, **options: Any
     ) -> Float[Tensor, "b c hh ww"]:
-        """Pictures of any size `factor` times as large, tile by tile.
+        """Enlarge pictures of any size `factor` times, tile by tile.
 
         Args:
             x, c, noise, options: see `enlargement`.
@@ -267,7 +268,7 @@ class Upscales(GenerativeModel):
 
 
 def check_enlargement(size: tuple[int, int], factor: float) -> None:
-    """Refuse factors and sizes that cannot be.
+    """Refuse a factor or a size that is out of range.
 
     Raises:
         LimnerError: a factor below 1 or above 64, or more than 2^26 pixels.
@@ -282,7 +283,8 @@ def check_enlargement(size: tuple[int, int], factor: float) -> None:
 
 
 def as_channels(x: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b k h w"]:
-    """Pictures with so many channels: grey ones in all, coloured ones in their mean."""
+    """Return pictures with another number of channels; each of them is the mean of the
+    given ones."""
     if x.shape[1] == channels:
         return x
     return x.mean(1, keepdim=True).expand(-1, channels, -1, -1)
@@ -292,7 +294,8 @@ def check_small(spec: ImageSpec) -> None:
     """Refuse data whose conditioning images are not the pictures at a lower resolution.
 
     Raises:
-        LimnerError: they have none, or none that is a whole number of times as small.
+        LimnerError: they have none, or their size times a whole number is not the size of the
+            pictures.
     """
     small = spec.hint
     if small is None:
@@ -308,15 +311,15 @@ def check_small(spec: ImageSpec) -> None:
     factor = spec.height // small.height
     if factor < 2 or (spec.height, spec.width) != (factor * small.height, factor * small.width):
         raise LimnerError(
-            f"{small.height} x {small.width} do not become {spec.height} x {spec.width} by a whole "
-            "number of times, at least 2; give another data.size or data.reduction"
+            f"{spec.height} x {spec.width} is not {small.height} x {small.width} times a whole "
+            "number of at least 2; give another data.size or data.reduction"
         )
 
 
-def _under(
+def _fill_transparent(
     colours: Float[Tensor, "b c h w"], alpha: Float[Tensor, "b 1 h w"]
 ) -> Float[Tensor, "b c h w"]:
-    """Colours with those of transparent pixels taken from the nearest that can be seen."""
+    """Return colours in which transparent pixels have the colour of the nearest visible ones."""
     seen = (alpha + 1) / 2
     filled, known = colours * seen, seen
     total, weight, side = filled, known, 1

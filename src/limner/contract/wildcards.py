@@ -1,10 +1,10 @@
-"""Words of a prompt that the seed chooses, as people type them.
+"""Wildcards: words of a prompt that the seed chooses, as people type them.
 
     a {red|blue} apple       one of the two; braces may lie within braces
-    a __colour__ apple       one of a list's words, see `LISTS`; or of a list of one's own,
+    a __colour__ apple       one of a list's words, see `LISTS`; or of your own list,
                              a text file wildcards/colour.txt with a choice in each line
 
-Choice k of a prompt is a pure function of the seed and of k, so a seed names a prompt.
+Choice k of a prompt is a pure function of the seed and of k, so the seed determines the prompt.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _WORDS = {
 LISTS = {name: tuple(words.split()) for name, words in _WORDS.items()}
 """Words for `__name__`, most of which the bundled model knows."""
 NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-"""What a list may be called, as a regular expression."""
+"""Regular expression of a list's name."""
 _CHOICE = re.compile(rf"\{{([^{{}}]*\|[^{{}}]*)\}}|__({NAME})__")
 _FOLDER, _VARIABLE, _COMMENT = "wildcards", "LIMNER_WILDCARDS", "#"
 _MOST = 200
@@ -42,7 +42,7 @@ Lists = Mapping[str, Sequence[str]]
 
 
 def own_lists_folder(root: Path | None = None) -> Path:
-    """Where one's own lists are: `LIMNER_WILDCARDS`, or `wildcards` in a folder.
+    """Return the folder of the user's own lists: `LIMNER_WILDCARDS`, or `wildcards` in a folder.
 
     Args:
         root: the folder; the current one if None.
@@ -51,8 +51,8 @@ def own_lists_folder(root: Path | None = None) -> Path:
 
 
 def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The lists of a folder by name: of each NAME.txt the lines that are not empty, and do not
-    begin with #.
+    """Return the lists of a folder by name: the lines of each NAME.txt that are not empty and do
+    not start with #.
 
     Raises:
         LimnerError: a file cannot be read as text.
@@ -74,25 +74,25 @@ def own_lists(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def word_lists(folder: Path | None = None) -> Lists:
-    """All lists: `LISTS`, and one's own in place of those of the same name.
+    """Return all lists: `LISTS`, and the user's own lists, which replace those of the same name.
 
     Args:
-        folder: of one's own; see `own_lists_folder`.
+        folder: the folder of the user's own lists; see `own_lists_folder`.
     """
     return {**LISTS, **own_lists(own_lists_folder() if folder is None else folder)}
 
 
 def has_choices(prompt: str, lists: Lists = LISTS) -> bool:
-    """Whether a seed chooses among a prompt's words.
+    """Return whether a seed chooses among a prompt's words.
 
     Raises:
-        LimnerError: it names a list that there is not.
+        LimnerError: it names a list that does not exist.
     """
     return choose_words(prompt, 0, lists) != prompt
 
 
 def choose_words(prompt: str, seed: int, lists: Lists = LISTS) -> str:
-    """A prompt with its choices made.
+    """Return a prompt with its choices made.
 
     >>> [choose_words("a {red|blue} {cat|dog}", seed) for seed in (0, 1, 2)]
     ['a red dog', 'a blue dog', 'a blue cat']
@@ -100,14 +100,14 @@ def choose_words(prompt: str, seed: int, lists: Lists = LISTS) -> str:
     'braces {alone} stay'
 
     Args:
-        prompt: as it was typed.
+        prompt: the prompt, as it was typed.
         seed: any whole number; each choice takes every alternative equally often over the seeds.
-        lists: the words for `__name__`; `word_lists()` has one's own, too.
+        lists: the words for `__name__`; `word_lists()` also has the user's own.
 
     Raises:
-        LimnerError: it names a list that there is not.
+        LimnerError: it names a list that does not exist.
     """
-    lists_left = len(prompt)  # for one may name itself; each choice in braces leaves fewer
+    lists_left = len(prompt)  # a list may name itself, so count; braces always end
     for k in count():
         found = _CHOICE.search(prompt)
         if found is None or not lists_left:

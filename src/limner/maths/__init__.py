@@ -1,1 +1,1 @@
-"""Values and functions that several papers share, none of them a model."""
+"""Classes and functions that several papers share, and that are not models."""

@@ -1,4 +1,4 @@
-"""Optimal transport between two sets of as many points: who is paired with whom at least cost."""
+"""Optimal transport between two sets of equal size: the pairs of points with the least cost."""
 
 import numpy as np
 import torch
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 def assignment(cost: Float[Tensor, "n n"]) -> Int[Tensor, "n"]:
-    """The permutation that makes sum_i cost[i, permutation[i]] least, exactly.
+    """Return the permutation that minimises sum_i cost[i, permutation[i]], exactly.
 
     Shortest augmenting paths with dual variables u and v, u_i + v_j <= cost_ij, O(n^3): Jonker,
     Volgenant (1987). A shortest augmenting path algorithm for dense and sparse linear assignment
     problems. Computing.
 
     Args:
-        cost: what a pair of row and column costs.
+        cost: the cost of pairing each row with each column.
     """
     c = cost.detach().double().cpu().numpy()
     n = len(c)
     u, v = np.zeros(n), np.zeros(n)
-    row_of = np.full(n, -1)  # of each column
+    row_of = np.full(n, -1)  # the row assigned to each column
     for start in range(n):
         least, before = np.full(n, np.inf), np.full(n, -1)  # the shortest path to each column
         seen = np.zeros(n, dtype=bool)

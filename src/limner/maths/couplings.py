@@ -1,10 +1,10 @@
-"""Invertible maps of single numbers, z = f(x; theta), for couplings, whose networks say theta.
+"""Invertible maps of single numbers, z = f(x; theta), for couplings; a network predicts theta.
 
     Additive   z = x + t
     Affine     z = exp(s) x + t
     Spline     a monotonic rational-quadratic spline, the identity outside of [-reach, reach]
 
-All are the identity where theta is 0, as it is when a network ends in a layer of zeros.
+All are the identity if theta is 0, as for a network whose last layer is zero.
 """
 
 import math
@@ -22,20 +22,20 @@ Theta = Float[Tensor, "b size c h w"]
 
 
 class Elementwise(ABC):
-    """z = f(x; theta), increasing in x, for each number by itself."""
+    """z = f(x; theta), increasing in x, for each number separately."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many numbers theta has for each number of x."""
+        """The number of values that theta has for each number of x."""
 
     @abstractmethod
     def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
-        """z, and log dz/dx of each number."""
+        """Return z, and log dz/dx of each number."""
 
     @abstractmethod
     def inverse(self, z: Numbers, theta: Theta) -> Numbers:
-        """The x of z."""
+        """Return the x of z."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Additive(Elementwise):
 
     @property
     def size(self) -> int:
-        """t."""
+        """One value: t."""
         return 1
 
     def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
-        """x + t, and zeros."""
+        """Return x + t, and zeros."""
         return x + theta[:, 0], torch.zeros_like(x)
 
     def inverse(self, z: Numbers, theta: Theta) -> Numbers:
-        """z - t."""
+        """Return z - t."""
         return z - theta[:, 0]
 
 
@@ -62,8 +62,8 @@ class Affine(Elementwise):
     arXiv:1605.08803, equation 5.
 
     s = bound tanh(raw / bound): neither the map nor its inverse stretches by more than exp(bound),
-    so that a sample stays finite wherever the network is asked for one. (The paper's s is tanh
-    times a learned number; Glow's exp(s) is a sigmoid, whose inverse has no bound.)
+    so that samples are finite for any output of the network. (The paper's s is tanh times a learned
+    number; Glow's exp(s) is a sigmoid, and its inverse has no bound.)
 
     Args:
         bound: the largest |s|.
@@ -73,16 +73,16 @@ class Affine(Elementwise):
 
     @property
     def size(self) -> int:
-        """t and raw s."""
+        """Two values: t and raw s."""
         return 2
 
     def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
-        """exp(s) x + t, and s."""
+        """Return exp(s) x + t, and s."""
         s = self._log_scale(theta)
         return torch.addcmul(theta[:, 0], x, s.exp()), s
 
     def inverse(self, z: Numbers, theta: Theta) -> Numbers:
-        """exp(-s) (z - t)."""
+        """Return exp(-s) (z - t)."""
         return (z - theta[:, 0]) * (-self._log_scale(theta)).exp()
 
     def _log_scale(self, theta: Theta) -> Numbers:
@@ -90,8 +90,8 @@ class Affine(Elementwise):
 
 
 class _Bin(NamedTuple):
-    """The piece of a spline that a number lies in: where it starts, how wide and high it is, its
-    slopes at both ends."""
+    """The bin of a spline that a number is in: its start, width and height, and its slopes at both
+    ends."""
 
     x: Numbers
     width: Numbers
@@ -102,7 +102,7 @@ class _Bin(NamedTuple):
 
     @property
     def slope(self) -> Numbers:
-        """The mean one, s_k."""
+        """The mean slope, s_k."""
         return self.height / self.width
 
 
@@ -111,12 +111,13 @@ class Spline(Elementwise):
     """A monotonic rational-quadratic spline. Durkan, Bekasov, Murray, Papamakarios (2019). Neural
     spline flows. arXiv:1906.04032, section 3.1.
 
-    theta is the raw widths, heights and inner slopes of the bins, in this order: 3 bins - 1.
+    theta has the raw widths, heights and inner slopes of the bins, in this order: 3 bins - 1.
 
     Args:
-        bins: how many pieces.
-        reach: the spline maps [-reach, reach] to itself; the identity continues it.
-        least: the smallest width and height of a bin, as a share of all, and the smallest slope.
+        bins: the number of bins.
+        reach: the spline maps [-reach, reach] to itself; outside of it, it is the identity.
+        least: the smallest width and height of a bin, as a share of the whole, and the smallest
+            slope.
     """
 
     bins: int = 8
@@ -125,11 +126,11 @@ class Spline(Elementwise):
 
     @property
     def size(self) -> int:
-        """3 bins - 1."""
+        """3 bins - 1 values."""
         return 3 * self.bins - 1
 
     def __call__(self, x: Numbers, theta: Theta) -> tuple[Numbers, Numbers]:
-        """Equations 4 and 5."""
+        """Return z and log dz/dx: equations 4 and 5."""
         inside = x.abs() < self.reach
         k = self._bin(x, theta, by_z=False)
         xi = ((x - k.x) / k.width).clamp(0, 1)
@@ -141,7 +142,7 @@ class Spline(Elementwise):
         return torch.where(inside, z, x), torch.where(inside, log_slope, 0)
 
     def inverse(self, z: Numbers, theta: Theta) -> Numbers:
-        """Equations 6 to 8, the root of a quadratic in xi."""
+        """Return x: equations 6 to 8, the root of a quadratic in xi."""
         k = self._bin(z, theta, by_z=True)
         up = (z - k.z).clamp(min=0).minimum(k.height)
         bend = k.d_next + k.d - 2 * k.slope
@@ -155,10 +156,10 @@ class Spline(Elementwise):
         raw = theta.movedim(1, -1).split([self.bins, self.bins, self.bins - 1], -1)
         x, width = self._knots(raw[0])
         z, height = self._knots(raw[1])
-        one = math.log(math.expm1(1 - self.least))  # where softplus and the least are 1 together
+        one = math.log(math.expm1(1 - self.least))  # softplus of it and the least slope sum to 1
         d = F.pad(self.least + F.softplus(raw[2] + one), (1, 1), value=1.0)
         inner, sought = (z if by_z else x)[..., 1:-1].contiguous(), at.detach()[..., None]
-        if torch.compiler.is_exporting():  # ONNX knows no search
+        if torch.compiler.is_exporting():  # ONNX has no searchsorted
             k = (inner <= sought).sum(-1, keepdim=True)
         else:
             k = torch.searchsorted(inner, sought.contiguous(), right=True)
@@ -166,7 +167,7 @@ class Spline(Elementwise):
         return _Bin(*(part.gather(-1, k).squeeze(-1) for part in found))
 
     def _knots(self, raw: Float[Tensor, "*at k"]) -> tuple[Tensor, Tensor]:
-        """Where bins start (and the last one ends), and how wide they are."""
+        """Return the edges of the bins, and their widths."""
         share = self.least + (1 - self.least * self.bins) * raw.softmax(-1)
         inner = self.reach * (2 * share.cumsum(-1)[..., :-1] - 1)
         edges = F.pad(F.pad(inner, (1, 0), value=-self.reach), (0, 1), value=self.reach)

@@ -1,12 +1,12 @@
-"""Diffusion's lingua franca: a denoiser D(x_t, t, c), the clean picture to expect of a noisy one;
-where it knows it, also the variance of a reverse step. Both are one `Estimate`.
+"""Denoisers, the common interface of diffusion: D(x_t, t, c) is the expected clean picture of a
+noisy one and, if known, the variance of a reverse step, as one `Estimate`.
 
-A network F is never asked for x_hat directly. A parametrisation is four coefficients (EDM,
-equation 7),
+A network F never predicts x_hat directly. A parametrisation is four coefficients (EDM, equation
+7),
 
     D(x_t, t, c) = skip x_t + out F(inn x_t, label(t), c),
 
-and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each paper's own:
+and one loss with unit weight on F, E ||F - (x - skip x_t) / out||^2, becomes each paper's loss:
 
     epsilon   DDPM's L_simple            skip = 1 / alpha   out = -sigma / alpha
     x         the picture itself         skip = 0           out = 1
@@ -14,7 +14,7 @@ and one loss of unit weight on F, E ||F - (x - skip x_t) / out||^2, is each pape
     flow      flow matching's velocity   skip = 1           out = -sigma   (alpha + sigma = 1)
     edm       EDM's preconditioning      skip = sd^2 / (s^2 + sd^2) / alpha, ... (s = sigma / alpha)
 
-Guidance and clipping are denoiser -> denoiser and nest: `Clipped(Guided(D, 3.0))`.
+Guidance and clipping map denoiser -> denoiser and can be nested: `Clipped(Guided(D, 3.0))`.
 """
 
 import math
@@ -32,7 +32,7 @@ from limner.maths.schedules import Schedule, Times
 
 
 class Coefficients(NamedTuple):
-    """D = skip x_t + out F(inn x_t): numbers in float64, of any one shape."""
+    """The coefficients of D = skip x_t + out F(inn x_t): numbers in float64, all of one shape."""
 
     skip: Times
     out: Times
@@ -43,12 +43,12 @@ Variance = Float[Tensor, "#b #c #h #w"] | None
 
 
 class Estimate(NamedTuple):
-    """What a denoiser makes of x_t.
+    """The output of a denoiser for x_t.
 
     Args:
         x_hat: the expected clean picture.
-        variance: where the variance of a reverse step lies, if the denoiser says so: at v in
-            small^(1 - v) large^v, "b c h w" (`samplers.Ancestral`).
+        variance: the variance of a reverse step, if the denoiser predicts it: v in small^(1 - v)
+            large^v, "b c h w" (`samplers.Ancestral`).
     """
 
     x_hat: Images
@@ -56,7 +56,7 @@ class Estimate(NamedTuple):
 
 
 Parametrisation = Callable[[Times, Times], Coefficients]
-"""(alpha, sigma) -> coefficients."""
+"""A function (alpha, sigma) -> coefficients."""
 
 
 def epsilon(alpha: Times, sigma: Times) -> Coefficients:
@@ -107,35 +107,35 @@ def edm(sigma_data: float | Float64[Tensor, ""]) -> Parametrisation:
 
 
 def target_weights(alpha: Times, sigma: Times, k: Coefficients) -> tuple[Times, Times]:
-    """(a, b) such that F's target (x - skip x_t) / out is a x + b eps."""
+    """Return (a, b) such that F's target (x - skip x_t) / out is a x + b eps."""
     return (1 - k.skip * alpha) / k.out, -k.skip * sigma / k.out
 
 
 def per_image(number: Times, x: Images) -> Float[Tensor, "#b 1 1 1"]:
-    """One number for each image (or for all), shaped to multiply images."""
+    """Return one number for each image (or for all), in a shape that multiplies images."""
     return number.to(x).reshape(-1, 1, 1, 1)
 
 
 class Denoiser(Protocol):
-    """D(x_t, t, c), with one t for all images or one for each; it knows its schedule."""
+    """D(x_t, t, c), with one t for all images or one for each; it has a schedule."""
 
     @property
     def schedule(self) -> Schedule:
-        """What alpha and sigma are at each time."""
+        """The schedule: alpha and sigma at each time."""
         ...
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The expected clean picture, and perhaps a variance."""
+        """Return the expected clean picture, and perhaps a variance."""
         ...
 
 
 @dataclass(frozen=True)
 class Conditional:
-    """D(x_t, t) = D(x_t, t, c), for the pictures of one walk.
+    """D(x_t, t) = D(x_t, t, c), with c fixed for the pictures of one sampling run.
 
     Args:
         denoiser: D(x_t, t, c).
-        c: what the pictures are of.
+        c: the condition of the pictures.
     """
 
     denoiser: Denoiser
@@ -143,27 +143,27 @@ class Conditional:
 
     @property
     def schedule(self) -> Schedule:
-        """That of the denoiser within."""
+        """The schedule of the inner denoiser."""
         return self.denoiser.schedule
 
     def __call__(self, x_t: Images, t: Times) -> Estimate:
-        """The estimate, given c."""
+        """Return the estimate, given c."""
         return self.denoiser(x_t, t, self.c)
 
 
 @dataclass(frozen=True)
 class DenoiserWrapper(ABC):
-    """A denoiser made of another one, whose schedule it has."""
+    """A denoiser that changes the output of another one, and has its schedule."""
 
     denoiser: Denoiser
 
     @abstractmethod
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The changed picture, and the variance of the denoiser within."""
+        """Return the changed picture, and the variance of the inner denoiser."""
 
     @property
     def schedule(self) -> Schedule:
-        """That of the denoiser within."""
+        """The schedule of the inner denoiser."""
         return self.denoiser.schedule
 
 
@@ -171,17 +171,17 @@ class DenoiserWrapper(ABC):
 class Guided(DenoiserWrapper):
     """Classifier-free guidance: x_hat = D(x, null) + scale (D(x, c) - D(x, null)).
 
-    scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. Where the
-    condition says what to avoid, that stands in null's place. A condition without parts is left
-    alone. Ho, Salimans (2022), arXiv:2207.12598, equation 6.
+    scale 1 is the conditional model, 0 the unconditional one; the paper's w is scale - 1. If the
+    condition has `avoid`, that replaces null. Without a condition there is no guidance. Ho,
+    Salimans (2022), arXiv:2207.12598, equation 6.
 
     Args:
-        scale: how far to go.
-        interval: the least and the greatest noise sigma / alpha at which to guide; elsewhere the
+        scale: the guidance scale.
+        interval: the smallest and the largest noise sigma / alpha at which to guide; elsewhere the
             model is the conditional one. Kynkaanniemi et al. (2024), arXiv:2404.07724.
-        rescale: a share of x_hat is given the standard deviation of D(x, c), picture by picture,
-            which guidance raises. Lin, Liu, Li, Yang (2023), arXiv:2305.08891, equations 15-16,
-            for x_hat in place of the network's output.
+        rescale: the share by which x_hat gets the standard deviation of D(x, c), picture by
+            picture, which guidance raises. Lin, Liu, Li, Yang (2023), arXiv:2305.08891, equations
+            15-16, for x_hat in place of the network's output.
     """
 
     scale: float
@@ -189,7 +189,8 @@ class Guided(DenoiserWrapper):
     rescale: float = 0.0
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The guided picture, and the conditional variance; one evaluation of a doubled batch."""
+        """Return the guided picture, and the conditional variance; one evaluation of a doubled
+        batch."""
         asked, contrast = c.guidance_pair()
         if not len(c) or self.scale == 1 or not self.guides(t):
             return self.denoiser(x_t, t, asked)
@@ -204,41 +205,42 @@ class Guided(DenoiserWrapper):
         return Estimate(guided, v if v is None else v.chunk(2)[0])
 
     def rescale_contrast(self, guided: Images, conditional: Images) -> Images:
-        """The guided picture with the standard deviation of the conditional one, by a share."""
+        """Return the guided picture with its standard deviation moved to the conditional one by
+        `rescale`."""
         if not self.rescale:
             return guided
         wanted, got = (some.std((1, 2, 3), keepdim=True) for some in (conditional, guided))
         return torch.lerp(guided, guided * wanted / got.clamp(min=1e-12), self.rescale)
 
     def guides(self, t: Times) -> bool:
-        """Whether a time is within the interval."""
+        """Return whether a time is within the interval."""
         if self.interval is None:
             return True
         alpha, sigma = self.schedule(t)
         low, high = self.interval
         within = low * alpha <= sigma
-        if math.isfinite(high):  # without an upper end the noise may be all there is, alpha = 0
+        if math.isfinite(high):  # without an upper end, x_t may be pure noise, alpha = 0
             within = within & (sigma <= high * alpha)
         return bool(within.all())
 
 
 @dataclass(frozen=True)
 class GuidedByPicture(Guided):
-    """Guidance by a conditioning picture I and by the rest of the condition, T:
+    """Guidance with a conditioning picture I and with the rest of the condition, T:
 
         D(x, 0, 0) + s_I (D(x, I, 0) - D(x, 0, 0)) + s_T (D(x, I, T) - D(x, I, 0)).
 
     Brooks, Holynski, Efros (2023), arXiv:2211.09800, equation 3; s_T is `scale`.
 
     Args:
-        picture_scale: s_I.
+        picture_scale: the guidance scale of the picture, s_I.
     """
 
     picture_scale: float = 1.0
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The guided picture, and the conditional variance; one evaluation of a batch three times
-        as large, or twice where s_I is 1."""
+        """Return the guided picture, and the conditional variance; one evaluation of a batch three
+        times as large, or twice if s_I is 1."""
         asked, nothing = c.guidance_pair()
         if (self.scale == self.picture_scale == 1) or not self.guides(t):
             return self.denoiser(x_t, t, asked)
@@ -256,23 +258,23 @@ class GuidedByPicture(Guided):
 
 @dataclass(frozen=True)
 class Autoguided(DenoiserWrapper):
-    """Autoguidance: x_hat = G(x, c) + scale (D(x, c) - G(x, c)), G being a worse version of D.
+    """Autoguidance: x_hat = G(x, c) + scale (D(x, c) - G(x, c)), where G is a worse version of D.
 
-    Both are told the same, so what they differ in is how well they learnt it; the error of D is
-    moved along theirs, away from that of G. With classifier-free guidance they nest:
+    Both get the same condition, so they differ only in how well they learnt it; guidance moves the
+    output of D away from the error of G. It can be nested in classifier-free guidance:
     `Guided(Autoguided(D, G, 2.0), 1.5)`. Karras, Aittala, Kynkaanniemi, Lehtinen, Aila, Laine
     (2024). Guiding a diffusion model with a bad version of itself. arXiv:2406.02507, equation 3.
 
     Args:
-        guide: G, on the same schedule.
-        scale: how far to go; 1 is D, 0 is G.
+        guide: G, with the same schedule.
+        scale: the guidance scale; 1 is D, 0 is G.
     """
 
     guide: Denoiser
     scale: float
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The guided picture, and D's variance."""
+        """Return the guided picture, and D's variance."""
         x_hat, v = self.denoiser(x_t, t, c)
         if self.scale == 1:
             return Estimate(x_hat, v)
@@ -281,27 +283,27 @@ class Autoguided(DenoiserWrapper):
 
 @dataclass(frozen=True)
 class Clipped(DenoiserWrapper):
-    """x_hat clamped to [-1, 1], where pictures are. Ho et al. (2020), arXiv:2006.11239."""
+    """x_hat clamped to [-1, 1], the range of pictures. Ho et al. (2020), arXiv:2006.11239."""
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """The clipped picture."""
+        """Return the clipped picture, and the variance."""
         x_hat, v = self.denoiser(x_t, t, c)
         return Estimate(x_hat.clamp(-1, 1), v)
 
 
 @dataclass(frozen=True)
 class KnownPixels(DenoiserWrapper):
-    """x_hat is a given picture where the mask is 0: what is kept of it is certain.
+    """x_hat, replaced by a given picture where the mask is 0, because these pixels are known.
 
     Args:
-        image: the pictures.
-        mask: 1 where the denoiser decides, 0 where the picture stays.
+        image: the given pictures.
+        mask: 1 where the denoiser decides, 0 where the given picture is kept.
     """
 
     image: Images
     mask: Float[Tensor, "b 1 h w"]
 
     def __call__(self, x_t: Images, t: Times, c: Condition) -> Estimate:
-        """Both, one beside the other."""
+        """Return the combined picture, and the variance."""
         x_hat, v = self.denoiser(x_t, t, c)
         return Estimate(torch.lerp(self.image.to(x_hat), x_hat, self.mask.to(x_hat)), v)

@@ -1,4 +1,4 @@
-"""From levels to numbers with a density: without it, a flow would put infinite density on them.
+"""Dequantisation: adds noise to levels, on which a flow would otherwise put infinite density.
 
     y = (k + u) / levels,   u in [0, 1)
 
@@ -6,7 +6,7 @@ Every y of a level's bin belongs to that level, so P(k) is the integral of p(y) 
 
     log P(k) >= E_q(u|k) [log p(y) + log C],   log C = -D log(levels) - log q(u | k):
 
-the transform's log C makes of densities of y what bounds the probability of the picture, in nats.
+adding log C to the log density of y bounds the log-probability of the picture, in nats.
 """
 
 import math
@@ -25,10 +25,10 @@ class Dequantisation(nn.Module, ABC):
     """y = (k + u) / levels with a random u.
 
     Args:
-        levels: values that each number of a picture may have.
+        levels: the number of values that each number of a picture may have.
 
     Attributes:
-        protocol: what to say of it beside a likelihood.
+        protocol: how reports describe it next to a likelihood.
     """
 
     protocol: str
@@ -39,14 +39,14 @@ class Dequantisation(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, x: Images, s: Signal, noise: Noise) -> Transformed:
-        """u, and -log q(u | x) of each picture."""
+        """Return u, and -log q(u | x) of each picture."""
 
     def forward(self, x: Images, s: Signal = NOTHING, *, noise: Noise) -> Transformed:
-        """y in [0, 1), and log C = -D log(levels) - log q(u | x).
+        """Return y in [0, 1), and log C = -D log(levels) - log q(u | x).
 
         Args:
             x: pictures on the grid of `levels` values in [-1, 1], "b c h w".
-            s: what they are of.
+            s: the condition of the pictures.
             noise: b random streams.
         """
         u, entropy = self.draw(x, s, noise)
@@ -54,12 +54,12 @@ class Dequantisation(nn.Module, ABC):
         return y, entropy - x[0].numel() * math.log(self.levels)
 
     def inverse(self, y: Float[Tensor, "b c h w"]) -> Images:
-        """The level that y lies in, floor(levels y), as a value in [-1, 1]."""
+        """Return the level of y, floor(levels y), as a value in [-1, 1]."""
         k = (y * self.levels).floor().clamp(0, self.levels - 1)
         return from_levels(k.long(), self.levels)
 
     def prepare(self, x: Images, s: Signal, *, noise: Noise) -> Float[Tensor, "b c h w"]:
-        """Initialise from pictures; y of them."""
+        """Initialise from pictures, and return their y."""
         return self(x, s, noise=noise)[0]
 
 
@@ -73,19 +73,19 @@ class Uniform(Dequantisation):
     protocol = "uniform dequantisation, one draw"
 
     def draw(self, x: Images, s: Signal, noise: Noise) -> Transformed:
-        """Uniform numbers, and zeros."""
+        """Return uniform numbers, and zeros."""
         return noise.uniform(*x.shape[1:], dtype=x.dtype), x.new_zeros(len(x))
 
 
 class Variational(Dequantisation):
-    """u is drawn from a flow that sees the picture: the bound is tighter where bins are not filled
-    evenly, and the uniform one where the flow is the normal distribution function alone.
+    """u is drawn from a flow given the picture: the bound is tighter if the density within bins is
+    not uniform. If the flow is only the normal distribution function, it is the bound of `Uniform`.
 
     Ho, Chen, Srinivas, Duan, Abbeel (2019). Flow++. arXiv:1902.00275, section 3.1.
 
     Args:
-        levels: values that each number of a picture may have.
-        flow: from normal numbers to u in [0, 1); it is told of the picture by the signal's planes.
+        levels: the number of values that each number of a picture may have.
+        flow: a flow from normal numbers to u in [0, 1); it gets the picture as the signal's planes.
     """
 
     protocol = "variational dequantisation, one draw"
@@ -95,13 +95,13 @@ class Variational(Dequantisation):
         self.flow = flow
 
     def draw(self, x: Images, s: Signal, noise: Noise) -> Transformed:
-        """u = flow(eps; x), and -log q(u | x) = log C of the flow - log N(eps)."""
+        """Return u = flow(eps; x), and -log q(u | x) = log C of the flow - log N(eps)."""
         eps = noise.normal(*x.shape[1:], dtype=x.dtype)
         u, log_c = self.flow(eps, s._replace(planes=x))
         return u, log_c - log_normal(eps)
 
     def prepare(self, x: Images, s: Signal, *, noise: Noise) -> Float[Tensor, "b c h w"]:
-        """The flow, from the noise that it is handed."""
+        """Initialise the flow from pictures and noise, and return their y."""
         eps = noise.normal(*x.shape[1:], dtype=x.dtype)
         u = self.flow.prepare(eps, s._replace(planes=x))
         return (to_levels(x, self.levels) + u) / self.levels

@@ -1,4 +1,4 @@
-"""Transforms whose inverse is at hand: for programs that cannot invert a matrix."""
+"""Transforms with a precomputed inverse, for programs that cannot invert a matrix."""
 
 import copy
 from typing import TypeVar
@@ -11,10 +11,10 @@ from limner.maths.transforms import NOTHING, InvertibleConv, Numbers, Signal, Tr
 
 
 class FixedConv(Transform):
-    """z = W x at every pixel, whose inverse was computed before.
+    """z = W x at every pixel, with a precomputed inverse.
 
     Args:
-        learnt: what it is equal to.
+        learnt: the convolution that it is equal to.
     """
 
     W: Tensor
@@ -30,12 +30,12 @@ class FixedConv(Transform):
             self.register_buffer("log_c", learnt.log_s.sum())
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """As the learnt one."""
+        """Return the same as the learnt convolution."""
         z = F.conv2d(x, self.W[:, :, None, None])
         return z, (self.log_c * x[0, 0].numel()).expand(len(x))
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """W^-1 z."""
+        """Return W^-1 z."""
         return F.conv2d(z, self.back[:, :, None, None])
 
 
@@ -43,7 +43,7 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def without_inversions(model: _M) -> _M:
-    """A model that inverts no matrix: a copy, if it had to; itself otherwise."""
+    """Return a model that inverts no matrix: a copy if it has to be changed, itself otherwise."""
     if not any(isinstance(part, InvertibleConv) for part in model.modules()):
         return model
     fixed = copy.deepcopy(model)

@@ -4,9 +4,9 @@ Along dx/dt = v(x, t), from the picture at t = 0 to noise at t = 1,
 
     log p(x(0)) = log N(x(1); 0, I) + integral_0^1 div v(x(t), t) dt,   div v = tr dv/dx.
 
-The divergence is exact, by D backward passes, or an estimate by one, Hutchinson's e^T (dv/dx) e,
-whose mean over random signs e is the trace; one e serves the whole way, so that the integrand is
-smooth and the estimate of log p is unbiased.
+The divergence is exact, with D backward passes, or an estimate with one: Hutchinson's
+e^T (dv/dx) e; its mean over random signs e is the trace. One e is used for the whole path, so that
+the integrand is smooth and the estimate of log p is unbiased.
 
 References:
     Chen, Rubanova, Bettencourt, Duvenaud (2018). Neural ordinary differential equations.
@@ -30,9 +30,10 @@ from limner.maths.ode import Solution, rms, solve
 from limner.maths.transforms import log_normal
 
 Divergence = Literal["exact", "hutchinson"]
-_EXACT = 32  # numbers in a picture up to which the divergence is exact unless asked otherwise
+_EXACT = 32  # numbers in a picture up to which the divergence is exact by default
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""v(x, t, rows): of some pictures, "r c h w", whose numbers are `rows`, each at its own time."""
+"""v(x, t, rows): the velocity of some pictures, "r c h w", with the row numbers `rows`, each at its
+own time."""
 
 
 def carry(
@@ -44,14 +45,15 @@ def carry(
     noise: Noise | None,
     tolerance: float,
 ) -> tuple[Images, Float[Tensor, "b"], Solution]:
-    """Where pictures arrive, the integral of div v on their way, and what it took.
+    """Return where pictures arrive, the integral of div v along their paths, and the solution.
 
     Args:
         v: the velocity.
         x: pictures, or any numbers of their shape, at the start.
-        start, end: times, in either order.
+        start, end: the start and end time, in either order.
         noise: streams for the signs of Hutchinson's estimate; None for the exact divergence.
-        tolerance: the error of a step, for each number on its own scale and for the nats of each.
+        tolerance: the error of a step, for each number on its own scale and for the nats of each
+            number.
     """
     (n, *shape), D = x.shape, x[0].numel()
     signs = None if noise is None else (2 * noise.integers(2, *shape) - 1).to(x.dtype)
@@ -76,7 +78,7 @@ def carry(
 def log_density(
     v: Velocity, x: Images, *, noise: Noise | None, tolerance: float
 ) -> tuple[Float[Tensor, "b"], Solution]:
-    """log p(x) in nats, and where the pictures have arrived at t = 1; arguments as of `carry`."""
+    """Return log p(x) in nats, and the solution at t = 1; arguments as for `carry`."""
     z, gained, found = carry(v, x, 0.0, 1.0, noise=noise, tolerance=tolerance)
     return log_normal(z) + gained, found
 
@@ -89,18 +91,19 @@ def discrete_log_prob(
     noise: Noise,
     divergence: Divergence | None = None,
 ) -> Likelihood:
-    """log P of pictures of levels under a density of numbers, uniformly dequantised.
+    """Return log P of pictures of levels under a density of numbers, with uniform dequantisation.
 
     Args:
-        density: log p of numbers around [-1, 1], given streams for Hutchinson's signs or none.
+        density: a function that returns log p of numbers around [-1, 1], given streams for
+            Hutchinson's signs or None.
         x: pictures on the grid of the levels.
-        spec: what they are.
+        spec: the specification of the pictures.
         noise: random streams.
-        divergence: exact, which takes a backward pass for each number of a picture, or Hutchinson's
+        divergence: exact, with a backward pass for each number of a picture, or Hutchinson's
             estimate; by default exact for the smallest pictures.
     """
     y, log_bins = Uniform(spec.levels)(x, noise=noise)
-    wide = spec.levels / (spec.levels - 1)  # of levels at -1 and 1, the outer bins reach beyond
+    wide = spec.levels / (spec.levels - 1)  # the outer bins reach beyond the levels at -1 and 1
     exact = _is_exact(spec, divergence)
     nats = density(wide * (2 * y - 1), None if exact else noise)
     nats = nats + spec.dimensions * math.log(2 * wide) + log_bins
@@ -108,7 +111,7 @@ def discrete_log_prob(
 
 
 def protocol(spec: ImageSpec, divergence: Divergence | None = None) -> str:
-    """What stands beside `discrete_log_prob` in reports."""
+    """Return what reports show next to `discrete_log_prob`."""
     way = "exact" if _is_exact(spec, divergence) else "Hutchinson's"
     return f"uniform dequantisation, one draw; {way} divergence"
 
@@ -118,11 +121,11 @@ def _is_exact(spec: ImageSpec, divergence: Divergence | None) -> bool:
 
 
 def divergence(v: Float[Tensor, "b *n"], x: Float[Tensor, "b *n"]) -> Float[Tensor, "b"]:
-    """tr dv/dx of each row, exactly, by as many backward passes as a row has numbers.
+    """Return tr dv/dx of each row, exactly, with as many backward passes as a row has numbers.
 
     Args:
-        v: computed from x; row i from row i alone.
-        x: requires its gradient.
+        v: values computed from x; row i from row i only.
+        x: the input; it requires a gradient.
     """
     total = x.new_zeros(len(x))
     for i, out in enumerate(v.flatten(1).sum(0)):
@@ -134,7 +137,7 @@ def divergence(v: Float[Tensor, "b *n"], x: Float[Tensor, "b *n"]) -> Float[Tens
 def hutchinson(
     v: Float[Tensor, "b *n"], x: Float[Tensor, "b *n"], e: Float[Tensor, "b *n"]
 ) -> Float[Tensor, "b"]:
-    """e^T (dv/dx) e of each row, whose mean over random signs e is the trace.
+    """Return e^T (dv/dx) e of each row; its mean over random signs e is the trace.
 
     Hutchinson (1990). A stochastic estimator of the trace of the influence matrix. Communications
     in Statistics.

@@ -1,8 +1,8 @@
-"""Ordinary differential equations, dx/dt = f(t, x), with steps that each row chooses for itself.
+"""Ordinary differential equations, dx/dt = f(t, x), with an adaptive step size for each row.
 
 The embedded pair of Dormand and Prince: a step of order 5, and one of order 4 from the same six
-evaluations; their difference is the error that the next step's length is chosen by. Rows do not
-know of one another, and a row that has arrived costs nothing more.
+evaluations; their difference is the error, which sets the length of the next step. Rows are
+independent of each other, and a row that has arrived is not evaluated any more.
 
 References:
     Dormand, Prince (1980). A family of embedded Runge-Kutta formulae. Journal of Computational and
@@ -21,7 +21,7 @@ from limner.contract.errors import LimnerError
 
 State = Float[Tensor, "b d"]
 Slope = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""f(t, x, rows): the slope of some rows, whose numbers are `rows`, each at its own time."""
+"""f(t, x, rows): the slope of some rows, with the numbers `rows`, each at its own time."""
 
 _A = (
     (),
@@ -36,15 +36,15 @@ _C = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
 _ERROR = (  # the step of order 5 minus that of order 4
     71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40,
 )  # fmt: skip
-_SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0  # of the factor from one step's length to the next
+_SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0  # safety, minimum and maximum of a step's factor
 
 
 class Solution(NamedTuple):
-    """Where rows have arrived.
+    """The rows at the end time.
 
     Args:
         x: each row at the end time, "b d".
-        evaluations: how often f was asked for each row, int64 "b".
+        evaluations: the number of evaluations of f for each row, int64 "b".
     """
 
     x: State
@@ -52,7 +52,7 @@ class Solution(NamedTuple):
 
 
 def rms(error: State) -> Float[Tensor, "b"]:
-    """The root of the mean square of each row."""
+    """Return the root mean square of each row."""
     return error.square().mean(1).sqrt()
 
 
@@ -68,19 +68,19 @@ def solve(
     norm: Callable[[Tensor], Tensor] = rms,
     most: int = 10_000,
 ) -> Solution:
-    """Follow dx/dt = f from one time to another.
+    """Solve dx/dt = f from one time to another.
 
     Args:
         f: the slope, called as f(t, x, rows) with t "r" in float64, x "r d" and the numbers of
             these rows, "r".
-        x: where rows start.
-        start, end: times, in either order.
+        x: the rows at the start time.
+        start, end: the start and end time, in either order.
         rtol, atol: a step's error is at most atol + rtol |x| in the norm.
-        norm: of an error relative to this bound, for each row.
-        most: steps that a row may try.
+        norm: the norm of an error relative to this bound, for each row.
+        most: the largest number of steps that a row may try.
 
     Raises:
-        LimnerError: a row has not arrived after so many steps, or is not finite.
+        LimnerError: a row has not arrived after this number of steps, or is not finite.
     """
     way = 1.0 if end >= start else -1.0
     arrived, counts = x.clone(), torch.ones(len(x), dtype=torch.long, device=x.device)
@@ -109,11 +109,11 @@ def solve(
         if done.all():
             return Solution(arrived, counts)
         t, x, k, h, rows = (part[~done] for part in (t, x, k, h, rows))
-    raise LimnerError(f"no solution in {most} steps; ask for less with a larger tolerance")
+    raise LimnerError(f"no solution in {most} steps; give a larger tolerance")
 
 
 def _weighted_sum(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
-    """sum_i w_i k_i."""
+    """Return sum_i w_i k_i."""
     total = torch.zeros_like(ks[0])
     for k, w in zip(ks, weights, strict=True):
         if w:
@@ -124,7 +124,7 @@ def _weighted_sum(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
 def _first_step(
     x: State, k: State, rtol: float, atol: float, norm: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b"]:
-    """A first step that changes x by a hundredth of itself: Hairer et al., section II.4."""
+    """Return a first step that changes x by a hundredth of itself: Hairer et al., section II.4."""
     bound = atol + rtol * x.abs()
     size, slope = norm(x / bound), norm(k / bound)
     return (0.01 * size / slope.clamp(min=1e-10)).clamp(min=1e-6).double()

@@ -1,22 +1,21 @@
-"""Pixel laws: from a network's numbers at a pixel to the probability of each value there.
+"""Pixel laws: distributions of the values of a pixel, given a network's numbers at that pixel.
 
-A law is a distribution of the k_1 .. k_C in {0 .. levels - 1} that a pixel's channels have,
+A law is a distribution of the values k_1 .. k_C in {0 .. levels - 1} of a pixel's channels,
 
-    p(k | theta) = prod_c p(k_c | k_<c, theta),
+    p(k | theta) = prod_c p(k_c | k_<c, theta).
 
-and sums to 1, so that log p is the log-likelihood of the discrete picture and nothing else has to
-be added to it. Autoregressive models ask for one channel after the other, decoders for all pixels
-at once: `theta` and `k` may have any leading dimensions, with the law's numbers, or the channels,
-last.
+It sums to 1, so that log p is the log-likelihood of the discrete picture, without further terms.
+Autoregressive models use one channel after the other, decoders all pixels in one call: `theta` and
+`k` may have any leading dimensions, with the law's numbers, or the channels, last.
 
     Bernoulli                  logits of two levels
     Categorical                a softmax over the levels
     Gaussian                   a normal density, integrated over the bin of each level
-    DiscretisedLogisticMixture logistic densities, also integrated, whose means see the channels
-                               that come first
+    DiscretisedLogisticMixture logistic densities, also integrated; their means depend on the
+                               channels before
 
-The bin of level k, whose value is v = 2 k / (levels - 1) - 1, is [v - 1 / (levels - 1),
-v + 1 / (levels - 1)]; the first and the last one have no outer end.
+Level k has the value v = 2 k / (levels - 1) - 1, and its bin is [v - 1 / (levels - 1),
+v + 1 / (levels - 1)]; the first and the last bin have no outer end.
 """
 
 from abc import ABC, abstractmethod
@@ -29,18 +28,18 @@ from torch import Tensor
 from limner.contract.image import ImageSpec
 
 _LEAST_LOG_SCALE = -7.0  # as in the code of Salimans et al. (2017)
-_AT_ONCE = 2**17  # levels of all pixels that are looked at together: caches hold them
+_AT_ONCE = 2**17  # levels of all pixels that are computed together, to fit in CPU caches
 
 
 class PixelLaw(ABC):
     """A distribution of the values of one pixel's channels.
 
     Args:
-        channels: of the picture.
-        levels: values that each channel may have.
+        channels: the channels of the picture.
+        levels: the number of values of each channel.
 
     Attributes:
-        size: how many numbers the network gives for each pixel.
+        size: the number of network outputs for each pixel.
     """
 
     size: int
@@ -53,18 +52,19 @@ class PixelLaw(ABC):
     def log_prob(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
-        """log p(k | theta) in nats, of all channels of a pixel together."""
+        """Return log p(k | theta) in nats, of all channels of a pixel together."""
 
     @abstractmethod
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
-        """log p(k_channel = 0 .. levels - 1 | k_<channel, theta); k is read before it only."""
+        """Return log p(k_channel = 0 .. levels - 1 | k_<channel, theta); only the channels of k
+        before it are read."""
 
     def mean(self, theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at c"]:
-        """The expected value of each channel in [-1, 1], given the expected ones before it.
+        """Return the expected value of each channel in [-1, 1], given the expected ones before it.
 
-        Which is E[k | theta] where channels are independent, as in all laws but the mixture.
+        This is E[k | theta] if channels are independent, as in all laws except the mixture.
         """
         pixels = theta.reshape(-1, self.size).split(self._at_once)
         parts = [self._mean(some) for some in pixels]
@@ -73,16 +73,15 @@ class PixelLaw(ABC):
     def expected(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at"]:
-        """The expected value in [-1, 1] of a channel, given those before it: arguments as of
-        `log_probs`.
-        """
+        """Return the expected value in [-1, 1] of a channel, given the channels before it;
+        arguments as for `log_probs`."""
         p = self.log_probs(theta, k, channel).exp()
         return p @ _value(torch.arange(self.levels, device=p.device), self.levels, p)
 
     def sample(
         self, theta: Float[Tensor, "*at p"], u: Float[Tensor, "*at c"]
     ) -> Int[Tensor, "*at c"]:
-        """Values drawn from the law, by one uniform number in [0, 1) for each."""
+        """Draw values from the law, with one uniform number in [0, 1) for each value."""
         flat = theta.reshape(-1, self.size), u.reshape(-1, self.channels)
         parts = [self._sample(*some) for some in zip(*(x.split(self._at_once) for x in flat))]
         return torch.cat(parts).view(u.shape)
@@ -113,20 +112,20 @@ class Bernoulli(PixelLaw):
     def log_prob(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
-        """The sum over channels of log sigmoid(+-logit)."""
-        logit = _wide(theta)
+        """Return the sum over channels of log sigmoid(+-logit)."""
+        logit = _full_precision(theta)
         return F.logsigmoid((2 * k.to(logit.dtype) - 1) * logit).sum(-1)
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
-        """log sigmoid(-logit), log sigmoid(logit)."""
-        logit = _wide(theta)[..., channel]
+        """Return log sigmoid(-logit), log sigmoid(logit)."""
+        logit = _full_precision(theta)[..., channel]
         return F.logsigmoid(torch.stack([-logit, logit], -1))
 
 
 class Categorical(PixelLaw):
-    """Any distribution at all: a softmax over the levels of each channel.
+    """Any distribution: a softmax over the levels of each channel.
 
     van den Oord, Kalchbrenner, Kavukcuoglu (2016), arXiv:1601.06759, section 3.6.
     """
@@ -138,22 +137,22 @@ class Categorical(PixelLaw):
     def log_prob(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
-        """The sum over channels of the log-softmax at k."""
-        logits = _wide(theta).unflatten(-1, (self.channels, self.levels))
+        """Return the sum over channels of the log-softmax at k."""
+        logits = _full_precision(theta).unflatten(-1, (self.channels, self.levels))
         at = k.expand(logits.shape[:-1])[..., None]
         return logits.log_softmax(-1).gather(-1, at).sum((-1, -2))
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
-        """The log-softmax of the channel's logits."""
+        """Return the log-softmax of the channel's logits."""
         first = channel * self.levels
-        return _wide(theta)[..., first : first + self.levels].log_softmax(-1)
+        return _full_precision(theta)[..., first : first + self.levels].log_softmax(-1)
 
 
 class Gaussian(PixelLaw):
-    """A normal density for each channel, integrated over each level's bin: a mean in [-1, 1] and
-    the log of a standard deviation, all means first.
+    """A normal density for each channel, integrated over each level's bin; theta has the means in
+    [-1, 1], then the logs of the standard deviations.
 
     Ho, Jain, Abbeel (2020), arXiv:2006.11239, equation 13.
     """
@@ -165,15 +164,15 @@ class Gaussian(PixelLaw):
     def log_prob(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
-        """The sum over channels of log(Phi(end of the bin) - Phi(start of the bin))."""
-        mean, log_deviation = _wide(theta).chunk(2, -1)
+        """Return the sum over channels of log(Phi(end of the bin) - Phi(start of the bin))."""
+        mean, log_deviation = _full_precision(theta).chunk(2, -1)
         return _log_normal_bin(k, mean, log_deviation, self.levels).sum(-1)
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
-        """The same for every level of one channel."""
-        mean, log_deviation = _wide(theta)[..., channel :: self.channels, None].unbind(-2)
+        """Return the same for every level of one channel."""
+        mean, log_deviation = _full_precision(theta)[..., channel :: self.channels, None].unbind(-2)
         every = torch.arange(self.levels, device=theta.device)
         return _log_normal_bin(every, mean, log_deviation, self.levels)
 
@@ -182,16 +181,16 @@ class DiscretisedLogisticMixture(PixelLaw):
     """p(k) = sum_i pi_i prod_c P(k_c | mu_ic, s_ic): components that are shared by the channels.
 
     P is a logistic density integrated over the level's bin. The mean of a channel is linear in the
-    values v of the channels that come first, mu_ic = m_ic + sum_{d < c} tanh(a_icd) v_d. Salimans,
+    values v of the channels before it, mu_ic = m_ic + sum_{d < c} tanh(a_icd) v_d. Salimans,
     Karpathy, Chen, Kingma (2017), arXiv:1701.05517, equations 1 to 3. The bin's mass is computed as
 
         sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)),
 
-    which loses no digits anywhere; the paper's code turns to the density where the mass is small.
+    which is accurate everywhere; the paper's code uses the density where the mass is small.
 
     Args:
-        channels, levels: of the picture.
-        components: of the mixture.
+        channels, levels: see `PixelLaw`.
+        components: the number of components of the mixture.
     """
 
     def __init__(self, channels: int, levels: int, components: int) -> None:
@@ -203,14 +202,15 @@ class DiscretisedLogisticMixture(PixelLaw):
     def log_prob(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"]
     ) -> Float[Tensor, "*at"]:
-        """logsumexp_i(log pi_i + sum_c log P(k_c | mu_ic, s_ic))."""
-        return self._joint(_wide(theta), k, self.channels).logsumexp(-1)
+        """Return logsumexp_i(log pi_i + sum_c log P(k_c | mu_ic, s_ic))."""
+        return self._joint(_full_precision(theta), k, self.channels).logsumexp(-1)
 
     def log_probs(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at levels"]:
-        """The same mixture, its components weighted by what they said of the channels before."""
-        theta = _wide(theta)
+        """Return the log-probabilities of the mixture; its components are weighted by their
+        posterior given the channels before."""
+        theta = _full_precision(theta)
         weights = self._joint(theta, k, channel).log_softmax(-1)
         mean, log_scale = self._component(theta, k, channel)
         every = torch.arange(self.levels, device=theta.device)[:, None]
@@ -220,10 +220,9 @@ class DiscretisedLogisticMixture(PixelLaw):
     def expected(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*at c"], channel: int
     ) -> Float[Tensor, "*at"]:
-        """The same by P(k' > k) = sigmoid((mu_i - end of the bin of k) / s_i), whose sum over all
-        levels but the last is the expected level.
-        """
-        theta = _wide(theta)
+        """Return the same as the base class, from P(k' > k) = sigmoid((mu_i - end of the bin of k)
+        / s_i): its sum over all levels except the last is the expected level."""
+        theta = _full_precision(theta)
         weights = self._joint(theta, k, channel).softmax(-1)
         mean, log_scale = self._component(theta, k, channel)
         ends = _value(torch.arange(self.levels - 1, device=theta.device) + 0.5, self.levels, mean)
@@ -231,14 +230,14 @@ class DiscretisedLogisticMixture(PixelLaw):
         return (weights * above).sum(-1) * (2 / (self.levels - 1)) - 1
 
     def _split(self, theta: Float[Tensor, "*at p"]) -> tuple[Float[Tensor, "*at _ i"], ...]:
-        """Logits of the components, means, log-scales, coefficients."""
+        """Return the logits of the components, the means, log-scales and coefficients."""
         rows = theta.unflatten(-1, (-1, self.components))
         return rows.split(self._parts, -2)
 
     def _joint(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"], channels: int
     ) -> Float[Tensor, "*at i"]:
-        """log pi_i + the sum over the first channels of log P(k_c | mu_ic, s_ic)."""
+        """Return log pi_i + the sum over the first channels of log P(k_c | mu_ic, s_ic)."""
         total = self._split(theta)[0].squeeze(-2).log_softmax(-1)
         for c in range(channels):
             mean, log_scale = self._component(theta, k, c)
@@ -248,7 +247,7 @@ class DiscretisedLogisticMixture(PixelLaw):
     def _component(
         self, theta: Float[Tensor, "*at p"], k: Int[Tensor, "*#at c"], channel: int
     ) -> tuple[Float[Tensor, "*at i"], Float[Tensor, "*at i"]]:
-        """mu_ic and log s_ic of one channel."""
+        """Return mu_ic and log s_ic of one channel."""
         _, means, log_scales, coefficients = self._split(theta)
         mean, first = means[..., channel, :], channel * (channel - 1) // 2
         for d in range(channel):
@@ -258,7 +257,7 @@ class DiscretisedLogisticMixture(PixelLaw):
 
 
 def softmax_law(spec: ImageSpec) -> PixelLaw:
-    """The law without assumptions: Bernoulli for two levels, else categorical."""
+    """Return the law without assumptions: Bernoulli for two levels, else categorical."""
     if spec.levels == 2:
         return Bernoulli(spec.channels)
     return Categorical(spec.channels, spec.levels)
@@ -271,13 +270,15 @@ def draw(
     temperature: float = 1.0,
     top_p: float = 1.0,
 ) -> Int[Tensor, "*at"]:
-    """The level at which the cumulative distribution passes u; one of probability 0 never.
+    """Return the level at which the cumulative distribution passes u; never a level of probability
+    0.
 
     Args:
         log_p: log-probabilities of the levels.
         u: uniform numbers in [0, 1).
-        temperature: p^(1 / temperature) is drawn from, normalised; below 1 is more careful.
-        top_p: only the most probable levels are drawn, as few as have this mass together.
+        temperature: the levels are drawn from p^(1 / temperature), normalised; values below 1
+            favour probable levels.
+        top_p: only the most probable levels are drawn: the fewest that have this mass together.
             Holtzman et al. (2020), arXiv:1904.09751.
     """
     p = (log_p.double() / temperature).softmax(-1)
@@ -291,20 +292,21 @@ def draw(
     return chosen.clamp_(max=p.shape[-1] - 1)  # u times the sum may round to the sum
 
 
-def _wide(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
-    """In float32, or float64 if that is what it is: likelihoods want more digits than bfloat16."""
+def _full_precision(theta: Float[Tensor, "*at p"]) -> Float[Tensor, "*at p"]:
+    """Return theta as float32, or unchanged if it is float64: likelihoods need more digits than
+    bfloat16."""
     return theta.to(torch.promote_types(theta.dtype, torch.float32))
 
 
 def _value(
     k: Int[Tensor, "*at"] | Float[Tensor, "*at"], levels: int, like: Float[Tensor, "..."]
 ) -> Float[Tensor, "*at"]:
-    """Where level k lies in [-1, 1]."""
+    """Return the value of level k in [-1, 1]."""
     return (2 * k.to(like.dtype) - (levels - 1)) / (levels - 1)
 
 
 def _per_unit(log_scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """1 / s of a logistic density."""
+    """Return 1 / s of a logistic density."""
     return (-log_scale.clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
 
 
@@ -314,7 +316,7 @@ def _log_logistic_bin(
     log_scale: Float[Tensor, "..."],
     levels: int,
 ) -> Float[Tensor, "..."]:
-    """log of the mass that a logistic density has in the bin of k; all broadcast."""
+    """Return the log of the mass of a logistic density in the bin of k; all arguments broadcast."""
     per_unit = _per_unit(log_scale)
     half = per_unit / (levels - 1)
     centre = (_value(k, levels, mean) - mean) * per_unit
@@ -331,15 +333,15 @@ def _log_normal_bin(
     log_deviation: Float[Tensor, "..."],
     levels: int,
 ) -> Float[Tensor, "..."]:
-    """log of the mass that a normal density has in the bin of k; all broadcast.
+    """Return the log of the mass of a normal density in the bin of k; all arguments broadcast.
 
-    In float64: the two ends of a bin that is short against the deviation differ in few digits.
+    It uses float64: if a bin is short compared with the deviation, its ends differ in few digits.
     """
     wide, dtype = mean.double(), mean.dtype
     per_unit = (-log_deviation.double().clamp(_LEAST_LOG_SCALE, -_LEAST_LOG_SCALE)).exp()
     half = per_unit / (levels - 1)
     centre = (_value(k, levels, wide) - wide) * per_unit
-    below = torch.special.log_ndtr(half - centre.abs())  # of the two tails, the one with the digits
+    below = torch.special.log_ndtr(half - centre.abs())  # the more accurate of the two tails
     above = torch.special.log_ndtr(-half - centre.abs())
     inside = below + (-torch.expm1(above - below)).log()
     first = torch.special.log_ndtr(centre + half)

@@ -1,9 +1,8 @@
-"""Samplers: one step from x_t to x_s, s < t, given a denoiser. All have the same signature, side by
-side.
+"""Samplers: one step from x_t to x_s, s < t, given a denoiser; all have the same signature.
 
-Each is a value. Only the `State`, which a step returns and the next one takes, lives longer
-than a step. With x_hat = D(x_t, t) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything
-below holds for any schedule, variance-preserving, -exploding or flow matching's line, and never
+A sampler is an immutable value. The only state is the `State`, which a step returns and the next
+one takes. With x_hat = D(x_t, t) and eps_hat = (x_t - alpha_t x_hat) / sigma_t, everything below
+holds for any schedule (variance-preserving, variance-exploding or flow matching's line). It never
 divides by alpha, which may be 0 at the start.
 """
 
@@ -28,12 +27,12 @@ Deviation = Float[Tensor, "#b #c #h #w"]
 
 
 class State(NamedTuple):
-    """Where a walk is.
+    """The state between two steps of sampling.
 
     Args:
         x: x_t.
-        sketch: the denoiser's view of the picture in the step before.
-        memory: what a multistep sampler keeps of the steps before.
+        sketch: the denoiser's clean picture in the step before.
+        memory: what a multistep sampler keeps from earlier steps.
     """
 
     x: Images
@@ -43,7 +42,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """A way to walk from noise to picture; its fields are its options."""
+    """A method to get from noise to a picture, step by step; its fields are its options."""
 
     @abstractmethod
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
@@ -51,13 +50,14 @@ class Sampler(ABC):
 
         Args:
             D: the denoiser.
-            at: where the step begins.
-            t, s: times.
-            noise: random streams, a picture's each.
+            at: the state at the start of the step.
+            t, s: the times of the start and the end of the step.
+            noise: random streams, one for each picture.
         """
 
     def spread(self, steps: int) -> "Sampler":
-        """The sampler of a walk of so many steps: itself, unless something is spread over them."""
+        """Return the sampler for a given number of steps: itself, unless an option depends on that
+        number."""
         return self
 
 
@@ -67,12 +67,13 @@ def _levels(D: Conditional, t: Time) -> tuple[float, float]:
 
 
 def _posterior_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
-    """Var q(x_s | x_t, x) = sigma_{t|s}^2 sigma_s^2 / sigma_t^2, the chain's posterior."""
+    """Return Var q(x_s | x_t, x) = sigma_{t|s}^2 sigma_s^2 / sigma_t^2, the chain's posterior."""
     return _step_variance(alpha_t, sigma_t, alpha_s, sigma_s) * (sigma_s / sigma_t) ** 2
 
 
 def _step_variance(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
-    """sigma_{t|s}^2 = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, what is added from s to t."""
+    """Return sigma_{t|s}^2 = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, the noise added from s to
+    t."""
     return max(sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2, 0.0)
 
 
@@ -81,10 +82,10 @@ class Ancestral(Sampler):
     """DDPM's reverse process: a Gaussian step with the mean of q(x_s | x_t, x = x_hat).
 
     mean = alpha_{t|s} sigma_s^2 / sigma_t^2 x_t + alpha_s sigma_{t|s}^2 / sigma_t^2 x_hat;
-    its variance is small^(1 - v) large^v, between the least that can be right, that of
+    its variance is small^(1 - v) large^v, between the smallest valid one, that of
     q(x_s | x_t, x), and the largest, sigma_{t|s}^2. `variance` is v: 0 is the papers' "fixed
-    small", 1 "fixed large"; by default it is as the denoiser says, or 0 where it says nothing. The
-    step to the clean picture is its mean.
+    small", 1 "fixed large"; by default it is the denoiser's, or 0 if that has none. The step to
+    the clean picture is its mean.
     Ho, Jain, Abbeel (2020), arXiv:2006.11239, equations 6-7 and algorithm 2; Nichol, Dhariwal
     (2021), arXiv:2102.09672, equation 15; Ho, Salimans (2022), arXiv:2207.12598, algorithm 2.
     """
@@ -92,7 +93,7 @@ class Ancestral(Sampler):
     variance: float | None = None
 
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
-        """One step."""
+        """Take one step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
         x, (x_hat, v) = at.x, D(at.x, t)
         if self.variance is not None:
@@ -110,7 +111,7 @@ class Ancestral(Sampler):
     def shift(
         self, D: Conditional, x: Images, t: Time, deviation: float | Deviation
     ) -> float | Images:
-        """What guidance adds to the mean of a step from x_t: nothing here."""
+        """Return what guidance adds to the mean of a step from x_t: nothing here."""
         return 0.0
 
 
@@ -122,7 +123,7 @@ class GuidedAncestral(Ancestral):
 
     Args:
         gradient: g(x_t, t, c).
-        scale: s of the paper.
+        scale: the guidance scale, s of the paper.
     """
 
     gradient: Callable[[Images, Time, Condition], Images] | None = None
@@ -131,15 +132,15 @@ class GuidedAncestral(Ancestral):
     def shift(
         self, D: Conditional, x: Images, t: Time, deviation: float | Deviation
     ) -> float | Images:
-        """scale Sigma g."""
+        """Return scale Sigma g."""
         assert self.gradient is not None
         return self.scale * deviation**2 * self.gradient(x, t, D.c)
 
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """x_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z, std = eta times the ancestral
-    deviation.
+    """x_s = alpha_s x_hat + sqrt(sigma_s^2 - std^2) eps_hat + std z, where std is eta times the
+    ancestral deviation.
 
     eta = 0 is deterministic; eta = 1 is DDPM. Song, Meng, Ermon (2020), arXiv:2010.02502, equations
     12 and 16.
@@ -148,7 +149,7 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
-        """One step."""
+        """Take one step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
         x, x_hat = at.x, D(at.x, t).x_hat
         variance = self.eta**2 * _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
@@ -167,7 +168,7 @@ class Euler(Sampler):
     """
 
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
-        """One step."""
+        """Take one step."""
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x, x_hat = at.x, D(at.x, t).x_hat
         eps_hat = _noise_in(x, levels_t, x_hat)
@@ -180,12 +181,12 @@ class Heun(Sampler):
 
     The rule is trapezoidal in alpha and sigma, dx = x_hat d(alpha) + eps_hat d(sigma), so it is
     EDM's algorithm 1 when alpha = 1 and Heun's method in t on flow matching's line. A step costs
-    two evaluations; the last, to the clean picture, is Euler's and costs one. `churn` is S_churn of
-    algorithm 2: before a step, noise is added that raises sigma by the factor
-    1 + gamma, gamma = min(churn / steps, sqrt(2) - 1), where sigma lies in `churn_interval`, S_tmin
-    to S_tmax; its deviation is `churn_noise`, S_noise, times what that takes; alpha = 1 only.
-    `steps` are those of the whole walk, of which an edit takes the last ones.
-    Karras, Aittala, Aila, Laine (2022), arXiv:2206.00364.
+    two evaluations; the last one, to the clean picture, is Euler's and costs one. `churn` is
+    S_churn of algorithm 2: if sigma is in `churn_interval`, S_tmin to S_tmax, noise is added before
+    a step. It raises sigma by the factor 1 + gamma, gamma = min(churn / steps, sqrt(2) - 1); the
+    deviation of this noise is multiplied by `churn_noise`, S_noise. Churn needs alpha = 1. `steps`
+    is the number of steps from pure noise; an edit takes only the last ones. Karras, Aittala, Aila,
+    Laine (2022), arXiv:2206.00364.
     """
 
     churn: float = 0.0
@@ -194,11 +195,11 @@ class Heun(Sampler):
     steps: int = 1
 
     def spread(self, steps: int) -> "Sampler":
-        """Churn is that of all steps together."""
+        """Return the sampler with this number of steps, over which churn is distributed."""
         return replace(self, steps=steps)
 
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
-        """One step."""
+        """Take one step."""
         x = at.x
         if self.churn:
             x, t = self._churn(D, x, t, noise)
@@ -214,23 +215,24 @@ class Heun(Sampler):
         return State(_euler_step(x, levels_t, levels_s, mean_x, mean_eps), x_hat_s)
 
     def _churn(self, D: Conditional, x: Images, t: Time, noise: Noise) -> tuple[Images, Time]:
-        """x at the higher noise level t (1 + gamma), where there is to be more noise."""
+        """Return x at the higher noise level t (1 + gamma), if sigma is in the interval."""
         alpha, sigma = _levels(D, t)
         if alpha != 1 or sigma != float(t):
             raise LimnerError("churn is for models whose time is sigma (edm); leave it out")
         if not self.churn_interval[0] <= sigma <= self.churn_interval[1]:
             return x, t
-        raised = t * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
-        added = self.churn_noise * math.sqrt(float(raised) ** 2 - sigma**2)
-        return _with_noise(x, added, noise), raised
+        higher = t * (1 + min(self.churn / self.steps, math.sqrt(2) - 1))
+        added = self.churn_noise * math.sqrt(float(higher) ** 2 - sigma**2)
+        return _with_noise(x, added, noise), higher
 
 
 @dataclass(frozen=True)
 class DPMSolver(Sampler):
-    """DPM-Solver++ (2M, 3M): a multistep method, one evaluation a step; `memory` is the last views.
+    """DPM-Solver++ (2M, 3M): a multistep method, one evaluation a step; `memory` has the last
+    outputs x_hat.
 
-    With lambda = ln(alpha / sigma), h = lambda_s - lambda_t, and x_hat' and x_hat'' the first two
-    derivatives in lambda of a parabola (order 3) or line (order 2) through the last views,
+    Let lambda = ln(alpha / sigma), h = lambda_s - lambda_t, and x_hat' and x_hat'' the first two
+    derivatives in lambda of a parabola (order 3) or line (order 2) through the last x_hat. Then
     x_s = sigma_s / sigma_t x_t + alpha_s ((1 - e^-h) x_hat + (h + e^-h - 1) x_hat'
     + (h^2 / 2 - h - e^-h + 1) x_hat''), where order 2 approximates the second factor by
     h (1 - e^-h) / 2. The first step and the last (where h is infinite) are of first order. In 3M,
@@ -241,7 +243,7 @@ class DPMSolver(Sampler):
     order: int = 2
 
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
-        """One step."""
+        """Take one step."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(D, t), _levels(D, s)
         x, x_hat = at.x, D(at.x, t).x_hat
         past = _newest_views(at.memory, x_hat, _log_ratio(alpha_t, sigma_t), self.order)
@@ -264,9 +266,9 @@ class DPMSolver(Sampler):
 class UniPC(Sampler):
     """UniPC: a multistep predictor, and a corrector that costs nothing.
 
-    The view x_hat at the predicted x_s, which the next step needs anyway, first corrects x_s, and
-    then predicts from it. With h = lambda_s - lambda_t, B = e^-h - 1 and r_i = (lambda_i -
-    lambda_t) / h for the views before (the predictor) and that at s, r = 1 (the corrector),
+    x_hat at the predicted x_s, which the next step needs anyway, first corrects x_s, and then
+    predicts from it. With h = lambda_s - lambda_t, B = e^-h - 1 and r_i = (lambda_i - lambda_t) / h
+    for the earlier x_hat (the predictor) and the one at s, r = 1 (the corrector),
     x_s = sigma_s / sigma_t x_t - alpha_s B (x_hat + sum_i a_i (x_hat_i - x_hat) / r_i),
     where a solves sum_i r_i^(k-1) a_i = b_k, so that polynomials of the order's degree are exact.
     Zhao, Bai, Rao, Zhou, Lu (2023), arXiv:2302.04867, algorithms 5 and 6, B_2(h).
@@ -275,7 +277,7 @@ class UniPC(Sampler):
     order: int = 2
 
     def step(self, D: Conditional, at: State, t: Time, s: Time, noise: Noise) -> State:
-        """One step."""
+        """Take one step."""
         levels_t, levels_s = _levels(D, t), _levels(D, s)
         x, x_hat = at.x, D(at.x, t).x_hat
         views: list[_View] = list(at.memory[0]) if at.memory else []
@@ -290,14 +292,14 @@ class UniPC(Sampler):
 
 
 class _View(NamedTuple):
-    """What the picture looked like at lambda = `at`."""
+    """The denoiser's clean picture at lambda = `at`."""
 
     x_hat: Images
     at: float
 
 
 class _Last(NamedTuple):
-    """The step before: where it began, and with how many views."""
+    """The start of the step before, and its number of views."""
 
     x: Images
     levels: tuple[float, float]
@@ -307,7 +309,8 @@ class _Last(NamedTuple):
 def _newest_views(
     views: tuple[_View, ...] | None, x_hat: Images, at: float, order: int
 ) -> tuple[_View, ...]:
-    """The newest views, this one first, at most `order` of them and none of pure noise but it."""
+    """Return the newest views, this one first: at most `order`, and none of pure noise except this
+    one."""
     past = [view for view in views or () if math.isfinite(view.at)]
     return (_View(x_hat, at), *past)[: order if math.isfinite(at) else 1]
 
@@ -319,7 +322,8 @@ def _combine_views(
     views: tuple[_View, ...],
     arrived: _View | None,
 ) -> Images:
-    """UniPC's x_s from views at and before `here`, and from that at x_s for the corrector."""
+    """Return UniPC's x_s from views at and before `here`; for the corrector also from the view at
+    x_s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = here, there
     to_x = alpha_s - sigma_s * alpha_t / sigma_t
     others = [*views[1:], *([arrived] if arrived else [])]
@@ -334,7 +338,7 @@ def _combine_views(
 
 
 def _weights(r: Float64[Tensor, "p"], h: float) -> list[float]:
-    """a with sum_i r_i^(k-1) a_i = b_k = k! phi_{k+1}(-h) (-h) / (e^-h - 1)."""
+    """Return a with sum_i r_i^(k-1) a_i = b_k = k! phi_{k+1}(-h) (-h) / (e^-h - 1)."""
     phi, factorial, b = math.expm1(-h) / -h - 1, 1, []
     for k in range(1, len(r) + 1):
         b.append(phi * factorial / math.expm1(-h))
@@ -351,14 +355,14 @@ def _log_ratio(alpha: float, sigma: float) -> float:
 
 
 def _with_noise(mean: Images, deviation: float | Deviation, noise: Noise) -> Images:
-    """mean + deviation z; no numbers are drawn when the deviation is 0."""
+    """Return mean + deviation z; no numbers are drawn if the deviation is 0."""
     if isinstance(deviation, float) and deviation == 0:
         return mean
     return mean + deviation * noise.normal(*mean.shape[1:], dtype=mean.dtype)
 
 
 def _noise_in(x: Images, levels: tuple[float, float], x_hat: Images) -> Images:
-    """eps_hat = (x_t - alpha_t x_hat) / sigma_t."""
+    """Return eps_hat = (x_t - alpha_t x_hat) / sigma_t."""
     alpha, sigma = levels
     return (x - alpha * x_hat) / sigma
 
@@ -366,7 +370,7 @@ def _noise_in(x: Images, levels: tuple[float, float], x_hat: Images) -> Images:
 def _euler_step(
     x: Images, here: tuple[float, float], there: tuple[float, float], x_hat: Images, eps_hat: Images
 ) -> Images:
-    """x + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat."""
+    """Return x + (alpha_s - alpha_t) x_hat + (sigma_s - sigma_t) eps_hat."""
     return x + (there[0] - here[0]) * x_hat + (there[1] - here[1]) * eps_hat
 
 

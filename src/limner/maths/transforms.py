@@ -1,10 +1,11 @@
-"""Transforms: invertible maps x -> z that say how much they stretch.
+"""Transforms: invertible maps x -> z with the log of their volume change.
 
     log p(x) = log p(z) + log C,   C = |det dz/dx|
 
-Each is called with x and returns (z, log C), and has an inverse; a flow is a chain of them, whose
-log C add up. All are maps of pictures, "b c h w", that keep how many numbers there are; a vector is
-a picture of one pixel. What a picture is of comes along as a `Signal`, for networks that want it.
+Each is called with x, returns (z, log C), and has an inverse; a flow is a chain of them, and their
+log C are summed. All are maps of pictures, "b c h w", that keep the number of values; a vector is a
+picture of one pixel. The condition of a picture is passed along as a `Signal`, for networks that
+use it.
 """
 
 import math
@@ -26,12 +27,12 @@ Transformed = tuple[Numbers, Float[Tensor, "b"]]
 
 
 def each_sum(x: Numbers) -> Float[Tensor, "b"]:
-    """The sum over all numbers of each picture."""
+    """Return the sum over all numbers of each picture."""
     return x.sum((1, 2, 3))
 
 
 def log_normal(z: Numbers) -> Float[Tensor, "b"]:
-    """log N(z; 0, I) in nats."""
+    """Return log N(z; 0, I) in nats."""
     return -0.5 * (each_sum(z.square()) + z[0].numel() * math.log(2 * math.pi))
 
 
@@ -43,31 +44,32 @@ class Transform(nn.Module, ABC):
     """
 
     def __repr__(self) -> str:
-        """The name of the map."""
+        """Return the name of the map."""
         return type(self).__name__
 
     @abstractmethod
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """z and log C of each picture."""
+        """Return z, and log C of each picture."""
 
     @abstractmethod
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """The x of z."""
+        """Return the x of z."""
 
     def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
-        """Initialise from data; z of them, which the next transform is initialised from."""
+        """Initialise from data, and return their z, from which the next transform is
+        initialised."""
         return self(x, s)[0]
 
 
 class Chain(Transform):
-    """One transform after the other."""
+    """Several transforms, one after the other."""
 
     def __init__(self, *transforms: Transform) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
 
     def __repr__(self) -> str:
-        """The maps in order; "3 x" stands before what comes three times in a row."""
+        """Return the maps in order; "3 x" stands before a map that comes three times in a row."""
         parts = [f"({each})" if isinstance(each, Chain) else f"{each}" for each in self]
         return _count_runs(parts) or "identity"
 
@@ -75,7 +77,7 @@ class Chain(Transform):
         return iter(self.transforms)  # pyright: ignore[reportReturnType]
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C is the sum."""
+        """Return z, and the sum of all log C."""
         total = x.new_zeros(len(x))
         for transform in self:
             x, log_c = transform(x, s)
@@ -83,20 +85,20 @@ class Chain(Transform):
         return x, total
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """The inverses, last one first."""
+        """Apply the inverses, the last one first."""
         for transform in reversed(list(self)):
             z = transform.inverse(z, s)
         return z
 
     def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
-        """Each from what the one before makes of the data."""
+        """Initialise each from the output of the one before."""
         for transform in self:
             x = transform.prepare(x, s)
         return x
 
 
 def _count_runs(parts: list[str]) -> str:
-    """a b a b c as "2 x (a -> b) -> c", for runs of up to three parts."""
+    """Shorten a b a b c to "2 x (a -> b) -> c", for runs of up to three parts."""
     found: list[str] = []
     while parts:
         times = dict.fromkeys((1, 2, 3), 1)
@@ -118,7 +120,7 @@ class Squeeze(Transform):
     Dinh, Sohl-Dickstein, Bengio (2016), arXiv:1605.08803, section 3.6.
 
     Args:
-        rows, columns: of a block.
+        rows, columns: the size of a block.
     """
 
     def __init__(self, rows: int = 2, columns: int = 2) -> None:
@@ -126,14 +128,14 @@ class Squeeze(Transform):
         self.rows, self.columns = rows, columns
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """ "b c h w" -> "b c*rows*columns h/rows w/columns"; log C = 0."""
+        """Map "b c h w" to "b c*rows*columns h/rows w/columns"; log C = 0."""
         b, c, h, w = x.shape
         r, k = self.rows, self.columns
         blocks = x.reshape(b, c, h // r, r, w // k, k).permute(0, 1, 3, 5, 2, 4)
         return blocks.reshape(b, c * r * k, h // r, w // k), x.new_zeros(b)
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """ "b c h w" -> "b c/rows/columns h*rows w*columns"."""
+        """Map "b c h w" to "b c/rows/columns h*rows w*columns"."""
         b, c, h, w = z.shape
         r, k = self.rows, self.columns
         blocks = z.reshape(b, c // (r * k), r, k, h, w).permute(0, 1, 4, 2, 5, 3)
@@ -141,7 +143,7 @@ class Squeeze(Transform):
 
 
 class Inverse(Transform):
-    """A transform that keeps volumes, the other way round.
+    """The inverse of a transform that keeps volumes.
 
     Args:
         of: the transform; its log C must be 0.
@@ -152,15 +154,15 @@ class Inverse(Transform):
         self.of = of
 
     def __repr__(self) -> str:
-        """The name of what it inverts."""
+        """Return the name, with the transform that it inverts."""
         return f"Inverse({self.of})"
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """Its inverse; log C = 0."""
+        """Apply the transform's inverse; log C = 0."""
         return self.of.inverse(x, s), x.new_zeros(len(x))
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """The transform itself."""
+        """Apply the transform itself."""
         return self.of(z, s)[0]
 
 
@@ -168,7 +170,7 @@ class Permutation(Transform):
     """Channels in another order: channel i of z is channel order[i] of x.
 
     Args:
-        order: each channel's number once.
+        order: the number of each channel, once.
     """
 
     order: Tensor
@@ -177,16 +179,16 @@ class Permutation(Transform):
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__()
         if sorted(order) != list(range(len(order))):
-            raise LimnerError(f"{list(order)} is no order of {len(order)} channels")
+            raise LimnerError(f"{list(order)} is not a permutation of {len(order)} channels")
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("back", torch.argsort(self.order))
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = 0."""
+        """Reorder the channels; log C = 0."""
         return x[:, self.order], x.new_zeros(len(x))
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """The order of before."""
+        """Restore the order."""
         return z[:, self.back]
 
 
@@ -204,7 +206,10 @@ class Logit(Transform):
         self.alpha = alpha
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = sum log(1 - 2 alpha) - log p - log(1 - p), p = alpha + (1 - 2 alpha) x."""
+        """Return z, and log C = sum log(1 - 2 alpha) - log p - log(1 - p).
+
+        Here p = alpha + (1 - 2 alpha) x.
+        """
         wide = 1 - 2 * self.alpha
         p, q = self.alpha + wide * x, self.alpha + wide * (1 - x)
         log_p, log_q = p.log(), q.log()
@@ -212,30 +217,31 @@ class Logit(Transform):
         return log_p - log_q, rest - each_sum(log_p + log_q)
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """(sigmoid(z) - alpha) / (1 - 2 alpha)."""
+        """Return (sigmoid(z) - alpha) / (1 - 2 alpha)."""
         return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
 
 
 class NormalCDF(Transform):
-    """z = Phi(x), from all numbers to [0, 1): it makes normal numbers uniform."""
+    """z = Phi(x), from all numbers to [0, 1): normal numbers become uniform."""
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = sum log N(x; 0, 1); what rounds to 1 is the greatest number below it."""
+        """Return z, and log C = sum log N(x; 0, 1); values that round to 1 become the largest
+        number below it."""
         below_one = 1 - torch.finfo(x.dtype).eps / 2
         return torch.special.ndtr(x).clamp(max=below_one), log_normal(x)
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """Phi^-1(z)."""
+        """Return Phi^-1(z)."""
         return torch.special.ndtri(z)
 
 
 class ActNorm(Transform):
-    """z = exp(log_s) x + b for each channel, at first such that z has mean 0 and deviation 1.
+    """z = exp(log_s) x + b for each channel, initialised such that z has mean 0 and deviation 1.
 
     Kingma, Dhariwal (2018), arXiv:1807.03039, section 3.1.
 
     Args:
-        channels: of the picture.
+        channels: the channels of the picture.
     """
 
     def __init__(self, channels: int) -> None:
@@ -244,17 +250,17 @@ class ActNorm(Transform):
         self.b = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = h w sum log_s."""
+        """Return z, and log C = h w sum log_s."""
         z = torch.addcmul(_channels(self.b), x, _channels(self.log_s.exp()))
         return z, (self.log_s.sum() * x[0, 0].numel()).expand(len(x))
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """exp(-log_s) (z - b)."""
+        """Return exp(-log_s) (z - b)."""
         return (z - _channels(self.b)) * _channels((-self.log_s).exp())
 
     @torch.no_grad()
     def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
-        """Take the channels' moments from data."""
+        """Initialise from the moments of the channels in the data."""
         deviation, mean = torch.std_mean(x, (0, 2, 3), correction=0)
         self.log_s.copy_(-(deviation + 1e-6).log())
         self.b.copy_(-mean * self.log_s.exp())
@@ -265,12 +271,12 @@ class InvertibleConv(Transform):
     """z = W x at every pixel, a 1 x 1 convolution with W = P L (U + diag(s)): a permutation that
     can learn.
 
-    P and the signs of s stay as they are at first, when W is a random rotation; L is lower
-    triangular with ones on its diagonal, U is strictly upper triangular. Kingma, Dhariwal (2018),
-    arXiv:1807.03039, section 3.2, equations 10 and 11.
+    W starts as a random rotation; P and the signs of s are not trained. L is lower triangular with
+    ones on its diagonal, U is strictly upper triangular. Kingma, Dhariwal (2018), arXiv:1807.03039,
+    section 3.2, equations 10 and 11.
 
     Args:
-        channels: of the picture.
+        channels: the channels of the picture.
     """
 
     P: Tensor
@@ -295,26 +301,27 @@ class InvertibleConv(Transform):
         return self.P @ (self.L.tril(-1) + one) @ (self.U.triu(1) + s.diag())
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = h w sum log |s|."""
+        """Return z, and log C = h w sum log |s|."""
         with torch.autocast(x.device.type, enabled=False):
             z = F.conv2d(x, self.W[:, :, None, None])
         return z, (self.log_s.sum() * x[0, 0].numel()).expand(len(x))
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """W^-1 z, where W^-1 is computed in float64."""
+        """Return W^-1 z; W^-1 is computed in float64."""
         with torch.autocast(z.device.type, enabled=False):
             back = torch.linalg.inv(self.W.double()).to(z.dtype)
             return F.conv2d(z, back[:, :, None, None])
 
 
 class Coupling(Transform):
-    """z_1 = x_1, z_2 = f(x_2; theta = network(x_1)): half of the channels, given the other half.
+    """z_1 = x_1, z_2 = f(x_2; theta = network(x_1)): maps half of the channels, given the other
+    half.
 
     Dinh, Krueger, Bengio (2014), arXiv:1410.8516, section 3.2.
 
     Args:
-        network: called as network(x_1, signal), it gives theta of every number of x_2, "b
-            size*c_2 h w", with the channels of x_2 together; its x_1 has floor(c / 2) channels.
+        network: called as network(x_1, signal); returns theta of every number of x_2, "b size*c_2 h
+            w", with the channels of x_2 together. x_1 has floor(c / 2) channels.
         f: the map of numbers.
     """
 
@@ -323,13 +330,13 @@ class Coupling(Transform):
         self.network, self.f = network, f
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = sum log df/dx_2."""
+        """Return z, and log C = sum log df/dx_2."""
         x_1, x_2 = halves(x)
         z_2, log_slope = self.f(x_2, self._theta(x_1, s))
         return torch.cat([x_1, z_2], 1), each_sum(log_slope)
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """x_2 = f^-1(z_2; network(z_1)): the network is not inverted."""
+        """Return x_2 = f^-1(z_2; network(z_1)), with x_1 = z_1: the network is not inverted."""
         z_1, z_2 = halves(z)
         return torch.cat([z_1, self.f.inverse(z_2, self._theta(z_1, s))], 1)
 
@@ -338,14 +345,14 @@ class Coupling(Transform):
 
 
 class MaskedCoupling(Transform):
-    """z = m x + (1 - m) f(x; network(m x)): some of the numbers, given the others.
+    """z = m x + (1 - m) f(x; network(m x)): maps some of the numbers, given the others.
 
     Dinh, Sohl-Dickstein, Bengio (2016), arXiv:1605.08803, equation 9.
 
     Args:
-        network: called as network(m x, signal), it gives theta of every number, "b size*c h w".
+        network: called as network(m x, signal); returns theta of every number, "b size*c h w".
         f: the map of numbers.
-        mask: m, which numbers stay as they are; its shape broadcasts with "c h w".
+        mask: m, 1 for numbers that are unchanged; its shape broadcasts with "c h w".
     """
 
     mask: Tensor
@@ -356,12 +363,12 @@ class MaskedCoupling(Transform):
         self.register_buffer("mask", mask)
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C = sum (1 - m) log df/dx."""
+        """Return z, and log C = sum (1 - m) log df/dx."""
         z, log_slope = self.f(x, self._theta(x, s))
         return torch.where(self.mask, x, z), each_sum(log_slope.masked_fill(self.mask, 0))
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """f^-1 where m is 0."""
+        """Apply f^-1 where m is 0."""
         return torch.where(self.mask, z, self.f.inverse(z, self._theta(z, s)))
 
     def _theta(self, x: Numbers, s: Signal) -> Float[Tensor, "b size c h w"]:
@@ -370,13 +377,14 @@ class MaskedCoupling(Transform):
 
 
 class Split(Transform):
-    """Half of the channels goes on, the other half is done: z = (rest(x_1), x_2).
+    """z = (rest(x_1), x_2): half of the channels is transformed further, the other half is
+    finished.
 
-    Dinh, Sohl-Dickstein, Bengio (2016), arXiv:1605.08803, section 3.6, equations 13 to 16. Before
-    it, a coupling of x_2 given x_1 makes what is Glow's learned prior of x_2.
+    Dinh, Sohl-Dickstein, Bengio (2016), arXiv:1605.08803, section 3.6, equations 13 to 16. A
+    coupling of x_2 given x_1 before it is Glow's learned prior of x_2.
 
     Args:
-        rest: what x_1 goes through, from its shape back to it.
+        rest: the transform of x_1, which keeps its shape.
     """
 
     def __init__(self, rest: Transform) -> None:
@@ -384,34 +392,34 @@ class Split(Transform):
         self.rest = rest
 
     def __repr__(self) -> str:
-        """The name, and the chain that the first half goes through."""
+        """Return the name, and the chain of the first half."""
         return f"Split({self.rest})"
 
     def forward(self, x: Numbers, s: Signal = NOTHING) -> Transformed:
-        """log C is that of the rest."""
+        """Return z, and the log C of the rest."""
         x_1, x_2 = halves(x)
         z_1, log_c = self.rest(x_1, s)
         return torch.cat([z_1, x_2], 1), log_c
 
     def inverse(self, z: Numbers, s: Signal = NOTHING) -> Numbers:
-        """The rest's inverse of the first half."""
+        """Apply the inverse of the rest to the first half."""
         z_1, z_2 = halves(z)
         return torch.cat([self.rest.inverse(z_1, s), z_2], 1)
 
     def prepare(self, x: Numbers, s: Signal = NOTHING) -> Numbers:
-        """The rest, from the first half."""
+        """Initialise the rest from the first half."""
         x_1, x_2 = halves(x)
         return torch.cat([self.rest.prepare(x_1, s), x_2], 1)
 
 
 def halves(x: Numbers) -> tuple[Numbers, Numbers]:
-    """The first floor(c / 2) channels, and the others."""
+    """Return the first floor(c / 2) channels, and the others."""
     first = x.shape[1] // 2
     return x[:, :first], x[:, first:]
 
 
 def checkerboard(height: int, width: int, odd: bool) -> Bool[Tensor, "1 {height} {width}"]:
-    """True where the sum of row and column is odd (or even)."""
+    """Return a mask that is True where the sum of row and column is odd (or even)."""
     total = torch.arange(height)[:, None] + torch.arange(width)
     return (total % 2 == int(odd))[None]
 

@@ -1,4 +1,4 @@
-"""Attention over a picture's positions, and from them to tokens."""
+"""Attention between the positions of a picture, and from them to tokens."""
 
 from collections.abc import Callable
 
@@ -15,20 +15,20 @@ Edit = Callable[[str, Weights], Weights]
 
 
 class Attention(nn.Module):
-    """Multi-head attention on a picture, with a residual and a zero-initialised way out: identity
-    at first.
+    """Multi-head attention on a picture, with a residual connection; the identity at first, since
+    the output projection starts at zero.
 
-    Vaswani et al. (2017), arXiv:1706.03762. With `token_dim`, keys and values come from the tokens,
-    and the first key is a learned one with value 0, so that a row whose tokens are all padding
+    Vaswani et al. (2017), arXiv:1706.03762. With `token_dim`, keys and values come from the tokens.
+    The first key is then a learned one with value 0, so that a row whose tokens are all padding
     attends to nothing.
 
     Args:
-        channels: of the picture.
-        head_dim: of each head, or more where it does not divide the channels.
+        channels: the channels of the picture.
+        head_dim: the size of each head, or more if it does not divide the channels.
         token_dim: the length of a token for cross-attention; None attends to the picture itself.
-        site: what an `edit` hook knows this layer by.
-        groups: of channels, over which all positions are normalised together; None normalises each
-            position by itself.
+        site: the name of this layer for an `edit` hook.
+        groups: the number of groups of channels, each normalised over all positions together; None
+            normalises each position by itself.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Attention(nn.Module):
         tokens: Float[Tensor, "b l d"] | None = None,
         mask: Bool[Tensor, "b l"] | Float[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """x plus what each position gathered.
+        """Return x plus the attention output of each position.
 
         Args:
             x: features.
-            tokens: what is looked at; x itself if None.
-            mask: False where a token is padding, which is never looked at; or the logarithm of how
-                much each token counts, so that one of weight 2 gathers as two would.
+            tokens: the tokens to attend to; x itself if None.
+            mask: False for padding, which gets no attention; or the logarithm of each token's
+                weight, so that a token of weight 2 counts like two tokens.
         """
         b, c, h, w = x.shape
         if isinstance(self.norm, nn.GroupNorm):
@@ -81,7 +81,7 @@ class Attention(nn.Module):
         visible = None if mask is None else mask[:, None, None, :]
         if visible is not None and visible.dtype != torch.bool:
             visible = visible.to(q.dtype)
-        if self.edit is None and not _slow_in_one(q):
+        if self.edit is None and not _fused_is_slow(q):
             gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
             logits = (q * q.shape[-1] ** -0.5) @ k.contiguous().transpose(-2, -1)
@@ -101,6 +101,7 @@ class Attention(nn.Module):
         return x.view(b, length, self.heads, c // self.heads).transpose(1, 2)
 
 
-def _slow_in_one(q: Tensor) -> bool:
-    """Whether fused attention loses to its parts: its bfloat16 gradient on a CPU takes 6 times."""
+def _fused_is_slow(q: Tensor) -> bool:
+    """Return whether fused attention is slower than its parts: its bfloat16 gradient on a CPU takes
+    6 times as long."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""A captioner: how likely a caption is, given the picture."""
+"""A captioner: the likelihood of a caption, given the picture."""
 
 import torch
 import torch.nn.functional as F
@@ -12,28 +12,28 @@ from limner.nn.norm import NormSiLU
 from limner.nn.residual import ResidualBlock
 from limner.nn.wide_convolution import StridedConv2d
 
-_HEAD = 24  # numbers of a head of attention, or more where that does not divide them
-_PERIOD = 100.0  # the longest of a sinusoid, in places or words
-_STEM = 4  # pixels along a side that become one place
+_HEAD = 24  # the size of an attention head, or more if it does not divide the width
+_PERIOD = 100.0  # the longest period of a sinusoid, in places or words
+_STEM = 4  # stride of the first convolution, in pixels
 
 
 class Captioner(nn.Module):
-    """A convolutional network looks at the picture; a transformer tells its caption word by word.
+    """A convolutional network encodes the picture; a transformer predicts its caption word by word.
 
         log p(c | x) = sum_i log softmax(E out(h_i))[c_i],  h_i = decoder(c_1 ... c_i-1, look(x))
 
-    E are the projected vectors of the bundled word table, which does not learn, and of an end.
-    Only tokens of `learn_tokens` are predicted: others change nothing but what follows them.
+    E has the projected vectors of the bundled word table, which is not trained, and of an end
+    token. Only tokens given to `learn_tokens` are predicted; others are only input.
     Vinyals et al. (2015), arXiv:1411.4555; the decoder of Vaswani et al. (2017), arXiv:1706.03762,
     with its input's vectors at its output (Press, Wolf (2017), arXiv:1608.05859).
 
     Args:
-        spec: what the pictures are.
+        spec: the specification of the pictures.
         text: how captions become tokens.
-        channels: of the network at a quarter, an eighth, ... of the sides.
+        channels: the channels of the network at a quarter, an eighth, ... of the sides.
         blocks: residual blocks at each of these sizes.
         words: the length of a token's vector.
-        layers: of the decoder.
+        layers: the number of layers of the decoder.
     """
 
     table: Tensor
@@ -74,23 +74,23 @@ class Captioner(nn.Module):
         self.out = nn.Linear(words, words)
 
     def learn_tokens(self, text: Int[Tensor, "b l"]) -> None:
-        """Predict those of these captions, too."""
+        """Predict the tokens of these captions from now on, too."""
         self.known[text] = True
         self.known[0] = False  # padding
 
     def forward(
         self, x: Images, text: Int[Tensor, "b l"], weight: Float[Tensor, "b l"] | None = None
     ) -> Float[Tensor, "b"]:
-        """log p(caption | picture), in nats.
+        """Return log p(caption | picture), in nats.
 
         Args:
             x: the pictures.
             text: the tokens.
-            weight: how much each of them counts; 1 unless given.
+            weight: the weight of each token; 1 unless given.
         """
         tokens = self.known.nonzero()[:, 0]
-        number = (self.known.cumsum(0) * self.known)[text]  # among those, from 1; 0 is the end
-        memory = self._seen(x)
+        number = (self.known.cumsum(0) * self.known)[text]  # among the known, from 1; 0 is the end
+        memory = self._picture_features(x)
         said = torch.cat([self.first.expand(len(text), 1, -1), self._words(text)], 1)
         h = said + self.positions[: said.shape[1]]
         for layer in self.layers:
@@ -104,18 +104,19 @@ class Captioner(nn.Module):
         counts = counts if weight is None else counts * F.pad(weight, (0, 1), value=1.0)
         return -(nats * counts).sum(1)
 
-    def _seen(self, x: Images) -> Float[Tensor, "b places d"]:
-        """What is where in the pictures."""
+    def _picture_features(self, x: Images) -> Float[Tensor, "b places d"]:
+        """Return the features of each place of the pictures."""
         return self.look_norm(self.look_at(self.network(x).flatten(2).mT)) + self.places
 
     def _words(self, text: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
-        """The projected vectors of tokens."""
+        """Return the projected vectors of tokens."""
         return self.project(self.table[text].to(self.scale.dtype) * self.scale[text][..., None])
 
 
 def _places(height: int, width: int, dim: int) -> Float[Tensor, "places d"]:
-    """Sinusoids of the row, then of the column, of each place; without them, what stands where is
-    learnt last of all.
+    """Return sinusoids of the row, then of the column, of each place.
+
+    Without them, the network learns positions last of all.
     """
     half = (dim + 3) // 4 * 2
     rows, columns = (
@@ -126,9 +127,8 @@ def _places(height: int, width: int, dim: int) -> Float[Tensor, "places d"]:
 
 
 class _Layer(nn.Module):
-    """Attention to the words before, to the picture, and a perceptron, each behind its norm and
-    added to what it saw; the identity at first.
-    """
+    """Attention to the words before, attention to the picture, and a perceptron; each has a norm
+    before it and is added to its input. It is the identity at first."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class _Layer(nn.Module):
     def forward(
         self, h: Float[Tensor, "b l d"], memory: Float[Tensor, "b places d"]
     ) -> Float[Tensor, "b l d"]:
-        """The vectors after a look at what was said, and at the picture."""
+        """Return the vectors after attention to the words before and to the picture."""
         q = self.norm_1(h)
         h = h + self.out_1(self._attend(self.query_1(q), self.key_value_1(q), causal=True))
         q = self.norm_2(h)

@@ -1,4 +1,4 @@
-"""From a `Condition` to vectors, tokens and planes that a network can use."""
+"""Conversion of a `Condition` to vectors, tokens and planes that a network can use."""
 
 from typing import NamedTuple
 
@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from limner.contract.image import Condition, ImageSpec
 from limner.nn.text import TextEncoder
 
-_WORD = 192  # a row of the word table; a wider transformer would cost what a U-Net does
+_WORD = 192  # size of the word table's rows; a wider transformer would cost as much as a U-Net
 
 
 class Signal(NamedTuple):
-    """A condition in a network's terms; absent parts are None.
+    """A condition as a network uses it; absent parts are None.
 
     Args:
-        vector: for FiLM, conditional norms, gated biases, mapping networks; "b d".
-        tokens: for cross-attention; "b l d".
-        mask: which tokens are not padding; or, as numbers, the logarithm of how much each counts;
-            "b l".
-        planes: for concatenation with the picture; "b k h w".
+        vector: a vector for FiLM, conditional norms, gated biases, mapping networks; "b d".
+        tokens: tokens for cross-attention; "b l d".
+        mask: whether each token is not padding; or, as numbers, the logarithm of its weight; "b l".
+        planes: planes for concatenation with the picture; "b k h w".
     """
 
     vector: Float[Tensor, "b d"] | None = None
@@ -31,19 +30,19 @@ class Signal(NamedTuple):
 
 
 class Conditioner(nn.Module):
-    """A `Condition` as a `Signal`: labels make a vector, text a vector and tokens, images planes.
+    """Converts a `Condition` to a `Signal`: a label to a vector, text to a vector and tokens, an
+    image to planes.
 
-    The vectors of label and text add up. A row without a label (-1) or text (all padding) has a
-    learned vector of its own; a row without its image gets zero planes and a presence plane that
-    says so.
+    The vectors of label and text are added. A learned vector stands for a missing label (-1) or
+    text (all padding); a row without its image has zero planes and a presence plane of zeros.
 
     Args:
-        spec: what the data are.
-        dim: the length of the vector; tokens are as long, but not longer than words are.
+        spec: the specification of the data.
+        dim: the length of the vector; tokens have the same length, but not more than words have.
 
     Attributes:
-        token_dim: the length of each token; None when there are none.
-        planes: how many there are.
+        token_dim: the length of each token; None if there are none.
+        planes: the number of planes.
     """
 
     def __init__(self, spec: ImageSpec, dim: int) -> None:
@@ -57,7 +56,7 @@ class Conditioner(nn.Module):
         self.planes = spec.hint.channels + 1 if spec.hint else 0
 
     def forward(self, c: Condition, n: int) -> Signal:
-        """The signal for n pictures; a part that c lacks altogether is null for every row."""
+        """Return the signal for n pictures; a part that c does not have is null for every row."""
         vector = tokens = mask = planes = None
         if self.label is not None:
             index = self.label.weight.new_zeros(n, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions that are quicker than the library's in float32 on a CPU: by two thirds of the
+"""3 x 3 convolutions that are faster than torch's in float32 on a CPU: with two thirds of the
 multiplications (Winograd's F(2, 3)), or with the kernel's gradient as matrix products."""
 
 import torch
@@ -7,19 +7,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_WIDE = 40  # products grow as channels x out, sums as channels + out: the ratio that pays
-_MANY = 2048  # pixels of all pictures, from which on the sums of kernels are few beside the rest
-_DEEP, _LARGE = 128, 1024  # channels, and pixels of a picture, from which on products are quicker
+_WIDE = 40  # ratio of products (channels x out) to sums (channels + out) from which it is faster
+_MANY = 2048  # pixels of all pictures from which the sums of kernels cost little
+_DEEP, _LARGE = 128, 1024  # channels, and pixels of a picture, from which products are faster
 
 
 class Conv3x3(nn.Conv2d):
-    """A convolution that keeps the size, quicker in float32 on a CPU where the features are many.
+    """A convolution that keeps the size; it is faster in float32 on a CPU for many features.
 
-    Of rows d of the picture and g of the kernel, two rows of the output are
+    With rows d of the picture and g of the kernel, two rows of the output are
 
         y_0 = g_0 d_0 + g_1 d_1 + g_2 d_2    y_1 = g_0 d_1 + g_1 d_2 + g_2 d_3,
 
-    products being convolutions by 1 x 3. Four of them are enough:
+    where products are convolutions with a 1 x 3 kernel. Four of them are enough:
 
         m_0 = g_0 (d_0 - d_2)    m_1 = (g_0 + g_1 + g_2) / 2 (d_1 + d_2)
         m_3 = g_2 (d_1 - d_3)    m_2 = (g_0 - g_1 + g_2) / 2 (d_2 - d_1)
@@ -29,15 +29,16 @@ class Conv3x3(nn.Conv2d):
     4.1, F(2, 3).
 
     Args:
-        channels: channels in.
-        out: channels out.
+        channels: input channels.
+        out: output channels.
     """
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 3, padding=1)
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
-        """The convolution; the library's in compiled and exported graphs, which know no `jvp`."""
+        """Return the convolution; compiled and exported graphs use torch's own, since they have no
+        `jvp`."""
         b, c, h, w = input.shape
         much = b * h * w >= _MANY and c * self.out_channels >= _WIDE * (c + self.out_channels)
         single = input.dtype == self.weight.dtype == torch.float32
@@ -48,7 +49,8 @@ class Conv3x3(nn.Conv2d):
 
 
 class _ByRows(torch.autograd.Function):
-    """The convolution by four products for two rows; the gradient of x is another one."""
+    """The convolution with four products for two rows; the gradient of x is a convolution of this
+    kind."""
 
     @staticmethod
     def forward(x, weight, bias):
@@ -102,25 +104,25 @@ def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class InnerConv3x3(nn.Conv2d):
-    """A convolution without padding and bias, whose kernel's gradient is nine matrix products.
+    """A convolution without padding and bias; its kernel's gradient is nine matrix products.
 
-    With pictures, row by row, as one long list of pixels, each place of the kernel sees the list
-    from another pixel on:
+    The pictures, row by row, are one long list of pixels. Each place of the kernel uses this list
+    from another start:
 
-        d g[i, j] = sum_p d_y[p] x[p + i W + j]^T,    d_y being 0 where a row of y ends before x's.
+        d g[i, j] = sum_p d_y[p] x[p + i W + j]^T,    d_y is 0 where a row of y ends before x's.
 
-    Of 128 channels and 32 x 32 pixels that takes half as long as the library's on AVX2.
+    With 128 channels and 32 x 32 pixels it takes half as long as torch's own on AVX2.
 
     Args:
-        channels: channels in.
-        out: channels out.
+        channels: input channels.
+        out: output channels.
     """
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 3, bias=False)
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out hh ww"]:
-        """The convolution, two pixels smaller each way."""
+        """Return the convolution, two pixels smaller along each side."""
         c, h, w = input.shape[1:]
         much = min(c, self.out_channels) >= _DEEP and (h - 2) * (w - 2) >= _LARGE
         single = input.dtype == self.weight.dtype == torch.float32
@@ -131,7 +133,7 @@ class InnerConv3x3(nn.Conv2d):
 
 
 class _Inner(torch.autograd.Function):
-    """The library's convolution, and its gradient of x; the kernel's by products."""
+    """torch's convolution and its gradient of x; the kernel's gradient as matrix products."""
 
     @staticmethod
     def forward(ctx, x, weight):
@@ -158,7 +160,7 @@ def _kernel_gradient(x: Tensor, grad: Tensor) -> Tensor:
     out = grad.shape[1]
     pixels = x.permute(0, 2, 3, 1).reshape(b * h * w, c)
     d_y = F.pad(grad.permute(0, 2, 3, 1), (0, 0, 0, 2, 0, 2)).reshape(b * h * w, out)
-    last = 2 * w + 2  # the corner of the kernel looks so many pixels ahead; d_y is 0 in the end
+    last = 2 * w + 2  # offset of the kernel's last corner; the last d_y are 0
     d_y = d_y[: b * h * w - last].T
     seen = [pixels[i * w + j :][: d_y.shape[1]] for i in range(3) for j in range(3)]
     d_g = torch.stack([d_y @ each for each in seen], 1)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 def upsample_conv(conv: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out 2*h 2*w"]:
-    """A convolution by 3 x 3 of x with each pixel doubled.
+    """Return a 3 x 3 convolution of x after each pixel is doubled in height and width.
 
-    Both together are one transposed convolution by 4 x 4, with 4/9 of the operations. Its kernel is
-    pooled in channels-last layout, which takes a fraction of the time.
+    Both steps together are one transposed 4 x 4 convolution, with 4/9 of the operations. Its kernel
+    is pooled in channels-last layout, which takes a fraction of the time.
     """
     assert isinstance(conv, nn.Conv2d)
     w = conv.weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 def sinusoidal(
     number: Float[Tensor, "b"], dim: int, max_period: float = 10_000.0
 ) -> Float[Tensor, "b dim"]:
-    """cos and sin of the number at dim / 2 frequencies, geometric from 1 down to 1 / max_period.
+    """Return cos and sin of the number at dim / 2 frequencies, geometric from 1 down to 1 /
+    max_period.
 
     Vaswani et al. (2017), arXiv:1706.03762, section 3.5, as used for time by DDPM.
     """
@@ -25,7 +26,7 @@ class NumberEmbedding(nn.Module):
 
     Args:
         dim: the length of the vector.
-        features: how many sinusoids, an even number; at most 128 unless given.
+        features: the number of sinusoids, which is even; at most 128 unless given.
     """
 
     def __init__(self, dim: int, features: int | None = None) -> None:
@@ -36,6 +37,6 @@ class NumberEmbedding(nn.Module):
         )
 
     def forward(self, number: Float[Tensor, "b"]) -> Float[Tensor, "b dim"]:
-        """A vector for each number."""
+        """Return a vector for each number."""
         features = sinusoidal(number, self.features)
         return self.perceptron(features.to(next(self.parameters()).dtype))

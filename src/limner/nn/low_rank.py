@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA): a frozen network with low-rank changes of its weights."""
+"""Low-rank adaptation (LoRA): a frozen network with low-rank changes to its weights."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from torch.func import functional_call
 
 
 class LowRank(nn.Module):
-    """W + B A for every weight matrix W of a network that belongs to another; no change at first.
+    """W + B A for every weight matrix W of another module's network; no change at first.
 
     Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen (2021). LoRA: low-rank adaptation of large
     language models. arXiv:2106.09685, section 4.1; a convolution's kernel counts as one row for
     each of its output channels.
 
     Args:
-        network: whose weights of two and more dimensions are changed.
-        rank: of the changes.
+        network: the network; its weights with two or more dimensions are changed.
+        rank: the rank of the changes.
     """
 
     def __init__(self, network: nn.Module, rank: int) -> None:
@@ -29,22 +29,22 @@ class LowRank(nn.Module):
         self.register_load_state_dict_post_hook(_forget)
 
     def train(self, mode: bool = True) -> "LowRank":
-        """Set the mode; the changed weights are computed again."""
+        """Set the mode, and discard the cached weights."""
         self._kept = None
         return super().train(mode)
 
     def forward(self, network: nn.Module, *inputs: Any) -> Any:
-        """The output of the network with changed weights."""
+        """Return the output of the network with changed weights."""
         return functional_call(network, self.changed_weights(network), inputs)
 
     def changed_weights(self, network: nn.Module) -> dict[str, Tensor]:
-        """The network's weights with their changes, by their names."""
+        """Return the network's changed weights, by name."""
         if self._kept is not None and not torch.is_grad_enabled():
             return self._kept
         changed = {}
         for name, A, B in zip(self.names, self.A, self.B):
             W = network.get_parameter(name)
-            # W's own layout: that of a 1 x 1 kernel chooses how it is convolved, and the last bits
+            # W's own layout: a 1 x 1 kernel's layout selects the algorithm, and so the last bits
             changed[name] = torch.empty_like(W).copy_(W + (B @ A).view_as(W))
         if not self.training and not torch.is_grad_enabled():
             self._kept = changed
@@ -52,24 +52,24 @@ class LowRank(nn.Module):
 
 
 def _forget(module: nn.Module, _: Any) -> None:
-    """What was kept is of the weights before others were loaded."""
+    """Discard cached weights, which belong to the weights before the new ones were loaded."""
     assert isinstance(module, LowRank)
     module._kept = None
 
 
 class LowRankCopy(nn.Module):
-    """A copy of a network that differs from it by low-rank changes, which are all that it stores.
+    """A copy of a network with low-rank changes; it stores only the changes.
 
     Args:
-        network: that of another model, which stores it.
-        rank: of the changes.
+        network: the network of another model, which stores it.
+        rank: the rank of the changes.
     """
 
     def __init__(self, network: nn.Module, rank: int) -> None:
         super().__init__()
         self.change = LowRank(network, rank)
-        self._network = (network,)  # in a tuple, so that it is no part of this one
+        self._network = (network,)  # in a tuple, so that it is not registered as a submodule
 
     def forward(self, *inputs: Any) -> Any:
-        """The output of the network with changed weights."""
+        """Return the output of the network with changed weights."""
         return self.change(*self._network, *inputs)

@@ -6,11 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_WIDE = 1024  # pixels, from which on ATen's group norm goes through all channels at once
+_WIDE = 1024  # pixels from which ATen's group norm processes all channels together
 
 
 def groups(channels: int) -> int:
-    """How many groups a group norm has: 32, or the most below that leave 4 channels in each."""
+    """Return the number of groups of a group norm: the most, up to 32, that leave 4 channels in
+    each."""
     enough = min(4, channels)
     return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels // g >= enough)
 
@@ -21,9 +22,9 @@ class NormSiLU(nn.Module):
     Wu, He (2018). Group normalization. arXiv:1803.08494.
 
     Args:
-        channels: of the picture.
-        eps: added to the variance.
-        count: of groups; as `groups` says unless given.
+        channels: the channels of the picture.
+        eps: a number added to the variance.
+        count: the number of groups; that of `groups` unless given.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, count: int | None = None) -> None:
@@ -38,7 +39,7 @@ class NormSiLU(nn.Module):
         scale: Float[Tensor, "b c"] | None = None,
         shift: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """The normalised, modulated, activated features, in x's type."""
+        """Return the normalised, modulated, activated features, in x's type."""
         gain, level = self.weight, self.bias
         if scale is not None and shift is not None:
             gain, level = gain * (1 + scale), level * (1 + scale) + shift
@@ -46,14 +47,15 @@ class NormSiLU(nn.Module):
 
 
 def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """What the layer says of x, without modulation and SiLU but as quickly."""
+    """Return the layer's output for x, without modulation and SiLU but as fast as `NormSiLU`."""
     return _activation(x, norm.weight, norm.bias, norm.num_groups, norm.eps, False)
 
 
 def _activation(
     x: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float, activated: bool
 ) -> Tensor:
-    """The features; their parts where a network is compiled, for compilers stop at a `jvp`."""
+    """Return the features; in compiled networks from their parts, because compilers stop at a
+    `jvp`."""
     compiling = torch.compiler.is_dynamo_compiling()
     apply = _Norm.forward if compiling else _Norm.apply
     return apply(x, gain, level, groups, eps, activated)[0]  # pyright: ignore
@@ -62,22 +64,22 @@ def _activation(
 def instance_norm(
     x: Float[Tensor, "b c h w"], slope: float | None = None, eps: float = 1e-5
 ) -> Float[Tensor, "b c h w"]:
-    """(x - mean) / deviation, the moments being those of each channel of each picture; then, where
-    there is a slope, ReLU, leaky by it, as one operation.
+    """Return (x - mean) / deviation, with the moments of each channel of each picture; then, if a
+    slope is given, a leaky ReLU with this slope, as one operation.
 
     Ulyanov, Vedaldi, Lempitsky (2016). Instance normalization: the missing ingredient for fast
     stylization. arXiv:1607.08022. Here without gain and bias, as translators use it.
 
     Args:
         x: features.
-        slope: of negative numbers, at least 0; None leaves them as they are.
-        eps: added to the variance.
+        slope: the slope for negative numbers, at least 0; None applies no ReLU.
+        eps: a number added to the variance.
     """
     return _InstanceNorm.apply(x, slope, eps)  # pyright: ignore
 
 
 class _InstanceNorm(torch.autograd.Function):
-    """d x = (g - mean(g) - y mean(g y)) / deviation, y being the normalised numbers."""
+    """d x = (g - mean(g) - y mean(g y)) / deviation, where y are the normalised numbers."""
 
     @staticmethod
     def forward(ctx, x, slope, eps):
@@ -111,22 +113,22 @@ class _InstanceNorm(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """silu(gain (x - mean) / deviation + level), or the same without SiLU, the moments being those
-    of groups of channels of each image.
+    """silu(gain (x - mean) / deviation + level), or the same without SiLU, with the moments of
+    groups of channels of each image.
 
-    In one operation the picture-sized tensors are read as seldom as possible: on a CPU, the
-    library's group norm of a channels-last tensor followed by modulation and SiLU takes about twice
-    as long. Of many pixels, its group norm by itself is the quickest. Statistics are kept in
-    float32, or in float64 where something is float64.
+    As one operation it reads picture-sized tensors as seldom as possible: on a CPU, torch's group
+    norm of a channels-last tensor, followed by modulation and SiLU, takes about twice as long. For
+    many pixels, torch's group norm alone is the fastest. Statistics are computed in float32, or in
+    float64 if an input is float64.
     """
 
     @staticmethod
     def forward(x, gain, level, groups, eps, activated):
-        """The features, and mean and 1 / deviation of each channel's group, "b c"."""
+        """Return the features, and mean and 1 / deviation of each channel's group, "b c"."""
         b, c, h, w = x.shape
         flat = _flat(x)
         wide = h * w >= _WIDE and x.device.type == "cpu"
-        wide = wide and not torch.compiler.is_dynamo_compiling()  # it fills tensors in place
+        wide = wide and not torch.compiler.is_dynamo_compiling()  # `_by_library` writes in place
         single = gain.dtype == _exact(flat, gain) == torch.float32
         normalise = _by_library if wide and single else _by_moments
         y, mean, rstd = normalise(flat, gain, level, groups, eps)
@@ -136,7 +138,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        """What both derivatives need."""
+        """Save the inputs of both derivatives."""
         x, gain, level, groups, _, activated = inputs
         _, mean, rstd = output
         ctx.mark_non_differentiable(mean, rstd)
@@ -148,7 +150,7 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, *_):  # pyright: ignore
-        """The gradients in x, gain and level."""
+        """Return the gradients of x, gain and level."""
         x, gain, level, mean, rstd = ctx.saved_tensors
         b, c, h, w = grad.shape
         flat = _flat(x)
@@ -167,7 +169,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, d_x, d_gain, d_level, *_):  # pyright: ignore
-        """The derivative along (d_x, d_gain, d_level).
+        """Return the derivative along (d_x, d_gain, d_level).
 
         With a = gain (x - mean) rstd + level, it is silu'(a) da, where d mean = E d_x and
         d rstd = -rstd^3 E (x - mean) d_x over each group.
@@ -196,20 +198,20 @@ class _Norm(torch.autograd.Function):
 
 
 def _flat(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
-    """One row of channels for each place; a view where x lies pixel by pixel."""
+    """Return a row of channels for each place; a view if x is in channels-last layout."""
     b, c, h, w = x.shape
     return x.permute(0, 2, 3, 1).reshape(b, h * w, c)
 
 
 def _exact(x: Tensor, gain: Tensor) -> torch.dtype:
-    """What sums are kept in: float32, or float64 where something is float64."""
+    """Return the type for sums: float32, or float64 if an input is float64."""
     return torch.promote_types(torch.promote_types(x.dtype, gain.dtype), torch.float32)
 
 
 def _by_moments(
     flat: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised numbers, their means, and the inverses of their deviations."""
+    """Return the normalised numbers, their means, and the inverses of their deviations."""
     wide, n = flat.to(_exact(flat, gain)), flat.shape[1] * (flat.shape[2] // groups)
     mean = _group_sum(wide.sum(1), groups) / n
     square = _group_sum((wide * wide).sum(1), groups) / n
@@ -220,7 +222,7 @@ def _by_moments(
 def _by_library(
     flat: Tensor, gain: Tensor, level: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by `F.group_norm`, with one gain and level for all images, or with none."""
+    """Return the same with `F.group_norm`, with one gain and level for all images, or with none."""
     b, n, c = flat.shape
     alike = gain.ndim == 1
     weight, bias = (gain, level) if alike else (gain.new_ones(c), gain.new_zeros(c))
@@ -239,7 +241,7 @@ def _normalise(flat: Tensor, gain: Tensor, level: Tensor, mean: Tensor, rstd: Te
 
 
 def _group_sum(per_channel: Float[Tensor, "b c"], groups: int) -> Float[Tensor, "b c"]:
-    """The sum over each group of channels, at every channel of it."""
+    """Return the sum over each group of channels, at every channel of the group."""
     b, c = per_channel.shape
     total = per_channel.view(b, groups, c // groups).sum(-1, keepdim=True)
     return total.expand(b, groups, c // groups).reshape(b, c)

@@ -1,4 +1,4 @@
-"""The U-Net as DDPM has it: on pixels, and joined at every layer."""
+"""The U-Net of DDPM: on pixels, with a skip connection at every layer."""
 
 import math
 
@@ -17,18 +17,18 @@ from limner.nn.unet import Encoder, Features, Stage, check_halvings, copy_parts,
 
 
 class PlainEncoder(Encoder):
-    """The half of a `PlainUNet` that ends in the middle, which passes every layer's output."""
+    """The encoder of a `PlainUNet`, up to the middle; it passes on every layer's output."""
 
     patch = 1
     after: ResidualBlock
 
     def half(self) -> Encoder:
-        """A copy of the encoder alone."""
+        """Return a copy of the encoder alone."""
         names = ("time", "conv_in", "down", "downsample", "middle", "after")
         return copy_parts(self, PlainEncoder(), *names)
 
     def widths(self) -> list[int]:
-        """The channels of all that `encode` passes, and of the middle."""
+        """Return the channels of all features that `encode` passes on, and of the middle."""
         found, last = [self.conv_in.out_channels], len(self.downsample)
         for level, stages in enumerate(self.down):
             own = [stage.out_channels for stage in stages.children()]  # pyright: ignore
@@ -42,7 +42,7 @@ class PlainEncoder(Encoder):
         signal: Signal,
         hint: Float[Tensor, "b d hh ww"] | None = None,
     ) -> Features:
-        """The features of a picture: `Encoder.encode`."""
+        """Return the features of a picture: `Encoder.encode`."""
         vector = time_vector(self.time, label, signal)
         if signal.planes is not None:
             x = torch.cat([x, signal.planes.to(x)], dim=1)
@@ -60,19 +60,19 @@ class PlainEncoder(Encoder):
 
 
 class PlainUNet(PlainEncoder):
-    """F(x, label, c): a U-Net on pixels whose decoder sees every layer of the encoder.
+    """F(x, label, c): a U-Net on pixels; its decoder gets the output of every encoder layer.
 
-    Ho et al. (2020), arXiv:2006.11239, appendix B, with scale and shift by the time as in Nichol,
+    Ho et al. (2020), arXiv:2006.11239, appendix B, with scale and shift from the time as in Nichol,
     Dhariwal (2021), arXiv:2102.09672; it is the `UNet2DModel` of diffusers. It has no patches, one
-    more block at each resolution of the decoder, and enlarges by neighbours and a 3 x 3
-    convolution, and so costs 7.3 times the arithmetic of `nn.unet.UNet` (2.02 and 0.28 GFLOP for a
+    more block at each resolution of the decoder, and upsamples with nearest neighbours and a 3 x 3
+    convolution. So it costs 7.3 times the arithmetic of `nn.unet.UNet` (2.02 and 0.28 GFLOP for a
     32 x 32 picture, channels 64 and 128).
 
     Args:
-        spec: what the images are.
+        spec: the specification of the images.
         channels, blocks, attention, dropout: see `UNetOptions`; the decoder has one block more at
             each resolution.
-        out: channels of the output; as many as the picture's unless given.
+        out: the channels of the output; those of the picture unless given.
     """
 
     def __init__(
@@ -133,15 +133,16 @@ class PlainUNet(PlainEncoder):
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
     ) -> Float[Tensor, "b out h w"]:
-        """An output of the picture's size, given a number (time) and what the picture is of."""
+        """Return an output of the picture's size, given a number (time) and the picture's
+        condition."""
         return self.decode(self.encode(x, label, self.conditioner(c, len(x))))
 
     def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
-        """The output, of what `encode` gives; see `UNet.decode`."""
+        """Return the output, given the features of `encode`; see `UNet.decode`."""
         return self.paint(self.last(features))
 
     def last(self, features: Features) -> Float[Tensor, "b c h w"]:
-        """The features that the output is made of."""
+        """Return the features that the output is computed from."""
         passed, h, vector, signal = list(features.passed), *features[1:]
         for level, stages in enumerate(self.up):
             for stage in stages.children():
@@ -151,14 +152,13 @@ class PlainUNet(PlainEncoder):
         return self.norm(h)
 
     def paint(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
-        """The output, of `last`."""
+        """Return the output, given the features of `last`."""
         return self.conv_out(h)
 
 
 def common_groups(channels: tuple[int, ...]) -> int:
-    """How many groups all norms have: 32, or the most that divide every width and leave 4 channels
-    in each.
-    """
+    """Return the number of groups of all norms: the most, up to 32, that divide every width and
+    leave 4 channels in each."""
     least = min(channels)
     fitting = (g for g in (32, 16, 8, 4, 2, 1) if all(width % g == 0 for width in channels))
     return next(g for g in fitting if least // g >= min(4, least))

@@ -1,14 +1,14 @@
-"""Computing in bfloat16 where a device has it, and in float32 elsewhere.
+"""Computation in bfloat16 on devices that support it, and in float32 on others.
 
-Most processors older than 2022 have no arithmetic in bfloat16; what they do instead takes about
-eight times as long as float32.
+Most processors older than 2022 have no bfloat16 arithmetic; their emulation takes about eight times
+as long as float32.
 """
 
 import torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 at least as quickly as in float32."""
+    """Return whether a device computes in bfloat16 at least as fast as in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.backends.mkldnn.is_available()
@@ -16,11 +16,11 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:
-    """A context in which networks compute in a type, their weights being float32.
+    """Return a context in which networks with float32 weights compute in a given type.
 
     Args:
-        device: of the networks.
-        dtype: "float32", or "bfloat16", which is float32 where the device has none.
+        device: the device of the networks.
+        dtype: "float32", or "bfloat16", which means float32 if the device does not support it.
     """
     half = dtype == "bfloat16" and has_bfloat16(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=half)

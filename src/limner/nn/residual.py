@@ -11,15 +11,15 @@ class ResidualBlock(nn.Module):
     """norm, SiLU, conv, norm with FiLM, SiLU, dropout, conv (zero at first), plus the input.
 
     He et al. (2015), arXiv:1512.03385; the scale and shift from a vector as in Dhariwal, Nichol
-    (2021), arXiv:2105.05233 ("adaptive group normalization"). Where channels differ, the input
-    passes a 1 x 1 convolution.
+    (2021), arXiv:2105.05233 ("adaptive group normalization"). If `channels` and `out`
+    differ, the input passes through a 1 x 1 convolution.
 
     Args:
-        channels: channels in.
-        out: channels out.
+        channels: input channels.
+        out: output channels.
         vector: the length of the vector that sets scale and shift; None without one.
-        dropout: probability.
-        groups: of the norms; as many as fit unless given.
+        dropout: the dropout probability.
+        groups: the number of groups of the norms; as many as fit unless given.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"] | None = None
     ) -> Float[Tensor, "b out h w"]:
-        """The picture's features, modulated by the vector."""
+        """Return the picture's features, modulated by the vector."""
         scale = shift = None
         if self.film is not None and vector is not None:
             scale, shift = self.film(vector).chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""A U-Net that is told the length of a step besides the time at which it begins."""
+"""A U-Net with two time inputs: the start of a step, and its length."""
 
 from typing import Unpack
 
@@ -11,12 +11,12 @@ from limner.nn.unet import PatchOptions, UNet
 
 
 class SpanUNet(UNet):
-    """F(x, label, span, c): a `UNet` with an embedding of its own for a second number.
+    """F(x, label, span, c): a `UNet` with a second embedding, for a second number.
 
-    Both vectors add up, as those of time and condition do.
+    Its vector is added to those of time and condition.
 
     Args:
-        spec: what the images are.
+        spec: the specification of the images.
         unet: see `PatchOptions`.
     """
 
@@ -31,13 +31,13 @@ class SpanUNet(UNet):
         span: Float[Tensor, "b"],
         c: Condition,
     ) -> Float[Tensor, "b out h w"]:
-        """An output of the picture's size.
+        """Return an output of the picture's size.
 
         Args:
             x: the picture.
             label: the time.
             span: the length of the step; both vary over about a thousand.
-            c: what the picture is of.
+            c: the condition of the picture.
         """
         signal, vector = self.conditioner(c, len(x)), self.span(span)
         if signal.vector is not None:

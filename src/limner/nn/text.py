@@ -1,4 +1,4 @@
-"""Text encoder: a frozen word table under a small transformer."""
+"""Text encoder: a small transformer on a frozen word table."""
 
 from typing import NamedTuple
 
@@ -14,12 +14,12 @@ from limner.nn.embed import sinusoidal
 
 
 class Encoded(NamedTuple):
-    """A text in a network's terms.
+    """The output of the text encoder.
 
     Args:
-        tokens: one vector for each token, zero where it is padding.
-        mask: which tokens are not padding.
-        vector: of the whole text; a learned one where there is none.
+        tokens: one vector for each token; zero for padding.
+        mask: whether each token is not padding.
+        vector: the vector of the whole text; a learned one if there is no text.
     """
 
     tokens: Float[Tensor, "b l d"]
@@ -28,21 +28,21 @@ class Encoded(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """Tokens -> word vectors (frozen) -> a projection, plus learned positions, which begin as
+    """Tokens -> word vectors (frozen) -> a projection, plus learned positions, which start as
     sinusoids -> transformer layers.
 
-    The word table makes words that no caption had mean something; the layers, which begin as the
-    identity, learn what their order means. The table is not part of the state: its SHA-256 in the
-    specification stands for it. The state says which tokens training has seen, see `unseen_words`.
+    The word table gives a meaning to words that no caption had. The layers, which start as the
+    identity, learn the meaning of word order. The table is not part of the state; the specification
+    has its SHA-256 instead. The state records the tokens seen in training, see `unseen_words`.
 
     Args:
         spec: how captions become tokens.
         dim: the length of each token's vector.
         pooled: the length of the text's vector.
-        layers: of the transformer.
+        layers: the number of transformer layers.
 
     Raises:
-        LimnerError: the specification is of another word table than the bundled one.
+        LimnerError: the specification is not that of the bundled word table.
     """
 
     table: Tensor
@@ -67,17 +67,18 @@ class TextEncoder(nn.Module):
     def forward(
         self, text: Int[Tensor, "b l"], weight: Float[Tensor, "b l"] | None = None
     ) -> Encoded:
-        """The text's vectors; more padding, up to the specification's length, changes nothing.
+        """Return the vectors of a text; more padding, up to the specification's length, changes
+        nothing.
 
         Args:
             text: the tokens.
-            weight: how much each of them counts for the text's vector; 1 unless given.
+            weight: the weight of each token in the text's vector; 1 unless given.
         """
         if self.training:
             self.seen[text] = True
         mask = text != 0
         said = mask.any(1, keepdim=True)
-        attended = mask | ~said  # a row of padding attends to itself; its result is left out
+        attended = mask | ~said  # a row of padding attends to itself; its result is not used
         x = self.project(self.table[text].to(self.scale.dtype) * self.scale[text][..., None])
         x = x + self.positions[: text.shape[1]]
         for layer in self.layers:
@@ -93,10 +94,11 @@ class TextEncoder(nn.Module):
 
 
 def unseen_words(model: nn.Module, spec: TextSpec, text: str) -> list[str]:
-    """The words of a text, as written, that no caption had while a model was trained.
+    """Return the words of a text, as written, that no caption had in the training of a model.
 
-    A word that the tokenizer cuts into pieces counts as seen if each piece was. A model that was
-    never trained, or whose file is older than this list, does not say, and no word is named.
+    A word that the tokenizer cuts into pieces counts as seen if each piece was seen. A model that
+    was never trained, or whose file is older than this list, has no record, and no word is
+    returned.
     """
     encoders = [each for each in model.modules() if isinstance(each, TextEncoder)]
     if not encoders:
@@ -111,8 +113,8 @@ def unseen_words(model: nn.Module, spec: TextSpec, text: str) -> list[str]:
 
 
 class _Layer(nn.Module):
-    """Self-attention, then a perceptron on each token, each behind its norm and added to what it
-    saw.
+    """Self-attention, then a perceptron on each token; each has a norm before it, and is added to
+    its input.
 
     Vaswani et al. (2017), arXiv:1706.03762, with the norm first as in Xiong et al. (2020),
     arXiv:2002.04745.
@@ -130,7 +132,7 @@ class _Layer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]
     ) -> Float[Tensor, "b l d"]:
-        """The tokens after a look at those where the mask is true."""
+        """Return the tokens after attention to those where the mask is true."""
         row = self.attention(x.transpose(1, 2)[..., None], mask=mask)  # a picture one pixel wide
         x = row[..., 0].transpose(1, 2)
         return x + self.fc_2(F.gelu(self.fc_1(self.norm(x))))

@@ -22,13 +22,15 @@ from limner.nn.residual import ResidualBlock
 
 
 class UNetOptions(TypedDict, total=False):
-    """What models with a U-Net let a person choose of it.
+    """Options of a U-Net that its models share.
 
     Args:
-        channels: of each resolution, finest first; each further one halves height and width.
-        blocks: residual blocks at each resolution, in the encoder and again in the decoder.
-        attention: how many of the coarsest resolutions have attention.
-        dropout: in the residual blocks.
+        channels: the channels of each resolution, finest first; each further one halves height and
+            width.
+        blocks: the number of residual blocks at each resolution, in the encoder and again in the
+            decoder.
+        attention: the number of coarsest resolutions that have attention.
+        dropout: the dropout probability in the residual blocks.
     """
 
     channels: Annotated[Widths, Field(default=(64, 128))]
@@ -38,7 +40,7 @@ class UNetOptions(TypedDict, total=False):
 
 
 class PatchOptions(UNetOptions, total=False):
-    """What models with a U-Net on patches, `UNet`, let a person choose of it.
+    """Options of a U-Net on patches, `UNet`, that its models share.
 
     Args:
         channels, blocks, attention, dropout: see `UNetOptions`.
@@ -49,7 +51,7 @@ class PatchOptions(UNetOptions, total=False):
 
 
 class Stage(nn.Module):
-    """A residual block, then self-attention, and cross-attention where there are tokens."""
+    """A residual block, then self-attention, and cross-attention if there are tokens."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class Stage(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b d"], signal: Signal
     ) -> Float[Tensor, "b out h w"]:
-        """Features at the same resolution."""
+        """Return features at the same resolution."""
         x = self.block(x, vector)
         if self.self_attention is not None:
             x = self.self_attention(x)
@@ -85,13 +87,13 @@ class Stage(nn.Module):
 
 
 class Features(NamedTuple):
-    """What the encoder of a U-Net makes of a picture, and what its decoder needs.
+    """The output of a U-Net's encoder, which its decoder needs.
 
     Args:
-        passed: what each of its layers hands over to the decoder, finest first.
-        middle: what is left at the end.
-        vector: of time and condition, for all layers.
-        signal: of the condition.
+        passed: the features that each layer passes on to the decoder, finest first.
+        middle: the features of the middle.
+        vector: the vector of time and condition, for all layers.
+        signal: the signal of the condition.
     """
 
     passed: list[Tensor]
@@ -100,13 +102,13 @@ class Features(NamedTuple):
     signal: Signal
 
     def plus(self, residuals: Sequence[Tensor]) -> "Features":
-        """The sum with residuals: one for each of `passed`, then that of `middle`."""
+        """Add residuals: one for each of `passed`, then one for `middle`."""
         passed = [h + residual for h, residual in zip(self.passed, residuals[:-1], strict=True)]
         return self._replace(passed=passed, middle=self.middle + residuals[-1])
 
 
 class Encoder(nn.Module):
-    """The half of a U-Net that ends in the middle; a `UNet` is one, and has a decoder besides."""
+    """The encoder of a U-Net, up to the middle; a `UNet` is one that also has a decoder."""
 
     patch: int
     time: NumberEmbedding
@@ -118,16 +120,16 @@ class Encoder(nn.Module):
 
     @property
     def size_unit(self) -> int:
-        """What the sides of pictures must be multiples of, to be halved between resolutions."""
+        """The sides of pictures must be multiples of this, because each resolution halves them."""
         return self.patch * 2 ** (len(self.down) - 1)
 
     def half(self) -> "Encoder":
-        """A copy of the encoder alone."""
+        """Return a copy of the encoder alone."""
         names = ("time", "fourier", "conv_in", "down", "downsample", "middle")
         return copy_parts(self, Encoder(), *names)
 
     def widths(self) -> list[int]:
-        """The channels of all that `encode` passes, and of the middle."""
+        """Return the channels of all features that `encode` passes on, and of the middle."""
         stages = [stage for stages in self.down for stage in stages.children()]
         return [stage.out_channels for stage in (*stages, self.middle)]  # pyright: ignore
 
@@ -138,13 +140,13 @@ class Encoder(nn.Module):
         signal: Signal,
         hint: Float[Tensor, "b d hh ww"] | None = None,
     ) -> Features:
-        """The features of a picture.
+        """Return the features of a picture.
 
         Args:
             x: the picture.
             label: a number, such as time.
-            signal: what the picture is of.
-            hint: to add to the output of `conv_in`.
+            signal: the condition of the picture.
+            hint: features to add to the output of `conv_in`.
         """
         vector = time_vector(self.time, label, signal)
         if self.fourier is not None:
@@ -163,7 +165,7 @@ class Encoder(nn.Module):
 
 
 def copy_parts(network: nn.Module, half: Encoder, *names: str) -> Encoder:
-    """An empty encoder with copies of some parts of a network."""
+    """Fill an empty encoder with copies of some parts of a network, and return it."""
     half.patch = network.patch  # pyright: ignore
     for name in names:
         setattr(half, name, copy.deepcopy(getattr(network, name)))
@@ -171,26 +173,26 @@ def copy_parts(network: nn.Module, half: Encoder, *names: str) -> Encoder:
 
 
 def time_vector(time: nn.Module, label: Float[Tensor, "b"], signal: Signal) -> Float[Tensor, "b d"]:
-    """What all layers are told: the time, and the vector of the condition."""
+    """Return the vector for all layers: the sum of time and condition."""
     vector = time(label)
     return F.silu(vector if signal.vector is None else vector + signal.vector)
 
 
 class UNet(Encoder):
-    """F(x, label, c): an encoder and a decoder of residual blocks, joined at each resolution.
+    """F(x, label, c): an encoder and a decoder of residual blocks, with skips at each resolution.
 
     Ronneberger, Fischer, Brox (2015), arXiv:1505.04597, with time, classes and attention as in Ho
     et al. (2020), arXiv:2006.11239, and Dhariwal, Nichol (2021), arXiv:2105.05233. It works on
     patches: the picture's 2 x 2 blocks become channels (pixel-unshuffle), which costs a quarter of
     the arithmetic; a 3 x 3 convolution at full resolution afterwards removes the blocks' seams. The
-    output is 0 at first. Where there is text, attention to its tokens follows self-attention, as in
+    output is 0 at first. If there is text, attention to its tokens follows self-attention, as in
     Rombach et al. (2021), arXiv:2112.10752.
 
     Args:
-        spec: what the images are.
+        spec: the specification of the images.
         channels, blocks, attention, patch, dropout: see `PatchOptions`.
-        out: channels of the output; as many as the picture's unless given.
-        fourier: how many pairs of `FourierFeatures` it sees beside the picture.
+        out: the channels of the output; those of the picture unless given.
+        fourier: the number of pairs of `FourierFeatures` that are added to the input.
     """
 
     def __init__(
@@ -223,7 +225,7 @@ class UNet(Encoder):
             token_dim = self.conditioner.token_dim
             return Stage(ins, channels[level], vector, dropout, attended, token_dim, site)
 
-        self.down, self.downsample = _way_down(channels, blocks, stage)
+        self.down, self.downsample = _encoder_stages(channels, blocks, stage)
         self.middle = stage(channels[-1], len(channels) - 1, "middle")
         self.up = nn.ModuleList()
         self.upsample = nn.ModuleList()
@@ -245,15 +247,17 @@ class UNet(Encoder):
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"], c: Condition
     ) -> Float[Tensor, "b out h w"]:
-        """An output of the picture's size, given a number (time) and what the picture is of."""
+        """Return an output of the picture's size, given a number (time) and the picture's
+        condition."""
         return self.decode(self.encode(x, label, self.conditioner(c, len(x))))
 
     def decode(self, features: Features) -> Float[Tensor, "b out h w"]:
-        """The output, of what `encode` gives; a control adds to it before, see `Features.plus`."""
+        """Return the output, given the features of `encode`; a control adds to them, see
+        `Features.plus`."""
         return self.paint(self.last(features))
 
     def last(self, features: Features) -> Float[Tensor, "b c hh ww"]:
-        """The features that the output is made of, patch by patch."""
+        """Return the features that the output is computed from, patch by patch."""
         passed, h, vector, signal = list(features.passed), *features[1:]
         for stages, upsample in zip(self.up, self.upsample):
             for stage in stages.children():
@@ -264,21 +268,21 @@ class UNet(Encoder):
         return self.norm(h)
 
     def paint(self, h: Float[Tensor, "b c hh ww"]) -> Float[Tensor, "b out h w"]:
-        """The output, of `last`."""
+        """Return the output, given the features of `last`."""
         h = F.pixel_shuffle(self.conv_out(h), self.patch)
         return h if self.deblock is None else h + self.deblock(h)
 
 
 class HalfUNet(nn.Module):
-    """F(x, label, c): the encoder of a `UNet`, and numbers from what is left at the end.
+    """F(x, label, c): the encoder of a `UNet`, then numbers from its last features.
 
     Dhariwal, Nichol (2021), arXiv:2105.05233, section 4; features are averaged over places, where
-    the paper attends.
+    the paper uses attention.
 
     Args:
-        spec: what the images are; its labels and captions are not looked at.
-        channels, blocks, attention, patch, dropout: of the `UNet`.
-        out: how many numbers.
+        spec: the specification of the images; its labels and captions are not used.
+        channels, blocks, attention, patch, dropout: see `PatchOptions`.
+        out: the number of outputs.
     """
 
     def __init__(
@@ -302,7 +306,7 @@ class HalfUNet(nn.Module):
             attended = level >= len(channels) - attention
             return Stage(ins, channels[level], vector, dropout, attended, None, site)
 
-        self.down, self.downsample = _way_down(channels, blocks, stage)
+        self.down, self.downsample = _encoder_stages(channels, blocks, stage)
         self.norm = NormSiLU(channels[-1])
         self.linear_out = nn.Linear(channels[-1], out)
         nn.init.zeros_(self.linear_out.weight)
@@ -311,7 +315,7 @@ class HalfUNet(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, "b"]
     ) -> Float[Tensor, "b out"]:
-        """Numbers of a picture, given a number (time)."""
+        """Return the outputs for a picture, given a number (time)."""
         vector, signal = F.silu(self.time(label)), Signal()
         h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         for stages, downsample in zip(self.down, self.downsample):
@@ -321,10 +325,10 @@ class HalfUNet(nn.Module):
         return self.linear_out(self.norm(h).mean((2, 3)))
 
 
-def _way_down(
+def _encoder_stages(
     channels: tuple[int, ...], blocks: int, stage: Callable[[int, int, str], Stage]
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """The stages of each resolution, and what halves it to the next."""
+    """Return the stages of each resolution, and the layers that halve it to the next."""
     down, downsample = nn.ModuleList(), nn.ModuleList()
     for level, width in enumerate(channels):
         down.append(nn.ModuleList(stage(width, level, f"down{level}.{i}") for i in range(blocks)))
@@ -337,7 +341,8 @@ def check_halvings(spec: ImageSpec, resolutions: int, patch: int) -> None:
     """Refuse a picture that cannot be halved between resolutions.
 
     Raises:
-        LimnerError: and which size would fit.
+        LimnerError: the sides are not multiples of what the resolutions need; the message says
+            which size would fit.
     """
     unit = patch * 2 ** (resolutions - 1)
     fitting = -(-max(spec.height, spec.width) // unit) * unit

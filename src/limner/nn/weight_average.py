@@ -1,4 +1,4 @@
-"""Where training has its targets from: an average of a network's weights, without dropout."""
+"""A moving average of a network's weights, without dropout, to compute training targets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 @contextmanager
 def without_dropout(network: nn.Module) -> Iterator[None]:
-    """Within it, a network in training drops nothing out, as a target should not be noisy."""
+    """Switch off a network's dropout within a `with`, since a target should not be noisy."""
     training = network.training
     network.eval()
     try:
@@ -21,14 +21,14 @@ def without_dropout(network: nn.Module) -> Iterator[None]:
 
 
 class WeightAverage(nn.Module):
-    """w <- beta w + (1 - beta) network, one step of it for each step of training.
+    """w <- beta w + (1 - beta) network, updated once per training step.
 
     beta is min(decay, n / (n + 10)) at the n-th step, so that the first weights are soon forgotten.
-    The average is a set of buffers, part of a training's state and of no model file.
+    The average is a set of buffers; they are part of the training state, but of no model file.
 
     Args:
-        network: whose weights are followed; it belongs to another module.
-        decay: the greatest beta.
+        network: the network to average; it belongs to another module.
+        decay: the largest beta.
     """
 
     step: Tensor
@@ -45,7 +45,8 @@ class WeightAverage(nn.Module):
 
     @torch.no_grad()
     def follow(self, network: nn.Module, step: int) -> None:
-        """Take the step towards the network's weights, unless it was taken at this step before."""
+        """Update the average with the network's weights, unless this was already done at
+        this step."""
         if int(self.step) == step:
             return
         n = int(self.count)
@@ -56,9 +57,7 @@ class WeightAverage(nn.Module):
         self.count += 1
 
     def forward(self, network: nn.Module, *inputs: Any) -> Tensor:
-        """The output of the network with the average in its weights' place, without gradients and
-        dropout.
-        """
+        """Return the output of the network with averaged weights, without gradients and dropout."""
         with torch.no_grad(), without_dropout(network):
             return functional_call(network, dict(zip(self.names, self._weights())), inputs)
 

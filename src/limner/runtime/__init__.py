@@ -1,1 +1,1 @@
-"""The process that runs: its devices and threads, memory, progress, interruptions and caches."""
+"""The running process: its devices and threads, memory, progress, interruptions and caches."""

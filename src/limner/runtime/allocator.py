@@ -13,7 +13,8 @@ _KEPT = 2**28
 
 
 def release_memory() -> None:
-    """Return freed memory to the kernel, after what took much of it for a moment."""
+    """Return freed memory to the kernel, after an operation that needed much of it for a short
+    time."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -22,12 +23,12 @@ def release_memory() -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let freed memory be used again instead of being returned to the kernel after each operation.
+    """Reuse freed memory instead of returning it to the kernel after each operation.
 
-    glibc gives large blocks back at once, and the kernel then fills every page of the next one with
-    zeros; on small networks that takes about a tenth of a training step
-    (benchmarks/allocator.py). Only on Linux with glibc; elsewhere nothing is done. A process then
-    keeps its peak of memory until it ends.
+    glibc returns large blocks immediately, and the kernel then fills every page of the next one
+    with zeros; on small networks that takes about a tenth of a training step
+    (benchmarks/allocator.py). This works only on Linux with glibc; elsewhere nothing is done. The
+    process then keeps its peak of memory until it ends.
     """
     if sys.platform != "linux":
         return

@@ -1,12 +1,12 @@
-"""What was costly to compute, kept on disk: tensors, in a file named after all they depend on.
+"""A cache on disk for tensors that are costly to compute; a file's name depends on all its inputs.
 
     LIMNER_CACHE, or the platform's folder for caches, + limner
-        statistics/KEY.safetensors       what an extractor saw of a data set
-        work/KEY/block-000012...         what a running evaluation has finished
-        shards/KEY.safetensors           what lies where in a shard of data
+        statistics/KEY.safetensors       an extractor's statistics of a data set
+        work/KEY/block-000012...         finished parts of a running evaluation
+        shards/KEY.safetensors           where each record of a shard of data is
 
-A file is written under a name of its own and then renamed, so that several processes may write the
-same one; it carries a hash of its tensors, so that a damaged one counts as absent.
+A file is written under a temporary name and then renamed, so that several processes may write the
+same one. It contains a hash of its tensors, so that a damaged file counts as missing.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ from limner.contract.checkpoint import digest_tensors, load_tensors
 from limner.contract.errors import LimnerError
 
 _HASH = "sha256"
-_ABANDONED_SECONDS = 30 * 24 * 3600.0  # work that nobody went on with
+_ABANDONED_SECONDS = 30 * 24 * 3600.0  # unfinished work of this age is removed
 
 
 def cache_folder() -> Path:
-    """The folder in LIMNER_CACHE, else `limner` in the platform's folder for caches."""
+    """Return the folder in LIMNER_CACHE, else `limner` in the platform's folder for caches."""
     if given := os.environ.get("LIMNER_CACHE"):
         return Path(given).expanduser()
     if sys.platform == "darwin":
@@ -44,17 +44,17 @@ def cache_folder() -> Path:
 
 
 def key(*parts: object) -> str:
-    """A name for what depends on these plain values, and on nothing else."""
+    """Return a name for a result that depends only on these plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors, whole or not at all.
+    """Write tensors to a file, completely or not at all.
 
     Raises:
         LimnerError: the folder cannot be written.
     """
-    own = torch.contiguous_format  # parts of one tensor cannot share a file
+    own = torch.contiguous_format  # a file cannot hold two views of one tensor
     plain = {name: t.detach().cpu().clone(memory_format=own) for name, t in tensors.items()}
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -72,7 +72,7 @@ def keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def kept(path: Path) -> dict[str, Tensor] | None:
-    """The tensors that `keep` wrote there; None where there are none, or they are damaged."""
+    """Return the tensors that `keep` wrote; None if there are none, or they are damaged."""
     if not path.is_file():
         return None
     try:
@@ -85,12 +85,12 @@ def kept(path: Path) -> dict[str, Tensor] | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove an emptied folder of finished work, and those that were abandoned long ago."""
-    with contextlib.suppress(OSError):  # others have work in it
+    """Remove the empty folder of finished work, and folders that were abandoned long ago."""
+    with contextlib.suppress(OSError):  # it is not empty: another process works in it
         folder.rmdir()
     for other in folder.parent.glob("*/"):
         try:
             if time.time() - other.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)
-        except OSError:  # another process was quicker
+        except OSError:  # another process has removed it
             continue

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, or with a file."""
+"""Locks that let one process at a time use a folder or a file."""
 
 import contextlib
 import os
@@ -13,21 +13,21 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_LOOK_SECONDS = 0.05  # longer than `is_locked` takes
+_LOOK_SECONDS = 0.05  # wait before a second try; `is_locked` holds its lock for less
 
 
 @contextlib.contextmanager
 def locked(folder: Path, in_use: str) -> Iterator[None]:
-    """Keep other processes out of a folder, which is made if it is not there.
+    """Keep other processes out of a folder, which is created if it does not exist.
 
     A killed process leaves no lock. On Windows nothing is locked.
 
     Args:
-        folder: which one.
-        in_use: the error's message where another process holds it.
+        folder: the folder to lock.
+        in_use: the message of the error if another process holds the folder.
 
     Raises:
-        LimnerError: another process holds it, or it cannot be written.
+        LimnerError: another process holds the folder, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def locked(folder: Path, in_use: str) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process keeps others out of a folder. To ask keeps out nobody."""
+    """Return whether a process keeps others out of a folder. This check keeps nobody out."""
     if fcntl is None:
         return False
     try:
@@ -63,14 +63,15 @@ def is_locked(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def locked_file(file: Path, in_use: str) -> Iterator[None]:
-    """Keep other processes that ask likewise off a file, which is made empty if it is not there.
+    """Keep other processes that use this function off a file, which is created empty if it does not
+    exist.
 
     Args:
-        file: which one.
+        file: the file to lock.
         in_use: see `locked`.
 
     Raises:
-        LimnerError: another process holds it.
+        LimnerError: another process holds the file.
         OSError: it cannot be written.
     """
     with _held(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), in_use):

@@ -1,4 +1,4 @@
-"""Ctrl-C while a step is taken."""
+"""Ctrl-C and SIGTERM during a training step."""
 
 import signal
 import threading
@@ -9,14 +9,14 @@ from limner.runtime.progress import say
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM, noted until the step is done; the second one stops at once."""
+    """Ctrl-C and SIGTERM, noted until the step is done; the second one stops immediately."""
 
     def __init__(self) -> None:
         self.seen = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
-        if threading.current_thread() is threading.main_thread():  # only there are they caught
+        if threading.current_thread() is threading.main_thread():  # signals are caught only there
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -29,4 +29,4 @@ class Interrupts:
         if self.seen:
             raise KeyboardInterrupt
         self.seen = True
-        say("finishing this step, then saving; once more to stop at once")
+        say("finishing this step, then saving; interrupt again to stop immediately")

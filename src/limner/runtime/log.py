@@ -1,4 +1,4 @@
-"""Files of JSON lines, and the log of a run: a line now and then, by whichever command wrote it."""
+"""Files of JSON lines, and the log of a run, to which several commands add lines."""
 
 import contextlib
 import json
@@ -11,12 +11,12 @@ LOG_FILE = "log.jsonl"
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log."""
+    """Return the rows of a run's log."""
     return read_lines(run / LOG_FILE)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file; one that a killed process left unfinished is left out."""
+    """Return the rows of a file, without those that a killed process left unfinished."""
     rows = []
     with contextlib.suppress(FileNotFoundError):
         for text in file.read_bytes().split(b"\n"):
@@ -26,7 +26,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def append_line(file: Path, row: Mapping[str, Any]) -> None:
-    """Add a row on a line of its own, also after one that was left unfinished."""
+    """Add a row on its own line, even if the line before it is unfinished."""
     with file.open("ab+") as at:
         at.seek(-min(1, at.seek(0, os.SEEK_END)), os.SEEK_END)
         cut = at.read() not in (b"", b"\n")
@@ -34,5 +34,5 @@ def append_line(file: Path, row: Mapping[str, Any]) -> None:
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """A row as a line."""
+    """Return a row as a line."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"

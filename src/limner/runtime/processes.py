@@ -1,7 +1,7 @@
-"""Many processes as one: what the loop needs of torch.distributed, and nothing else.
+"""Many processes as one: the parts of torch.distributed that the training loop needs.
 
-`torchrun --nproc-per-node N ...` sets RANK, WORLD_SIZE and LOCAL_RANK; without them everything here
-is the identity. Processes talk over gloo on CPUs and over NCCL on GPUs.
+`torchrun --nproc-per-node N ...` sets RANK, WORLD_SIZE and LOCAL_RANK; without them every function
+here is the identity. Processes communicate with gloo on CPUs and with NCCL on GPUs.
 """
 
 import atexit
@@ -20,13 +20,13 @@ from limner.contract.errors import LimnerError
 
 
 def device(name: str = "auto") -> torch.device:
-    """This process's device.
+    """Return the device of this process.
 
     Args:
-        name: "auto" for a GPU where there is one, or what torch calls it ("cpu", "cuda:1").
+        name: "auto" for a GPU if there is one, or torch's name for a device ("cpu", "cuda:1").
 
     Raises:
-        LimnerError: it is another device, or this machine has none such.
+        LimnerError: it is another kind of device, or this machine has no such device.
     """
     found = find_device(name)
     if found.type == "cuda" and found.index is None:
@@ -35,13 +35,13 @@ def device(name: str = "auto") -> torch.device:
 
 
 def join(device: torch.device) -> None:
-    """Become one of the processes that torchrun started, until this one exits.
+    """Join the processes that torchrun started, until this process exits.
 
-    The group is joined once: torchrun's store keeps the addresses of a group that was left, and who
-    joins a second one waits for them forever, now and then.
+    The group is joined only once: torchrun's store keeps the addresses of a group that was left,
+    and a process that joins a second group sometimes waits for them forever.
 
     Raises:
-        LimnerError: torchrun started the processes anew, with a store that it had before.
+        LimnerError: torchrun restarted the processes with a store that it used before.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_dist.is_initialized():
         return
@@ -50,7 +50,7 @@ def join(device: torch.device) -> None:
             "torchrun restarts with the addresses of lost processes; type "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before it; now type: limner resume RUN"
         )
-    import torch.distributed.fsdp  # imported later, it keeps the group, as functions' default
+    import torch.distributed.fsdp  # if imported later, its functions' defaults would keep the group
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -59,15 +59,17 @@ def join(device: torch.device) -> None:
 
 
 def meet(device: torch.device, folder: Path, begun: bool) -> bool:
-    """Join, see that all processes find the same in a folder, and whether any was started anew.
+    """Join, check that a folder is the same for all processes, and return whether any was
+    restarted.
 
     Args:
-        device: this process's.
-        folder: which all are to share.
-        begun: whether it holds what it is to hold.
+        device: the device of this process.
+        folder: the folder that all processes must share.
+        begun: whether it already has its contents.
 
     Returns:
-        whether any torchrun has restarted; each counts its own losses alone.
+        whether any torchrun has restarted; each one knows only of the processes that it lost
+        itself.
 
     Raises:
         LimnerError: the folder is not the same on all machines; or see `join`.
@@ -75,51 +77,52 @@ def meet(device: torch.device, folder: Path, begun: bool) -> bool:
     join(device)
     if not same(int(begun), device):
         raise LimnerError(
-            f"{folder} is another folder on one machine than on another; give one on a disk that "
-            "all of them see"
+            f"{folder} is not the same folder on all machines; give one on a disk that all of "
+            "them share"
         )
     return anyone(restarted(), device)
 
 
 def leave() -> None:
-    """Give up the group, whose threads end with the last that refers to it.
+    """Leave the group; its threads end with the last reference to it.
 
-    They must end before Python does: one that then still lets go of a tensor kills the process.
+    They must end before Python does: a thread that frees a tensor later kills the process.
     """
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
-        time.sleep(0.1)  # sharded tensors' caches keep the group: its threads become idle
+        time.sleep(0.1)  # caches of sharded tensors keep the group; let its threads become idle
 
 
 def size() -> int:
-    """How many processes work together."""
+    """Return the number of processes."""
     return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is."""
+    """Return the number of this process, from 0."""
     return torch_dist.get_rank() if torch_dist.is_initialized() else 0
 
 
 def restarted() -> bool:
-    """Whether this machine's torchrun started its processes anew after it had lost one of them; of
-    those that another machine lost it does not know.
+    """Return whether torchrun restarted its processes on this machine after it lost one of them.
+
+    It does not know of processes that another machine lost.
     """
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def may_restart() -> bool:
-    """Whether torchrun starts these processes anew when it loses one."""
+    """Return whether torchrun restarts these processes when it loses one."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 def first() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Return whether this is the process that writes files and messages."""
     return rank() == 0
 
 
 def mean_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
-    """The mean over all processes, in place, the same bits on each of them."""
+    """Average over all processes, in place; the result has the same bits on each of them."""
     if size() > 1:
         torch_dist.all_reduce(flat)
         flat /= size()
@@ -127,7 +130,7 @@ def mean_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
 
 
 def mean_of_known(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
-    """The mean of each number over the processes on which it is not NaN."""
+    """Return the mean of each number over the processes on which it is not NaN."""
     known = ~flat.isnan()
     both = sum_(torch.cat([flat.masked_fill(~known, 0), known.to(flat)]))
     total, count = both.chunk(2)
@@ -135,16 +138,16 @@ def mean_of_known(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
 
 
 def anyone(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up on any process."""
+    """Return whether the flag is true on any process."""
     if size() == 1:
         return flag
-    raised = torch.tensor([float(flag)], device=device)
-    torch_dist.all_reduce(raised, torch_dist.ReduceOp.MAX)
-    return bool(raised.item())
+    highest = torch.tensor([float(flag)], device=device)
+    torch_dist.all_reduce(highest, torch_dist.ReduceOp.MAX)
+    return bool(highest.item())
 
 
 def same(number: int, device: torch.device) -> bool:
-    """Whether a whole number is the same on all processes."""
+    """Return whether a whole number is the same on all processes."""
     if size() == 1:
         return True
     extremes = torch.tensor([number, -number], device=device)
@@ -155,10 +158,11 @@ def same(number: int, device: torch.device) -> bool:
 def average_gradients_(
     parameters: Sequence[torch.nn.Parameter], loss: Shaped[Tensor, ""]
 ) -> Shaped[Tensor, ""]:
-    """Replace each gradient, and return the loss, by the mean over all processes, in one message.
+    """Average the gradients over all processes, in place, and return the mean loss, in one message.
 
-    A parameter without gradient counts as zero where another process has one for it (text dropped
-    from every row here, but not there), and stays without where nobody has.
+    If a parameter has no gradient here, but has one on another process, it counts as zero (for
+    example because text was dropped from every row here, but not there). If no process has one, it
+    stays without.
     """
     if size() == 1:
         return loss
@@ -173,25 +177,25 @@ def average_gradients_(
             mean = flat[start : start + p.numel()].view_as(p)
             p.grad = torch.empty_like(p).copy_(
                 mean
-            )  # fused optimisers want the parameter's strides
+            )  # fused optimisers need the parameter's strides
         start += p.numel()
     return flat[len(has)]
 
 
 def sum_(flat: Shaped[Tensor, "n"]) -> Shaped[Tensor, "n"]:
-    """The sum over all processes, in place."""
+    """Sum over all processes, in place."""
     if size() > 1:
         torch_dist.all_reduce(flat)
     return flat
 
 
 def average_buffers_(module: torch.nn.Module) -> None:
-    """Make a module's saved buffers alike on all processes, in one message.
+    """Make the saved buffers of a module equal on all processes, in one message.
 
-    Numbers become their means: batch norm's statistics and running means of losses follow each
-    process's own share of a batch, and their mean follows the whole batch. What is true on one
-    process becomes true on all. Buffers that are not part of a saved model, such as pools of
-    earlier paintings, stay each process's own.
+    Numbers are averaged: batch norm's statistics and running means of losses depend on each
+    process's share of a batch, and their mean on the whole batch. A flag that is true on one
+    process becomes true on all. Buffers that are not saved with the model, such as pools of earlier
+    pictures, stay different.
     """
     if size() == 1:
         return
@@ -209,7 +213,7 @@ def average_buffers_(module: torch.nn.Module) -> None:
 
 
 def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
-    """Give every process the first one's values, in place."""
+    """Give all processes the values of the first one, in place."""
     if size() == 1:
         return
     for tensor in tensors:
@@ -219,7 +223,8 @@ def broadcast_(tensors: Sequence[Shaped[Tensor, "..."]]) -> None:
 
 
 def values_of_all(tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
-    """Copies of every process's tensor, of one shape, in the order of the processes."""
+    """Return copies of the tensors of all processes, of one shape, in the order of the
+    processes."""
     own = tensor.detach().clone(memory_format=torch.contiguous_format)
     if size() == 1:
         return [own]
@@ -229,7 +234,7 @@ def values_of_all(tensor: Shaped[Tensor, "..."]) -> list[Shaped[Tensor, "..."]]:
 
 
 def broadcast_text(text: str, device: torch.device) -> str:
-    """The first process's text, on every process."""
+    """Return the text of the first process, on every process."""
     if size() == 1:
         return text
     content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
@@ -242,6 +247,6 @@ def broadcast_text(text: str, device: torch.device) -> str:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process arrives here."""
     if size() > 1:
         torch_dist.barrier()

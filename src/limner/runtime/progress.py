@@ -9,17 +9,17 @@ from typing import Any
 
 from limner.runtime import processes
 
-_QUIET_SECONDS = 10.0  # between lines where nobody watches a terminal
+_QUIET_SECONDS = 10.0  # between lines if standard error is not a terminal
 
 
 def say(line: str) -> None:
-    """Tell the person at the terminal, once for all processes."""
+    """Print a line on standard error, once for all processes."""
     if processes.first():
         print(line, file=sys.stderr, flush=True)
 
 
 class TrainingProgress:
-    """A live line on a terminal; elsewhere a plain one now and then."""
+    """A live progress line on a terminal; otherwise a plain line every few seconds."""
 
     def __init__(self, steps: int, step: int) -> None:
         self.steps = steps
@@ -47,13 +47,13 @@ class TrainingProgress:
             self._bar.stop()
 
     def show(self, step: int, logs: dict[str, float], seconds_a_step: float, images: int) -> None:
-        """Say where training is.
+        """Show the progress of training.
 
         Args:
-            step: of how many were given.
-            logs: of the step.
-            seconds_a_step: lately.
-            images: a step.
+            step: the number of finished steps.
+            logs: the logged values of the step.
+            seconds_a_step: the recent duration of a step.
+            images: the number of images in a step.
         """
         now = time.monotonic()
         if not self._bar and (not processes.first() or now - self._spoken < _QUIET_SECONDS):
@@ -72,16 +72,16 @@ class TrainingProgress:
 def painting_progress(
     total: int, doing: str = "painting", quiet: bool = False, unit: str = "pictures"
 ) -> Iterator[Callable[[float], None]]:
-    """A progress bar on standard error, and a line now and then where nobody watches a terminal.
+    """Show a progress bar on standard error, or a line every few seconds if that is not a terminal.
 
     Args:
-        total: how many pictures there will be.
-        doing: what is done to them.
-        quiet: show nothing.
-        unit: what is counted, if not pictures.
+        total: the number of pictures.
+        doing: the word for what is done to them.
+        quiet: whether to show nothing.
+        unit: the word for what is counted, if not pictures.
 
     Yields:
-        a function that moves it by some pictures.
+        a function that advances it by a number of pictures.
     """
     from rich import progress
     from rich.console import Console

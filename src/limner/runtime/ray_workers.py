@@ -1,4 +1,4 @@
-"""Tasks done by the processes of a Ray cluster, here or on many machines."""
+"""Tasks that the processes of a Ray cluster run, on this machine or on many."""
 
 import contextlib
 import logging
@@ -19,18 +19,21 @@ def done_by_ray(
     address: str | None,
     device: str = "auto",
 ) -> Iterator[tuple[int, Any]]:
-    """The results of tasks as they are done; that of a worker that dies is done by another one.
+    """Yield the results of tasks as they are finished.
+
+    If a worker dies, another one runs its task again.
 
     Args:
-        make: the class of a worker, whose method `do` takes a task's number.
-        given: what each is made with.
-        numbers: of the tasks.
-        workers: how many at most.
-        address: of a cluster; None starts one on this machine.
-        device: each worker has a GPU of its own with "cuda".
+        make: the class of a worker; its method `do` takes the number of a task.
+        given: the arguments of the class.
+        numbers: the numbers of the tasks.
+        workers: the largest number of workers.
+        address: the address of a cluster; None starts one on this machine.
+        device: with "cuda", each worker has its own GPU.
 
     Raises:
-        LimnerError: Ray is not installed, no cluster answers, or a worker says so.
+        LimnerError: Ray is not installed, no cluster answers, a worker cannot start, or it raises
+            this error.
     """
     with _cluster(address, workers) as ray:
         gpus = 1 if device.startswith("cuda") else 0
@@ -51,8 +54,8 @@ def done_by_ray(
             except ray.exceptions.ActorDiedError as error:
                 reason = str(error).strip().splitlines()[-1].strip()
                 raise LimnerError(
-                    f"a worker could not begin ({reason}); on other machines files must lie at the "
-                    "same paths"
+                    f"a worker could not start ({reason}); other machines must have the files at "
+                    "the same paths"
                 ) from None
             yield number, result
             idle.append(worker)
@@ -60,20 +63,20 @@ def done_by_ray(
 
 @contextlib.contextmanager
 def _cluster(address: str | None, workers: int) -> Iterator[Any]:
-    """Ray, connected to a cluster for the length of a block.
+    """Connect Ray to a cluster within a `with`.
 
     Raises:
-        LimnerError: it is not installed, or no cluster answers.
+        LimnerError: Ray is not installed, or no cluster answers.
     """
     try:
         import ray
     except ImportError:
         raise LimnerError(f"several workers need Ray; type: {install('ray')}") from None
     if address not in (None, "auto", "local"):
-        _reach(address)
+        _check_address(address)
     own = {} if address else {"num_cpus": workers, "include_dashboard": False}
-    with contextlib.redirect_stdout(sys.stderr):  # where Ray speaks of lost workers
-        try:  # given no address, Ray looks for a cluster of this machine
+    with contextlib.redirect_stdout(sys.stderr):  # Ray reports lost workers there
+        try:  # without an address, Ray would look for a cluster on this machine
             ray.init(
                 address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own
             )
@@ -88,8 +91,8 @@ def _cluster(address: str | None, workers: int) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Refuse an address where nobody listens, which Ray itself would wait for."""
+def _check_address(address: str) -> None:
+    """Refuse an address at which no cluster answers; Ray itself would wait for it."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not (port.isdecimal() and int(port) < 2**16):
         raise LimnerError(f"'{address}' is not a Ray cluster's address; write HOST:PORT, or auto")

@@ -1,4 +1,4 @@
-"""torch's global generators, seeded for a while."""
+"""torch's global generators, seeded within a `with`."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 @contextlib.contextmanager
 def seeded(key: tuple[object, ...], device: torch.device = CPU) -> Iterator[None]:
-    """torch's global generators seeded by a key for the length of a block, then as they were."""
+    """Seed torch's global generators with a key within a `with`, and restore them after it."""
     generators = [torch.default_generator]  # torch.manual_seed formats a stack trace each time
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index

@@ -1,12 +1,12 @@
-"""SIGTERM in processes that their parent ends."""
+"""SIGTERM in processes that their parent process ends."""
 
 import signal
 
 
 def hold_sigterm() -> None:
-    """Leave SIGTERM to the process that began this one, and ends it by closing its input.
+    """Block SIGTERM in this process; its parent ends it by closing its input.
 
-    Who stops a service, as systemd does, sends SIGTERM to all of its processes at once.
+    A service manager such as systemd sends SIGTERM to all processes of a service at the same time.
     """
-    if hasattr(signal, "pthread_sigmask"):  # Windows has no such thing
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -1,14 +1,14 @@
-"""The contract as checks for any model.
+"""The contract as checks that run on any model.
 
     from limner.testing import check_model
     check_model("my-model")
 
-Eleven promises, one function each; a promise that is broken is an AssertionError that says how. A
-check is given a `Case`: a model class with a small configuration on a small specification. `cases`
-makes them from the registry: a grey, a labelled, a captioned and a translating data set, as far as
-the model takes them. What a model does not use of its data (classes, captions, conditioning images)
-it either refuses with a LimnerError, or takes out of its `spec`, as in `self.spec = replace(spec,
-labels=(), frequencies=())`.
+There are eleven promises, one function each; a broken promise raises an AssertionError that says
+how. A check gets a `Case`: a model class with a small configuration on a small specification.
+`cases` makes them from the registry: a grey, a labelled, a captioned and a translating data set, if
+the model takes them. If a model does not use a part of its data (classes, captions, conditioning
+images), it must either refuse it with a LimnerError, or remove it from its `spec`, as in
+`self.spec = replace(spec, labels=(), frequencies=())`.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ CHECKS = {
 
 
 def checks_for(case: Case) -> list[Callable[[Case], None]]:
-    """The promises that a model makes on such data, in the order of their numbers."""
+    """Return the promises that a model makes on such data, in the order of their numbers."""
     generates = issubclass(case.model, GenerativeModel)
     conditions = bool(case.spec.labels or case.spec.text or case.spec.hint)
     exempt = {
@@ -64,13 +64,13 @@ def checks_for(case: Case) -> list[Callable[[Case], None]]:
 
 
 def check_model(name: str) -> list[str]:
-    """Put a registered model through the whole contract.
+    """Run all checks of the contract on a registered model.
 
     Args:
-        name: what it was registered as.
+        name: the registered name.
 
     Returns:
-        what was checked, a line for each promise and kind of data.
+        a line for each promise and kind of data that was checked.
 
     Raises:
         AssertionError: a promise is broken; the message says which and how.

@@ -17,11 +17,11 @@ from limner.training.loop import Loop
 from limner.training.options import TrainOptions
 
 _STEPS = 400
-_USAGE = "say which file: python -m limner.testing FILE.py"
+_USAGE = "name one file: python -m limner.testing FILE.py"
 
 
 def names_in(file: Path) -> tuple[list[str], list[str]]:
-    """The names under which a file registers models and metrics, when it is run.
+    """Return the names under which a file registers models and metrics when it is run.
 
     Raises:
         LimnerError: there is no such file, or it registers nothing.
@@ -30,12 +30,12 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
         raise LimnerError(f"there is no Python file '{file}'; {_USAGE}")
     known = {*models()}, {*metrics()}
     taken = file.stem in sys.modules or file.stem in sys.stdlib_module_names
-    name = f"{file.stem}_of_your_own" if taken else file.stem  # no other module is replaced
+    name = f"{file.stem}_of_your_own" if taken else file.stem  # so that it replaces no other module
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.append(str(file.resolve().parent))  # as of a file that is run, but after all others
+    sys.path.append(str(file.resolve().parent))  # as for a script, but after all others
     try:
         spec.loader.exec_module(module)
     except SystemExit:
@@ -53,7 +53,8 @@ def names_in(file: Path) -> tuple[list[str], list[str]]:
 
 
 def _small_emoji(name: str) -> Dataset:
-    """Emoji as a model takes them: at its smallest size, with the classes and hints it learns."""
+    """Return emoji that a model takes: at its smallest size, with the classes and hints that it
+    learns."""
     kinds = cases(entry(name))
     spec = kinds[0].spec
     options: dict[str, Any] = {"size": spec.height, "levels": spec.levels}
@@ -67,7 +68,7 @@ def _small_emoji(name: str) -> Dataset:
 
 
 def train_briefly(name: str) -> str:
-    """Train a model on small emoji; how its loss went, in a line."""
+    """Train a model on small emoji, and return a line with its first and last loss."""
     stream = Stream(_small_emoji(name))
     loop = Loop(build(name, stream.dataset.spec), stream.batch, TrainOptions(lr=2e-3))
     logs = [loop.advance() for _ in range(_STEPS)]
@@ -78,7 +79,8 @@ def train_briefly(name: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Check each promise, then train; 1 if a promise is broken, 2 if the file has neither."""
+    """Check each promise, then train; return 1 if a promise is broken, 2 if the file is
+    unusable."""
     try:
         if len(arguments) != 1:
             raise LimnerError(_USAGE)
@@ -95,7 +97,7 @@ def main(arguments: list[str]) -> int:
     except AssertionError as error:
         print(f"broken: {error}", file=sys.stderr)
         return 1
-    except Exception as error:  # whatever the file's own code raises
+    except Exception as error:  # the file's own code may raise anything
         print(f"error: {error_in_file(error, Path(arguments[0]))}", file=sys.stderr)
         return 2
     return 0

@@ -1,4 +1,4 @@
-"""What the contract is checked on: each model, small, on each kind of data that it takes."""
+"""Cases for the contract's checks: each model, small, on each kind of data that it takes."""
 
 import contextlib
 import copy
@@ -37,8 +37,8 @@ _LAYOUTS = {  # for detectors, and for readers of captions
 }
 _SIZES = (8, 16, 32)
 _LEVELS = (256, 2)
-_QUICK = {"steps": 3}  # sampling options, for models that have them
-_QUICK_LIKELIHOOD = {"tolerance": 1e-2}  # options of likelihoods, likewise
+_QUICK = {"steps": 3}  # sampling options for models that have them
+_QUICK_LIKELIHOOD = {"tolerance": 1e-2}  # options of `log_prob` for models that have them
 _PERTURBATION = 0.05
 SEED = 11
 
@@ -48,10 +48,10 @@ class Case:
     """A model class with a small configuration, on a small specification.
 
     Args:
-        name: for reading.
+        name: the name in messages.
         model: the class.
-        spec: what the images are.
-        config: its options; a nested learner is given as its own case.
+        spec: the specification of the images.
+        config: its options; a nested learner is given as another case.
     """
 
     name: str
@@ -63,16 +63,17 @@ class Case:
         return self.name
 
     def build(self) -> Learner:
-        """The model with its first weights, which are the same each time."""
+        """Build the model with initial weights, which are the same each time."""
         options = {k: v.build() if isinstance(v, Case) else v for k, v in self.config.items()}
         with _seeded():
             return self.model(self.spec, **options)
 
     def ready(self) -> Any:
-        """The model prepared, with every weight moved a little, and calibrated, in evaluation mode.
+        """Return the prepared model, with every weight perturbed, calibrated and in evaluation
+        mode.
 
-        Many networks end in a layer of zeros, behind which a mistake would not be seen. It is made
-        once; each call gives a copy.
+        Many networks end in a layer of zeros, which would hide mistakes before it. The model is
+        made once; each call returns a copy.
         """
         return copy.deepcopy(self._ready)
 
@@ -88,13 +89,13 @@ class Case:
         return model.eval()
 
     def batches(self) -> Iterator[Batch]:
-        """Random data without end."""
+        """Yield random data without end."""
         return (toy_data(self.spec, first, 8) for first in itertools.count(0, 8))
 
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
-    """torch's global generator seeded for the length of a block, then as it was."""
+    """Seed torch's global generator within a `with`, and restore it after it."""
     generator = torch.default_generator  # torch.manual_seed formats a stack trace each time
     state = generator.get_state()
     generator.manual_seed(SEED)
@@ -105,14 +106,14 @@ def _seeded() -> Iterator[None]:
 
 
 def toy_data(spec: ImageSpec, first: int, n: int) -> Batch:
-    """Random images and conditions with global numbers first .. first + n - 1."""
+    """Return random images and conditions with the global numbers first .. first + n - 1."""
     noise = Noise.keyed(SEED, 1, range(first, first + n))
     x = from_levels(noise.integers(spec.levels, *spec.shape), spec.levels)
     return Batch(x, random_conditions(spec, noise))
 
 
 def random_conditions(spec: ImageSpec, noise: Noise) -> Condition:
-    """Whatever the data have of labels, text and conditioning images, at random."""
+    """Return random labels, text and conditioning images, as far as the data have them."""
     label = noise.integers(len(spec.labels)) if spec.labels else None
     text = 1 + noise.integers(spec.text.vocabulary - 1, spec.text.length) if spec.text else None
     image = noise.uniform(*spec.hint.shape) * 2 - 1 if spec.hint else None
@@ -120,34 +121,34 @@ def random_conditions(spec: ImageSpec, noise: Noise) -> Condition:
 
 
 def asked_of(model: Learner, n: int) -> Condition:
-    """n conditions that the model may be sampled with."""
+    """Return n conditions that the model can be sampled with."""
     return random_conditions(model.spec, Noise.keyed(SEED, 2, range(n)))
 
 
 def painted(model: GenerativeModel, n: int, c: Condition = Condition(), seed: int = 5) -> Images:
-    """A sample, in few steps where the model takes steps."""
+    """Return a sample, in few steps if the model takes steps."""
     return model.sample(n, c, seed=seed, **quick_options(model))
 
 
 def quick_options(model: GenerativeModel) -> dict[str, int]:
-    """The sampling options that make a model quick."""
+    """Return the sampling options that make a model fast."""
     known = model.sample_schema()["properties"]
     return {name: value for name, value in _QUICK.items() if name in known}
 
 
 def likelihood(model: LikelihoodModel, x: Images, c: Condition, noise: Noise) -> Likelihood:
-    """log p(x), with the options that make it quick."""
+    """Return log p(x), with options that make it fast."""
     known = inspect.signature(model.log_prob).parameters
     quick = {name: value for name, value in _QUICK_LIKELIHOOD.items() if name in known}
     return model.log_prob(x, c, noise=noise, **quick)
 
 
 def cases(of: Entry) -> list[Case]:
-    """A registered model on each kind of data that it takes, at the smallest size that it takes.
+    """Return a registered model on each kind of data that it takes, at the smallest possible size.
 
-    The configuration is the `tiny` of its registration, where {"model": NAME} stands for a nested
-    model with its own tiny configuration, on the same data, or on those changed by {"model": NAME,
-    "spec": {...}}.
+    The configuration is the `tiny` of its registration, where {"model": NAME} means a nested
+    model with its own tiny configuration on the same data, and {"model": NAME, "spec": {...}} one
+    on data with these changes.
     """
     for data in (_DATA, _REDUCED, _LAYOUTS):
         found: list[Case] = []
@@ -184,6 +185,6 @@ def _case(of: Entry, kind: str, spec: ImageSpec) -> Case:
 
 
 def _uses(kept: ImageSpec, given: ImageSpec) -> bool:
-    """Whether the model takes what sets these data apart."""
+    """Return whether the model uses the parts that distinguish these data."""
     parts = [(kept.labels, given.labels), (kept.text, given.text), (kept.hint, given.hint)]
     return all(k == g for k, g in parts)

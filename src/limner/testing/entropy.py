@@ -1,8 +1,8 @@
 """Promise 11, the entropy floor: no model may compress data of a known law below its entropy.
 
-For x from p with E log p(x) = -H, every q has E log q(x) <= -H (Gibbs), and a lower bound on log q
-all the more. A forgotten Jacobian, a wrong dequantisation constant or a wrong sign of a KL shows as
-an impossible compression.
+For x from p with E log p(x) = -H, every q has E log q(x) <= -H (Gibbs); a lower bound on log q is
+lower still. A missing Jacobian, a wrong dequantisation constant or a wrong sign of a KL divergence
+shows as an impossible compression.
 """
 
 import math
@@ -26,20 +26,20 @@ def check_entropy_floor(case: Case) -> None:
     """11. No model gives data more probability than the law that made them, trained or not.
 
     Both laws are known here, so the mean of log q(x) - log p(x) is tested against 3 of its standard
-    errors. And where the model takes an image of two pixels, the probabilities of all such images
-    sum to one, or those of a bound to one at most. Where a condition is only one more thing to be
-    told, it is trained on one of the laws.
+    errors. If the model takes an image of two pixels, the probabilities of all such images must
+    sum to one; for a bound, to one at most. A model with an optional condition is trained on one of
+    the laws only.
     """
-    told = bool(case.spec.labels or case.spec.text or case.spec.hint)
-    further = told and getattr(case.model, "condition", "optional") == "optional"
+    conditional = bool(case.spec.labels or case.spec.text or case.spec.hint)
+    optional = conditional and getattr(case.model, "condition", "optional") == "optional"
     for law in (uniform_pixels, copied_pixels):
         _below(case.ready(), law, "before training")
-        if law is copied_pixels or not further:
+        if law is copied_pixels or not optional:
             _below(_trained(case, law, lr=3e-3), law, "after training")
     small = _two_pixels(case)
     if small is not None:
         _sums_to_one(small.ready(), "before training")
-        if not further:
+        if not optional:
             _sums_to_one(_trained(small, uniform_pixels, lr=3e-2), "after training")
 
 
@@ -56,18 +56,20 @@ def _trained(case: Case, law: "Law", lr: float) -> Any:
 
 
 Law = Callable[[ImageSpec, Noise], tuple[Images, Float[Tensor, "b"]]]
-"""Images of a known distribution, and log p of each in nats."""
+"""A function that returns images of a known distribution, and log p of each in nats."""
 
 
 def uniform_pixels(spec: ImageSpec, noise: Noise) -> tuple[Images, Float[Tensor, "b"]]:
-    """Every image alike: the highest entropy there is, which shows the smallest wrong constant."""
+    """Return images that are all equally likely: the highest entropy, which shows the smallest
+    wrong constant."""
     k = noise.integers(spec.levels, *spec.shape)
     nats = -spec.dimensions * math.log(spec.levels)
     return from_levels(k, spec.levels), torch.full((len(noise),), nats)
 
 
 def copied_pixels(spec: ImageSpec, noise: Noise) -> tuple[Images, Float[Tensor, "b"]]:
-    """Each number is the one before with probability 0.9, else any: strongly dependent pixels."""
+    """Return images in which each number is the one before with probability 0.9, else any: strongly
+    dependent pixels."""
     D, L = spec.dimensions, spec.levels
     fresh = noise.uniform(D) >= 0.9
     fresh[:, 0] = True
@@ -96,7 +98,8 @@ def _below(model: Any, law: Law, when: str) -> None:
 
 
 def _two_pixels(case: Case) -> Case | None:
-    """The case on images of two grey pixels and few levels; None where the network needs more."""
+    """Return the case on images of two grey pixels and few levels; None if the network
+    needs more."""
     levels = min(case.spec.levels, 4)
     hint = case.spec.hint and case.spec.hint.resized(1, 2)
     spec = replace(case.spec.resized(1, 2), channels=1, levels=levels, hint=hint)
@@ -110,7 +113,7 @@ def _two_pixels(case: Case) -> Case | None:
 
 @torch.no_grad()
 def _all_images(model: Any, repeats: int) -> Likelihood:
-    """The likelihood of each of the levels^2 images, `repeats` times in a row."""
+    """Return the likelihood of each of the levels^2 images, `repeats` times in a row."""
     spec: ImageSpec = model.spec
     every = torch.cartesian_prod(*[torch.arange(spec.levels)] * 2).view(-1, 1, 1, 2)
     x = from_levels(every.repeat_interleave(repeats, 0), spec.levels)
@@ -122,7 +125,7 @@ def _sums_to_one(model: Any, when: str) -> None:
     nats, kind, _ = _all_images(model, repeats=1)
     if kind == "estimate":
         return
-    if kind == "lower":  # a bound that is drawn
+    if kind == "lower":  # a random bound
         repeats = 128
         nats = _all_images(model, repeats).nats.view(-1, repeats).mean(1)
     total = float(nats.exp().sum())

@@ -1,12 +1,12 @@
-"""What every metric promises, as checks that anybody's metric can be put through.
+"""The promises of every metric, as checks that run on any metric.
 
     from limner.testing.metric_checks import check_metric
     check_metric("my-metric")
 
-The pictures are of a known law: one of 60 templates, each a class with a caption, under normal
-noise; an extractor that is linear sees features, classes and captions in them. A metric of the
-layouts of scenes, or of pictures that others are made from, reads what such pictures have not, and
-is tested by itself.
+The pictures are of a known law: one of 60 templates, each a class with a caption, plus normal
+noise. A linear extractor finds features, classes and captions in them. Metrics of the layouts of
+scenes, or of conditioning pictures, need data that such pictures do not have; they have their own
+tests.
 """
 
 import math
@@ -42,11 +42,11 @@ from limner.evaluate.subject import Candidate, Reference
 from limner.runtime import processes
 
 PICTURES = 100
-"""Of each set."""
+"""Number of pictures in each set."""
 REPEATS = 200
-"""Of the law, of which 90 to 98 % have the truth in the interval."""
-_GREY = 128  # the level around which pictures are
-_VALUES = 10  # a number that takes fewer is too coarse for an interval of just 95 %
+"""Number of repeats of the law; in 90 to 98 % of them the interval must hold the truth."""
+_GREY = 128  # the mean level of the pictures
+_VALUES = 10  # a number with fewer different values is too coarse for an interval of 95 %
 _COLOURS = ("red", "green", "blue", "yellow", "pink", "white", "black", "brown", "orange", "purple")
 _THINGS = ("cat", "dog", "house", "tree", "car", "ship")
 _NAMES = tuple(f"{colour} {thing}" for thing in _THINGS for colour in _COLOURS)
@@ -55,17 +55,17 @@ _GENERATOR = torch.Generator().manual_seed(0)
 _TEMPLATES = torch.randn(len(_NAMES), _SIDE**2, generator=_GENERATOR) * 12
 _PROJECTION = torch.randn(_SIDE**2, _FEATURES, generator=_GENERATOR) / 250
 _FAULT = torch.randn(_SIDE**2, generator=_GENERATOR)
-_NOISE = 30.0  # levels; of sixty classes, about three in four pictures are told right
+_NOISE = 30.0  # levels; with sixty classes, about three in four pictures are classified correctly
 
 
 class Law(Dataset):
     """Pictures of the known law.
 
     Args:
-        n: how many.
-        seed: of their classes and noise.
+        n: the number of pictures.
+        seed: the seed of their classes and noise.
         training: whether models learn from them.
-        fault: how far they are from the law: their shift in levels.
+        fault: their shift away from the law, in levels.
     """
 
     source = "law"
@@ -89,17 +89,17 @@ class Law(Dataset):
         return len(self._pixels)
 
     def pixels(self, indices: Tensor) -> Pixels:
-        """The pictures with these numbers."""
+        """Return the pictures with these numbers."""
         return self._pixels[indices]
 
     def captions(self, indices: Tensor, noise: Noise) -> list[str]:
-        """The names of their classes."""
+        """Return the names of their classes."""
         assert self.labels is not None
         return [_NAMES[label] for label in self.labels[indices].tolist()]
 
 
 class Linear:
-    """An extractor of such pictures: a projection, and the distances from the templates."""
+    """An extractor for such pictures: a projection, and the distances from the templates."""
 
     name, fingerprint = "linear", "linear-1"
     dim, classes = _FEATURES, _NAMES
@@ -109,19 +109,19 @@ class Linear:
         self.tokens = Tokenizer(self.text).encode(list(_NAMES))
 
     def __call__(self, images: Pixels) -> Features:
-        """Projections of the pixels, and log-likelihoods of the classes."""
+        """Return projections of the pixels, and log-likelihoods of the classes."""
         x = images.flatten(1).float() - _GREY
         return Features(x @ _PROJECTION, -torch.cdist(x, _TEMPLATES).square() / (2 * _NOISE**2))
 
     def similarity(self, images: Pixels, text: Tensor) -> Tensor:
-        """By the class that a caption is the name of."""
+        """Return the similarity with the template of the class that a caption names."""
         which = (text[:, None] == self.tokens).all(2).int().argmax(1)
         x = images.flatten(1).float() - _GREY
         return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(_TEMPLATES[which]).T
 
 
 class Normal(LikelihoodModel):
-    """Says that pixels are normal; paints nothing that a metric would look at."""
+    """A model with a normal law of pixels; its own pictures are not used by any metric."""
 
     name = "normal"
 
@@ -131,25 +131,25 @@ class Normal(LikelihoodModel):
         self.register_buffer("unused", torch.zeros(1))
 
     def log_prob(self, x: Tensor, c: Condition = Condition(), *, noise: Noise) -> Likelihood:
-        """Up to a constant."""
+        """Return log p(x), up to a constant."""
         return Likelihood(-x.flatten(1).square().sum(1) / 2, "exact")
 
     def turns(self, batch: Batch, step: int, noise: Noise) -> Iterator[Turn]:
-        """It learns nothing."""
+        """Yield nothing: it does not learn."""
         yield from ()
 
     def frames(
         self, n: int, c: Condition = Condition(), *, noise: Noise, preview: bool = True
     ) -> Iterator[Tensor]:
-        """Grey pictures."""
+        """Yield grey pictures."""
         yield torch.zeros(n, *self.spec.shape)
 
 
 class SeenAtOnce(Seen):
-    """Every set seen whole, and nothing kept.
+    """The outputs of observers for complete sets of pictures, without a cache.
 
     Args:
-        needs: which pictures have to be seen by whom.
+        needs: the sets of pictures, each with the observer that must see it.
     """
 
     def __init__(self, needs: Iterable[tuple[PictureSet, Observer]]) -> None:
@@ -162,21 +162,23 @@ class SeenAtOnce(Seen):
                 self.found[place] = observer.together([block])
 
     def of(self, pictures: PictureSet, observer: Observer) -> dict[str, Tensor]:
-        """What an observer wrote of a set of pictures."""
+        """Return an observer's output for a set of pictures."""
         return self.found[pictures.fingerprint, len(pictures), observer.fingerprint]
 
     def pixels(self, pictures: PictureSet, numbers: Iterable[int]) -> Pixels:
-        """Some pictures of a set."""
+        """Return some pictures of a set."""
         return pictures.pictures(torch.tensor(list(numbers)))
 
 
 def setting_of_law(metric: type[Metric], seeds: dict[Redrawn, int], fault: float = 0.0) -> Setting:
-    """Pictures of the law judged by others, from which models do not learn.
+    """Return a setting in which pictures of the law are compared with others that no model learns
+    from.
 
     Args:
-        metric: by which.
-        seeds: of the subject, the reference (the held-out pictures) and the training pictures.
-        fault: of the subject; 0 for a perfect one.
+        metric: the metric.
+        seeds: the seeds of the subject, the reference (the held-out pictures) and the training
+            pictures.
+        fault: the fault of the subject; 0 for a perfect one.
     """
     subject = RealPictures(Law(PICTURES, 3 * seeds["subject"], fault=fault), name="subject")
     held_out = RealPictures(Law(PICTURES, 3 * seeds["reference"] + 1), name="reference")
@@ -197,7 +199,7 @@ _SEEDS: dict[Redrawn, int] = {"subject": 0, "reference": 0, "training": 0}
 
 
 def check_perfect(metric: type[Metric]) -> None:
-    """1. A perfect model reads what stands beside its number: their intervals meet."""
+    """1. A perfect model has the number of its floor or of real pictures: the intervals overlap."""
     first, *others = _found(metric(setting_of_law(metric, _SEEDS)))
     low, high = _interval(first)
     for other in others:
@@ -205,12 +207,12 @@ def check_perfect(metric: type[Metric]) -> None:
             continue
         least, most = _interval(other)
         known = low < high or least < most  # a count has no interval
-        told = f"{first.text()} and {other.row} {other.text()}"
-        assert not known or (low <= most and least <= high), told
+        both = f"{first.text()} and {other.row} {other.text()}"
+        assert not known or (low <= most and least <= high), both
 
 
 def check_order(metric: type[Metric]) -> None:
-    """2. The order of pictures changes no number beyond its own error."""
+    """2. The order of pictures changes no number by more than its error."""
     one = setting_of_law(metric, _SEEDS)
     order = torch.randperm(PICTURES, generator=torch.Generator().manual_seed(1))
     other = RealPictures(Law(PICTURES, 0), name="subject")
@@ -218,15 +220,15 @@ def check_order(metric: type[Metric]) -> None:
     other.fingerprint += " in another order"
     for a, b in zip(_found(metric(one)), _found(metric(replace(one, subject=other)))):
         low, high = _interval(a)
-        by_order = a.parts or "captions" in metric.reads  # splits; the first picture of a thing
+        by_order = a.parts or "captions" in metric.reads  # these depend on the order
         error = high - low if by_order else 0.0
-        told = f"{a.name} ({a.row}) is {a.value}, and in another order {b.value}"
-        if a.sign != "~":  # the parts of an estimate are drawn by the order
-            assert abs(a.value - b.value) <= error + 1e-6 * max(1.0, abs(a.value)), told
+        both = f"{a.name} ({a.row}) is {a.value}, and in another order {b.value}"
+        if a.sign != "~":  # the random numbers of an estimate depend on the order
+            assert abs(a.value - b.value) <= error + 1e-6 * max(1.0, abs(a.value)), both
 
 
 def check_shards(metric: type[Metric]) -> None:
-    """3. Two processes' shares of the pictures make the numbers of one."""
+    """3. Two processes with half of the pictures each get the numbers of one process."""
     one = metric(setting_of_law(metric, _SEEDS))
     needs = one.needs()
     expected = numbers_of(one, SeenAtOnce(needs))
@@ -241,12 +243,12 @@ def check_shards(metric: type[Metric]) -> None:
         if not needs:
             return
         for a, b in zip(expected, one.numbers(seen), strict=True):
-            told = f"{a.name} ({a.row}) is {a.value}, and of two processes {b.value}"
-            assert abs(a.value - b.value) <= 1e-6 * max(1.0, abs(a.value)), told
+            both = f"{a.name} ({a.row}) is {a.value}, and with two processes {b.value}"
+            assert abs(a.value - b.value) <= 1e-6 * max(1.0, abs(a.value)), both
 
 
 def check_few(metric: type[Metric]) -> None:
-    """4. Too few pictures are refused, with the number that it needs."""
+    """4. Too few pictures are refused, with the number that the metric needs."""
     if metric.least == 1:
         return
     setting = replace(
@@ -257,11 +259,11 @@ def check_few(metric: type[Metric]) -> None:
     except NotApplicable as error:
         assert str(metric.least) in str(error), f"it does not say {metric.least}: {error}"
         return
-    raise AssertionError(f"{metric.least - 1} pictures are taken, where {metric.least} are needed")
+    raise AssertionError(f"{metric.least - 1} pictures are accepted, but {metric.least} are needed")
 
 
 def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
-    """5. Intervals of 95 % hold the mean of such faulty pictures in 90 to 98 % of repeats."""
+    """5. Intervals of 95 % hold the mean of faulty pictures in 90 to 98 % of repeats."""
     if not metric.redrawn:
         return
     found: dict[str, list[tuple[float, float, float]]] = {}
@@ -269,13 +271,13 @@ def check_interval(metric: type[Metric], repeats: int = REPEATS) -> None:
     for i in range(1, repeats + 1):
         one = setting_of_law(metric, {k: i if k in redrawn else 0 for k in _SEEDS}, fault=15.0)
         if "training pictures" not in metric.reads:
-            against = replace(one.against, training=None)  # so only the subject is looked at
+            against = replace(one.against, training=None)  # so that only the subject is used
             one = replace(one, against=against)
         for x in _found(metric(one)):
             low, high = _interval(x)
             if x.row == SUBJECT and low < high:
                 found.setdefault(x.name, []).append((x.value, low, high))
-    assert found, "no number has an interval, and `redrawn` says that one has"
+    assert found, "no number has an interval, but `redrawn` says that one has"
     for name, rows in found.items():
         table = torch.tensor(rows, dtype=torch.float64)
         truth = table[:, 0].mean()
@@ -296,13 +298,13 @@ CHECKS: tuple[Callable[[type[Metric]], None], ...] = (
 
 
 def check_metric(name: str) -> list[str]:
-    """Put a registered metric through all checks.
+    """Run all checks on a registered metric.
 
     Args:
-        name: what it was registered as.
+        name: the registered name.
 
     Returns:
-        what was checked, a line for each promise.
+        a line for each promise that was checked.
 
     Raises:
         AssertionError: a promise is broken; the message says which and how.
@@ -319,7 +321,7 @@ def check_metric(name: str) -> list[str]:
 
 
 def is_checkable(metric: type[Metric]) -> bool:
-    """Whether pictures of the known law have what a metric reads."""
+    """Return whether pictures of the known law have the data that a metric reads."""
     return not {"layouts", "conditioning pictures", "hints"} & {*metric.reads}
 
 
@@ -330,7 +332,7 @@ def _found(metric: Metric) -> list[Number]:
 
 
 def _interval(number: Number) -> tuple[float, float]:
-    """The interval of 95 %; of a standard error, two of them."""
+    """Return the interval of 95 %; for a standard error, 1.96 of them on each side."""
     if number.low is not None and number.high is not None:
         return number.low, number.high
     error: Any = 0.0 if number.error is None else 1.96 * number.error

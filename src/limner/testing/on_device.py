@@ -1,9 +1,9 @@
-"""Whether a device computes what the CPU does, and how quickly: a table fit for an issue report.
+"""A comparison of a device with the CPU, and its speed, as a table for an issue report.
 
-Each registered model, tiny and with random weights, is asked on both for the same pictures, in
-levels of 0 .. 255, and for its first training step, whose first loss is compared. On the device,
-training is stopped, restored and compared with one that was not. Last come the images that one
-U-Net trains on, and paints, in a second.
+Each registered model, tiny and with random weights, makes the same pictures on both, which are
+compared in levels of 0 .. 255, and its first training step, of which the first loss is compared.
+On the device, a training that was stopped and restored is compared with one that was not. At the
+end is the number of images per second that a U-Net trains on, and paints.
 """
 
 import copy
@@ -27,21 +27,23 @@ from limner.training.options import TrainOptions
 
 FURTHEST_LEVELS = 8
 FURTHEST_LOSS = 0.01
-"""What float32 on another device may differ by: levels of a pixel, and the share of a loss."""
+"""Largest accepted differences of float32 on another device: levels of a pixel, and share of a
+loss."""
 _CPU = torch.device("cpu")
 _SIDE, _BATCH, _SECONDS = 32, 64, 3.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one model did on the device.
+    """The result of one model on the device.
 
     Args:
         model: its registered name.
-        levels: the most that a pixel differs by from the CPU's; None for one that paints nothing.
-        loss: the share by which the first loss differs.
-        resumes: whether a restored training went on as the other one did.
-        error: what it broke down with, if it did.
+        levels: the largest difference of a pixel from the CPU's; None for a model that paints
+            nothing.
+        loss: the difference of the first loss, as a share of it.
+        resumes: whether a restored training continued like the original one.
+        error: the error that stopped it; empty if there was none.
     """
 
     model: str
@@ -52,12 +54,12 @@ class Row:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is out of order."""
+        """Whether all results are within the accepted differences."""
         near = (self.levels or 0) <= FURTHEST_LEVELS and self.loss <= FURTHEST_LOSS
         return near and self.resumes and not self.error
 
     def cells(self) -> tuple[str, ...]:
-        """Its line of the table."""
+        """Return its row of the table."""
         if self.error:
             return (f"! {self.model}", self.error, "", "")
         levels = "-" if self.levels is None else str(self.levels)
@@ -66,7 +68,7 @@ class Row:
 
 
 def compare(of: Entry, device: torch.device) -> Row:
-    """One model on the device and on the CPU, on the first data that it takes."""
+    """Compare a model on the device and on the CPU, on the first data that it takes."""
     case = cases(of)[0]
     try:
         levels = None
@@ -81,7 +83,7 @@ def compare(of: Entry, device: torch.device) -> Row:
 
 
 def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[Row]:
-    """One model after the other: the named ones, or all."""
+    """Yield the results of one model after the other: the named ones, or all."""
     with _exact():
         for name, of in models().items():
             if not names or name in names:
@@ -89,13 +91,13 @@ def rows(device: torch.device, names: Sequence[str] = ()) -> Iterator[Row]:
 
 
 def table(found: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+    """Return the rows as a Markdown table."""
     head = ("model", "levels apart", "loss apart", "resumes")
     return "\n".join(markdown([head, *(row.cells() for row in found)]))
 
 
 def machine(device: torch.device) -> str:
-    """What it was measured on."""
+    """Return the software versions and the device of the measurement."""
     parts = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
@@ -107,7 +109,8 @@ def machine(device: torch.device) -> str:
 
 
 def speeds(device: torch.device, seconds: float = _SECONDS) -> str:
-    """Images a second that a U-Net of 32 x 32 pictures trains on and paints, by precision."""
+    """Return the images per second that a U-Net for 32 x 32 pictures trains on and paints, by
+    precision."""
     dtypes = ["float32", *(["bfloat16"] if has_bfloat16(device) else [])]
     spec = ImageSpec(3, _SIDE, _SIDE)
     head = ("flow-matching, 32 x 32, channels 64, 128", *dtypes)
@@ -142,7 +145,7 @@ def _first_loss(logs: dict[str, float]) -> float:
 
 
 def _resumes(case: Case, loop: Loop, device: torch.device) -> bool:
-    """Whether two loops are alike, one of which goes on from the other's state."""
+    """Return whether a loop and one restored from its state continue alike."""
     other = _loop(case, device)
     other.restore(loop.state())
     loop.advance()
@@ -157,7 +160,7 @@ def _paint(model: Learner) -> None:
 
 
 def _rate(work: Callable[[], object], seconds: float, device: torch.device) -> float:
-    """Batches of images a second, after a first one that is not counted."""
+    """Return images per second; the first batch is not counted."""
     work()
     _wait_for(device)
     count, started = 0, time.perf_counter()
@@ -175,7 +178,8 @@ def _wait_for(device: torch.device) -> None:
 
 @contextmanager
 def _exact() -> Iterator[None]:
-    """Products of CUDA, convolutions among them, in all digits of float32."""
+    """Compute CUDA's matrix products and convolutions with all digits of float32, within a
+    `with`."""
     cudnn = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""Promises 1 to 10 of the contract, a function each; an AssertionError says how one is broken."""
+"""Promises 1 to 10 of the contract, a function each; a broken one raises an AssertionError."""
 
 import copy
 import itertools
@@ -37,7 +37,7 @@ _LONGEST_GAME = 32  # steps until every weight must have had a gradient
 
 
 def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> str:
-    """The first name under which two states differ; empty when they do not."""
+    """Return the first name under which two states differ; empty if they are equal."""
     if a.keys() != b.keys():
         return min(a.keys() ^ b.keys())
     return next((k for k in a if a[k].dtype != b[k].dtype or not torch.equal(a[k], b[k])), "")
@@ -67,12 +67,12 @@ def check_builds(case: Case) -> None:
     assert shapes[0] == shapes[1], "the configuration does not rebuild the same network"
     assert again.config == model.config, "the configuration does not rebuild itself"
     if not nested:
-        type(model)(case.spec)  # the defaults are a model, too
+        type(model)(case.spec)  # the defaults must also build
 
 
 def check_paints(case: Case) -> None:
-    """2. Samples are finite float32 pictures of the right shape in [-1, 1], and change nothing;
-    where networks compute in bfloat16, too.
+    """2. Samples are finite float32 pictures of the right shape in [-1, 1], and sampling changes
+    nothing; also if networks compute in bfloat16.
     """
     model = case.ready()
     before, generator = _copied(model.state_dict()), torch.get_rng_state()
@@ -87,7 +87,7 @@ def check_paints(case: Case) -> None:
         assert x.dtype == torch.float32, f"{x.dtype}, not float32"
         assert bool(x.isfinite().all()), "not finite"
         assert float(x.abs().max()) <= 1, "outside [-1, 1]"
-        assert not x.requires_grad, "a picture that carries gradients"
+        assert not x.requires_grad, "a picture requires a gradient"
     changed = _same(before, model.state_dict())
     assert not changed, f"sampling changes '{changed}'"
     assert torch.equal(generator, torch.get_rng_state()), (
@@ -96,13 +96,13 @@ def check_paints(case: Case) -> None:
 
 
 def check_last_frame(case: Case) -> None:
-    """3. The last of the frames is the sample, whether or not the earlier ones are asked for."""
+    """3. The last frame is the sample, whether or not earlier frames are requested."""
     model = case.ready()
     c = asked_of(model, 2)
     frames = list(model.watch(2, c, seed=5, **quick_options(model)))
     sample = painted(model, 2, c)
     assert torch.equal(frames[-1], sample), (
-        "the last frame is not the sample; is something drawn that is not from `noise`?"
+        "the last frame is not the sample; are random numbers drawn that are not from `noise`?"
     )
     for frame in frames:
         assert frame.shape == sample.shape, f"a frame has the shape {tuple(frame.shape)}"
@@ -110,11 +110,11 @@ def check_last_frame(case: Case) -> None:
 
 
 def check_any_batch(case: Case) -> None:
-    """4. The same seed gives the same picture, alone or in any batch; so do likelihoods, and
-    features of judges.
+    """4. The same seed gives the same picture, alone or in any batch; the same applies to
+    likelihoods and to features of judges.
 
-    Within one level of 256, for sums round differently; autoregressive models exactly, in float64,
-    for there one pixel that rounds otherwise changes all that follow.
+    Pictures may differ by one level of 256, because sums round differently. Autoregressive models
+    must be exact, in float64: one pixel that rounds differently would change all that follow.
     """
     model = case.ready()
     if isinstance(model, Features):
@@ -143,7 +143,7 @@ def check_any_batch(case: Case) -> None:
             likelihood(model, x[:n].to(dtype), c.rows(slice(0, n)), Noise.sampling(0, n)).nats
             for n in (8, 3)
         ]
-        rtol = 1e-3 if model.likelihood_is_slow else 1e-4  # adaptive steps follow every rounding
+        rtol = 1e-3 if model.likelihood_is_slow else 1e-4  # adaptive steps amplify rounding errors
         assert torch.allclose(nats[0][:3], nats[1], rtol=rtol, atol=1e-3), (
             "an image's likelihood depends on the batch that it is in"
         )
@@ -168,12 +168,12 @@ def _features_alone(model: Features) -> None:
 
 
 def check_turns(case: Case) -> None:
-    """5. Each loss is a finite scalar and trains its own player, every weight of it, and nobody
-    else.
+    """5. Each loss is a finite scalar and trains its own player, every weight of it, and no other
+    player.
 
-    Also: no weight is in two players, the order of turns is the same for any data, the batch stays
-    as it is, and only the player that just moved may be changed by the model itself (as WGAN clips
-    its critic).
+    Also, no weight is in two players, the order of turns is the same for any data, the batch is not
+    changed, and the model itself may change only the player that just moved (as WGAN clips its
+    critic).
     """
     model = case.ready().train()
     players = {
@@ -183,19 +183,19 @@ def check_turns(case: Case) -> None:
     ids = [id(p) for own in players.values() for p in own]
     assert len(ids) == len(set(ids)), "a weight is in two players"
     names = {id(p): name for name, p in model.named_parameters()}
-    assert set(ids) <= names.keys(), "a player has weights that the model has not"
+    assert set(ids) <= names.keys(), "a player has weights that the model does not have"
     waiting, size = set(ids), 4 * model.batches_per_round
     for step in range(_LONGEST_GAME):
         mover: list[nn.Parameter] = []
         kept = {id(p): p.detach().clone() for p in model.parameters()}
         batch, _, noise = _round(case, step, size)
         for turn in checked_moves(model, batch, step, noise):
-            _nobody_moved(model, kept, mover, names)
+            _check_weights_unchanged(model, kept, mover, names)
             kept |= {id(p): p.detach().clone() for p in mover}
             mover = players[_player(turn, players)]
             _check_loss(turn)
             turn.loss.backward(inputs=mover)
-            _nobody_moved(model, kept, [], names)
+            _check_weights_unchanged(model, kept, [], names)
             for p in model.parameters():
                 mine = any(p is q for q in mover)
                 assert mine or p.grad is None, (
@@ -206,7 +206,7 @@ def check_turns(case: Case) -> None:
                     waiting.discard(id(p))
                     p.data -= 1e-3 * p.grad
                     kept[id(p)], p.grad = p.detach().clone(), None
-        _nobody_moved(model, kept, mover, names)
+        _check_weights_unchanged(model, kept, mover, names)
         _unchanged(batch, _round(case, step, size)[0])
         assert mover, f"step {step} has no turn"
         if not waiting and step:
@@ -240,7 +240,7 @@ def _player(turn: Turn, players: Iterable[str]) -> str:
         return known[0]
     assert turn.of in known, (
         f"a turn of '{turn.of}', and the players are {', '.join(known)}; name one, as in "
-        "Turn(loss, of=NAME), or let `players` give such a part"
+        "Turn(loss, of=NAME), or return this part from `players`"
     )
     return str(turn.of)
 
@@ -252,7 +252,7 @@ def _check_loss(turn: Turn) -> None:
         assert not value.requires_grad, f"the log '{name}' keeps its graph; detach it"
 
 
-def _nobody_moved(
+def _check_weights_unchanged(
     model: Learner, kept: Mapping[int, Tensor], but: list[nn.Parameter], names: Mapping[int, str]
 ) -> None:
     allowed = {id(p) for p in but}
@@ -270,22 +270,21 @@ def check_saves(case: Case) -> None:
         save_model(model, Path(folder) / "model.safetensors")
         loaded: Any = load(folder)
     changed = _same(model.state_dict(), loaded.state_dict())
-    assert not changed, f"'{changed}' is not as it was saved"
-    assert loaded.description() == model.description(), "the description is not as it was saved"
+    assert not changed, f"'{changed}' differs from what was saved"
+    assert loaded.description() == model.description(), "the description changes when saved"
     if isinstance(model, GenerativeModel):
         c = asked_of(model, 3)
         assert torch.equal(painted(model, 3, c), painted(loaded, 3, c)), (
-            "a loaded model paints other pictures; is what it remembers a parameter or buffer?"
+            "a loaded model paints other pictures; is all its state in parameters and buffers?"
         )
 
 
 def check_condition(case: Case) -> None:
-    """7. Another class, caption or conditioning image changes the picture; none at all works where
-    it may.
+    """7. Another class, caption or conditioning image changes the picture; if conditions are
+    optional, a model also paints without one.
 
-    Where conditions are optional, asking for nothing in so many words (label -1, text of padding,
-    an image marked absent) paints what asking nothing paints. Where a conditioning image is
-    required, its lack is a LimnerError.
+    Then a null condition (label -1, text of padding, an image marked absent) must paint the same as
+    no condition. If a conditioning image is required and missing, a LimnerError must be raised.
     """
     model = case.ready()
     asked = asked_of(model, 6)
@@ -301,7 +300,7 @@ def check_condition(case: Case) -> None:
             if not torch.equal(getattr(others[a], part), getattr(others[b], part)):
                 moved = float((seen[a] - seen[b]).abs().max())
                 assert moved > 1e-5, (
-                    f"another {part} leaves the picture as it is; use it, or leave it out of "
+                    f"another {part} leaves the picture unchanged; use it, or leave it out of "
                     "`takes` and of the model's spec"
                 )
     if not len(asked):
@@ -317,11 +316,11 @@ def check_condition(case: Case) -> None:
             painted(model, 2)
         except LimnerError:
             return
-        raise AssertionError("a required conditioning image may be left out")
+        raise AssertionError("a required conditioning image can be left out without an error")
 
 
 def check_resumes(case: Case) -> None:
-    """8. Training that was stopped and continued is training that was not stopped, bit for bit."""
+    """8. Training that was stopped and continued equals training without a stop, bit for bit."""
     straight = _loop(case)
     straight.prepare()
     for _ in range(2):
@@ -332,14 +331,14 @@ def check_resumes(case: Case) -> None:
     _same_pictures(
         straight.model,
         resumed.model,
-        "after a restart the pictures differ; do `frames` use what `turns` wrote down and is not a "
+        "after a restart the pictures differ; do `frames` use a value from `turns` that is not a "
         "parameter or buffer?",
     )
     for _ in range(3):
-        one, other = repr(straight.advance()), repr(resumed.advance())  # in which NaN equals NaN
+        one, other = repr(straight.advance()), repr(resumed.advance())  # as text, NaN equals NaN
         assert one == other, (
-            f"after a restart the losses differ: {one} and {other}; does `turns` remember "
-            "what is not a parameter or buffer, or draw from a generator of its own?"
+            f"after a restart the losses differ: {one} and {other}; does `turns` keep a value "
+            "that is not a parameter or buffer, or draw from its own generator?"
         )
     for group, tensors in straight.state().items():
         changed = _same(tensors, resumed.state()[group])
@@ -356,11 +355,10 @@ def _same_pictures(a: Learner, b: Learner, said: str) -> None:
 
 
 def check_accumulates(case: Case) -> None:
-    """9. Two half batches train as one whole batch does, unless the model says that it
-    `couples_batch`.
+    """9. Two half batches train like one whole batch, unless the model sets `couples_batch`.
 
-    Plain gradient descent, for Adam turns rounding errors of tiny gradients into whole steps;
-    dropout is silenced, for it draws for whatever batch it sees.
+    The check uses plain gradient descent, because Adam turns rounding errors of tiny gradients into
+    whole steps, and no dropout, because its random numbers depend on the batch.
     """
     if case.build().couples_batch:
         return
@@ -380,14 +378,14 @@ def check_accumulates(case: Case) -> None:
     for name, whole in ends[0].items():
         off = float((whole.double() - ends[1][name].double()).abs().max()) if whole.numel() else 0
         assert off <= 1e-5 * max(1.0, float(whole.double().abs().max())), (
-            f"two half batches move '{name}' otherwise than one whole batch does (by {off:.1e}); "
-            "is the loss a sum over the batch instead of its mean, is something drawn that is not "
-            "from `noise`, or does one image's loss depend on the others' (couples_batch)?"
+            f"two half batches change '{name}' differently from one whole batch (by {off:.1e}); "
+            "is the loss a sum over the batch instead of its mean, are random numbers drawn that "
+            "are not from `noise`, or does one image's loss depend on others (couples_batch)?"
         )
 
 
 def check_moves(case: Case) -> None:
-    """10. A copy, another device and either mode keep the contract; frozen parts are left alone."""
+    """10. A copy, another device and either mode keep the contract; frozen parts do not change."""
     model = case.ready()
     twin = copy.deepcopy(model)
     before = _copied(model.state_dict())
@@ -402,10 +400,10 @@ def check_moves(case: Case) -> None:
         quiet = painted(model, 2, c)
         model.train()
         assert torch.equal(quiet, painted(model, 2, c)), "the mode changes the picture"
-        assert model.training, "sampling leaves the model in another mode"
+        assert model.training, "sampling changes the model's mode"
         if torch.cuda.is_available():
             moved = painted(model.cuda(), 2, c)
-            assert moved.is_cuda, "painted on another device than the model's"
+            assert moved.is_cuda, "the picture is not on the model's device"
             assert float((moved.cpu() - quiet).abs().mean()) < 0.05, "another picture on a GPU"
     _frozen_stay(case)
 
