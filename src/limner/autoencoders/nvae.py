@@ -89,10 +89,10 @@ class Group(nn.Module):
         return s, standard(z) if self.prior is None else _soft_clamp(self.prior(F.elu(s)))
 
     def approximate_posterior(
-        self, seen: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
+        self, features: Float[Tensor, "b c h w"], s: Float[Tensor, "b c h w"], p: Normal
     ) -> Normal:
         """Return q(z_l | z_<l, x): the prior, shifted by d_mu and d_sigma times as wide."""
-        both = seen if self.merge is None else seen + self.merge(s)
+        both = features if self.merge is None else features + self.merge(s)
         d_mu, log_d_sigma = _soft_clamp(self.posterior(F.elu(both)))
         return Normal(p.mean + d_mu, p.log_deviation + log_d_sigma)
 
@@ -246,12 +246,12 @@ class NVAE(Imputes):
             k: number of draws; `importance_samples` by default.
         """
         biases = self._biases(c, len(x))
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
         names = [f"KL {i} ({h} x {w})" for i, (_, h, w) in enumerate(self.shapes, start=1)]
 
         def draws(g: int) -> Draws:
             epsilon = self._draws(g, noise).flatten(0, 1)
-            many, own = ([each.repeat(g, 1, 1, 1) for each in some] for some in (seen, biases))
+            many, own = ([each.repeat(g, 1, 1, 1) for each in some] for some in (features, biases))
             likely, kl, ratio = self._terms(x.repeat(g, 1, 1, 1), own, epsilon, many)
             terms = {"reconstruction": -likely, **dict(zip(names, kl, strict=True))}
             by_draw = {name: term.unflatten(0, (g, -1)) for name, term in terms.items()}
@@ -294,10 +294,10 @@ class NVAE(Imputes):
     def encode(self, x: Images, c: Condition = Condition()) -> Float[Tensor, "b d"]:
         """Return epsilon of the means of q, each given the means of the groups before it."""
         biases, found = self._biases(c, len(x)), list[Tensor]()
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, _: Tensor) -> Tensor:
-            q = group.approximate_posterior(seen[at], s, p)
+            q = group.approximate_posterior(features[at], s, p)
             found.append((q.mean - p.mean) * (-p.log_deviation).exp())
             return q.mean
 
@@ -342,11 +342,11 @@ class NVAE(Imputes):
         found = list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-            found.append(group.approximate_posterior(seen[at], s, p).draw(epsilon))
+            found.append(group.approximate_posterior(features[at], s, p).draw(epsilon))
             return found[-1]
 
         biases = self._biases(c, len(x))
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
         self._down(self._draws(1, noise)[0], biases, choose)
         return torch.cat([part.flatten(1) for part in found], 1)
 
@@ -355,12 +355,12 @@ class NVAE(Imputes):
         ratios = list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, z: Tensor) -> Tensor:
-            q = group.approximate_posterior(seen[at], s, p)
+            q = group.approximate_posterior(features[at], s, p)
             ratios.append((p.log_prob(z) - q.log_prob(z)).flatten(1).sum(1))
             return z
 
         biases = self._biases(c, len(x))
-        seen = self._features(x, biases)
+        features = self._features(x, biases)
         theta = self._down(z, biases, choose)
         k = to_levels(x, self.spec.levels).permute(0, 2, 3, 1)
         return self.law.log_prob(theta, k).sum((1, 2)) + torch.stack(ratios).sum(0)
@@ -384,15 +384,15 @@ class NVAE(Imputes):
     def _features(self, x: Images, biases: Biases) -> list[Float[Tensor, "b ..."]]:
         """Return the encoder's features for each group, coarsest first."""
         levels = to_levels(x, self.spec.levels)
-        h, seen = from_levels(levels, self.spec.levels).to(self.constant.dtype), list[Tensor]()
+        h, features = from_levels(levels, self.spec.levels).to(self.constant.dtype), list[Tensor]()
         up = zip(self.downsample, self.up, self.counts)
         for i, (downsample, towers, count) in enumerate(up):
             h = downsample(h)
             h = h + biases[i] if biases else h
             for tower in towers.children():
                 h = tower(h)
-                seen += [h] if count else []
-        return seen[::-1]
+                features += [h] if count else []
+        return features[::-1]
 
     def _down(
         self, code: Float[Tensor, "b d"], biases: Biases, choose: Choose
@@ -417,14 +417,14 @@ class NVAE(Imputes):
         x: Images,
         biases: Biases,
         epsilon: Float[Tensor, "b d"],
-        seen: list[Float[Tensor, "b ..."]] | None = None,
+        features: list[Float[Tensor, "b ..."]] | None = None,
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "l b"], Float[Tensor, "b"]]:
         """Return log p(x | z), the KL of each group, and log q(z | x) / p(z), for z from q."""
-        seen = self._features(x, biases) if seen is None else seen
+        features = self._features(x, biases) if features is None else features
         kl, ratio = list[Tensor](), list[Tensor]()
 
         def choose(at: int, group: Group, s: Tensor, p: Normal, epsilon: Tensor) -> Tensor:
-            q = group.approximate_posterior(seen[at], s, p)
+            q = group.approximate_posterior(features[at], s, p)
             z = q.draw(epsilon)
             kl.append(q.kl(p).flatten(1).sum(1))
             ratio.append((q.log_prob(z) - p.log_prob(z)).flatten(1).sum(1))

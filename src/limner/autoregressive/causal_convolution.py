@@ -104,17 +104,17 @@ def visible(
             only.
         mask: at the pixel itself, "A" allows earlier channels, "B" the same channel as well.
     """
-    seen = torch.ones(len(outs), len(ins), rows, left + 1 + right, dtype=torch.bool)
-    seen[:, :, -1, left + 1 :] = False
-    seen[:, :, -1, left] = outs[:, None] > ins if mask == "A" else outs[:, None] >= ins
-    return seen
+    weight_mask = torch.ones(len(outs), len(ins), rows, left + 1 + right, dtype=torch.bool)
+    weight_mask[:, :, -1, left + 1 :] = False
+    weight_mask[:, :, -1, left] = outs[:, None] > ins if mask == "A" else outs[:, None] >= ins
+    return weight_mask
 
 
 class _Convolution(nn.Module):
     """A convolution over some rows, where the last row is the pixel's own.
 
     Args:
-        seen: mask of the weights; the others are 0.
+        weight_mask: mask of the weights; the others are 0.
         left: columns of the kernel to the left of the pixel.
         stride: rows and columns that share an output, which is that of the first of them.
 
@@ -124,15 +124,15 @@ class _Convolution(nn.Module):
 
     mask: Tensor | None
 
-    def __init__(self, seen: Bool[Tensor, "o i rows columns"], left: int, stride: int = 1) -> None:
+    def __init__(self, weight_mask: Bool[Tensor, "o i rows columns"], left: int, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
-        self.rows, self.left, self.right = seen.shape[2], left, seen.shape[3] - 1 - left
-        bound = seen.flatten(1).sum(1).clamp(min=1).rsqrt()
-        weight = (2 * torch.rand(seen.shape) - 1) * bound[:, None, None, None]
+        self.rows, self.left, self.right = weight_mask.shape[2], left, weight_mask.shape[3] - 1 - left
+        bound = weight_mask.flatten(1).sum(1).clamp(min=1).rsqrt()
+        weight = (2 * torch.rand(weight_mask.shape) - 1) * bound[:, None, None, None]
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-        self.bias = nn.Parameter((2 * torch.rand(len(seen)) - 1) * bound)
-        self.register_buffer("mask", None if seen.all() else seen.float(), persistent=False)
+        self.bias = nn.Parameter((2 * torch.rand(len(weight_mask)) - 1) * bound)
+        self.register_buffer("mask", None if weight_mask.all() else weight_mask.float(), persistent=False)
 
     def kernel(self) -> Float[Tensor, "o i rows columns"]:
         """Return the masked weights."""
@@ -196,14 +196,14 @@ class CausalConv2d(_Convolution):
         memory = walk.memory.get(self)
         if memory is None:
             if self.weight.shape[2:] == (1, 1):
-                memory = _Point(self)
+                memory = _PointCache(self)
             else:
-                memory = (_Fronts if walk.lag < walk.width else _Pixels)(self, x, walk)
+                memory = (_FrontCache if walk.lag < walk.width else _PixelCache)(self, x, walk)
             walk.memory[self] = memory
         return memory.step(x, walk)
 
 
-class _Point:
+class _PointCache:
     """The cache of a masked 1 x 1 kernel."""
 
     def __init__(self, layer: CausalConv2d) -> None:
@@ -213,7 +213,7 @@ class _Point:
         return F.linear(x, self.kernel, self.bias)
 
 
-class _Pixels:
+class _PixelCache:
     """The cache of a `CausalConv2d` while a picture is painted pixel by pixel.
 
     Attributes:
@@ -237,8 +237,8 @@ class _Pixels:
         self.recent = layer.halo(x, walk, max(1, layer.rows - 1))
         self.given = layer.bias.repeat(len(x), -(-width // layer.stride), 1)
         windows = self.recent.unfold(2, kernel.shape[1], 1).permute(0, 2, 1, 4, 3)
-        self.seen_above = windows[:, :: self.stride]  # "b w rows columns i"
-        self.seen_along = windows[:, :, -1, : left + 1].flatten(2).unbind(1)
+        self.windows_above = windows[:, :: self.stride]  # "b w rows columns i"
+        self.windows_along = windows[:, :, -1, : left + 1].flatten(2).unbind(1)
         self.own = self.recent[:, -1, left : left + width]
         self.pixels, self.shares = self.own.unbind(1), self.given.unbind(1)
 
@@ -250,26 +250,26 @@ class _Pixels:
             self.own.copy_(x[:, row])
         else:
             self.pixels[column].copy_(x)
-        return torch.addmm(self.shares[column // self.stride], self.seen_along[column], self.along)
+        return torch.addmm(self.shares[column // self.stride], self.windows_along[column], self.along)
 
     def start_row(self, x: Tensor, row: int) -> None:
         self.row = row
         if self.grows:  # the last pixel of the row before was copied before it was painted
             self.own.copy_(x[:, row - 1])
         if len(self.above):
-            seen = self.seen_above.flatten(2).flatten(0, 1)
-            given = torch.addmm(self.bias, seen, self.above)
+            windows = self.windows_above.flatten(2).flatten(0, 1)
+            given = torch.addmm(self.bias, windows, self.above)
             self.given.copy_(given.view_as(self.given))
             self.recent.copy_(self.recent.roll(-1, 1))
 
 
-class _Fronts:
+class _FrontCache:
     """The cache of a `CausalConv2d` while a picture is painted by fronts of many pixels.
 
     Attributes:
         kernel: the kernel as a matrix; "o (rows columns i)".
         inside: the input, as far as it is known; "h w b i".
-        seen: each pixel's window of the padded input; "h w b rows columns i".
+        windows: each pixel's window of the padded input; "h w b rows columns i".
     """
 
     def __init__(self, layer: CausalConv2d, x: Tensor, walk: Walk) -> None:
@@ -278,7 +278,7 @@ class _Fronts:
         shape = walk.height + rows - 1, walk.width + columns - 1, len(x), x.shape[-1]
         padded = x.new_zeros(shape)
         self.inside = padded[rows - 1 :, layer.left : layer.left + walk.width]
-        self.seen = padded.unfold(0, rows, 1).unfold(1, columns, 1).permute(0, 1, 2, 4, 5, 3)
+        self.windows = padded.unfold(0, rows, 1).unfold(1, columns, 1).permute(0, 1, 2, 4, 5, 3)
 
     def step(self, x: Tensor, walk: Walk) -> Tensor:
         if x.ndim == 4:  # the last front was copied before it was painted, so copy it again
@@ -287,8 +287,8 @@ class _Fronts:
         else:
             front = walk.front(self.inside)
             front.copy_(x.view_as(front))
-        seen = walk.front(self.seen).flatten(2).flatten(0, 1)
-        return F.linear(seen, self.kernel, self.bias)
+        windows = walk.front(self.windows).flatten(2).flatten(0, 1)
+        return F.linear(windows, self.kernel, self.bias)
 
 
 class RowConv2d(_Convolution):
@@ -303,8 +303,8 @@ class RowConv2d(_Convolution):
     """
 
     def __init__(self, ins: int, outs: int, rows: int, reach: int, stride: int = 1) -> None:
-        seen = torch.ones(outs, ins, rows, 2 * reach + 1, dtype=torch.bool)
-        super().__init__(seen, reach, stride)
+        weight_mask = torch.ones(outs, ins, rows, 2 * reach + 1, dtype=torch.bool)
+        super().__init__(weight_mask, reach, stride)
 
     def forward(
         self, x: Float[Tensor, "*at i"], walk: Walk | None = None

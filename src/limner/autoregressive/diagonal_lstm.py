@@ -25,13 +25,13 @@ class Front:
     Args:
         pixels: their positions among all pixels in the order of the fronts.
         states: positions of their states, where each front is padded by a zero at either end.
-        seen: positions of the states that they depend on, for each tap; all belong to the previous
+        sources: positions of the states that they depend on, for each tap; all belong to the previous
             front.
     """
 
     pixels: slice
     states: slice
-    seen: tuple[slice, ...]
+    sources: tuple[slice, ...]
 
 
 class Scan:
@@ -53,9 +53,9 @@ class Scan:
         pixel, before, place = 0, 0, lengths[0] + 2  # zeros come before the first front
         for length, offset in zip(lengths, offsets):
             starts = [before + offset + tap for tap in range(taps)]
-            seen = tuple(slice(start, start + length) for start in starts)
+            sources = tuple(slice(start, start + length) for start in starts)
             states = slice(place + 1, place + 1 + length)
-            self.fronts.append(Front(slice(pixel, pixel + length), states, seen))
+            self.fronts.append(Front(slice(pixel, pixel + length), states, sources))
             pixel, before, place = pixel + length, place, place + length + 2
         self.places = place
 
@@ -75,7 +75,7 @@ class Scan:
         self, states: Float[Tensor, "d places b f"], tap: int
     ) -> Float[Tensor, "d pixels b f"]:
         """Return the state that each pixel depends on through one tap."""
-        return torch.cat([states[:, front.seen[tap]] for front in self.fronts], 1)
+        return torch.cat([states[:, front.sources[tap]] for front in self.fronts], 1)
 
 
 def _pick(x: Float[Tensor, "d pixels b f"], orders: Tensor) -> Float[Tensor, "d pixels b f"]:
@@ -121,10 +121,10 @@ class Recurrence(torch.autograd.Function):
         cells = torch.zeros_like(states)
         for front in scan.fronts:
             own, cell = gates[:, front.pixels], cells[:, front.states]
-            for tap, seen in enumerate(front.seen):
-                own.flatten(1, 2).baddbmm_(states[:, seen].flatten(1, 2), weight[:, tap])
+            for tap, source in enumerate(front.sources):
+                own.flatten(1, 2).baddbmm_(states[:, source].flatten(1, 2), weight[:, tap])
             i, f, o = own[..., : 3 * h].sigmoid_().chunk(3, -1)
-            torch.mul(f, cells[:, front.seen[_CELL]], out=cell)
+            torch.mul(f, cells[:, front.sources[_CELL]], out=cell)
             cell.addcmul_(i, own[..., 3 * h :].tanh_())
             torch.mul(o, cell.tanh(), out=states[:, front.states])
         ctx.save_for_backward(gates, weight, states, cells)
@@ -146,7 +146,7 @@ class Recurrence(torch.autograd.Function):
             own, d_own = gates[:, front.pixels], d_gates[:, front.pixels]
             i, f, o, g = own.chunk(4, -1)
             d_i, d_f, d_o, d_g = d_own.chunk(4, -1)
-            before, tanh = front.seen[_CELL], cells[:, front.states].tanh()
+            before, tanh = front.sources[_CELL], cells[:, front.states].tanh()
             d_state = d_states[:, front.states].add_(grad[:, front.pixels])
             d_cell = d_cells[:, front.states].add_(d_state * o * (1 - tanh * tanh))
             torch.mul(d_cell, g, out=d_i)
@@ -156,10 +156,10 @@ class Recurrence(torch.autograd.Function):
             sigmoids = own[..., : 3 * h]
             d_own[..., : 3 * h].mul_(sigmoids * (1 - sigmoids))
             d_cells[:, before].addcmul_(d_cell, f)
-            for tap, seen in enumerate(front.seen):
-                d_states[:, seen].flatten(1, 2).baddbmm_(d_own.flatten(1, 2), back[:, tap])
+            for tap, source in enumerate(front.sources):
+                d_states[:, source].flatten(1, 2).baddbmm_(d_own.flatten(1, 2), back[:, tap])
         flat = d_gates.flatten(1, 2)
         taps = [
             scan.tap_states(states, tap).flatten(1, 2).transpose(1, 2) for tap in range(scan.taps)
         ]
-        return scan.unpack(d_gates), torch.stack([seen @ flat for seen in taps], 1), None
+        return scan.unpack(d_gates), torch.stack([tap @ flat for tap in taps], 1), None

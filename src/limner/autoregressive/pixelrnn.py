@@ -54,7 +54,7 @@ def cell_step(
     return o.sigmoid() * cell.tanh(), cell
 
 
-class _Painting(Protocol):
+class _Cache(Protocol):
     """A layer's cache while a picture is painted."""
 
     def step(
@@ -62,7 +62,7 @@ class _Painting(Protocol):
     ) -> Float[Tensor, "n f"]: ...
 
 
-class _PaintedRows:
+class _RowCache:
     """The Row LSTM, front by front.
 
     Attributes:
@@ -91,7 +91,7 @@ class _PaintedRows:
         return state
 
 
-class _Along:
+class _RowStates:
     """States along a row, each given the state before it and the one above.
 
     Attributes:
@@ -115,11 +115,11 @@ class _Along:
         return self.states[:, at + 1]
 
 
-class _PaintedDiagonals:
+class _DiagonalCache:
     """The Diagonal BiLSTM, pixel by pixel; the map from the right, when the next row starts."""
 
     def __init__(self, layer: "DiagonalBiLSTM", like: Tensor, width: int) -> None:
-        self.left, self.right = (_Along(each, like, width) for each in layer.weight)
+        self.left, self.right = (_RowStates(each, like, width) for each in layer.weight)
         self.gates = like.new_zeros(len(like), width, like.shape[1] // 2)
         self.colours, self.row = layer.colours, 0
         self.above = torch.zeros_like(self.right.states[:, 1:])
@@ -174,9 +174,9 @@ class _LSTM(nn.Module, ABC):
         if walk is None:
             return self.whole(gates, picture)
         if self not in walk.memory:
-            walk.memory[self] = self.painting(gates, walk)
-        painting: _Painting = walk.memory[self]
-        return painting.step(gates, picture, walk)
+            walk.memory[self] = self.new_cache(gates, walk)
+        cache: _Cache = walk.memory[self]
+        return cache.step(gates, picture, walk)
 
     @abstractmethod
     def whole(
@@ -185,7 +185,7 @@ class _LSTM(nn.Module, ABC):
         """Return the states of the whole picture, given the input's part of their gates."""
 
     @abstractmethod
-    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
+    def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
         """Return a new cache for painting."""
 
     def states(self, given: Float[Tensor, "b h w d g"], scan: Scan) -> Float[Tensor, "b h w d f"]:
@@ -209,9 +209,9 @@ class RowLSTM(_LSTM):
         """Return the states, computed row by row."""
         return self.states(gates[..., None, :], rows(*gates.shape[1:3]))[..., 0, :]
 
-    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
+    def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
         """Return a new cache of states and cells."""
-        return _PaintedRows(self.weight, like, walk)
+        return _RowCache(self.weight, like, walk)
 
 
 class DiagonalBiLSTM(_LSTM):
@@ -231,9 +231,9 @@ class DiagonalBiLSTM(_LSTM):
         left, right = self.states(given, diagonals(*gates.shape[1:3])).unbind(-2)
         return left + shifted_down(right)
 
-    def painting(self, like: Float[Tensor, "b g"], walk: Walk) -> _Painting:
+    def new_cache(self, like: Float[Tensor, "b g"], walk: Walk) -> _Cache:
         """Return a new cache of the states along a row, in each direction."""
-        return _PaintedDiagonals(self, like, walk.width)
+        return _DiagonalCache(self, like, walk.width)
 
 
 class Network(nn.Module):
