@@ -9,7 +9,7 @@ diffusion models. arXiv:2112.10752, section 3.1 and appendix G.
 s is a critic of patches (Isola et al. (2016), arXiv:1611.07004). The decoder is trained against it,
 so that it generates fine structure that absolute errors would average away. The factor l gives both
 gradients the same norm at the decoder's last layer (Esser et al. (2020), arXiv:2012.09841, equation
-7). The KL term has a small weight: it only bounds the maps, and the second stage rescales them.
+7). The KL term has a small weight: it only keeps maps bounded, and the second stage rescales them.
 
 A critic that is not trained yet has small gradients, which l makes as large as those of the error.
 If encoder and decoder learn as fast as the critic, they deceive it from the start, and it then

@@ -78,7 +78,7 @@ class AutoregressiveModel(LikelihoodModel, Completes):
     channels before it, and the network is called again for each."""
     lag: ClassVar[int | None] = None
     """How many columns behind the row above it a row may be painted: a pixel does not depend on
-    pixels r rows above it that are `lag` r or more columns to its right. None: it depends on all
+    pixels r rows above it that are r * `lag` or more columns to its right. None: it depends on all
     pixels above."""
 
     def __init__(self, spec: ImageSpec, vector: int, condition_dropout: float) -> None:

@@ -33,7 +33,8 @@ class Walk:
 
     Args:
         height, width: size of the picture.
-        lag: columns between the pixels of two rows; with the width, a front is a single pixel.
+        lag: columns between the pixels of two rows, at most the width; if it is the width, a front
+            is a single pixel.
         row, column: position of the front's first pixel, the uppermost one.
         count: number of pixels of the front.
         memory: the cache of each layer, which creates it at its first call.
@@ -124,15 +125,20 @@ class _Convolution(nn.Module):
 
     mask: Tensor | None
 
-    def __init__(self, weight_mask: Bool[Tensor, "o i rows columns"], left: int, stride: int = 1) -> None:
+    def __init__(
+        self, weight_mask: Bool[Tensor, "o i rows columns"], left: int, stride: int = 1
+    ) -> None:
         super().__init__()
         self.stride = stride
-        self.rows, self.left, self.right = weight_mask.shape[2], left, weight_mask.shape[3] - 1 - left
+        _, _, self.rows, columns = weight_mask.shape
+        self.left, self.right = left, columns - 1 - left
         bound = weight_mask.flatten(1).sum(1).clamp(min=1).rsqrt()
         weight = (2 * torch.rand(weight_mask.shape) - 1) * bound[:, None, None, None]
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter((2 * torch.rand(len(weight_mask)) - 1) * bound)
-        self.register_buffer("mask", None if weight_mask.all() else weight_mask.float(), persistent=False)
+        self.register_buffer(
+            "mask", None if weight_mask.all() else weight_mask.float(), persistent=False
+        )
 
     def kernel(self) -> Float[Tensor, "o i rows columns"]:
         """Return the masked weights."""
@@ -250,7 +256,9 @@ class _PixelCache:
             self.own.copy_(x[:, row])
         else:
             self.pixels[column].copy_(x)
-        return torch.addmm(self.shares[column // self.stride], self.windows_along[column], self.along)
+        return torch.addmm(
+            self.shares[column // self.stride], self.windows_along[column], self.along
+        )
 
     def start_row(self, x: Tensor, row: int) -> None:
         self.row = row

@@ -25,8 +25,8 @@ class Front:
     Args:
         pixels: their positions among all pixels in the order of the fronts.
         states: positions of their states, where each front is padded by a zero at either end.
-        sources: positions of the states that they depend on, for each tap; all belong to the previous
-            front.
+        sources: positions of the states that they depend on, for each tap; all belong to the
+            previous front.
     """
 
     pixels: slice

@@ -184,7 +184,7 @@ class Stream(nn.Module):
     ) -> None:
         super().__init__()
         self.rows, self.inner = rows, None
-        back = blocks + 1 if sizes > 1 else blocks  # the smallest goes up from its last ones
+        back = blocks + 1 if sizes > 1 else blocks  # at the smallest, the last skip is the input
         layers = [
             Residual(rows, (depth, i), f, i >= blocks, vector, dropout)
             for i in range(blocks + back)
